@@ -1,0 +1,1 @@
+"""Instruments for any torch model that does not learn."""

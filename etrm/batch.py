@@ -1,0 +1,96 @@
+"""The tensors that travel from the data to the model, and nothing else.
+
+Shapes: B samples, S query tokens, N demo pairs of all samples together, L tokens of a pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""Label of a token that is not scored."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Demos:
+    """The real demonstration pairs of some samples; no padded pair ever stands here.
+
+    Attributes:
+        tokens: (N, L) int64, input tokens then output tokens of each pair, PAD = 0 behind them.
+        positions: (N, L) int64, place on the canvas: 30r + c for the input grid,
+            side**2 + 30r + c for the output grid (``side`` of the canvas, 30 unless said).
+        valid: (N, L) bool, tokens that exist; None where all do (published canvas, PAD attended).
+        owner: (N,) int64, the context row (0..rows-1) that each pair belongs to, ascending.
+        slots: (rows,) int64, for each context row its sample in the batch. All samples in order
+            unless a variant encodes only some of them.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    valid: Tensor | None
+    owner: Tensor
+    slots: Tensor
+
+    @property
+    def rows(self) -> int:
+        """Number of samples whose context is encoded."""
+        return self.slots.shape[0]
+
+    def select(self, rows: Tensor) -> Demos:
+        """The demos of some context rows alone; ``rows`` is (n,) int64, ascending."""
+        renumbered = torch.full((self.rows,), -1, dtype=torch.long, device=self.owner.device)
+        renumbered[rows] = torch.arange(len(rows), device=self.owner.device)
+        keep = renumbered[self.owner] >= 0
+        return Demos(
+            tokens=self.tokens[keep],
+            positions=self.positions[keep],
+            valid=None if self.valid is None else self.valid[keep],
+            owner=renumbered[self.owner[keep]],
+            slots=self.slots[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of supervised samples.
+
+    Attributes:
+        inputs: (B, S) int64 tokens of the query input.
+        labels: (B, S) int64 tokens of the query output, IGNORE where not scored.
+        positions: (B, S) int64, 30r + c on the canvas (without the P context positions).
+        valid: (B, S) bool, tokens that exist; None where all do (published canvas).
+        puzzle_ids: (B,) int64, row of the puzzle table (0 when the variant has none).
+        sample_ids: (B,) int64, provenance: the serial number of the drawn episode.
+        demos: the demonstration pairs.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    positions: Tensor
+    valid: Tensor | None
+    puzzle_ids: Tensor
+    sample_ids: Tensor
+    demos: Demos
+
+    @property
+    def size(self) -> int:
+        """Number of samples B."""
+        return self.inputs.shape[0]
+
+
+def to_device(value: T, device: torch.device) -> T:
+    """A Batch or Demos with every tensor on ``device``."""
+    moved = {}
+    for field in fields(value):  # type: ignore[arg-type]
+        item = getattr(value, field.name)
+        if isinstance(item, Tensor):
+            moved[field.name] = item.to(device, non_blocking=True)
+        elif isinstance(item, Demos):
+            moved[field.name] = to_device(item, device)
+    return replace(value, **moved)  # type: ignore[type-var]

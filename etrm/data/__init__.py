@@ -1,0 +1,1 @@
+"""Tasks, tokens, augmentation, regions, episodes and splits: everything before the model."""

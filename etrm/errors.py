@@ -1,0 +1,53 @@
+"""Every error that a user can cause, as one small tree.
+
+EtrmError                    exit code 2: message, then what to do next
+├── ConfigError              a setting is unknown, malformed or impossible
+├── DataError                a task, grid or file of tasks cannot be used
+│   └── LeakageError         a task stands on both sides of a split
+├── CheckpointError          a checkpoint is missing, foreign, altered or does not fit
+├── RunFolderError           a run folder is missing, in use or of another run
+└── TrainingError            training cannot go on (a non-finite loss, say)
+"""
+
+
+class EtrmError(Exception):
+    """Base of all errors that are shown without a traceback.
+
+    Args:
+        what: what is wrong, naming the file, task, key or tensor.
+        got: what was found there.
+        allowed: what would have been accepted.
+        next_step: the command or edit that mends it.
+    """
+
+    def __init__(self, what: str, *, got: str = "", allowed: str = "", next_step: str = "") -> None:
+        self.what, self.got, self.allowed, self.next_step = what, got, allowed, next_step
+        lines = [what]
+        lines += [f"  got:     {got}"] if got else []
+        lines += [f"  allowed: {allowed}"] if allowed else []
+        lines += [f"  next:    {next_step}"] if next_step else []
+        super().__init__("\n".join(lines))
+
+
+class ConfigError(EtrmError):
+    """A setting is unknown, malformed, or impossible together with another."""
+
+
+class DataError(EtrmError):
+    """A task, a grid or a file of tasks cannot be used."""
+
+
+class LeakageError(DataError):
+    """A task, by id or by the hash of its grids, stands on both sides of a split."""
+
+
+class CheckpointError(EtrmError):
+    """A checkpoint is missing, foreign, altered, or does not fit the config."""
+
+
+class RunFolderError(EtrmError):
+    """A run folder is missing, in use, or belongs to another run."""
+
+
+class TrainingError(EtrmError):
+    """Training cannot go on, for instance because the loss is not finite."""

@@ -1,0 +1,1 @@
+"""Votes over augmentations, pass@k, baselines and intervals."""

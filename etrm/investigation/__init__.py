@@ -1,0 +1,1 @@
+"""Hypotheses with registered rules, arms, controls and verdicts."""

@@ -1,0 +1,1 @@
+"""The recursive core, the encoders, and adaptive computation over a persistent carry."""

@@ -1,0 +1,1 @@
+"""Loss, optimisers, checkpoints, run folders, and the training loop."""

@@ -1,0 +1,1 @@
+"""Markdown and figures, rendered from result.json alone."""
