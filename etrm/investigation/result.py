@@ -1,0 +1,234 @@
+"""What an investigation found: the closed schema of ``result.json``.
+
+Everything that a report shows stands here, figures' data included, so that rendering is a pure
+function of this file. A value that was not measured is ``Absent`` with its reason, never 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, field_validator
+
+from etrm.errors import RunFolderError
+
+SCHEMA_VERSION = 1
+
+
+class Verdict(StrEnum):
+    """Of the statement as worded; a fault that is present VALIDATES its hypothesis."""
+
+    VALIDATED = "VALIDATED"
+    INVALIDATED = "INVALIDATED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    ERROR = "ERROR"
+    NOT_RUN = "NOT RUN"
+
+
+class Record(BaseModel):
+    """Base: immutable and closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Absent(Record):
+    """A value that could not be had, and why."""
+
+    absent: str
+
+
+Value = float | Absent
+
+
+class Run(Record):
+    """One training run of an arm."""
+
+    arm: str
+    seed: int
+    folder: str  # relative to the investigation's folder
+    steps: int
+    wall_s: float
+    state: Literal["finished", "failed"]
+    reason: str = ""
+    final: dict[str, Value] = {}
+
+
+class Arm(Record):
+    """A named setting that was run, and the one thing in which it differs."""
+
+    name: str
+    role: Literal["subject", "control", "treatment", "positive control", "negative control"]
+    difference: str
+    settings: tuple[str, ...] = ()  # section.key=value against the subject
+    faults: tuple[str, ...] = ()
+
+
+class Evidence(Record):
+    """One row of an evidence table."""
+
+    metric: str
+    direction: Literal["higher is healthy", "lower is healthy", "must be equal", "must hold", "context"]
+    control: Value | None = None  # the arm or baseline it is compared with
+    treatment: Value  # what was measured in the subject
+    low: float | None = None  # interval of the difference, where there is one
+    high: float | None = None
+    threshold: str  # in words, with the number
+    passed: bool | None  # None where the row is context and decides nothing
+    n: str  # what was counted, e.g. "3 seeds x 150 steps"
+    note: str = ""
+
+
+class ControlOutcome(Record):
+    """Did a control behave? If not, the verdict is ERROR."""
+
+    name: str
+    kind: Literal["positive", "negative"]
+    what: str  # e.g. "fault cached-context on preset smoke"
+    expected: Verdict
+    got: Verdict
+    behaved: bool
+    detail: str
+
+
+class InstrumentCheck(Record):
+    """Can the instruments be trusted in these runs?"""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class Series(Record):
+    """One curve of a figure."""
+
+    figure: str  # figures are grouped by this key, e.g. "encoder-coverage"
+    arm: str
+    seed: int
+    label: str  # e.g. "before clipping"
+    x: tuple[float, ...]
+    y: tuple[float, ...]  # NaN stands where a step has no value
+
+    @field_serializer("y", when_used="json")
+    def _y_out(self, values: tuple[float, ...]) -> list[float | None]:
+        return [value if math.isfinite(value) else None for value in values]
+
+    @field_validator("y", mode="before")
+    @classmethod
+    def _y_in(cls, values: Any) -> Any:
+        return tuple(math.nan if value is None else value for value in values)
+
+
+class Figure(Record):
+    """A figure's frame; its curves are the series with the same key."""
+
+    key: str
+    title: str
+    x_label: str
+    y_label: str
+    caption: str  # how to read it, in one or two sentences
+    y_log: bool = False
+    y_range: tuple[float, float] | None = None
+    lines: tuple[tuple[str, float], ...] = ()  # horizontal reference lines
+
+
+class Hypothesis(Record):
+    """One hypothesis, decided."""
+
+    id: str
+    title: str
+    statement: str
+    refuted_by: str
+    mechanism: str
+    kind: Literal["mechanistic", "statistical", "mixed"]
+    verdict: Verdict
+    sentence: str  # the verdict in one sentence with its numbers
+    screening: bool = False
+    arms: tuple[Arm, ...] = ()
+    runs: tuple[Run, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    controls: tuple[ControlOutcome, ...] = ()
+    instruments: tuple[InstrumentCheck, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    series: tuple[Series, ...] = ()
+    would_change: str = ""
+    wall_s: float = 0.0
+
+
+class Experiment(Record):
+    """An experiment with scenarios rather than a verdict, such as the frozen decoder."""
+
+    id: str
+    title: str
+    question: str
+    scenario: str  # e.g. "A", "B", "C", "none"
+    sentence: str
+    scenarios: tuple[tuple[str, str], ...]  # (letter, what it would look like)
+    screening: bool
+    arms: tuple[Arm, ...] = ()
+    runs: tuple[Run, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    series: tuple[Series, ...] = ()
+    wall_s: float = 0.0
+
+
+class Reproduce(Record):
+    """What it takes to get the same numbers."""
+
+    command: str
+    commit: str
+    dirty: bool
+    seeds: tuple[int, ...]
+    data_hash: str
+    versions: dict[str, str]
+    hardware: str
+    threads: int
+    wall_s: float
+    config: dict[str, Any]
+
+
+class Result(Record):
+    """An investigation."""
+
+    schema_version: int = SCHEMA_VERSION
+    subject: str
+    root_cause: str | None
+    root_cause_confidence: Literal["proven", "candidate"] | None
+    sentence: str
+    next_step: str
+    order: tuple[str, ...]
+    hypotheses: dict[str, Hypothesis]
+    experiments: tuple[Experiment, ...] = ()
+    baselines: tuple[Evidence, ...] = ()
+    reproduce: Reproduce
+
+    def to_json(self) -> str:
+        """Stable JSON: the same result gives the same bytes."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read a ``result.json``.
+
+        Raises:
+            RunFolderError: the file is missing, is not JSON, or is not of this schema.
+        """
+        try:
+            return cls.model_validate_json(path.read_text("utf-8"))
+        except OSError as error:
+            raise RunFolderError(
+                f"there is no result to read at {path}",
+                got=error.strerror or str(error),
+                next_step="run `etrm investigate --out DIR` first, then `etrm report DIR`",
+            ) from error
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise RunFolderError(
+                f"{path} is not a result of this version",
+                got=str(error).splitlines()[0],
+                allowed=f"schema_version {SCHEMA_VERSION}",
+                next_step="run the investigation again",
+            ) from error
