@@ -31,7 +31,9 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which tasks, how they are laid out as tokens, and how they are augmented."""
 
-    source: str = Field("arc-agi-1", description="arc-agi-1, arc-agi-2, a folder, or a Kaggle challenges file")
+    source: str = Field(
+        "arc-agi-1", description="arc-agi-1, arc-agi-2, a folder, or a Kaggle challenges file"
+    )
     subset: Literal["training", "evaluation"] = "training"
     max_side: int = Field(SIDE, ge=1, le=SIDE, description="keep tasks whose grids all fit this side")
     max_tasks: int | None = Field(None, ge=1, description="keep the first n tasks, by id")
@@ -42,7 +44,8 @@ class DataConfig(Section):
     )
     translate: int = Field(0, ge=0, lt=SIDE, description="largest shift on the canvas, training only")
     queries: Literal["test", "all"] = Field(
-        "test", description="what is asked: test pairs, or every pair (puzzle-id variant only: demos are trained on)"
+        "test",
+        description="what is asked: test pairs, or every pair (puzzle-id variant only: demos are trained on)",
     )
     buckets: int = Field(2, ge=1, le=8, description="groups of similar region size, each with its own carry")
 
@@ -107,12 +110,16 @@ class TrainConfig(Section):
     batch_size: int = Field(16, ge=1)
     optimizer: Literal["adam_atan2", "adamw"] = "adam_atan2"
     lr: float = Field(1e-4, ge=0)
-    lr_min_ratio: float = Field(1.0, ge=0, le=1, description="cosine floor as a share of lr; 1 keeps lr constant")
+    lr_min_ratio: float = Field(
+        1.0, ge=0, le=1, description="cosine floor as a share of lr; 1 keeps lr constant"
+    )
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.1, ge=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
-    clip_norm: float | None = Field(None, gt=0, description="clip the norm of what is trained; none by default")
+    clip_norm: float | None = Field(
+        None, gt=0, description="clip the norm of what is trained; none by default"
+    )
     encoder_lr_scale: float = Field(1.0, ge=0)
     puzzle_lr: float = Field(1e-2, ge=0)
     puzzle_weight_decay: float = Field(0.1, ge=0)
@@ -185,7 +192,9 @@ class Config(Section):
                 "model.variant trm knows a task by its id, so data.augmentations must be a number, not 'fresh'"
             )
         if variant != "trm" and self.data.queries == "all":
-            raise ValueError("data.queries = 'all' would ask for pairs that stand among the demos; use variant trm")
+            raise ValueError(
+                "data.queries = 'all' would ask for pairs that stand among the demos; use variant trm"
+            )
         return self
 
     def to_json(self) -> str:
@@ -201,7 +210,7 @@ class Config(Section):
         """
         try:
             return build(json.loads(text))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of over 4300 digits is a plain ValueError
             raise ConfigError("the resolved config is not valid JSON", got=str(error)) from error
 
 
@@ -218,7 +227,9 @@ def load(preset: str | None = None, path: Path | None = None, overrides: tuple[s
         ConfigError: an unknown preset, file, key or value, or an impossible combination.
     """
     if preset is not None and path is not None:
-        raise ConfigError("both a preset and a config file were given", next_step="give one of --preset and --config")
+        raise ConfigError(
+            "both a preset and a config file were given", next_step="give one of --preset and --config"
+        )
     tree: dict[str, Any] = {}
     if path is not None:
         tree = _read_toml(path)
@@ -260,7 +271,9 @@ def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
         dotted, equals, value = text.partition("=")
         if not equals or not dotted.strip():
             raise ConfigError(
-                f"cannot read the setting {text!r}", allowed="section.key=value", next_step="--set train.lr=1e-3"
+                f"cannot read the setting {text!r}",
+                allowed="section.key=value",
+                next_step="--set train.lr=1e-3",
             )
         node = tree
         *parents, leaf = dotted.strip().split(".")
@@ -277,8 +290,8 @@ def _value(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        return text  # a bare word is a string
+    except (ValueError, RecursionError):  # a bare word, or nothing that a TOML parser can hold
+        return text
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -286,7 +299,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}", got=error.strerror or str(error)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # broken TOML or UTF-8, or a number of over 4300 digits
         raise ConfigError(f"{path} is not valid TOML", got=str(error)) from error
 
 

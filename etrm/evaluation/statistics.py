@@ -1,0 +1,251 @@
+"""Intervals and the registered rule that turns one into a verdict, exact and without scipy.
+
+Both the Clopper-Pearson interval and Student's t rest on the regularised incomplete beta
+function, evaluated here by its continued fraction (Numerical Recipes, section 6.4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+FULL_SEEDS = 5
+"""With fewer seeds a comparison is a screening and can validate nothing."""
+
+MAX_SEEDS = 1_000_000
+"""Beyond this, the number of seeds that would settle a question is not worth naming."""
+
+VerdictName = Literal["VALIDATED", "INVALIDATED", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True)
+class PairedInterval:
+    """The t interval of the mean of paired differences.
+
+    Attributes:
+        mean: mean difference; -inf if a difference is not finite.
+        low: lower end, -inf where nothing bounds the mean.
+        high: upper end, inf where nothing bounds the mean.
+        deviation: sample standard deviation; NaN where there is none.
+        seeds: number of differences.
+        level: two-sided level of the interval.
+        p_value: one-sided, of the hypothesis that the mean is not above 0; 1 where there is none.
+    """
+
+    mean: float
+    low: float
+    high: float
+    deviation: float
+    seeds: int
+    level: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the registered rule says about one interval.
+
+    Attributes:
+        verdict: the name of a verdict.
+        reason: the rule that applied, with its numbers.
+        screening: fewer seeds than a verdict needs, so nothing could be validated.
+        candidate: a screening in which only the number of seeds stood in the way of VALIDATED.
+        seeds_needed: seeds in all that would settle it if mean and deviation stayed as they are;
+            None where it is settled, or where the deviation is unknown.
+    """
+
+    verdict: VerdictName
+    reason: str
+    screening: bool
+    candidate: bool
+    seeds_needed: int | None
+
+
+def binomial_interval(solved: int, asked: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact (Clopper-Pearson) interval of a share: never narrower than its level says.
+
+    0 of 4 gives 0 to .602, and 0 of 0 gives 0 to 1.
+    """
+    if not 0 <= solved <= asked:
+        raise ValueError(f"solved {solved} of asked {asked} is not a share")
+    tail = _tail(level)
+    low = 0.0 if solved == 0 else _beta_quantile(tail, solved, asked - solved + 1)
+    high = 1.0 if solved == asked else _beta_quantile(1 - tail, solved + 1, asked - solved)
+    return low, high
+
+
+def paired_differences(treatment: Sequence[float], control: Sequence[float], *, worst: float) -> list[float]:
+    """Treatment minus control, seed by seed.
+
+    A run that turned NaN or infinite gets the score ``worst`` and is never dropped. For losses
+    and norms give logarithms of scores, and the logarithm of the worst.
+    """
+    if not math.isfinite(worst):
+        raise ValueError(f"the worst score must be finite to be averaged, not {worst}")
+    scores = [[score if math.isfinite(score) else worst for score in arm] for arm in (treatment, control)]
+    return [mine - other for mine, other in zip(*scores, strict=True)]
+
+
+def paired_t_interval(differences: Sequence[float], level: float = 0.90) -> PairedInterval:
+    """The two-sided t interval of the mean of paired differences.
+
+    A difference that is NaN or infinite stands for the worst score, whose size is unknown: the mean
+    becomes -inf and the interval the whole line, so that nothing is validated and nothing ruled out.
+    Score such runs with :func:`paired_differences` first. One difference bounds nothing either.
+    """
+    seeds = len(differences)
+    if seeds == 0:
+        raise ValueError("an interval needs at least one difference")
+    _tail(level)
+    if not all(map(math.isfinite, differences)):
+        return PairedInterval(-math.inf, -math.inf, math.inf, math.nan, seeds, level, 1.0)
+    mean = math.fsum(differences) / seeds
+    if seeds == 1:
+        return PairedInterval(mean, -math.inf, math.inf, math.nan, seeds, level, 1.0)
+    deviation = _deviation(differences, mean)
+    half = _half_width(deviation, seeds, level)
+    p_value = _p_value(mean, deviation, seeds)
+    return PairedInterval(mean, mean - half, mean + half, deviation, seeds, level, p_value)
+
+
+def decide(interval: PairedInterval, smallest_effect: float, *, full_seeds: int = FULL_SEEDS) -> Decision:
+    """VALIDATED if low > 0 and mean >= m, INVALIDATED if high < m, else INCONCLUSIVE.
+
+    Under ``full_seeds`` seeds what would be VALIDATED stays INCONCLUSIVE, marked as a candidate.
+    """
+    if not smallest_effect > 0:
+        raise ValueError(f"the smallest effect that matters must be above 0, not {smallest_effect}")
+    m = smallest_effect
+    screening = interval.seeds < full_seeds
+    found = (
+        f"mean {interval.mean:.4g}, {interval.level:.0%} interval [{interval.low:.4g}, {interval.high:.4g}], "
+        f"{interval.seeds} seeds, smallest effect {m:.4g}"
+    )
+    if interval.low > 0 and interval.mean >= m:
+        if not screening:
+            return Decision("VALIDATED", f"low > 0 and mean >= m: {found}", False, False, None)
+        reason = f"screening, {full_seeds} seeds can validate: {found}"
+        return Decision("INCONCLUSIVE", reason, True, True, full_seeds)
+    if interval.high < m:
+        return Decision("INVALIDATED", f"high < m: {found}", screening, False, None)
+    return Decision(
+        "INCONCLUSIVE",
+        f"neither rule holds: {found}",
+        screening,
+        False,
+        seeds_needed(interval, m, full_seeds),
+    )
+
+
+def seeds_needed(
+    interval: PairedInterval, smallest_effect: float, full_seeds: int = FULL_SEEDS
+) -> int | None:
+    """Fewest seeds at which the rule would decide, were mean and deviation to stay as observed.
+
+    None where there is no deviation to go by, or over a million seeds would be needed.
+    """
+    if not math.isfinite(interval.deviation):
+        return None
+    towards = interval.mean >= smallest_effect
+    gap = interval.mean if towards else smallest_effect - interval.mean
+    least, most = (full_seeds if towards else 2), MAX_SEEDS
+    if _half_width(interval.deviation, most, interval.level) >= gap:
+        return None
+    least = max(least, 2)
+    while least < most:  # the half width shrinks with every seed
+        middle = (least + most) // 2
+        if _half_width(interval.deviation, middle, interval.level) < gap:
+            most = middle
+        else:
+            least = middle + 1
+    return least
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given; NaN counts as 1."""
+    values = [1.0 if math.isnan(value) else value for value in p_values]
+    adjusted, largest = [1.0] * len(values), 0.0
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def t_quantile(share: float, freedom: int) -> float:
+    """The value that Student's t stays below with probability ``share``."""
+    if not 0 < share < 1 or freedom < 1:
+        raise ValueError(f"no t quantile for share {share} and {freedom} degrees of freedom")
+    if share < 0.5:
+        return -t_quantile(1 - share, freedom)
+    x = _beta_quantile(2 * (1 - share), freedom / 2, 0.5)
+    return math.sqrt(freedom * (1 - x) / x)
+
+
+def _tail(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"level {level} is not between 0 and 1")
+    return (1 - level) / 2
+
+
+def _deviation(values: Sequence[float], mean: float) -> float:
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def _half_width(deviation: float, seeds: int, level: float) -> float:
+    return t_quantile(1 - _tail(level), seeds - 1) * deviation / math.sqrt(seeds)
+
+
+def _p_value(mean: float, deviation: float, seeds: int) -> float:
+    if deviation == 0:
+        return 0.0 if mean > 0 else 1.0
+    freedom = seeds - 1
+    t = mean / (deviation / math.sqrt(seeds))
+    two_tails = _beta_share(freedom / (freedom + t * t), freedom / 2, 0.5)
+    return two_tails / 2 if t > 0 else 1 - two_tails / 2
+
+
+def _beta_quantile(share: float, a: float, b: float) -> float:
+    """Where the regularised incomplete beta function of a and b reaches ``share``."""
+    low, high = 0.0, 1.0
+    while True:
+        middle = (low + high) / 2
+        if middle in (low, high):  # neighbouring floats
+            return middle
+        if _beta_share(middle, a, b) < share:
+            low = middle
+        else:
+            high = middle
+
+
+def _beta_share(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function I_x(a, b)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # the fraction converges fast on this side only
+        return 1 - _beta_share(1 - x, b, a)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(log_front) * _beta_fraction(x, a, b) / a
+
+
+def _beta_fraction(x: float, a: float, b: float) -> float:
+    """The continued fraction of the incomplete beta function, by Lentz's method."""
+    tiny = 1e-300
+    c, d = 1.0, 1 / _away(1 - (a + b) * x / (a + 1), tiny)
+    value = d
+    for m in range(1, 100_000):
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1 / _away(1 + term * d, tiny)
+            c = _away(1 + term / c, tiny)
+            value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            return value
+    raise ArithmeticError(f"the incomplete beta function of {x}, {a}, {b} did not converge")
+
+
+def _away(value: float, tiny: float) -> float:
+    return value if abs(value) > tiny else tiny

@@ -1,0 +1,255 @@
+"""The config tree: closed, cross-checked, and never an error that is not a ConfigError."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from etrm import config as subject
+from etrm.config import Config, build, load, override, presets, with_overrides
+from etrm.errors import ConfigError
+
+
+def dotted_keys(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in tree.items():
+        keys.append(prefix + name)
+        if isinstance(value, dict):
+            keys += dotted_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+KEYS = dotted_keys(Config().model_dump(mode="json"))
+
+
+def test_presets_all_load() -> None:
+    assert {"smoke", "small"} <= set(presets())
+    for name in presets():
+        config = load(name)
+        assert config.preset == name
+        assert Config.from_json(config.to_json()) == config
+
+
+def test_no_preset_gives_the_defaults() -> None:
+    assert load() == Config()
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown preset 'smal'; did you mean 'small'") as caught:
+        load("smal")
+    assert "smoke" in str(caught.value)
+
+
+def test_preset_and_file_together_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--preset and --config"):
+        load("small", tmp_path / "any.toml")
+
+
+@pytest.mark.parametrize(
+    ("setting", "unknown", "nearest"),
+    [
+        ("train.stpes=3", "train.stpes", "train.steps"),
+        ("trian.steps=3", "trian", "train"),
+        ("model.halt.max_step=3", "model.halt.max_step", "model.halt.max_steps"),
+        ("data.max_demo=3", "data.max_demo", "data.max_demos"),
+        ("evaluate.weight=ema", "evaluate.weight", "evaluate.weights"),
+    ],
+)
+def test_unknown_key_names_the_nearest(setting: str, unknown: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown setting {unknown!r}; did you mean {nearest!r}"):
+        load("smoke", overrides=(setting,))
+
+
+def test_every_key_at_fault_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(overrides=("train.stpes=3", "data.max_side=31", "model.hidden_size=a"))
+    for name in ("train.stpes", "data.max_side", "model.hidden_size"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("model.hidden_size=10", "model.num_heads=4"), "not divisible by model.num_heads 4"),
+        (("model.hidden_size=12", "model.num_heads=4"), "head size 3 is odd"),
+        (("train.steps=10", "train.warmup_steps=11"), "train.warmup_steps 11 is longer than the run"),
+        (("train.lr=0",), "nothing would train"),
+        (
+            ("train.steps=5", "train.freeze_decoder_steps=5", "train.encoder_lr_scale=0"),
+            "nothing would train",
+        ),
+        (
+            ("model.variant=trm", "train.puzzle_lr=0", "train.steps=5", "train.freeze_decoder_steps=5"),
+            "nothing would train",
+        ),
+        (("model.variant=trm", "data.augmentations=fresh"), "not 'fresh'"),
+        (("data.queries=all",), "use variant trm"),
+        (("model.variant=etrm_cached", "data.queries=all"), "use variant trm"),
+        (("data.augmentations=0",), "at least 1"),
+        (("train.lr=nan",), "train.lr: Input should be a finite number"),
+        (("train.lr=inf",), "train.lr: Input should be a finite number"),
+        (("data.translate=30",), "data.translate: Input should be less than 30"),
+        (("train.clip_norm=0",), "train.clip_norm: Input should be greater than 0"),
+        (("train.optimizer=sgd",), "train.optimizer: Input should be 'adam_atan2' or 'adamw' .got 'sgd'"),
+        (("model=3",), "model: Input should be a valid dictionary"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(overrides=settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("model.variant=trm", "data.queries=all"),
+        ("train.steps=5", "train.warmup_steps=5"),
+        ("train.steps=5", "train.freeze_decoder_steps=5"),  # the encoder alone
+        ("train.lr=0", "model.variant=trm"),  # the puzzle table alone
+        ("train.encoder_lr_scale=0",),  # the decoder alone
+    ],
+)
+def test_borderline_settings_are_accepted(settings: tuple[str, ...]) -> None:
+    load(overrides=settings)
+
+
+def test_sections_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Config().train.steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("train.lr=1e-3", 1e-3),
+        ("train.lr = 1e-3 ", 1e-3),
+        ("train.clip_norm=none", None),
+        ("train.clip_norm=null", None),
+        ("data.source=some/folder", "some/folder"),
+        ("data.source='a = b'", "a = b"),
+        ("data.augmentations=fresh", "fresh"),
+        ("data.augmentations=8", 8),
+        ("model.encoder.qk_norm=true", True),
+        ('train.allow_decoder_mismatch=["H_cycles"]', ("H_cycles",)),
+        ("train.decoder=a/b.safetensors", Path("a/b.safetensors")),
+    ],
+)
+def test_an_override_is_read_as_toml_or_as_a_bare_word(setting: str, value: object) -> None:
+    node: Any = load(overrides=(setting,))
+    for part in setting.partition("=")[0].strip().split("."):
+        node = getattr(node, part)
+    assert node == value
+
+
+def test_the_last_override_wins_and_the_tree_given_is_untouched() -> None:
+    tree = {"train": {"steps": 1}}
+    assert override(tree, ("train.steps=2", "train.steps=3")) == {"train": {"steps": 3}}
+    assert tree == {"train": {"steps": 1}}
+
+
+def test_overrides_of_a_config_are_checked_again() -> None:
+    config = load("small")
+    assert with_overrides(config, ("train.lr=1e-3",)).train.lr == 1e-3
+    assert with_overrides(config, ()) == config
+    with pytest.raises(ConfigError, match="nothing would train"):
+        with_overrides(config, ("train.lr=0",))
+
+
+@pytest.mark.parametrize("text", ["", "train.lr", "=3", "  =3"])
+def test_a_malformed_override_shows_the_form(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"allowed: section\.key=value"):
+        load(overrides=(text,))
+
+
+def test_an_override_below_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'encoder' is a value, not a section"):
+        load(overrides=("model.encoder=3", "model.encoder.layers=2"))
+
+
+def test_a_file_is_read_and_its_errors_name_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[train]\nsteps = 7\n")
+    assert load(path=path, overrides=("train.lr=1e-3",)).train.steps == 7
+    with pytest.raises(ConfigError, match=r"cannot read the config file .*absent\.toml"):
+        load(path=tmp_path / "absent.toml")
+    for broken in (b"[train\n", b"\xff\xfe", b"a = " + b"1" * 5000, b"a = " + b"[" * 9000):
+        path.write_bytes(broken)
+        with pytest.raises(ConfigError, match=r"mine\.toml is not valid TOML"):
+            load(path=path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", "[" * 100_000, '{"train": {"lr": NaN}}', '{"x": ' + "1" * 5000 + "}"]
+)
+def test_from_json_refuses_what_is_no_config(text: str) -> None:
+    with pytest.raises(ConfigError):
+        Config.from_json(text)
+
+
+def test_json_is_stable_and_sorted() -> None:
+    text = load("small", overrides=("train.decoder=a.safetensors", "faults=['a']")).to_json()
+    assert Config.from_json(text).to_json() == text
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+
+
+def attempt(make: Any) -> None:
+    """A Config that survives its own JSON, or a ConfigError; anything else fails the test."""
+    try:
+        config = make()
+    except ConfigError as error:
+        assert str(error)
+    else:
+        assert Config.from_json(config.to_json()) == config
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["trm", "all", "fresh"]),
+)
+NAMES = st.one_of(
+    st.sampled_from(sorted({part for key in KEYS for part in key.split(".")})), st.text(max_size=6)
+)
+TREES = st.recursive(
+    LEAVES,
+    lambda below: st.one_of(st.lists(below, max_size=3), st.dictionaries(NAMES, below, max_size=4)),
+    max_leaves=12,
+)
+SETTINGS = st.one_of(
+    st.text(max_size=20),
+    st.builds("{}={}".format, st.one_of(st.sampled_from(KEYS), st.text(max_size=10)), st.text(max_size=12)),
+    st.builds("{}={}".format, st.sampled_from(KEYS), st.one_of(st.integers(-2, 40), st.floats(), LEAVES)),
+)
+
+
+@given(st.dictionaries(NAMES, TREES, max_size=5))
+def test_any_tree_gives_a_config_or_a_config_error(tree: dict[str, Any]) -> None:
+    attempt(lambda: build(tree))
+
+
+@given(st.lists(SETTINGS, max_size=4).map(tuple), st.sampled_from([None, *presets()]))
+@example(("train.lr=" + "1" * 5000,), None)
+@example(("train.lr=" + "[" * 5000,), None)
+@example(("data.source=\ud800",), None)
+@example(("data.\ud800=1",), None)
+@example((".=1", "..=2"), "small")
+def test_any_override_gives_a_config_or_a_config_error(settings: tuple[str, ...], preset: str | None) -> None:
+    attempt(lambda: load(preset, overrides=settings))
+
+
+@given(st.text(max_size=40))
+def test_any_text_as_json_gives_a_config_or_a_config_error(text: str) -> None:
+    attempt(lambda: Config.from_json(text))
+
+
+def test_every_setting_names_a_known_key() -> None:
+    assert set(KEYS) == set(subject._keys(Config))
