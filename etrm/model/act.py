@@ -1,0 +1,88 @@
+"""Adaptive computation time: a carry that persists over batches, and when its rows halt.
+
+The carry holds latent states alone. The samples that its rows work on stand beside it, in the
+order of the rows, and reach the model as a ``Batch``: labels, ids and demos can only be theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from etrm.config import HaltConfig
+
+
+@dataclass(frozen=True)
+class Carry:
+    """The state of B rows between two ACT steps; never has a graph.
+
+    Attributes:
+        z_H, z_L: (B, L, D) latent states, L the longest row of the last batch.
+        steps: (B,) int64, ACT steps since the row's sample began.
+        halted: (B,) bool, rows whose sample is done; all True at the start.
+        context: (B, P, D) of a variant that stores its context, else None.
+    """
+
+    z_H: Tensor
+    z_L: Tensor
+    steps: Tensor
+    halted: Tensor
+    context: Tensor | None = None
+
+    @classmethod
+    def initial(cls, rows: int, hidden_size: int, device: torch.device) -> Carry:
+        """A carry in which every row is about to begin."""
+        empty = torch.zeros(rows, 0, hidden_size, device=device)
+        return cls(
+            z_H=empty,
+            z_L=empty,
+            steps=torch.zeros(rows, dtype=torch.long, device=device),
+            halted=torch.ones(rows, dtype=torch.bool, device=device),
+        )
+
+    def begin(self, length: int, H_init: Tensor, L_init: Tensor) -> Carry:
+        """Fit the states to ``length`` tokens and start the halted rows anew.
+
+        Cutting loses nothing: a row that goes on is never longer than its batch, and what lies
+        behind its own tokens is masked everywhere.
+        """
+        fresh = self.halted[:, None, None]
+        return replace(
+            self,
+            z_H=torch.where(fresh, H_init.to(self.z_H.dtype), _fit(self.z_H, length)),
+            z_L=torch.where(fresh, L_init.to(self.z_L.dtype), _fit(self.z_L, length)),
+            steps=self.steps.masked_fill(self.halted, 0),
+        )
+
+
+def _fit(z: Tensor, length: int) -> Tensor:
+    return z[:, :length] if z.shape[1] >= length else torch.nn.functional.pad(z, (0, 0, 0, length - z.shape[1]))
+
+
+def halts(
+    steps: Tensor, q_halt: Tensor, config: HaltConfig, generator: torch.Generator | None
+) -> Tensor:
+    """Which rows stop after this step, in training.
+
+    A row stops at ``max_steps``, or when its halting logit is positive; with probability
+    ``exploration``, drawn anew at every step, it must first have reached a minimum drawn
+    uniformly from 2..max_steps.
+
+    Args:
+        steps: (B,) int64, including this step.
+        q_halt: (B,) halting logits.
+        config: maximum and exploration.
+        generator: on the CPU, so that every device draws the same numbers.
+
+    Returns:
+        (B,) bool.
+    """
+    halted = (steps >= config.max_steps) | (q_halt > 0)
+    if config.exploration == 0 or config.max_steps < 2:
+        return halted
+    held = torch.rand(len(steps), generator=generator) < config.exploration
+    minimum = torch.randint(2, config.max_steps + 1, (len(steps),), generator=generator)
+    minimum = torch.where(held, minimum, 0).to(steps.device)
+    return halted & (steps >= minimum)

@@ -1,0 +1,240 @@
+"""The building blocks that the core and the encoders share.
+
+Shapes: B batch, L tokens, D hidden, H heads, E = D / H head size.
+Constants follow the published TRM code (SamsungSAILMontreal/TinyRecursiveModels).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-5
+ROPE_THETA = 10_000.0
+_CUT = 2.0
+# Standard deviation of a unit normal cut at +-2: sqrt(1 - 2c phi(c) / (2 Phi(c) - 1)).
+_CUT_STD = math.sqrt(
+    1 - 2 * _CUT * math.exp(-_CUT * _CUT / 2) / math.sqrt(2 * math.pi) / math.erf(_CUT / math.sqrt(2))
+)
+
+
+def truncated_normal_(tensor: Tensor, std: float) -> Tensor:
+    """Fill with a normal cut at two sigma whose std *after* the cut is ``std``."""
+    with torch.no_grad():
+        nn.init.trunc_normal_(tensor, mean=0.0, std=1.0, a=-_CUT, b=_CUT)
+        return tensor.mul_(std / _CUT_STD)
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """RMSNorm over the last dimension without a learned scale, computed in float32."""
+    return F.rms_norm(x.float(), (x.shape[-1],), eps=EPS).to(x.dtype)
+
+
+class Linear(nn.Linear):
+    """A linear map with truncated-normal weights of std 1/sqrt(fan_in) and a zero bias, if any."""
+
+    def __init__(self, fan_in: int, fan_out: int, bias: bool = False) -> None:
+        super().__init__(fan_in, fan_out, bias=bias)
+
+    def reset_parameters(self) -> None:
+        truncated_normal_(self.weight, 1.0 / math.sqrt(self.in_features))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class TokenEmbedding(nn.Module):
+    """A table of token vectors with std 1/sqrt(D); callers scale by sqrt(D)."""
+
+    def __init__(self, tokens: int, hidden_size: int) -> None:
+        super().__init__()
+        self.embedding_weight = nn.Parameter(
+            truncated_normal_(torch.empty(tokens, hidden_size), 1.0 / math.sqrt(hidden_size))
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(...,) int64 to (..., D)."""
+        return F.embedding(tokens, self.embedding_weight)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate) * up), gate and up fused with the gate's rows first."""
+
+    def __init__(self, hidden_size: int, expansion: float) -> None:
+        super().__init__()
+        inner = -(-round(expansion * hidden_size * 2 / 3) // 256) * 256
+        self.gate_up_proj = Linear(hidden_size, 2 * inner)
+        self.down_proj = Linear(inner, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Rotary angles of some positions, ready to be applied (RoPE, half rotation, theta 1e4).
+
+    Attributes:
+        cos, sin: (B or 1, L, 1, E) float32.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotate (B, L, H, E) in float32 and return it in its own dtype."""
+        wide = x.float()
+        first, second = wide.chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+        return torch.addcmul(wide * self.cos, turned, self.sin).to(x.dtype)
+
+
+class RotaryPositions(nn.Module):
+    """The table of rotary angles of every position of a canvas."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, positions: int, head_size: int) -> None:
+        super().__init__()
+        rates = 1.0 / ROPE_THETA ** (torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+        angles = torch.outer(torch.arange(positions, dtype=torch.float32), rates)
+        angles = torch.cat((angles, angles), dim=-1)
+        # Not persistent: a function of the config, and absent from published checkpoints.
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, positions: Tensor) -> Rotation:
+        """(B, L) int64 positions to their rotation."""
+        return Rotation(self.cos[positions].unsqueeze(2), self.sin[positions].unsqueeze(2))
+
+
+def key_mask(valid: Tensor | None) -> Tensor | None:
+    """(B, L) bool of existing tokens to a mask over keys (B, 1, 1, L), or None for none."""
+    return None if valid is None else valid[:, None, None, :]
+
+
+class Attention(nn.Module):
+    """Non-causal self-attention: fused qkv (all q heads, then k, then v), no biases."""
+
+    def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.num_heads, self.qk_norm = num_heads, qk_norm
+        self.qkv_proj = Linear(hidden_size, 3 * hidden_size)
+        self.o_proj = Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+        """(B, L, D) to (B, L, D); ``mask`` is (B, 1, 1, L), True where a key exists."""
+        batch, length, hidden = x.shape
+        qkv = self.qkv_proj(x).view(batch, length, 3, self.num_heads, -1)
+        query, key, value = qkv.unbind(2)
+        if self.qk_norm:
+            query, key = rms_norm(query), rms_norm(key)
+        query, key = rotation(query), rotation(key)
+        mixed = F.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
+        )
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, hidden))
+
+
+class Residual(nn.Module):
+    """How a block adds what its two sub-layers compute: post-norm or pre-norm, with layer scale.
+
+    post: h = RMS(h + g f(h));  pre: h = h + g f(RMS(h)). The factor g, one per channel, is
+    ``gamma_1`` for the first sub-layer and ``gamma_2`` for the second; absent means 1.
+    """
+
+    gamma_1: nn.Parameter | None
+    gamma_2: nn.Parameter | None
+
+    def __init__(self, hidden_size: int, pre_norm: bool, layer_scale: float) -> None:
+        super().__init__()
+        self.pre_norm = pre_norm
+        for name in ("gamma_1", "gamma_2"):
+            scale = nn.Parameter(torch.full((hidden_size,), layer_scale)) if layer_scale > 0 else None
+            self.register_parameter(name, scale)
+
+    def enter(self, h: Tensor) -> Tensor:
+        """What the sub-layer reads."""
+        return rms_norm(h) if self.pre_norm else h
+
+    def leave(self, h: Tensor, change: Tensor, gamma: nn.Parameter | None) -> Tensor:
+        """The state with the sub-layer's change added."""
+        total = h + (change if gamma is None else gamma * change)
+        return total if self.pre_norm else rms_norm(total)
+
+
+class Block(Residual):
+    """Self-attention, then SwiGLU."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        expansion: float,
+        *,
+        pre_norm: bool = False,
+        layer_scale: float = 0.0,
+        qk_norm: bool = False,
+    ) -> None:
+        super().__init__(hidden_size, pre_norm, layer_scale)
+        self.self_attn = Attention(hidden_size, num_heads, qk_norm)
+        self.mlp = SwiGLU(hidden_size, expansion)
+
+    def forward(self, h: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        h = self.leave(h, self.self_attn(self.enter(h), rotation, mask), self.gamma_1)
+        return self.leave(h, self.mlp(self.enter(h)), self.gamma_2)
+
+
+class CrossAttentionBlock(Residual):
+    """Queries attend to a masked set, then SwiGLU; in pre-norm only the queries are normed."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        expansion: float,
+        *,
+        pre_norm: bool = False,
+        layer_scale: float = 0.0,
+        qk_norm: bool = False,
+    ) -> None:
+        super().__init__(hidden_size, pre_norm, layer_scale)
+        self.num_heads, self.qk_norm = num_heads, qk_norm
+        self.q_proj = Linear(hidden_size, hidden_size)
+        self.k_proj = Linear(hidden_size, hidden_size)
+        self.v_proj = Linear(hidden_size, hidden_size)
+        self.o_proj = Linear(hidden_size, hidden_size)
+        self.mlp = SwiGLU(hidden_size, expansion)
+
+    def forward(self, h: Tensor, items: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries (B, P, D) over items (B, K, D) to (B, P, D)."""
+        h = self.leave(h, self._attend(self.enter(h), items, mask), self.gamma_1)
+        return self.leave(h, self.mlp(self.enter(h)), self.gamma_2)
+
+    def _attend(self, queries: Tensor, items: Tensor, mask: Tensor | None) -> Tensor:
+        mixed = multi_head(
+            self.q_proj(queries), self.k_proj(items), self.v_proj(items), self.num_heads, mask, self.qk_norm
+        )
+        return self.o_proj(mixed)
+
+
+def multi_head(
+    query: Tensor, key: Tensor, value: Tensor, num_heads: int, mask: Tensor | None, qk_norm: bool = False
+) -> Tensor:
+    """Scaled dot-product attention of (B, Lq, D) over (B, Lk, D), split into heads, without positions."""
+
+    def split(x: Tensor) -> Tensor:
+        return x.view(x.shape[0], x.shape[1], num_heads, -1).transpose(1, 2)
+
+    query, key, value = split(query), split(key), split(value)
+    if qk_norm:
+        query, key = rms_norm(query), rms_norm(key)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return mixed.transpose(1, 2).flatten(2)

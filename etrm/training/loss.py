@@ -1,0 +1,73 @@
+"""The loss of one ACT step, and the numbers that say how well it went.
+
+Shapes: B samples, S tokens, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from etrm.batch import IGNORE
+from etrm.model.recursive import StepOutput
+
+
+def log_stablemax(x: Tensor) -> Tensor:
+    """log(s(x) / sum s(x)) in float64, with s(x) = x + 1 for x >= 0 and 1 / (1 - x) below.
+
+    From "Grokking at the edge of numerical stability" (Prieto et al., 2025), as TRM uses it.
+    """
+    x = x.double()
+    s = torch.where(x < 0, 1 / (1 - x.clamp(max=0)), x.clamp(min=0) + 1)
+    return s.log() - s.sum(-1, keepdim=True).log()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Loss and correctness of each sample; sums over samples are what is trained on.
+
+    Attributes:
+        lm: (B,) float64, cross entropy averaged over the sample's scored tokens.
+        q_halt: (B,) float32, binary cross entropy of halting against "sequence all correct".
+        scored: (B,) bool, samples with at least one scored token; the others count nowhere.
+        token_accuracy: (B,) float32, share of the scored tokens that are right.
+        exact: (B,) bool, every scored token right.
+        q_correct: (B,) bool, halting predicted (logit >= 0) just where the sequence is right.
+    """
+
+    lm: Tensor
+    q_halt: Tensor
+    scored: Tensor
+    token_accuracy: Tensor
+    exact: Tensor
+    q_correct: Tensor
+
+    def total(self, q_halt_weight: float) -> Tensor:
+        """The scalar that is divided by the global batch and trained on."""
+        return self.lm.sum() + q_halt_weight * self.q_halt.sum()
+
+
+def act_loss(output: StepOutput, labels: Tensor) -> Loss:
+    """The loss of the carry's own labels (B, S), IGNORE where not scored."""
+    is_scored = labels != IGNORE
+    count = is_scored.sum(1)
+    divisor = count.clamp(min=1)
+    targets = labels.masked_fill(~is_scored, 0)
+    log_p = log_stablemax(output.logits).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    lm = -(log_p * is_scored).sum(1) / divisor
+    with torch.no_grad():
+        right = ((output.logits.argmax(-1) == labels) & is_scored).sum(1)
+        scored = count > 0
+        exact = (right == count) & scored
+    q_halt = F.binary_cross_entropy_with_logits(output.q_halt, exact.float(), reduction="none")
+    return Loss(
+        lm=lm,
+        q_halt=q_halt * scored,
+        scored=scored,
+        token_accuracy=right / divisor,
+        exact=exact,
+        q_correct=((output.q_halt >= 0) == exact) & scored,
+    )
