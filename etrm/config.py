@@ -184,12 +184,13 @@ class Config(Section):
         table_trains = variant == "trm" and train.puzzle_lr > 0
         if not (decoder_trains or encoder_trains or table_trains):
             raise ValueError(
-                "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has the rest "
-                "(train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps)"
+                "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
+                "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps)"
             )
         if variant == "trm" and self.data.augmentations == "fresh":
             raise ValueError(
-                "model.variant trm knows a task by its id, so data.augmentations must be a number, not 'fresh'"
+                "model.variant trm knows a task by its id, "
+                "so data.augmentations must be a number, not 'fresh'"
             )
         if variant != "trm" and self.data.queries == "all":
             raise ValueError(

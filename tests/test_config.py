@@ -202,10 +202,9 @@ def attempt(make: Any) -> None:
     """A Config that survives its own JSON, or a ConfigError; anything else fails the test."""
     try:
         config = make()
-    except ConfigError as error:
-        assert str(error)
-    else:
-        assert Config.from_json(config.to_json()) == config
+    except ConfigError:
+        return
+    assert Config.from_json(config.to_json()) == config
 
 
 LEAVES = st.one_of(
