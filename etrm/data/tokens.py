@@ -1,0 +1,65 @@
+"""Grids as tokens on a canvas, and back.
+
+PAD fills the canvas; EOS marks the row below a grid and the column right of it (not the corner),
+where the canvas has them; colour k is the token k + 2.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from etrm.batch import IGNORE
+from etrm.config import SIDE
+from etrm.data.task import COLOURS, Grid
+
+PAD = 0
+EOS = 1
+FIRST_COLOUR = 2
+VOCAB = FIRST_COLOUR + COLOURS
+
+Tokens: TypeAlias = npt.NDArray[np.int16]
+"""Tokens, positions or labels; collation widens them to int64."""
+
+
+def to_canvas(grid: Grid, side: int = SIDE, offset: tuple[int, int] = (0, 0)) -> Tokens:
+    """Lay a grid on a (side, side) canvas, its first cell at ``offset``."""
+    top, left = offset
+    bottom, right = top + grid.shape[0], left + grid.shape[1]
+    if min(offset) < 0 or bottom > side or right > side:
+        raise ValueError(
+            f"a {grid.shape[0]}x{grid.shape[1]} grid at {offset} leaves the {side}x{side} canvas"
+        )
+    canvas = np.full((side, side), PAD, dtype=np.int16)
+    canvas[top:bottom, left:right] = grid.astype(np.int16) + FIRST_COLOUR
+    canvas[bottom : bottom + 1, left:right] = EOS
+    canvas[top:bottom, right : right + 1] = EOS
+    return canvas
+
+
+def labels_from_canvas(canvas: Tokens) -> Tokens:
+    """The labels of a canvas: colours and EOS are scored, PAD is not."""
+    return np.where(canvas == PAD, np.int16(IGNORE), canvas)
+
+
+def grid_from_canvas(tokens: npt.NDArray[np.integer]) -> Grid:
+    """The published crop rule: the largest all-colour rectangle that starts at the top-left.
+
+    Inverts :func:`to_canvas` at offset (0, 0). Among equal areas the one with fewer rows wins.
+
+    Args:
+        tokens: (h, w) predicted tokens.
+
+    Returns:
+        The grid of colours; (0, 0) where the first token is no colour.
+    """
+    colour = (tokens >= FIRST_COLOUR) & (tokens < VOCAB)
+    run = np.where(colour.all(axis=1), tokens.shape[1], np.argmin(colour, axis=1))
+    widths = np.minimum.accumulate(run)
+    areas = widths * np.arange(1, len(widths) + 1)
+    best = int(np.argmax(areas))
+    if areas[best] == 0:
+        return np.zeros((0, 0), dtype=np.uint8)
+    return (tokens[: best + 1, : widths[best]] - FIRST_COLOUR).astype(np.uint8)
