@@ -37,6 +37,7 @@ class DataConfig(Section):
     subset: Literal["training", "evaluation"] = "training"
     max_side: int = Field(SIDE, ge=1, le=SIDE, description="keep tasks whose grids all fit this side")
     max_tasks: int | None = Field(None, ge=1, description="keep the first n tasks, by id")
+    exclude: tuple[str, ...] = Field((), description="ids of tasks to leave out")
     canvas: Literal["region", "published"] = "region"
     max_demos: int = Field(10, ge=1, description="demos shown of one task at the most")
     augmentations: int | Literal["fresh"] = Field(
@@ -161,6 +162,7 @@ class EvaluateConfig(Section):
     subset: Literal["training", "evaluation"] = "evaluation"
     max_tasks: int | None = Field(None, ge=1)
     augmentations: int = Field(8, ge=1, description="votes per query, the identity first")
+    allow_trained: tuple[str, ...] = Field((), description="task ids that may be trained on too; 'all' for any")
     batch_size: int = Field(64, ge=1)
     weights: Literal["ema", "raw"] = "ema"
 

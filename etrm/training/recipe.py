@@ -1,0 +1,70 @@
+"""What a run is made of, as replaceable functions: the one seam through which variation enters.
+
+The trainer calls these and nothing else, so a fault (``etrm.training.faults``) is a function from
+recipe to recipe and no trainer, model or loader ever asks whether one is switched on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from etrm.config import SIDE, Config
+from etrm.data import Episodes, Sample
+from etrm.model.recursive import RecursiveModel
+from etrm.training import decoder, optim
+
+
+def build_model(config: Config, episodes: Episodes) -> RecursiveModel:
+    """The model of a config, on the CPU, from the global random state."""
+    return RecursiveModel(config.model, puzzles=episodes.puzzles, side=SIDE)
+
+
+def load_decoder(model: RecursiveModel, config: Config) -> None:
+    """Start the core from ``train.decoder``, if there is one."""
+    if config.train.decoder is not None:
+        source = decoder.read_source(config.train.decoder, config.train.decoder_weights)
+        decoder.load_decoder(model.core, source, config.model, config.train)
+
+
+def freeze_decoder(model: RecursiveModel, frozen: bool) -> None:
+    """Take the core out of training, or back in; without a gradient the optimiser skips it, decay included."""
+    for parameter in model.core.parameters():
+        parameter.requires_grad_(not frozen)
+        parameter.grad = None
+
+
+def update(optimizers: list[Optimizer], decoder_frozen: bool) -> None:
+    """One optimiser step; a frozen decoder has no gradients and stays as it is."""
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def draw(episodes: Episodes, bucket: int, index: int) -> Sample:
+    """The sample at a position of the stream."""
+    return episodes.sample(bucket, index)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The functions of a run.
+
+    Attributes:
+        configure: the config that the run really uses.
+        build_model: config and episodes to the model.
+        load_decoder: put the pretrained core in place.
+        build_optimizers: model and train section to optimisers.
+        freeze_decoder: called with True when freezing begins and False when it ends.
+        update: apply the gradients, told whether the decoder is frozen.
+        draw: the loader.
+    """
+
+    configure: Callable[[Config], Config] = lambda config: config
+    build_model: Callable[[Config, Episodes], RecursiveModel] = build_model
+    load_decoder: Callable[[RecursiveModel, Config], None] = load_decoder
+    build_optimizers: Callable[..., list[Optimizer]] = optim.build_optimizers
+    freeze_decoder: Callable[[RecursiveModel, bool], None] = freeze_decoder
+    update: Callable[[list[Optimizer], bool], None] = update
+    draw: Callable[[Episodes, int, int], Sample] = draw

@@ -1,0 +1,81 @@
+"""The state of a run as tensors and JSON, and back: what makes resuming exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from etrm.model.act import Carry
+from etrm.training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from etrm.training.trainer import Trainer
+
+_CARRY = ("z_H", "z_L", "steps", "halted", "context")
+
+
+def capture(trainer: Trainer) -> Checkpoint:
+    """Everything that the next step depends on."""
+    tensors: dict[str, Tensor] = {f"ema.{name}": value for name, value in trainer.ema.sums.items()}
+    tensors |= dict(_optimizer_tensors(trainer.optimizers))
+    tensors["random.halting"] = trainer.halting.get_state()
+    tensors["random.torch"] = torch.get_rng_state()
+    for bucket, carry in trainer.carries.items():
+        for field in _CARRY:
+            value = getattr(carry, field)
+            if value is not None:
+                tensors[f"carry.{bucket}.{field}"] = value
+    raw = dict(trainer.model.state_dict())
+    state: dict[str, Any] = {
+        "ema_updates": trainer.ema.updates,
+        "slots": {
+            str(bucket): {"indices": slots.indices, "next_index": slots.next_index}
+            for bucket, slots in trainer.slots.items()
+        },
+        "metrics_bytes": trainer.folder.metrics_bytes if trainer.folder else 0,
+        "model_settings": trainer.config.model.model_dump(mode="json"),
+        "weights": {"model.safetensors": "raw", "ema.safetensors": "ema"},
+    }
+    averaged = raw | trainer.ema.average() if trainer.ema.updates else raw
+    return Checkpoint(trainer.step, raw, averaged, tensors, state)
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Put a captured state back; the next step is the one that would have come."""
+    tensors, state = checkpoint.tensors, checkpoint.state
+    trainer.step = checkpoint.step
+    trainer.model.load_state_dict(checkpoint.model)
+    ema = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
+    trainer.ema.load(ema, state["ema_updates"])
+    _restore_optimizers(trainer.optimizers, tensors)
+    trainer.halting.set_state(tensors["random.halting"])
+    torch.set_rng_state(tensors["random.torch"])
+    for key, position in state["slots"].items():
+        bucket = int(key)
+        trainer.slots[bucket].restore(position["indices"], position["next_index"])
+        parts = {field: tensors.get(f"carry.{key}.{field}") for field in _CARRY}
+        trainer.carries[bucket] = Carry(
+            **{k: None if v is None else v.to(trainer.device) for k, v in parts.items()}  # type: ignore[arg-type]
+        )
+
+
+def _optimizer_tensors(optimizers: list[Optimizer]) -> Iterator[tuple[str, Tensor]]:
+    for number, optimizer in enumerate(optimizers):
+        for index, values in optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                yield f"optimizer.{number}.{index}.{name}", value
+
+
+def _restore_optimizers(optimizers: list[Optimizer], tensors: dict[str, Tensor]) -> None:
+    for number, optimizer in enumerate(optimizers):
+        states: dict[int, dict[str, Tensor]] = {}
+        prefix = f"optimizer.{number}."
+        for name, value in tensors.items():
+            if name.startswith(prefix):
+                index, _, field = name.removeprefix(prefix).partition(".")
+                states.setdefault(int(index), {})[field] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
