@@ -62,6 +62,13 @@ class GridEncoder(nn.Module):
 
     def forward(self, demos: Demos) -> Tensor:
         """Pairs to (N, D)."""
+        if demos.valid is None:
+            return self._encode(demos)
+        groups = by_length(demos.valid)
+        vectors = torch.cat([self._encode(_shortened(demos, rows, length)) for rows, length in groups])
+        return vectors[torch.argsort(torch.cat([rows for rows, _ in groups]))]
+
+    def _encode(self, demos: Demos) -> Tensor:
         h = self._embed(demos)
         rotation, mask = self.positions(demos.positions), key_mask(demos.valid)
         for block in self.layers:
@@ -127,6 +134,38 @@ class StandardEncoder(nn.Module):
     def forward(self, demos: Demos) -> Tensor:
         """The demos of R samples to (R, P, D)."""
         return self.set_encoder(*as_sets(self.grid_encoder(demos), demos))
+
+
+def by_length(valid: Tensor, waste: float = 0.15) -> list[tuple[Tensor, int]]:
+    """Rows in groups of similar length, so that little padding is computed.
+
+    Args:
+        valid: (N, L) bool, tokens that exist, in front of each row.
+        waste: a group ends where more than this share of it would be padding.
+
+    Returns:
+        (rows, length) of each group; every row stands in one.
+    """
+    lengths, order = valid.sum(1).sort(descending=True)
+    groups, start = [], 0
+    sizes = lengths.tolist()
+    for end in range(1, len(sizes) + 1):
+        done = end == len(sizes)
+        if done or sum(sizes[start : end + 1]) < (1 - waste) * sizes[start] * (end + 1 - start):
+            groups.append((order[start:end], sizes[start]))
+            start = end
+    return groups
+
+
+def _shortened(demos: Demos, rows: Tensor, length: int) -> Demos:
+    assert demos.valid is not None
+    return Demos(
+        tokens=demos.tokens[rows, :length],
+        positions=demos.positions[rows, :length],
+        valid=demos.valid[rows, :length],
+        owner=demos.owner[rows],
+        slots=demos.slots,
+    )
 
 
 def as_sets(pairs: Tensor, demos: Demos) -> tuple[Tensor, Tensor]:

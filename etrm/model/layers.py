@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,8 +72,40 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        # Two products with halves of one weight: splitting the product instead would make the
+        # backward pass join two gradients of twice the inner width.
+        gate, up = self.gate_up_proj.weight.chunk(2)
+        return self.down_proj(F.silu(F.linear(x, gate)) * F.linear(x, up))
+
+
+class _Rotate(torch.autograd.Function):
+    """Turn each pair (x1, x2) of the two halves by its angle; the gradient is turned back.
+
+    Written out because the plain formula copies its input four times forward and backward.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+        return _turn(x, cos, sin)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1], inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, -sin), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(..., E) turned by angles whose cos and sin are (..., E / 2), in float32."""
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.empty_like(x, dtype=torch.float32)
+    left, right = turned.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=right).addcmul_(first, sin)
+    return turned.to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -80,7 +113,7 @@ class Rotation:
     """Rotary angles of some positions, ready to be applied (RoPE, half rotation, theta 1e4).
 
     Attributes:
-        cos, sin: (B or 1, L, 1, E) float32.
+        cos, sin: (B or 1, L, 1, E / 2) float32.
     """
 
     cos: Tensor
@@ -88,10 +121,8 @@ class Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate (B, L, H, E) in float32 and return it in its own dtype."""
-        wide = x.float()
-        first, second = wide.chunk(2, dim=-1)
-        turned = torch.cat((-second, first), dim=-1)
-        return torch.addcmul(wide * self.cos, turned, self.sin).to(x.dtype)
+        rotated: Tensor = _Rotate.apply(x, self.cos, self.sin)
+        return rotated
 
 
 class RotaryPositions(nn.Module):
@@ -104,7 +135,6 @@ class RotaryPositions(nn.Module):
         super().__init__()
         rates = 1.0 / ROPE_THETA ** (torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
         angles = torch.outer(torch.arange(positions, dtype=torch.float32), rates)
-        angles = torch.cat((angles, angles), dim=-1)
         # Not persistent: a function of the config, and absent from published checkpoints.
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
@@ -131,8 +161,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
         """(B, L, D) to (B, L, D); ``mask`` is (B, 1, 1, L), True where a key exists."""
         batch, length, hidden = x.shape
-        qkv = self.qkv_proj(x).view(batch, length, 3, self.num_heads, -1)
-        query, key, value = qkv.unbind(2)
+        # As in SwiGLU, split the weight and not the product.
+        query, key, value = (
+            F.linear(x, weight).view(batch, length, self.num_heads, -1) for weight in self.qkv_proj.weight.chunk(3)
+        )
         if self.qk_norm:
             query, key = rms_norm(query), rms_norm(key)
         query, key = rotation(query), rotation(key)
