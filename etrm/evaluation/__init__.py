@@ -1,1 +1,36 @@
 """Votes over augmentations, pass@k, baselines and intervals."""
+
+from etrm.evaluation.baselines import BASELINES, evaluate_baselines
+from etrm.evaluation.passk import EvaluationReport, PassK, QueryResult, evaluate
+from etrm.evaluation.statistics import (
+    Decision,
+    PairedInterval,
+    binomial_interval,
+    decide,
+    holm,
+    paired_differences,
+    paired_t_interval,
+)
+from etrm.evaluation.submission import write_submission
+from etrm.evaluation.voting import Answer, Candidate, Prediction, Predictor
+
+__all__ = [
+    "BASELINES",
+    "Answer",
+    "Candidate",
+    "Decision",
+    "EvaluationReport",
+    "PairedInterval",
+    "PassK",
+    "Prediction",
+    "Predictor",
+    "QueryResult",
+    "binomial_interval",
+    "decide",
+    "evaluate",
+    "evaluate_baselines",
+    "holm",
+    "paired_differences",
+    "paired_t_interval",
+    "write_submission",
+]

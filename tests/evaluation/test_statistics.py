@@ -164,7 +164,7 @@ def test_a_screening_validates_nothing_but_can_name_a_candidate() -> None:
     assert decide(paired_t_interval([1.0, 1.1, 1.2]), 0.2, full_seeds=3).verdict == "VALIDATED"
 
 
-@pytest.mark.parametrize(("mean", "half"), [(0.3, 0.4), (0.19, 0.1), (0.1, 0.5), (0.21, 3.0)])
+@pytest.mark.parametrize(("mean", "half"), [(0.3, 0.4), (0.17, 0.1), (0.1, 0.5), (0.21, 1.0)])
 def test_seeds_needed_is_the_first_number_that_decides(mean: float, half: float) -> None:
     found = interval(mean, half)
     needed = decide(found, 0.2).seeds_needed

@@ -1,0 +1,71 @@
+"""The file that Kaggle reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from etrm.data.sample import Sample
+from etrm.data.sources import TaskSet
+from etrm.errors import DataError
+from etrm.evaluation.passk import evaluate
+from etrm.evaluation.submission import PLACEHOLDER, submission, write_submission
+from etrm.evaluation.voting import Candidate, Predictor
+
+MakeTasks = Callable[..., TaskSet]
+
+
+def test_every_asked_task_stands_there_with_two_attempts_per_test(
+    make_tasks: MakeTasks, planted: Callable[[Callable[[Sample], bool | None]], Predictor], tmp_path: Path
+) -> None:
+    tasks = make_tasks(3, tests=2)
+    report = evaluate(tasks, planted(lambda s: True if s.task_id != "00000001" else None), augmentations=2)
+    path = tmp_path / "new" / "submission.json"
+    write_submission(path, tasks, report.candidates)
+    found = json.loads(path.read_text())
+    assert list(found) == ["00000000", "00000001", "00000002"]
+    for task in tasks:
+        assert [set(attempts) for attempts in found[task.id]] == [{"attempt_1", "attempt_2"}] * 2
+    for test, attempts in zip(tasks.get("00000002").tests, found["00000002"], strict=True):
+        assert test.output is not None
+        assert attempts == {"attempt_1": test.output.tolist(), "attempt_2": PLACEHOLDER}
+    assert found["00000001"] == [{"attempt_1": PLACEHOLDER, "attempt_2": PLACEHOLDER}] * 2
+    assert [item.name for item in path.parent.iterdir()] == ["submission.json"]
+
+
+def candidate(*rows: list[int]) -> Candidate:
+    return Candidate(np.array(rows, dtype=np.uint8).reshape(len(rows), -1), 1, 0.5)
+
+
+def test_attempts_follow_the_rank_and_skip_the_empty_grid(make_tasks: MakeTasks) -> None:
+    nothing = Candidate(np.zeros((0, 0), dtype=np.uint8), 5, 0.5)
+    ranked = (candidate([1]), nothing, candidate([2, 3]), candidate([4]))
+    assert submission(make_tasks(1), {"00000000": (ranked,)}) == {
+        "00000000": [{"attempt_1": [[1]], "attempt_2": [[2, 3]]}]
+    }
+
+
+def test_a_task_without_candidates_is_not_left_out(make_tasks: MakeTasks) -> None:
+    found = submission(make_tasks(2, tests=3), {})
+    assert [len(tests) for tests in found.values()] == [3, 3]
+
+
+def test_a_failed_write_leaves_the_old_file(
+    make_tasks: MakeTasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "submission.json"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(DataError, match="cannot write the submission") as caught:
+        write_submission(path, make_tasks(1), {})
+    assert "No space left" in str(caught.value)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
