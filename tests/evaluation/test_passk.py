@@ -103,6 +103,13 @@ def test_tasks_without_a_prediction_count_zero(make_tasks: MakeTasks, planted: P
     assert report.token_accuracy == report.exact_accuracy == 0.75
 
 
+def test_a_task_with_one_silent_test_is_named(make_tasks: MakeTasks, planted: Planted) -> None:
+    predictor = planted(lambda s: None if (s.task_id, s.query) == ("00000002", 1) else True)
+    report = evaluate(make_tasks(4, tests=2), predictor, augmentations=1)
+    assert report.unanswered == ("00000002",)
+    assert (report.pass_at[1].score, report.pass_at[1].solved) == (0.875, 3)
+
+
 def test_a_task_that_was_asked_but_has_no_sample_counts_zero(
     make_tasks: MakeTasks, oracle: Predictor
 ) -> None:
