@@ -1,0 +1,240 @@
+"""Watches the forward calls of one step, and the gradients that come back to their outputs.
+
+A hook on an output tensor receives the gradient with respect to the value that the module returned,
+also where that tensor is later changed in place (a view that is changed through its base is the one
+exception: torch then builds it a new history). A module called again inside the backward pass is a
+recomputation by checkpointing: the non-reentrant kind brings its gradient to the first call and the
+repetition is left out; the reentrant kind brings it to the repetition, which is kept and marked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diagnostics.readout import Readout
+from diagnostics.records import Absent, CallRecord, OutputStats
+
+RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
+"""(args, kwargs, output) of a module's forward -> (rows,) the sample that each leading row belongs to."""
+
+_STATS_WIDTH = 4096
+
+
+class Call:
+    """One forward call while the step runs."""
+
+    def __init__(self, index: Tensor | None, recomputed: bool) -> None:
+        self.grad_enabled = torch.is_grad_enabled()
+        self.recomputed = recomputed
+        self.index = index
+        self.requires_grad = False
+        self.reached = False
+        self.rows: int | Absent = Absent("no output is a floating tensor")
+        self.row_gradients: Tensor | None = None
+        self.unmatched: Tensor | None = None  # largest |gradient| at outputs without row per sample
+        self.unmatched_reason = ""
+        self.keys: tuple[int, int, int] = (-1, -1, -1)
+
+    def watch(self, tensor: Tensor, matched: bool, capture: Capture) -> None:
+        """Note the gradient that arrives at `tensor`."""
+
+        def note(gradient: Tensor | None) -> None:
+            if gradient is None or capture.closed or gradient.numel() == 0:
+                return
+            self.reached = True
+            with torch.no_grad():
+                sizes = gradient.detach().abs()
+                if not matched:
+                    self.unmatched = _larger(self.unmatched, sizes.amax())
+                else:
+                    sizes = sizes.flatten(1).amax(1) if sizes.dim() > 1 else sizes
+                    self.row_gradients = _larger(self.row_gradients, sizes)
+
+        self.requires_grad = True
+        tensor.register_hook(note)
+
+
+class Capture:
+    """All forward calls of one step. `samples` is B, the number of samples in the loss."""
+
+    def __init__(self, samples: int, rows: Mapping[str, RowsFunction]) -> None:
+        self.samples = samples
+        self.closed = False
+        self.calls: dict[str, list[Call]] = {}
+        self.declared: list[Tensor] = []  # innermost `Monitor.rows` last
+        self._rows = rows
+        self._stats: dict[str, tuple[int, int, Tensor]] = {}
+        self._stats_keys: dict[str, int] = {}
+
+    def on_forward(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Take note of one forward call of the watched module `name`."""
+        index = self._sample_index(name, args, kwargs, output)
+        call = Call(index, recomputed=torch._C._current_graph_task_id() != -1)
+        rows = self.samples if index is None else index.numel()
+        inputs = {id(tensor) for tensor in tensors_in((args, kwargs))}
+        seen: set[int] = set()
+        for tensor in tensors_in(output):
+            if id(tensor) in seen or not (tensor.is_floating_point() or tensor.is_complex()):
+                continue
+            seen.add(id(tensor))
+            matched = self._match(call, tensor, rows, id(tensor) in inputs)
+            if matched and name not in self._stats and rows > 1 and tensor.dim() > 1 and tensor.numel():
+                self._stats[name] = (rows, tensor.numel() // rows, _output_statistics(tensor))
+            if tensor.requires_grad:
+                call.watch(tensor, matched, self)
+        self.calls.setdefault(name, []).append(call)
+
+    def _match(self, call: Call, tensor: Tensor, rows: int, is_input: bool) -> bool:
+        """Whether the leading rows of an output are the samples that are known for this call."""
+        if is_input:
+            reason = "it returns its own input, whose gradient is not its alone"
+        elif tensor.dim() == 0:
+            reason = "an output is a scalar, which belongs to no sample"
+        elif tensor.shape[0] != rows:
+            said = f"the {self.samples} samples" if call.index is None else f"the {rows} rows declared"
+            reason = f"an output of shape {tuple(tensor.shape)} does not lead with {said}; declare its rows"
+        else:
+            call.rows = rows
+            return True
+        call.unmatched_reason = reason
+        if isinstance(call.rows, Absent):
+            call.rows = Absent(reason)
+        return False
+
+    def _sample_index(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Tensor | None:
+        if self.declared:
+            return self.declared[-1]
+        rows = self._rows.get(name)
+        if rows is None:
+            return None
+        with torch.no_grad():
+            return sample_index(rows(args, kwargs, output), f"rows[{name!r}]")
+
+    def close(self, readout: Readout) -> None:
+        """Stop listening, and hand over what has to travel to the CPU."""
+        self.closed = True
+        empty = torch.zeros(0)
+        for calls in self.calls.values():
+            # a non-reentrant recomputation never receives gradient: its first call does
+            calls[:] = [call for call in calls if call.reached or not call.recomputed]
+            for call in calls:
+                parts = (call.row_gradients, call.index, call.unmatched)
+                first, second, third = (readout.add(empty if part is None else part) for part in parts)
+                call.keys = (first, second, third)
+        self._stats_keys = {name: readout.add(values) for name, (_, _, values) in self._stats.items()}
+
+    def call_records(self, name: str, readout: Readout) -> tuple[CallRecord, ...]:
+        """The calls of a module, after the readout was fetched."""
+        return tuple(self._call_record(call, readout) for call in self.calls.get(name, ()))
+
+    def unmatched_reasons(self, name: str, readout: Readout) -> list[str]:
+        """Why gradient came to outputs of a module whose rows are not known; empty where none did."""
+        return [
+            call.unmatched_reason
+            for call in self.calls.get(name, ())
+            if call.unmatched is not None and bool(readout[call.keys[2]].any())
+        ]
+
+    def _call_record(self, call: Call, readout: Readout) -> CallRecord:
+        gradients, index, unmatched = (readout[key] for key in call.keys)
+        samples = self._samples_of(call, index)
+        row_gradients: Tensor | Absent
+        if isinstance(call.rows, Absent):
+            row_gradients = call.rows
+        elif call.row_gradients is None:
+            row_gradients = Absent("no gradient arrived")
+        else:
+            row_gradients = gradients
+        return CallRecord(
+            grad_enabled=call.grad_enabled,
+            requires_grad=call.requires_grad,
+            reached=call.reached,
+            gradient=bool(gradients.any()) or bool(unmatched.any()),
+            rows=call.rows,
+            samples=samples,
+            row_gradients=row_gradients,
+            recomputed=call.recomputed,
+        )
+
+    def _samples_of(self, call: Call, index: Tensor) -> Tensor | Absent:
+        if isinstance(call.rows, Absent):
+            return call.rows
+        if call.index is None:
+            return torch.arange(self.samples)
+        samples = index.to(torch.int64)
+        if samples.numel() and not 0 <= int(samples.min()) <= int(samples.max()) < self.samples:
+            return Absent(f"declared rows name samples outside 0..{self.samples - 1}")
+        return samples
+
+    def output_stats(self, name: str, readout: Readout) -> OutputStats | Absent:
+        """Statistics of the first call of a module, after the readout was fetched."""
+        if name not in self._stats:
+            return Absent("no output with a row per sample, or fewer than two rows")
+        rows, elements, _ = self._stats[name]
+        variance, mean_square, mean = readout.numbers(self._stats_keys[name])
+        share = variance / mean_square if mean_square else Absent("the output is all zero")
+        return OutputStats(rows=rows, elements=elements, mean=mean, rms=mean_square**0.5, share=share)
+
+
+def sample_index(index: Tensor, source: str) -> Tensor:
+    """A declared index as float32 (exact to 2^24), for the readout.
+
+    Raises:
+        TypeError: It is no one-dimensional tensor of integers.
+    """
+    if (
+        not isinstance(index, Tensor)
+        or index.dim() != 1
+        or index.dtype == torch.bool
+        or index.is_floating_point()
+    ):
+        found = (
+            f"{index.dtype} of shape {tuple(index.shape)}"
+            if isinstance(index, Tensor)
+            else type(index).__name__
+        )
+        raise TypeError(
+            f"{source}: expected a one-dimensional integer tensor with the sample of each row, found {found}"
+            " (of a mask, take mask.nonzero().flatten())"
+        )
+    return index.detach().to(torch.float32, copy=True)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for member in value.values():
+            yield from tensors_in(member)
+    elif isinstance(value, (tuple, list)):
+        for member in value:
+            yield from tensors_in(member)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for item in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, item.name, None))
+
+
+def _larger(before: Tensor | None, now: Tensor) -> Tensor:
+    return now if before is None else torch.maximum(before, now)
+
+
+@torch.no_grad()
+def _output_statistics(output: Tensor) -> Tensor:
+    """(3,): variance across rows, mean square, mean, of at most 4096 elements of each row."""
+    flat = output.detach().abs() if output.is_complex() else output.detach()
+    flat = flat.flatten(1)
+    width = flat.shape[1]
+    if width > _STATS_WIDTH:
+        flat = flat[:, :: -(-width // _STATS_WIDTH) | 1]  # odd, so that it meets every channel
+    if flat.dtype in (torch.float16, torch.bfloat16):
+        flat = flat.float()
+    mean = flat.mean(0)
+    return torch.stack([(flat - mean).square().mean(), flat.square().mean(), mean.mean()])

@@ -1,0 +1,296 @@
+"""Watches the training steps of any model: coverage, waste, calls, reach and movement.
+
+    monitor = Monitor(model, optimizer, watch=["encoder", "core"])
+    for batch in batches:
+        with monitor.step(samples=len(batch)):
+            model(batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    print(to_markdown(monitor.findings()))
+
+The monitor reads and never writes: weights, gradients and random numbers are bit for bit what they are
+without it. It keeps no graph beyond the step. Gradient sizes are as the backward pass leaves them: under
+a GradScaler they are scaled. Modules inside a region compiled by torch.compile are not seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from diagnostics.capture import Capture, RowsFunction, sample_index
+from diagnostics.findings import Evidence, Finding, Severity
+from diagnostics.modules import module_record
+from diagnostics.parameters import ParameterWatch, Tracked
+from diagnostics.readout import Readout
+from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
+from diagnostics.rules import RULES
+from diagnostics.selection import check_patterns, covers, innermost, select_modules
+from diagnostics.spikes import spikes
+from diagnostics.tally import Tally
+
+_T = TypeVar("_T")
+
+
+class Monitor:
+    """Measures every `every`-th step between its entry and its exit.
+
+    Args:
+        model: Any module. Parameters are looked up when the monitor is made: make a new one after
+            replacing some.
+        optimizer: The optimiser or optimisers of the training loop. Without any, movement is still
+            measured, and rules that ask why something did not move do not run.
+        watch: Names or fnmatch patterns of submodules; by default the direct children of the model.
+        rows: For modules that compute only some samples, or several rows per sample: name or pattern ->
+            function (args, kwargs, output) -> (rows,) integer tensor, the sample of each leading row of
+            the output. Without it, rows are matched where the leading dimension is the number of samples.
+        every: Record one step in `every`; the others cost next to nothing.
+        expect_frozen: Names or patterns of modules or parameters that must not move.
+        history: Past steps of which scalars are kept.
+
+    Raises:
+        ValueError: A name or pattern matches nothing, or `every` or `history` is below 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
+        watch: Sequence[str] | None = None,
+        rows: Mapping[str, RowsFunction] | None = None,
+        every: int = 1,
+        expect_frozen: Sequence[str] = (),
+        history: int = 2000,
+    ) -> None:
+        if every < 1 or history < 1:
+            raise ValueError(f"every and history must be at least 1, found every={every}, history={history}")
+        self._modules = select_modules(model, watch)
+        self._rows = _resolve_rows(rows or {}, self._modules)
+        self._every = every
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+        self._optimizers = len(optimizers)
+        tracked = _track(model, self._modules, expect_frozen)
+        self._members = _members(tracked, self._modules)
+        self._parameters = ParameterWatch(tracked, optimizers)
+        self._handles: list[RemovableHandle] = []
+        self._capture: Capture | None = None
+        self._steps = 0
+        self._last: StepRecord | None = None
+        self._tally = Tally()
+        self.history: deque[StepScalars] = deque(maxlen=history)
+        self.attach()
+
+    def attach(self) -> None:
+        """Register the hooks; done when the monitor is made, needed again only after `detach`."""
+        if self._handles:
+            return
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(self._forward_hook(name), with_kwargs=True))
+        self._parameters.attach()
+
+    def detach(self) -> None:
+        """Remove every hook. What was recorded stays."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._parameters.detach()
+
+    def __enter__(self) -> Self:
+        self.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def _forward_hook(self, name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if self._capture is not None:
+                self._capture.on_forward(name, args, kwargs, output)
+
+        return note
+
+    @contextmanager
+    def step(self, samples: int) -> Iterator[None]:
+        """Surrounds forward, backward and optimiser step of one training step.
+
+        Args:
+            samples: Samples in the loss, B, however many of them each module computes.
+
+        Raises:
+            ValueError: `samples` is below 1.
+            RuntimeError: The monitor is detached, or a step is already open.
+        """
+        if samples < 1:
+            raise ValueError(
+                f"samples must be the number of samples in the loss, at least 1; found {samples}"
+            )
+        if not self._handles:
+            raise RuntimeError("the monitor is detached; call attach() first")
+        if self._capture is not None:
+            raise RuntimeError("a step of this monitor is already open")
+        number = self._steps
+        self._steps += 1
+        if number % self._every:
+            yield
+            return
+        self._capture = Capture(samples, self._rows)
+        self._parameters.begin()
+        try:
+            yield
+            self._finish(number, self._capture)
+        finally:
+            self._capture.closed = True
+            self._capture = None
+            self._parameters.abandon()
+
+    @contextmanager
+    def rows(self, sample_index_of_rows: Tensor) -> Iterator[None]:
+        """States to which samples the leading rows of everything that runs in the block belong.
+
+        Args:
+            sample_index_of_rows: (rows,) integers in 0..B-1. It overrides the `rows` of the monitor.
+
+        Raises:
+            TypeError: It is no one-dimensional integer tensor.
+        """
+        capture = self._capture
+        if capture is None:
+            yield
+            return
+        capture.declared.append(sample_index(sample_index_of_rows, "rows"))
+        try:
+            yield
+        finally:
+            capture.declared.pop()
+
+    def _finish(self, number: int, capture: Capture) -> None:
+        readout = Readout()
+        capture.close(readout)
+        build_parameters = self._parameters.finish(readout)
+        readout.fetch()
+        parameters = build_parameters()
+        modules = {
+            name: module_record(
+                capture.samples,
+                capture.call_records(name, readout),
+                capture.unmatched_reasons(name, readout),
+                capture.output_stats(name, readout),
+                {member: parameters[member] for member in members if member in parameters},
+            )
+            for name, members in self._members.items()
+        }
+        order = tuple(capture.calls)
+        record = StepRecord(
+            number, capture.samples, modules, parameters, order, self._parameters.optimizer_steps
+        )
+        self._last = record
+        scalars = {name: module.scalars() for name, module in modules.items()}
+        self.history.append(StepScalars(number, capture.samples, scalars, order))
+        self._tally.observe(record)
+
+    @property
+    def last(self) -> StepRecord:
+        """The latest recorded step.
+
+        Raises:
+            LookupError: No step was recorded yet.
+        """
+        if self._last is None:
+            raise LookupError("no step was recorded yet; run one inside `with monitor.step(samples=...)`")
+        return self._last
+
+    def coverage(self, module: str) -> Number:
+        """Share of the samples whose loss has gradient through `module`, in the latest step."""
+        return _get(self.last.modules, module).coverage
+
+    def waste(self, module: str) -> Number:
+        """Share of the samples that `module` computed for nothing, in the latest step."""
+        return _get(self.last.modules, module).waste
+
+    def evenness(self, module: str) -> Number:
+        """How evenly the samples pull on `module`, from 1/B to 1, in the latest step."""
+        return _get(self.last.modules, module).evenness
+
+    def calls(self, module: str) -> tuple[CallRecord, ...]:
+        """The forward calls of `module` in the latest step, in order."""
+        return _get(self.last.modules, module).calls
+
+    def reach(self, parameter: str) -> Reach:
+        """How far the gradient came to `parameter` in the latest step, before clipping."""
+        return _get(self.last.parameters, parameter).reach
+
+    def moved(self, parameter: str) -> Number:
+        """Change of `parameter` over the latest step relative to its norm."""
+        return _get(self.last.parameters, parameter).moved
+
+    def findings(self) -> list[Finding]:
+        """What persisted so far, worst first; rules that could not run are named in a note."""
+        found = self._tally.findings() + spikes(self.history) + self._not_run()
+        return sorted(found, key=lambda finding: (-finding.severity, finding.rule, finding.module))
+
+    def _not_run(self) -> list[Finding]:
+        recorded = len(self.history)
+        early = [rule.id for rule in RULES if rule.min_steps > recorded]
+        blind = [rule.id for rule in RULES if rule.needs_optimizer and not self._optimizers]
+        reasons = {
+            f"only {recorded} steps were recorded, fewer than the rule needs": early,
+            "the monitor was given no optimiser": blind,
+        }
+        first, last = (self.history[0].step, self.history[-1].step) if recorded else (0, 0)
+        return [
+            Finding(
+                rule="RULE001",
+                severity=Severity.NOTE,
+                module="",
+                message=f"these rules did not run: {', '.join(rules)}",
+                evidence=Evidence("rules", float(len(rules)), None, first, last),
+                cause=cause,
+                remedy="Give the monitor what the rules need, or read their silence as no statement.",
+            )
+            for cause, rules in reasons.items()
+            if rules
+        ]
+
+
+def _get(records: Mapping[str, _T], name: str) -> _T:
+    if name not in records:
+        raise KeyError(f"{name!r} is not watched; watched are: {', '.join(records)}")
+    return records[name]
+
+
+def _resolve_rows(
+    rows: Mapping[str, RowsFunction], modules: Mapping[str, nn.Module]
+) -> dict[str, RowsFunction]:
+    check_patterns("rows", rows, modules)
+    return {name: function for pattern, function in rows.items() for name in modules if covers(pattern, name)}
+
+
+def _track(model: nn.Module, modules: Mapping[str, nn.Module], expect_frozen: Sequence[str]) -> list[Tracked]:
+    """Parameters under the watched modules, and those that must not move wherever they are."""
+    names = [name for name, _ in model.named_parameters()]
+    check_patterns("expect_frozen", expect_frozen, names)
+    watched = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+    tracked = []
+    for name, parameter in model.named_parameters():
+        frozen = any(covers(pattern, name) for pattern in expect_frozen)
+        if frozen or id(parameter) in watched:
+            tracked.append(Tracked(name, parameter, innermost(name, modules), frozen))
+    return tracked
+
+
+def _members(tracked: Sequence[Tracked], modules: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    """Names of the parameters of each module; a shared parameter belongs to all that hold it."""
+    names = {id(item.parameter): item.name for item in tracked}
+    return {
+        name: [names[id(parameter)] for parameter in module.parameters() if id(parameter) in names]
+        for name, module in modules.items()
+    }

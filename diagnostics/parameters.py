@@ -1,0 +1,273 @@
+"""Watches the parameters of one step: gradient before clipping, gradient at the optimiser, movement.
+
+The gradient is measured when a backward pass ends, before anybody can clip or clear it: a hook on each
+parameter marks it, and a callback at the end of the backward pass measures all marked ones together.
+The optimiser's own pre-hook measures what is left of it after clipping. Movement compares the weights
+at the entry and the exit of the step, whoever moved them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from diagnostics.readout import Readout
+from diagnostics.records import Absent, Number, OptimizerPlace, ParameterRecord, Reach
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """A parameter to watch, with the innermost watched module that holds it."""
+
+    name: str
+    parameter: nn.Parameter
+    owner: str
+    expect_frozen: bool
+
+
+@dataclass(frozen=True)
+class _Group:
+    optimizer: int
+    group: int
+    lr: Number
+    weight_decay: Number
+
+
+class ParameterWatch:
+    """Measures the tracked parameters between `begin` and `finish`."""
+
+    def __init__(self, tracked: Sequence[Tracked], optimizers: Sequence[Optimizer]) -> None:
+        self._tracked = [
+            item for item in tracked if item.parameter.is_floating_point() and item.parameter.numel()
+        ]
+        self._parameters: list[Tensor] = [item.parameter for item in self._tracked]
+        self._position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
+        self._optimizers = list(optimizers)
+        self._handles: list[RemovableHandle] = []
+        self._hooked: set[int] = set()
+        self._entry: list[Tensor] = []
+        self._active = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._marked: set[int] = set()
+        self._arrived: set[int] = set()
+        self._callback_queued = False
+        self._measured: list[tuple[list[int], list[Tensor], list[Tensor]]] = []
+        self._at_optimizer: list[tuple[list[int], list[Tensor]]] = []
+        self._groups: dict[int, _Group] = {}
+        self._steps = [0] * len(self._optimizers)
+        self._entry_norms: list[Tensor] = []
+
+    def attach(self) -> None:
+        """Register the hooks."""
+        for number, optimizer in enumerate(self._optimizers):
+            self._handles.append(optimizer.register_step_pre_hook(self._optimizer_hook(number)))
+        self._hook_parameters()
+
+    def detach(self) -> None:
+        """Remove every hook and the copy of the weights."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._hooked.clear()
+        self._entry.clear()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Forget the step in progress."""
+        self._active = False
+        self._reset()
+
+    def _hook_parameters(self) -> None:
+        """Hook each parameter that asks for gradient now; torch refuses the others until they do."""
+        for index, parameter in enumerate(self._parameters):
+            if parameter.requires_grad and index not in self._hooked:
+                self._hooked.add(index)
+                self._handles.append(
+                    parameter.register_post_accumulate_grad_hook(self._accumulate_hook(index))
+                )
+
+    def _accumulate_hook(self, index: int) -> Callable[[Tensor], None]:
+        def mark(_: Tensor) -> None:
+            if not self._active:
+                return
+            self._marked.add(index)
+            if not self._callback_queued:
+                self._callback_queued = True
+                # runs when this backward pass ends; DDP and FSDP rely on the same call
+                torch.autograd.Variable._execution_engine.queue_callback(self._measure_gradients)
+
+        return mark
+
+    def _measure_gradients(self) -> None:
+        self._callback_queued = False
+        marked, self._marked = sorted(self._marked), set()
+        self._arrived.update(marked)
+        held = [(index, self._parameters[index].grad) for index in marked]
+        present = [(index, _values(gradient)) for index, gradient in held if gradient is not None]
+        if not self._active or not present:
+            return
+        gradients = [gradient for _, gradient in present]
+        with torch.no_grad():
+            norms = list(torch._foreach_norm(gradients, 2))
+            counts = [torch.count_nonzero(gradient) for gradient in gradients]
+        self._measured.append(([index for index, _ in present], norms, counts))
+
+    def _optimizer_hook(self, number: int) -> Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]:
+        def measure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self._active:
+                return
+            self._steps[number] += 1
+            self._note_groups(number, optimizer)
+            held = [
+                (index, self._parameters[index].grad)
+                for index, group in self._groups.items()
+                if group.optimizer == number
+            ]
+            present = [(index, _values(gradient)) for index, gradient in held if gradient is not None]
+            if present:
+                with torch.no_grad():
+                    norms = list(torch._foreach_norm([gradient for _, gradient in present], 2))
+                self._at_optimizer.append(([index for index, _ in present], norms))
+
+        return measure
+
+    def _note_groups(self, number: int, optimizer: Optimizer) -> None:
+        for position, group in enumerate(optimizer.param_groups):
+            lr, decay = group.get("lr", 0.0), group.get("weight_decay", 0.0)
+            place = _Group(number, position, _plain(lr, "lr"), _plain(decay, "weight_decay"))
+            for parameter in group["params"]:
+                index = self._position.get(id(parameter))
+                if index is not None:
+                    self._groups[index] = place
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Start a step: copy the weights, listen for gradients."""
+        self._reset()
+        self._hook_parameters()
+        self._active = True
+        if not self._parameters:
+            return
+        if not _alike(self._entry, self._parameters):
+            self._entry = [torch.empty_like(parameter) for parameter in self._parameters]
+        torch._foreach_copy_(self._entry, self._parameters)
+        self._entry_norms = list(torch._foreach_norm(self._entry, 2))
+
+    @torch.no_grad()
+    def finish(self, readout: Readout) -> Callable[[], dict[str, ParameterRecord]]:
+        """Stop listening. The function returned builds the records once the readout was fetched."""
+        self._active = False
+        for number, optimizer in enumerate(self._optimizers):
+            if not self._steps[number]:
+                self._note_groups(number, optimizer)
+        if not self._parameters:
+            return dict
+        torch._foreach_sub_(self._entry, self._parameters)
+        weight_key = readout.add_scalars(self._entry_norms)
+        update_key = readout.add_scalars(list(torch._foreach_norm(self._entry, 2)))
+        measured = [
+            (indices, readout.add_scalars(norms), readout.add_scalars(counts))
+            for indices, norms, counts in self._measured
+        ]
+        at_optimizer = [(indices, readout.add_scalars(norms)) for indices, norms in self._at_optimizer]
+
+        def build() -> dict[str, ParameterRecord]:
+            gradients: dict[int, tuple[float, float]] = {}
+            for indices, norm_key, count_key in measured:
+                values = zip(readout.numbers(norm_key), readout.numbers(count_key), strict=True)
+                gradients.update(zip(indices, values, strict=True))
+            seen: dict[int, float] = {}
+            for indices, key in at_optimizer:
+                seen.update(zip(indices, readout.numbers(key), strict=True))
+            updates = readout.numbers(update_key)
+            changed = self._changed(updates)
+            records = {}
+            for index, weight_norm in enumerate(readout.numbers(weight_key)):
+                item, parameter = self._tracked[index], self._parameters[index]
+                reach = self._reach(index, gradients.get(index))
+                records[item.name] = ParameterRecord(
+                    owner=item.owner,
+                    numel=parameter.numel(),
+                    requires_grad=parameter.requires_grad,
+                    expect_frozen=item.expect_frozen,
+                    reach=reach,
+                    place=self._place(index, seen, reach),
+                    weight_norm=weight_norm,
+                    update_norm=updates[index],
+                    changed=changed[index],
+                )
+            return records
+
+        return build
+
+    @torch.no_grad()
+    def _changed(self, updates: Sequence[float]) -> list[bool]:
+        """Whether each parameter changed; where the norm is 0 its squares may have underflowed: count."""
+        still = [index for index, update in enumerate(updates) if update == 0.0]
+        readout = Readout()
+        key = readout.add_scalars([torch.count_nonzero(self._entry[index]) for index in still])
+        readout.fetch()
+        changed = [update != 0.0 for update in updates]
+        for index, count in zip(still, readout.numbers(key), strict=True):
+            changed[index] = count > 0
+        return changed
+
+    def _reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
+        if measured is None:
+            if index in self._arrived:
+                gone = Absent("the gradient arrived and was taken away before the backward pass ended")
+                return Reach("some", gone, gone, gone)
+            none = Absent("no gradient arrived in this step")
+            return Reach("none", none, none, none)
+        norm, count = measured
+        share = count / self._parameters[index].numel()
+        kind: Literal["zero", "some", "all"] = "zero" if count == 0 else "all" if share >= 1 else "some"
+        return Reach(kind, min(share, 1.0), norm - norm == 0.0, norm)
+
+    def _place(self, index: int, seen: dict[int, float], reach: Reach) -> OptimizerPlace | Absent:
+        group = self._groups.get(index)
+        if group is None:
+            return Absent("in no group of the optimisers" if self._optimizers else "no optimiser was given")
+        stepped = self._steps[group.optimizer] > 0
+        gradient: Literal["none", "zero", "nonzero"] | Absent
+        norm: Number
+        if not stepped:
+            gradient = norm = Absent("its optimiser did not step")
+        elif index not in seen:
+            gradient, norm = "none", Absent("the optimiser found no gradient")
+        else:
+            norm = seen[index]
+            # squares underflow below 1e-23: a gradient that was tiny all along is not one cleared to zero
+            tiny = norm == 0.0 and reach.norm == 0.0 and reach.kind in ("some", "all")
+            gradient = "zero" if norm == 0.0 and not tiny else "nonzero"
+        return OptimizerPlace(
+            group.optimizer, group.group, group.lr, group.weight_decay, stepped, gradient, norm
+        )
+
+    @property
+    def optimizer_steps(self) -> tuple[int, ...]:
+        """How often each optimiser stepped in this step."""
+        return tuple(self._steps)
+
+
+def _values(gradient: Tensor) -> Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def _plain(value: Any, name: str) -> Number:
+    return Absent(f"{name} is a tensor") if isinstance(value, Tensor) else float(value)
+
+
+def _alike(copies: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
+    return len(copies) == len(parameters) and all(
+        copy.shape == parameter.shape and copy.dtype == parameter.dtype and copy.device == parameter.device
+        for copy, parameter in zip(copies, parameters, strict=True)
+    )

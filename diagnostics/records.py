@@ -1,0 +1,279 @@
+"""What one step leaves behind: frozen records of calls, modules and parameters, scalars on the CPU.
+
+A value that could not be measured is `Absent(reason)`, never 0. Definitions: `docs/architecture.md`
+names the package, each field below says what it holds and in which unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A value that could not be measured, and why. It is false, so `value or default` works."""
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+Number = float | Absent
+
+GradientState = Literal["arrived", "zero", "detached", "no_grad", "cut inside", "not called"]
+"""What became of the gradient of a module in one step, over all of its calls:
+
+- `arrived`: some call received a non-zero gradient.
+- `zero`: the backward pass reached it, with zeros alone.
+- `detached`: its outputs ask for gradient and the backward pass never reached them.
+- `no_grad`: every call ran with gradients disabled.
+- `cut inside`: gradients were enabled, and no output asks for one (frozen, `.item()`, argmax, detach).
+- `not called`: its forward did not run.
+"""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CallRecord:
+    """One forward call of one module.
+
+    Attributes:
+        grad_enabled: Whether gradients were enabled when the call ran.
+        requires_grad: Whether some output asks for gradient.
+        reached: Whether the backward pass came to an output, zeros included.
+        gradient: Whether a non-zero gradient arrived at some output.
+        rows: Leading rows that the call computed.
+        samples: (rows,) int64, the sample that each row belongs to.
+        row_gradients: (rows,) largest |gradient| per row, before clipping; the larger of several
+            backward passes, of several outputs.
+        recomputed: Whether the call ran inside the backward pass (reentrant checkpointing).
+    """
+
+    grad_enabled: bool
+    requires_grad: bool
+    reached: bool
+    gradient: bool
+    rows: int | Absent
+    samples: Tensor | Absent
+    row_gradients: Tensor | Absent
+    recomputed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStats:
+    """Statistics of a module's first call in the step, over at most 4096 elements of each sample.
+
+    Attributes:
+        rows: Rows that the call computed.
+        elements: Elements of one row, before sampling.
+        mean: Mean of the output.
+        rms: Root of its mean square.
+        share: Share of the mean square that lies in differences between samples, in [0, 1]:
+            mean((c - mean_b c)^2) / mean(c^2).
+    """
+
+    rows: int
+    elements: int
+    mean: float
+    rms: float
+    share: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far the gradient of this step came to one parameter, before clipping.
+
+    Attributes:
+        kind: `none` if no gradient was accumulated in the step, `zero` if it is all zero, `some` if
+            part of it is non-zero, `all` if every element is.
+        nonzero: Share of non-zero elements, in [0, 1]; Absent where kind is `none`.
+        finite: Whether its L2 norm is finite.
+        norm: L2 norm of the accumulated gradient.
+    """
+
+    kind: Literal["none", "zero", "some", "all"]
+    nonzero: Number
+    finite: bool | Absent
+    norm: Number
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerPlace:
+    """Where the optimisers hold a parameter.
+
+    Attributes:
+        optimizer: Position in the optimisers given to the monitor.
+        group: Position in its `param_groups`.
+        lr: Learning rate at the optimiser's step; Absent where it is a tensor.
+        weight_decay: Its group's weight decay, 0 where the optimiser has none.
+        stepped: Whether this optimiser stepped inside the monitored step.
+        gradient: What `.grad` held when the optimiser stepped; Absent where it did not step.
+        norm: L2 norm of that gradient: after clipping, if there was any.
+    """
+
+    optimizer: int
+    group: int
+    lr: Number
+    weight_decay: Number
+    stepped: bool
+    gradient: Literal["none", "zero", "nonzero"] | Absent
+    norm: Number
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterRecord:
+    """One parameter in one step.
+
+    Attributes:
+        owner: The innermost watched module that holds it, or "" if none does.
+        numel: Elements.
+        requires_grad: As it was when the step ended.
+        expect_frozen: Whether the user declared it frozen.
+        reach: The gradient of this step, before clipping.
+        place: The optimiser group that holds it; Absent where no optimiser was given or none holds it.
+        weight_norm: L2 norm when the step began.
+        update_norm: L2 norm of the change from the step's entry to its exit.
+        changed: Whether any bit of its value changed.
+    """
+
+    owner: str
+    numel: int
+    requires_grad: bool
+    expect_frozen: bool
+    reach: Reach
+    place: OptimizerPlace | Absent
+    weight_norm: float
+    update_norm: float
+    changed: bool
+
+    @property
+    def moved(self) -> Number:
+        """Change relative to the weights, ||dp|| / ||p||."""
+        if self.weight_norm == 0.0 and self.changed:
+            return Absent(
+                f"the weights were all zero when the step began; they moved by {self.update_norm:.3g}"
+            )
+        return self.update_norm / self.weight_norm if self.weight_norm else 0.0
+
+    @property
+    def stale(self) -> bool:
+        """Whether the optimiser found a gradient that no backward pass of this step had made."""
+        return (
+            self.reach.kind == "none"
+            and not isinstance(self.place, Absent)
+            and self.place.gradient == "nonzero"
+        )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ModuleRecord:
+    """One watched module in one step.
+
+    Attributes:
+        coverage: Samples with a non-zero gradient through what the module computed for them, over
+            the samples in the loss. In [0, 1].
+        waste: Share of the samples that it computed and that no gradient came back to, in [0, 1].
+        evenness: (sum n_b)^2 / (B sum n_b^2), n_b the sample's largest |gradient| over all calls:
+            1 when all samples pull alike, 1/B when one does.
+        calls: Its forward calls, in order.
+        state: What became of the gradient, over all calls.
+        gradient_max: Largest |gradient| at an output.
+        grad_norm_pre_clip: L2 norm of the gradients of its parameters after the last backward pass.
+        grad_norm_post_clip: The same as its optimisers found it when they stepped.
+        moved: ||dp|| / ||p|| over its parameters.
+        params_total: Parameters in it, params_trainable those with requires_grad, params_none the
+            trainable ones without gradient in this step, params_zero those whose gradient is all zero.
+        output: Statistics of its output.
+    """
+
+    coverage: Number
+    waste: Number
+    evenness: Number
+    calls: tuple[CallRecord, ...]
+    state: GradientState
+    gradient_max: Number
+    grad_norm_pre_clip: Number
+    grad_norm_post_clip: Number
+    moved: Number
+    params_total: int
+    params_trainable: int
+    params_none: int
+    params_zero: int
+    output: OutputStats | Absent
+
+    @property
+    def calls_total(self) -> int:
+        """Forward calls, those repeated by checkpointing left out."""
+        return sum(not call.recomputed for call in self.calls)
+
+    @property
+    def calls_grad_enabled(self) -> int:
+        """Forward calls that ran with gradients enabled."""
+        return sum(call.grad_enabled and not call.recomputed for call in self.calls)
+
+    @property
+    def calls_with_gradient(self) -> int:
+        """Calls at which a non-zero gradient arrived."""
+        return sum(call.gradient for call in self.calls)
+
+    def scalars(self) -> dict[str, Number]:
+        """Every number of this record by name, for logging."""
+        stats = self.output
+        return {
+            "coverage": self.coverage,
+            "waste": self.waste,
+            "evenness": self.evenness,
+            "calls": self.calls_total,
+            "calls_grad_enabled": self.calls_grad_enabled,
+            "calls_with_gradient": self.calls_with_gradient,
+            "gradient_max": self.gradient_max,
+            "grad_norm_pre_clip": self.grad_norm_pre_clip,
+            "grad_norm_post_clip": self.grad_norm_post_clip,
+            "moved": self.moved,
+            "params_none": self.params_none,
+            "params_zero": self.params_zero,
+            "output_mean": stats if isinstance(stats, Absent) else stats.mean,
+            "output_rms": stats if isinstance(stats, Absent) else stats.rms,
+            "output_share": stats if isinstance(stats, Absent) else stats.share,
+        }
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StepRecord:
+    """Everything measured in one step.
+
+    Attributes:
+        step: Number of the step, from 0, counted over all `Monitor.step` blocks, recorded or not.
+        samples: Samples in the loss, B.
+        modules: Record per watched module.
+        parameters: Record per parameter, by its full name.
+        order: Watched modules in the order of their first call.
+        optimizers: For each optimiser given, how often it stepped.
+    """
+
+    step: int
+    samples: int
+    modules: Mapping[str, ModuleRecord]
+    parameters: Mapping[str, ParameterRecord]
+    order: tuple[str, ...]
+    optimizers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepScalars:
+    """The scalars of one past step: `modules[name]` is `ModuleRecord.scalars()`."""
+
+    step: int
+    samples: int
+    modules: Mapping[str, Mapping[str, Number]] = field(repr=False)
+    order: tuple[str, ...] = ()
+
+
+def root_sum_squares(values: Iterable[float]) -> float:
+    """L2 norm of a vector of which `values` are the norms of its parts."""
+    return math.hypot(*values)

@@ -1,0 +1,67 @@
+"""Chooses modules and parameters of a model by name or pattern."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, nn.Module]:
+    """The submodules named by `watch`, in the model's order.
+
+    Args:
+        watch: Names or fnmatch patterns (`*` also matches dots). None, an empty list or the name ""
+            stand for the direct children. Lists of modules, which are never called themselves, stand
+            for their members.
+
+    Raises:
+        ValueError: A name or pattern matches nothing.
+    """
+    patterns = list(watch or [""])
+    modules = dict(model.named_modules())
+    del modules[""]
+    chosen: set[str] = set()
+    for pattern in patterns:
+        if pattern == "":
+            chosen.update(name for name, _ in model.named_children())
+            continue
+        matches = [name for name in modules if fnmatchcase(name, pattern)]
+        if not matches:
+            raise ValueError(f"watch: no submodule matches {pattern!r}{_nearest(pattern, modules)}")
+        chosen.update(matches)
+    while any(isinstance(modules[name], _CONTAINERS) for name in chosen):
+        for name in [name for name in chosen if isinstance(modules[name], _CONTAINERS)]:
+            chosen.remove(name)
+            chosen.update(f"{name}.{child}" for child, _ in modules[name].named_children())
+    return {name: module for name, module in modules.items() if name in chosen}
+
+
+def check_patterns(argument: str, patterns: Iterable[str], names: Iterable[str]) -> None:
+    """Raise ValueError, naming the nearest name, for a pattern that covers none of `names`."""
+    known = list(names)
+    for pattern in patterns:
+        if not any(covers(pattern, name) for name in known):
+            raise ValueError(f"{argument}: nothing matches {pattern!r}{_nearest(pattern, known)}")
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Whether a pattern names `name` itself or something that contains it."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def innermost(name: str, modules: Iterable[str]) -> str:
+    """The longest of the module names that contains the parameter `name`, "" if none does."""
+    return max((module for module in modules if name.startswith(f"{module}.")), key=len, default="")
+
+
+def _nearest(pattern: str, names: Iterable[str]) -> str:
+    known = list(names)
+    close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5)
+    if close:
+        return f"; nearest: {', '.join(close)}"
+    return f"; there are: {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"

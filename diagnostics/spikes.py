@@ -1,0 +1,100 @@
+"""Finds steps on which a module's output or gradient is far above its neighbourhood, and where it starts.
+
+The yardstick is the median of the surrounding steps and its median absolute deviation, on logarithms:
+a mean and a deviation would be lifted by the spikes themselves. An output spikes first where it arises,
+so the first module in execution order is named; a gradient comes from the loss, so the last one is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from diagnostics.findings import Evidence, Finding, Severity
+from diagnostics.records import Absent, StepScalars
+
+RULE = "SPIKE001"
+TITLE = "Spikes"
+REMEDY = "Look at the batches of these steps and at the operations of this module that can amplify."
+
+# Gradients are heavy-tailed late in a healthy training, outputs are not.
+_RATIOS = {"output_rms": 8.0, "gradient_max": 20.0}
+_DEVIATIONS = 6.0
+_HALF_WINDOW = 10
+_WARM_UP = 5  # the first steps of a training fall steeply
+_LEAST = 20  # points without which there is no neighbourhood to speak of
+_MOST = 0.25  # of the steps: more often than this it is no spike
+
+
+def spikes(history: Sequence[StepScalars]) -> list[Finding]:
+    """One finding per metric and module in which spikes arise; two spikes at least, not side by side."""
+    findings = []
+    explained: set[int] = set()
+    for metric, ratio in _RATIOS.items():
+        origin: dict[str, dict[int, float]] = {}
+        for step, sizes in _by_step(history, metric, ratio).items():
+            if step in explained:
+                continue
+            explained.add(step)
+            rank = {name: place for place, name in enumerate(history[0].order)}
+            ordered = sorted(sizes, key=lambda name: rank.get(name, len(rank)))
+            name = ordered[0] if metric == "output_rms" else ordered[-1]
+            origin.setdefault(name, {})[step] = sizes[name]
+        findings += [_finding(name, metric, ratio, found) for name, found in origin.items() if _apart(found)]
+    return findings
+
+
+def _by_step(history: Sequence[StepScalars], metric: str, ratio: float) -> dict[int, dict[str, float]]:
+    """Step -> module -> how many times its neighbourhood."""
+    found: dict[int, dict[str, float]] = {}
+    for name in history[0].modules if history else ():
+        points = [
+            (record.step, float(value))
+            for record in history
+            if not isinstance(value := record.modules[name][metric], Absent)
+            and value > 0
+            and math.isfinite(value)
+        ]
+        spiking = _outliers(points, ratio)
+        if len(spiking) <= _MOST * len(points):
+            for step, size in spiking.items():
+                found.setdefault(step, {})[name] = size
+    return dict(sorted(found.items()))
+
+
+def _outliers(points: Sequence[tuple[int, float]], ratio: float) -> dict[int, float]:
+    if len(points) < _LEAST:
+        return {}
+    logs = [math.log(value) for _, value in points]
+    found = {}
+    for place in range(_WARM_UP, len(points)):
+        low = max(0, min(place - _HALF_WINDOW, len(points) - 2 * _HALF_WINDOW - 1))
+        window = logs[low : low + 2 * _HALF_WINDOW + 1]
+        middle = median(window)
+        spread = 1.4826 * median(abs(value - middle) for value in window)
+        excess = logs[place] - middle
+        if excess > max(math.log(ratio), _DEVIATIONS * spread):
+            found[points[place][0]] = math.exp(excess)
+    return found
+
+
+def _apart(steps: dict[int, float]) -> bool:
+    return len(steps) >= 2 and max(steps) - min(steps) > 1
+
+
+def _finding(name: str, metric: str, ratio: float, found: dict[int, float]) -> Finding:
+    steps = sorted(found)
+    what = "output" if metric == "output_rms" else "gradient"
+    listed = ", ".join(str(step) for step in steps[:6]) + (", ..." if len(steps) > 6 else "")
+    size = median(found.values())
+    return Finding(
+        rule=RULE,
+        severity=Severity.WARNING,
+        module=name,
+        message=f"{name}: its {what} spikes to {size:.3g} times its neighbourhood"
+        f" on {len(steps)} steps ({listed})",
+        evidence=Evidence(f"{metric} / local median", size, ratio, steps[0], steps[-1]),
+        cause="it arises here: modules before it (for a gradient: behind it) are quiet on these steps",
+        remedy=REMEDY,
+    )

@@ -1,0 +1,69 @@
+"""Turns the observations of rules into findings.
+
+An observation becomes a finding when it was made in `min_steps` recorded steps in a row, and it then
+stays, with its range of steps, also after it ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diagnostics.findings import Evidence, Finding
+from diagnostics.records import StepRecord
+from diagnostics.rules import RULES, Observation, Rule
+
+
+@dataclass
+class _Run:
+    """An observation made in consecutive steps."""
+
+    first: int
+    last: int
+    count: int
+    total: float
+    observation: Observation
+
+
+class Tally:
+    """Counts observations over steps; its memory grows with modules and rules, never with steps."""
+
+    def __init__(self) -> None:
+        self._running: dict[tuple[str, str, str], _Run] = {}
+        self._latched: dict[tuple[str, str, str], _Run] = {}
+        self._rules = {rule.id: rule for rule in RULES}
+
+    def observe(self, record: StepRecord) -> None:
+        """Apply every rule to one step."""
+        running: dict[tuple[str, str, str], _Run] = {}
+        for rule in RULES:
+            for seen in rule.check(record):
+                key = (rule.id, seen.module, seen.key)
+                run = self._running.get(key) or _Run(record.step, record.step, 0, 0.0, seen)
+                run.last, run.observation = record.step, seen
+                run.count, run.total = run.count + 1, run.total + seen.value
+                running[key] = run
+                if run.count >= rule.min_steps:
+                    self._latched[key] = run
+        self._running = running
+
+    def findings(self) -> list[Finding]:
+        """What persisted."""
+        return [
+            _finding(self._rules[rule], run)
+            for (rule, _, _), run in self._latched.items()
+            # a coverage of 0 is GRAD001's or CALL002's, which know why
+            if not (rule == "COV001" and run.total == 0.0)
+        ]
+
+
+def _finding(rule: Rule, run: _Run) -> Finding:
+    mean = run.total / run.count
+    return Finding(
+        rule=rule.id,
+        severity=rule.severity,
+        module=run.observation.module,
+        message=run.observation.message.replace("{value}", f"{mean:.3g}"),
+        evidence=Evidence(rule.metric, mean, rule.threshold, run.first, run.last),
+        cause=run.observation.cause,
+        remedy=rule.remedy,
+    )
