@@ -1,0 +1,232 @@
+"""Reach and movement of parameters, before and after clipping, and what the optimiser did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from diagnostics import Absent, Monitor
+
+Optimizers = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+class Pair(nn.Module):
+    """Two linear layers; `gate` scales the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 3)
+
+
+@pytest.fixture
+def model() -> Pair:
+    torch.manual_seed(0)
+    return Pair()
+
+
+def run(
+    monitor: Monitor, model: Pair, optimizer: torch.optim.Optimizer | None = None, gate: float = 1.0
+) -> None:
+    with monitor.step(samples=2):
+        x = torch.randn(2, 3)
+        (model.first(x) + gate * model.second(x)).square().sum().backward()
+        if optimizer:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_none_zero_some_and_all_are_different(model: Pair) -> None:
+    monitor = Monitor(model)
+    with monitor.step(samples=2):
+        x = torch.randn(2, 3)
+        (model.first(x)[:, 0].sum() + 0.0 * model.second(x).sum()).backward()
+    assert monitor.reach("first.weight").kind == "some"
+    assert monitor.reach("first.weight").nonzero == pytest.approx(1 / 3)
+    assert monitor.reach("second.weight").kind == "zero"
+    model.zero_grad()
+    with monitor.step(samples=2):
+        model.first(torch.randn(2, 3)).square().sum().backward()
+    assert monitor.reach("first.weight").kind == "all"
+    assert monitor.reach("second.weight").kind == "none"
+    assert isinstance(monitor.reach("second.weight").norm, Absent)
+    record = monitor.last.modules["second"]
+    assert (record.params_none, record.params_zero) == (2, 0)
+
+
+def test_norms_before_and_after_clipping(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, optimizer)
+    with monitor.step(samples=2):
+        model.first(torch.randn(2, 3)).square().sum().backward()
+        before = nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        optimizer.step()
+        optimizer.zero_grad()
+    record = monitor.last.modules["first"]
+    assert record.grad_norm_pre_clip == pytest.approx(float(before), rel=1e-5)
+    assert record.grad_norm_post_clip == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_moved_is_relative_to_the_weights(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, optimizer)
+    before = model.first.weight.detach().clone()
+    run(monitor, model, optimizer)
+    change = (model.first.weight.detach() - before).norm() / before.norm()
+    assert monitor.moved("first.weight") == pytest.approx(float(change), rel=1e-5)
+
+
+def test_zero_weights_that_move_have_no_relative_change(model: Pair) -> None:
+    nn.init.zeros_(model.first.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, optimizer)
+    run(monitor, model, optimizer)
+    assert isinstance(monitor.moved("first.weight"), Absent)
+    assert monitor.last.parameters["first.weight"].changed
+
+
+def test_a_change_whose_square_underflows_is_a_change(model: Pair) -> None:
+    nn.init.zeros_(model.first.bias)
+    monitor = Monitor(model)
+    with monitor.step(samples=1), torch.no_grad():
+        model.first.bias += 1e-30
+    assert monitor.last.parameters["first.bias"].changed
+    assert not monitor.last.parameters["second.bias"].changed
+
+
+def test_shared_parameters_belong_to_both_modules(model: Pair) -> None:
+    model.second.weight = model.first.weight
+    monitor = Monitor(model)
+    with monitor.step(samples=2):
+        model.second(torch.randn(2, 3)).sum().backward()
+    assert monitor.last.modules["first"].params_total == 2
+    assert monitor.last.modules["second"].params_none == 0
+
+
+def test_unfreezing_during_the_run_is_seen(model: Pair) -> None:
+    model.first.requires_grad_(False)
+    monitor = Monitor(model)
+    run(monitor, model)
+    assert monitor.reach("first.weight").kind == "none"
+    model.first.requires_grad_(True)
+    run(monitor, model)
+    assert monitor.reach("first.weight").kind == "all"
+
+
+def test_sparse_gradients() -> None:
+    model = nn.Sequential(nn.Embedding(10, 4, sparse=True))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, optimizer)
+    with monitor.step(samples=2):
+        model(torch.tensor([1, 7])).sum().backward()
+        optimizer.step()
+    assert monitor.reach("0.weight").nonzero == pytest.approx(0.2)
+    assert monitor.coverage("0") == 1.0
+
+
+def findings(monitor: Monitor, rule: str) -> dict[str, str]:
+    return {finding.module: finding.cause for finding in monitor.findings() if finding.rule == rule}
+
+
+def only_first(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.first.parameters(), lr=0.1)
+
+
+def second_without_rate(model: nn.Module) -> torch.optim.Optimizer:
+    groups = [{"params": model.first.parameters()}, {"params": model.second.parameters(), "lr": 0.0}]
+    return torch.optim.SGD(groups, lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"), [(only_first, "in no group"), (second_without_rate, "rate of its group is 0")]
+)
+def test_gradient_without_movement(model: Pair, make: Optimizers, cause: str) -> None:
+    optimizer = make(model)
+    monitor = Monitor(model, optimizer)
+    for _ in range(5):
+        run(monitor, model, optimizer)
+    found = findings(monitor, "MOVE001")
+    assert set(found) == {"second"}
+    assert cause in found["second"]
+
+
+def test_an_optimizer_that_never_steps(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, optimizer)
+    for step in range(20):
+        assert not findings(monitor, "MOVE003"), step  # may still be gradient accumulation
+        run(monitor, model)
+    assert set(findings(monitor, "MOVE003")) == {"first", "second"}
+    assert not findings(monitor, "MOVE001")
+
+
+def test_gradient_accumulation_is_healthy(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    monitor = Monitor(model, optimizer)
+    for step in range(24):
+        run(monitor, model, optimizer if step % 4 == 3 else None)
+    assert [finding.rule for finding in monitor.findings()] == []
+
+
+def test_without_optimizer_the_rules_say_that_they_did_not_run(model: Pair) -> None:
+    monitor = Monitor(model)
+    for _ in range(20):
+        run(monitor, model)
+    notes = [finding.message for finding in monitor.findings()]
+    assert notes == ["these rules did not run: MOVE001, MOVE003"]
+
+
+def test_momentum_moves_a_frozen_parameter(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    run(Monitor(model), model, optimizer)
+    monitor = Monitor(model, optimizer, expect_frozen=["second"])
+    run(monitor, model, optimizer, gate=0.0)
+    assert findings(monitor, "FROZEN001")["second"].startswith("optimiser state")
+
+
+def test_weights_written_from_outside(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.first.parameters(), lr=0.1)
+    model.second.requires_grad_(False)
+    monitor = Monitor(model, optimizer, expect_frozen=["second.*"])
+    with monitor.step(samples=1), torch.no_grad():
+        model.second.weight.mul_(0.5)
+    assert findings(monitor, "FROZEN001")["second"].startswith("outside the optimiser")
+
+
+def test_a_frozen_module_that_is_trained(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, optimizer, expect_frozen=["second"])
+    run(monitor, model, optimizer)
+    assert findings(monitor, "FROZEN001")["second"].startswith("training")
+
+
+def test_parameters_without_gradient_in_a_module_with(model: Pair) -> None:
+    model.first.register_parameter("unused", nn.Parameter(torch.ones(2)))
+    model.first.register_parameter("gated", nn.Parameter(torch.ones(())))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, optimizer)
+    for _ in range(5):
+        with monitor.step(samples=2):
+            (model.first(torch.randn(2, 3)) + model.second(torch.randn(2, 3))).sum().add(
+                0.0 * model.first.gated
+            ).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert set(findings(monitor, "REACH001")) == {"first"}
+    assert set(findings(monitor, "REACH002")) == {"first"}
+    (none,) = [finding for finding in monitor.findings() if finding.rule == "REACH001"]
+    assert "1 of 4 parameters have no gradient (first.unused)" in none.message
+
+
+def test_an_applied_gradient_that_is_not_finite(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, optimizer)
+    run(monitor, model, gate=float("inf"))
+    assert not findings(monitor, "REACH003")  # a GradScaler skips such steps
+    run(monitor, model, optimizer, gate=float("inf"))
+    assert set(findings(monitor, "REACH003")) == {"first", "second"}
+    assert monitor.reach("second.weight").finite is False
+    assert isinstance(monitor.evenness("second"), Absent)

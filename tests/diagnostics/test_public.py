@@ -1,0 +1,53 @@
+"""The public surface of the toolkit is this set; a change of it is a decision."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from subprocess import run
+
+import diagnostics
+
+PUBLIC = {
+    "RULES",
+    "Absent",
+    "CallRecord",
+    "DriftProbe",
+    "Evidence",
+    "Finding",
+    "Fingerprint",
+    "ModuleRecord",
+    "Monitor",
+    "Number",
+    "OptimizerPlace",
+    "OutputStats",
+    "ParameterRecord",
+    "Reach",
+    "Representation",
+    "RowsFunction",
+    "Rule",
+    "Severity",
+    "StepRecord",
+    "StepScalars",
+    "compare",
+    "cross_sample_share",
+    "effective_rank",
+    "explain",
+    "fingerprint",
+    "representation",
+    "task_retrieval",
+    "to_json",
+    "to_markdown",
+}
+
+
+def test_public_names() -> None:
+    assert set(diagnostics.__all__) == PUBLIC
+    assert all(hasattr(diagnostics, name) for name in PUBLIC)
+
+
+def test_imports_nothing_of_the_project() -> None:
+    code = "import diagnostics, sys; print([name for name in sys.modules if name.split('.')[0] == 'etrm'])"
+    root = Path(diagnostics.__file__).parent.parent
+    found = run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert found.stdout.strip() == "[]"

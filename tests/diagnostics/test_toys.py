@@ -1,0 +1,218 @@
+"""The planted faults of the toolkit's release test, and two healthy runs on which it must keep still.
+
+Encoder, a core that is called four times, a decoder; batch 50.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import Finding, Monitor, Severity, to_markdown
+
+BATCH, WIDTH, CLASSES, CYCLES, STEPS = 50, 16, 3, 4, 24
+
+
+class Toy(nn.Module):
+    """`encode` turns the encoder's output into the context; `grad_cycles` of the cycles have gradient."""
+
+    def __init__(self, grad_cycles: int = CYCLES) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(8, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH))
+        self.core = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh())
+        self.decoder = nn.Linear(WIDTH, CLASSES)
+        self.grad_cycles = grad_cycles
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self.encode(x)
+        state = torch.zeros_like(context)
+        for cycle in range(CYCLES):
+            with torch.set_grad_enabled(cycle >= CYCLES - self.grad_cycles):
+                state = self.core(state + context)
+        return self.decoder(state)
+
+
+def live_row() -> Tensor:
+    mask = torch.zeros(BATCH, 1, dtype=torch.bool)
+    mask[0] = True
+    return mask
+
+
+class Detached(Toy):
+    """a0: one row of the encoder's output is live."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.where(live_row(), self.encoder(x), self.encoder(x).detach())
+
+
+class Cached(Toy):
+    """a: one row is computed now, the others come from a cache of earlier outputs."""
+
+    cache: Tensor | None = None
+
+    def encode(self, x: Tensor) -> Tensor:
+        now = self.encoder(x)
+        before = now.detach() if self.cache is None else self.cache
+        self.cache = torch.where(live_row(), now, before).detach()
+        return torch.where(live_row(), now, before)
+
+
+class BeforeTheCut(Toy):
+    """e1: the encoder runs only before gradients are enabled."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.encoder(x)
+
+
+class ThroughItem(Toy):
+    """f: a scorer called in a Python loop, whose result goes through `.item()`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scorer = nn.Linear(8, 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        scores = torch.tensor([self.scorer(row).item() for row in x])
+        return self.encoder(x) * scores[:, None]
+
+
+Loop = Callable[[Toy, torch.optim.Optimizer, Tensor], None]
+
+
+def plain(model: Toy, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def zeroed(model: Toy, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """d1: "freezing" by clearing the gradients."""
+    loss.backward()
+    for parameter in model.decoder.parameters():
+        assert parameter.grad is not None
+        parameter.grad.zero_()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def stale(model: Toy, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """d2: requires_grad is switched off after a backward pass, and .grad is never cleared."""
+    loss.backward()
+    model.decoder.requires_grad_(False)
+    optimizer.step()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = None
+
+
+def train(
+    model: Toy, loop: Loop = plain, expect_frozen: Sequence[str] = (), weight_decay: float = 0.1
+) -> tuple[Monitor, dict[str, Finding]]:
+    """Findings above note, by rule and module; learnable labels."""
+    torch.manual_seed(1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=weight_decay)
+    monitor = Monitor(model, optimizer, expect_frozen=expect_frozen)
+    truth = torch.randn(8, CLASSES)
+    for _ in range(STEPS):
+        x = torch.randn(BATCH, 8)
+        with monitor.step(samples=BATCH):
+            loop(model, optimizer, nn.functional.cross_entropy(model(x), (x @ truth).argmax(1)))
+    found = [finding for finding in monitor.findings() if finding.severity > Severity.NOTE]
+    return monitor, {f"{finding.rule} {finding.module}": finding for finding in sorted(found, key=_last_step)}
+
+
+def _last_step(finding: Finding) -> int:
+    return finding.evidence.last_step
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("model", [Detached, Cached])
+def test_a_coverage_of_one_row(model: type[Toy]) -> None:
+    monitor, found = train(model())
+    assert set(found) == {"COV001 encoder", "WASTE001 encoder"}
+    evidence = found["COV001 encoder"].evidence
+    assert evidence.value == pytest.approx(0.02)
+    assert (evidence.first_step, evidence.last_step) == (0, STEPS - 1)
+    assert found["COV001 encoder"].severity is Severity.CRITICAL
+    assert "waste 0.98" in found["COV001 encoder"].message
+    assert monitor.coverage("core") == monitor.coverage("decoder") == 1.0
+
+
+def test_d1_weight_decay_moves_frozen_decoder() -> None:
+    _, found = train(Toy(), zeroed, expect_frozen=["decoder"])
+    assert set(found) == {"FROZEN001 decoder"}
+    assert found["FROZEN001 decoder"].cause.startswith("weight decay")
+    assert "2 of 2 parameters" in found["FROZEN001 decoder"].message
+
+
+def test_d1_undeclared_is_movement_without_gradient() -> None:
+    _, found = train(Toy(), zeroed)
+    assert found["MOVE002 decoder"].cause.startswith("weight decay")
+
+
+def test_d2_stale_gradients_move_frozen_decoder() -> None:
+    _, found = train(Toy(), stale, expect_frozen=["decoder"])
+    causes = {finding.cause.split(":")[0] for finding in found.values()}
+    assert {finding.rule for finding in found.values()} == {"FROZEN001"}
+    # the freeze comes after the first backward pass, whose gradient is a true one
+    assert "stale gradients" in causes
+    assert "weight decay" not in causes
+    assert any(
+        f.evidence.last_step == STEPS - 1 and "requires_grad is False" in f.cause for f in found.values()
+    )
+
+
+def test_e1_module_before_the_no_grad_cut() -> None:
+    _, found = train(BeforeTheCut())
+    assert set(found) == {"GRAD001 encoder"}
+    assert found["GRAD001 encoder"].cause.startswith("no_grad")
+
+
+def test_e2_one_of_four_calls_is_a_note() -> None:
+    monitor, found = train(Toy(grad_cycles=1))
+    assert found == {}
+    notes = [finding for finding in monitor.findings() if finding.rule == "CALL001"]
+    assert [note.module for note in notes] == ["core"]
+    assert "1 of 4 calls received gradient" in notes[0].message
+    assert [call.grad_enabled for call in monitor.calls("core")] == [False, False, False, True]
+    assert monitor.coverage("encoder") == monitor.coverage("core") == 1.0
+
+
+def test_f_graph_cut_at_item() -> None:
+    _, found = train(ThroughItem())
+    assert set(found) == {"GRAD001 scorer"}
+    message = found["GRAD001 scorer"].message
+    assert "no gradient; called 50 times with grad enabled, its outputs never reach the loss" in message
+    assert ".item()" in found["GRAD001 scorer"].cause
+
+
+def test_healthy_control_has_no_finding() -> None:
+    monitor, found = train(Toy())
+    assert found == {}
+    assert monitor.findings() == [], to_markdown(monitor.findings())
+
+
+def test_healthy_control_with_frozen_decoder_has_no_finding() -> None:
+    model = Toy()
+    model.decoder.requires_grad_(False)
+    before = [parameter.clone() for parameter in model.decoder.parameters()]
+    monitor, _ = train(model, expect_frozen=["decoder"])
+    assert monitor.findings() == [], to_markdown(monitor.findings())
+    assert all(torch.equal(*pair) for pair in zip(before, model.decoder.parameters(), strict=True))
+    assert monitor.coverage("encoder") == 1.0
+    moved = [record.modules["encoder"]["moved"] for record in monitor.history]
+    assert all(value > 0 for value in moved)  # the rest is training
+    assert all(late.step == early.step + 1 for early, late in pairwise(monitor.history))
