@@ -112,8 +112,11 @@ class Monitor:
         self.detach()
 
     def _forward_hook(self, name: str) -> Callable[..., None]:
+        watched = self._modules[name]
+
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if self._capture is not None:
+            # a deep copy of the model (an EMA) carries this hook too
+            if self._capture is not None and module is watched:
                 self._capture.on_forward(name, args, kwargs, output)
 
         return note

@@ -180,12 +180,10 @@ def _grouped(
         cause = judge(record, parameter)
         if cause:
             groups.setdefault((parameter.owner, cause), []).append(name)
-    totals: dict[str, int] = {}
-    for parameter in record.parameters.values():
-        totals[parameter.owner] = totals.get(parameter.owner, 0) + 1
     for (owner, cause), names in groups.items():
+        total = sum(parameter.owner == owner for parameter in record.parameters.values())
         listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        text = f"{owner or 'model'}: {len(names)} of {totals[owner]} parameters {message} ({listed})"
+        text = f"{owner or 'model'}: {len(names)} of {total} parameters {message} ({listed})"
         yield Observation(owner, float(len(names)), text, cause, key=cause)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from dataclasses import dataclass
@@ -232,6 +233,19 @@ def test_coverage_counts_samples_of_the_loss_not_rows_seen() -> None:
     assert torch.equal(monitor.calls("inner")[0].samples, slots)
 
 
+def test_processed_samples_are_counted_once_over_calls() -> None:
+    model = One(nn.Linear(4, 4))
+    monitor = Monitor(model)
+    with monitor.step(samples=5):
+        outputs = []
+        for samples in ([0, 1], [3, 4], [4, 1]):
+            with monitor.rows(torch.tensor(samples)):
+                outputs.append(model.inner(torch.randn(2, 4)))
+        outputs[0][0].sum().backward()
+    assert monitor.coverage("inner") == 0.2
+    assert monitor.waste("inner") == 0.75
+
+
 def test_a_shared_core_keeps_its_calls_apart() -> None:
     model = One(nn.Linear(4, 4))
     monitor = Monitor(model)
@@ -322,6 +336,16 @@ def test_a_module_that_returns_its_input_is_ambiguous() -> None:
     found = monitor.coverage("inner")
     assert isinstance(found, Absent)
     assert "returns its own input" in found.reason
+
+
+def test_a_copy_of_the_model_is_not_watched() -> None:
+    model = Net()
+    monitor = Monitor(model)
+    average = copy.deepcopy(model)
+    with monitor.step(samples=BATCH):
+        average(torch.randn(BATCH, 4)).sum().backward()
+    assert monitor.coverage("core") == 0.0
+    assert monitor.calls("core") == ()
 
 
 def test_in_place_change_of_an_output_keeps_its_gradient() -> None:

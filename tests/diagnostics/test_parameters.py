@@ -97,6 +97,17 @@ def test_a_change_whose_square_underflows_is_a_change(model: Pair) -> None:
     assert not monitor.last.parameters["second.bias"].changed
 
 
+def test_a_tiny_gradient_is_not_one_that_was_cleared(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor(model, optimizer)
+    with monitor.step(samples=2):
+        (model.first(torch.randn(2, 3)) * 1e-30).sum().backward()
+        optimizer.step()
+    place = monitor.last.parameters["first.weight"].place
+    assert not isinstance(place, Absent)
+    assert place.gradient == "nonzero"
+
+
 def test_shared_parameters_belong_to_both_modules(model: Pair) -> None:
     model.second.weight = model.first.weight
     monitor = Monitor(model)
@@ -187,11 +198,14 @@ def test_momentum_moves_a_frozen_parameter(model: Pair) -> None:
     assert findings(monitor, "FROZEN001")["second"].startswith("optimiser state")
 
 
-def test_weights_written_from_outside(model: Pair) -> None:
-    optimizer = torch.optim.SGD(model.first.parameters(), lr=0.1)
+@pytest.mark.parametrize("held", [False, True])
+def test_weights_written_from_outside(model: Pair, held: bool) -> None:
+    parameters = model.parameters() if held else model.first.parameters()
+    optimizer = torch.optim.SGD(parameters, lr=0.1, weight_decay=0.1)
     model.second.requires_grad_(False)
     monitor = Monitor(model, optimizer, expect_frozen=["second.*"])
     with monitor.step(samples=1), torch.no_grad():
+        optimizer.step()
         model.second.weight.mul_(0.5)
     assert findings(monitor, "FROZEN001")["second"].startswith("outside the optimiser")
 
