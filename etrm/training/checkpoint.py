@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from etrm.errors import CheckpointError
-from etrm.training.files import sync_folder
+from etrm.files import sync_folder
 
 PREFIX = "step_"
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diagnostics import compare, fingerprint
-from etrm.training.files import write_atomically
+from etrm.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ class FrozenCheck:
         before = copy.deepcopy(self._module)
         before.load_state_dict(self._reference)
         report = compare(fingerprint(before), self._module)
+        # Rotary tables are a function of the config and belong to no checkpoint.
+        learned = [tensor for tensor in report.tensors if tensor.name in self._reference]
         span = FrozenSpan(
             first_step=self._first_step,
             last_step=step,
-            matched=report.matched,
-            total=report.total,
-            largest=max((tensor.largest for tensor in report.tensors), default=0.0),
+            matched=sum(tensor.equal for tensor in learned),
+            total=len(self._reference),
+            largest=max((tensor.largest or 0.0 for tensor in learned), default=0.0),
         )
         self.spans.append(span)
         if self._folder is not None:

@@ -31,6 +31,8 @@ class Observer:
         self._watched = ["encoder", "core"] if self._has_encoder else ["core"]
         self.monitor: Monitor | None = None
         self._probe: Batch | None = None
+        self._recorded = False
+        self._start: dict[str, Any] = {}
         if not self._settings.enabled:
             return
         self.monitor = Monitor(
@@ -38,53 +40,50 @@ class Observer:
             trainer.optimizers,
             watch=self._watched,
             rows={"encoder": lambda args, kwargs, output: args[0].slots} if self._has_encoder else None,
-            every=self._settings.every,
         )
         if self._has_encoder:
             self._probe = to_device(_probe_batch(trainer), trainer.device)
 
-    def resume(self) -> None:
-        """The trainer's step was restored: count from there."""
-        if self.monitor is not None:
-            self.monitor.steps = self._trainer.step
+    @property
+    def _due(self) -> bool:
+        # Counted by the trainer's step, so that a resumed run records the same steps.
+        return self.monitor is not None and self._trainer.step % self._settings.every == 0
 
     @contextmanager
     def step(self, samples: int) -> Iterator[None]:
         """Around forward, backward and update."""
-        if self.monitor is None:
+        self._recorded = self._due
+        if self._probe is not None and self._trainer.step == 0:
+            self._start = self._look(self._probe)
+        if not self._recorded:
             yield
             return
+        assert self.monitor is not None
         with self.monitor.step(samples=samples):
             yield
 
     def metrics(self) -> dict[str, Any]:
-        """The last step's records under ``module.quantity``, and the probe's when it is due."""
+        """The last step's records under ``module.quantity``, and the probe's under ``probe.`` when it is due.
+
+        The first step also has the probe as it was before any update, under ``start.``.
+        """
         values: dict[str, Any] = {}
         done = self._trainer.step
-        if self.monitor is not None and (done - 1) % self._settings.every == 0:
+        if self._recorded:
             for name in self._watched:
                 values |= self._module(name)
-        if self._probe is not None and (done == 1 or done % self._settings.probe_every == 0):
-            values |= self._look(self._probe)
+        if self._probe is not None and done == 1:
+            values |= {f"start.{key}": value for key, value in self._start.items()}
+        if self._probe is not None and done % self._settings.probe_every == 0:
+            values |= {f"probe.{key}": value for key, value in self._look(self._probe).items()}
         return values
 
     def _module(self, name: str) -> dict[str, Any]:
         assert self.monitor is not None
-        assert self.monitor.last is not None
-        record = self.monitor.last.modules[name]
-        values = {
-            "coverage": record.coverage,
-            "waste": record.waste,
-            "evenness": record.evenness,
-            "calls": len(record.calls),
-            "calls_grad_enabled": sum(call.grad_enabled for call in record.calls),
-            "calls_with_grad": sum(call.gradient_arrived for call in record.calls),
-            "grad_norm_pre_clip": record.grad_norm_pre_clip,
-            "grad_norm_post_clip": record.grad_norm_post_clip,
-            "moved": record.moved,
-            "params_without_grad": record.params_none,
-            "params_zero_grad": record.params_zero,
-        }
+        record = self.monitor.last
+        values: dict[str, Any] = record.modules[name].scalars()
+        trainable = [p for p in record.parameters.values() if p.owner == name and p.requires_grad]
+        values["params_idle"] = sum(not p.changed or p.reach.kind in ("none", "zero") for p in trainable)
         return {f"{name}.{key}": None if isinstance(v, Absent) else v for key, v in values.items()}
 
     @torch.no_grad()
@@ -104,12 +103,11 @@ class Observer:
         values = {
             "share": seen.share,
             "cross_sample_var": seen.cross_sample_var,
-            "effective_rank": seen.effective_rank_samples,
-            "token_rank": seen.effective_rank_tokens,
+            "effective_rank": seen.rank_over_samples,
+            "token_rank": seen.rank_over_tokens,
             "rms": float(context.square().mean().sqrt()),
         }
-        values |= {f"loss_{name}": value for name, value in losses.items()}
-        return {f"probe.{key}": value for key, value in values.items()}
+        return values | {f"loss_{name}": value for name, value in losses.items()}
 
 
 def _probe_batch(trainer: Trainer) -> Batch:

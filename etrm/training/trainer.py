@@ -97,7 +97,8 @@ class Trainer:
         set_rates(self.optimizers, factor)
         bucket = self.episodes.bucket_at(self.step)
         slots, carry = self.slots[bucket], self.carries[bucket]
-        slots.refill(carry.halted.tolist())
+        resets = carry.halted.tolist()
+        slots.refill(resets)
         batch = to_device(slots.batch(), self.device)
 
         with self.observer.step(batch.size):
@@ -115,6 +116,7 @@ class Trainer:
         self.carries[bucket] = carry
         self.step += 1
         metrics: dict[str, Any] = {"step": self.step, "bucket": bucket, "rows": batch.size}
+        metrics["reset_share"] = sum(resets) / batch.size
         metrics |= step_metrics(loss, total, output.q_halt, carry, self.config.model.halt.max_steps)
         metrics |= {"lr_factor": factor, "decoder_frozen": self._decoder_frozen, "tokens": batch.inputs.numel()}
         metrics |= {"grad_norm_before_clip": norm} if norm is not None else {}
@@ -191,7 +193,6 @@ class Trainer:
                 continue
             state.restore(self, found)
             self._metrics_bytes = found.state["metrics_bytes"]
-            self.observer.resume()
             return True
         if problems:
             raise problems[0]

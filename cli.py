@@ -1,0 +1,359 @@
+"""The command line. Commands import what they need, so that `etrm --help` answers at once."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from etrm.errors import EtrmError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from etrm.config import Config
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train TRM and ETRM on ARC, and find out why a recursive model does not learn.",
+)
+data = typer.Typer(no_args_is_help=True, help="Look at tasks and check them.")
+app.add_typer(data, name="data")
+
+PresetOption = Annotated[str | None, typer.Option(help="A preset of the package: smoke or small.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="A TOML file in place of a preset.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.lr=1e-3.")
+]
+InjectOption = Annotated[list[str] | None, typer.Option("--inject", metavar="FAULT", help="See `etrm faults`.")]
+SourceOption = Annotated[str, typer.Option(help="arc-agi-1, arc-agi-2, a folder, or a Kaggle challenges file.")]
+SubsetOption = Annotated[str, typer.Option(help="training or evaluation.")]
+SideOption = Annotated[int, typer.Option(help="Keep tasks whose grids all fit this side.")]
+
+
+def main() -> NoReturn:
+    """Run the command line; what a user can cause ends with exit code 2 and no traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except EtrmError as error:
+        _console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        usage = _usage_error(error)
+        if usage is None:
+            raise
+        sys.exit(usage)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_error(error: Exception) -> int | None:
+    """Show a wrong option or argument as click does; anything else is a bug of ours and keeps its traceback."""
+    show = getattr(error, "show", None)
+    if show is None:
+        return None
+    show()
+    return int(getattr(error, "exit_code", 2))
+
+
+@app.command()
+def investigate(
+    run: Annotated[Path | None, typer.Argument(help="A run folder whose config is investigated.")] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    inject: InjectOption = None,
+    hypotheses: Annotated[str, typer.Option(help="Which to decide, e.g. H1,H2.")] = "H1,H2",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per arm; below five a report is called screening.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Training processes at a time, one thread each.")] = 2,
+    out: Annotated[Path, typer.Option(help="Folder of the investigation.")] = Path("runs/investigation"),
+    experiments: Annotated[bool, typer.Option(help="Also run the frozen-decoder experiment.")] = True,
+    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the TRM decoder.")] = 600,
+    fail_on: Annotated[str | None, typer.Option(help="'validated' gives exit code 1 where a fault is found.")] = None,
+) -> None:
+    """Find out why a subject does not learn; writes result.json and a report.
+
+    Exit code 0 done, 1 with --fail-on validated where a hypothesis is VALIDATED, 2 bad input, 3 an ERROR verdict,
+    130 interrupted (the same command goes on).
+    """
+    from etrm.errors import ConfigError
+    from etrm.investigation.arms import Interrupted
+    from etrm.investigation.investigate import investigate as decide
+    from etrm.investigation.result import Verdict
+    from reports import render, summary
+
+    if fail_on not in (None, "validated"):
+        raise ConfigError(f"unknown --fail-on {fail_on!r}", allowed="validated")
+    subject, name = _subject(run, preset, config, settings, inject)
+    command = "etrm " + shlex.join(sys.argv[1:])
+    with _Phases() as phases:
+        try:
+            result = decide(
+                subject,
+                out,
+                name=name,
+                seeds=seeds,
+                workers=jobs,
+                command=command,
+                progress=phases.update,
+                hypotheses=tuple(h.strip() for h in hypotheses.split(",") if h.strip()),
+                experiments=experiments,
+                pretrain_steps=pretrain_steps,
+            )
+        except (Interrupted, KeyboardInterrupt):
+            phases.close()
+            _console(stderr=True).print("interrupted; the same command goes on from here")
+            raise typer.Exit(130) from None
+    render(result, out)
+    console = _console()
+    console.print(summary(result))
+    console.print(f"report: {out / 'index.md'}", highlight=False, soft_wrap=True)
+    verdicts = [hypothesis.verdict for hypothesis in result.hypotheses.values()]
+    if Verdict.ERROR in verdicts:
+        raise typer.Exit(3)
+    if fail_on and Verdict.VALIDATED in verdicts:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    inject: InjectOption = None,
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/train"),
+    resume: Annotated[bool, typer.Option(help="Go on where the run in --out stopped.")] = False,
+) -> None:
+    """Train a model; Ctrl-C keeps a checkpoint, --resume goes on exactly from there."""
+    from etrm.training.run_folder import read_config
+    from etrm.training.trainer import train as run_training
+
+    if resume and not (preset or config or settings or inject):
+        chosen = read_config(out)
+    else:
+        chosen = _config(preset, config, settings, inject)
+    console = _console(stderr=True)
+    with _TrainBar(chosen.train.steps, console) as bar:
+        finished = run_training(chosen, out, resume=resume, on_step=bar.update)
+    state = "finished" if finished else f"stopped early; go on with: etrm train --resume --out {out}"
+    console.print(f"{out}: {state}", highlight=False, soft_wrap=True)
+    if not finished:
+        raise typer.Exit(130)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    source: Annotated[str | None, typer.Option(help="Other tasks than the run's evaluate section names.")] = None,
+    subset: Annotated[str | None, typer.Option(help="training or evaluation.")] = None,
+    weights: Annotated[str, typer.Option(help="ema or raw.")] = "ema",
+    augmentations: Annotated[int | None, typer.Option(min=1, help="Votes per query.")] = None,
+    submission: Annotated[Path | None, typer.Option(help="Also write a Kaggle submission file.")] = None,
+) -> None:
+    """Pass@k of a run on held-out tasks, beside baselines that need no learning."""
+    from etrm.investigation.scoring import score_run
+
+    table = score_run(run, source, subset, weights, augmentations, submission)
+    _console().print(table)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder with a result.json.")]) -> None:
+    """Render the report of an investigation again, from its result.json alone."""
+    from reports import read_and_render, summary
+
+    result = read_and_render(folder)
+    _console().print(summary(result))
+    _console().print(f"report: {folder / 'index.md'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def faults() -> None:
+    """List the faults that --inject can switch on."""
+    from rich.table import Table
+
+    from etrm.training.faults import FAULTS
+
+    table = Table("fault", "root cause", "what it does", "seen in")
+    for fault in FAULTS.values():
+        table.add_row(fault.name, fault.root_cause, fault.what, fault.seen)
+    _console().print(table)
+
+
+@data.command()
+def show(
+    task: Annotated[str, typer.Argument(help="Task id.")],
+    source: SourceOption = "arc-agi-1",
+    subset: Annotated[str | None, typer.Option(help="training or evaluation; both are searched by default.")] = None,
+) -> None:
+    """Draw a task in the terminal."""
+    from etrm.data.draw import draw_task
+
+    _console().print(draw_task(_find_task(task, source, subset)))
+
+
+@data.command()
+def check(
+    source: SourceOption = "arc-agi-1", subset: SubsetOption = "training", max_side: SideOption = 30
+) -> None:
+    """Count and validate tasks."""
+    from rich.table import Table
+
+    from etrm.data import describe, load_tasks
+
+    found = describe(load_tasks(source, subset, max_side, None))
+    table = Table("what", "value", title=f"{source} {subset}", show_header=False)
+    rows: list[tuple[str, Any]] = [
+        ("version", found.version or "files"),
+        ("sha-256", found.hash),
+        ("tasks", found.tasks),
+        ("test queries", found.queries),
+        ("demos per task", f"{found.mean_demos:.2f}"),
+        ("cells per grid", f"{found.mean_cells:.1f}"),
+        ("region, mean tokens", f"{found.region.mean_tokens:.1f}"),
+        ("region, most tokens", found.region.max_tokens),
+        ("outputs inside the region", f"{found.region.inside} of {found.region.answered}"),
+        ("outside", ", ".join(found.region.outside) or "none"),
+        ("problems", "; ".join(found.problems) or "none"),
+    ]
+    for what, value in rows:
+        table.add_row(what, str(value))
+    _console().print(table)
+
+
+def _find_task(task: str, source: str, subset: str | None) -> Any:
+    from etrm.data import load_tasks
+    from etrm.errors import DataError
+
+    subsets = [subset] if subset else ["training", "evaluation"]
+    problem: DataError | None = None
+    for name in subsets:
+        try:
+            return load_tasks(source, name, 30, None).get(task)
+        except DataError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
+
+
+def _subject(
+    run: Path | None, preset: str | None, config: Path | None, settings: list[str] | None, inject: list[str] | None
+) -> tuple[Config, str]:
+    """The config to be judged and how to call it."""
+    from etrm.config import with_overrides
+    from etrm.errors import ConfigError
+    from etrm.training.run_folder import read_config
+
+    if run is None:
+        chosen = _config(preset, config, settings, inject)
+        name = str(config) if config else f"preset {chosen.preset}"
+    else:
+        if preset or config:
+            raise ConfigError("both a run and a preset or config were given", next_step="give one of them")
+        chosen = with_overrides(read_config(run), _overrides(settings, inject))
+        name = f"run {run}"
+    faults = f" with {', '.join(chosen.faults)}" if chosen.faults else ""
+    return chosen, name + faults
+
+
+def _config(
+    preset: str | None, path: Path | None, settings: list[str] | None, inject: list[str] | None
+) -> Config:
+    from etrm.config import load
+    from etrm.training.faults import recipe_for
+
+    if preset is None and path is None:
+        preset = "small"
+    chosen = load(preset, path, _overrides(settings, inject))
+    recipe_for(chosen)
+    return chosen
+
+
+def _overrides(settings: list[str] | None, inject: list[str] | None) -> tuple[str, ...]:
+    names = ", ".join(f'"{name}"' for name in inject or ())
+    return (*(settings or ()), *((f"faults=[{names}]",) if inject else ()))
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    if not console.is_terminal:  # tables in pipes and logs keep their columns
+        console = Console(stderr=stderr, width=120)
+    return console
+
+
+class _Phases:
+    """One progress bar per phase; silent where standard error is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = _console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._known: dict[str, Any] = {}
+
+    def __enter__(self) -> _Phases:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._bars.stop()
+
+    def update(self, phase: str, done: int, total: int) -> None:
+        if phase not in self._known:
+            self._known[phase] = self._bars.add_task(phase, total=total)
+        self._bars.update(self._known[phase], completed=done, total=total)
+
+
+class _TrainBar:
+    """Loss, accuracy, coverage and the time that is left."""
+
+    def __init__(self, steps: int, console: Console) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=steps)
+
+    def __enter__(self) -> _TrainBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, trainer: Any, metrics: dict[str, Any]) -> None:
+        """Called after every step."""
+        shown = [("loss", metrics["loss"]), ("accuracy", metrics["accuracy_all"])]
+        shown.append(("coverage", metrics.get("encoder.coverage", metrics.get("core.coverage"))))
+        text = "  ".join(f"{name} {value:.3f}" for name, value in shown if value is not None)
+        self._bar.update(self._task, completed=metrics["step"], description=text)
+
+
+if __name__ == "__main__":
+    main()

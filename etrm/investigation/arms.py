@@ -1,0 +1,175 @@
+"""Arms as resumable training runs, several at a time on one machine.
+
+An arm-run is a config in a folder. What is finished is never run again; what was interrupted goes
+on where it stopped; what failed is tried once more and then reported as failed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etrm.config import Config
+from etrm.errors import EtrmError, RunFolderError
+from etrm.files import write_atomically
+from etrm.investigation.result import Absent, Run, Value
+from etrm.training.run_folder import read_metrics
+
+SUMMARY = "summary.json"
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm with one seed.
+
+    Attributes:
+        arm: name of the arm.
+        seed: of the run; also in the config.
+        config: what is trained.
+        measure: also measure held-in loss before and after, and the held-out score.
+    """
+
+    arm: str
+    seed: int
+    config: Config
+    measure: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Relative to the investigation's folder."""
+        return f"runs/{self.arm}/seed{self.seed}"
+
+
+class Interrupted(Exception):
+    """Ctrl-C: what is finished stays, and the same command goes on from there."""
+
+
+def run_jobs(root: Path, jobs: Sequence[Job], workers: int, progress: OnProgress) -> dict[tuple[str, int], Run]:
+    """Run all jobs that are not finished.
+
+    Args:
+        root: the investigation's folder.
+        jobs: what to run.
+        workers: processes at a time, one CPU thread each.
+        progress: called with steps done and steps in all.
+
+    Returns:
+        every job's run by (arm, seed).
+
+    Raises:
+        Interrupted: Ctrl-C; finished steps are kept.
+        RunFolderError: the folder holds an investigation of another subject.
+    """
+    for job in jobs:
+        _check_config(root, job)
+    waiting = [job for job in jobs if not _finished(root, job)]
+    total = sum(job.config.train.steps for job in jobs)
+    if waiting:
+        _run_all(root, waiting, workers, lambda: progress(sum(_steps(root, job) for job in jobs), total))
+    progress(total, total)
+    return {(job.arm, job.seed): _read(root, job) for job in jobs}
+
+
+def _run_all(root: Path, waiting: list[Job], workers: int, tick: Callable[[], None]) -> None:
+    context = multiprocessing.get_context("spawn")  # a forked torch deadlocks in its thread pools
+    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_quiet) as pool:
+        attempts: dict[Future[None], tuple[Job, int]] = {
+            pool.submit(work, job, str(root / job.folder)): (job, 1) for job in waiting
+        }
+        try:
+            while attempts:
+                done, _ = wait(attempts, timeout=0.5, return_when=FIRST_COMPLETED)
+                tick()
+                for future in done:
+                    job, attempt = attempts.pop(future)
+                    error = future.exception()
+                    if error is not None and attempt == 1 and not isinstance(error, EtrmError):
+                        attempts[pool.submit(work, job, str(root / job.folder))] = (job, 2)
+                    elif error is not None:
+                        _write_summary(root / job.folder, {"state": "failed", "reason": str(error), "wall_s": 0.0})
+        except KeyboardInterrupt:
+            for future in attempts:
+                future.cancel()
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # SIGTERM: the trainer keeps a checkpoint of the step in hand
+            raise Interrupted from None
+
+
+def _quiet() -> None:
+    """Workers leave Ctrl-C to the parent, which asks them to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def work(job: Job, folder: str) -> None:
+    """Run one job in this process, from wherever it stands."""
+    from etrm.investigation.measure import measured_run  # torch is loaded in the worker alone
+
+    path = Path(folder)
+    began = time.perf_counter()
+    summary = measured_run(job.config, path, measure=job.measure)
+    if summary is not None:
+        before = _earlier_seconds(path)
+        _write_summary(path, {"state": "finished", "wall_s": before + time.perf_counter() - began, **summary})
+
+
+def _earlier_seconds(path: Path) -> float:
+    summary = path / SUMMARY
+    return float(json.loads(summary.read_text("utf-8"))["wall_s"]) if summary.exists() else 0.0
+
+
+def _write_summary(path: Path, summary: dict[str, Any]) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    write_atomically(path / SUMMARY, json.dumps(summary, indent=1, sort_keys=True) + "\n")
+
+
+def _check_config(root: Path, job: Job) -> None:
+    """Raise RunFolderError where the job's folder holds a run of another config."""
+    file = root / job.folder / "config.json"
+    if file.exists() and Config.from_json(file.read_text("utf-8")) != job.config:
+        raise RunFolderError(
+            f"{root} holds an investigation of another subject: the config of {job.folder} differs",
+            allowed="the same preset, settings and faults, which continue it",
+            next_step="give another --out",
+        )
+
+
+def _finished(root: Path, job: Job) -> bool:
+    path = root / job.folder / SUMMARY
+    return path.exists() and json.loads(path.read_text("utf-8"))["state"] == "finished"
+
+
+def _steps(root: Path, job: Job) -> int:
+    path = root / job.folder / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return min(job.config.train.steps, sum(1 for _ in file))
+
+
+def _read(root: Path, job: Job) -> Run:
+    summary = json.loads((root / job.folder / SUMMARY).read_text("utf-8"))
+    metrics = read_metrics(root / job.folder)
+    final: dict[str, Value] = {}
+    for key in ("loss", "accuracy_all", "exact_all"):
+        values = [m[key] for m in metrics[-25:] if m.get(key) is not None]
+        final[key] = sum(values) / len(values) if values else Absent(absent="no step logged it")
+    for key, value in summary.get("measured", {}).items():
+        final[key] = Absent(absent="not measured") if value is None else value
+    return Run(
+        arm=job.arm,
+        seed=job.seed,
+        folder=job.folder,
+        steps=len(metrics),
+        wall_s=round(summary["wall_s"], 1),
+        state=summary["state"],
+        reason=summary.get("reason", ""),
+        final=final,
+    )

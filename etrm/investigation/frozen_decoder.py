@@ -1,0 +1,347 @@
+"""The frozen-decoder experiment of seed 004: a pretrained decoder stays fixed, the encoder trains.
+
+Three things are told apart that the original could not: A the encoder learns, B it is stuck,
+C it trains but is useless. Gradients are read before clipping, movement is measured, the loss is
+compared with two arms that cannot know the rule, and the held-out score has its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from etrm.config import Config, with_overrides
+from etrm.evaluation import PairedInterval, paired_t_interval
+from etrm.investigation.arms import Job
+from etrm.investigation.h2 import gather
+from etrm.investigation.protocol import Investigation, seeded, series, smoothed
+from etrm.investigation.result import Absent, Arm, Evidence, Experiment, Figure, Run, Series, Value
+
+STEPS = 240
+SMALLEST_EFFECT = 0.05
+"""Smallest difference of held-in loss that matters, in nats per token; fixed before the run."""
+FULL_SEEDS = 5
+SCENARIOS = (
+    ("A", "the encoder learns: gradient, movement, loss below both blind arms, held-out score above the baselines"),
+    ("B", "stuck: no gradient, or no movement, or a loss that does not fall"),
+    ("C", "trains but useless: the loss falls, but not below both blind arms, or nothing held out is solved"),
+)
+TRAINED, BLIND = "frozen-trained", "frozen-foreign-demos"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A paired comparison over seeds: how much lower the trained arm's loss is."""
+
+    name: str
+    control: float
+    treatment: float
+    interval: PairedInterval | None
+
+    @property
+    def lower(self) -> bool:
+        """Whether the trained arm's loss is lower, by enough to matter."""
+        if self.interval is None:
+            return False
+        return self.interval.low > 0 and self.interval.mean >= SMALLEST_EFFECT
+
+    @property
+    def not_lower(self) -> bool:
+        """Whether an effect that matters is ruled out."""
+        return self.interval is not None and self.interval.high < SMALLEST_EFFECT
+
+
+def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
+    """Train both arms on every seed, and say which scenario it is.
+
+    Args:
+        investigation: subject, decoder and seeds.
+        baseline_pass_at_1: the best trivial baseline's score on the held-out tasks, 0..1.
+    """
+    jobs = [
+        Job(arm, seed, _config(investigation, seed, faults), measure=True)
+        for arm, faults in ((TRAINED, ()), (BLIND, ("demos-from-other-task",)))
+        for seed in investigation.seeds
+    ]
+    runs = investigation.run("frozen decoder", jobs)
+    trained = [r for r in runs if r.arm == TRAINED and r.state == "finished"]
+    blind = [r for r in runs if r.arm == BLIND and r.state == "finished"]
+    failed = [r for r in runs if r.state == "failed"]
+    metrics = [m for r in trained for m in investigation.metrics(r)]
+    facts = gather(metrics)
+    contrasts = _contrasts(trained, blind)
+    scenario, sentence = _scenario(facts_ok=not facts.holds and bool(trained), words=facts.words, failed=failed,
+                                   contrasts=contrasts, trained=trained, baseline=baseline_pass_at_1)
+    return Experiment(
+        id="frozen-decoder",
+        title="Frozen decoder",
+        question="Can the encoder learn at all, when a pretrained decoder is kept fixed?",
+        scenario=scenario,
+        sentence=sentence,
+        scenarios=SCENARIOS,
+        screening=len(investigation.seeds) < FULL_SEEDS,
+        arms=_arms(investigation),
+        runs=tuple(runs),
+        evidence=_evidence(investigation, trained, contrasts, facts.gradient_low, facts.moved_low, baseline_pass_at_1),
+        figures=FIGURES,
+        series=tuple(_series(investigation, runs)),
+        wall_s=round(sum(r.wall_s for r in runs), 1),
+    )
+
+
+def _config(investigation: Investigation, seed: int, faults: Sequence[str]) -> Config:
+    subject = investigation.subject
+    steps = min(STEPS, subject.train.steps)
+    names = ", ".join(f'"{name}"' for name in (*subject.faults, *faults))
+    config = with_overrides(
+        subject,
+        (
+            f"train.steps={steps}",
+            f"train.warmup_steps={min(subject.train.warmup_steps, steps)}",
+            f"train.freeze_decoder_steps={steps}",
+            f"train.checkpoint_every={steps}",
+            f"faults=[{names}]",
+        ),
+    )
+    return seeded(config, seed)
+
+
+def _contrasts(trained: Sequence[Run], blind: Sequence[Run]) -> list[Contrast]:
+    by_seed = {r.seed: r for r in blind}
+    paired = [(r, by_seed[r.seed]) for r in trained if r.seed in by_seed]
+    return [
+        _contrast(
+            "its own random start (frozen random encoder)", [(_loss(r, "loss_start"), _loss(r, "loss_end")) for r in trained]
+        ),
+        _contrast(
+            "the arm trained on foreign demos",
+            [(_loss(b, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r, b in paired],
+        ),
+        _contrast(
+            "itself, given foreign demos", [(_loss(r, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r in trained]
+        ),
+    ]
+
+
+def _contrast(name: str, pairs: Sequence[tuple[float, float]]) -> Contrast:
+    if not pairs:
+        return Contrast(name, float("nan"), float("nan"), None)
+    differences = [control - treatment for control, treatment in pairs]
+    interval = paired_t_interval(differences) if len(differences) > 1 else None
+    control, treatment = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+    return Contrast(name, control, treatment, interval)
+
+
+def _loss(run: Run, key: str) -> float:
+    value = run.final[key]
+    return float("nan") if isinstance(value, Absent) else value
+
+
+def _scenario(
+    *,
+    facts_ok: bool,
+    words: str,
+    failed: Sequence[Run],
+    contrasts: Sequence[Contrast],
+    trained: Sequence[Run],
+    baseline: float,
+) -> tuple[str, str]:
+    if failed and not trained:
+        return "B", f"Nothing could be trained: {failed[0].reason.splitlines()[0]}."
+    if not facts_ok:
+        return "B", f"The encoder is stuck: {words}."
+    start, blind = contrasts[0], contrasts[1]
+    if start.not_lower:
+        return "B", f"The loss does not fall: {_effect(start)}."
+    solved = [_loss(r, "held_out_solved") for r in trained]
+    asked = _loss(trained[0], "held_out_asked")
+    low = min(_loss(r, "held_out_low") for r in trained)
+    held_out = f"held-out tasks solved {_range(solved)} of {asked:.0f} per seed"
+    if not start.lower:
+        return "none", f"Undecided: {_effect(start)}; {held_out}."
+    if blind.not_lower:
+        return "C", f"The encoder trains, but knows no more than one shown foreign demos: {_effect(blind)}; {held_out}."
+    if low > baseline:
+        if blind.lower:
+            return "A", f"The encoder learns: {_effect(start)}; {_effect(blind)}; {held_out}."
+        return "none", f"Undecided: {_effect(blind)}; {held_out}."
+    if not blind.lower:
+        return "C", f"The encoder trains, but is not shown to use the demos ({_effect(blind)}); {held_out}."
+    return "C", f"The encoder trains and fits the training tasks ({_effect(blind)}), but does not generalise: {held_out}."
+
+
+def _effect(contrast: Contrast) -> str:
+    if contrast.interval is None:
+        return f"loss {contrast.treatment:.3f} against {contrast.control:.3f} of {contrast.name} (one seed, no interval)"
+    i = contrast.interval
+    return (
+        f"loss {contrast.treatment:.3f} against {contrast.control:.3f} of {contrast.name}, "
+        f"lower by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.0f}" if low == high else f"{low:.0f}-{high:.0f}"
+
+
+def _arms(investigation: Investigation) -> tuple[Arm, ...]:
+    faults = investigation.subject.faults
+    return (
+        Arm(
+            name=TRAINED,
+            role="treatment",
+            difference="pretrained decoder frozen for the whole run, encoder trained",
+            settings=("train.freeze_decoder_steps=train.steps",),
+            faults=faults,
+        ),
+        Arm(
+            name=BLIND,
+            role="control",
+            difference="the same, but every sample's demos are another task's",
+            settings=("train.freeze_decoder_steps=train.steps",),
+            faults=(*faults, "demos-from-other-task"),
+        ),
+        Arm(
+            name="frozen random encoder",
+            role="control",
+            difference="nothing trains: the trained arm as it was at its first step",
+        ),
+    )
+
+
+def _evidence(
+    investigation: Investigation,
+    trained: Sequence[Run],
+    contrasts: Sequence[Contrast],
+    gradient: Value,
+    moved: Value,
+    baseline: float,
+) -> tuple[Evidence, ...]:
+    seeds = f"{len(trained)} seeds"
+    steps = sum(r.steps for r in trained)
+    none = Absent(absent="no run finished")
+    matched = [(_loss(r, "frozen_matched"), _loss(r, "frozen_total")) for r in trained]
+    frozen = sum(m for m, _ in matched)
+    rows = [
+        Evidence(
+            metric="encoder gradient norm before clipping, lowest step",
+            direction="must hold",
+            treatment=gradient,
+            threshold="> 0 on every step",
+            passed=not isinstance(gradient, Absent),
+            n=f"{steps} steps",
+        ),
+        Evidence(
+            metric="relative movement of the encoder, lowest step",
+            direction="must hold",
+            treatment=moved,
+            threshold="> 0 on every step",
+            passed=not isinstance(moved, Absent),
+            n=f"{steps} steps",
+        ),
+        Evidence(
+            metric="decoder tensors unchanged at the end, bit for bit",
+            direction="must be equal",
+            control=sum(t for _, t in matched) if matched else none,
+            treatment=frozen if matched else none,
+            threshold="all",
+            passed=bool(matched) and all(m == t for m, t in matched),
+            n=seeds,
+        ),
+    ]
+    for contrast in contrasts:
+        i = contrast.interval
+        rows.append(
+            Evidence(
+                metric=f"held-in loss against {contrast.name}",
+                direction="lower is healthy",
+                control=contrast.control if trained else none,
+                treatment=contrast.treatment if trained else none,
+                low=i.low if i else None,
+                high=i.high if i else None,
+                threshold=f"lower by at least {SMALLEST_EFFECT} nats per token, 90 % interval above 0",
+                passed=contrast.lower if i else None,
+                n=seeds,
+                note="interval: paired t over seeds of control minus treatment",
+            )
+        )
+    for r in trained:
+        rows.append(
+            Evidence(
+                metric=f"held-out pass@1, seed {r.seed}",
+                direction="higher is healthy",
+                control=baseline,
+                treatment=r.final["held_out_pass_at_1"],
+                low=_loss(r, "held_out_low"),
+                high=_loss(r, "held_out_high"),
+                threshold="interval above the best trivial baseline",
+                passed=_loss(r, "held_out_low") > baseline,
+                n=f"{_loss(r, 'held_out_solved'):.0f} of {_loss(r, 'held_out_asked'):.0f} tasks solved, "
+                f"{investigation.subject.evaluate.augmentations} votes each",
+                note="exact 95 % binomial interval over tasks",
+            )
+        )
+    return tuple(rows)
+
+
+FIGURES = (
+    Figure(
+        key="frozen-loss",
+        title="Training loss with a frozen decoder",
+        x_label="optimiser step",
+        y_label="lm loss (nats per token)",
+        caption="Means over 20 steps, every seed. Only what the trained arm gains on the foreign-demo arm comes from demos.",
+    ),
+    Figure(
+        key="frozen-norms",
+        title="Encoder gradient norm before and after clipping",
+        x_label="optimiser step",
+        y_label="L2 norm",
+        caption="Seed 004 logged the norm after clipping, which read 1.000 whatever happened.",
+        y_log=True,
+    ),
+    Figure(
+        key="frozen-share",
+        title="Representation share against the random start",
+        x_label="optimiser step",
+        y_label="share of the context's power that differs between tasks",
+        caption="On a fixed probe batch. The first point of each curve is the encoder at its random start.",
+    ),
+    Figure(
+        key="frozen-use",
+        title="What the decoder loses when contexts are shuffled",
+        x_label="optimiser step",
+        y_label="loss with shuffled minus loss with true contexts",
+        caption="On a fixed probe batch, first ACT step. Zero: the decoder does not use the context.",
+        lines=(("unused", 0.0),),
+    ),
+)
+
+
+def _series(investigation: Investigation, runs: Sequence[Run]) -> list[Series]:
+    curves = []
+    for r in runs:
+        metrics = investigation.metrics(r)
+        label = "true demos" if r.arm == TRAINED else "foreign demos"
+        curves.append(smoothed(series("frozen-loss", r, metrics, "lm_loss", label), 20))
+        looks = _looks(metrics)
+        curves.append(series("frozen-share", r, looks, "share", label))
+        curves.append(series("frozen-use", r, looks, "use", label))
+        if r.arm == TRAINED:
+            positive = [m for m in metrics if m.get("encoder.grad_norm_pre_clip")]
+            curves.append(series("frozen-norms", r, positive, "encoder.grad_norm_pre_clip", "before clipping"))
+            curves.append(series("frozen-norms", r, positive, "encoder.grad_norm_post_clip", "after clipping"))
+    return curves
+
+
+def _looks(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The looks at the probe batch, the random start as step 0 first."""
+    found = []
+    for m in metrics:
+        for prefix, step in (("start.", 0), ("probe.", m["step"])):
+            if m.get(f"{prefix}loss_true") is not None:
+                use = m[f"{prefix}loss_shuffled"] - m[f"{prefix}loss_true"]
+                found.append({"step": step, "share": m[f"{prefix}share"], "use": use})
+    return found

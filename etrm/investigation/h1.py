@@ -1,0 +1,303 @@
+"""H1: the pretrained decoder does not arrive as it was.
+
+Mechanistic and without training: the subject is built just as a run would build it, then compared
+with the checkpoint it came from, tensor by tensor and by what it computes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etrm.config import SIDE, Config, ModelConfig
+from etrm.data import collate
+from etrm.errors import EtrmError
+from etrm.investigation.measure import training_queries
+from etrm.investigation.protocol import Investigation, Statement, control_outcome, seeded
+from etrm.investigation.result import Absent, Arm, Evidence, Hypothesis, InstrumentCheck, Value, Verdict
+from etrm.model.core import Core
+from etrm.model.recursive import RecursiveModel
+from etrm.training.decoder import SETTINGS, DecoderSource, read_source
+from etrm.training.trainer import Trainer
+
+STATEMENT = Statement(
+    id="H1",
+    title="Decoder loading",
+    statement="The pretrained decoder does not arrive as it was.",
+    refuted_by=(
+        "Every core tensor is found and equal to the checkpoint's (difference at most 1e-5), the settings that have "
+        "no weights are equal, and given the same context the decoder computes the same logits as the TRM that it "
+        "came from (difference at most 1e-4)."
+    ),
+    mechanism=(
+        "A load that is skipped, matches no key, takes other weights than meant, or is followed by other cycles than "
+        "in training leaves a decoder that the encoder cannot use, while training goes on without an error."
+    ),
+    kind="mechanistic",
+    would_change="One core tensor, setting or logit that differs by more than the thresholds.",
+)
+VALUE_TOLERANCE = 1e-5
+LOGIT_TOLERANCE = 1e-4
+ACT_STEPS = 2
+"""ACT steps of the functional test: the second one starts from states that the first one made."""
+
+POSITIVE = ("decoder-not-loaded", "decoder-cycles-mismatch")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One built subject against the checkpoint of its decoder."""
+
+    matched: int
+    total: int
+    missing: int
+    largest: float
+    other_weights_matched: Value
+    settings: tuple[tuple[str, Any, Any], ...]
+    logits: float
+    contexts: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the hypothesis holds: the decoder did not arrive as it was."""
+        return self.matched < self.total or bool(self.settings) or not self.logits <= LOGIT_TOLERANCE
+
+    @property
+    def words(self) -> str:
+        """The findings with their numbers."""
+        parts = [f"{self.matched}/{self.total} core tensors equal the checkpoint's"]
+        parts += [f"{name} is {ours} and was {theirs} in training" for name, theirs, ours in self.settings]
+        parts.append(f"logits differ by at most {self.logits:.2g} given the same context")
+        return "; ".join(parts)
+
+
+def compare(config: Config, decoder: Path) -> Facts:
+    """Build a subject as a run would and compare it with the TRM in ``decoder``.
+
+    Raises:
+        EtrmError: the subject cannot be built.
+    """
+    trainer = Trainer(config)
+    source = read_source(decoder, config.train.decoder_weights)
+    theirs = _trm(source)
+    ours = trainer.model.core
+    differences = {
+        name: float((tensor - source.tensors[name]).abs().max())
+        for name, tensor in ours.state_dict().items()
+        if name in source.tensors and source.tensors[name].shape == tensor.shape
+    }
+    total = len(ours.state_dict())
+    contexts, logits = _functional(trainer, theirs)
+    return Facts(
+        matched=sum(value <= VALUE_TOLERANCE for value in differences.values()),
+        total=total,
+        missing=total - len(differences),
+        largest=max(differences.values(), default=float("inf")),
+        other_weights_matched=_other_weights(ours, decoder, config),
+        settings=_live_settings(ours, source),
+        logits=logits,
+        contexts=contexts,
+    )
+
+
+def decide(investigation: Investigation) -> Hypothesis:
+    """Compare the subject of every seed and the controls."""
+    began = time.perf_counter()
+    subjects: list[Facts] = []
+    errors: list[str] = []
+    for done, seed in enumerate(investigation.seeds):
+        investigation.progress("H1", done, len(investigation.seeds))
+        try:
+            subjects.append(compare(seeded(investigation.subject, seed), investigation.decoder))
+        except EtrmError as error:
+            errors.append(error.what)
+    controls = [
+        _control("healthy", investigation.control_config(), investigation.control_decoder),
+        *(_control(n, investigation.control_config([n]), investigation.control_decoder) for n in POSITIVE),
+    ]
+    broken = [control.name for control in controls if not control.behaved]
+    worst = max(subjects, key=lambda f: (f.holds, f.logits), default=None)
+    verdict, sentence = _verdict(worst, errors, broken, len(investigation.seeds))
+    return Hypothesis(
+        id=STATEMENT.id,
+        title=STATEMENT.title,
+        statement=STATEMENT.statement,
+        refuted_by=STATEMENT.refuted_by,
+        mechanism=STATEMENT.mechanism,
+        kind=STATEMENT.kind,
+        verdict=verdict,
+        sentence=sentence,
+        arms=_arms(investigation),
+        evidence=_evidence(worst, len(subjects)) if worst else (),
+        controls=tuple(controls),
+        instruments=_instruments(investigation),
+        would_change=STATEMENT.would_change,
+        wall_s=round(time.perf_counter() - began, 1),
+    )
+
+
+def _trm(source: DecoderSource) -> RecursiveModel:
+    """The TRM that the decoder came from, with its own settings and table."""
+    if not source.settings or source.puzzle_table is None:
+        raise EtrmError(
+            f"{source.path} does not say with which settings it was trained",
+            allowed="a run folder of `etrm train --set model.variant=trm`",
+        )
+    settings = ModelConfig.model_validate(source.settings)
+    model = RecursiveModel(settings, puzzles=len(source.puzzle_table), side=SIDE)
+    model.core.load_state_dict(source.tensors)
+    assert model.puzzle_table is not None
+    with torch.no_grad():
+        model.puzzle_table.weights.copy_(source.puzzle_table)
+    return model.eval()
+
+
+@torch.no_grad()
+def _functional(trainer: Trainer, theirs: RecursiveModel) -> tuple[int, float]:
+    """Largest difference of logits over ACT steps, given the table's contexts and random ones."""
+    assert theirs.puzzle_table is not None
+    batch = collate(training_queries(trainer)[:16])
+    rows = torch.arange(batch.size) % len(theirs.puzzle_table.weights)
+    known = theirs.puzzle_table(rows)
+    # Its own random numbers: every token carries something, as an encoder's context does.
+    noise = torch.randn(known.shape, generator=torch.Generator().manual_seed(0))
+    ours = trainer.model.eval()
+    largest = 0.0
+    for context in (known, noise):
+        carries = [ours.initial_carry(batch.size), theirs.initial_carry(batch.size)]
+        for _ in range(ACT_STEPS):
+            carries[0], mine = ours.step(carries[0], batch, context)
+            carries[1], wanted = theirs.step(carries[1], batch, context)
+            difference = (mine.logits - wanted.logits).abs()
+            if batch.valid is not None:
+                difference = difference * batch.valid.unsqueeze(-1)
+            largest = max(largest, float(difference.nan_to_num(nan=float("inf")).max()))
+    return 2 * batch.size, largest
+
+
+def _live_settings(core: Core, source: DecoderSource) -> tuple[tuple[str, Any, Any], ...]:
+    """Settings of the core as it will run, not as a config says, that differ from the checkpoint's."""
+    pairs = ((name, source.settings[name], getattr(core, name)) for name in SETTINGS)
+    return tuple(pair for pair in pairs if pair[1] != pair[2])
+
+
+def _other_weights(core: Core, decoder: Path, config: Config) -> Value:
+    """How many tensors equal the other kind of weights (raw where EMA is meant, and the reverse)."""
+    other = "raw" if config.train.decoder_weights == "ema" else "ema"
+    source = read_source(decoder, other)
+    if source.weights == "unknown":
+        return Absent(absent="the checkpoint holds one kind of weights")
+    same = [torch.equal(tensor, source.tensors[name]) for name, tensor in core.state_dict().items()]
+    return float(sum(same))
+
+
+def _verdict(worst: Facts | None, errors: Sequence[str], broken: Sequence[str], seeds: int) -> tuple[Verdict, str]:
+    if broken:
+        return Verdict.ERROR, f"Controls did not behave: {', '.join(broken)}. The verdict would mean nothing."
+    if worst is None or (errors and not worst.holds):
+        return Verdict.ERROR, f"The subject could not be built: {errors[0]}"
+    scope = f"({seeds} seed{'s' if seeds != 1 else ''}, worst shown)"
+    return (Verdict.VALIDATED if worst.holds else Verdict.INVALIDATED), f"{worst.words} {scope}."
+
+
+def _control(name: str, config: Config, decoder: Path) -> Any:
+    positive = name in POSITIVE
+    what = f"fault {name} on preset smoke" if positive else "preset smoke without a fault"
+    kind: Any = "positive" if positive else "negative"
+    try:
+        facts = compare(config, decoder)
+    except EtrmError as error:
+        return control_outcome(name, kind, what, Verdict.ERROR, error.what)
+    got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
+    return control_outcome(name, kind, what, got, facts.words)
+
+
+def _arms(investigation: Investigation) -> tuple[Arm, ...]:
+    subject = Arm(name="h1-subject", role="subject", difference="as given", faults=investigation.subject.faults)
+    healthy = Arm(name="h1-healthy", role="negative control", difference="preset smoke, no fault")
+    faulty = tuple(
+        Arm(name=f"h1-{name}", role="positive control", difference=f"preset smoke, fault {name}", faults=(name,))
+        for name in POSITIVE
+    )
+    return (subject, healthy, *faulty)
+
+
+def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
+    n = f"{facts.total} tensors, {seeds} seed{'s' if seeds != 1 else ''}"
+    base = Evidence(metric="", direction="must be equal", treatment=0.0, threshold="", passed=None, n=n)
+    rows = [
+        {
+            "metric": "core tensors equal to the checkpoint's",
+            "control": float(facts.total),
+            "treatment": float(facts.matched),
+            "threshold": f"all {facts.total}, within {VALUE_TOLERANCE:g}",
+            "passed": facts.matched == facts.total,
+        },
+        {
+            "metric": "core tensors missing or of another shape",
+            "control": 0.0,
+            "treatment": float(facts.missing),
+            "threshold": "0",
+            "passed": facts.missing == 0,
+        },
+        {
+            "metric": "largest difference of a weight",
+            "control": 0.0,
+            "treatment": facts.largest,
+            "threshold": f"<= {VALUE_TOLERANCE:g}",
+            "passed": facts.largest <= VALUE_TOLERANCE,
+        },
+        {
+            "metric": "tensors equal to the other kind of weights (raw for EMA)",
+            "direction": "context",
+            "treatment": facts.other_weights_matched,
+            "threshold": "H_init and L_init alone are equal in both, for they never train",
+        },
+        {
+            "metric": "settings without weights that differ",
+            "control": 0.0,
+            "treatment": float(len(facts.settings)),
+            "threshold": f"0 of {len(SETTINGS)}: {', '.join(SETTINGS)}",
+            "passed": not facts.settings,
+            "note": "; ".join(f"{name}: trained with {a}, runs with {b}" for name, a, b in facts.settings),
+        },
+        {
+            "metric": "largest difference of logits, same context",
+            "control": 0.0,
+            "treatment": facts.logits,
+            "threshold": f"<= {LOGIT_TOLERANCE:g}",
+            "passed": facts.logits <= LOGIT_TOLERANCE,
+            "n": f"{facts.contexts} contexts x {ACT_STEPS} ACT steps",
+            "note": "half of the contexts are the TRM's own puzzle vectors, half are random",
+        },
+    ]
+    return tuple(base.model_copy(update=row) for row in rows)
+
+
+def _instruments(investigation: Investigation) -> tuple[InstrumentCheck, ...]:
+    """The functional test must be able to tell: the TRM against itself, and with one cycle more."""
+    source = read_source(investigation.decoder, investigation.subject.train.decoder_weights)
+    settings = source.settings
+    table = source.puzzle_table
+    trained = table is not None and bool(table.abs().max() > 0)
+    return (
+        InstrumentCheck(
+            name="the decoder was trained",
+            passed=trained,
+            detail=f"puzzle table of {0 if table is None else len(table)} rows "
+            + ("has moved from its zero start" if trained else "is still all zero"),
+        ),
+        InstrumentCheck(
+            name="the checkpoint says how it was trained",
+            passed=bool(settings),
+            detail=", ".join(f"{name} {settings.get(name)}" for name in SETTINGS),
+        ),
+    )
+
+
+

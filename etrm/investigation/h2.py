@@ -1,0 +1,348 @@
+"""H2: the encoder does not get the gradients, or does not move.
+
+Mechanistic: decided by assertion on every step of every seed, with no statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from etrm.investigation.arms import Job
+from etrm.investigation.protocol import (
+    Investigation,
+    Statement,
+    control_outcome,
+    not_run,
+    seeded,
+    series,
+)
+from etrm.investigation.result import (
+    Absent,
+    Arm,
+    Evidence,
+    Figure,
+    Hypothesis,
+    InstrumentCheck,
+    Run,
+    Series,
+    Value,
+    Verdict,
+)
+
+STATEMENT = Statement(
+    id="H2",
+    title="Encoder gradients",
+    statement="The encoder does not get the gradients, or does not move.",
+    refuted_by=(
+        "On every step of every seed the loss of every sample sends a gradient through the encoder, every "
+        "trainable encoder tensor receives one, and every one of them changes."
+    ),
+    mechanism=(
+        "A context that is cached and detached, computed without a graph, or frozen lets only a few samples, or "
+        "none, train the encoder; an optimiser that is skipped leaves it where it is although gradients arrive. "
+        "The loss still falls, because the decoder learns without the encoder."
+    ),
+    kind="mechanistic",
+    would_change=(
+        "One step on which a sample sends no gradient through the encoder, or on which a trainable encoder tensor "
+        "has no gradient or does not move."
+    ),
+)
+STEPS = 60
+"""Steps of the subject per seed: several resets of every row, or the whole run where it is shorter."""
+
+POSITIVE = ("cached-context", "encoder-frozen", "freeze-skips-optimizer")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the logged steps of some runs say about the encoder; every field is over all of them."""
+
+    steps: int
+    coverage_low: Value
+    coverage_mean: Value
+    reset_share: Value
+    uncovered_steps: int
+    without_gradient: int
+    without_movement: int
+    dead_tensors: int
+    gradient_low: Value
+    moved_low: Value
+    waste_high: Value
+    calls: Value
+    calls_with_grad: Value
+    finite: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the hypothesis holds: something that must reach the encoder does not."""
+        return bool(self.uncovered_steps or self.without_gradient or self.without_movement or self.dead_tensors)
+
+    @property
+    def words(self) -> str:
+        """The reasons, with their numbers."""
+        parts = []
+        if self.uncovered_steps:
+            parts.append(
+                f"encoder coverage below 1 on {self.uncovered_steps} of {self.steps} steps "
+                f"(mean {_number(self.coverage_mean)})"
+            )
+        if self.without_gradient:
+            parts.append(f"no gradient in the encoder on {self.without_gradient} of {self.steps} steps")
+        if self.without_movement:
+            arrived = "although gradient arrives" if not self.without_gradient else "and none could"
+            parts.append(f"the encoder does not move on {self.without_movement} of {self.steps} steps, {arrived}")
+        if self.dead_tensors and not self.without_movement:
+            parts.append(f"up to {self.dead_tensors} trainable encoder tensors without gradient or movement")
+        if not parts:
+            return f"encoder coverage {_number(self.coverage_low)} on every one of {self.steps} steps, and every tensor moves"
+        return "; ".join(parts)
+
+
+def gather(metrics: Sequence[dict[str, Any]]) -> Facts:
+    """Facts of the logged steps; a step that logged nothing of the encoder counts as not covered."""
+
+    def values(key: str) -> list[float]:
+        return [m[key] for m in metrics if m.get(key) is not None]
+
+    coverage = [m.get("encoder.coverage") for m in metrics]
+    norms = [m.get("encoder.grad_norm_pre_clip") or 0.0 for m in metrics]
+    moved = [m.get("encoder.moved") or 0.0 for m in metrics]
+    dead = [m.get("encoder.params_idle") or 0 for m in metrics]
+    return Facts(
+        steps=len(metrics),
+        coverage_low=_low(values("encoder.coverage")),
+        coverage_mean=_mean(values("encoder.coverage")),
+        reset_share=_mean(values("reset_share")),
+        uncovered_steps=sum(c is None or c < 1 for c in coverage),
+        without_gradient=sum(n == 0 for n in norms),
+        without_movement=sum(v == 0 for v in moved),
+        dead_tensors=max(dead, default=0),
+        gradient_low=_low([n for n in norms if n > 0]),
+        moved_low=_low([v for v in moved if v > 0]),
+        waste_high=_low([-w for w in values("encoder.waste")], sign=-1),
+        calls=_mean(values("encoder.calls")),
+        calls_with_grad=_mean(values("encoder.calls_with_gradient")),
+        finite=all(m["loss"] is not None for m in metrics),
+    )
+
+
+def decide(investigation: Investigation) -> Hypothesis:
+    """Run the subject and the controls, and say what the steps show."""
+    if investigation.subject.model.variant == "trm":
+        return not_run(STATEMENT, "The subject is a TRM: it has no encoder.")
+    subject_jobs = [
+        Job("h2-subject", seed, _subject(investigation, seed)) for seed in investigation.seeds
+    ]
+    control_jobs = [Job("h2-healthy", 0, investigation.control_config())]
+    control_jobs += [Job(f"h2-{name}", 0, investigation.control_config([name])) for name in POSITIVE]
+    runs = investigation.run("H2", [*subject_jobs, *control_jobs])
+    subject_runs, control_runs = runs[: len(subject_jobs)], runs[len(subject_jobs) :]
+
+    failed = [run for run in subject_runs if run.state == "failed"]
+    per_seed = [gather(investigation.metrics(run)) for run in subject_runs]
+    facts = gather([m for run in subject_runs for m in investigation.metrics(run)])
+    controls = [_control(investigation, run) for run in control_runs]
+    verdict, sentence = _verdict(facts, failed, [c.name for c in controls if not c.behaved], len(subject_runs))
+    return Hypothesis(
+        id=STATEMENT.id,
+        title=STATEMENT.title,
+        statement=STATEMENT.statement,
+        refuted_by=STATEMENT.refuted_by,
+        mechanism=STATEMENT.mechanism,
+        kind=STATEMENT.kind,
+        verdict=verdict,
+        sentence=sentence,
+        arms=_arms(investigation),
+        runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True)) + tuple(control_runs),
+        evidence=_evidence(facts, len(subject_runs)),
+        controls=tuple(controls),
+        instruments=_instruments(investigation, subject_runs, facts),
+        figures=FIGURES,
+        series=tuple(_series(investigation, subject_runs, control_runs)),
+        would_change=STATEMENT.would_change,
+        wall_s=round(sum(run.wall_s for run in runs), 1),
+    )
+
+
+def _subject(investigation: Investigation, seed: int) -> Any:
+    subject = investigation.subject
+    steps = min(STEPS, subject.train.steps)
+    warmup = min(subject.train.warmup_steps, steps)
+    return seeded(subject, seed, f"train.steps={steps}", f"train.warmup_steps={warmup}")
+
+
+def _verdict(facts: Facts, failed: list[Run], broken: list[str], seeds: int) -> tuple[Verdict, str]:
+    if broken:
+        return Verdict.ERROR, f"Controls did not behave: {', '.join(broken)}. The verdict would mean nothing."
+    scope = f"({seeds} seed{'s' if seeds != 1 else ''})"
+    if facts.steps and facts.holds:
+        words = facts.words
+        return Verdict.VALIDATED, f"{words[0].upper()}{words[1:]} {scope}."
+    if failed:
+        return Verdict.ERROR, f"{len(failed)} of {seeds} subject runs failed: {failed[0].reason}"
+    if not facts.finite:
+        return Verdict.ERROR, f"The loss was not finite on some step {scope}."
+    words = facts.words
+    return Verdict.INVALIDATED, f"{words[0].upper()}{words[1:]} {scope}."
+
+
+def _control(investigation: Investigation, run: Run) -> Any:
+    name = run.arm.removeprefix("h2-")
+    positive = name in POSITIVE
+    facts = gather(investigation.metrics(run))
+    if run.state == "failed" or not facts.steps:
+        got, detail = Verdict.ERROR, run.reason
+    else:
+        got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
+        detail = facts.words
+    what = f"fault {name} on preset smoke" if positive else "preset smoke without a fault"
+    return control_outcome(name, "positive" if positive else "negative", what, got, detail)
+
+
+def _arms(investigation: Investigation) -> tuple[Arm, ...]:
+    subject = Arm(
+        name="h2-subject", role="subject", difference="as given", faults=investigation.subject.faults
+    )
+    healthy = Arm(name="h2-healthy", role="negative control", difference="preset smoke, no fault")
+    faulty = tuple(
+        Arm(name=f"h2-{name}", role="positive control", difference=f"preset smoke, fault {name}", faults=(name,))
+        for name in POSITIVE
+    )
+    return (subject, healthy, *faulty)
+
+
+def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
+    n = f"{facts.steps} steps of {seeds} seed{'s' if seeds != 1 else ''}"
+
+    def row(metric: str, treatment: Value, threshold: str, passed: bool | None, note: str = "") -> Evidence:
+        direction = "context" if passed is None else "must hold"
+        return Evidence(
+            metric=metric, direction=direction, treatment=treatment, threshold=threshold, passed=passed, n=n, note=note
+        )
+
+    return (
+        row(
+            "encoder coverage, lowest step",
+            facts.coverage_low,
+            "= 1.00 on every step",
+            facts.uncovered_steps == 0,
+            "share of the batch's samples whose loss has a gradient through what the encoder computed",
+        ),
+        row("steps with coverage below 1", float(facts.uncovered_steps), "0", facts.uncovered_steps == 0),
+        row("encoder coverage, mean", facts.coverage_mean, "compare with the share of rows that reset", None),
+        row("share of rows that reset, mean", facts.reset_share, "context", None),
+        row("steps without encoder gradient", float(facts.without_gradient), "0", facts.without_gradient == 0),
+        row("steps on which the encoder does not move", float(facts.without_movement), "0", facts.without_movement == 0),
+        row(
+            "encoder tensors without gradient or movement, worst step",
+            float(facts.dead_tensors),
+            "0",
+            facts.dead_tensors == 0,
+        ),
+        row("encoder gradient norm before clipping, lowest", facts.gradient_low, "> 0", None),
+        row("relative movement of the encoder, lowest", facts.moved_low, "> 0", None, "norm of the change / norm"),
+        row("encoder rows computed for nothing, highest share", facts.waste_high, "0 is best", None),
+        row("encoder calls per step, mean", facts.calls, "context", None),
+        row("of these with gradient, mean", facts.calls_with_grad, "context", None),
+    )
+
+
+def _instruments(investigation: Investigation, runs: Sequence[Run], facts: Facts) -> tuple[InstrumentCheck, ...]:
+    metrics = [m for run in runs for m in investigation.metrics(run)]
+    core = [m.get("core.coverage") for m in metrics]
+    clipped = sum((m.get("grad_norm_before_clip") or 0) > (investigation.subject.train.clip_norm or 1e30) for m in metrics)
+    return (
+        InstrumentCheck(
+            name="the core, which every sample passes, has coverage 1",
+            passed=all(value == 1 for value in core) and bool(core),
+            detail=f"{sum(value == 1 for value in core)} of {len(core)} steps",
+        ),
+        InstrumentCheck(
+            name="norms are taken before clipping",
+            passed=True,
+            detail=f"clipping acted on {clipped} of {len(metrics)} steps; both norms are logged",
+        ),
+        InstrumentCheck(
+            name="the loss is finite on every step",
+            passed=facts.finite,
+            detail=f"{len(metrics)} steps",
+        ),
+    )
+
+
+FIGURES = (
+    Figure(
+        key="h2-coverage",
+        title="Encoder coverage per step",
+        x_label="optimiser step",
+        y_label="coverage (share of the batch)",
+        caption=(
+            "Share of the batch whose loss sends a gradient through the encoder. A healthy ETRM stays at 1. "
+            "A cached context falls to the share of rows that reset (marked as such)."
+        ),
+        y_range=(-0.03, 1.08),
+        lines=(("promised", 1.0),),
+    ),
+    Figure(
+        key="h2-norms",
+        title="Encoder gradient norm before and after clipping",
+        x_label="optimiser step",
+        y_label="L2 norm",
+        caption="After clipping the norm says little about the gradient; before clipping it says whether one arrives.",
+        y_log=True,
+    ),
+    Figure(
+        key="h2-moved",
+        title="Movement of the encoder per step",
+        x_label="optimiser step",
+        y_label="norm of the change / norm of the weights",
+        caption="Zero means that gradients, if there are any, change nothing. Steps without movement are not drawn.",
+        y_log=True,
+    ),
+)
+
+
+def _series(investigation: Investigation, subject: Sequence[Run], controls: Sequence[Run]) -> list[Series]:
+    curves = []
+    for run in subject:
+        metrics = investigation.metrics(run)
+        moving = [m for m in metrics if m.get("encoder.moved")]
+        curves += [
+            series("h2-coverage", run, metrics, "encoder.coverage", "subject, coverage"),
+            series("h2-coverage", run, metrics, "reset_share", "subject, rows that reset"),
+            series("h2-norms", run, [m for m in metrics if m.get("encoder.grad_norm_pre_clip")],
+                   "encoder.grad_norm_pre_clip", "before clipping"),
+            series("h2-norms", run, [m for m in metrics if m.get("encoder.grad_norm_post_clip")],
+                   "encoder.grad_norm_post_clip", "after clipping"),
+            series("h2-moved", run, moving, "encoder.moved", "encoder"),
+            series("h2-moved", run, [m for m in metrics if m.get("core.moved")], "core.moved", "core"),
+        ]
+    for run in controls:
+        if run.arm == "h2-cached-context":
+            curves.append(
+                series("h2-coverage", run, investigation.metrics(run), "encoder.coverage", "control: cached-context")
+            )
+    return curves
+
+
+def _with_facts(run: Run, facts: Facts) -> Run:
+    extra: dict[str, Value] = {
+        "encoder coverage, lowest": facts.coverage_low,
+        "steps without encoder movement": float(facts.without_movement),
+    }
+    return run.model_copy(update={"final": run.final | extra})
+
+
+def _mean(values: Sequence[float]) -> Value:
+    return sum(values) / len(values) if values else Absent(absent="no step logged it")
+
+
+def _low(values: Sequence[float], sign: int = 1) -> Value:
+    return sign * min(values) if values else Absent(absent="no step has one")
+
+
+def _number(value: Value) -> str:
+    return value.absent if isinstance(value, Absent) else f"{value:.2f}"

@@ -1,0 +1,192 @@
+"""A whole investigation: decoders, hypotheses in order, experiments, root cause, ``result.json``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from etrm.config import Config, load, with_overrides
+from etrm.errors import ConfigError, RunFolderError
+from etrm.evaluation import EvaluationReport, evaluate_baselines
+from etrm.files import write_atomically
+from etrm.investigation import frozen_decoder, h1, h2, pretrain
+from etrm.investigation.protocol import CONTROL_PRESET, ORDER, Investigation, not_run
+from etrm.investigation.result import Evidence, Experiment, Hypothesis, Reproduce, Result, Verdict
+from etrm.investigation.statements import REASON, UNDECIDED
+from etrm.training.faults import recipe_for
+from etrm.training.run_folder import environment
+from etrm.training.trainer import held_out_tasks, training_tasks
+
+Progress = Callable[[str, int, int], None]
+DECIDED = {"H1": h1.decide, "H2": h2.decide}
+STATEMENTS = {s.id: s for s in (*UNDECIDED, h1.STATEMENT, h2.STATEMENT)}
+
+NEXT_STEP = {
+    None: "Nothing that was tested explains a failure to learn. Train longer, and compare the held-out score with "
+    "the baselines: `etrm train`, then `etrm evaluate`.",
+    "H1": "Mend the loading first: compare key names, EMA and cycles with the checkpoint (page H1), then run the "
+    "same command again.",
+    "H2": "Give the encoder its gradients first: look for a cache, a detach, a no_grad, a frozen module or a skipped "
+    "optimiser at the place that page H2 names, then run the same command again.",
+}
+
+
+def investigate(
+    subject: Config,
+    out: Path,
+    *,
+    name: str,
+    seeds: int,
+    workers: int,
+    command: str,
+    progress: Progress,
+    hypotheses: tuple[str, ...] = tuple(DECIDED),
+    experiments: bool = True,
+    pretrain_steps: int = 600,
+) -> Result:
+    """Decide hypotheses about a subject and write ``out/result.json``.
+
+    Args:
+        subject: the config to be judged, faults included.
+        out: folder of the investigation; what is finished there is not run again.
+        name: how the report calls the subject.
+        seeds: per arm.
+        workers: training processes at a time.
+        command: the command line, for the report.
+        progress: called with a phase, steps done and steps in all.
+        hypotheses: ids to decide; the others are NOT RUN.
+        experiments: also run the frozen-decoder experiment.
+        pretrain_steps: of the TRM decoder, where the subject names none.
+
+    Raises:
+        EtrmError: the config, data, decoder or folder cannot be used.
+        Interrupted: Ctrl-C; the same command goes on from there.
+    """
+    unknown = [h for h in hypotheses if h not in STATEMENTS]
+    if unknown:
+        raise ConfigError(f"unknown hypothesis {unknown[0]!r}", allowed=", ".join(sorted(STATEMENTS)))
+    began = time.perf_counter()
+    recipe_for(subject)  # an unknown fault is refused before any work
+    _claim(out, subject, name)
+    investigation = _prepare(subject, out, tuple(range(seeds)), workers, pretrain_steps, progress)
+    decided = {
+        id: DECIDED[id](investigation) if id in DECIDED and id in hypotheses else _left_out(id, hypotheses)
+        for id in ORDER
+    }
+    baselines = evaluate_baselines(held_out_tasks(subject), subject.data)
+    found: tuple[Experiment, ...] = ()
+    if experiments and subject.model.variant != "trm":
+        best = max(report.pass_at[1].score for report in baselines.values())
+        found = (frozen_decoder.run(investigation, best),)
+    result = _result(investigation, name, command, decided, found, baselines, time.perf_counter() - began)
+    write_atomically(out / "result.json", result.to_json())
+    return result
+
+
+def root_cause(hypotheses: dict[str, Hypothesis]) -> tuple[str | None, str]:
+    """The first VALIDATED hypothesis in the order, unless something before it is an ERROR."""
+    for id in ORDER:
+        hypothesis = hypotheses[id]
+        if hypothesis.verdict is Verdict.ERROR:
+            return None, f"No root cause can be named: {id} ({hypothesis.title}) ended in an ERROR. {hypothesis.sentence}"
+        if hypothesis.verdict is Verdict.VALIDATED:
+            return id, f"{hypothesis.title}: {hypothesis.sentence}"
+    tested = [id for id in ORDER if hypotheses[id].verdict is not Verdict.NOT_RUN]
+    return None, f"No root cause among the tested hypotheses ({', '.join(tested) or 'none'})."
+
+
+def _claim(out: Path, subject: Config, name: str) -> None:
+    """Refuse a folder that holds something else, before anything is written."""
+    file = out / "subject.json"
+    wanted = {"name": name, "config": json.loads(subject.to_json())}
+    try:
+        if file.exists():
+            if json.loads(file.read_text("utf-8")) != wanted:
+                raise RunFolderError(
+                    f"{out} holds an investigation of another subject",
+                    allowed="the same preset, settings and faults, which continue it",
+                    next_step="give another --out",
+                )
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
+    except OSError as error:
+        raise RunFolderError(f"{out} cannot be written", got=str(error), next_step="give another --out") from error
+
+
+def _prepare(
+    subject: Config, out: Path, seeds: tuple[int, ...], workers: int, pretrain_steps: int, progress: Progress
+) -> Investigation:
+    """Train or find the decoders, and give the subject one where it names none."""
+    smoke = load(CONTROL_PRESET, overrides=("train.threads=1",))
+    control_decoder = pretrain.pretrained(
+        pretrain.trm_config(smoke, smoke.train.steps), lambda done, total: progress("control decoder", done, total)
+    )
+    decoder = subject.train.decoder
+    if decoder is None:
+        decoder = pretrain.pretrained(
+            pretrain.trm_config(subject, pretrain_steps),
+            lambda done, total: progress("TRM decoder", done, total),
+        )
+    if subject.model.variant != "trm":
+        subject = with_overrides(subject, (f"train.decoder='{decoder}'",))
+    return Investigation(out, subject, decoder, control_decoder, seeds, workers, progress)
+
+
+def _left_out(id: str, hypotheses: tuple[str, ...]) -> Hypothesis:
+    reason = REASON if id not in DECIDED else f"Not asked for: --hypotheses {','.join(hypotheses)}."
+    return not_run(STATEMENTS[id], reason)
+
+
+def _result(
+    investigation: Investigation,
+    name: str,
+    command: str,
+    hypotheses: dict[str, Hypothesis],
+    experiments: tuple[Experiment, ...],
+    baselines: dict[str, EvaluationReport],
+    seconds: float,
+) -> Result:
+    cause, sentence = root_cause(hypotheses)
+    subject = investigation.subject
+    where = environment()
+    return Result(
+        subject=name,
+        root_cause=cause,
+        root_cause_confidence="proven" if cause else None,
+        sentence=sentence,
+        next_step=NEXT_STEP[cause],
+        order=ORDER,
+        hypotheses=hypotheses,
+        experiments=experiments,
+        baselines=tuple(_baseline(label, report) for label, report in baselines.items()),
+        reproduce=Reproduce(
+            command=command,
+            commit=where["commit"],
+            dirty=where["dirty"],
+            seeds=investigation.seeds,
+            data_hash=training_tasks(subject).hash,
+            versions=where["versions"],
+            hardware=where["hardware"],
+            threads=1,
+            wall_s=round(seconds, 1),
+            config=json.loads(subject.to_json()),
+        ),
+    )
+
+
+def _baseline(label: str, report: EvaluationReport) -> Evidence:
+    first = report.pass_at[1]
+    return Evidence(
+        metric=f"{label}: pass@1 on the held-out tasks",
+        direction="context",
+        treatment=first.score,
+        low=first.low,
+        high=first.high,
+        threshold="what needs no learning",
+        passed=None,
+        n=f"{first.solved} of {first.asked} tasks solved",
+        note=f"token accuracy {report.token_accuracy:.3f}",
+    )

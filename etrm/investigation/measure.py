@@ -1,0 +1,98 @@
+"""One run of an arm, with what is measured around it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from etrm.config import Config
+from etrm.data import Sample, evaluation_samples
+from etrm.evaluation import evaluate
+from etrm.files import write_atomically
+from etrm.training.predict import mean_loss, predictor
+from etrm.training.run_folder import RunFolder
+from etrm.training.trainer import Trainer, held_out_tasks
+
+BEFORE = "before.json"
+
+
+def measured_run(config: Config, path: Path, *, measure: bool) -> dict[str, Any] | None:
+    """Train a config in a folder, from wherever it stands.
+
+    Args:
+        config: of the run.
+        path: its folder.
+        measure: also measure loss on the training queries before and after, with true and with
+            foreign demos, and pass@1 on the held-out tasks (deterministic given the weights).
+
+    Returns:
+        what to record of the finished run, or None where a signal stopped it early.
+    """
+    folder = RunFolder(path, config, resume=True)
+    try:
+        trainer = Trainer(config, folder)
+        trainer.resume()
+        before = _before(trainer, path) if measure else {}
+        if not trainer.run():
+            return None
+        after = _measure(trainer, "end") | _held_out(trainer) if measure else {}
+        frozen = trainer.frozen.spans[-1] if trainer.frozen.spans else None
+        measured = before | after
+        if frozen is not None:
+            measured |= {"frozen_matched": frozen.matched, "frozen_total": frozen.total}
+        return {"measured": measured}
+    finally:
+        folder.close()
+
+
+def _before(trainer: Trainer, path: Path) -> dict[str, float]:
+    """Measured once, at the first step, and kept for a run that is resumed."""
+    file = path / BEFORE
+    if not file.exists():
+        write_atomically(file, json.dumps(_measure(trainer, "start")) + "\n")
+    found: dict[str, float] = json.loads(file.read_text("utf-8"))
+    return found
+
+
+def _measure(trainer: Trainer, when: str) -> dict[str, float]:
+    samples = training_queries(trainer)
+    return {
+        f"loss_{when}": mean_loss(trainer.model, samples),
+        f"loss_{when}_foreign_demos": mean_loss(trainer.model, with_foreign_demos(samples)),
+    }
+
+
+def training_queries(trainer: Trainer) -> list[Sample]:
+    """The first query of up to 64 training tasks, not augmented: the same for every arm and seed."""
+    samples = evaluation_samples(trainer.tasks, trainer.config.data, 1, 0)
+    first = {sample.task_id: sample for sample in reversed(samples)}
+    names = sorted(first)
+    return [first[name] for name in names[:: max(1, len(names) // 64)]]
+
+
+def with_foreign_demos(samples: Sequence[Sample]) -> list[Sample]:
+    """The same queries, each with the demos of the next one's task."""
+    return [replace(s, demos=samples[(i + 1) % len(samples)].demos) for i, s in enumerate(samples)]
+
+
+def _held_out(trainer: Trainer) -> dict[str, float]:
+    config = trainer.config
+    report = evaluate(
+        held_out_tasks(config),
+        predictor(trainer.model),
+        augmentations=config.evaluate.augmentations,
+        data=config.data,
+        batch_size=config.evaluate.batch_size,
+    )
+    first = report.pass_at[1]
+    return {
+        "held_out_pass_at_1": first.score,
+        "held_out_solved": first.solved,
+        "held_out_asked": first.asked,
+        "held_out_low": first.low,
+        "held_out_high": first.high,
+        "held_out_token_accuracy": report.token_accuracy,
+    }

@@ -1,0 +1,80 @@
+"""The TRM decoder that H1 and the frozen-decoder experiment need: trained by the tool, and kept.
+
+The kept decoder is found again by a hash of its config and of the code that trained it, so that a
+changed trainer never meets an old decoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import etrm
+from etrm.config import Config, with_overrides
+from etrm.investigation.arms import Interrupted
+from etrm.training import checkpoint as checkpoints
+from etrm.training.trainer import train
+
+AUGMENTATIONS = 4
+"""Fixed augmentations per task of the TRM, each with its own row in the puzzle table."""
+
+
+def cache_folder() -> Path:
+    """``$ETRM_CACHE``, or ``etrm`` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("ETRM_CACHE") or Path(home) / "etrm")
+
+
+def trm_config(subject: Config, steps: int) -> Config:
+    """A TRM on the subject's tasks, with the subject's core."""
+    return with_overrides(
+        subject,
+        (
+            "preset=''",
+            "model.variant=trm",
+            "faults=[]",
+            "train.decoder=none",
+            "train.freeze_decoder_steps=0",
+            f"data.augmentations={AUGMENTATIONS}",
+            "data.queries=all",
+            "train.seed=0",
+            f"train.steps={steps}",
+            f"train.warmup_steps={min(subject.train.warmup_steps, steps)}",
+            "train.checkpoint_every=200",
+            "monitor.enabled=false",
+        ),
+    )
+
+
+def pretrained(config: Config, progress: Callable[[int, int], None]) -> Path:
+    """The run folder of a finished TRM of this config, trained now if it is not in the cache.
+
+    Raises:
+        Interrupted: Ctrl-C; what was trained is kept and goes on next time.
+    """
+    key = hashlib.sha256((config.to_json() + code_hash()).encode()).hexdigest()[:16]
+    folder = cache_folder() / "decoders" / key
+    steps = config.train.steps
+    if not _finished(folder, steps):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not train(config, folder, resume=True, on_step=lambda trainer, _: progress(trainer.step, steps)):
+            raise Interrupted
+    progress(steps, steps)
+    return folder
+
+
+def code_hash() -> str:
+    """Hash of the code that a trained decoder depends on."""
+    root = Path(etrm.__file__).parent
+    digest = hashlib.sha256()
+    for package in ("data", "model", "training"):
+        for path in sorted((root / package).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _finished(folder: Path, steps: int) -> bool:
+    found = checkpoints.saved(folder / "checkpoints")
+    return bool(found) and checkpoints.read(found[-1]).step >= steps

@@ -1,0 +1,138 @@
+"""What every hypothesis has: a statement fixed before any run, and a way to be decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from etrm.config import Config, load, with_overrides
+from etrm.investigation.arms import Job, OnProgress, run_jobs
+from etrm.investigation.result import ControlOutcome, Figure, Hypothesis, Run, Series, Verdict
+from etrm.training.run_folder import read_metrics
+
+ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
+"""From the cheap and structural to the expensive; the first VALIDATED one is the root cause."""
+
+CONTROL_PRESET = "smoke"
+"""Controls run on a preset that is known, so that a broken subject cannot break them too."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A hypothesis as registered: these words decide what a verdict means."""
+
+    id: str
+    title: str
+    statement: str
+    refuted_by: str
+    mechanism: str
+    kind: Literal["mechanistic", "statistical", "mixed"]
+    would_change: str
+
+
+@dataclass
+class Investigation:
+    """What the deciding functions share.
+
+    Attributes:
+        root: the investigation's folder.
+        subject: config of the subject, faults included.
+        decoder: run folder of the TRM whose core the subject starts from.
+        control_decoder: the same for the control preset.
+        seeds: of every arm.
+        workers: processes at a time.
+        progress: called with a phase, steps done and steps in all.
+    """
+
+    root: Path
+    subject: Config
+    decoder: Path
+    control_decoder: Path
+    seeds: tuple[int, ...]
+    workers: int
+    progress: Callable[[str, int, int], None]
+    _done: dict[tuple[str, int], Run] = field(default_factory=dict)
+
+    def run(self, phase: str, jobs: Sequence[Job]) -> list[Run]:
+        """The runs of some jobs, made now or before."""
+        report: OnProgress = lambda done, total: self.progress(phase, done, total)  # noqa: E731
+        self._done |= run_jobs(self.root, jobs, self.workers, report)
+        return [self._done[job.arm, job.seed] for job in jobs]
+
+    def control_config(self, faults: Sequence[str] = ()) -> Config:
+        """The control preset with the control decoder and some faults."""
+        quoted = ", ".join(f'"{name}"' for name in faults)
+        return load(
+            CONTROL_PRESET,
+            overrides=(f"train.decoder='{self.control_decoder}'", f"faults=[{quoted}]", "train.threads=1"),
+        )
+
+    def metrics(self, run: Run) -> list[dict[str, Any]]:
+        """What a run logged, step by step."""
+        return read_metrics(self.root / run.folder)
+
+
+def seeded(config: Config, seed: int, *settings: str) -> Config:
+    """The config with another seed, one thread, and some settings."""
+    return with_overrides(config, (f"train.seed={seed}", "train.threads=1", *settings))
+
+
+def control_outcome(name: str, kind: Literal["positive", "negative"], what: str, got: Verdict, detail: str) -> ControlOutcome:
+    """A positive control must be VALIDATED; a negative one must not."""
+    behaved = (got is Verdict.VALIDATED) == (kind == "positive") and got is not Verdict.ERROR
+    expected = Verdict.VALIDATED if kind == "positive" else Verdict.INVALIDATED
+    return ControlOutcome(name=name, kind=kind, what=what, expected=expected, got=got, behaved=behaved, detail=detail)
+
+
+def not_run(statement: Statement, reason: str) -> Hypothesis:
+    """A row of the matrix that says why it was not decided."""
+    return Hypothesis(
+        id=statement.id,
+        title=statement.title,
+        statement=statement.statement,
+        refuted_by=statement.refuted_by,
+        mechanism=statement.mechanism,
+        kind=statement.kind,
+        verdict=Verdict.NOT_RUN,
+        sentence=reason,
+        would_change=statement.would_change,
+    )
+
+
+def series(
+    figure: str, run: Run, metrics: Iterable[dict[str, Any]], key: str, label: str = "", scale: float = 1.0
+) -> Series:
+    """One logged quantity of a run as a curve; steps without a value are left out."""
+    points = [(m["step"], m[key] * scale) for m in metrics if m.get(key) is not None]
+    return Series(
+        figure=figure,
+        arm=run.arm,
+        seed=run.seed,
+        label=label or key,
+        x=tuple(float(x) for x, _ in points),
+        y=tuple(round(float(y), 6) for _, y in points),
+    )
+
+
+def smoothed(curve: Series, window: int) -> Series:
+    """Means over ``window`` points, so that losses of single batches can be read."""
+    n = len(curve.x) // window
+    y = [sum(curve.y[i * window : (i + 1) * window]) / window for i in range(n)]
+    x = [curve.x[(i + 1) * window - 1] for i in range(n)]
+    return curve.model_copy(update={"x": tuple(x), "y": tuple(round(v, 6) for v in y)})
+
+
+__all__ = [
+    "CONTROL_PRESET",
+    "ORDER",
+    "Figure",
+    "Investigation",
+    "Statement",
+    "control_outcome",
+    "not_run",
+    "seeded",
+    "series",
+    "smoothed",
+]

@@ -1,0 +1,78 @@
+"""A trained model as a predictor: samples in, tokens and halting logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from etrm.batch import Batch, to_device
+from etrm.config import SIDE, Config
+from etrm.data import Sample, TaskSet, collate
+from etrm.data.episodes import Episodes
+from etrm.errors import CheckpointError
+from etrm.evaluation import Answer, Predictor
+from etrm.model.recursive import RecursiveModel, StepOutput
+from etrm.training import checkpoint as checkpoints
+from etrm.training.loss import act_loss
+from etrm.training.run_folder import read_config
+from etrm.training.trainer import pick_device, training_tasks
+
+
+def predictor(model: RecursiveModel) -> Predictor:
+    """Answers with all ACT steps; the context is computed once per sample."""
+
+    def answer(samples: Sequence[Sample]) -> list[Answer]:
+        batch, output = solve(model, samples)
+        tokens = output.logits.argmax(-1).cpu().numpy().astype(np.int16)
+        logits = output.q_halt.tolist()
+        return [(row[: len(s.tokens)], q) for s, row, q in zip(samples, tokens, logits, strict=True)]
+
+    return answer
+
+
+def solve(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[Batch, StepOutput]:
+    """All ACT steps on some samples in evaluation mode; the model's mode is left as it was."""
+    batch = to_device(collate(samples), model.core.H_init.device)
+    was_training = model.training
+    model.eval()
+    output = model.solve(batch)
+    model.train(was_training)
+    return batch, output
+
+
+def load_model(folder: Path, weights: Literal["ema", "raw"]) -> tuple[RecursiveModel, Config, TaskSet, int]:
+    """The newest checkpoint of a run folder as a model in evaluation mode.
+
+    Returns:
+        model, config, the tasks it was trained on, and the step of the checkpoint.
+
+    Raises:
+        RunFolderError, CheckpointError: there is no run, or no whole checkpoint.
+    """
+    config = read_config(folder)
+    found = checkpoints.saved(folder / "checkpoints")
+    if not found:
+        raise CheckpointError(
+            f"no checkpoint stands in {folder}", next_step=f"finish the run: etrm train --resume --out {folder}"
+        )
+    checkpoint = checkpoints.read(found[-1])
+    tasks = training_tasks(config)
+    episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
+    model = RecursiveModel(config.model, puzzles=episodes.puzzles, side=SIDE)
+    try:
+        model.load_state_dict(checkpoint.ema if weights == "ema" else checkpoint.model)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights in {found[-1]} do not fit the run's config", got=str(error).splitlines()[-1].strip()
+        ) from error
+    model.to(pick_device(config.train.device)).eval()
+    return model, config, tasks, checkpoint.step
+
+
+def mean_loss(model: RecursiveModel, samples: Sequence[Sample]) -> float:
+    """Mean lm loss after all ACT steps, in nats per scored token."""
+    batch, output = solve(model, samples)
+    return float(act_loss(output, batch.labels).lm.mean())
