@@ -84,6 +84,23 @@ class ThroughItem(Toy):
         return self.encoder(x) * scores[:, None]
 
 
+class Altered(Toy):
+    """b1, b2, c2: the encoder's output as `alter` (step, output) leaves it."""
+
+    def __init__(self, alter: Callable[[int, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.step = -1
+        self.encoder.register_forward_hook(lambda module, args, output: alter(self.step, output))
+
+    def encode(self, x: Tensor) -> Tensor:
+        self.step += 1
+        return self.encoder(x)
+
+
+def same(output: Tensor) -> Tensor:
+    return output.mean(0) + 1e-3 * output
+
+
 Loop = Callable[[Toy, torch.optim.Optimizer, Tensor], None]
 
 
@@ -115,14 +132,14 @@ def stale(model: Toy, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def train(
-    model: Toy, loop: Loop = plain, expect_frozen: Sequence[str] = (), weight_decay: float = 0.1
+    model: Toy, loop: Loop = plain, expect_frozen: Sequence[str] = (), steps: int = STEPS
 ) -> tuple[Monitor, dict[str, Finding]]:
     """Findings above note, by rule and module; learnable labels."""
     torch.manual_seed(1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
     monitor = Monitor(model, optimizer, expect_frozen=expect_frozen)
     truth = torch.randn(8, CLASSES)
-    for _ in range(STEPS):
+    for _ in range(steps):
         x = torch.randn(BATCH, 8)
         with monitor.step(samples=BATCH):
             loop(model, optimizer, nn.functional.cross_entropy(model(x), (x @ truth).argmax(1)))
@@ -149,6 +166,19 @@ def test_a_coverage_of_one_row(model: type[Toy]) -> None:
     assert found["COV001 encoder"].severity is Severity.CRITICAL
     assert "waste 0.98" in found["COV001 encoder"].message
     assert monitor.coverage("core") == monitor.coverage("decoder") == 1.0
+
+
+@pytest.mark.parametrize("start", [0, 10])
+def test_b_collapse_with_its_step(start: int) -> None:
+    _, found = train(Altered(lambda step, output: same(output) if step >= start else output))
+    assert set(found) == {"COLLAPSE001 encoder"}
+    assert found["COLLAPSE001 encoder"].evidence.first_step == start
+
+
+def test_c2_spikes_in_the_encoder_not_downstream() -> None:
+    _, found = train(Altered(lambda step, output: output * (40 if step % 25 == 13 else 1)), steps=100)
+    assert set(found) == {"SPIKE001 encoder"}
+    assert "on 4 steps (13, 38, 63, 88)" in found["SPIKE001 encoder"].message
 
 
 def test_d1_weight_decay_moves_frozen_decoder() -> None:
