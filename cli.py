@@ -29,8 +29,12 @@ ConfigOption = Annotated[Path | None, typer.Option(help="A TOML file in place of
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.lr=1e-3.")
 ]
-InjectOption = Annotated[list[str] | None, typer.Option("--inject", metavar="FAULT", help="See `etrm faults`.")]
-SourceOption = Annotated[str, typer.Option(help="arc-agi-1, arc-agi-2, a folder, or a Kaggle challenges file.")]
+InjectOption = Annotated[
+    list[str] | None, typer.Option("--inject", metavar="FAULT", help="See `etrm faults`.")
+]
+SourceOption = Annotated[
+    str, typer.Option(help="arc-agi-1, arc-agi-2, a folder, or a Kaggle challenges file.")
+]
 SubsetOption = Annotated[str, typer.Option(help="training or evaluation.")]
 SideOption = Annotated[int, typer.Option(help="Keep tasks whose grids all fit this side.")]
 
@@ -40,7 +44,9 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except EtrmError as error:
-        _console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _console(stderr=True).print(
+            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(2)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
@@ -71,12 +77,16 @@ def investigate(
     settings: SetOption = None,
     inject: InjectOption = None,
     hypotheses: Annotated[str, typer.Option(help="Which to decide, e.g. H1,H2.")] = "H1,H2",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per arm; below five a report is called screening.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Seeds per arm; below five a report is called screening.")
+    ] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Training processes at a time, one thread each.")] = 2,
     out: Annotated[Path, typer.Option(help="Folder of the investigation.")] = Path("runs/investigation"),
     experiments: Annotated[bool, typer.Option(help="Also run the frozen-decoder experiment.")] = True,
     pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the TRM decoder.")] = 600,
-    fail_on: Annotated[str | None, typer.Option(help="'validated' gives exit code 1 where a fault is found.")] = None,
+    fail_on: Annotated[
+        str | None, typer.Option(help="'validated' gives exit code 1 where a fault is found.")
+    ] = None,
 ) -> None:
     """Find out why a subject does not learn; writes result.json and a report.
 
@@ -151,17 +161,42 @@ def train(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    source: Annotated[str | None, typer.Option(help="Other tasks than the run's evaluate section names.")] = None,
-    subset: Annotated[str | None, typer.Option(help="training or evaluation.")] = None,
-    weights: Annotated[str, typer.Option(help="ema or raw.")] = "ema",
-    augmentations: Annotated[int | None, typer.Option(min=1, help="Votes per query.")] = None,
+    settings: SetOption = None,
     submission: Annotated[Path | None, typer.Option(help="Also write a Kaggle submission file.")] = None,
 ) -> None:
-    """Pass@k of a run on held-out tasks, beside baselines that need no learning."""
-    from etrm.investigation.scoring import score_run
+    """Pass@k of a run on held-out tasks, beside what needs no learning.
 
-    table = score_run(run, source, subset, weights, augmentations, submission)
-    _console().print(table)
+    What is asked stands in the run's evaluate section; change it with --set evaluate.subset=..., .source, .weights,
+    .augmentations.
+    """
+    from rich.table import Table
+
+    from etrm.training.scoring import score_run
+
+    scores = score_run(run, tuple(settings or ()), submission)
+    asked = scores.config.evaluate
+    title = f"{run}, step {scores.step}, {scores.weights} weights: {asked.source} {asked.subset}, "
+    table = Table(title=f"{title}{asked.augmentations} votes per query", title_justify="left")
+    for column in ("what", "pass@1", "pass@2", "solved/asked", "95 % interval", "token accuracy", "exact"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for name, found in {"this run": scores.model, **scores.others}.items():
+        first, second = found.pass_at[1], found.pass_at.get(2)
+        table.add_row(
+            name,
+            f"{first.score:.1%}",
+            f"{second.score:.1%}" if second else "-",
+            f"{first.solved}/{first.asked}",
+            f"{first.low:.1%} to {first.high:.1%}",
+            f"{found.token_accuracy:.3f}",
+            f"{found.exact_accuracy:.3f}",
+        )
+    console = _console()
+    console.print(table)
+    console.print(
+        f"{len(scores.model.out_of_region)} queries out of region, counted as unsolved", highlight=False
+    )
+    if submission:
+        console.print(f"submission: {submission}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -191,7 +226,9 @@ def faults() -> None:
 def show(
     task: Annotated[str, typer.Argument(help="Task id.")],
     source: SourceOption = "arc-agi-1",
-    subset: Annotated[str | None, typer.Option(help="training or evaluation; both are searched by default.")] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="training or evaluation; both are searched by default.")
+    ] = None,
 ) -> None:
     """Draw a task in the terminal."""
     from etrm.data.draw import draw_task
@@ -244,7 +281,11 @@ def _find_task(task: str, source: str, subset: str | None) -> Any:
 
 
 def _subject(
-    run: Path | None, preset: str | None, config: Path | None, settings: list[str] | None, inject: list[str] | None
+    run: Path | None,
+    preset: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    inject: list[str] | None,
 ) -> tuple[Config, str]:
     """The config to be judged and how to call it."""
     from etrm.config import with_overrides

@@ -86,7 +86,7 @@ class Batch:
 
 def to_device(value: T, device: torch.device) -> T:
     """A Batch or Demos with every tensor on ``device``."""
-    moved = {}
+    moved: dict[str, Tensor | Demos] = {}
     for field in fields(value):  # type: ignore[arg-type]
         item = getattr(value, field.name)
         if isinstance(item, Tensor):

@@ -162,7 +162,9 @@ class EvaluateConfig(Section):
     subset: Literal["training", "evaluation"] = "evaluation"
     max_tasks: int | None = Field(None, ge=1)
     augmentations: int = Field(8, ge=1, description="votes per query, the identity first")
-    allow_trained: tuple[str, ...] = Field((), description="task ids that may be trained on too; 'all' for any")
+    allow_trained: tuple[str, ...] = Field(
+        (), description="task ids that may be trained on too; 'all' for any"
+    )
     batch_size: int = Field(64, ge=1)
     weights: Literal["ema", "raw"] = "ema"
 

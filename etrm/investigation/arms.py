@@ -52,7 +52,9 @@ class Interrupted(Exception):
     """Ctrl-C: what is finished stays, and the same command goes on from there."""
 
 
-def run_jobs(root: Path, jobs: Sequence[Job], workers: int, progress: OnProgress) -> dict[tuple[str, int], Run]:
+def run_jobs(
+    root: Path, jobs: Sequence[Job], workers: int, progress: OnProgress
+) -> dict[tuple[str, int], Run]:
     """Run all jobs that are not finished.
 
     Args:
@@ -94,7 +96,9 @@ def _run_all(root: Path, waiting: list[Job], workers: int, tick: Callable[[], No
                     if error is not None and attempt == 1 and not isinstance(error, EtrmError):
                         attempts[pool.submit(work, job, str(root / job.folder))] = (job, 2)
                     elif error is not None:
-                        _write_summary(root / job.folder, {"state": "failed", "reason": str(error), "wall_s": 0.0})
+                        _write_summary(
+                            root / job.folder, {"state": "failed", "reason": str(error), "wall_s": 0.0}
+                        )
         except KeyboardInterrupt:
             for future in attempts:
                 future.cancel()

@@ -23,7 +23,10 @@ SMALLEST_EFFECT = 0.05
 """Smallest difference of held-in loss that matters, in nats per token; fixed before the run."""
 FULL_SEEDS = 5
 SCENARIOS = (
-    ("A", "the encoder learns: gradient, movement, loss below both blind arms, held-out score above the baselines"),
+    (
+        "A",
+        "the encoder learns: gradient, movement, loss below both blind arms, held-out score above the baselines",
+    ),
     ("B", "stuck: no gradient, or no movement, or a loss that does not fall"),
     ("C", "trains but useless: the loss falls, but not below both blind arms, or nothing held out is solved"),
 )
@@ -71,8 +74,14 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
     metrics = [m for r in trained for m in investigation.metrics(r)]
     facts = gather(metrics)
     contrasts = _contrasts(trained, blind)
-    scenario, sentence = _scenario(facts_ok=not facts.holds and bool(trained), words=facts.words, failed=failed,
-                                   contrasts=contrasts, trained=trained, baseline=baseline_pass_at_1)
+    scenario, sentence = _scenario(
+        facts_ok=not facts.holds and bool(trained),
+        words=facts.words,
+        failed=failed,
+        contrasts=contrasts,
+        trained=trained,
+        baseline=baseline_pass_at_1,
+    )
     return Experiment(
         id="frozen-decoder",
         title="Frozen decoder",
@@ -83,7 +92,9 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
         screening=len(investigation.seeds) < FULL_SEEDS,
         arms=_arms(investigation),
         runs=tuple(runs),
-        evidence=_evidence(investigation, trained, contrasts, facts.gradient_low, facts.moved_low, baseline_pass_at_1),
+        evidence=_evidence(
+            investigation, trained, contrasts, facts.gradient_low, facts.moved_low, baseline_pass_at_1
+        ),
         figures=FIGURES,
         series=tuple(_series(investigation, runs)),
         wall_s=round(sum(r.wall_s for r in runs), 1),
@@ -112,14 +123,16 @@ def _contrasts(trained: Sequence[Run], blind: Sequence[Run]) -> list[Contrast]:
     paired = [(r, by_seed[r.seed]) for r in trained if r.seed in by_seed]
     return [
         _contrast(
-            "its own random start (frozen random encoder)", [(_loss(r, "loss_start"), _loss(r, "loss_end")) for r in trained]
+            "its own random start (frozen random encoder)",
+            [(_loss(r, "loss_start"), _loss(r, "loss_end")) for r in trained],
         ),
         _contrast(
             "the arm trained on foreign demos",
             [(_loss(b, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r, b in paired],
         ),
         _contrast(
-            "itself, given foreign demos", [(_loss(r, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r in trained]
+            "itself, given foreign demos",
+            [(_loss(r, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r in trained],
         ),
     ]
 
@@ -161,14 +174,20 @@ def _scenario(
     if not start.lower:
         return "none", f"Undecided: {_effect(start)}; {held_out}."
     if blind.not_lower:
-        return "C", f"The encoder trains, but knows no more than one shown foreign demos: {_effect(blind)}; {held_out}."
+        return (
+            "C",
+            f"The encoder trains, but knows no more than one shown foreign demos: {_effect(blind)}; {held_out}.",
+        )
     if low > baseline:
         if blind.lower:
             return "A", f"The encoder learns: {_effect(start)}; {_effect(blind)}; {held_out}."
         return "none", f"Undecided: {_effect(blind)}; {held_out}."
     if not blind.lower:
         return "C", f"The encoder trains, but is not shown to use the demos ({_effect(blind)}); {held_out}."
-    return "C", f"The encoder trains and fits the training tasks ({_effect(blind)}), but does not generalise: {held_out}."
+    return (
+        "C",
+        f"The encoder trains and fits the training tasks ({_effect(blind)}), but does not generalise: {held_out}.",
+    )
 
 
 def _effect(contrast: Contrast) -> str:
@@ -292,7 +311,7 @@ FIGURES = (
         title="Training loss with a frozen decoder",
         x_label="optimiser step",
         y_label="lm loss (nats per token)",
-        caption="Means over 20 steps, every seed. Only what the trained arm gains on the foreign-demo arm comes from demos.",
+        caption="Means over 20 steps, every seed. Only the gain on the arm with foreign demos comes from demos.",
     ),
     Figure(
         key="frozen-norms",
@@ -331,8 +350,12 @@ def _series(investigation: Investigation, runs: Sequence[Run]) -> list[Series]:
         curves.append(series("frozen-use", r, looks, "use", label))
         if r.arm == TRAINED:
             positive = [m for m in metrics if m.get("encoder.grad_norm_pre_clip")]
-            curves.append(series("frozen-norms", r, positive, "encoder.grad_norm_pre_clip", "before clipping"))
-            curves.append(series("frozen-norms", r, positive, "encoder.grad_norm_post_clip", "after clipping"))
+            curves.append(
+                series("frozen-norms", r, positive, "encoder.grad_norm_pre_clip", "before clipping")
+            )
+            curves.append(
+                series("frozen-norms", r, positive, "encoder.grad_norm_post_clip", "after clipping")
+            )
     return curves
 
 

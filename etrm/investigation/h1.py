@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -188,7 +188,7 @@ def _live_settings(core: Core, source: DecoderSource) -> tuple[tuple[str, Any, A
 
 def _other_weights(core: Core, decoder: Path, config: Config) -> Value:
     """How many tensors equal the other kind of weights (raw where EMA is meant, and the reverse)."""
-    other = "raw" if config.train.decoder_weights == "ema" else "ema"
+    other: Literal["ema", "raw"] = "raw" if config.train.decoder_weights == "ema" else "ema"
     source = read_source(decoder, other)
     if source.weights == "unknown":
         return Absent(absent="the checkpoint holds one kind of weights")
@@ -196,7 +196,9 @@ def _other_weights(core: Core, decoder: Path, config: Config) -> Value:
     return float(sum(same))
 
 
-def _verdict(worst: Facts | None, errors: Sequence[str], broken: Sequence[str], seeds: int) -> tuple[Verdict, str]:
+def _verdict(
+    worst: Facts | None, errors: Sequence[str], broken: Sequence[str], seeds: int
+) -> tuple[Verdict, str]:
     if broken:
         return Verdict.ERROR, f"Controls did not behave: {', '.join(broken)}. The verdict would mean nothing."
     if worst is None or (errors and not worst.holds):
@@ -218,10 +220,17 @@ def _control(name: str, config: Config, decoder: Path) -> Any:
 
 
 def _arms(investigation: Investigation) -> tuple[Arm, ...]:
-    subject = Arm(name="h1-subject", role="subject", difference="as given", faults=investigation.subject.faults)
+    subject = Arm(
+        name="h1-subject", role="subject", difference="as given", faults=investigation.subject.faults
+    )
     healthy = Arm(name="h1-healthy", role="negative control", difference="preset smoke, no fault")
     faulty = tuple(
-        Arm(name=f"h1-{name}", role="positive control", difference=f"preset smoke, fault {name}", faults=(name,))
+        Arm(
+            name=f"h1-{name}",
+            role="positive control",
+            difference=f"preset smoke, fault {name}",
+            faults=(name,),
+        )
         for name in POSITIVE
     )
     return (subject, healthy, *faulty)
@@ -230,7 +239,7 @@ def _arms(investigation: Investigation) -> tuple[Arm, ...]:
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
     n = f"{facts.total} tensors, {seeds} seed{'s' if seeds != 1 else ''}"
     base = Evidence(metric="", direction="must be equal", treatment=0.0, threshold="", passed=None, n=n)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "metric": "core tensors equal to the checkpoint's",
             "control": float(facts.total),
@@ -298,6 +307,3 @@ def _instruments(investigation: Investigation) -> tuple[InstrumentCheck, ...]:
             detail=", ".join(f"{name} {settings.get(name)}" for name in SETTINGS),
         ),
     )
-
-
-

@@ -78,7 +78,9 @@ class Facts:
     @property
     def holds(self) -> bool:
         """Whether the hypothesis holds: something that must reach the encoder does not."""
-        return bool(self.uncovered_steps or self.without_gradient or self.without_movement or self.dead_tensors)
+        return bool(
+            self.uncovered_steps or self.without_gradient or self.without_movement or self.dead_tensors
+        )
 
     @property
     def words(self) -> str:
@@ -93,11 +95,14 @@ class Facts:
             parts.append(f"no gradient in the encoder on {self.without_gradient} of {self.steps} steps")
         if self.without_movement:
             arrived = "although gradient arrives" if not self.without_gradient else "and none could"
-            parts.append(f"the encoder does not move on {self.without_movement} of {self.steps} steps, {arrived}")
+            parts.append(
+                f"the encoder does not move on {self.without_movement} of {self.steps} steps, {arrived}"
+            )
         if self.dead_tensors and not self.without_movement:
             parts.append(f"up to {self.dead_tensors} trainable encoder tensors without gradient or movement")
         if not parts:
-            return f"encoder coverage {_number(self.coverage_low)} on every one of {self.steps} steps, and every tensor moves"
+            low = _number(self.coverage_low)
+            return f"encoder coverage {low} on every one of {self.steps} steps, and every tensor moves"
         return "; ".join(parts)
 
 
@@ -133,9 +138,7 @@ def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject and the controls, and say what the steps show."""
     if investigation.subject.model.variant == "trm":
         return not_run(STATEMENT, "The subject is a TRM: it has no encoder.")
-    subject_jobs = [
-        Job("h2-subject", seed, _subject(investigation, seed)) for seed in investigation.seeds
-    ]
+    subject_jobs = [Job("h2-subject", seed, _subject(investigation, seed)) for seed in investigation.seeds]
     control_jobs = [Job("h2-healthy", 0, investigation.control_config())]
     control_jobs += [Job(f"h2-{name}", 0, investigation.control_config([name])) for name in POSITIVE]
     runs = investigation.run("H2", [*subject_jobs, *control_jobs])
@@ -145,7 +148,9 @@ def decide(investigation: Investigation) -> Hypothesis:
     per_seed = [gather(investigation.metrics(run)) for run in subject_runs]
     facts = gather([m for run in subject_runs for m in investigation.metrics(run)])
     controls = [_control(investigation, run) for run in control_runs]
-    verdict, sentence = _verdict(facts, failed, [c.name for c in controls if not c.behaved], len(subject_runs))
+    verdict, sentence = _verdict(
+        facts, failed, [c.name for c in controls if not c.behaved], len(subject_runs)
+    )
     return Hypothesis(
         id=STATEMENT.id,
         title=STATEMENT.title,
@@ -156,7 +161,8 @@ def decide(investigation: Investigation) -> Hypothesis:
         verdict=verdict,
         sentence=sentence,
         arms=_arms(investigation),
-        runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True)) + tuple(control_runs),
+        runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True))
+        + tuple(control_runs),
         evidence=_evidence(facts, len(subject_runs)),
         controls=tuple(controls),
         instruments=_instruments(investigation, subject_runs, facts),
@@ -208,7 +214,12 @@ def _arms(investigation: Investigation) -> tuple[Arm, ...]:
     )
     healthy = Arm(name="h2-healthy", role="negative control", difference="preset smoke, no fault")
     faulty = tuple(
-        Arm(name=f"h2-{name}", role="positive control", difference=f"preset smoke, fault {name}", faults=(name,))
+        Arm(
+            name=f"h2-{name}",
+            role="positive control",
+            difference=f"preset smoke, fault {name}",
+            faults=(name,),
+        )
         for name in POSITIVE
     )
     return (subject, healthy, *faulty)
@@ -220,7 +231,13 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
     def row(metric: str, treatment: Value, threshold: str, passed: bool | None, note: str = "") -> Evidence:
         direction = "context" if passed is None else "must hold"
         return Evidence(
-            metric=metric, direction=direction, treatment=treatment, threshold=threshold, passed=passed, n=n, note=note
+            metric=metric,
+            direction=direction,
+            treatment=treatment,
+            threshold=threshold,
+            passed=passed,
+            n=n,
+            note=note,
         )
 
     return (
@@ -234,8 +251,15 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
         row("steps with coverage below 1", float(facts.uncovered_steps), "0", facts.uncovered_steps == 0),
         row("encoder coverage, mean", facts.coverage_mean, "compare with the share of rows that reset", None),
         row("share of rows that reset, mean", facts.reset_share, "context", None),
-        row("steps without encoder gradient", float(facts.without_gradient), "0", facts.without_gradient == 0),
-        row("steps on which the encoder does not move", float(facts.without_movement), "0", facts.without_movement == 0),
+        row(
+            "steps without encoder gradient", float(facts.without_gradient), "0", facts.without_gradient == 0
+        ),
+        row(
+            "steps on which the encoder does not move",
+            float(facts.without_movement),
+            "0",
+            facts.without_movement == 0,
+        ),
         row(
             "encoder tensors without gradient or movement, worst step",
             float(facts.dead_tensors),
@@ -243,17 +267,28 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
             facts.dead_tensors == 0,
         ),
         row("encoder gradient norm before clipping, lowest", facts.gradient_low, "> 0", None),
-        row("relative movement of the encoder, lowest", facts.moved_low, "> 0", None, "norm of the change / norm"),
+        row(
+            "relative movement of the encoder, lowest",
+            facts.moved_low,
+            "> 0",
+            None,
+            "norm of the change / norm",
+        ),
         row("encoder rows computed for nothing, highest share", facts.waste_high, "0 is best", None),
         row("encoder calls per step, mean", facts.calls, "context", None),
         row("of these with gradient, mean", facts.calls_with_grad, "context", None),
     )
 
 
-def _instruments(investigation: Investigation, runs: Sequence[Run], facts: Facts) -> tuple[InstrumentCheck, ...]:
+def _instruments(
+    investigation: Investigation, runs: Sequence[Run], facts: Facts
+) -> tuple[InstrumentCheck, ...]:
     metrics = [m for run in runs for m in investigation.metrics(run)]
     core = [m.get("core.coverage") for m in metrics]
-    clipped = sum((m.get("grad_norm_before_clip") or 0) > (investigation.subject.train.clip_norm or 1e30) for m in metrics)
+    clipped = sum(
+        (m.get("grad_norm_before_clip") or 0) > (investigation.subject.train.clip_norm or 1e30)
+        for m in metrics
+    )
     return (
         InstrumentCheck(
             name="the core, which every sample passes, has coverage 1",
@@ -313,17 +348,33 @@ def _series(investigation: Investigation, subject: Sequence[Run], controls: Sequ
         curves += [
             series("h2-coverage", run, metrics, "encoder.coverage", "subject, coverage"),
             series("h2-coverage", run, metrics, "reset_share", "subject, rows that reset"),
-            series("h2-norms", run, [m for m in metrics if m.get("encoder.grad_norm_pre_clip")],
-                   "encoder.grad_norm_pre_clip", "before clipping"),
-            series("h2-norms", run, [m for m in metrics if m.get("encoder.grad_norm_post_clip")],
-                   "encoder.grad_norm_post_clip", "after clipping"),
+            series(
+                "h2-norms",
+                run,
+                [m for m in metrics if m.get("encoder.grad_norm_pre_clip")],
+                "encoder.grad_norm_pre_clip",
+                "before clipping",
+            ),
+            series(
+                "h2-norms",
+                run,
+                [m for m in metrics if m.get("encoder.grad_norm_post_clip")],
+                "encoder.grad_norm_post_clip",
+                "after clipping",
+            ),
             series("h2-moved", run, moving, "encoder.moved", "encoder"),
             series("h2-moved", run, [m for m in metrics if m.get("core.moved")], "core.moved", "core"),
         ]
     for run in controls:
         if run.arm == "h2-cached-context":
             curves.append(
-                series("h2-coverage", run, investigation.metrics(run), "encoder.coverage", "control: cached-context")
+                series(
+                    "h2-coverage",
+                    run,
+                    investigation.metrics(run),
+                    "encoder.coverage",
+                    "control: cached-context",
+                )
             )
     return curves
 

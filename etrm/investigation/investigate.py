@@ -90,7 +90,10 @@ def root_cause(hypotheses: dict[str, Hypothesis]) -> tuple[str | None, str]:
     for id in ORDER:
         hypothesis = hypotheses[id]
         if hypothesis.verdict is Verdict.ERROR:
-            return None, f"No root cause can be named: {id} ({hypothesis.title}) ended in an ERROR. {hypothesis.sentence}"
+            return (
+                None,
+                f"No root cause can be named: {id} ({hypothesis.title}) ended in an ERROR. {hypothesis.sentence}",
+            )
         if hypothesis.verdict is Verdict.VALIDATED:
             return id, f"{hypothesis.title}: {hypothesis.sentence}"
     tested = [id for id in ORDER if hypotheses[id].verdict is not Verdict.NOT_RUN]
@@ -113,7 +116,9 @@ def _claim(out: Path, subject: Config, name: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
     except OSError as error:
-        raise RunFolderError(f"{out} cannot be written", got=str(error), next_step="give another --out") from error
+        raise RunFolderError(
+            f"{out} cannot be written", got=str(error), next_step="give another --out"
+        ) from error
 
 
 def _prepare(
@@ -122,7 +127,8 @@ def _prepare(
     """Train or find the decoders, and give the subject one where it names none."""
     smoke = load(CONTROL_PRESET, overrides=("train.threads=1",))
     control_decoder = pretrain.pretrained(
-        pretrain.trm_config(smoke, smoke.train.steps), lambda done, total: progress("control decoder", done, total)
+        pretrain.trm_config(smoke, smoke.train.steps),
+        lambda done, total: progress("control decoder", done, total),
     )
     decoder = subject.train.decoder
     if decoder is None:

@@ -79,11 +79,15 @@ def seeded(config: Config, seed: int, *settings: str) -> Config:
     return with_overrides(config, (f"train.seed={seed}", "train.threads=1", *settings))
 
 
-def control_outcome(name: str, kind: Literal["positive", "negative"], what: str, got: Verdict, detail: str) -> ControlOutcome:
+def control_outcome(
+    name: str, kind: Literal["positive", "negative"], what: str, got: Verdict, detail: str
+) -> ControlOutcome:
     """A positive control must be VALIDATED; a negative one must not."""
     behaved = (got is Verdict.VALIDATED) == (kind == "positive") and got is not Verdict.ERROR
     expected = Verdict.VALIDATED if kind == "positive" else Verdict.INVALIDATED
-    return ControlOutcome(name=name, kind=kind, what=what, expected=expected, got=got, behaved=behaved, detail=detail)
+    return ControlOutcome(
+        name=name, kind=kind, what=what, expected=expected, got=got, behaved=behaved, detail=detail
+    )
 
 
 def not_run(statement: Statement, reason: str) -> Hypothesis:

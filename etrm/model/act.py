@@ -58,12 +58,12 @@ class Carry:
 
 
 def _fit(z: Tensor, length: int) -> Tensor:
-    return z[:, :length] if z.shape[1] >= length else torch.nn.functional.pad(z, (0, 0, 0, length - z.shape[1]))
+    return (
+        z[:, :length] if z.shape[1] >= length else torch.nn.functional.pad(z, (0, 0, 0, length - z.shape[1]))
+    )
 
 
-def halts(
-    steps: Tensor, q_halt: Tensor, config: HaltConfig, generator: torch.Generator | None
-) -> Tensor:
+def halts(steps: Tensor, q_halt: Tensor, config: HaltConfig, generator: torch.Generator | None) -> Tensor:
     """Which rows stop after this step, in training.
 
     A row stops at ``max_steps``, or when its halting logit is positive; with probability

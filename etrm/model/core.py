@@ -72,7 +72,13 @@ class Core(nn.Module):
         self.positions = RotaryPositions(config.context_tokens + side * side, width // config.num_heads)
 
     def forward(
-        self, z_H: Tensor, z_L: Tensor, context: Tensor, inputs: Tensor, positions: Tensor, valid: Tensor | None
+        self,
+        z_H: Tensor,
+        z_L: Tensor,
+        context: Tensor,
+        inputs: Tensor,
+        positions: Tensor,
+        valid: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Refine the states once.
 

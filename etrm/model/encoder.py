@@ -79,7 +79,9 @@ class GridEncoder(nn.Module):
         # One lookup in both tables: the output grid's tokens stand behind the input grid's.
         is_output = demos.positions >= self.area
         table = torch.cat((self.input_embed.embedding_weight, self.output_embed.embedding_weight))
-        return math.sqrt(table.shape[1]) * nn.functional.embedding(demos.tokens + VOCABULARY * is_output, table)
+        return math.sqrt(table.shape[1]) * nn.functional.embedding(
+            demos.tokens + VOCABULARY * is_output, table
+        )
 
     def _pool(self, h: Tensor, real: Tensor) -> Tensor:
         """(N, L, D) and (N, L) bool of tokens that are not PAD to (N, D)."""

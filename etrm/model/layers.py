@@ -85,7 +85,7 @@ class _Rotate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return _turn(x, cos, sin)
 
     @staticmethod
@@ -93,7 +93,7 @@ class _Rotate(torch.autograd.Function):
         ctx.save_for_backward(inputs[1], inputs[2])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return _turn(grad, cos, -sin), None, None
 
@@ -163,7 +163,8 @@ class Attention(nn.Module):
         batch, length, hidden = x.shape
         # As in SwiGLU, split the weight and not the product.
         query, key, value = (
-            F.linear(x, weight).view(batch, length, self.num_heads, -1) for weight in self.qkv_proj.weight.chunk(3)
+            F.linear(x, weight).view(batch, length, self.num_heads, -1)
+            for weight in self.qkv_proj.weight.chunk(3)
         )
         if self.qk_norm:
             query, key = rms_norm(query), rms_norm(key)

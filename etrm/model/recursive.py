@@ -123,17 +123,13 @@ class RecursiveModel(nn.Module):
         core = self.core
         length = core.context_tokens + batch.inputs.shape[1]
         carry = carry.begin(length, core.H_init, core.L_init)
-        z_H, z_L, logits, q = core(
-            carry.z_H, carry.z_L, context, batch.inputs, batch.positions, batch.valid
-        )
+        z_H, z_L, logits, q = core(carry.z_H, carry.z_L, context, batch.inputs, batch.positions, batch.valid)
         steps, q_halt = carry.steps + 1, q[:, 0]
         if self.training:
             halted = halts(steps, q_halt.detach(), self.config.halt, generator)
         else:
             halted = steps >= self.config.halt.max_steps
-        carry = replace(
-            carry, z_H=z_H.detach(), z_L=z_L.detach(), steps=steps, halted=halted, context=stored
-        )
+        carry = replace(carry, z_H=z_H.detach(), z_L=z_L.detach(), steps=steps, halted=halted, context=stored)
         return carry, StepOutput(logits, q_halt, context)
 
     @torch.no_grad()

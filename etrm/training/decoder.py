@@ -109,7 +109,7 @@ def _source(
     path: Path, weights: Literal["ema", "raw", "unknown"], named: dict[str, Tensor], settings: dict[str, Any]
 ) -> DecoderSource:
     stripped = {strip_prefixes(name): tensor for name, tensor in named.items()}
-    core = {}
+    core: dict[str, Tensor] = {}
     for prefix in ("core.", "inner."):  # ours, and the published name of the same module
         core |= {n.removeprefix(prefix): t for n, t in stripped.items() if n.startswith(prefix)}
     table = stripped.get("puzzle_table.weights", core.pop("puzzle_emb.weights", None))

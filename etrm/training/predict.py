@@ -25,7 +25,7 @@ def predictor(model: RecursiveModel) -> Predictor:
     """Answers with all ACT steps; the context is computed once per sample."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
-        batch, output = solve(model, samples)
+        _, output = solve(model, samples)
         tokens = output.logits.argmax(-1).cpu().numpy().astype(np.int16)
         logits = output.q_halt.tolist()
         return [(row[: len(s.tokens)], q) for s, row, q in zip(samples, tokens, logits, strict=True)]
@@ -56,7 +56,8 @@ def load_model(folder: Path, weights: Literal["ema", "raw"]) -> tuple[RecursiveM
     found = checkpoints.saved(folder / "checkpoints")
     if not found:
         raise CheckpointError(
-            f"no checkpoint stands in {folder}", next_step=f"finish the run: etrm train --resume --out {folder}"
+            f"no checkpoint stands in {folder}",
+            next_step=f"finish the run: etrm train --resume --out {folder}",
         )
     checkpoint = checkpoints.read(found[-1])
     tasks = training_tasks(config)

@@ -61,7 +61,11 @@ def hardware() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        names = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if "model name" in line
+        ]
         model = names[0] if names else model
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{model}, {os.cpu_count()} cores{gpu}"
@@ -160,7 +164,9 @@ def read_config(path: Path) -> Config:
     file = path / "config.json"
     if not file.exists():
         raise RunFolderError(
-            f"{path} is not a run folder", got="no config.json", next_step="give the folder that `etrm train` wrote"
+            f"{path} is not a run folder",
+            got="no config.json",
+            next_step="give the folder that `etrm train` wrote",
         )
     return Config.from_json(file.read_text("utf-8"))
 

@@ -106,7 +106,7 @@ class Trainer:
             loss = act_loss(output, batch.labels)
             total = loss.total(train.q_halt_weight)
             self._check_loss(total)
-            (total / train.batch_size).backward()
+            torch.autograd.backward(total / train.batch_size)
             norm = self._clip()
             self.recipe.update(self.optimizers, self._decoder_frozen)
             for optimizer in self.optimizers:
@@ -118,7 +118,11 @@ class Trainer:
         metrics: dict[str, Any] = {"step": self.step, "bucket": bucket, "rows": batch.size}
         metrics["reset_share"] = sum(resets) / batch.size
         metrics |= step_metrics(loss, total, output.q_halt, carry, self.config.model.halt.max_steps)
-        metrics |= {"lr_factor": factor, "decoder_frozen": self._decoder_frozen, "tokens": batch.inputs.numel()}
+        metrics |= {
+            "lr_factor": factor,
+            "decoder_frozen": self._decoder_frozen,
+            "tokens": batch.inputs.numel(),
+        }
         metrics |= {"grad_norm_before_clip": norm} if norm is not None else {}
         return finite(metrics | self.observer.metrics())
 

@@ -1,0 +1,79 @@
+"""Score a run on tasks that it never saw, beside what needs no learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from etrm.config import Config, with_overrides
+from etrm.data import TaskSet, check_leakage
+from etrm.evaluation import EvaluationReport, evaluate, evaluate_baselines, write_submission
+from etrm.model.recursive import RecursiveModel
+from etrm.training.predict import load_model, predictor
+from etrm.training.run_folder import read_config
+from etrm.training.trainer import held_out_tasks
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found.
+
+    Attributes:
+        config: of the run, with the evaluation's overrides.
+        step: of the checkpoint.
+        weights: ema or raw.
+        asked: the tasks.
+        model: the run's report.
+        others: reports of the trivial baselines and of the same model untrained, by name.
+    """
+
+    config: Config
+    step: int
+    weights: str
+    asked: TaskSet
+    model: EvaluationReport
+    others: dict[str, EvaluationReport]
+
+
+def score_run(folder: Path, settings: tuple[str, ...], submission: Path | None) -> Scores:
+    """Evaluate the newest checkpoint of a run folder.
+
+    Args:
+        folder: of the run.
+        settings: overrides of the evaluate section.
+        submission: where to write a Kaggle submission, if anywhere.
+
+    Raises:
+        LeakageError: an asked task was trained on and is not in ``evaluate.allow_trained``.
+        EtrmError: there is no run, no whole checkpoint, or no such tasks.
+    """
+    weights = with_overrides(read_config(folder), settings).evaluate.weights
+    model, trained_with, tasks, step = load_model(folder, weights)
+    config = with_overrides(trained_with, settings)
+    asked = held_out_tasks(config)
+    if "all" not in config.evaluate.allow_trained:
+        check_leakage(tasks, asked, config.evaluate.allow_trained)
+    report = _evaluate(model, asked, config, tasks)
+    untrained = RecursiveModel(config.model, puzzles=_puzzles(model)).eval()
+    others = evaluate_baselines(asked, config.data)
+    others["untrained model"] = _evaluate(untrained, asked, config, tasks)
+    if submission is not None:
+        write_submission(submission, asked, report.candidates)
+    return Scores(config, step, weights, asked, report, others)
+
+
+def _evaluate(model: RecursiveModel, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
+    return evaluate(
+        asked,
+        predictor(model),
+        augmentations=config.evaluate.augmentations,
+        data=config.data,
+        seed=config.train.seed,
+        variant=config.model.variant,
+        trained=tasks if config.model.variant == "trm" else None,
+        batch_size=config.evaluate.batch_size,
+    )
+
+
+def _puzzles(model: RecursiveModel) -> int:
+    return 0 if model.puzzle_table is None else len(model.puzzle_table.weights)
