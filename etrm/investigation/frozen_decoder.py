@@ -191,13 +191,11 @@ def _scenario(
 
 
 def _effect(contrast: Contrast) -> str:
-    if contrast.interval is None:
-        return f"loss {contrast.treatment:.3f} against {contrast.control:.3f} of {contrast.name} (one seed, no interval)"
+    losses = f"loss {contrast.treatment:.3f} against {contrast.control:.3f} of {contrast.name}"
     i = contrast.interval
-    return (
-        f"loss {contrast.treatment:.3f} against {contrast.control:.3f} of {contrast.name}, "
-        f"lower by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
-    )
+    if i is None:
+        return f"{losses} (one seed, no interval)"
+    return f"{losses}, lower by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
 
 
 def _range(values: Sequence[float]) -> str:
