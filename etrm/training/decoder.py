@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -53,8 +52,7 @@ def read_source(path: Path, weights: Literal["ema", "raw"]) -> DecoderSource:
     folder = _checkpoint_folder(path)
     if folder is not None:
         file = folder / ("ema.safetensors" if weights == "ema" else "model.safetensors")
-        settings = json.loads((folder / "state.json").read_text("utf-8")).get("model_settings", {})
-        return _source(file, weights, _read_tensors(file), settings)
+        return _source(file, weights, _read_tensors(file), _read_settings(folder / "state.json"))
     return _source(path, "unknown", _read_tensors(path), {})
 
 
@@ -132,15 +130,29 @@ def _checkpoint_folder(path: Path) -> Path | None:
     return found[-1]
 
 
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text("utf-8"))["model_settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} does not say how the decoder was trained",
+            got=f"{type(error).__name__}: {error}",
+            allowed="state.json as `etrm train` writes it",
+            next_step="use another checkpoint of the same run folder",
+        ) from error
+    return settings
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        with warnings.catch_warnings(action="ignore"):  # about odd pickles: they load or they do not
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle raises anything: IndexError, KeyError, AssertionError ...
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
             allowed="a run folder, a checkpoint folder, a .safetensors file, or a torch.save file of plain tensors",
         ) from error
     tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
