@@ -111,7 +111,8 @@ class RunFolder:
                 next_step="wait for it to end, or give another --out",
             ) from error
         existing = self.path / "config.json"
-        if not existing.exists():
+        if not (existing.exists() and (self.path / "run.json").exists()):
+            # A run that was refused before its first step, for its data say, holds no folder.
             write_atomically(existing, config.to_json())
             return
         if not resume:
