@@ -105,8 +105,9 @@ class Trainer:
             carry, output = self.model(carry, batch, self.halting)
             loss = act_loss(output, batch.labels)
             total = loss.total(train.q_halt_weight)
-            self._check_loss(total)
-            torch.autograd.backward(total / train.batch_size)
+            self._check_loss(total, all(resets))
+            if total.requires_grad:
+                torch.autograd.backward(total / train.batch_size)
             norm = self._clip()
             self.recipe.update(self.optimizers, self._decoder_frozen)
             for optimizer in self.optimizers:
@@ -126,14 +127,16 @@ class Trainer:
         metrics |= {"grad_norm_before_clip": norm} if norm is not None else {}
         return finite(metrics | self.observer.metrics())
 
-    def _check_loss(self, total: torch.Tensor) -> None:
+    def _check_loss(self, total: torch.Tensor, all_begin: bool) -> None:
         if not bool(torch.isfinite(total.detach())):
             raise TrainingError(
                 f"the loss of step {self.step + 1} is not finite",
                 got=str(total.item()),
                 next_step="the last checkpoint is untouched; look at the gradient norms in metrics.jsonl",
             )
-        if not total.requires_grad:
+        # A cached context trains the encoder only through rows that begin: with a frozen decoder the
+        # steps in between have no gradient, and that is this variant's fault and no error.
+        if all_begin and not total.requires_grad:
             raise TrainingError(
                 "nothing that the loss depends on requires a gradient",
                 next_step="look at train.freeze_decoder_steps and the injected faults",
@@ -197,20 +200,24 @@ class Trainer:
                 continue
             state.restore(self, found)
             self._metrics_bytes = found.state["metrics_bytes"]
+            self._saved_step = found.step
             return True
         if problems:
             raise problems[0]
         return False
 
     _metrics_bytes = 0
+    _saved_step = -1
 
     def _log(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
         if self.folder:
             self.folder.log(metrics, timing)
 
     def _save(self) -> None:
-        if self.folder:
+        # Writing a step again would leave a moment without it, fatal where it is the only one.
+        if self.folder and self._saved_step != self.step:
             checkpoints.save(self.folder.checkpoints, state.capture(self), self.config.train.keep_checkpoints)
+            self._saved_step = self.step
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
