@@ -2,11 +2,12 @@
 
 ``model.safetensors`` raw weights, ``ema.safetensors`` the averaged ones, ``state.safetensors``
 every other tensor that training needs to continue exactly, ``state.json`` the rest (step, loader
-positions, random state, model settings). Nothing is pickled, so nothing can execute.
+positions, random state, model settings, and the digests of the three). Nothing is pickled, so nothing can execute.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -53,12 +54,14 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for unfinished in folder.glob(f".{PREFIX}*.tmp"):  # of a process that was killed
+            shutil.rmtree(unfinished)
         temporary.mkdir()
         _save_tensors(temporary / "model.safetensors", checkpoint.model)
         _save_tensors(temporary / "ema.safetensors", checkpoint.ema)
         _save_tensors(temporary / "state.safetensors", checkpoint.tensors)
-        state = {"step": checkpoint.step, **checkpoint.state}
+        digests = {path.name: _digest(path) for path in temporary.iterdir()}
+        state = {"step": checkpoint.step, "sha256": digests, **checkpoint.state}
         (temporary / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True), "utf-8")
         for path in temporary.iterdir():
             _sync(path)
@@ -73,7 +76,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             got=str(error),
             next_step="free space or give another folder, then continue with --resume",
         ) from error
-    for old in saved(folder)[:-keep]:
+    # One that stands ahead is an altered one that the run went back behind: it keeps no place.
+    for old in [path for path in saved(folder) if path.name <= final.name][:-keep]:
         shutil.rmtree(old)
     return final
 
@@ -91,6 +95,9 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         state = json.loads((path / "state.json").read_text("utf-8"))
+        for name, digest in state.pop("sha256").items():
+            if _digest(path / name) != digest:
+                raise ValueError(f"{name} is not what was written")
         return Checkpoint(
             step=state.pop("step"),
             model=load_file(path / "model.safetensors"),
@@ -98,7 +105,7 @@ def read(path: Path) -> Checkpoint:
             tensors=load_file(path / "state.safetensors"),
             state=state,
         )
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(
             f"{path} is not a whole checkpoint",
             got=f"{type(error).__name__}: {error}",
@@ -109,6 +116,11 @@ def read(path: Path) -> Checkpoint:
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:
