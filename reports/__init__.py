@@ -1,1 +1,53 @@
-"""Markdown and figures, rendered from result.json alone."""
+"""Markdown and figures, rendered from result.json alone.
+
+Importing this package imports neither matplotlib nor rich; the functions do when they are called.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etrm.investigation.result import Result
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["read_and_render", "render", "summary"]
+
+
+def render(result: Result, folder: Path) -> list[Path]:
+    """Write the report of a result: ``index.md``, a page for each part, and ``figures/*.png``.
+
+    The same result gives the same bytes (figures: with the same version of matplotlib). Each file is
+    whole or absent, the index is written last, and no other file is touched.
+
+    Args:
+        result: what the investigation found.
+        folder: the investigation's folder, where ``result.json`` and the runs stand; links go there.
+
+    Returns:
+        The files written, the index last.
+    """
+    from reports.site import files
+    from reports.write import write
+
+    return write(files(result), folder)
+
+
+def read_and_render(folder: Path) -> Result:
+    """Render ``folder/result.json`` into ``folder`` and return it.
+
+    Raises:
+        RunFolderError: the file is missing or is not of this schema, or the folder cannot be written.
+    """
+    result = Result.read(folder / "result.json")
+    render(result, folder)
+    return result
+
+
+def summary(result: Result) -> RenderableType:
+    """The result for a terminal: root cause, verdicts, next step. Needs no colour to be read."""
+    from reports.terminal import terminal
+
+    return terminal(result)

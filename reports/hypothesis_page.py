@@ -1,0 +1,101 @@
+"""The page of one hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from etrm.investigation.result import Evidence, Hypothesis, Result, Verdict
+from reports.sections import (
+    MEANING,
+    arms_table,
+    change,
+    controls_table,
+    cost,
+    evidence_table,
+    instruments_table,
+    join,
+    place,
+    prose,
+    raw_data,
+    reproduce,
+    runs_tables,
+    screening_note,
+    section,
+    seeds,
+)
+from reports.text import NOTHING, escape, paragraph, sentence, value
+
+
+def hypothesis_page(result: Result, key: str, navigation: str, images: Sequence[str]) -> str:
+    """Markdown of a hypothesis; one that was not run gets a short page with its reason."""
+    hypothesis = result.hypotheses[key]
+    head = [f"# {escape(key)}: {escape(hypothesis.title)}", navigation, verdict_line(hypothesis)]
+    head += [screening_note(hypothesis.screening), _place_note(result, key)]
+    words = [
+        prose("Statement", hypothesis.statement),
+        prose("What would refute it", hypothesis.refuted_by),
+        prose("Mechanism", hypothesis.mechanism),
+    ]
+    if hypothesis.verdict is Verdict.NOT_RUN and not hypothesis.runs and not hypothesis.evidence:
+        return join([*head, *words, prose("What would decide it", hypothesis.would_change), raw_data(())])
+    return join(
+        [
+            *head,
+            *words,
+            section("Arms", arms_table(hypothesis.arms)),
+            section("Evidence", evidence_table(hypothesis.evidence)),
+            section("Did the controls fire?", controls_table(hypothesis.controls)),
+            section("Runs", runs_tables(hypothesis.runs)),
+            section("Figures", *images),
+            section("Instrument check", instruments_table(hypothesis.instruments)),
+            prose("What would change this verdict", hypothesis.would_change),
+            reproduce(result.reproduce, hypothesis.runs, hypothesis.wall_s),
+            raw_data(hypothesis.runs),
+        ]
+    )
+
+
+def verdict_line(hypothesis: Hypothesis) -> str:
+    """Verdict, its meaning, the sentence, and what it rests on."""
+    verdict = hypothesis.verdict
+    mark = " (screening)" if hypothesis.screening else ""
+    first = f"**{verdict.value}**{mark} — {sentence(escape(hypothesis.sentence))}"
+    lines = [paragraph(first, "> "), paragraph(MEANING[verdict], "> ")]
+    if hypothesis.runs or hypothesis.evidence:
+        facts = [f"Effect: {_effect(hypothesis)}.", f"Seeds: {seeds([run.seed for run in hypothesis.runs])}."]
+        facts += [f"Budget: {cost(hypothesis.runs, hypothesis.wall_s)}.", f"Kind: {hypothesis.kind}."]
+        lines += [paragraph(" ".join(facts), "> ")]
+    return "\n>\n".join(lines)
+
+
+def _effect(hypothesis: Hypothesis) -> str:
+    row = primary(hypothesis.evidence)
+    if row is None:
+        return "none was measured"
+    compared = "" if row.control is None else f", control {value(row.control)}"
+    difference = change(row)
+    kind = "interval" if difference.startswith("[") else "difference"
+    beside = "" if difference == NOTHING else f", {kind} {difference}"
+    threshold = escape(row.threshold) or NOTHING
+    return f"{escape(row.metric)}: {value(row.treatment)}{compared}{beside} (threshold: {threshold})"
+
+
+def primary(rows: Sequence[Evidence]) -> Evidence | None:
+    """The row that speaks first: the first that failed, else the first that decides."""
+    deciding = [row for row in rows if row.passed is not None]
+    failing = [row for row in deciding if not row.passed]
+    return next(iter([*failing, *deciding]), None)
+
+
+def _place_note(result: Result, key: str) -> str:
+    cause = result.root_cause
+    standing = place(result, key)
+    if standing == "clear" or cause is None:
+        return ""
+    what = "leading candidate" if result.root_cause_confidence == "candidate" else "root cause"
+    if standing == "root cause":
+        return paragraph(f"This hypothesis is the **{what}** of the investigation.")
+    return paragraph(
+        f"This hypothesis stands behind the {what}, {escape(cause)}: what is measured here may be its "
+        "consequence. Mend it first, then measure again."
+    )

@@ -1,0 +1,41 @@
+"""Which page and which figure file belongs to what; names are safe on every file system and unique."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from etrm.investigation.result import Result
+
+LONGEST = 60
+
+
+def slug(text: str) -> str:
+    """Lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:LONGEST].strip("-") or "page"
+
+
+def unique(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """Slugs of names, with a number where two would be the same."""
+    used, result = set(taken), []
+    for name in names:
+        candidate, n = slug(name), 2
+        while candidate in used:
+            candidate, n = f"{slug(name)}-{n}", n + 1
+        used.add(candidate)
+        result.append(candidate)
+    return result
+
+
+def ordered(result: Result) -> list[str]:
+    """Keys of the hypotheses in the order of dependence; those that it does not name come last."""
+    named = [key for key in dict.fromkeys(result.order) if key in result.hypotheses]
+    return named + sorted(set(result.hypotheses) - set(named))
+
+
+def page_names(result: Result) -> tuple[dict[str, str], list[str]]:
+    """Files of the hypotheses by key, and of the experiments in their order."""
+    keys = ordered(result)
+    stems = unique([*keys, *(experiment.id for experiment in result.experiments)], taken=["index"])
+    files = [f"{stem}.md" for stem in stems]
+    return dict(zip(keys, files, strict=False)), files[len(keys) :]

@@ -1,0 +1,92 @@
+"""The result for a terminal, readable without colour and in a pipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etrm.investigation.result import Result, Verdict
+from reports.names import ordered
+from reports.text import plain, sentence
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+STYLES = {
+    Verdict.VALIDATED: "bold red",
+    Verdict.INVALIDATED: "green",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.ERROR: "bold magenta",
+    Verdict.NOT_RUN: "dim",
+}
+
+
+def terminal(result: Result) -> RenderableType:
+    """Root cause first, then verdicts and experiments, then the next step."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    head = Text.assemble((_cause(result), "bold"), "\n", sentence(plain(result.sentence)))
+    parts: list[RenderableType] = [head]
+    if _decided(result):
+        parts.append(Padding(_verdicts(result), (1, 0, 0, 0)))
+    parts += [Padding(Text(line), (1, 0, 0, 0)) for line in _not_run(result)]
+    for experiment in result.experiments:
+        name = (
+            "no scenario decided"
+            if experiment.scenario == "none"
+            else f"scenario {plain(experiment.scenario)}"
+        )
+        mark = " (screening)" if experiment.screening else ""
+        text = Text.assemble(
+            (f"{plain(experiment.title)}: ", "bold"), f"{name}{mark}. ", sentence(plain(experiment.sentence))
+        )
+        parts.append(Padding(text, (1, 0, 0, 0)))
+    parts.append(Padding(Text.assemble(("Next step: ", "bold"), plain(result.next_step)), (1, 0)))
+    return Group(*parts)
+
+
+def _cause(result: Result) -> str:
+    if result.root_cause is None:
+        return "Root cause: none found"
+    kind = "Leading candidate (not proven)" if result.root_cause_confidence == "candidate" else "Root cause"
+    hypothesis = result.hypotheses.get(result.root_cause)
+    title = f", {plain(hypothesis.title)}" if hypothesis else ""
+    return f"{kind}: {plain(result.root_cause)}{title}"
+
+
+def _decided(result: Result) -> list[str]:
+    return [key for key in ordered(result) if result.hypotheses[key].verdict is not Verdict.NOT_RUN]
+
+
+def _not_run(result: Result) -> list[str]:
+    """One line for each reason, so that what was not run does not hide what was."""
+    by_reason: dict[str, list[str]] = {}
+    for key in ordered(result):
+        hypothesis = result.hypotheses[key]
+        if hypothesis.verdict is Verdict.NOT_RUN:
+            name = f"{plain(key)} {plain(hypothesis.title)}"
+            by_reason.setdefault(sentence(plain(hypothesis.sentence)), []).append(name)
+    return [f"{Verdict.NOT_RUN.value}: {', '.join(names)}. {reason}" for reason, names in by_reason.items()]
+
+
+def _verdicts(result: Result) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("hypothesis", max_width=20)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("in one sentence", ratio=1)
+    for key in _decided(result):
+        hypothesis = result.hypotheses[key]
+        verdict = Text(hypothesis.verdict.value, style=STYLES[hypothesis.verdict])
+        if hypothesis.screening:
+            verdict.append("\n(screening)")
+        table.add_row(
+            Text(plain(key)), Text(plain(hypothesis.title)), verdict, Text(plain(hypothesis.sentence))
+        )
+    return table

@@ -1,0 +1,202 @@
+"""What pages and the terminal say: numbers, escapes, marks."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from etrm.investigation.result import Absent, Result, Verdict
+from reports import summary
+from reports.hypothesis_page import hypothesis_page, primary
+from reports.index_page import index_page
+from reports.names import page_names, slug, unique
+from reports.text import (
+    code,
+    count,
+    duration,
+    escape,
+    fenced,
+    interval,
+    number,
+    paragraph,
+    plain,
+    table,
+    value,
+)
+
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (0.0, "0"),
+        (-0.0, "0"),
+        (3.0, "3"),
+        (123456.0, "123456"),
+        (0.5, "0.5000"),
+        (-1.23456, "-1.235"),
+        (12.3456, "12.35"),
+        (9.99999, "10.00"),
+        (123456.7, "123457"),
+        (0.00123456, "0.001235"),
+        (0.000123456, "1.235e-04"),
+        (1.5e9, "1.500e+09"),
+        (math.nan, "NaN"),
+        (-math.inf, "-inf"),
+    ],
+)
+def test_numbers_have_four_significant_digits(x: float, text: str) -> None:
+    assert number(x) == text
+
+
+def test_what_was_not_measured_is_never_a_number() -> None:
+    assert value(None) == "—"
+    assert value(Absent(absent="no run finished")) == "not measured (no run finished)"
+    assert interval(None, None) == "—"
+    assert interval(0.1, None) == "[0.1000, inf]"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (59.9, "59.9 s"), (59.99, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_counts() -> None:
+    assert (count(1, "seed"), count(3, "seed"), count(12000, "step")) == ("1 seed", "3 seeds", "12 000 steps")
+
+
+def spoken(markdown: str) -> str:
+    """The text that a reader of the rendered markdown sees, if it is one paragraph."""
+    tokens = MARKDOWN.parse(markdown)
+    assert [t.type for t in tokens] in (["paragraph_open", "inline", "paragraph_close"], [])
+    words = [" " if c.type == "softbreak" else c.content for t in tokens for c in t.children or []]
+    assert {c.type for t in tokens for c in t.children or []} <= {
+        "text",
+        "softbreak",
+        "code_inline",
+        "text_special",
+    }
+    return "".join(words)
+
+
+@given(st.text(alphabet=st.sampled_from("ab1 .-+#>=<*_~`|[]()!&;\\\n/:"), max_size=80))
+def test_text_is_shown_as_it_is_written(text: str) -> None:
+    def bare(words: str) -> str:
+        return re.sub(r"[`\s]", "", words)
+
+    assert bare(spoken(paragraph(escape(text)))) == bare(text)
+
+
+@given(st.text(max_size=30))
+def test_any_text_can_be_code(text: str) -> None:
+    if not plain(text):
+        assert code(text) == "—"
+        return
+    (token,) = MARKDOWN.parseInline(code(text))[0].children or []
+    assert (token.type, token.content) == ("code_inline", plain(text).replace("\0", "�"))
+
+
+@given(st.text(alphabet="`~ab\n", max_size=30))
+def test_a_fence_holds_any_text(text: str) -> None:
+    assert [t.type for t in MARKDOWN.parse(fenced(text, "sh"))] == ["fence"]
+
+
+@given(st.lists(st.lists(st.text(alphabet="ab|\\`<_* ", max_size=9), min_size=3, max_size=3), max_size=4))
+def test_a_table_keeps_its_cells(rows: list[list[str]]) -> None:
+    tokens = MARKDOWN.parse(table(["a", "b", "c"], [[escape(cell) for cell in row] for row in rows], "lr"))
+    assert sum(t.type == "td_open" for t in tokens) == 3 * len(rows)
+    assert sum(t.type == "tr_open" for t in tokens) == len(rows) + 1
+
+
+def test_a_wrapped_line_starts_no_list() -> None:
+    text = "x" * 98 + " 12. is a number and " + "y" * 80 + " - is a dash"
+    assert "12\\. is" in paragraph(text)
+    assert "\n\\- is" in paragraph(text)
+
+
+def test_page_names_are_safe_and_unique() -> None:
+    assert slug("../../Etc/passwd") == "etc-passwd"
+    assert slug("…") == "page"
+    assert unique(["H1", "h1", "index"], taken=["index"]) == ["h1", "h1-2", "index-2"]
+
+
+def test_the_effect_named_first_is_the_one_that_failed(example: Result) -> None:
+    row = primary(example.hypotheses["H2"].evidence)
+    assert row is not None
+    assert row.metric == "encoder coverage, lowest step"
+
+
+def test_hypotheses_behind_the_root_cause_say_so(example: Result) -> None:
+    behind, before, cause = (hypothesis_page(example, key, "", ()) for key in ("H4", "H1", "H2"))
+    assert "stands behind the root cause, H2" in behind
+    assert "root cause" not in before
+    assert "is the **root cause**" in cause
+
+
+def test_a_candidate_is_never_called_the_root_cause(example: Result) -> None:
+    candidate = example.model_copy(update={"root_cause_confidence": "candidate"})
+    pages, experiments = page_names(candidate)
+    assert "> **Leading candidate (not proven): [H2: Encoder gradients](h2.md)**" in index_page(
+        candidate, pages, experiments
+    )
+    assert "leading candidate, H2" in hypothesis_page(candidate, "H4", "", ())
+
+
+def test_without_a_root_cause_the_index_says_none(example: Result) -> None:
+    clean = example.model_copy(update={"root_cause": None, "root_cause_confidence": None})
+    pages, experiments = page_names(clean)
+    assert "> **Root cause: none found**" in index_page(clean, pages, experiments)
+
+
+def test_screening_is_marked_wherever_the_verdict_stands(example: Result) -> None:
+    page = hypothesis_page(example, "H4", "", ())
+    assert "> **INCONCLUSIVE** (screening)" in page
+    assert "**SCREENING**" in page
+    pages, experiments = page_names(example)
+    assert "INCONCLUSIVE (screening)" in index_page(example, pages, experiments)
+    assert "(screening)" in printed(example)
+
+
+def printed(result: Result, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(summary(result))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_terminal_says_cause_verdicts_and_next_step_in_this_order(example: Result) -> None:
+    text = printed(example, width=200)
+    parts = [
+        "Root cause: H2, Encoder gradients",
+        "H5",
+        "ERROR",
+        "H1",
+        "INVALIDATED",
+        "NOT RUN: H7",
+        "scenario B",
+        "Next step: Look",
+    ]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "\x1b" not in text
+
+
+def test_the_terminal_takes_brackets_as_text(example: Result) -> None:
+    assert "[-0.01, 0.4]" in printed(example.model_copy(update={"sentence": "[bold] [/nothing]"}), width=200)
+
+
+def test_the_terminal_needs_no_hypothesis(example: Result) -> None:
+    empty = example.model_copy(update={"hypotheses": {}, "experiments": (), "root_cause": None})
+    assert "Root cause: none found" in printed(empty)
+    assert Verdict.NOT_RUN not in printed(empty)
