@@ -138,6 +138,7 @@ def _axes(axes: Axes, figure: Figure, curves: Sequence[Group]) -> None:
     axes.margins(x=0.015)
     if not points:
         axes.set_xticks([])
+        axes.set_yticks([])
         axes.text(
             0.5, 0.5, "no value was measured", transform=axes.transAxes, ha="center", va="center", color=GREY
         )
