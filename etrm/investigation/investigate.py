@@ -44,7 +44,7 @@ def investigate(
     progress: Progress,
     hypotheses: tuple[str, ...] = tuple(DECIDED),
     experiments: bool = True,
-    pretrain_steps: int = 600,
+    pretrain_steps: int = 900,
 ) -> Result:
     """Decide hypotheses about a subject and write ``out/result.json``.
 
@@ -95,7 +95,7 @@ def root_cause(hypotheses: dict[str, Hypothesis]) -> tuple[str | None, str]:
                 f"No root cause can be named: {id} ({hypothesis.title}) ended in an ERROR. {hypothesis.sentence}",
             )
         if hypothesis.verdict is Verdict.VALIDATED:
-            return id, f"{hypothesis.title}: {hypothesis.sentence}"
+            return id, hypothesis.sentence
     tested = [id for id in ORDER if hypotheses[id].verdict is not Verdict.NOT_RUN]
     return None, f"No root cause among the tested hypotheses ({', '.join(tested) or 'none'})."
 

@@ -121,7 +121,8 @@ def series(
 
 
 def smoothed(curve: Series, window: int) -> Series:
-    """Means over ``window`` points, so that losses of single batches can be read."""
+    """Means over ``window`` points, fewer in a short run, so that losses of single batches can be read."""
+    window = max(1, min(window, len(curve.x) // 10))
     n = len(curve.x) // window
     y = [sum(curve.y[i * window : (i + 1) * window]) / window for i in range(n)]
     x = [curve.x[(i + 1) * window - 1] for i in range(n)]

@@ -1,0 +1,42 @@
+"""One cached decoder of the control preset for all tests of the investigation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etrm.config import Config, load
+from etrm.investigation import pretrain
+from etrm.investigation.protocol import Investigation
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TRM of the smoke preset, trained for its 20 steps."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ETRM_CACHE", str(tmp_path_factory.mktemp("cache")))
+    smoke = load("smoke", overrides=("train.threads=1",))
+    folder = pretrain.pretrained(pretrain.trm_config(smoke, smoke.train.steps), lambda done, total: None)
+    patch.undo()
+    return folder
+
+
+@pytest.fixture
+def subject(decoder: Path) -> Config:
+    """The smoke preset starting from that decoder."""
+    return load("smoke", overrides=(f"train.decoder='{decoder}'", "train.threads=1"))
+
+
+@pytest.fixture
+def investigation(tmp_path: Path, subject: Config, decoder: Path) -> Investigation:
+    """An investigation of it with one seed."""
+    return Investigation(
+        root=tmp_path / "out",
+        subject=subject,
+        decoder=decoder,
+        control_decoder=decoder,
+        seeds=(0,),
+        workers=2,
+        progress=lambda phase, done, total: None,
+    )

@@ -1,0 +1,47 @@
+"""Arms are resumable runs: finished ones are kept, foreign ones refused, failed ones reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etrm.config import load, with_overrides
+from etrm.errors import RunFolderError
+from etrm.investigation.arms import Job, run_jobs
+
+CONFIG = load("smoke", overrides=("train.steps=4", "train.threads=1"))
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    jobs = [Job("arm", 0, CONFIG)]
+    first = run_jobs(tmp_path, jobs, 1, lambda done, total: None)
+    stamp = (tmp_path / "runs/arm/seed0/metrics.jsonl").stat().st_mtime_ns
+    second = run_jobs(tmp_path, jobs, 1, lambda done, total: None)
+    assert (tmp_path / "runs/arm/seed0/metrics.jsonl").stat().st_mtime_ns == stamp
+    assert first == second
+    run = first["arm", 0]
+    assert (run.state, run.steps, run.folder) == ("finished", 4, "runs/arm/seed0")
+
+
+def test_a_folder_of_another_subject_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    run_jobs(tmp_path, [Job("arm", 0, CONFIG)], 1, lambda done, total: None)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = Job("arm", 0, with_overrides(CONFIG, ("train.lr=0.5",)))
+    with pytest.raises(RunFolderError, match="another subject"):
+        run_jobs(tmp_path, [Job("new", 0, CONFIG), other], 1, lambda done, total: None)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_failed_run_is_reported_and_the_others_finish(tmp_path: Path) -> None:
+    broken = with_overrides(CONFIG, ("train.decoder='/nowhere/at/all'",))
+    found = run_jobs(tmp_path, [Job("bad", 0, broken), Job("good", 0, CONFIG)], 2, lambda done, total: None)
+    assert found["bad", 0].state == "failed"
+    assert "/nowhere/at/all" in found["bad", 0].reason
+    assert found["good", 0].state == "finished"
+
+
+def test_progress_ends_at_the_total(tmp_path: Path) -> None:
+    seen = []
+    run_jobs(tmp_path, [Job("arm", 0, CONFIG)], 1, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (4, 4)

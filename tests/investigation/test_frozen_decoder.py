@@ -1,0 +1,77 @@
+"""The scenarios of the frozen-decoder experiment, on planted numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from etrm.evaluation import paired_t_interval
+from etrm.investigation.frozen_decoder import Contrast, _scenario
+from etrm.investigation.result import Run
+
+CLEAR = [0.30, 0.32, 0.31]
+NOTHING = [0.001, -0.002, 0.001]
+UNCLEAR = [0.4, -0.2, 0.1]
+
+
+def contrast(differences: list[float]) -> Contrast:
+    return Contrast("an arm", 1.0, 1.0 - sum(differences) / len(differences), paired_t_interval(differences))
+
+
+def runs(solved: float, low: float) -> list[Run]:
+    final: dict[str, Any] = {"held_out_solved": solved, "held_out_asked": 77.0, "held_out_low": low}
+    return [
+        Run(arm="a", seed=seed, folder="", steps=1, wall_s=1, state="finished", final=final)
+        for seed in range(3)
+    ]
+
+
+def scenario(
+    start: list[float], blind: list[float], *, solved: float = 0, low: float = 0.0, facts_ok: bool = True
+) -> str:
+    letter, sentence = _scenario(
+        facts_ok=facts_ok,
+        words="the encoder does not move on 9 of 9 steps",
+        failed=[],
+        contrasts=[contrast(start), contrast(blind)],
+        trained=runs(solved, low),
+        baseline=0.01,
+    )
+    assert sentence
+    return letter
+
+
+def test_learning_needs_gradient_loss_and_a_held_out_score() -> None:
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.17) == "A"
+
+
+@pytest.mark.parametrize(("solved", "low"), [(0, 0.0), (1, 0.0003)])
+def test_without_a_held_out_score_it_is_useless(solved: float, low: float) -> None:
+    assert scenario(CLEAR, CLEAR, solved=solved, low=low) == "C"
+
+
+def test_no_better_than_foreign_demos_is_useless_whatever_it_solves() -> None:
+    assert scenario(CLEAR, NOTHING, solved=20, low=0.17) == "C"
+
+
+def test_a_loss_that_does_not_fall_is_stuck() -> None:
+    assert scenario(NOTHING, NOTHING) == "B"
+
+
+def test_an_encoder_that_does_not_move_is_stuck_whatever_the_loss() -> None:
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.17, facts_ok=False) == "B"
+
+
+def test_wide_intervals_decide_nothing() -> None:
+    assert scenario(UNCLEAR, CLEAR) == "none"
+    assert scenario(CLEAR, UNCLEAR, solved=20, low=0.17) == "none"
+
+
+def test_nothing_that_could_train_is_stuck() -> None:
+    failed = runs(0, 0)[0].model_copy(update={"state": "failed", "reason": "nothing requires a gradient"})
+    letter, sentence = _scenario(
+        facts_ok=False, words="", failed=[failed], contrasts=[], trained=[], baseline=0.0
+    )
+    assert letter == "B"
+    assert "nothing requires a gradient" in sentence

@@ -1,0 +1,95 @@
+"""H2 is decided on every step: one bad step among many is enough, and none is invented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etrm.investigation import h2
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.result import Verdict
+
+
+def step(number: int, **changes: Any) -> dict[str, Any]:
+    """A healthy logged step, with some values changed."""
+    values = {
+        "step": number,
+        "loss": 1.0,
+        "reset_share": 0.25,
+        "encoder.coverage": 1.0,
+        "encoder.waste": 0.0,
+        "encoder.calls": 1,
+        "encoder.calls_with_gradient": 1,
+        "encoder.grad_norm_pre_clip": 0.5,
+        "encoder.moved": 1e-3,
+        "encoder.params_idle": 0,
+    }
+    return values | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+@given(
+    bad=st.integers(0, 19),
+    change=st.sampled_from(
+        [
+            {"encoder__coverage": 0.9375},
+            {"encoder__coverage": None},
+            {"encoder__grad_norm_pre_clip": 0.0},
+            {"encoder__moved": 0.0},
+            {"encoder__params_idle": 1},
+        ]
+    ),
+)
+def test_one_bad_step_validates(bad: int, change: dict[str, Any]) -> None:
+    steps = [step(i, **(change if i == bad else {})) for i in range(20)]
+    assert h2.gather(steps).holds
+
+
+def test_healthy_steps_do_not_validate_and_the_words_say_so() -> None:
+    facts = h2.gather([step(i) for i in range(20)])
+    assert not facts.holds
+    assert facts.words == "encoder coverage 1.00 on every one of 20 steps, and every tensor moves"
+
+
+def test_gradient_without_movement_is_said_as_such() -> None:
+    facts = h2.gather([step(i, encoder__moved=0.0) for i in range(5)])
+    assert facts.words == "the encoder does not move on 5 of 5 steps, although gradient arrives"
+
+
+@pytest.mark.parametrize("name", h2.POSITIVE)
+def test_the_numbers_of_each_control(investigation: Investigation, name: str) -> None:
+    job = h2.Job(f"h2-{name}", 0, investigation.control_config([name]))
+    (run,) = investigation.run("H2", [job])
+    metrics = investigation.metrics(run)
+    facts = h2.gather(metrics)
+    assert facts.holds
+    if name == "cached-context":
+        # Coverage is the share of rows that reset, on every single step.
+        assert [m["encoder.coverage"] for m in metrics] == [m["reset_share"] for m in metrics]
+        assert 0 < facts.coverage_mean < 1
+    if name == "encoder-frozen":
+        assert facts.uncovered_steps == facts.steps
+    if name == "freeze-skips-optimizer":
+        assert facts.coverage_low == 1
+        assert facts.without_gradient == 0
+        assert facts.without_movement == facts.steps
+
+
+def test_a_healthy_subject_is_invalidated_with_every_control_behaving(investigation: Investigation) -> None:
+    found = h2.decide(investigation)
+    assert found.verdict is Verdict.INVALIDATED
+    assert "coverage 1.00 on every one of 20 steps" in found.sentence
+    assert [c.behaved for c in found.controls] == [True] * 4
+    assert all(check.passed for check in found.instruments)
+    assert {s.figure for s in found.series} == {figure.key for figure in found.figures}
+
+
+def test_a_trm_has_no_encoder_to_ask_about(investigation: Investigation) -> None:
+    from etrm.config import with_overrides
+
+    investigation.subject = with_overrides(
+        investigation.subject, ("model.variant=trm", "data.augmentations=1", "train.decoder=none")
+    )
+    assert h2.decide(investigation).verdict is Verdict.NOT_RUN

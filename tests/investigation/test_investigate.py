@@ -1,0 +1,84 @@
+"""Root causes from end to end on the smoke preset, and the order that names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etrm.config import load
+from etrm.errors import ConfigError, RunFolderError
+from etrm.investigation.investigate import STATEMENTS, investigate, root_cause
+from etrm.investigation.protocol import ORDER, not_run
+from etrm.investigation.result import Hypothesis, Result, Verdict
+
+
+def hypotheses(**verdicts: Verdict) -> dict[str, Hypothesis]:
+    plain = {id: not_run(STATEMENTS[id], "not run") for id in ORDER}
+    return {id: h.model_copy(update={"verdict": verdicts.get(id, h.verdict)}) for id, h in plain.items()}
+
+
+def test_the_first_validated_hypothesis_in_the_order_is_the_cause() -> None:
+    assert root_cause(hypotheses(H1=Verdict.VALIDATED, H2=Verdict.VALIDATED))[0] == "H1"
+    assert root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.VALIDATED))[0] == "H2"
+    assert root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.INVALIDATED))[0] is None
+
+
+def test_an_error_upstream_leaves_the_cause_open_and_says_where() -> None:
+    cause, sentence = root_cause(hypotheses(H1=Verdict.ERROR, H2=Verdict.VALIDATED))
+    assert cause is None
+    assert "H1" in sentence
+
+
+@pytest.mark.parametrize(
+    ("faults", "cause"),
+    [
+        ((), None),
+        (("cached-context",), "H2"),
+        (("freeze-skips-optimizer",), "H2"),
+        (("decoder-not-loaded",), "H1"),
+        (("decoder-cycles-mismatch",), "H1"),
+    ],
+)
+def test_the_injected_fault_is_named(
+    tmp_path: Path, decoder: Path, faults: tuple[str, ...], cause: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETRM_CACHE", str(decoder.parent.parent))
+    names = ", ".join(f'"{name}"' for name in faults)
+    result = investigate(
+        load("smoke", overrides=(f"faults=[{names}]", f"train.decoder='{decoder}'")),
+        tmp_path,
+        name="preset smoke",
+        seeds=1,
+        workers=2,
+        command="etrm investigate",
+        progress=lambda phase, done, total: None,
+        experiments=not faults,
+    )
+    assert result.root_cause == cause
+    assert result.hypotheses["H3"].verdict is Verdict.NOT_RUN
+    assert Result.read(tmp_path / "result.json") == result
+
+
+def test_a_folder_of_another_subject_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "subject.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="another subject"):
+        _tiny(tmp_path)
+
+
+def test_an_unknown_hypothesis_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown hypothesis 'H9'"):
+        _tiny(tmp_path, hypotheses=("H9",))
+
+
+def _tiny(out: Path, hypotheses: tuple[str, ...] = ("H1",)) -> Result:
+    return investigate(
+        load("smoke"),
+        out,
+        name="preset smoke",
+        seeds=1,
+        workers=1,
+        command="etrm investigate",
+        progress=lambda phase, done, total: None,
+        hypotheses=hypotheses,
+    )
