@@ -44,9 +44,7 @@ def published_config(case: str) -> tuple[ModelConfig, dict]:
 
 def our_name(name: str) -> str:
     return (
-        name.removeprefix("model.")
-        .replace("inner.puzzle_emb.", "puzzle_table.")
-        .replace("inner.", "core.")
+        name.removeprefix("model.").replace("inner.puzzle_emb.", "puzzle_table.").replace("inner.", "core.")
     )
 
 
@@ -80,7 +78,9 @@ def batch_of(arrays: dict[str, np.ndarray]) -> Batch:
 @pytest.mark.parametrize("case", CASES)
 def test_matches_the_published_arrays(case: str) -> None:
     config, published = published_config(case)
-    model = RecursiveModel(config, puzzles=published.get("num_puzzle_identifiers", 0), side=published["canvas"])
+    model = RecursiveModel(
+        config, puzzles=published.get("num_puzzle_identifiers", 0), side=published["canvas"]
+    )
     weights = {our_name(k): v for k, v in load_file(ROOT / case / "weights.safetensors").items()}
     model.load_state_dict(weights, strict=True)
     model.train()

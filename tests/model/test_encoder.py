@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from etrm.batch import Demos
+from etrm.config import EncoderConfig, ModelConfig
+from etrm.model.encoder import StandardEncoder, as_sets, by_length
+
+POOLINGS = ("mean", "weighted", "attention")
+sides = st.integers(1, 5)
+sizes = st.tuples(sides, sides)
+pairs_of_a_row = st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize(("layers", "size"), [(2, 10_506_240), (4, 17_321_984)])
+def test_the_encoder_has_its_published_size(layers: int, size: int) -> None:
+    with torch.device("meta"):
+        encoder = StandardEncoder(ModelConfig(encoder=EncoderConfig(layers=layers)), side=30)
+    assert sum(p.numel() for p in encoder.parameters()) == size
+
+
+# -- lengths ------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+def test_groups_by_length_hold_every_row_once_and_waste_little(lengths: list[int]) -> None:
+    valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    groups = by_length(valid)
+    assert sorted(torch.cat([rows for rows, _ in groups]).tolist()) == list(range(len(lengths)))
+    for rows, length in groups:
+        members = [lengths[row] for row in rows]
+        assert length == max(members)
+        assert sum(members) >= 0.85 * length * len(members)
+
+
+def test_equal_lengths_are_one_group_and_very_different_ones_are_not() -> None:
+    def count(*lengths: int) -> int:
+        return len(by_length(torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]))
+
+    assert count(7, 7, 7) == 1
+    assert count(10, 9) == 1  # 5 % of padding
+    assert count(10, 2, 10) == 2
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_a_pairs_vector_is_the_same_alone_and_in_any_group(world: Any, pooling: str, norm: str) -> None:
+    encoder = world.model(world.config(encoder={"pooling": pooling, "norm": norm})).encoder.grid_encoder
+    shapes = [((1, 1), (5, 5)), ((5, 5), (5, 5)), ((1, 1), (1, 1)), ((2, 2), (2, 3)), ((5, 4), (5, 5))]
+    pairs = world.row((1, 1), shapes).pairs
+    together = world.demos(pairs, [0] * 5, 1, padding=3)
+    assert len(by_length(together.valid)) > 1
+    alone = torch.cat([encoder(world.demos([pair], [0], 1)) for pair in pairs])
+    torch.testing.assert_close(encoder(together), alone, rtol=1e-4, atol=1e-5)
+
+
+# -- pooling ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=POOLINGS)
+def pooled(world: Any, request: pytest.FixtureRequest) -> Any:
+    return world.model(world.config(encoder={"pooling": request.param})).encoder.grid_encoder
+
+
+def test_pooling_is_over_the_real_tokens_alone(pooled: Any) -> None:
+    torch.manual_seed(0)
+    h, real = torch.randn(2, 6, 16), torch.tensor([[1, 1, 0, 1, 0, 0], [1] * 6]).bool()
+    found = pooled._pool(h, real)
+    for row in range(2):
+        left = h[row][real[row]][None]
+        everything = torch.ones(left.shape[:2], dtype=torch.bool)
+        torch.testing.assert_close(found[row], pooled._pool(left, everything)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_no_gradient_reaches_the_tokens_that_are_not_pooled(pooled: Any) -> None:
+    torch.manual_seed(0)
+    h = torch.randn(1, 4, 16, requires_grad=True)
+    pooled._pool(h, torch.tensor([[True, True, False, True]])).square().sum().backward()
+    assert h.grad is not None
+    assert h.grad.any(-1).tolist() == [[True, True, False, True]]
+
+
+def test_poolings_are_their_formulas(world: Any) -> None:
+    torch.manual_seed(0)
+    h, real = torch.randn(1, 4, 16), torch.tensor([[True, True, False, True]])
+    left = h[0, [0, 1, 3]]
+    found = {}
+    for pooling in POOLINGS:
+        encoder = world.model(world.config(encoder={"pooling": pooling}, num_heads=1)).encoder.grid_encoder
+        found[pooling] = (encoder, encoder._pool(h, real)[0])
+    torch.testing.assert_close(found["mean"][1], left.mean(0))
+    encoder, vector = found["weighted"]
+    shares = (left @ encoder.pool_weight_proj.weight[0]).exp()
+    torch.testing.assert_close(vector, (shares / shares.sum()) @ left, rtol=1e-4, atol=1e-6)
+    encoder, vector = found["attention"]
+    query = encoder.pool_query[0] @ encoder.pool_q_proj.weight.T
+    shares = (left @ encoder.pool_k_proj.weight.T @ query / 4).exp()
+    mixed = (shares / shares.sum()) @ (left @ encoder.pool_v_proj.weight.T)
+    torch.testing.assert_close(vector, encoder.pool_o_proj.weight @ mixed, rtol=1e-4, atol=1e-6)
+
+
+# -- embedding and canvas -----------------------------------------------------------------------------
+
+
+def bare(world: Any) -> Any:
+    """A grid encoder whose blocks change nothing but the norm, and whose pooling is the mean."""
+    encoder = world.model(world.config()).encoder.grid_encoder
+    with torch.no_grad():
+        for block in encoder.layers:
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+        encoder.pool_proj.weight.copy_(torch.eye(16))
+    return encoder
+
+
+def test_input_and_output_grids_have_their_own_embeddings(world: Any) -> None:
+    encoder = bare(world)
+    area = world.side**2
+    demos = world.demos([(torch.tensor([3, 3]), torch.tensor([4, area + 4]))], [0], 1)
+    rows = (encoder.input_embed.embedding_weight[3], encoder.output_embed.embedding_weight[3])
+    expected = torch.stack([4 * row / ((4 * row).square().mean() + 1e-5).sqrt() for row in rows]).mean(0)
+    torch.testing.assert_close(encoder(demos)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def full_canvas(world: Any, pad_share: float) -> Demos:
+    """Two pairs on the whole canvas in the published layout."""
+    torch.manual_seed(2)
+    area = world.side**2
+    tokens = torch.randint(1, 12, (2, 2 * area))
+    tokens[torch.rand(tokens.shape) < pad_share] = 0
+    positions = torch.arange(2 * area).expand(2, -1)
+    return Demos(tokens, positions, None, torch.tensor([0, 1]), torch.arange(2))
+
+
+def with_all_valid(demos: Demos) -> Demos:
+    valid = torch.ones_like(demos.tokens, dtype=torch.bool)
+    return Demos(demos.tokens, demos.positions, valid, demos.owner, demos.slots)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_full_canvas_is_the_same_published_and_as_a_region(world: Any, pooling: str) -> None:
+    encoder = world.model(world.config(encoder={"pooling": pooling})).encoder
+    demos = full_canvas(world, pad_share=0)
+    torch.testing.assert_close(encoder(demos), encoder(with_all_valid(demos)), rtol=1e-4, atol=1e-5)
+
+
+def test_on_the_published_canvas_pad_is_attended_and_not_pooled(world: Any) -> None:
+    demos = full_canvas(world, pad_share=0.5)
+    real = demos.tokens != 0
+
+    def changed_by_pad(encoder: Any) -> bool:
+        before = encoder(demos)
+        with torch.no_grad():
+            encoder.input_embed.embedding_weight[0] += 1
+        return not torch.allclose(before, encoder(demos), atol=1e-5)
+
+    assert not changed_by_pad(bare(world))  # nothing but the pooling reads tokens here
+    assert changed_by_pad(world.model(world.config()).encoder.grid_encoder)
+    assert real.any()
+    assert not real.all()
+
+
+# -- the set of pairs ---------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+def test_pairs_stand_in_the_set_of_their_owner(counts: list[int]) -> None:
+    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    vectors = torch.arange(1.0, len(owner) + 1)[:, None]
+    demos = Demos(owner[:, None], owner[:, None], None, owner, torch.arange(len(counts)))
+    sets, mask = as_sets(vectors, demos)
+    place = 0
+    for row, count in enumerate(counts):
+        assert sets[row, :count, 0].tolist() == [place + 1 + i for i in range(count)]
+        assert mask[row].tolist() == [i < count for i in range(max(counts))]
+        place += count
+
+
+def test_the_context_has_unit_rms_and_does_not_depend_on_the_order_of_the_pairs(world: Any) -> None:
+    encoder = world.model(world.config(encoder={"set_layers": 2})).encoder
+    pairs = world.row((1, 1), [((2, 2), (3, 1)), ((1, 4), (2, 2)), ((1, 1), (1, 1))]).pairs
+    context = encoder(world.demos(pairs, [0, 0, 0], 1))
+    assert context.shape == (1, 3, 16)
+    torch.testing.assert_close(context.square().mean(-1), torch.ones(1, 3), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(context, encoder(world.demos(pairs[::-1], [0, 0, 0], 1)), rtol=1e-4, atol=1e-5)
+
+
+def test_every_pair_of_a_row_moves_its_context_and_no_other(world: Any) -> None:
+    encoder = world.model(world.config()).encoder
+    rows = [world.row((1, 1), [((2, 2), (2, 2))] * n, seed=n) for n in (1, 3, 2)]
+    pairs, owner = [p for r in rows for p in r.pairs], [0, 1, 1, 1, 2, 2]
+    before = encoder(world.demos(pairs, owner, 3))
+    for place, row in enumerate(owner):
+        tokens, positions = pairs[place]
+        other = [*pairs[:place], (13 - tokens.clamp(2), positions), *pairs[place + 1 :]]
+        moved = (encoder(world.demos(other, owner, 3)) - before).abs().amax(dim=(1, 2)) > 1e-6
+        assert moved.tolist() == [i == row for i in range(3)]
+
+
+# -- Demos.select -------------------------------------------------------------------------------------
+
+
+def same(first: Demos, second: Demos) -> None:
+    for name in ("tokens", "positions", "valid", "owner", "slots"):
+        ours, theirs = getattr(first, name), getattr(second, name)
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs), name
+
+
+@given(st.data())
+def test_select_is_the_demos_of_those_rows_alone(world: Any, data: st.DataObject) -> None:
+    rows = [
+        world.row((1, 1), shapes, seed=i)
+        for i, shapes in enumerate(data.draw(st.lists(pairs_of_a_row, min_size=1, max_size=4)))
+    ]
+    chosen = data.draw(st.lists(st.sampled_from(range(len(rows))), min_size=1, unique=True).map(sorted))
+    whole = world.batch(rows).demos
+    found = whole.select(torch.tensor(chosen))
+    missing = whole.tokens.shape[1] - max(len(t) for i in chosen for t, _ in rows[i].pairs)
+    expected = world.batch([rows[i] for i in chosen], demo_padding=missing).demos
+    same(
+        found,
+        Demos(expected.tokens, expected.positions, expected.valid, expected.owner, torch.tensor(chosen)),
+    )
+    assert found.rows == len(chosen)
+
+
+def test_select_twice_keeps_the_slots_of_the_batch(world: Any) -> None:
+    demos = world.batch([world.row((1, 1), seed=i) for i in range(4)]).demos
+    twice = demos.select(torch.tensor([1, 2, 3])).select(torch.tensor([0, 2]))
+    same(twice, demos.select(torch.tensor([1, 3])))
+
+
+def test_select_of_the_published_canvas_has_no_mask(world: Any) -> None:
+    found = full_canvas(world, 0.5).select(torch.tensor([1]))
+    assert found.valid is None
+    assert found.tokens.shape == (1, 2 * world.side**2)
+
+
+def test_the_encoder_of_a_selection_is_the_selection_of_the_encoder(world: Any) -> None:
+    encoder = world.model(world.config()).encoder
+    rows = [world.row((1, 1), [((i + 1, 1), (2, i + 1))] * (3 - i), seed=i) for i in range(3)]
+    demos = world.batch(rows).demos
+    chosen: Tensor = torch.tensor([0, 2])
+    torch.testing.assert_close(encoder(demos.select(chosen)), encoder(demos)[chosen], rtol=1e-4, atol=1e-5)
