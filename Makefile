@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: investigate test test-slow lint format bench clean
+.PHONY: investigate test test-slow lint format bench figures clean
 
 investigate: $(READY)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
@@ -26,6 +26,16 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m etrm.training.bench
+
+# The figures of the README, from real runs: about 15 minutes on two cores.
+figures: $(READY)
+	$(BIN)/etrm investigate --preset small --inject cached-context --hypotheses H2 --no-experiments --out runs/cached-context
+	cp runs/cached-context/figures/h2-coverage.png docs/figures/cached-context.png
+	for seed in 0 1 2; do \
+	    $(BIN)/etrm train --preset overfit --set train.seed=$$seed --resume --out runs/overfit/seed$$seed || exit 1; \
+	done
+	$(BIN)/etrm plot runs/overfit/seed0 runs/overfit/seed1 runs/overfit/seed2 --line gate=0.95 \
+	    --title "Overfit gate: ten tasks, token accuracy of all rows" --out docs/figures/overfit-gate.png
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -24,7 +24,7 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="Look at tasks and check them.")
 app.add_typer(data, name="data")
 
-PresetOption = Annotated[str | None, typer.Option(help="A preset of the package: smoke or small.")]
+PresetOption = Annotated[str | None, typer.Option(help="A preset of the package: smoke, small or overfit.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="A TOML file in place of a preset.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.lr=1e-3.")
@@ -207,6 +207,31 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder with a result.jso
     result = read_and_render(folder)
     _console().print(summary(result))
     _console().print(f"report: {folder / 'index.md'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")],
+    keys: Annotated[str, typer.Option(help="Quantities of metrics.jsonl.")] = "accuracy_all",
+    title: Annotated[str, typer.Option(help="Of the figure.")] = "Training",
+    line: Annotated[str | None, typer.Option(metavar="LABEL=VALUE", help="A reference line.")] = None,
+) -> None:
+    """Draw logged quantities of runs over their steps, every run visible."""
+    from etrm.errors import ConfigError
+    from reports.run_plot import plot_runs
+
+    reference = None
+    if line is not None:
+        label, _, number = line.rpartition("=")
+        try:
+            reference = (label, float(number))
+        except ValueError as error:
+            raise ConfigError(
+                f"cannot read --line {line!r}", allowed="LABEL=VALUE, e.g. gate=0.95"
+            ) from error
+    plot_runs(runs, [key.strip() for key in keys.split(",")], out, title, reference)
+    _console().print(f"figure: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -285,10 +285,7 @@ def _instruments(
 ) -> tuple[InstrumentCheck, ...]:
     metrics = [m for run in runs for m in investigation.metrics(run)]
     core = [m.get("core.coverage") for m in metrics]
-    clipped = sum(
-        (m.get("grad_norm_before_clip") or 0) > (investigation.subject.train.clip_norm or 1e30)
-        for m in metrics
-    )
+    compared, wrong = _clipping(metrics, investigation.subject.train.clip_norm)
     return (
         InstrumentCheck(
             name="the core, which every sample passes, has coverage 1",
@@ -296,9 +293,11 @@ def _instruments(
             detail=f"{sum(value == 1 for value in core)} of {len(core)} steps",
         ),
         InstrumentCheck(
-            name="norms are taken before clipping",
-            passed=True,
-            detail=f"clipping acted on {clipped} of {len(metrics)} steps; both norms are logged",
+            name="norms before and after clipping differ by just what clipping did",
+            passed=bool(compared) and not wrong,
+            detail=f"{compared - wrong} of {compared} steps"
+            if compared
+            else "no step can be compared: the optimiser never stepped with a gradient",
         ),
         InstrumentCheck(
             name="the loss is finite on every step",
@@ -306,6 +305,20 @@ def _instruments(
             detail=f"{len(metrics)} steps",
         ),
     )
+
+
+def _clipping(metrics: Sequence[dict[str, Any]], limit: float | None) -> tuple[int, int]:
+    """Steps with both norms of the encoder, and those where their ratio is not the clipping factor."""
+    compared = wrong = 0
+    for m in metrics:
+        before, after = m.get("encoder.grad_norm_pre_clip"), m.get("encoder.grad_norm_post_clip")
+        if not before or after is None:
+            continue
+        total = m.get("grad_norm_before_clip")
+        factor = 1.0 if limit is None or total is None else min(1.0, limit / (total + 1e-6))
+        compared += 1
+        wrong += abs(after / before - factor) > 1e-3
+    return compared, wrong
 
 
 FIGURES = (

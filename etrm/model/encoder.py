@@ -63,12 +63,13 @@ class GridEncoder(nn.Module):
     def forward(self, demos: Demos) -> Tensor:
         """Pairs to (N, D)."""
         if demos.valid is None:
-            return self._encode(demos)
+            return self.encode(demos)
         groups = by_length(demos.valid)
-        vectors = torch.cat([self._encode(_shortened(demos, rows, length)) for rows, length in groups])
+        vectors = torch.cat([self.encode(_shortened(demos, rows, length)) for rows, length in groups])
         return vectors[torch.argsort(torch.cat([rows for rows, _ in groups]))]
 
-    def _encode(self, demos: Demos) -> Tensor:
+    def encode(self, demos: Demos) -> Tensor:
+        """Pairs to (N, D), all of them in one go, as long as the longest."""
         h = self._embed(demos)
         rotation, mask = self.positions(demos.positions), key_mask(demos.valid)
         for block in self.layers:

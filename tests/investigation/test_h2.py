@@ -58,6 +58,17 @@ def test_gradient_without_movement_is_said_as_such() -> None:
     assert facts.words == "the encoder does not move on 5 of 5 steps, although gradient arrives"
 
 
+def test_norms_logged_after_clipping_are_seen_for_what_they_are() -> None:
+    honest = {
+        "encoder__grad_norm_pre_clip": 3.0,
+        "encoder__grad_norm_post_clip": 0.75,
+        "grad_norm_before_clip": 4.0,
+    }
+    assert h2._clipping([step(0, **honest)], 1.0) == (1, 0)
+    assert h2._clipping([step(0, **honest | {"encoder__grad_norm_pre_clip": 0.75})], 1.0) == (1, 1)
+    assert h2._clipping([step(0, **honest | {"encoder__grad_norm_post_clip": None})], 1.0) == (0, 0)
+
+
 @pytest.mark.parametrize("name", h2.POSITIVE)
 def test_the_numbers_of_each_control(investigation: Investigation, name: str) -> None:
     job = h2.Job(f"h2-{name}", 0, investigation.control_config([name]))
