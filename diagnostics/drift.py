@@ -76,7 +76,7 @@ class DriftProbe:
     optimiser steps and ends early enough for a drift to start after it; begin feeding after the warm-up.
     `min_size`: departures below it are no event, however regular. 1 reference spread: the average row then
     sits where the edge of the reference distribution was, which a decoder tuned to the reference must notice;
-    what a healthy encoder moves over a probe interval lies far below.
+    small encoders that trained well for 600 steps from a random start ended 0.3 to 0.65 away.
     `noise`: an event must also exceed this many robust standard deviations; see `robust_spikes`.
     `projections`: random directions of the Wasserstein distance, drawn from an own generator with `seed`; the
     global generator is never touched.
