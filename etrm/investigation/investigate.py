@@ -103,10 +103,16 @@ def root_cause(hypotheses: dict[str, Hypothesis]) -> tuple[str | None, str]:
 def _claim(out: Path, subject: Config, name: str) -> None:
     """Refuse a folder that holds something else, before anything is written."""
     file = out / "subject.json"
-    wanted = {"name": name, "config": json.loads(subject.to_json())}
+    wanted = {"name": name, "config": json.loads(subject.to_json()), "code": pretrain.code_hash()}
     try:
         if file.exists():
-            if json.loads(file.read_text("utf-8")) != wanted:
+            found = json.loads(file.read_text("utf-8"))
+            if found.get("code", wanted["code"]) != wanted["code"]:
+                raise RunFolderError(
+                    f"the runs in {out} were made by other code, and their numbers would stand beside new ones",
+                    next_step="give another --out, or remove that folder",
+                )
+            if found != wanted:
                 raise RunFolderError(
                     f"{out} holds an investigation of another subject",
                     allowed="the same preset, settings and faults, which continue it",

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import diagnostics
 import etrm
 from etrm.config import Config, with_overrides
 from etrm.investigation.arms import Interrupted
@@ -66,12 +67,12 @@ def pretrained(config: Config, progress: Callable[[int, int], None]) -> Path:
 
 
 def code_hash() -> str:
-    """Hash of the code that a trained decoder depends on."""
-    root = Path(etrm.__file__).parent
+    """Hash of the code that the numbers of a run depend on."""
+    folders = [Path(diagnostics.__file__).parent]
+    folders += [Path(etrm.__file__).parent / name for name in ("data", "model", "evaluation", "training")]
     digest = hashlib.sha256()
-    for package in ("data", "model", "training"):
-        for path in sorted((root / package).glob("*.py")):
-            digest.update(path.read_bytes())
+    for path in sorted(path for folder in folders for path in folder.glob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

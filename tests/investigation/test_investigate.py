@@ -66,6 +66,12 @@ def test_a_folder_of_another_subject_is_refused(tmp_path: Path) -> None:
         _tiny(tmp_path)
 
 
+def test_runs_of_other_code_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "subject.json").write_text('{"code": "an older version"}')
+    with pytest.raises(RunFolderError, match="made by other code"):
+        _tiny(tmp_path)
+
+
 def test_an_unknown_hypothesis_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown hypothesis 'H9'"):
         _tiny(tmp_path, hypotheses=("H9",))
