@@ -30,7 +30,7 @@ bench: $(READY)
 # The figures of the README, from real runs: about 15 minutes on two cores.
 figures: $(READY)
 	$(BIN)/etrm investigate --preset small --inject cached-context --hypotheses H2 --no-experiments --out runs/cached-context
-	cp runs/cached-context/figures/h2-coverage.png docs/figures/cached-context.png
+	cp runs/cached-context/figures/h2-reset.png docs/figures/cached-context.png
 	for seed in 0 1 2; do \
 	    $(BIN)/etrm train --preset overfit --set train.seed=$$seed --resume --out runs/overfit/seed$$seed || exit 1; \
 	done

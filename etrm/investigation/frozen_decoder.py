@@ -164,30 +164,21 @@ def _scenario(
         return "B", f"Nothing could be trained: {failed[0].reason.splitlines()[0]}."
     if not facts_ok:
         return "B", f"The encoder is stuck: {words}."
-    start, blind = contrasts[0], contrasts[1]
+    start, blind, foreign = contrasts
     if start.not_lower:
         return "B", f"The loss does not fall: {_effect(start)}."
     solved = [_loss(r, "held_out_solved") for r in trained]
     asked = _loss(trained[0], "held_out_asked")
-    low = min(_loss(r, "held_out_low") for r in trained)
     held_out = f"held-out tasks solved {_range(solved)} of {asked:.0f} per seed"
     if not start.lower:
-        return "none", f"Undecided: {_effect(start)}; {held_out}."
-    if blind.not_lower:
-        return (
-            "C",
-            f"The encoder trains, but knows no more than one shown foreign demos: {_effect(blind)}; {held_out}.",
-        )
-    if low > baseline:
-        if blind.lower:
-            return "A", f"The encoder learns: {_effect(start)}; {_effect(blind)}; {held_out}."
-        return "none", f"Undecided: {_effect(blind)}; {held_out}."
-    if not blind.lower:
-        return "C", f"The encoder trains, but is not shown to use the demos ({_effect(blind)}); {held_out}."
-    return (
-        "C",
-        f"The encoder trains and fits the training tasks ({_effect(blind)}), but does not generalise: {held_out}.",
-    )
+        return "none", f"Undecided whether the loss falls: {_effect(start)}; {held_out}."
+    generalises = min(_loss(r, "held_out_low") for r in trained) > baseline
+    if blind.lower and generalises:
+        return "A", f"The encoder learns: {_effect(start)}; {_effect(blind)}; {held_out}."
+    if generalises and not blind.not_lower:
+        return "none", f"Undecided whether demos help: {_effect(blind)}; {held_out}."
+    use = "It uses its demos" if foreign.lower else "It is not shown to use its demos"
+    return "C", f"The encoder trains but is useless. {use}: {_effect(foreign)}; {_effect(blind)}; {held_out}."
 
 
 def _effect(contrast: Contrast) -> str:

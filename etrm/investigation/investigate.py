@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from etrm.config import Config, load, with_overrides
 from etrm.errors import ConfigError, RunFolderError
@@ -24,12 +25,20 @@ DECIDED = {"H1": h1.decide, "H2": h2.decide}
 STATEMENTS = {s.id: s for s in (*UNDECIDED, h1.STATEMENT, h2.STATEMENT)}
 
 NEXT_STEP = {
-    None: "Nothing that was tested explains a failure to learn. Train longer, and compare the held-out score with "
-    "the baselines: `etrm train`, then `etrm evaluate`.",
     "H1": "Mend the loading first: compare key names, EMA and cycles with the checkpoint (page H1), then run the "
     "same command again.",
     "H2": "Give the encoder its gradients first: look for a cache, a detach, a no_grad, a frozen module or a skipped "
     "optimiser at the place that page H2 names, then run the same command again.",
+}
+NEXT_BY_SCENARIO = {
+    "A": "Nothing is wrong with loading or gradients, and the encoder learns. Train longer: `etrm train`, then "
+    "`etrm evaluate`.",
+    "B": "Loading and gradients are sound, yet the encoder is stuck with a frozen decoder. Look at the rates and the "
+    "decoder's own quality (page frozen-decoder), then at H3 and H4, which this version does not decide.",
+    "C": "Loading and gradients are sound and the encoder trains, but nothing held out is solved. Give it more tasks, "
+    "steps and augmentation (data.augmentations='fresh') before asking for capacity (H7, not decided here).",
+    "none": "Nothing that was tested explains a failure to learn. More seeds and steps narrow the intervals: "
+    "--seeds 5, then `etrm train` and `etrm evaluate`.",
 }
 
 
@@ -67,7 +76,7 @@ def investigate(
     unknown = [h for h in hypotheses if h not in STATEMENTS]
     if unknown:
         raise ConfigError(f"unknown hypothesis {unknown[0]!r}", allowed=", ".join(sorted(STATEMENTS)))
-    began = time.perf_counter()
+    began, where = time.perf_counter(), environment()
     recipe_for(subject)  # an unknown fault is refused before any work
     _claim(out, subject, name)
     investigation = _prepare(subject, out, tuple(range(seeds)), workers, pretrain_steps, progress)
@@ -80,7 +89,8 @@ def investigate(
     if experiments and subject.model.variant != "trm":
         best = max(report.pass_at[1].score for report in baselines.values())
         found = (frozen_decoder.run(investigation, best),)
-    result = _result(investigation, name, command, decided, found, baselines, time.perf_counter() - began)
+    reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
+    result = _result(name, decided, found, baselines, reproduce)
     write_atomically(out / "result.json", result.to_json())
     return result
 
@@ -153,39 +163,52 @@ def _left_out(id: str, hypotheses: tuple[str, ...]) -> Hypothesis:
 
 
 def _result(
-    investigation: Investigation,
     name: str,
-    command: str,
     hypotheses: dict[str, Hypothesis],
     experiments: tuple[Experiment, ...],
     baselines: dict[str, EvaluationReport],
-    seconds: float,
+    reproduce: Reproduce,
 ) -> Result:
     cause, sentence = root_cause(hypotheses)
-    subject = investigation.subject
-    where = environment()
     return Result(
         subject=name,
         root_cause=cause,
         root_cause_confidence="proven" if cause else None,
         sentence=sentence,
-        next_step=NEXT_STEP[cause],
+        next_step=_next_step(cause, hypotheses, experiments),
         order=ORDER,
         hypotheses=hypotheses,
         experiments=experiments,
         baselines=tuple(_baseline(label, report) for label, report in baselines.items()),
-        reproduce=Reproduce(
-            command=command,
-            commit=where["commit"],
-            dirty=where["dirty"],
-            seeds=investigation.seeds,
-            data_hash=training_tasks(subject).hash,
-            versions=where["versions"],
-            hardware=where["hardware"],
-            threads=1,
-            wall_s=round(seconds, 1),
-            config=json.loads(subject.to_json()),
-        ),
+        reproduce=reproduce,
+    )
+
+
+def _next_step(
+    cause: str | None, hypotheses: dict[str, Hypothesis], experiments: tuple[Experiment, ...]
+) -> str:
+    if cause is not None:
+        return NEXT_STEP[cause]
+    if any(hypothesis.verdict is Verdict.ERROR for hypothesis in hypotheses.values()):
+        return "Mend what the ERROR names, then run the same command again."
+    return NEXT_BY_SCENARIO[experiments[0].scenario if experiments else "none"]
+
+
+def _reproduce(
+    investigation: Investigation, command: str, where: dict[str, Any], seconds: float
+) -> Reproduce:
+    subject = investigation.subject
+    return Reproduce(
+        command=command,
+        commit=where["commit"],
+        dirty=where["dirty"],
+        seeds=investigation.seeds,
+        data_hash=training_tasks(subject).hash,
+        versions=where["versions"],
+        hardware=where["hardware"],
+        threads=1,
+        wall_s=round(seconds, 1),
+        config=json.loads(subject.to_json()),
     )
 
 

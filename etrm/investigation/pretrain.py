@@ -19,7 +19,7 @@ from etrm.training import checkpoint as checkpoints
 from etrm.training.trainer import train
 
 AUGMENTATIONS = 4
-"""Fixed augmentations per task of the TRM, each with its own row in the puzzle table."""
+"""Fixed augmentations per task of the TRM where the subject draws fresh ones, which a table cannot hold."""
 
 
 def cache_folder() -> Path:
@@ -29,7 +29,10 @@ def cache_folder() -> Path:
 
 
 def trm_config(subject: Config, steps: int) -> Config:
-    """A TRM on the subject's tasks, with the subject's core."""
+    """A TRM on the subject's tasks and augmentations, with the subject's core."""
+    augmentations = subject.data.augmentations
+    if augmentations == "fresh":
+        augmentations = AUGMENTATIONS
     return with_overrides(
         subject,
         (
@@ -38,7 +41,7 @@ def trm_config(subject: Config, steps: int) -> Config:
             "faults=[]",
             "train.decoder=none",
             "train.freeze_decoder_steps=0",
-            f"data.augmentations={AUGMENTATIONS}",
+            f"data.augmentations={augmentations}",
             "data.queries=all",
             "train.seed=0",
             f"train.steps={steps}",

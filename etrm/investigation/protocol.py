@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from etrm.config import Config, load, with_overrides
 from etrm.investigation.arms import Job, OnProgress, run_jobs
-from etrm.investigation.result import ControlOutcome, Figure, Hypothesis, Run, Series, Verdict
+from etrm.investigation.result import ControlOutcome, Hypothesis, Run, Series, Verdict
 from etrm.training.run_folder import read_metrics
 
 ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
@@ -129,15 +129,10 @@ def smoothed(curve: Series, window: int) -> Series:
     return curve.model_copy(update={"x": tuple(x), "y": tuple(round(v, 6) for v in y)})
 
 
-__all__ = [
-    "CONTROL_PRESET",
-    "ORDER",
-    "Figure",
-    "Investigation",
-    "Statement",
-    "control_outcome",
-    "not_run",
-    "seeded",
-    "series",
-    "smoothed",
-]
+def so_far(curve: Series) -> Series:
+    """At each point the mean of all points up to it."""
+    means, total = [], 0.0
+    for n, value in enumerate(curve.y, start=1):
+        total += value
+        means.append(round(total / n, 6))
+    return curve.model_copy(update={"y": tuple(means)})

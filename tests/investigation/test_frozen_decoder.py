@@ -34,7 +34,7 @@ def scenario(
         facts_ok=facts_ok,
         words="the encoder does not move on 9 of 9 steps",
         failed=[],
-        contrasts=[contrast(start), contrast(blind)],
+        contrasts=[contrast(start), contrast(blind), contrast(CLEAR)],
         trained=runs(solved, low),
         baseline=0.01,
     )
