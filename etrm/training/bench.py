@@ -128,7 +128,7 @@ LADDER = (
 class Arm:
     """A rung at work: its own model and optimiser, and its own place in the episodes.
 
-    Every step takes new samples, drawn as the trainer draws them, into rows that begin.
+    Every step takes new samples into rows that begin, in the trainer's order within each bucket.
     """
 
     def __init__(self, rung: Rung, config: Config, tasks: TaskSet) -> None:
@@ -145,9 +145,9 @@ class Arm:
         self._step = 0
 
     def next_batch(self) -> Batch:
-        """A batch of new samples, from the bucket whose turn it is."""
+        """A batch of new samples; buckets hold equally many queries, so they take turns."""
         rows = self.config.train.batch_size
-        slots = self._slots[self.episodes.bucket_at(self._step)]
+        slots = self._slots[self._step % self.episodes.buckets]
         self._step += 1
         slots.refill([True] * rows)
         batch = slots.batch()
