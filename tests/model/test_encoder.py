@@ -182,8 +182,11 @@ def test_pairs_stand_in_the_set_of_their_owner(counts: list[int]) -> None:
         place += count
 
 
-def test_the_context_has_unit_rms_and_does_not_depend_on_the_order_of_the_pairs(world: Any) -> None:
-    encoder = world.model(world.config(encoder={"set_layers": 2})).encoder
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_the_context_has_unit_rms_and_does_not_depend_on_the_order_of_the_pairs(
+    world: Any, norm: str
+) -> None:
+    encoder = world.model(world.config(encoder={"set_layers": 2, "norm": norm})).encoder
     pairs = world.row((1, 1), [((2, 2), (3, 1)), ((1, 4), (2, 2)), ((1, 1), (1, 1))]).pairs
     context = encoder(world.demos(pairs, [0, 0, 0], 1))
     assert context.shape == (1, 3, 16)

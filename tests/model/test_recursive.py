@@ -78,7 +78,7 @@ def eager_to_halt(world: Any, variant: str = "etrm") -> RecursiveModel:
     model = world.model(world.config(variant, halt={"max_steps": 3, "exploration": 0.0}))
     with torch.no_grad():
         model.core.q_head.weight.zero_()
-        model.core.q_head.bias.fill_(5)
+        model.core.q_head.bias.copy_(torch.tensor([5.0, -5.0]))  # index 0 is halt
     return model
 
 
@@ -171,6 +171,17 @@ def test_a_cached_context_trains_the_encoder_through_rows_that_begin_alone(
         assert gradient is not None
         assert gradient.any(), name
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cached_context_encodes_no_more_than_the_rows_that_begin(
+    world: Any, batch: Batch, other: Batch
+) -> None:
+    model = world.model(world.config("etrm_cached"))
+    carry = after_one_step(model, batch, [True, False, False])
+    seen: list[Tensor] = []
+    model.encoder.register_forward_hook(lambda module, args, out: seen.append(args[0].slots))
+    model(carry, other)
+    assert [slots.tolist() for slots in seen] == [[0]]
 
 
 def test_a_cached_context_stays_while_its_row_goes_on(world: Any, batch: Batch, other: Batch) -> None:

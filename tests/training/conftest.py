@@ -1,0 +1,93 @@
+"""A folder of invented tasks, the smoke preset on it, and ways to look at a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from etrm.config import Config, load
+
+
+def _task(seed: int) -> dict[str, list[dict[str, Any]]]:
+    rng = np.random.default_rng(seed)
+
+    def pair() -> dict[str, Any]:
+        grid = rng.integers(0, 10, rng.integers(1, 5, size=2))
+        return {"input": grid.tolist(), "output": np.flipud(grid).tolist()}
+
+    return {"train": [pair() for _ in range(2 + seed % 2)], "test": [pair()]}
+
+
+@pytest.fixture(scope="session")
+def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six tasks to train on and three to ask, none above 4x4."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for subset, seeds in (("training", range(6)), ("evaluation", range(100, 103))):
+        (folder / subset).mkdir()
+        for seed in seeds:
+            (folder / subset / f"task{seed}.json").write_text(json.dumps(_task(seed)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings_of_smoke(tasks_folder: Path) -> Callable[..., tuple[str, ...]]:
+    """Overrides that put preset smoke on the invented tasks, and any others behind them."""
+
+    def settings(*others: str) -> tuple[str, ...]:
+        source = f'"{tasks_folder}"'
+        return (
+            f"data.source={source}",
+            f"evaluate.source={source}",
+            "data.buckets=2",
+            "train.batch_size=4",
+            "train.threads=1",
+            *others,
+        )
+
+    return settings
+
+
+@pytest.fixture(scope="session")
+def smoke(settings_of_smoke: Callable[..., tuple[str, ...]]) -> Callable[..., Config]:
+    """Preset smoke on the invented tasks, with overrides."""
+    return lambda *others: load("smoke", overrides=settings_of_smoke(*others))
+
+
+@pytest.fixture
+def weights() -> Callable[[nn.Module], dict[str, Tensor]]:
+    """A copy of a module's tensors."""
+    return lambda module: {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.fixture
+def moved() -> Callable[[dict[str, Tensor], dict[str, Tensor]], set[str]]:
+    """Names of the tensors that are not bit for bit the same."""
+
+    def names(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+        assert before.keys() == after.keys()
+        return {name for name in before if not torch.equal(before[name], after[name])}
+
+    return names
+
+
+@pytest.fixture
+def run_bytes() -> Callable[[Path], dict[str, bytes]]:
+    """What a run leaves that must be reproducible: metrics and checkpoints, byte for byte."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        files = [folder / "metrics.jsonl", *sorted((folder / "checkpoints").rglob("*.*"))]
+        return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.is_file()}
+
+    return read
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
