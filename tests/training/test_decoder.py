@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from etrm.config import Config, ModelConfig, TrainConfig
+from etrm.errors import CheckpointError
+from etrm.model.core import Core
+from etrm.training.decoder import (
+    DecoderSource,
+    differing_settings,
+    load_decoder,
+    read_source,
+    strip_prefixes,
+)
+from etrm.training.trainer import Trainer, train
+
+PUBLISHED = Path(__file__).parent.parent / "parity" / "trm" / "weights.safetensors"
+PUBLISHED_CONFIG = {"hidden_size": 32, "num_heads": 4, "H_cycles": 3, "L_cycles": 2, "context_tokens": 4}
+Smoke = Callable[..., Config]
+
+
+def config(**changes: int) -> ModelConfig:
+    return ModelConfig(**{**PUBLISHED_CONFIG, **changes})
+
+
+def core(**changes: int) -> Core:
+    return Core(config(**changes), side=5)
+
+
+def source(tensors: dict[str, Tensor], **settings: int) -> DecoderSource:
+    return DecoderSource(Path("somewhere.pt"), "unknown", tensors, None, dict(settings))
+
+
+@pytest.fixture(scope="module")
+def trm_run(tmp_path_factory: pytest.TempPathFactory, smoke: Smoke) -> Path:
+    """A finished TRM run of four steps with two checkpoints."""
+    folder = tmp_path_factory.mktemp("trm") / "run"
+    settings = ("model.variant=trm", "data.augmentations=2", "train.steps=4", "train.checkpoint_every=2")
+    assert train(smoke(*settings), folder)
+    return folder
+
+
+# -- names --------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from(["_orig_mod.", "module.", "model."]), max_size=6))
+def test_prefixes_are_stripped_in_any_order_and_number(prefixes: list[str]) -> None:
+    assert strip_prefixes("".join(prefixes) + "inner.lm_head.weight") == "inner.lm_head.weight"
+
+
+@pytest.mark.parametrize("name", ["core.model.weight", "modules.weight", "inner.module.weight"])
+def test_only_what_stands_in_front_is_stripped(name: str) -> None:
+    assert strip_prefixes(name) == name
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.module.model.", "module._orig_mod.model."])
+def test_published_names_are_found_behind_any_prefix(tmp_path: Path, prefix: str) -> None:
+    named = {name.removeprefix("model."): tensor for name, tensor in load_file(PUBLISHED).items()}
+    save_file({prefix + name: tensor for name, tensor in named.items()}, tmp_path / "w.safetensors")
+    found = read_source(tmp_path / "w.safetensors", "ema")
+    loaded = core()
+    load_decoder(loaded, found, config(), TrainConfig())
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, named[f"inner.{name}"]), name
+
+
+def test_the_puzzle_table_is_set_apart() -> None:
+    found = read_source(PUBLISHED, "ema")
+    assert found.puzzle_table is not None
+    assert found.puzzle_table.shape == (6, 32)
+    assert len(found.tensors) == 14
+    assert not [name for name in found.tensors if "puzzle" in name]
+    assert found.weights == "unknown"
+
+
+# -- what does not fit --------------------------------------------------------------------------------
+
+
+def test_everything_that_is_missing_or_misshapen_is_listed_and_nothing_is_loaded() -> None:
+    tensors = dict(read_source(PUBLISHED, "ema").tensors)
+    del tensors["lm_head.weight"], tensors["H_init"]
+    tensors["q_head.bias"] = torch.zeros(3)
+    target = core()
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    with pytest.raises(CheckpointError, match="3 of 14 decoder tensors cannot be loaded") as caught:
+        load_decoder(target, source(tensors), config(), TrainConfig())
+    for part in ("lm_head.weight: missing", "H_init: missing", "q_head.bias: shape (3,), wanted (2,)"):
+        assert part in caught.value.got
+    assert "somewhere.pt" in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+def test_more_than_is_wanted_is_no_error() -> None:
+    tensors = dict(read_source(PUBLISHED, "ema").tensors) | {"extra": torch.zeros(1)}
+    load_decoder(core(), source(tensors), config(), TrainConfig())
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("H_cycles", 4), ("L_cycles", 6), ("num_heads", 8)])
+def test_a_setting_without_weights_that_differs_is_refused_unless_allowed_by_name(
+    name: str, theirs: int
+) -> None:
+    tensors = read_source(PUBLISHED, "ema").tensors
+    found = source(tensors, **{**PUBLISHED_CONFIG, name: theirs})
+    ours = PUBLISHED_CONFIG[name]
+    assert differing_settings(found, config()) == {name: (theirs, ours)}
+    with pytest.raises(
+        CheckpointError, match=f"trained with {name} {theirs}, and this config runs it with {ours}"
+    ) as caught:
+        load_decoder(core(), found, config(), TrainConfig())
+    assert f"model.{name}={theirs}" in caught.value.next_step
+    assert f'train.allow_decoder_mismatch=["{name}"]' in caught.value.next_step
+    others = tuple(other for other in ("H_cycles", "L_cycles", "num_heads") if other != name)
+    with pytest.raises(CheckpointError, match=name):
+        load_decoder(core(), found, config(), TrainConfig(allow_decoder_mismatch=others))
+    load_decoder(core(), found, config(), TrainConfig(allow_decoder_mismatch=(name,)))
+
+
+def test_a_file_that_says_nothing_of_its_settings_is_taken_as_it_is() -> None:
+    assert differing_settings(source({}), config()) == {}
+
+
+# -- sources ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("weights", "file"), [("ema", "ema.safetensors"), ("raw", "model.safetensors")])
+def test_a_run_folder_gives_its_newest_checkpoint_and_the_weights_asked_for(
+    trm_run: Path, weights: str, file: str
+) -> None:
+    found = read_source(trm_run, weights)
+    newest = trm_run / "checkpoints" / "step_00000004"
+    assert found.path == newest / file
+    assert found.weights == weights
+    assert found.settings["L_cycles"] == 1
+    stored = load_file(newest / file)
+    assert found.tensors.keys() == {n.removeprefix("core.") for n in stored if n.startswith("core.")}
+    assert all(torch.equal(value, stored[f"core.{name}"]) for name, value in found.tensors.items())
+    assert torch.equal(found.puzzle_table, stored["puzzle_table.weights"])
+
+
+def test_ema_and_raw_weights_differ(trm_run: Path) -> None:
+    ema, raw = (read_source(trm_run, weights).tensors["lm_head.weight"] for weights in ("ema", "raw"))
+    assert not torch.equal(ema, raw)
+
+
+def test_a_checkpoint_folder_is_taken_itself(trm_run: Path) -> None:
+    older = trm_run / "checkpoints" / "step_00000002"
+    assert read_source(older, "raw").path == older / "model.safetensors"
+
+
+def test_a_run_starts_from_the_decoder_of_another(trm_run: Path, smoke: Smoke) -> None:
+    trainer = Trainer(smoke(f'train.decoder="{trm_run}"', "monitor.enabled=false"))
+    expected = read_source(trm_run, "ema").tensors
+    for name, value in trainer.model.core.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_torch_save_file_is_read(tmp_path: Path) -> None:
+    tensors = load_file(PUBLISHED)
+    torch.save(tensors, tmp_path / "w.pt")
+    found = read_source(tmp_path / "w.pt", "ema")
+    assert torch.equal(found.tensors["lm_head.weight"], tensors["model.inner.lm_head.weight"])
+
+
+class Bomb:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("write", ["torch.save", "pickle"])
+def test_a_pickle_with_code_in_it_is_refused_and_never_executed(tmp_path: Path, write: str) -> None:
+    exploded, file = tmp_path / "exploded", tmp_path / "w.pt"
+    payload = {"model.inner.H_init": torch.zeros(2), "x": Bomb(exploded)}
+    if write == "torch.save":
+        torch.save(payload, file)
+    else:
+        file.write_bytes(pickle.dumps(payload))
+    with pytest.raises(CheckpointError, match=r"w\.pt cannot be read as a checkpoint"):
+        read_source(file, "ema")
+    assert not exploded.exists()
+    pickle.loads(pickle.dumps(Bomb(exploded)))
+    assert exploded.exists()  # the control: it would have gone off
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_a_checkpoint_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    for suffix in (".pt", ".safetensors"):
+        file = tmp_path_factory.getbasetemp() / f"junk{suffix}"
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            read_source(file, "ema")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_truncated_torch_file_is_a_checkpoint_error(tmp_path: Path, zipped: bool, keep: float) -> None:
+    file = tmp_path / "w.pt"
+    torch.save({"model.inner.H_init": torch.zeros(99)}, file, _use_new_zipfile_serialization=zipped)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(CheckpointError, match=r"w\.pt cannot be read"):
+        read_source(file, "ema")
+
+
+def test_a_file_without_named_tensors_is_refused(tmp_path: Path) -> None:
+    torch.save([torch.zeros(1)], tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="holds no named tensors") as caught:
+        read_source(tmp_path / "w.pt", "ema")
+    assert caught.value.got == "list"
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none\.pt cannot be read"):
+        read_source(tmp_path / "none.pt", "ema")
+
+
+def test_a_folder_without_a_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint stands in") as caught:
+        read_source(tmp_path, "ema")
+    assert "model.variant=trm" in caught.value.next_step
+
+
+@pytest.mark.parametrize("content", ["", '{"step": 1', "[]", json.dumps({"step": 1})])
+def test_a_checkpoint_that_does_not_say_its_settings_is_refused(tmp_path: Path, content: str) -> None:
+    save_file({"core.H_init": torch.zeros(1)}, tmp_path / "ema.safetensors")
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(CheckpointError, match="does not say how the decoder was trained"):
+        read_source(tmp_path, "ema")

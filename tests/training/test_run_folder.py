@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etrm.config import Config
+from etrm.errors import LeakageError, RunFolderError
+from etrm.training.run_folder import RunFolder, read_config, read_metrics, source_state
+from etrm.training.trainer import train
+
+Smoke = Callable[..., Config]
+
+
+@contextmanager
+def opened(
+    path: Path, config: Config, *, resume: bool = False, metrics_bytes: int = 0
+) -> Iterator[RunFolder]:
+    folder = RunFolder(path, config, resume=resume)
+    try:
+        folder.start({"seed": 0}, metrics_bytes)
+        yield folder
+    finally:
+        folder.close()
+
+
+def lines(folder: RunFolder, *steps: int) -> None:
+    for step in steps:
+        folder.log({"step": step}, {"step": step, "seconds": 0.5})
+
+
+def test_a_new_folder_holds_its_config_and_environment(tmp_path: Path) -> None:
+    config = Config()
+    with opened(tmp_path / "a" / "b", config):
+        pass
+    assert read_config(tmp_path / "a" / "b") == config
+    assert json.loads((tmp_path / "a" / "b" / "run.json").read_text()) == {"seed": 0}
+
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunFolderError, match="another process is working in"):
+            RunFolder(tmp_path, Config(), resume=False)
+        holder.kill()
+    with opened(tmp_path, Config()):
+        pass
+
+
+def test_an_open_folder_cannot_be_opened_again(tmp_path: Path) -> None:
+    with opened(tmp_path, Config()), pytest.raises(RunFolderError, match="another process"):
+        RunFolder(tmp_path, Config(), resume=True)
+
+
+def test_an_existing_run_is_not_begun_again(tmp_path: Path) -> None:
+    with opened(tmp_path, Config()):
+        pass
+    with pytest.raises(RunFolderError, match="already holds a run") as caught:
+        RunFolder(tmp_path, Config(), resume=False)
+    assert "--resume" in caught.value.next_step
+
+
+def test_a_run_is_not_resumed_with_another_config(tmp_path: Path) -> None:
+    with opened(tmp_path, Config()):
+        pass
+    other = Config.model_validate({"train": {"lr": 0.5}})
+    with pytest.raises(RunFolderError, match="has another config"):
+        RunFolder(tmp_path, other, resume=True)
+    assert read_config(tmp_path) == Config()
+
+
+def test_a_refusal_releases_the_lock(tmp_path: Path) -> None:
+    with opened(tmp_path, Config()):
+        pass
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder(tmp_path, Config(), resume=False)
+    with opened(tmp_path, Config(), resume=True):
+        pass
+
+
+def test_a_run_that_was_refused_for_its_data_leaves_the_folder_free(tmp_path: Path, smoke: Smoke) -> None:
+    with pytest.raises(LeakageError):
+        train(smoke("data.subset=evaluation"), tmp_path)
+    assert train(smoke("train.steps=2", "train.warmup_steps=0"), tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot be written") as caught:
+        RunFolder(tmp_path / "file" / "run", Config(), resume=False)
+    assert "--out" in caught.value.next_step
+
+
+def test_metrics_are_one_line_per_step_and_seconds_stand_apart(tmp_path: Path) -> None:
+    with opened(tmp_path, Config()) as folder:
+        lines(folder, 1, 2)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert "seconds" in (tmp_path / "timing.jsonl").read_text()
+
+
+def test_metrics_are_cut_back_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
+    with opened(tmp_path, Config()) as folder:
+        lines(folder, 1, 2)
+        known = folder.metrics_bytes
+        lines(folder, 3)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # the process was killed here
+    with opened(tmp_path, Config(), resume=True, metrics_bytes=known) as folder:
+        lines(folder, 3)
+    assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+
+
+def test_metrics_that_lost_their_end_are_never_filled_with_zeros(tmp_path: Path) -> None:
+    with opened(tmp_path, Config()) as folder:
+        lines(folder, 1)
+    with opened(tmp_path, Config(), resume=True, metrics_bytes=10_000):
+        pass
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n'
+
+
+def test_a_line_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    assert read_metrics(tmp_path) == [{"step": 1}]
+
+
+def test_metrics_hold_no_number_that_json_does_not_know(tmp_path: Path) -> None:
+    bad: dict[str, Any] = {"loss": float("nan")}
+    with opened(tmp_path, Config()) as folder, pytest.raises(ValueError, match="JSON compliant"):
+        folder.log(bad, {})
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        read_config(tmp_path)
+
+
+def test_the_source_is_the_commit_of_the_tree() -> None:
+    commit, dirty = source_state()
+    assert commit == "unknown" or len(commit) == 40
+    assert isinstance(dirty, bool)
