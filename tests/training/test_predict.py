@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from etrm.config import Config
+from etrm.data import Sample, collate, evaluation_samples, load_tasks
+from etrm.errors import CheckpointError, LeakageError, RunFolderError
+from etrm.training.loss import act_loss
+from etrm.training.predict import load_model, mean_loss, predictor, solve
+from etrm.training.scoring import score_run
+from etrm.training.trainer import train
+
+Smoke = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, smoke: Smoke) -> Path:
+    """A finished run of three steps."""
+    folder = tmp_path_factory.mktemp("predict") / "run"
+    assert train(smoke("train.steps=3", "monitor.enabled=false"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples(tasks_folder: Path, smoke: Smoke) -> list[Sample]:
+    return evaluation_samples(load_tasks(str(tasks_folder), "evaluation"), smoke().data, 2, seed=0)
+
+
+@pytest.mark.parametrize(("weights", "file"), [("ema", "ema"), ("raw", "model")])
+def test_a_model_is_loaded_with_the_weights_asked_for(run: Path, weights: str, file: str) -> None:
+    model, config, tasks, step = load_model(run, weights)
+    stored = load_file(run / "checkpoints" / "step_00000003" / f"{file}.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
+    assert not model.training
+    assert (config.train.steps, len(tasks), step) == (3, 6, 3)
+
+
+def test_answers_are_each_samples_own_tokens_whatever_stands_beside_it(
+    run: Path, samples: list[Sample]
+) -> None:
+    answer = predictor(load_model(run, "ema")[0])
+    together = answer(samples)
+    for sample, (tokens, q_halt) in zip(samples, together, strict=True):
+        ((alone, q_alone),) = answer([sample])
+        assert tokens.shape == sample.tokens.shape
+        assert np.array_equal(tokens, alone)
+        assert q_halt == pytest.approx(q_alone, abs=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_solving_leaves_the_mode_and_the_weights_as_they_were(
+    run: Path, samples: list[Sample], training: bool
+) -> None:
+    model = load_model(run, "raw")[0].train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    _, output = solve(model, samples)
+    assert model.training is training
+    assert not output.logits.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_mean_loss_is_that_of_the_last_step_per_scored_token(run: Path, samples: list[Sample]) -> None:
+    model = load_model(run, "ema")[0]
+    batch = collate(samples)
+    expected = act_loss(model.solve(batch), batch.labels).lm.mean().item()
+    assert mean_loss(model, samples) == pytest.approx(expected)
+
+
+def test_a_folder_without_a_run_or_checkpoint_is_named(tmp_path: Path, smoke: Smoke) -> None:
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        load_model(tmp_path, "ema")
+    (tmp_path / "config.json").write_text(smoke().to_json())
+    with pytest.raises(CheckpointError, match="no checkpoint stands in") as caught:
+        load_model(tmp_path, "ema")
+    assert "--resume" in caught.value.next_step
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(run: Path, tmp_path: Path, smoke: Smoke) -> None:
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    (tmp_path / "config.json").write_text(smoke("model.context_tokens=5").to_json())
+    with pytest.raises(CheckpointError, match="do not fit the run's config") as caught:
+        load_model(tmp_path, "ema")
+    assert "query_tokens" in caught.value.got
+
+
+# -- a whole evaluation -------------------------------------------------------------------------------
+
+
+def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "submission.json"
+    scores = score_run(run, ("evaluate.weights=raw",), file)
+    assert (scores.step, scores.weights) == (3, "raw")
+    assert [task.id for task in scores.asked] == ["task100", "task101", "task102"]
+    assert {"untrained model"} < set(scores.others)
+    for report in (scores.model, *scores.others.values()):
+        assert report.pass_at[1].asked == 3
+    assert set(json.loads(file.read_text())) == {"task100", "task101", "task102"}
+
+
+def test_scoring_what_was_trained_on_is_refused(run: Path) -> None:
+    with pytest.raises(LeakageError, match="4 of 4 tasks"):
+        score_run(run, ("evaluate.subset=training",), None)
+    allowed = ("evaluate.subset=training", 'evaluate.allow_trained=["all"]')
+    assert score_run(run, allowed, None).model.pass_at[1].asked == 4

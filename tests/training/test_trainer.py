@@ -1,0 +1,473 @@
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from etrm.config import Config
+from etrm.errors import CheckpointError, LeakageError, TrainingError
+from etrm.training import checkpoint as checkpoints
+from etrm.training.loss import act_loss
+from etrm.training.optim import schedule, set_rates
+from etrm.training.recipe import update
+from etrm.training.run_folder import read_metrics
+from etrm.training.trainer import Trainer, pick_device, train
+
+Smoke = Callable[..., Config]
+Weights = Callable[[nn.Module], dict[str, Tensor]]
+Moved = Callable[[dict[str, Tensor], dict[str, Tensor]], set[str]]
+RunBytes = Callable[[Path], dict[str, bytes]]
+ROOT = Path(__file__).parents[2]
+QUIET = "monitor.enabled=false"
+
+
+class Killed(Exception):
+    """Ends a run as a crash would: nothing is written any more."""
+
+
+def killed_after(step: int) -> Callable[[Trainer, dict[str, Any]], None]:
+    def on_step(trainer: Trainer, metrics: dict[str, Any]) -> None:
+        if metrics["step"] == step:
+            raise Killed
+
+    return on_step
+
+
+def train_with_kills(config: Config, folder: Path, kills: list[int]) -> None:
+    """Train to the end, dying right after each of the given steps."""
+    for number, step in enumerate(kills):
+        with pytest.raises(Killed):
+            train(config, folder, resume=number > 0, on_step=killed_after(step))
+    assert train(config, folder, resume=True)
+
+
+def assert_same_run(first: dict[str, bytes], second: dict[str, bytes]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+# -- resuming is exact --------------------------------------------------------------------------------
+
+
+RUNS = {
+    "etrm": (),
+    "etrm, adam_atan2, no monitor": ("train.optimizer=adam_atan2", QUIET),
+    "etrm_cached": ("model.variant=etrm_cached",),
+    "trm": ("model.variant=trm", "data.augmentations=2"),
+    "frozen decoder, thawed late": ("train.freeze_decoder_steps=8",),
+}
+
+
+@pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
+def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(
+    tmp_path: Path, smoke: Smoke, run_bytes: RunBytes, settings: tuple[str, ...]
+) -> None:
+    config = smoke("train.steps=12", "train.checkpoint_every=3", "model.halt.exploration=0.5", *settings)
+    assert train(config, tmp_path / "whole")
+    train_with_kills(config, tmp_path / "resumed", [1, 5, 6, 10])
+    whole, resumed = run_bytes(tmp_path / "whole"), run_bytes(tmp_path / "resumed")
+    assert len(whole) == 1 + 2 * 4
+    assert_same_run(whole, resumed)
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "cli", "train", "--out", str(folder), *more]
+
+
+def started(folder: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(folder, *more), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(process: subprocess.Popen[str], folder: Path, steps: int) -> None:
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= steps):
+        if process.poll() is not None:
+            raise AssertionError(f"ended before step {steps}: {process.communicate()[1]}")
+        time.sleep(0.002)
+
+
+def new_run(settings: tuple[str, ...]) -> list[str]:
+    return ["--preset", "smoke", *(word for setting in settings for word in ("--set", setting))]
+
+
+def test_a_process_that_is_killed_again_and_again_leaves_the_same_bytes(
+    tmp_path: Path,
+    smoke: Smoke,
+    settings_of_smoke: Callable[..., tuple[str, ...]],
+    run_bytes: RunBytes,
+) -> None:
+    """SIGKILL, three times, at moments that no one chose: in a step, a log line or a checkpoint."""
+    settings = ("train.steps=150", "train.checkpoint_every=2", "train.keep_checkpoints=1")
+    assert train(smoke(*settings), tmp_path / "whole")
+    folder = tmp_path / "killed"
+    for number, steps in enumerate((4, 35, 75)):
+        words = ["--resume"] if number else new_run(settings_of_smoke(*settings))
+        process = started(folder, *words)
+        wait_for_steps(process, folder, steps)
+        time.sleep(random.uniform(0, 0.1))
+        assert process.poll() is None, "the run was too short to be killed"
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        process.communicate()
+    last = subprocess.run(command(folder, "--resume"), cwd=ROOT, capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    assert_same_run(run_bytes(tmp_path / "whole"), run_bytes(folder))
+
+
+def test_a_process_that_is_asked_to_end_keeps_a_checkpoint_and_exits_130(
+    tmp_path: Path, settings_of_smoke: Callable[..., tuple[str, ...]]
+) -> None:
+    settings = settings_of_smoke("train.steps=2000", "train.checkpoint_every=1000")
+    process = started(tmp_path / "run", *new_run(settings))
+    wait_for_steps(process, tmp_path / "run", 3)
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "stopped early" in errors
+    assert "--resume" in errors
+    newest = checkpoints.read(checkpoints.saved(tmp_path / "run" / "checkpoints")[-1])
+    assert newest.step == len(read_metrics(tmp_path / "run")) >= 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_in_hand(
+    tmp_path: Path, smoke: Smoke, run_bytes: RunBytes, number: signal.Signals
+) -> None:
+    config = smoke("train.steps=8", "train.checkpoint_every=4")
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
+    def interrupt(trainer: Trainer, metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 3:
+            os.kill(os.getpid(), number)
+
+    assert train(config, tmp_path / "run", on_step=interrupt) is False
+    newest = checkpoints.saved(tmp_path / "run" / "checkpoints")[-1]
+    assert newest.name == "step_00000003"
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert train(config, tmp_path / "run", resume=True)
+    assert train(config, tmp_path / "whole")
+    assert run_bytes(tmp_path / "run")["metrics.jsonl"] == run_bytes(tmp_path / "whole")["metrics.jsonl"]
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, smoke: Smoke) -> None:
+    def interrupt_twice(trainer: Trainer, metrics: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(smoke("train.steps=8"), tmp_path / "run", on_step=interrupt_twice)
+
+
+def damage(checkpoint: Path) -> None:
+    file = checkpoint / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, smoke: Smoke, run_bytes: RunBytes
+) -> None:
+    config = smoke("train.steps=10", "train.checkpoint_every=2")
+    assert train(config, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(config, tmp_path / "run", on_step=killed_after(7))
+    damage(tmp_path / "run" / "checkpoints" / "step_00000006")
+    assert train(config, tmp_path / "run", resume=True)
+    assert_same_run(run_bytes(tmp_path / "whole"), run_bytes(tmp_path / "run"))
+
+
+def test_without_a_whole_checkpoint_resuming_is_refused(tmp_path: Path, smoke: Smoke) -> None:
+    config = smoke("train.steps=4", "train.checkpoint_every=2")
+    assert train(config, tmp_path)
+    for path in checkpoints.saved(tmp_path / "checkpoints"):
+        damage(path)
+    with pytest.raises(CheckpointError, match="step_00000004 is not a whole checkpoint"):
+        train(config, tmp_path, resume=True)
+
+
+def test_a_finished_run_is_resumed_to_nothing_new(tmp_path: Path, smoke: Smoke, run_bytes: RunBytes) -> None:
+    config = smoke("train.steps=4", "train.checkpoint_every=2")
+    assert train(config, tmp_path)
+    before = run_bytes(tmp_path)
+    assert train(config, tmp_path, resume=True)
+    assert_same_run(before, run_bytes(tmp_path))
+
+
+# -- determinism --------------------------------------------------------------------------------------
+
+
+def steps_of(config: Config, count: int) -> tuple[Trainer, list[dict[str, Any]]]:
+    trainer = Trainer(config)
+    return trainer, [trainer.train_step() for _ in range(count)]
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(smoke: Smoke) -> None:
+    first, again, other = (steps_of(smoke(f"train.seed={seed}"), 4)[1] for seed in (1, 1, 2))
+    assert first == again
+    assert [a["loss"] == b["loss"] for a, b in zip(first, other, strict=True)] == [False] * 4
+
+
+@pytest.mark.parametrize("variant", ["etrm", "etrm_cached"])
+def test_watching_changes_nothing(smoke: Smoke, weights: Weights, moved: Moved, variant: str) -> None:
+    ends = []
+    for settings in (
+        ("monitor.enabled=false",),
+        ("monitor.every=1",),
+        ("monitor.every=3", "monitor.probe_every=2"),
+    ):
+        trainer, metrics = steps_of(smoke(f"model.variant={variant}", *settings), 7)
+        random_states = {"torch": torch.get_rng_state(), "halting": trainer.halting.get_state()}
+        ends.append((weights(trainer.model) | trainer.ema.sums | random_states, [m["loss"] for m in metrics]))
+    for tensors, losses in ends[1:]:
+        assert moved(ends[0][0], tensors) == set()
+        assert losses == ends[0][1]
+
+
+def test_a_run_in_memory_and_one_on_disk_are_the_same(tmp_path: Path, smoke: Smoke) -> None:
+    config = smoke("train.steps=4")
+    assert train(config, tmp_path)
+    assert read_metrics(tmp_path) == steps_of(config, 4)[1]
+
+
+# -- one step -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", ["1e-2", "none"])
+def test_a_step_is_forward_backward_clip_and_update(
+    smoke: Smoke, weights: Weights, moved: Moved, clip: str
+) -> None:
+    trainer, _ = steps_of(smoke("train.warmup_steps=10", f"train.clip_norm={clip}", QUIET), 2)
+    config = trainer.config.train
+    model = copy.deepcopy(trainer.model)
+    optimizers = trainer.recipe.build_optimizers(model, config)
+    optimizers[0].load_state_dict(copy.deepcopy(trainer.optimizers[0].state_dict()))
+    halting = torch.Generator()
+    halting.set_state(trainer.halting.get_state())
+    bucket = trainer.episodes.bucket_at(trainer.step)
+    slots, carry = copy.deepcopy(trainer.slots[bucket]), trainer.carries[bucket]
+
+    metrics = trainer.train_step()
+
+    slots.refill(carry.halted.tolist())
+    _, output = model(carry, slots.batch(), halting)
+    (act_loss(output, slots.batch().labels).total(config.q_halt_weight) / config.batch_size).backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    if config.clip_norm is not None:
+        assert norm > config.clip_norm
+        assert metrics["grad_norm_before_clip"] == pytest.approx(norm.item(), rel=1e-5)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    else:
+        assert "grad_norm_before_clip" not in metrics
+    set_rates(optimizers, 0.3)  # the third of ten steps of warm-up
+    optimizers[0].step()
+    assert metrics["lr_factor"] == pytest.approx(0.3)
+    assert moved(weights(trainer.model), weights(model)) == set()
+
+
+def test_the_average_is_of_the_weights_after_every_step(smoke: Smoke) -> None:
+    trainer = Trainer(smoke("train.ema_decay=0.5", QUIET))
+    seen = []
+    for _ in range(3):
+        trainer.train_step()
+        seen.append(trainer.model.core.lm_head.weight.detach().clone())
+    expected = (seen[0] + 2 * seen[1] + 4 * seen[2]) / 7
+    torch.testing.assert_close(trainer.ema.average()["core.lm_head.weight"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_checkpoints_hold_raw_and_averaged_weights_and_say_which(tmp_path: Path, smoke: Smoke) -> None:
+    trainers = []
+    train(smoke("train.steps=3"), tmp_path, on_step=lambda trainer, _: trainers.append(trainer))
+    found = checkpoints.read(checkpoints.saved(tmp_path / "checkpoints")[-1])
+    assert found.state["weights"] == {"model.safetensors": "raw", "ema.safetensors": "ema"}
+    for name, value in trainers[-1].model.state_dict().items():
+        assert torch.equal(found.model[name], value), name
+    for name, value in trainers[-1].ema.average().items():
+        assert torch.equal(found.ema[name], value), name
+
+
+def test_metrics_say_where_the_run_stands(smoke: Smoke) -> None:
+    trainer, found = steps_of(smoke("train.warmup_steps=4"), 6)
+    assert [m["step"] for m in found] == [1, 2, 3, 4, 5, 6]
+    assert [m["lr_factor"] for m in found] == [schedule(step, trainer.config.train) for step in range(6)]
+    buckets = [trainer.episodes.bucket_at(step) for step in range(6)]
+    assert [m["bucket"] for m in found] == buckets
+    assert set(buckets) == {0, 1}
+    firsts = {buckets.index(bucket) for bucket in (0, 1)}
+    assert all(found[step]["reset_share"] == 1 for step in firsts)
+    json.dumps(found, allow_nan=False)
+
+
+def test_each_bucket_keeps_its_own_rows(smoke: Smoke) -> None:
+    trainer = Trainer(smoke(QUIET))
+    trainer.train_step()
+    idle = 1 - trainer.episodes.bucket_at(0)
+    assert trainer.slots[idle].next_index == 0
+    assert trainer.carries[idle].halted.all()
+    assert trainer.slots[1 - idle].next_index == trainer.config.train.batch_size
+
+
+# -- what cannot go on --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_training_before_any_update(
+    smoke: Smoke, weights: Weights, moved: Moved, value: float
+) -> None:
+    trainer, _ = steps_of(smoke(QUIET), 1)
+    trainer.model.core.q_head.bias.data.fill_(value)
+    before = weights(trainer.model.encoder)
+    with pytest.raises(TrainingError, match="the loss of step 2 is not finite") as caught:
+        trainer.train_step()
+    assert caught.value.got in ("nan", "inf")
+    assert moved(before, weights(trainer.model.encoder)) == set()
+    assert trainer.step == 1
+
+
+def test_a_failed_run_keeps_its_last_checkpoint(tmp_path: Path, smoke: Smoke) -> None:
+    def spoil(trainer: Trainer, metrics: dict[str, Any]) -> None:
+        if trainer.step == 3:
+            trainer.model.core.q_head.bias.data.fill_(float("nan"))
+
+    with pytest.raises(TrainingError, match="step 4"):
+        train(smoke("train.steps=8", "train.checkpoint_every=2"), tmp_path, on_step=spoil)
+    newest = checkpoints.read(checkpoints.saved(tmp_path / "checkpoints")[-1])
+    assert newest.step == 2
+    assert all(t.isfinite().all() for t in newest.model.values())
+
+
+def test_training_on_what_is_asked_is_refused(smoke: Smoke) -> None:
+    with pytest.raises(LeakageError, match="3 of 3 tasks") as caught:
+        Trainer(smoke("data.subset=evaluation"))
+    assert "task100" in caught.value.got
+
+
+@pytest.mark.parametrize("names", ['["all"]', '["task100", "task101", "task102"]'])
+def test_training_on_what_is_asked_is_done_where_it_is_allowed_by_name(smoke: Smoke, names: str) -> None:
+    trainer = Trainer(smoke("data.subset=evaluation", f"evaluate.allow_trained={names}", QUIET))
+    assert [task.id for task in trainer.tasks] == ["task100", "task101", "task102"]
+
+
+def test_allowing_one_task_does_not_allow_the_others(smoke: Smoke) -> None:
+    with pytest.raises(LeakageError, match="2 of 3 tasks"):
+        Trainer(smoke("data.subset=evaluation", 'evaluate.allow_trained=["task101"]'))
+
+
+def test_a_device_that_is_named_is_taken() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+# -- freezing -----------------------------------------------------------------------------------------
+
+
+FROZEN = ("train.steps=8", "train.freeze_decoder_steps=5", "train.checkpoint_every=2", "train.warmup_steps=0")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam_atan2"])
+def test_a_frozen_decoder_stays_bit_for_bit_and_thaws_in_time(
+    smoke: Smoke, weights: Weights, moved: Moved, optimizer: str
+) -> None:
+    trainer = Trainer(smoke(*FROZEN, f"train.optimizer={optimizer}"))
+    core, encoder = weights(trainer.model.core), weights(trainer.model.encoder)
+    frozen = [trainer.train_step()["decoder_frozen"] for _ in range(5)]
+    assert frozen == [True] * 5
+    assert moved(core, weights(trainer.model.core)) == set()
+    assert moved(encoder, weights(trainer.model.encoder)) == set(encoder)
+    assert trainer.train_step()["decoder_frozen"] is False
+    assert moved(core, weights(trainer.model.core)) == set(core) - {"H_init", "L_init"}
+    assert all(p.requires_grad for p in trainer.model.parameters())
+
+
+def test_freezing_survives_a_resume_and_the_proof_is_of_the_whole_span(
+    tmp_path: Path, smoke: Smoke, run_bytes: RunBytes
+) -> None:
+    config = smoke(*FROZEN, "train.keep_checkpoints=9")
+    assert train(config, tmp_path / "whole")
+    train_with_kills(config, tmp_path / "run", [1, 3])
+    assert_same_run(run_bytes(tmp_path / "whole"), run_bytes(tmp_path / "run"))
+    first, later = (
+        checkpoints.read(tmp_path / "run" / "checkpoints" / f"step_0000000{step}").model for step in (0, 4)
+    )
+    core = [name for name in first if name.startswith("core.")]
+    assert all(torch.equal(first[name], later[name]) for name in core)
+    (span,) = json.loads((tmp_path / "run" / "frozen.json").read_text())
+    assert span == {"first_step": 0, "last_step": 5, "matched": len(core), "total": len(core), "largest": 0.0}
+
+
+def test_a_decoder_that_moves_while_it_is_meant_to_be_frozen_is_found_out(
+    tmp_path: Path, smoke: Smoke
+) -> None:
+    def nudge(trainer: Trainer, metrics: dict[str, Any]) -> None:
+        if trainer.step == 2:
+            trainer.model.core.q_head.bias.data += 0.5
+
+    train(smoke(*FROZEN), tmp_path, on_step=nudge)
+    (span,) = json.loads((tmp_path / "frozen.json").read_text())
+    assert span["total"] - span["matched"] == 1
+    assert span["largest"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_decoder_frozen_to_the_end_is_compared_at_the_end(tmp_path: Path, smoke: Smoke) -> None:
+    train(smoke("train.steps=3", "train.freeze_decoder_steps=3"), tmp_path)
+    (span,) = json.loads((tmp_path / "frozen.json").read_text())
+    assert (span["last_step"], span["largest"]) == (3, 0.0)
+
+
+def test_a_cached_context_trains_a_frozen_run_through_the_rows_that_begin(
+    smoke: Smoke, weights: Weights, moved: Moved
+) -> None:
+    """Between them no step has a gradient: nothing moves, and the run goes on."""
+    trainer = Trainer(
+        smoke(
+            "model.variant=etrm_cached",
+            "data.buckets=1",
+            "train.freeze_decoder_steps=20",
+            "train.warmup_steps=0",
+        )
+    )
+    trainer.model.core.q_head.bias.data.fill_(-20)  # rows halt at the maximum of four steps alone
+    for step in range(6):
+        before = weights(trainer.model)
+        begins = trainer.train_step()["reset_share"]
+        assert begins == (1 if step in (0, 4) else 0)
+        names = moved(before, weights(trainer.model))
+        assert bool(names) == bool(begins)
+        assert all(name.startswith("encoder.") for name in names)
+
+
+def test_a_step_in_which_nothing_could_train_is_refused(smoke: Smoke) -> None:
+    trainer = Trainer(smoke("train.freeze_decoder_steps=5", QUIET))
+    trainer.model.encoder.requires_grad_(False)
+    with pytest.raises(TrainingError, match="requires a gradient") as caught:
+        trainer.train_step()
+    assert "freeze_decoder_steps" in caught.value.next_step
+
+
+def test_the_update_goes_through_the_recipe(smoke: Smoke, weights: Weights, moved: Moved) -> None:
+    trainer = Trainer(smoke("train.freeze_decoder_steps=1", "train.warmup_steps=0", QUIET))
+    told: list[bool] = []
+
+    def record(optimizers: list[Optimizer], frozen: bool) -> None:
+        told.append(frozen)
+        if len(told) < 3:
+            update(optimizers, frozen)
+
+    trainer.recipe = replace(trainer.recipe, update=record)
+    for _ in range(2):
+        trainer.train_step()
+    before = weights(trainer.model)
+    trainer.train_step()
+    assert told == [True, False, False]
+    assert moved(before, weights(trainer.model)) == set()
