@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diagnostics.findings import Severity
 from diagnostics.records import Absent, ModuleRecord, ParameterRecord, StepRecord
@@ -18,6 +18,7 @@ class Observation:
     message: str
     cause: str
     key: str = ""  # observations of one module with different keys are different findings
+    holds: bool = True  # False: the step is healthy and counts in the mean alone
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Rule:
     """A rule with its stable id, its threshold and what to do about it.
 
     Attributes:
-        min_steps: Recorded steps in a row before it becomes a finding.
+        min_steps: Recorded steps since the first one before it becomes a finding.
+        share: Share of these steps on which it must hold; 1 means on every one.
         needs_optimizer: It cannot run unless the monitor was given the optimisers.
     """
 
@@ -38,6 +40,7 @@ class Rule:
     remedy: str
     check: Callable[[StepRecord], Iterable[Observation]]
     needs_optimizer: bool = False
+    share: float = 1.0
 
 
 # Half the batch without gradient is no accident of masks or saturated samples. Above it the same is
@@ -56,8 +59,9 @@ def _learners(record: StepRecord) -> Iterator[tuple[str, ModuleRecord]]:
 
 def _low_coverage(record: StepRecord) -> Iterator[Observation]:
     for name, module in _learners(record):
-        if not isinstance(module.coverage, Absent) and module.coverage < _COVERAGE_CRITICAL:
-            yield _coverage_observation(record, name, module, module.coverage)
+        if not isinstance(module.coverage, Absent):
+            seen = _coverage_observation(record, name, module, module.coverage)
+            yield replace(seen, holds=module.coverage < _COVERAGE_CRITICAL)
 
 
 def _partial_coverage(record: StepRecord) -> Iterator[Observation]:
@@ -302,7 +306,9 @@ CRITICAL, WARNING, NOTE = Severity.CRITICAL, Severity.WARNING, Severity.NOTE
 RULES: tuple[Rule, ...] = (
     Rule("COV001", CRITICAL, "Few samples train the module", "coverage", _COVERAGE_CRITICAL, 5,
          "Let the samples in the loss pass through it with gradient in the step that supervises them.",
-         _low_coverage),
+         _low_coverage,
+         # A cache in lockstep with its carry trains on every sample now and then, and on none between.
+         share=0.6),
     Rule("COV002", WARNING, "Some samples never train the module", "coverage", 1.0, 10,
          "If these samples should train it, look for masks and detach() behind it.", _partial_coverage),
     Rule("COV003", NOTE, "Coverage is not known", "steps", None, 5,

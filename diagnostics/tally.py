@@ -1,7 +1,7 @@
 """Turns the observations of rules into findings.
 
-An observation becomes a finding when it was made in `min_steps` recorded steps in a row, and it then
-stays, with its range of steps, also after it ends.
+An observation becomes a finding when, `min_steps` recorded steps after the first one, it held on the rule's
+share of them: on all of them for most rules. It then stays, with its range of steps, also after it ends.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ from diagnostics.rules import RULES, Observation, Rule
 
 @dataclass
 class _Run:
-    """An observation made in consecutive steps."""
+    """An observation made again and again: steps since the first, how many of them it held on, their sum."""
 
     first: int
     last: int
-    count: int
+    steps: int
+    held: int
     total: float
     observation: Observation
+
+    def add(self, step: int, seen: Observation) -> None:
+        """Take in one more step; what is said is what was seen last while it held."""
+        self.last, self.steps, self.total = step, self.steps + 1, self.total + seen.value
+        if seen.holds:
+            self.held, self.observation = self.held + 1, seen
 
 
 class Tally:
@@ -38,11 +45,16 @@ class Tally:
         for rule in RULES:
             for seen in rule.check(record):
                 key = (rule.id, seen.module, seen.key)
-                run = self._running.get(key) or _Run(record.step, record.step, 0, 0.0, seen)
-                run.last, run.observation = record.step, seen
-                run.count, run.total = run.count + 1, run.total + seen.value
+                run = self._running.get(key)
+                if run is None:
+                    if not seen.holds:
+                        continue
+                    run = _Run(record.step, record.step, 0, 0, 0.0, seen)
+                run.add(record.step, seen)
+                if run.held < rule.share * run.steps:
+                    continue
                 running[key] = run
-                if run.count >= rule.min_steps:
+                if run.steps >= rule.min_steps:
                     self._latched[key] = run
         self._running = running
 
@@ -57,7 +69,7 @@ class Tally:
 
 
 def _finding(rule: Rule, run: _Run) -> Finding:
-    mean = run.total / run.count
+    mean = run.total / run.steps
     return Finding(
         rule=rule.id,
         severity=rule.severity,

@@ -31,6 +31,7 @@ from etrm.investigation.result import (
     Value,
     Verdict,
 )
+from etrm.training.run_folder import read_findings
 
 STATEMENT = Statement(
     id="H2",
@@ -164,7 +165,7 @@ def decide(investigation: Investigation) -> Hypothesis:
         arms=_arms(investigation),
         runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True))
         + tuple(control_runs),
-        evidence=_evidence(facts, len(subject_runs)),
+        evidence=_evidence(facts, len(subject_runs)) + _toolkit(investigation, subject_runs),
         controls=tuple(controls),
         instruments=_instruments(investigation, subject_runs, facts),
         figures=FIGURES,
@@ -278,6 +279,27 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
         row("encoder rows computed for nothing, highest share", facts.waste_high, "0 is best", None),
         row("encoder calls per step, mean", facts.calls, "context", None),
         row("of these with gradient, mean", facts.calls_with_grad, "context", None),
+    )
+
+
+def _toolkit(investigation: Investigation, runs: Sequence[Run]) -> tuple[Evidence, ...]:
+    """What the toolkit's own rules say of the subject, notes left out; they decide nothing here."""
+    by_rule: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        for found in read_findings(investigation.root / run.folder):
+            if found["severity"] != "note":
+                by_rule.setdefault((found["rule"], found["module"]), []).append(found)
+    return tuple(
+        Evidence(
+            metric=f"toolkit finding {rule} in {module or 'the model'}: {found[0]['evidence']['metric']}",
+            direction="context",
+            treatment=found[0]["evidence"]["value"],
+            threshold=f"{len(found)} of {len(runs)} seeds, {found[0]['severity']}",
+            passed=None,
+            n=f"steps {found[0]['evidence']['first_step']} to {found[0]['evidence']['last_step']}",
+            note=f"{found[0]['message']}. Likely cause: {found[0]['cause']}. What to do: {found[0]['remedy']}",
+        )
+        for (rule, module), found in by_rule.items()
     )
 
 

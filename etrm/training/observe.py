@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diagnostics import Absent, Monitor, representation
+from diagnostics import Absent, Finding, Monitor, representation
 from etrm.batch import Batch, to_device
 from etrm.data import collate, evaluation_samples
 from etrm.training.loss import act_loss
@@ -77,6 +77,10 @@ class Observer:
         if self._probe is not None and done % self._settings.probe_every == 0:
             values |= {f"probe.{key}": value for key, value in self._look(self._probe).items()}
         return values
+
+    def findings(self) -> list[Finding]:
+        """What the toolkit found since this process began to train; empty without a monitor."""
+        return [] if self.monitor is None else self.monitor.findings()
 
     def _module(self, name: str) -> dict[str, Any]:
         assert self.monitor is not None

@@ -4,6 +4,7 @@ config.json        the resolved config
 run.json           versions, commit, hardware, data hash
 metrics.jsonl      one line per step, the same for the same seed on the same machine
 timing.jsonl       seconds, which are not
+findings.json      what the toolkit found since the process that ended the run began
 checkpoints/       see etrm.training.checkpoint
 """
 
@@ -179,3 +180,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = file.read_text("utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]
+
+
+def read_findings(path: Path) -> list[dict[str, Any]]:
+    """The toolkit's findings of a run that ended; empty where it did not."""
+    file = path / "findings.json"
+    found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else []
+    return found

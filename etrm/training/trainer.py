@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 
+from diagnostics import to_json
 from etrm.batch import to_device
 from etrm.config import Config
 from etrm.data import Episodes, TaskSet, check_leakage, load_tasks
 from etrm.errors import CheckpointError, TrainingError
+from etrm.files import write_atomically
 from etrm.training import checkpoint as checkpoints
 from etrm.training import state
 from etrm.training.ema import Ema
@@ -186,6 +188,8 @@ class Trainer:
         if self._decoder_frozen:
             self.frozen.end(self.step)
         self._save()
+        if self.folder:
+            write_atomically(self.folder.path / "findings.json", to_json(self.observer.findings()) + "\n")
         return self.step >= self.config.train.steps
 
     def resume(self) -> bool:

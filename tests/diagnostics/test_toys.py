@@ -64,6 +64,20 @@ class Cached(Toy):
         return torch.where(live_row(), now, before)
 
 
+class Lockstep(Toy):
+    """All rows are encoded on every fourth step and cached between: 1, 0, 0, 0, 1, ..."""
+
+    cache: Tensor | None = None
+    step = 0
+
+    def encode(self, x: Tensor) -> Tensor:
+        now = self.encoder(x) if self.step % 4 == 0 else self.cache
+        self.step += 1
+        assert now is not None
+        self.cache = now.detach()
+        return now
+
+
 class BeforeTheCut(Toy):
     """e1: the encoder runs only before gradients are enabled."""
 
@@ -166,6 +180,15 @@ def test_a_coverage_of_one_row(model: type[Toy]) -> None:
     assert found["COV001 encoder"].severity is Severity.CRITICAL
     assert "waste 0.98" in found["COV001 encoder"].message
     assert monitor.coverage("core") == monitor.coverage("decoder") == 1.0
+
+
+def test_coverage_that_comes_and_goes_is_found_with_its_mean() -> None:
+    _, findings = train(Lockstep())
+    found = findings["COV001 encoder"]
+    assert found.severity is Severity.CRITICAL
+    steps = found.evidence.last_step - found.evidence.first_step + 1
+    full = sum(step % 4 == 0 for step in range(found.evidence.first_step, found.evidence.last_step + 1))
+    assert found.evidence.value == pytest.approx(full / steps)
 
 
 @pytest.mark.parametrize("start", [0, 10])

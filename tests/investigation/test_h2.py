@@ -76,6 +76,13 @@ def test_the_numbers_of_each_control(investigation: Investigation, name: str) ->
     metrics = investigation.metrics(run)
     facts = h2.gather(metrics)
     assert facts.holds
+    rules = {row.metric.split()[2] for row in h2._toolkit(investigation, [run])}
+    assert (
+        rules
+        == {"cached-context": {"COV001"}, "encoder-frozen": set(), "freeze-skips-optimizer": {"MOVE003"}}[
+            name
+        ]
+    )
     if name == "cached-context":
         # Coverage is the share of rows that reset, on every single step.
         assert [m["encoder.coverage"] for m in metrics] == [m["reset_share"] for m in metrics]
@@ -94,6 +101,7 @@ def test_a_healthy_subject_is_invalidated_with_every_control_behaving(investigat
     assert "coverage 1.00 on every one of 20 steps" in found.sentence
     assert [c.behaved for c in found.controls] == [True] * 4
     assert all(check.passed for check in found.instruments)
+    assert not [row for row in found.evidence if "toolkit" in row.metric]  # it is quiet on a healthy run
     assert {s.figure for s in found.series} == {figure.key for figure in found.figures}
 
 
