@@ -48,7 +48,7 @@ class DataConfig(Section):
         "test",
         description="what is asked: test pairs, or every pair (puzzle-id variant only: demos are trained on)",
     )
-    buckets: int = Field(2, ge=1, le=8, description="groups of similar region size, each with its own carry")
+    buckets: int = Field(4, ge=1, le=16, description="groups of similar region size, each with its own carry")
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:

@@ -111,3 +111,24 @@ def test_investigate_writes_a_report_and_fails_on_request(tmp_path: Path) -> Non
     index = (tmp_path / "out/index.md").read_bytes()
     assert etrm("report", str(tmp_path / "out")).returncode == 0
     assert (tmp_path / "out/index.md").read_bytes() == index
+
+
+def test_a_subject_that_cannot_be_judged_is_exit_3_and_says_why(tmp_path: Path) -> None:
+    words = [
+        "investigate",
+        "--preset",
+        "smoke",
+        "--seeds",
+        "1",
+        "--set",
+        "train.lr=1e30",
+        "--hypotheses",
+        "H2",
+    ]
+    words += ["--no-experiments", "--pretrain-steps", "4", "--out", str(tmp_path / "out")]
+    done = etrm(*words, cache=tmp_path / "cache")
+    assert done.returncode == 3, done.stdout + done.stderr
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["root_cause"] is None
+    assert result["hypotheses"]["H2"]["verdict"] == "ERROR"
+    assert "is not finite" in result["hypotheses"]["H2"]["sentence"]

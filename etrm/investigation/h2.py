@@ -109,7 +109,12 @@ class Facts:
 
 
 def gather(metrics: Sequence[dict[str, Any]]) -> Facts:
-    """Facts of the logged steps; a step that logged nothing of the encoder counts as not covered."""
+    """Facts of the logged steps; a step that logged nothing of the encoder counts as not covered.
+
+    Steps with numbers that are not finite say nothing of gradients: they are left out, and ``finite`` is False.
+    """
+    logged = len(metrics)
+    metrics = [m for m in metrics if m["loss"] is not None and not m.get("nonfinite")]
 
     def values(key: str) -> list[float]:
         return [m[key] for m in metrics if m.get(key) is not None]
@@ -132,7 +137,7 @@ def gather(metrics: Sequence[dict[str, Any]]) -> Facts:
         waste_high=_low([-w for w in values("encoder.waste")], sign=-1),
         calls=_mean(values("encoder.calls")),
         calls_with_grad=_mean(values("encoder.calls_with_gradient")),
-        finite=all(m["loss"] is not None for m in metrics),
+        finite=len(metrics) == logged,
     )
 
 
@@ -192,7 +197,7 @@ def _verdict(facts: Facts, failed: list[Run], broken: list[str], seeds: int) -> 
     if failed:
         return Verdict.ERROR, f"{len(failed)} of {seeds} subject runs failed: {failed[0].reason}"
     if not facts.finite:
-        return Verdict.ERROR, f"The loss was not finite on some step {scope}."
+        return Verdict.ERROR, f"Some logged numbers were not finite {scope}."
     words = facts.words
     return Verdict.INVALIDATED, f"{words[0].upper()}{words[1:]} {scope}."
 
@@ -323,7 +328,7 @@ def _instruments(
             else "no step can be compared: the optimiser never stepped with a gradient",
         ),
         InstrumentCheck(
-            name="the loss is finite on every step",
+            name="every logged number is finite",
             passed=facts.finite,
             detail=f"{len(metrics)} steps",
         ),

@@ -21,6 +21,25 @@ from etrm.training.trainer import train
 AUGMENTATIONS = 4
 """Fixed augmentations per task of the TRM where the subject draws fresh ones, which a table cannot hold."""
 
+TRAINING = (
+    "train.optimizer=adamw",
+    "train.batch_size=16",
+    "train.lr=1e-3",
+    "train.lr_min_ratio=0.1",
+    "train.encoder_lr_scale=1",
+    "train.weight_decay=0.1",
+    "train.beta1=0.9",
+    "train.beta2=0.95",
+    "train.clip_norm=1.0",
+    "train.ema_decay=0.99",
+    "train.puzzle_lr=1e-2",
+    "train.puzzle_weight_decay=0.1",
+    "train.q_halt_weight=0.5",
+    "model.halt.max_steps=4",
+    "model.halt.exploration=0.1",
+)
+"""How the decoder is trained whatever the subject's own settings, which are what is being judged."""
+
 
 def cache_folder() -> Path:
     """``$ETRM_CACHE``, or ``etrm`` in the user's cache folder."""
@@ -44,8 +63,9 @@ def trm_config(subject: Config, steps: int) -> Config:
             f"data.augmentations={augmentations}",
             "data.queries=all",
             "train.seed=0",
+            *TRAINING,
             f"train.steps={steps}",
-            f"train.warmup_steps={min(subject.train.warmup_steps, steps)}",
+            f"train.warmup_steps={min(40, steps // 10)}",
             "train.checkpoint_every=200",
             "monitor.enabled=false",
         ),

@@ -78,8 +78,8 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """The same values with None in place of what JSON cannot hold."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }
+    """The same values with None in place of what JSON cannot hold, and its names under ``nonfinite``."""
+    broken = [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+    if not broken:
+        return values
+    return values | dict.fromkeys(broken) | {"nonfinite": broken}

@@ -47,6 +47,13 @@ def test_one_bad_step_validates(bad: int, change: dict[str, Any]) -> None:
     assert h2.gather(steps).holds
 
 
+def test_steps_that_are_not_finite_accuse_nobody() -> None:
+    broken = step(1, encoder__moved=None, nonfinite=["encoder.moved"])
+    facts = h2.gather([step(0), broken])
+    assert not facts.holds
+    assert not facts.finite
+
+
 def test_healthy_steps_do_not_validate_and_the_words_say_so() -> None:
     facts = h2.gather([step(i) for i in range(20)])
     assert not facts.holds

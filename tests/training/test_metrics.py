@@ -98,5 +98,5 @@ def test_always_continue_scores_its_base_rate_and_half_of_balanced() -> None:
 
 def test_what_json_cannot_hold_becomes_none() -> None:
     values = finite({"a": math.inf, "b": math.nan, "c": 1.5, "d": 3, "e": None, "f": True})
-    assert values == {"a": None, "b": None, "c": 1.5, "d": 3, "e": None, "f": True}
+    assert values == {"a": None, "b": None, "c": 1.5, "d": 3, "e": None, "f": True, "nonfinite": ["a", "b"]}
     json.dumps(values, allow_nan=False)
