@@ -68,6 +68,7 @@ def trm_config(subject: Config, steps: int) -> Config:
             f"train.warmup_steps={min(40, steps // 10)}",
             "train.checkpoint_every=200",
             "monitor.enabled=false",
+            "train.threads=1",  # two threads on busy cores wait for each other
         ),
     )
 
@@ -94,7 +95,7 @@ def code_hash() -> str:
     folders = [Path(diagnostics.__file__).parent]
     folders += [Path(etrm.__file__).parent / name for name in ("data", "model", "evaluation", "training")]
     digest = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in folder.glob("*.py")):
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
