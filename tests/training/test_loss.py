@@ -100,7 +100,7 @@ def test_what_is_not_scored_has_no_part_in_being_exact() -> None:
 
 def test_a_row_without_scored_tokens_counts_nowhere() -> None:
     logits = torch.randn(2, 2, 12, requires_grad=True)
-    q_halt = torch.zeros(2, requires_grad=True)
+    q_halt = torch.full((2,), -1.0, requires_grad=True)  # predicts "not right": no credit for that
     labels = torch.tensor([[IGNORE, IGNORE], [1, 2]])
     found = act_loss(StepOutput(logits, q_halt, torch.zeros(2, 1, 1)), labels)
     assert found.scored.tolist() == [False, True]
