@@ -419,15 +419,9 @@ def _series(investigation: Investigation, subject: Sequence[Run], controls: Sequ
         ]
     for run in controls:
         if run.arm == "h2-cached-context":
-            curves.append(
-                series(
-                    "h2-coverage",
-                    run,
-                    investigation.metrics(run),
-                    "encoder.coverage",
-                    "control: cached-context",
-                )
-            )
+            label, metrics = "control: cached-context", investigation.metrics(run)
+            curves.append(series("h2-coverage", run, metrics, "encoder.coverage", label))
+            curves.append(so_far(series("h2-reset", run, metrics, "encoder.coverage", label)))
     return curves
 
 
