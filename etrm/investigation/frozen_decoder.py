@@ -75,7 +75,7 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
     facts = gather(metrics)
     contrasts = _contrasts(trained, blind)
     scenario, sentence = _scenario(
-        facts_ok=not facts.holds and bool(trained),
+        stuck=facts.without_gradient == facts.steps or facts.without_movement == facts.steps,
         words=facts.words,
         failed=failed,
         contrasts=contrasts,
@@ -153,7 +153,7 @@ def _loss(run: Run, key: str) -> float:
 
 def _scenario(
     *,
-    facts_ok: bool,
+    stuck: bool,
     words: str,
     failed: Sequence[Run],
     contrasts: Sequence[Contrast],
@@ -162,7 +162,7 @@ def _scenario(
 ) -> tuple[str, str]:
     if failed and not trained:
         return "B", f"Nothing could be trained: {failed[0].reason.splitlines()[0]}."
-    if not facts_ok:
+    if stuck:
         return "B", f"The encoder is stuck: {words}."
     start, blind, foreign = contrasts
     if start.not_lower:

@@ -28,10 +28,10 @@ def runs(solved: float, low: float) -> list[Run]:
 
 
 def scenario(
-    start: list[float], blind: list[float], *, solved: float = 0, low: float = 0.0, facts_ok: bool = True
+    start: list[float], blind: list[float], *, solved: float = 0, low: float = 0.0, stuck: bool = False
 ) -> str:
     letter, sentence = _scenario(
-        facts_ok=facts_ok,
+        stuck=stuck,
         words="the encoder does not move on 9 of 9 steps",
         failed=[],
         contrasts=[contrast(start), contrast(blind), contrast(CLEAR)],
@@ -60,7 +60,7 @@ def test_a_loss_that_does_not_fall_is_stuck() -> None:
 
 
 def test_an_encoder_that_does_not_move_is_stuck_whatever_the_loss() -> None:
-    assert scenario(CLEAR, CLEAR, solved=20, low=0.17, facts_ok=False) == "B"
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.17, stuck=True) == "B"
 
 
 def test_wide_intervals_decide_nothing() -> None:
@@ -71,7 +71,7 @@ def test_wide_intervals_decide_nothing() -> None:
 def test_nothing_that_could_train_is_stuck() -> None:
     failed = runs(0, 0)[0].model_copy(update={"state": "failed", "reason": "nothing requires a gradient"})
     letter, sentence = _scenario(
-        facts_ok=False, words="", failed=[failed], contrasts=[], trained=[], baseline=0.0
+        stuck=True, words="", failed=[failed], contrasts=[], trained=[], baseline=0.0
     )
     assert letter == "B"
     assert "nothing requires a gradient" in sentence
