@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,10 @@ def _run_all(root: Path, waiting: list[Job], workers: int, tick: Callable[[], No
                 for future in done:
                     job, attempt = attempts.pop(future)
                     error = future.exception()
-                    if error is not None and attempt == 1 and not isinstance(error, EtrmError):
+                    final = isinstance(
+                        error, (EtrmError, BrokenExecutor)
+                    )  # the same again, or no worker left
+                    if error is not None and attempt == 1 and not final:
                         attempts[pool.submit(work, job, str(root / job.folder))] = (job, 2)
                     elif error is not None:
                         _write_summary(
@@ -102,7 +105,7 @@ def _run_all(root: Path, waiting: list[Job], workers: int, tick: Callable[[], No
         except KeyboardInterrupt:
             for future in attempts:
                 future.cancel()
-            for process in list((pool._processes or {}).values()):
+            for process in multiprocessing.active_children():
                 process.terminate()  # SIGTERM: the trainer keeps a checkpoint of the step in hand
             raise Interrupted from None
 

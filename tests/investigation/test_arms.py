@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,19 @@ def test_a_failed_run_is_reported_and_the_others_finish(tmp_path: Path) -> None:
     assert found["bad", 0].state == "failed"
     assert "/nowhere/at/all" in found["bad", 0].reason
     assert found["good", 0].state == "finished"
+
+
+def test_a_worker_that_dies_is_reported_and_nothing_crashes(tmp_path: Path) -> None:
+    long = with_overrides(CONFIG, ("train.steps=5000",))
+
+    def kill_when_training(done: int, total: int) -> None:
+        if 0 < done < total:
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    found = run_jobs(tmp_path, [Job("killed", 0, long)], 1, kill_when_training)
+    assert found["killed", 0].state == "failed"
+    assert found["killed", 0].reason
 
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
