@@ -418,8 +418,8 @@ def _series(investigation: Investigation, subject: Sequence[Run], controls: Sequ
             series("h2-moved", run, [m for m in metrics if m.get("core.moved")], "core.moved", "core"),
         ]
     for run in controls:
-        if run.arm == "h2-cached-context":
-            label, metrics = "control: cached-context", investigation.metrics(run)
+        if run.arm in ("h2-healthy", "h2-cached-context"):
+            label, metrics = f"control: {run.arm.removeprefix('h2-')}", investigation.metrics(run)
             curves.append(series("h2-coverage", run, metrics, "encoder.coverage", label))
             curves.append(so_far(series("h2-reset", run, metrics, "encoder.coverage", label)))
     return curves
