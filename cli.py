@@ -83,7 +83,7 @@ def investigate(
     jobs: Annotated[int, typer.Option(min=1, help="Training processes at a time, one thread each.")] = 2,
     out: Annotated[Path, typer.Option(help="Folder of the investigation.")] = Path("runs/investigation"),
     experiments: Annotated[bool, typer.Option(help="Also run the frozen-decoder experiment.")] = True,
-    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the TRM decoder.")] = 900,
+    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the TRM decoder.")] = 800,
     fail_on: Annotated[
         str | None, typer.Option(help="'validated' gives exit code 1 where a fault is found.")
     ] = None,

@@ -18,7 +18,7 @@ from etrm.investigation.h2 import gather
 from etrm.investigation.protocol import Investigation, seeded, series, smoothed
 from etrm.investigation.result import Absent, Arm, Evidence, Experiment, Figure, Run, Series, Value
 
-STEPS = 240
+STEPS = 200
 SMALLEST_EFFECT = 0.05
 """Smallest difference of held-in loss that matters, in nats per token; fixed before the run."""
 FULL_SEEDS = 5

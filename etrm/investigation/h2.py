@@ -52,7 +52,7 @@ STATEMENT = Statement(
         "has no gradient or does not move."
     ),
 )
-STEPS = 60
+STEPS = 48
 """Steps of the subject per seed: several resets of every row, or the whole run where it is shorter."""
 
 POSITIVE = ("cached-context", "encoder-frozen", "freeze-skips-optimizer")

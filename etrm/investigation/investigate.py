@@ -53,7 +53,7 @@ def investigate(
     progress: Progress,
     hypotheses: tuple[str, ...] = tuple(DECIDED),
     experiments: bool = True,
-    pretrain_steps: int = 900,
+    pretrain_steps: int = 800,
 ) -> Result:
     """Decide hypotheses about a subject and write ``out/result.json``.
 
