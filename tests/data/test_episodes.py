@@ -30,7 +30,7 @@ from etrm.data import (
 from etrm.data.sample import Layout, build, queries_of
 from etrm.errors import DataError
 
-FRESH = DataConfig(augmentations="fresh")
+FRESH = DataConfig(augmentations="fresh", buckets=2)
 SHIFTED = DataConfig(augmentations="fresh", translate=8)
 
 
@@ -264,7 +264,7 @@ def test_no_more_demos_than_asked_for(small_set: TaskSet) -> None:
 
 
 def test_puzzle_ids_number_tasks_and_augmentations(small_set: TaskSet) -> None:
-    data = DataConfig(augmentations=4, queries="all")
+    data = DataConfig(augmentations=4, queries="all", buckets=2)
     episodes = Episodes(small_set, data, "trm", seed=7)
     assert episodes.puzzles == 36
     assert sum(len(episodes.bucket_queries(bucket)) for bucket in range(2)) == 27 + 10
