@@ -57,16 +57,39 @@ class DataConfig(Section):
         return self
 
 
+EncoderKind = Literal["standard", "hybrid_standard", "lpn_standard"]
+"""The demonstration encoders, see ``etrm.model.encoders``."""
+
+KNOBS: dict[str, tuple[EncoderKind, ...]] = {
+    "pooling": ("standard",),
+    "set_layers": ("standard", "hybrid_standard"),
+}
+"""Encoder settings that not every kind has, and the kinds that do."""
+
+
 class EncoderConfig(Section):
     """The demonstration encoder."""
 
-    kind: Literal["standard"] = "standard"
-    layers: int = Field(2, ge=1, description="blocks of the grid encoder")
+    kind: EncoderKind = "standard"
+    layers: int = Field(2, ge=1, description="blocks of the grid encoder; LPN was published with 4 and 8")
     pooling: Literal["mean", "attention", "weighted"] = "mean"
     set_layers: int = Field(1, ge=1, description="cross-attention layers over the demos")
-    norm: Literal["post", "pre"] = "post"
+    norm: Literal["post", "pre"] = Field(
+        "post", description="of the standard grid encoder and the set encoder; LPN blocks are always pre-norm"
+    )
     layer_scale: float = Field(0.0, ge=0, description="initial factor per channel; 0 means none")
     qk_norm: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> EncoderConfig:
+        for name, kinds in KNOBS.items():
+            value = getattr(self, name)
+            if self.kind not in kinds and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"model.encoder.{name} = {value!r} has no effect on kind {self.kind!r}; "
+                    f"leave it out, or use one of {', '.join(kinds)}"
+                )
+        return self
 
 
 class HaltConfig(Section):

@@ -96,7 +96,7 @@ class Observer:
         model = self._trainer.model
         assert model.encoder is not None
         model.eval()
-        context = model.encoder(probe.demos)
+        context = model.encoder(probe.demos).context
         seen = representation(context)
         losses = {
             "true": _loss(self._trainer, probe, context),

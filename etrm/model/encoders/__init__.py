@@ -1,0 +1,36 @@
+"""The demonstration encoders, by kind."""
+
+from etrm.config import EncoderKind, ModelConfig
+from etrm.model.encoders.base import Encoded, Encoder, as_sets
+from etrm.model.encoders.lpn import HybridStandardEncoder, LPNGridEncoder, LPNStandardEncoder
+from etrm.model.encoders.pairs import PAD, PairEncoder, by_length
+from etrm.model.encoders.standard import GridEncoder, SetEncoder, StandardEncoder
+
+ENCODERS: dict[EncoderKind, type[Encoder]] = {
+    "standard": StandardEncoder,
+    "hybrid_standard": HybridStandardEncoder,
+    "lpn_standard": LPNStandardEncoder,
+}
+
+
+def build_encoder(config: ModelConfig, side: int) -> Encoder:
+    """The encoder of a model section, for a canvas of that side."""
+    return ENCODERS[config.encoder.kind](config, side)
+
+
+__all__ = [
+    "ENCODERS",
+    "PAD",
+    "Encoded",
+    "Encoder",
+    "GridEncoder",
+    "HybridStandardEncoder",
+    "LPNGridEncoder",
+    "LPNStandardEncoder",
+    "PairEncoder",
+    "SetEncoder",
+    "StandardEncoder",
+    "as_sets",
+    "build_encoder",
+    "by_length",
+]
