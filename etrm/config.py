@@ -57,14 +57,17 @@ class DataConfig(Section):
         return self
 
 
-EncoderKind = Literal["standard", "hybrid_standard", "lpn_standard"]
+EncoderKind = Literal["standard", "hybrid_standard", "lpn_standard", "lpn_variational", "hybrid_variational"]
 """The demonstration encoders, see ``etrm.model.encoders``."""
 
 KNOBS: dict[str, tuple[EncoderKind, ...]] = {
     "pooling": ("standard",),
-    "set_layers": ("standard", "hybrid_standard"),
+    "set_layers": ("standard", "hybrid_standard", "hybrid_variational"),
+    "latent_size": ("lpn_variational", "hybrid_variational"),
 }
 """Encoder settings that not every kind has, and the kinds that do."""
+VARIATIONAL = KNOBS["latent_size"]
+"""Kinds whose context is sampled, so that there is a divergence (KL) to weigh."""
 
 
 class EncoderConfig(Section):
@@ -79,6 +82,9 @@ class EncoderConfig(Section):
     )
     layer_scale: float = Field(0.0, ge=0, description="initial factor per channel; 0 means none")
     qk_norm: bool = False
+    latent_size: int | None = Field(
+        None, ge=1, description="width of a variational latent; model.hidden_size unless given"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:
@@ -148,7 +154,13 @@ class TrainConfig(Section):
     puzzle_lr: float = Field(1e-2, ge=0)
     puzzle_weight_decay: float = Field(0.1, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    loss: Literal["stablemax", "softmax"] = Field(
+        "stablemax", description="what makes probabilities of the logits"
+    )
     q_halt_weight: float = Field(0.5, ge=0)
+    kl_weight: float = Field(
+        0.0, ge=0, description="weight of a variational encoder's divergence, a sum over the batch"
+    )
     decoder: Path | None = Field(None, description="TRM checkpoint whose core the decoder starts from")
     decoder_weights: Literal["ema", "raw"] = "ema"
     allow_decoder_mismatch: tuple[Literal["H_cycles", "L_cycles", "num_heads"], ...] = ()
@@ -213,6 +225,11 @@ class Config(Section):
             raise ValueError(
                 "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
                 "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps)"
+            )
+        if train.kl_weight > 0 and (variant == "trm" or self.model.encoder.kind not in VARIATIONAL):
+            raise ValueError(
+                f"train.kl_weight {train.kl_weight} weighs nothing: only the encoders "
+                f"{' and '.join(VARIATIONAL)} have a divergence"
             )
         if variant == "trm" and self.data.augmentations == "fresh":
             raise ValueError(

@@ -92,6 +92,12 @@ def test_every_key_at_fault_is_named() -> None:
         (("data.queries=all",), "use variant trm"),
         (("model.variant=etrm_cached", "data.queries=all"), "use variant trm"),
         (("data.augmentations=0",), "at least 1"),
+        (("train.kl_weight=0.1",), "train.kl_weight 0.1 weighs nothing: only the encoders lpn_variational"),
+        (
+            ("train.kl_weight=0.1", "model.encoder.kind=lpn_variational", "model.variant=trm"),
+            "weighs nothing",
+        ),
+        (("train.loss=hinge",), "train.loss: Input should be 'stablemax' or 'softmax'"),
         (("train.lr=nan",), "train.lr: Input should be a finite number"),
         (("train.lr=inf",), "train.lr: Input should be a finite number"),
         (("data.translate=30",), "data.translate: Input should be less than 30"),
@@ -113,6 +119,7 @@ def test_impossible_settings_are_refused(settings: tuple[str, ...], message: str
         ("train.steps=5", "train.freeze_decoder_steps=5"),  # the encoder alone
         ("train.lr=0", "model.variant=trm"),  # the puzzle table alone
         ("train.encoder_lr_scale=0",),  # the decoder alone
+        ("train.kl_weight=0.1", "model.encoder.kind=lpn_variational"),
     ],
 )
 def test_borderline_settings_are_accepted(settings: tuple[str, ...]) -> None:

@@ -156,7 +156,8 @@ class Arm:
     def loss(self, batch: Batch) -> Tensor:
         """The loss of one ACT step of rows that begin."""
         _, output = self.model(self.model.initial_carry(batch.size), batch)
-        return act_loss(output, batch.labels).total(self.config.train.q_halt_weight)
+        train = self.config.train
+        return act_loss(output, batch.labels, train.loss).total(train.q_halt_weight, train.kl_weight)
 
     def train(self, batch: Batch) -> None:
         """Forward, loss, backward and update: what is timed."""

@@ -40,6 +40,8 @@ def test_every_kind_of_the_config_has_an_encoder() -> None:
         ("lpn_standard", 4, 17_838_592),
         ("lpn_standard", 8, 31_470_080),
         ("hybrid_standard", 4, 17_060_352),
+        ("lpn_variational", 4, 17_838_592 + 2 * (512 * 512 + 512)),
+        ("hybrid_variational", 4, 17_060_352 + 2 * (512 * 512 + 512) + 16 * 512 * 512),
     ],
 )
 def test_an_encoder_has_its_published_size(kind: EncoderKind, layers: int, size: int) -> None:
@@ -96,7 +98,7 @@ def test_the_context_of_each_row_trains_every_parameter(world: Any, kind: str, r
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("knob", KNOBS)
 def test_a_knob_that_a_kind_does_not_have_is_refused(kind: EncoderKind, knob: str) -> None:
-    value = {"pooling": "attention", "set_layers": 2}[knob]
+    value = {"pooling": "attention", "set_layers": 2, "latent_size": 7}[knob]
     settings = (f"model.encoder.kind={kind}", f"model.encoder.{knob}={value}")
     if kind in KNOBS[knob]:
         assert getattr(load(overrides=settings).model.encoder, knob) == value

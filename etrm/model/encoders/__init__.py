@@ -5,11 +5,14 @@ from etrm.model.encoders.base import Encoded, Encoder, as_sets
 from etrm.model.encoders.lpn import HybridStandardEncoder, LPNGridEncoder, LPNStandardEncoder
 from etrm.model.encoders.pairs import PAD, PairEncoder, by_length
 from etrm.model.encoders.standard import GridEncoder, SetEncoder, StandardEncoder
+from etrm.model.encoders.variational import HybridVariationalEncoder, LPNVariationalEncoder
 
 ENCODERS: dict[EncoderKind, type[Encoder]] = {
     "standard": StandardEncoder,
     "hybrid_standard": HybridStandardEncoder,
     "lpn_standard": LPNStandardEncoder,
+    "lpn_variational": LPNVariationalEncoder,
+    "hybrid_variational": HybridVariationalEncoder,
 }
 
 
@@ -25,8 +28,10 @@ __all__ = [
     "Encoder",
     "GridEncoder",
     "HybridStandardEncoder",
+    "HybridVariationalEncoder",
     "LPNGridEncoder",
     "LPNStandardEncoder",
+    "LPNVariationalEncoder",
     "PairEncoder",
     "SetEncoder",
     "StandardEncoder",
