@@ -57,17 +57,27 @@ class DataConfig(Section):
         return self
 
 
-EncoderKind = Literal["standard", "hybrid_standard", "lpn_standard", "lpn_variational", "hybrid_variational"]
+EncoderKind = Literal[
+    "standard",
+    "hybrid_standard",
+    "lpn_standard",
+    "lpn_variational",
+    "hybrid_variational",
+    "recurrent",
+    "trm_style",
+]
 """The demonstration encoders, see ``etrm.model.encoders``."""
 
 KNOBS: dict[str, tuple[EncoderKind, ...]] = {
-    "pooling": ("standard",),
+    "pooling": ("standard", "recurrent", "trm_style"),
     "set_layers": ("standard", "hybrid_standard", "hybrid_variational"),
     "latent_size": ("lpn_variational", "hybrid_variational"),
 }
 """Encoder settings that not every kind has, and the kinds that do."""
 VARIATIONAL = KNOBS["latent_size"]
 """Kinds whose context is sampled, so that there is a divergence (KL) to weigh."""
+STATEFUL: tuple[EncoderKind, ...] = ("recurrent", "trm_style")
+"""Kinds whose state goes on from one ACT step to the next."""
 
 
 class EncoderConfig(Section):
@@ -78,7 +88,8 @@ class EncoderConfig(Section):
     pooling: Literal["mean", "attention", "weighted"] = "mean"
     set_layers: int = Field(1, ge=1, description="cross-attention layers over the demos")
     norm: Literal["post", "pre"] = Field(
-        "post", description="of the standard grid encoder and the set encoder; LPN blocks are always pre-norm"
+        "post",
+        description="of the standard grid encoder and the set encoder; LPN blocks are always pre, carried states post",
     )
     layer_scale: float = Field(0.0, ge=0, description="initial factor per channel; 0 means none")
     qk_norm: bool = False
@@ -125,6 +136,11 @@ class ModelConfig(Section):
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}"
+            )
+        if self.variant == "etrm_cached" and self.encoder.kind in STATEFUL:
+            raise ValueError(
+                f"model.variant etrm_cached encodes a sample once, so the state of encoder kind "
+                f"{self.encoder.kind!r} would never go on; use variant etrm"
             )
         if (self.hidden_size // self.num_heads) % 2:
             raise ValueError(

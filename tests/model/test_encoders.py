@@ -40,6 +40,8 @@ def test_every_kind_of_the_config_has_an_encoder() -> None:
         ("lpn_standard", 4, 17_838_592),
         ("lpn_standard", 8, 31_470_080),
         ("hybrid_standard", 4, 17_060_352),
+        ("recurrent", 2, 10_506_240 - 16 * 512),  # the state's start is a buffer, not P learned queries
+        ("trm_style", 2, 10_506_240 - 16 * 512 + 3_407_872),  # two blocks in place of one cross-attention
         ("lpn_variational", 4, 17_838_592 + 2 * (512 * 512 + 512)),
         ("hybrid_variational", 4, 17_060_352 + 2 * (512 * 512 + 512) + 16 * 512 * 512),
     ],

@@ -2,6 +2,7 @@
 
 from etrm.config import EncoderKind, ModelConfig
 from etrm.model.encoders.base import Encoded, Encoder, as_sets
+from etrm.model.encoders.carried import RecurrentEncoder, TRMStyleEncoder
 from etrm.model.encoders.lpn import HybridStandardEncoder, LPNGridEncoder, LPNStandardEncoder
 from etrm.model.encoders.pairs import PAD, PairEncoder, by_length
 from etrm.model.encoders.standard import GridEncoder, SetEncoder, StandardEncoder
@@ -13,6 +14,8 @@ ENCODERS: dict[EncoderKind, type[Encoder]] = {
     "lpn_standard": LPNStandardEncoder,
     "lpn_variational": LPNVariationalEncoder,
     "hybrid_variational": HybridVariationalEncoder,
+    "recurrent": RecurrentEncoder,
+    "trm_style": TRMStyleEncoder,
 }
 
 
@@ -33,8 +36,10 @@ __all__ = [
     "LPNStandardEncoder",
     "LPNVariationalEncoder",
     "PairEncoder",
+    "RecurrentEncoder",
     "SetEncoder",
     "StandardEncoder",
+    "TRMStyleEncoder",
     "as_sets",
     "build_encoder",
     "by_length",
