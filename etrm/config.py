@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from etrm.errors import ConfigError
 
@@ -128,14 +128,31 @@ class ModelConfig(Section):
     L_cycles: int = Field(6, ge=1)
     context_tokens: int = Field(16, ge=1, description="P")
     qk_norm: bool = False
+    positions: Literal["rope", "learned", "none"] = Field(
+        "rope",
+        description="how the core knows places: rotary in its attention (none to rotate with mlp_t), "
+        "a learned vector per place, or not at all",
+    )
+    mlp_t: bool = Field(
+        False, description="the core mixes tokens by a SwiGLU over them, not by attention; whole canvas only"
+    )
     encoder: EncoderConfig = EncoderConfig()
     halt: HaltConfig = HaltConfig()
+
+    @field_validator("positions", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: Any) -> Any:
+        return "none" if value is None else value  # the command line reads none as null
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}"
+            )
+        if self.mlp_t and self.qk_norm:
+            raise ValueError(
+                "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none in the core"
             )
         if self.variant == "etrm_cached" and self.encoder.kind in STATEFUL:
             raise ValueError(
@@ -241,6 +258,11 @@ class Config(Section):
             raise ValueError(
                 "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
                 "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps)"
+            )
+        if self.model.mlp_t and self.data.canvas != "published":
+            raise ValueError(
+                "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas: "
+                f"data.canvas = 'published', not {self.data.canvas!r}"
             )
         if train.kl_weight > 0 and (variant == "trm" or self.model.encoder.kind not in VARIATIONAL):
             raise ValueError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from etrm.batch import Batch
-from etrm.config import STATEFUL
+from etrm.config import STATEFUL, load
 from etrm.errors import ConfigError
 from etrm.model.encoders import ENCODERS
 from etrm.model.layers import key_mask, rms_norm
@@ -43,8 +43,6 @@ def test_the_config_knows_which_kinds_are_stateful(world: Any) -> None:
 
 
 def test_a_cached_context_would_never_move_a_state_and_is_refused(world: Any) -> None:
-    from etrm.config import load
-
     for kind in STATEFUL:
         with pytest.raises(ConfigError, match=f"the state of encoder kind '{kind}' would never go on"):
             load(overrides=(f"model.encoder.kind={kind}", "model.variant=etrm_cached"))

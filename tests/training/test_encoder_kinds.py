@@ -10,6 +10,7 @@ import torch
 
 from etrm.config import STATEFUL, VARIATIONAL, Config
 from etrm.model.encoders import ENCODERS
+from etrm.training import state
 from etrm.training.trainer import Trainer, train
 
 Smoke = Callable[..., Config]
@@ -56,8 +57,6 @@ def test_a_run_that_was_stopped_and_resumed_leaves_the_same_bytes(
 
 @pytest.mark.parametrize("kind", STATEFUL)
 def test_a_checkpoint_holds_the_state_of_the_encoder(smoke: Smoke, kind: str) -> None:
-    from etrm.training import state
-
     trainer = Trainer(smoke(*settings_of(kind), "data.buckets=1", "monitor.enabled=false"))
     trainer.train_step()
     captured = state.capture(trainer)
@@ -93,3 +92,15 @@ def test_the_softmax_loss_is_what_is_trained_on(smoke: Smoke) -> None:
     first = [Trainer(smoke(f"train.loss={kind}")).train_step() for kind in ("stablemax", "softmax")]
     assert first[0]["lm_loss"] != first[1]["lm_loss"]
     assert first[0]["accuracy_all"] == first[1]["accuracy_all"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [("model.positions=learned",), ("model.positions=none",), ("model.mlp_t=true", "data.canvas=published")],
+)
+def test_a_core_with_other_positions_or_mixing_trains(smoke: Smoke, settings: tuple[str, ...]) -> None:
+    trainer = Trainer(smoke(*settings, "data.buckets=1", "train.batch_size=2", "train.clip_norm=none"))
+    for _ in range(2):
+        metrics = trainer.train_step()
+    assert metrics["encoder.coverage"] == 1
+    assert metrics["core.params_idle"] == 0
