@@ -17,6 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from etrm.errors import ConfigError
+from etrm.override import override as override
+from etrm.override import read_toml
 
 SIDE = 30
 """Largest side of an ARC grid, and side of the published canvas."""
@@ -315,7 +317,7 @@ def load(preset: str | None = None, path: Path | None = None, overrides: tuple[s
         )
     tree: dict[str, Any] = {}
     if path is not None:
-        tree = _read_toml(path)
+        tree = read_toml(path)
     elif preset is not None:
         if preset not in presets():
             raise ConfigError(
@@ -341,49 +343,6 @@ def build(tree: dict[str, Any]) -> Config:
 def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:
     """A config with some settings replaced, checked again."""
     return build(override(config.model_dump(mode="json"), overrides))
-
-
-def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
-    """A copy of a plain tree with ``section.key=value`` settings put in; values are read as TOML.
-
-    Raises:
-        ConfigError: an override is not of that form.
-    """
-    tree = json.loads(json.dumps(tree, default=str))
-    for text in overrides:
-        dotted, equals, value = text.partition("=")
-        if not equals or not dotted.strip():
-            raise ConfigError(
-                f"cannot read the setting {text!r}",
-                allowed="section.key=value",
-                next_step="--set train.lr=1e-3",
-            )
-        node = tree
-        *parents, leaf = dotted.strip().split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{dotted!r}: {parent!r} is a value, not a section")
-        node[leaf] = _value(value.strip())
-    return tree
-
-
-def _value(text: str) -> Any:
-    if text.lower() in ("none", "null"):
-        return None
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except (ValueError, RecursionError):  # a bare word, or nothing that a TOML parser can hold
-        return text
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}", got=error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:  # broken TOML or UTF-8, or a number of over 4300 digits
-        raise ConfigError(f"{path} is not valid TOML", got=str(error)) from error
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
