@@ -14,9 +14,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from etrm.errors import ConfigError
+from etrm.override import override as override
+from etrm.override import read_toml
 
 SIDE = 30
 """Largest side of an ARC grid, and side of the published canvas."""
@@ -57,16 +59,56 @@ class DataConfig(Section):
         return self
 
 
+EncoderKind = Literal[
+    "standard",
+    "hybrid_standard",
+    "lpn_standard",
+    "lpn_variational",
+    "hybrid_variational",
+    "recurrent",
+    "trm_style",
+]
+"""The demonstration encoders, see ``etrm.model.encoders``."""
+
+KNOBS: dict[str, tuple[EncoderKind, ...]] = {
+    "pooling": ("standard", "recurrent", "trm_style"),
+    "set_layers": ("standard", "hybrid_standard", "hybrid_variational"),
+    "latent_size": ("lpn_variational", "hybrid_variational"),
+}
+"""Encoder settings that not every kind has, and the kinds that do."""
+VARIATIONAL = KNOBS["latent_size"]
+"""Kinds whose context is sampled, so that there is a divergence (KL) to weigh."""
+STATEFUL: tuple[EncoderKind, ...] = ("recurrent", "trm_style")
+"""Kinds whose state goes on from one ACT step to the next."""
+
+
 class EncoderConfig(Section):
     """The demonstration encoder."""
 
-    kind: Literal["standard"] = "standard"
-    layers: int = Field(2, ge=1, description="blocks of the grid encoder")
+    kind: EncoderKind = "standard"
+    layers: int = Field(2, ge=1, description="blocks of the grid encoder; LPN was published with 4 and 8")
     pooling: Literal["mean", "attention", "weighted"] = "mean"
     set_layers: int = Field(1, ge=1, description="cross-attention layers over the demos")
-    norm: Literal["post", "pre"] = "post"
+    norm: Literal["post", "pre"] = Field(
+        "post",
+        description="of the standard grid encoder and the set encoder; LPN blocks are always pre, carried states post",
+    )
     layer_scale: float = Field(0.0, ge=0, description="initial factor per channel; 0 means none")
     qk_norm: bool = False
+    latent_size: int | None = Field(
+        None, ge=1, description="width of a variational latent; model.hidden_size unless given"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> EncoderConfig:
+        for name, kinds in KNOBS.items():
+            value = getattr(self, name)
+            if self.kind not in kinds and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"model.encoder.{name} = {value!r} has no effect on kind {self.kind!r}; "
+                    f"leave it out, or use one of {', '.join(kinds)}"
+                )
+        return self
 
 
 class HaltConfig(Section):
@@ -88,14 +130,36 @@ class ModelConfig(Section):
     L_cycles: int = Field(6, ge=1)
     context_tokens: int = Field(16, ge=1, description="P")
     qk_norm: bool = False
+    positions: Literal["rope", "learned", "none"] = Field(
+        "rope",
+        description="how the core knows places: rotary in its attention (none to rotate with mlp_t), "
+        "a learned vector per place, or not at all",
+    )
+    mlp_t: bool = Field(
+        False, description="the core mixes tokens by a SwiGLU over them, not by attention; whole canvas only"
+    )
     encoder: EncoderConfig = EncoderConfig()
     halt: HaltConfig = HaltConfig()
+
+    @field_validator("positions", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: Any) -> Any:
+        return "none" if value is None else value  # the command line reads none as null
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}"
+            )
+        if self.mlp_t and self.qk_norm:
+            raise ValueError(
+                "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none in the core"
+            )
+        if self.variant == "etrm_cached" and self.encoder.kind in STATEFUL:
+            raise ValueError(
+                f"model.variant etrm_cached encodes a sample once, so the state of encoder kind "
+                f"{self.encoder.kind!r} would never go on; use variant etrm"
             )
         if (self.hidden_size // self.num_heads) % 2:
             raise ValueError(
@@ -125,7 +189,13 @@ class TrainConfig(Section):
     puzzle_lr: float = Field(1e-2, ge=0)
     puzzle_weight_decay: float = Field(0.1, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    loss: Literal["stablemax", "softmax"] = Field(
+        "stablemax", description="what makes probabilities of the logits"
+    )
     q_halt_weight: float = Field(0.5, ge=0)
+    kl_weight: float = Field(
+        0.0, ge=0, description="weight of a variational encoder's divergence, a sum over the batch"
+    )
     decoder: Path | None = Field(None, description="TRM checkpoint whose core the decoder starts from")
     decoder_weights: Literal["ema", "raw"] = "ema"
     allow_decoder_mismatch: tuple[Literal["H_cycles", "L_cycles", "num_heads"], ...] = ()
@@ -191,6 +261,16 @@ class Config(Section):
                 "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
                 "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps)"
             )
+        if self.model.mlp_t and self.data.canvas != "published":
+            raise ValueError(
+                "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas: "
+                f"data.canvas = 'published', not {self.data.canvas!r}"
+            )
+        if train.kl_weight > 0 and (variant == "trm" or self.model.encoder.kind not in VARIATIONAL):
+            raise ValueError(
+                f"train.kl_weight {train.kl_weight} weighs nothing: only the encoders "
+                f"{' and '.join(VARIATIONAL)} have a divergence"
+            )
         if variant == "trm" and self.data.augmentations == "fresh":
             raise ValueError(
                 "model.variant trm knows a task by its id, "
@@ -237,7 +317,7 @@ def load(preset: str | None = None, path: Path | None = None, overrides: tuple[s
         )
     tree: dict[str, Any] = {}
     if path is not None:
-        tree = _read_toml(path)
+        tree = read_toml(path)
     elif preset is not None:
         if preset not in presets():
             raise ConfigError(
@@ -263,49 +343,6 @@ def build(tree: dict[str, Any]) -> Config:
 def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:
     """A config with some settings replaced, checked again."""
     return build(override(config.model_dump(mode="json"), overrides))
-
-
-def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
-    """A copy of a plain tree with ``section.key=value`` settings put in; values are read as TOML.
-
-    Raises:
-        ConfigError: an override is not of that form.
-    """
-    tree = json.loads(json.dumps(tree, default=str))
-    for text in overrides:
-        dotted, equals, value = text.partition("=")
-        if not equals or not dotted.strip():
-            raise ConfigError(
-                f"cannot read the setting {text!r}",
-                allowed="section.key=value",
-                next_step="--set train.lr=1e-3",
-            )
-        node = tree
-        *parents, leaf = dotted.strip().split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{dotted!r}: {parent!r} is a value, not a section")
-        node[leaf] = _value(value.strip())
-    return tree
-
-
-def _value(text: str) -> Any:
-    if text.lower() in ("none", "null"):
-        return None
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except (ValueError, RecursionError):  # a bare word, or nothing that a TOML parser can hold
-        return text
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}", got=error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:  # broken TOML or UTF-8, or a number of over 4300 digits
-        raise ConfigError(f"{path} is not valid TOML", got=str(error)) from error
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:

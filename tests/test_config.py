@@ -92,6 +92,18 @@ def test_every_key_at_fault_is_named() -> None:
         (("data.queries=all",), "use variant trm"),
         (("model.variant=etrm_cached", "data.queries=all"), "use variant trm"),
         (("data.augmentations=0",), "at least 1"),
+        (("train.kl_weight=0.1",), "train.kl_weight 0.1 weighs nothing: only the encoders lpn_variational"),
+        (
+            ("train.kl_weight=0.1", "model.encoder.kind=lpn_variational", "model.variant=trm"),
+            "weighs nothing",
+        ),
+        (("model.mlp_t=true",), "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas"),
+        (
+            ("model.mlp_t=true", "data.canvas=published", "model.qk_norm=true"),
+            "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none",
+        ),
+        (("model.positions=sinus",), "model.positions: Input should be 'rope', 'learned' or 'none'"),
+        (("train.loss=hinge",), "train.loss: Input should be 'stablemax' or 'softmax'"),
         (("train.lr=nan",), "train.lr: Input should be a finite number"),
         (("train.lr=inf",), "train.lr: Input should be a finite number"),
         (("data.translate=30",), "data.translate: Input should be less than 30"),
@@ -113,6 +125,9 @@ def test_impossible_settings_are_refused(settings: tuple[str, ...], message: str
         ("train.steps=5", "train.freeze_decoder_steps=5"),  # the encoder alone
         ("train.lr=0", "model.variant=trm"),  # the puzzle table alone
         ("train.encoder_lr_scale=0",),  # the decoder alone
+        ("train.kl_weight=0.1", "model.encoder.kind=lpn_variational"),
+        ("model.mlp_t=true", "data.canvas=published"),
+        ("model.mlp_t=true", "data.canvas=published", "model.positions=learned"),
     ],
 )
 def test_borderline_settings_are_accepted(settings: tuple[str, ...]) -> None:
@@ -131,6 +146,7 @@ def test_sections_are_frozen() -> None:
         ("train.lr = 1e-3 ", 1e-3),
         ("train.clip_norm=none", None),
         ("train.clip_norm=null", None),
+        ("model.positions=none", "none"),
         ("data.source=some/folder", "some/folder"),
         ("data.source='a = b'", "a = b"),
         ("data.augmentations=fresh", "fresh"),

@@ -58,10 +58,10 @@ def _before(trainer: Trainer, path: Path) -> dict[str, float]:
 
 
 def _measure(trainer: Trainer, when: str) -> dict[str, float]:
-    samples = training_queries(trainer)
+    samples, kind = training_queries(trainer), trainer.config.train.loss
     return {
-        f"loss_{when}": mean_loss(trainer.model, samples),
-        f"loss_{when}_foreign_demos": mean_loss(trainer.model, with_foreign_demos(samples)),
+        f"loss_{when}": mean_loss(trainer.model, samples, kind),
+        f"loss_{when}_foreign_demos": mean_loss(trainer.model, with_foreign_demos(samples), kind),
     }
 
 

@@ -34,7 +34,9 @@ TRAINING = (
     "train.ema_decay=0.99",
     "train.puzzle_lr=1e-2",
     "train.puzzle_weight_decay=0.1",
+    "train.loss=stablemax",
     "train.q_halt_weight=0.5",
+    "train.kl_weight=0",  # a puzzle table has no divergence
     "model.halt.max_steps=4",
     "model.halt.exploration=0.1",
 )

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from etrm.config import HaltConfig
 
+EncoderState = dict[str, Tensor]
+"""What a stateful encoder carries from one ACT step to the next, by name, each (B, P, D)."""
+
 
 @dataclass(frozen=True)
 class Carry:
@@ -23,6 +26,7 @@ class Carry:
         steps: (B,) int64, ACT steps since the row's sample began.
         halted: (B,) bool, rows whose sample is done; all True at the start.
         context: (B, P, D) of a variant that stores its context, else None.
+        encoder_state: of a stateful encoder after the first step, else None.
     """
 
     z_H: Tensor
@@ -30,6 +34,7 @@ class Carry:
     steps: Tensor
     halted: Tensor
     context: Tensor | None = None
+    encoder_state: EncoderState | None = None
 
     @classmethod
     def initial(cls, rows: int, hidden_size: int, device: torch.device) -> Carry:

@@ -14,6 +14,7 @@ from etrm.config import ModelConfig
 from etrm.model.layers import (
     Block,
     Linear,
+    MixerBlock,
     RotaryPositions,
     Rotation,
     TokenEmbedding,
@@ -28,14 +29,19 @@ VOCABULARY = 12
 class ReasoningModule(nn.Module):
     """f(h, u): the blocks applied to h + u. One module serves both levels."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, tokens: int) -> None:
         super().__init__()
+        width, expansion = config.hidden_size, config.expansion
         self.layers = nn.ModuleList(
-            Block(config.hidden_size, config.num_heads, config.expansion, qk_norm=config.qk_norm)
+            MixerBlock(tokens, width, expansion)
+            if config.mlp_t
+            else Block(width, config.num_heads, expansion, qk_norm=config.qk_norm)
             for _ in range(config.layers)
         )
 
-    def forward(self, state: Tensor, injected: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, state: Tensor, injected: Tensor, rotation: Rotation | None, mask: Tensor | None
+    ) -> Tensor:
         """(B, L, D) and (B, L, D) to (B, L, D)."""
         state = state + injected
         for block in self.layers:
@@ -61,7 +67,8 @@ class Core(nn.Module):
         self.context_tokens = config.context_tokens
         self.num_heads = config.num_heads
         self.embed_tokens = TokenEmbedding(VOCABULARY, width)
-        self.L_level = ReasoningModule(config)
+        places = config.context_tokens + side * side
+        self.L_level = ReasoningModule(config, places)
         self.lm_head = Linear(width, VOCABULARY)
         self.q_head = Linear(width, 2, bias=True)
         with torch.no_grad():  # the published start: halting is unlikely, whatever the state
@@ -69,7 +76,9 @@ class Core(nn.Module):
             self.q_head.bias.fill_(-5.0)
         self.register_buffer("H_init", truncated_normal_(torch.empty(width), 1.0))
         self.register_buffer("L_init", truncated_normal_(torch.empty(width), 1.0))
-        self.positions = RotaryPositions(config.context_tokens + side * side, width // config.num_heads)
+        rotary, learned = config.positions == "rope" and not config.mlp_t, config.positions == "learned"
+        self.positions = RotaryPositions(places, width // config.num_heads) if rotary else None
+        self.embed_pos = TokenEmbedding(places, width) if learned else None
 
     def forward(
         self,
@@ -93,8 +102,9 @@ class Core(nn.Module):
             z_H, z_L (B, L, D) with the graph of the last H cycle alone; logits (B, S, V); q (B, 2)
             float32, of which index 0 is the halting logit and index 1 gets no loss.
         """
-        x = math.sqrt(z_H.shape[-1]) * torch.cat((context, self.embed_tokens(inputs)), dim=1)
-        rotation = self.positions(self._with_context(positions))
+        places = self._with_context(positions)
+        x = self._embed(context, inputs, places)
+        rotation = None if self.positions is None else self.positions(places)
         mask = None if valid is None else key_mask(self._context_valid(valid))
         with torch.no_grad():
             for _ in range(self.H_cycles - 1):
@@ -103,8 +113,15 @@ class Core(nn.Module):
         logits = self.lm_head(z_H[:, self.context_tokens :])
         return z_H, z_L, logits, self.q_head(z_H[:, 0]).float()
 
+    def _embed(self, context: Tensor, inputs: Tensor, places: Tensor) -> Tensor:
+        """Context and tokens as (B, L, D), times sqrt(D)."""
+        x = torch.cat((context, self.embed_tokens(inputs)), dim=1)
+        if self.embed_pos is not None:  # 1/sqrt(2) keeps the variance
+            x = math.sqrt(0.5) * (x + self.embed_pos(places))
+        return math.sqrt(x.shape[-1]) * x
+
     def _cycle(
-        self, z_H: Tensor, z_L: Tensor, x: Tensor, rotation: Rotation, mask: Tensor | None
+        self, z_H: Tensor, z_L: Tensor, x: Tensor, rotation: Rotation | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         for _ in range(self.L_cycles):
             z_L = self.L_level(z_L, z_H + x, rotation, mask)

@@ -158,7 +158,7 @@ class Attention(nn.Module):
         self.qkv_proj = Linear(hidden_size, 3 * hidden_size)
         self.o_proj = Linear(hidden_size, hidden_size)
 
-    def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
         """(B, L, D) to (B, L, D); ``mask`` is (B, 1, 1, L), True where a key exists."""
         batch, length, hidden = x.shape
         # As in SwiGLU, split the weight and not the product.
@@ -168,7 +168,8 @@ class Attention(nn.Module):
         )
         if self.qk_norm:
             query, key = rms_norm(query), rms_norm(key)
-        query, key = rotation(query), rotation(key)
+        if rotation is not None:
+            query, key = rotation(query), rotation(key)
         mixed = F.scaled_dot_product_attention(
             query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
         )
@@ -219,9 +220,29 @@ class Block(Residual):
         self.self_attn = Attention(hidden_size, num_heads, qk_norm)
         self.mlp = SwiGLU(hidden_size, expansion)
 
-    def forward(self, h: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
         """(B, L, D) to (B, L, D)."""
         h = self.leave(h, self.self_attn(self.enter(h), rotation, mask), self.gamma_1)
+        return self.leave(h, self.mlp(self.enter(h)), self.gamma_2)
+
+
+class MixerBlock(Residual):
+    """SwiGLU over a fixed number of tokens L in place of attention, then SwiGLU over channels.
+
+    TRM's ``mlp_t``. Post-norm over the channels, as every block here; the published code norms
+    over the tokens after the first sub-layer.
+    """
+
+    def __init__(self, tokens: int, hidden_size: int, expansion: float) -> None:
+        super().__init__(hidden_size, pre_norm=False, layer_scale=0.0)
+        self.mlp_t = SwiGLU(tokens, expansion)
+        self.mlp = SwiGLU(hidden_size, expansion)
+
+    def forward(self, h: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
+        """(B, L, D) to (B, L, D); nothing is rotated, and no token can be masked."""
+        if mask is not None:
+            raise ValueError("a block that mixes all tokens (mlp_t) cannot leave some of them out")
+        h = self.leave(h, self.mlp_t(self.enter(h).transpose(1, 2)).transpose(1, 2), self.gamma_1)
         return self.leave(h, self.mlp(self.enter(h)), self.gamma_2)
 
 

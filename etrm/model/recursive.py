@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from etrm.batch import Batch
 from etrm.config import SIDE, ModelConfig
-from etrm.model.act import Carry, halts
+from etrm.model.act import Carry, EncoderState, halts
 from etrm.model.core import Core
-from etrm.model.encoder import StandardEncoder
+from etrm.model.encoders import Encoded, Encoder, build_encoder
 from etrm.model.puzzle import PuzzleTable
 
 
@@ -25,33 +25,55 @@ class StepOutput:
         logits: (B, S, 12).
         q_halt: (B,) float32 halting logits.
         context: (B, P, D) that the core was given.
+        kl: (B,) divergence of a variational encoder, else None.
     """
 
     logits: Tensor
     q_halt: Tensor
     context: Tensor
+    kl: Tensor | None = None
 
 
-ContextPolicy = Callable[["RecursiveModel", Carry, Batch], tuple[Tensor, Tensor | None]]
-"""From model, carry and batch to the context (B, P, D) and what the next carry stores of it."""
+@dataclass(frozen=True)
+class Given:
+    """What a context policy hands over for one ACT step.
+
+    Attributes:
+        context: (B, P, D) for the core.
+        stored: (B, P, D) for the next carry, of a policy that stores its context.
+        kl: (B,) of a variational encoder; zero for rows that were not encoded now.
+        state: of a stateful encoder, for the next carry.
+    """
+
+    context: Tensor
+    stored: Tensor | None = None
+    kl: Tensor | None = None
+    state: EncoderState | None = None
 
 
-def by_puzzle_id(model: RecursiveModel, carry: Carry, batch: Batch) -> tuple[Tensor, None]:
+ContextPolicy = Callable[["RecursiveModel", Carry, Batch], Given]
+"""From model, carry and batch to the context, and what the loss and the next carry take of it."""
+
+
+def by_puzzle_id(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     """TRM: the row of the puzzle table."""
     assert model.puzzle_table is not None
-    return model.puzzle_table(batch.puzzle_ids), None
+    return Given(model.puzzle_table(batch.puzzle_ids))
 
 
-def encode_every_step(model: RecursiveModel, carry: Carry, batch: Batch) -> tuple[Tensor, None]:
+def encode_every_step(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     """ETRM: the encoder reads the demos of all rows at every ACT step, so every sample trains it."""
     assert model.encoder is not None
-    return model.encoder(batch.demos), None
+    encoder = model.encoder
+    encoded: Encoded = encoder(batch.demos, encoder.begin(carry.encoder_state, carry.halted))
+    return Given(encoded.context, kl=encoded.kl, state=encoded.state)
 
 
-def encode_at_reset(model: RecursiveModel, carry: Carry, batch: Batch) -> tuple[Tensor, Tensor]:
+def encode_at_reset(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     """The known-bad cache: encode the rows that begin, keep the result without its graph.
 
-    Only the rows that begin send a gradient to the encoder (seed 001: 2 % of the batch).
+    Only the rows that begin send a gradient to the encoder (seed 001: 2 % of the batch). A
+    stateful encoder makes one step from its initial state and never another.
     """
     assert model.encoder is not None
     begin = carry.halted.nonzero().squeeze(1)
@@ -60,9 +82,13 @@ def encode_at_reset(model: RecursiveModel, carry: Carry, batch: Batch) -> tuple[
         context = torch.zeros(
             batch.size, model.core.context_tokens, model.core.H_init.shape[0], device=batch.inputs.device
         )
+    kl = None
     if len(begin):
-        context = context.index_put((begin,), model.encoder(batch.demos.select(begin)))
-    return context, context.detach()
+        encoded: Encoded = model.encoder(batch.demos.select(begin))
+        context = context.index_put((begin,), encoded.context)
+        if encoded.kl is not None:
+            kl = encoded.kl.new_zeros(batch.size).index_put((begin,), encoded.kl)
+    return Given(context, stored=context.detach(), kl=kl)
 
 
 POLICIES: dict[str, ContextPolicy] = {
@@ -82,7 +108,7 @@ class RecursiveModel(nn.Module):
     """
 
     if TYPE_CHECKING:
-        encoder: StandardEncoder | None
+        encoder: Encoder | None
         puzzle_table: PuzzleTable | None
 
     def __init__(self, config: ModelConfig, *, puzzles: int = 0, side: int = SIDE) -> None:
@@ -95,7 +121,7 @@ class RecursiveModel(nn.Module):
             self.encoder = None
         else:
             self.puzzle_table = None
-            self.encoder = StandardEncoder(config, side)
+            self.encoder = build_encoder(config, side)
 
     def initial_carry(self, rows: int) -> Carry:
         """A carry whose rows all begin with the next batch."""
@@ -108,18 +134,18 @@ class RecursiveModel(nn.Module):
 
         In training mode rows halt by themselves; in evaluation only at the maximum of steps.
         """
-        context, stored = self.context_policy(self, carry, batch)
-        return self.step(carry, batch, context, stored, generator)
+        given = self.context_policy(self, carry, batch)
+        carry, output = self.step(carry, batch, given.context, generator)
+        return replace(carry, context=given.stored, encoder_state=given.state), replace(output, kl=given.kl)
 
     def step(
         self,
         carry: Carry,
         batch: Batch,
         context: Tensor,
-        stored: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Carry, StepOutput]:
-        """One ACT step with a given context (B, P, D)."""
+        """One ACT step with a given context (B, P, D), of which the carry stores nothing."""
         core = self.core
         length = core.context_tokens + batch.inputs.shape[1]
         carry = carry.begin(length, core.H_init, core.L_init)
@@ -129,14 +155,24 @@ class RecursiveModel(nn.Module):
             halted = halts(steps, q_halt.detach(), self.config.halt, generator)
         else:
             halted = steps >= self.config.halt.max_steps
-        carry = replace(carry, z_H=z_H.detach(), z_L=z_L.detach(), steps=steps, halted=halted, context=stored)
+        carry = Carry(z_H=z_H.detach(), z_L=z_L.detach(), steps=steps, halted=halted)
         return carry, StepOutput(logits, q_halt, context)
 
     @torch.no_grad()
     def solve(self, batch: Batch) -> StepOutput:
-        """All ACT steps from a fresh start; the context is computed once. The model must be in eval mode."""
+        """All ACT steps from a fresh start. The model must be in eval mode.
+
+        The context is computed once, or moved on at every step by a stateful encoder, whose pair
+        vectors are kept.
+        """
         carry = self.initial_carry(batch.size)
-        context, _ = self.context_policy(self, carry, batch)
-        for _ in range(self.config.halt.max_steps):
+        given = self.context_policy(self, carry, batch)
+        carry, output = self.step(carry, batch, given.context)
+        context, state = given.context, given.state
+        sets = None if state is None or self.encoder is None else self.encoder.pair_sets(batch.demos)
+        for _ in range(1, self.config.halt.max_steps):
+            if sets is not None and self.encoder is not None:
+                encoded = self.encoder.read(*sets, state)
+                context, state = encoded.context, encoded.state
             carry, output = self.step(carry, batch, context)
-        return output
+        return replace(output, kl=given.kl)

@@ -28,8 +28,8 @@ from etrm.batch import Batch, Demos
 from etrm.config import Config, load, with_overrides
 from etrm.data import Episodes, TaskSet
 from etrm.model.act import Carry, halts
-from etrm.model.encoder import PAD, as_sets, by_length
-from etrm.model.recursive import ContextPolicy, RecursiveModel, encode_every_step
+from etrm.model.encoder import PAD, StandardEncoder, as_sets, by_length
+from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, encode_every_step
 from etrm.training import recipe
 from etrm.training.loss import act_loss
 from etrm.training.run_folder import environment
@@ -76,19 +76,19 @@ def pad_demos(batch: Batch, count: int = PADDED_DEMOS) -> Batch:
     return replace(batch, demos=padded)
 
 
-def encode_padded(model: RecursiveModel, carry: Carry, batch: Batch) -> tuple[Tensor, None]:
+def encode_padded(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     """The published way: padded pairs are encoded too, and only the set encoder passes over them."""
-    assert model.encoder is not None
+    assert isinstance(model.encoder, StandardEncoder)
     sets, _ = as_sets(model.encoder.grid_encoder.encode(batch.demos), batch.demos)
     real = (batch.demos.tokens != PAD).any(1).view(sets.shape[:2])
-    return model.encoder.set_encoder(sets, real), None
+    return Given(model.encoder.set_encoder(sets, real))
 
 
-def encode_ungrouped(model: RecursiveModel, carry: Carry, batch: Batch) -> tuple[Tensor, None]:
+def encode_ungrouped(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     """All pairs at once, each as long as the longest of the batch."""
-    assert model.encoder is not None
+    assert isinstance(model.encoder, StandardEncoder)
     pairs = model.encoder.grid_encoder.encode(batch.demos)
-    return model.encoder.set_encoder(*as_sets(pairs, batch.demos)), None
+    return Given(model.encoder.set_encoder(*as_sets(pairs, batch.demos)))
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ class Arm:
     def loss(self, batch: Batch) -> Tensor:
         """The loss of one ACT step of rows that begin."""
         _, output = self.model(self.model.initial_carry(batch.size), batch)
-        return act_loss(output, batch.labels).total(self.config.train.q_halt_weight)
+        train = self.config.train
+        return act_loss(output, batch.labels, train.loss).total(train.q_halt_weight, train.kl_weight)
 
     def train(self, batch: Batch) -> None:
         """Forward, loss, backward and update: what is timed."""

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 
 from torch.optim import Optimizer
 
+from etrm.batch import Batch
 from etrm.config import Config, with_overrides
 from etrm.data import Episodes, Sample
 from etrm.errors import ConfigError
-from etrm.model.recursive import RecursiveModel, encode_at_reset
+from etrm.model.act import Carry
+from etrm.model.recursive import Given, RecursiveModel, encode_at_reset
 from etrm.training.recipe import Recipe
 
 
@@ -87,6 +89,20 @@ def _cached_context(recipe: Recipe) -> Recipe:
     return _change_model(recipe, change)
 
 
+def _context_detached(recipe: Recipe) -> Recipe:
+    def change(model: RecursiveModel) -> None:
+        policy = model.context_policy
+
+        def detached(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+            given = policy(model, carry, batch)
+            return replace(given, context=given.context.detach())
+
+        if model.encoder is not None:
+            model.context_policy = detached
+
+    return _change_model(recipe, change)
+
+
 def _encoder_frozen(recipe: Recipe) -> Recipe:
     def change(model: RecursiveModel) -> None:
         if model.encoder is not None:
@@ -142,6 +158,13 @@ FAULTS = {
             "H2",
             "seed 001: encoder gradients from 2 % of the batch",
             _cached_context,
+        ),
+        Fault(
+            "context-detached",
+            "the context is handed to the decoder without its graph",
+            "H2",
+            "the published recurrent encoders: no encoder parameter ever has a gradient",
+            _context_detached,
         ),
         Fault(
             "encoder-frozen",

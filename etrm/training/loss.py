@@ -5,6 +5,7 @@ Shapes: B samples, S tokens, V tokens of the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,17 +26,30 @@ def log_stablemax(x: Tensor) -> Tensor:
     return s.log() - s.sum(-1, keepdim=True).log()
 
 
+def log_softmax(x: Tensor) -> Tensor:
+    """log(exp(x) / sum exp(x)) in float32, as the published alternative has it."""
+    return F.log_softmax(x.float(), dim=-1)
+
+
+LOG_PROBABILITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "stablemax": log_stablemax,
+    "softmax": log_softmax,
+}
+"""From logits (..., V) to log probabilities, by the names of ``train.loss``."""
+
+
 @dataclass(frozen=True)
 class Loss:
     """Loss and correctness of each sample; sums over samples are what is trained on.
 
     Attributes:
-        lm: (B,) float64, cross entropy averaged over the sample's scored tokens.
+        lm: (B,) float64 (float32 with softmax), cross entropy averaged over the sample's scored tokens.
         q_halt: (B,) float32, binary cross entropy of halting against "sequence all correct".
         scored: (B,) bool, samples with at least one scored token; the others count nowhere.
         token_accuracy: (B,) float32, share of the scored tokens that are right.
         exact: (B,) bool, every scored token right.
         q_correct: (B,) bool, halting predicted (logit >= 0) just where the sequence is right.
+        kl: (B,) float32 divergence of a variational encoder, None where there is none.
     """
 
     lm: Tensor
@@ -44,19 +58,21 @@ class Loss:
     token_accuracy: Tensor
     exact: Tensor
     q_correct: Tensor
+    kl: Tensor | None = None
 
-    def total(self, q_halt_weight: float) -> Tensor:
+    def total(self, q_halt_weight: float, kl_weight: float = 0.0) -> Tensor:
         """The scalar that is divided by the global batch and trained on."""
-        return self.lm.sum() + q_halt_weight * self.q_halt.sum()
+        total = self.lm.sum() + q_halt_weight * self.q_halt.sum()
+        return total if self.kl is None or kl_weight == 0 else total + kl_weight * self.kl.sum()
 
 
-def act_loss(output: StepOutput, labels: Tensor) -> Loss:
-    """The loss of the carry's own labels (B, S), IGNORE where not scored."""
+def act_loss(output: StepOutput, labels: Tensor, kind: str = "stablemax") -> Loss:
+    """The loss of the carry's own labels (B, S), IGNORE where not scored; ``kind`` as ``train.loss``."""
     is_scored = labels != IGNORE
     count = is_scored.sum(1)
     divisor = count.clamp(min=1)
     targets = labels.masked_fill(~is_scored, 0)
-    log_p = log_stablemax(output.logits).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    log_p = LOG_PROBABILITIES[kind](output.logits).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     lm = -(log_p * is_scored).sum(1) / divisor
     with torch.no_grad():
         right = ((output.logits.argmax(-1) == labels) & is_scored).sum(1)
@@ -70,4 +86,5 @@ def act_loss(output: StepOutput, labels: Tensor) -> Loss:
         token_accuracy=right / divisor,
         exact=exact,
         q_correct=((output.q_halt >= 0) == exact) & scored,
+        kl=None if output.kl is None else output.kl * scored,
     )

@@ -46,18 +46,20 @@ def step_metrics(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_st
                 (carry.halted & (carry.steps >= max_steps)).sum(),
                 ((q_halt.detach() > 0) & ~carry.halted).sum(),
                 carry.steps.sum(),
+                (torch.zeros_like(loss.lm) if loss.kl is None else loss.kl.detach()).sum(),
             )
         ]
     ).tolist()
     rows = len(scored)
     (loss_sum, n, n_halted, lm, q, accuracy, exact, accuracy_h, exact_h, q_right) = sums[:10]
-    q_of_right, q_of_wrong, steps_h, halts, forced, held, steps = sums[10:]
+    q_of_right, q_of_wrong, steps_h, halts, forced, held, steps, kl = sums[10:]
     per_class = [_ratio(q_of_right, exact), _ratio(q_of_wrong, n - exact)]
     known = [value for value in per_class if value is not None]
     return {
         "loss": loss_sum / rows if math.isfinite(loss_sum) else None,
         "lm_loss": _ratio(lm, n),
         "q_halt_loss": _ratio(q, n),
+        **({} if loss.kl is None else {"kl": _ratio(kl, n)}),
         "accuracy_all": _ratio(accuracy, n),
         "exact_all": _ratio(exact, n),
         "accuracy_halted": _ratio(accuracy_h, n_halted),

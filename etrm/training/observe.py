@@ -96,7 +96,7 @@ class Observer:
         model = self._trainer.model
         assert model.encoder is not None
         model.eval()
-        context = model.encoder(probe.demos)
+        context = model.encoder(probe.demos).context
         seen = representation(context)
         losses = {
             "true": _loss(self._trainer, probe, context),
@@ -126,4 +126,4 @@ def _loss(trainer: Trainer, probe: Batch, context: Tensor) -> float:
     """Mean lm loss of one ACT step from a fresh carry."""
     model = trainer.model
     _, output = model.step(model.initial_carry(probe.size), probe, context)
-    return float(act_loss(output, probe.labels).lm.mean())
+    return float(act_loss(output, probe.labels, trainer.config.train.loss).lm.mean())

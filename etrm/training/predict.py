@@ -73,7 +73,7 @@ def load_model(folder: Path, weights: Literal["ema", "raw"]) -> tuple[RecursiveM
     return model, config, tasks, checkpoint.step
 
 
-def mean_loss(model: RecursiveModel, samples: Sequence[Sample]) -> float:
-    """Mean lm loss after all ACT steps, in nats per scored token."""
+def mean_loss(model: RecursiveModel, samples: Sequence[Sample], kind: str = "stablemax") -> float:
+    """Mean lm loss after all ACT steps, in nats per scored token; ``kind`` as ``train.loss``."""
     batch, output = solve(model, samples)
-    return float(act_loss(output, batch.labels).lm.mean())
+    return float(act_loss(output, batch.labels, kind).lm.mean())

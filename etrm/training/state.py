@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +16,6 @@ from etrm.training.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from etrm.training.trainer import Trainer
 
-_CARRY = ("z_H", "z_L", "steps", "halted", "context")
-
 
 def capture(trainer: Trainer) -> Checkpoint:
     """Everything that the next step depends on."""
@@ -25,10 +24,7 @@ def capture(trainer: Trainer) -> Checkpoint:
     tensors["random.halting"] = trainer.halting.get_state()
     tensors["random.torch"] = torch.get_rng_state()
     for bucket, carry in trainer.carries.items():
-        for field in _CARRY:
-            value = getattr(carry, field)
-            if value is not None:
-                tensors[f"carry.{bucket}.{field}"] = value
+        tensors |= {f"carry.{bucket}.{name}": value for name, value in _carry_tensors(carry)}
     raw = dict(trainer.model.state_dict())
     state: dict[str, Any] = {
         "ema_updates": trainer.ema.updates,
@@ -57,10 +53,32 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     for key, position in state["slots"].items():
         bucket = int(key)
         trainer.slots[bucket].restore(position["indices"], position["next_index"])
-        parts = {field: tensors.get(f"carry.{key}.{field}") for field in _CARRY}
-        trainer.carries[bucket] = Carry(
-            **{k: None if v is None else v.to(trainer.device) for k, v in parts.items()}  # type: ignore[arg-type]
+        prefix = f"carry.{key}."
+        trainer.carries[bucket] = _carry(
+            {k.removeprefix(prefix): v.to(trainer.device) for k, v in tensors.items() if k.startswith(prefix)}
         )
+
+
+def _carry_tensors(carry: Carry) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a carry: ``field``, or ``field.name`` where the field holds several."""
+    for field in fields(carry):
+        value = getattr(carry, field.name)
+        if isinstance(value, Tensor):
+            yield field.name, value
+        elif value is not None:
+            yield from ((f"{field.name}.{name}", tensor) for name, tensor in value.items())
+
+
+def _carry(tensors: dict[str, Tensor]) -> Carry:
+    """The inverse of :func:`_carry_tensors`."""
+    parts: dict[str, Any] = {}
+    for key, tensor in tensors.items():
+        field, _, name = key.partition(".")
+        if name:
+            parts.setdefault(field, {})[name] = tensor
+        else:
+            parts[field] = tensor
+    return Carry(**parts)
 
 
 def _optimizer_tensors(optimizers: list[Optimizer]) -> Iterator[tuple[str, Tensor]]:

@@ -105,8 +105,8 @@ class Trainer:
 
         with self.observer.step(batch.size):
             carry, output = self.model(carry, batch, self.halting)
-            loss = act_loss(output, batch.labels)
-            total = loss.total(train.q_halt_weight)
+            loss = act_loss(output, batch.labels, train.loss)
+            total = loss.total(train.q_halt_weight, train.kl_weight)
             self._check_loss(total, all(resets))
             if total.requires_grad:
                 torch.autograd.backward(total / train.batch_size)

@@ -43,6 +43,13 @@ def test_what_is_judged_in_the_subject_does_not_reach_the_decoder() -> None:
     assert pretrain.trm_config(broken, 9) == pretrain.trm_config(load("smoke"), 9)
 
 
+def test_the_losses_of_the_subject_do_not_reach_the_decoder() -> None:
+    subject = load(
+        "smoke", overrides=("model.encoder.kind=lpn_variational", "train.kl_weight=0.1", "train.loss=softmax")
+    )
+    assert pretrain.trm_config(subject, 9).train == pretrain.trm_config(load("smoke"), 9).train
+
+
 def test_the_trm_shares_the_core_and_the_tasks_and_nothing_injected() -> None:
     subject = load("smoke", overrides=('faults=["cached-context"]', "train.freeze_decoder_steps=5"))
     config = pretrain.trm_config(subject, 9)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from etrm.batch import IGNORE, Batch, Demos
 from etrm.config import ModelConfig
+from etrm.model.encoders import ENCODERS
 from etrm.model.recursive import RecursiveModel
 
 SIDE = 6
@@ -122,11 +123,12 @@ def world() -> World:
 
 @pytest.fixture(scope="session")
 def kept_model(world: World) -> Callable[[str, str], RecursiveModel]:
-    """A model per variant and pooling, made once, in evaluation mode."""
+    """A model per variant and encoder (a kind, or a pooling of the standard one), in evaluation mode."""
 
     @cache
-    def make(variant: str, pooling: str) -> RecursiveModel:
-        return world.model(world.config(variant, encoder={"pooling": pooling})).eval()
+    def make(variant: str, encoder: str) -> RecursiveModel:
+        knob = "kind" if encoder in ENCODERS else "pooling"
+        return world.model(world.config(variant, encoder={knob: encoder})).eval()
 
     return make
 

@@ -129,6 +129,111 @@ def test_query_positions_stand_behind_those_of_the_context(world: Any, arguments
     assert seen[0].tolist() == [[0, 1, 2, 3, 4, 9, 10], [0, 1, 2, 3, 4, 5, 6]]
 
 
+# -- positions ----------------------------------------------------------------------------------------
+
+
+def what_enters(core: Core, arguments: dict[str, Tensor]) -> tuple[Tensor, Any]:
+    """The input x of the first call of the shared module (injected there as z_H + x), and its rotation."""
+    seen: list[tuple[Any, ...]] = []
+    handle = core.L_level.register_forward_hook(lambda module, args, out: seen.append(args))
+    z_H, z_L = states(core, 2, 7)
+    core(z_H, z_L, **arguments)
+    handle.remove()
+    _, injected, rotation, _ = seen[0]
+    return injected - z_H, rotation
+
+
+@pytest.mark.parametrize("kind", ["rope", "none"])
+def test_rotary_or_no_positions_leave_the_input_alone(
+    world: Any, arguments: dict[str, Tensor], kind: str
+) -> None:
+    core = world.model(world.config(positions=kind)).core
+    x, rotation = what_enters(core, arguments)
+    expected = 4 * torch.cat((arguments["context"], core.embed_tokens(arguments["inputs"])), dim=1)
+    torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-5)
+    assert (rotation is None) == (kind == "none")
+
+
+def test_learned_positions_are_added_by_place_and_the_sum_is_scaled(
+    world: Any, arguments: dict[str, Tensor]
+) -> None:
+    core = world.model(world.config(positions="learned")).core
+    x, rotation = what_enters(core, arguments)
+    assert rotation is None
+    table = core.embed_pos.embedding_weight
+    assert table.shape == (3 + world.side**2, 16)
+    content = torch.cat((arguments["context"], core.embed_tokens(arguments["inputs"])), dim=1)
+    # Query tokens stand on the whole canvas, behind the three of the context.
+    places = [[0, 1, 2, 3, 4, 9, 10], [0, 1, 2, 3, 4, 5, 6]]
+    for row in range(2):
+        for token, place in enumerate(places[row]):
+            expected = 4 * 0.7071 * (content[row, token] + table[place])
+            torch.testing.assert_close(x[row, token], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_learned_place_starts_with_the_std_of_a_token(world: Any) -> None:
+    core = Core(world.config(positions="learned", hidden_size=64), world.side)
+    assert core.embed_pos.embedding_weight.std().item() == pytest.approx(1 / 8, rel=0.05)
+
+
+def test_without_positions_the_core_does_not_see_the_order_of_its_tokens(
+    world: Any, arguments: dict[str, Tensor]
+) -> None:
+    order = torch.tensor([2, 0, 3, 1])
+    turned = arguments | {"inputs": arguments["inputs"][:, order]}
+    for kind, blind in (("none", True), ("rope", False), ("learned", False)):
+        core = world.model(world.config(positions=kind)).core
+        logits, moved = (core(*states(core, 2, 7), **given)[2] for given in (arguments, turned))
+        assert torch.allclose(logits[:, order], moved, atol=1e-4) == blind
+
+
+@pytest.mark.parametrize(
+    ("given", "more"),
+    [
+        ({"positions": "none"}, 0),
+        ({"positions": "learned"}, 916 * 512),
+        # Two blocks: qkv and output projection out, 916 -> 2 x 2560 -> 916 over the tokens in.
+        ({"mlp_t": True}, 2 * (3 * 2560 * 916 - 4 * 512 * 512)),
+    ],
+)
+def test_the_size_of_a_core_with_other_positions_or_mixing(given: dict[str, Any], more: int) -> None:
+    with torch.device("meta"):
+        core = Core(ModelConfig(**given), side=30)
+    assert sum(p.numel() for p in core.parameters()) == 6_829_058 + more
+
+
+# -- mixing tokens without attention ------------------------------------------------------------------
+
+
+def whole_canvas(world: Any) -> dict[str, Tensor | None]:
+    torch.manual_seed(1)
+    area = world.side**2
+    return {
+        "context": torch.randn(2, 3, 16),
+        "inputs": torch.randint(0, 12, (2, area)),
+        "positions": torch.arange(area).expand(2, -1),
+        "valid": None,
+    }
+
+
+def test_a_core_that_mixes_tokens_trains_every_parameter_and_rotates_nothing(world: Any) -> None:
+    core = world.model(world.config(mlp_t=True)).core
+    assert core.positions is None
+    *_, logits, q = core(*states(core, 2, 39), **whole_canvas(world))
+    (logits.square().sum() + q.sum()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in core.parameters())
+
+
+def test_a_core_that_mixes_tokens_refuses_a_mask(world: Any) -> None:
+    core = world.model(world.config(mlp_t=True)).core
+    valid = torch.ones(2, 36, dtype=torch.bool)
+    with pytest.raises(ValueError, match="cannot leave some of them out"):
+        core(*states(core, 2, 39), **(whole_canvas(world) | {"valid": valid}))
+
+
+# -- TRM's context ------------------------------------------------------------------------------------
+
+
 def test_a_puzzle_vector_fills_the_first_context_token_alone() -> None:
     table = PuzzleTable(puzzles=4, context_tokens=3, hidden_size=2)
     assert not table.weights.any()

@@ -15,6 +15,7 @@ from etrm.model.layers import (
     Block,
     CrossAttentionBlock,
     Linear,
+    MixerBlock,
     RotaryPositions,
     Rotation,
     SwiGLU,
@@ -285,3 +286,37 @@ def test_key_mask_puts_the_keys_last() -> None:
     expected = F.one_hot(torch.tensor(0), 2).expand(3, 4, 2).float()
     torch.testing.assert_close(scores[0].softmax(-1), expected)
     torch.testing.assert_close(scores[1].softmax(-1), torch.full((3, 4, 2), 0.5))
+
+
+# -- mixing tokens ------------------------------------------------------------------------------------
+
+
+def test_a_mixer_block_is_its_formula() -> None:
+    """SwiGLU over the tokens of each channel, RMS over channels, SwiGLU over channels, RMS."""
+    block, h = MixerBlock(tokens=5, hidden_size=4, expansion=1.0), torch.randn(2, 5, 4)
+
+    def swiglu(module: SwiGLU, x: Tensor) -> Tensor:
+        gate, up = (module.gate_up_proj.weight @ x).chunk(2)
+        return module.down_proj.weight @ (gate * gate.sigmoid() * up)
+
+    found = block(h, None, None)
+    for row in range(2):
+        mixed = torch.stack([swiglu(block.mlp_t, h[row, :, channel]) for channel in range(4)], dim=1)
+        state = rms_norm(h[row] + mixed)
+        expected = rms_norm(state + torch.stack([swiglu(block.mlp, token) for token in state]))
+        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_inner_width_of_a_mixer_block_follows_the_number_of_tokens() -> None:
+    with torch.device("meta"):
+        block = MixerBlock(tokens=916, hidden_size=512, expansion=4.0)
+    assert block.mlp_t.down_proj.weight.shape == (916, 2560)  # round(4 * 916 * 2 / 3) = 2443
+    assert block.mlp.down_proj.weight.shape == (512, 1536)
+
+
+def test_attention_without_rotation_ignores_the_order_of_the_tokens() -> None:
+    attention, x = Attention(8, 2, qk_norm=False), torch.randn(1, 5, 8)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(
+        attention(x, None, None)[:, order], attention(x[:, order], None, None), rtol=1e-4, atol=1e-5
+    )

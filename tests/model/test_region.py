@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from etrm.batch import Batch
+from etrm.model.encoders import ENCODERS
 from etrm.model.recursive import RecursiveModel, StepOutput
 
 VARIANTS = [
@@ -21,6 +22,7 @@ VARIANTS = [
     ("etrm", "attention"),
     ("etrm_cached", "mean"),
     ("trm", "mean"),
+    *(("etrm", kind) for kind in ENCODERS if kind != "standard"),
 ]
 CLOSE = {"rtol": 0, "atol": 1e-4}
 """Of one ACT step. Rounding is fed back by the carry and grows; reading a wrong token is of order 1."""
@@ -76,14 +78,14 @@ def assert_rows_are_close(
         )
 
 
-@pytest.mark.parametrize(("variant", "pooling"), VARIANTS)
+@pytest.mark.parametrize(("variant", "encoder"), VARIANTS)
 @given(history=histories())
-@settings(max_examples=40)
+@settings(max_examples=25)
 @torch.no_grad()
 def test_every_row_of_a_persistent_carry_is_as_if_alone(
-    world: Any, kept_model: KeptModel, variant: str, pooling: str, history: list[Step]
+    world: Any, kept_model: KeptModel, variant: str, encoder: str, history: list[Step]
 ) -> None:
-    model = kept_model(variant, pooling)
+    model = kept_model(variant, encoder)
     slots = len(history[0].begins)
     rows, alone = [None] * slots, [None] * slots
     carry = model.initial_carry(slots)
@@ -141,12 +143,12 @@ def test_no_gradient_passes_between_rows(
     assert own.tolist() == mask[asked].tolist()
 
 
-@pytest.mark.parametrize(("variant", "pooling"), VARIANTS)
+@pytest.mark.parametrize(("variant", "encoder"), VARIANTS)
 @torch.no_grad()
 def test_what_lies_behind_a_rows_tokens_is_never_read(
-    world: Any, kept_model: KeptModel, variant: str, pooling: str
+    world: Any, kept_model: KeptModel, variant: str, encoder: str
 ) -> None:
-    model = kept_model(variant, pooling)
+    model = kept_model(variant, encoder)
     rows = [world.row((2, 2), seed=1), world.row((4, 5), seed=2)]
     batch = world.batch(rows)
     carry, _ = model(model.initial_carry(2), batch)
@@ -180,13 +182,13 @@ def test_the_states_that_a_row_keeps_are_not_lost_when_its_neighbour_changes_siz
     assert len(large.tokens) == 25
 
 
-@pytest.mark.parametrize("variant", ["etrm", "trm"])
+@pytest.mark.parametrize(("variant", "encoder"), [("trm", "mean"), *(("etrm", kind) for kind in ENCODERS)])
 @torch.no_grad()
 def test_a_full_canvas_is_the_same_with_a_mask_and_without(
-    world: Any, kept_model: KeptModel, variant: str
+    world: Any, kept_model: KeptModel, variant: str, encoder: str
 ) -> None:
     """The published canvas has no mask; where every token exists that is no difference."""
-    model = kept_model(variant, "mean")
+    model = kept_model(variant, encoder)
     side = world.side
     rows = [world.row((side, side), [((side, side), (side, side))] * n, seed=n) for n in (1, 2)]
     region = world.batch(rows)

@@ -99,6 +99,15 @@ def test_cached_context_leaves_the_encoder_without_gradient_between_resets(smoke
     assert all(any(name.startswith("core.") for name in names) for names in seen)
 
 
+@pytest.mark.parametrize("kind", ["standard", "recurrent"])
+def test_context_detached_leaves_the_encoder_without_any_gradient(smoke: Smoke, kind: str) -> None:
+    trainer = faulty(smoke, "context-detached", settings=(f"model.encoder.kind={kind}",))
+    seen = gradients(trainer)
+    for _ in range(2):
+        trainer.train_step()
+    assert [{name.partition(".")[0] for name in names} for names in seen] == [{"core"}] * 2
+
+
 def test_encoder_frozen_trains_the_core_alone(smoke: Smoke, weights: Weights, moved: Moved) -> None:
     trainer = faulty(smoke, "encoder-frozen")
     before = weights(trainer.model)
@@ -187,7 +196,7 @@ def test_faults_that_leave_nothing_to_train_are_found_at_the_first_step(smoke: S
         trainer.train_step()
 
 
-@pytest.mark.parametrize("name", ["cached-context", "encoder-frozen"])
+@pytest.mark.parametrize("name", ["cached-context", "context-detached", "encoder-frozen"])
 def test_faults_of_the_encoder_leave_a_model_without_one_alone(
     smoke: Smoke, weights: Weights, moved: Moved, name: str
 ) -> None:

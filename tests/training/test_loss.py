@@ -10,7 +10,7 @@ from torch import Tensor
 
 from etrm.batch import IGNORE
 from etrm.model.recursive import StepOutput
-from etrm.training.loss import Loss, act_loss, log_stablemax
+from etrm.training.loss import Loss, act_loss, log_softmax, log_stablemax
 
 
 def loss_of(logits: Tensor, q_halt: list[float], labels: list[list[int]]) -> Loss:
@@ -135,3 +135,37 @@ def test_no_gradient_passes_through_correctness() -> None:
     found = act_loss(StepOutput(logits, q_halt, torch.zeros(1, 1, 1)), torch.tensor([[1, 2]]))
     found.q_halt.sum().backward()
     assert logits.grad is None or not logits.grad.any()
+
+
+# -- softmax, and the divergence of variational encoders ----------------------------------------------
+
+
+def test_softmax_in_closed_form() -> None:
+    found = log_softmax(torch.tensor([0.0, math.log(2), math.log(5)]))
+    torch.testing.assert_close(found.exp(), torch.tensor([1 / 8, 2 / 8, 5 / 8]))
+    assert log_softmax(torch.tensor([1e4, 0.0])).isfinite().all()
+
+
+def test_the_loss_is_of_the_probabilities_that_were_asked_for() -> None:
+    logits = torch.tensor([[[math.log(3.0), 0.0], [0.0, 2.0]]])
+    output = StepOutput(logits, torch.zeros(1), torch.zeros(1, 1, 1))
+    labels = torch.tensor([[0, IGNORE]])
+    assert act_loss(output, labels, "softmax").lm.item() == pytest.approx(math.log(4 / 3))
+    s = 1 + math.log(3)
+    assert act_loss(output, labels).lm.item() == pytest.approx(math.log((s + 1) / s))
+
+
+def test_the_divergence_is_a_weighted_sum_over_the_scored_rows() -> None:
+    labels = torch.tensor([[1], [2], [IGNORE]])
+    output = StepOutput(
+        torch.randn(3, 1, 12), torch.zeros(3), torch.zeros(3, 1, 1), kl=torch.tensor([3.0, 5.0, 7.0])
+    )
+    found = act_loss(output, labels)
+    assert found.total(0.5, 0.1).item() == pytest.approx(found.total(0.5).item() + 0.1 * 8)
+
+
+def test_a_divergence_of_weight_zero_takes_no_part_even_where_it_is_infinite() -> None:
+    output = StepOutput(
+        torch.randn(1, 1, 12), torch.zeros(1), torch.zeros(1, 1, 1), kl=torch.tensor([math.inf])
+    )
+    assert act_loss(output, torch.tensor([[1]])).total(0.5).isfinite()

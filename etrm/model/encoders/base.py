@@ -1,0 +1,79 @@
+"""What every demonstration encoder is: pair vectors of each sample, read as one context.
+
+Shapes: R context rows (samples), N pairs of all rows, K pairs of one row, P context tokens,
+D hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from etrm.batch import Demos
+from etrm.model.act import EncoderState
+from etrm.model.encoders.pairs import PairEncoder
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder says of R rows.
+
+    Attributes:
+        context: (R, P, D).
+        kl: (R,) divergence from the unit normal of a variational encoder, else None.
+        state: what a stateful encoder hands to its next ACT step, each (R, P, D) without a graph;
+            None of a stateless one.
+    """
+
+    context: Tensor
+    kl: Tensor | None = None
+    state: EncoderState | None = None
+
+
+class Encoder(nn.Module):
+    """Base of the encoders: every real pair to a vector, then :meth:`read` over each row's set."""
+
+    grid_encoder: PairEncoder
+
+    def forward(self, demos: Demos, carried: EncoderState | None = None) -> Encoded:
+        """The demos of R rows to their context; ``carried`` as :meth:`begin` returns it."""
+        return self.read(*self.pair_sets(demos), carried)
+
+    def pair_sets(self, demos: Demos) -> tuple[Tensor, Tensor]:
+        """Vectors (R, K, D) of every row's pairs, and (R, K) bool of those that exist."""
+        return as_sets(self.grid_encoder(demos), demos)
+
+    def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
+        """Sets (R, K, D) with their mask (R, K) to a context."""
+        raise NotImplementedError
+
+    def initial_state(self) -> EncoderState:
+        """What a row begins with, each (P, D); empty of a stateless encoder."""
+        return {}
+
+    def begin(self, carried: EncoderState | None, begins: Tensor) -> EncoderState | None:
+        """The state (R, P, D) with the rows of ``begins`` (R,) bool started anew; None if stateless."""
+        initial, fresh = self.initial_state(), begins[:, None, None]
+        if not initial:
+            return None
+        if carried is None:
+            return {name: start.expand(len(begins), -1, -1) for name, start in initial.items()}
+        return {name: torch.where(fresh, start, carried[name]) for name, start in initial.items()}
+
+
+def as_sets(pairs: Tensor, demos: Demos) -> tuple[Tensor, Tensor]:
+    """Pair vectors (N, D) as padded sets (R, K, D) with their (R, K) mask, by owner."""
+    counts = torch.bincount(demos.owner, minlength=demos.rows)
+    first = counts.cumsum(0) - counts
+    place = torch.arange(len(pairs), device=pairs.device) - first[demos.owner]
+    most = int(counts.max())
+    sets = pairs.new_zeros(demos.rows, most, pairs.shape[1]).index_put((demos.owner, place), pairs)
+    return sets, torch.arange(most, device=pairs.device) < counts[:, None]
+
+
+def mean_of_set(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (R, K, ...) over the K that exist by (R, K) bool; zero where none does."""
+    shares = mask / mask.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("rk,rk...->r...", shares.to(values.dtype), values)

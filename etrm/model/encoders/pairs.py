@@ -1,0 +1,83 @@
+"""From a demonstration pair to a vector: what the grid encoders share.
+
+Shapes: N pairs of all samples, L tokens of a pair, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from etrm.batch import Demos
+from etrm.config import ModelConfig
+from etrm.model.core import VOCABULARY
+from etrm.model.layers import RotaryPositions, TokenEmbedding
+
+PAD = 0
+
+
+class PairEncoder(nn.Module):
+    """Base of the grid encoders: own embeddings for the two grids, RoPE over both, real tokens only."""
+
+    def __init__(self, config: ModelConfig, side: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.area, self.num_heads = side * side, config.num_heads
+        self.input_embed = TokenEmbedding(VOCABULARY, width)
+        self.output_embed = TokenEmbedding(VOCABULARY, width)
+        self.positions = RotaryPositions(2 * self.area, width // config.num_heads)
+
+    def forward(self, demos: Demos) -> Tensor:
+        """Pairs to (N, D)."""
+        if demos.valid is None:
+            return self.encode(demos)
+        groups = by_length(demos.valid)
+        vectors = torch.cat([self.encode(_shortened(demos, rows, length)) for rows, length in groups])
+        return vectors[torch.argsort(torch.cat([rows for rows, _ in groups]))]
+
+    def encode(self, demos: Demos) -> Tensor:
+        """Pairs to (N, D), all of them in one go, as long as the longest."""
+        raise NotImplementedError
+
+    def embed(self, demos: Demos) -> Tensor:
+        """The tokens of the pairs as (N, L, D), times sqrt(D)."""
+        # One lookup in both tables: the output grid's tokens stand behind the input grid's.
+        is_output = demos.positions >= self.area
+        table = torch.cat((self.input_embed.embedding_weight, self.output_embed.embedding_weight))
+        return math.sqrt(table.shape[1]) * nn.functional.embedding(
+            demos.tokens + VOCABULARY * is_output, table
+        )
+
+
+def by_length(valid: Tensor, waste: float = 0.15) -> list[tuple[Tensor, int]]:
+    """Rows in groups of similar length, so that little padding is computed.
+
+    Args:
+        valid: (N, L) bool, tokens that exist, in front of each row.
+        waste: a group ends where more than this share of it would be padding.
+
+    Returns:
+        (rows, length) of each group; every row stands in one.
+    """
+    lengths, order = valid.sum(1).sort(descending=True)
+    groups, start = [], 0
+    sizes = lengths.tolist()
+    for end in range(1, len(sizes) + 1):
+        done = end == len(sizes)
+        if done or sum(sizes[start : end + 1]) < (1 - waste) * sizes[start] * (end + 1 - start):
+            groups.append((order[start:end], sizes[start]))
+            start = end
+    return groups
+
+
+def _shortened(demos: Demos, rows: Tensor, length: int) -> Demos:
+    assert demos.valid is not None
+    return Demos(
+        tokens=demos.tokens[rows, :length],
+        positions=demos.positions[rows, :length],
+        valid=demos.valid[rows, :length],
+        owner=demos.owner[rows],
+        slots=demos.slots,
+    )

@@ -1,0 +1,79 @@
+"""Encoders whose context goes through a random latent.
+
+Shapes: R context rows, K pairs of one row, P context tokens, D hidden, Z latent. After the published
+ETRM code (bdsaglam/etrm), except that both kinds start with unit variance and clamp it, and that the
+divergence is one number per row, so that its weight means the same at every batch size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from etrm.config import ModelConfig
+from etrm.model.act import EncoderState
+from etrm.model.encoders.base import Encoded, Encoder, mean_of_set
+from etrm.model.encoders.lpn import LPNGridEncoder
+from etrm.model.encoders.standard import SetEncoder
+from etrm.model.layers import Linear, rms_norm
+
+LOGVAR_LIMIT = 10.0
+
+
+class Latent(nn.Module):
+    """A diagonal normal of vectors, sampled in training mode and replaced by its mean in evaluation.
+
+    The noise comes from torch's global generator of the CPU, whatever the device: that is the state
+    which a checkpoint keeps, so a resumed run draws what the interrupted one would have drawn.
+    """
+
+    def __init__(self, hidden_size: int, latent_size: int) -> None:
+        super().__init__()
+        self.mu_proj = Linear(hidden_size, latent_size, bias=True)
+        self.logvar_proj = Linear(hidden_size, latent_size, bias=True)
+        nn.init.zeros_(self.logvar_proj.weight)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., D) to the latent (..., Z) and its divergence (...) from the unit normal, summed over Z."""
+        mu, logvar = self.mu_proj(x), self.logvar_proj(x).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(-1)
+        if not self.training:
+            return mu, kl
+        noise = torch.randn(mu.shape).to(mu.device, mu.dtype)
+        return mu + (0.5 * logvar).exp() * noise, kl
+
+
+class LPNVariationalEncoder(Encoder):
+    """A latent of every pair; their mean, spread over the P tokens by one linear map."""
+
+    def __init__(self, config: ModelConfig, side: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        size = config.encoder.latent_size or width
+        self.grid_encoder = LPNGridEncoder(config, side)
+        self.latent = Latent(width, size)
+        self.output_proj = Linear(size, config.context_tokens * width)
+
+    def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
+        """Sets (R, K, D) with their mask (R, K) to a context; the divergence is the mean of the pairs'."""
+        z, kl = self.latent(pairs)
+        context = self.output_proj(mean_of_set(z, mask)).view(len(pairs), -1, pairs.shape[-1])
+        return Encoded(context, kl=mean_of_set(kl, mask))
+
+
+class HybridVariationalEncoder(Encoder):
+    """One latent of the whole set, read from the mean token of the hybrid encoder's context."""
+
+    def __init__(self, config: ModelConfig, side: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        size = config.encoder.latent_size or width
+        self.grid_encoder = LPNGridEncoder(config, side)
+        self.set_encoder = SetEncoder(config)
+        self.latent = Latent(width, size)
+        self.output_proj = Linear(size, config.context_tokens * width)
+
+    def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
+        """Sets (R, K, D) with their mask (R, K) to a context."""
+        z, kl = self.latent(rms_norm(self.set_encoder(pairs, mask).mean(1)))
+        return Encoded(self.output_proj(z).view(len(pairs), -1, pairs.shape[-1]), kl=kl)
