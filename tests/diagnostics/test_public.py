@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from subprocess import run
 
+import pytest
+
 import diagnostics
 
 PUBLIC = {
@@ -51,3 +53,24 @@ def test_imports_nothing_of_the_project() -> None:
     root = Path(diagnostics.__file__).parent.parent
     found = run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_torch_is_loaded_at_the_first_use_and_not_before() -> None:
+    code = (
+        "import sys, diagnostics; before = 'torch' in sys.modules; diagnostics.Monitor;"
+        " print(before, 'torch' in sys.modules)"
+    )
+    root = Path(diagnostics.__file__).parent.parent
+    found = run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert found.stdout.split() == ["False", "True"]
+
+
+def test_no_public_name_is_hidden_by_a_module_of_the_package() -> None:
+    modules = {path.stem for path in Path(diagnostics.__file__).parent.glob("*.py")}
+    assert not modules & PUBLIC
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Monitr'"):
+        _ = diagnostics.Monitr
+    assert set(dir(diagnostics)) >= PUBLIC
