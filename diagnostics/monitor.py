@@ -242,7 +242,9 @@ class Monitor:
 
     def _not_run(self) -> list[Finding]:
         recorded = len(self.history)
-        early = [rule.id for rule in RULES if rule.min_steps > recorded]
+        early = [
+            rule.id for rule in RULES if rule.source in ("step", "history") and rule.min_steps > recorded
+        ]
         blind = [rule.id for rule in RULES if rule.needs_optimizer and not self._optimizers]
         reasons = {
             f"only {recorded} steps were recorded, fewer than the rule needs": early,
