@@ -1,10 +1,19 @@
 """Everything that `import diagnostics` offers; the package loads it, and torch, at the first use."""
 
+from diagnostics.assertions import (
+    assert_all_params_receive_grad,
+    assert_frozen,
+    assert_gradient_coverage,
+    assert_loss_decreases,
+    assert_trains,
+)
 from diagnostics.capture import RowsFunction
 from diagnostics.drift import DriftProbe
+from diagnostics.failure import CheckFailed
 from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdown
 from diagnostics.frozen import Fingerprint, compare, fingerprint
 from diagnostics.monitor import Monitor
+from diagnostics.output_assertions import assert_output_diversity, assert_sample_independence
 from diagnostics.records import (
     Absent,
     CallRecord,
@@ -25,11 +34,13 @@ from diagnostics.representations import (
     task_retrieval,
 )
 from diagnostics.rules import RULES, Rule, explain
+from diagnostics.tables import module_table, to_table
 
 __all__ = [
     "RULES",
     "Absent",
     "CallRecord",
+    "CheckFailed",
     "DriftProbe",
     "Evidence",
     "Finding",
@@ -47,13 +58,22 @@ __all__ = [
     "Severity",
     "StepRecord",
     "StepScalars",
+    "assert_all_params_receive_grad",
+    "assert_frozen",
+    "assert_gradient_coverage",
+    "assert_loss_decreases",
+    "assert_output_diversity",
+    "assert_sample_independence",
+    "assert_trains",
     "compare",
     "cross_sample_share",
     "effective_rank",
     "explain",
     "fingerprint",
+    "module_table",
     "representation",
     "task_retrieval",
     "to_json",
     "to_markdown",
+    "to_table",
 ]

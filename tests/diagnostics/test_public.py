@@ -40,6 +40,16 @@ PUBLIC = {
     "task_retrieval",
     "to_json",
     "to_markdown",
+    "CheckFailed",
+    "assert_all_params_receive_grad",
+    "assert_frozen",
+    "assert_gradient_coverage",
+    "assert_loss_decreases",
+    "assert_output_diversity",
+    "assert_sample_independence",
+    "assert_trains",
+    "module_table",
+    "to_table",
 }
 
 
