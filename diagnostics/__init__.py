@@ -6,6 +6,7 @@ at the first use, so that the pytest plugin, which lies in this package, costs n
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        if name.startswith("_") and name != "__all__":
+        private = name.startswith("_") and name != "__all__"
+        # `from diagnostics import checks` asks here first, and may itself come from the middle of loading
+        if private or Path(__file__).with_name(f"{name}.py").exists():
             raise AttributeError(f"module 'diagnostics' has no attribute {name!r}")
         api = import_module("diagnostics.api")  # `from` would ask this function for it
-
         if name != "__all__" and name not in api.__all__:
             raise AttributeError(f"module 'diagnostics' has no attribute {name!r}")
         value = globals()[name] = getattr(api, name)

@@ -24,6 +24,7 @@ from statistics import median
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics import checks
 from diagnostics.capture import RowsFunction
 from diagnostics.failure import CheckFailed, failure
 from diagnostics.findings import Finding
@@ -112,6 +113,7 @@ def _coverage_failure(
     record: StepRecord, dead: Sequence[str], zero_at_init: set[str], at_least: float, seeds: int
 ) -> CheckFailed:
     findings = []
+    causes = _causes(record)
     for name in dead:
         coverage = record.modules[name].coverage
         if isinstance(coverage, Absent):
@@ -119,15 +121,25 @@ def _coverage_failure(
         else:
             said = f"{coverage:.3g} of the {record.samples} samples send gradient through it"
             value, rule = coverage, "COV001" if coverage < 0.5 else "COV002"
-            cause = _ZERO_AT_INIT if name in zero_at_init else _still(record.modules[name].state, seeds)
+            cause = _ZERO_AT_INIT if name in zero_at_init else _still(causes.get(name, ""), seeds)
         findings.append(failure(rule, name, f"{name}: {said}, needed {at_least:.3g}", value, at_least, cause))
     return CheckFailed(findings, module_table(record))
 
 
-def _still(state: str, seeds: int) -> str:
-    return (
-        f"gradient is {state!r}, and the same at {seeds} further seeds with the weights moved a little: dead"
+def _causes(record: StepRecord) -> dict[str, str]:
+    """The likely cause by module; that of a coverage of 0 is the more precise one, and comes last."""
+    looks = (
+        checks.low_coverage,
+        checks.partial_coverage,
+        checks.not_called,
+        checks.zero_gradient,
+        checks.no_gradient,
     )
+    return {seen.module: seen.cause for look in looks for seen in look(record)}
+
+
+def _still(cause: str, seeds: int) -> str:
+    return f"{cause}; the same at {seeds} further seeds with the weights moved a little, so it is dead"
 
 
 def assert_all_params_receive_grad(
@@ -180,6 +192,10 @@ def _survey(model: nn.Module, loss: LossFunction, seed: int | None = None) -> li
     return survey.fates
 
 
+_DEAD = {
+    "none": "it takes no part in the loss, or its result is detached",
+    "zero": "a dead unit, or a mask or a frozen weight of zero behind it",
+}
 _RECEIVES = {
     "none": ("REACH001", "gets no gradient"),
     "zero": ("REACH002", "gets a gradient that is all zero"),
@@ -192,7 +208,7 @@ def _gradient_finding(fate: ParameterFate, late: set[str], seeds: int) -> Findin
     if fate.gradient == "not finite":
         cause = "overflow, a division by zero or the logarithm of zero in forward or backward"
     else:
-        cause = _ZERO_AT_INIT if fate.name in late else _still(fate.gradient, seeds)
+        cause = _ZERO_AT_INIT if fate.name in late else _still(_DEAD[fate.gradient], seeds)
     return failure(rule, fate.owner, f"{fate.name} {said}", 0.0, None, cause)
 
 

@@ -34,11 +34,13 @@ def failure(
 
 
 def _paragraphs(findings: Sequence[Finding]) -> str:
-    """The first few in full: message, then cause and remedy where they differ from the one before."""
-    lines = []
-    for finding in findings[:_SHOWN]:
+    """The first few messages, each cause once under the messages that it explains, each remedy once."""
+    lines: list[str] = []
+    shown = findings[:_SHOWN]
+    for finding, following in zip(shown, [*shown[1:], None], strict=True):
         lines.append(f"{finding.rule} {finding.message}")
-        lines.append(f"    likely cause: {finding.cause}")
+        if following is None or following.cause != finding.cause:
+            lines.append(f"    likely cause: {finding.cause}")
     if len(findings) > _SHOWN:
         lines.append(f"and {len(findings) - _SHOWN} more")
     lines += [f"what to do: {remedy}" for remedy in dict.fromkeys(finding.remedy for finding in findings)]
