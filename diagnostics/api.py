@@ -8,7 +8,8 @@ from diagnostics.assertions import (
     assert_trains,
 )
 from diagnostics.capture import RowsFunction
-from diagnostics.drift import DriftProbe
+from diagnostics.choice import read_baseline, write_baseline
+from diagnostics.drift import DriftProbe, DriftRecord
 from diagnostics.failure import CheckFailed
 from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdown
 from diagnostics.frozen import Fingerprint, compare, fingerprint
@@ -42,6 +43,7 @@ __all__ = [
     "CallRecord",
     "CheckFailed",
     "DriftProbe",
+    "DriftRecord",
     "Evidence",
     "Finding",
     "Fingerprint",
@@ -71,9 +73,11 @@ __all__ = [
     "explain",
     "fingerprint",
     "module_table",
+    "read_baseline",
     "representation",
     "task_retrieval",
     "to_json",
     "to_markdown",
     "to_table",
+    "write_baseline",
 ]

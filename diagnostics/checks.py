@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from diagnostics.findings import Severity
 from diagnostics.records import Absent, ModuleRecord, ParameterRecord, StepRecord
 
 
@@ -18,6 +19,7 @@ class Observation:
     cause: str
     key: str = ""  # observations of one module with different keys are different findings
     holds: bool = True  # False: the step is healthy and counts in the mean alone
+    severity: Severity | None = None  # in place of the rule's
 
 
 # Half the batch without gradient is no accident of masks or saturated samples. Above it the same is
@@ -128,21 +130,37 @@ def frozen_undeclared(record: StepRecord) -> Iterator[Observation]:
 
 
 def some_calls(record: StepRecord) -> Iterator[Observation]:
+    """Worse than a note unless all calls without gradient ran with gradients disabled, and that is declared."""
     for name, module in _learners(record):
         total, reached = module.calls_total, module.calls_with_gradient
-        if (
-            module.state == "arrived"
-            and reached < total
-            and not any(call.recomputed for call in module.calls)
-        ):
-            disabled = total - module.calls_grad_enabled
-            cause = (
-                f"{disabled} of {total} calls ran with gradients disabled,"
-                f" {total - reached - disabled} were cut later"
-            )
-            yield Observation(
-                name, float(reached), f"{name}: {reached} of {total} calls received gradient", cause
-            )
+        repeated = any(call.recomputed for call in module.calls)
+        low = (
+            not isinstance(module.coverage, Absent) and module.coverage < COVERAGE_CRITICAL
+        )  # COV001 says it
+        if module.state != "arrived" or reached >= total or repeated or low:
+            continue
+        disabled = total - module.calls_grad_enabled
+        cut = total - reached - disabled
+        declared = name in record.partial and not cut
+        message = (
+            f"{name}: {reached} of {total} calls received gradient;"
+            f" {disabled} ran with gradients disabled, {cut} were cut later"
+        )
+        yield Observation(
+            name,
+            float(reached),
+            message,
+            _CALLS[disabled > 0, cut > 0] + (", as declared" if declared else ""),
+            key="declared" if declared else "",
+            severity=Severity.NOTE if declared else None,
+        )
+
+
+_CALLS = {
+    (True, False): "the other calls run with gradients disabled",
+    (False, True): "what the other calls return is cut on the way to the loss, or not used",
+    (True, True): "other calls run with gradients disabled, and what others return is cut or not used",
+}
 
 
 def not_called(record: StepRecord) -> Iterator[Observation]:

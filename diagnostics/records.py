@@ -254,6 +254,7 @@ class StepRecord:
         parameters: Record per parameter, by its full name.
         order: Watched modules in the order of their first call.
         optimizers: For each optimiser given, how often it stepped.
+        partial: Watched modules of which some calls are declared to run with gradients disabled.
     """
 
     step: int
@@ -262,6 +263,7 @@ class StepRecord:
     parameters: Mapping[str, ParameterRecord]
     order: tuple[str, ...]
     optimizers: tuple[int, ...]
+    partial: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def _finding(rule: Rule, run: _Run) -> Finding:
     mean = run.total / run.steps
     return Finding(
         rule=rule.id,
-        severity=rule.severity,
+        severity=rule.severity if run.observation.severity is None else run.observation.severity,
         module=run.observation.module,
         message=run.observation.message.replace("{value}", f"{mean:.3g}"),
         evidence=Evidence(rule.metric, mean, rule.threshold, run.first, run.last),

@@ -50,6 +50,9 @@ PUBLIC = {
     "assert_trains",
     "module_table",
     "to_table",
+    "read_baseline",
+    "write_baseline",
+    "DriftRecord",
 }
 
 
