@@ -27,6 +27,7 @@ from diagnostics.records import (
     StepRecord,
     StepScalars,
 )
+from diagnostics.reporters import to_html, to_sarif
 from diagnostics.representations import (
     Representation,
     cross_sample_share,
@@ -76,8 +77,10 @@ __all__ = [
     "read_baseline",
     "representation",
     "task_retrieval",
+    "to_html",
     "to_json",
     "to_markdown",
+    "to_sarif",
     "to_table",
     "write_baseline",
 ]

@@ -39,7 +39,6 @@ class Observer:
             trainer.model,
             trainer.optimizers,
             watch=self._watched,
-            expect_partial=["core"],  # only the last of the H cycles has gradient, by design
             rows={"encoder": lambda args, kwargs, output: args[0].slots} if self._has_encoder else None,
         )
         if self._has_encoder:

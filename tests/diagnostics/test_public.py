@@ -53,6 +53,8 @@ PUBLIC = {
     "read_baseline",
     "write_baseline",
     "DriftRecord",
+    "to_html",
+    "to_sarif",
 }
 
 
