@@ -133,7 +133,7 @@ def some_calls(record: StepRecord) -> Iterator[Observation]:
     """Worse than a note unless all calls without gradient ran with gradients disabled, and that is declared."""
     for name, module in _learners(record):
         total, reached = module.calls_total, module.calls_with_gradient
-        repeated = any(call.recomputed for call in module.calls)
+        repeated = any(call.recomputed or call.unknown for call in module.calls)
         low = (
             not isinstance(module.coverage, Absent) and module.coverage < COVERAGE_CRITICAL
         )  # COV001 says it

@@ -52,8 +52,9 @@ class Monitor:
             measured, and rules that ask why something did not move do not run.
         watch: Names or fnmatch patterns of submodules; by default the direct children of the model.
         rows: For modules that compute only some samples, or several rows per sample: name or pattern ->
-            function (args, kwargs, output) -> (rows,) integer tensor, the sample of each leading row of
-            the output. Without it, rows are matched where the leading dimension is the number of samples.
+            function (args, kwargs, output) -> integer tensor, the sample of each leading row of the output:
+            (rows,), or (T, B) for a sequence-first layout. Without it, rows are matched where the leading
+            dimension is the number of samples.
         every: Record one step in `every`; the others cost next to nothing.
         expect_frozen: Names or patterns of modules or parameters that must not move.
         expect_partial: Names or patterns of watched modules of which some calls run with gradients disabled
@@ -129,7 +130,7 @@ class Monitor:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             # a deep copy of the model (an EMA) carries this hook too
             if self._capture is not None and module is watched:
-                self._capture.on_forward(name, args, kwargs, output)
+                self._capture.on_forward(name, module, args, kwargs, output)
 
         return note
 
@@ -172,10 +173,11 @@ class Monitor:
         """States to which samples the leading rows of everything that runs in the block belong.
 
         Args:
-            sample_index_of_rows: (rows,) integers in 0..B-1. It overrides the `rows` of the monitor.
+            sample_index_of_rows: Integers in 0..B-1 of shape (rows,), or of the leading dimensions that hold
+                samples, (T, B) for a sequence-first layout. It overrides the `rows` of the monitor.
 
         Raises:
-            TypeError: It is no one-dimensional integer tensor.
+            TypeError: It is no integer tensor.
         """
         capture = self._capture
         if capture is None:

@@ -52,6 +52,7 @@ class CallRecord:
         row_gradients: (rows,) largest |gradient| per row, before clipping; the larger of several
             backward passes, of several outputs.
         recomputed: Whether the call ran inside the backward pass (reentrant checkpointing).
+        unknown: Why gradient may have come without being seen; "" where it cannot.
     """
 
     grad_enabled: bool
@@ -62,6 +63,7 @@ class CallRecord:
     samples: Tensor | Absent
     row_gradients: Tensor | Absent
     recomputed: bool = False
+    unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
