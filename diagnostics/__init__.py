@@ -1,62 +1,29 @@
 """Instruments for any torch model that does not learn.
 
-`Monitor` watches a training loop; the rest measures representations, drift and frozen weights on demand.
+`Monitor` watches a training loop, the assertions judge a model in a test; the rest measures
+representations, drift and frozen weights on demand. The names stand in `diagnostics.api`. They are loaded
+at the first use, so that the pytest plugin, which lies in this package, costs nobody an import of torch.
 """
 
-from diagnostics.capture import RowsFunction
-from diagnostics.drift import DriftProbe
-from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdown
-from diagnostics.frozen import Fingerprint, compare, fingerprint
-from diagnostics.monitor import Monitor
-from diagnostics.records import (
-    Absent,
-    CallRecord,
-    ModuleRecord,
-    Number,
-    OptimizerPlace,
-    OutputStats,
-    ParameterRecord,
-    Reach,
-    StepRecord,
-    StepScalars,
-)
-from diagnostics.representation import (
-    Representation,
-    cross_sample_share,
-    effective_rank,
-    representation,
-    task_retrieval,
-)
-from diagnostics.rules import RULES, Rule, explain
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "RULES",
-    "Absent",
-    "CallRecord",
-    "DriftProbe",
-    "Evidence",
-    "Finding",
-    "Fingerprint",
-    "ModuleRecord",
-    "Monitor",
-    "Number",
-    "OptimizerPlace",
-    "OutputStats",
-    "ParameterRecord",
-    "Reach",
-    "Representation",
-    "RowsFunction",
-    "Rule",
-    "Severity",
-    "StepRecord",
-    "StepScalars",
-    "compare",
-    "cross_sample_share",
-    "effective_rank",
-    "explain",
-    "fingerprint",
-    "representation",
-    "task_retrieval",
-    "to_json",
-    "to_markdown",
-]
+if TYPE_CHECKING:
+    from diagnostics.api import *  # noqa: F403
+    from diagnostics.api import __all__ as __all__
+else:
+
+    def __getattr__(name):
+        private = name.startswith("_") and name != "__all__"
+        # `from diagnostics import checks` asks here first, and may itself come from the middle of loading
+        if private or Path(__file__).with_name(f"{name}.py").exists():
+            raise AttributeError(f"module 'diagnostics' has no attribute {name!r}")
+        api = import_module("diagnostics.api")  # `from` would ask this function for it
+        if name != "__all__" and name not in api.__all__:
+            raise AttributeError(f"module 'diagnostics' has no attribute {name!r}")
+        value = globals()[name] = getattr(api, name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *import_module("diagnostics.api").__all__})

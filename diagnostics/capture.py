@@ -1,26 +1,32 @@
 """Watches the forward calls of one step, and the gradients that come back to their outputs.
 
 A hook on an output tensor receives the gradient with respect to the value that the module returned,
-also where that tensor is later changed in place (a view that is changed through its base is the one
-exception: torch then builds it a new history). A module called again inside the backward pass is a
-recomputation by checkpointing: the non-reentrant kind brings its gradient to the first call and the
-repetition is left out; the reentrant kind brings it to the repetition, which is kept and marked.
+also where that tensor is later changed in place. A view is the exception: once it or its base is changed
+in place, torch builds it a new history and the hook is never called, so such a call is marked as unknown.
+A module called again inside the backward pass is a recomputation by checkpointing: the non-reentrant kind
+brings its gradient to the first call and the repetition is left out; the reentrant kind brings it to the
+repetition, which is kept and marked.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diagnostics.readout import Readout
 from diagnostics.records import Absent, CallRecord, OutputStats
 
 RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
-"""(args, kwargs, output) of a module's forward -> (rows,) the sample that each leading row belongs to."""
+"""(args, kwargs, output) of a module's forward -> the sample that each leading row of the output belongs to.
+
+Of shape (rows,); or of two and more dimensions where samples are not first: (T, B) for a sequence-first layout.
+"""
 
 _STATS_WIDTH = 4096
 
@@ -38,9 +44,11 @@ class Call:
         self.row_gradients: Tensor | None = None
         self.unmatched: Tensor | None = None  # largest |gradient| at outputs without row per sample
         self.unmatched_reason = ""
+        self.unknown = ""  # why gradient may have come without being seen
+        self.views: list[tuple[Tensor, int]] = []  # alias of a view that was returned, and its version then
         self.keys: tuple[int, int, int] = (-1, -1, -1)
 
-    def watch(self, tensor: Tensor, matched: bool, capture: Capture) -> None:
+    def watch(self, tensor: Tensor, matched: bool, rows: int, capture: Capture) -> None:
         """Note the gradient that arrives at `tensor`."""
 
         def note(gradient: Tensor | None) -> None:
@@ -52,10 +60,12 @@ class Call:
                 if not matched:
                     self.unmatched = _larger(self.unmatched, sizes.amax())
                 else:
-                    sizes = sizes.flatten(1).amax(1) if sizes.dim() > 1 else sizes
+                    sizes = sizes.reshape(rows, -1).amax(1)
                     self.row_gradients = _larger(self.row_gradients, sizes)
 
         self.requires_grad = True
+        if tensor._is_view():
+            self.views.append((tensor.detach(), tensor._version))
         tensor.register_hook(note)
 
 
@@ -71,40 +81,64 @@ class Capture:
         self._stats: dict[str, tuple[int, int, Tensor]] = {}
         self._stats_keys: dict[str, int] = {}
 
-    def on_forward(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def on_forward(
+        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         """Take note of one forward call of the watched module `name`."""
         index = self._sample_index(name, args, kwargs, output)
         call = Call(index, recomputed=torch._C._current_graph_task_id() != -1)
-        rows = self.samples if index is None else index.numel()
+        if call.recomputed and index is None:
+            call.index = index = self._index_of_first_call(name, call)
+        call.unknown = call.unknown or _opaque(output)
+        lead = (self.samples,) if index is None else tuple(index.shape)
+        rows = math.prod(lead)
         inputs = {id(tensor) for tensor in tensors_in((args, kwargs))}
         seen: set[int] = set()
         for tensor in tensors_in(output):
             if id(tensor) in seen or not (tensor.is_floating_point() or tensor.is_complex()):
                 continue
+            layout = _layout(module, tensor, first=not seen, declared=index is not None)
             seen.add(id(tensor))
-            matched = self._match(call, tensor, rows, id(tensor) in inputs)
-            if matched and name not in self._stats and rows > 1 and tensor.dim() > 1 and tensor.numel():
+            matched = self._match(call, tensor, lead, id(tensor) in inputs, layout)
+            plain = matched and len(lead) == 1 and rows > 1 and tensor.dim() > 1
+            if plain and name not in self._stats and tensor.numel():
                 self._stats[name] = (rows, tensor.numel() // rows, _output_statistics(tensor))
             if tensor.requires_grad:
-                call.watch(tensor, matched, self)
+                call.watch(tensor, matched, rows, self)
         self.calls.setdefault(name, []).append(call)
 
-    def _match(self, call: Call, tensor: Tensor, rows: int, is_input: bool) -> bool:
-        """Whether the leading rows of an output are the samples that are known for this call."""
+    def _match(self, call: Call, tensor: Tensor, lead: tuple[int, ...], is_input: bool, layout: str) -> bool:
+        """Whether the leading dimensions of an output are the samples that are known for this call."""
         if is_input:
             reason = "it returns its own input, whose gradient is not its alone"
+        elif layout:
+            reason = layout
         elif tensor.dim() == 0:
             reason = "an output is a scalar, which belongs to no sample"
-        elif tensor.shape[0] != rows:
-            said = f"the {self.samples} samples" if call.index is None else f"the {rows} rows declared"
+        elif tuple(tensor.shape[: len(lead)]) != lead:
+            declared = "x".join(map(str, lead))
+            said = f"the {self.samples} samples" if call.index is None else f"the {declared} rows declared"
             reason = f"an output of shape {tuple(tensor.shape)} does not lead with {said}; declare its rows"
         else:
-            call.rows = rows
+            call.rows = math.prod(lead)
             return True
-        call.unmatched_reason = reason
+        call.unmatched_reason = call.unmatched_reason or reason
         if isinstance(call.rows, Absent):
             call.rows = Absent(reason)
         return False
+
+    def _index_of_first_call(self, name: str, call: Call) -> Tensor | None:
+        """What `Monitor.rows` said of the calls that a recomputation may repeat, where it said one thing."""
+        first = [known.index for known in self.calls.get(name, ()) if not known.recomputed]
+        if all(index is None for index in first):
+            return None
+        known = first[0]
+        if known is None or any(index is None or not torch.equal(index, known) for index in first):
+            call.unknown = (
+                "checkpointing repeated one of several calls with different rows; declare rows={...}"
+            )
+            return None
+        return known
 
     def _sample_index(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -125,6 +159,9 @@ class Capture:
             # a non-reentrant recomputation never receives gradient: its first call does
             calls[:] = [call for call in calls if call.reached or not call.recomputed]
             for call in calls:
+                if any(alias._version != version for alias, version in call.views):
+                    call.unknown = "an output is a view, and it or its base was changed in place afterwards"
+                call.views.clear()
                 parts = (call.row_gradients, call.index, call.unmatched)
                 first, second, third = (readout.add(empty if part is None else part) for part in parts)
                 call.keys = (first, second, third)
@@ -135,11 +172,11 @@ class Capture:
         return tuple(self._call_record(call, readout) for call in self.calls.get(name, ()))
 
     def unmatched_reasons(self, name: str, readout: Readout) -> list[str]:
-        """Why gradient came to outputs of a module whose rows are not known; empty where none did."""
+        """Why gradient came, or may have come, to outputs of a module whose rows are not known."""
         return [
-            call.unmatched_reason
+            call.unknown or call.unmatched_reason
             for call in self.calls.get(name, ())
-            if call.unmatched is not None and bool(readout[call.keys[2]].any())
+            if call.unknown or (call.unmatched is not None and bool(readout[call.keys[2]].any()))
         ]
 
     def _call_record(self, call: Call, readout: Readout) -> CallRecord:
@@ -161,6 +198,7 @@ class Capture:
             samples=samples,
             row_gradients=row_gradients,
             recomputed=call.recomputed,
+            unknown=call.unknown,
         )
 
     def _samples_of(self, call: Call, index: Tensor) -> Tensor | Absent:
@@ -187,11 +225,11 @@ def sample_index(index: Tensor, source: str) -> Tensor:
     """A declared index as float32 (exact to 2^24), for the readout.
 
     Raises:
-        TypeError: It is no one-dimensional tensor of integers.
+        TypeError: It is no tensor of integers with at least one dimension.
     """
     if (
         not isinstance(index, Tensor)
-        or index.dim() != 1
+        or index.dim() < 1
         or index.dtype == torch.bool
         or index.is_floating_point()
     ):
@@ -201,7 +239,7 @@ def sample_index(index: Tensor, source: str) -> Tensor:
             else type(index).__name__
         )
         raise TypeError(
-            f"{source}: expected a one-dimensional integer tensor with the sample of each row, found {found}"
+            f"{source}: expected an integer tensor with the sample of each row, found {found}"
             " (of a mask, take mask.nonzero().flatten())"
         )
     return index.detach().to(torch.float32, copy=True)
@@ -220,6 +258,32 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for item in dataclasses.fields(value):
             yield from tensors_in(getattr(value, item.name, None))
+
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device)
+
+
+def _opaque(value: Any) -> str:
+    """Why tensors may hide in an output, "" where none can."""
+    if isinstance(value, (Tensor, *_PLAIN)):
+        return ""
+    if isinstance(value, Mapping):
+        return next(filter(None, map(_opaque, value.values())), "")
+    if isinstance(value, (tuple, list)):
+        return next(filter(None, map(_opaque, value)), "")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        members = (getattr(value, item.name, None) for item in dataclasses.fields(value))
+        return next(filter(None, map(_opaque, members)), "")
+    return f"an output of type {type(value).__name__} cannot be looked into"
+
+
+def _layout(module: nn.Module, tensor: Tensor, first: bool, declared: bool) -> str:
+    """Why the first dimension of an output of a torch module is not the samples, "" where it may be."""
+    if isinstance(module, nn.RNNBase) and not first:
+        return "a hidden state leads with the layers"
+    if getattr(module, "batch_first", None) is False and tensor.dim() > 2 and not declared:
+        return "it is sequence-first (batch_first=False); declare rows of shape (T, B)"
+    return ""
 
 
 def _larger(before: Tensor | None, now: Tensor) -> Tensor:

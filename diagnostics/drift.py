@@ -133,6 +133,12 @@ class DriftProbe:
             return "the rows of the reference are all equal: it has no spread to measure by"
         return None
 
+    @property
+    def too_few(self) -> str | None:
+        """Why `events` is empty though the reference is there, or None where it looks."""
+        measured = sum(record.wasserstein is not None for record in self.records)
+        return None if measured >= _FEWEST else "fewer than eight probes were measured against the reference"
+
     def events(self) -> list[DriftEvent]:
         """The drifts and spikes of the Wasserstein series, in order of their first step.
 

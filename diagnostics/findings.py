@@ -66,15 +66,15 @@ class Finding:
 
 def to_markdown(findings: Iterable[Finding]) -> str:
     """A heading per finding, worst first."""
-    ordered = _ordered(findings)
-    if not ordered:
+    found = ordered(findings)
+    if not found:
         return "No findings.\n"
-    return "\n".join(_section(finding) for finding in ordered)
+    return "\n".join(_section(finding) for finding in found)
 
 
 def to_json(findings: Iterable[Finding]) -> str:
     """A JSON array, worst first; severities by name, numbers that are not finite as null."""
-    return json.dumps([_as_dict(finding) for finding in _ordered(findings)], indent=2, allow_nan=False)
+    return json.dumps([_as_dict(finding) for finding in ordered(findings)], indent=2, allow_nan=False)
 
 
 def _section(finding: Finding) -> str:
@@ -99,5 +99,6 @@ def _as_dict(finding: Finding) -> dict[str, Any]:
     return record
 
 
-def _ordered(findings: Iterable[Finding]) -> list[Finding]:
+def ordered(findings: Iterable[Finding]) -> list[Finding]:
+    """Worst first, then by rule and module."""
     return sorted(findings, key=lambda finding: (-finding.severity, finding.rule, finding.module))

@@ -99,7 +99,13 @@ def _coverage(
     parameters: Mapping[str, ParameterRecord],
 ) -> Number:
     trainable = [record for record in parameters.values() if record.requires_grad]
-    if state != "arrived" and trainable and all(record.reach.kind in ("some", "all") for record in trainable):
+    blind = any(call.unknown for call in calls)
+    if (
+        not blind
+        and state != "arrived"
+        and trainable
+        and all(record.reach.kind in ("some", "all") for record in trainable)
+    ):
         return Absent(
             "its parameters receive gradient by another way than its forward"
             f" ({state}): it is used through other methods, or its weights are shared"

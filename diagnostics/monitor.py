@@ -16,7 +16,7 @@ a GradScaler they are scaled. Modules inside a region compiled by torch.compile 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,13 +26,16 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from diagnostics.capture import Capture, RowsFunction, sample_index
-from diagnostics.findings import Evidence, Finding, Severity
+from diagnostics.choice import choose
+from diagnostics.drift import DriftProbe, DriftRecord
+from diagnostics.findings import Finding, ordered
 from diagnostics.modules import module_record
 from diagnostics.parameters import ParameterWatch, Tracked
 from diagnostics.readout import Readout
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
-from diagnostics.rules import RULES
-from diagnostics.selection import check_patterns, covers, innermost, select_modules
+from diagnostics.selection import check_patterns, covers, innermost, named_by, select_modules
+from diagnostics.silence import not_run
+from diagnostics.slow import drifts
 from diagnostics.spikes import spikes
 from diagnostics.tally import Tally
 
@@ -49,14 +52,19 @@ class Monitor:
             measured, and rules that ask why something did not move do not run.
         watch: Names or fnmatch patterns of submodules; by default the direct children of the model.
         rows: For modules that compute only some samples, or several rows per sample: name or pattern ->
-            function (args, kwargs, output) -> (rows,) integer tensor, the sample of each leading row of
-            the output. Without it, rows are matched where the leading dimension is the number of samples.
+            function (args, kwargs, output) -> integer tensor, the sample of each leading row of the output:
+            (rows,), or (T, B) for a sequence-first layout. Without it, rows are matched where the leading
+            dimension is the number of samples.
         every: Record one step in `every`; the others cost next to nothing.
         expect_frozen: Names or patterns of modules or parameters that must not move.
+        expect_partial: Names or patterns of watched modules of which some calls run with gradients disabled
+            on purpose, as in a recursion of which only the last cycles are trained.
+        drift: Probes to use for the outputs given to `probe`, by module, where the default does not suit.
         history: Past steps of which scalars are kept.
 
     Raises:
         ValueError: A name or pattern matches nothing, or `every` or `history` is below 1.
+        KeyError: A module of `drift` is not watched.
     """
 
     def __init__(
@@ -68,11 +76,16 @@ class Monitor:
         every: int = 1,
         expect_frozen: Sequence[str] = (),
         history: int = 2000,
+        expect_partial: Sequence[str] = (),
+        drift: Mapping[str, DriftProbe] | None = None,
     ) -> None:
         if every < 1 or history < 1:
             raise ValueError(f"every and history must be at least 1, found every={every}, history={history}")
         self._modules = select_modules(model, watch)
         self._rows = _resolve_rows(rows or {}, self._modules)
+        check_patterns("expect_partial", expect_partial, self._modules)
+        self._partial = frozenset(name for name in self._modules if named_by(expect_partial, name))
+        self._probes = {name: probe for name, probe in (drift or {}).items() if _get(self._modules, name)}
         self._every = every
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
         self._optimizers = len(optimizers)
@@ -117,7 +130,7 @@ class Monitor:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             # a deep copy of the model (an EMA) carries this hook too
             if self._capture is not None and module is watched:
-                self._capture.on_forward(name, args, kwargs, output)
+                self._capture.on_forward(name, module, args, kwargs, output)
 
         return note
 
@@ -160,10 +173,11 @@ class Monitor:
         """States to which samples the leading rows of everything that runs in the block belong.
 
         Args:
-            sample_index_of_rows: (rows,) integers in 0..B-1. It overrides the `rows` of the monitor.
+            sample_index_of_rows: Integers in 0..B-1 of shape (rows,), or of the leading dimensions that hold
+                samples, (T, B) for a sequence-first layout. It overrides the `rows` of the monitor.
 
         Raises:
-            TypeError: It is no one-dimensional integer tensor.
+            TypeError: It is no integer tensor.
         """
         capture = self._capture
         if capture is None:
@@ -193,7 +207,13 @@ class Monitor:
         }
         order = tuple(capture.calls)
         record = StepRecord(
-            number, capture.samples, modules, parameters, order, self._parameters.optimizer_steps
+            number,
+            capture.samples,
+            modules,
+            parameters,
+            order,
+            self._parameters.optimizer_steps,
+            self._partial,
         )
         self._last = record
         scalars = {name: module.scalars() for name, module in modules.items()}
@@ -235,33 +255,41 @@ class Monitor:
         """Change of `parameter` over the latest step relative to its norm."""
         return _get(self.last.parameters, parameter).moved
 
-    def findings(self) -> list[Finding]:
-        """What persisted so far, worst first; rules that could not run are named in a note."""
-        found = self._tally.findings() + spikes(self.history) + self._not_run()
-        return sorted(found, key=lambda finding: (-finding.severity, finding.rule, finding.module))
+    def probe(self, module: str, output: Tensor, movement: float | None = None) -> DriftRecord:
+        """Feed the drift rule: what `module` gives for a fixed probe batch, after the latest step.
+
+        Args:
+            output: (B, T, D) or (B, D), of the same batch in the same mode every time, best without dropout.
+                Compute it outside the step, without gradients. Five probes make the reference.
+            movement: How far what reads the output has moved since the reference, if known.
+
+        Raises:
+            KeyError: The module is not watched.
+            ValueError: The shape changed, or there was a probe of this module since the latest step.
+        """
+        _get(self._modules, module)
+        return self._probes.setdefault(module, DriftProbe()).add(self._steps, output, movement)
+
+    def findings(
+        self, select: Sequence[str] = (), ignore: Sequence[str] = (), baseline: Collection[str] = ()
+    ) -> list[Finding]:
+        """What persisted so far, worst first; rules that could not run are named in a note.
+
+        Args:
+            select: Rules (`COV*`), modules (`pooler.*`) or both (`REACH*:pooler`); empty for all.
+            ignore: The same, for what is to be left out.
+            baseline: Fingerprints of findings that are known: `diagnostics.read_baseline(path)`.
+
+        Raises:
+            ValueError: A pattern names no rule and no module.
+        """
+        found = [*self._tally.findings(), *spikes(self.history), *drifts(self._probes), *self._not_run()]
+        names = {*self._modules, *(module for finding in found if (module := finding.module))}
+        return ordered(choose(found, sorted(names), select, ignore, baseline))
 
     def _not_run(self) -> list[Finding]:
-        recorded = len(self.history)
-        early = [rule.id for rule in RULES if rule.min_steps > recorded]
-        blind = [rule.id for rule in RULES if rule.needs_optimizer and not self._optimizers]
-        reasons = {
-            f"only {recorded} steps were recorded, fewer than the rule needs": early,
-            "the monitor was given no optimiser": blind,
-        }
-        first, last = (self.history[0].step, self.history[-1].step) if recorded else (0, 0)
-        return [
-            Finding(
-                rule="RULE001",
-                severity=Severity.NOTE,
-                module="",
-                message=f"these rules did not run: {', '.join(rules)}",
-                evidence=Evidence("rules", float(len(rules)), None, first, last),
-                cause=cause,
-                remedy="Give the monitor what the rules need, or read their silence as no statement.",
-            )
-            for cause, rules in reasons.items()
-            if rules
-        ]
+        steps = [record.step for record in self.history]
+        return not_run(steps, self._optimizers > 0, self._probes)
 
 
 def _get(records: Mapping[str, _T], name: str) -> _T:

@@ -52,6 +52,7 @@ class CallRecord:
         row_gradients: (rows,) largest |gradient| per row, before clipping; the larger of several
             backward passes, of several outputs.
         recomputed: Whether the call ran inside the backward pass (reentrant checkpointing).
+        unknown: Why gradient may have come without being seen; "" where it cannot.
     """
 
     grad_enabled: bool
@@ -62,6 +63,7 @@ class CallRecord:
     samples: Tensor | Absent
     row_gradients: Tensor | Absent
     recomputed: bool = False
+    unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,7 @@ class StepRecord:
         parameters: Record per parameter, by its full name.
         order: Watched modules in the order of their first call.
         optimizers: For each optimiser given, how often it stepped.
+        partial: Watched modules of which some calls are declared to run with gradients disabled.
     """
 
     step: int
@@ -262,6 +265,7 @@ class StepRecord:
     parameters: Mapping[str, ParameterRecord]
     order: tuple[str, ...]
     optimizers: tuple[int, ...]
+    partial: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

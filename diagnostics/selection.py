@@ -54,6 +54,11 @@ def covers(pattern: str, name: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
+def named_by(patterns: Iterable[str], name: str) -> bool:
+    """Whether some pattern names `name` or what contains it; `pooler.*` also names `pooler` itself."""
+    return any(covers(pattern, name) or pattern.removesuffix(".*") == name for pattern in patterns)
+
+
 def innermost(name: str, modules: Iterable[str]) -> str:
     """The longest of the module names that contains the parameter `name`, "" if none does."""
     return max((module for module in modules if name.startswith(f"{module}.")), key=len, default="")

@@ -11,19 +11,17 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from diagnostics.findings import Evidence, Finding, Severity
+from diagnostics.findings import Evidence, Finding
 from diagnostics.records import Absent, StepScalars
+from diagnostics.rules import find_rule
 
-RULE = "SPIKE001"
-TITLE = "Spikes"
-REMEDY = "Look at the batches of these steps and at the operations of this module that can amplify."
-
+_RULE = find_rule("SPIKE001")
 # Gradients are heavy-tailed late in a healthy training, outputs are not.
 _RATIOS = {"output_rms": 8.0, "gradient_max": 20.0}
 _DEVIATIONS = 6.0
 _HALF_WINDOW = 10
 _WARM_UP = 5  # the first steps of a training fall steeply
-_LEAST = 20  # points without which there is no neighbourhood to speak of
+_LEAST = _RULE.min_steps  # points without which there is no neighbourhood to speak of
 _MOST = 0.25  # of the steps: more often than this it is no spike
 
 
@@ -89,12 +87,12 @@ def _finding(name: str, metric: str, ratio: float, found: dict[int, float]) -> F
     listed = ", ".join(str(step) for step in steps[:6]) + (", ..." if len(steps) > 6 else "")
     size = median(found.values())
     return Finding(
-        rule=RULE,
-        severity=Severity.WARNING,
+        rule=_RULE.id,
+        severity=_RULE.severity,
         module=name,
         message=f"{name}: its {what} spikes to {size:.3g} times its neighbourhood"
         f" on {len(steps)} steps ({listed})",
         evidence=Evidence(f"{metric} / local median", size, ratio, steps[0], steps[-1]),
         cause="it arises here: modules before it (for a gradient: behind it) are quiet on these steps",
-        remedy=REMEDY,
+        remedy=_RULE.remedy,
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diagnostics.checks import Observation
 from diagnostics.findings import Evidence, Finding
 from diagnostics.records import StepRecord
-from diagnostics.rules import RULES, Observation, Rule
+from diagnostics.rules import RULES, Rule
 
 
 @dataclass
@@ -37,12 +38,13 @@ class Tally:
     def __init__(self) -> None:
         self._running: dict[tuple[str, str, str], _Run] = {}
         self._latched: dict[tuple[str, str, str], _Run] = {}
-        self._rules = {rule.id: rule for rule in RULES}
+        self._rules = {rule.id: rule for rule in RULES if rule.check is not None}
 
     def observe(self, record: StepRecord) -> None:
         """Apply every rule to one step."""
         running: dict[tuple[str, str, str], _Run] = {}
-        for rule in RULES:
+        for rule in self._rules.values():
+            assert rule.check is not None
             for seen in rule.check(record):
                 key = (rule.id, seen.module, seen.key)
                 run = self._running.get(key)
@@ -72,7 +74,7 @@ def _finding(rule: Rule, run: _Run) -> Finding:
     mean = run.total / run.steps
     return Finding(
         rule=rule.id,
-        severity=rule.severity,
+        severity=rule.severity if run.observation.severity is None else run.observation.severity,
         module=run.observation.module,
         message=run.observation.message.replace("{value}", f"{mean:.3g}"),
         evidence=Evidence(rule.metric, mean, rule.threshold, run.first, run.last),

@@ -31,6 +31,11 @@ IDS = {
     "MOVE003",
     "FROZEN001",
     "COLLAPSE001",
+    "SPIKE001",
+    "DRIFT001",
+    "RULE001",
+    "LEAK001",
+    "LOSS001",
 }
 
 

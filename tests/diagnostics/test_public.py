@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from subprocess import run
 
+import pytest
+
 import diagnostics
 
 PUBLIC = {
@@ -38,6 +40,21 @@ PUBLIC = {
     "task_retrieval",
     "to_json",
     "to_markdown",
+    "CheckFailed",
+    "assert_all_params_receive_grad",
+    "assert_frozen",
+    "assert_gradient_coverage",
+    "assert_loss_decreases",
+    "assert_output_diversity",
+    "assert_sample_independence",
+    "assert_trains",
+    "module_table",
+    "to_table",
+    "read_baseline",
+    "write_baseline",
+    "DriftRecord",
+    "to_html",
+    "to_sarif",
 }
 
 
@@ -51,3 +68,24 @@ def test_imports_nothing_of_the_project() -> None:
     root = Path(diagnostics.__file__).parent.parent
     found = run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_torch_is_loaded_at_the_first_use_and_not_before() -> None:
+    code = (
+        "import sys, diagnostics; before = 'torch' in sys.modules; diagnostics.Monitor;"
+        " print(before, 'torch' in sys.modules)"
+    )
+    root = Path(diagnostics.__file__).parent.parent
+    found = run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert found.stdout.split() == ["False", "True"]
+
+
+def test_no_public_name_is_hidden_by_a_module_of_the_package() -> None:
+    modules = {path.stem for path in Path(diagnostics.__file__).parent.glob("*.py")}
+    assert not modules & PUBLIC
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Monitr'"):
+        _ = diagnostics.Monitr
+    assert set(dir(diagnostics)) >= PUBLIC

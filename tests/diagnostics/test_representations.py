@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diagnostics.representation import (
+from diagnostics.representations import (
     against_random_start,
     context_use,
     cross_sample_share,

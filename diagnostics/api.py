@@ -1,0 +1,86 @@
+"""Everything that `import diagnostics` offers; the package loads it, and torch, at the first use."""
+
+from diagnostics.assertions import (
+    assert_all_params_receive_grad,
+    assert_frozen,
+    assert_gradient_coverage,
+    assert_loss_decreases,
+    assert_trains,
+)
+from diagnostics.capture import RowsFunction
+from diagnostics.choice import read_baseline, write_baseline
+from diagnostics.drift import DriftProbe, DriftRecord
+from diagnostics.failure import CheckFailed
+from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdown
+from diagnostics.frozen import Fingerprint, compare, fingerprint
+from diagnostics.monitor import Monitor
+from diagnostics.output_assertions import assert_output_diversity, assert_sample_independence
+from diagnostics.records import (
+    Absent,
+    CallRecord,
+    ModuleRecord,
+    Number,
+    OptimizerPlace,
+    OutputStats,
+    ParameterRecord,
+    Reach,
+    StepRecord,
+    StepScalars,
+)
+from diagnostics.reporters import to_html, to_sarif
+from diagnostics.representations import (
+    Representation,
+    cross_sample_share,
+    effective_rank,
+    representation,
+    task_retrieval,
+)
+from diagnostics.rules import RULES, Rule, explain
+from diagnostics.tables import module_table, to_table
+
+__all__ = [
+    "RULES",
+    "Absent",
+    "CallRecord",
+    "CheckFailed",
+    "DriftProbe",
+    "DriftRecord",
+    "Evidence",
+    "Finding",
+    "Fingerprint",
+    "ModuleRecord",
+    "Monitor",
+    "Number",
+    "OptimizerPlace",
+    "OutputStats",
+    "ParameterRecord",
+    "Reach",
+    "Representation",
+    "RowsFunction",
+    "Rule",
+    "Severity",
+    "StepRecord",
+    "StepScalars",
+    "assert_all_params_receive_grad",
+    "assert_frozen",
+    "assert_gradient_coverage",
+    "assert_loss_decreases",
+    "assert_output_diversity",
+    "assert_sample_independence",
+    "assert_trains",
+    "compare",
+    "cross_sample_share",
+    "effective_rank",
+    "explain",
+    "fingerprint",
+    "module_table",
+    "read_baseline",
+    "representation",
+    "task_retrieval",
+    "to_html",
+    "to_json",
+    "to_markdown",
+    "to_sarif",
+    "to_table",
+    "write_baseline",
+]

@@ -1,0 +1,96 @@
+"""Chooses among findings: by rule, by module, and by a baseline of findings that are known.
+
+A pattern names rules (`REACH*`), modules (`pooler.*`, which also names `pooler`), or both at once as
+`REACH*:pooler`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from diagnostics.findings import Finding, ordered
+from diagnostics.rules import RULES
+from diagnostics.selection import check_patterns, named_by
+
+_VERSION = 1
+
+
+def choose(
+    findings: Iterable[Finding],
+    modules: Iterable[str],
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    baseline: Collection[str] = (),
+) -> list[Finding]:
+    """The findings that `select` names, all if it is empty, without those of `ignore` and the baseline.
+
+    Args:
+        modules: The names that patterns may mean, so that a misspelt one is an error.
+        baseline: Fingerprints.
+
+    Raises:
+        ValueError: A pattern names no rule and no module.
+    """
+    known = [*modules]
+    _check("select", select, known)
+    _check("ignore", ignore, known)
+    return [
+        finding
+        for finding in findings
+        if (not select or any(_matches(pattern, finding) for pattern in select))
+        and not any(_matches(pattern, finding) for pattern in ignore)
+        and finding.fingerprint not in baseline
+    ]
+
+
+def write_baseline(path: str | Path, findings: Iterable[Finding]) -> None:
+    """Write the findings that are known today, so that `read_baseline` can silence them.
+
+    It is sorted JSON with rule, module and cause beside each fingerprint, to be read and kept in a repository.
+    """
+    entries = [
+        {
+            "fingerprint": finding.fingerprint,
+            "rule": finding.rule,
+            "module": finding.module,
+            "cause": finding.cause,
+        }
+        for finding in ordered(findings)
+    ]
+    text = json.dumps({"version": _VERSION, "findings": entries}, indent=2)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def read_baseline(path: str | Path) -> frozenset[str]:
+    """The fingerprints of a baseline file, for `Monitor.findings(baseline=...)`.
+
+    Raises:
+        ValueError: It is no baseline file of this version.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no baseline file: {error}; write one with write_baseline") from error
+    if not isinstance(content, dict) or content.get("version") != _VERSION:
+        raise ValueError(f"{path} is no baseline file of version {_VERSION}; write one with write_baseline")
+    return frozenset(entry["fingerprint"] for entry in content["findings"])
+
+
+def _matches(pattern: str, finding: Finding) -> bool:
+    rule, colon, module = pattern.partition(":")
+    if colon:
+        return named_by([rule], finding.rule) and named_by([module], finding.module)
+    return named_by([pattern], finding.rule) or named_by([pattern], finding.module)
+
+
+def _check(argument: str, patterns: Sequence[str], modules: Sequence[str]) -> None:
+    rules = [rule.id for rule in RULES]
+    for pattern in patterns:
+        rule, colon, module = pattern.partition(":")
+        if colon:
+            check_patterns(argument, [rule], rules)
+            check_patterns(argument, [module.removesuffix(".*")], modules)
+        else:
+            check_patterns(argument, [pattern.removesuffix(".*")], [*rules, *modules])

@@ -1,0 +1,67 @@
+"""pytest plugin: failures of the toolkit's assertions print as tables, and monitors are cleaned up.
+
+It is loaded in every pytest run of an environment in which the toolkit is installed, so it imports neither
+torch nor the rest of the toolkit until a test asks for a fixture.
+
+- The fixture `gradient_monitor` makes a `diagnostics.Monitor`, takes its arguments, and detaches it when
+  the test ends. If the test fails, its last step is printed as a table with its findings.
+- A failed assertion of the toolkit is reported as its findings and table under the line that called it,
+  without the frames inside the toolkit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from diagnostics.monitor import Monitor
+
+_MONITORS = pytest.StashKey[list[Any]]()
+
+
+@pytest.fixture
+def gradient_monitor(request: pytest.FixtureRequest) -> Generator[Callable[..., Monitor]]:
+    """Makes monitors: `gradient_monitor(model, optimizer, ...)` as `diagnostics.Monitor(...)`."""
+    from diagnostics.monitor import Monitor
+
+    made: list[Monitor] = request.node.stash.setdefault(_MONITORS, [])
+
+    def make(*args: Any, **options: Any) -> Monitor:
+        monitor = Monitor(*args, **options)
+        made.append(monitor)
+        return monitor
+
+    yield make
+    for monitor in made:
+        monitor.detach()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shorten what is said of a failed assertion of the toolkit; add the tables of the test's monitors."""
+    report = yield
+    if call.when == "call" and report.failed and call.excinfo is not None:
+        if _is_ours(call.excinfo.value):
+            call.excinfo.traceback = call.excinfo.traceback.filter(call.excinfo)
+            report.longrepr = call.excinfo.getrepr(style="short", abspath=False)
+        for monitor in item.stash.get(_MONITORS, []):
+            report.sections.append(("diagnostics", _last_step(monitor)))
+    return report
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Told by its name: to import the class would be to import torch."""
+    return (type(error).__module__, type(error).__name__) == ("diagnostics.failure", "CheckFailed")
+
+
+def _last_step(monitor: Monitor) -> str:
+    from diagnostics.tables import module_table, to_table
+
+    if not monitor.history:
+        return "the monitor recorded no step\n"
+    return f"step {monitor.last.step}\n{module_table(monitor.last)}\n{to_table(monitor.findings())}"

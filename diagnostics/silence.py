@@ -1,0 +1,45 @@
+"""Names the rules that could not run: their silence says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from diagnostics.drift import DriftProbe
+from diagnostics.findings import Evidence, Finding
+from diagnostics.rules import RULES, find_rule
+
+
+def not_run(steps: Sequence[int], optimizers: bool, probes: Mapping[str, DriftProbe]) -> list[Finding]:
+    """One note per reason.
+
+    Args:
+        steps: The recorded steps that are still known.
+        optimizers: Whether the monitor was given any.
+    """
+    watching = [rule for rule in RULES if rule.source in ("step", "history")]
+    drift = [rule.id for rule in RULES if rule.source == "probe"]
+    blind = [rule.id for rule in watching if rule.needs_optimizer and not optimizers]
+    early = [rule.id for rule in watching if rule.min_steps > len(steps)]
+    found = [_note("", early, "fewer steps were recorded than the rules need", steps)]
+    found.append(_note("", blind, "the monitor was given no optimiser", steps))
+    if not probes:
+        found.append(_note("", drift, "no output on a fixed batch was given to Monitor.probe", steps))
+    for name, probe in probes.items():
+        reason = probe.unavailable or probe.too_few
+        if reason:
+            found.append(_note(name, drift, f"drift: {reason}", steps))
+    return [finding for finding in found if finding.evidence.value]
+
+
+def _note(module: str, rules: Sequence[str], cause: str, steps: Sequence[int]) -> Finding:
+    rule = find_rule("RULE001")
+    first, last = (steps[0], steps[-1]) if steps else (0, 0)
+    return Finding(
+        rule=rule.id,
+        severity=rule.severity,
+        module=module,
+        message=f"these rules did not run: {', '.join(rules)}",
+        evidence=Evidence(rule.metric, float(len(rules)), None, first, last),
+        cause=cause,
+        remedy=rule.remedy,
+    )

@@ -1,0 +1,64 @@
+"""Plain text tables: of the modules in one step, and of findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from diagnostics.findings import Finding, ordered
+from diagnostics.records import Absent, ModuleRecord, Number, StepRecord
+
+_UNKNOWN = "?"
+
+
+def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns aligned to the left, a rule under the headers."""
+    lines = [list(headers), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    padded = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+    ]
+    padded.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in padded) + "\n"
+
+
+def module_table(record: StepRecord) -> str:
+    """One line per watched module of a step, in the order of their first calls; `?` is not known."""
+    names = [*record.order, *(name for name in record.modules if name not in record.order)]
+    headers = ("module", "gradient", "calls", "coverage", "waste", "evenness", "parameters", "moved")
+    return text_table(headers, [(name, *_cells(record.modules[name])) for name in names])
+
+
+def to_table(findings: Iterable[Finding]) -> str:
+    """One line per finding, worst first; the sentence stands last, so that it may be long."""
+    found = ordered(findings)
+    if not found:
+        return "No findings.\n"
+    rows = [
+        (
+            finding.severity.label,
+            finding.rule,
+            finding.module or "model",
+            f"{finding.evidence.first_step}-{finding.evidence.last_step}",
+            finding.message,
+        )
+        for finding in found
+    ]
+    return text_table(("severity", "rule", "module", "steps", "finding"), rows)
+
+
+def cell(value: Number | None) -> str:
+    """A number in three digits, `?` where it is not known."""
+    return _UNKNOWN if value is None or isinstance(value, Absent) else f"{value:.3g}"
+
+
+def _cells(module: ModuleRecord) -> tuple[str, ...]:
+    received = module.params_trainable - module.params_none - module.params_zero
+    return (
+        module.state,
+        f"{module.calls_with_gradient} of {module.calls_total}",
+        cell(module.coverage),
+        cell(module.waste),
+        cell(module.evenness),
+        f"{received} of {module.params_trainable}" + ("" if module.params_trainable else " (frozen)"),
+        cell(module.moved),
+    )

@@ -1,0 +1,290 @@
+"""Each assertion passes on a healthy model, fails on a planted fault, and says where; nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import (
+    CheckFailed,
+    assert_all_params_receive_grad,
+    assert_frozen,
+    assert_gradient_coverage,
+    assert_loss_decreases,
+    assert_output_diversity,
+    assert_sample_independence,
+    assert_trains,
+)
+
+BATCH = 6
+
+
+class Net(nn.Module):
+    """Encoder, pooler, head. `gate` scales the encoder; `keep` is what of its output has gradient."""
+
+    def __init__(self, gate: float = 1.0, keep: int = BATCH, use_pooler: bool = True) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+        self.pooler = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+        self.gate = nn.Parameter(torch.tensor(gate))
+        self.keep = keep
+        self.use_pooler = use_pooler
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.encoder(x) * self.gate
+        live = torch.arange(len(x))[:, None] < self.keep
+        hidden = torch.where(live, hidden, hidden.detach())
+        return self.head(self.pooler(hidden) if self.use_pooler else hidden)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def loss_of(model: nn.Module) -> Callable[[], Tensor]:
+    x, y = torch.randn(BATCH, 4), torch.arange(BATCH) % 3
+    return lambda: nn.functional.cross_entropy(model(x), y)
+
+
+def step_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], Tensor]:
+    loss = loss_of(model)
+
+    def step() -> Tensor:
+        value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        return value
+
+    return step
+
+
+def sgd(model: nn.Module, lr: float = 0.1, **options: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=lr, **options)
+
+
+# gradients
+
+
+def test_coverage_of_a_healthy_model_passes_and_leaves_nothing_behind() -> None:
+    model = Net()
+    model.head.weight.grad = kept = torch.ones(3, 8)
+    before = [parameter.clone() for parameter in model.parameters()]
+    random = torch.get_rng_state()
+    loss = loss_of(model)
+    torch.set_rng_state(random)
+    record = assert_gradient_coverage(model, loss, BATCH)
+    assert record.modules["encoder"].coverage == 1.0
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+    assert model.head.weight.grad is kept
+    assert torch.equal(kept, torch.ones(3, 8))
+    assert model.encoder[0].weight.grad is None
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_low_coverage_fails_with_the_table_and_the_finding() -> None:
+    model = Net(keep=1)
+    with pytest.raises(AssertionError, match=r"encoder: 0\.167 of the 6 samples") as caught:
+        assert_gradient_coverage(model, loss_of(model), BATCH)
+    message = str(caught.value)
+    assert "COV001" in message
+    assert "the same at 3 further seeds" in message
+    assert message.index("what to do") < message.index("module   gradient")
+    assert "pooler   arrived   1 of 1  1 " in message
+    assert [finding.module for finding in caught.value.findings] == ["encoder"]
+    assert_gradient_coverage(model, loss_of(model), BATCH, at_least=0.1)
+    assert_gradient_coverage(model, loss_of(model), BATCH, ignore=["enc*"])
+
+
+def test_unknown_coverage_is_no_pass() -> None:
+    model = Net()
+    with pytest.raises(CheckFailed, match="COV003 encoder: coverage is not known"):
+        assert_gradient_coverage(model, loss_of(model), BATCH + 1)
+
+
+def test_a_gate_that_starts_at_zero_is_told_from_a_dead_one() -> None:
+    model = Net(gate=0.0)
+    assert_gradient_coverage(model, loss_of(model), BATCH)
+    late = assert_all_params_receive_grad(model, loss_of(model), ignore=["pooler.weight"])
+    assert late == ["encoder.0.bias", "encoder.0.weight"]
+    assert float(model.gate.detach()) == 0.0
+    with pytest.raises(CheckFailed, match="zero at its initialisation"):
+        assert_gradient_coverage(model, loss_of(model), BATCH, allow_zero_at_init=False)
+    with pytest.raises(CheckFailed, match=r"encoder\.0\.weight gets a gradient that is all zero"):
+        assert_all_params_receive_grad(model, loss_of(model), allow_zero_at_init=False)
+    model.gate.requires_grad_(False)  # a frozen gate stays shut
+    with pytest.raises(CheckFailed, match="dead"):
+        assert_gradient_coverage(model, loss_of(model), BATCH)
+    with pytest.raises(CheckFailed, match=r"encoder\.0\.bias gets a gradient that is all zero(.|\n)*dead"):
+        assert_all_params_receive_grad(model, loss_of(model))
+
+
+def test_a_dead_unit_stays_dead_at_other_seeds() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+    with pytest.raises(CheckFailed) as caught:
+        assert_all_params_receive_grad(model, loss_of(model), ignore=["2.weight"])
+    assert {finding.message for finding in caught.value.findings} == {
+        "0.weight gets a gradient that is all zero",
+        "0.bias gets a gradient that is all zero",
+    }
+
+
+def test_an_unused_module_is_named_parameter_by_parameter() -> None:
+    model = Net(use_pooler=False)
+    with pytest.raises(CheckFailed) as caught:
+        assert_all_params_receive_grad(model, loss_of(model))
+    message = str(caught.value)
+    assert "REACH001 pooler.weight gets no gradient" in message
+    assert "! pooler.bias" in message
+    assert "encoder      " in caught.value.table
+    assert_all_params_receive_grad(model, loss_of(model), ignore=["pooler.*"])
+    assert_all_params_receive_grad(model, loss_of(model), ignore=["pooler"])
+
+
+def test_gradients_that_are_not_finite_fail() -> None:
+    model = nn.Linear(4, 3)
+    with pytest.raises(CheckFailed, match="REACH003 weight gets a gradient that is not finite"):
+        assert_all_params_receive_grad(model, lambda: (model(torch.ones(2, 4)) * float("inf")).sum())
+
+
+def test_nothing_to_judge_is_no_pass() -> None:
+    model = Net()
+    with pytest.raises(ValueError, match="no watched module"):
+        assert_gradient_coverage(model, loss_of(model), BATCH, ignore=["*"])
+    with pytest.raises(ValueError, match="nothing matches 'poler'; nearest"):
+        assert_all_params_receive_grad(model, loss_of(model), ignore=["poler"])
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        assert_trains(model, lambda: None, ignore=["*"])
+
+
+# training
+
+
+def test_training_moves_everything_or_says_what_stands() -> None:
+    model = Net()
+    assert_trains(model, step_of(model, sgd(model)))
+    half = torch.optim.SGD([*model.encoder.parameters(), model.gate], lr=0.1)
+    with pytest.raises(CheckFailed, match=r"pooler\.weight did not move in 3 steps") as caught:
+        assert_trains(model, step_of(model, half))
+    assert "no group of the optimiser" in str(caught.value)
+    assert_trains(model, step_of(model, half), ignore=["pooler.*", "head"])
+
+
+def test_frozen_is_bit_by_bit_and_names_the_cause() -> None:
+    model = Net()
+    model.pooler.requires_grad_(False)
+    assert_frozen(model, step_of(model, sgd(model)), ["pooler"])
+    model = Net()
+    decaying = sgd(model, weight_decay=0.1)
+    loss = loss_of(model)
+
+    def zeroed() -> None:
+        decaying.zero_grad()
+        loss().backward()
+        for parameter in model.pooler.parameters():
+            assert parameter.grad is not None
+            parameter.grad.zero_()
+        decaying.step()
+
+    with pytest.raises(CheckFailed, match=r"pooler\.weight is to be frozen and moved") as caught:
+        assert_frozen(model, zeroed, ["pooler"], optimizers=[decaying])
+    assert "weight decay" in str(caught.value)
+    assert "! pooler.weight" in caught.value.table
+    with pytest.raises(ValueError, match="nothing matches 'poler'"):
+        assert_frozen(model, zeroed, ["poler"])
+
+
+def test_batch_statistics_of_a_frozen_module_count_as_movement() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    model[1].requires_grad_(False)
+    with pytest.raises(CheckFailed, match="running_mean is to be frozen"):
+        assert_frozen(model, step_of(model, sgd(model)), ["1"])
+    assert_frozen(model, step_of(model, sgd(model)), ["1"], ignore=["1.running_*", "1.num_batches_tracked"])
+
+
+def test_frozen_proves_nothing_where_nothing_trains() -> None:
+    model = Net()
+    with pytest.raises(CheckFailed, match="nothing else moved either"):
+        assert_frozen(model, lambda: None, ["pooler"])
+
+
+def test_the_loss_must_fall() -> None:
+    model = Net()
+    losses = assert_loss_decreases(model, step_of(model, sgd(model, lr=0.5)))
+    assert len(losses) == 50
+    model = Net()
+    with pytest.raises(CheckFailed, match="LOSS001 the loss went from") as caught:
+        assert_loss_decreases(model, step_of(model, sgd(model, lr=0.0)))
+    assert "7 of 7 parameters did not move" in str(caught.value)
+    assert "encoder" in caught.value.table
+    with pytest.raises(CheckFailed, match="from nan to nan"):
+        assert_loss_decreases(model, lambda: float("nan"), steps=5)
+
+
+# outputs
+
+
+class Mixing(nn.Module):
+    """The second layer normalises over the batch."""
+
+    def __init__(self, mixing: bool = True) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5))
+        self.second = nn.BatchNorm1d(8) if mixing else nn.LayerNorm(8)
+        self.third = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.third(self.second(self.first(x))) * scale
+
+
+def test_samples_that_influence_each_other_are_traced_to_the_module() -> None:
+    inputs = (torch.randn(BATCH, 4), torch.ones(BATCH, 1))
+    assert_sample_independence(Mixing(False), inputs)
+    model = Mixing()
+    statistics = model.second.running_mean.clone()
+    with pytest.raises(CheckFailed, match=r"LEAK001 changing sample . changes what second gives") as caught:
+        assert_sample_independence(model, inputs)
+    assert [line.split()[-1] for line in caught.value.table.splitlines()[2:]] == ["no", "yes", "yes", "yes"]
+    assert torch.equal(model.second.running_mean, statistics)
+    assert_sample_independence(model.eval(), inputs)
+
+
+def test_independence_needs_samples_that_differ_and_an_output_that_leads_with_them() -> None:
+    model = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match="at least two samples"):
+        assert_sample_independence(model, torch.ones(1, 4))
+    with pytest.raises(ValueError, match="all samples of the batch are equal"):
+        assert_sample_independence(model, torch.ones(3, 4))
+    with pytest.raises(ValueError, match="no tensor of the output leads"):
+        assert_sample_independence(model, torch.randn(3, 4), forward=lambda x: model(x).sum())
+    with pytest.raises(ValueError, match="found sizes"):
+        assert_sample_independence(model, [torch.ones(2, 4), torch.ones(3, 4)])
+
+
+def test_equal_outputs_are_traced_to_the_first_module() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    x = torch.randn(BATCH, 4)
+    assert_output_diversity(model, x)
+    with torch.no_grad():
+        model[1].weight.mul_(1e-5)
+    with pytest.raises(CheckFailed, match="COLLAPSE001 1: ") as caught:
+        assert_output_diversity(model, x)
+    assert "further seeds" in str(caught.value)
+    assert_output_diversity(model, x, at_least=0.0)
+
+
+def test_a_head_that_starts_at_zero_is_no_collapse() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+    nn.init.zeros_(model[1].weight)
+    x = torch.randn(BATCH, 4)
+    assert_output_diversity(model, x)
+    with pytest.raises(CheckFailed, match="it starts like this"):
+        assert_output_diversity(model, x, allow_zero_at_init=False)
