@@ -141,5 +141,6 @@ def explain(rule: str) -> str:
     return (
         f"**{found.id}** ({found.severity.label}): {found.title}.\n\n"
         f"Measures {found.metric}{bound}; {speaks}.\n\n"
-        f"{found.remedy}\n"
+        f"{found.remedy}\n\n"
+        f"More: docs/rules.md#{found.id.lower()}\n"
     )
