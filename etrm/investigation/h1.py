@@ -18,8 +18,16 @@ from etrm.config import SIDE, Config, ModelConfig
 from etrm.data import collate
 from etrm.errors import EtrmError
 from etrm.investigation.measure import training_queries
-from etrm.investigation.protocol import Investigation, Statement, control_outcome, seeded
-from etrm.investigation.result import Absent, Arm, Evidence, Hypothesis, InstrumentCheck, Value, Verdict
+from etrm.investigation.protocol import Investigation, Statement, control_arms, control_outcome, seeded
+from etrm.investigation.result import (
+    Absent,
+    ControlOutcome,
+    Evidence,
+    Hypothesis,
+    InstrumentCheck,
+    Value,
+    Verdict,
+)
 from etrm.model.core import Core
 from etrm.model.recursive import RecursiveModel
 from etrm.training.decoder import SETTINGS, DecoderSource, read_source
@@ -132,7 +140,7 @@ def decide(investigation: Investigation) -> Hypothesis:
         kind=STATEMENT.kind,
         verdict=verdict,
         sentence=sentence,
-        arms=_arms(investigation),
+        arms=control_arms("h1", investigation.subject, POSITIVE),
         evidence=_evidence(worst, len(subjects)) if worst else (),
         controls=tuple(controls),
         instruments=_instruments(investigation),
@@ -210,33 +218,13 @@ def _verdict(
     return (Verdict.VALIDATED if worst.holds else Verdict.INVALIDATED), f"{worst.words} {scope}."
 
 
-def _control(name: str, config: Config, decoder: Path) -> Any:
-    positive = name in POSITIVE
-    what = f"fault {name} on preset smoke" if positive else "preset smoke without a fault"
-    kind: Any = "positive" if positive else "negative"
+def _control(name: str, config: Config, decoder: Path) -> ControlOutcome:
     try:
         facts = compare(config, decoder)
     except EtrmError as error:
-        return control_outcome(name, kind, what, Verdict.ERROR, error.what)
+        return control_outcome(name, name in POSITIVE, Verdict.ERROR, error.what)
     got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
-    return control_outcome(name, kind, what, got, facts.words)
-
-
-def _arms(investigation: Investigation) -> tuple[Arm, ...]:
-    subject = Arm(
-        name="h1-subject", role="subject", difference="as given", faults=investigation.subject.faults
-    )
-    healthy = Arm(name="h1-healthy", role="negative control", difference="preset smoke, no fault")
-    faulty = tuple(
-        Arm(
-            name=f"h1-{name}",
-            role="positive control",
-            difference=f"preset smoke, fault {name}",
-            faults=(name,),
-        )
-        for name in POSITIVE
-    )
-    return (subject, healthy, *faulty)
+    return control_outcome(name, name in POSITIVE, got, facts.words)
 
 
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:

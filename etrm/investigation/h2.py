@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from etrm.config import Config
 from etrm.investigation.arms import Job
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
+    control_arms,
     control_outcome,
     not_run,
     seeded,
@@ -21,7 +23,7 @@ from etrm.investigation.protocol import (
 )
 from etrm.investigation.result import (
     Absent,
-    Arm,
+    ControlOutcome,
     Evidence,
     Figure,
     Hypothesis,
@@ -167,7 +169,7 @@ def decide(investigation: Investigation) -> Hypothesis:
         kind=STATEMENT.kind,
         verdict=verdict,
         sentence=sentence,
-        arms=_arms(investigation),
+        arms=control_arms("h2", investigation.subject, POSITIVE),
         runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True))
         + tuple(control_runs),
         evidence=_evidence(facts, len(subject_runs)) + _toolkit(investigation, subject_runs),
@@ -180,7 +182,7 @@ def decide(investigation: Investigation) -> Hypothesis:
     )
 
 
-def _subject(investigation: Investigation, seed: int) -> Any:
+def _subject(investigation: Investigation, seed: int) -> Config:
     subject = investigation.subject
     steps = min(STEPS, subject.train.steps)
     warmup = min(subject.train.warmup_steps, steps)
@@ -202,34 +204,13 @@ def _verdict(facts: Facts, failed: list[Run], broken: list[str], seeds: int) -> 
     return Verdict.INVALIDATED, f"{words[0].upper()}{words[1:]} {scope}."
 
 
-def _control(investigation: Investigation, run: Run) -> Any:
+def _control(investigation: Investigation, run: Run) -> ControlOutcome:
     name = run.arm.removeprefix("h2-")
-    positive = name in POSITIVE
     facts = gather(investigation.metrics(run))
     if run.state == "failed" or not facts.steps:
-        got, detail = Verdict.ERROR, run.reason
-    else:
-        got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
-        detail = facts.words
-    what = f"fault {name} on preset smoke" if positive else "preset smoke without a fault"
-    return control_outcome(name, "positive" if positive else "negative", what, got, detail)
-
-
-def _arms(investigation: Investigation) -> tuple[Arm, ...]:
-    subject = Arm(
-        name="h2-subject", role="subject", difference="as given", faults=investigation.subject.faults
-    )
-    healthy = Arm(name="h2-healthy", role="negative control", difference="preset smoke, no fault")
-    faulty = tuple(
-        Arm(
-            name=f"h2-{name}",
-            role="positive control",
-            difference=f"preset smoke, fault {name}",
-            faults=(name,),
-        )
-        for name in POSITIVE
-    )
-    return (subject, healthy, *faulty)
+        return control_outcome(name, name in POSITIVE, Verdict.ERROR, run.reason)
+    got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
+    return control_outcome(name, name in POSITIVE, got, facts.words)
 
 
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:

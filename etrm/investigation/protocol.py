@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from etrm.config import Config, load, with_overrides
 from etrm.investigation.arms import Job, OnProgress, run_jobs
-from etrm.investigation.result import ControlOutcome, Hypothesis, Run, Series, Verdict
+from etrm.investigation.result import Arm, ControlOutcome, Hypothesis, Run, Series, Verdict
 from etrm.training.run_folder import read_metrics
 
 ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
@@ -79,14 +79,37 @@ def seeded(config: Config, seed: int, *settings: str) -> Config:
     return with_overrides(config, (f"train.seed={seed}", "train.threads=1", *settings))
 
 
-def control_outcome(
-    name: str, kind: Literal["positive", "negative"], what: str, got: Verdict, detail: str
-) -> ControlOutcome:
+def control_arms(prefix: str, subject: Config, positive: Sequence[str]) -> tuple[Arm, ...]:
+    """The subject, the healthy control, and a control for each fault that must be found."""
+    faulty = (
+        Arm(
+            name=f"{prefix}-{name}",
+            role="positive control",
+            difference=f"preset {CONTROL_PRESET}, fault {name}",
+            faults=(name,),
+        )
+        for name in positive
+    )
+    return (
+        Arm(name=f"{prefix}-subject", role="subject", difference="as given", faults=subject.faults),
+        Arm(
+            name=f"{prefix}-healthy", role="negative control", difference=f"preset {CONTROL_PRESET}, no fault"
+        ),
+        *faulty,
+    )
+
+
+def control_outcome(name: str, positive: bool, got: Verdict, detail: str) -> ControlOutcome:
     """A positive control must be VALIDATED; a negative one must not."""
-    behaved = (got is Verdict.VALIDATED) == (kind == "positive") and got is not Verdict.ERROR
-    expected = Verdict.VALIDATED if kind == "positive" else Verdict.INVALIDATED
+    fault = f"fault {name} on preset {CONTROL_PRESET}"
     return ControlOutcome(
-        name=name, kind=kind, what=what, expected=expected, got=got, behaved=behaved, detail=detail
+        name=name,
+        kind="positive" if positive else "negative",
+        what=fault if positive else f"preset {CONTROL_PRESET} without a fault",
+        expected=Verdict.VALIDATED if positive else Verdict.INVALIDATED,
+        got=got,
+        behaved=(got is Verdict.VALIDATED) == positive and got is not Verdict.ERROR,
+        detail=detail,
     )
 
 
