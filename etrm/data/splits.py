@@ -62,7 +62,8 @@ def check_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()
         f"would be trained on with {train.source} ({train.subset})",
         got=f"{len(found.by_id)} by id, {len(found.by_grids)} by their grids: {named}",
         allowed="sets that share no task",
-        next_step="train and evaluate on subsets of one source, or allow the tasks by name",
+        next_step="leave them out of training with --set 'data.exclude=[\"ID\"]' (a twin has another id there), "
+        "or allow them by name with --set 'evaluate.allow_trained=[\"ID\"]'",
     )
 
 
