@@ -7,12 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from etrm.data import Pair, Task, TaskSet, load_tasks
-
-settings.register_profile("shared cores", deadline=None)
-settings.load_profile("shared cores")
 
 MakeTask = Callable[..., Task]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import settings
 
 from etrm.investigation.result import (
     Absent,
@@ -22,9 +21,6 @@ from etrm.investigation.result import (
     Series,
     Verdict,
 )
-
-settings.register_profile("shared cores", deadline=None)
-settings.load_profile("shared cores")
 
 SEEDS = (0, 1, 2)
 
