@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from etrm.data.task import Task
 from etrm.errors import DataError
 from etrm.evaluation.passk import Candidates
 from etrm.evaluation.voting import Candidate
+from etrm.files import write_atomically
 
 ATTEMPTS = ("attempt_1", "attempt_2")
 
@@ -37,7 +36,8 @@ def write_submission(path: Path, tasks: Iterable[Task], candidates: Candidates) 
     """
     text = json.dumps(submission(tasks, candidates))
     try:
-        _write_whole(path, text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
     except OSError as error:
         raise DataError(f"cannot write the submission {path}", got=error.strerror or str(error)) from error
 
@@ -46,20 +46,3 @@ def _attempts(ranked: tuple[Candidate, ...]) -> dict[str, Rows]:
     grids: list[Rows] = [candidate.grid.tolist() for candidate in ranked if candidate.grid.size]
     grids += [PLACEHOLDER] * len(ATTEMPTS)
     return dict(zip(ATTEMPTS, grids, strict=False))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        partial = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            partial.chmod(0o644)  # temporary files are private
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
