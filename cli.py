@@ -12,8 +12,6 @@ import typer
 from etrm.errors import EtrmError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from etrm.config import Config
 
 app = typer.Typer(
@@ -41,10 +39,12 @@ SideOption = Annotated[int, typer.Option(help="Keep tasks whose grids all fit th
 
 def main() -> NoReturn:
     """Run the command line; what a user can cause ends with exit code 2 and no traceback."""
+    from reports.console import open_console
+
     try:
         code = app(standalone_mode=False)
     except EtrmError as error:
-        _console(stderr=True).print(
+        open_console(stderr=True).print(
             f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
         )
         sys.exit(2)
@@ -98,12 +98,13 @@ def investigate(
     from etrm.investigation.investigate import investigate as decide
     from etrm.investigation.result import Verdict
     from reports import render, summary
+    from reports.console import Phases, open_console
 
     if fail_on not in (None, "validated"):
         raise ConfigError(f"unknown --fail-on {fail_on!r}", allowed="validated")
     subject, name = _subject(run, preset, config, settings, inject)
     command = "etrm " + shlex.join(sys.argv[1:])
-    with _Phases() as phases:
+    with Phases() as phases:
         try:
             result = decide(
                 subject,
@@ -119,10 +120,10 @@ def investigate(
             )
         except (Interrupted, KeyboardInterrupt):
             phases.close()
-            _console(stderr=True).print("interrupted; the same command goes on from here")
+            open_console(stderr=True).print("interrupted; the same command goes on from here")
             raise typer.Exit(130) from None
     render(result, out)
-    console = _console()
+    console = open_console()
     console.print(summary(result))
     console.print(f"report: {out / 'index.md'}", highlight=False, soft_wrap=True)
     verdicts = [hypothesis.verdict for hypothesis in result.hypotheses.values()]
@@ -144,13 +145,14 @@ def train(
     """Train a model; Ctrl-C keeps a checkpoint, --resume goes on exactly from there."""
     from etrm.training.run_folder import read_config
     from etrm.training.trainer import train as run_training
+    from reports.console import TrainBar, open_console
 
     if resume and not (preset or config or settings or inject):
         chosen = read_config(out)
     else:
         chosen = _config(preset, config, settings, inject)
-    console = _console(stderr=True)
-    with _TrainBar(chosen.train.steps, console) as bar:
+    console = open_console(stderr=True)
+    with TrainBar(chosen.train.steps, console) as bar:
         finished = run_training(chosen, out, resume=resume, on_step=bar.update)
     state = "finished" if finished else f"stopped early; go on with: etrm train --resume --out {out}"
     console.print(f"{out}: {state}", highlight=False, soft_wrap=True)
@@ -172,6 +174,7 @@ def evaluate(
     from rich.table import Table
 
     from etrm.training.scoring import score_run
+    from reports.console import open_console
 
     scores = score_run(run, tuple(settings or ()), submission)
     asked = scores.config.evaluate
@@ -190,7 +193,7 @@ def evaluate(
             f"{found.token_accuracy:.3f}",
             f"{found.exact_accuracy:.3f}",
         )
-    console = _console()
+    console = open_console()
     console.print(table)
     console.print(
         f"{len(scores.model.out_of_region)} queries out of region, counted as unsolved", highlight=False
@@ -203,10 +206,11 @@ def evaluate(
 def report(folder: Annotated[Path, typer.Argument(help="Folder with a result.json.")]) -> None:
     """Render the report of an investigation again, from its result.json alone."""
     from reports import read_and_render, summary
+    from reports.console import open_console
 
     result = read_and_render(folder)
-    _console().print(summary(result))
-    _console().print(f"report: {folder / 'index.md'}", highlight=False, soft_wrap=True)
+    open_console().print(summary(result))
+    open_console().print(f"report: {folder / 'index.md'}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -219,6 +223,7 @@ def plot(
 ) -> None:
     """Draw logged quantities of runs over their steps, every run visible."""
     from etrm.errors import ConfigError
+    from reports.console import open_console
     from reports.run_plot import plot_runs
 
     reference = None
@@ -231,7 +236,7 @@ def plot(
                 f"cannot read --line {line!r}", allowed="LABEL=VALUE, e.g. gate=0.95"
             ) from error
     plot_runs(runs, [key.strip() for key in keys.split(",")], out, title, reference)
-    _console().print(f"figure: {out}", highlight=False, soft_wrap=True)
+    open_console().print(f"figure: {out}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -240,11 +245,12 @@ def faults() -> None:
     from rich.table import Table
 
     from etrm.training.faults import FAULTS
+    from reports.console import open_console
 
     table = Table("fault", "root cause", "what it does", "seen in")
     for fault in FAULTS.values():
         table.add_row(fault.name, fault.root_cause, fault.what, fault.seen)
-    _console().print(table)
+    open_console().print(table)
 
 
 @data.command()
@@ -257,8 +263,9 @@ def show(
 ) -> None:
     """Draw a task in the terminal."""
     from etrm.data.draw import draw_task
+    from reports.console import open_console
 
-    _console().print(draw_task(_find_task(task, source, subset)))
+    open_console().print(draw_task(_find_task(task, source, subset)))
 
 
 @data.command()
@@ -269,6 +276,7 @@ def check(
     from rich.table import Table
 
     from etrm.data import describe, load_tasks
+    from reports.console import open_console
 
     found = describe(load_tasks(source, subset, max_side, None))
     table = Table("what", "value", title=f"{source} {subset}", show_header=False)
@@ -287,7 +295,7 @@ def check(
     ]
     for what, value in rows:
         table.add_row(what, str(value))
-    _console().print(table)
+    open_console().print(table)
 
 
 def _find_task(task: str, source: str, subset: str | None) -> Any:
@@ -345,80 +353,6 @@ def _config(
 def _overrides(settings: list[str] | None, inject: list[str] | None) -> tuple[str, ...]:
     names = ", ".join(f'"{name}"' for name in inject or ())
     return (*(settings or ()), *((f"faults=[{names}]",) if inject else ()))
-
-
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr)
-    if not console.is_terminal:  # tables in pipes and logs keep their columns
-        console = Console(stderr=stderr, width=120)
-    return console
-
-
-class _Phases:
-    """One progress bar per phase; silent where standard error is no terminal."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = _console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._known: dict[str, Any] = {}
-
-    def __enter__(self) -> _Phases:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._bars.stop()
-
-    def update(self, phase: str, done: int, total: int) -> None:
-        if phase not in self._known:
-            self._known[phase] = self._bars.add_task(phase, total=total)
-        self._bars.update(self._known[phase], completed=done, total=total)
-
-
-class _TrainBar:
-    """Loss, accuracy, coverage and the time that is left."""
-
-    def __init__(self, steps: int, console: Console) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=steps)
-
-    def __enter__(self) -> _TrainBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, trainer: Any, metrics: dict[str, Any]) -> None:
-        """Called after every step."""
-        shown = [("loss", metrics["loss"]), ("accuracy", metrics["accuracy_all"])]
-        shown.append(("coverage", metrics.get("encoder.coverage", metrics.get("core.coverage"))))
-        text = "  ".join(f"{name} {value:.3f}" for name, value in shown if value is not None)
-        self._bar.update(self._task, completed=metrics["step"], description=text)
 
 
 if __name__ == "__main__":

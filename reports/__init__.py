@@ -1,6 +1,6 @@
 """Markdown and figures, rendered from result.json alone.
 
-Importing this package imports neither matplotlib nor rich; the functions do when they are called.
+Importing this package imports nothing else; the functions do when they are called.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etrm.investigation.result import Result
-
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from etrm.investigation.result import Result
 
 __all__ = ["read_and_render", "render", "summary"]
 
@@ -41,6 +41,8 @@ def read_and_render(folder: Path) -> Result:
     Raises:
         RunFolderError: the file is missing or is not of this schema, or the folder cannot be written.
     """
+    from etrm.investigation.result import Result
+
     result = Result.read(folder / "result.json")
     render(result, folder)
     return result

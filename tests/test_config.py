@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from etrm import config as subject
 from etrm.config import Config, build, load, override, presets, with_overrides
+from etrm.config import tree as subject
 from etrm.errors import ConfigError
 
 

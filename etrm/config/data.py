@@ -1,0 +1,41 @@
+"""The data section: which tasks, and how they become episodes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from etrm.config.section import Section
+
+SIDE = 30
+"""Largest side of an ARC grid, and side of the published canvas."""
+
+
+class DataConfig(Section):
+    """Which tasks, how they are laid out as tokens, and how they are augmented."""
+
+    source: str = Field(
+        "arc-agi-1", description="arc-agi-1, arc-agi-2, a folder, or a Kaggle challenges file"
+    )
+    subset: Literal["training", "evaluation"] = "training"
+    max_side: int = Field(SIDE, ge=1, le=SIDE, description="keep tasks whose grids all fit this side")
+    max_tasks: int | None = Field(None, ge=1, description="keep the first n tasks, by id")
+    exclude: tuple[str, ...] = Field((), description="ids of tasks to leave out")
+    canvas: Literal["region", "published"] = "region"
+    max_demos: int = Field(10, ge=1, description="demos shown of one task at the most")
+    augmentations: int | Literal["fresh"] = Field(
+        1, description="fixed augmentations per task, the identity first; or a fresh one per episode"
+    )
+    translate: int = Field(0, ge=0, lt=SIDE, description="largest shift on the canvas, training only")
+    queries: Literal["test", "all"] = Field(
+        "test",
+        description="what is asked: test pairs, or every pair (puzzle-id variant only: demos are trained on)",
+    )
+    buckets: int = Field(4, ge=1, le=16, description="groups of similar region size, each with its own carry")
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.augmentations != "fresh" and self.augmentations < 1:
+            raise ValueError("data.augmentations must be at least 1 (the identity) or 'fresh'")
+        return self

@@ -1,0 +1,117 @@
+"""The model section: the recursive core, and where its context comes from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from etrm.config.section import Section
+
+EncoderKind = Literal[
+    "standard",
+    "hybrid_standard",
+    "lpn_standard",
+    "lpn_variational",
+    "hybrid_variational",
+    "recurrent",
+    "trm_style",
+]
+"""The demonstration encoders, see ``etrm.model.encoders``."""
+
+KNOBS: dict[str, tuple[EncoderKind, ...]] = {
+    "pooling": ("standard", "recurrent", "trm_style"),
+    "set_layers": ("standard", "hybrid_standard", "hybrid_variational"),
+    "latent_size": ("lpn_variational", "hybrid_variational"),
+}
+"""Encoder settings that not every kind has, and the kinds that do."""
+VARIATIONAL = KNOBS["latent_size"]
+"""Kinds whose context is sampled, so that there is a divergence (KL) to weigh."""
+STATEFUL: tuple[EncoderKind, ...] = ("recurrent", "trm_style")
+"""Kinds whose state goes on from one ACT step to the next."""
+
+
+class EncoderConfig(Section):
+    """The demonstration encoder."""
+
+    kind: EncoderKind = "standard"
+    layers: int = Field(2, ge=1, description="blocks of the grid encoder; LPN was published with 4 and 8")
+    pooling: Literal["mean", "attention", "weighted"] = "mean"
+    set_layers: int = Field(1, ge=1, description="cross-attention layers over the demos")
+    norm: Literal["post", "pre"] = Field(
+        "post",
+        description="of the standard grid encoder and the set encoder; LPN blocks are always pre, carried states post",
+    )
+    layer_scale: float = Field(0.0, ge=0, description="initial factor per channel; 0 means none")
+    qk_norm: bool = False
+    latent_size: int | None = Field(
+        None, ge=1, description="width of a variational latent; model.hidden_size unless given"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> EncoderConfig:
+        for name, kinds in KNOBS.items():
+            value = getattr(self, name)
+            if self.kind not in kinds and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"model.encoder.{name} = {value!r} has no effect on kind {self.kind!r}; "
+                    f"leave it out, or use one of {', '.join(kinds)}"
+                )
+        return self
+
+
+class HaltConfig(Section):
+    """Adaptive computation time (ACT)."""
+
+    max_steps: int = Field(16, ge=1)
+    exploration: float = Field(0.1, ge=0, le=1, description="share of rows held to a random minimum of steps")
+
+
+class ModelConfig(Section):
+    """The recursive core and where its context comes from."""
+
+    variant: Literal["trm", "etrm", "etrm_cached"] = "etrm"
+    hidden_size: int = Field(512, ge=4)
+    num_heads: int = Field(8, ge=1)
+    expansion: float = Field(4.0, gt=0)
+    layers: int = Field(2, ge=1, description="blocks of the shared core (L_layers)")
+    H_cycles: int = Field(3, ge=1)
+    L_cycles: int = Field(6, ge=1)
+    context_tokens: int = Field(16, ge=1, description="P")
+    qk_norm: bool = False
+    positions: Literal["rope", "learned", "none"] = Field(
+        "rope",
+        description="how the core knows places: rotary in its attention (none to rotate with mlp_t), "
+        "a learned vector per place, or not at all",
+    )
+    mlp_t: bool = Field(
+        False, description="the core mixes tokens by a SwiGLU over them, not by attention; whole canvas only"
+    )
+    encoder: EncoderConfig = EncoderConfig()
+    halt: HaltConfig = HaltConfig()
+
+    @field_validator("positions", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: Any) -> Any:
+        return "none" if value is None else value  # the command line reads none as null
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}"
+            )
+        if self.mlp_t and self.qk_norm:
+            raise ValueError(
+                "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none in the core"
+            )
+        if self.variant == "etrm_cached" and self.encoder.kind in STATEFUL:
+            raise ValueError(
+                f"model.variant etrm_cached encodes a sample once, so the state of encoder kind "
+                f"{self.encoder.kind!r} would never go on; use variant etrm"
+            )
+        if (self.hidden_size // self.num_heads) % 2:
+            raise ValueError(
+                f"head size {self.hidden_size // self.num_heads} is odd; rotary positions need an even one"
+            )
+        return self

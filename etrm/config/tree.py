@@ -1,0 +1,150 @@
+"""The tree of sections: read from a preset or a file, overridden, and cross-checked."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from etrm.config.data import DataConfig
+from etrm.config.model import VARIATIONAL, ModelConfig
+from etrm.config.section import Section
+from etrm.config.train import TrainConfig
+from etrm.config.watch import EvaluateConfig, MonitorConfig
+from etrm.errors import ConfigError
+from etrm.override import override, read_toml
+
+
+class Config(Section):
+    """Everything that one run depends on."""
+
+    preset: str = ""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    faults: tuple[str, ...] = Field((), description="injected faults, see `etrm faults`")
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        train, variant = self.train, self.model.variant
+        decoder_trains = train.lr > 0 and train.freeze_decoder_steps < train.steps
+        encoder_trains = variant != "trm" and train.lr * train.encoder_lr_scale > 0
+        table_trains = variant == "trm" and train.puzzle_lr > 0
+        if not (decoder_trains or encoder_trains or table_trains):
+            raise ValueError(
+                "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
+                "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps)"
+            )
+        if self.model.mlp_t and self.data.canvas != "published":
+            raise ValueError(
+                "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas: "
+                f"data.canvas = 'published', not {self.data.canvas!r}"
+            )
+        if train.kl_weight > 0 and (variant == "trm" or self.model.encoder.kind not in VARIATIONAL):
+            raise ValueError(
+                f"train.kl_weight {train.kl_weight} weighs nothing: only the encoders "
+                f"{' and '.join(VARIATIONAL)} have a divergence"
+            )
+        if variant == "trm" and self.data.augmentations == "fresh":
+            raise ValueError(
+                "model.variant trm knows a task by its id, "
+                "so data.augmentations must be a number, not 'fresh'"
+            )
+        if variant != "trm" and self.data.queries == "all":
+            raise ValueError(
+                "data.queries = 'all' would ask for pairs that stand among the demos; use variant trm"
+            )
+        return self
+
+    def to_json(self) -> str:
+        """The resolved config as stable, sorted JSON."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ConfigError: the text is not JSON, or not a valid config.
+        """
+        try:
+            return build(json.loads(text))
+        except (ValueError, RecursionError) as error:  # a number of over 4300 digits is a plain ValueError
+            raise ConfigError("the resolved config is not valid JSON", got=str(error)) from error
+
+
+def presets() -> list[str]:
+    """Names of the presets that the package ships."""
+    folder = resources.files("etrm") / "presets"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load(preset: str | None = None, path: Path | None = None, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a preset or a TOML file, apply ``section.key=value`` overrides, and check the result.
+
+    Raises:
+        ConfigError: an unknown preset, file, key or value, or an impossible combination.
+    """
+    if preset is not None and path is not None:
+        raise ConfigError(
+            "both a preset and a config file were given", next_step="give one of --preset and --config"
+        )
+    tree: dict[str, Any] = {}
+    if path is not None:
+        tree = read_toml(path)
+    elif preset is not None:
+        if preset not in presets():
+            raise ConfigError(
+                f"unknown preset {preset!r}" + _nearest(preset, presets()), allowed=", ".join(presets())
+            )
+        tree = tomllib.loads((resources.files("etrm") / "presets" / f"{preset}.toml").read_text("utf-8"))
+        tree["preset"] = preset
+    return build(override(tree, overrides))
+
+
+def build(tree: dict[str, Any]) -> Config:
+    """Check a plain tree of settings.
+
+    Raises:
+        ConfigError: naming every key at fault, and for an unknown key the nearest known one.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from error
+
+
+def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:
+    """A config with some settings replaced, checked again."""
+    return build(override(config.model_dump(mode="json"), overrides))
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _explain(item: Any) -> str:
+    dotted = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown setting {dotted!r}{_nearest(dotted, _keys(Config))}"
+    message = item["msg"].removeprefix("Value error, ")
+    if not dotted or item["type"] == "value_error":
+        return message
+    return f"{dotted}: {message} (got {item['input']!r})"
