@@ -88,6 +88,9 @@ def test_every_key_at_fault_is_named() -> None:
             ("model.variant=trm", "train.puzzle_lr=0", "train.steps=5", "train.freeze_decoder_steps=5"),
             "nothing would train",
         ),
+        (("train.steps=5", "train.freeze_encoder_steps=5", "train.lr=0"), "nothing would train"),
+        (("train.freeze_decoder_steps=2", "train.freeze_encoder_steps=3"), "both stages begin with the run"),
+        (("model.variant=trm", "train.freeze_encoder_steps=3"), "variant trm has none"),
         (("model.variant=trm", "data.augmentations=fresh"), "not 'fresh'"),
         (("data.queries=all",), "use variant trm"),
         (("model.variant=etrm_cached", "data.queries=all"), "use variant trm"),
@@ -123,6 +126,7 @@ def test_impossible_settings_are_refused(settings: tuple[str, ...], message: str
         ("model.variant=trm", "data.queries=all"),
         ("train.steps=5", "train.warmup_steps=5"),
         ("train.steps=5", "train.freeze_decoder_steps=5"),  # the encoder alone
+        ("train.steps=5", "train.freeze_encoder_steps=5"),
         ("train.lr=0", "model.variant=trm"),  # the puzzle table alone
         ("train.encoder_lr_scale=0",),  # the decoder alone
         ("train.kl_weight=0.1", "model.encoder.kind=lpn_variational"),

@@ -64,13 +64,22 @@ class HaltConfig(Section):
     """Adaptive computation time (ACT)."""
 
     max_steps: int = Field(16, ge=1)
-    exploration: float = Field(0.1, ge=0, le=1, description="share of rows held to a random minimum of steps")
+    exploration: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of rows held to a random minimum of steps; etrm_fct always takes all",
+    )
 
 
 class ModelConfig(Section):
     """The recursive core and where its context comes from."""
 
-    variant: Literal["trm", "etrm", "etrm_cached"] = "etrm"
+    variant: Literal["trm", "etrm", "etrm_cached", "etrm_fct"] = Field(
+        "etrm",
+        description="context from a puzzle id; from an encoder at every ACT step; from one at a sample's first step "
+        "alone (known bad); from one at every step of a fixed number (fixed computation time)",
+    )
     hidden_size: int = Field(512, ge=4)
     num_heads: int = Field(8, ge=1)
     expansion: float = Field(4.0, gt=0)

@@ -41,7 +41,12 @@ class TrainConfig(Section):
     decoder: Path | None = Field(None, description="TRM checkpoint whose core the decoder starts from")
     decoder_weights: Literal["ema", "raw"] = "ema"
     allow_decoder_mismatch: tuple[Literal["H_cycles", "L_cycles", "num_heads"], ...] = ()
-    freeze_decoder_steps: int = Field(0, ge=0, description="steps during which only the encoder trains")
+    freeze_decoder_steps: int = Field(
+        0, ge=0, description="first steps of the run, in which only the encoder trains (TRM: the table)"
+    )
+    freeze_encoder_steps: int = Field(
+        0, ge=0, description="first steps of the run, in which only the decoder trains"
+    )
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; its own choice by default")
@@ -54,5 +59,10 @@ class TrainConfig(Section):
             raise ValueError(
                 f"train.warmup_steps {self.warmup_steps} is longer than the run (train.steps {self.steps}): "
                 "the rate would never be reached"
+            )
+        if self.freeze_decoder_steps and self.freeze_encoder_steps:
+            raise ValueError(
+                "both stages begin with the run, so for its first steps nothing would train: give one of "
+                "train.freeze_decoder_steps and train.freeze_encoder_steps"
             )
         return self

@@ -35,13 +35,17 @@ class Config(Section):
     def _check(self) -> Config:
         train, variant = self.train, self.model.variant
         decoder_trains = train.lr > 0 and train.freeze_decoder_steps < train.steps
-        encoder_trains = variant != "trm" and train.lr * train.encoder_lr_scale > 0
+        encoder_rate = train.lr * train.encoder_lr_scale
+        encoder_trains = variant != "trm" and encoder_rate > 0 and train.freeze_encoder_steps < train.steps
         table_trains = variant == "trm" and train.puzzle_lr > 0
         if not (decoder_trains or encoder_trains or table_trains):
             raise ValueError(
                 "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
-                "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps)"
+                "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps, "
+                "train.freeze_encoder_steps)"
             )
+        if variant == "trm" and train.freeze_encoder_steps:
+            raise ValueError("train.freeze_encoder_steps freezes an encoder, and variant trm has none")
         if self.model.mlp_t and self.data.canvas != "published":
             raise ValueError(
                 "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas: "

@@ -110,6 +110,7 @@ def _config(investigation: Investigation, seed: int, faults: Sequence[str]) -> C
         (
             f"train.steps={steps}",
             f"train.warmup_steps={min(subject.train.warmup_steps, steps)}",
+            "train.freeze_encoder_steps=0",
             f"train.freeze_decoder_steps={steps}",
             f"train.checkpoint_every={steps}",
             f"faults=[{names}]",

@@ -55,7 +55,8 @@ STATEMENT = Statement(
     ),
 )
 STEPS = 48
-"""Steps of the subject per seed: several resets of every row, or the whole run where it is shorter."""
+"""Steps of the subject per seed in which its encoder trains: several resets of every row, or the whole run where
+it is shorter."""
 
 POSITIVE = ("cached-context", "encoder-frozen", "freeze-skips-optimizer")
 
@@ -113,8 +114,10 @@ class Facts:
 def gather(metrics: Sequence[dict[str, Any]]) -> Facts:
     """Facts of the logged steps; a step that logged nothing of the encoder counts as not covered.
 
-    Steps with numbers that are not finite say nothing of gradients: they are left out, and ``finite`` is False.
+    Steps in which the subject's own settings freeze the encoder say nothing of gradients, nor do steps with
+    numbers that are not finite: they are left out, and with the latter ``finite`` is False.
     """
+    metrics = [m for m in metrics if m.get("frozen") != "encoder"]
     logged = len(metrics)
     metrics = [m for m in metrics if m["loss"] is not None and not m.get("nonfinite")]
 
@@ -147,6 +150,8 @@ def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject and the controls, and say what the steps show."""
     if investigation.subject.model.variant == "trm":
         return not_run(STATEMENT, "The subject is a TRM: it has no encoder.")
+    if investigation.subject.train.freeze_encoder_steps >= investigation.subject.train.steps:
+        return not_run(STATEMENT, "The subject's own settings freeze the encoder for the whole run.")
     subject_jobs = [Job("h2-subject", seed, _subject(investigation, seed)) for seed in investigation.seeds]
     control_jobs = [Job("h2-healthy", 0, investigation.control_config())]
     control_jobs += [Job(f"h2-{name}", 0, investigation.control_config([name])) for name in POSITIVE]
@@ -184,7 +189,7 @@ def decide(investigation: Investigation) -> Hypothesis:
 
 def _subject(investigation: Investigation, seed: int) -> Config:
     subject = investigation.subject
-    steps = min(STEPS, subject.train.steps)
+    steps = min(subject.train.freeze_encoder_steps + STEPS, subject.train.steps)
     warmup = min(subject.train.warmup_steps, steps)
     return seeded(subject, seed, f"train.steps={steps}", f"train.warmup_steps={warmup}")
 

@@ -39,7 +39,7 @@ def measured_run(config: Config, path: Path, *, measure: bool) -> dict[str, Any]
         if not trainer.run():
             return None
         after = _measure(trainer, "end") | _held_out(trainer) if measure else {}
-        frozen = trainer.frozen.spans[-1] if trainer.frozen.spans else None
+        frozen = trainer.stage.span
         measured = before | after
         if frozen is not None:
             measured |= {"frozen_matched": frozen.matched, "frozen_total": frozen.total}

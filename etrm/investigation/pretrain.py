@@ -62,6 +62,7 @@ def trm_config(subject: Config, steps: int) -> Config:
             "faults=[]",
             "train.decoder=none",
             "train.freeze_decoder_steps=0",
+            "train.freeze_encoder_steps=0",
             f"data.augmentations={augmentations}",
             "data.queries=all",
             "train.seed=0",

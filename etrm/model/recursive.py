@@ -95,6 +95,7 @@ POLICIES: dict[str, ContextPolicy] = {
     "trm": by_puzzle_id,
     "etrm": encode_every_step,
     "etrm_cached": encode_at_reset,
+    "etrm_fct": encode_every_step,
 }
 
 
@@ -105,6 +106,10 @@ class RecursiveModel(nn.Module):
         config: the model section.
         puzzles: rows of the puzzle table (variant ``trm`` alone).
         side: side of the canvas that positions refer to.
+
+    Attributes:
+        fixed_time: a training row takes the maximum of steps whatever its halting logit says (ETRM-FCT,
+            fixed computation time), so that a whole batch begins and ends together.
     """
 
     if TYPE_CHECKING:
@@ -115,6 +120,7 @@ class RecursiveModel(nn.Module):
         super().__init__()
         self.config = config
         self.context_policy = POLICIES[config.variant]
+        self.fixed_time = config.variant == "etrm_fct"
         self.core = Core(config, side)
         if config.variant == "trm":
             self.puzzle_table = PuzzleTable(puzzles, config.context_tokens, config.hidden_size)
@@ -122,6 +128,11 @@ class RecursiveModel(nn.Module):
         else:
             self.puzzle_table = None
             self.encoder = build_encoder(config, side)
+
+    @property
+    def steps_per_turn(self) -> int:
+        """Training steps that a batch has in a row before the schedule may turn to another bucket."""
+        return self.config.halt.max_steps if self.fixed_time else 1
 
     def initial_carry(self, rows: int) -> Carry:
         """A carry whose rows all begin with the next batch."""
@@ -132,7 +143,8 @@ class RecursiveModel(nn.Module):
     ) -> tuple[Carry, StepOutput]:
         """One ACT step. Rows that the carry says are halted must hold their new sample in ``batch``.
 
-        In training mode rows halt by themselves; in evaluation only at the maximum of steps.
+        In training mode rows halt by themselves; in evaluation, and with fixed time, only at the
+        maximum of steps.
         """
         given = self.context_policy(self, carry, batch)
         carry, output = self.step(carry, batch, given.context, generator)
@@ -151,7 +163,7 @@ class RecursiveModel(nn.Module):
         carry = carry.begin(length, core.H_init, core.L_init)
         z_H, z_L, logits, q = core(carry.z_H, carry.z_L, context, batch.inputs, batch.positions, batch.valid)
         steps, q_halt = carry.steps + 1, q[:, 0]
-        if self.training:
+        if self.training and not self.fixed_time:
             halted = halts(steps, q_halt.detach(), self.config.halt, generator)
         else:
             halted = steps >= self.config.halt.max_steps

@@ -112,18 +112,19 @@ def _encoder_frozen(recipe: Recipe) -> Recipe:
 
 
 def _freeze_skips_optimizer(recipe: Recipe) -> Recipe:
-    def update(optimizers: list[Optimizer], decoder_frozen: bool) -> None:
-        if not decoder_frozen:
-            recipe.update(optimizers, decoder_frozen)
+    def update(optimizers: list[Optimizer], frozen: str | None) -> None:
+        if frozen != "decoder":
+            recipe.update(optimizers, frozen)
 
     def configure(config: Config) -> Config:
         config = recipe.configure(config)
-        return with_overrides(config, (f"train.freeze_decoder_steps={config.train.steps}",))
+        whole_run = f"train.freeze_decoder_steps={config.train.steps}"
+        return with_overrides(config, ("train.freeze_encoder_steps=0", whole_run))
 
-    def freeze(model: RecursiveModel, frozen: bool) -> None:
+    def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
         """The original left requires_grad alone: it meant to freeze by not stepping."""
 
-    return replace(recipe, configure=configure, update=update, freeze_decoder=freeze)
+    return replace(recipe, configure=configure, update=update, freeze=freeze)
 
 
 def _decoder_not_loaded(recipe: Recipe) -> Recipe:

@@ -15,6 +15,7 @@ from etrm.config import SIDE, Config
 from etrm.data import Episodes, Sample
 from etrm.model.recursive import RecursiveModel
 from etrm.training import decoder, optim
+from etrm.training.stage import Freeze, part_of
 
 
 def build_model(config: Config, episodes: Episodes) -> RecursiveModel:
@@ -29,15 +30,18 @@ def load_decoder(model: RecursiveModel, config: Config) -> None:
         decoder.load_decoder(model.core, source, config.model, config.train)
 
 
-def freeze_decoder(model: RecursiveModel, frozen: bool) -> None:
-    """Take the core out of training, or back in; without a gradient the optimiser skips it, decay included."""
-    for parameter in model.core.parameters():
+def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
+    """Take the decoder or the encoder out of training, or put it back.
+
+    Without a gradient the optimiser skips it, decay included.
+    """
+    for parameter in part_of(model, part).parameters():
         parameter.requires_grad_(not frozen)
         parameter.grad = None
 
 
-def update(optimizers: list[Optimizer], decoder_frozen: bool) -> None:
-    """One optimiser step; a frozen decoder has no gradients and stays as it is."""
+def update(optimizers: list[Optimizer], frozen: str | None) -> None:
+    """One optimiser step; a frozen part has no gradients and stays as it is."""
     for optimizer in optimizers:
         optimizer.step()
 
@@ -56,8 +60,8 @@ class Recipe:
         build_model: config and episodes to the model.
         load_decoder: put the pretrained core in place.
         build_optimizers: model and train section to optimisers.
-        freeze_decoder: called with True when freezing begins and False when it ends.
-        update: apply the gradients, told whether the decoder is frozen.
+        freeze: take a part out of training when its stage begins, and put it back when it ends.
+        update: apply the gradients, told which part is frozen, if any.
         draw: the loader.
     """
 
@@ -65,6 +69,6 @@ class Recipe:
     build_model: Callable[[Config, Episodes], RecursiveModel] = build_model
     load_decoder: Callable[[RecursiveModel, Config], None] = load_decoder
     build_optimizers: Callable[..., list[Optimizer]] = optim.build_optimizers
-    freeze_decoder: Callable[[RecursiveModel, bool], None] = freeze_decoder
-    update: Callable[[list[Optimizer], bool], None] = update
+    freeze: Freeze = freeze
+    update: Callable[[list[Optimizer], str | None], None] = update
     draw: Callable[[Episodes, int, int], Sample] = draw

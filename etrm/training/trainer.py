@@ -30,13 +30,13 @@ from etrm.training import checkpoint as checkpoints
 from etrm.training import state
 from etrm.training.ema import Ema
 from etrm.training.faults import recipe_for
-from etrm.training.frozen import FrozenCheck
 from etrm.training.loss import act_loss
 from etrm.training.metrics import finite, step_metrics
 from etrm.training.observe import Observer
 from etrm.training.optim import schedule, set_rates
 from etrm.training.run_folder import RunFolder, environment
 from etrm.training.slots import Slots
+from etrm.training.stage import Stage
 
 OnStep = Callable[["Trainer", dict[str, Any]], None]
 
@@ -77,9 +77,8 @@ class Trainer:
         }
         self.carries = {bucket: self.model.initial_carry(train.batch_size) for bucket in self.slots}
         self.step = 0
-        self.frozen = FrozenCheck(self.model.core, folder.path if folder else None)
+        self.stage = Stage(self.model, train, self.recipe.freeze, folder.path if folder else None)
         self.observer = Observer(self)
-        self._decoder_frozen = False
         self._stop = False
 
     # -- one step ---------------------------------------------------------------------------------
@@ -94,10 +93,10 @@ class Trainer:
             TrainingError: the loss is not finite, or nothing requires a gradient.
         """
         train = self.config.train
-        self._freeze_or_thaw()
+        self.stage.enter(self.step)
         factor = schedule(self.step, train)
         set_rates(self.optimizers, factor)
-        bucket = self.episodes.bucket_at(self.step)
+        bucket = self.episodes.bucket_at(self.step // self.model.steps_per_turn)
         slots, carry = self.slots[bucket], self.carries[bucket]
         resets = carry.halted.tolist()
         slots.refill(resets)
@@ -111,7 +110,7 @@ class Trainer:
             if total.requires_grad:
                 torch.autograd.backward(total / train.batch_size)
             norm = self._clip()
-            self.recipe.update(self.optimizers, self._decoder_frozen)
+            self.recipe.update(self.optimizers, self.stage.frozen)
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
 
@@ -123,7 +122,7 @@ class Trainer:
         metrics |= step_metrics(loss, total, output.q_halt, carry, self.config.model.halt.max_steps)
         metrics |= {
             "lr_factor": factor,
-            "decoder_frozen": self._decoder_frozen,
+            "frozen": self.stage.frozen,
             "tokens": batch.inputs.numel(),
         }
         metrics |= {"grad_norm_before_clip": norm} if norm is not None else {}
@@ -141,7 +140,7 @@ class Trainer:
         if all_begin and not total.requires_grad:
             raise TrainingError(
                 "nothing that the loss depends on requires a gradient",
-                next_step="look at train.freeze_decoder_steps and the injected faults",
+                next_step="look at train.freeze_decoder_steps, train.freeze_encoder_steps and the injected faults",
             )
 
     def _clip(self) -> float | None:
@@ -151,16 +150,6 @@ class Trainer:
             return None
         dense = [p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse]
         return float(torch.nn.utils.clip_grad_norm_(dense, limit))
-
-    def _freeze_or_thaw(self) -> None:
-        frozen = self.step < self.config.train.freeze_decoder_steps
-        if frozen and not self._decoder_frozen:
-            self.frozen.begin(self.step)
-        if not frozen and self._decoder_frozen:
-            self.frozen.end(self.step)
-        if frozen != self._decoder_frozen:
-            self.recipe.freeze_decoder(self.model, frozen)
-            self._decoder_frozen = frozen
 
     # -- a whole run ------------------------------------------------------------------------------
 
@@ -185,8 +174,7 @@ class Trainer:
                     on_step(self, metrics)
                 if self.step % self.config.train.checkpoint_every == 0:
                     self._save()
-        if self._decoder_frozen:
-            self.frozen.end(self.step)
+        self.stage.close(self.step)
         self._save()
         if self.folder:
             write_atomically(self.folder.path / "findings.json", to_json(self.observer.findings()) + "\n")

@@ -47,6 +47,15 @@ def test_one_bad_step_validates(bad: int, change: dict[str, Any]) -> None:
     assert h2.gather(steps).holds
 
 
+def test_steps_in_which_the_settings_freeze_the_encoder_accuse_nobody() -> None:
+    idle = {"encoder__coverage": None, "encoder__grad_norm_pre_clip": None, "encoder__moved": 0.0}
+    staged = [step(i, frozen="encoder", **idle) for i in range(5)] + [step(i) for i in range(5, 9)]
+    facts = h2.gather(staged)
+    assert not facts.holds
+    assert (facts.steps, facts.finite) == (4, True)
+    assert h2.gather([step(i, frozen="decoder", **idle) for i in range(5)]).holds
+
+
 def test_steps_that_are_not_finite_accuse_nobody() -> None:
     broken = step(1, encoder__moved=None, nonfinite=["encoder.moved"])
     facts = h2.gather([step(0), broken])

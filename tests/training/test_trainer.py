@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etrm.config import Config
+from etrm.data import collate
 from etrm.errors import CheckpointError, LeakageError, TrainingError
 from etrm.training import checkpoint as checkpoints
 from etrm.training import state
@@ -69,7 +70,9 @@ RUNS = {
     "etrm, adam_atan2, no monitor": ("train.optimizer=adam_atan2", QUIET),
     "etrm_cached": ("model.variant=etrm_cached",),
     "trm": ("model.variant=trm", "data.augmentations=2"),
+    "etrm_fct": ("model.variant=etrm_fct", "model.halt.max_steps=3"),
     "frozen decoder, thawed late": ("train.freeze_decoder_steps=8",),
+    "frozen encoder, thawed late": ("train.freeze_encoder_steps=8",),
 }
 
 
@@ -258,6 +261,35 @@ def test_a_run_in_memory_and_one_on_disk_are_the_same(tmp_path: Path, smoke: Smo
 # -- one step -----------------------------------------------------------------------------------------
 
 
+def test_fixed_time_is_n_steps_on_one_batch_then_the_next(
+    smoke: Smoke, weights: Weights, moved: Moved
+) -> None:
+    """Against the loop of ETRM-FCT written out: encode, refine, learn, N times; then a new batch."""
+    n = 3
+    config = smoke("model.variant=etrm_fct", f"model.halt.max_steps={n}", "train.clip_norm=1.0")
+    trainer, reference = Trainer(config), Trainer(config)
+    metrics = [trainer.train_step() for _ in range(3 * n)]
+    assert [m["reset_share"] for m in metrics] == [1, 0, 0] * 3
+    assert all(m["encoder.coverage"] == 1 for m in metrics)
+
+    model, taken = reference.model, dict.fromkeys(range(reference.episodes.buckets), 0)
+    for turn in range(3):
+        bucket = reference.episodes.bucket_at(turn)
+        rows = [reference.episodes.sample(bucket, taken[bucket] + row) for row in range(4)]
+        taken[bucket] += 4
+        batch, carry = collate(rows), model.initial_carry(4)
+        for step in range(n):
+            set_rates(reference.optimizers, schedule(turn * n + step, config.train))
+            assert model.encoder is not None
+            carry, output = model.step(carry, batch, model.encoder(batch.demos).context)
+            (act_loss(output, batch.labels).total(config.train.q_halt_weight) / 4).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in reference.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert moved(weights(model), weights(trainer.model)) == set()
+
+
 @pytest.mark.parametrize("clip", ["1e-2", "none"])
 def test_a_step_is_forward_backward_clip_and_update(
     smoke: Smoke, weights: Weights, moved: Moved, clip: str
@@ -389,17 +421,22 @@ FROZEN = ("train.steps=8", "train.freeze_decoder_steps=5", "train.checkpoint_eve
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam_atan2"])
-def test_a_frozen_decoder_stays_bit_for_bit_and_thaws_in_time(
-    smoke: Smoke, weights: Weights, moved: Moved, optimizer: str
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_a_frozen_part_stays_bit_for_bit_and_thaws_in_time(
+    smoke: Smoke, weights: Weights, moved: Moved, part: str, optimizer: str
 ) -> None:
-    trainer = Trainer(smoke(*FROZEN, f"train.optimizer={optimizer}"))
-    core, encoder = weights(trainer.model.core), weights(trainer.model.encoder)
-    frozen = [trainer.train_step()["decoder_frozen"] for _ in range(5)]
-    assert frozen == [True] * 5
-    assert moved(core, weights(trainer.model.core)) == set()
-    assert moved(encoder, weights(trainer.model.encoder)) == set(encoder)
-    assert trainer.train_step()["decoder_frozen"] is False
-    assert moved(core, weights(trainer.model.core)) == set(core) - {"H_init", "L_init"}
+    trainer = Trainer(
+        smoke("train.warmup_steps=0", f"train.freeze_{part}_steps=5", f"train.optimizer={optimizer}")
+    )
+    modules = {"decoder": trainer.model.core, "encoder": trainer.model.encoder}
+    before = {name: weights(module) for name, module in modules.items()}
+    trained = {"decoder": set(before["decoder"]) - {"H_init", "L_init"}, "encoder": set(before["encoder"])}
+    assert [trainer.train_step()["frozen"] for _ in range(5)] == [part] * 5
+    for name, module in modules.items():
+        expected = set() if name == part else trained[name]
+        assert moved(before[name], weights(module)) == expected
+    assert trainer.train_step()["frozen"] is None
+    assert moved(before[part], weights(modules[part])) == trained[part]
     assert all(p.requires_grad for p in trainer.model.parameters())
 
 
@@ -415,8 +452,14 @@ def test_freezing_survives_a_resume_and_the_proof_is_of_the_whole_span(
     )
     core = [name for name in first if name.startswith("core.")]
     assert all(torch.equal(first[name], later[name]) for name in core)
-    (span,) = json.loads((tmp_path / "run" / "frozen.json").read_text())
-    assert span == {"first_step": 0, "last_step": 5, "matched": len(core), "total": len(core), "largest": 0.0}
+    span = json.loads((tmp_path / "run" / "frozen.json").read_text())
+    assert span == {
+        "part": "decoder",
+        "last_step": 5,
+        "matched": len(core),
+        "total": len(core),
+        "largest": 0.0,
+    }
 
 
 def test_a_decoder_that_moves_while_it_is_meant_to_be_frozen_is_found_out(
@@ -427,14 +470,14 @@ def test_a_decoder_that_moves_while_it_is_meant_to_be_frozen_is_found_out(
             trainer.model.core.q_head.bias.data += 0.5
 
     train(smoke(*FROZEN), tmp_path, on_step=nudge)
-    (span,) = json.loads((tmp_path / "frozen.json").read_text())
+    span = json.loads((tmp_path / "frozen.json").read_text())
     assert span["total"] - span["matched"] == 1
     assert span["largest"] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_decoder_frozen_to_the_end_is_compared_at_the_end(tmp_path: Path, smoke: Smoke) -> None:
     train(smoke("train.steps=3", "train.freeze_decoder_steps=3"), tmp_path)
-    (span,) = json.loads((tmp_path / "frozen.json").read_text())
+    span = json.loads((tmp_path / "frozen.json").read_text())
     assert (span["last_step"], span["largest"]) == (3, 0.0)
 
 
@@ -470,9 +513,9 @@ def test_a_step_in_which_nothing_could_train_is_refused(smoke: Smoke) -> None:
 
 def test_the_update_goes_through_the_recipe(smoke: Smoke, weights: Weights, moved: Moved) -> None:
     trainer = Trainer(smoke("train.freeze_decoder_steps=1", "train.warmup_steps=0", QUIET))
-    told: list[bool] = []
+    told: list[str | None] = []
 
-    def record(optimizers: list[Optimizer], frozen: bool) -> None:
+    def record(optimizers: list[Optimizer], frozen: str | None) -> None:
         told.append(frozen)
         if len(told) < 3:
             update(optimizers, frozen)
@@ -482,5 +525,5 @@ def test_the_update_goes_through_the_recipe(smoke: Smoke, weights: Weights, move
         trainer.train_step()
     before = weights(trainer.model)
     trainer.train_step()
-    assert told == [True, False, False]
+    assert told == ["decoder", None, None]
     assert moved(before, weights(trainer.model)) == set()
