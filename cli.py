@@ -286,6 +286,8 @@ def check(
         ("tasks", found.tasks),
         ("test queries", found.queries),
         ("demos per task", f"{found.mean_demos:.2f}"),
+        ("leave-one-out queries", found.left_out),
+        ("not to be left out", ", ".join(found.not_left_out) or "none"),
         ("cells per grid", f"{found.mean_cells:.1f}"),
         ("region, mean tokens", f"{found.region.mean_tokens:.1f}"),
         ("region, most tokens", found.region.max_tokens),

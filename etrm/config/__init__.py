@@ -6,6 +6,7 @@ is refused here, before any data is read.
 """
 
 from etrm.config.data import SIDE as SIDE
+from etrm.config.data import Asked as Asked
 from etrm.config.data import DataConfig as DataConfig
 from etrm.config.model import KNOBS as KNOBS
 from etrm.config.model import STATEFUL as STATEFUL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,9 @@ from etrm.config.section import Section
 
 SIDE = 30
 """Largest side of an ARC grid, and side of the published canvas."""
+
+Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
+"""Which pairs of a task are queries."""
 
 
 class DataConfig(Section):
@@ -28,9 +31,9 @@ class DataConfig(Section):
         1, description="fixed augmentations per task, the identity first; or a fresh one per episode"
     )
     translate: int = Field(0, ge=0, lt=SIDE, description="largest shift on the canvas, training only")
-    queries: Literal["test", "all"] = Field(
+    queries: Asked = Field(
         "test",
-        description="what is asked: test pairs, or every pair (puzzle-id variant only: demos are trained on)",
+        description="what training asks: test pairs; each demonstration, given the others (leave_one_out); or both",
     )
     buckets: int = Field(4, ge=1, le=16, description="groups of similar region size, each with its own carry")
 

@@ -61,10 +61,6 @@ class Config(Section):
                 "model.variant trm knows a task by its id, "
                 "so data.augmentations must be a number, not 'fresh'"
             )
-        if variant != "trm" and self.data.queries == "all":
-            raise ValueError(
-                "data.queries = 'all' would ask for pairs that stand among the demos; use variant trm"
-            )
         return self
 
     def to_json(self) -> str:

@@ -46,6 +46,8 @@ class Summary:
         queries: number of test queries.
         demos: number of demonstrations.
         mean_demos: per task.
+        left_out: demonstrations that can be asked for, given the others of their task.
+        not_left_out: those whose task has no other; ids, one for each.
         mean_cells: per grid.
         max_side: longest side of any grid.
         sides: number of tasks by the longest side of their grids.
@@ -61,6 +63,8 @@ class Summary:
     queries: int
     demos: int
     mean_demos: float
+    left_out: int
+    not_left_out: tuple[str, ...]
     mean_cells: float
     max_side: int
     sides: dict[int, int]
@@ -71,6 +75,7 @@ class Summary:
 def describe(tasks: TaskSet) -> Summary:
     """Count a task set."""
     queries = [query for index, task in enumerate(tasks) for query in queries_of(task, index)]
+    left_out = [q for index, task in enumerate(tasks) for q in queries_of(task, index, "leave_one_out")]
     cells = [grid.size for task in tasks for grid in task.grids]
     demos = sum(len(task.demos) for task in tasks)
     sides = Counter(task.max_side for task in tasks)
@@ -83,6 +88,8 @@ def describe(tasks: TaskSet) -> Summary:
         queries=len(queries),
         demos=demos,
         mean_demos=demos / len(tasks),
+        left_out=sum(bool(query.demos) for query in left_out),
+        not_left_out=tuple(query.task.id for query in left_out if not query.demos),
         mean_cells=sum(cells) / len(cells),
         max_side=max(sides),
         sides=dict(sorted(sides.items())),

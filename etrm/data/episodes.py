@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from etrm.config import DataConfig
+from etrm.config import Asked, DataConfig
 from etrm.data.augment import Augmentation, fixed, random
 from etrm.data.sample import DemoPair, Layout, Query, Sample, build, queries_of
 from etrm.data.sources import TaskSet
@@ -34,13 +34,27 @@ class Episodes:
         variant: of the model; only ``trm`` does without demonstrations.
         seed: of the run.
 
+    Attributes:
+        queries: what is asked, in the order of the tasks.
+        skipped: ids of tasks, one for every demonstration that is not asked because, but for itself,
+            its task has none (variants that need demonstrations only).
+
     Raises:
         DataError: a query has no known output, or no demonstration where the variant needs one.
     """
 
     def __init__(self, tasks: TaskSet, data: DataConfig, variant: str, seed: int) -> None:
         self.tasks, self.data, self.variant, self.seed = tasks, data, variant, seed
-        self.queries = _all_queries(tasks, every_pair=data.queries == "all")
+        queries = _all_queries(tasks, data.queries)
+        alone = {i for i, q in enumerate(queries) if variant != "trm" and q.left_out and not q.demos}
+        self.skipped = tuple(queries[i].task.id for i in sorted(alone))
+        self.queries = tuple(query for i, query in enumerate(queries) if i not in alone)
+        if not self.queries:
+            raise DataError(
+                f"{tasks.source}: no task has two different demonstrations, so none can be left out",
+                got=f"{len(tasks)} tasks",
+                next_step="--set data.queries=test",
+            )
         _check_answers(tasks, self.queries)
         if variant != "trm":
             _check_demos(tasks, self.queries, variant)
@@ -116,7 +130,7 @@ def evaluation_samples(
         DataError: a query has no demonstration where the variant needs one, or the puzzle table
             has no row for it.
     """
-    queries = _all_queries(tasks, every_pair=False)
+    queries = _all_queries(tasks, "test")
     if variant != "trm":
         _check_demos(tasks, queries, variant)
     layout = Layout(data.canvas, data.max_demos)
@@ -153,10 +167,8 @@ def _puzzle_rows(
     return rows
 
 
-def _all_queries(tasks: TaskSet, *, every_pair: bool) -> tuple[Query, ...]:
-    return tuple(
-        query for index, task in enumerate(tasks) for query in queries_of(task, index, every_pair=every_pair)
-    )
+def _all_queries(tasks: TaskSet, asked: Asked) -> tuple[Query, ...]:
+    return tuple(query for index, task in enumerate(tasks) for query in queries_of(task, index, asked))
 
 
 def _check_answers(tasks: TaskSet, queries: Sequence[Query]) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from etrm.config import SIDE
+from etrm.config import SIDE, Asked
 from etrm.data.augment import Augmentation, augmented_name
 from etrm.data.region import Region, holds, region
 from etrm.data.task import Grid, Pair, Task
@@ -40,7 +40,7 @@ class Sample:
     Attributes:
         task_id: the task.
         name: task id and augmentation, see :func:`etrm.data.augment.parse_name`.
-        query: index among the task's tests, then (``queries = "all"``) its demonstrations.
+        query: index among the task's tests, then its demonstrations.
         puzzle_id: row of the puzzle table; 0 under fresh augmentations.
         serial: number of the episode, from which the same one can be drawn again.
         tokens: (S,) query input.
@@ -88,6 +88,11 @@ class Query:
     pair: Pair
     demos: tuple[Pair, ...]
 
+    @property
+    def left_out(self) -> bool:
+        """Whether a demonstration is asked for, given the others."""
+        return self.index >= len(self.task.tests)
+
     @cached_property
     def region(self) -> Region:
         """Rows and columns, before augmentation and translation."""
@@ -103,13 +108,14 @@ class Layout:
     translate: int = 0
 
 
-def queries_of(task: Task, task_index: int, *, every_pair: bool = False) -> tuple[Query, ...]:
-    """The queries of a task; none has its own pair, by content, among its demonstrations."""
-    pairs = task.tests + task.demos if every_pair else task.tests
-    return tuple(
+def queries_of(task: Task, task_index: int, asked: Asked = "test") -> tuple[Query, ...]:
+    """The queries of a task; none has its own pair, by content, or a test pair among its demonstrations."""
+    every = tuple(
         Query(task, task_index, index, pair, tuple(demo for demo in task.demos if demo != pair))
-        for index, pair in enumerate(pairs)
+        for index, pair in enumerate(task.tests + task.demos)
     )
+    tests = len(task.tests)
+    return {"test": every[:tests], "leave_one_out": every[tests:], "all": every}[asked]
 
 
 def build(

@@ -160,6 +160,7 @@ class Trainer:
             False where a signal asked to stop early; a checkpoint of that point is kept.
         """
         record = environment() | {"seed": self.config.train.seed, "data_hash": self.tasks.hash}
+        record |= {"queries": len(self.episodes.queries), "skipped_queries": len(self.episodes.skipped)}
         record |= {"tasks": len(self.tasks), "parameters": sum(p.numel() for p in self.model.parameters())}
         if self.folder:
             self.folder.start(record, self._metrics_bytes)

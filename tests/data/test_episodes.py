@@ -250,10 +250,73 @@ def test_the_query_is_never_among_the_demos(make_task: Callable[..., Task]) -> N
     double = Task("a", (*task.demos, task.tests[0], task.demos[0]), task.tests)
     (query,) = queries_of(double, 0)
     assert query.demos == (*task.demos, task.demos[0])
-    every = queries_of(task, 0, every_pair=True)
+    every = queries_of(task, 0, "all")
+    assert queries_of(task, 0, "test") == every[:1]
+    assert queries_of(task, 0, "leave_one_out") == every[1:]
+    assert [query.left_out for query in every] == [False, True, True, True]
     assert [query.pair for query in every] == [*task.tests, *task.demos]
     assert [len(query.demos) for query in every] == [3, 2, 2, 2]
     assert all(query.pair not in query.demos for query in every)
+
+
+@pytest.mark.parametrize("asked", ["leave_one_out", "all"])
+def test_a_demonstration_is_asked_given_the_others_and_no_test_pair(
+    published: Callable[..., TaskSet], asked: str
+) -> None:
+    tasks = published("arc-agi-1", "training", max_side=10)
+    episodes = Episodes(tasks, DataConfig(queries=asked, max_demos=100, augmentations=3), "etrm", seed=1)
+    seen = 0
+    for sample in every_sample(episodes, 120):
+        task_id, augmentation = parse_name(sample.name)
+        task = tasks.get(task_id)
+        if sample.query < len(task.tests):
+            continue
+        target = task.demos[sample.query - len(task.tests)]
+        canvas = np.zeros(900, dtype=np.int64)
+        canvas[sample.positions] = sample.tokens
+        asked_for = [cut(canvas.reshape(30, 30)), sample.target]
+        shown = [grids_of(demo) for demo in sample.demos]
+        for found, true in zip(asked_for, target.grids, strict=True):
+            np.testing.assert_array_equal(augmentation.inverse(found), true)
+        forbidden = [target.grids, *(pair.grids for pair in task.tests)]
+        for grids in shown:
+            back = [augmentation.inverse(grid) for grid in grids]
+            assert not any(all(map(np.array_equal, back, other)) for other in forbidden)
+        expected = [pair for pair in task.demos if not all(map(np.array_equal, pair.grids, target.grids))]
+        assert len(shown) == len(expected)
+        seen += 1
+    assert seen > 200
+
+
+@pytest.mark.parametrize(("asked", "queries"), [("test", 416), ("leave_one_out", 1302), ("all", 1718)])
+def test_queries_of_a_published_set_by_hand(
+    published: Callable[..., TaskSet], asked: str, queries: int
+) -> None:
+    """1302 demonstrations and 416 test pairs stand in the files of ARC-AGI-1 training."""
+    tasks = published("arc-agi-1")
+    assert len(Episodes(tasks, DataConfig(queries=asked), "etrm", 0).queries) == queries
+
+
+def test_what_cannot_be_left_out_is_skipped_and_named(make_task: Callable[..., Task]) -> None:
+    single, usual, double = make_task("single", demos=1), make_task("usual", demos=3), make_task("double")
+    double = Task("double", (double.demos[0], double.demos[0]), double.tests)
+    tasks = TaskSet((single, usual, double), "s", "training")
+    episodes = Episodes(tasks, DataConfig(queries="leave_one_out"), "etrm", 0)
+    assert episodes.skipped == ("double", "double", "single")
+    assert [(q.task.id, q.index) for q in episodes.queries] == [("usual", 1), ("usual", 2), ("usual", 3)]
+    both = Episodes(tasks, DataConfig(queries="all"), "etrm", 0)
+    assert (len(both.queries), both.skipped) == (6, episodes.skipped)
+    table = Episodes(tasks, DataConfig(queries="all"), "trm", 0)
+    assert (len(table.queries), table.skipped) == (9, ())
+    with pytest.raises(DataError, match="no task has two different demonstrations"):
+        Episodes(tasks.without(["usual"]), DataConfig(queries="leave_one_out"), "etrm", 0)
+
+
+def test_evaluation_never_asks_a_demonstration(small_set: TaskSet) -> None:
+    usual, left_out = (
+        evaluation_samples(small_set, DataConfig(queries=asked), 2, 0) for asked in ("test", "leave_one_out")
+    )
+    assert [as_plain(sample) for sample in usual] == [as_plain(sample) for sample in left_out]
 
 
 def test_no_more_demos_than_asked_for(small_set: TaskSet) -> None:
