@@ -53,6 +53,14 @@ def _value(text: str) -> Any:
     if text.lower() in ("none", "null"):
         return None
     try:
-        return tomllib.loads(f"v = {text}")["v"]
+        parsed = tomllib.loads(f"v = {text}")
     except (ValueError, RecursionError):  # a bare word, or nothing that a TOML parser can hold
         return text
+    if len(parsed) > 1:
+        raise ConfigError(
+            "a setting holds several lines of TOML",
+            got=repr(text),
+            allowed="one value",
+            next_step="give --set once for every key",
+        )
+    return parsed["v"]

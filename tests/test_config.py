@@ -92,8 +92,14 @@ def test_every_key_at_fault_is_named() -> None:
         (("train.freeze_decoder_steps=2", "train.freeze_encoder_steps=3"), "both stages begin with the run"),
         (("model.variant=trm", "train.freeze_encoder_steps=3"), "variant trm has none"),
         (("model.variant=trm", "data.augmentations=fresh"), "not 'fresh'"),
-        (("data.queries=all",), "use variant trm"),
-        (("model.variant=etrm_cached", "data.queries=all"), "use variant trm"),
+        (("data.queries=demos",), "data.queries: Input should be 'test', 'leave_one_out' or 'all'"),
+        (("train.steps=true",), r"train.steps: true and false are no values .* \(got True\)"),
+        (("train.lr=false",), "train.lr: true and false"),
+        (("train.clip_norm=true",), "train.clip_norm: true and false"),
+        (("data.augmentations=true",), "data.augmentations: true and false"),
+        ((r'train.decoder="a\u0000b"',), "train.decoder: a text with a NUL character"),
+        ((r'data.source="\u0000"',), "data.source: a text with a NUL character"),
+        (("train.steps=1\ntrain.lr=2",), "holds several lines of TOML"),
         (("data.augmentations=0",), "at least 1"),
         (("train.kl_weight=0.1",), "train.kl_weight 0.1 weighs nothing: only the encoders lpn_variational"),
         (
@@ -124,6 +130,9 @@ def test_impossible_settings_are_refused(settings: tuple[str, ...], message: str
     "settings",
     [
         ("model.variant=trm", "data.queries=all"),
+        ("data.queries=all",),
+        ("data.queries=leave_one_out",),
+        ("data.exclude=['a',\n'b']",),  # one value, on two lines
         ("train.steps=5", "train.warmup_steps=5"),
         ("train.steps=5", "train.freeze_decoder_steps=5"),  # the encoder alone
         ("train.steps=5", "train.freeze_encoder_steps=5"),
