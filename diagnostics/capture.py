@@ -46,6 +46,7 @@ class Call:
         self.unmatched_reason = ""
         self.unknown = ""  # why gradient may have come without being seen
         self.views: list[tuple[Tensor, int]] = []  # alias of a view that was returned, and its version then
+        self.blind = False  # an output lost its hook
         self.keys: tuple[int, int, int] = (-1, -1, -1)
 
     def watch(self, tensor: Tensor, matched: bool, rows: int, capture: Capture) -> None:
@@ -67,6 +68,13 @@ class Call:
         if tensor._is_view():
             self.views.append((tensor.detach(), tensor._version))
         tensor.register_hook(note)
+
+    def check_views(self) -> None:
+        """Mark the call as unknown if what it returned lost its hook."""
+        self.blind = any(alias._version != version for alias, version in self.views)
+        if self.blind:
+            self.unknown = "an output is a view, and it or its base was changed in place afterwards"
+        self.views.clear()
 
 
 class Capture:
@@ -156,12 +164,11 @@ class Capture:
         self.closed = True
         empty = torch.zeros(0)
         for calls in self.calls.values():
-            # a non-reentrant recomputation never receives gradient: its first call does
-            calls[:] = [call for call in calls if call.reached or not call.recomputed]
             for call in calls:
-                if any(alias._version != version for alias, version in call.views):
-                    call.unknown = "an output is a view, and it or its base was changed in place afterwards"
-                call.views.clear()
+                call.check_views()
+            # a non-reentrant recomputation never receives gradient: its first call does
+            calls[:] = [call for call in calls if call.reached or call.blind or not call.recomputed]
+            for call in calls:
                 parts = (call.row_gradients, call.index, call.unmatched)
                 first, second, third = (readout.add(empty if part is None else part) for part in parts)
                 call.keys = (first, second, third)

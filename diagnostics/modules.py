@@ -108,7 +108,8 @@ def _coverage(
     ):
         return Absent(
             "its parameters receive gradient by another way than its forward"
-            f" ({state}): it is used through other methods, or its weights are shared"
+            f" ({state}): it is used through other methods, its weights are shared, or torch.compile had"
+            " compiled it before the monitor was made"
         )
     covering = int(torch.count_nonzero(gradients))
     unknown = [

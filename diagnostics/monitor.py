@@ -10,7 +10,8 @@
 
 The monitor reads and never writes: weights, gradients and random numbers are bit for bit what they are
 without it. It keeps no graph beyond the step. Gradient sizes are as the backward pass leaves them: under
-a GradScaler they are scaled. Modules inside a region compiled by torch.compile are not seen.
+a GradScaler they are scaled. The hooks break a graph of torch.compile at each watched module; a graph
+that was compiled before the monitor was made runs without them, and what it does is not known.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class Monitor:
     ) -> None:
         if every < 1 or history < 1:
             raise ValueError(f"every and history must be at least 1, found every={every}, history={history}")
+        model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
         self._modules = select_modules(model, watch)
         self._rows = _resolve_rows(rows or {}, self._modules)
         check_patterns("expect_partial", expect_partial, self._modules)
