@@ -131,20 +131,13 @@ def decide(investigation: Investigation) -> Hypothesis:
     broken = [control.name for control in controls if not control.behaved]
     worst = max(subjects, key=lambda f: (f.holds, f.logits), default=None)
     verdict, sentence = _verdict(worst, errors, broken, len(investigation.seeds))
-    return Hypothesis(
-        id=STATEMENT.id,
-        title=STATEMENT.title,
-        statement=STATEMENT.statement,
-        refuted_by=STATEMENT.refuted_by,
-        mechanism=STATEMENT.mechanism,
-        kind=STATEMENT.kind,
-        verdict=verdict,
-        sentence=sentence,
+    return STATEMENT.decided(
+        verdict,
+        sentence,
         arms=control_arms("h1", investigation.subject, POSITIVE),
         evidence=_evidence(worst, len(subjects)) if worst else (),
         controls=tuple(controls),
         instruments=_instruments(investigation),
-        would_change=STATEMENT.would_change,
         wall_s=round(time.perf_counter() - began, 1),
     )
 

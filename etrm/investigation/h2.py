@@ -165,15 +165,9 @@ def decide(investigation: Investigation) -> Hypothesis:
     verdict, sentence = _verdict(
         facts, failed, [c.name for c in controls if not c.behaved], len(subject_runs)
     )
-    return Hypothesis(
-        id=STATEMENT.id,
-        title=STATEMENT.title,
-        statement=STATEMENT.statement,
-        refuted_by=STATEMENT.refuted_by,
-        mechanism=STATEMENT.mechanism,
-        kind=STATEMENT.kind,
-        verdict=verdict,
-        sentence=sentence,
+    return STATEMENT.decided(
+        verdict,
+        sentence,
         arms=control_arms("h2", investigation.subject, POSITIVE),
         runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True))
         + tuple(control_runs),
@@ -182,7 +176,6 @@ def decide(investigation: Investigation) -> Hypothesis:
         instruments=_instruments(investigation, subject_runs, facts),
         figures=FIGURES,
         series=tuple(_series(investigation, subject_runs, control_runs)),
-        would_change=STATEMENT.would_change,
         wall_s=round(sum(run.wall_s for run in runs), 1),
     )
 

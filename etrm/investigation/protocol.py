@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,10 @@ class Statement:
     mechanism: str
     kind: Literal["mechanistic", "statistical", "mixed"]
     would_change: str
+
+    def decided(self, verdict: Verdict, sentence: str, **found: Any) -> Hypothesis:
+        """The hypothesis with a verdict, the sentence that says why, and the fields of what was found."""
+        return Hypothesis(**asdict(self), verdict=verdict, sentence=sentence, **found)
 
 
 @dataclass
@@ -115,17 +119,7 @@ def control_outcome(name: str, positive: bool, got: Verdict, detail: str) -> Con
 
 def not_run(statement: Statement, reason: str) -> Hypothesis:
     """A row of the matrix that says why it was not decided."""
-    return Hypothesis(
-        id=statement.id,
-        title=statement.title,
-        statement=statement.statement,
-        refuted_by=statement.refuted_by,
-        mechanism=statement.mechanism,
-        kind=statement.kind,
-        verdict=Verdict.NOT_RUN,
-        sentence=reason,
-        would_change=statement.would_change,
-    )
+    return statement.decided(Verdict.NOT_RUN, reason)
 
 
 def series(
