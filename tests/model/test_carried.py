@@ -152,7 +152,11 @@ def test_every_row_trains_every_parameter_whether_it_begins_or_not(
     _, output = model(replace(carry, halted=torch.tensor([row == 0, False, False])), batch)
     model.zero_grad(set_to_none=True)
     output.logits[row].square().sum().backward()
-    assert all(p.grad is not None and p.grad.any() for p in model.encoder.parameters())
+    gradient = {name: p.grad for name, p in model.encoder.named_parameters()}
+    without = {name for name, g in gradient.items() if g is None or not g.any()}
+    # Over one demonstration attention is 1 whatever query and key say: their gradient is rounding, or zero.
+    alone = {name for name in gradient if name.endswith(("q_proj.weight", "k_proj.weight"))}
+    assert without <= (alone if row == 0 else set())
 
 
 @pytest.mark.parametrize("kind", STATEFUL)
