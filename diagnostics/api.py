@@ -12,6 +12,7 @@ from diagnostics.choice import read_baseline, write_baseline
 from diagnostics.drift import DriftProbe, DriftRecord
 from diagnostics.failure import CheckFailed
 from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdown
+from diagnostics.finiteness import FirstNonFinite, Origin, first_nonfinite
 from diagnostics.frozen import Fingerprint, compare, fingerprint
 from diagnostics.monitor import Monitor
 from diagnostics.output_assertions import assert_output_diversity, assert_sample_independence
@@ -48,10 +49,12 @@ __all__ = [
     "Evidence",
     "Finding",
     "Fingerprint",
+    "FirstNonFinite",
     "ModuleRecord",
     "Monitor",
     "Number",
     "OptimizerPlace",
+    "Origin",
     "OutputStats",
     "ParameterRecord",
     "Reach",
@@ -73,6 +76,7 @@ __all__ = [
     "effective_rank",
     "explain",
     "fingerprint",
+    "first_nonfinite",
     "module_table",
     "read_baseline",
     "representation",

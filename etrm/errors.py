@@ -6,7 +6,9 @@ EtrmError                    exit code 2: message, then what to do next
 │   └── LeakageError         a task stands on both sides of a split
 ├── CheckpointError          a checkpoint is missing, foreign, altered or does not fit
 ├── RunFolderError           a run folder is missing, in use or of another run
-└── TrainingError            training cannot go on (a non-finite loss, say)
+├── WriteError               a file cannot be written (a full disk, a folder without permission)
+└── TrainingError            training cannot go on
+    └── NonFiniteError       a loss, a gradient or a weight is NaN or infinite
 """
 
 
@@ -49,5 +51,13 @@ class RunFolderError(EtrmError):
     """A run folder is missing, in use, or belongs to another run."""
 
 
+class WriteError(EtrmError):
+    """A file cannot be written: the disk is full, or the folder may not be written to."""
+
+
 class TrainingError(EtrmError):
-    """Training cannot go on, for instance because the loss is not finite."""
+    """Training cannot go on, for instance because nothing requires a gradient."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss, a gradient or a weight is NaN or infinite."""

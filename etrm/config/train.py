@@ -16,20 +16,20 @@ class TrainConfig(Section):
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch_size: int = Field(16, ge=1)
     optimizer: Literal["adam_atan2", "adamw"] = "adam_atan2"
-    lr: float = Field(1e-4, ge=0)
+    lr: float = Field(1e-4, ge=0, le=1e30)
     lr_min_ratio: float = Field(
         1.0, ge=0, le=1, description="cosine floor as a share of lr; 1 keeps lr constant"
     )
     warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.1, ge=0)
+    weight_decay: float = Field(0.1, ge=0, le=1e3)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     clip_norm: float | None = Field(
         None, gt=0, description="clip the norm of what is trained; none by default"
     )
-    encoder_lr_scale: float = Field(1.0, ge=0)
-    puzzle_lr: float = Field(1e-2, ge=0)
-    puzzle_weight_decay: float = Field(0.1, ge=0)
+    encoder_lr_scale: float = Field(1.0, ge=0, le=1e4)
+    puzzle_lr: float = Field(1e-2, ge=0, le=1e30)
+    puzzle_weight_decay: float = Field(0.1, ge=0, le=1e3)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     loss: Literal["stablemax", "softmax"] = Field(
         "stablemax", description="what makes probabilities of the logits"

@@ -50,7 +50,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     Raises:
         CheckpointError: the disk is full or not writable; earlier checkpoints are untouched.
     """
-    final = folder / f"{PREFIX}{checkpoint.step:08d}"
+    final = folder / name_of(checkpoint.step)
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +80,11 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     for old in [path for path in saved(folder) if path.name <= final.name][:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def name_of(step: int) -> str:
+    """The folder of a step, which sorts by its number."""
+    return f"{PREFIX}{step:08d}"
 
 
 def saved(folder: Path) -> list[Path]:

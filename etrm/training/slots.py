@@ -24,6 +24,11 @@ class Slots:
         self.next_index = 0
         self._samples: list[Sample] = []
 
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The rows' samples."""
+        return tuple(self._samples)
+
     def refill(self, halted: list[bool]) -> None:
         """Draw the next sample for every row that halted; the others keep theirs."""
         for row, done in enumerate(halted):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,6 +57,36 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         trainer.carries[bucket] = _carry(
             {k.removeprefix(prefix): v.to(trainer.device) for k, v in tensors.items() if k.startswith(prefix)}
         )
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a step uses up before it is known whether it can be applied: random numbers and samples.
+
+    Attributes:
+        random_torch, random_halting: states of the two generators.
+        slots: samples of the rows, and the next one, by bucket.
+    """
+
+    random_torch: Tensor
+    random_halting: Tensor
+    slots: dict[int, tuple[list[int], int]]
+
+
+def moment(trainer: Trainer) -> Moment:
+    """Where a run stands between two steps, cheap enough for every step."""
+    positions = {bucket: (list(slots.indices), slots.next_index) for bucket, slots in trainer.slots.items()}
+    return Moment(torch.get_rng_state(), trainer.halting.get_state(), positions)
+
+
+def rewind(trainer: Trainer, before: Moment) -> None:
+    """Undo a step that was given up before its update: the next one is the same again, bit for bit."""
+    torch.set_rng_state(before.random_torch)
+    trainer.halting.set_state(before.random_halting)
+    for bucket, (indices, next_index) in before.slots.items():
+        trainer.slots[bucket].restore(indices, next_index)
+    for optimizer in trainer.optimizers:
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _carry_tensors(carry: Carry) -> Iterator[tuple[str, Tensor]]:

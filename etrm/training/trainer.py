@@ -27,7 +27,7 @@ from etrm.data import Episodes, TaskSet, check_leakage, load_tasks
 from etrm.errors import CheckpointError, TrainingError
 from etrm.files import write_atomically
 from etrm.training import checkpoint as checkpoints
-from etrm.training import state
+from etrm.training import nonfinite, state
 from etrm.training.ema import Ema
 from etrm.training.faults import recipe_for
 from etrm.training.loss import act_loss
@@ -81,6 +81,11 @@ class Trainer:
         self.observer = Observer(self)
         self._stop = False
 
+    @property
+    def bucket(self) -> int:
+        """Whose turn the next step is."""
+        return self.episodes.bucket_at(self.step // self.model.steps_per_turn)
+
     # -- one step ---------------------------------------------------------------------------------
 
     def train_step(self) -> dict[str, Any]:
@@ -90,13 +95,15 @@ class Trainer:
             the step's metrics; ``step`` is the number of steps done.
 
         Raises:
-            TrainingError: the loss is not finite, or nothing requires a gradient.
+            NonFiniteError: the loss or a gradient is not finite, and nothing was updated; or the update made
+                a weight that is not.
+            TrainingError: nothing requires a gradient.
         """
         train = self.config.train
         self.stage.enter(self.step)
         factor = schedule(self.step, train)
         set_rates(self.optimizers, factor)
-        bucket = self.episodes.bucket_at(self.step // self.model.steps_per_turn)
+        bucket = self.bucket
         slots, carry = self.slots[bucket], self.carries[bucket]
         resets = carry.halted.tolist()
         slots.refill(resets)
@@ -110,7 +117,9 @@ class Trainer:
             if total.requires_grad:
                 torch.autograd.backward(total / train.batch_size)
             norm = self._clip()
+            nonfinite.check_gradients(self.model, norm, self.step + 1)
             self.recipe.update(self.optimizers, self.stage.frozen)
+            nonfinite.check_weights(self.model, self.step + 1)
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
 
@@ -129,12 +138,7 @@ class Trainer:
         return finite(metrics | self.observer.metrics())
 
     def _check_loss(self, total: torch.Tensor, all_begin: bool) -> None:
-        if not bool(torch.isfinite(total.detach())):
-            raise TrainingError(
-                f"the loss of step {self.step + 1} is not finite",
-                got=str(total.item()),
-                next_step="the last checkpoint is untouched; look at the gradient norms in metrics.jsonl",
-            )
+        nonfinite.check_loss(total, self.step + 1)
         # A cached context trains the encoder only through rows that begin: with a frozen decoder the
         # steps in between have no gradient, and that is this variant's fault and no error.
         if all_begin and not total.requires_grad:
@@ -169,7 +173,8 @@ class Trainer:
         with self._signals():
             while self.step < self.config.train.steps and not self._stop:
                 began = time.perf_counter()
-                metrics = self.train_step()
+                with nonfinite.explained(self):
+                    metrics = self.train_step()
                 self._log(metrics, {"step": self.step, "seconds": time.perf_counter() - began})
                 if on_step:
                     on_step(self, metrics)

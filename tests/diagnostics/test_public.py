@@ -55,6 +55,9 @@ PUBLIC = {
     "DriftRecord",
     "to_html",
     "to_sarif",
+    "FirstNonFinite",
+    "Origin",
+    "first_nonfinite",
 }
 
 

@@ -1,0 +1,145 @@
+"""Where the first NaN or infinity of a step was made, in the order in which the step ran.
+
+Every module is watched at its inputs, its outputs and its parameters, forward and backward, so that a
+number that is not finite is met as soon as it crosses any of these borders, and what lies between two
+borders is the module's own operations. Costs a look at every tensor: meant for the replay of a step that is
+known to be bad, not for every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.capture import tensors_in
+
+Phase = Literal["parameters", "forward", "backward"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The first number of a step that is not finite.
+
+    Attributes:
+        phase: `parameters` where a parameter or buffer was not finite before the step began, else the pass.
+        module: dotted name of the innermost module that made it, by an operation of its own; `""` is the
+            model itself, or in the backward phase the loss.
+        what: where it was first met, a phrase.
+        shape: of that tensor.
+        elements: of it that are not finite.
+        rows: its leading rows that hold one, of a tensor with two and more dimensions.
+    """
+
+    phase: Phase
+    module: str
+    what: str
+    shape: tuple[int, ...]
+    elements: int
+    rows: tuple[int, ...]
+
+    def __str__(self) -> str:
+        size = torch.Size(self.shape).numel()
+        return f"{self.module or 'the model itself'}: {self.what} ({self.elements} of {size} elements)"
+
+
+class FirstNonFinite:
+    """What :func:`first_nonfinite` has found so far.
+
+    Attributes:
+        origin: the first number that is not finite, None while there is none.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {module: name for name, module in model.named_modules()}
+        self._running: list[str] = []
+        self._returned: dict[int, tuple[Tensor, str]] = {}  # outputs, kept so that no id comes twice
+        self.origin: Origin | None = None
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            owner, _, own = name.rpartition(".")
+            self._look(tensor, "parameters", owner, f"its {own} before the step")
+
+    def begin_call(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A module is called: its inputs were made by the module that calls it."""
+        name = self._names[module]
+        caller, what = (
+            (self._running[-1], f"what it hands to {name}") if self._running else ("", "its inputs")
+        )
+        for tensor in tensors_in((args, kwargs)):
+            self._look(tensor, "forward", caller, what)
+        self._running.append(name)
+        watched = tuple(self._watch_input(value, name) for value in args)
+        return watched, {key: self._watch_input(value, name) for key, value in kwargs.items()}
+
+    def _watch_input(self, value: Any, name: str) -> Any:
+        """An alias of an input, through which the gradient of this call comes back alone."""
+        if not isinstance(value, Tensor) or not value.requires_grad or not torch.is_grad_enabled():
+            return value
+        alias = value.view_as(value)
+        alias.register_hook(self._watcher(lambda: name, "the gradient that it sends back to its input"))
+        return alias
+
+    def end_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A module returns: an inner one returns before the one that calls it."""
+        name = self._running.pop()
+        user = self._running[-1] if self._running else ""
+        for tensor in tensors_in(output):
+            self._look(tensor, "forward", name, "its output")
+            if not tensor.requires_grad:
+                continue
+            key = id(tensor)
+            if key not in self._returned:
+                what = f"the gradient that comes back to the output of {name or 'the model'}"
+                tensor.register_hook(self._watcher(self._user_of(key), what))
+            # One that is handed on unchanged is used by the caller's caller.
+            self._returned[key] = (tensor, user)
+
+    def _user_of(self, key: int) -> Callable[[], str]:
+        return lambda: self._returned[key][1]
+
+    def parameter_hook(self, owner: str, own: str) -> Callable[[Tensor], None]:
+        """A hook for the gradient of one parameter."""
+        return self._watcher(lambda: owner, f"the gradient of its {own}")
+
+    def _watcher(self, module: Callable[[], str], what: str) -> Callable[[Tensor], None]:
+        return lambda gradient: self._look(gradient, "backward", module(), what)
+
+    @torch.no_grad()
+    def _look(self, tensor: Tensor, phase: Phase, module: str, what: str) -> None:
+        values = tensor.coalesce().values() if tensor.is_sparse else tensor
+        if self.origin is not None or not (values.is_floating_point() or values.is_complex()):
+            return
+        bad = ~torch.isfinite(values)
+        if not bool(bad.any()):
+            return
+        rows = bad.flatten(1).any(1).nonzero().flatten().tolist() if bad.dim() > 1 else []
+        self.origin = Origin(phase, module, what, tuple(values.shape), int(bad.sum()), tuple(rows))
+
+
+@contextmanager
+def first_nonfinite(model: nn.Module) -> Iterator[FirstNonFinite]:
+    """Watch one step of `model` for the first number that is not finite.
+
+    The step must run inside: forward, and backward where gradients are in question. The result stays valid
+    afterwards. An additive mask with infinities counts as not finite where it is handed to a module.
+    """
+    found = FirstNonFinite(model)
+    handles = []
+    for module in model.modules():
+        handles.append(module.register_forward_pre_hook(found.begin_call, with_kwargs=True))
+        handles.append(module.register_forward_hook(found.end_call))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            owner, _, own = name.rpartition(".")
+            handles.append(parameter.register_hook(found.parameter_hook(owner, own)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

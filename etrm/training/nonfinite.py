@@ -1,0 +1,256 @@
+"""A step whose loss, gradients or weights are not finite: found, replayed, and kept to be looked at.
+
+The step is given up before anything is updated, so the state before it is whole. It is written beside
+the checkpoints, where no retention drops it::
+
+    nonfinite/step_N/
+        report.json          what was not finite, and where the first such number was made
+        samples.json         the samples of the batch, by row; `Episodes.rebuild(serial)` draws one again
+        batch.safetensors    the batch as the model saw it
+        step_M/              the state before the step, as a checkpoint; M = N - 1
+
+An update that makes a weight infinite cannot be given up: then there is no ``step_M``, and the
+newest checkpoint is the last good state.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from diagnostics import Origin, first_nonfinite
+from etrm.batch import Batch, Demos
+from etrm.data import Sample
+from etrm.errors import EtrmError, NonFiniteError
+from etrm.files import write_atomically
+from etrm.model.act import Carry
+from etrm.training import checkpoint as checkpoints
+from etrm.training import state
+
+if TYPE_CHECKING:
+    from etrm.training.trainer import Trainer
+
+FOLDER = "nonfinite"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The same step once more, watched.
+
+    Attributes:
+        failed: whether it failed again; anything else is a machine that does not repeat itself.
+        origin: the first number that is not finite, None where there is none.
+        rows: rows of the batch whose outputs are not finite.
+    """
+
+    failed: bool
+    origin: Origin | None
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of a step that was not finite: the contents of ``report.json``.
+
+    Attributes:
+        step: the optimiser step, counted from 1.
+        what, got: what was not finite, and its value.
+        replay: None where the update itself was at fault, after which no step can be repeated.
+        weights: names of the parameters that are not finite now.
+        state_before: the checkpoint of the state before the step, in this folder; None where it is lost.
+        newest_checkpoint: of the run; None where there is none.
+    """
+
+    step: int
+    what: str
+    got: str
+    replay: Replay | None
+    weights: list[str]
+    state_before: str | None
+    newest_checkpoint: str | None
+
+
+class _UpdateError(NonFiniteError):
+    """The update made a weight that is not finite: the state before it is gone."""
+
+
+# -- finding it ---------------------------------------------------------------------------------------
+
+
+def check_loss(total: Tensor, step: int) -> None:
+    """Raise NonFiniteError where the loss of a step is not finite."""
+    if not bool(torch.isfinite(total.detach())):
+        raise NonFiniteError(f"the loss of step {step} is not finite", got=str(total.item()))
+
+
+def check_gradients(model: nn.Module, norm: float | None, step: int) -> None:
+    """Raise NonFiniteError where a gradient, or the norm of the dense ones where it is known, is not finite."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    unknown = [g.coalesce().values() if g.is_sparse else g for g in gradients if norm is None or g.is_sparse]
+    if not (math.isfinite(norm or 0.0) and _all_finite(unknown)):
+        got = "a gradient that is NaN or infinite" if norm is None else f"a norm of {norm} before clipping"
+        raise NonFiniteError(f"the gradient of step {step} is not finite", got=got)
+
+
+def check_weights(model: nn.Module, step: int) -> None:
+    """Raise NonFiniteError where a parameter is not finite after an update."""
+    if not _all_finite([p.detach() for p in model.parameters()]):
+        names = _bad_weights(model)
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise _UpdateError(
+            f"the update of step {step} made weights that are not finite",
+            got=f"{len(names)} parameters: {shown}",
+        )
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    if not tensors:
+        return True
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors)])
+    # The norm of large numbers overflows, so one that is not finite is no proof.
+    return bool(torch.isfinite(norms).all()) or all(bool(torch.isfinite(t).all()) for t in tensors)
+
+
+def _bad_weights(model: nn.Module) -> list[str]:
+    return [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+
+
+# -- explaining and keeping it ------------------------------------------------------------------------
+
+
+@contextmanager
+def explained(trainer: Trainer) -> Iterator[None]:
+    """Around one step of a run: one that is not finite is replayed and kept, and its error says where.
+
+    Raises:
+        NonFiniteError: the step's own, with the module that came first and the folder that holds the batch.
+    """
+    before = state.moment(trainer)
+    try:
+        yield
+    except NonFiniteError as error:
+        raise _explain(trainer, before, error) from error
+
+
+def _explain(trainer: Trainer, before: state.Moment, error: NonFiniteError) -> NonFiniteError:
+    samples, batch, carry = (
+        trainer.slots[trainer.bucket].samples,
+        trainer.slots[trainer.bucket].batch(),
+        trainer.carries[trainer.bucket],
+    )
+    replay, kept = None, None
+    if not isinstance(error, _UpdateError):
+        state.rewind(trainer, before)
+        kept = copy.deepcopy(state.capture(trainer))
+        replay = _replay(trainer)
+    folder = trainer.folder
+    newest = checkpoints.saved(folder.checkpoints)[-1:] if folder else []
+    report = Report(
+        step=trainer.step + 1,
+        what=error.what,
+        got=error.got,
+        replay=replay,
+        weights=_bad_weights(trainer.model),
+        state_before=None if kept is None else checkpoints.name_of(kept.step),
+        newest_checkpoint=newest[0].name if newest else None,
+    )
+    steps = ["--resume repeats the same steps: begin a run with a lower train.lr, or with train.clip_norm"]
+    if folder is not None:
+        path = folder.path / FOLDER / checkpoints.name_of(report.step)
+        try:
+            _keep(path, report, _rows(samples, carry), batch, kept)
+            steps.insert(0, f"look at {path} (docs/reliability.md)")
+        except (OSError, EtrmError) as problem:
+            steps.insert(0, f"the batch could not be kept in {path} ({problem})")
+    if report.newest_checkpoint:
+        steps.append(f"the newest checkpoint is {report.newest_checkpoint}")
+    return NonFiniteError(error.what, got=_told(report, samples), next_step="; ".join(steps))
+
+
+def _replay(trainer: Trainer) -> Replay:
+    rows: list[int] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], returned: Any) -> None:
+        output = returned[1]
+        bad = ~(torch.isfinite(output.logits).flatten(1).all(1) & torch.isfinite(output.q_halt))
+        rows[:] = bad.nonzero().flatten().tolist()
+
+    handle = trainer.model.register_forward_hook(note)
+    try:
+        with first_nonfinite(trainer.model) as found:
+            trainer.train_step()
+        return Replay(False, found.origin, rows)
+    except NonFiniteError:
+        return Replay(True, found.origin, rows)
+    finally:
+        handle.remove()
+
+
+def _told(report: Report, samples: Sequence[Sample]) -> str:
+    replay = report.replay
+    if replay is None:
+        return report.got
+    if replay.origin is None:
+        return f"{report.got}; " + (
+            "every module is finite" if replay.failed else "not so when it was repeated"
+        )
+    told = f"{report.got}; first in {replay.origin}"
+    if 0 < len(replay.rows) < len(samples):
+        tasks = dict.fromkeys(samples[row].task_id for row in replay.rows)
+        told += f"; in the rows {replay.rows} of {len(samples)}, tasks {', '.join(tasks)}"
+    return told
+
+
+def _rows(samples: Sequence[Sample], carry: Carry) -> list[dict[str, Any]]:
+    """What each row worked on; ``act_steps`` were done before this one, 0 where it has just begun."""
+    steps = carry.steps.masked_fill(carry.halted, 0).tolist()
+    names = ("task_id", "name", "query", "serial", "puzzle_id", "translated")
+    return [
+        {"row": row, "act_steps": done} | {name: getattr(sample, name) for name in names}
+        for row, (sample, done) in enumerate(zip(samples, steps, strict=True))
+    ]
+
+
+def _keep(
+    path: Path,
+    report: Report,
+    rows: list[dict[str, Any]],
+    batch: Batch,
+    before: checkpoints.Checkpoint | None,
+) -> None:
+    """Write the folder whole, in place of one of an earlier process that met the same step."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        if before is not None:
+            checkpoints.save(temporary, before, keep=1)
+        save_file(_tensors(batch), temporary / "batch.safetensors")
+        write_atomically(temporary / "samples.json", json.dumps(rows, indent=1) + "\n")
+        write_atomically(temporary / "report.json", json.dumps(asdict(report), indent=1) + "\n")
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _tensors(value: Batch | Demos, prefix: str = "") -> dict[str, Tensor]:
+    """Every tensor of a batch by the name of its field, those of the demos under ``demos.``."""
+    found: dict[str, Tensor] = {}
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if isinstance(item, Demos):
+            found |= _tensors(item, f"{prefix}{field.name}.")
+        elif item is not None:
+            found[prefix + field.name] = item.cpu().contiguous()
+    return found
