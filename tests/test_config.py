@@ -107,6 +107,7 @@ def test_every_key_at_fault_is_named() -> None:
             "weighs nothing",
         ),
         (("model.mlp_t=true",), "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas"),
+        (("model.mlp_t_norm=tokens",), "model.mlp_t_norm = 'tokens' has no effect without model.mlp_t"),
         (
             ("model.mlp_t=true", "data.canvas=published", "model.qk_norm=true"),
             "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none",
@@ -140,6 +141,7 @@ def test_impossible_settings_are_refused(settings: tuple[str, ...], message: str
         ("train.encoder_lr_scale=0",),  # the decoder alone
         ("train.kl_weight=0.1", "model.encoder.kind=lpn_variational"),
         ("model.mlp_t=true", "data.canvas=published"),
+        ("model.mlp_t=true", "model.mlp_t_norm=tokens", "data.canvas=published"),
         ("model.mlp_t=true", "data.canvas=published", "model.positions=learned"),
     ],
 )

@@ -96,6 +96,11 @@ class ModelConfig(Section):
     mlp_t: bool = Field(
         False, description="the core mixes tokens by a SwiGLU over them, not by attention; whole canvas only"
     )
+    mlp_t_norm: Literal["channels", "tokens"] = Field(
+        "channels",
+        description="what the norm behind mlp_t's mixing is over: the channels of a token, or the tokens of "
+        "a channel, as in the published code and its checkpoints",
+    )
     encoder: EncoderConfig = EncoderConfig()
     halt: HaltConfig = HaltConfig()
 
@@ -114,6 +119,8 @@ class ModelConfig(Section):
             raise ValueError(
                 "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none in the core"
             )
+        if self.mlp_t_norm == "tokens" and not self.mlp_t:
+            raise ValueError("model.mlp_t_norm = 'tokens' has no effect without model.mlp_t")
         if self.variant == "etrm_cached" and self.encoder.kind in STATEFUL:
             raise ValueError(
                 f"model.variant etrm_cached encodes a sample once, so the state of encoder kind "

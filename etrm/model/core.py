@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from etrm.config import ModelConfig
 from etrm.model.layers import (
     Block,
+    BlockSettings,
     Linear,
     MixerBlock,
     RotaryPositions,
@@ -33,9 +34,9 @@ class ReasoningModule(nn.Module):
         super().__init__()
         width, expansion = config.hidden_size, config.expansion
         self.layers = nn.ModuleList(
-            MixerBlock(tokens, width, expansion)
+            MixerBlock(tokens, width, expansion, config.mlp_t_norm == "tokens")
             if config.mlp_t
-            else Block(width, config.num_heads, expansion, qk_norm=config.qk_norm)
+            else Block(BlockSettings(width, config.num_heads, expansion, qk_norm=config.qk_norm))
             for _ in range(config.layers)
         )
 

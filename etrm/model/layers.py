@@ -176,6 +176,26 @@ class Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, hidden))
 
 
+@dataclass(frozen=True)
+class BlockSettings:
+    """What a block of attention and SwiGLU is made of.
+
+    Attributes:
+        hidden_size, num_heads: D and H.
+        expansion: of the SwiGLU.
+        pre_norm: norm what the sub-layers read, not what they leave.
+        layer_scale: initial factor per channel of what they add; 0 means none.
+        qk_norm: RMS of queries and keys, per head.
+    """
+
+    hidden_size: int
+    num_heads: int
+    expansion: float
+    pre_norm: bool = False
+    layer_scale: float = 0.0
+    qk_norm: bool = False
+
+
 class Residual(nn.Module):
     """How a block adds what its two sub-layers compute: post-norm or pre-norm, with layer scale.
 
@@ -186,11 +206,11 @@ class Residual(nn.Module):
     gamma_1: nn.Parameter | None
     gamma_2: nn.Parameter | None
 
-    def __init__(self, hidden_size: int, pre_norm: bool, layer_scale: float) -> None:
+    def __init__(self, settings: BlockSettings) -> None:
         super().__init__()
-        self.pre_norm = pre_norm
+        self.pre_norm, start = settings.pre_norm, settings.layer_scale
         for name in ("gamma_1", "gamma_2"):
-            scale = nn.Parameter(torch.full((hidden_size,), layer_scale)) if layer_scale > 0 else None
+            scale = nn.Parameter(torch.full((settings.hidden_size,), start)) if start > 0 else None
             self.register_parameter(name, scale)
 
     def enter(self, h: Tensor) -> Tensor:
@@ -206,19 +226,10 @@ class Residual(nn.Module):
 class Block(Residual):
     """Self-attention, then SwiGLU."""
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        expansion: float,
-        *,
-        pre_norm: bool = False,
-        layer_scale: float = 0.0,
-        qk_norm: bool = False,
-    ) -> None:
-        super().__init__(hidden_size, pre_norm, layer_scale)
-        self.self_attn = Attention(hidden_size, num_heads, qk_norm)
-        self.mlp = SwiGLU(hidden_size, expansion)
+    def __init__(self, settings: BlockSettings) -> None:
+        super().__init__(settings)
+        self.self_attn = Attention(settings.hidden_size, settings.num_heads, settings.qk_norm)
+        self.mlp = SwiGLU(settings.hidden_size, settings.expansion)
 
     def forward(self, h: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
         """(B, L, D) to (B, L, D)."""
@@ -226,15 +237,17 @@ class Block(Residual):
         return self.leave(h, self.mlp(self.enter(h)), self.gamma_2)
 
 
-class MixerBlock(Residual):
+class MixerBlock(nn.Module):
     """SwiGLU over a fixed number of tokens L in place of attention, then SwiGLU over channels.
 
-    TRM's ``mlp_t``. Post-norm over the channels, as every block here; the published code norms
-    over the tokens after the first sub-layer.
+    TRM's ``mlp_t``, post-norm. After the first sub-layer the RMS is over the channels of each token,
+    as in every other block, or with ``norm_tokens`` over the tokens of each channel, as in the
+    published code: two functions of the same weights.
     """
 
-    def __init__(self, tokens: int, hidden_size: int, expansion: float) -> None:
-        super().__init__(hidden_size, pre_norm=False, layer_scale=0.0)
+    def __init__(self, tokens: int, hidden_size: int, expansion: float, norm_tokens: bool) -> None:
+        super().__init__()
+        self.norm_tokens = norm_tokens
         self.mlp_t = SwiGLU(tokens, expansion)
         self.mlp = SwiGLU(hidden_size, expansion)
 
@@ -242,30 +255,23 @@ class MixerBlock(Residual):
         """(B, L, D) to (B, L, D); nothing is rotated, and no token can be masked."""
         if mask is not None:
             raise ValueError("a block that mixes all tokens (mlp_t) cannot leave some of them out")
-        h = self.leave(h, self.mlp_t(self.enter(h).transpose(1, 2)).transpose(1, 2), self.gamma_1)
-        return self.leave(h, self.mlp(self.enter(h)), self.gamma_2)
+        turned = h.transpose(1, 2)
+        mixed = turned + self.mlp_t(turned)
+        h = rms_norm(mixed).transpose(1, 2) if self.norm_tokens else rms_norm(mixed.transpose(1, 2))
+        return rms_norm(h + self.mlp(h))
 
 
 class CrossAttentionBlock(Residual):
     """Queries attend to a masked set, then SwiGLU; in pre-norm only the queries are normed."""
 
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        expansion: float,
-        *,
-        pre_norm: bool = False,
-        layer_scale: float = 0.0,
-        qk_norm: bool = False,
-    ) -> None:
-        super().__init__(hidden_size, pre_norm, layer_scale)
-        self.num_heads, self.qk_norm = num_heads, qk_norm
-        self.q_proj = Linear(hidden_size, hidden_size)
-        self.k_proj = Linear(hidden_size, hidden_size)
-        self.v_proj = Linear(hidden_size, hidden_size)
-        self.o_proj = Linear(hidden_size, hidden_size)
-        self.mlp = SwiGLU(hidden_size, expansion)
+    def __init__(self, settings: BlockSettings) -> None:
+        super().__init__(settings)
+        self.num_heads, self.qk_norm, width = settings.num_heads, settings.qk_norm, settings.hidden_size
+        self.q_proj = Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.o_proj = Linear(width, width)
+        self.mlp = SwiGLU(width, settings.expansion)
 
     def forward(self, h: Tensor, items: Tensor, mask: Tensor | None) -> Tensor:
         """Queries (B, P, D) over items (B, K, D) to (B, P, D)."""

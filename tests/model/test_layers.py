@@ -13,6 +13,7 @@ from torch import Tensor
 from etrm.model.layers import (
     Attention,
     Block,
+    BlockSettings,
     CrossAttentionBlock,
     Linear,
     MixerBlock,
@@ -223,7 +224,7 @@ def draw_scales(
 @pytest.mark.parametrize("layer_scale", [0.0, 0.1])
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_a_block_is_its_formula(pre_norm: bool, layer_scale: float) -> None:
-    block = Block(8, 2, 1.0, pre_norm=pre_norm, layer_scale=layer_scale)
+    block = Block(BlockSettings(8, 2, 1.0, pre_norm, layer_scale))
     g1, g2 = draw_scales(block, layer_scale)
     h, rotation = 3 * torch.randn(2, 4, 8), RotaryPositions(4, 4)(torch.arange(4).expand(2, -1))
 
@@ -244,7 +245,7 @@ def test_a_block_is_its_formula(pre_norm: bool, layer_scale: float) -> None:
 def test_a_cross_attention_block_norms_its_queries_and_never_the_set(
     pre_norm: bool, layer_scale: float
 ) -> None:
-    block = CrossAttentionBlock(8, 2, 1.0, pre_norm=pre_norm, layer_scale=layer_scale)
+    block = CrossAttentionBlock(BlockSettings(8, 2, 1.0, pre_norm, layer_scale))
     g1, g2 = draw_scales(block, layer_scale)
     h, items = 3 * torch.randn(1, 3, 8), 3 * torch.randn(1, 5, 8)
 
@@ -291,9 +292,10 @@ def test_key_mask_puts_the_keys_last() -> None:
 # -- mixing tokens ------------------------------------------------------------------------------------
 
 
-def test_a_mixer_block_is_its_formula() -> None:
-    """SwiGLU over the tokens of each channel, RMS over channels, SwiGLU over channels, RMS."""
-    block, h = MixerBlock(tokens=5, hidden_size=4, expansion=1.0), torch.randn(2, 5, 4)
+@pytest.mark.parametrize("norm_tokens", [False, True])
+def test_a_mixer_block_is_its_formula(norm_tokens: bool) -> None:
+    """SwiGLU over the tokens of each channel, RMS over channels or tokens, SwiGLU over channels, RMS."""
+    block, h = MixerBlock(5, 4, 1.0, norm_tokens), torch.randn(2, 5, 4)
 
     def swiglu(module: SwiGLU, x: Tensor) -> Tensor:
         gate, up = (module.gate_up_proj.weight @ x).chunk(2)
@@ -302,14 +304,15 @@ def test_a_mixer_block_is_its_formula() -> None:
     found = block(h, None, None)
     for row in range(2):
         mixed = torch.stack([swiglu(block.mlp_t, h[row, :, channel]) for channel in range(4)], dim=1)
-        state = rms_norm(h[row] + mixed)
+        total = h[row] + mixed
+        state = total / (total.square().mean(0 if norm_tokens else 1, keepdim=True) + 1e-5).sqrt()
         expected = rms_norm(state + torch.stack([swiglu(block.mlp, token) for token in state]))
         torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_inner_width_of_a_mixer_block_follows_the_number_of_tokens() -> None:
     with torch.device("meta"):
-        block = MixerBlock(tokens=916, hidden_size=512, expansion=4.0)
+        block = MixerBlock(tokens=916, hidden_size=512, expansion=4.0, norm_tokens=True)
     assert block.mlp_t.down_proj.weight.shape == (916, 2560)  # round(4 * 916 * 2 / 3) = 2443
     assert block.mlp.down_proj.weight.shape == (512, 1536)
 

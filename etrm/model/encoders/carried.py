@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from etrm.config import ModelConfig
 from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder, mean_of_set
+from etrm.model.encoders.pairs import block_settings
 from etrm.model.encoders.standard import GridEncoder
 from etrm.model.layers import (
     Block,
@@ -71,14 +72,7 @@ class RecurrentEncoder(CarriedEncoder):
 
     def __init__(self, config: ModelConfig, side: int) -> None:
         super().__init__(config, side)
-        encoder = config.encoder
-        self.cross_attention = CrossAttentionBlock(
-            config.hidden_size,
-            config.num_heads,
-            config.expansion,
-            layer_scale=encoder.layer_scale,
-            qk_norm=encoder.qk_norm,
-        )
+        self.cross_attention = CrossAttentionBlock(block_settings(config, pre_norm=False))
 
     def refine(self, old: EncoderState, pairs: Tensor, mask: Tensor) -> EncoderState:
         """The states (R, P, D) after one step, before smoothing."""
@@ -92,19 +86,10 @@ class TRMStyleEncoder(CarriedEncoder):
 
     def __init__(self, config: ModelConfig, side: int) -> None:
         super().__init__(config, side)
-        encoder, width = config.encoder, config.hidden_size
         self.context_tokens = config.context_tokens
-        self.layers = nn.ModuleList(
-            Block(
-                width,
-                config.num_heads,
-                config.expansion,
-                layer_scale=encoder.layer_scale,
-                qk_norm=encoder.qk_norm,
-            )
-            for _ in range(LAYERS)
-        )
-        self.positions = RotaryPositions(config.context_tokens, width // config.num_heads)
+        settings = block_settings(config, pre_norm=False)
+        self.layers = nn.ModuleList(Block(settings) for _ in range(LAYERS))
+        self.positions = RotaryPositions(config.context_tokens, config.hidden_size // config.num_heads)
 
     def refine(self, old: EncoderState, pairs: Tensor, mask: Tensor) -> EncoderState:
         """The states (R, P, D) after one step, before smoothing; the last H cycle alone has a graph."""

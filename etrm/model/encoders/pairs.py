@@ -13,9 +13,22 @@ from torch import Tensor, nn
 from etrm.batch import Demos
 from etrm.config import ModelConfig
 from etrm.model.core import VOCABULARY
-from etrm.model.layers import RotaryPositions, TokenEmbedding
+from etrm.model.layers import BlockSettings, RotaryPositions, TokenEmbedding
 
 PAD = 0
+
+
+def block_settings(config: ModelConfig, pre_norm: bool) -> BlockSettings:
+    """Of every block of an encoder: heads and expansion are the core's."""
+    encoder = config.encoder
+    return BlockSettings(
+        config.hidden_size,
+        config.num_heads,
+        config.expansion,
+        pre_norm,
+        encoder.layer_scale,
+        encoder.qk_norm,
+    )
 
 
 class PairEncoder(nn.Module):

@@ -13,7 +13,7 @@ from etrm.batch import Demos
 from etrm.config import ModelConfig
 from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder
-from etrm.model.encoders.pairs import PAD, PairEncoder
+from etrm.model.encoders.pairs import PAD, PairEncoder, block_settings
 from etrm.model.layers import (
     Block,
     CrossAttentionBlock,
@@ -32,17 +32,8 @@ class GridEncoder(PairEncoder):
         super().__init__(config, side)
         width, encoder = config.hidden_size, config.encoder
         self.pooling = encoder.pooling
-        self.layers = nn.ModuleList(
-            Block(
-                width,
-                config.num_heads,
-                config.expansion,
-                pre_norm=encoder.norm == "pre",
-                layer_scale=encoder.layer_scale,
-                qk_norm=encoder.qk_norm,
-            )
-            for _ in range(encoder.layers)
-        )
+        settings = block_settings(config, encoder.norm == "pre")
+        self.layers = nn.ModuleList(Block(settings) for _ in range(encoder.layers))
         if self.pooling == "attention":
             self.pool_query = nn.Parameter(truncated_normal_(torch.empty(1, width), 0.02))
             self.pool_q_proj = Linear(width, width)
@@ -83,17 +74,8 @@ class SetEncoder(nn.Module):
         self.query_tokens = nn.Parameter(
             truncated_normal_(torch.empty(config.context_tokens, config.hidden_size), 0.02)
         )
-        self.layers = nn.ModuleList(
-            CrossAttentionBlock(
-                config.hidden_size,
-                config.num_heads,
-                config.expansion,
-                pre_norm=encoder.norm == "pre",
-                layer_scale=encoder.layer_scale,
-                qk_norm=encoder.qk_norm,
-            )
-            for _ in range(encoder.set_layers)
-        )
+        settings = block_settings(config, encoder.norm == "pre")
+        self.layers = nn.ModuleList(CrossAttentionBlock(settings) for _ in range(encoder.set_layers))
 
     def forward(self, pairs: Tensor, mask: Tensor) -> Tensor:
         """Pair vectors (R, K, D) with (R, K) bool of those that exist to (R, P, D)."""
