@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, help="Look at tasks and check them.")
 app.add_typer(data, name="data")
+checkpoint = typer.Typer(no_args_is_help=True, help="Look into checkpoints, compare, import and export them.")
+app.add_typer(checkpoint, name="checkpoint")
 
 PresetOption = Annotated[str | None, typer.Option(help="A preset of the package: smoke, small or overfit.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="A TOML file in place of a preset.")]
@@ -34,6 +36,9 @@ SourceOption = Annotated[
     str, typer.Option(help="arc-agi-1, arc-agi-2, a folder, or a Kaggle challenges file.")
 ]
 SubsetOption = Annotated[str, typer.Option(help="training or evaluation.")]
+WeightsOption = Annotated[str, typer.Option(help="ema or raw: a checkpoint of ours holds both.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+CheckpointArgument = Annotated[Path, typer.Argument(help="A run folder, a checkpoint folder, or a file.")]
 SideOption = Annotated[int, typer.Option(help="Keep tasks whose grids all fit this side.")]
 
 
@@ -298,6 +303,93 @@ def check(
     for what, value in rows:
         table.add_row(what, str(value))
     open_console().print(table)
+
+
+@checkpoint.command("inspect")
+def inspect_checkpoint(
+    path: CheckpointArgument, weights: WeightsOption = "ema", as_json: JsonOption = False
+) -> None:
+    """Show every tensor with its statistics, the totals, the settings, and what is known of their origin."""
+    from etrm.training.inspection import inspect_weights
+    from etrm.training.weights import read_weights
+    from reports.checkpoint_tables import inspection, print_result
+
+    print_result(inspect_weights(read_weights(path, _weights(weights))), inspection, as_json)
+
+
+@checkpoint.command("compare")
+def compare_checkpoints(
+    first: CheckpointArgument,
+    second: CheckpointArgument,
+    weights: WeightsOption = "ema",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two checkpoints tensor by tensor, published names or ours.
+
+    Exit code 0 equal bit for bit, 1 different, 2 bad input.
+    """
+    from etrm.training.inspection import compare_weights
+    from etrm.training.weights import read_weights
+    from reports.checkpoint_tables import comparison, print_result
+
+    kind = _weights(weights)
+    found = compare_weights(read_weights(first, kind), read_weights(second, kind))
+    print_result(found, comparison, as_json)
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+@checkpoint.command("import")
+def import_published(
+    file: Annotated[Path, typer.Argument(help="A published TRM or ETRM checkpoint.")],
+    out: Annotated[Path, typer.Option(help="The run folder to write.")],
+    settings_file: Annotated[
+        Path | None, typer.Option("--settings", help="JSON or YAML of its settings; looked for beside FILE.")
+    ] = None,
+    settings: SetOption = None,
+) -> None:
+    """Make a run folder of a published checkpoint, for train.decoder, `etrm evaluate` and `etrm train --resume`.
+
+    What its weights do not say (cycles, heads, ...) comes from --set or a settings file, and is never guessed.
+    """
+    from etrm.training.importing import import_checkpoint
+    from reports.checkpoint_tables import imported, print_result
+
+    found = import_checkpoint(file, out, settings_file, tuple(settings or ()))
+    print_result(found, imported, as_json=False)
+
+
+@checkpoint.command("export")
+def export_published(
+    source: Annotated[Path, typer.Argument(help="A run folder, or one of its checkpoint folders.")],
+    out: Annotated[Path, typer.Option(help="The file to write; its settings go to NAME.json beside it.")],
+    weights: WeightsOption = "ema",
+    form: Annotated[str, typer.Option("--format", help="safetensors or torch.")] = "safetensors",
+) -> None:
+    """Write weights of ours under the published names, for the published code."""
+    from etrm.training.exporting import export_checkpoint
+    from reports.console import open_console
+
+    found = export_checkpoint(
+        source, out, _weights(weights), _one_of("--format", form, "safetensors", "torch")
+    )
+    open_console().print(
+        f"{found.file}: {found.tensors} tensors, {found.weights} weights; settings: {found.settings}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _weights(name: str) -> Any:
+    return _one_of("--weights", name, "ema", "raw")
+
+
+def _one_of(option: str, given: str, *allowed: str) -> Any:
+    from etrm.errors import ConfigError
+
+    if given not in allowed:
+        raise ConfigError(f"unknown {option} {given!r}", allowed=" or ".join(allowed))
+    return given
 
 
 def _find_task(task: str, source: str, subset: str | None) -> Any:

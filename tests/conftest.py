@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+import pytest
 import torch
 from hypothesis import settings
+
+from etrm.batch import Batch, Demos
 
 torch.set_num_threads(1)
 settings.register_profile("shared cores", deadline=None)
 settings.load_profile("shared cores")
+
+
+def _published_batch(arrays: dict[str, np.ndarray]) -> Batch:
+    """Published arrays (whole canvas, padded demos) as a batch of real demos alone."""
+    inputs = torch.from_numpy(arrays["inputs"]).long()
+    size, area = inputs.shape
+    if "demo_inputs" in arrays:
+        owner, slot = np.nonzero(arrays["demo_mask"])
+        pairs = np.concatenate((arrays["demo_inputs"], arrays["demo_labels"]), axis=-1)[owner, slot]
+    else:
+        owner, pairs = np.zeros(0, dtype=np.int64), np.zeros((0, 2 * area), dtype=np.int64)
+    demos = Demos(
+        tokens=torch.from_numpy(pairs).long(),
+        positions=torch.arange(2 * area).expand(len(pairs), -1),
+        valid=None,
+        owner=torch.from_numpy(owner).long(),
+        slots=torch.arange(size),
+    )
+    return Batch(
+        inputs=inputs,
+        labels=torch.from_numpy(arrays["labels"]).long(),
+        positions=torch.arange(area).expand(size, -1),
+        valid=None,
+        puzzle_ids=torch.from_numpy(arrays["puzzle_identifiers"]).long(),
+        sample_ids=torch.arange(size),
+        demos=demos,
+    )
+
+
+@pytest.fixture(scope="session")
+def published_batch() -> Callable[[dict[str, np.ndarray]], Batch]:
+    """Makes a batch of one step's arrays of ``tests/parity``."""
+    return _published_batch

@@ -40,7 +40,9 @@ class TrainConfig(Section):
     )
     decoder: Path | None = Field(None, description="TRM checkpoint whose core the decoder starts from")
     decoder_weights: Literal["ema", "raw"] = "ema"
-    allow_decoder_mismatch: tuple[Literal["H_cycles", "L_cycles", "num_heads"], ...] = ()
+    allow_decoder_mismatch: tuple[
+        Literal["H_cycles", "L_cycles", "num_heads", "positions", "qk_norm", "mlp_t_norm"], ...
+    ] = ()
     freeze_decoder_steps: int = Field(
         0, ge=0, description="first steps of the run, in which only the encoder trains (TRM: the table)"
     )

@@ -2,7 +2,8 @@
 
 ``model.safetensors`` raw weights, ``ema.safetensors`` the averaged ones, ``state.safetensors``
 every other tensor that training needs to continue exactly, ``state.json`` the rest (step, loader
-positions, random state, model settings, and the digests of the three). Nothing is pickled, so nothing can execute.
+positions, random state, model settings, and the SHA-256 digests of the three and of itself). Nothing
+is pickled, so nothing can execute.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,6 +26,11 @@ from etrm.errors import CheckpointError
 from etrm.files import sync_folder
 
 PREFIX = "step_"
+WeightsKind = Literal["ema", "raw"]
+WEIGHTS: dict[WeightsKind, str] = {"raw": "model.safetensors", "ema": "ema.safetensors"}
+"""The file of each kind of weights."""
+TENSORS = "state.safetensors"
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,14 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         for unfinished in folder.glob(f".{PREFIX}*.tmp"):  # of a process that was killed
             shutil.rmtree(unfinished)
         temporary.mkdir()
-        _save_tensors(temporary / "model.safetensors", checkpoint.model)
-        _save_tensors(temporary / "ema.safetensors", checkpoint.ema)
-        _save_tensors(temporary / "state.safetensors", checkpoint.tensors)
+        _save_tensors(temporary / WEIGHTS["raw"], checkpoint.model)
+        _save_tensors(temporary / WEIGHTS["ema"], checkpoint.ema)
+        _save_tensors(temporary / TENSORS, checkpoint.tensors)
         digests = {path.name: _digest(path) for path in temporary.iterdir()}
-        state = {"step": checkpoint.step, "sha256": digests, **checkpoint.state}
-        (temporary / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True), "utf-8")
+        state = json.loads(json.dumps({"step": checkpoint.step, **checkpoint.state}))
+        digests[STATE] = _digest_of_state(state)
+        text = json.dumps(state | {"sha256": digests}, indent=1, sort_keys=True)
+        (temporary / STATE).write_text(text, "utf-8")
         for path in temporary.iterdir():
             _sync(path)
         if final.exists():
@@ -98,25 +108,63 @@ def read(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing, truncated or altered.
     """
-    try:
-        state = json.loads((path / "state.json").read_text("utf-8"))
-        for name, digest in state.pop("sha256").items():
-            if _digest(path / name) != digest:
-                raise ValueError(f"{name} is not what was written")
-        return Checkpoint(
-            step=state.pop("step"),
-            model=load_file(path / "model.safetensors"),
-            ema=load_file(path / "ema.safetensors"),
-            tensors=load_file(path / "state.safetensors"),
-            state=state,
+    with _whole(path):
+        state, digests = _read_state(path)
+        step = state.pop("step")
+        model, ema, tensors = (
+            _read_tensors(path / name, digests) for name in (WEIGHTS["raw"], WEIGHTS["ema"], TENSORS)
         )
-    except (OSError, SafetensorError, ValueError, KeyError, AttributeError, TypeError) as error:
+    return Checkpoint(step, model, ema, tensors, state)
+
+
+def read_weights(path: Path, weights: WeightsKind) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """One kind of weights of a checkpoint folder, and its state, ``step`` among it.
+
+    Raises:
+        CheckpointError: one of the two files is missing, truncated or altered.
+    """
+    with _whole(path):
+        state, digests = _read_state(path)
+        tensors = _read_tensors(path / WEIGHTS[weights], digests)
+    return tensors, state
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Whatever reading meets in ``path`` means that it is not whole."""
+    try:
+        yield
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(
             f"{path} is not a whole checkpoint",
             got=f"{type(error).__name__}: {error}",
             allowed="model.safetensors, ema.safetensors, state.safetensors and state.json, as `etrm train` writes them",
             next_step="use an earlier checkpoint of the same run folder",
         ) from error
+
+
+def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The state, and the digests that it holds."""
+    state = json.loads((path / STATE).read_text("utf-8"))
+    digests = state.pop("sha256")
+    # The first checkpoints had no digest of their state.
+    if STATE in digests and digests[STATE] != _digest_of_state(state):
+        raise ValueError(f"{STATE} is not what was written")
+    return state, digests
+
+
+def _read_tensors(path: Path, digests: dict[str, str]) -> dict[str, Tensor]:
+    if _digest(path) != digests[path.name]:
+        raise ValueError(f"{path.name} is not what was written")
+    return load_file(path)
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -126,6 +174,11 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_state(state: dict[str, Any]) -> str:
+    """Of what the state says, without its digests: spaces between its words are free."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -19,6 +19,7 @@ from etrm.training import checkpoint as checkpoints
 from etrm.training.loss import act_loss
 from etrm.training.run_folder import read_config
 from etrm.training.trainer import pick_device, training_tasks
+from etrm.training.weights import load_weights
 
 
 def predictor(model: RecursiveModel) -> Predictor:
@@ -63,12 +64,7 @@ def load_model(folder: Path, weights: Literal["ema", "raw"]) -> tuple[RecursiveM
     tasks = training_tasks(config)
     episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
     model = RecursiveModel(config.model, puzzles=episodes.puzzles, side=SIDE)
-    try:
-        model.load_state_dict(checkpoint.ema if weights == "ema" else checkpoint.model)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the weights in {found[-1]} do not fit the run's config", got=str(error).splitlines()[-1].strip()
-        ) from error
+    load_weights(model, checkpoint, weights)
     model.to(pick_device(config.train.device)).eval()
     return model, config, tasks, checkpoint.step
 

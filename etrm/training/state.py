@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from etrm.model.act import Carry
 from etrm.training.checkpoint import Checkpoint
+from etrm.training.weights import load_weights
 
 if TYPE_CHECKING:
     from etrm.training.trainer import Trainer
@@ -41,10 +42,16 @@ def capture(trainer: Trainer) -> Checkpoint:
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Put a captured state back; the next step is the one that would have come."""
+    """Put a captured state back; the next step is the one that would have come.
+
+    Raises:
+        CheckpointError: the weights are of another model than the config's.
+    """
     tensors, state = checkpoint.tensors, checkpoint.state
     trainer.step = checkpoint.step
-    trainer.model.load_state_dict(checkpoint.model)
+    load_weights(trainer.model, checkpoint, "raw")
+    if "imported" in state:  # weights alone: all else begins
+        return
     ema = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
     trainer.ema.load(ema, state["ema_updates"])
     _restore_optimizers(trainer.optimizers, tensors)

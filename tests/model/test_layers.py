@@ -266,7 +266,7 @@ def test_qk_norm_reaches_the_attention_of_every_block() -> None:
     rotation = RotaryPositions(3, 4)(torch.arange(3)[None])
     h, items = torch.randn(1, 3, 8), torch.randn(1, 2, 8)
     for make, args in ((Block, (rotation, None)), (CrossAttentionBlock, (items, None))):
-        plain, normed = make(8, 2, 1.0), make(8, 2, 1.0, qk_norm=True)
+        plain, normed = (make(BlockSettings(8, 2, 1.0, qk_norm=qk_norm)) for qk_norm in (False, True))
         normed.load_state_dict(plain.state_dict())
         assert not torch.allclose(plain(h, *args), normed(h, *args), atol=1e-3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from etrm.batch import Batch, Demos
+from etrm.batch import Batch
 from etrm.config import ModelConfig
 from etrm.model.recursive import RecursiveModel
 from etrm.training.loss import act_loss
@@ -27,6 +28,7 @@ CASES = [
 ]
 LPN_BLOCK = re.compile(r"(grid_encoder\.layers\.\d+\.)(qkv_proj|o_proj)")
 """An LPN block is ours with the published one's attention unwrapped."""
+PublishedBatch = Callable[[dict[str, np.ndarray]], Batch]
 
 
 def published_config(case: str) -> tuple[ModelConfig, dict]:
@@ -58,35 +60,8 @@ def our_name(name: str) -> str:
     return LPN_BLOCK.sub(r"\1self_attn.\2", name.replace("inner.", "core."))
 
 
-def batch_of(arrays: dict[str, np.ndarray]) -> Batch:
-    """Published arrays (whole canvas, padded demos) as a batch of real demos alone."""
-    inputs = torch.from_numpy(arrays["inputs"]).long()
-    size, area = inputs.shape
-    if "demo_inputs" in arrays:
-        owner, slot = np.nonzero(arrays["demo_mask"])
-        pairs = np.concatenate((arrays["demo_inputs"], arrays["demo_labels"]), axis=-1)[owner, slot]
-    else:
-        owner, pairs = np.zeros(0, dtype=np.int64), np.zeros((0, 2 * area), dtype=np.int64)
-    demos = Demos(
-        tokens=torch.from_numpy(pairs).long(),
-        positions=torch.arange(2 * area).expand(len(pairs), -1),
-        valid=None,
-        owner=torch.from_numpy(owner).long(),
-        slots=torch.arange(size),
-    )
-    return Batch(
-        inputs=inputs,
-        labels=torch.from_numpy(arrays["labels"]).long(),
-        positions=torch.arange(area).expand(size, -1),
-        valid=None,
-        puzzle_ids=torch.from_numpy(arrays["puzzle_identifiers"]).long(),
-        sample_ids=torch.arange(size),
-        demos=demos,
-    )
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_matches_the_published_arrays(case: str) -> None:
+def test_matches_the_published_arrays(case: str, published_batch: PublishedBatch) -> None:
     config, published = published_config(case)
     model = RecursiveModel(
         config, puzzles=published.get("num_puzzle_identifiers", 0), side=published["canvas"]
@@ -106,7 +81,7 @@ def test_matches_the_published_arrays(case: str) -> None:
         current = {
             k: np.where(resets.reshape(-1, *[1] * (v.ndim - 1)), v, current.get(k, v)) for k, v in new.items()
         }
-        batch = batch_of(current)
+        batch = published_batch(current)
         model.zero_grad(set_to_none=True)
         carry, output = model(carry, batch)
         output.context.retain_grad()

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from etrm.errors import CheckpointError
 from etrm.training import checkpoint as checkpoints
-from etrm.training.checkpoint import Checkpoint, read, save, saved
+from etrm.training.checkpoint import Checkpoint, read, read_weights, save, saved
 
 FILES = ("model.safetensors", "ema.safetensors", "state.safetensors", "state.json")
 
@@ -163,3 +166,58 @@ def test_a_state_without_a_needed_key_is_refused(tmp_path: Path, key: str) -> No
     (path / "state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match=key):
         read(path)
+
+
+def test_one_kind_of_weights_is_read_alone_and_with_its_state(tmp_path: Path) -> None:
+    written = made(3)
+    path = save(tmp_path, written, keep=1)
+    (path / "state.safetensors").unlink()
+    (path / "model.safetensors").unlink()
+    tensors, state = read_weights(path, "ema")
+    assert torch.equal(tensors["a"], written.ema["a"])
+    assert (state["step"], state["name"]) == (3, "é")
+
+
+def test_a_state_that_says_something_else_is_seen(tmp_path: Path) -> None:
+    path = save(tmp_path, made(1), keep=1)
+    text = (path / "state.json").read_text()
+    (path / "state.json").write_text(text.replace('"step": 1', '"step": 7'))
+    with pytest.raises(CheckpointError, match=r"state\.json is not what was written"):
+        read(path)
+
+
+def test_a_checkpoint_without_a_digest_of_its_state_is_still_read(tmp_path: Path) -> None:
+    written = made(1)
+    path = save(tmp_path, written, keep=1)
+    state = json.loads((path / "state.json").read_text())
+    del state["sha256"]["state.json"]
+    (path / "state.json").write_text(json.dumps(state))
+    assert_same(read(path), written)
+
+
+@given(st.data())
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_altered_byte_is_found_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
+    """Any bit of any file flipped, or any file cut anywhere: an error, or the very same checkpoint."""
+    whole = tmp_path / "step_00000001"
+    written = Checkpoint(
+        1, {"a": torch.ones(2)}, {"a": torch.zeros(2)}, {"n": torch.tensor(3)}, {"x": [1e-5]}
+    )
+    if not whole.exists():
+        save(tmp_path, written, keep=1)
+    altered = tmp_path / "altered"
+    shutil.rmtree(altered, ignore_errors=True)
+    shutil.copytree(whole, altered)
+    file = altered / data.draw(st.sampled_from(FILES))
+    content = bytearray(file.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        content = content[:place]
+    file.write_bytes(content)
+    try:
+        found = read(altered)
+    except CheckpointError:
+        return
+    assert_same(found, written)

@@ -1,0 +1,154 @@
+"""Names and settings of the published code (TinyRecursiveModels, and etrm on top of it), to ours and back.
+
+Names follow the checkpoints of SamsungSAILMontreal/TinyRecursiveModels and bdsaglam/etrm; the arrays in
+``tests/parity`` pin those of six models.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from etrm.config import KNOBS, STATEFUL, EncoderKind, ModelConfig
+from etrm.errors import CheckpointError
+from etrm.model.core import VOCABULARY
+from etrm.model.encoders.carried import H_CYCLES, L_CYCLES, LAYERS
+
+WRAPPERS = ("_orig_mod.", "module.", "model.")
+"""What compilation, DDP and the published loss head put before every name."""
+
+_NAMES = (
+    ("inner.puzzle_emb.", "puzzle_table."),
+    ("inner.", "core."),
+    ("encoder.z_e_", "encoder.z_"),
+    ("encoder.mlp.", "encoder.cross_attention.mlp."),
+    ("encoder.cross_attn.", "encoder.cross_attention."),
+    ("encoder.L_level.layers.", "encoder.layers."),
+    ("encoder.mu_proj.", "encoder.latent.mu_proj."),
+    ("encoder.logvar_proj.", "encoder.latent.logvar_proj."),
+    ("encoder.decode_proj.", "encoder.output_proj."),
+)
+"""Beginnings of names, the published one and ours; what stands in none of them is the same in both."""
+_DECODE_PROJ: tuple[EncoderKind, ...] = ("hybrid_variational",)
+_LPN: tuple[EncoderKind, ...] = ("hybrid_standard", "hybrid_variational", "lpn_standard", "lpn_variational")
+# An LPN block is ours with the attention unwrapped.
+_LPN_PUBLISHED = re.compile(r"^(encoder\.grid_encoder\.layers\.\d+\.)((?:qkv|o)_proj\.)")
+_LPN_OURS = re.compile(r"^(encoder\.grid_encoder\.layers\.\d+\.)self_attn\.")
+
+SETTINGS = {
+    "hidden_size": "hidden_size",
+    "num_heads": "num_heads",
+    "expansion": "expansion",
+    "L_layers": "layers",
+    "H_cycles": "H_cycles",
+    "L_cycles": "L_cycles",
+    "puzzle_emb_len": "context_tokens",
+    "pos_encodings": "positions",
+    "mlp_t": "mlp_t",
+    "halt_max_steps": "halt.max_steps",
+    "halt_exploration_prob": "halt.exploration",
+    "encoder_num_layers": "encoder.layers",
+    "encoder_pooling_method": "encoder.pooling",
+    "encoder_set_layers": "encoder.set_layers",
+    "encoder_norm_style": "encoder.norm",
+    "encoder_layer_scale_init": "encoder.layer_scale",
+}
+"""The published name of a setting, and ours in the model section; the kind of encoder has two names."""
+_CARRIED = {"recurrent": "recurrent_standard", "trm_style": "trm_style"}
+"""Kinds of encoder that the published code calls by ``recurrent_encoder_type``."""
+_TRM_STYLE = {"encoder_h_cycles": H_CYCLES, "encoder_l_cycles": L_CYCLES, "encoder_l_layers": LAYERS}
+"""Settings of the published trm_style encoder that are constants here."""
+
+
+def strip_wrappers(name: str) -> str:
+    """A tensor's name without the prefixes that compilation, DDP and wrappers put before it."""
+    while name.startswith(WRAPPERS):
+        for prefix in WRAPPERS:
+            name = name.removeprefix(prefix)
+    return name
+
+
+def our_name(name: str) -> str:
+    """Our name of a tensor that has a published one, behind any wrappers; ours stay as they are."""
+    name = strip_wrappers(name)
+    for theirs, ours in sorted(_NAMES, reverse=True):  # the longest beginning first
+        if name.startswith(theirs):
+            name = ours + name.removeprefix(theirs)
+            break
+    return _LPN_PUBLISHED.sub(r"\1self_attn.\2", name)
+
+
+def published_name(name: str, kind: EncoderKind) -> str:
+    """The inverse of :func:`our_name` for a tensor of a model with that kind of encoder."""
+    if kind in _LPN:
+        name = _LPN_OURS.sub(r"\1", name)
+    for theirs, ours in sorted(_NAMES, key=lambda pair: pair[1], reverse=True):
+        if name.startswith(ours) and (theirs != "encoder.decode_proj." or kind in _DECODE_PROJ):
+            return "model." + theirs + name.removeprefix(ours)
+    return "model." + name
+
+
+def published_settings(model: ModelConfig) -> dict[str, Any]:
+    """A model section under the published names.
+
+    Raises:
+        CheckpointError: the published code cannot compute what this section says.
+    """
+    encoder = model.encoder
+    impossible = {
+        "model.qk_norm": model.qk_norm,
+        "model.encoder.qk_norm": model.variant != "trm" and encoder.qk_norm,
+        "model.mlp_t_norm": model.mlp_t and model.mlp_t_norm == "channels",
+        "model.encoder.layer_scale": model.variant != "trm"
+        and encoder.kind in STATEFUL
+        and encoder.layer_scale > 0,
+    }
+    refused = [name for name, is_set in impossible.items() if is_set]
+    if refused:
+        raise CheckpointError(
+            "the published code would compute something else with these weights",
+            got=", ".join(refused),
+            allowed="models without qk_norm, without layer_scale in a carried encoder, and with "
+            "model.mlp_t_norm = 'tokens' where mlp_t is on",
+        )
+    tree = model.model_dump(mode="json")
+    values = {theirs: _value(tree, ours) for theirs, ours in SETTINGS.items()}
+    if model.variant == "trm":
+        return {name: value for name, value in values.items() if not name.startswith("encoder_")}
+    return values | _kind_settings(encoder.kind)
+
+
+def _kind_settings(kind: EncoderKind) -> dict[str, Any]:
+    if kind not in STATEFUL:
+        return {"encoder_type": kind}
+    return {"recurrent_encoder_type": _CARRIED[kind]} | (_TRM_STYLE if kind == "trm_style" else {})
+
+
+def our_settings(values: dict[str, Any], variant: str, kind: EncoderKind) -> dict[str, Any]:
+    """Published settings as dotted names of the model section, those alone that reach this model.
+
+    Args:
+        values: published names and their values; other names are passed over.
+        variant, kind: of the model, as its tensors say.
+
+    Raises:
+        CheckpointError: the settings are of a model that ours is not.
+    """
+    wanted = {"vocab_size": VOCABULARY} | (_kind_settings(kind) if variant != "trm" else {})
+    wrong = {name: values[name] for name, value in wanted.items() if values.get(name, value) != value}
+    if wrong:
+        raise CheckpointError(
+            "the settings are of another model than the tensors, or of one that is not here",
+            got=", ".join(f"{name} = {value!r}" for name, value in wrong.items()),
+            allowed=", ".join(f"{name} = {wanted[name]!r}" for name in wrong),
+        )
+    found = {SETTINGS[name]: value for name, value in values.items() if name in SETTINGS}
+    idle = {f"encoder.{knob}" for knob, kinds in KNOBS.items() if kind not in kinds}
+    idle |= {name for name in found if variant == "trm" and name.startswith("encoder.")}
+    return {name: value for name, value in found.items() if name not in idle}
+
+
+def _value(tree: dict[str, Any], dotted: str) -> Any:
+    for part in dotted.split("."):
+        tree = tree[part]
+    return tree

@@ -1,0 +1,124 @@
+"""`etrm checkpoint` as a user meets it: what it prints, its exit codes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import cli
+
+PARITY = Path(__file__).parent / "parity"
+TRM = str(PARITY / "trm" / "weights.safetensors")
+ETRM = str(PARITY / "etrm_lpn_standard" / "weights.safetensors")
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Run:
+    """Runs the command line in this process."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.patch, self.capsys = patch, capsys
+
+    def __call__(self, *words: object) -> Done:
+        self.patch.setattr("sys.argv", ["etrm", "checkpoint", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        captured = self.capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Done(int(left.value.code or 0), captured.out, captured.err)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(monkeypatch, capsys)
+
+
+def test_a_published_checkpoint_is_imported_inspected_exported_and_compared(run: Run, tmp_path: Path) -> None:
+    folder, file = tmp_path / "run", tmp_path / "out.pt"
+    done = run("import", ETRM, "--out", folder)
+    assert done.code == 0, done.err
+    assert "known from" in done.out
+    shown = run("inspect", folder)
+    assert shown.code == 0
+    assert "digest: verified" in shown.out
+    assert "H_cycles: 3" in shown.out
+    done = run("export", folder, "--out", file, "--format", "torch")
+    assert done.code == 0, done.err
+    assert torch.load(file, weights_only=True).keys() == load_file(ETRM).keys()
+    same = run("compare", file, ETRM)
+    assert same.code == 0
+    assert "equal: 34/34 tensors" in same.out
+
+
+def test_totals_and_statistics_for_machines(run: Run) -> None:
+    found = json.loads(run("inspect", TRM, "--json").out)
+    tensors = load_file(TRM)
+    assert found["totals"]["all"]["values"] == sum(t.numel() for t in tensors.values())
+    assert found["totals"]["puzzle table"]["values"] == 6 * 32
+    assert (found["weights"], found["verified"], found["settings"]) == ("unknown", False, None)
+    first = found["tensors"][0]
+    assert first["mean"] == pytest.approx(float(tensors[first["name"]].double().mean()))
+
+
+def test_two_checkpoints_that_differ_are_exit_1(run: Run, tmp_path: Path) -> None:
+    tensors = load_file(TRM)
+    tensors["model.inner.lm_head.weight"][3, 5] += 0.5
+    tensors["model.inner.L_init"][0] = float("nan")
+    del tensors["model.inner.puzzle_emb.weights"]
+    save_file({"_orig_mod." + name: tensor for name, tensor in tensors.items()}, tmp_path / "other")
+    done = run("compare", TRM, tmp_path / "other")
+    assert done.code == 1
+    for part in (
+        "different: 12/15 tensors",
+        "core.lm_head.weight",
+        "0.5",
+        "only in the first: puzzle_table.weights",
+    ):
+        assert part in done.out
+    found = json.loads(run("compare", TRM, tmp_path / "other", "--json").out)
+    changed = {t["name"]: t["largest"] for t in found["tensors"] if t["status"] != "equal"}
+    assert changed["core.lm_head.weight"] == pytest.approx(0.5)
+    assert changed.keys() == {"core.lm_head.weight", "core.L_init"}
+    shown = run("inspect", tmp_path / "other")
+    assert "not finite" in shown.out
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "foreign", "folder", "missing"])
+def test_bad_input_is_exit_2_and_leaves_nothing(run: Run, tmp_path: Path, damage: str) -> None:
+    bad = tmp_path / "bad"
+    content = {"empty": b"", "truncated": Path(TRM).read_bytes()[:-9], "foreign": b"PK\x03\x04, not really"}
+    if damage in content:
+        bad.write_bytes(content[damage])
+    elif damage == "folder":
+        bad.mkdir()
+    before = sorted(tmp_path.iterdir())
+    for words in (
+        ("inspect", bad),
+        ("compare", TRM, bad),
+        ("compare", bad, TRM, "--json"),
+        ("import", bad, "--out", tmp_path / "run"),
+        ("export", bad, "--out", tmp_path / "out"),
+    ):
+        done = run(*words)
+        assert (done.code, done.out) == (2, ""), words
+        assert "bad" in done.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "words", [("inspect", TRM, "--weights", "both"), ("export", TRM, "--out", "x", "--format", "pickle")]
+)
+def test_an_unknown_choice_is_exit_2_and_names_those_there_are(run: Run, words: tuple[str, ...]) -> None:
+    done = run(*words)
+    assert done.code == 2
+    assert "ema or raw" in done.err or "safetensors or torch" in done.err
