@@ -26,7 +26,7 @@ from etrm.training.run_folder import environment
 from etrm.training.settings_file import find_settings, read_settings
 from etrm.training.weights import read_weights
 
-PUBLISHED_CODE: dict[str, Any] = {"qk_norm": False, "encoder.qk_norm": False}
+PUBLISHED_CODE: dict[str, Any] = {"qk_norm": False, "mlp_t_norm": "tokens", "encoder.qk_norm": False}
 """What the published code always computes, under our names."""
 _EXPANSION = 4.0
 """Of every published model; any other value with the same inner width is the same function."""
@@ -101,9 +101,10 @@ def _settings(
     by_hand = flat(tree["model"])
     stored = read_settings(beside) if beside else {}
     by_file = our_settings(stored, seen["variant"], seen["encoder.kind"])
-    fixed = PUBLISHED_CODE | ({"mlp_t_norm": "tokens"} if seen["mlp_t"] else {})
-    if seen["variant"] == "trm":
-        seen.pop("encoder.kind")
+    is_trm = seen["variant"] == "trm"
+    idle = {"encoder.qk_norm", "encoder.kind"} if is_trm else set()
+    idle |= set() if seen["mlp_t"] else {"mlp_t_norm"}
+    fixed, seen = ({n: v for n, v in values.items() if n not in idle} for values in (PUBLISHED_CODE, seen))
     chosen: dict[str, tuple[Any, str]] = {}
     layers = ((fixed, "published code"), (by_file, str(beside)), (by_hand, "given"), (seen, "tensors"))
     for values, source in layers:
@@ -116,8 +117,9 @@ def _settings(
                 )
             chosen[name] = value, source
     chosen.setdefault("expansion", (_expansion(tensors), "tensors"))
-    scaled = any("gamma_1" in name for name in tensors)  # what it started from changes nothing any more
-    chosen.setdefault("encoder.layer_scale", (float(scaled), "tensors"))
+    if not is_trm:  # whether there is a layer scale; what it started from changes nothing any more
+        scaled = any("gamma_1" in name for name in tensors)
+        chosen.setdefault("encoder.layer_scale", (float(scaled), "tensors"))
     missing = [name for name in _needed(seen) if name not in chosen]
     if missing:
         raise CheckpointError(

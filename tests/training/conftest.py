@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from etrm.config import Config, load
@@ -86,6 +87,38 @@ def run_bytes() -> Callable[[Path], dict[str, bytes]]:
         return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.is_file()}
 
     return read
+
+
+class Bomb:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.fixture(scope="session")
+def bomb() -> type[Bomb]:
+    """Makes an object whose pickle would touch the given path."""
+    return Bomb
+
+
+@pytest.fixture(scope="session")
+def damage() -> Callable[[st.DataObject, Path], None]:
+    """Flips any bit of a file, or cuts it anywhere."""
+
+    def change(data: st.DataObject, file: Path) -> None:
+        content = bytearray(file.read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1))
+        if data.draw(st.booleans()):
+            content[place] ^= 1 << data.draw(st.integers(0, 7))
+        else:
+            content = content[:place]
+        file.write_bytes(content)
+
+    return change
 
 
 @pytest.fixture(autouse=True)

@@ -164,20 +164,12 @@ def test_a_torch_save_file_is_read(tmp_path: Path) -> None:
     assert torch.equal(found.tensors["lm_head.weight"], tensors["model.inner.lm_head.weight"])
 
 
-class Bomb:
-    """A pickle that writes a file when it is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-        return (Path.touch, (self.path,))
-
-
 @pytest.mark.parametrize("write", ["torch.save", "pickle"])
-def test_a_pickle_with_code_in_it_is_refused_and_never_executed(tmp_path: Path, write: str) -> None:
+def test_a_pickle_with_code_in_it_is_refused_and_never_executed(
+    tmp_path: Path, write: str, bomb: Callable[[Path], object]
+) -> None:
     exploded, file = tmp_path / "exploded", tmp_path / "w.pt"
-    payload = {"model.inner.H_init": torch.zeros(2), "x": Bomb(exploded)}
+    payload = {"model.inner.H_init": torch.zeros(2), "x": bomb(exploded)}
     if write == "torch.save":
         torch.save(payload, file)
     else:
@@ -185,7 +177,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_never_executed(tmp_path: Path, 
     with pytest.raises(CheckpointError, match=r"w\.pt cannot be read as a checkpoint"):
         read_source(file, "ema")
     assert not exploded.exists()
-    pickle.loads(pickle.dumps(Bomb(exploded)))
+    pickle.loads(pickle.dumps(bomb(exploded)))
     assert exploded.exists()  # the control: it would have gone off
 
 
