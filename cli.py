@@ -33,7 +33,7 @@ InjectOption = Annotated[
     list[str] | None, typer.Option("--inject", metavar="FAULT", help="See `etrm faults`.")
 ]
 SourceOption = Annotated[
-    str, typer.Option(help="arc-agi-1, arc-agi-2, a folder, or a Kaggle challenges file.")
+    str, typer.Option(help="arc-agi-1, arc-agi-2, rules, a folder, or a Kaggle challenges file.")
 ]
 SubsetOption = Annotated[str, typer.Option(help="training or evaluation.")]
 WeightsOption = Annotated[str, typer.Option(help="ema or raw: a checkpoint of ours holds both.")]

@@ -5,9 +5,11 @@ unknown key names the nearest known one; a combination under which nothing sensi
 is refused here, before any data is read.
 """
 
+from etrm.config.data import RULES as RULES
 from etrm.config.data import SIDE as SIDE
 from etrm.config.data import Asked as Asked
 from etrm.config.data import DataConfig as DataConfig
+from etrm.config.data import is_rules as is_rules
 from etrm.config.model import KNOBS as KNOBS
 from etrm.config.model import STATEFUL as STATEFUL
 from etrm.config.model import VARIATIONAL as VARIATIONAL

@@ -10,6 +10,13 @@ from etrm.config.section import Section
 
 SIDE = 30
 """Largest side of an ARC grid, and side of the published canvas."""
+RULES = "rules"
+"""Source of the rule family (``etrm.data.rules``); ``rules:`` and parts for some of it."""
+
+
+def is_rules(source: str) -> bool:
+    """Whether a source is the rule family."""
+    return source.partition(":")[0] == RULES
 
 Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
 """Which pairs of a task are queries."""
@@ -19,7 +26,7 @@ class DataConfig(Section):
     """Which tasks, how they are laid out as tokens, and how they are augmented."""
 
     source: str = Field(
-        "arc-agi-1", description="arc-agi-1, arc-agi-2, a folder, or a Kaggle challenges file"
+        "arc-agi-1", description="arc-agi-1, arc-agi-2, rules, a folder, or a Kaggle challenges file"
     )
     subset: Literal["training", "evaluation"] = "training"
     max_side: int = Field(SIDE, ge=1, le=SIDE, description="keep tasks whose grids all fit this side")

