@@ -18,6 +18,7 @@ def is_rules(source: str) -> bool:
     """Whether a source is the rule family."""
     return source.partition(":")[0] == RULES
 
+
 Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
 """Which pairs of a task are queries."""
 
