@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def open_console(stderr: bool = False) -> Console:
+def open_console(stderr: bool = False, pipe_width: int = 120) -> Console:
     """Where a command prints: a table keeps its columns in a pipe; ``stderr`` for what is no result."""
     from rich.console import Console
 
     console = Console(stderr=stderr)
     if not console.is_terminal:  # tables in pipes and logs keep their columns
-        console = Console(stderr=stderr, width=120)
+        console = Console(stderr=stderr, width=pipe_width)
     return console
 
 

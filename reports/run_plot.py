@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from etrm.config import Config
 from etrm.errors import RunFolderError
-from etrm.files import write_atomically
 from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
-from etrm.training.run_folder import read_config, read_metrics
+from etrm.training.run_folder import read_config
 from reports.figures import draw
+from reports.following.groups import arms
+from reports.following.history import WINDOW, History
+from reports.write import write_file
 
 
 def plot_runs(
@@ -27,10 +28,15 @@ def plot_runs(
         line: a labelled horizontal reference line.
 
     Raises:
-        RunFolderError: a folder is no run, or no step logged the quantity.
+        RunFolderError: a folder is no run, no step logged the quantity, or ``out`` cannot be written.
     """
-    curves = [curve for folder in folders for curve in _curves(folder, keys)]
-    arms = sorted({curve.arm for curve in curves})
+    configs = [read_config(folder) for folder in folders]
+    names = arms(configs)
+    curves = [
+        curve
+        for folder, config, arm in zip(folders, configs, names, strict=True)
+        for curve in _curves(folder, keys, arm, config.train.seed)
+    ]
     figure = Figure(
         key="runs",
         title=title,
@@ -39,33 +45,28 @@ def plot_runs(
         caption="",
         lines=(line,) if line else (),
     )
-    write_atomically(out, draw(figure, curves, arms))
+    write_file(out, draw(figure, curves, sorted(set(names))))
 
 
-def _curves(folder: Path, keys: Sequence[str]) -> list[Series]:
-    config = read_config(folder)
-    metrics = read_metrics(folder)
+def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Series]:
+    history = History(folder)
+    history.update()
+    unknown = [key for key in keys if key not in history.curves]
+    if unknown:
+        raise RunFolderError(
+            f"no step of {folder} logged {unknown[0]!r}",
+            allowed=", ".join(sorted(history.curves)) or "a run with at least one step",
+        )
     curves = []
     for key in keys:
-        points = [(float(m["step"]), float(m[key])) for m in metrics if m.get(key) is not None]
-        if not points:
-            known = sorted({name for m in metrics[:1] for name in m})
-            raise RunFolderError(
-                f"no step of {folder} logged {key!r}",
-                allowed=", ".join(known) or "a run with at least one step",
-            )
+        logged = history.curves[key]
         curve = Series(
             figure="runs",
-            arm=_arm(config),
-            seed=config.train.seed,
+            arm=arm,
+            seed=seed,
             label=key,
-            x=tuple(x for x, _ in points),
-            y=tuple(y for _, y in points),
+            x=tuple(map(float, logged.steps)),
+            y=tuple(map(float, logged.values)),
         )
-        curves.append(smoothed(curve, 25))
+        curves.append(smoothed(curve, WINDOW))
     return curves
-
-
-def _arm(config: Config) -> str:
-    name = config.preset or config.model.variant
-    return " with ".join([name, ", ".join(config.faults)]) if config.faults else name

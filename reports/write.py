@@ -15,17 +15,23 @@ def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
     Raises:
         RunFolderError: the folder cannot be written.
     """
-    written = []
     for name, data in files.items():
-        path = folder / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
-        except OSError as error:
-            raise RunFolderError(
-                f"the report cannot be written to {path}",
-                got=error.strerror or str(error),
-                next_step="free the path or mend its permissions, then run `etrm report DIR`",
-            ) from error
-        written.append(path)
-    return written
+        write_file(folder / name, data)
+    return [folder / name for name in files]
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write one file, and the folders above it where there are none.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be written",
+            got=error.strerror or str(error),
+            next_step="free the path, mend its permissions, or give another, then run the command again",
+        ) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
@@ -26,20 +28,35 @@ COLOUR_HEX = (
     "#7FDBFF",
     "#870C25",
 )
+_DARK = ("black", "blue", "red", "magenta", "maroon")
+INK_HEX = tuple("#FFFFFF" if name in _DARK else "#000000" for name in COLOUR_NAMES)
+"""For each colour one that can be seen on it."""
+
 _STYLES = tuple(Style(bgcolor=colour) for colour in COLOUR_HEX)
+_MARKED = tuple(Style(bgcolor=colour, color=ink) for colour, ink in zip(COLOUR_HEX, INK_HEX, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnGrid:
-    """A grid as cells two characters wide; digits stand for the colours where there are none."""
+    """A grid as cells two characters wide; digits stand for the colours where there are none.
+
+    Attributes:
+        grid: of colours.
+        marked: (rows, columns) cells to mark, such as wrong ones: ``><`` on the colour, or ``*`` at the digit.
+    """
 
     grid: Grid
+    marked: npt.NDArray[np.bool_] | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         plain = console.color_system is None or console.no_color
-        for row in self.grid.tolist():
-            for cell in row:
-                yield Segment(f"{cell} ") if plain else Segment("  ", _STYLES[cell])
+        marked = np.zeros(self.grid.shape, bool) if self.marked is None else self.marked
+        for row, marks in zip(self.grid.tolist(), marked.tolist(), strict=True):
+            for cell, mark in zip(row, marks, strict=True):
+                if plain:
+                    yield Segment(f"{cell}*" if mark else f"{cell} ")
+                else:
+                    yield Segment("><", _MARKED[cell]) if mark else Segment("  ", _STYLES[cell])
             yield Segment.line()
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
@@ -47,9 +64,9 @@ class DrawnGrid:
         return Measurement(width, width)
 
 
-def draw_grid(grid: Grid) -> DrawnGrid:
+def draw_grid(grid: Grid, marked: npt.NDArray[np.bool_] | None = None) -> DrawnGrid:
     """A grid to print with rich."""
-    return DrawnGrid(grid)
+    return DrawnGrid(grid, marked)
 
 
 def draw_task(task: Task, *, answers: bool = True) -> RenderableType:

@@ -1,7 +1,7 @@
 """A run folder: the config, where it ran, its metrics and its checkpoints; one process at a time.
 
 config.json        the resolved config
-run.json           versions, commit, hardware, data hash
+run.json           versions, commit, hardware, host, data hash
 metrics.jsonl      one line per step, the same for the same seed on the same machine
 timing.jsonl       seconds, which are not
 findings.json      what the toolkit found since the process that ended the run began
@@ -130,6 +130,7 @@ class RunFolder:
 
     def start(self, record: dict[str, Any], metrics_bytes: int) -> None:
         """Record the environment, and cut the metrics back to where the checkpoint knows of them."""
+        record = {**record, "host": platform.node()}  # elsewhere nobody can see whether the lock is held
         write_atomically(self.path / "run.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
         path = self.path / "metrics.jsonl"
         path.touch()
@@ -183,7 +184,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_findings(path: Path) -> list[dict[str, Any]]:
-    """The toolkit's findings of a run that ended; empty where it did not."""
+    """The toolkit's findings of a run that ended; empty where it did not.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
     file = path / "findings.json"
-    found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else []
+    try:
+        found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else []
+    except ValueError as error:
+        raise RunFolderError(f"{file} is damaged", got=str(error)) from error
     return found

@@ -15,6 +15,29 @@ from etrm.training.trainer import held_out_tasks
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """What a run answered.
+
+    Attributes:
+        config: of the run, with the evaluation's overrides.
+        step: of the checkpoint.
+        weights: ema or raw.
+        model: that answered, in evaluation mode.
+        trained: the tasks that it was trained on.
+        asked: the tasks.
+        report: its answers and their scores.
+    """
+
+    config: Config
+    step: int
+    weights: str
+    model: RecursiveModel
+    trained: TaskSet
+    asked: TaskSet
+    report: EvaluationReport
+
+
+@dataclass(frozen=True)
 class Scores:
     """What an evaluation found.
 
@@ -35,13 +58,12 @@ class Scores:
     others: dict[str, EvaluationReport]
 
 
-def score_run(folder: Path, settings: tuple[str, ...], submission: Path | None) -> Scores:
-    """Evaluate the newest checkpoint of a run folder.
+def evaluate_run(folder: Path, settings: tuple[str, ...]) -> Evaluated:
+    """Ask the newest checkpoint of a run folder.
 
     Args:
         folder: of the run.
         settings: overrides of the evaluate section.
-        submission: where to write a Kaggle submission, if anywhere.
 
     Raises:
         LeakageError: an asked task was trained on and is not in ``evaluate.allow_trained``.
@@ -53,13 +75,28 @@ def score_run(folder: Path, settings: tuple[str, ...], submission: Path | None) 
     asked = held_out_tasks(config)
     if "all" not in config.evaluate.allow_trained:
         check_leakage(tasks, asked, config.evaluate.allow_trained)
-    report = _evaluate(model, asked, config, tasks)
-    untrained = RecursiveModel(config.model, puzzles=_puzzles(model)).eval()
+    return Evaluated(config, step, weights, model, tasks, asked, _evaluate(model, asked, config, tasks))
+
+
+def score_run(folder: Path, settings: tuple[str, ...], submission: Path | None) -> Scores:
+    """Evaluate the newest checkpoint of a run folder beside what needs no learning.
+
+    Args:
+        folder: of the run.
+        settings: overrides of the evaluate section.
+        submission: where to write a Kaggle submission, if anywhere.
+
+    Raises:
+        EtrmError: see :func:`evaluate_run`.
+    """
+    found = evaluate_run(folder, settings)
+    config, asked = found.config, found.asked
+    untrained = RecursiveModel(config.model, puzzles=_puzzles(found.model)).eval()
     others = evaluate_baselines(asked, config.data)
-    others["untrained model"] = _evaluate(untrained, asked, config, tasks)
+    others["untrained model"] = _evaluate(untrained, asked, config, found.trained)
     if submission is not None:
-        write_submission(submission, asked, report.candidates)
-    return Scores(config, step, weights, asked, report, others)
+        write_submission(submission, asked, found.report.candidates)
+    return Scores(config, found.step, found.weights, asked, found.report, others)
 
 
 def _evaluate(model: RecursiveModel, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
