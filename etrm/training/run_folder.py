@@ -162,7 +162,8 @@ def read_config(path: Path) -> Config:
     """The config of a run folder.
 
     Raises:
-        RunFolderError: there is no run.
+        RunFolderError: there is no run, or its config is no text.
+        ConfigError: its config is not valid.
     """
     file = path / "config.json"
     if not file.exists():
@@ -171,7 +172,10 @@ def read_config(path: Path) -> Config:
             got="no config.json",
             next_step="give the folder that `etrm train` wrote",
         )
-    return Config.from_json(file.read_text("utf-8"))
+    try:
+        return Config.from_json(file.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{file} is damaged", got=str(error)) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

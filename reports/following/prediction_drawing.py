@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WORDS_IN, TITLE_IN, LABEL_IN, GAP_IN, LINE_IN = 2.1, 0.5, 0.22, 0.3, 0.18
-LABEL_CHARACTER_IN, TITLE_CHARACTER_IN = 0.075, 0.1
+WORDS_IN, LABEL_IN, GAP_IN, LINE_IN = 2.1, 0.22, 0.3, 0.18
+LABEL_CHARACTER_IN, TITLE_CHARACTER_IN = 0.075, 0.09
 RIGHT, WRONG = "#00684B", "#A33B00"
 LARGEST_CELL_IN, LARGEST_IN = 0.26, 2.3
 """Inches of a cell, and of the longest side of a grid, which the cells shrink to."""
@@ -126,14 +126,16 @@ def as_png(title: str, answers: Sequence[Answered], *, demos: bool = False) -> b
     from matplotlib.figure import Figure
 
     rows = _rows(answers, demos)
-    width = max(WORDS_IN + max((row.width_in for row in rows), default=0.0), TITLE_CHARACTER_IN * len(title))
-    height = TITLE_IN + sum(row.height_in for row in rows)
+    width = WORDS_IN + max((row.width_in for row in rows), default=0.0)
+    head = shown(title, round(width / TITLE_CHARACTER_IN), lines=3)
+    head_in = GAP_IN + LINE_IN * (head.count("\n") + 1)
+    height = head_in + sum(row.height_in for row in rows)
     with fixed_style():
         canvas = Figure(figsize=(width, height))
         canvas.set_layout_engine("none")  # every panel has its place
         place = _Place(canvas, width, height)
-        place.text(GAP_IN / 2, TITLE_IN / 2, shown(title), weight="bold", va="center", fontsize=11)
-        top = TITLE_IN
+        place.text(GAP_IN / 2, GAP_IN / 3, head, weight="bold", va="top", fontsize=10)
+        top = head_in
         for row in rows:
             for number, line in enumerate(row.words):
                 style = {"weight": "bold", "color": row.colour} if number < 2 else {"color": GREY}

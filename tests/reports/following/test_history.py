@@ -1,0 +1,80 @@
+"""Curves, their smoothing and speeds against sums done by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reports.following.history import RECENT, WINDOW, Curve, History
+
+Write = Callable[..., Path]
+
+
+def test_smoothed_values_are_means_of_neighbours() -> None:
+    rng = np.random.default_rng(0)
+    for n in (1, 9, 10, 99, 250, 400):
+        values = rng.normal(size=n)
+        curve = Curve()
+        for step, value in enumerate(values):
+            curve.add(step, value)
+        window = min(WINDOW, max(1, n // 10))
+        expected = [values[i : i + window].mean() for i in range(n - window + 1)]
+        assert curve.smoothed() == pytest.approx(expected)
+
+
+def test_last_and_best_are_of_smoothed_values(write_run: Write) -> None:
+    history = History(write_run(logged=30))
+    history.update()
+    assert history.last("accuracy_all") == pytest.approx((0.28 + 0.29 + 0.30) / 3)
+    assert history.best("accuracy_all") == history.last("accuracy_all")
+    assert history.best("loss") == history.last("loss") == pytest.approx(1.71)
+    assert history.last("no such") is history.best("no such") is None
+
+
+def test_steps_without_a_value_and_truth_values_are_no_points(write_run: Write) -> None:
+    history = History(write_run(logged=9))
+    history.update()
+    assert history.curves["steps_at_halt"].steps.tolist() == [4, 8]
+    assert "decoder_frozen" not in history.curves
+    assert "step" not in history.curves
+
+
+def test_a_run_that_was_cut_back_and_went_on_shows_only_what_stands(
+    write_run: Write, step_lines: Callable[..., str]
+) -> None:
+    folder = write_run(logged=20)
+    history = History(folder)
+    history.update()
+    os.truncate(folder / "metrics.jsonl", len(step_lines(1, 10)))
+    history.update()
+    assert history.step == 10
+    assert history.curves["loss"].steps.tolist() == list(range(1, 11))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(step_lines(11, 11))
+    history.update()
+    assert history.curves["loss"].steps.tolist() == list(range(1, 12))
+
+
+def test_time_counts_every_process_and_speed_the_last_steps(write_run: Write) -> None:
+    folder = write_run(logged=20)
+    half = '{"step": 21, "sec'  # a process was killed while it wrote, and the next one appends
+    again = [{"step": step, "seconds": 2.0} for step in range(11, 11 + RECENT + 1)]
+    with (folder / "timing.jsonl").open("a") as file:
+        file.write(half + "".join(json.dumps(one) + "\n" for one in again))
+    history = History(folder)
+    history.update()
+    assert history.wall_s == pytest.approx(20 * 0.5 + RECENT * 2.0)
+    assert history.steps_per_s == pytest.approx(0.5)
+    assert history.samples_per_s == pytest.approx(4.0)
+
+
+def test_an_empty_folder_has_no_numbers(tmp_path: Path) -> None:
+    history = History(tmp_path)
+    history.update()
+    assert (history.step, history.curves, history.wall_s) == (0, {}, 0)
+    assert history.steps_per_s is history.samples_per_s is None
