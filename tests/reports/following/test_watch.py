@@ -94,7 +94,9 @@ def test_a_plot_has_one_level_for_each_eighth_of_a_line() -> None:
 def etrm(*words: str, **options: object) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(ROOT / "cli.py"), *words]
     env = {**os.environ, "COLUMNS": "120", "LINES": "60", "TERM": "xterm"}
-    return subprocess.Popen(command, env=env, **options)  # type: ignore[call-overload,no-any-return]
+    # Where the tests themselves run in the background of a shell, they hand on that Ctrl-C is ignored.
+    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    return subprocess.Popen(command, env=env, preexec_fn=heed, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def read_terminal(descriptor: int) -> str:
