@@ -97,18 +97,20 @@ def lock_holder(lock: Path) -> int | None:
 
 def _has_open(process: str, file: Path) -> bool:
     """Whether a process has the file open; on some file systems the device numbers of locks say nothing."""
-    found = False
     try:
-        for descriptor in os.scandir(f"/proc/{process}/fd"):
-            try:
-                found = found or file.samefile(descriptor.path)
-            except OSError:  # closed meanwhile, or no file
-                continue
+        with os.scandir(f"/proc/{process}/fd") as descriptors:
+            return any(_is_same(file, Path(descriptor.path)) for descriptor in descriptors)
     except PermissionError:  # another user's process: the inode number has to do
         return True
     except FileNotFoundError:  # it has just ended
         return False
-    return found
+
+
+def _is_same(file: Path, descriptor: Path) -> bool:
+    try:
+        return file.samefile(descriptor)
+    except OSError:  # closed meanwhile, or no file
+        return False
 
 
 def _host(folder: Path) -> str | None:

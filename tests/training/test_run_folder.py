@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,7 +41,8 @@ def test_a_new_folder_holds_its_config_and_environment(tmp_path: Path) -> None:
     with opened(tmp_path / "a" / "b", config):
         pass
     assert read_config(tmp_path / "a" / "b") == config
-    assert json.loads((tmp_path / "a" / "b" / "run.json").read_text()) == {"seed": 0}
+    record = json.loads((tmp_path / "a" / "b" / "run.json").read_text())
+    assert record == {"seed": 0, "host": platform.node()}
 
 
 HOLDER = """
