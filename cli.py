@@ -378,34 +378,67 @@ def show(
 
 @data.command()
 def check(
-    source: SourceOption = "arc-agi-1", subset: SubsetOption = "training", max_side: SideOption = 30
+    source: SourceOption = "arc-agi-1",
+    subset: SubsetOption = "training",
+    max_side: SideOption = 30,
+    store: Annotated[
+        Path | None, typer.Option(help="Verify every shard of this store in place of tasks.")
+    ] = None,
 ) -> None:
-    """Count and validate tasks."""
-    from rich.table import Table
-
+    """Count and validate tasks, or a store."""
     from etrm.data import describe, load_tasks
+    from etrm.data.store import Store
     from reports.console import open_console
+    from reports.data_tables import store_table, summary_table
 
-    found = describe(load_tasks(source, subset, max_side, None))
-    table = Table("what", "value", title=f"{source} {subset}", show_header=False)
-    rows: list[tuple[str, Any]] = [
-        ("version", found.version or "files"),
-        ("sha-256", found.hash),
-        ("tasks", found.tasks),
-        ("test queries", found.queries),
-        ("demos per task", f"{found.mean_demos:.2f}"),
-        ("leave-one-out queries", found.left_out),
-        ("not to be left out", ", ".join(found.not_left_out) or "none"),
-        ("cells per grid", f"{found.mean_cells:.1f}"),
-        ("region, mean tokens", f"{found.region.mean_tokens:.1f}"),
-        ("region, most tokens", found.region.max_tokens),
-        ("outputs inside the region", f"{found.region.inside} of {found.region.answered}"),
-        ("outside", ", ".join(found.region.outside) or "none"),
-        ("problems", "; ".join(found.problems) or "none"),
-    ]
-    for what, value in rows:
-        table.add_row(what, str(value))
-    open_console().print(table)
+    if store is None:
+        open_console().print(summary_table(describe(load_tasks(source, subset, max_side, None))))
+        return
+    found = Store(store)
+    found.verify()
+    open_console().print(store_table(f"{store}: every shard is what was written", found.index))
+
+
+@data.command()
+def build(
+    out: Annotated[Path, typer.Option(help="Folder of the store.")],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the files do not depend on it.")] = 1,
+) -> None:
+    """Build a store of augmented tasks for large runs; read with --set data.store=FOLDER.
+
+    The tasks, data.augmentations and train.seed are those of the config. Ctrl-C and kill lose nothing: the same command
+    goes on.
+    """
+    from etrm.data import chosen_tasks
+    from etrm.data.build import build_store
+    from etrm.errors import ConfigError
+    from reports.console import Phases, open_console
+    from reports.data_tables import store_table
+
+    chosen = _config(preset, config, settings, None)
+    augmentations = chosen.data.augmentations
+    if augmentations == "fresh":
+        raise ConfigError(
+            "a store holds fixed augmentations", got="fresh", next_step="--set data.augmentations=1000"
+        )
+    with Phases("tasks") as phases:
+        try:
+            index = build_store(
+                out,
+                chosen_tasks(chosen.data),
+                augmentations,
+                chosen.train.seed,
+                workers=workers,
+                progress=lambda done, total: phases.update("store", done, total),
+            )
+        except KeyboardInterrupt:
+            phases.close()
+            open_console(stderr=True).print("interrupted; the same command goes on from here")
+            raise typer.Exit(130) from None
+    open_console().print(store_table(str(out), index))
 
 
 @checkpoint.command("inspect")

@@ -21,7 +21,7 @@ def open_console(stderr: bool = False, pipe_width: int = 120) -> Console:
 class Phases:
     """One progress bar per phase; silent where standard error is no terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "steps") -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = open_console(stderr=True)
@@ -29,7 +29,7 @@ class Phases:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("steps"),
+            TextColumn(unit),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,

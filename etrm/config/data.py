@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -43,10 +44,20 @@ class DataConfig(Section):
         "test",
         description="what training asks: test pairs; each demonstration, given the others (leave_one_out); or both",
     )
+    store: Path | None = Field(
+        None, description="folder of `etrm data build`: the same fixed augmentations, read, not made"
+    )
+    workers: int = Field(
+        0, ge=0, le=64, description="processes that draw ahead; 0 draws in the trainer's own"
+    )
     buckets: int = Field(4, ge=1, le=16, description="groups of similar region size, each with its own carry")
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         if self.augmentations != "fresh" and self.augmentations < 1:
             raise ValueError("data.augmentations must be at least 1 (the identity) or 'fresh'")
+        if self.store is not None and self.augmentations == "fresh":
+            raise ValueError(
+                "data.store holds fixed augmentations, so data.augmentations must be a number, not 'fresh'"
+            )
         return self

@@ -6,7 +6,7 @@ from etrm.data.collate import collate
 from etrm.data.episodes import Episodes, evaluation_samples
 from etrm.data.region import region
 from etrm.data.sample import DemoPair, Sample
-from etrm.data.sources import TaskSet, load_tasks
+from etrm.data.sources import TaskSet, chosen_tasks, load_tasks
 from etrm.data.splits import Leakage, check_leakage, leakage
 from etrm.data.task import Grid, Pair, Task, grid_hash
 from etrm.data.tokens import grid_from_canvas, labels_from_canvas, to_canvas
@@ -25,6 +25,7 @@ __all__ = [
     "TaskSet",
     "augmented_name",
     "check_leakage",
+    "chosen_tasks",
     "collate",
     "describe",
     "evaluation_samples",

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from etrm.data.task import COLOURS, Grid
+from etrm.data.task import COLOURS, Grid, Pair
 from etrm.errors import DataError
 
 SEPARATOR = "|||"
@@ -26,16 +26,20 @@ def dihedral(grid: Grid, number: int) -> Grid:
     match number:
         case 0:
             return grid
-        case 1 | 2 | 3:
-            return np.rot90(grid, k=number)
+        case 1:
+            return grid[:, ::-1].T
+        case 2:
+            return grid[::-1, ::-1]
+        case 3:
+            return grid.T[:, ::-1]
         case 4:
-            return np.fliplr(grid)
+            return grid[:, ::-1]
         case 5:
-            return np.flipud(grid)
+            return grid[::-1]
         case 6:
             return grid.T
         case 7:
-            return np.fliplr(np.rot90(grid))
+            return grid[::-1, ::-1].T
     raise ValueError(f"no dihedral transform {number}; there are 0 to 7")
 
 
@@ -54,7 +58,15 @@ class Augmentation:
 
     def apply(self, grid: Grid) -> Grid:
         """The augmented grid."""
-        return dihedral(np.array(self.colours, dtype=np.uint8)[grid], self.dihedral)
+        return dihedral(self._table[grid], self.dihedral)
+
+    def pair(self, pair: Pair) -> Pair:
+        """Both grids of a pair augmented."""
+        return Pair(self.apply(pair.input), None if pair.output is None else self.apply(pair.output))
+
+    @cached_property
+    def _table(self) -> Grid:
+        return np.array(self.colours, dtype=np.uint8)
 
     def inverse(self, grid: Grid) -> Grid:
         """The grid that :meth:`apply` turns into this one."""

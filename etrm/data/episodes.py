@@ -6,7 +6,7 @@ serial number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +16,8 @@ from etrm.config import Asked, DataConfig
 from etrm.data.augment import Augmentation, fixed, random
 from etrm.data.sample import DemoPair, Layout, Query, Sample, build, queries_of
 from etrm.data.sources import TaskSet
+from etrm.data.store import Store
+from etrm.data.task import Pair
 from etrm.errors import DataError
 
 __all__ = ["DemoPair", "Episodes", "Sample", "evaluation_samples"]
@@ -40,7 +42,8 @@ class Episodes:
             its task has none (variants that need demonstrations only).
 
     Raises:
-        DataError: a query has no known output, or no demonstration where the variant needs one.
+        DataError: a query has no known output, or no demonstration where the variant needs one, or
+            ``data.store`` is no store of these tasks.
     """
 
     def __init__(self, tasks: TaskSet, data: DataConfig, variant: str, seed: int) -> None:
@@ -58,11 +61,19 @@ class Episodes:
         _check_answers(tasks, self.queries)
         if variant != "trm":
             _check_demos(tasks, self.queries, variant)
+        self._store = self._opened_store()
         self._layout = Layout(data.canvas, data.max_demos, data.translate)
         self._buckets = _bucketed(self.queries, 1 if data.canvas == "published" else data.buckets)
         shares = np.cumsum([len(bucket) for bucket in self._buckets]) / len(self.queries)
         self._edges = shares[:-1]
         self._phase = float(_stream(_SCHEDULE, seed).random())
+
+    def _opened_store(self) -> Store | None:
+        if self.data.store is None or self.data.augmentations == "fresh":
+            return None
+        store = Store(self.data.store)
+        store.require(self.tasks, self.data.augmentations, self.seed)
+        return store
 
     @property
     def buckets(self) -> int:
@@ -90,21 +101,32 @@ class Episodes:
         epoch, place = divmod(index, len(queries))
         query = queries[_order(self.seed, bucket, epoch, len(queries))[place]]
         rng = _stream(_EPISODE, self.seed, bucket, index)
-        augmentation, puzzle_id = self._augmentation(query, rng)
+        augmentation, puzzle_id, augmented = self._augmentation(query, rng)
         serial = index * self.buckets + bucket
-        return build(query, augmentation, self._layout, rng, serial=serial, puzzle_id=puzzle_id)
+        return build(
+            query, augmentation, self._layout, rng, serial=serial, puzzle_id=puzzle_id, augmented=augmented
+        )
 
     def rebuild(self, serial: int) -> Sample:
         """The episode of that serial number."""
         index, bucket = divmod(serial, self.buckets)
         return self.sample(bucket, index)
 
-    def _augmentation(self, query: Query, rng: np.random.Generator) -> tuple[Augmentation, int]:
+    def _augmentation(
+        self, query: Query, rng: np.random.Generator
+    ) -> tuple[Augmentation, int, Callable[[Pair], Pair]]:
+        """The augmentation of an episode, its row in the puzzle table, and where the pairs under it come from."""
         n = self.data.augmentations
         if n == "fresh":
-            return random(rng), 0
+            augmentation = random(rng)
+            return augmentation, 0, augmentation.pair
         chosen = int(rng.integers(n))
-        return fixed(query.task.id, n, self.seed)[chosen], query.task_index * n + chosen
+        puzzle_id = query.task_index * n + chosen
+        if self._store is None:
+            augmentation = fixed(query.task.id, n, self.seed)[chosen]
+            return augmentation, puzzle_id, augmentation.pair
+        shard = self._store.shard(query.task)
+        return shard.augmentation(chosen), puzzle_id, shard.pairs(query.task, chosen).__getitem__
 
 
 def evaluation_samples(

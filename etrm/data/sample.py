@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -126,6 +126,7 @@ def build(
     *,
     serial: int,
     puzzle_id: int = 0,
+    augmented: Callable[[Pair], Pair] | None = None,
 ) -> Sample:
     """Lay an episode out.
 
@@ -136,15 +137,20 @@ def build(
         rng: draws the shifts; None lays every grid at the top-left.
         serial: provenance.
         puzzle_id: row of the puzzle table.
+        augmented: looks augmented pairs up; None makes them here.
     """
-    given = augmentation.apply(query.pair.input)
-    target = None if query.pair.output is None else augmentation.apply(query.pair.output)
+    augmented = augmented or augmentation.pair
+    asked = augmented(query.pair)
+    target = asked.output
     height, width = query.region
     area = (width, height) if augmentation.swaps_sides else (height, width)
     shift = _shift(area, layout, rng)
     published = layout.canvas == "published"
     shown = (SIDE, SIDE) if published else (area[0] + shift[0], area[1] + shift[1])
-    positions, (tokens, labels) = _POSITIONS[: shown[0], : shown[1]], _query_canvases(given, target, shift)
+    positions, (tokens, labels) = (
+        _POSITIONS[: shown[0], : shown[1]],
+        _query_canvases(asked.input, target, shift),
+    )
     return Sample(
         task_id=query.task.id,
         name=augmented_name(query.task.id, augmentation),
@@ -154,7 +160,7 @@ def build(
         tokens=tokens[: shown[0], : shown[1]].ravel(),
         positions=positions.ravel(),
         labels=labels[: shown[0], : shown[1]].ravel(),
-        demos=_demos(query.demos[: layout.max_demos], augmentation, layout, rng),
+        demos=_demos([augmented(demo) for demo in query.demos[: layout.max_demos]], layout, rng),
         region=shown,
         side=SIDE,
         in_region=target is None or published or holds(area, target),
@@ -172,12 +178,10 @@ def _query_canvases(given: Grid, target: Grid | None, shift: tuple[int, int]) ->
     return tokens, labels_from_canvas(to_canvas(visible, SIDE, shift))
 
 
-def _demos(
-    pairs: Sequence[Pair], augmentation: Augmentation, layout: Layout, rng: np.random.Generator | None
-) -> tuple[DemoPair, ...]:
+def _demos(pairs: Sequence[Pair], layout: Layout, rng: np.random.Generator | None) -> tuple[DemoPair, ...]:
     shown = []
     for pair in pairs:
-        grids = [augmentation.apply(grid) for grid in pair.grids]
+        grids = pair.grids
         extent = (max(grid.shape[0] for grid in grids), max(grid.shape[1] for grid in grids))
         shift = _shift(extent, layout, rng)
         first, second = (to_canvas(grid, SIDE, shift).ravel() for grid in grids)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from etrm.config import RULES, SIDE, is_rules
+from etrm.config import RULES, SIDE, DataConfig, is_rules
 from etrm.data.rules import VERSION as RULES_VERSION
 from etrm.data.rules import rule_tasks
 from etrm.data.task import Task, parse_task
@@ -139,6 +139,15 @@ def load_tasks(
             next_step="raise data.max_side",
         )
     return TaskSet(tuple(fitting[:max_tasks]), source, subset, version)
+
+
+def chosen_tasks(data: DataConfig) -> TaskSet:
+    """The tasks of a data section.
+
+    Raises:
+        DataError: see :func:`load_tasks`.
+    """
+    return load_tasks(data.source, data.subset, data.max_side, data.max_tasks).without(data.exclude)
 
 
 def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:

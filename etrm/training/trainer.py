@@ -23,7 +23,7 @@ import torch
 from diagnostics import to_json
 from etrm.batch import to_device
 from etrm.config import Config
-from etrm.data import Episodes, TaskSet, check_leakage, load_tasks
+from etrm.data import Episodes, TaskSet, check_leakage, chosen_tasks, load_tasks
 from etrm.errors import CheckpointError, TrainingError
 from etrm.files import write_atomically
 from etrm.training import checkpoint as checkpoints
@@ -264,8 +264,7 @@ def training_tasks(config: Config) -> TaskSet:
         DataError: the tasks cannot be read.
         LeakageError: a task stands on both sides and is not in ``evaluate.allow_trained``.
     """
-    data = config.data
-    tasks = load_tasks(data.source, data.subset, data.max_side, data.max_tasks).without(data.exclude)
+    tasks = chosen_tasks(config.data)
     if "all" not in config.evaluate.allow_trained:
         check_leakage(tasks, held_out_tasks(config), config.evaluate.allow_trained)
     return tasks

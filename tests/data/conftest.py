@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import lru_cache
 
 import numpy as np
 import pytest
 
-from etrm.data import Pair, Task, TaskSet, load_tasks
+from etrm.data import Pair, Sample, Task, TaskSet, load_tasks
 
 MakeTask = Callable[..., Task]
 
@@ -33,6 +34,21 @@ def make_task() -> MakeTask:
         return Task(task_id, tuple(pair() for _ in range(demos)), tuple(pair() for _ in range(tests)))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def as_plain() -> Callable[[Sample], dict[str, object]]:
+    """A sample as values that compare."""
+
+    def plain_of(sample: Sample) -> dict[str, object]:
+        plain: dict[str, object] = {}
+        for field in fields(sample):
+            value = getattr(sample, field.name)
+            plain[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
+        plain["demos"] = [(demo.tokens.tolist(), demo.positions.tolist()) for demo in sample.demos]
+        return plain
+
+    return plain_of
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -30,18 +29,10 @@ from etrm.data import (
 from etrm.data.sample import Layout, build, queries_of
 from etrm.errors import DataError
 
+AsPlain = Callable[[Sample], dict[str, object]]
+
 FRESH = DataConfig(augmentations="fresh", buckets=2)
 SHIFTED = DataConfig(augmentations="fresh", translate=8)
-
-
-def as_plain(sample: Sample) -> dict[str, object]:
-    """A sample as values that compare."""
-    plain: dict[str, object] = {}
-    for field in fields(sample):
-        value = getattr(sample, field.name)
-        plain[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
-    plain["demos"] = [(demo.tokens.tolist(), demo.positions.tolist()) for demo in sample.demos]
-    return plain
 
 
 def every_sample(episodes: Episodes, count: int) -> list[Sample]:
@@ -63,7 +54,9 @@ def cut(canvas: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "data", [FRESH, SHIFTED, DataConfig(augmentations=4), DataConfig(canvas="published")]
 )
-def test_an_episode_is_drawn_again_from_its_serial(small_set: TaskSet, data: DataConfig) -> None:
+def test_an_episode_is_drawn_again_from_its_serial(
+    as_plain: AsPlain, small_set: TaskSet, data: DataConfig
+) -> None:
     first, second = (Episodes(small_set, data, "etrm", seed=5) for _ in range(2))
     samples = every_sample(first, 25)
     assert len({sample.serial for sample in samples}) == len(samples)
@@ -71,7 +64,7 @@ def test_an_episode_is_drawn_again_from_its_serial(small_set: TaskSet, data: Dat
         assert as_plain(second.rebuild(sample.serial)) == as_plain(sample)
 
 
-def test_an_episode_is_built_again_from_its_name(small_set: TaskSet) -> None:
+def test_an_episode_is_built_again_from_its_name(as_plain: AsPlain, small_set: TaskSet) -> None:
     for sample in every_sample(Episodes(small_set, FRESH, "etrm", seed=1), 10):
         task_id, augmentation = parse_name(sample.name)
         task = small_set.get(task_id)
@@ -143,7 +136,9 @@ def test_published_layout_is_the_whole_canvas(small_set: TaskSet) -> None:
 
 
 @pytest.mark.parametrize("data", [FRESH, SHIFTED])
-def test_changing_labels_changes_neither_tokens_nor_region(small_set: TaskSet, data: DataConfig) -> None:
+def test_changing_labels_changes_neither_tokens_nor_region(
+    as_plain: AsPlain, small_set: TaskSet, data: DataConfig
+) -> None:
     def relabel(task: Task) -> Task:
         tests = tuple(Pair(pair.input, np.full((30, 17), 3, dtype=np.uint8)) for pair in task.tests)
         return Task(task.id, task.demos, tests)
@@ -312,7 +307,7 @@ def test_what_cannot_be_left_out_is_skipped_and_named(make_task: Callable[..., T
         Episodes(tasks.without(["usual"]), DataConfig(queries="leave_one_out"), "etrm", 0)
 
 
-def test_evaluation_never_asks_a_demonstration(small_set: TaskSet) -> None:
+def test_evaluation_never_asks_a_demonstration(as_plain: AsPlain, small_set: TaskSet) -> None:
     usual, left_out = (
         evaluation_samples(small_set, DataConfig(queries=asked), 2, 0) for asked in ("test", "leave_one_out")
     )

@@ -1,0 +1,144 @@
+"""Build a store: a process per core, one shard per task, each a pure function of its task.
+
+Interrupted at any point, the same build goes on: a shard stands under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from etrm.data.shard import Shard, encode
+from etrm.data.sources import TaskSet
+from etrm.data.store import INDEX, SHARDS, Entry, Index, read_index
+from etrm.data.task import Task
+from etrm.errors import DataError
+from etrm.files import sync_folder, write_atomically
+from etrm.pool import worker_pool
+
+
+def build_store(
+    folder: Path,
+    tasks: TaskSet,
+    augmentations: int,
+    seed: int,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Index:
+    """Write the store of some tasks, or what is missing of it.
+
+    Args:
+        folder: of the store.
+        tasks: what is stored.
+        augmentations: per task, the identity first.
+        seed: of the augmentations: the seed of the runs that will read the store.
+        workers: processes; 1 builds in this one. The files are the same for any number.
+        progress: called with shards done and shards in all.
+
+    Raises:
+        DataError: the folder holds something else or cannot be written, another process is building
+            there, or a worker died.
+    """
+    plan = Index(tasks.source, tasks.subset, tasks.version, tasks.hash, seed, augmentations)
+    with _claimed(folder):
+        _begin(folder, plan)
+        try:
+            entries = []
+            for entry in _shards(folder, tasks, plan, workers):
+                entries.append(entry)
+                progress(len(entries), len(tasks))
+            sync_folder(folder / SHARDS)
+            index = replace(plan, shards=tuple(entries))
+            write_atomically(folder / INDEX, index.to_json())
+            sync_folder(folder)
+        except (OSError, BrokenExecutor) as error:
+            raise DataError(
+                f"the store {folder} could not be built",
+                got=str(error),
+                next_step="free space or memory, then the same command; what is finished is kept",
+            ) from error
+    return index
+
+
+def _shards(folder: Path, tasks: TaskSet, plan: Index, workers: int) -> Iterator[Entry]:
+    paths = [folder / SHARDS / f"{number:05d}.safetensors" for number in range(len(tasks))]
+    if workers == 1:
+        for task, path in zip(tasks, paths, strict=True):
+            yield build_shard(path, task, plan.augmentations, plan.seed)
+        return
+    pool = worker_pool(workers)
+    try:
+        asked = [
+            pool.submit(build_shard, path, task, plan.augmentations, plan.seed)
+            for task, path in zip(tasks, paths, strict=True)
+        ]
+        for future in asked:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def build_shard(path: Path, task: Task, augmentations: int, seed: int) -> Entry:
+    """Write one shard, unless it stands there whole."""
+    rows = _rows_of_whole(path, task)
+    if rows is None:
+        write_atomically(path, encode(task, augmentations, seed))
+        rows = len(Shard.open(path).cells)
+    data = path.read_bytes()
+    return Entry(path.name, task.id, task.canonical, rows, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _rows_of_whole(path: Path, task: Task) -> int | None:
+    try:
+        found = Shard.open(path)
+    except (OSError, ValueError):  # not there, or damaged: it is written again
+        return None
+    return len(found.cells) if found.task == task.canonical and found.whole else None
+
+
+def _begin(folder: Path, plan: Index) -> None:
+    """Note what is being built, or check that it is what was begun."""
+    if (folder / INDEX).exists():
+        found = read_index(folder)
+        if replace(found, shards=None) != plan:
+            raise DataError(
+                f"{folder} holds another store",
+                got=f"{found.source} ({found.subset}), data hash {found.data_hash[:16]}…, "
+                f"{found.augmentations} augmentations, seed {found.seed}",
+                allowed=f"{plan.source} ({plan.subset}), data hash {plan.data_hash[:16]}…, "
+                f"{plan.augmentations} augmentations, seed {plan.seed}",
+                next_step="give another --out, or delete that one",
+            )
+    (folder / SHARDS).mkdir(exist_ok=True)
+    for unfinished in (folder / SHARDS).glob(".*.tmp"):  # of a process that was killed
+        unfinished.unlink(missing_ok=True)
+    write_atomically(folder / INDEX, plan.to_json())
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Hold the folder against other processes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in (INDEX, SHARDS, "lock"))
+        if foreign and not (folder / INDEX).exists():
+            raise DataError(
+                f"{folder} holds other files", got=foreign[0], allowed="an empty folder or a store"
+            )
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise DataError(f"the store {folder} cannot be written", got=str(error)) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"another process is building {folder}", next_step="wait for it to end"
+            ) from error
+        yield

@@ -1,0 +1,190 @@
+"""A prebuilt store: every task under its fixed augmentations, drawn once and then read by memory map.
+
+    index.json               what is stored, with counts and the SHA-256 of every shard; written last
+    shards/00000.safetensors one task each, in the order of their ids, see :mod:`etrm.data.shard`
+
+An episode read from a store is the very one that would be drawn without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from etrm.data.shard import Shard
+from etrm.data.sources import TaskSet
+from etrm.data.task import Task
+from etrm.errors import DataError
+
+SCHEMA = 1
+INDEX = "index.json"
+SHARDS = "shards"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A shard: its file, its task (``Task.canonical`` beside the id), its distinct rows and its digest."""
+
+    file: str
+    id: str
+    task: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a store holds.
+
+    Attributes:
+        source, subset, version, data_hash: of the task set that it was built from.
+        seed: of the augmentations, which is the run's.
+        augmentations: per task, the identity first.
+        shards: one for each task; None while the store is being built.
+    """
+
+    source: str
+    subset: str
+    version: str
+    data_hash: str
+    seed: int
+    augmentations: int
+    shards: tuple[Entry, ...] | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tasks, augmented tasks, how many of those are stored, how many were dropped as equal, and bytes."""
+        shards = self.shards or ()
+        augmented, stored = len(shards) * self.augmentations, sum(shard.rows for shard in shards)
+        return {
+            "tasks": len(shards),
+            "augmented": augmented,
+            "stored": stored,
+            "duplicates": augmented - stored,
+            "bytes": sum(shard.bytes for shard in shards),
+        }
+
+    def to_json(self) -> str:
+        """Stable JSON, counts included."""
+        tree = {"schema": SCHEMA, **asdict(self), "counts": self.counts}
+        return json.dumps(tree, indent=1) + "\n"
+
+
+def read_index(folder: Path) -> Index:
+    """The index of a store, finished or not.
+
+    Raises:
+        DataError: there is none, or it is not one that this version reads.
+    """
+    path = folder / INDEX
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+        if tree.pop("schema") != SCHEMA:
+            raise ValueError(f"not schema {SCHEMA}")
+        counts = tree.pop("counts")
+        shards = tree.pop("shards")
+        index = Index(**tree, shards=None if shards is None else tuple(Entry(**entry) for entry in shards))
+        if counts != index.counts:
+            raise ValueError("the counts do not fit the shards")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{folder} is no data store",
+            got=f"{path.name}: {type(error).__name__}: {error}",
+            allowed="a folder that `etrm data build` wrote",
+            next_step=f"etrm data build --out {folder}",
+        ) from error
+    return index
+
+
+class Store:
+    """A finished store, opened for reading.
+
+    Raises:
+        DataError: it is none, it is not finished, or a shard is missing or has another size.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.index = folder, read_index(folder)
+        if self.index.shards is None:
+            raise DataError(
+                f"the store {folder} is not finished", next_step="the same `etrm data build` again"
+            )
+        self._entries = {entry.task: entry for entry in self.index.shards}
+        self._opened: dict[str, Shard] = {}
+        for entry in self.index.shards:
+            self._check_size(entry)
+
+    def require(self, tasks: TaskSet, augmentations: int, seed: int) -> None:
+        """Refuse a store that cannot serve these tasks; one of more tasks or augmentations can.
+
+        Raises:
+            DataError: it was built from other tasks, with another seed, or with fewer augmentations.
+        """
+        index = self.index
+        if index.seed != seed or index.augmentations < augmentations:
+            raise DataError(
+                f"the store {self.folder} holds other augmentations",
+                got=f"{index.augmentations} per task, seed {index.seed}",
+                allowed=f"at least {augmentations} (data.augmentations), seed {seed} (train.seed)",
+                next_step="build one with the settings of this run: etrm data build",
+            )
+        missing = [task.id for task in tasks if task.canonical not in self._entries]
+        if missing:
+            raise DataError(
+                f"the store {self.folder} lacks {len(missing)} of {len(tasks)} tasks, as they are now",
+                got=", ".join(missing[:5]),
+                allowed=f"tasks of {index.source} ({index.subset}), data hash {index.data_hash[:16]}…",
+                next_step="build one with the settings of this run: etrm data build",
+            )
+
+    def shard(self, task: Task) -> Shard:
+        """The shard of a task; its digest is verified when it is first opened.
+
+        Raises:
+            DataError: the file is not what was written.
+        """
+        key = task.canonical
+        if key not in self._opened:
+            self._opened[key] = self._open(self._entries[key])
+        return self._opened[key]
+
+    def verify(self) -> None:
+        """Read every shard and compare it with its digest.
+
+        Raises:
+            DataError: naming the first file that is not what was written.
+        """
+        assert self.index.shards is not None
+        for entry in self.index.shards:
+            self._open(entry)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": {}}  # another process maps the files itself
+
+    def _open(self, entry: Entry) -> Shard:
+        path = self.folder / SHARDS / entry.file
+        self._check_size(entry)
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                raise self._damaged(path, "its SHA-256 is not the one in the index")
+        return Shard.open(path)
+
+    def _check_size(self, entry: Entry) -> None:
+        path = self.folder / SHARDS / entry.file
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise self._damaged(path, error.strerror or str(error)) from error
+        if size != entry.bytes:
+            raise self._damaged(path, f"{size} bytes instead of {entry.bytes}")
+
+    def _damaged(self, path: Path, how: str) -> DataError:
+        return DataError(
+            f"{path} (store {self.folder}) is not what was written",
+            got=how,
+            next_step=f"delete the store's {INDEX} and that file; the same `etrm data build` writes them again",
+        )
