@@ -13,7 +13,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +34,7 @@ from etrm.training.loss import act_loss
 from etrm.training.metrics import finite, step_metrics
 from etrm.training.observe import Observer
 from etrm.training.optim import schedule, set_rates
+from etrm.training.prefetch import Prefetch
 from etrm.training.run_folder import RunFolder, environment
 from etrm.training.slots import Slots
 from etrm.training.stage import Stage
@@ -71,8 +72,12 @@ class Trainer:
         self.ema = Ema(self.model, train.ema_decay)
         self.halting = torch.Generator().manual_seed(train.seed)
 
+        self.prefetch: Prefetch | None = None
+        if self.config.data.workers:
+            depth = 2 * train.batch_size  # a step takes a batch at the most
+            self.prefetch = Prefetch(self.config, self.episodes, self.recipe.draw, depth)
         self.slots = {
-            bucket: Slots(self.episodes, bucket, train.batch_size, self.recipe.draw)
+            bucket: Slots(self.episodes, bucket, train.batch_size, self.prefetch or self.recipe.draw)
             for bucket in range(self.episodes.buckets)
         }
         self.carries = {bucket: self.model.initial_carry(train.batch_size) for bucket in self.slots}
@@ -170,7 +175,7 @@ class Trainer:
             self.folder.start(record, self._metrics_bytes)
             if self.step == 0:
                 self._save()
-        with self._signals():
+        with self._signals(), closing(self.prefetch) if self.prefetch else nullcontext():
             while self.step < self.config.train.steps and not self._stop:
                 began = time.perf_counter()
                 with nonfinite.explained(self):

@@ -1,0 +1,167 @@
+"""Workers that draw ahead: the same samples, also when one dies, and nothing left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from etrm.config import Config, load
+from etrm.data import Episodes, Sample, chosen_tasks
+from etrm.data.build import build_store
+from etrm.errors import DataError
+from etrm.training.faults import recipe_for
+from etrm.training.prefetch import CHUNK, Prefetch
+from etrm.training.run_folder import read_metrics
+from etrm.training.trainer import train
+
+CONFIG = load("smoke", overrides=("data.workers=2", "data.buckets=2", "faults=['demos-from-other-task']"))
+
+
+def plain(sample: Sample) -> dict[str, object]:
+    values = {field.name: getattr(sample, field.name) for field in fields(sample)}
+    values["demos"] = [(demo.tokens.tolist(), demo.positions.tolist()) for demo in sample.demos]
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
+
+
+def episodes_of(config: Config) -> Episodes:
+    return Episodes(chosen_tasks(config.data), config.data, config.model.variant, config.train.seed)
+
+
+def wait_for_no_worker() -> None:
+    ends = time.monotonic() + 60
+    while multiprocessing.active_children():
+        assert time.monotonic() < ends, "a worker is left"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def prefetch() -> Iterator[Prefetch]:
+    found = Prefetch(CONFIG, episodes_of(CONFIG), recipe_for(CONFIG).draw, depth=20)
+    yield found
+    found.close()
+    wait_for_no_worker()
+
+
+def no_draw(episodes: Episodes, bucket: int, index: int) -> Sample:
+    raise AssertionError("drawn in this process")
+
+
+def test_the_workers_hand_over_the_very_same_samples_and_end(prefetch: Prefetch) -> None:
+    """Faults included; any rising order, then going back, as a resumed run does; then one worker dies."""
+    episodes, draw = prefetch._episodes, prefetch._draw
+    prefetch._draw = no_draw
+    rng = np.random.default_rng(0)
+    places = [0, 0]
+    for _ in range(60):
+        bucket = int(rng.integers(2))
+        sample = prefetch(episodes, bucket, places[bucket])
+        assert plain(sample) == plain(draw(episodes, bucket, places[bucket]))
+        places[bucket] += int(rng.choice([1, 1, 1, 2, 3 * CHUNK]))
+        assert len(prefetch._ahead[bucket]) <= 1 + -(-20 // CHUNK)
+    prefetch._draw = draw
+    assert plain(prefetch(episodes, 0, 1)) == plain(draw(episodes, 0, 1))  # long passed
+
+    pids = [process.pid for process in multiprocessing.active_children()]
+    assert len(pids) == 2
+    os.kill(pids[0], signal.SIGKILL)
+    with pytest.warns(
+        RuntimeWarning, match=r"data\.workers\) died: .*Training goes on, with the same samples"
+    ):
+        found = [prefetch(episodes, 0, index) for index in range(places[0], places[0] + 200)]
+    for index, sample in enumerate(found, places[0]):
+        assert plain(sample) == plain(draw(episodes, 0, index))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        prefetch(episodes, 1, places[1])
+
+
+def test_other_episodes_are_drawn_here() -> None:
+    prefetch = Prefetch(CONFIG, episodes_of(CONFIG), recipe_for(CONFIG).draw, depth=20)
+    other = episodes_of(CONFIG)
+    assert plain(prefetch(other, 1, 5)) == plain(recipe_for(CONFIG).draw(other, 1, 5))
+    prefetch.close()
+    assert multiprocessing.active_children() == []  # no worker was needed, so none was started
+
+
+def test_a_run_with_workers_and_a_store_is_the_same_run(tmp_path: Path) -> None:
+    settings = ("data.augmentations=6", "train.steps=6", "monitor.enabled=false", "train.checkpoint_every=3")
+    plainly = load("smoke", overrides=settings)
+    build_store(tmp_path / "store", chosen_tasks(plainly.data), 6, 0)
+    fed = load("smoke", overrides=(*settings, f"data.store={tmp_path / 'store'}", "data.workers=1"))
+    assert train(plainly, tmp_path / "plain")
+    assert train(fed, tmp_path / "fed")
+    assert read_metrics(tmp_path / "plain") == read_metrics(tmp_path / "fed")
+    files = [f"checkpoints/step_00000006/{name}.safetensors" for name in ("model", "ema", "state")]
+    for name in files:
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "fed" / name).read_bytes()
+    wait_for_no_worker()
+
+
+def test_an_error_in_a_worker_is_the_error_of_the_run(tmp_path: Path) -> None:
+    settings = ("data.augmentations=3", "train.steps=3", "data.workers=1", f"data.store={tmp_path / 'store'}")
+    config = load("smoke", overrides=settings)
+    build_store(tmp_path / "store", chosen_tasks(config.data), 3, 0)
+    for path in (tmp_path / "store" / "shards").iterdir():
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(DataError, match=r"safetensors .*is not what was written(.|\n)*next:"):
+        train(config, tmp_path / "run")
+
+
+LONG = """
+import sys
+from pathlib import Path
+from etrm.config import load
+from etrm.training.trainer import train
+if __name__ == "__main__":
+    config = load("smoke", overrides=("data.workers=2", "train.steps=100000", "train.checkpoint_every=100000"))
+    finished = train(config, Path(sys.argv[1]), on_step=lambda trainer, metrics: print(metrics["step"], flush=True))
+    sys.exit(0 if finished else 130)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_whole_group_leaves_no_process_and_loses_no_step(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    script = tmp_path / "long.py"
+    script.write_text(LONG)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while int(process.stdout.readline()) < 5:
+        pass
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    if number == signal.SIGKILL:
+        os.kill(process.pid, number)  # of the trainer alone: its workers have to notice
+    else:
+        os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        done = len(read_metrics(tmp_path / "run"))
+        assert (tmp_path / "run" / "checkpoints" / f"step_{done:08d}").is_dir()
+        assert "Traceback" not in errors
+    ends = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        assert time.monotonic() < ends, "a worker is left"
+        time.sleep(0.1)
