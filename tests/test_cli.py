@@ -89,6 +89,23 @@ def test_data_show_draws_every_grid() -> None:
     assert "9 5 4" in done.stdout
 
 
+def test_a_store_is_built_checked_and_refused_when_altered(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    build = ("data", "build", "--preset", "smoke", "--out", str(store))
+    refused = etrm(*build)
+    assert (refused.returncode, "data.augmentations=1000" in refused.stderr) == (2, True)
+    built = etrm(*build, "--set", "data.augmentations=20")
+    assert (built.returncode, built.stderr) == (0, "")  # no progress in a pipe
+    assert "of 240 augmented tasks" in built.stdout
+    assert etrm("data", "check", "--store", str(store)).returncode == 0
+    shard = store / "shards" / "00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    broken = etrm("data", "check", "--store", str(store))
+    assert broken.returncode == 2
+    assert "00003.safetensors" in broken.stderr
+    assert "Traceback" not in broken.stderr
+
+
 def test_investigate_writes_a_report_and_fails_on_request(tmp_path: Path) -> None:
     words = [
         "investigate",

@@ -141,6 +141,8 @@ def _prepare(
     subject: Config, out: Path, seeds: tuple[int, ...], workers: int, pretrain_steps: int, progress: Progress
 ) -> Investigation:
     """Train or find the decoders, and give the subject one where it names none."""
+    # Every arm has its own seed, a store has one, and neither it nor workers change a sample.
+    subject = with_overrides(subject, ("data.store=none", "data.workers=0"))
     smoke = load(CONTROL_PRESET, overrides=("train.threads=1",))
     control_decoder = pretrain.pretrained(
         pretrain.trm_config(smoke, smoke.train.steps),

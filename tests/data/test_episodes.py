@@ -199,6 +199,23 @@ def test_shifts_are_drawn_for_each_pair_within_the_limit() -> None:
     assert len(firsts) > 150  # of 16 x 16: independent
 
 
+@given(ranks=st.lists(st.integers(0, 3), min_size=12, max_size=40), bucket=st.integers(0, 1))
+def test_dealt_out_over_processes_each_index_is_drawn_once(
+    as_plain: AsPlain, small_set: TaskSet, ranks: list[int], bucket: int
+) -> None:
+    """However indices are dealt out: the union is the order of one process, whoever draws what first."""
+    alone = Episodes(small_set, SHIFTED, "etrm", 4)
+    bucket = min(bucket, alone.buckets - 1)
+    drawn: dict[int, Sample] = {}
+    for rank in reversed(range(4)):
+        process = Episodes(small_set, SHIFTED, "etrm", 4)
+        mine = [process.sample(bucket, index) for index, owner in enumerate(ranks) if owner == rank]
+        assert not drawn.keys() & {sample.serial for sample in mine}
+        drawn |= {sample.serial: sample for sample in mine}
+    one = [alone.sample(bucket, index) for index in range(len(ranks))]
+    assert [as_plain(drawn[serial]) for serial in sorted(drawn)] == [as_plain(sample) for sample in one]
+
+
 def test_every_query_comes_once_in_an_epoch(small_set: TaskSet) -> None:
     episodes = Episodes(small_set, FRESH, "etrm", 0)
     assert episodes.buckets == 2
