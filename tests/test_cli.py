@@ -97,7 +97,6 @@ def test_a_store_is_built_checked_and_refused_when_altered(tmp_path: Path) -> No
     built = etrm(*build, "--set", "data.augmentations=20")
     assert (built.returncode, built.stderr) == (0, "")  # no progress in a pipe
     assert "of 240 augmented tasks" in built.stdout
-    assert etrm("data", "check", "--store", str(store)).returncode == 0
     shard = store / "shards" / "00003.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
     broken = etrm("data", "check", "--store", str(store))

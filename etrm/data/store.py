@@ -186,5 +186,5 @@ class Store:
         return DataError(
             f"{path} (store {self.folder}) is not what was written",
             got=how,
-            next_step=f"delete the store's {INDEX} and that file; the same `etrm data build` writes them again",
+            next_step="the same `etrm data build` again: it keeps what is whole and writes the rest",
         )

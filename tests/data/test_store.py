@@ -120,8 +120,6 @@ def test_an_altered_shard_is_named_when_it_is_read_and_when_all_are_verified(
     with pytest.raises(DataError, match=r"00002\.safetensors"):
         Store(store).verify()
     # What the error says to do mends it.
-    (store / "index.json").unlink()
-    (store / "shards" / "00002.safetensors").unlink()
     build_store(store, small_set, AUGMENTATIONS, SEED)
     Store(store).verify()
 
