@@ -67,6 +67,9 @@ def test_rows_are_as_many_as_brute_force_finds(tmp_path: Path, published: Callab
             for one in fixed(task.id, 60, 3)
         }
         assert len(shard.cells) == len(seen)
+        for number, one in enumerate(fixed(task.id, 60, 3)):
+            found = shard.pairs(task, number)[task.tests[0]].input
+            np.testing.assert_array_equal(found, one.apply(task.tests[0].input))
         fewer += len(seen) < 60
     assert fewer == 3
 
