@@ -361,6 +361,38 @@ def faults() -> None:
     open_console().print(table)
 
 
+@app.command("audit")
+def audit_case(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="PATH:FUNCTION", help="A function that returns the arguments of an audit."),
+    ],
+    form: Annotated[str, typer.Option("--format", help="table, markdown, json, sarif or html.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="The file to write, in place of the terminal.")] = None,
+    select: Annotated[list[str] | None, typer.Option(help="Rules, modules, or RULE:MODULE.")] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="The same, to be left out.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Findings that are known.")] = None,
+    write_baseline: Annotated[Path | None, typer.Option(help="Write what is found as a baseline.")] = None,
+) -> None:
+    """Audit a training step of your own: any torch model, see docs/toolkit.md.
+
+    Exit code 0 nothing above a note, 1 findings, 2 bad input.
+    """
+    from diagnostics.case_file import UserError
+    from etrm.training.audit import AuditRequest, run_audit
+    from reports.console import open_console
+
+    request = AuditRequest(target, form, out, select or (), ignore or (), baseline, write_baseline)
+    try:
+        found, text = run_audit(request)
+    except UserError as error:
+        open_console(stderr=True).out(error, end="", highlight=False)
+        raise typer.Exit(2) from None
+    open_console().out(f"audit: {out}" if out else text, highlight=False)
+    if not found.clean:
+        raise typer.Exit(1)
+
+
 @data.command()
 def show(
     task: Annotated[str, typer.Argument(help="Task id.")],

@@ -7,6 +7,7 @@ from diagnostics.assertions import (
     assert_loss_decreases,
     assert_trains,
 )
+from diagnostics.auditing import Audit, audit
 from diagnostics.capture import RowsFunction
 from diagnostics.choice import read_baseline, write_baseline
 from diagnostics.drift import DriftProbe, DriftRecord
@@ -42,6 +43,7 @@ from diagnostics.tables import module_table, to_table
 __all__ = [
     "RULES",
     "Absent",
+    "Audit",
     "CallRecord",
     "CheckFailed",
     "DriftProbe",
@@ -71,6 +73,7 @@ __all__ = [
     "assert_output_diversity",
     "assert_sample_independence",
     "assert_trains",
+    "audit",
     "compare",
     "cross_sample_share",
     "effective_rank",

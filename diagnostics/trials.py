@@ -2,43 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 NUDGE = 0.1
 """Standard deviation of the noise on a weight, relative to the root mean square of its tensor."""
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Puts parameters, buffers, gradients, training modes and random numbers back at the exit.
+def untouched(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterator[None]:
+    """Puts model, optimisers and random numbers back at the exit, bit for bit.
 
-    Gradients are None inside. What a model keeps in plain attributes, such as a cache, is not put back.
+    Of the model: parameters, buffers, gradients, training modes and plain attributes that were bound anew, such
+    as a cache; what is changed in place inside a plain attribute (a list that grows) is not put back. Of the
+    optimisers: state and groups. Random numbers: torch, Python, and numpy where it is loaded. Gradients are
+    None inside, optimisers work on a copy of their state.
     """
-    values = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
-    gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    modes = [(module, module.training) for module in model.modules()]
+    updated = [
+        member for optimizer in optimizers for group in optimizer.param_groups for member in group["params"]
+    ]
+    parameters = list(dict.fromkeys((*model.parameters(), *updated)))
+    values = [(tensor, tensor.detach().clone()) for tensor in (*parameters, *model.buffers())]
+    gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in parameters]
+    attributes = [(held, dict(held)) for module in model.modules() for held in _held(module)]
     for parameter, _, _ in gradients:
         parameter.grad = None
     try:
-        with torch.random.fork_rng(_cuda_devices(model), device_type="cuda"):
+        with (
+            torch.random.fork_rng(_cuda_devices(model), device_type="cuda"),
+            _host_random_numbers(),
+            _optimizers_untouched(optimizers),
+        ):
             yield
     finally:
-        for module, held in buffers:
-            module._buffers.update(held)
+        for held, was in attributes:
+            held.clear()
+            held.update(was)
         for parameter, gradient, requires_grad in gradients:
             parameter.grad = gradient
             parameter.requires_grad_(requires_grad)
-        for module, training in modes:
-            module.training = training
         with torch.no_grad():
             for tensor, value in values:
                 if not torch.equal(tensor, value):
                     tensor.copy_(value)
+
+
+def _held(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """The dictionaries that hold what belongs to a module: its attributes first, for they name the others."""
+    attributes = vars(module)
+    yield attributes
+    for kind in ("_parameters", "_buffers", "_modules"):
+        yield attributes[kind]
+
+
+@contextmanager
+def _host_random_numbers() -> Iterator[None]:
+    python = random.getstate()
+    # not imported here: the toolkit needs torch alone, but a data pipeline may draw from numpy
+    numpy: Any = sys.modules.get("numpy")
+    drawn = numpy.random.get_state() if numpy else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        if numpy:
+            numpy.random.set_state(drawn)
+
+
+@contextmanager
+def _optimizers_untouched(optimizers: Sequence[Optimizer]) -> Iterator[None]:
+    """Lets the optimisers step on copies: what they held is never written to."""
+    was = []
+    for optimizer in optimizers:
+        was.append((optimizer, optimizer.state, list(optimizer.param_groups)))
+        optimizer.state = defaultdict(
+            dict, {parameter: deepcopy(state) for parameter, state in optimizer.state.items()}
+        )
+        optimizer.param_groups = [_copied_group(group) for group in optimizer.param_groups]
+    try:
+        yield
+    finally:
+        for optimizer, state, groups in was:
+            optimizer.state = state
+            optimizer.param_groups = groups
+
+
+def _copied_group(group: dict[str, Any]) -> dict[str, Any]:
+    """The same parameters under copied settings; a learning rate may be a tensor that is written to."""
+    copied = {name: deepcopy(value) for name, value in group.items() if name != "params"}
+    return {"params": list(group["params"]), **copied}
 
 
 @torch.no_grad()

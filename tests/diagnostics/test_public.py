@@ -13,6 +13,7 @@ import diagnostics
 PUBLIC = {
     "RULES",
     "Absent",
+    "Audit",
     "CallRecord",
     "DriftProbe",
     "Evidence",
@@ -31,6 +32,7 @@ PUBLIC = {
     "Severity",
     "StepRecord",
     "StepScalars",
+    "audit",
     "compare",
     "cross_sample_share",
     "effective_rank",

@@ -1,0 +1,133 @@
+"""Audits what a file of the user's describes: `etrm audit train.py:make_case`.
+
+    def make_case():
+        return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
+
+The dictionary holds the arguments of `diagnostics.audit` by name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from torch import nn
+
+from diagnostics.auditing import Audit, audit
+
+_HERE = Path(__file__).parent
+_ARGUMENTS = inspect.signature(audit).parameters
+_REQUIRED = tuple(name for name, argument in _ARGUMENTS.items() if argument.default is argument.empty)
+
+
+class CaseError(Exception):
+    """The case cannot be audited; the message says why, and what would do."""
+
+
+class UserError(Exception):
+    """The user's code raised an exception; the message is its traceback, from the user's first line on."""
+
+
+def audit_file(target: str, **options: Any) -> Audit:
+    """Audit the case that `target`, as PATH:FUNCTION, returns.
+
+    Args:
+        options: Arguments of `audit` that come on top of those of the case, such as `ignore`.
+
+    Raises:
+        CaseError: The file or the function is missing, it does not return the arguments of an audit, or the
+            audit cannot take them.
+        UserError: The user's code raised.
+    """
+    path, function = _split(target)
+    try:
+        made = _function(_imported(path), path, function)()
+        return audit(**{**_checked(made, target), **options})
+    except CaseError:
+        raise
+    except Exception as error:
+        theirs = _users_part(error)
+        if theirs is not None or isinstance(error, SyntaxError):  # which names its line by itself
+            lines = traceback.format_exception(type(error), error, theirs)
+            raise UserError("".join(lines)) from error
+        if isinstance(error, (ValueError, TypeError, KeyError)):
+            raise CaseError(f"{target}: {error.args[0] if error.args else error}") from error
+        raise
+
+
+def _split(target: str) -> tuple[Path, str]:
+    name, colon, function = target.rpartition(":")
+    if not colon or not name or not function.isidentifier():
+        raise CaseError(f"{target!r} is not PATH:FUNCTION, such as train.py:make_case")
+    path = Path(name)
+    if not path.is_file():
+        raise CaseError(f"there is no file {path}")
+    return path, function
+
+
+def _imported(path: Path) -> ModuleType:
+    """The file as a module, run as `python FILE` would, less its `__main__` part."""
+    name = f"audited_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise CaseError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look classes up there
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _function(module: ModuleType, path: Path, name: str) -> Callable[[], Any]:
+    found = getattr(module, name, None)
+    if callable(found):
+        return found  # type: ignore[no-any-return]  # whatever it returns is checked
+    functions = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__
+    ]
+    raise CaseError(f"{path} has no function {name!r}; it has {', '.join(functions) or 'none'}")
+
+
+def _checked(case: Any, target: str) -> Mapping[str, Any]:
+    if not isinstance(case, Mapping):
+        raise CaseError(f"{target} must return a dictionary of arguments of audit, found {_kind(case)}")
+    missing = [name for name in _REQUIRED if name not in case]
+    unknown = [str(name) for name in case if name not in _ARGUMENTS]
+    if missing or unknown:
+        raise CaseError(
+            f"{target} returns"
+            + (f" no {', '.join(missing)}" if missing else "")
+            + (" and" if missing and unknown else "")
+            + (f" the unknown {', '.join(unknown)}" if unknown else "")
+            + f"; an audit takes {', '.join(_ARGUMENTS)}"
+        )
+    kinds: dict[str, type] = {"model": nn.Module, "step": Callable, "batches": Iterable}  # type: ignore[dict-item]
+    for name, kind in kinds.items():
+        if not isinstance(case[name], kind):
+            raise CaseError(f"{target}: {name} must be of type {kind.__name__}, found {_kind(case[name])}")
+    return case
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _users_part(error: BaseException) -> TracebackType | None:
+    """The traceback from the first line that is neither ours nor the import system's; None if all are."""
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith("<frozen") and Path(file).parent != _HERE:
+            return trace
+        trace = trace.tb_next
+    return None

@@ -1,0 +1,57 @@
+"""What `etrm audit` does: audits a user's case, renders it, and tells whose mistake an error is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diagnostics import Audit, read_baseline, write_baseline
+from diagnostics.auditing import FORMATS
+from diagnostics.case_file import CaseError, audit_file
+from etrm.errors import ConfigError, WriteError
+from etrm.files import write_atomically
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """The options of the command; `known` is a baseline to read, `learn` one to write."""
+
+    target: str
+    form: str = "table"
+    out: Path | None = None
+    select: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    known: Path | None = None
+    learn: Path | None = None
+
+
+def run_audit(request: AuditRequest) -> tuple[Audit, str]:
+    """The audit and its text, written where the request wants it.
+
+    Raises:
+        ConfigError: The case, a pattern, the format or the baseline cannot be used.
+        WriteError: A file cannot be written.
+        diagnostics.case_file.UserError: The user's code raised.
+    """
+    if request.form not in FORMATS:
+        raise ConfigError(f"unknown --format {request.form!r}", allowed=", ".join(FORMATS))
+    try:
+        known = read_baseline(request.known) if request.known else frozenset()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read --baseline: {error}", next_step="etrm audit ... --write-baseline FILE"
+        ) from error
+    try:
+        found = audit_file(request.target, select=request.select, ignore=request.ignore, baseline=known)
+    except CaseError as error:
+        raise ConfigError(str(error), next_step="docs/toolkit.md shows a whole case") from error
+    text = found.render(request.form, request.target.rpartition(":")[0])
+    try:
+        if request.out:
+            write_atomically(request.out, text)
+        if request.learn:
+            write_baseline(request.learn, found.findings)
+    except OSError as error:
+        raise WriteError(f"cannot write: {error}") from error
+    return found, text
