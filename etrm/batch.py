@@ -83,6 +83,20 @@ class Batch:
         """Number of samples B."""
         return self.inputs.shape[0]
 
+    def select(self, rows: Tensor) -> Batch:
+        """Some samples alone, no longer than the longest of them; ``rows`` is (n,) int64, ascending."""
+        valid = None if self.valid is None else self.valid[rows]
+        length = self.inputs.shape[1] if valid is None else int(valid.sum(1).max())
+        return Batch(
+            inputs=self.inputs[rows, :length],
+            labels=self.labels[rows, :length],
+            positions=self.positions[rows, :length],
+            valid=None if valid is None else valid[:, :length],
+            puzzle_ids=self.puzzle_ids[rows],
+            sample_ids=self.sample_ids[rows],
+            demos=replace(self.demos.select(rows), slots=torch.arange(len(rows), device=rows.device)),
+        )
+
 
 def to_device(value: T, device: torch.device) -> T:
     """A Batch or Demos with every tensor on ``device``."""

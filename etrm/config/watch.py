@@ -30,3 +30,8 @@ class EvaluateConfig(Section):
     )
     batch_size: int = Field(64, ge=1)
     weights: Literal["ema", "raw"] = "ema"
+    halting: Literal["all_steps", "early"] = Field(
+        "all_steps",
+        description="all rows take all ACT steps, as published; or a row whose halting logit is positive "
+        "leaves the batch with what it said at that step",
+    )

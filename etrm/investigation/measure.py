@@ -82,7 +82,7 @@ def _held_out(trainer: Trainer) -> dict[str, float]:
     config = trainer.config
     report = evaluate(
         held_out_tasks(config),
-        predictor(trainer.model),
+        predictor(trainer.model, config.evaluate.halting),
         augmentations=config.evaluate.augmentations,
         data=config.data,
         batch_size=config.evaluate.batch_size,

@@ -8,7 +8,6 @@ from etrm.model.encoders import (
     SetEncoder,
     StandardEncoder,
     as_sets,
-    by_length,
 )
 
 __all__ = [
@@ -19,5 +18,4 @@ __all__ = [
     "SetEncoder",
     "StandardEncoder",
     "as_sets",
-    "by_length",
 ]

@@ -15,6 +15,7 @@ from etrm.model.act import Carry, EncoderState, halts
 from etrm.model.core import Core
 from etrm.model.encoders import Encoded, Encoder, build_encoder
 from etrm.model.puzzle import PuzzleTable
+from etrm.model.solve import solve
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class StepOutput:
         q_halt: (B,) float32 halting logits.
         context: (B, P, D) that the core was given.
         kl: (B,) divergence of a variational encoder, else None.
+        steps: (B,) int64 ACT steps that each row took, of an answer (:meth:`RecursiveModel.solve`).
     """
 
     logits: Tensor
     q_halt: Tensor
     context: Tensor
     kl: Tensor | None = None
+    steps: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -170,21 +173,6 @@ class RecursiveModel(nn.Module):
         carry = Carry(z_H=z_H.detach(), z_L=z_L.detach(), steps=steps, halted=halted)
         return carry, StepOutput(logits, q_halt, context)
 
-    @torch.no_grad()
-    def solve(self, batch: Batch) -> StepOutput:
-        """All ACT steps from a fresh start. The model must be in eval mode.
-
-        The context is computed once, or moved on at every step by a stateful encoder, whose pair
-        vectors are kept.
-        """
-        carry = self.initial_carry(batch.size)
-        given = self.context_policy(self, carry, batch)
-        carry, output = self.step(carry, batch, given.context)
-        context, state = given.context, given.state
-        sets = None if state is None or self.encoder is None else self.encoder.pair_sets(batch.demos)
-        for _ in range(1, self.config.halt.max_steps):
-            if sets is not None and self.encoder is not None:
-                encoded = self.encoder.read(*sets, state)
-                context, state = encoded.context, encoded.state
-            carry, output = self.step(carry, batch, context)
-        return replace(output, kl=given.kl)
+    def solve(self, batch: Batch, *, early: bool = False) -> StepOutput:
+        """All ACT steps, or with ``early`` as many as each row asks for: :func:`etrm.model.solve.solve`."""
+        return solve(self, batch, early=early)

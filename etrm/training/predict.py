@@ -22,11 +22,11 @@ from etrm.training.trainer import pick_device, training_tasks
 from etrm.training.weights import load_weights
 
 
-def predictor(model: RecursiveModel) -> Predictor:
-    """Answers with all ACT steps; the context is computed once per sample."""
+def predictor(model: RecursiveModel, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
+    """Answers as ``evaluate.halting`` says; the context is computed once per sample."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
-        _, output = solve(model, samples)
+        _, output = solve(model, samples, early=halting == "early")
         tokens = output.logits.argmax(-1).cpu().numpy().astype(np.int16)
         logits = output.q_halt.tolist()
         return [(row[: len(s.tokens)], q) for s, row, q in zip(samples, tokens, logits, strict=True)]
@@ -34,12 +34,14 @@ def predictor(model: RecursiveModel) -> Predictor:
     return answer
 
 
-def solve(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[Batch, StepOutput]:
-    """All ACT steps on some samples in evaluation mode; the model's mode is left as it was."""
+def solve(
+    model: RecursiveModel, samples: Sequence[Sample], *, early: bool = False
+) -> tuple[Batch, StepOutput]:
+    """:meth:`RecursiveModel.solve` on samples, in evaluation mode; the model's mode is left as it was."""
     batch = to_device(collate(samples), model.core.H_init.device)
     was_training = model.training
     model.eval()
-    output = model.solve(batch)
+    output = model.solve(batch, early=early)
     model.train(was_training)
     return batch, output
 

@@ -102,7 +102,7 @@ def score_run(folder: Path, settings: tuple[str, ...], submission: Path | None) 
 def _evaluate(model: RecursiveModel, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
     return evaluate(
         asked,
-        predictor(model),
+        predictor(model, config.evaluate.halting),
         augmentations=config.evaluate.augmentations,
         data=config.data,
         seed=config.train.seed,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from etrm.batch import Demos
 from etrm.config import EncoderConfig, ModelConfig
-from etrm.model.encoder import StandardEncoder, as_sets, by_length
+from etrm.model.encoder import StandardEncoder, as_sets
+from etrm.model.lengths import by_length
 
 POOLINGS = ("mean", "weighted", "attention")
 sides = st.integers(1, 5)

@@ -4,7 +4,7 @@ from etrm.config import EncoderKind, ModelConfig
 from etrm.model.encoders.base import Encoded, Encoder, as_sets
 from etrm.model.encoders.carried import RecurrentEncoder, TRMStyleEncoder
 from etrm.model.encoders.lpn import HybridStandardEncoder, LPNGridEncoder, LPNStandardEncoder
-from etrm.model.encoders.pairs import PAD, PairEncoder, by_length
+from etrm.model.encoders.pairs import PAD, PairEncoder
 from etrm.model.encoders.standard import GridEncoder, SetEncoder, StandardEncoder
 from etrm.model.encoders.variational import HybridVariationalEncoder, LPNVariationalEncoder
 
@@ -42,5 +42,4 @@ __all__ = [
     "TRMStyleEncoder",
     "as_sets",
     "build_encoder",
-    "by_length",
 ]

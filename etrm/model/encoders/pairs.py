@@ -14,6 +14,7 @@ from etrm.batch import Demos
 from etrm.config import ModelConfig
 from etrm.model.core import VOCABULARY
 from etrm.model.layers import BlockSettings, RotaryPositions, TokenEmbedding
+from etrm.model.lengths import by_length
 
 PAD = 0
 
@@ -62,27 +63,6 @@ class PairEncoder(nn.Module):
         return math.sqrt(table.shape[1]) * nn.functional.embedding(
             demos.tokens + VOCABULARY * is_output, table
         )
-
-
-def by_length(valid: Tensor, waste: float = 0.15) -> list[tuple[Tensor, int]]:
-    """Rows in groups of similar length, so that little padding is computed.
-
-    Args:
-        valid: (N, L) bool, tokens that exist, in front of each row.
-        waste: a group ends where more than this share of it would be padding.
-
-    Returns:
-        (rows, length) of each group; every row stands in one.
-    """
-    lengths, order = valid.sum(1).sort(descending=True)
-    groups, start = [], 0
-    sizes = lengths.tolist()
-    for end in range(1, len(sizes) + 1):
-        done = end == len(sizes)
-        if done or sum(sizes[start : end + 1]) < (1 - waste) * sizes[start] * (end + 1 - start):
-            groups.append((order[start:end], sizes[start]))
-            start = end
-    return groups
 
 
 def _shortened(demos: Demos, rows: Tensor, length: int) -> Demos:
