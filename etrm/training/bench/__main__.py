@@ -1,0 +1,48 @@
+"""The command line of the bench."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+
+from etrm.training.bench import document
+from etrm.training.bench.parts import PARTS
+from etrm.training.bench.section import Conditions
+from etrm.training.run_folder import environment
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the parts that were asked for."""
+    names = [part.name for part in PARTS]
+    parser = argparse.ArgumentParser(prog="python -m etrm.training.bench", description="How fast, and why.")
+    parser.add_argument("--only", action="append", choices=names, help="a part; may be given again")
+    parser.add_argument("--repetitions", type=int, help="turns of everything; each part's own by default")
+    parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--write", action="store_true", help="keep the results in docs/benchmarks.md")
+    given = parser.parse_args(arguments)
+    if given.threads is not None:
+        torch.set_num_threads(given.threads)
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(found if given.device == "auto" else given.device)
+    record = environment()  # before the first result is written into the tree
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    for part in PARTS:
+        if given.only and part.name not in given.only:
+            continue
+        load = os.getloadavg()[0]
+        section = part.run(Conditions(device, given.repetitions or part.repetitions))
+        conditions = document.machine(record, load)
+        document.show(console, part, section, conditions)
+        if given.write:
+            document.keep(part, section, device.type, conditions, names)
+
+
+if __name__ == "__main__":
+    main()

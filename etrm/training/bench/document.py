@@ -1,0 +1,91 @@
+"""Sections printed, kept as JSON, and rendered as a document that is a pure function of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from etrm.files import write_atomically
+from etrm.training.bench.section import Part, Section
+
+DOCS = Path(__file__).parents[3] / "docs"
+PREFACE = """Printed by `make bench`, kept by `.venv/bin/python -m etrm.training.bench --write`; no number here is
+written by hand. Everything that is compared takes turns within one run; a ratio is taken within a turn, and what is
+given is its median [quartiles]. Turns are counted as repetitions x units of work in one. A part alone:
+`--only NAME`."""
+DEVICES = {"cpu": "On a processor", "cuda": "On a GPU"}
+
+
+def machine(record: Mapping[str, Any], load_before: float) -> str:
+    """Hardware, versions and commit of a run's environment, and how busy the machine was."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    dirty = " with uncommitted changes" if record["dirty"] else ""
+    return (
+        f"{record['hardware']}; torch on {record['threads']} of them; load average {load_before:.1f} before and "
+        f"{os.getloadavg()[0]:.1f} after; {versions}; commit {record['commit'][:12]}{dirty}."
+    )
+
+
+def show(console: Console, part: Part, section: Section, conditions: str) -> None:
+    """Print a section."""
+    console.rule(part.question)
+    for table in section.tables:
+        drawn = RichTable(*(escape(cell) for cell in table.header))
+        for cells in table.rows:
+            drawn.add_row(*(escape(cell) for cell in cells))
+        console.print(drawn)
+    for paragraph in (*section.paragraphs, conditions):
+        console.print(paragraph, markup=False, highlight=False)
+
+
+def keep(
+    part: Part, section: Section, device: str, conditions: str, order: Sequence[str], docs: Path = DOCS
+) -> None:
+    """Put a section in the place of its predecessor, and render the document anew, parts in their order."""
+    path = docs / "benchmarks.json"
+    record: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    entry = asdict(section) | {"question": part.question, "conditions": conditions}
+    entry["figures"] = [_figure(name, device) for name in section.figures]
+    record.setdefault(device, {})[part.name] = entry
+    (docs / "figures").mkdir(exist_ok=True)
+    for name, png in section.figures.items():
+        write_atomically(docs / _figure(name, device), png)
+    write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_atomically(docs / "benchmarks.md", render(record, order))
+
+
+def _figure(name: str, device: str) -> str:
+    return f"figures/{name}.png" if device == "cpu" else f"figures/{name}-{device}.png"
+
+
+def render(record: Mapping[str, Any], order: Sequence[str]) -> str:
+    """The document of what was kept, parts in their order."""
+    blocks = ["# Benchmarks", PREFACE]
+    for device, heading in DEVICES.items():
+        blocks.append(f"## {heading}")
+        sections = record.get(device, {})
+        if not sections:
+            blocks.append(
+                "Not measured: there was none. "
+                f"`.venv/bin/python -m etrm.training.bench --device {device} --write` measures every part on it."
+            )
+        for name in (*(n for n in order if n in sections), *sorted(set(sections) - set(order))):
+            blocks += _section(name, sections[name])
+    return "\n\n".join(blocks) + "\n"
+
+
+def _section(name: str, entry: Mapping[str, Any]) -> list[str]:
+    blocks = [f"### {entry['question']} (`{name}`)"]
+    for table in entry["tables"]:
+        lines = [table["header"], ["---"] * len(table["header"]), *table["rows"]]
+        blocks.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
+    blocks += [f"![{entry['question']}]({figure})" for figure in entry["figures"]]
+    return [*blocks, *entry["paragraphs"], f"*{entry['conditions']}*"]

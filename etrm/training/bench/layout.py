@@ -1,0 +1,241 @@
+"""A training step on the published layout and on ours, cause by cause.
+
+Both are batches of the same tasks for the same model; only the batch differs, and what the encoder
+does with its padding. The published layout is the worst of a ladder whose every rung takes one
+cause of waste away.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from etrm.batch import Batch
+from etrm.config import Config, with_overrides
+from etrm.data import Episodes, TaskSet, collate
+from etrm.model.act import halts
+from etrm.model.lengths import by_length
+from etrm.model.recursive import encode_every_step
+from etrm.training import recipe
+from etrm.training.bench.section import Conditions, Section, Table
+from etrm.training.bench.timing import (
+    HEADER,
+    Contender,
+    Timing,
+    Work,
+    columns,
+    ratios,
+    spread,
+    take_turns,
+)
+from etrm.training.bench.workload import (
+    OURS,
+    PUBLISHED,
+    REGION,
+    Arm,
+    Layout,
+    configured,
+    encode_padded,
+    encode_ungrouped,
+    real_tasks,
+)
+from etrm.training.slots import Slots
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A layout of the ladder, and how many steps of it are timed in a turn: few where all cost the same."""
+
+    name: str
+    layout: Layout
+    steps: int
+
+
+GROUPED = (*OURS, "model.group_rows=true")
+LADDER = (
+    Rung("published: whole canvas, 10 padded demos", Layout(PUBLISHED, encode_padded, padded=True), 1),
+    Rung("+ real demos only", Layout(PUBLISHED), 2),
+    Rung("+ regions in place of the canvas", Layout((*REGION, "data.buckets=1"), encode_ungrouped), 8),
+    Rung("+ batches of similar size (8 buckets)", Layout(OURS, encode_ungrouped), 8),
+    Rung("+ pairs grouped by length: ours", Layout(OURS), 8),
+    Rung("+ queries grouped too (model.group_rows)", Layout(GROUPED), 8),
+)
+OURS_NAME = LADDER[4].name
+"""The rung of the default settings, whose ratio is ours."""
+
+
+def _bucketed(buckets: int, grouped: bool) -> Layout:
+    return Layout((*REGION, f"data.buckets={buckets}", f"model.group_rows={str(grouped).lower()}"))
+
+
+def layout(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions], Section]:
+    """The part for one width D."""
+
+    def run(conditions: Conditions) -> Section:
+        config = configured(f"model.hidden_size={width}")
+        tasks = real_tasks()
+        timings, tokens = measure(config, tasks, conditions, ladder)
+        drawn = count_draws(with_overrides(config, ("model.halt.max_steps=16",)), tasks)
+        paragraphs = (verdict(timings), drawn.sentence(config.train.batch_size), setting(config, tasks))
+        return Section((table(timings, tokens, config.train.batch_size),), paragraphs)
+
+    return run
+
+
+GROUPING = tuple(
+    Rung(f"{buckets} buckets{', grouped' if grouped else ''}", _bucketed(buckets, grouped), 8)
+    for buckets in (2, 4, 8)
+    for grouped in (False, True)
+)
+
+
+def grouping(conditions: Conditions) -> Section:
+    """What ``model.group_rows`` saves at several numbers of buckets."""
+    config, tasks = configured(), real_tasks()
+    timings, tokens = measure(config, tasks, conditions, GROUPING)
+    gains = (
+        f"{spread(ratios(plain.seconds, grouped.seconds))} times with {plain.name}"
+        for plain, grouped in zip(timings[::2], timings[1::2], strict=True)
+    )
+    words = (
+        "With `model.group_rows` the core refines rows of similar length together, each group no longer than its "
+        f"longest row. A training step is faster {'; '.join(gains)} (batch {config.train.batch_size}, D "
+        f"{config.model.hidden_size}; the default of data.buckets is 2). It is off by default, because it rounds "
+        "differently and so gives another run of the same seed."
+    )
+    return Section((table(timings, tokens, config.train.batch_size),), (words,))
+
+
+def measure(
+    config: Config, tasks: TaskSet, conditions: Conditions, ladder: Sequence[Rung] = LADDER
+) -> tuple[list[Timing], list[float]]:
+    """The times of every rung's training step, and the tokens that it computes on average."""
+    arms = [Arm(rung.layout, config, tasks, conditions.device) for rung in ladder]
+    counted: list[list[int]] = [[] for _ in ladder]
+
+    def contender(rung: Rung, arm: Arm, counts: list[int]) -> Contender:
+        def prepare() -> Work:
+            batches = [arm.batches.next() for _ in range(rung.steps)]
+            counts.extend(computed_tokens(rung.layout, batch, arm.config) for batch in batches)
+
+            def work() -> None:
+                for batch in batches:
+                    arm.step(batch)
+
+            return work
+
+        return Contender(rung.name, prepare, rung.steps)
+
+    contenders = [contender(*each) for each in zip(ladder, arms, counted, strict=True)]
+    timings = take_turns(contenders, conditions.repetitions, conditions.device)
+    return timings, [float(np.mean(counts)) for counts in counted]
+
+
+def computed_tokens(layout: Layout, batch: Batch, config: Config) -> int:
+    """Tokens that one pass computes: the queries' and the pairs', padding included."""
+    demos, queries = batch.demos, batch.inputs.numel()
+    if batch.valid is not None and config.model.group_rows:
+        queries = sum(len(rows) * length for rows, length in by_length(batch.valid))
+    if demos.valid is None or layout.policy is not encode_every_step:
+        return queries + demos.tokens.numel()
+    return queries + sum(len(rows) * length for rows, length in by_length(demos.valid))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that a loader hands out in some steps, and those that a row begins with.
+
+    Attributes:
+        steps: training steps.
+        published: samples that the published loader draws.
+        ours: samples that rows begin with.
+        seconds: of drawing and collating one sample, several times.
+    """
+
+    steps: int
+    published: int
+    ours: int
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Samples drawn by the published loader for one of ours."""
+        return self.published / self.ours
+
+    def sentence(self, batch_size: int) -> str:
+        """Data efficiency in words."""
+        each = np.median(self.seconds) * 1e3
+        published, ours = (each * drawn / self.steps for drawn in (self.published, self.ours))
+        return (
+            f"Rows drawn only when needed, a count: in {self.steps:,} steps of batch {batch_size} in which no row "
+            f"asks to halt, as at the start of training, the published loader draws {self.published:,} samples and "
+            f"rows begin with {self.ours:,} of them; ours draws those {self.ours:,} alone, {self.ratio:.3g} times "
+            f"fewer. Drawing and collating a sample of ours takes {spread([1e3 * s for s in self.seconds])} ms "
+            f"(n {len(self.seconds)}): {published:.2g} ms a step if every row were drawn, {ours:.2g} as it is. "
+            "That is outside the times of the table."
+        )
+
+
+def count_draws(config: Config, tasks: TaskSet, cycles: int = 100, timed: int = 200) -> Drawn:
+    """Samples drawn while no row asks to halt, as at the start of training.
+
+    The published loader hands a whole batch to every step, and only rows that begin take theirs.
+    """
+    rows, halt = config.train.batch_size, config.model.halt
+    episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
+    slots = Slots(episodes, 0, rows, recipe.draw)
+    generator = torch.Generator().manual_seed(config.train.seed)
+    steps, halted = torch.zeros(rows, dtype=torch.long), torch.ones(rows, dtype=torch.bool)
+    total = cycles * halt.max_steps
+    for _ in range(total):
+        slots.refill(halted.tolist())
+        steps = steps.masked_fill(halted, 0) + 1
+        halted = halts(steps, torch.full((rows,), -5.0), halt, generator)
+    seconds = []
+    for index in range(timed):
+        began = time.perf_counter()
+        collate([episodes.sample(index % episodes.buckets, index)])
+        seconds.append(time.perf_counter() - began)
+    return Drawn(total, total * rows, slots.next_index, seconds)
+
+
+# -- in words -------------------------------------------------------------------------------------
+
+
+def table(timings: Sequence[Timing], tokens: Sequence[float], batch_size: int) -> Table:
+    """A row for each rung."""
+    rows = tuple(
+        (timing.name, *cells, f"{batch_size / np.median(timing.seconds):.3g}", f"{count:,.0f}")
+        for timing, cells, count in zip(timings, columns(timings), tokens, strict=True)
+    )
+    return Table(("layout", *HEADER, "samples/s", "tokens a step"), rows)
+
+
+def verdict(timings: Sequence[Timing]) -> str:
+    """The ratio in one sentence."""
+    first = timings[0]
+    ours = next(timing for timing in timings if timing.name == OURS_NAME)
+    return (
+        f"Ours trains {spread(ratios(first.seconds, ours.seconds))} times as many samples a second as the "
+        f"published layout (median [quartiles] of {len(first.seconds)} turns); in processor time "
+        f"{spread(ratios(first.cpu, ours.cpu))} times. The last row is an option and not counted."
+    )
+
+
+def setting(config: Config, tasks: TaskSet) -> str:
+    """What was timed, in one paragraph."""
+    model, data = config.model, config.data
+    return (
+        "A step is forward, loss, backward and AdamW; a sample is a row of it, and has up to 16 of them. "
+        f"Variant {model.variant}, D {model.hidden_size}, {model.num_heads} heads, {model.layers} layers, "
+        f"{model.H_cycles} H x {model.L_cycles} L cycles, P {model.context_tokens}, encoder "
+        f"{model.encoder.layers} + {model.encoder.set_layers} layers, batch {config.train.batch_size}, float32, "
+        f"no compilation. Data: {len(tasks)} tasks of {data.source} {data.subset} (largest side "
+        f"{data.max_side}), for every layout the same, no shift. Every step takes new samples; the time of a "
+        "turn is the mean of its steps. Rows 1 and 2 compute the same function, and so do rows 3 to 6; between "
+        "rows 2 and 3 PAD stops being attended."
+    )

@@ -1,0 +1,20 @@
+"""The parts of the bench, in the order of the document. A new one is a line here."""
+
+from etrm.training.bench.evaluation import evaluation
+from etrm.training.bench.growth import growth
+from etrm.training.bench.layout import grouping, layout
+from etrm.training.bench.published import published
+from etrm.training.bench.section import Part
+from etrm.training.bench.throughput import throughput
+
+PARTS = (
+    Part("layout", "Training against the published layout, D 64", layout(64)),
+    Part("layout-wide", "Training against the published layout, D 128", layout(128), repetitions=3),
+    Part("grouping", "Rows of similar length together in the core", grouping),
+    Part("published", "The published mode against a plain implementation", published),
+    Part(
+        "evaluation", "Evaluation: one context per sample, rows that leave early", evaluation, repetitions=4
+    ),
+    Part("throughput", "Matrix throughput over the machine's peak", throughput),
+    Part("growth", "How time and memory grow", growth, repetitions=7),
+)

@@ -1,0 +1,67 @@
+"""The published mode (whole canvas, PAD attended): our layers against the same layers written plainly."""
+
+from __future__ import annotations
+
+from etrm.batch import Batch
+from etrm.config import SIDE
+from etrm.training.bench.plain import LADDER, plain_copy
+from etrm.training.bench.section import Conditions, Section, Table
+from etrm.training.bench.timing import HEADER, Contender, Timing, Work, columns, ratios, spread, take_turns
+from etrm.training.bench.workload import (
+    PUBLISHED,
+    Batches,
+    Step,
+    build_model,
+    configured,
+    encode_padded,
+    real_tasks,
+)
+
+BATCH = 2
+"""Small, because the obvious attention keeps every matrix of scores: 20 pairs of 1,800 tokens each."""
+
+
+def published(conditions: Conditions) -> Section:
+    """Plain layers, one way after the other exchanged, then our modules, padded and not."""
+    config = configured(*PUBLISHED, f"train.batch_size={BATCH}")
+    device, tasks = conditions.device, real_tasks()
+    steps: list[tuple[str, Step, bool]] = []
+    for name, ways in LADDER:
+        copy = plain_copy(build_model(config, device), SIDE, ways)
+        steps.append((name, Step(config, copy, copy), True))
+    padded = build_model(config, device)
+    padded.context_policy = encode_padded
+    steps.append(("our modules, on the same padded demos", Step(config, padded), True))
+    steps.append(("+ real demos only: ours", Step(config, build_model(config, device)), False))
+
+    def contender(name: str, step: Step, batches: Batches) -> Contender:
+        def prepare() -> Work:
+            batch: Batch = batches.next()
+            return lambda: step(batch)
+
+        return Contender(name, prepare)
+
+    contenders = [
+        contender(name, step, Batches(config, tasks, device, padded=pad)) for name, step, pad in steps
+    ]
+    timings = take_turns(contenders, conditions.repetitions, device)
+    rows = tuple((t.name, *cells) for t, cells in zip(timings, columns(timings), strict=True))
+    plain, code, same, ours = timings[0], timings[1], timings[-2], timings[-1]
+    verdict = (
+        f"On the same batch, padded demos included, our layers train {_times(plain, same)} times as fast as the "
+        f"obvious way and {_times(code, same)} times as fast as the obvious way with torch's attention kernel, "
+        "which is how the published code is written (float32, not compiled). Passing over padded demos, which "
+        f"changes no output, makes it {_times(plain, ours)} and {_times(code, ours)} times."
+    )
+    setting = (
+        f"A step is forward, loss, backward and AdamW on {BATCH} samples of {len(tasks)} ARC-AGI-1 training "
+        f"tasks, 900 query tokens and 10 pairs of 1,800 tokens each; D {config.model.hidden_size}, "
+        f"{config.model.num_heads} heads, {config.model.H_cycles} H x {config.model.L_cycles} L cycles. In a "
+        "turn every row trains on the same samples. All rows compute the same outputs from the same weights, "
+        "to rounding (tests/training/bench/test_plain.py)."
+    )
+    return Section((Table(("published mode", *HEADER), rows),), (verdict, setting))
+
+
+def _times(slow: Timing, fast: Timing) -> str:
+    return spread(ratios(slow.seconds, fast.seconds))

@@ -1,0 +1,97 @@
+"""Contenders that take turns, and how their times are summed up: always as ratios within a turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+Work = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the things that are compared.
+
+    Attributes:
+        name: in tables.
+        prepare: called before every turn, untimed; returns what is timed.
+        units: of work in what it returns; times are per unit.
+    """
+
+    name: str
+    prepare: Callable[[], Work]
+    units: int = 1
+
+
+@dataclass
+class Timing:
+    """What was measured of a contender, one value per turn.
+
+    Attributes:
+        name: of the contender.
+        units: of work in a turn.
+        seconds: wall time of a unit.
+        cpu: processor time of a unit, all threads together.
+    """
+
+    name: str
+    units: int = 1
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def take_turns(contenders: Sequence[Contender], repetitions: int, device: torch.device) -> list[Timing]:
+    """Time every contender in turn, again and again, after one untimed turn of each."""
+    for contender in contenders:
+        contender.prepare()()
+    timings = [Timing(contender.name, contender.units) for contender in contenders]
+    for _ in range(repetitions):
+        for contender, timing in zip(contenders, timings, strict=True):
+            work = contender.prepare()
+            synchronize(device)
+            wall, cpu = time.perf_counter(), time.process_time()
+            work()
+            synchronize(device)
+            timing.seconds.append((time.perf_counter() - wall) / contender.units)
+            timing.cpu.append((time.process_time() - cpu) / contender.units)
+    return timings
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU to finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ratios(slow: Iterable[float], fast: Iterable[float]) -> list[float]:
+    """How many times faster, turn by turn."""
+    return [a / b for a, b in zip(slow, fast, strict=True)]
+
+
+def spread(values: Iterable[float]) -> str:
+    """Median and quartiles."""
+    low, middle, high = np.percentile(list(values), (25, 50, 75))
+    return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
+
+
+HEADER = ("seconds", "x first row", "x row above", "turns")
+"""Columns of :func:`columns`."""
+
+
+def columns(timings: Sequence[Timing]) -> list[tuple[str, ...]]:
+    """For each contender its time, and how many times faster it is than the first and than the one above."""
+    first = timings[0]
+    cells: list[tuple[str, ...]] = [(spread(first.seconds), "1", "", _turns(first))]
+    for above, timing in pairwise(timings):
+        against = (spread(ratios(other.seconds, timing.seconds)) for other in (first, above))
+        cells.append((spread(timing.seconds), *against, _turns(timing)))
+    return cells
+
+
+def _turns(timing: Timing) -> str:
+    return f"{len(timing.seconds)} x {timing.units}"

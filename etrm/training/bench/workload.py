@@ -1,0 +1,161 @@
+"""What is trained in the bench: real tasks, a layout of the batch, a model, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from etrm.batch import Batch, Demos, to_device
+from etrm.config import Config, load, with_overrides
+from etrm.data import Episodes, TaskSet, collate
+from etrm.model.act import Carry
+from etrm.model.encoders import PAD, StandardEncoder, as_sets
+from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, StepOutput, encode_every_step
+from etrm.training.loss import act_loss
+from etrm.training.trainer import training_tasks
+
+PADDED_DEMOS = 10
+"""Demos that the published loader pads every sample to."""
+
+SETTINGS = (
+    "data.max_side=30",
+    'data.exclude=["40853293"]',  # the grids of evaluation task 070dd51e
+    "data.augmentations=1",
+    "model.context_tokens=16",
+    "train.batch_size=8",
+    "train.seed=0",
+)
+"""What is changed in preset ``small``: the whole training set, at the batch size of peers' numbers."""
+
+PUBLISHED = ('data.canvas="published"',)
+REGION = ('data.canvas="region"',)
+OURS = (*REGION, "data.buckets=8")
+"""The default of 2 buckets suits small grids; sizes of the whole set spread more."""
+
+
+def configured(*settings: str) -> Config:
+    """The bench's config with more settings."""
+    return load("small", overrides=(*SETTINGS, *settings))
+
+
+@cache
+def real_tasks() -> TaskSet:
+    """The training tasks of ARC-AGI-1, less one that is an evaluation task too."""
+    return training_tasks(configured())
+
+
+def pad_demos(batch: Batch, count: int = PADDED_DEMOS) -> Batch:
+    """The batch with ``count`` demos per sample, all PAD where there is none, as published."""
+    demos = batch.demos
+    assert demos.valid is None, "padded pairs belong to the whole canvas"
+    sets, _ = as_sets(torch.arange(1, len(demos.owner) + 1, device=demos.owner.device)[:, None], demos)
+    places = nn.functional.pad(sets.squeeze(-1), (0, count - sets.shape[1])).flatten()
+    tokens = torch.cat((torch.full_like(demos.tokens[:1], PAD), demos.tokens))[places]
+    padded = Demos(
+        tokens=tokens,
+        positions=demos.positions[:1].expand(len(tokens), -1),
+        valid=None,
+        owner=torch.arange(demos.rows, device=demos.owner.device).repeat_interleave(count),
+        slots=demos.slots,
+    )
+    return replace(batch, demos=padded)
+
+
+def encode_padded(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    """The published way: padded pairs are encoded too, and only the set encoder passes over them."""
+    assert isinstance(model.encoder, StandardEncoder)
+    sets, _ = as_sets(model.encoder.grid_encoder.encode(batch.demos), batch.demos)
+    real = (batch.demos.tokens != PAD).any(1).view(sets.shape[:2])
+    return Given(model.encoder.set_encoder(sets, real))
+
+
+def encode_ungrouped(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    """All pairs at once, each as long as the longest of the batch."""
+    assert isinstance(model.encoder, StandardEncoder)
+    pairs = model.encoder.grid_encoder.encode(batch.demos)
+    return Given(model.encoder.set_encoder(*as_sets(pairs, batch.demos)))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a batch is laid out, and what the encoder does with its padding.
+
+    Attributes:
+        settings: of the config.
+        policy: how the context is computed.
+        padded: demos are padded to :data:`PADDED_DEMOS`.
+    """
+
+    settings: tuple[str, ...]
+    policy: ContextPolicy = encode_every_step
+    padded: bool = False
+
+
+class Batches:
+    """Batches of new samples in the trainer's order within each bucket; buckets take turns."""
+
+    def __init__(self, config: Config, tasks: TaskSet, device: torch.device, *, padded: bool = False) -> None:
+        self.episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
+        self._rows, self._device, self._padded, self._given = config.train.batch_size, device, padded, 0
+
+    def next(self) -> Batch:
+        """A batch; buckets hold equally many queries."""
+        turn, bucket = divmod(self._given, self.episodes.buckets)
+        self._given += 1
+        samples = [self.episodes.sample(bucket, turn * self._rows + row) for row in range(self._rows)]
+        batch = to_device(collate(samples), self._device)
+        return pad_demos(batch) if self._padded else batch
+
+
+class Step:
+    """One training step of rows that begin: forward, loss, backward and update.
+
+    Args:
+        config: of model and training.
+        model: on its device.
+        forward: batch to output, the model's own by default.
+    """
+
+    def __init__(
+        self, config: Config, model: nn.Module, forward: Callable[[Batch], StepOutput] | None = None
+    ) -> None:
+        self.config, self.model = config, model
+        self.forward = forward or self._first_step
+        self._optimizer = torch.optim.AdamW(model.parameters(), lr=config.train.lr)
+
+    def _first_step(self, batch: Batch) -> StepOutput:
+        assert isinstance(self.model, RecursiveModel)
+        return self.model(self.model.initial_carry(batch.size), batch)[1]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss summed over the rows."""
+        train = self.config.train
+        found = act_loss(self.forward(batch), batch.labels, train.loss)
+        return found.total(train.q_halt_weight, train.kl_weight)
+
+    def __call__(self, batch: Batch) -> None:
+        """Do it: what is timed."""
+        torch.autograd.backward(self.loss(batch) / batch.size)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+
+class Arm:
+    """A layout at work: its own model, step and place in the episodes."""
+
+    def __init__(self, layout: Layout, config: Config, tasks: TaskSet, device: torch.device) -> None:
+        self.config = with_overrides(config, layout.settings)
+        self.batches = Batches(self.config, tasks, device, padded=layout.padded)
+        self.model = build_model(self.config, device)
+        self.model.context_policy = layout.policy
+        self.step = Step(self.config, self.model)
+
+
+def build_model(config: Config, device: torch.device) -> RecursiveModel:
+    """A model of the config's seed, in training mode."""
+    torch.manual_seed(config.train.seed)
+    return RecursiveModel(config.model).to(device).train()
