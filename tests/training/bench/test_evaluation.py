@@ -23,7 +23,8 @@ def model(config: Config) -> RecursiveModel:
 
 @pytest.fixture
 def batches(config: Config, tasks: TaskSet) -> list[Batch]:
-    source = Batches(with_overrides(config, (*REGION, "train.batch_size=5", "data.buckets=1", "data.max_demos=2")), tasks, CPU)
+    settings = (*REGION, "train.batch_size=5", "data.buckets=1", "data.max_demos=2")
+    source = Batches(with_overrides(config, settings), tasks, CPU)
     return [source.next(), source.next()]
 
 
