@@ -10,11 +10,11 @@ from etrm.training.bench.throughput import throughput
 PARTS = (
     Part("layout", "Training against the published layout, D 64", layout(64)),
     Part("layout-wide", "Training against the published layout, D 128", layout(128), repetitions=3),
-    Part("grouping", "Rows of similar length together in the core", grouping),
+    Part("grouping", "Rows of similar length together in the core", grouping, repetitions=3),
     Part("published", "The published mode against a plain implementation", published),
     Part(
-        "evaluation", "Evaluation: one context per sample, rows that leave early", evaluation, repetitions=4
+        "evaluation", "Evaluation: one context per sample, rows that leave early", evaluation, repetitions=3
     ),
-    Part("throughput", "Matrix throughput over the machine's peak", throughput),
-    Part("growth", "How time and memory grow", growth, repetitions=7),
+    Part("throughput", "Matrix throughput over the machine's peak", throughput, repetitions=3),
+    Part("growth", "How time and memory grow", growth),
 )
