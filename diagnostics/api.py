@@ -38,6 +38,7 @@ from diagnostics.representations import (
     task_retrieval,
 )
 from diagnostics.rules import RULES, Rule, explain
+from diagnostics.step_log import StepLog, iter_steps, read_steps
 from diagnostics.tables import module_table, to_table
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "RowsFunction",
     "Rule",
     "Severity",
+    "StepLog",
     "StepRecord",
     "StepScalars",
     "assert_all_params_receive_grad",
@@ -80,8 +82,10 @@ __all__ = [
     "explain",
     "fingerprint",
     "first_nonfinite",
+    "iter_steps",
     "module_table",
     "read_baseline",
+    "read_steps",
     "representation",
     "task_retrieval",
     "to_html",

@@ -1,0 +1,215 @@
+"""What was appended is read back, from any prefix of the file, after a kill, a torn line or a full disk."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import diagnostics
+from diagnostics import Absent, Number, StepLog, StepScalars, iter_steps, read_steps
+
+numbers: st.SearchStrategy[Number] = st.one_of(
+    st.floats(width=32),
+    st.sampled_from([0, 1, 3, 1.0, -0.0]),
+    st.sampled_from([Absent("frozen"), Absent("its rows are not matched, «B» is 3")]),
+)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[StepScalars]:
+    modules = draw(
+        st.lists(st.sampled_from(["encoder", "core.0", "core.1", "head"]), unique=True, max_size=4)
+    )
+    records = []
+    for step in draw(st.sets(st.integers(0, 50), max_size=5).map(sorted)):
+        scalars = {name: {key: draw(numbers) for key in ("coverage", "moved")} for name in modules}
+        order = tuple(draw(st.permutations(modules)))
+        records.append(StepScalars(step, draw(st.integers(1, 512)), scalars, order))
+    return records
+
+
+def close(left: Number, right: Number) -> bool:
+    if isinstance(left, Absent) or isinstance(right, Absent):
+        return left == right
+    return math.isclose(left, right, rel_tol=5e-6) or (math.isnan(left) and math.isnan(right))
+
+
+def assert_same(found: list[StepScalars], given: list[StepScalars]) -> None:
+    assert [(r.step, r.samples, r.order) for r in found] == [(r.step, r.samples, r.order) for r in given]
+    for left, right in zip(found, given, strict=True):
+        assert list(left.modules) == list(right.modules)
+        for name, scalars in right.modules.items():
+            assert left.modules[name].keys() == scalars.keys()
+            assert all(close(left.modules[name][key], value) for key, value in scalars.items())
+
+
+def record(step: int, *names: str, value: Number = 0.5) -> StepScalars:
+    return StepScalars(step, 8, {name: {"coverage": value, "moved": 1e-3} for name in names}, names)
+
+
+def write(path: Path, *records: StepScalars) -> None:
+    with StepLog(path) as log:
+        for one in records:
+            log.append(one)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(given=runs())
+def test_what_was_appended_is_read_back_from_every_prefix(tmp_path: Path, given: list[StepScalars]) -> None:
+    path, part = tmp_path / "steps.jsonl", tmp_path / "part.jsonl"
+    path.unlink(missing_ok=True)
+    write(path, *given)
+    assert_same(list(iter_steps(path)), given)
+    content = path.read_bytes()
+    for size in range(0, len(content), 17):
+        part.write_bytes(content[:size])  # what a reader may see while it is written
+        whole = max(content[:size].count(b"\n") - 1, 0)
+        assert_same(list(iter_steps(part)), given[:whole])
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(given=runs())
+def test_the_table_holds_the_same(tmp_path: Path, given: list[StepScalars]) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.unlink(missing_ok=True)
+    write(path, *given)
+    table = pd.DataFrame(read_steps(path))
+    expected = [(one, name) for one in given for name in one.modules]
+    assert len(table) == len(expected)
+    for row, (one, name) in zip(table.itertuples(), expected, strict=True):
+        assert (row.session, row.step, row.samples, row.module) == (0, one.step, one.samples, name)
+        for key, value in one.modules[name].items():
+            known = math.nan if isinstance(value, Absent) else value
+            assert close(getattr(row, key), known)
+
+
+def test_a_torn_line_stays_alone_and_what_follows_is_a_session(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    write(path, record(0, "a"), record(1, "a"))
+    content = path.read_bytes()
+    path.write_bytes(content[:-9])  # a power cut
+    write(path, record(1, "a"), record(2, "a"))
+    table = pd.DataFrame(read_steps(path))
+    assert list(zip(table["session"], table["step"], strict=True)) == [(0, 0), (1, 1), (1, 2)]
+    path.write_bytes(content[:-9])
+    StepLog(path).close()  # opened and never written
+    assert [one.step for one in iter_steps(path)] == [0]
+
+
+def test_a_killed_writer_leaves_whole_steps(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    code = (
+        "import itertools, sys, time\n"
+        "from diagnostics import StepLog, StepScalars\n"
+        "log = StepLog(sys.argv[1])\n"
+        "for step in itertools.count():\n"
+        "    log.append(StepScalars(step, 8, {'m%d' % i: {'moved': step + i} for i in range(50)}))\n"
+        "    if step == 100: print('go', flush=True)\n"
+        "    time.sleep(0.002)\n"  # or a reader never catches up
+    )
+    root = Path(diagnostics.__file__).parent.parent
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, cwd=root, text=True
+    )
+    assert writer.stdout is not None
+    with writer.stdout:
+        assert writer.stdout.readline() == "go\n"
+        during = [one.step for one in iter_steps(path)]
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    after = [one.step for one in iter_steps(path)]
+    assert len(during) > 100
+    assert during == list(range(len(during)))
+    assert after == list(range(len(after)))
+
+
+def test_a_full_disk_takes_the_line_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "steps.jsonl"
+    real = os.write
+
+    def full(file: int, data: bytes) -> int:
+        if not full_now:
+            return real(file, data)
+        if len(data) > 20:
+            return real(file, data[:20])
+        raise OSError(28, "No space left on device")
+
+    full_now = False
+    monkeypatch.setattr(os, "write", full)
+    with StepLog(path) as log:
+        log.append(record(0, "a"))
+        full_now = True
+        with pytest.raises(OSError, match="No space"):
+            log.append(StepScalars(1, 8, {"a": {"coverage": 0.123456, "moved": 1}}, ("a",)))
+        full_now = False
+        log.append(record(1, "a"))
+    assert [one.step for one in iter_steps(path)] == [0, 1]
+
+
+def test_a_repeated_step_is_passed_over_and_new_modules_begin_a_session(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    write(path, record(0, "a"), record(0, "a"), record(2, "a", "b"), record(3, "a", "b"))
+    table = pd.DataFrame(read_steps(path))
+    assert table[["session", "step", "module"]].to_numpy().tolist() == [
+        [0, 0, "a"],
+        [1, 2, "a"],
+        [1, 2, "b"],
+        [1, 3, "a"],
+        [1, 3, "b"],
+    ]
+    chosen = pd.DataFrame(read_steps(path, modules=["b.*"], quantities=["moved"]))
+    assert list(chosen) == ["session", "step", "samples", "module", "moved"]
+    assert chosen["step"].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"schema":"diagnostics.steps","version":2}\n', "version 2; this reads"),
+        ('{"schema":"mine","version":1}\n', "schema 'mine'"),
+        ('{"step":0}\n', "line 1: damaged, or no log"),
+        ("hello\n", "line 1: damaged, or no log"),
+    ],
+)
+def test_refuses_what_is_no_log(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_steps(path)
+
+
+def test_refuses_damage_in_the_middle_and_unknown_names(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    write(path, *(record(step, "a") for step in range(3)))
+    with pytest.raises(ValueError, match="nothing matches 'b'"):
+        read_steps(path, modules=["b"])
+    with pytest.raises(ValueError, match="nothing matches 'covrage'; nearest: coverage"):
+        read_steps(path, quantities=["covrage"])
+    lines = path.read_text().splitlines(keepends=True)
+    lines[2] = lines[2][5:]
+    path.write_text("".join(lines))
+    with pytest.raises(ValueError, match="line 3: damaged"):
+        read_steps(path)
+
+
+def test_a_step_of_200_modules_takes_few_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    varying = ("evenness", "gradient_max", "grad_norm_pre_clip", "grad_norm_post_clip", "moved")
+    constant = ("coverage", "waste", "calls", "calls_grad_enabled", "params_none", "params_zero")
+    names = [f"layers.{number}.attention" for number in range(200)]
+    scalars: dict[str, dict[str, Number]] = {
+        name: {**{key: math.sin(place + 7) for key in varying}, **dict.fromkeys(constant, 1.0)}
+        for place, name in enumerate(names)
+    }
+    write(path, *(StepScalars(step, 8, scalars, tuple(names)) for step in range(20)))
+    per_number = path.stat().st_size / (20 * 200 * (len(varying) + len(constant)))
+    assert per_number < 6, "bytes for each of the 11 numbers of a module and step"
