@@ -10,7 +10,9 @@ import difflib
 import hashlib
 import json
 import warnings
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 from etrm.config import RULES, SIDE, DataConfig, is_rules
 from etrm.data.rules import VERSION as RULES_VERSION
 from etrm.data.rules import rule_tasks
-from etrm.data.task import Task, parse_task
+from etrm.data.task import Task, brief, parse_task
 from etrm.errors import DataError
 
 
@@ -70,10 +72,14 @@ class TaskSet:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise DataError(f"{self.source} ({self.subset}) holds no task", allowed="at least one")
-        ids = [task.id for task in self.tasks]
-        double = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
+        double = repeated(task.id.casefold() for task in self.tasks)
         if double:
-            raise DataError(f"{self.source}: task ids stand there twice", got=", ".join(double[:10]))
+            same = [task.id for task in self.tasks if task.id.casefold() in double]
+            raise DataError(
+                f"{self.source}: task ids stand there twice",
+                got=", ".join(sorted(same)[:10]),
+                allowed="ids that differ in more than their case",
+            )
         ordered = tuple(sorted(self.tasks, key=lambda task: task.id))
         object.__setattr__(self, "tasks", ordered)
         object.__setattr__(self, "hash", content_hash(ordered))
@@ -102,6 +108,11 @@ class TaskSet:
         raise DataError(
             f"no task {task_id!r} in {self.source} ({self.subset}){hint}", got=f"{len(self)} tasks"
         )
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that stand there more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def content_hash(tasks: tuple[Task, ...]) -> str:
@@ -154,10 +165,11 @@ def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
     if source in PINNED:
         return _published(source, subset), PINNED[source].commit
     path = Path(source)
-    if path.is_dir():
-        return _folder(path, subset), ""
-    if path.is_file():
-        return _kaggle(path), ""
+    with _reading(path):
+        if path.is_dir():
+            return _folder(path, subset), ""
+        if path.exists():
+            return _kaggle(path), ""
     close = difflib.get_close_matches(source, [*PINNED, RULES], n=1, cutoff=0.7)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise DataError(
@@ -198,7 +210,12 @@ def _folder(path: Path, subset: str) -> tuple[Task, ...]:
     folder = path / subset if named else path
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise DataError(f"no task files in {folder}", allowed="one .json file per task, named by its id")
+        below = sorted({str(file.parent.relative_to(folder)) for file in folder.glob("*/*.json")})
+        raise DataError(
+            f"no task files in {folder}",
+            got=f".json files in subfolders: {', '.join(below[:5])}" if below else "",
+            allowed="one .json file per task, named by its id; or such files in training and evaluation",
+        )
     return tuple(parse_task(file.stem, _json(file), str(file)) for file in files)
 
 
@@ -235,24 +252,46 @@ def _with_solutions(task_id: str, raw: Any, solutions: dict[str, Any], file: Pat
 def _object(path: Path) -> dict[str, Any]:
     content = _json(path)
     if not isinstance(content, dict) or not content:
-        raise DataError(
-            f"{path} is not an object of tasks", got=type(content).__name__, allowed='{"task id": ...}'
-        )
+        raise DataError(f"{path} is not an object of tasks", got=brief(content), allowed='{"task id": ...}')
     return content
 
 
 def _json(path: Path) -> Any:
+    with _reading(path):
+        if not path.is_file():  # a pipe or a device might never end
+            raise DataError(f"cannot read {path}", got="no plain file", allowed="a .json file")
+        text = path.read_bytes()
     try:
-        return json.loads(path.read_text("utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, path))
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise DataError(
+            f"{path} is not JSON that can be read", got="lists or objects nested too deep"
+        ) from error
+    except ValueError as error:  # also broken UTF-8, and a number of more than 4300 digits
+        raise DataError(
+            f"{path} is not JSON", got=str(error), allowed="UTF-8 without a byte order mark"
+        ) from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Around access to a file: what the system refuses becomes an error that names it."""
+    try:
+        yield
     except OSError as error:
         raise DataError(f"cannot read {path}", got=error.strerror or str(error)) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON", got=str(error)) from error
 
 
-def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    double = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
-    if double:
-        raise DataError(f"{path}: the same key stands there twice", got=", ".join(double[:10]))
-    return dict(pairs)
+@dataclass(frozen=True)
+class _Ambiguous:
+    """Stands for an object with a key twice; no reader takes it, so it is named where it stands."""
+
+    keys: str
+
+    def __repr__(self) -> str:
+        return f"an object with {self.keys} twice"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Ambiguous:
+    double = repeated(key for key, _ in pairs)
+    return _Ambiguous(", ".join(map(ascii, double[:10]))) if double else dict(pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -99,10 +100,12 @@ def parse_task(task_id: str, raw: Any, where: str, *, outputs: bool = True) -> T
         DataError: naming the file, the task, the pair and what is wrong with it.
     """
     name = f"{where}: task {task_id}"
-    if not isinstance(raw, dict):
+    if not task_id or not task_id.isprintable():  # it would not survive a terminal, a file or a hash
         raise DataError(
-            f"{name} is not an object", got=_brief(raw), allowed='{"train": [...], "test": [...]}'
+            f"{where}: a task id cannot be written", got=ascii(task_id), allowed="printable characters"
         )
+    if not isinstance(raw, dict):
+        raise DataError(f"{name} is not an object", got=brief(raw), allowed='{"train": [...], "test": [...]}')
     demos = _pairs(raw, "train", name, outputs=True)
     tests = _pairs(raw, "test", name, outputs=outputs)
     return Task(task_id, demos, tests)
@@ -114,16 +117,22 @@ def parse_grid(raw: Any, name: str) -> Grid:
     Raises:
         DataError: the grid is ragged, empty, too large, or holds something but a colour.
     """
-    if not isinstance(raw, list) or not raw or not all(isinstance(row, list) for row in raw):
+    if not isinstance(raw, list) or not raw:
         raise DataError(
-            f"{name} is not a grid", got=_brief(raw), allowed="a list of rows, each a list of colours"
+            f"{name} is not a grid", got=brief(raw), allowed="a list of rows, each a list of colours"
         )
-    widths = {len(row) for row in raw}
-    if len(widths) > 1:
-        raise DataError(
-            f"{name} is ragged", got=f"rows of {sorted(widths)} cells", allowed="rows of one length"
-        )
-    (width,) = widths
+    for r, row in enumerate(raw):
+        if not isinstance(row, list):
+            raise DataError(
+                f"{name} is not a grid: row {r} is no list", got=brief(row), allowed="a list of colours"
+            )
+        if len(row) != len(raw[0]):
+            raise DataError(
+                f"{name} is ragged: row {r} is not as long as row 0",
+                got=f"rows of {len(raw[0])} and {len(row)} cells",
+                allowed="rows of one length",
+            )
+    width = len(raw[0])
     if not (1 <= width <= SIDE and len(raw) <= SIDE):
         raise DataError(
             f"{name} has a bad size", got=f"{len(raw)}x{width}", allowed=f"sides from 1 to {SIDE}"
@@ -133,7 +142,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
             if type(cell) is not int or not 0 <= cell < COLOURS:
                 raise DataError(
                     f"{name} holds something but a colour at row {r}, column {c}",
-                    got=_brief(cell),
+                    got=brief(cell),
                     allowed=f"whole numbers from 0 to {COLOURS - 1}",
                 )
     grid = np.array(raw, dtype=np.uint8)
@@ -144,7 +153,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
 def _pairs(raw: dict[str, Any], key: str, name: str, *, outputs: bool) -> tuple[Pair, ...]:
     items = raw.get(key)
     if not isinstance(items, list) or not items:
-        got = _brief(items) if key in raw else f"keys {sorted(map(str, raw))}"
+        got = brief(items) if key in raw else f"keys {sorted(map(str, raw))}"
         what = "demonstrations" if key == "train" else "test pairs"
         raise DataError(f"{name} has no {what}", got=got, allowed=f'a list of pairs under "{key}"')
     return tuple(_pair(item, f"{name}, {key} pair {i}", outputs=outputs) for i, item in enumerate(items))
@@ -152,7 +161,7 @@ def _pairs(raw: dict[str, Any], key: str, name: str, *, outputs: bool) -> tuple[
 
 def _pair(raw: Any, name: str, *, outputs: bool) -> Pair:
     if not isinstance(raw, dict) or "input" not in raw:
-        raise DataError(f"{name} has no input", got=_brief(raw), allowed='{"input": grid, "output": grid}')
+        raise DataError(f"{name} has no input", got=brief(raw), allowed='{"input": grid, "output": grid}')
     output = raw.get("output")
     if output is None and outputs:
         raise DataError(
@@ -168,6 +177,18 @@ def _sha(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _brief(value: Any, limit: int = 60) -> str:
-    text = repr(value)
+class _Brief(reprlib.Repr):
+    """A value as one short line, however long or deep it is."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if abs(x) < 10**40 else f"a number of {x.bit_length()} bits"
+
+
+_SHORT = _Brief()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
+
+
+def brief(value: Any, limit: int = 60) -> str:
+    """A value as one short line for a message."""
+    text = _SHORT.repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -145,7 +145,7 @@ def test_double_ids_are_refused(tmp_path: Path, make_task: Callable[..., Task]) 
     text = json.dumps(TASK)
     file = tmp_path / "challenges.json"
     file.write_text(f'{{"a": {text}, "a": {text}}}', "utf-8")
-    with pytest.raises(DataError, match="the same key stands there twice\n  got:     a"):
+    with pytest.raises(DataError, match="is not an object of tasks\n  got:     an object with 'a' twice"):
         load_tasks(str(file))
     task = make_task("t")
     with pytest.raises(DataError, match="task ids stand there twice\n  got:     t"):

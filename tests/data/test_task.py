@@ -26,7 +26,7 @@ def test_a_valid_task_is_read() -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ([[0, 1], [2]], r"ragged\n  got:     rows of \[1, 2\] cells"),
+        ([[0, 1], [2]], r"ragged: row 1 is not as long as row 0\n  got:     rows of 2 and 1 cells"),
         ([[0, 10]], r"something but a colour at row 0, column 1\n  got:     10"),
         ([[0], [-1]], r"something but a colour at row 1, column 0\n  got:     -1"),
         ([[0, 1.0]], r"something but a colour at row 0, column 1\n  got:     1.0"),
@@ -36,7 +36,7 @@ def test_a_valid_task_is_read() -> None:
         ([[0] * 31], r"bad size\n  got:     1x31"),
         ([[]], r"bad size\n  got:     1x0"),
         ([], "is not a grid"),
-        ([1, 2], "is not a grid"),
+        ([[1], 2], "is not a grid: row 1 is no list"),
         ("0", "is not a grid"),
         (None, "is not a grid"),
     ],
