@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -283,6 +285,56 @@ def test_any_override_gives_a_config_or_a_config_error(settings: tuple[str, ...]
 @given(st.text(max_size=40))
 def test_any_text_as_json_gives_a_config_or_a_config_error(text: str) -> None:
     attempt(lambda: Config.from_json(text))
+
+
+PRESETS = [(resources.files("etrm") / "presets" / f"{name}.toml").read_bytes() for name in presets()]
+
+
+@st.composite
+def toml_files(draw: st.DrawFn) -> bytes:
+    """A preset with some bytes changed, cut out or repeated; or any bytes."""
+    content = bytearray(draw(st.sampled_from(PRESETS)))
+    for _ in range(draw(st.integers(1, 4))):
+        at, length = draw(st.integers(0, len(content))), draw(st.integers(0, 20))
+        token = st.sampled_from(
+            [b"[", b"]]", b'"', b"=", b"\n", b"-1", b"1e999", b"{}", b"2026-11-21", b"nan", b"."]
+        )
+        content[at : at + length] = draw(st.one_of(st.binary(max_size=4), token))
+    return draw(st.sampled_from([bytes(content), draw(st.binary(max_size=40))]))
+
+
+def from_file(path: Path, content: bytes) -> Config:
+    path.write_bytes(content)
+    return load(path=path)
+
+
+FUZZING = hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@given(toml_files())
+@FUZZING
+def test_any_file_gives_a_config_or_a_config_error(tmp_path: Path, content: bytes) -> None:
+    attempt(lambda: from_file(tmp_path / "any.toml", content))
+
+
+@pytest.mark.slow
+@given(st.data())
+@hypothesis_settings(FUZZING, max_examples=12_000)
+def test_anything_gives_a_config_or_a_config_error_at_length(tmp_path: Path, data: st.DataObject) -> None:
+    """Files, trees, settings and JSON in turn."""
+    kind = data.draw(st.sampled_from(["file", "tree", "settings", "json"]))
+    if kind == "file":
+        content = data.draw(toml_files())
+        attempt(lambda: from_file(tmp_path / "any.toml", content))
+    elif kind == "tree":
+        tree = data.draw(st.dictionaries(NAMES, TREES, max_size=5))
+        attempt(lambda: build(tree))
+    elif kind == "settings":
+        settings = tuple(data.draw(st.lists(SETTINGS, max_size=4)))
+        attempt(lambda: load(data.draw(st.sampled_from([None, *presets()])), overrides=settings))
+    else:
+        text = data.draw(st.one_of(st.text(max_size=40), TREES.map(json.dumps)))
+        attempt(lambda: Config.from_json(text))
 
 
 def test_every_setting_names_a_known_key() -> None:
