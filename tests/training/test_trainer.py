@@ -3,11 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,66 +96,7 @@ def test_every_random_stream_goes_on_where_it_was(smoke: Smoke) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, draws(), strict=True))
 
 
-def command(folder: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "cli", "train", "--out", str(folder), *more]
-
-
-def started(folder: Path, *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(folder, *more), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_steps(process: subprocess.Popen[str], folder: Path, steps: int) -> None:
-    metrics = folder / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= steps):
-        if process.poll() is not None:
-            raise AssertionError(f"ended before step {steps}: {process.communicate()[1]}")
-        time.sleep(0.002)
-
-
-def new_run(settings: tuple[str, ...]) -> list[str]:
-    return ["--preset", "smoke", *(word for setting in settings for word in ("--set", setting))]
-
-
-def test_a_process_that_is_killed_again_and_again_leaves_the_same_bytes(
-    tmp_path: Path,
-    smoke: Smoke,
-    settings_of_smoke: Callable[..., tuple[str, ...]],
-    run_bytes: RunBytes,
-) -> None:
-    """SIGKILL, three times, at moments that no one chose: in a step, a log line or a checkpoint."""
-    settings = ("train.steps=90", "train.checkpoint_every=2", "train.keep_checkpoints=1")
-    assert train(smoke(*settings), tmp_path / "whole")
-    folder = tmp_path / "killed"
-    for number, steps in enumerate((4, 25, 50)):
-        words = ["--resume"] if number else new_run(settings_of_smoke(*settings))
-        process = started(folder, *words)
-        wait_for_steps(process, folder, steps)
-        time.sleep(random.uniform(0, 0.05))
-        assert process.poll() is None, "the run was too short to be killed"
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-        process.communicate()
-    last = subprocess.run(command(folder, "--resume"), cwd=ROOT, capture_output=True, text=True)
-    assert last.returncode == 0, last.stderr
-    assert_same_run(run_bytes(tmp_path / "whole"), run_bytes(folder))
-
-
-def test_a_process_that_is_asked_to_end_keeps_a_checkpoint_and_exits_130(
-    tmp_path: Path, settings_of_smoke: Callable[..., tuple[str, ...]]
-) -> None:
-    settings = settings_of_smoke("train.steps=2000", "train.checkpoint_every=1000")
-    process = started(tmp_path / "run", *new_run(settings))
-    wait_for_steps(process, tmp_path / "run", 3)
-    process.terminate()
-    _, errors = process.communicate()
-    assert process.returncode == 130
-    assert "stopped early" in errors
-    assert "--resume" in errors
-    newest = checkpoints.read(checkpoints.saved(tmp_path / "run" / "checkpoints")[-1])
-    assert newest.step == len(read_metrics(tmp_path / "run")) >= 3
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_after_the_step_in_hand(
     tmp_path: Path, smoke: Smoke, run_bytes: RunBytes, number: signal.Signals
 ) -> None:
