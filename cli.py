@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -173,7 +174,8 @@ def train(
     with TrainBar(chosen.train.steps, console) as bar:
         finished = run_training(chosen, out, resume=resume, on_step=bar.update)
     state = "finished" if finished else f"stopped early; go on with: etrm train --resume --out {out}"
-    console.print(f"{out}: {state}", highlight=False, soft_wrap=True)
+    with suppress(OSError):  # a terminal that was closed, which is one way to stop early
+        console.print(f"{out}: {state}", highlight=False, soft_wrap=True)
     if not finished:
         raise typer.Exit(130)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class TrainBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        with suppress(OSError):  # the terminal was closed: nothing can be shown, and the run is kept
+            self._bar.stop()
 
     def update(self, trainer: Any, metrics: dict[str, Any]) -> None:
         """Called after every step."""
