@@ -46,8 +46,15 @@ def solve(
     return batch, output
 
 
-def load_model(folder: Path, weights: Literal["ema", "raw"]) -> tuple[RecursiveModel, Config, TaskSet, int]:
-    """The newest checkpoint of a run folder as a model in evaluation mode.
+def load_model(
+    folder: Path, weights: Literal["ema", "raw"], place: int = -1
+) -> tuple[RecursiveModel, Config, TaskSet, int]:
+    """A checkpoint of a run folder as a model in evaluation mode.
+
+    Args:
+        folder: of the run.
+        weights: which of the two that a checkpoint holds.
+        place: among the kept checkpoints, oldest first; the newest by default.
 
     Returns:
         model, config, the tasks it was trained on, and the step of the checkpoint.
@@ -62,7 +69,7 @@ def load_model(folder: Path, weights: Literal["ema", "raw"]) -> tuple[RecursiveM
             f"no checkpoint stands in {folder}",
             next_step=f"finish the run: etrm train --resume --out {folder}",
         )
-    checkpoint = checkpoints.read(found[-1])
+    checkpoint = checkpoints.read(found[place])
     tasks = training_tasks(config)
     episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
     model = RecursiveModel(config.model, puzzles=episodes.puzzles, side=SIDE)

@@ -9,6 +9,7 @@ from etrm.config import Config, with_overrides
 from etrm.data import TaskSet, check_leakage
 from etrm.evaluation import EvaluationReport, evaluate, evaluate_baselines, write_submission
 from etrm.model.recursive import RecursiveModel
+from etrm.training import checkpoint as checkpoints
 from etrm.training.predict import load_model, predictor
 from etrm.training.run_folder import read_config
 from etrm.training.trainer import held_out_tasks
@@ -97,6 +98,19 @@ def score_run(folder: Path, settings: tuple[str, ...], submission: Path | None) 
     if submission is not None:
         write_submission(submission, asked, found.report.candidates)
     return Scores(config, found.step, found.weights, asked, found.report, others)
+
+
+def score_steps(folder: Path) -> dict[int, EvaluationReport]:
+    """Evaluate every kept checkpoint of a run on its held-out tasks, by step.
+
+    Raises:
+        EtrmError: as :func:`score_run`.
+    """
+    reports = {}
+    for place in range(max(1, len(checkpoints.saved(folder / "checkpoints")))):
+        model, config, tasks, step = load_model(folder, read_config(folder).evaluate.weights, place)
+        reports[step] = _evaluate(model, held_out_tasks(config), config, tasks)
+    return reports
 
 
 def _evaluate(model: RecursiveModel, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:

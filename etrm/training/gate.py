@@ -1,0 +1,51 @@
+"""The overfit gate: whether a run fitted its few tasks, and kept what it had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+GOAL = 0.95
+"""Token accuracy to be exceeded at the end."""
+WINDOW = 25
+"""Steps of a mean."""
+PEAK = 0.6
+"""A mean as high as this, followed by less than half of it, is a collapse."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the gate says of a run.
+
+    Attributes:
+        accuracy: mean of the last steps.
+        reached: the step at which the mean of the last steps first exceeded the goal, or None.
+        collapsed: whether a peak was lost.
+    """
+
+    accuracy: float
+    reached: int | None
+    collapsed: bool
+
+    @property
+    def passed(self) -> bool:
+        """Fitted at the end, without a collapse on the way."""
+        return self.accuracy > GOAL and not self.collapsed
+
+
+def gate(accuracies: Sequence[float]) -> Gate:
+    """Judge the token accuracies (all rows) of the steps of one run, in their order.
+
+    Raises:
+        ValueError: there are fewer steps than one mean needs.
+    """
+    if len(accuracies) < WINDOW:
+        raise ValueError(f"{len(accuracies)} steps are fewer than the {WINDOW} of one mean")
+    means = [fmean(accuracies[end - WINDOW : end]) for end in range(WINDOW, len(accuracies) + 1)]
+    reached = next((WINDOW + i for i, mean in enumerate(means) if mean > GOAL), None)
+    peak, collapsed = 0.0, False
+    for mean in means:
+        peak = max(peak, mean)
+        collapsed = collapsed or (peak >= PEAK and mean < peak / 2)
+    return Gate(means[-1], reached, collapsed)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from etrm.training.gate import Gate, gate
+
+
+def test_a_run_that_ends_above_the_goal_passes() -> None:
+    found = gate([0.5] * 30 + [0.96] * 40)
+    assert found.passed
+    assert found.accuracy == pytest.approx(0.96)
+    assert not found.collapsed
+
+
+def test_the_step_reached_is_the_last_of_the_first_mean_above_the_goal() -> None:
+    assert gate([0.0] * 10 + [1.0] * 40).reached == 34  # steps 10 to 34: one 0 and 24 ones, .96
+    assert gate([0.96] * 25).reached == 25
+    assert gate([0.95] * 25) == Gate(pytest.approx(0.95), None, False)
+    assert not gate([0.95] * 25).passed
+
+
+def test_a_peak_that_was_lost_is_a_collapse_even_where_it_came_back() -> None:
+    lost = [0.7] * 25 + [0.3] * 25
+    assert gate(lost).collapsed
+    again = gate([*lost, *[1.0] * 25])
+    assert again.collapsed
+    assert again.accuracy == 1.0
+    assert not again.passed
+
+
+def test_a_low_peak_and_a_half_kept_are_no_collapse() -> None:
+    assert not gate([0.59] * 25 + [0.1] * 25).collapsed
+    assert not gate([0.5] * 25 + [0.25] * 25).collapsed
+    assert not gate([0.75] * 25 + [0.375] * 25).collapsed
+
+
+def test_too_few_steps_are_refused() -> None:
+    with pytest.raises(ValueError, match="24 steps are fewer than the 25"):
+        gate([1.0] * 24)
