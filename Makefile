@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: investigate test test-slow lint format bench figures clean
+.PHONY: investigate test test-slow lint format bench figures gates rules clean
 
 investigate: $(READY)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
@@ -36,6 +36,22 @@ figures: $(READY)
 	done
 	$(BIN)/etrm plot runs/overfit/seed0 runs/overfit/seed1 runs/overfit/seed2 --line gate=0.95 \
 	    --title "Overfit gate: ten tasks, token accuracy of all rows" --out docs/figures/overfit-gate.png
+
+# docs/learning.md: the overfit gate of the other encoders; about 3 minutes of one core for each of 18 runs.
+KINDS := hybrid_standard lpn_standard lpn_variational hybrid_variational recurrent trm_style
+gates: $(READY)
+	for seed in 0 1 2; do for kind in $(KINDS); do \
+	    $(BIN)/etrm train --preset overfit --set model.encoder.kind=$$kind --set train.seed=$$seed \
+	        --set train.threads=1 --resume --out runs/gates/$$kind-seed$$seed || exit 1; \
+	done; done
+	$(BIN)/python -m reports.learning gates runs/gates/*-seed? --out docs/figures/overfit-gates.png
+
+# docs/learning.md: held-out rules; about 15 minutes of one core for each of 3 runs.
+rules: $(READY)
+	for seed in 0 1 2; do \
+	    $(BIN)/etrm train --preset rules --set train.seed=$$seed --set train.threads=1 --resume --out runs/rules/seed$$seed || exit 1; \
+	done
+	$(BIN)/python -m reports.learning held-out runs/rules/seed? --out docs/figures/rules.png
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -18,7 +18,7 @@ from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.files import write_atomically
 from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
-from etrm.training.gate import GOAL, WINDOW, gate
+from etrm.training.gate import GOAL, WINDOW, gate, own_and_foreign
 from etrm.training.run_folder import read_config, read_findings, read_metrics
 from etrm.training.scoring import score_steps
 from etrm.training.trainer import held_out_tasks
@@ -37,7 +37,7 @@ GATE_COLUMNS = (
     "encoder gradient, median",
     "share, start to end",
     "effective rank, end",
-    "loss, true / shuffled context",
+    "loss, own / foreign demos",
     "findings",
 )
 HELD_OUT_COLUMNS = ("what", "step", "solved", "asked", "share", "95 % interval", "token accuracy")
@@ -45,9 +45,11 @@ HELD_OUT_COLUMNS = ("what", "step", "solved", "asked", "share", "95 % interval",
 
 def gates(folders: Sequence[Path]) -> tuple[str, bytes]:
     """The table and the figure of overfit runs, by encoder kind and seed."""
-    runs = [(read_config(folder), read_metrics(folder), read_findings(folder)) for folder in folders]
-    runs.sort(key=lambda run: (run[0].model.encoder.kind, run[0].train.seed))
-    rows = [_gate_row(config.model.encoder.kind, config.train.seed, m, f) for config, m, f in runs]
+    runs = sorted(
+        ((read_config(folder), read_metrics(folder), folder) for folder in folders),
+        key=lambda run: (run[0].model.encoder.kind, run[0].train.seed),
+    )
+    rows = [_gate_row(config.model.encoder.kind, config.train.seed, m, path) for config, m, path in runs]
     figure = Figure(
         key="gate",
         title="Overfit gate: ten tasks, token accuracy of all rows",
@@ -63,15 +65,10 @@ def gates(folders: Sequence[Path]) -> tuple[str, bytes]:
     return table(GATE_COLUMNS, rows), draw(figure, curves, sorted({curve.arm for curve in curves}))
 
 
-def _gate_row(
-    kind: str, seed: int, metrics: Sequence[dict[str, Any]], findings: Sequence[dict[str, Any]]
-) -> list[str]:
+def _gate_row(kind: str, seed: int, metrics: Sequence[dict[str, Any]], folder: Path) -> list[str]:
     found = gate([m["accuracy_all"] for m in metrics])
-    last = {key: values[-1][1] for key in metrics[0] | metrics[-1] if (values := _points(metrics, key))}
-    probed = {
-        key: _points(metrics, f"probe.{key}")[-1][1]
-        for key in ("share", "effective_rank", "loss_true", "loss_shuffled")
-    }
+    warned = {f["rule"] for f in read_findings(folder) if f["severity"] != "note"}
+    own, foreign = own_and_foreign(folder)
     return [
         kind,
         str(seed),
@@ -81,10 +78,10 @@ def _gate_row(
         "yes" if found.passed else "NO",
         number(min(y for _, y in _points(metrics, "encoder.coverage"))),
         number(median(y for _, y in _points(metrics, "encoder.grad_norm_pre_clip"))),
-        f"{last['start.share']:.2f} to {probed['share']:.2f}",
-        f"{probed['effective_rank']:.1f}",
-        f"{probed['loss_true']:.2f} / {probed['loss_shuffled']:.2f}",
-        ", ".join(sorted({f["rule"] for f in findings if f["severity"] != "note"})) or "none",
+        f"{_points(metrics, 'start.share')[0][1]:.2f} to {_points(metrics, 'probe.share')[-1][1]:.2f}",
+        f"{_points(metrics, 'probe.effective_rank')[-1][1]:.1f}",
+        f"{own:.2f} / {foreign:.2f}",
+        ", ".join(sorted(warned)) or "none",
     ]
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
+
+from etrm.data import evaluation_samples
+from etrm.training.predict import load_model, mean_loss
 
 GOAL = 0.95
 """Token accuracy to be exceeded at the end."""
@@ -49,3 +53,21 @@ def gate(accuracies: Sequence[float]) -> Gate:
         peak = max(peak, mean)
         collapsed = collapsed or (peak >= PEAK and mean < peak / 2)
     return Gate(means[-1], reached, collapsed)
+
+
+def own_and_foreign(folder: Path) -> tuple[float, float]:
+    """What the demonstrations are worth: a run may pass the gate without reading them.
+
+    Returns:
+        mean loss of the run's tasks after all ACT steps, with their own demonstrations and with
+        those of the next task.
+
+    Raises:
+        EtrmError: see :func:`etrm.training.predict.load_model`.
+    """
+    model, config, tasks, _ = load_model(folder, "ema")
+    samples = evaluation_samples(tasks, config.data, 1, config.train.seed)
+    first = list({sample.task_id: sample for sample in reversed(samples)}.values())
+    given = zip(first, first[1:] + first[:1], strict=True)
+    foreign = [replace(sample, demos=other.demos) for sample, other in given]
+    return mean_loss(model, first, config.train.loss), mean_loss(model, foreign, config.train.loss)

@@ -1,8 +1,18 @@
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from pathlib import Path
 
-from etrm.training.gate import Gate, gate
+import pytest
+import torch
+
+from etrm.config import Config
+from etrm.model.encoders.base import Encoded
+from etrm.model.encoders.standard import StandardEncoder
+from etrm.training.gate import Gate, gate, own_and_foreign
+from etrm.training.trainer import train
+
+Smoke = Callable[..., Config]
 
 
 def test_a_run_that_ends_above_the_goal_passes() -> None:
@@ -37,3 +47,15 @@ def test_a_low_peak_and_a_half_kept_are_no_collapse() -> None:
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="24 steps are fewer than the 25"):
         gate([1.0] * 24)
+
+
+def test_a_cut_off_encoder_is_worth_nothing_and_a_working_one_something(tmp_path: Path, smoke: Smoke) -> None:
+    """With a context that is always zero, foreign demonstrations change no loss at all."""
+    train(smoke("train.steps=2", "data.max_tasks=6"), tmp_path / "run")
+    own, foreign = own_and_foreign(tmp_path / "run")
+    assert own != foreign
+    with pytest.MonkeyPatch.context() as patch:
+        read = StandardEncoder.read
+        patch.setattr(StandardEncoder, "read", lambda *args: Encoded(torch.zeros_like(read(*args).context)))
+        own, foreign = own_and_foreign(tmp_path / "run")
+    assert own == foreign
