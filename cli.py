@@ -26,7 +26,9 @@ app.add_typer(data, name="data")
 checkpoint = typer.Typer(no_args_is_help=True, help="Look into checkpoints, compare, import and export them.")
 app.add_typer(checkpoint, name="checkpoint")
 
-PresetOption = Annotated[str | None, typer.Option(help="A preset of the package: smoke, small, rules or overfit.")]
+PresetOption = Annotated[
+    str | None, typer.Option(help="A preset of the package: smoke, small, rules or overfit.")
+]
 ConfigOption = Annotated[Path | None, typer.Option(help="A TOML file in place of a preset.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.lr=1e-3.")
