@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from etrm.batch import Batch, Demos
 from etrm.config import SIDE
@@ -170,6 +171,8 @@ def draw(timings: dict[Point, Timing], memory: dict[Point, float]) -> bytes:
             filled = [colour if point != BASE else "white" for point in points]
             panel.scatter(values, heights, s=34, c=filled, edgecolors=colour, zorder=3)
             panel.set_xticks(values, [str(value) for value in values])
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             panel.minorticks_off()
             panel.grid(color="#e4e4e4")
             panel.set_axisbelow(True)
