@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from etrm.errors import EtrmError
+from etrm.processes import reports_error
 
 if TYPE_CHECKING:
     from etrm.config import Config
@@ -55,7 +56,8 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except EtrmError as error:
-        _say(f"error: {error}")
+        if reports_error():
+            _say(f"error: {error}")
         sys.exit(2)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
@@ -164,6 +166,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on where the run in --out stopped.")] = False,
 ) -> None:
     """Train a model; Ctrl-C keeps a checkpoint, --resume goes on exactly from there."""
+    from etrm.processes import rank
     from etrm.training.run_folder import read_config
     from etrm.training.trainer import train as run_training
     from reports.console import TrainBar, open_console
@@ -172,7 +175,7 @@ def train(
         chosen = read_config(out)
     else:
         chosen = _config(preset, config, settings, inject)
-    console = open_console(stderr=True)
+    console = open_console(stderr=True, quiet=rank() > 0)
     with TrainBar(chosen.train.steps, console) as bar:
         finished = run_training(chosen, out, resume=resume, on_step=bar.update)
     state = "finished" if finished else f"stopped early; go on with: etrm train --resume --out {out}"

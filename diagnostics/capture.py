@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics.group import NO_STATS, ModuleFacts, OutputSums
 from diagnostics.readout import Readout
-from diagnostics.records import Absent, CallRecord, OutputStats
+from diagnostics.records import Absent, CallRecord
 
 RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
 """(args, kwargs, output) of a module's forward -> the sample that each leading row of the output belongs to.
@@ -78,10 +79,14 @@ class Call:
 
 
 class Capture:
-    """All forward calls of one step. `samples` is B, the number of samples in the loss."""
+    """All forward calls of one step on one process.
 
-    def __init__(self, samples: int, rows: Mapping[str, RowsFunction]) -> None:
+    `samples` is B, the number of its samples in the loss; `shared` where other processes have more.
+    """
+
+    def __init__(self, samples: int, rows: Mapping[str, RowsFunction], shared: bool = False) -> None:
         self.samples = samples
+        self._shared = shared
         self.closed = False
         self.calls: dict[str, list[Call]] = {}
         self.declared: list[Tensor] = []  # innermost `Monitor.rows` last
@@ -108,9 +113,9 @@ class Capture:
             layout = _layout(module, tensor, first=not seen, declared=index is not None)
             seen.add(id(tensor))
             matched = self._match(call, tensor, lead, id(tensor) in inputs, layout)
-            plain = matched and len(lead) == 1 and rows > 1 and tensor.dim() > 1
+            plain = matched and len(lead) == 1 and rows > (0 if self._shared else 1) and tensor.dim() > 1
             if plain and name not in self._stats and tensor.numel():
-                self._stats[name] = (rows, tensor.numel() // rows, _output_statistics(tensor))
+                self._stats[name] = (rows, tensor.numel() // rows, _output_statistics(tensor, self._shared))
             if tensor.requires_grad:
                 call.watch(tensor, matched, rows, self)
         self.calls.setdefault(name, []).append(call)
@@ -174,11 +179,11 @@ class Capture:
                 call.keys = (first, second, third)
         self._stats_keys = {name: readout.add(values) for name, (_, _, values) in self._stats.items()}
 
-    def call_records(self, name: str, readout: Readout) -> tuple[CallRecord, ...]:
-        """The calls of a module, after the readout was fetched."""
+    def _call_records(self, name: str, readout: Readout) -> tuple[CallRecord, ...]:
+        """The calls of a module."""
         return tuple(self._call_record(call, readout) for call in self.calls.get(name, ()))
 
-    def unmatched_reasons(self, name: str, readout: Readout) -> list[str]:
+    def _unmatched_reasons(self, name: str, readout: Readout) -> list[str]:
         """Why gradient came, or may have come, to outputs of a module whose rows are not known."""
         return [
             call.unknown or call.unmatched_reason
@@ -218,14 +223,22 @@ class Capture:
             return Absent(f"declared rows name samples outside 0..{self.samples - 1}")
         return samples
 
-    def output_stats(self, name: str, readout: Readout) -> OutputStats | Absent:
-        """Statistics of the first call of a module, after the readout was fetched."""
+    def facts(self, name: str, readout: Readout) -> ModuleFacts:
+        """What became of a module, after the readout was fetched."""
+        return ModuleFacts(
+            self._call_records(name, readout),
+            self._unmatched_reasons(name, readout),
+            self._output_sums(name, readout),
+        )
+
+    def _output_sums(self, name: str, readout: Readout) -> OutputSums | Absent:
+        """Statistics of the first call of a module."""
         if name not in self._stats:
-            return Absent("no output with a row per sample, or fewer than two rows")
+            return NO_STATS
         rows, elements, _ = self._stats[name]
-        variance, mean_square, mean = readout.numbers(self._stats_keys[name])
-        share = variance / mean_square if mean_square else Absent("the output is all zero")
-        return OutputStats(rows=rows, elements=elements, mean=mean, rms=mean_square**0.5, share=share)
+        values = readout[self._stats_keys[name]]
+        variance, mean_square, mean = (float(value) for value in values[:3].tolist())
+        return OutputSums(rows, elements, variance, mean_square, mean, values[3:] if self._shared else None)
 
 
 def sample_index(index: Tensor, source: str) -> Tensor:
@@ -298,8 +311,11 @@ def _larger(before: Tensor | None, now: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _output_statistics(output: Tensor) -> Tensor:
-    """(3,): variance across rows, mean square, mean, of at most 4096 elements of each row."""
+def _output_statistics(output: Tensor, row_mean: bool) -> Tensor:
+    """(3,): variance across rows, mean square, mean, of at most 4096 elements of each row.
+
+    With `row_mean` those elements' mean over the rows stands behind them.
+    """
     flat = output.detach().abs() if output.is_complex() else output.detach()
     flat = flat.flatten(1)
     width = flat.shape[1]
@@ -308,4 +324,5 @@ def _output_statistics(output: Tensor) -> Tensor:
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
     mean = flat.mean(0)
-    return torch.stack([(flat - mean).square().mean(), flat.square().mean(), mean.mean()])
+    numbers = torch.stack([(flat - mean).square().mean(), flat.square().mean(), mean.mean()])
+    return torch.cat([numbers, mean]) if row_mean else numbers

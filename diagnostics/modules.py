@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from diagnostics.group import ModuleFacts
 from diagnostics.records import (
     Absent,
     CallRecord,
     GradientState,
     ModuleRecord,
     Number,
-    OutputStats,
     ParameterRecord,
     root_sum_squares,
 )
@@ -21,18 +21,17 @@ from diagnostics.records import (
 
 def module_record(
     samples: int,
-    calls: tuple[CallRecord, ...],
-    unmatched: Sequence[str],
-    output: OutputStats | Absent,
+    facts: ModuleFacts,
     parameters: Mapping[str, ParameterRecord],
 ) -> ModuleRecord:
     """The record of one module.
 
     Args:
         samples: Samples in the loss, B.
-        unmatched: Why gradient came to outputs whose rows are not known, one reason per call.
+        facts: What was seen of it.
         parameters: The module's parameters, those of its submodules included.
     """
+    calls, unmatched = facts.calls, facts.unmatched
     state = _gradient_state(calls)
     gradients = _sample_gradients(samples, calls)
     coverage = _coverage(samples, gradients, calls, unmatched, state, parameters)
@@ -58,7 +57,7 @@ def module_record(
         params_trainable=len(trainable),
         params_none=sum(record.reach.kind == "none" for record in trainable),
         params_zero=sum(record.reach.kind == "zero" for record in trainable),
-        output=output,
+        output=facts.output if isinstance(facts.output, Absent) else facts.output.stats(),
     )
 
 

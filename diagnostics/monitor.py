@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -30,6 +31,7 @@ from diagnostics.capture import Capture, RowsFunction, sample_index
 from diagnostics.choice import choose
 from diagnostics.drift import DriftProbe, DriftRecord
 from diagnostics.findings import Finding, ordered
+from diagnostics.group import StepFacts, everywhere
 from diagnostics.modules import module_record
 from diagnostics.parameters import ParameterWatch, Tracked
 from diagnostics.readout import Readout
@@ -62,6 +64,9 @@ class Monitor:
             on purpose, as in a recursion of which only the last cycles are trained.
         drift: Probes to use for the outputs given to `probe`, by module, where the default does not suit.
         history: Past steps of which scalars are kept.
+        group: Processes that train one model on a share of the batch each. Every record, finding and number
+            is then about the samples of all of them, and the same on each. Losses must be scaled so that
+            gradients add up to those of the whole batch, and `gradients_reduced` called in every step.
 
     Raises:
         ValueError: A name or pattern matches nothing, or `every` or `history` is below 1.
@@ -79,6 +84,7 @@ class Monitor:
         history: int = 2000,
         expect_partial: Sequence[str] = (),
         drift: Mapping[str, DriftProbe] | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         if every < 1 or history < 1:
             raise ValueError(f"every and history must be at least 1, found every={every}, history={history}")
@@ -89,6 +95,7 @@ class Monitor:
         self._partial = frozenset(name for name in self._modules if named_by(expect_partial, name))
         self._probes = {name: probe for name, probe in (drift or {}).items() if _get(self._modules, name)}
         self._every = every
+        self._group = group
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
         self._optimizers = len(optimizers)
         tracked = _track(model, self._modules, expect_frozen)
@@ -141,7 +148,8 @@ class Monitor:
         """Surrounds forward, backward and optimiser step of one training step.
 
         Args:
-            samples: Samples in the loss, B, however many of them each module computes.
+            samples: Samples in the loss, B, however many of them each module computes; with a group, those
+                of this process.
 
         Raises:
             ValueError: `samples` is below 1.
@@ -160,7 +168,7 @@ class Monitor:
         if number % self._every:
             yield
             return
-        self._capture = Capture(samples, self._rows)
+        self._capture = Capture(samples, self._rows, shared=self._group is not None)
         self._parameters.begin()
         try:
             yield
@@ -191,35 +199,49 @@ class Monitor:
         finally:
             capture.declared.pop()
 
+    def gradients_reduced(self) -> None:
+        """States that the gradients are now those of all processes; call it before clipping.
+
+        Needed in every step of a monitor with a `group`, right after the reduction (with torch's
+        DistributedDataParallel: after `backward`). Without a group it does nothing.
+        """
+        if self._group is not None:
+            self._parameters.measure_again()
+
     def _finish(self, number: int, capture: Capture) -> None:
+        if self._group is not None and not self._parameters.measured_again:
+            raise RuntimeError(
+                "the gradients of this process are not those of the group:"
+                " call monitor.gradients_reduced() after the reduction, before clipping"
+            )
         readout = Readout()
         capture.close(readout)
         build_parameters = self._parameters.finish(readout)
         readout.fetch()
-        parameters = build_parameters()
+        local = {name: capture.facts(name, readout) for name in self._members}
+        arrived = self._parameters.arrived
+        facts = everywhere(StepFacts(capture.samples, local, tuple(capture.calls), arrived), self._group)
+        parameters = build_parameters(facts.arrived)
         modules = {
             name: module_record(
-                capture.samples,
-                capture.call_records(name, readout),
-                capture.unmatched_reasons(name, readout),
-                capture.output_stats(name, readout),
+                facts.samples,
+                facts.modules[name],
                 {member: parameters[member] for member in members if member in parameters},
             )
             for name, members in self._members.items()
         }
-        order = tuple(capture.calls)
         record = StepRecord(
             number,
-            capture.samples,
+            facts.samples,
             modules,
             parameters,
-            order,
+            facts.order,
             self._parameters.optimizer_steps,
             self._partial,
         )
         self._last = record
         scalars = {name: module.scalars() for name, module in modules.items()}
-        self.history.append(StepScalars(number, capture.samples, scalars, order))
+        self.history.append(StepScalars(number, facts.samples, scalars, facts.order))
         self._tally.observe(record)
 
     @property

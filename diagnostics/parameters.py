@@ -8,7 +8,7 @@ at the entry and the exit of the step, whoever moved them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,9 @@ from torch.utils.hooks import RemovableHandle
 
 from diagnostics.readout import Readout
 from diagnostics.records import Absent, Number, OptimizerPlace, ParameterRecord, Reach
+
+_NONE = Absent("no gradient arrived in this step")
+_NO_REACH = Reach("none", _NONE, _NONE, _NONE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,7 @@ class ParameterWatch:
         self._marked: set[int] = set()
         self._arrived: set[int] = set()
         self._callback_queued = False
+        self.measured_again = False
         self._measured: list[tuple[list[int], list[Tensor], list[Tensor]]] = []
         self._at_optimizer: list[tuple[list[int], list[Tensor]]] = []
         self._groups: dict[int, _Group] = {}
@@ -110,15 +114,31 @@ class ParameterWatch:
         self._callback_queued = False
         marked, self._marked = sorted(self._marked), set()
         self._arrived.update(marked)
-        held = [(index, self._parameters[index].grad) for index in marked]
+        if self._active:
+            self._measure(marked)
+
+    def measure_again(self) -> None:
+        """Gradients have changed since the backward pass, by a sum over processes: take them as they are now."""
+        if self._active:
+            self.measured_again = True
+            self._measured.clear()
+            self._measure(range(len(self._parameters)))
+
+    def _measure(self, indices: Iterable[int]) -> None:
+        held = [(index, self._parameters[index].grad) for index in indices]
         present = [(index, _values(gradient)) for index, gradient in held if gradient is not None]
-        if not self._active or not present:
+        if not present:
             return
         gradients = [gradient for _, gradient in present]
         with torch.no_grad():
             norms = list(torch._foreach_norm(gradients, 2))
             counts = [torch.count_nonzero(gradient) for gradient in gradients]
         self._measured.append(([index for index, _ in present], norms, counts))
+
+    @property
+    def arrived(self) -> frozenset[int]:
+        """Positions of the parameters that a gradient came to in this step, on this process."""
+        return frozenset(self._arrived)
 
     def _optimizer_hook(self, number: int) -> Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]:
         def measure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -162,14 +182,18 @@ class ParameterWatch:
         self._entry_norms = list(torch._foreach_norm(self._entry, 2))
 
     @torch.no_grad()
-    def finish(self, readout: Readout) -> Callable[[], dict[str, ParameterRecord]]:
-        """Stop listening. The function returned builds the records once the readout was fetched."""
+    def finish(self, readout: Readout) -> Callable[[frozenset[int]], dict[str, ParameterRecord]]:
+        """Stop listening.
+
+        The function returned builds the records once the readout was fetched, from the positions of the
+        parameters that a gradient came to on any process.
+        """
         self._active = False
         for number, optimizer in enumerate(self._optimizers):
             if not self._steps[number]:
                 self._note_groups(number, optimizer)
         if not self._parameters:
-            return dict
+            return lambda arrived: {}
         torch._foreach_sub_(self._entry, self._parameters)
         weight_key = readout.add_scalars(self._entry_norms)
         update_key = readout.add_scalars(list(torch._foreach_norm(self._entry, 2)))
@@ -179,7 +203,7 @@ class ParameterWatch:
         ]
         at_optimizer = [(indices, readout.add_scalars(norms)) for indices, norms in self._at_optimizer]
 
-        def build() -> dict[str, ParameterRecord]:
+        def build(arrived: frozenset[int]) -> dict[str, ParameterRecord]:
             gradients: dict[int, tuple[float, float]] = {}
             for indices, norm_key, count_key in measured:
                 values = zip(readout.numbers(norm_key), readout.numbers(count_key), strict=True)
@@ -192,7 +216,7 @@ class ParameterWatch:
             records = {}
             for index, weight_norm in enumerate(readout.numbers(weight_key)):
                 item, parameter = self._tracked[index], self._parameters[index]
-                reach = self._reach(index, gradients.get(index))
+                reach = self._reach(index, gradients.get(index)) if index in arrived else _NO_REACH
                 records[item.name] = ParameterRecord(
                     owner=item.owner,
                     numel=parameter.numel(),
@@ -222,11 +246,8 @@ class ParameterWatch:
 
     def _reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
         if measured is None:
-            if index in self._arrived:
-                gone = Absent("the gradient arrived and was taken away before the backward pass ended")
-                return Reach("some", gone, gone, gone)
-            none = Absent("no gradient arrived in this step")
-            return Reach("none", none, none, none)
+            gone = Absent("the gradient arrived and was taken away before the backward pass ended")
+            return Reach("some", gone, gone, gone)
         norm, count = measured
         share = count / self._parameters[index].numel()
         kind: Literal["zero", "some", "all"] = "zero" if count == 0 else "all" if share >= 1 else "some"

@@ -28,7 +28,9 @@ class Demos:
         valid: (N, L) bool, tokens that exist; None where all do (published canvas, PAD attended).
         owner: (N,) int64, the context row (0..rows-1) that each pair belongs to, ascending.
         slots: (rows,) int64, for each context row its sample in the batch. All samples in order
-            unless a variant encodes only some of them.
+            unless a variant encodes only some of them, or the batch is one of several parts.
+        noise: (rows, ...) standard normal, for the latents of a variational encoder in training; None
+            where it draws its own.
     """
 
     tokens: Tensor
@@ -36,6 +38,7 @@ class Demos:
     valid: Tensor | None
     owner: Tensor
     slots: Tensor
+    noise: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -53,6 +56,7 @@ class Demos:
             valid=None if self.valid is None else self.valid[keep],
             owner=renumbered[self.owner[keep]],
             slots=self.slots[rows],
+            noise=None if self.noise is None else self.noise[rows],
         )
 
 

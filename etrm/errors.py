@@ -61,3 +61,7 @@ class TrainingError(EtrmError):
 
 class NonFiniteError(TrainingError):
     """A loss, a gradient or a weight is NaN or infinite."""
+
+
+class ProcessError(EtrmError):
+    """Another process of the same run has ended, or cannot be met."""

@@ -9,13 +9,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def open_console(stderr: bool = False, pipe_width: int = 120) -> Console:
-    """Where a command prints: a table keeps its columns in a pipe; ``stderr`` for what is no result."""
+def open_console(stderr: bool = False, pipe_width: int = 120, quiet: bool = False) -> Console:
+    """Where a command prints: a table keeps its columns in a pipe; ``stderr`` for what is no result.
+
+    A ``quiet`` one prints nothing.
+    """
     from rich.console import Console
 
-    console = Console(stderr=stderr)
+    console = Console(stderr=stderr, quiet=quiet)
     if not console.is_terminal:  # tables in pipes and logs keep their columns
-        console = Console(stderr=stderr, width=pipe_width)
+        console = Console(stderr=stderr, quiet=quiet, width=pipe_width)
     return console
 
 
@@ -65,7 +68,7 @@ class TrainBar:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=console.quiet or not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=steps)
 

@@ -14,7 +14,12 @@ class TrainConfig(Section):
     """Optimisation, and the decoder that training may start from."""
 
     steps: int = Field(1000, ge=1, description="optimiser steps")
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, description="rows of one step, over all processes")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts in which each process computes its rows, one after the other, to save memory",
+    )
     optimizer: Literal["adam_atan2", "adamw"] = "adam_atan2"
     lr: float = Field(1e-4, ge=0, le=1e30)
     lr_min_ratio: float = Field(
@@ -49,9 +54,18 @@ class TrainConfig(Section):
     freeze_encoder_steps: int = Field(
         0, ge=0, description="first steps of the run, in which only the decoder trains"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of matrix products in training; bfloat16 pays on a GPU that has it"
+    )
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; its own choice by default")
+    log_every: int = Field(
+        1,
+        ge=1,
+        description="steps between two readings of their numbers, for which the host waits for the device; every "
+        "step is logged. A loss that is not finite is noticed at a reading",
+    )
     checkpoint_every: int = Field(200, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
 

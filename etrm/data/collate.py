@@ -13,8 +13,13 @@ from etrm.data.sample import CELLS, DemoPair, Sample
 from etrm.data.tokens import PAD, Tokens
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], tokens: int = 0, first_slot: int = 0) -> Batch:
     """One batch of samples, in their order.
+
+    Args:
+        samples: the samples.
+        tokens: of a query at the least, where the samples are a part of a batch that has longer ones.
+        first_slot: number of the first sample in that batch.
 
     Where every sequence is the whole canvas (the published layout) ``valid`` is None: PAD is
     attended like any token there.
@@ -22,27 +27,29 @@ def collate(samples: Sequence[Sample]) -> Batch:
     if not samples:
         raise ValueError("cannot collate an empty batch")
     lengths = _lengths([sample.tokens for sample in samples])
+    longest = max(int(lengths.max()), tokens)
     return Batch(
-        inputs=_padded([sample.tokens for sample in samples], lengths, PAD),
-        labels=_padded([sample.labels for sample in samples], lengths, IGNORE),
-        positions=_padded([sample.positions for sample in samples], lengths, 0),
-        valid=_valid(lengths, CELLS),
+        inputs=_padded([sample.tokens for sample in samples], longest, PAD),
+        labels=_padded([sample.labels for sample in samples], longest, IGNORE),
+        positions=_padded([sample.positions for sample in samples], longest, 0),
+        valid=_valid(lengths, longest, CELLS),
         puzzle_ids=torch.tensor([sample.puzzle_id for sample in samples], dtype=torch.long),
         sample_ids=torch.tensor([sample.serial for sample in samples], dtype=torch.long),
-        demos=_collate_demos(samples),
+        demos=_collate_demos(samples, first_slot),
     )
 
 
-def _collate_demos(samples: Sequence[Sample]) -> Demos:
+def _collate_demos(samples: Sequence[Sample], first_slot: int) -> Demos:
     pairs: list[DemoPair] = [pair for sample in samples for pair in sample.demos]
     lengths = _lengths([pair.tokens for pair in pairs])
+    longest = int(lengths.max()) if len(lengths) else 0
     counts = np.array([len(sample.demos) for sample in samples])
     return Demos(
-        tokens=_padded([pair.tokens for pair in pairs], lengths, PAD),
-        positions=_padded([pair.positions for pair in pairs], lengths, 0),
-        valid=_valid(lengths, 2 * CELLS),
+        tokens=_padded([pair.tokens for pair in pairs], longest, PAD),
+        positions=_padded([pair.positions for pair in pairs], longest, 0),
+        valid=_valid(lengths, longest, 2 * CELLS),
         owner=torch.from_numpy(np.repeat(np.arange(len(samples), dtype=np.int64), counts)),
-        slots=torch.arange(len(samples)),
+        slots=torch.arange(first_slot, first_slot + len(samples)),
     )
 
 
@@ -50,14 +57,13 @@ def _lengths(rows: Sequence[Tokens]) -> npt.NDArray[np.int64]:
     return np.array([len(row) for row in rows], dtype=np.int64)
 
 
-def _valid(lengths: npt.NDArray[np.int64], whole: int) -> torch.Tensor | None:
+def _valid(lengths: npt.NDArray[np.int64], longest: int, whole: int) -> torch.Tensor | None:
     if (lengths == whole).all():
         return None
-    return torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
+    return torch.from_numpy(np.arange(longest) < lengths[:, None])
 
 
-def _padded(rows: Sequence[Tokens], lengths: npt.NDArray[np.int64], fill: int) -> torch.Tensor:
-    longest = int(lengths.max()) if len(lengths) else 0
+def _padded(rows: Sequence[Tokens], longest: int, fill: int) -> torch.Tensor:
     out = np.full((len(rows), longest), fill, dtype=np.int64)
     for row, values in zip(out, rows, strict=True):
         row[: len(values)] = values

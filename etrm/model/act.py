@@ -6,7 +6,9 @@ order of the rows, and reach the model as a ``Batch``: labels, ids and demos can
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +49,41 @@ class Carry:
             halted=torch.ones(rows, dtype=torch.bool, device=device),
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name: ``field``, or ``field.name`` where the field holds several."""
+        found: dict[str, Tensor] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                found[field.name] = value
+            elif value is not None:
+                found |= {f"{field.name}.{name}": tensor for name, tensor in value.items()}
+        return found
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Carry:
+        """The inverse of :meth:`tensors`."""
+        parts: dict[str, Any] = {}
+        for key, tensor in tensors.items():
+            field, _, name = key.partition(".")
+            if name:
+                parts.setdefault(field, {})[name] = tensor
+            else:
+                parts[field] = tensor
+        return cls(**parts)
+
+    def rows(self, chosen: slice) -> Carry:
+        """Some of the rows."""
+        return Carry.of({name: tensor[chosen] for name, tensor in self.tensors().items()})
+
+    @classmethod
+    def join(cls, parts: Sequence[Carry]) -> Carry:
+        """The rows of several carries of the same length, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        tensors = [part.tensors() for part in parts]
+        return cls.of({name: torch.cat([part[name] for part in tensors]) for name in tensors[0]})
+
     def begin(self, length: int, H_init: Tensor, L_init: Tensor) -> Carry:
         """Fit the states to ``length`` tokens and start the halted rows anew.
 
@@ -68,26 +105,39 @@ def _fit(z: Tensor, length: int) -> Tensor:
     )
 
 
-def halts(steps: Tensor, q_halt: Tensor, config: HaltConfig, generator: torch.Generator | None) -> Tensor:
+def explore(rows: int, config: HaltConfig, generator: torch.Generator | None) -> Tensor | None:
+    """The least number of steps of each row, drawn anew at every step; None where nothing is explored.
+
+    With probability ``exploration`` it is uniform in 2..max_steps, else 0.
+
+    Args:
+        rows: of the global batch, so that its split over processes or micro-batches changes no number.
+        config: maximum and exploration.
+        generator: on the CPU, so that every device draws the same numbers.
+
+    Returns:
+        (rows,) int64.
+    """
+    if config.exploration == 0 or config.max_steps < 2:
+        return None
+    held = torch.rand(rows, generator=generator) < config.exploration
+    minimum = torch.randint(2, config.max_steps + 1, (rows,), generator=generator)
+    return torch.where(held, minimum, 0)
+
+
+def halts(steps: Tensor, q_halt: Tensor, config: HaltConfig, minimum: Tensor | None) -> Tensor:
     """Which rows stop after this step, in training.
 
-    A row stops at ``max_steps``, or when its halting logit is positive; with probability
-    ``exploration``, drawn anew at every step, it must first have reached a minimum drawn
-    uniformly from 2..max_steps.
+    A row stops at ``max_steps``, or when its halting logit is positive, but not before its minimum.
 
     Args:
         steps: (B,) int64, including this step.
         q_halt: (B,) halting logits.
-        config: maximum and exploration.
-        generator: on the CPU, so that every device draws the same numbers.
+        config: the maximum.
+        minimum: (B,) int64 as :func:`explore` draws it.
 
     Returns:
         (B,) bool.
     """
     halted = (steps >= config.max_steps) | (q_halt > 0)
-    if config.exploration == 0 or config.max_steps < 2:
-        return halted
-    held = torch.rand(len(steps), generator=generator) < config.exploration
-    minimum = torch.randint(2, config.max_steps + 1, (len(steps),), generator=generator)
-    minimum = torch.where(held, minimum, 0).to(steps.device)
-    return halted & (steps >= minimum)
+    return halted if minimum is None else halted & (steps >= minimum)

@@ -153,7 +153,9 @@ class Core(nn.Module):
                 z_H, z_L = self._cycle(z_H, z_L, x, rotation, mask)
         z_H, z_L = self._cycle(z_H, z_L, x, rotation, mask)
         logits = self.lm_head(z_H[:, self.context_tokens :])
-        return z_H, z_L, logits, self.q_head(z_H[:, 0]).float()
+        with torch.autocast(z_H.device.type, enabled=False):
+            q = self.q_head(z_H[:, 0].float())
+        return z_H, z_L, logits, q
 
     def _embed(self, context: Tensor, inputs: Tensor, places: Tensor) -> Tensor:
         """Context and tokens as (B, L, D), times sqrt(D)."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from etrm.batch import Batch
 from etrm.config import SIDE, ModelConfig
-from etrm.model.act import Carry, EncoderState, halts
+from etrm.model.act import Carry, EncoderState, explore, halts
 from etrm.model.core import Core
 from etrm.model.encoders import Encoded, Encoder, build_encoder
 from etrm.model.puzzle import PuzzleTable
@@ -88,7 +88,7 @@ def encode_at_reset(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     kl = None
     if len(begin):
         encoded: Encoded = model.encoder(batch.demos.select(begin))
-        context = context.index_put((begin,), encoded.context)
+        context = context.index_put((begin,), encoded.context.to(context.dtype))
         if encoded.kl is not None:
             kl = encoded.kl.new_zeros(batch.size).index_put((begin,), encoded.kl)
     return Given(context, stored=context.detach(), kl=kl)
@@ -137,20 +137,31 @@ class RecursiveModel(nn.Module):
         """Training steps that a batch has in a row before the schedule may turn to another bucket."""
         return self.config.halt.max_steps if self.fixed_time else 1
 
+    def draw_minimum(self, rows: int, generator: torch.Generator | None) -> Tensor | None:
+        """The least steps (rows,) of one training step, see :func:`explore`; None where none is asked."""
+        return None if self.fixed_time else explore(rows, self.config.halt, generator)
+
+    def draw_noise(self, rows: int, pairs: int) -> Tensor | None:
+        """Noise (rows, ...) for one training step of a variational encoder; None of any other.
+
+        It comes from torch's global generator of the CPU, for all rows of the global batch and as
+        many ``pairs`` as the row with most has, so that no split of the batch changes a number.
+        """
+        shape = None if self.encoder is None else self.encoder.noise_shape(pairs)
+        return None if shape is None else torch.randn(rows, *shape)
+
     def initial_carry(self, rows: int) -> Carry:
         """A carry whose rows all begin with the next batch."""
         return Carry.initial(rows, self.config.hidden_size, self.core.H_init.device)
 
-    def forward(
-        self, carry: Carry, batch: Batch, generator: torch.Generator | None = None
-    ) -> tuple[Carry, StepOutput]:
+    def forward(self, carry: Carry, batch: Batch, minimum: Tensor | None = None) -> tuple[Carry, StepOutput]:
         """One ACT step. Rows that the carry says are halted must hold their new sample in ``batch``.
 
-        In training mode rows halt by themselves; in evaluation, and with fixed time, only at the
-        maximum of steps.
+        In training mode rows halt by themselves, not before their ``minimum`` (B,) of steps; in
+        evaluation, and with fixed time, only at the maximum of steps.
         """
         given = self.context_policy(self, carry, batch)
-        carry, output = self.step(carry, batch, given.context, generator)
+        carry, output = self.step(carry, batch, given.context, minimum)
         return replace(carry, context=given.stored, encoder_state=given.state), replace(output, kl=given.kl)
 
     def step(
@@ -158,7 +169,7 @@ class RecursiveModel(nn.Module):
         carry: Carry,
         batch: Batch,
         context: Tensor,
-        generator: torch.Generator | None = None,
+        minimum: Tensor | None = None,
     ) -> tuple[Carry, StepOutput]:
         """One ACT step with a given context (B, P, D), of which the carry stores nothing."""
         core = self.core
@@ -167,7 +178,7 @@ class RecursiveModel(nn.Module):
         z_H, z_L, logits, q = core(carry.z_H, carry.z_L, context, batch.inputs, batch.positions, batch.valid)
         steps, q_halt = carry.steps + 1, q[:, 0]
         if self.training and not self.fixed_time:
-            halted = halts(steps, q_halt.detach(), self.config.halt, generator)
+            halted = halts(steps, q_halt.detach(), self.config.halt, minimum)
         else:
             halted = steps >= self.config.halt.max_steps
         carry = Carry(z_H=z_H.detach(), z_L=z_L.detach(), steps=steps, halted=halted)

@@ -1,8 +1,9 @@
-"""One step's numbers, under names that say what they count; one device transfer for all."""
+"""One step's numbers, under names that say what they count, from sums over the rows of the global batch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,18 +15,16 @@ from etrm.training.loss import Loss
 Numbers = dict[str, float | None]
 
 
-def step_metrics(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_steps: int) -> Numbers:
-    """Loss, accuracy and halting of one ACT step.
+def step_sums(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_steps: int) -> Tensor:
+    """What the metrics of some rows are made of: sums over them, which add up over the parts of a batch.
 
-    ``*_all`` counts every scored row; ``*_halted`` the rows that halted now (the published TRM
-    reports the latter, the published ETRM the former). A value that no row supports is None.
-    ``q_halt_base_rate`` is what always predicting the commoner answer scores, and
-    ``q_halt_balanced`` the mean of the two classes' accuracies.
+    Returns:
+        (19,) float64, the loss first.
     """
     scored, halted = loss.scored, carry.halted & loss.scored
     right = loss.exact & scored
     wrong = ~loss.exact & scored
-    sums = torch.stack(
+    return torch.stack(
         [
             value.double()
             for value in (
@@ -47,19 +46,29 @@ def step_metrics(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_st
                 ((q_halt.detach() > 0) & ~carry.halted).sum(),
                 carry.steps.sum(),
                 (torch.zeros_like(loss.lm) if loss.kl is None else loss.kl.detach()).sum(),
+                torch.zeros_like(total) if loss.kl is None else torch.ones_like(total),
             )
         ]
-    ).tolist()
-    rows = len(scored)
+    )
+
+
+def step_metrics(sums: Sequence[float], rows: int) -> Numbers:
+    """Loss, accuracy and halting of one ACT step, from the sums over all its ``rows``.
+
+    ``*_all`` counts every scored row; ``*_halted`` the rows that halted now (the published TRM
+    reports the latter, the published ETRM the former). A value that no row supports is None.
+    ``q_halt_base_rate`` is what always predicting the commoner answer scores, and
+    ``q_halt_balanced`` the mean of the two classes' accuracies.
+    """
     (loss_sum, n, n_halted, lm, q, accuracy, exact, accuracy_h, exact_h, q_right) = sums[:10]
-    q_of_right, q_of_wrong, steps_h, halts, forced, held, steps, kl = sums[10:]
+    q_of_right, q_of_wrong, steps_h, halts, forced, held, steps, kl, kl_parts = sums[10:]
     per_class = [_ratio(q_of_right, exact), _ratio(q_of_wrong, n - exact)]
     known = [value for value in per_class if value is not None]
     return {
         "loss": loss_sum / rows if math.isfinite(loss_sum) else None,
         "lm_loss": _ratio(lm, n),
         "q_halt_loss": _ratio(q, n),
-        **({} if loss.kl is None else {"kl": _ratio(kl, n)}),
+        **({"kl": _ratio(kl, n)} if kl_parts else {}),
         "accuracy_all": _ratio(accuracy, n),
         "exact_all": _ratio(exact, n),
         "accuracy_halted": _ratio(accuracy_h, n_halted),

@@ -9,8 +9,9 @@ the checkpoints, where no retention drops it::
         batch.safetensors    the batch as the model saw it
         step_M/              the state before the step, as a checkpoint; M = N - 1
 
-An update that makes a weight infinite cannot be given up: then there is no ``step_M``, and the
-newest checkpoint is the last good state.
+An update that makes a weight infinite cannot be given up, nor one that was made before the numbers of its
+step were read (``train.log_every``): then there is no ``step_M``, and the newest checkpoint is the last good
+state. Of several processes, the leader keeps the rows of all.
 """
 
 from __future__ import annotations
@@ -31,10 +32,9 @@ from torch import Tensor, nn
 
 from diagnostics import Origin, first_nonfinite
 from etrm.batch import Batch, Demos
-from etrm.data import Sample
+from etrm.data import Sample, collate
 from etrm.errors import EtrmError, NonFiniteError
 from etrm.files import write_atomically
-from etrm.model.act import Carry
 from etrm.training import checkpoint as checkpoints
 from etrm.training import state
 
@@ -66,7 +66,7 @@ class Report:
     Attributes:
         step: the optimiser step, counted from 1.
         what, got: what was not finite, and its value.
-        replay: None where the update itself was at fault, after which no step can be repeated.
+        replay: None where an update was made, after which no step can be repeated.
         weights: names of the parameters that are not finite now.
         state_before: the checkpoint of the state before the step, in this folder; None where it is lost.
         newest_checkpoint: of the run; None where there is none.
@@ -81,17 +81,19 @@ class Report:
     newest_checkpoint: str | None
 
 
-class _UpdateError(NonFiniteError):
-    """The update made a weight that is not finite: the state before it is gone."""
+class _LostStateError(NonFiniteError):
+    """A weight was updated with or to what is not finite: the state before it is gone."""
 
 
 # -- finding it ---------------------------------------------------------------------------------------
 
 
-def check_loss(total: Tensor, step: int) -> None:
-    """Raise NonFiniteError where the loss of a step is not finite."""
-    if not bool(torch.isfinite(total.detach())):
-        raise NonFiniteError(f"the loss of step {step} is not finite", got=str(total.item()))
+def check_losses(losses: Sequence[tuple[int, float]], now: int) -> None:
+    """Raise NonFiniteError where the loss of a step is not finite; one before ``now`` was applied already."""
+    for step, loss in losses:
+        if not math.isfinite(loss):
+            kind = NonFiniteError if step == now else _LostStateError
+            raise kind(f"the loss of step {step} is not finite", got=str(loss))
 
 
 def check_gradients(model: nn.Module, norm: float | None, step: int) -> None:
@@ -108,7 +110,7 @@ def check_weights(model: nn.Module, step: int) -> None:
     if not _all_finite([p.detach() for p in model.parameters()]):
         names = _bad_weights(model)
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        raise _UpdateError(
+        raise _LostStateError(
             f"the update of step {step} made weights that are not finite",
             got=f"{len(names)} parameters: {shown}",
         )
@@ -144,13 +146,11 @@ def explained(trainer: Trainer) -> Iterator[None]:
 
 
 def _explain(trainer: Trainer, before: state.Moment, error: NonFiniteError) -> NonFiniteError:
-    samples, batch, carry = (
-        trainer.slots[trainer.bucket].samples,
-        trainer.slots[trainer.bucket].batch(),
-        trainer.carries[trainer.bucket],
-    )
+    world, carry = trainer.world, trainer.carries[trainer.bucket]
+    samples = [sample for part in world.gather(trainer.slots[trainer.bucket].samples) for sample in part]
+    begun = world.gather_rows(carry.steps.masked_fill(carry.halted, 0)).tolist()
     replay, kept = None, None
-    if not isinstance(error, _UpdateError):
+    if not isinstance(error, _LostStateError):
         state.rewind(trainer, before)
         kept = copy.deepcopy(state.capture(trainer))
         replay = _replay(trainer)
@@ -169,7 +169,7 @@ def _explain(trainer: Trainer, before: state.Moment, error: NonFiniteError) -> N
     if folder is not None:
         path = folder.path / FOLDER / checkpoints.name_of(report.step)
         try:
-            _keep(path, report, _rows(samples, carry), batch, kept)
+            _keep(path, report, _rows(samples, begun), collate(samples), kept)
             steps.insert(0, f"look at {path} (docs/reliability.md)")
         except (OSError, EtrmError) as problem:
             steps.insert(0, f"the batch could not be kept in {path} ({problem})")
@@ -184,17 +184,21 @@ def _replay(trainer: Trainer) -> Replay:
     def note(module: nn.Module, args: tuple[Any, ...], returned: Any) -> None:
         output = returned[1]
         bad = ~(torch.isfinite(output.logits).flatten(1).all(1) & torch.isfinite(output.q_halt))
-        rows[:] = bad.nonzero().flatten().tolist()
+        first = trainer.mine.start + (trainer.observer.part.start or 0)
+        rows.extend(first + row for row in bad.nonzero().flatten().tolist())
 
     handle = trainer.model.register_forward_hook(note)
     try:
         with first_nonfinite(trainer.model) as found:
             trainer.train_step()
-        return Replay(False, found.origin, rows)
+        failed = False
     except NonFiniteError:
-        return Replay(True, found.origin, rows)
+        failed = True
     finally:
         handle.remove()
+    seen = trainer.world.gather((found.origin, rows))
+    origins = [origin for origin, _ in seen if origin is not None]
+    return Replay(failed, origins[0] if origins else None, [row for _, part in seen for row in part])
 
 
 def _told(report: Report, samples: Sequence[Sample]) -> str:
@@ -212,9 +216,8 @@ def _told(report: Report, samples: Sequence[Sample]) -> str:
     return told
 
 
-def _rows(samples: Sequence[Sample], carry: Carry) -> list[dict[str, Any]]:
+def _rows(samples: Sequence[Sample], steps: Sequence[int]) -> list[dict[str, Any]]:
     """What each row worked on; ``act_steps`` were done before this one, 0 where it has just begun."""
-    steps = carry.steps.masked_fill(carry.halted, 0).tolist()
     names = ("task_id", "name", "query", "serial", "puzzle_id", "translated")
     return [
         {"row": row, "act_steps": done} | {name: getattr(sample, name) for name in names}

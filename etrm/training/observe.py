@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diagnostics import Absent, Finding, Monitor, representation
+from diagnostics import Absent, Finding, Monitor, RowsFunction, representation
 from etrm.batch import Batch, to_device
 from etrm.data import collate, evaluation_samples
 from etrm.training.loss import act_loss
@@ -32,6 +32,7 @@ class Observer:
         self.monitor: Monitor | None = None
         self._probe: Batch | None = None
         self._recorded = False
+        self.part = slice(None)  # the rows that are being computed, set by the trainer
         self._start: dict[str, Any] = {}
         if not self._settings.enabled:
             return
@@ -39,10 +40,20 @@ class Observer:
             trainer.model,
             trainer.optimizers,
             watch=self._watched,
-            rows={"encoder": lambda args, kwargs, output: args[0].slots} if self._has_encoder else None,
+            rows=self._row_functions(),
+            group=trainer.world.group,
         )
         if self._has_encoder:
             self._probe = to_device(_probe_batch(trainer), trainer.device)
+
+    def _row_functions(self) -> dict[str, RowsFunction]:
+        """Which samples of this process the rows of a call are; where not all in order, the module is told."""
+        found: dict[str, RowsFunction] = {}
+        if self._has_encoder:
+            found["encoder"] = lambda args, kwargs, output: args[0].slots
+        if self._trainer.config.train.accumulate > 1:
+            found["core"] = lambda args, kwargs, output: torch.arange(self.part.start, self.part.stop)
+        return found
 
     @property
     def _due(self) -> bool:
@@ -61,6 +72,11 @@ class Observer:
         assert self.monitor is not None
         with self.monitor.step(samples=samples):
             yield
+
+    def gradients_reduced(self) -> None:
+        """Between the sum over the processes and clipping."""
+        if self._recorded and self.monitor is not None:
+            self.monitor.gradients_reduced()
 
     def metrics(self) -> dict[str, Any]:
         """The last step's records under ``module.quantity``, and the probe's under ``probe.`` when it is due.

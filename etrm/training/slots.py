@@ -12,14 +12,21 @@ Draw = Callable[[Episodes, int, int], Sample]
 
 
 class Slots:
-    """B rows of one bucket.
+    """B rows of one bucket, of which this process draws its own.
 
     The published code hands a whole new batch to every step and throws away the rows that meet an
     unfinished sample, about 15 of 16 while the carry is in lockstep. Here nothing is thrown away.
+
+    Args:
+        rows: of the global batch.
+        mine: those of this process; all of them unless there are others.
     """
 
-    def __init__(self, episodes: Episodes, bucket: int, rows: int, draw: Draw) -> None:
+    def __init__(
+        self, episodes: Episodes, bucket: int, rows: int, draw: Draw, mine: range | None = None
+    ) -> None:
         self._episodes, self._bucket, self._draw = episodes, bucket, draw
+        self.mine = range(rows) if mine is None else mine
         self.indices = [-1] * rows
         self.next_index = 0
         self._samples: list[Sample] = []
@@ -30,26 +37,36 @@ class Slots:
         return tuple(self._samples)
 
     def refill(self, halted: list[bool]) -> None:
-        """Draw the next sample for every row that halted; the others keep theirs."""
+        """Take the next sample for every row of the global batch that halted; the others keep theirs."""
         for row, done in enumerate(halted):
             if done:
                 self.indices[row] = self.next_index
                 self.next_index += 1
-        if not self._samples:
-            self._samples = [self._sample(index) for index in self.indices]
-            return
-        for row, done in enumerate(halted):
-            if done:
-                self._samples[row] = self._sample(self.indices[row])
+        fresh = not self._samples
+        for place, row in enumerate(self.mine):
+            if fresh:
+                self._samples.append(self._sample(self.indices[row]))
+            elif halted[row]:
+                self._samples[place] = self._sample(self.indices[row])
 
-    def batch(self) -> Batch:
-        """The rows' samples, padded as little as possible."""
-        return collate(self._samples)
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest query of this process."""
+        return max(len(sample.tokens) for sample in self._samples)
+
+    @property
+    def most_demos(self) -> int:
+        """Demonstrations of the sample of this process that has most."""
+        return max(len(sample.demos) for sample in self._samples)
+
+    def batch(self, part: slice = slice(None), tokens: int = 0) -> Batch:
+        """Samples of this process, or a part of them, padded to ``tokens`` or as little as possible."""
+        return collate(self._samples[part], tokens, first_slot=part.start or 0)
 
     def restore(self, indices: list[int], next_index: int) -> None:
         """Continue from saved positions; the samples are drawn again, exactly as they were."""
         self.indices, self.next_index = list(indices), next_index
-        self._samples = [self._sample(index) for index in indices] if next_index else []
+        self._samples = [self._sample(indices[row]) for row in self.mine] if next_index else []
 
     def _sample(self, index: int) -> Sample:
         return self._draw(self._episodes, self._bucket, index)

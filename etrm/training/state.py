@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 
 def capture(trainer: Trainer) -> Checkpoint:
-    """Everything that the next step depends on."""
+    """Everything that the next step depends on, the same on any number of processes.
+
+    With several, each must call this; what is returned is that of the whole run, on each of them.
+    """
     tensors: dict[str, Tensor] = {f"ema.{name}": value for name, value in trainer.ema.sums.items()}
     tensors |= dict(_optimizer_tensors(trainer.optimizers))
     tensors["random.halting"] = trainer.halting.get_state()
     tensors["random.torch"] = torch.get_rng_state()
     for bucket, carry in trainer.carries.items():
-        tensors |= {f"carry.{bucket}.{name}": value for name, value in _carry_tensors(carry)}
+        for name, value in carry.tensors().items():
+            tensors[f"carry.{bucket}.{name}"] = trainer.world.gather_rows(value)
     raw = dict(trainer.model.state_dict())
     state: dict[str, Any] = {
         "ema_updates": trainer.ema.updates,
@@ -73,9 +77,9 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         bucket = int(key)
         trainer.slots[bucket].restore(position["indices"], position["next_index"])
         prefix = f"carry.{key}."
-        trainer.carries[bucket] = _carry(
-            {k.removeprefix(prefix): v.to(trainer.device) for k, v in tensors.items() if k.startswith(prefix)}
-        )
+        whole = Carry.of({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        mine = whole.rows(slice(trainer.mine.start, trainer.mine.stop))
+        trainer.set_carry(bucket, Carry.of({k: v.to(trainer.device) for k, v in mine.tensors().items()}))
 
 
 @dataclass(frozen=True)
@@ -106,28 +110,7 @@ def rewind(trainer: Trainer, before: Moment) -> None:
         trainer.slots[bucket].restore(indices, next_index)
     for optimizer in trainer.optimizers:
         optimizer.zero_grad(set_to_none=True)
-
-
-def _carry_tensors(carry: Carry) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a carry: ``field``, or ``field.name`` where the field holds several."""
-    for field in fields(carry):
-        value = getattr(carry, field.name)
-        if isinstance(value, Tensor):
-            yield field.name, value
-        elif value is not None:
-            yield from ((f"{field.name}.{name}", tensor) for name, tensor in value.items())
-
-
-def _carry(tensors: dict[str, Tensor]) -> Carry:
-    """The inverse of :func:`_carry_tensors`."""
-    parts: dict[str, Any] = {}
-    for key, tensor in tensors.items():
-        field, _, name = key.partition(".")
-        if name:
-            parts.setdefault(field, {})[name] = tensor
-        else:
-            parts[field] = tensor
-    return Carry(**parts)
+    trainer.journal.forget()
 
 
 def _optimizer_tensors(optimizers: list[Optimizer]) -> Iterator[tuple[str, Tensor]]:

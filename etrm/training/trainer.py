@@ -13,27 +13,33 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diagnostics import to_json
-from etrm.batch import to_device
 from etrm.config import Config
 from etrm.data import Episodes, TaskSet, check_leakage, chosen_tasks, load_tasks
 from etrm.errors import CheckpointError, TrainingError
+from etrm.model.act import Carry
 from etrm.training import checkpoint as checkpoints
 from etrm.training import nonfinite, state
+from etrm.training.checkpoint import Checkpoint
+from etrm.training.distributed import ALONE, World, joined
 from etrm.training.ema import Ema
 from etrm.training.faults import recipe_for
+from etrm.training.journal import Entry, Journal, Landing
 from etrm.training.loss import act_loss
-from etrm.training.metrics import finite, step_metrics
+from etrm.training.metrics import step_sums
 from etrm.training.observe import Observer
 from etrm.training.optim import schedule, set_rates
+from etrm.training.parts import Part, parts_of_step, split
+from etrm.training.precision import autocast, check_precision
 from etrm.training.prefetch import Prefetch
 from etrm.training.run_folder import RunFolder, environment
 from etrm.training.slots import Slots
@@ -48,13 +54,16 @@ class Trainer:
 
     Args:
         config: as given; the recipe's faults may change what is really used (:attr:`config`).
-        folder: where to record, or None for a run that leaves no trace.
+        folder: where to record, or None for a run that leaves no trace; of several processes the
+            leader alone has one.
+        world: the processes of the run.
 
     Raises:
         EtrmError: the config, the data, the decoder checkpoint or the folder cannot be used.
     """
 
-    def __init__(self, config: Config, folder: RunFolder | None = None) -> None:
+    def __init__(self, config: Config, folder: RunFolder | None = None, world: World = ALONE) -> None:
+        self.world = world
         self.recipe = recipe_for(config)
         self.config = self.recipe.configure(config)
         self.folder = folder
@@ -62,6 +71,7 @@ class Trainer:
         if train.threads is not None:
             torch.set_num_threads(train.threads)
         self.device = pick_device(train.device)
+        check_precision(train, self.device)
         self.tasks = training_tasks(self.config)
         self.episodes = Episodes(self.tasks, self.config.data, self.config.model.variant, train.seed)
 
@@ -73,18 +83,26 @@ class Trainer:
         self.ema = Ema(self.model, train.ema_decay)
         self.halting = torch.Generator().manual_seed(train.seed)
 
+        self.mine = world.share(train.batch_size)
+        self._slices = split(self.mine, train.accumulate)
         self.prefetch: Prefetch | None = None
         if self.config.data.workers:
             depth = 2 * train.batch_size  # a step takes a batch at the most
             self.prefetch = Prefetch(self.config, self.episodes, self.recipe.draw, depth)
+        draw = self.prefetch or self.recipe.draw
         self.slots = {
-            bucket: Slots(self.episodes, bucket, train.batch_size, self.prefetch or self.recipe.draw)
+            bucket: Slots(self.episodes, bucket, train.batch_size, draw, self.mine)
             for bucket in range(self.episodes.buckets)
         }
-        self.carries = {bucket: self.model.initial_carry(train.batch_size) for bucket in self.slots}
+        self.carries: dict[int, Carry] = {}
+        self._halted: dict[int, list[Landing]] = {}
+        for bucket in self.slots:
+            self.set_carry(bucket, self.model.initial_carry(len(self.mine)))
         self.step = 0
+        self.journal = Journal()
         self.stage = Stage(self.model, train, self.recipe.freeze, folder.path if folder else None)
         self.observer = Observer(self)
+        self._recorded = world.any(folder is not None)
         self._stop = False
 
     @property
@@ -95,7 +113,7 @@ class Trainer:
     # -- one step ---------------------------------------------------------------------------------
 
     def train_step(self) -> dict[str, Any]:
-        """Do one optimiser step.
+        """Do one optimiser step and read its numbers.
 
         Returns:
             the step's metrics; ``step`` is the number of steps done.
@@ -105,61 +123,99 @@ class Trainer:
                 a weight that is not.
             TrainingError: nothing requires a gradient.
         """
+        return self.advance()[-1]
+
+    def advance(self, read: bool = True) -> list[dict[str, Any]]:
+        """Do one optimiser step; the host waits for the device only where its numbers are read.
+
+        Returns:
+            the metrics of all steps since numbers were read last, or none.
+
+        Raises:
+            NonFiniteError: see :meth:`train_step`; where numbers were not read before, of an earlier step,
+                whose state is lost.
+            TrainingError: nothing requires a gradient.
+        """
         train = self.config.train
         self.stage.enter(self.step)
         factor = schedule(self.step, train)
         set_rates(self.optimizers, factor)
         bucket = self.bucket
-        slots, carry = self.slots[bucket], self.carries[bucket]
-        resets = carry.halted.tolist()
+        slots = self.slots[bucket]
+        resets = self.world.gather_flags([flag for part in self._halted[bucket] for flag in part.read()])
         slots.refill(resets)
-        batch = to_device(slots.batch(), self.device)
+        parts = parts_of_step(self.model, slots, self.carries[bucket], self._slices, self.world, self.halting)
 
-        with self.observer.step(batch.size):
-            carry, output = self.model(carry, batch, self.halting)
-            loss = act_loss(output, batch.labels, train.loss)
-            total = loss.total(train.q_halt_weight, train.kl_weight)
-            self._check_loss(total, all(resets))
-            if total.requires_grad:
-                torch.autograd.backward(total / train.batch_size)
-            norm = self._clip()
-            nonfinite.check_gradients(self.model, norm, self.step + 1)
+        with self.observer.step(len(self.mine)):
+            carry, halted, sums = self._forward_and_backward(parts, all(resets))
+            self.world.reduce_gradients(self.model.parameters())
+            self.observer.gradients_reduced()
+            place = {
+                "step": self.step + 1,
+                "bucket": bucket,
+                "rows": train.batch_size,
+                "reset_share": sum(resets) / train.batch_size,
+            }
+            tokens = train.batch_size * parts[0].batch.inputs.shape[1]
+            setting = {"lr_factor": factor, "frozen": self.stage.frozen, "tokens": tokens}
+            entry = Entry(self.step + 1, place, self.world.sum(sums), self._clip(), setting)
+            self.journal.note(entry)
+            if read:
+                nonfinite.check_losses(self.journal.fetch(), self.step + 1)
+                nonfinite.check_gradients(self.model, entry.norm_value, self.step + 1)
             self.recipe.update(self.optimizers, self.stage.frozen)
-            nonfinite.check_weights(self.model, self.step + 1)
+            if read:
+                nonfinite.check_weights(self.model, self.step + 1)
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
 
         self.ema.update(self.model)
-        self.carries[bucket] = carry
+        self.carries[bucket], self._halted[bucket] = carry, halted
         self.step += 1
-        metrics: dict[str, Any] = {"step": self.step, "bucket": bucket, "rows": batch.size}
-        metrics["reset_share"] = sum(resets) / batch.size
-        metrics |= step_metrics(loss, total, output.q_halt, carry, self.config.model.halt.max_steps)
-        metrics |= {
-            "lr_factor": factor,
-            "frozen": self.stage.frozen,
-            "tokens": batch.inputs.numel(),
-        }
-        metrics |= {"grad_norm_before_clip": norm} if norm is not None else {}
-        return finite(metrics | self.observer.metrics())
+        entry.observed = self.observer.metrics()
+        return self.journal.read() if read else []
 
-    def _check_loss(self, total: torch.Tensor, all_begin: bool) -> None:
-        nonfinite.check_loss(total, self.step + 1)
-        # A cached context trains the encoder only through rows that begin: with a frozen decoder the
-        # steps in between have no gradient, and that is this variant's fault and no error.
-        if all_begin and not total.requires_grad:
-            raise TrainingError(
-                "nothing that the loss depends on requires a gradient",
-                next_step="look at train.freeze_decoder_steps, train.freeze_encoder_steps and the injected faults",
-            )
+    def _forward_and_backward(
+        self, parts: Sequence[Part], all_begin: bool
+    ) -> tuple[Carry, list[Landing], Tensor]:
+        """The gradient of this process's rows.
 
-    def _clip(self) -> float | None:
+        Returns:
+            their next carry, its halted rows on their way to the host, and the sums of what is logged.
+        """
+        train = self.config.train
+        carries, halted, sums = [], [], []
+        for part in parts:
+            self.observer.part = part.rows
+            with autocast(train, self.device):
+                carry, output = self.model(part.carry, part.batch, part.minimum)
+            halted.append(Landing(carry.halted))
+            carries.append(carry)
+            loss = act_loss(output, part.batch.labels, train.loss)
+            total = loss.total(train.q_halt_weight, train.kl_weight)
+            sums.append(step_sums(loss, total, output.q_halt, carry, self.config.model.halt.max_steps))
+            if total.requires_grad:
+                torch.autograd.backward(total / train.batch_size)
+            # A cached context trains the encoder only through rows that begin: with a frozen decoder the
+            # steps in between have no gradient, and that is this variant's fault and no error.
+            elif all_begin:
+                raise TrainingError(
+                    "nothing that the loss depends on requires a gradient",
+                    next_step="look at train.freeze_decoder_steps, train.freeze_encoder_steps and the injected faults",
+                )
+        return Carry.join(carries), halted, torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
+
+    def _clip(self) -> Tensor | None:
         """Clip the norm of what is trained; None without clipping. The norm before it is returned."""
         limit = self.config.train.clip_norm
         if limit is None:
             return None
         dense = [p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse]
-        return float(torch.nn.utils.clip_grad_norm_(dense, limit))
+        return torch.nn.utils.clip_grad_norm_(dense, limit)
+
+    def set_carry(self, bucket: int, carry: Carry) -> None:
+        """Put the state of this process's rows of a bucket in place."""
+        self.carries[bucket], self._halted[bucket] = carry, [Landing(carry.halted)]
 
     # -- a whole run ------------------------------------------------------------------------------
 
@@ -174,18 +230,21 @@ class Trainer:
         record |= {"tasks": len(self.tasks), "parameters": sum(p.numel() for p in self.model.parameters())}
         if self.folder:
             self.folder.start(record, self._metrics_bytes)
-            if self.step == 0:
-                self._save()
+        if self.step == 0:
+            self._save()
         with self._signals(), closing(self.prefetch) if self.prefetch else nullcontext():
-            while self.step < self.config.train.steps and not self._stop:
-                began = time.perf_counter()
+            began = time.perf_counter()
+            while self.step < self.config.train.steps and not self.world.any(self._stop):
                 with nonfinite.explained(self):
-                    metrics = self.train_step()
-                self._log(metrics, {"step": self.step, "seconds": time.perf_counter() - began})
-                if on_step:
-                    on_step(self, metrics)
+                    found = self.advance(read=self._due(self.step + 1))
+                if found:
+                    now = time.perf_counter()
+                    self._log(found, (now - began) / len(found), on_step)
+                    began = time.perf_counter()
                 if self.step % self.config.train.checkpoint_every == 0:
                     self._save()
+            if unread := self.journal.read():  # stopped between two readings
+                self._log(unread, (time.perf_counter() - began) / len(unread), on_step)
             self.stage.close(self.step)
             self._save()
         if self.folder:
@@ -198,37 +257,54 @@ class Trainer:
         Raises:
             CheckpointError: there are some and none is whole, or another version of etrm wrote it.
         """
+        found = self._newest() if self.folder else None
+        path = self.world.tell(found and found[0])
+        if path is None:
+            return False
+        checkpoint = found[1] if found else checkpoints.read(path)
+        state.restore(self, checkpoint)
+        self._metrics_bytes = checkpoint.state["metrics_bytes"]
+        self._saved_step = checkpoint.step
+        return True
+
+    def _newest(self) -> tuple[Path, Checkpoint] | None:
         assert self.folder is not None
         problems = []
         for path in reversed(checkpoints.saved(self.folder.checkpoints)):
             try:
-                found = checkpoints.read(path)
+                return path, checkpoints.read(path)
             except checkpoints.FormatError:
                 raise
             except CheckpointError as error:  # an altered one: an older one may be whole
                 _log.warning("passed over: %s", error)
                 problems.append(error)
-                continue
-            state.restore(self, found)
-            self._metrics_bytes = found.state["metrics_bytes"]
-            self._saved_step = found.step
-            return True
         if problems:
             raise problems[0]
-        return False
+        return None
 
     _metrics_bytes = 0
     _saved_step = -1
 
-    def _log(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
-        if self.folder:
-            self.folder.log(metrics, timing)
+    def _due(self, step: int) -> bool:
+        """Whether the numbers of this step are read; a checkpoint is only made of steps that were."""
+        train = self.config.train
+        return step % train.log_every == 0 or step % train.checkpoint_every == 0 or step == train.steps
+
+    def _log(self, found: Sequence[dict[str, Any]], seconds: float, on_step: OnStep | None) -> None:
+        for metrics in found:
+            if self.folder:
+                self.folder.log(metrics, {"step": metrics["step"], "seconds": seconds})
+            if on_step:
+                on_step(self, metrics)
 
     def _save(self) -> None:
         # Writing a step again would leave a moment without it, fatal where it is the only one.
-        if self.folder and self._saved_step != self.step:
-            checkpoints.save(self.folder.checkpoints, state.capture(self), self.config.train.keep_checkpoints)
-            self._saved_step = self.step
+        if not self._recorded or self._saved_step == self.step:
+            return
+        captured = state.capture(self)
+        if self.folder:
+            checkpoints.save(self.folder.checkpoints, captured, self.config.train.keep_checkpoints)
+        self._saved_step = self.step
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -257,22 +333,23 @@ class Trainer:
 
 
 def train(config: Config, path: Path, *, resume: bool = False, on_step: OnStep | None = None) -> bool:
-    """Run a config in a folder, or go on where it stopped.
+    """Run a config in a folder, or go on where it stopped; with all processes that torchrun started.
 
     Returns:
         False where a signal asked to stop early.
 
     Raises:
-        EtrmError: see :class:`Trainer` and :class:`RunFolder`.
+        EtrmError: see :class:`Trainer`, :class:`RunFolder` and :func:`joined`.
     """
-    folder = RunFolder(path, config, resume=resume)
-    try:
-        trainer = Trainer(config, folder)
+    with joined(config.train.device) as world, ExitStack() as held:
+        folder = None
+        if world.leader:
+            folder = RunFolder(path, config, resume=resume)
+            held.callback(folder.close)
+        trainer = Trainer(config, folder, world)
         if resume:
             trainer.resume()
         return trainer.run(on_step)
-    finally:
-        folder.close()
 
 
 def training_tasks(config: Config) -> TaskSet:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from etrm.config import HaltConfig
-from etrm.model.act import Carry, halts
+from etrm.model.act import Carry, explore, halts
 
 
 def halted(steps: list[int], q_halt: list[float], max_steps: int = 4, exploration: float = 0.0) -> list[bool]:
     config = HaltConfig(max_steps=max_steps, exploration=exploration)
     generator = torch.Generator().manual_seed(0)
-    return halts(torch.tensor(steps), torch.tensor(q_halt), config, generator).tolist()
+    minimum = explore(len(steps), config, generator)
+    return halts(torch.tensor(steps), torch.tensor(q_halt), config, minimum).tolist()
 
 
 # -- the halting rule ---------------------------------------------------------------------------------
@@ -56,7 +57,9 @@ def test_the_minimum_is_uniform_from_two_to_the_maximum(steps: int, exploration:
 def test_exploration_is_drawn_anew_at_every_step() -> None:
     generator = torch.Generator().manual_seed(0)
     config = HaltConfig(max_steps=4, exploration=0.5)
-    first, second = (halts(torch.full((64,), 2), torch.ones(64), config, generator) for _ in range(2))
+    first, second = (explore(64, config, generator) for _ in range(2))
+    assert first is not None
+    assert second is not None
     assert not torch.equal(first, second)
 
 

@@ -104,13 +104,16 @@ def test_with_fixed_time_rows_halt_together_whatever_they_predict(world: Any, ba
     assert (model.steps_per_turn, eager_to_halt(world).steps_per_turn) == (steps, 1)
 
 
-def test_training_uses_the_generator_it_is_given(world: Any, batch: Batch) -> None:
+def test_training_uses_the_minimum_it_is_given(world: Any, batch: Batch) -> None:
     model = eager_to_halt(world)
     model.config = world.config(halt={"max_steps": 8, "exploration": 0.5})
     carry = replace(after_one_step(model, batch, [False] * 3), steps=torch.tensor([3, 3, 3]))
 
     def drawn(seed: int) -> list[bool]:
-        return model(carry, batch, torch.Generator().manual_seed(seed))[0].halted.tolist()
+        minimum = model.draw_minimum(3, torch.Generator().manual_seed(seed))
+        halted = model(carry, batch, minimum)[0].halted
+        assert torch.equal(halted, minimum <= 4)
+        return halted.tolist()
 
     assert drawn(1) == drawn(1)
     assert len({tuple(drawn(seed)) for seed in range(20)}) > 2

@@ -9,7 +9,7 @@ import torch
 
 from etrm.model.act import Carry
 from etrm.training.loss import Loss
-from etrm.training.metrics import finite, step_metrics
+from etrm.training.metrics import finite, step_metrics, step_sums
 
 
 def metrics(
@@ -33,7 +33,8 @@ def metrics(
     )
     z = torch.zeros(len(lm), 1, 1)
     carry = Carry(z, z, torch.tensor(steps), torch.tensor(halted))
-    return step_metrics(loss, loss.total(0.5), logits, carry, max_steps=4)
+    sums = step_sums(loss, loss.total(0.5), logits, carry, max_steps=4)
+    return step_metrics(sums.tolist(), len(lm))
 
 
 def test_every_metric_of_four_rows_by_hand() -> None:

@@ -244,7 +244,8 @@ def test_a_step_is_forward_backward_clip_and_update(
     metrics = trainer.train_step()
 
     slots.refill(carry.halted.tolist())
-    _, output = model(carry, slots.batch(), halting)
+    minimum = model.draw_minimum(carry.halted.numel(), halting)
+    _, output = model(carry, slots.batch(), minimum)
     (act_loss(output, slots.batch().labels).total(config.q_halt_weight) / config.batch_size).backward()
     norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
     if config.clip_norm is not None:

@@ -41,6 +41,10 @@ class Encoder(nn.Module):
         """The demos of R rows to their context; ``carried`` as :meth:`begin` returns it."""
         return self.read(*self.pair_sets(demos), carried)
 
+    def noise_shape(self, pairs: int) -> tuple[int, ...] | None:
+        """Shape of one row's noise in training, with ``pairs`` pairs at the most; None if not variational."""
+        return None
+
     def pair_sets(self, demos: Demos) -> tuple[Tensor, Tensor]:
         """Vectors (R, K, D) of every row's pairs, and (R, K) bool of those that exist."""
         return as_sets(self.grid_encoder(demos), demos)

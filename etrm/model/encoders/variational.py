@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from etrm.batch import Demos
 from etrm.config import ModelConfig
 from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder, mean_of_set
@@ -33,17 +34,36 @@ class Latent(nn.Module):
         self.logvar_proj = Linear(hidden_size, latent_size, bias=True)
         nn.init.zeros_(self.logvar_proj.weight)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., D) to the latent (..., Z) and its divergence (...) from the unit normal, summed over Z."""
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(..., D) to the latent (..., Z) and its divergence (...) from the unit normal, summed over Z.
+
+        ``noise`` (..., Z) is drawn here where it is None.
+        """
         mu, logvar = self.mu_proj(x), self.logvar_proj(x).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
         kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(-1)
         if not self.training:
             return mu, kl
-        noise = torch.randn(mu.shape).to(mu.device, mu.dtype)
-        return mu + (0.5 * logvar).exp() * noise, kl
+        noise = torch.randn(mu.shape) if noise is None else noise
+        return mu + (0.5 * logvar).exp() * noise.to(mu.device, mu.dtype), kl
 
 
-class LPNVariationalEncoder(Encoder):
+class VariationalEncoder(Encoder):
+    """Base of the encoders with a latent."""
+
+    def forward(self, demos: Demos, carried: EncoderState | None = None) -> Encoded:
+        """The demos of R rows to their context, with their noise in training."""
+        return self.sample(*self.pair_sets(demos), demos.noise)
+
+    def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
+        """Sets (R, K, D) with their mask (R, K) to a context."""
+        return self.sample(pairs, mask, None)
+
+    def sample(self, pairs: Tensor, mask: Tensor, noise: Tensor | None) -> Encoded:
+        """The same with the noise of every row, of :meth:`noise_shape` or longer in K; drawn if None."""
+        raise NotImplementedError
+
+
+class LPNVariationalEncoder(VariationalEncoder):
     """A latent of every pair; their mean, spread over the P tokens by one linear map."""
 
     def __init__(self, config: ModelConfig, side: int) -> None:
@@ -54,14 +74,18 @@ class LPNVariationalEncoder(Encoder):
         self.latent = Latent(width, size)
         self.output_proj = Linear(size, config.context_tokens * width)
 
-    def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
+    def noise_shape(self, pairs: int) -> tuple[int, ...]:
+        """A latent of every pair, (K, Z)."""
+        return pairs, self.output_proj.in_features
+
+    def sample(self, pairs: Tensor, mask: Tensor, noise: Tensor | None) -> Encoded:
         """Sets (R, K, D) with their mask (R, K) to a context; the divergence is the mean of the pairs'."""
-        z, kl = self.latent(pairs)
+        z, kl = self.latent(pairs, None if noise is None else noise[:, : pairs.shape[1]])
         context = self.output_proj(mean_of_set(z, mask)).view(len(pairs), -1, pairs.shape[-1])
         return Encoded(context, kl=mean_of_set(kl, mask))
 
 
-class HybridVariationalEncoder(Encoder):
+class HybridVariationalEncoder(VariationalEncoder):
     """One latent of the whole set, read from the mean token of the hybrid encoder's context."""
 
     def __init__(self, config: ModelConfig, side: int) -> None:
@@ -73,7 +97,11 @@ class HybridVariationalEncoder(Encoder):
         self.latent = Latent(width, size)
         self.output_proj = Linear(size, config.context_tokens * width)
 
-    def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
+    def noise_shape(self, pairs: int) -> tuple[int, ...]:
+        """One latent of the set, (Z,)."""
+        return (self.output_proj.in_features,)
+
+    def sample(self, pairs: Tensor, mask: Tensor, noise: Tensor | None) -> Encoded:
         """Sets (R, K, D) with their mask (R, K) to a context."""
-        z, kl = self.latent(rms_norm(self.set_encoder(pairs, mask).mean(1)))
+        z, kl = self.latent(rms_norm(self.set_encoder(pairs, mask).mean(1)), noise)
         return Encoded(self.output_proj(z).view(len(pairs), -1, pairs.shape[-1]), kl=kl)

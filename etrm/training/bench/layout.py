@@ -17,7 +17,7 @@ import torch
 from etrm.batch import Batch
 from etrm.config import Config, with_overrides
 from etrm.data import Episodes, TaskSet, collate
-from etrm.model.act import halts
+from etrm.model.act import explore, halts
 from etrm.model.lengths import by_length
 from etrm.model.recursive import encode_every_step
 from etrm.training import recipe
@@ -194,7 +194,7 @@ def count_draws(config: Config, tasks: TaskSet, cycles: int = 100, timed: int = 
     for _ in range(total):
         slots.refill(halted.tolist())
         steps = steps.masked_fill(halted, 0) + 1
-        halted = halts(steps, torch.full((rows,), -5.0), halt, generator)
+        halted = halts(steps, torch.full((rows,), -5.0), halt, explore(rows, halt, generator))
     seconds = []
     for index in range(timed):
         began = time.perf_counter()

@@ -1,0 +1,183 @@
+"""One step on several processes: what each saw, put together to what one process would have seen.
+
+Rows of the processes stand behind each other in the order of their ranks. The n-th calls of a module are
+taken for one call: where a module is called more often on one process than on another, the others had no
+rows in those calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from diagnostics.records import Absent, CallRecord, OutputStats
+
+NO_STATS = Absent("no output with a row per sample, or fewer than two rows")
+
+
+@dataclass(frozen=True, eq=False)
+class OutputSums:
+    """Statistics of a module's first call on one process, of which those of all can be made.
+
+    Attributes:
+        rows, elements: As in `OutputStats`.
+        variance: Over the rows, averaged over the elements that were looked at.
+        mean_square, mean: Over rows and elements.
+        row_mean: (elements looked at,) mean over the rows; None without other processes.
+    """
+
+    rows: int
+    elements: int
+    variance: float
+    mean_square: float
+    mean: float
+    row_mean: Tensor | None = None
+
+    def stats(self) -> OutputStats | Absent:
+        """What is recorded."""
+        if self.rows < 2:
+            return NO_STATS
+        share = self.variance / self.mean_square if self.mean_square else Absent("the output is all zero")
+        return OutputStats(self.rows, self.elements, self.mean, self.mean_square**0.5, share)
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleFacts:
+    """What one process, or all of them, saw of a module in one step.
+
+    Attributes:
+        calls: Its forward calls, in order.
+        unmatched: Why gradient came to outputs whose rows are not known, one reason per call.
+        output: Of its first call.
+    """
+
+    calls: tuple[CallRecord, ...]
+    unmatched: list[str]
+    output: OutputSums | Absent
+
+
+@dataclass(frozen=True, eq=False)
+class StepFacts:
+    """What one process, or all of them, saw in one step.
+
+    Attributes:
+        samples: Samples in the loss.
+        modules: Of each watched module.
+        order: Watched modules in the order of their first call.
+        arrived: Positions of the parameters that a gradient came to.
+    """
+
+    samples: int
+    modules: Mapping[str, ModuleFacts]
+    order: tuple[str, ...]
+    arrived: frozenset[int]
+
+
+def everywhere(facts: StepFacts, group: dist.ProcessGroup | None) -> StepFacts:
+    """The facts of all processes of a group, on each of them; of this one alone without a group."""
+    if group is None:
+        return facts
+    return merge(_exchange(facts, group))
+
+
+def gather_rows(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The rows (leading dimension) of all processes, in the order of their ranks, detached, on the CPU."""
+    return torch.cat(_exchange(tensor.detach().cpu(), group))
+
+
+def _exchange(value: Any, group: dist.ProcessGroup) -> list[Any]:
+    found: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, value, group=group)
+    return found
+
+
+def merge(facts: Sequence[StepFacts]) -> StepFacts:
+    """The facts of several processes as those of one that computed all their samples."""
+    return StepFacts(
+        samples=sum(part.samples for part in facts),
+        modules={name: _merge_module(facts, name) for name in facts[0].modules},
+        order=_merge_orders([part.order for part in facts]),
+        arrived=frozenset().union(*(part.arrived for part in facts)),
+    )
+
+
+def _merge_orders(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """That of the process that called most modules; the others may have left some out."""
+    fullest_first = sorted(orders, key=len, reverse=True)
+    return tuple(dict.fromkeys(name for order in fullest_first for name in order))
+
+
+def _merge_module(facts: Sequence[StepFacts], name: str) -> ModuleFacts:
+    shifted, before = [], 0
+    for part in facts:
+        shifted.append([_shift(call, before) for call in part.modules[name].calls])
+        before += part.samples
+    found = [part.modules[name] for part in facts]
+    return ModuleFacts(
+        calls=tuple(
+            _merge_calls([call for call in calls if call is not None]) for calls in zip_longest(*shifted)
+        ),
+        unmatched=[reason for part in found for reason in part.unmatched],
+        output=_merge_outputs([part.output for part in found]),
+    )
+
+
+def _shift(call: CallRecord, samples: int) -> CallRecord:
+    """The call with its samples numbered behind those of the processes before."""
+    return call if isinstance(call.samples, Absent) else replace(call, samples=call.samples + samples)
+
+
+def _merge_calls(calls: Sequence[CallRecord]) -> CallRecord:
+    gradients = [_row_gradients(call) for call in calls]
+    arrived = any(isinstance(call.row_gradients, Tensor) for call in calls)
+    return CallRecord(
+        grad_enabled=any(call.grad_enabled for call in calls),
+        requires_grad=any(call.requires_grad for call in calls),
+        reached=any(call.reached for call in calls),
+        gradient=any(call.gradient for call in calls),
+        rows=_joined([call.rows for call in calls], sum),
+        samples=_joined([call.samples for call in calls], torch.cat),
+        row_gradients=_joined(gradients, torch.cat) if arrived else calls[0].row_gradients,
+        recomputed=all(call.recomputed for call in calls),
+        unknown=next((call.unknown for call in calls if call.unknown), ""),
+    )
+
+
+def _row_gradients(call: CallRecord) -> Tensor | Absent:
+    """A size per row: zeros where no gradient arrived, which it did on another process."""
+    if isinstance(call.row_gradients, Absent) and not isinstance(call.rows, Absent):
+        return torch.zeros(call.rows)
+    return call.row_gradients
+
+
+def _joined(parts: Sequence[Any], join: Any) -> Any:
+    """All of them joined, or why one of them is absent."""
+    absent = [part for part in parts if isinstance(part, Absent)]
+    return absent[0] if absent else join(parts)
+
+
+def _merge_outputs(outputs: Sequence[OutputSums | Absent]) -> OutputSums | Absent:
+    known = [output for output in outputs if not isinstance(output, Absent)]
+    if not known:
+        return outputs[0]
+    if len({output.elements for output in known}) > 1:
+        return Absent("its output has another size on other processes")
+    rows = sum(output.rows for output in known)
+    shares = [output.rows / rows for output in known]
+    means = torch.stack([output.row_mean.double() for output in known if output.row_mean is not None])
+    weights = torch.tensor(shares, dtype=torch.float64)
+    between = ((means - weights @ means).square().mean(1) * weights).sum()
+    return OutputSums(
+        rows=rows,
+        elements=known[0].elements,
+        variance=sum(s * o.variance for s, o in zip(shares, known, strict=True)) + float(between),
+        mean_square=sum(s * o.mean_square for s, o in zip(shares, known, strict=True)),
+        mean=sum(s * o.mean for s, o in zip(shares, known, strict=True)),
+        row_mean=weights @ means,
+    )

@@ -1,0 +1,84 @@
+"""The rows of one step in the parts that are computed one after the other (gradient accumulation)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from etrm.batch import Batch, to_device
+from etrm.errors import ConfigError
+from etrm.model.act import Carry
+from etrm.model.recursive import RecursiveModel
+from etrm.training.distributed import World
+from etrm.training.slots import Slots
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of one step, on the device.
+
+    Attributes:
+        rows: their places among this process's.
+        carry, batch: their state and their samples.
+        minimum: (b,) least steps before they may halt, or None.
+    """
+
+    rows: slice
+    carry: Carry
+    batch: Batch
+    minimum: Tensor | None
+
+
+def split(rows: range, parts: int) -> list[slice]:
+    """A process's rows as equal parts.
+
+    Raises:
+        ConfigError: they cannot be split evenly.
+    """
+    if len(rows) % parts:
+        raise ConfigError(
+            f"the {len(rows)} rows of a process cannot be taken in train.accumulate {parts} parts",
+            allowed="train.batch_size a multiple of processes times train.accumulate",
+        )
+    each = len(rows) // parts
+    return [slice(part * each, (part + 1) * each) for part in range(parts)]
+
+
+def parts_of_step(
+    model: RecursiveModel,
+    slots: Slots,
+    carry: Carry,
+    slices: Sequence[slice],
+    world: World,
+    halting: torch.Generator,
+) -> list[Part]:
+    """The parts of the next step of some slots.
+
+    Random numbers are drawn for the global batch and each part takes those of its rows. All parts
+    on all processes are padded alike: the whole batch would be no shorter, and the states and their
+    statistics are then those of one process.
+    """
+    tokens, pairs = world.most(slots.longest, slots.most_demos)
+    minimum = model.draw_minimum(len(slots.indices), halting)
+    noise = model.draw_noise(len(slots.indices), pairs)
+    device = carry.steps.device
+    found = []
+    for rows in slices:
+        mine = slots.mine[rows]
+        batch = slots.batch(rows, tokens)
+        if noise is not None:
+            batch = replace(batch, demos=replace(batch.demos, noise=noise[mine.start : mine.stop]))
+        found.append(
+            Part(
+                rows=rows,
+                carry=carry if len(slices) == 1 else carry.rows(rows),
+                batch=to_device(batch, device),
+                minimum=None
+                if minimum is None
+                else minimum[mine.start : mine.stop].to(device, non_blocking=True),
+            )
+        )
+    return found

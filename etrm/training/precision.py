@@ -1,0 +1,48 @@
+"""Lower precision, where a device gains by it."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager
+
+import torch
+
+from etrm.config import TrainConfig
+from etrm.errors import ConfigError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def autocast(train: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    """Around the forward pass: matrix products in ``train.precision``.
+
+    Weights, residual states, norms, halting logits and the loss keep their own precision.
+    """
+    # Without its cache: the core's first cycles run without gradient, and before torch 2.8 a weight that
+    # was cast there had none in the last cycle either.
+    return torch.autocast(
+        device.type,
+        dtype=_DTYPES[train.precision],
+        enabled=train.precision != "float32",
+        cache_enabled=False,
+    )
+
+
+def check_precision(train: TrainConfig, device: torch.device) -> None:
+    """Refuse what the device cannot compute, and warn where it is no faster.
+
+    Raises:
+        ConfigError: the device has no bfloat16.
+    """
+    if train.precision == "float32":
+        return
+    if device.type == "mps" or (device.type == "cuda" and not torch.cuda.is_bf16_supported(False)):
+        raise ConfigError(
+            f"train.precision bfloat16 is not for this device ({device.type})",
+            allowed="a GPU that computes in bfloat16 (Ampere or newer), or a CPU",
+            next_step="train.precision=float32",
+        )
+    if device.type == "cpu":
+        warnings.warn(
+            "train.precision bfloat16 seldom pays on a CPU: most compute it by way of float32", stacklevel=2
+        )

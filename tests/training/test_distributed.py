@@ -1,0 +1,361 @@
+"""One process and two real ones train the same runs; what they leave is compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from etrm.errors import ConfigError
+from etrm.training import checkpoint as checkpoints
+from etrm.training.distributed import Processes
+from etrm.training.run_folder import read_config, read_metrics
+from etrm.training.trainer import Trainer, train
+
+ROOT = Path(__file__).parents[2]
+HELD = "model.halt.exploration=0.5"
+SLOW = "train.lr=1e-4"  # the first steps of these optimisers have the size of the rate, whatever the gradient
+SCENARIOS: dict[str, tuple[tuple[str, ...], int]] = {
+    "etrm": ((HELD,), 6),
+    "adam_atan2 and no clipping": (("train.optimizer=adam_atan2", "train.clip_norm=none"), 3),
+    "parts": ((HELD, "train.accumulate=2"), 6),
+    "trm": (("model.variant=trm", "data.augmentations=2", HELD), 5),
+    "cached, frozen decoder": (("model.variant=etrm_cached", "train.freeze_decoder_steps=3", HELD), 6),
+    "cached, variational": (("model.variant=etrm_cached", "model.encoder.kind=lpn_variational", HELD), 5),
+    "fixed time, frozen encoder": (("model.variant=etrm_fct", "train.freeze_encoder_steps=2"), 4),
+    "lpn_variational in parts": (
+        ("model.encoder.kind=lpn_variational", "train.kl_weight=0.1", "train.accumulate=2"),
+        4,
+    ),
+    "hybrid_variational": (("model.encoder.kind=hybrid_variational", "train.kl_weight=0.1"), 4),
+    "recurrent": (("model.encoder.kind=recurrent", HELD), 5),
+    "trm_style": (("model.encoder.kind=trm_style", HELD), 5),
+}
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def start(command: list[str], size: int) -> list[subprocess.Popen[str]]:
+    """The command in ``size`` processes that know of each other."""
+    port = str(free_port())
+    return [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            text=True,
+            stderr=subprocess.PIPE,
+            env=os.environ
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+            | {
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(ROOT),
+            },
+        )
+        for rank in range(size)
+    ]
+
+
+Outcome = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    tmp_path_factory: pytest.TempPathFactory, settings_of_smoke: Callable[..., tuple[str, ...]]
+) -> dict[str, tuple[Outcome, Outcome, Outcome]]:
+    """Of each scenario: one process, then the two of the run in two."""
+    folder = tmp_path_factory.mktemp("world")
+    scenarios = {
+        name: (settings_of_smoke(SLOW, *settings), steps) for name, (settings, steps) in SCENARIOS.items()
+    }
+    (folder / "scenarios.json").write_text(json.dumps(scenarios))
+    script = Path(__file__).with_name("world_script.py")
+    command = [sys.executable, str(script), str(folder / "scenarios.json"), str(folder)]
+    for process in [*start(command, 1), *start(command, 2)]:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    found = [torch.load(folder / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")]
+    return {name: tuple(part[name] for part in found) for name in SCENARIOS}
+
+
+def assert_close(first: Any, second: Any, where: str) -> None:
+    """The same to the rounding of float32, whatever they are nested in."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_close(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list):
+        assert len(first) == len(second), where
+        for place, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_close(a, b, f"{where}[{place}]")
+    elif isinstance(first, torch.Tensor):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5, msg=lambda m: f"{where}: {m}")
+    elif isinstance(first, float):
+        assert second == pytest.approx(first, rel=1e-3, abs=1e-6), where
+    else:
+        assert first == second, where
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_processes_give_the_numbers_of_one(
+    outcomes: dict[str, tuple[Outcome, Outcome, Outcome]], name: str
+) -> None:
+    one, *two = outcomes[name]
+    if "parts" in name:  # the output of a first call is that of a process's first part
+        for metrics in (line for found in (one, *two) for line in found["metrics"]):
+            for key in [key for key in metrics if ".output_" in key]:
+                metrics.pop(key)
+    for found in two:
+        for what in ("metrics", "gradients", "weights", "average", "indices", "findings"):
+            assert_close(one[what], found[what], what)
+    # Gradients of one kind in the sum of all: a factor would be seen by no optimiser that divides by a norm.
+    assert any(gradient.abs().max() > 1e-4 for gradient in one["gradients"][0].values())
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_replicas_are_bit_for_bit_the_same(
+    outcomes: dict[str, tuple[Outcome, Outcome, Outcome]], name: str
+) -> None:
+    _, first, second = outcomes[name]
+    for key, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][key]), key
+    assert first["metrics"] == second["metrics"]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_sample_is_drawn_once_by_the_process_that_has_its_row(
+    outcomes: dict[str, tuple[Outcome, Outcome, Outcome]], name: str
+) -> None:
+    one, first, second = (found["drawn"] for found in outcomes[name])
+    assert len(set(one)) == len(one)
+    assert sorted([*first, *second]) == sorted(one)
+    assert not set(first) & set(second)
+
+
+OF_CALLS = ("calls", "calls_grad_enabled", "calls_with_gradient", "output_mean", "output_rms", "output_share")
+"""What a module's calls are asked for: parts of a batch are calls of their own."""
+
+
+def test_parts_of_a_batch_give_the_numbers_of_the_whole(
+    outcomes: dict[str, tuple[Outcome, Outcome, Outcome]],
+) -> None:
+    whole, parts = outcomes["etrm"][0], outcomes["parts"][0]
+    for metrics in (*whole["metrics"], *parts["metrics"]):
+        for name in OF_CALLS:
+            for module in ("encoder", "core"):
+                metrics.pop(f"{module}.{name}", None)
+    for what in ("metrics", "gradients", "weights", "average", "drawn"):
+        assert_close(whole[what], parts[what], what)
+
+
+def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size 5 cannot be split over 2 processes"):
+        Processes(0, 2).share(5)
+    assert [Processes(rank, 3).share(6) for rank in range(3)] == [range(2), range(2, 4), range(4, 6)]
+
+
+# -- one run on changing numbers of processes, and processes that end --------------------------------
+
+
+def train_in(folder: Path, settings: tuple[str, ...], size: int, last: int) -> None:
+    """Train, or go on, until the processes die right after a step (0: never)."""
+    script = str(Path(__file__).with_name("dying_script.py"))
+    for process in start([sys.executable, script, str(folder), json.dumps(settings), str(last)], size):
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["standard", "trm_style", "lpn_variational"])
+def test_a_run_goes_on_on_another_number_of_processes(
+    tmp_path: Path, settings_of_smoke: Callable[..., tuple[str, ...]], kind: str
+) -> None:
+    settings = settings_of_smoke(
+        HELD, SLOW, "train.steps=14", "train.checkpoint_every=3", f"model.encoder.kind={kind}"
+    )
+    train_in(tmp_path / "whole", settings, 2, 0)
+    for size, last in ((2, 4), (1, 8), (2, 0)):
+        train_in(tmp_path / "moved", settings, size, last)
+    whole, moved = (checkpoints.saved(tmp_path / name / "checkpoints")[-1] for name in ("whole", "moved"))
+    assert_close(read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "moved"), "metrics")
+    first, second = checkpoints.read(whole), checkpoints.read(moved)
+    assert first.step == second.step == 14
+    assert first.state["slots"] == second.state["slots"]
+    assert_close(first.model, second.model, "model")
+    assert first.tensors.keys() == second.tensors.keys()
+    for name, value in first.tensors.items():  # states have size 1, and rounding grows in their cycles
+        torch.testing.assert_close(value, second.tensors[name], rtol=1e-2, atol=2e-3, msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_in_two_processes_that_died_and_was_resumed_leaves_the_same_bytes(
+    tmp_path: Path,
+    settings_of_smoke: Callable[..., tuple[str, ...]],
+    run_bytes: Callable[[Path], dict[str, bytes]],
+) -> None:
+    settings = settings_of_smoke(HELD, "train.steps=12", "train.checkpoint_every=3")
+    train_in(tmp_path / "whole", settings, 2, 0)
+    for last in (1, 5, 6, 0):
+        train_in(tmp_path / "resumed", settings, 2, last)
+    assert run_bytes(tmp_path / "whole") == run_bytes(tmp_path / "resumed")
+
+
+def torchrun(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """The command line on two processes, as docs/scale.md has it."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+    return subprocess.Popen(
+        [*launcher, str(free_port()), "-m", "cli", "train", "--out", str(folder), *more],
+        cwd=ROOT,
+        text=True,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+
+
+def new_run(settings: tuple[str, ...]) -> list[str]:
+    return ["--preset", "smoke", *(word for setting in settings for word in ("--set", setting))]
+
+
+def wait_for_steps(process: subprocess.Popen[str], folder: Path, steps: int) -> None:
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= steps):
+        if process.poll() is not None:
+            raise AssertionError(f"ended before step {steps}: {process.communicate()[1]}")
+        time.sleep(0.01)
+
+
+def children(process: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+ENDLESS = ("train.steps=100000", "train.checkpoint_every=20")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_the_others_with_a_message_and_the_run_goes_on_in_one(
+    tmp_path: Path, settings_of_smoke: Callable[..., tuple[str, ...]], rank: int
+) -> None:
+    folder = tmp_path / "run"
+    process = torchrun(folder, *new_run(settings_of_smoke(*ENDLESS)))
+    wait_for_steps(process, folder, 25)
+    os.kill(sorted(children(process.pid))[rank], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert errors.count("another process of this run has ended") == 1
+    assert "--resume" in errors
+
+    def stop(trainer: Trainer, metrics: dict[str, Any]) -> None:
+        if metrics["step"] >= 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert train(read_config(folder), folder, resume=True, on_step=stop) is False
+    steps = [line["step"] for line in read_metrics(folder)]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_stops_all_after_the_same_step_and_keeps_a_checkpoint(
+    tmp_path: Path, settings_of_smoke: Callable[..., tuple[str, ...]], number: signal.Signals
+) -> None:
+    folder = tmp_path / "run"
+    process = torchrun(folder, *new_run(settings_of_smoke(*ENDLESS)))
+    wait_for_steps(process, folder, 3)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert errors.count("stopped early; go on with") == 1
+    newest = checkpoints.read(checkpoints.saved(folder / "checkpoints")[-1])
+    assert newest.step == len(read_metrics(folder)) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.batch_size=5", "train.batch_size 5 cannot be split over 2 processes"),
+        ("data.subset=evaluation", "3 of 3 tasks"),
+        ("train.stepz=5", "unknown setting 'train.stepz'"),
+    ],
+)
+def test_an_error_that_all_processes_meet_is_told_once(
+    tmp_path: Path, settings_of_smoke: Callable[..., tuple[str, ...]], setting: str, message: str
+) -> None:
+    command = [sys.executable, "-m", "cli", "train", "--out", str(tmp_path / "run")]
+    ended = start([*command, *new_run(settings_of_smoke(setting))], 2)
+    told = [process.communicate()[1] for process in ended]
+    assert [process.returncode for process in ended] == [2, 2]
+    assert "".join(told).count(message) == 1
+    assert "Traceback" not in "".join(told)
+
+
+# -- SLURM --------------------------------------------------------------------------------------------
+
+FAKES = {
+    "srun": 'shift; echo $$ > "$FAKE/step"; exec "$@"',
+    "scancel": 'echo "$@" > "$FAKE/cancelled"; kill -TERM "$(cat "$FAKE/step")"',
+    "scontrol": 'if [ "$1" = show ]; then echo localhost; else echo "$@" > "$FAKE/requeued"; fi',
+}
+
+
+@pytest.mark.slow
+def test_the_slurm_script_stops_in_time_asks_to_be_queued_again_and_goes_on(
+    tmp_path: Path, settings_of_smoke: Callable[..., tuple[str, ...]]
+) -> None:
+    """The script as it is, with the commands of SLURM replaced by the least that they do."""
+    script = ROOT / "docs" / "slurm" / "train.sbatch"
+    for name, body in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    folder = tmp_path / "run"
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {"SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1"}
+    variables |= {"PATH": path, "FAKE": str(tmp_path), "RUN": str(folder), "PROCESSES_PER_NODE": "2"}
+    variables |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def submit() -> subprocess.Popen[str]:
+        words = new_run(
+            settings_of_smoke("train.steps=400", "train.checkpoint_every=200", "monitor.every=50")
+        )
+        return subprocess.Popen(
+            ["bash", str(script), *words],
+            cwd=ROOT,
+            text=True,
+            stderr=subprocess.PIPE,
+            env=os.environ | variables,
+        )
+
+    first = submit()
+    wait_for_steps(first, folder, 3)
+    first.send_signal(signal.SIGUSR1)
+    _, errors = first.communicate(timeout=300)
+    assert first.returncode == 0, errors
+    assert (tmp_path / "cancelled").read_text().split() == [
+        "--signal=TERM",
+        f"{variables['SLURM_JOB_ID']}.0",
+    ]
+    assert (tmp_path / "requeued").read_text().split() == ["requeue", variables["SLURM_JOB_ID"]]
+    done = len(read_metrics(folder))
+    assert 3 <= done < 400
+    (tmp_path / "requeued").unlink()
+    second = submit()
+    _, errors = second.communicate(timeout=300)
+    assert second.returncode == 0, errors
+    assert [line["step"] for line in read_metrics(folder)] == list(range(1, 401))
+    assert not (tmp_path / "requeued").exists()
