@@ -51,7 +51,7 @@ def close(first: Any, second: Any, where: str = "") -> None:
         for place, (a, b) in enumerate(zip(first, second, strict=True)):
             close(a, b, f"{where}[{place}]")
     elif isinstance(first, float):
-        assert second == pytest.approx(first, rel=1e-3, abs=1e-30), where
+        assert second == pytest.approx(first, rel=1e-3, abs=1e-6), where
     else:
         assert first == second, where
 
