@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,11 @@ def test_the_command_measures_what_is_asked_as_often_as_asked(
 def test_the_names_of_parts_are_unique() -> None:
     names = [part.name for part in PARTS]
     assert len(set(names)) == len(names) > 5
+
+
+def test_the_document_in_the_repository_is_what_was_kept() -> None:
+    record = json.loads((document.DOCS / "benchmarks.json").read_text("utf-8"))
+    rendered = document.render(record, [part.name for part in PARTS])
+    assert (document.DOCS / "benchmarks.md").read_text("utf-8") == rendered
+    for figure in re.findall(r"\((figures/.*?)\)", rendered):
+        assert (document.DOCS / figure).exists()
