@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: investigate test test-slow lint format bench figures gates rules clean
+.PHONY: investigate test test-slow test-extras lint format bench figures gates rules clean
 
 investigate: $(READY)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
@@ -13,6 +13,11 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# The callbacks against the real frameworks, which `make test` skips where they are not installed.
+test-extras: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lightning,transformers]'
+	$(BIN)/pytest tests/diagnostics/test_lightning.py tests/diagnostics/test_hugging_face.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

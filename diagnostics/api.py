@@ -17,6 +17,15 @@ from diagnostics.finiteness import FirstNonFinite, Origin, first_nonfinite
 from diagnostics.frozen import Fingerprint, compare, fingerprint
 from diagnostics.monitor import Monitor
 from diagnostics.output_assertions import assert_output_diversity, assert_sample_independence
+from diagnostics.probes import (
+    ContextUse,
+    Cost,
+    EvaluatorOracle,
+    Probe,
+    Provenance,
+    SampleIndependence,
+    probe_finding,
+)
 from diagnostics.records import (
     Absent,
     CallRecord,
@@ -47,8 +56,11 @@ __all__ = [
     "Audit",
     "CallRecord",
     "CheckFailed",
+    "ContextUse",
+    "Cost",
     "DriftProbe",
     "DriftRecord",
+    "EvaluatorOracle",
     "Evidence",
     "Finding",
     "Fingerprint",
@@ -60,10 +72,13 @@ __all__ = [
     "Origin",
     "OutputStats",
     "ParameterRecord",
+    "Probe",
+    "Provenance",
     "Reach",
     "Representation",
     "RowsFunction",
     "Rule",
+    "SampleIndependence",
     "Severity",
     "StepLog",
     "StepRecord",
@@ -84,6 +99,7 @@ __all__ = [
     "first_nonfinite",
     "iter_steps",
     "module_table",
+    "probe_finding",
     "read_baseline",
     "read_steps",
     "representation",

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.capture import RowsFunction, tensors_in
-from diagnostics.findings import Finding, Severity, to_json, to_markdown
+from diagnostics.choice import choose
+from diagnostics.findings import Finding, Severity, ordered, to_json, to_markdown
 from diagnostics.monitor import Monitor
+from diagnostics.probes import Probe
 from diagnostics.records import StepRecord, StepScalars
 from diagnostics.reporters import to_html, to_sarif
 from diagnostics.tables import module_table, to_table
@@ -87,6 +89,7 @@ def audit(
     rows: Mapping[str, RowsFunction] | None = None,
     expect_frozen: Sequence[str] = (),
     expect_partial: Sequence[str] = (),
+    probes: Sequence[Probe] = (),
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     baseline: Collection[str] = (),
@@ -104,6 +107,7 @@ def audit(
         steps: With fewer than 20 some rules do not run; they are named in a note.
         samples: Samples in the loss of a batch; by default the leading size of the batch's tensors.
         watch: As `rows`, `expect_frozen` and `expect_partial`, see `Monitor`.
+        probes: Further questions, each asked once, on the last batch, after the steps: `diagnostics.probes`.
         select: As `ignore` and `baseline`, see `Monitor.findings`.
 
     Raises:
@@ -136,7 +140,14 @@ def audit(
                 losses.append(returned)
         if not monitor.history:
             raise ValueError("there is no batch in batches")
-        findings = monitor.findings(select, ignore, baseline)
+        monitor.detach()  # what the probes run is no step
+        found = [*monitor.findings(), *(finding for probe in probes for finding in probe.run(model, batch))]
+        names = {
+            *monitor.last.modules,
+            *(finding.module for finding in found),
+            *(probe.rule for probe in probes),
+        }
+        findings = ordered(choose(found, sorted(names), select, ignore, baseline))
     return Audit(tuple(findings), monitor.last, tuple(monitor.history), tuple(losses))
 
 

@@ -59,7 +59,8 @@ def _result(finding: Finding, index: dict[str, int], artifact: str) -> dict[str,
         }
     return {
         "ruleId": finding.rule,
-        "ruleIndex": index[finding.rule],
+        # a probe of the user's own has no description here
+        **({"ruleIndex": index[finding.rule]} if finding.rule in index else {}),
         "level": _LEVELS[finding.severity],
         "message": {
             "text": f"{finding.message}. Likely cause: {finding.cause}. What to do: {finding.remedy}"

@@ -11,6 +11,13 @@ import pytest
 import diagnostics
 
 PUBLIC = {
+    "ContextUse",
+    "Cost",
+    "EvaluatorOracle",
+    "Probe",
+    "Provenance",
+    "SampleIndependence",
+    "probe_finding",
     "RULES",
     "Absent",
     "Audit",
