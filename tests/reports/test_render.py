@@ -120,7 +120,7 @@ def test_other_files_stay_and_no_temporary_file_is_left(example: Result, tmp_pat
 
 def test_a_folder_that_is_a_file_is_an_error_with_a_next_step(example: Result, tmp_path: Path) -> None:
     (tmp_path / "figures").write_text("in the way")
-    with pytest.raises(RunFolderError, match=r"report cannot be written.*\n.*\n  next:"):
+    with pytest.raises(RunFolderError, match=r"h2-coverage.png cannot be written\n.*\n  next:"):
         render(example, tmp_path)
 
 

@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,17 @@ def test_every_random_stream_goes_on_where_it_was(smoke: Smoke) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, draws(), strict=True))
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Signals as a terminal gives them: in a shell's background, or under nohup, some are ignored."""
+    numbers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in numbers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_after_the_step_in_hand(
     tmp_path: Path, smoke: Smoke, run_bytes: RunBytes, number: signal.Signals
@@ -116,6 +127,7 @@ def test_a_signal_ends_the_run_after_the_step_in_hand(
     assert run_bytes(tmp_path / "run")["metrics.jsonl"] == run_bytes(tmp_path / "whole")["metrics.jsonl"]
 
 
+@pytest.mark.usefixtures("heeded")
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, smoke: Smoke) -> None:
     def interrupt_twice(trainer: Trainer, metrics: dict[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
