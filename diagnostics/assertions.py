@@ -24,13 +24,14 @@ from statistics import median
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics import checks
 from diagnostics.capture import RowsFunction
 from diagnostics.failure import CheckFailed, failure
 from diagnostics.findings import Finding
 from diagnostics.frozen import compare, fingerprint
 from diagnostics.monitor import Monitor
+from diagnostics.options import settle
 from diagnostics.records import Absent, StepRecord
+from diagnostics.rules import OPTIONS, find_rule
 from diagnostics.selection import check_patterns, named_by
 from diagnostics.survey import ParameterFate, ParameterSurvey, fate_table
 from diagnostics.tables import module_table
@@ -120,7 +121,7 @@ def _coverage_failure(
             said, value, rule, cause = "coverage is not known", float("nan"), "COV003", coverage.reason
         else:
             said = f"{coverage:.3g} of the {record.samples} samples send gradient through it"
-            value, rule = coverage, "COV001" if coverage < 0.5 else "COV002"
+            value, rule = coverage, "COV001" if coverage < OPTIONS["COV001"]["below"].default else "COV002"
             cause = _ZERO_AT_INIT if name in zero_at_init else _still(causes.get(name, ""), seeds)
         findings.append(failure(rule, name, f"{name}: {said}, needed {at_least:.3g}", value, at_least, cause))
     return CheckFailed(findings, module_table(record))
@@ -128,14 +129,10 @@ def _coverage_failure(
 
 def _causes(record: StepRecord) -> dict[str, str]:
     """The likely cause by module; that of a coverage of 0 is the more precise one, and comes last."""
-    looks = (
-        checks.low_coverage,
-        checks.partial_coverage,
-        checks.not_called,
-        checks.zero_gradient,
-        checks.no_gradient,
-    )
-    return {seen.module: seen.cause for look in looks for seen in look(record)}
+    options = settle(OPTIONS)
+    order = ("COV001", "COV002", "CALL002", "GRAD002", "GRAD001")
+    looks = {rule: look for rule in order if (look := find_rule(rule).check)}
+    return {seen.module: seen.cause for rule, look in looks.items() for seen in look(record, options[rule])}
 
 
 def _still(cause: str, seeds: int) -> str:

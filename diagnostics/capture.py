@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics.flow import Flow
 from diagnostics.group import NO_STATS, ModuleFacts, OutputSums
 from diagnostics.readout import Readout
 from diagnostics.records import Absent, CallRecord
@@ -57,6 +58,7 @@ class Call:
             if gradient is None or capture.closed or gradient.numel() == 0:
                 return
             self.reached = True
+            capture.announce_backward()
             with torch.no_grad():
                 sizes = gradient.detach().abs()
                 if not matched:
@@ -81,18 +83,36 @@ class Call:
 class Capture:
     """All forward calls of one step on one process.
 
-    `samples` is B, the number of its samples in the loss; `shared` where other processes have more.
+    Args:
+        samples: B, the number of its samples in the loss.
+        before_backward: Called once, when the first gradient comes to a watched module.
+        shared: Whether other processes have more samples.
     """
 
-    def __init__(self, samples: int, rows: Mapping[str, RowsFunction], shared: bool = False) -> None:
+    def __init__(
+        self,
+        samples: int,
+        rows: Mapping[str, RowsFunction],
+        flow: Flow,
+        before_backward: Callable[[], None],
+        shared: bool = False,
+    ) -> None:
         self.samples = samples
         self._shared = shared
         self.closed = False
         self.calls: dict[str, list[Call]] = {}
         self.declared: list[Tensor] = []  # innermost `Monitor.rows` last
         self._rows = rows
+        self._flow = flow
+        self._before_backward: Callable[[], None] | None = before_backward
         self._stats: dict[str, tuple[int, int, Tensor]] = {}
         self._stats_keys: dict[str, int] = {}
+
+    def announce_backward(self) -> None:
+        """A gradient has come to a watched module; its parameters have none of this pass yet."""
+        tell, self._before_backward = self._before_backward, None
+        if tell is not None:
+            tell()
 
     def on_forward(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -119,6 +139,7 @@ class Capture:
             if tensor.requires_grad:
                 call.watch(tensor, matched, rows, self)
         self.calls.setdefault(name, []).append(call)
+        self._flow.note(name, tensors_in((args, kwargs)), tensors_in(output))
 
     def _match(self, call: Call, tensor: Tensor, lead: tuple[int, ...], is_input: bool, layout: str) -> bool:
         """Whether the leading dimensions of an output are the samples that are known for this call."""
@@ -167,6 +188,7 @@ class Capture:
     def close(self, readout: Readout) -> None:
         """Stop listening, and hand over what has to travel to the CPU."""
         self.closed = True
+        self._flow.close()
         empty = torch.zeros(0)
         for calls in self.calls.values():
             for call in calls:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from diagnostics.findings import Finding, ordered
@@ -26,6 +27,8 @@ def choose(
 ) -> list[Finding]:
     """The findings that `select` names, all if it is empty, without those of `ignore` and the baseline.
 
+    What a finding explains goes with it, unless `select` names the consequence alone.
+
     Args:
         modules: The names that patterns may mean, so that a misspelt one is an error.
         baseline: Fingerprints.
@@ -36,13 +39,24 @@ def choose(
     known = [*modules]
     _check("select", select, known)
     _check("ignore", ignore, known)
-    return [
-        finding
-        for finding in findings
-        if (not select or any(_matches(pattern, finding) for pattern in select))
-        and not any(_matches(pattern, finding) for pattern in ignore)
-        and finding.fingerprint not in baseline
-    ]
+    chosen: list[Finding] = []
+    for finding in findings:
+        if finding.fingerprint in baseline or _named(ignore, finding):
+            continue  # and with it what it explains
+        kept = [
+            follows
+            for follows in finding.consequences
+            if follows.fingerprint not in baseline and not _named(ignore, follows)
+        ]
+        if not select or _named(select, finding):
+            chosen.append(replace(finding, consequences=tuple(kept)))
+        else:
+            chosen += [follows for follows in kept if _named(select, follows)]
+    return chosen
+
+
+def _named(patterns: Iterable[str], finding: Finding) -> bool:
+    return any(_matches(pattern, finding) for pattern in patterns)
 
 
 def write_baseline(path: str | Path, findings: Iterable[Finding]) -> None:

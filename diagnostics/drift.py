@@ -52,7 +52,9 @@ class DriftEvent:
 
     `size` is the largest departure and `threshold` what it had to exceed, both in the unit of the series
     (reference spreads for a DriftProbe). A drift runs from the last probe at its old level to the first
-    within a twentieth of its furthest; a spike covers the probes that stand out.
+    within a twentieth of its furthest; a spike covers the probes that stand out. A drift is `under_way` where
+    nothing shows that the output was steady before it: it begins with the series, or the pace before its first
+    step is at least a third of that after it.
     """
 
     kind: Literal["drift", "spike"]
@@ -60,6 +62,7 @@ class DriftEvent:
     last_step: int
     size: float
     threshold: float
+    under_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -374,5 +377,13 @@ def _drifts(steps: Sequence[int], x: Tensor, min_size: float, noise: float) -> l
         while start > 0 and departure[start] > slack:
             start -= 1
         end = first + int((departure[first : last + 1] >= peak - slack).nonzero()[0])
-        events.append(DriftEvent("drift", steps[start], steps[end], peak, limit))
+        under_way = _under_way(x, start, max(end, start + 1))
+        events.append(DriftEvent("drift", steps[start], steps[end], peak, limit, under_way))
     return events
+
+
+def _under_way(x: Tensor, start: int, end: int) -> bool:
+    if start == 0:
+        return True
+    before, after = (abs(float(x[b] - x[a])) / (b - a) for a, b in ((0, start), (start, end)))
+    return before >= after / 3

@@ -48,6 +48,7 @@ class Finding:
         module: The watched module, or "" for the whole model.
         message: One sentence.
         cause: The likely cause; `remedy`: what to do.
+        consequences: Findings that this one explains; they have none themselves.
     """
 
     rule: str
@@ -57,6 +58,7 @@ class Finding:
     evidence: Evidence
     cause: str
     remedy: str
+    consequences: tuple[Finding, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -86,12 +88,24 @@ def _section(finding: Finding) -> str:
         f"- Evidence: {evidence.metric} = {evidence.value:.4g}{bound},"
         f" steps {evidence.first_step} to {evidence.last_step}\n"
         f"- Likely cause: {finding.cause}\n"
-        f"- What to do: {finding.remedy}\n"
+        f"- What to do: {finding.remedy}\n" + _explained(finding)
     )
+
+
+def _explained(finding: Finding) -> str:
+    if not finding.consequences:
+        return ""
+    return "- Explains:\n" + "".join(f"  - {consequence_line(follows)}\n" for follows in finding.consequences)
+
+
+def consequence_line(finding: Finding) -> str:
+    """A consequence in one line, for under its cause."""
+    return f"{finding.rule} {finding.message} (from step {finding.evidence.first_step})"
 
 
 def _as_dict(finding: Finding) -> dict[str, Any]:
     record = asdict(finding)
+    record["consequences"] = [_as_dict(follows) for follows in finding.consequences]
     record["severity"] = finding.severity.label
     record["fingerprint"] = finding.fingerprint
     evidence = record["evidence"]

@@ -23,6 +23,7 @@ def module_record(
     samples: int,
     facts: ModuleFacts,
     parameters: Mapping[str, ParameterRecord],
+    evaluating: tuple[str, ...],
 ) -> ModuleRecord:
     """The record of one module.
 
@@ -30,6 +31,7 @@ def module_record(
         samples: Samples in the loss, B.
         facts: What was seen of it.
         parameters: The module's parameters, those of its submodules included.
+        evaluating: Layers in it that are in evaluation mode; see `ModuleRecord`.
     """
     calls, unmatched = facts.calls, facts.unmatched
     state = _gradient_state(calls)
@@ -58,6 +60,7 @@ def module_record(
         params_none=sum(record.reach.kind == "none" for record in trainable),
         params_zero=sum(record.reach.kind == "zero" for record in trainable),
         output=facts.output if isinstance(facts.output, Absent) else facts.output.stats(),
+        evaluating=evaluating,
     )
 
 

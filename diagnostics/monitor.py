@@ -17,7 +17,7 @@ that was compiled before the monitor was made runs without them, and what it doe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -31,12 +31,16 @@ from diagnostics.capture import Capture, RowsFunction, sample_index
 from diagnostics.choice import choose
 from diagnostics.drift import DriftProbe, DriftRecord
 from diagnostics.findings import Finding, ordered
+from diagnostics.flow import Flow
+from diagnostics.folding import fold
 from diagnostics.group import StepFacts, everywhere
 from diagnostics.modules import module_record
+from diagnostics.options import Values, settle
 from diagnostics.parameters import ParameterWatch, Tracked
 from diagnostics.readout import Readout
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
-from diagnostics.selection import check_patterns, covers, innermost, named_by, select_modules
+from diagnostics.rules import OPTIONS
+from diagnostics.selection import check_patterns, covers, innermost, moded, named_by, select_modules
 from diagnostics.silence import not_run
 from diagnostics.slow import drifts
 from diagnostics.spikes import spikes
@@ -67,9 +71,11 @@ class Monitor:
         group: Processes that train one model on a share of the batch each. Every record, finding and number
             is then about the samples of all of them, and the same on each. Losses must be scaled so that
             gradients add up to those of the whole batch, and `gradients_reduced` called in every step.
+        options: Numbers of rules, as {"COV001": {"below": 0.3}}; docs/rules has those of each rule.
 
     Raises:
-        ValueError: A name or pattern matches nothing, or `every` or `history` is below 1.
+        ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
+            option or does not allow the value.
         KeyError: A module of `drift` is not watched.
     """
 
@@ -85,6 +91,7 @@ class Monitor:
         expect_partial: Sequence[str] = (),
         drift: Mapping[str, DriftProbe] | None = None,
         group: dist.ProcessGroup | None = None,
+        options: Mapping[str, Values] | None = None,
     ) -> None:
         if every < 1 or history < 1:
             raise ValueError(f"every and history must be at least 1, found every={every}, history={history}")
@@ -94,18 +101,21 @@ class Monitor:
         check_patterns("expect_partial", expect_partial, self._modules)
         self._partial = frozenset(name for name in self._modules if named_by(expect_partial, name))
         self._probes = {name: probe for name, probe in (drift or {}).items() if _get(self._modules, name)}
+        self._options = settle(OPTIONS, options)
         self._every = every
         self._group = group
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
         self._optimizers = len(optimizers)
+        self._moded = {name: moded(module) for name, module in self._modules.items()}
         tracked = _track(model, self._modules, expect_frozen)
         self._members = _members(tracked, self._modules)
         self._parameters = ParameterWatch(tracked, optimizers)
         self._handles: list[RemovableHandle] = []
         self._capture: Capture | None = None
+        self._flow = Flow()
         self._steps = 0
         self._last: StepRecord | None = None
-        self._tally = Tally()
+        self._tally = Tally(self._options)
         self.history: deque[StepScalars] = deque(maxlen=history)
         self.attach()
 
@@ -168,7 +178,13 @@ class Monitor:
         if number % self._every:
             yield
             return
-        self._capture = Capture(samples, self._rows, shared=self._group is not None)
+        self._capture = Capture(
+            samples,
+            self._rows,
+            self._flow,
+            self._parameters.before_backward,
+            shared=self._group is not None,
+        )
         self._parameters.begin()
         try:
             yield
@@ -227,6 +243,7 @@ class Monitor:
                 facts.samples,
                 facts.modules[name],
                 {member: parameters[member] for member in members if member in parameters},
+                self._evaluating(name),
             )
             for name, members in self._members.items()
         }
@@ -238,11 +255,17 @@ class Monitor:
             facts.order,
             self._parameters.optimizer_steps,
             self._partial,
+            self._every,
         )
         self._last = record
         scalars = {name: module.scalars() for name, module in modules.items()}
         self.history.append(StepScalars(number, facts.samples, scalars, facts.order))
         self._tally.observe(record)
+
+    def _evaluating(self, module: str) -> tuple[str, ...]:
+        if self._modules[module].training:  # a single layer set to evaluation is meant
+            return ()
+        return tuple(name for name, layer in self._moded[module].items() if not layer.training)
 
     @property
     def last(self) -> StepRecord:
@@ -292,12 +315,19 @@ class Monitor:
             ValueError: The shape changed, or there was a probe of this module since the latest step.
         """
         _get(self._modules, module)
-        return self._probes.setdefault(module, DriftProbe()).add(self._steps, output, movement)
+        if module not in self._probes:
+            options = self._options["DRIFT001"]
+            self._probes[module] = DriftProbe(
+                int(options["reference"]), min_size=options["min_size"], noise=options["noise"]
+            )
+        return self._probes[module].add(self._steps, output, movement)
 
     def findings(
         self, select: Sequence[str] = (), ignore: Sequence[str] = (), baseline: Collection[str] = ()
     ) -> list[Finding]:
-        """What persisted so far, worst first; rules that could not run are named in a note.
+        """What persisted so far, worst first, consequences folded under their causes.
+
+        Rules that could not run are named in a note.
 
         Args:
             select: Rules (`COV*`), modules (`pooler.*`) or both (`REACH*:pooler`); empty for all.
@@ -307,13 +337,26 @@ class Monitor:
         Raises:
             ValueError: A pattern names no rule and no module.
         """
-        found = [*self._tally.findings(), *spikes(self.history), *drifts(self._probes), *self._not_run()]
+        watched = [
+            *self._tally.findings(),
+            *spikes(self.history, self._options["SPIKE001"]),
+            *drifts(self._probes),
+        ]
+        found = [*self._folded(watched), *self._not_run()]
         names = {*self._modules, *(module for finding in found if (module := finding.module))}
         return ordered(choose(found, sorted(names), select, ignore, baseline))
 
+    def _folded(self, findings: list[Finding]) -> list[Finding]:
+        if self._last is None:
+            return findings
+        modules = self._last.modules
+        trained = [name for name, module in modules.items() if module.params_trainable]
+        outermost = [name for name in trained if innermost(name, modules) == ""]
+        return fold(findings, outermost, self._last.order, self._flow)
+
     def _not_run(self) -> list[Finding]:
         steps = [record.step for record in self.history]
-        return not_run(steps, self._optimizers > 0, self._probes)
+        return not_run(steps, self._optimizers > 0, self._probes, self._options, self._every)
 
 
 def _get(records: Mapping[str, _T], name: str) -> _T:
@@ -334,12 +377,22 @@ def _track(model: nn.Module, modules: Mapping[str, nn.Module], expect_frozen: Se
     names = [name for name, _ in model.named_parameters()]
     check_patterns("expect_frozen", expect_frozen, names)
     watched = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+    holders: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters():
+            holders.setdefault(id(parameter), []).append(name)
     tracked = []
     for name, parameter in model.named_parameters():
         frozen = any(covers(pattern, name) for pattern in expect_frozen)
         if frozen or id(parameter) in watched:
-            tracked.append(Tracked(name, parameter, innermost(name, modules), frozen))
+            shared = _apart(name, holders.get(id(parameter), ()))
+            tracked.append(Tracked(name, parameter, innermost(name, modules), frozen, shared))
     return tracked
+
+
+def _apart(parameter: str, holders: Iterable[str]) -> tuple[str, ...]:
+    """The holders of a parameter that do not hold it under its first name."""
+    return tuple(name for name in holders if not parameter.startswith(f"{name}."))
 
 
 def _members(tracked: Sequence[Tracked], modules: Mapping[str, nn.Module]) -> dict[str, list[str]]:

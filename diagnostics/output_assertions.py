@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.capture import tensors_in
-from diagnostics.checks import COLLAPSED_SHARE
 from diagnostics.failure import CheckFailed, failure
 from diagnostics.representations import cross_sample_share
+from diagnostics.rules import OPTIONS
 from diagnostics.selection import check_patterns, named_by, select_modules
 from diagnostics.tables import cell, text_table
 from diagnostics.trials import nudge, untouched
@@ -82,7 +82,7 @@ def assert_output_diversity(
     inputs: Any,
     *,
     forward: Forward | None = None,
-    at_least: float = COLLAPSED_SHARE,
+    at_least: float = OPTIONS["COLLAPSE001"]["below"].default,
     watch: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     allow_zero_at_init: bool = True,

@@ -32,6 +32,7 @@ class Tracked:
     parameter: nn.Parameter
     owner: str
     expect_frozen: bool
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class ParameterWatch:
         self._groups: dict[int, _Group] = {}
         self._steps = [0] * len(self._optimizers)
         self._entry_norms: list[Tensor] = []
+        self._leftover: tuple[list[int], list[Tensor]] | None = None
 
     def attach(self) -> None:
         """Register the hooks."""
@@ -109,6 +111,16 @@ class ParameterWatch:
                 torch.autograd.Variable._execution_engine.queue_callback(self._measure_gradients)
 
         return mark
+
+    def before_backward(self) -> None:
+        """Measure what earlier steps left in `.grad`, which the backward pass is about to add to."""
+        if not self._active:
+            return
+        held = [(index, parameter.grad) for index, parameter in enumerate(self._parameters)]
+        present = [(index, _values(gradient)) for index, gradient in held if gradient is not None]
+        with torch.no_grad():
+            norms = list(torch._foreach_norm([gradient for _, gradient in present], 2)) if present else []
+        self._leftover = ([index for index, _ in present], norms)
 
     def _measure_gradients(self) -> None:
         self._callback_queued = False
@@ -201,6 +213,7 @@ class ParameterWatch:
             (indices, readout.add_scalars(norms), readout.add_scalars(counts))
             for indices, norms, counts in self._measured
         ]
+        left = None if self._leftover is None else (self._leftover[0], readout.add_scalars(self._leftover[1]))
         at_optimizer = [(indices, readout.add_scalars(norms)) for indices, norms in self._at_optimizer]
 
         def build(arrived: frozenset[int]) -> dict[str, ParameterRecord]:
@@ -211,6 +224,7 @@ class ParameterWatch:
             seen: dict[int, float] = {}
             for indices, key in at_optimizer:
                 seen.update(zip(indices, readout.numbers(key), strict=True))
+            leftover = None if left is None else dict(zip(left[0], readout.numbers(left[1]), strict=True))
             updates = readout.numbers(update_key)
             changed = self._changed(updates)
             records = {}
@@ -227,6 +241,8 @@ class ParameterWatch:
                     weight_norm=weight_norm,
                     update_norm=updates[index],
                     changed=changed[index],
+                    leftover=_leftover(leftover, index),
+                    shared=item.shared,
                 )
             return records
 
@@ -281,6 +297,14 @@ class ParameterWatch:
 
 def _values(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def _leftover(norms: dict[int, float] | None, index: int) -> Literal["none", "zero", "nonzero"] | Absent:
+    if norms is None:
+        return Absent("no gradient came to a watched module")
+    if index not in norms:
+        return "none"
+    return "nonzero" if norms[index] else "zero"
 
 
 def _plain(value: Any, name: str) -> Number:

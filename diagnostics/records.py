@@ -141,6 +141,8 @@ class ParameterRecord:
         weight_norm: L2 norm when the step began.
         update_norm: L2 norm of the change from the step's entry to its exit.
         changed: Whether any bit of its value changed.
+        leftover: What `.grad` held when the first backward pass of the step began; Absent where none did.
+        shared: Other watched modules that hold the same parameter, none of them inside another.
     """
 
     owner: str
@@ -152,6 +154,8 @@ class ParameterRecord:
     weight_norm: float
     update_norm: float
     changed: bool
+    leftover: Literal["none", "zero", "nonzero"] | Absent
+    shared: tuple[str, ...] = ()
 
     @property
     def moved(self) -> Number:
@@ -191,6 +195,8 @@ class ModuleRecord:
         params_total: Parameters in it, params_trainable those with requires_grad, params_none the
             trainable ones without gradient in this step, params_zero those whose gradient is all zero.
         output: Statistics of its output.
+        evaluating: Layers in it that act otherwise in training (dropout, batch statistics) and are in evaluation
+            mode, where the module itself is.
     """
 
     coverage: Number
@@ -207,6 +213,7 @@ class ModuleRecord:
     params_none: int
     params_zero: int
     output: OutputStats | Absent
+    evaluating: tuple[str, ...] = ()
 
     @property
     def calls_total(self) -> int:
@@ -257,6 +264,7 @@ class StepRecord:
         order: Watched modules in the order of their first call.
         optimizers: For each optimiser given, how often it stepped.
         partial: Watched modules of which some calls are declared to run with gradients disabled.
+        gap: Steps since the one recorded before it, 1 where each is recorded.
     """
 
     step: int
@@ -266,6 +274,7 @@ class StepRecord:
     order: tuple[str, ...]
     optimizers: tuple[int, ...]
     partial: frozenset[str] = frozenset()
+    gap: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from diagnostics.findings import Finding, Severity, ordered
+from diagnostics.findings import Finding, Severity, consequence_line, ordered
 from diagnostics.rules import RULES, Rule, explain
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
@@ -46,18 +46,13 @@ def _descriptor(rule: Rule) -> dict[str, Any]:
 
 def _result(finding: Finding, index: dict[str, int], artifact: str) -> dict[str, Any]:
     evidence = finding.evidence
-    location: dict[str, Any] = {
-        "logicalLocations": [
-            {"name": finding.module.rpartition(".")[2] or "model", "kind": "module"}
-            | ({"fullyQualifiedName": finding.module} if finding.module else {})
-        ]
-    }
+    location: dict[str, Any] = {"logicalLocations": [_logical(finding)]}
     if artifact:
         location["physicalLocation"] = {
             "artifactLocation": {"uri": artifact},
             "region": {"startLine": 1},
         }
-    return {
+    result = {
         "ruleId": finding.rule,
         # a probe of the user's own has no description here
         **({"ruleIndex": index[finding.rule]} if finding.rule in index else {}),
@@ -75,6 +70,21 @@ def _result(finding: Finding, index: dict[str, int], artifact: str) -> dict[str,
             "lastStep": evidence.last_step,
         },
     }
+    if finding.consequences:
+        result["relatedLocations"] = [
+            {
+                "id": number,
+                "logicalLocations": [_logical(follows)],
+                "message": {"text": f"Explained by this: {consequence_line(follows)}"},
+            }
+            for number, follows in enumerate(finding.consequences)
+        ]
+    return result
+
+
+def _logical(finding: Finding) -> dict[str, Any]:
+    named = {"fullyQualifiedName": finding.module} if finding.module else {}
+    return {"name": finding.module.rpartition(".")[2] or "model", "kind": "module"} | named
 
 
 _STYLE = """
@@ -114,8 +124,14 @@ def _article(finding: Finding) -> str:
     )
     terms = (("Evidence", measured), ("Likely cause", finding.cause), ("What to do", finding.remedy))
     listed = "\n".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in terms)
+    items = "\n".join(f"<li>{escape(consequence_line(follows))}</li>" for follows in finding.consequences)
+    explained = (
+        f"<details><summary>Explains {len(finding.consequences)} more</summary>\n<ul>\n{items}\n</ul></details>\n"
+        if items
+        else ""
+    )
     return (
         f'<article class="{finding.severity.label}">\n'
         f"<h2>{finding.severity.label}: {finding.rule} {escape(finding.module or 'model')}</h2>\n"
-        f"<p>{escape(finding.message)}</p>\n<dl>\n{listed}\n</dl>\n</article>"
+        f"<p>{escape(finding.message)}</p>\n<dl>\n{listed}\n</dl>\n{explained}</article>"
     )

@@ -1,26 +1,32 @@
-"""The rules: what each is called, how bad it is, when it speaks and what to do; `checks` has what it looks at."""
+"""The rules: what each is called, how bad it is, when it speaks and what to do; `checks` have what it looks at.
+
+Why an option has its default is told on the rule's page in docs/rules.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
-from diagnostics import checks
+from diagnostics import checks, parameter_checks
 from diagnostics.checks import Observation
 from diagnostics.findings import Severity
+from diagnostics.options import Option, Values
 from diagnostics.records import StepRecord
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule with its stable id, its threshold and what to do about it.
+    """A rule with its stable id, its options and what to do about it.
 
     Attributes:
-        min_steps: Recorded steps since the first one before it becomes a finding.
-        share: Share of these steps on which it must hold; 1 means on every one.
-        check: What it looks at in the record of one step; None where it looks at something else.
+        options: What `Monitor(options={id: {name: value}})` can set.
+        bound: The option that its metric is compared with, "" where there is none.
+        check: What it looks at in the record of one step, given the values of its options; None where it
+            looks at something else.
         needs_optimizer: It cannot run unless the monitor was given the optimisers.
+        needs_every_step: It cannot run where the monitor leaves steps out.
         source: Who speaks: each recorded step, the history of them, a fixed probe batch, the monitor
             about itself, or an assertion in a test.
     """
@@ -29,85 +35,128 @@ class Rule:
     severity: Severity
     title: str
     metric: str
-    threshold: float | None
-    min_steps: int
     remedy: str
-    check: Callable[[StepRecord], Iterable[Observation]] | None
+    check: Callable[[StepRecord, Values], Iterable[Observation]] | None
+    options: Mapping[str, Option] = field(default_factory=dict)
+    bound: str = ""
     needs_optimizer: bool = False
-    share: float = 1.0
+    needs_every_step: bool = False
     source: Literal["step", "history", "probe", "monitor", "assertion"] = "step"
+
+    @property
+    def threshold(self) -> float | None:
+        """What its metric is compared with, by default."""
+        return self.options[self.bound].default if self.bound else None
+
+    @property
+    def min_steps(self) -> int:
+        """Recorded steps that it needs before it speaks, by default."""
+        option = self.options.get("min_steps")
+        return int(option.default) if option else 0
+
+
+def _lasting(steps: int, share: float = 1.0) -> dict[str, Option]:
+    return {
+        "min_steps": Option(
+            steps, 1, 1e6, "recorded steps since it began before it is a finding", whole=True
+        ),
+        "share": Option(share, 0.01, 1.0, "share of these steps on which it holds"),
+    }
 
 
 CRITICAL, WARNING, NOTE = Severity.CRITICAL, Severity.WARNING, Severity.NOTE
 
 RULES: tuple[Rule, ...] = (
-    Rule("COV001", CRITICAL, "Few samples train the module", "coverage", checks.COVERAGE_CRITICAL, 5,
+    Rule("COV001", CRITICAL, "Few samples train the module", "coverage",
          "Let the samples in the loss pass through it with gradient in the step that supervises them.",
          checks.low_coverage,
          # A cache in lockstep with its carry trains on every sample now and then, and on none between.
-         share=0.6),
-    Rule("COV002", WARNING, "Some samples never train the module", "coverage", 1.0, 10,
-         "If these samples should train it, look for masks and detach() behind it.", checks.partial_coverage),
-    Rule("COV003", NOTE, "Coverage is not known", "steps", None, 5,
+         {"below": Option(0.5, 0.0, 1.0, "coverage of a step under which it counts"), **_lasting(5, 0.6)}, "below"),
+    Rule("COV002", WARNING, "Some samples never train the module", "coverage",
+         "If these samples should train it, look for masks and detach() behind it.", checks.partial_coverage,
+         {"below": Option(1.0, 0.0, 1.0, "coverage of a step under which it counts"), **_lasting(10)}, "below"),
+    Rule("COV003", NOTE, "Coverage is not known", "steps",
          "Say to which samples its rows belong: Monitor(rows={...}) or `with monitor.rows(index)`.",
-         checks.unknown_coverage),
-    Rule("WASTE001", WARNING, "Rows computed for nothing", "waste", checks.WASTE, 5,
-         "Compute only the rows that are used, or use the rows that are computed.", checks.wasted_rows),
-    Rule("GRAD001", CRITICAL, "No gradient reaches the module", "coverage", 0.0, 5,
+         checks.unknown_coverage, _lasting(5)),
+    Rule("WASTE001", WARNING, "Rows computed for nothing", "waste",
+         "Compute only the rows that are used, or use the rows that are computed.", checks.wasted_rows,
+         {"above": Option(0.5, 0.0, 1.0, "waste of a step from which it counts"), **_lasting(5)}, "above"),
+    Rule("GRAD001", CRITICAL, "No gradient reaches the module", "coverage",
          "Run it with gradients enabled and keep its outputs tensors up to the loss; if it is to stay as it"
-         " is, set requires_grad to False.", checks.no_gradient),
-    Rule("GRAD002", WARNING, "Only zero gradient reaches the module", "coverage", 0.0, 5,
-         "Find the factor behind it that is zero.", checks.zero_gradient),
-    Rule("GRAD003", NOTE, "The module is frozen", "coverage", None, 5,
+         " is, set requires_grad to False.", checks.no_gradient, _lasting(5)),
+    Rule("GRAD002", WARNING, "Only zero gradient reaches the module", "coverage",
+         "Find the factor behind it that is zero.", checks.zero_gradient, _lasting(5)),
+    Rule("GRAD003", NOTE, "The module is frozen", "coverage",
          "If it is meant to be frozen, declare it with expect_frozen, and it is watched for movement.",
-         checks.frozen_undeclared),
-    Rule("CALL001", WARNING, "Only some calls receive gradient", "calls with gradient", None, 5,
+         checks.frozen_undeclared, _lasting(5)),
+    Rule("GRAD004", CRITICAL, "Gradients are not cleared", "parameters",
+         "Call optimizer.zero_grad() once per update.", parameter_checks.not_cleared, _lasting(5),
+         needs_optimizer=True, needs_every_step=True),
+    Rule("CALL001", WARNING, "Only some calls receive gradient", "calls with gradient",
          "If the other calls run without gradient on purpose, declare it with expect_partial: then it is a note.",
-         checks.some_calls),
-    Rule("CALL002", WARNING, "The module is never called", "calls", None, 5,
+         checks.some_calls, _lasting(5)),
+    Rule("CALL002", WARNING, "The module is never called", "calls",
          "Remove it, or call it; if it is called through other methods, watch the modules inside it.",
-         checks.not_called),
-    Rule("REACH001", WARNING, "Trainable parameters without gradient", "parameters", None, 5,
-         "Use them in the loss, or set requires_grad to False.",
-         lambda record: checks.grouped(record, "have no gradient", checks.gradient_none)),
-    Rule("REACH002", WARNING, "Parameters with zero gradient", "parameters", None, 5,
+         checks.not_called, _lasting(5)),
+    Rule("REACH001", WARNING, "Trainable parameters without gradient", "parameters",
+         "Use them in the loss, or set requires_grad to False.", parameter_checks.without_gradient, _lasting(5)),
+    Rule("REACH002", WARNING, "Parameters with zero gradient", "parameters",
          "Check initialisation and activations around them; a zero that ends after the first steps is fine.",
-         lambda record: checks.grouped(record, "receive a gradient that is all zero", checks.gradient_zero)),
-    Rule("REACH003", CRITICAL, "A gradient is not finite, and was applied", "parameters", None, 1,
+         parameter_checks.with_zero_gradient, _lasting(5)),
+    Rule("REACH003", CRITICAL, "A gradient is not finite, and was applied", "parameters",
          "Find the operation with torch.autograd.detect_anomaly(); clip or skip such steps.",
-         lambda record: checks.grouped(record, "have a gradient that is not finite", checks.not_finite)),
-    Rule("MOVE001", CRITICAL, "Gradient without movement", "parameters", None, 5,
+         parameter_checks.with_broken_gradient, _lasting(1)),
+    Rule("MOVE001", CRITICAL, "Gradient without movement", "parameters",
          "Put the parameters in a group of the optimiser with a learning rate above 0.",
-         lambda record: checks.grouped(record, "receive gradient and do not move", checks.did_not_move), True),
-    Rule("MOVE002", WARNING, "Movement without gradient", "parameters", None, 5,
+         parameter_checks.still, _lasting(5), needs_optimizer=True),
+    Rule("MOVE002", WARNING, "Movement without gradient", "parameters",
          "Take them out of the optimiser, or set .grad to None, if they are not to move.",
-         lambda record: checks.grouped(record, "move without a gradient of this step", checks.moved_without_gradient)),
-    # micro-steps of gradient accumulation do not step either: wait for more than any usual number of them
-    Rule("MOVE003", CRITICAL, "The optimiser never steps", "parameters", None, 20,
+         parameter_checks.moved_without_gradient, _lasting(5)),
+    Rule("MOVE003", CRITICAL, "The optimiser never steps", "parameters",
          "Call optimizer.step() inside the monitored step, on the optimiser given to the monitor.",
-         lambda record: checks.grouped(record, "receive gradient and do not move", checks.optimizer_skipped), True),
-    Rule("FROZEN001", CRITICAL, "Frozen parameters move", "parameters", 0.0, 1,
+         # micro-steps of gradient accumulation do not step either: wait for more than any usual number of them
+         parameter_checks.never_stepped, _lasting(20), needs_optimizer=True),
+    Rule("FROZEN001", CRITICAL, "Frozen parameters move", "parameters",
          "Set requires_grad to False, set .grad to None and take them out of every optimiser.",
-         lambda record: checks.grouped(record, "are declared frozen and move", checks.moved_frozen)),
-    Rule("COLLAPSE001", CRITICAL, "The output does not depend on the sample", "share", checks.COLLAPSED_SHARE, 5,
+         parameter_checks.moved_frozen, _lasting(1)),
+    Rule("MODE001", WARNING, "Trained in evaluation mode", "layers",
+         "Call train() on the model before the step.", checks.evaluation_mode, _lasting(5)),
+    Rule("SHARE001", NOTE, "Modules share parameters", "parameters",
+         "If the weights are not tied on purpose, give each module its own.", parameter_checks.shared, _lasting(5)),
+    Rule("COLLAPSE001", CRITICAL, "The output does not depend on the sample", "share",
          "Compare with its random start; check the input, and the scale of the last bias and norm.",
-         checks.collapse),
-    Rule("SPIKE001", WARNING, "Spikes", "output_rms or gradient_max / local median", None, 20,
-         "Look at the batches of these steps and at the operations of this module that can amplify.",
-         None, source="history"),
-    Rule("DRIFT001", WARNING, "The output on a fixed batch drifts", "sliced Wasserstein / reference spread", None, 0,
+         checks.collapse,
+         {"below": Option(1e-3, 0.0, 1.0, "share of the mean square that differs between samples"),
+          "elements": Option(16, 1, 1e9, "elements of a row from which an output is judged", whole=True),
+          "rows": Option(8, 2, 1e9, "rows from which an output is judged", whole=True),
+          **_lasting(5)}, "below"),
+    Rule("SPIKE001", WARNING, "Spikes", "output_rms or gradient_max / local median",
+         "Look at the batches of these steps and at the operations of this module that can amplify.", None,
+         {"output": Option(8.0, 1.0, 1e9, "times the median of its neighbourhood, of an output"),
+          "gradient": Option(20.0, 1.0, 1e9, "the same of a gradient"),
+          "deviations": Option(6.0, 0.0, 1e9, "robust deviations of the neighbourhood that it must exceed too"),
+          "at_most": Option(0.25, 0.0, 1.0, "share of the steps above which it is no spike"),
+          "min_steps": Option(20, 8, 1e6, "recorded steps without which there is no neighbourhood", whole=True)},
+         source="history"),
+    Rule("DRIFT001", WARNING, "The output on a fixed batch drifts", "sliced Wasserstein / reference spread",
          "Compare with what stands behind the module: what was tuned to the old output must follow, so lower"
-         " the learning rate of this module, or normalise its output.", None, source="probe"),
-    Rule("RULE001", NOTE, "Rules did not run", "rules", None, 0,
+         " the learning rate of this module, or normalise its output.", None,
+         {"min_size": Option(1.0, 0.0, 1e9, "reference spreads under which no departure counts"),
+          "noise": Option(12.0, 0.0, 1e9, "robust deviations of the series that it must exceed too"),
+          "reference": Option(5, 1, 1e6, "probes that make the reference", whole=True)},
+         "min_size", source="probe"),
+    Rule("RULE001", NOTE, "Rules did not run", "rules",
          "Give the monitor what the rules need, or read their silence as no statement.",
          None, source="monitor"),
-    Rule("LEAK001", CRITICAL, "Samples of a batch influence each other", "relative change", None, 0,
+    Rule("LEAK001", CRITICAL, "Samples of a batch influence each other", "relative change",
          "Look for batch statistics (BatchNorm in training mode), reductions and softmax over the batch"
          " dimension, and reshapes that mix it with another.", None, source="assertion"),
-    Rule("LOSS001", CRITICAL, "The loss does not fall", "relative fall", None, 0,
+    Rule("LOSS001", CRITICAL, "The loss does not fall", "relative fall",
          "Read the table from the loss backwards: the first module without gradient or movement is the place.",
          None, source="assertion"),
 )  # fmt: skip
+
+OPTIONS: Mapping[str, Mapping[str, Option]] = {rule.id: rule.options for rule in RULES}
 
 _SPEAKS = {
     "history": "it speaks where at least {0} steps were recorded",
@@ -137,10 +186,12 @@ def explain(rule: str) -> str:
     """
     found = find_rule(rule)
     bound = "" if found.threshold is None else f", threshold {found.threshold:g}"
+    options = ", ".join(f"`{name}` ({option.default:g})" for name, option in found.options.items())
     speaks = _SPEAKS.get(found.source, "it speaks after {0} recorded steps in a row").format(found.min_steps)
     return (
         f"**{found.id}** ({found.severity.label}): {found.title}.\n\n"
         f"Measures {found.metric}{bound}; {speaks}.\n\n"
         f"{found.remedy}\n\n"
-        f"More: docs/rules.md#{found.id.lower()}\n"
+        + (f"Options: {options}.\n\n" if options else "")
+        + f"More: docs/rules/{found.id}.md\n"
     )

@@ -64,6 +64,19 @@ def innermost(name: str, modules: Iterable[str]) -> str:
     return max((module for module in modules if name.startswith(f"{module}.")), key=len, default="")
 
 
+def moded(module: nn.Module) -> dict[str, nn.Module]:
+    """The layers in a module, itself included, that act otherwise in training than in evaluation."""
+    return {name: layer for name, layer in module.named_modules() if _has_modes(layer)}
+
+
+def _has_modes(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return layer.p > 0
+    if isinstance(layer, nn.modules.batchnorm._NormBase):
+        return layer.track_running_stats
+    return isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0
+
+
 def _nearest(pattern: str, names: Iterable[str]) -> str:
     known = list(names)
     close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5)

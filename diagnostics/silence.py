@@ -6,21 +6,32 @@ from collections.abc import Mapping, Sequence
 
 from diagnostics.drift import DriftProbe
 from diagnostics.findings import Evidence, Finding
+from diagnostics.options import Values
 from diagnostics.rules import RULES, find_rule
 
 
-def not_run(steps: Sequence[int], optimizers: bool, probes: Mapping[str, DriftProbe]) -> list[Finding]:
+def not_run(
+    steps: Sequence[int],
+    optimizers: bool,
+    probes: Mapping[str, DriftProbe],
+    options: Mapping[str, Values],
+    every: int,
+) -> list[Finding]:
     """One note per reason.
 
     Args:
         steps: The recorded steps that are still known.
         optimizers: Whether the monitor was given any.
+        options: The values of every rule's options.
+        every: One step in so many is recorded.
     """
     watching = [rule for rule in RULES if rule.source in ("step", "history")]
     drift = [rule.id for rule in RULES if rule.source == "probe"]
     blind = [rule.id for rule in watching if rule.needs_optimizer and not optimizers]
-    early = [rule.id for rule in watching if rule.min_steps > len(steps)]
+    early = [rule.id for rule in watching if options[rule.id]["min_steps"] > len(steps)]
     found = [_note("", early, "fewer steps were recorded than the rules need", steps)]
+    sampled = [rule.id for rule in watching if rule.needs_every_step and every > 1]
+    found.append(_note("", sampled, f"one step in {every} is recorded, and they need each", steps))
     found.append(_note("", blind, "the monitor was given no optimiser", steps))
     if not probes:
         found.append(_note("", drift, "no output on a fixed batch was given to Monitor.probe", steps))

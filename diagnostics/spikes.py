@@ -12,26 +12,28 @@ from collections.abc import Sequence
 from statistics import median
 
 from diagnostics.findings import Evidence, Finding
+from diagnostics.options import Values
 from diagnostics.records import Absent, StepScalars
 from diagnostics.rules import find_rule
 
 _RULE = find_rule("SPIKE001")
-# Gradients are heavy-tailed late in a healthy training, outputs are not.
-_RATIOS = {"output_rms": 8.0, "gradient_max": 20.0}
-_DEVIATIONS = 6.0
+_METRICS = {"output_rms": "output", "gradient_max": "gradient"}
 _HALF_WINDOW = 10
 _WARM_UP = 5  # the first steps of a training fall steeply
-_LEAST = _RULE.min_steps  # points without which there is no neighbourhood to speak of
-_MOST = 0.25  # of the steps: more often than this it is no spike
 
 
-def spikes(history: Sequence[StepScalars]) -> list[Finding]:
-    """One finding per metric and module in which spikes arise; two spikes at least, not side by side."""
+def spikes(history: Sequence[StepScalars], options: Values) -> list[Finding]:
+    """One finding per metric and module in which spikes arise; two spikes at least, not side by side.
+
+    Args:
+        options: Those of SPIKE001.
+    """
     findings = []
     explained: set[int] = set()
-    for metric, ratio in _RATIOS.items():
+    for metric, what in _METRICS.items():
+        ratio = options[what]
         origin: dict[str, dict[int, float]] = {}
-        for step, sizes in _by_step(history, metric, ratio).items():
+        for step, sizes in _by_step(history, metric, options).items():
             if step in explained:
                 continue
             explained.add(step)
@@ -43,7 +45,7 @@ def spikes(history: Sequence[StepScalars]) -> list[Finding]:
     return findings
 
 
-def _by_step(history: Sequence[StepScalars], metric: str, ratio: float) -> dict[int, dict[str, float]]:
+def _by_step(history: Sequence[StepScalars], metric: str, options: Values) -> dict[int, dict[str, float]]:
     """Step -> module -> how many times its neighbourhood."""
     found: dict[int, dict[str, float]] = {}
     for name in history[0].modules if history else ():
@@ -54,15 +56,15 @@ def _by_step(history: Sequence[StepScalars], metric: str, ratio: float) -> dict[
             and value > 0
             and math.isfinite(value)
         ]
-        spiking = _outliers(points, ratio)
-        if len(spiking) <= _MOST * len(points):
+        spiking = _outliers(points, options[_METRICS[metric]], options)
+        if len(spiking) <= options["at_most"] * len(points):
             for step, size in spiking.items():
                 found.setdefault(step, {})[name] = size
     return dict(sorted(found.items()))
 
 
-def _outliers(points: Sequence[tuple[int, float]], ratio: float) -> dict[int, float]:
-    if len(points) < _LEAST:
+def _outliers(points: Sequence[tuple[int, float]], ratio: float, options: Values) -> dict[int, float]:
+    if len(points) < options["min_steps"]:
         return {}
     logs = [math.log(value) for _, value in points]
     found = {}
@@ -72,7 +74,7 @@ def _outliers(points: Sequence[tuple[int, float]], ratio: float) -> dict[int, fl
         middle = median(window)
         spread = 1.4826 * median(abs(value - middle) for value in window)
         excess = logs[place] - middle
-        if excess > max(math.log(ratio), _DEVIATIONS * spread):
+        if excess > max(math.log(ratio), options["deviations"] * spread):
             found[points[place][0]] = math.exp(excess)
     return found
 
@@ -83,14 +85,13 @@ def _apart(steps: dict[int, float]) -> bool:
 
 def _finding(name: str, metric: str, ratio: float, found: dict[int, float]) -> Finding:
     steps = sorted(found)
-    what = "output" if metric == "output_rms" else "gradient"
     listed = ", ".join(str(step) for step in steps[:6]) + (", ..." if len(steps) > 6 else "")
     size = median(found.values())
     return Finding(
         rule=_RULE.id,
         severity=_RULE.severity,
         module=name,
-        message=f"{name}: its {what} spikes to {size:.3g} times its neighbourhood"
+        message=f"{name}: its {_METRICS[metric]} spikes to {size:.3g} times its neighbourhood"
         f" on {len(steps)} steps ({listed})",
         evidence=Evidence(f"{metric} / local median", size, ratio, steps[0], steps[-1]),
         cause="it arises here: modules before it (for a gradient: behind it) are quiet on these steps",

@@ -29,21 +29,19 @@ def module_table(record: StepRecord) -> str:
 
 
 def to_table(findings: Iterable[Finding]) -> str:
-    """One line per finding, worst first; the sentence stands last, so that it may be long."""
+    """One line per finding, worst first, what it explains under it; the sentence stands last and may be long."""
     found = ordered(findings)
     if not found:
         return "No findings.\n"
-    rows = [
-        (
-            finding.severity.label,
-            finding.rule,
-            finding.module or "model",
-            f"{finding.evidence.first_step}-{finding.evidence.last_step}",
-            finding.message,
-        )
-        for finding in found
-    ]
+    rows = [row for finding in found for row in _rows(finding)]
     return text_table(("severity", "rule", "module", "steps", "finding"), rows)
+
+
+def _rows(finding: Finding) -> list[tuple[str, ...]]:
+    seen = finding.evidence
+    line = (finding.rule, finding.module or "model", f"{seen.first_step}-{seen.last_step}", finding.message)
+    explained = [("  explains", *_rows(follows)[0][1:]) for follows in finding.consequences]
+    return [(finding.severity.label, *line), *explained]
 
 
 def cell(value: Number | None) -> str:

@@ -1,15 +1,18 @@
 """Turns the observations of rules into findings.
 
-An observation becomes a finding when, `min_steps` recorded steps after the first one, it held on the rule's
-share of them: on all of them for most rules. It then stays, with its range of steps, also after it ends.
+An observation becomes a finding when, `min_steps` recorded steps after the first one, it held on the `share`
+of them that its rule asks for: on all of them for most rules. It then stays, with its range of steps, also
+after it ends.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diagnostics.checks import Observation
 from diagnostics.findings import Evidence, Finding
+from diagnostics.options import Values
 from diagnostics.records import StepRecord
 from diagnostics.rules import RULES, Rule
 
@@ -35,9 +38,10 @@ class _Run:
 class Tally:
     """Counts observations over steps; its memory grows with modules and rules, never with steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Mapping[str, Values]) -> None:
         self._running: dict[tuple[str, str, str], _Run] = {}
         self._latched: dict[tuple[str, str, str], _Run] = {}
+        self._options = options
         self._rules = {rule.id: rule for rule in RULES if rule.check is not None}
 
     def observe(self, record: StepRecord) -> None:
@@ -45,7 +49,8 @@ class Tally:
         running: dict[tuple[str, str, str], _Run] = {}
         for rule in self._rules.values():
             assert rule.check is not None
-            for seen in rule.check(record):
+            options = self._options[rule.id]
+            for seen in rule.check(record, options):
                 key = (rule.id, seen.module, seen.key)
                 run = self._running.get(key)
                 if run is None:
@@ -53,31 +58,30 @@ class Tally:
                         continue
                     run = _Run(record.step, record.step, 0, 0, 0.0, seen)
                 run.add(record.step, seen)
-                if run.held < rule.share * run.steps:
+                if run.held < options["share"] * run.steps:
                     continue
                 running[key] = run
-                if run.steps >= rule.min_steps:
+                if run.steps >= options["min_steps"]:
                     self._latched[key] = run
         self._running = running
 
     def findings(self) -> list[Finding]:
         """What persisted."""
         return [
-            _finding(self._rules[rule], run)
+            _finding(self._rules[rule], self._options[rule], run)
             for (rule, _, _), run in self._latched.items()
-            # a coverage of 0 is GRAD001's or CALL002's, which know why
-            if not (rule == "COV001" and run.total == 0.0)
         ]
 
 
-def _finding(rule: Rule, run: _Run) -> Finding:
+def _finding(rule: Rule, options: Values, run: _Run) -> Finding:
     mean = run.total / run.steps
+    bound = options[rule.bound] if rule.bound else None
     return Finding(
         rule=rule.id,
         severity=rule.severity if run.observation.severity is None else run.observation.severity,
         module=run.observation.module,
         message=run.observation.message.replace("{value}", f"{mean:.3g}"),
-        evidence=Evidence(rule.metric, mean, rule.threshold, run.first, run.last),
+        evidence=Evidence(rule.metric, mean, bound, run.first, run.last),
         cause=run.observation.cause,
         remedy=rule.remedy,
     )

@@ -1,4 +1,4 @@
-"""Every rule has its section, with everything that a section must say; no section is of no rule."""
+"""Every rule has its page, with everything that a page must say; no page is of no rule."""
 
 from __future__ import annotations
 
@@ -13,23 +13,44 @@ from diagnostics import RULES, Rule, explain
 DOCS = Path(diagnostics.__file__).parent.parent / "docs"
 
 
-def sections() -> dict[str, str]:
-    parts = re.split(r"^## (\w+)$", (DOCS / "rules.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+PAGES = DOCS / "rules"
 
 
-def test_the_sections_are_the_rules() -> None:
-    assert list(sections()) == [rule.id for rule in RULES]
+def page(rule: str) -> str:
+    return (PAGES / f"{rule}.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_are_the_rules() -> None:
+    assert {path.stem for path in PAGES.glob("*.md")} == {"README", *(rule.id for rule in RULES)}
+    index = page("README")
+    lines = [f"| [{rule.id}]({rule.id}.md) | {rule.severity.label} | {rule.title} |" for rule in RULES]
+    assert "\n".join(lines) in index
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
-def test_a_section_says_what_why_example_false_alarms_and_remedy(rule: Rule) -> None:
-    section = sections()[rule.id]
-    assert section.lstrip().startswith(f"{rule.title} ({rule.severity.label}).")
-    parts = re.split(r"^\*\*(.+?)\.\*\*", section, flags=re.MULTILINE)
-    assert parts[1::2] == ["What", "Why", "Example", "False alarms", "Remedy"]
-    assert all(len(text.strip()) > 3 for text in parts[2::2])
-    assert f"docs/rules.md#{rule.id.lower()}" in explain(rule.id)
+def test_a_page_says_what_why_example_false_alarms_remedy_and_options(rule: Rule) -> None:
+    text = page(rule.id)
+    assert text.startswith(f"# {rule.id}: {rule.title}\n\nSeverity: {rule.severity.label}.\n")
+    parts = re.split(r"^\*\*(.+?)\.\*\*", text, flags=re.MULTILINE)
+    assert parts[1::2] == ["What", "Why", "Example", "False alarms", "Remedy", "Options"]
+    assert all(len(part.strip()) > 3 for part in parts[2::2])
+    assert f"docs/rules/{rule.id}.md" in explain(rule.id)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_a_page_has_every_option_and_why_it_is_what_it_is(rule: Rule) -> None:
+    text = page(rule.id)
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \|$", text, flags=re.MULTILINE)
+    assert rows == [
+        (
+            name,
+            f"{option.default:g}",
+            f"{option.low:g} to {option.high:g}" + (", whole" if option.whole else ""),
+            option.meaning,
+        )
+        for name, option in rule.options.items()
+    ]
+    assert ("Why these values: " in text) == bool(rule.options)
 
 
 def test_every_assertion_is_in_the_toolkit_page() -> None:

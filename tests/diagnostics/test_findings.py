@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import RULES, Evidence, Finding, Monitor, Severity, explain, to_json, to_markdown
+from diagnostics.options import settle
 from diagnostics.records import StepScalars
+from diagnostics.rules import OPTIONS
 from diagnostics.spikes import spikes
 
+SPIKE = settle(OPTIONS)["SPIKE001"]
 IDS = {
     "COV001",
     "COV002",
@@ -21,6 +24,9 @@ IDS = {
     "GRAD001",
     "GRAD002",
     "GRAD003",
+    "GRAD004",
+    "MODE001",
+    "SHARE001",
     "CALL001",
     "CALL002",
     "REACH001",
@@ -101,7 +107,7 @@ def history(spiking: set[str], metric: str, steps: int = 100) -> list[StepScalar
     ],
 )
 def test_spikes_are_named_where_they_arise(metric: str, spiking: set[str], named: str) -> None:
-    (found,) = spikes(history(spiking, metric))
+    (found,) = spikes(history(spiking, metric), SPIKE)
     assert found.module == named
     assert (found.evidence.first_step, found.evidence.last_step) == (30, 90)
     assert "on 4 steps (30, 47, 71, 90)" in found.message
@@ -109,8 +115,8 @@ def test_spikes_are_named_where_they_arise(metric: str, spiking: set[str], named
 
 @pytest.mark.parametrize("metric", ["output_rms", "gradient_max"])
 def test_a_falling_series_without_spikes_is_quiet(metric: str) -> None:
-    assert spikes(history(set(), metric)) == []
-    assert spikes([]) == []
+    assert spikes(history(set(), metric), SPIKE) == []
+    assert spikes([], SPIKE) == []
 
 
 class Sameness(nn.Module):

@@ -170,7 +170,8 @@ def test_an_optimizer_that_never_steps(model: Pair) -> None:
     for step in range(20):
         assert not findings(monitor, "MOVE003"), step  # may still be gradient accumulation
         run(monitor, model)
-    assert set(findings(monitor, "MOVE003")) == {"first", "second"}
+    (found,) = monitor.findings(select=["MOVE003"])
+    assert (found.module, [follows.module for follows in found.consequences]) == ("", ["first", "second"])
     assert not findings(monitor, "MOVE001")
 
 
@@ -188,7 +189,7 @@ def test_without_optimizer_the_rules_say_that_they_did_not_run(model: Pair) -> N
         run(monitor, model)
     notes = {finding.cause: finding.message for finding in monitor.findings()}
     assert notes == {
-        "the monitor was given no optimiser": "these rules did not run: MOVE001, MOVE003",
+        "the monitor was given no optimiser": "these rules did not run: GRAD004, MOVE001, MOVE003",
         "no output on a fixed batch was given to Monitor.probe": "these rules did not run: DRIFT001",
     }
 
@@ -244,6 +245,8 @@ def test_an_applied_gradient_that_is_not_finite(model: Pair) -> None:
     run(monitor, model, gate=float("inf"))
     assert not findings(monitor, "REACH003")  # a GradScaler skips such steps
     run(monitor, model, optimizer, gate=float("inf"))
-    assert set(findings(monitor, "REACH003")) == {"first", "second"}
+    (found,) = monitor.findings(select=["REACH003"])
+    assert (found.module, [follows.module for follows in found.consequences]) == ("", ["first", "second"])
+    assert "behind the last of them" in found.cause
     assert monitor.reach("second.weight").finite is False
     assert isinstance(monitor.evenness("second"), Absent)

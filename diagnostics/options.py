@@ -1,0 +1,72 @@
+"""Numbers of the rules that a user can set: each with its default, its bounds and what it means."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Option:
+    """One number of a rule.
+
+    Attributes:
+        default: Its value where nobody sets it.
+        low: Smallest value allowed; `high`: largest.
+        meaning: What it bounds, in a few words.
+        whole: Whether it must be a whole number.
+    """
+
+    default: float
+    low: float
+    high: float
+    meaning: str
+    whole: bool = False
+
+
+Values = Mapping[str, float]
+"""Option -> value, of one rule."""
+
+
+def settle(
+    rules: Mapping[str, Mapping[str, Option]], given: Mapping[str, Values] | None = None
+) -> dict[str, dict[str, float]]:
+    """The value of every option of every rule: what is given, else the default.
+
+    Args:
+        rules: Rule -> its options.
+        given: Rule -> option -> value.
+
+    Raises:
+        ValueError: There is no such rule or option, or a value is out of bounds.
+    """
+    values = {rule: {name: option.default for name, option in known.items()} for rule, known in rules.items()}
+    for rule, wanted in (given or {}).items():
+        if rule not in rules:
+            raise ValueError(f"options: there is no rule {rule!r}{_nearest(rule, rules)}")
+        for name, value in wanted.items():
+            if name not in rules[rule]:
+                raise ValueError(f"options: {rule} has no option {name!r}{_nearest(name, rules[rule])}")
+            values[rule][name] = _checked(f"{rule}.{name}", rules[rule][name], value)
+    return values
+
+
+def _checked(name: str, option: Option, value: float) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    whole = number and (not option.whole or float(value).is_integer())
+    if not number or math.isnan(value) or not whole or not option.low <= value <= option.high:
+        kind = "a whole number" if option.whole else "a number"
+        raise ValueError(
+            f"options: {name} must be {kind} from {option.low:g} to {option.high:g}, found {value!r}"
+        )
+    return float(value)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    listed = list(known)
+    close = difflib.get_close_matches(name, listed, n=1, cutoff=0.5)
+    if close:
+        return f"; nearest: {close[0]}"
+    return f"; there are: {', '.join(listed)}" if listed else "; it has none"

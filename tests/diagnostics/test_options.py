@@ -1,0 +1,70 @@
+"""Numbers of rules can be set by name, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from diagnostics import Monitor
+from diagnostics.options import settle
+from diagnostics.rules import OPTIONS
+
+
+def test_what_is_not_given_has_its_default() -> None:
+    values = settle(OPTIONS, {"COV001": {"below": 0.3}})
+    assert values["COV001"] == {"below": 0.3, "min_steps": 5.0, "share": 0.6}
+    assert values["COV002"] == settle(OPTIONS)["COV002"]
+    assert values["RULE001"] == {}
+
+
+@pytest.mark.parametrize("rule", OPTIONS)
+def test_defaults_are_within_their_bounds(rule: str) -> None:
+    settle(OPTIONS, {rule: {name: option.default for name, option in OPTIONS[rule].items()}})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"COV01": {}}, "no rule 'COV01'; nearest: COV001"),
+        ({"COV001": {"belo": 0.3}}, "COV001 has no option 'belo'; nearest: below"),
+        ({"RULE001": {"min_steps": 3}}, "RULE001 has no option 'min_steps'; it has none"),
+        ({"COV001": {"below": 1.5}}, "COV001.below must be a number from 0 to 1, found 1.5"),
+        ({"COV001": {"below": float("nan")}}, "found nan"),
+        ({"COV001": {"below": True}}, "found True"),
+        ({"COV001": {"below": "0.3"}}, "found '0.3'"),
+        ({"COV001": {"min_steps": 2.5}}, "COV001.min_steps must be a whole number from 1"),
+    ],
+)
+def test_anything_else_is_an_error(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        Monitor(nn.Sequential(nn.Linear(2, 2)), options=options)
+
+
+def half_covered(**options: Any) -> Monitor:
+    """A layer of which half the samples have gradient."""
+    model = nn.Sequential(nn.Linear(4, 4))
+    monitor = Monitor(model, options=options)
+    for _ in range(12):
+        with monitor.step(samples=4):
+            model(torch.randn(4, 4))[:2].sum().backward()
+    return monitor
+
+
+def test_a_threshold_decides_and_stands_in_the_evidence() -> None:
+    assert {finding.rule for finding in half_covered().findings(select=["COV*"])} == {"COV002"}
+    (found,) = half_covered(COV001={"below": 0.6}).findings(select=["COV001"])
+    assert found.evidence.threshold == 0.6
+    assert not half_covered(COV002={"below": 0.5}).findings(select=["COV*"])
+
+
+def test_options_of_the_probe_reach_it() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    monitor = Monitor(model, options={"DRIFT001": {"reference": 2}})
+    for step in range(2):
+        with monitor.step(samples=4):
+            model(torch.randn(4, 4)).sum().backward()
+        record = monitor.probe("0", torch.randn(4, 4))
+        assert (record.wasserstein is None) == (step == 0)

@@ -1,0 +1,66 @@
+"""The release test: planted faults are named with module and cause, and healthy runs are quiet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.diagnostics.release.faults import FAULTS, Verdict
+from tests.diagnostics.release.report import FAMILIES, KNOWN, LISTED, Outcome, renew, summary, table
+from tests.diagnostics.release.unlisted import UNLISTED
+
+QUICK = ("healthy", "frozen", "a", "b2", "c1", "c2", "d2")
+EVERY = [(family, seed) for cases in LISTED.values() for family, seed in cases]
+
+
+def said(verdict: Verdict) -> list[str]:
+    return [f"{each.severity.label} {each.rule} {each.module}: {each.cause}" for each in verdict.findings]
+
+
+def check(fault: str, family: str, seed: int) -> None:
+    verdict = KNOWN[fault].run(FAMILIES[family], seed)
+    assert verdict.named, said(verdict)
+    assert not verdict.others, said(verdict)
+
+
+@pytest.mark.parametrize("fault", QUICK)
+def test_the_toy(fault: str) -> None:
+    check(fault, "toy", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "seed"), EVERY)
+@pytest.mark.parametrize("fault", [fault.id for fault in FAULTS])
+def test_all_of_the_table(fault: str, family: str, seed: int) -> None:
+    check(fault, family, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [fault.id for fault in UNLISTED])
+def test_faults_outside_the_table(fault: str) -> None:
+    check(fault, "toy", 0)
+
+
+def test_the_tables_count_what_was_said() -> None:
+    right, wrong = Outcome(True, ()), Outcome(False, ("SPIKE001 core",))
+    outcomes = {
+        (fault.id, family, seed): wrong if (fault.id, family, seed) == ("a0", "toy", 4) else right
+        for fault in FAULTS
+        for family, seed in EVERY
+    }
+    lines = table(FAULTS, LISTED, outcomes).splitlines()
+    (line,) = [line for line in lines if line.startswith("| a0 ")]
+    assert line.endswith("| 3 of 3 | 2 of 3 | 5 of 5 | SPIKE001 core (1) |")
+    (line,) = [line for line in summary(LISTED, outcomes).splitlines() if line.startswith("| toy, held out")]
+    assert line == "| toy, held out (3 seeds) | 32 of 33 | 1 | 0 |"
+
+
+def test_a_part_of_a_page_is_renewed_and_the_rest_stays(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- release test: one -->\nold\n<!-- end of one -->\nafter\n", encoding="utf-8")
+    renew(page, "one", "new\n")
+    text = page.read_text(encoding="utf-8")
+    assert text == "before\n<!-- release test: one -->\n\nnew\n\n<!-- end of one -->\nafter\n"
+    with pytest.raises(ValueError, match="release test: two"):
+        renew(page, "two", "new\n")

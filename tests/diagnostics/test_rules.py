@@ -1,0 +1,302 @@
+"""Every rule speaks on one small training and is silent on another that differs in the fault alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import (
+    RULES,
+    CheckFailed,
+    Monitor,
+    assert_loss_decreases,
+    assert_sample_independence,
+)
+
+BATCH, WIDTH = 8, 16
+Training = Callable[..., set[str]]
+
+
+class Net(nn.Module):
+    """An encoder, a core called twice, a head; `between` changes the encoder's output on its way to the core."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor] = lambda context: context) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Linear(4, WIDTH)
+        self.core = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh())
+        self.head = nn.Linear(WIDTH, 3)
+        self.between = between
+        self.first_cycle_has_gradient = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self.between(self.encoder(x))
+        with torch.set_grad_enabled(self.first_cycle_has_gradient):
+            state = self.core(context)
+        return self.head(self.core(state + context))
+
+
+def adam(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), **{"lr": 1e-3, "weight_decay": 0.1, **options})
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def train(
+    model: nn.Module | None = None,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    update: Callable[..., None] = update,
+    scale: Callable[[int], float] = lambda step: 1.0,
+    steps: int = 12,
+    probe: Callable[[int, Tensor], Tensor] | None = None,
+    inputs: int = BATCH,
+    **monitored: Any,
+) -> set[str]:
+    """The rules that spoke, folded or not."""
+    model = model or Net()
+    optimizer = optimizer or adam(model)
+    monitor = Monitor(model, monitored.pop("optimizers", optimizer), **monitored)
+    generator = torch.Generator().manual_seed(1)
+    fixed = torch.randn(BATCH, 4, generator=generator)
+    for step in range(steps):
+        x = torch.randn(inputs, 4, generator=generator)
+        with monitor.step(samples=BATCH):
+            update(model, optimizer, scale(step) * model(x).square().sum(1).mean(), step)
+        if probe is not None:
+            with torch.no_grad():
+                monitor.probe("encoder", probe(step, model.encoder(fixed)))
+    return {finding.rule for each in monitor.findings() for finding in (each, *each.consequences)}
+
+
+def cut_rows(kept: int) -> Callable[..., set[str]]:
+    """Training in which only the first rows of the context have gradient."""
+    live = (torch.arange(BATCH) < kept)[:, None]
+    return lambda **options: train(Net(lambda c: torch.where(live, c, c.detach())), **options)
+
+
+def changed(change: Callable[[Net], object], **fixed: Any) -> Training:
+    """Training of a net to which something was done."""
+
+    def run(**options: Any) -> set[str]:
+        model = Net()
+        change(model)
+        return train(model, **fixed, **options)
+
+    return run
+
+
+def updated(how: Callable[..., None], **fixed: Any) -> Training:
+    return lambda **options: train(update=how, **fixed, **options)
+
+
+def never_cleared(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    loss.backward()
+    optimizer.step()
+
+
+def every_fourth(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    (loss / 4).backward()
+    if step % 4 == 3:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def never_stepped(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    loss.backward()
+    optimizer.zero_grad()
+
+
+def head_zeroed(model: Net, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    loss.backward()
+    for parameter in model.head.parameters():
+        parameter.grad.zero_()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def head_taken_out(model: Net, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    loss.backward()
+    for parameter in model.head.parameters():
+        parameter.grad = None
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def skipping_broken(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    """As a GradScaler does: what is not finite is not applied."""
+    loss.backward()
+    if torch.isfinite(loss):
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+def rate_zero(**options: Any) -> set[str]:
+    model = Net()
+    rest = [*model.core.parameters(), *model.head.parameters()]
+    groups = [{"params": list(model.encoder.parameters()), "lr": 0.0}, {"params": rest}]
+    return train(model, optimizer=torch.optim.AdamW(groups, lr=1e-3), **options)
+
+
+def with_dropout(model: Net) -> None:
+    model.core.append(nn.Dropout(0.5))
+
+
+def left_in_evaluation(model: Net) -> None:
+    with_dropout(model)
+    model.eval()
+
+
+def dead_units(bias: float) -> Callable[[Net], object]:
+    def change(model: Net) -> None:
+        model.core[1] = nn.ReLU()
+        nn.init.constant_(model.core[0].bias, bias)
+
+    return change
+
+
+def leak(mode: bool) -> Training:
+    def run(**options: Any) -> set[str]:
+        model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).train(mode)
+        return raised(lambda: assert_sample_independence(model, torch.randn(6, 4)))
+
+    return run
+
+
+def falls(rate: float) -> Training:
+    def run(**options: Any) -> set[str]:
+        model = Net()
+        optimizer = adam(model, lr=rate)
+        x = torch.ones(BATCH, 4)
+
+        def step() -> Tensor:
+            loss = model(x).square().mean()
+            update(model, optimizer, loss, 0)
+            return loss
+
+        return raised(lambda: assert_loss_decreases(model, step, steps=20))
+
+    return run
+
+
+def raised(check: Callable[[], object]) -> set[str]:
+    try:
+        check()
+    except CheckFailed as error:
+        return {finding.rule for finding in error.findings}
+    return set()
+
+
+def twice_as_many_rows(**options: Any) -> set[str]:
+    return train(inputs=2 * BATCH, **options)
+
+
+def declared_rows(**options: Any) -> set[str]:
+    index = torch.arange(BATCH).repeat_interleave(2)
+    return train(inputs=2 * BATCH, rows={"*": lambda args, kwargs, output: index}, **options)
+
+
+def ramp(step: int, output: Tensor) -> Tensor:
+    return output + 0.1 * max(step - 15, 0)
+
+
+def complete(**options: Any) -> set[str]:
+    return train(steps=40, probe=lambda step, output: output, **options)
+
+
+def inner(name: str, wrap: Callable[[Tensor], Tensor]) -> Callable[[Net], object]:
+    """The output of a module as `wrap` leaves it."""
+    return lambda model: model.get_submodule(name).register_forward_hook(lambda m, args, output: wrap(output))
+
+
+def in_loss(step: int) -> float:
+    return float("inf") if step == 6 else 1.0
+
+
+def nearly_equal(output: Tensor) -> Tensor:
+    return output.mean(0) + 1e-3 * output
+
+
+def spiking(model: Net) -> None:
+    calls = iter(range(1000))
+    model.encoder.register_forward_hook(
+        lambda m, args, output: output * (40 if next(calls) in (25, 30) else 1)
+    )
+
+
+HEALTHY: Training = train
+CASES: dict[str, tuple[Training, Training]] = {
+    "COV001": (cut_rows(2), cut_rows(6)),
+    "COV002": (cut_rows(6), HEALTHY),
+    "COV003": (twice_as_many_rows, declared_rows),
+    "WASTE001": (cut_rows(3), cut_rows(6)),
+    "GRAD001": (lambda **o: train(Net(lambda c: c.detach()), **o), cut_rows(1)),
+    "GRAD002": (lambda **o: train(Net(lambda c: 0.0 * c), **o), HEALTHY),
+    "GRAD003": (
+        changed(lambda model: model.head.requires_grad_(False)),
+        changed(lambda model: model.head.requires_grad_(False), expect_frozen=["head"]),
+    ),
+    "GRAD004": (updated(never_cleared), updated(every_fourth, steps=40)),
+    "CALL001": (changed(lambda model: setattr(model, "first_cycle_has_gradient", False)), HEALTHY),
+    "CALL002": (changed(lambda model: setattr(model, "spare", nn.Linear(2, 2))), HEALTHY),
+    "REACH001": (
+        changed(lambda model: setattr(model.encoder, "spare", nn.Parameter(torch.ones(2)))),
+        changed(
+            lambda model: setattr(model.encoder, "spare", nn.Parameter(torch.ones(2), requires_grad=False))
+        ),
+    ),
+    "REACH002": (changed(dead_units(-100.0)), changed(dead_units(0.0))),
+    "REACH003": (
+        lambda **o: train(scale=in_loss, **o),
+        updated(skipping_broken, scale=in_loss),
+    ),
+    "MOVE001": (rate_zero, HEALTHY),
+    "MOVE002": (updated(head_zeroed), updated(head_taken_out)),
+    "MOVE003": (updated(never_stepped, steps=24), updated(every_fourth, steps=24)),
+    "FROZEN001": (
+        updated(head_zeroed, expect_frozen=["head"]),
+        updated(head_taken_out, expect_frozen=["head"]),
+    ),
+    "MODE001": (changed(left_in_evaluation), changed(with_dropout)),
+    "SHARE001": (
+        changed(lambda model: setattr(model, "other", model.head)),
+        HEALTHY,
+    ),
+    "COLLAPSE001": (changed(inner("encoder", nearly_equal)), HEALTHY),
+    "SPIKE001": (changed(spiking, steps=60), lambda **o: train(steps=60, **o)),
+    "DRIFT001": (lambda **o: train(steps=60, probe=ramp, **o), complete),
+    "RULE001": (HEALTHY, complete),
+    "LEAK001": (leak(True), leak(False)),
+    "LOSS001": (falls(0.0), falls(1e-2)),
+}
+
+
+def test_every_rule_has_both_cases() -> None:
+    assert list(CASES) == [rule.id for rule in RULES]
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_it_fires(rule: str) -> None:
+    assert rule in CASES[rule][0]()
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_it_stays_silent(rule: str) -> None:
+    assert rule not in CASES[rule][1]()
+
+
+@pytest.mark.parametrize("rule", [rule.id for rule in RULES if "min_steps" in rule.options])
+def test_it_waits_as_long_as_its_option_says(rule: str) -> None:
+    assert rule not in CASES[rule][0](options={rule: {"min_steps": 1000}})
+
+
+def test_the_healthy_case_is_quiet() -> None:
+    assert complete() == set()
