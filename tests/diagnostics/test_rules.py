@@ -155,6 +155,11 @@ def left_in_evaluation(model: Net) -> None:
     model.eval()
 
 
+def tied_head(model: Net) -> None:
+    model.other = nn.Linear(WIDTH, 3)
+    model.other.weight = model.head.weight
+
+
 def dead_units(bias: float) -> Callable[[Net], object]:
     def change(model: Net) -> None:
         model.core[1] = nn.ReLU()
@@ -266,10 +271,7 @@ CASES: dict[str, tuple[Training, Training]] = {
         updated(head_taken_out, expect_frozen=["head"]),
     ),
     "MODE001": (changed(left_in_evaluation), changed(with_dropout)),
-    "SHARE001": (
-        changed(lambda model: setattr(model, "other", model.head)),
-        HEALTHY,
-    ),
+    "SHARE001": (changed(tied_head), HEALTHY),
     "COLLAPSE001": (changed(inner("encoder", nearly_equal)), HEALTHY),
     "SPIKE001": (changed(spiking, steps=60), lambda **o: train(steps=60, **o)),
     "DRIFT001": (lambda **o: train(steps=60, probe=ramp, **o), complete),
