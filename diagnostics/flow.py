@@ -7,7 +7,7 @@ watched modules. Nodes are held until the step ends, so only the first recorded 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -21,13 +21,13 @@ class Flow:
     def __init__(self) -> None:
         self.tracing = True
         self._owners: dict[Any, set[str]] = {}  # node of the graph -> modules that returned it
-        self._into: dict[str, set[str]] = {}
+        self.into: dict[str, frozenset[str]] = {}  # module -> those that feed it directly
 
     def note(self, name: str, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
         """One forward call of a watched module."""
         if not self.tracing:
             return
-        self._into.setdefault(name, set()).update(self._nearest(inputs))
+        self.into[name] = self.into.get(name, frozenset()) | self._nearest(inputs)
         for tensor in outputs:
             if tensor.grad_fn is not None:
                 self._owners.setdefault(tensor.grad_fn, set()).add(name)
@@ -37,12 +37,16 @@ class Flow:
         self.tracing = False
         self._owners.clear()
 
+    def replace(self, into: Mapping[str, frozenset[str]]) -> None:
+        """Take what several processes found together in place of what this one did."""
+        self.into = dict(into)
+
     def feeds(self, first: str, second: str) -> bool:
         """Whether gradient that leaves `second` towards its inputs comes to `first`."""
         seen: set[str] = set()
         waiting = [second]
         while waiting:
-            for name in self._into.get(waiting.pop(), set()) - seen:
+            for name in self.into.get(waiting.pop(), frozenset()) - seen:
                 seen.add(name)
                 waiting.append(name)
         return first in seen

@@ -13,6 +13,7 @@ What explains and is itself explained stands with the rest under the first cause
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -102,9 +103,11 @@ def _explains(cause: Finding, finding: Finding, flow: Flow) -> bool:
         return False
     if cause.rule in _FORWARD:
         return flow.feeds(cause.module, finding.module)
-    # a module whose coverage is lower than that of what it feeds loses more on its own account
-    less = finding.evidence.metric == "coverage" and finding.evidence.value < cause.evidence.value
-    return cause.rule in _BACKWARD and not less and flow.feeds(finding.module, cause.module)
+    # a module with less coverage than what it feeds loses more on its own account; one with more has another
+    # way to the loss, and what is missing there is not missing because of this one
+    same = math.isclose(finding.evidence.value, cause.evidence.value, rel_tol=1e-6)
+    own = finding.evidence.metric == "coverage" and not same
+    return cause.rule in _BACKWARD and not own and flow.feeds(finding.module, cause.module)
 
 
 def _holds(module: str, other: str) -> bool:

@@ -71,12 +71,16 @@ class StepFacts:
         modules: Of each watched module.
         order: Watched modules in the order of their first call.
         arrived: Positions of the parameters that a gradient came to.
+        leftover: Position -> norm of what `.grad` held before the backward pass; None where none began.
+        flow: Watched module -> those that feed it, as far as known; see `Flow`.
     """
 
     samples: int
     modules: Mapping[str, ModuleFacts]
     order: tuple[str, ...]
     arrived: frozenset[int]
+    leftover: Mapping[int, float] | None
+    flow: Mapping[str, frozenset[str]]
 
 
 def everywhere(facts: StepFacts, group: dist.ProcessGroup | None) -> StepFacts:
@@ -104,6 +108,12 @@ def merge(facts: Sequence[StepFacts]) -> StepFacts:
         modules={name: _merge_module(facts, name) for name in facts[0].modules},
         order=_merge_orders([part.order for part in facts]),
         arrived=frozenset().union(*(part.arrived for part in facts)),
+        # reduced gradients are the same on all, but a process without gradient of its own did not look
+        leftover=next((part.leftover for part in facts if part.leftover is not None), None),
+        flow={
+            name: frozenset().union(*(part.flow.get(name, frozenset()) for part in facts))
+            for name in facts[0].modules
+        },
     )
 
 

@@ -235,9 +235,17 @@ class Monitor:
         build_parameters = self._parameters.finish(readout)
         readout.fetch()
         local = {name: capture.facts(name, readout) for name in self._members}
-        arrived = self._parameters.arrived
-        facts = everywhere(StepFacts(capture.samples, local, tuple(capture.calls), arrived), self._group)
-        parameters = build_parameters(facts.arrived)
+        own = StepFacts(
+            capture.samples,
+            local,
+            tuple(capture.calls),
+            self._parameters.arrived,
+            self._parameters.leftover(readout),
+            self._flow.into,
+        )
+        facts = everywhere(own, self._group)
+        self._flow.replace(facts.flow)
+        parameters = build_parameters(facts.arrived, facts.leftover)
         modules = {
             name: module_record(
                 facts.samples,

@@ -8,7 +8,7 @@ at the entry and the exit of the step, whoever moved them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ from diagnostics.records import Absent, Number, OptimizerPlace, ParameterRecord,
 
 _NONE = Absent("no gradient arrived in this step")
 _NO_REACH = Reach("none", _NONE, _NONE, _NONE)
+
+_Build = Callable[[frozenset[int], Mapping[int, float] | None], dict[str, ParameterRecord]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,7 @@ class ParameterWatch:
         self._steps = [0] * len(self._optimizers)
         self._entry_norms: list[Tensor] = []
         self._leftover: tuple[list[int], list[Tensor]] | None = None
+        self._leftover_key: int | None = None
 
     def attach(self) -> None:
         """Register the hooks."""
@@ -152,6 +155,15 @@ class ParameterWatch:
         """Positions of the parameters that a gradient came to in this step, on this process."""
         return frozenset(self._arrived)
 
+    def leftover(self, readout: Readout) -> dict[int, float] | None:
+        """Position -> norm of what earlier steps left in `.grad`, after `finish` and once the readout was fetched.
+
+        None where no gradient came to a watched module.
+        """
+        if self._leftover is None or self._leftover_key is None:
+            return None
+        return dict(zip(self._leftover[0], readout.numbers(self._leftover_key), strict=True))
+
     def _optimizer_hook(self, number: int) -> Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]:
         def measure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self._active:
@@ -194,18 +206,18 @@ class ParameterWatch:
         self._entry_norms = list(torch._foreach_norm(self._entry, 2))
 
     @torch.no_grad()
-    def finish(self, readout: Readout) -> Callable[[frozenset[int]], dict[str, ParameterRecord]]:
+    def finish(self, readout: Readout) -> _Build:
         """Stop listening.
 
         The function returned builds the records once the readout was fetched, from the positions of the
-        parameters that a gradient came to on any process.
+        parameters that a gradient came to on any process, and from what was left over of earlier steps.
         """
         self._active = False
         for number, optimizer in enumerate(self._optimizers):
             if not self._steps[number]:
                 self._note_groups(number, optimizer)
         if not self._parameters:
-            return lambda arrived: {}
+            return lambda arrived, leftover: {}
         torch._foreach_sub_(self._entry, self._parameters)
         weight_key = readout.add_scalars(self._entry_norms)
         update_key = readout.add_scalars(list(torch._foreach_norm(self._entry, 2)))
@@ -213,10 +225,13 @@ class ParameterWatch:
             (indices, readout.add_scalars(norms), readout.add_scalars(counts))
             for indices, norms, counts in self._measured
         ]
-        left = None if self._leftover is None else (self._leftover[0], readout.add_scalars(self._leftover[1]))
+        if self._leftover is not None:
+            self._leftover_key = readout.add_scalars(self._leftover[1])
         at_optimizer = [(indices, readout.add_scalars(norms)) for indices, norms in self._at_optimizer]
 
-        def build(arrived: frozenset[int]) -> dict[str, ParameterRecord]:
+        def build(
+            arrived: frozenset[int], leftover: Mapping[int, float] | None
+        ) -> dict[str, ParameterRecord]:
             gradients: dict[int, tuple[float, float]] = {}
             for indices, norm_key, count_key in measured:
                 values = zip(readout.numbers(norm_key), readout.numbers(count_key), strict=True)
@@ -224,7 +239,6 @@ class ParameterWatch:
             seen: dict[int, float] = {}
             for indices, key in at_optimizer:
                 seen.update(zip(indices, readout.numbers(key), strict=True))
-            leftover = None if left is None else dict(zip(left[0], readout.numbers(left[1]), strict=True))
             updates = readout.numbers(update_key)
             changed = self._changed(updates)
             records = {}
@@ -299,7 +313,7 @@ def _values(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
-def _leftover(norms: dict[int, float] | None, index: int) -> Literal["none", "zero", "nonzero"] | Absent:
+def _leftover(norms: Mapping[int, float] | None, index: int) -> Literal["none", "zero", "nonzero"] | Absent:
     if norms is None:
         return Absent("no gradient came to a watched module")
     if index not in norms:

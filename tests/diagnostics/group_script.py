@@ -93,13 +93,19 @@ def main() -> None:
                     for name, module in record.modules.items()
                 },
                 "reach": {
-                    name: [item.reach.kind, number(item.reach.norm), item.changed]
+                    name: [item.reach.kind, number(item.reach.norm), item.changed, number(item.leftover)]
                     for name, item in record.parameters.items()
                 },
             }
         )
     findings = [
-        [finding.rule, finding.module, finding.evidence.value, finding.evidence.first_step]
+        [
+            finding.rule,
+            finding.module,
+            finding.evidence.value,
+            finding.evidence.first_step,
+            [[follows.rule, follows.module] for follows in finding.consequences],
+        ]
         for finding in monitor.findings()
     ]
     (out / f"{size}-{rank}.json").write_text(json.dumps({"steps": lines, "findings": findings}))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from diagnostics import Absent, Monitor
-from diagnostics.group import OutputSums, _merge_outputs
+from diagnostics.group import ModuleFacts, OutputSums, StepFacts, _merge_outputs, merge
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +92,24 @@ def test_statistics_of_parts_are_those_of_the_whole() -> None:
     assert not isinstance(merged, Absent)
     for name in ("rows", "variance", "mean_square", "mean"):
         assert getattr(merged, name) == pytest.approx(getattr(expected, name)), name
+
+
+def test_a_process_that_began_no_backward_pass_takes_from_others_what_was_left_and_who_feeds_whom() -> None:
+    unseen = {name: ModuleFacts((), [], Absent("not called")) for name in ("encoder", "core", "head")}
+    idle = StepFacts(2, unseen, (), frozenset(), None, {"core": frozenset()})
+    busy = StepFacts(
+        3,
+        unseen,
+        ("core",),
+        frozenset({1}),
+        {1: 0.5},
+        {"core": frozenset({"encoder"}), "head": frozenset({"core"})},
+    )
+    for facts in ([idle, busy], [busy, idle]):
+        merged = merge(facts)
+        assert merged.leftover == {1: 0.5}
+        assert merged.flow == {"encoder": set(), "core": {"encoder"}, "head": {"core"}}
+    assert merge([idle, idle]).leftover is None
 
 
 def test_gradients_that_were_never_reduced_are_not_taken_for_those_of_the_group(tmp_path: Path) -> None:
