@@ -108,10 +108,6 @@ def test_every_key_at_fault_is_named() -> None:
             ("train.kl_weight=0.1", "model.encoder.kind=lpn_variational", "model.variant=trm"),
             "weighs nothing",
         ),
-        (
-            ("model.group_rows=true", "data.canvas=published"),
-            "model.group_rows has nothing to group: on data.canvas = 'published' all rows are equally long",
-        ),
         (("model.mlp_t=true",), "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas"),
         (("model.mlp_t_norm=tokens",), "model.mlp_t_norm = 'tokens' has no effect without model.mlp_t"),
         (

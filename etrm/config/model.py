@@ -101,11 +101,6 @@ class ModelConfig(Section):
         description="what the norm behind mlp_t's mixing is over: the channels of a token, or the tokens of "
         "a channel, as in the published code and its checkpoints",
     )
-    group_rows: bool = Field(
-        False,
-        description="the core refines rows of similar length together, so that less padding is computed; "
-        "the same to rounding, and for a CPU",
-    )
     encoder: EncoderConfig = EncoderConfig()
     halt: HaltConfig = HaltConfig()
 

@@ -57,10 +57,6 @@ class Config(Section):
                 "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas: "
                 f"data.canvas = 'published', not {self.data.canvas!r}"
             )
-        if self.model.group_rows and self.data.canvas == "published":
-            raise ValueError(
-                "model.group_rows has nothing to group: on data.canvas = 'published' all rows are equally long"
-            )
         if train.kl_weight > 0 and (variant == "trm" or self.model.encoder.kind not in VARIATIONAL):
             raise ValueError(
                 f"train.kl_weight {train.kl_weight} weighs nothing: only the encoders "

@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from etrm.config import ModelConfig
 from etrm.model.layers import (
@@ -23,7 +22,6 @@ from etrm.model.layers import (
     key_mask,
     truncated_normal_,
 )
-from etrm.model.lengths import by_length
 
 VOCABULARY = 12
 """PAD, EOS and ten colours."""
@@ -67,7 +65,7 @@ class Core(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.H_cycles, self.L_cycles = config.H_cycles, config.L_cycles
-        self.context_tokens, self.group_rows = config.context_tokens, config.group_rows
+        self.context_tokens = config.context_tokens
         self.num_heads = config.num_heads
         self.embed_tokens = TokenEmbedding(VOCABULARY, width)
         places = config.context_tokens + side * side
@@ -103,47 +101,8 @@ class Core(nn.Module):
 
         Returns:
             z_H, z_L (B, L, D) with the graph of the last H cycle alone; logits (B, S, V); q (B, 2)
-            float32, of which index 0 is the halting logit and index 1 gets no loss. With
-            ``group_rows`` what stands behind a row's own tokens is unspecified, and so it is masked.
+            float32, of which index 0 is the halting logit and index 1 gets no loss.
         """
-        if self.group_rows and valid is not None:
-            return self._by_length(z_H, z_L, context, inputs, positions, valid)
-        return self._refine(z_H, z_L, context, inputs, positions, valid)
-
-    def _by_length(
-        self, z_H: Tensor, z_L: Tensor, context: Tensor, inputs: Tensor, positions: Tensor, valid: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The same for rows of similar length at a time, each group no longer than its longest."""
-        groups, whole = by_length(valid), inputs.shape[1]
-        if len(groups) == 1:
-            return self._refine(z_H, z_L, context, inputs, positions, valid)
-        parts = []
-        for rows, longest in groups:
-            states = slice(0, self.context_tokens + longest)
-            refined = self._refine(
-                z_H[rows, states],
-                z_L[rows, states],
-                context[rows],
-                inputs[rows, :longest],
-                positions[rows, :longest],
-                valid[rows, :longest],
-            )
-            *sequences, q = refined
-            parts.append((*(pad(x, (0, 0, 0, whole - longest)) for x in sequences), q))
-        order = torch.cat([rows for rows, _ in groups]).argsort()
-        z_H, z_L, logits, q = (torch.cat(pieces)[order] for pieces in zip(*parts, strict=True))
-        return z_H, z_L, logits, q
-
-    def _refine(
-        self,
-        z_H: Tensor,
-        z_L: Tensor,
-        context: Tensor,
-        inputs: Tensor,
-        positions: Tensor,
-        valid: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The cycles on rows that are all as long as the longest."""
         places = self._with_context(positions)
         x = self._embed(context, inputs, places)
         rotation = None if self.positions is None else self.positions(places)

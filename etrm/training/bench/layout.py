@@ -55,21 +55,14 @@ class Rung:
     steps: int
 
 
-GROUPED = (*OURS, "model.group_rows=true")
 LADDER = (
     Rung("published: whole canvas, 10 padded demos", Layout(PUBLISHED, encode_padded, padded=True), 1),
     Rung("+ real demos only", Layout(PUBLISHED), 2),
     Rung("+ regions in place of the canvas", Layout((*REGION, "data.buckets=1"), encode_ungrouped), 8),
     Rung("+ batches of similar size (8 buckets)", Layout(OURS, encode_ungrouped), 8),
     Rung("+ pairs grouped by length: ours", Layout(OURS), 8),
-    Rung("+ queries grouped too (model.group_rows)", Layout(GROUPED), 8),
 )
-OURS_NAME = LADDER[4].name
-"""The rung of the default settings, whose ratio is ours."""
-
-
-def _bucketed(buckets: int, grouped: bool) -> Layout:
-    return Layout((*REGION, f"data.buckets={buckets}", f"model.group_rows={str(grouped).lower()}"))
+"""From the published layout to ours, the last."""
 
 
 def layout(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions], Section]:
@@ -86,30 +79,6 @@ def layout(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions]
     return run
 
 
-GROUPING = tuple(
-    Rung(f"{buckets} buckets{', grouped' if grouped else ''}", _bucketed(buckets, grouped), 8)
-    for buckets in (2, 4, 8)
-    for grouped in (False, True)
-)
-
-
-def grouping(conditions: Conditions) -> Section:
-    """What ``model.group_rows`` saves at several numbers of buckets."""
-    config, tasks = configured(), real_tasks()
-    timings, tokens = measure(config, tasks, conditions, GROUPING)
-    gains = (
-        f"{spread(ratios(plain.seconds, grouped.seconds))} times with {plain.name}"
-        for plain, grouped in zip(timings[::2], timings[1::2], strict=True)
-    )
-    words = (
-        "With `model.group_rows` the core refines rows of similar length together, each group no longer than its "
-        f"longest row. A training step is faster {'; '.join(gains)} (batch {config.train.batch_size}, D "
-        f"{config.model.hidden_size}; the default of data.buckets is 2). It is off by default, because it rounds "
-        "differently and so gives another run of the same seed."
-    )
-    return Section((table(timings, tokens, config.train.batch_size),), (words,))
-
-
 def measure(
     config: Config, tasks: TaskSet, conditions: Conditions, ladder: Sequence[Rung] = LADDER
 ) -> tuple[list[Timing], list[float]]:
@@ -120,7 +89,7 @@ def measure(
     def contender(rung: Rung, arm: Arm, counts: list[int]) -> Contender:
         def prepare() -> Work:
             batches = [arm.batches.next() for _ in range(rung.steps)]
-            counts.extend(computed_tokens(rung.layout, batch, arm.config) for batch in batches)
+            counts.extend(computed_tokens(rung.layout, batch) for batch in batches)
 
             def work() -> None:
                 for batch in batches:
@@ -135,11 +104,9 @@ def measure(
     return timings, [float(np.mean(counts)) for counts in counted]
 
 
-def computed_tokens(layout: Layout, batch: Batch, config: Config) -> int:
+def computed_tokens(layout: Layout, batch: Batch) -> int:
     """Tokens that one pass computes: the queries' and the pairs', padding included."""
     demos, queries = batch.demos, batch.inputs.numel()
-    if batch.valid is not None and config.model.group_rows:
-        queries = sum(len(rows) * length for rows, length in by_length(batch.valid))
     if demos.valid is None or layout.policy is not encode_every_step:
         return queries + demos.tokens.numel()
     return queries + sum(len(rows) * length for rows, length in by_length(demos.valid))
@@ -217,12 +184,11 @@ def table(timings: Sequence[Timing], tokens: Sequence[float], batch_size: int) -
 
 def verdict(timings: Sequence[Timing]) -> str:
     """The ratio in one sentence."""
-    first = timings[0]
-    ours = next(timing for timing in timings if timing.name == OURS_NAME)
+    first, ours = timings[0], timings[-1]
     return (
         f"Ours trains {spread(ratios(first.seconds, ours.seconds))} times as many samples a second as the "
         f"published layout (median [quartiles] of {len(first.seconds)} turns); in processor time "
-        f"{spread(ratios(first.cpu, ours.cpu))} times. The last row is an option and not counted."
+        f"{spread(ratios(first.cpu, ours.cpu))} times."
     )
 
 
@@ -236,6 +202,6 @@ def setting(config: Config, tasks: TaskSet) -> str:
         f"{model.encoder.layers} + {model.encoder.set_layers} layers, batch {config.train.batch_size}, float32, "
         f"no compilation. Data: {len(tasks)} tasks of {data.source} {data.subset} (largest side "
         f"{data.max_side}), for every layout the same, no shift. Every step takes new samples; the time of a "
-        "turn is the mean of its steps. Rows 1 and 2 compute the same function, and so do rows 3 to 6; between "
+        "turn is the mean of its steps. Rows 1 and 2 compute the same function, and so do rows 3 to 5; between "
         "rows 2 and 3 PAD stops being attended."
     )

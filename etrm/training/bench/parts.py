@@ -2,7 +2,7 @@
 
 from etrm.training.bench.evaluation import evaluation
 from etrm.training.bench.growth import growth
-from etrm.training.bench.layout import grouping, layout
+from etrm.training.bench.layout import layout
 from etrm.training.bench.published import published
 from etrm.training.bench.section import Part
 from etrm.training.bench.throughput import throughput
@@ -10,7 +10,6 @@ from etrm.training.bench.throughput import throughput
 PARTS = (
     Part("layout", "Training against the published layout, D 64", layout(64)),
     Part("layout-wide", "Training against the published layout, D 128", layout(128), repetitions=3),
-    Part("grouping", "Rows of similar length together in the core", grouping, repetitions=3),
     Part("published", "The published mode against a plain implementation", published),
     Part(
         "evaluation", "Evaluation: one context per sample, rows that leave early", evaluation, repetitions=3
