@@ -21,7 +21,7 @@ from etrm.investigation.result import Figure, Series
 from etrm.training.gate import GOAL, WINDOW, gate, own_and_foreign
 from etrm.training.run_folder import read_config, read_findings, read_metrics
 from etrm.training.scoring import score_steps
-from etrm.training.trainer import held_out_tasks
+from etrm.training.tasks import held_out_tasks
 from reports.console import open_console
 from reports.figures import draw
 from reports.text import number, table

@@ -71,11 +71,6 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
-        if self.warmup_steps > self.steps:
-            raise ValueError(
-                f"train.warmup_steps {self.warmup_steps} is longer than the run (train.steps {self.steps}): "
-                "the rate would never be reached"
-            )
         if self.freeze_decoder_steps and self.freeze_encoder_steps:
             raise ValueError(
                 "both stages begin with the run, so for its first steps nothing would train: give one of "

@@ -30,6 +30,9 @@ class Config(Section):
     monitor: MonitorConfig = MonitorConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     faults: tuple[str, ...] = Field((), description="injected faults, see `etrm faults`")
+    interventions: tuple[str, ...] = Field(
+        (), description="settings as section.key=value that apply after everything else, faults included"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -43,6 +46,11 @@ class Config(Section):
                 "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
                 "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps, "
                 "train.freeze_encoder_steps)"
+            )
+        if train.warmup_steps > train.steps and "warmup-too-long" not in self.faults:
+            raise ValueError(
+                f"train.warmup_steps {train.warmup_steps} is longer than the run (train.steps {train.steps}): "
+                "the rate would never be reached"
             )
         if variant == "trm" and train.freeze_encoder_steps:
             raise ValueError("train.freeze_encoder_steps freezes an encoder, and variant trm has none")

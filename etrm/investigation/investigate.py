@@ -18,7 +18,7 @@ from etrm.investigation.result import Evidence, Experiment, Hypothesis, Reproduc
 from etrm.investigation.statements import REASON, UNDECIDED
 from etrm.training.faults import recipe_for
 from etrm.training.run_folder import environment
-from etrm.training.trainer import held_out_tasks, training_tasks
+from etrm.training.tasks import held_out_tasks, training_tasks
 
 Progress = Callable[[str, int, int], None]
 DECIDED = {"H1": h1.decide, "H2": h2.decide}

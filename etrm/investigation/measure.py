@@ -10,11 +10,11 @@ from typing import Any
 
 from etrm.config import Config
 from etrm.data import Sample, evaluation_samples
-from etrm.evaluation import evaluate
 from etrm.files import write_atomically
 from etrm.training.predict import mean_loss, predictor
 from etrm.training.run_folder import RunFolder
-from etrm.training.trainer import Trainer, held_out_tasks
+from etrm.training.tasks import held_out_tasks
+from etrm.training.trainer import Trainer
 
 BEFORE = "before.json"
 
@@ -80,7 +80,7 @@ def with_foreign_demos(samples: Sequence[Sample]) -> list[Sample]:
 
 def _held_out(trainer: Trainer) -> dict[str, float]:
     config = trainer.config
-    report = evaluate(
+    report = trainer.recipe.evaluate(
         held_out_tasks(config),
         predictor(trainer.model, config.evaluate.halting),
         augmentations=config.evaluate.augmentations,

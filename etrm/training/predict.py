@@ -9,17 +9,17 @@ from typing import Literal
 import numpy as np
 
 from etrm.batch import Batch, to_device
-from etrm.config import SIDE, Config
+from etrm.config import Config
 from etrm.data import Sample, TaskSet, collate
 from etrm.data.episodes import Episodes
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, Predictor
 from etrm.model.recursive import RecursiveModel, StepOutput
 from etrm.training import checkpoint as checkpoints
+from etrm.training.faults import recipe_for
 from etrm.training.loss import act_loss
 from etrm.training.run_folder import read_config
-from etrm.training.trainer import pick_device, training_tasks
-from etrm.training.weights import load_weights
+from etrm.training.trainer import pick_device
 
 
 def predictor(model: RecursiveModel, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
@@ -70,10 +70,12 @@ def load_model(
             next_step=f"finish the run: etrm train --resume --out {folder}",
         )
     checkpoint = checkpoints.read(found[place])
-    tasks = training_tasks(config)
+    recipe = recipe_for(config)
+    config = recipe.configure(config)
+    tasks = recipe.tasks(config)
     episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
-    model = RecursiveModel(config.model, puzzles=episodes.puzzles, side=SIDE)
-    load_weights(model, checkpoint, weights)
+    model = recipe.build_model(config, episodes)
+    recipe.load_weights(model, checkpoint, weights)
     model.to(pick_device(config.train.device)).eval()
     return model, config, tasks, checkpoint.step
 

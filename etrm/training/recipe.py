@@ -9,13 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor
 from torch.optim import Optimizer
 
+from etrm import evaluation
 from etrm.config import SIDE, Config
-from etrm.data import Episodes, Sample
+from etrm.data import Episodes, Sample, TaskSet
+from etrm.evaluation import EvaluationReport
 from etrm.model.recursive import RecursiveModel
 from etrm.training import decoder, optim
+from etrm.training.checkpoint import Checkpoint, WeightsKind
+from etrm.training.parts import Part
+from etrm.training.slots import Slots
 from etrm.training.stage import Freeze, part_of
+from etrm.training.tasks import training_tasks
+from etrm.training.weights import load_weights
 
 
 def build_model(config: Config, episodes: Episodes) -> RecursiveModel:
@@ -51,24 +59,44 @@ def draw(episodes: Episodes, bucket: int, index: int) -> Sample:
     return episodes.sample(bucket, index)
 
 
+def labels(slots: Slots, part: Part) -> Tensor:
+    """What the rows of a part are scored against, (b, S): the labels of the samples that they work on."""
+    return part.batch.labels
+
+
+def weigh(loss: Tensor, step: int) -> Tensor:
+    """The scalar that the 0-based ``step`` is trained on."""
+    return loss
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The functions of a run.
 
     Attributes:
         configure: the config that the run really uses.
+        tasks: what it trains on.
         build_model: config and episodes to the model.
         load_decoder: put the pretrained core in place.
         build_optimizers: model and train section to optimisers.
         freeze: take a part out of training when its stage begins, and put it back when it ends.
-        update: apply the gradients, told which part is frozen, if any.
         draw: the loader.
+        labels: what rows are scored against.
+        weigh: what a step is trained on.
+        update: apply the gradients, told which part is frozen, if any.
+        load_weights: put the weights that an evaluation asks for in place.
+        evaluate: the evaluator, with the arguments of :func:`etrm.evaluation.evaluate`.
     """
 
     configure: Callable[[Config], Config] = lambda config: config
+    tasks: Callable[[Config], TaskSet] = training_tasks
     build_model: Callable[[Config, Episodes], RecursiveModel] = build_model
     load_decoder: Callable[[RecursiveModel, Config], None] = load_decoder
     build_optimizers: Callable[..., list[Optimizer]] = optim.build_optimizers
     freeze: Freeze = freeze
-    update: Callable[[list[Optimizer], str | None], None] = update
     draw: Callable[[Episodes, int, int], Sample] = draw
+    labels: Callable[[Slots, Part], Tensor] = labels
+    weigh: Callable[[Tensor, int], Tensor] = weigh
+    update: Callable[[list[Optimizer], str | None], None] = update
+    load_weights: Callable[[RecursiveModel, Checkpoint, WeightsKind], None] = load_weights
+    evaluate: Callable[..., EvaluationReport] = evaluation.evaluate

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from etrm.config import Config, with_overrides
 from etrm.data import TaskSet, check_leakage
-from etrm.evaluation import EvaluationReport, evaluate, evaluate_baselines, write_submission
+from etrm.evaluation import EvaluationReport, evaluate_baselines, write_submission
 from etrm.model.recursive import RecursiveModel
 from etrm.training import checkpoint as checkpoints
+from etrm.training.faults import recipe_for
 from etrm.training.predict import load_model, predictor
 from etrm.training.run_folder import read_config
-from etrm.training.trainer import held_out_tasks
+from etrm.training.tasks import held_out_tasks
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def score_steps(folder: Path) -> dict[int, EvaluationReport]:
 
 
 def _evaluate(model: RecursiveModel, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
-    return evaluate(
+    return recipe_for(config).evaluate(
         asked,
         predictor(model, config.evaluate.halting),
         augmentations=config.evaluate.augmentations,

@@ -49,6 +49,10 @@ class Slots:
             elif halted[row]:
                 self._samples[place] = self._sample(self.indices[row])
 
+    def peek(self, place: int) -> Sample:
+        """A sample that was never drawn for any row, another one for each place."""
+        return self._sample(self.next_index + place)
+
     @property
     def longest(self) -> int:
         """Tokens of the longest query of this process."""

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diagnostics import to_json
 from etrm.config import Config
-from etrm.data import Episodes, TaskSet, check_leakage, chosen_tasks, load_tasks
+from etrm.data import Episodes
 from etrm.errors import CheckpointError, TrainingError
 from etrm.model.act import Carry
 from etrm.training import checkpoint as checkpoints
@@ -72,7 +72,7 @@ class Trainer:
             torch.set_num_threads(train.threads)
         self.device = pick_device(train.device)
         check_precision(train, self.device)
-        self.tasks = training_tasks(self.config)
+        self.tasks = self.recipe.tasks(self.config)
         self.episodes = Episodes(self.tasks, self.config.data, self.config.model.variant, train.seed)
 
         torch.manual_seed(train.seed)
@@ -147,7 +147,7 @@ class Trainer:
         parts = parts_of_step(self.model, slots, self.carries[bucket], self._slices, self.world, self.halting)
 
         with self.observer.step(len(self.mine)):
-            carry, halted, sums = self._forward_and_backward(parts, all(resets))
+            carry, halted, sums = self._forward_and_backward(slots, parts, all(resets))
             self.world.reduce_gradients(self.model.parameters())
             self.observer.gradients_reduced()
             place = {
@@ -176,7 +176,7 @@ class Trainer:
         return self.journal.read() if read else []
 
     def _forward_and_backward(
-        self, parts: Sequence[Part], all_begin: bool
+        self, slots: Slots, parts: Sequence[Part], all_begin: bool
     ) -> tuple[Carry, list[Landing], Tensor]:
         """The gradient of this process's rows.
 
@@ -191,8 +191,8 @@ class Trainer:
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)
-            loss = act_loss(output, part.batch.labels, train.loss)
-            total = loss.total(train.q_halt_weight, train.kl_weight)
+            loss = act_loss(output, self.recipe.labels(slots, part), train.loss)
+            total = self.recipe.weigh(loss.total(train.q_halt_weight, train.kl_weight), self.step)
             sums.append(step_sums(loss, total, output.q_halt, carry, self.config.model.halt.max_steps))
             if total.requires_grad:
                 torch.autograd.backward(total / train.batch_size)
@@ -350,25 +350,6 @@ def train(config: Config, path: Path, *, resume: bool = False, on_step: OnStep |
         if resume:
             trainer.resume()
         return trainer.run(on_step)
-
-
-def training_tasks(config: Config) -> TaskSet:
-    """The tasks of the data section, none of which the evaluate section asks.
-
-    Raises:
-        DataError: the tasks cannot be read.
-        LeakageError: a task stands on both sides and is not in ``evaluate.allow_trained``.
-    """
-    tasks = chosen_tasks(config.data)
-    if "all" not in config.evaluate.allow_trained:
-        check_leakage(tasks, held_out_tasks(config), config.evaluate.allow_trained)
-    return tasks
-
-
-def held_out_tasks(config: Config) -> TaskSet:
-    """The tasks that the evaluate section asks."""
-    asked = config.evaluate
-    return load_tasks(asked.source, asked.subset, config.data.max_side, asked.max_tasks)
 
 
 def pick_device(name: str) -> torch.device:

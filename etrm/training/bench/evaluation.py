@@ -26,7 +26,7 @@ from etrm.training.bench.timing import (
     take_turns,
 )
 from etrm.training.bench.workload import REGION, build_model, configured
-from etrm.training.trainer import held_out_tasks
+from etrm.training.tasks import held_out_tasks
 
 SAMPLES, BATCH = 12, 6
 SHARES = (0.0, 0.5, 0.9)

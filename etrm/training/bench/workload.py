@@ -16,7 +16,7 @@ from etrm.model.act import Carry
 from etrm.model.encoders import PAD, StandardEncoder, as_sets
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, StepOutput, encode_every_step
 from etrm.training.loss import act_loss
-from etrm.training.trainer import training_tasks
+from etrm.training.tasks import training_tasks
 
 PADDED_DEMOS = 10
 """Demos that the published loader pads every sample to."""

@@ -1,0 +1,55 @@
+"""Faults that can be switched on: each really happened, or is the near relative of one that did.
+
+Each is one function on the recipe. They serve as positive controls, as documentation, and in the
+bench. The investigation is never told which one is on; it has to find it by its effect.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+
+from etrm.config import Config, with_overrides
+from etrm.errors import ConfigError
+from etrm.training.faults import data, decoder, dynamics, encoder, evaluator, interface
+from etrm.training.faults.seam import Fault
+from etrm.training.recipe import Recipe
+
+__all__ = ["FAULTS", "Fault", "find", "recipe_for"]
+
+FAULTS = {
+    fault.name: fault
+    for group in (encoder, decoder, interface, dynamics, data, evaluator)
+    for fault in group.FAULTS
+}
+
+
+def recipe_for(config: Config) -> Recipe:
+    """The recipe of a config: its faults applied in order, and its interventions on top.
+
+    Raises:
+        ConfigError: a fault that is not known.
+    """
+    recipe = Recipe()
+    for name in config.faults:
+        recipe = find(name).apply(recipe)
+    if not config.interventions:
+        return recipe
+    configure = recipe.configure
+    return replace(recipe, configure=lambda given: with_overrides(configure(given), given.interventions))
+
+
+def find(name: str) -> Fault:
+    """The fault of that name.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    if name not in FAULTS:
+        close = difflib.get_close_matches(name, FAULTS, n=1, cutoff=0.4)
+        raise ConfigError(
+            f"unknown fault {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+            allowed=", ".join(FAULTS),
+            next_step="etrm faults",
+        )
+    return FAULTS[name]

@@ -1,0 +1,128 @@
+"""H5: the encoder, or the loss, sees the wrong data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etrm.batch import IGNORE
+from etrm.config import Config
+from etrm.data import DemoPair, Episodes, Sample, TaskSet
+from etrm.data.sample import CELLS
+from etrm.data.tokens import PAD
+from etrm.errors import ConfigError
+from etrm.training.faults.seam import Fault
+from etrm.training.parts import Part
+from etrm.training.recipe import Recipe
+from etrm.training.slots import Slots
+from etrm.training.tasks import held_out_tasks
+
+FIRST_COLOUR = 3
+"""Token of colour 1, the first that an augmentation may change; PAD, EOS and colour 0 stand before it."""
+
+
+def _demos_from_other_task(recipe: Recipe) -> Recipe:
+    def draw(episodes: Episodes, bucket: int, index: int) -> Sample:
+        sample = recipe.draw(episodes, bucket, index)
+        for offset in range(1, 1000):
+            other = recipe.draw(episodes, bucket, index + offset)
+            if other.task_id != sample.task_id:
+                return replace(sample, demos=other.demos)
+        raise ConfigError("demos-from-other-task needs at least two tasks in every bucket")
+
+    return replace(recipe, draw=draw)
+
+
+def _as_demo(sample: Sample) -> DemoPair:
+    """The query with its answer, laid out as a demonstration."""
+    answer = np.where(sample.labels == IGNORE, PAD, sample.labels).astype(sample.tokens.dtype)
+    tokens = np.concatenate([sample.tokens, answer])
+    positions = np.concatenate([sample.positions, sample.positions + CELLS]).astype(np.int16)
+    if len(sample.tokens) == CELLS:
+        return DemoPair(tokens, positions)
+    real = tokens != PAD
+    return DemoPair(tokens[real], positions[real])
+
+
+def _query_in_demos(recipe: Recipe) -> Recipe:
+    def draw(episodes: Episodes, bucket: int, index: int) -> Sample:
+        sample = recipe.draw(episodes, bucket, index)
+        return replace(sample, demos=(_as_demo(sample), *sample.demos[1:]))
+
+    return replace(recipe, draw=draw)
+
+
+def _augment_mismatch(recipe: Recipe) -> Recipe:
+    def draw(episodes: Episodes, bucket: int, index: int) -> Sample:
+        sample = recipe.draw(episodes, bucket, index)
+        table = np.arange(12, dtype=np.int16)
+        table[FIRST_COLOUR:] = np.roll(table[FIRST_COLOUR:], 1 + index % 8)
+        return replace(sample, demos=tuple(replace(demo, tokens=table[demo.tokens]) for demo in sample.demos))
+
+    return replace(recipe, draw=draw)
+
+
+def _labels_from_new_batch(recipe: Recipe) -> Recipe:
+    def labels(slots: Slots, part: Part) -> Tensor:
+        """Rows that go on are scored against the samples that a loader would have drawn for them."""
+        found = recipe.labels(slots, part).clone()
+        for row, begins in enumerate(part.carry.halted.tolist()):
+            if not begins:
+                fresh = torch.as_tensor(slots.peek(row).labels, dtype=found.dtype)[: found.shape[1]]
+                found[row] = IGNORE
+                found[row, : len(fresh)] = fresh.to(found.device)
+        return found
+
+    return replace(recipe, labels=labels)
+
+
+def _eval_leak(recipe: Recipe) -> Recipe:
+    def tasks(config: Config) -> TaskSet:
+        training = recipe.tasks(config)
+        mine = {task.id for task in training}
+        leaked = [task for task in held_out_tasks(config) if task.id not in mine]
+        return replace(training, tasks=(*training.tasks, *leaked[::2]))
+
+    return replace(recipe, tasks=tasks)
+
+
+FAULTS = (
+    Fault(
+        "demos-from-other-task",
+        "a sample's demos are drawn from another task",
+        "H5",
+        "control arm of the frozen-decoder experiment",
+        _demos_from_other_task,
+    ),
+    Fault(
+        "query-in-demos",
+        "the query with its answer is the first of its demos",
+        "H5",
+        "seed 004, hypothesis 5",
+        _query_in_demos,
+    ),
+    Fault(
+        "augment-mismatch",
+        "the demos have other colours than their query",
+        "H5",
+        "seed 004, hypothesis 5: augmented apart",
+        _augment_mismatch,
+    ),
+    Fault(
+        "labels-from-new-batch",
+        "rows that go on are scored against labels of samples that the loader has drawn since",
+        "H5",
+        "the first ETRM: the loss took the new batch's labels",
+        _labels_from_new_batch,
+    ),
+    Fault(
+        "eval-leak",
+        "every second evaluation task is trained on",
+        "H5",
+        "seed 004, hypothesis 5",
+        _eval_leak,
+    ),
+)

@@ -1,0 +1,98 @@
+"""H1: the pretrained decoder does not arrive, or does not stay, as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch.optim import Optimizer
+
+from etrm.config import Config
+from etrm.model.recursive import RecursiveModel
+from etrm.training.decoder import read_source
+from etrm.training.faults.seam import Fault, built, configured, frozen_decoder
+from etrm.training.recipe import Recipe
+
+
+def _decoder_not_loaded(recipe: Recipe) -> Recipe:
+    return replace(recipe, load_decoder=lambda model, config: None)
+
+
+def _decoder_wrong_prefix(recipe: Recipe) -> Recipe:
+    def load(model: RecursiveModel, config: Config) -> None:
+        if config.train.decoder is not None:
+            source = read_source(config.train.decoder, config.train.decoder_weights)
+            renamed = {f"inner.{name}": tensor for name, tensor in source.tensors.items()}
+            model.core.load_state_dict(renamed, strict=False)
+
+    return replace(recipe, load_decoder=load)
+
+
+def _decoder_raw_for_ema(recipe: Recipe) -> Recipe:
+    def load(model: RecursiveModel, config: Config) -> None:
+        other = "raw" if config.train.decoder_weights == "ema" else "ema"
+        train = config.train.model_copy(update={"decoder_weights": other})
+        recipe.load_decoder(model, config.model_copy(update={"train": train}))
+
+    return replace(recipe, load_decoder=load)
+
+
+def _decoder_cycles_mismatch(recipe: Recipe) -> Recipe:
+    def change(model: RecursiveModel) -> None:
+        model.core.L_cycles += 2
+
+    return built(recipe, change)
+
+
+def _decoder_moves(recipe: Recipe) -> Recipe:
+    def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
+        """Parameters keep requires_grad; their gradients are to be zeroed before each update."""
+
+    def update(optimizers: list[Optimizer], frozen: str | None) -> None:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                if group.get("name") == frozen:
+                    for parameter in group["params"]:
+                        parameter.grad = torch.zeros_like(parameter)
+        recipe.update(optimizers, frozen)
+
+    return replace(configured(recipe, frozen_decoder), freeze=freeze, update=update)
+
+
+FAULTS = (
+    Fault(
+        "decoder-not-loaded",
+        "loading the pretrained decoder is skipped and the run goes on",
+        "H1",
+        "seed 004, hypothesis 1",
+        _decoder_not_loaded,
+    ),
+    Fault(
+        "decoder-wrong-prefix",
+        "the decoder is loaded without strictness under a prefix that matches no key",
+        "H1",
+        "near relative of decoder-not-loaded: `strict=False` and a wrapped model",
+        _decoder_wrong_prefix,
+    ),
+    Fault(
+        "decoder-raw-for-ema",
+        "the decoder gets the raw weights of its checkpoint where the averaged ones are asked for",
+        "H1",
+        "near relative of decoder-not-loaded",
+        _decoder_raw_for_ema,
+    ),
+    Fault(
+        "decoder-cycles-mismatch",
+        "the decoder runs with two L cycles more than it was trained with",
+        "H1",
+        "seed 004: trained at L_cycles 4, run at 6; every weight matches",
+        _decoder_cycles_mismatch,
+    ),
+    Fault(
+        "decoder-moves",
+        "the decoder is frozen by zero gradients, and weight decay moves it",
+        "H1",
+        "seed 004: frozen weights that were not those of the checkpoint",
+        _decoder_moves,
+    ),
+)

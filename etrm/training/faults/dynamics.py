@@ -1,0 +1,92 @@
+"""H4 and H7: settings and losses that hold training back, and encoders that are too weak."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from etrm.config import VARIATIONAL, Config
+from etrm.training.faults.seam import Fault, configured
+from etrm.training.recipe import Recipe
+
+SPIKE, EVERY = 40.0, 25
+"""A spike's factor on the loss, and the steps of which one has it: 4 %."""
+
+
+def _lr_too_high(recipe: Recipe) -> Recipe:
+    return configured(
+        recipe, lambda config: (f"train.encoder_lr_scale={min(1e4, 100 * config.train.encoder_lr_scale)}",)
+    )
+
+
+def _no_clip_spikes(recipe: Recipe) -> Recipe:
+    def weigh(loss: Tensor, step: int) -> Tensor:
+        loss = recipe.weigh(loss, step)
+        return SPIKE * loss if step % EVERY == EVERY // 2 else loss
+
+    return replace(configured(recipe, lambda config: ("train.clip_norm=none",)), weigh=weigh)
+
+
+def _warmup_too_long(recipe: Recipe) -> Recipe:
+    return configured(recipe, lambda config: (f"train.warmup_steps={20 * config.train.steps}",))
+
+
+def _narrow(config: Config) -> tuple[str, ...]:
+    """Settings of an encoder whose context goes through one vector of four numbers."""
+    return (*_variational("hybrid_variational"), "model.encoder.latent_size=4")
+
+
+def _variational(kind: str) -> tuple[str, ...]:
+    return (f"model.encoder.kind={kind}", "model.encoder.pooling=mean")
+
+
+def _encoder_one_token(recipe: Recipe) -> Recipe:
+    return configured(recipe, _narrow)
+
+
+def _posterior_collapse(recipe: Recipe) -> Recipe:
+    def settings(config: Config) -> tuple[str, ...]:
+        already = config.model.encoder.kind in VARIATIONAL
+        return (*(() if already else _variational("hybrid_variational")), "train.kl_weight=1000")
+
+    return configured(recipe, settings)
+
+
+FAULTS = (
+    Fault(
+        "lr-too-high",
+        "the encoder's rate is 100 times what the settings say",
+        "H4",
+        "seed 002, hypothesis 2",
+        _lr_too_high,
+    ),
+    Fault(
+        "no-clip-spikes",
+        "nothing is clipped, and the loss of every 25th step counts 40 times",
+        "H4",
+        "seed 002, hypothesis 3",
+        _no_clip_spikes,
+    ),
+    Fault(
+        "warmup-too-long",
+        "the warm-up is 20 times as long as the run",
+        "H4",
+        "seed 002: a warm-up copied from a run of days",
+        _warmup_too_long,
+    ),
+    Fault(
+        "encoder-one-token",
+        "all the encoder says goes through one vector of four numbers",
+        "H7",
+        "seed 002, hypothesis 4",
+        _encoder_one_token,
+    ),
+    Fault(
+        "posterior-collapse",
+        "a variational encoder whose divergence weighs so much that it says the same of every task",
+        "H7",
+        "seed 003: LPN at full weight",
+        _posterior_collapse,
+    ),
+)

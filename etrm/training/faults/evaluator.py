@@ -1,0 +1,138 @@
+"""H6: the evaluator misreports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from etrm.config import SIDE, DataConfig
+from etrm.data import TaskSet, evaluation_samples, load_tasks
+from etrm.data.task import Grid
+from etrm.data.tokens import PAD, grid_from_canvas
+from etrm.evaluation import EvaluationReport, PassK, Prediction, Predictor, binomial_interval
+from etrm.evaluation.passk import KS, predict, score
+from etrm.model.recursive import RecursiveModel
+from etrm.training.checkpoint import Checkpoint, WeightsKind
+from etrm.training.faults.seam import Fault
+from etrm.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The steps of an evaluation, one of which a fault changes; arguments as :func:`etrm.evaluation.evaluate`."""
+
+    tasks: TaskSet
+    predictions: list[Prediction | None]
+    samples: Any
+
+
+def _ask(
+    tasks: TaskSet,
+    predictor: Predictor,
+    *,
+    augmentations: int,
+    data: DataConfig | None = None,
+    seed: int = 0,
+    variant: str = "etrm",
+    trained: TaskSet | None = None,
+    batch_size: int = 64,
+    **_: Any,
+) -> _Asked:
+    layout = DataConfig() if data is None else data
+    samples = evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
+    return _Asked(tasks, predict(samples, predictor, batch_size), samples)
+
+
+def _divide_by_all(recipe: Recipe) -> Recipe:
+    def evaluate(tasks: TaskSet, predictor: Predictor, **options: Any) -> EvaluationReport:
+        report = recipe.evaluate(tasks, predictor, **options)
+        whole = len(load_tasks(tasks.source, tasks.subset))
+        found = {k: _over(passed, max(whole, passed.asked)) for k, passed in report.pass_at.items()}
+        return replace(report, pass_at=found)
+
+    return replace(recipe, evaluate=evaluate)
+
+
+def _over(passed: PassK, asked: int) -> PassK:
+    low, high = binomial_interval(passed.solved, asked)
+    return replace(passed, score=passed.score * passed.asked / asked, asked=asked, low=low, high=high)
+
+
+class _AsPredicted(Prediction):
+    """A vote for the grid as the model drew it, its augmentation still on."""
+
+    @cached_property
+    def grid(self) -> Grid:
+        canvas = np.full((SIDE, SIDE), PAD, dtype=np.int64)
+        canvas[np.divmod(self.sample.positions, SIDE)] = self.tokens
+        return grid_from_canvas(canvas)
+
+
+def _no_inverse(recipe: Recipe) -> Recipe:
+    def evaluate(
+        tasks: TaskSet, predictor: Predictor, *, ks: Sequence[int] = KS, **options: Any
+    ) -> EvaluationReport:
+        asked = _ask(tasks, predictor, **options)
+        votes = [p and _AsPredicted(p.sample, p.tokens, p.q_halt) for p in asked.predictions]
+        return score(tuple(tasks), asked.samples, votes, ks)
+
+    return replace(recipe, evaluate=evaluate)
+
+
+def _stale_votes(recipe: Recipe) -> Recipe:
+    kept: dict[str, list[Prediction]] = {}
+
+    def evaluate(
+        tasks: TaskSet, predictor: Predictor, *, ks: Sequence[int] = KS, **options: Any
+    ) -> EvaluationReport:
+        asked = _ask(tasks, predictor, **options)
+        for prediction in asked.predictions:
+            if prediction is not None:
+                kept.setdefault(prediction.sample.task_id, []).append(prediction)
+        votes = [vote for task in tasks for vote in kept.get(task.id, [])]
+        return score(tuple(tasks), [vote.sample for vote in votes], votes, ks)
+
+    return replace(recipe, evaluate=evaluate)
+
+
+def _eval_raw(recipe: Recipe) -> Recipe:
+    def load(model: RecursiveModel, checkpoint: Checkpoint, kind: WeightsKind) -> None:
+        recipe.load_weights(model, checkpoint, "raw")
+
+    return replace(recipe, load_weights=load)
+
+
+FAULTS = (
+    Fault(
+        "divide-by-all",
+        "solved tasks are divided by the size of the whole set, asked or not",
+        "H6",
+        "seed 004: an evaluator that divided by the wrong number",
+        _divide_by_all,
+    ),
+    Fault(
+        "no-inverse",
+        "votes are counted without undoing the augmentation",
+        "H6",
+        "seed 004, hypothesis 6",
+        _no_inverse,
+    ),
+    Fault(
+        "stale-votes",
+        "votes of earlier evaluations are counted again",
+        "H6",
+        "the published evaluator keeps its votes between calls",
+        _stale_votes,
+    ),
+    Fault(
+        "eval-raw",
+        "raw weights are evaluated and reported as averaged",
+        "H6",
+        "seed 004, hypothesis 6",
+        _eval_raw,
+    ),
+)

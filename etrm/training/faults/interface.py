@@ -1,0 +1,111 @@
+"""H3: the decoder is given something else than the encoder said; and faults of no hypothesis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from etrm.batch import Batch
+from etrm.model.act import Carry
+from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
+from etrm.training.faults.seam import Fault, built, handed_over, with_policy
+from etrm.training.recipe import Recipe
+
+SCALE = 30.0
+NEVER = -50.0
+"""A halting logit that no input can make positive where the head has no weights."""
+
+
+def _context_scale(recipe: Recipe) -> Recipe:
+    return handed_over(recipe, lambda given: replace(given, context=SCALE * given.context))
+
+
+def _context_nan(recipe: Recipe) -> Recipe:
+    def change(given: Given) -> Given:
+        first = torch.zeros_like(given.context, dtype=torch.bool)
+        first[0] = True
+        return replace(given, context=given.context.masked_fill(first, float("nan")))
+
+    return handed_over(recipe, change)
+
+
+def _context_ignored(recipe: Recipe) -> Recipe:
+    return handed_over(recipe, lambda given: replace(given, context=torch.zeros_like(given.context)))
+
+
+def _context_collapsed(recipe: Recipe) -> Recipe:
+    def change(given: Given) -> Given:
+        return replace(given, context=given.context.mean(0, keepdim=True).expand_as(given.context))
+
+    return handed_over(recipe, change)
+
+
+def _encode_all_discard(recipe: Recipe) -> Recipe:
+    def wrap(policy: ContextPolicy) -> ContextPolicy:
+        def twice(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+            kept, again = policy(model, carry, batch), policy(model, carry, batch)
+            begins = carry.halted[:, None, None]
+            return replace(kept, context=torch.where(begins, again.context, kept.context))
+
+        return twice
+
+    return with_policy(recipe, wrap)
+
+
+def _halting_stuck(recipe: Recipe) -> Recipe:
+    def change(model: RecursiveModel) -> None:
+        head = model.core.q_head
+        with torch.no_grad():
+            head.weight.zero_()
+            assert head.bias is not None
+            head.bias.fill_(NEVER)
+        head.requires_grad_(False)
+
+    return built(recipe, change)
+
+
+FAULTS = (
+    Fault(
+        "context-scale",
+        "the decoder is given the context times 30",
+        "H3",
+        "seed 004, hypothesis 3",
+        _context_scale,
+    ),
+    Fault(
+        "context-nan",
+        "the context of one row of the batch is not a number",
+        "H3",
+        "seed 004, hypothesis 3",
+        _context_nan,
+    ),
+    Fault(
+        "context-ignored",
+        "the decoder is given zeros in place of the context",
+        "H3",
+        "seed 004, hypothesis 3",
+        _context_ignored,
+    ),
+    Fault(
+        "context-collapsed",
+        "every row is given the mean of the batch's contexts",
+        "H3",
+        "near relative of a broken broadcast over the batch",
+        _context_collapsed,
+    ),
+    Fault(
+        "encode-all-discard",
+        "every row is encoded twice; the second time counts for rows that begin, the first for the others",
+        "cost",
+        "the published cache: 256 rows encoded, those that reset kept",
+        _encode_all_discard,
+    ),
+    Fault(
+        "halting-stuck",
+        "the halting logit is -50 whatever the state",
+        "halting",
+        "seed 001, phase 1 that never ends",
+        _halting_stuck,
+    ),
+)

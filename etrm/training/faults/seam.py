@@ -1,0 +1,81 @@
+"""What a fault is, and the ways in which one enters a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from etrm.batch import Batch
+from etrm.config import Config, with_overrides
+from etrm.data import Episodes
+from etrm.model.act import Carry
+from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
+from etrm.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A named fault.
+
+    Attributes:
+        name: as given to ``--inject``.
+        what: what it does, in one sentence.
+        root_cause: the hypothesis that it should validate; ``cost`` and ``halting`` are findings that
+            belong to none.
+        seen: where it happened.
+        apply: the recipe with the fault in it.
+    """
+
+    name: str
+    what: str
+    root_cause: str
+    seen: str
+    apply: Callable[[Recipe], Recipe]
+
+
+def configured(recipe: Recipe, settings: Callable[[Config], tuple[str, ...]]) -> Recipe:
+    """The recipe with other settings than it was given."""
+
+    def configure(config: Config) -> Config:
+        config = recipe.configure(config)
+        return with_overrides(config, settings(config))
+
+    return replace(recipe, configure=configure)
+
+
+def built(recipe: Recipe, change: Callable[[RecursiveModel], None]) -> Recipe:
+    """The recipe with a model that is changed once it is built."""
+
+    def build(config: Config, episodes: Episodes) -> RecursiveModel:
+        model = recipe.build_model(config, episodes)
+        change(model)
+        return model
+
+    return replace(recipe, build_model=build)
+
+
+def with_policy(recipe: Recipe, wrap: Callable[[ContextPolicy], ContextPolicy]) -> Recipe:
+    """The recipe with another way from the demonstrations to the context; a TRM has none and stays."""
+
+    def change(model: RecursiveModel) -> None:
+        if model.encoder is not None:
+            model.context_policy = wrap(model.context_policy)
+
+    return built(recipe, change)
+
+
+def handed_over(recipe: Recipe, change: Callable[[Given], Given]) -> Recipe:
+    """The recipe with a change to what the decoder is given, after the encoder."""
+
+    def wrap(policy: ContextPolicy) -> ContextPolicy:
+        def changed(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+            return change(policy(model, carry, batch))
+
+        return changed
+
+    return with_policy(recipe, wrap)
+
+
+def frozen_decoder(config: Config) -> tuple[str, ...]:
+    """Settings that mean to freeze the decoder for the whole run."""
+    return ("train.freeze_encoder_steps=0", f"train.freeze_decoder_steps={config.train.steps}")
