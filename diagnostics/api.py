@@ -15,6 +15,7 @@ from diagnostics.failure import CheckFailed
 from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdown
 from diagnostics.finiteness import FirstNonFinite, Origin, first_nonfinite
 from diagnostics.frozen import Fingerprint, compare, fingerprint
+from diagnostics.halting import Halting, HaltingSummary, Halts, summarise_halts
 from diagnostics.monitor import Monitor
 from diagnostics.output_assertions import assert_output_diversity, assert_sample_independence
 from diagnostics.probes import (
@@ -65,6 +66,9 @@ __all__ = [
     "Finding",
     "Fingerprint",
     "FirstNonFinite",
+    "Halting",
+    "HaltingSummary",
+    "Halts",
     "ModuleRecord",
     "Monitor",
     "Number",
@@ -103,6 +107,7 @@ __all__ = [
     "read_baseline",
     "read_steps",
     "representation",
+    "summarise_halts",
     "task_retrieval",
     "to_html",
     "to_json",

@@ -1,8 +1,8 @@
 """Questions to a model beyond its gradients, asked by `audit(..., probes=[...])`.
 
 A probe is anything with a `rule`, the id of its findings, and `run(model, batch) -> list[Finding]`; one of your own is
-a class in a file of your own, its findings made by `probe_finding`. The audit runs each once, on the last
-batch, after the steps, and puts the model back. A probe that raises ends the audit: no answer is not silence.
+a class in a file of your own, its findings made by `probe_finding`: docs/probes.md. The audit runs each once, on the
+last batch, after the steps, and puts the model back. A probe that raises ends the audit: no answer is not silence.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from diagnostics.failure import CheckFailed
+from diagnostics.failure import CheckFailed, failure
 from diagnostics.findings import Evidence, Finding, Severity
 from diagnostics.output_assertions import assert_sample_independence
 from diagnostics.selection import select_modules
@@ -68,7 +68,7 @@ class SampleIndependence:
     training: bool = False
     watch: Sequence[str] | None = None
     tolerance: float = 1e-5
-    rule: str = "LEAK001"
+    rule: ClassVar[str] = "LEAK001"
 
     def run(self, model: nn.Module, batch: Any) -> list[Finding]:
         """The first module that mixes samples, if one does."""
@@ -105,7 +105,7 @@ class ContextUse:
     samples: Callable[[Any], int]
     at_least: float = 1e-4
     tries: int = 3
-    rule: str = "CONTEXT001"
+    rule: ClassVar[str] = "CONTEXT001"
 
     @torch.no_grad()
     def run(self, model: nn.Module, batch: Any) -> list[Finding]:
@@ -127,14 +127,13 @@ class ContextUse:
         if change >= self.at_least:
             return []
         return [
-            probe_finding(
+            failure(
                 self.rule,
+                "",
                 f"the context of another sample changes the loss by {change:.3g} of it",
-                metric="relative change of the loss",
-                value=change,
-                threshold=self.at_least,
-                cause="the context is cut off, the same for all samples, or not read by what follows it",
-                remedy="Follow it from where it is made to the loss: COLLAPSE001 and coverage name the module.",
+                change,
+                self.at_least,
+                "the context is cut off, the same for all samples, or not read by what follows it",
             )
         ]
 
@@ -150,7 +149,7 @@ class Provenance:
 
     asked: Callable[[Any], Sequence[Hashable]]
     arrived: Callable[[nn.Module, Any], Sequence[Hashable]]
-    rule: str = "ORIGIN001"
+    rule: ClassVar[str] = "ORIGIN001"
 
     def run(self, model: nn.Module, batch: Any) -> list[Finding]:
         """Compares the ids place by place."""
@@ -175,17 +174,7 @@ class Provenance:
                 if same
                 else "other samples: a carry or a cache holds those of an earlier batch"
             )
-        return [
-            probe_finding(
-                self.rule,
-                said,
-                metric="samples in the wrong place",
-                value=float(len(wrong) + missing),
-                threshold=0.0,
-                cause=cause,
-                remedy="Let inputs, labels and context of a sample travel together, with its id.",
-            )
-        ]
+        return [failure(self.rule, "", said, float(len(wrong) + missing), 0.0, cause)]
 
 
 @dataclass(frozen=True)
@@ -201,7 +190,7 @@ class EvaluatorOracle:
     score: Callable[[Any, Any], float]
     labels: Callable[[Any], Any]
     wrong: Callable[[Any], Any]
-    rule: str = "ORACLE001"
+    rule: ClassVar[str] = "ORACLE001"
 
     def run(self, model: nn.Module, batch: Any) -> list[Finding]:
         """Does not use the model."""
@@ -213,15 +202,14 @@ class EvaluatorOracle:
             score = float(self.score(make(batch), batch))
             if not math.isclose(score, expected, abs_tol=1e-6):
                 found.append(
-                    probe_finding(
+                    failure(
                         self.rule,
+                        "",
                         f"the evaluator gives {score:.4g} to {given}, expected {expected:g}",
-                        metric=f"score of {given}",
-                        value=score,
-                        threshold=expected,
-                        cause="padding is counted, predictions and labels are shifted against each other, or the"
+                        score,
+                        expected,
+                        "padding is counted, predictions and labels are shifted against each other, or the"
                         " denominator is not what was asked",
-                        remedy="Score a single sample by hand, then two.",
                     )
                 )
         return found
@@ -239,7 +227,7 @@ class Cost:
     forward: Callable[[nn.Module, Any], Any]
     watch: Sequence[str] | None = None
     repeats: int = 3
-    rule: str = "COST001"
+    rule: ClassVar[str] = "COST001"
 
     @torch.no_grad()
     def run(self, model: nn.Module, batch: Any) -> list[Finding]:
@@ -258,16 +246,13 @@ class Cost:
             for name, share in sorted(shares.items(), key=lambda pair: -pair[1])
         )
         return [
-            probe_finding(
+            failure(
                 self.rule,
+                first,
                 f"a forward pass takes {best * 1e3:.3g} ms: {listed or 'no watched module was called'}",
-                metric="share of the time",
-                value=shares.get(first, math.nan),
-                threshold=None,
-                cause="what the modules compute",
-                remedy="Begin with the largest, if it is to be faster.",
-                module=first,
-                severity=Severity.NOTE,
+                shares.get(first, math.nan),
+                None,
+                "what the modules compute",
             )
         ]
 

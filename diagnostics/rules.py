@@ -28,7 +28,7 @@ class Rule:
         needs_optimizer: It cannot run unless the monitor was given the optimisers.
         needs_every_step: It cannot run where the monitor leaves steps out.
         source: Who speaks: each recorded step, the history of them, a fixed probe batch, the monitor
-            about itself, or an assertion in a test.
+            about itself, an assertion in a test, or a probe of an audit.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Rule:
     bound: str = ""
     needs_optimizer: bool = False
     needs_every_step: bool = False
-    source: Literal["step", "history", "probe", "monitor", "assertion"] = "step"
+    source: Literal["step", "history", "probe", "monitor", "assertion", "audit"] = "step"
 
     @property
     def threshold(self) -> float | None:
@@ -154,6 +154,19 @@ RULES: tuple[Rule, ...] = (
     Rule("LOSS001", CRITICAL, "The loss does not fall", "relative fall",
          "Read the table from the loss backwards: the first module without gradient or movement is the place.",
          None, source="assertion"),
+    Rule("CONTEXT001", CRITICAL, "The context is not used", "relative change of the loss",
+         "Follow it from where it is made to the loss: COLLAPSE001 and coverage name the module.",
+         None, source="audit"),
+    Rule("ORIGIN001", CRITICAL, "What stands at the loss belongs to other samples", "samples in the wrong place",
+         "Let inputs, labels and context of a sample travel together, with its id.", None, source="audit"),
+    Rule("ORACLE001", CRITICAL, "The evaluator is wrong about planted predictions", "score",
+         "Score a single sample by hand, then two.", None, source="audit"),
+    Rule("HALT001", WARNING, "Halting does not follow what is right", "share or area under the curve",
+         "Compare the halting logit with what it is trained on, row by row: sign, bias, labels of the right rows,"
+         " and whether its loss has any weight.", None, source="audit"),
+    Rule("HALT002", NOTE, "How rows halt", "mean step at halt", "Nothing to do.", None, source="audit"),
+    Rule("COST001", NOTE, "What a forward pass costs", "share of the time",
+         "Begin with the largest, if it is to be faster.", None, source="audit"),
 )  # fmt: skip
 
 OPTIONS: Mapping[str, Mapping[str, Option]] = {rule.id: rule.options for rule in RULES}
@@ -163,6 +176,7 @@ _SPEAKS = {
     "probe": "it speaks about outputs given to Monitor.probe",
     "monitor": "it speaks at once",
     "assertion": "only the assertions speak of it",
+    "audit": "a probe of an audit speaks of it",
 }
 
 

@@ -20,11 +20,15 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
             for their members.
 
     Raises:
-        ValueError: A name or pattern matches nothing.
+        ValueError: A name or pattern matches nothing, or the model has no submodule.
     """
     patterns = list(watch or [""])
     modules = dict(model.named_modules())
     del modules[""]
+    if not modules:
+        raise ValueError(
+            f"{type(model).__name__} has no submodule to watch; put it into another: nn.Sequential(model)"
+        )
     chosen: set[str] = set()
     for pattern in patterns:
         if pattern == "":

@@ -42,6 +42,12 @@ IDS = {
     "RULE001",
     "LEAK001",
     "LOSS001",
+    "CONTEXT001",
+    "ORIGIN001",
+    "ORACLE001",
+    "HALT001",
+    "HALT002",
+    "COST001",
 }
 
 

@@ -171,6 +171,10 @@ def test_unknown_names_are_errors_that_name_the_nearest() -> None:
         Monitor(Net(), rows={"cor": lambda args, kwargs, output: output})
     with pytest.raises(ValueError, match=r"expect_frozen: nothing matches 'heads'"):
         Monitor(Net(), expect_frozen=["heads"])
+    with pytest.raises(
+        ValueError, match=r"Linear has no submodule to watch; put it into another: nn.Sequential"
+    ):
+        Monitor(nn.Linear(1, 1))
 
 
 def test_wrong_use_is_an_error() -> None:

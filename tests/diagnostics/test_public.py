@@ -11,6 +11,10 @@ import pytest
 import diagnostics
 
 PUBLIC = {
+    "Halting",
+    "HaltingSummary",
+    "Halts",
+    "summarise_halts",
     "ContextUse",
     "Cost",
     "EvaluatorOracle",

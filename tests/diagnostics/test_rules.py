@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from diagnostics import (
     RULES,
     CheckFailed,
+    ContextUse,
+    Cost,
+    EvaluatorOracle,
+    Halting,
+    Halts,
     Monitor,
+    Probe,
+    Provenance,
     assert_loss_decreases,
     assert_sample_independence,
 )
@@ -237,6 +244,27 @@ def spiking(model: Net) -> None:
     )
 
 
+def asked(probe: Probe) -> Training:
+    """What a probe says of an untrained net and one batch."""
+    batch = torch.randn(BATCH, 4, generator=torch.Generator().manual_seed(1))
+    return lambda **options: {finding.rule for finding in probe.run(Net(), batch)}
+
+
+def squares(model: nn.Module, batch: Tensor) -> Tensor:
+    return model(batch).square().mean()
+
+
+def scored(score: Callable[[Tensor, Tensor], float]) -> Training:
+    return asked(EvaluatorOracle(score, torch.zeros_like, torch.ones_like))
+
+
+def halting(logits: list[float], correct: list[bool]) -> Training:
+    """Two hundred rows of a model that takes up to four steps, a quarter of them with each logit."""
+    steps = torch.where(torch.tensor(logits * 50) > 0, 2, 4)
+    halts = Halts(steps, 4, torch.tensor(logits * 50), torch.tensor(correct * 50))
+    return asked(Halting(lambda model, batch: halts))
+
+
 HEALTHY: Training = train
 CASES: dict[str, tuple[Training, Training]] = {
     "COV001": (cut_rows(2), cut_rows(6)),
@@ -278,6 +306,24 @@ CASES: dict[str, tuple[Training, Training]] = {
     "RULE001": (HEALTHY, complete),
     "LEAK001": (leak(True), leak(False)),
     "LOSS001": (falls(0.0), falls(1e-2)),
+    "CONTEXT001": (
+        asked(ContextUse(squares, lambda batch, index: batch, samples=len)),
+        asked(ContextUse(lambda m, b: squares(m, b * torch.arange(8)[:, None]), lambda b, i: b[i], len)),
+    ),
+    "ORIGIN001": (
+        asked(Provenance(lambda batch: range(8), lambda model, batch: range(1, 9))),
+        asked(Provenance(lambda batch: range(8), lambda model, batch: range(8))),
+    ),
+    "ORACLE001": (
+        scored(lambda predictions, batch: 0.5),
+        scored(lambda predictions, batch: float((predictions == 0).float().mean())),
+    ),
+    "HALT001": (
+        halting([-1.0, -2.0, -3.0, -4.0], [True, True, False, False]),
+        halting([2.0, 1.0, -1.0, -2.0], [True, True, False, False]),
+    ),
+    "HALT002": (halting([1.0, 1.0, -1.0, -1.0], [True, True, False, False]), HEALTHY),
+    "COST001": (asked(Cost(lambda model, batch: model(batch))), HEALTHY),
 }
 
 
