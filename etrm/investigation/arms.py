@@ -19,6 +19,7 @@ from typing import Any
 from etrm.config import Config
 from etrm.errors import EtrmError, RunFolderError
 from etrm.files import write_atomically
+from etrm.investigation import cache
 from etrm.investigation.result import Absent, Run, Value
 from etrm.training.run_folder import read_metrics
 
@@ -35,12 +36,14 @@ class Job:
         seed: of the run; also in the config.
         config: what is trained.
         measure: also measure held-in loss before and after, and the held-out score.
+        shared: the same in every investigation, so that it is kept for the next one.
     """
 
     arm: str
     seed: int
     config: Config
     measure: bool = False
+    shared: bool = False
 
     @property
     def folder(self) -> str:
@@ -72,10 +75,16 @@ def run_jobs(
     """
     for job in jobs:
         _check_config(root, job)
+    for job in jobs:
+        if job.shared and not _finished(root, job):
+            cache.restore(job.config, root / job.folder)
     waiting = [job for job in jobs if not _finished(root, job)]
     total = sum(job.config.train.steps for job in jobs)
     if waiting:
         _run_all(root, waiting, workers, lambda: progress(sum(_steps(root, job) for job in jobs), total))
+    for job in waiting:
+        if job.shared and _finished(root, job):
+            cache.keep(job.config, root / job.folder)
     progress(total, total)
     return {(job.arm, job.seed): _read(root, job) for job in jobs}
 

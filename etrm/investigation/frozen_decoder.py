@@ -102,7 +102,7 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
 
 
 def _config(investigation: Investigation, seed: int, faults: Sequence[str]) -> Config:
-    subject = investigation.subject
+    subject = investigation.starting_from(investigation.decoder)
     steps = min(STEPS, subject.train.steps)
     names = ", ".join(f'"{name}"' for name in (*subject.faults, *faults))
     config = with_overrides(

@@ -116,12 +116,14 @@ def compare(config: Config, decoder: Path) -> Facts:
 def decide(investigation: Investigation) -> Hypothesis:
     """Compare the subject of every seed and the controls."""
     began = time.perf_counter()
+    decoder = investigation.brief_decoder
+    subject = investigation.starting_from(decoder)
     subjects: list[Facts] = []
     errors: list[str] = []
     for done, seed in enumerate(investigation.seeds):
         investigation.progress("H1", done, len(investigation.seeds))
         try:
-            subjects.append(compare(seeded(investigation.subject, seed), investigation.decoder))
+            subjects.append(compare(seeded(subject, seed), decoder))
         except EtrmError as error:
             errors.append(error.what)
     controls = [
@@ -274,7 +276,7 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
 
 def _instruments(investigation: Investigation) -> tuple[InstrumentCheck, ...]:
     """The functional test must be able to tell: the TRM against itself, and with one cycle more."""
-    source = read_source(investigation.decoder, investigation.subject.train.decoder_weights)
+    source = read_source(investigation.brief_decoder, investigation.subject.train.decoder_weights)
     settings = source.settings
     table = source.puzzle_table
     trained = table is not None and bool(table.abs().max() > 0)

@@ -153,8 +153,10 @@ def decide(investigation: Investigation) -> Hypothesis:
     if investigation.subject.train.freeze_encoder_steps >= investigation.subject.train.steps:
         return not_run(STATEMENT, "The subject's own settings freeze the encoder for the whole run.")
     subject_jobs = [Job("h2-subject", seed, _subject(investigation, seed)) for seed in investigation.seeds]
-    control_jobs = [Job("h2-healthy", 0, investigation.control_config())]
-    control_jobs += [Job(f"h2-{name}", 0, investigation.control_config([name])) for name in POSITIVE]
+    control_jobs = [Job("h2-healthy", 0, investigation.control_config(), shared=True)]
+    control_jobs += [
+        Job(f"h2-{name}", 0, investigation.control_config([name]), shared=True) for name in POSITIVE
+    ]
     runs = investigation.run("H2", [*subject_jobs, *control_jobs])
     subject_runs, control_runs = runs[: len(subject_jobs)], runs[len(subject_jobs) :]
 

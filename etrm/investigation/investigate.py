@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from etrm.config import Config, load, with_overrides
+from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError, RunFolderError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.files import write_atomically
-from etrm.investigation import frozen_decoder, h1, h2, pretrain
-from etrm.investigation.protocol import CONTROL_PRESET, ORDER, Investigation, not_run
+from etrm.investigation import frozen_decoder, h1, h2
+from etrm.investigation.cache import code_hash
+from etrm.investigation.protocol import ORDER, Investigation, not_run
 from etrm.investigation.result import Evidence, Experiment, Hypothesis, Reproduce, Result, Verdict
 from etrm.investigation.statements import REASON, UNDECIDED
 from etrm.training.faults import recipe_for
@@ -21,6 +22,7 @@ from etrm.training.run_folder import environment
 from etrm.training.tasks import held_out_tasks, training_tasks
 
 Progress = Callable[[str, int, int], None]
+Confidence = Literal["proven", "candidate"]
 DECIDED = {"H1": h1.decide, "H2": h2.decide}
 STATEMENTS = {s.id: s for s in (*UNDECIDED, h1.STATEMENT, h2.STATEMENT)}
 
@@ -54,6 +56,7 @@ def investigate(
     hypotheses: tuple[str, ...] = tuple(DECIDED),
     experiments: bool = True,
     pretrain_steps: int = 800,
+    until_root_cause: bool = False,
 ) -> Result:
     """Decide hypotheses about a subject and write ``out/result.json``.
 
@@ -68,6 +71,7 @@ def investigate(
         hypotheses: ids to decide; the others are NOT RUN.
         experiments: also run the frozen-decoder experiment.
         pretrain_steps: of the TRM decoder, where the subject names none.
+        until_root_cause: leave what stands behind the first proven cause, and the experiments, alone.
 
     Raises:
         EtrmError: the config, data, decoder or folder cannot be used.
@@ -79,14 +83,14 @@ def investigate(
     began, where = time.perf_counter(), environment()
     recipe_for(subject)  # an unknown fault is refused before any work
     _claim(out, subject, name)
-    investigation = _prepare(subject, out, tuple(range(seeds)), workers, pretrain_steps, progress)
-    decided = {
-        id: DECIDED[id](investigation) if id in DECIDED and id in hypotheses else _left_out(id, hypotheses)
-        for id in ORDER
-    }
+    # Every arm has its own seed, a store has one, and neither it nor workers change a sample.
+    subject = with_overrides(subject, ("data.store=none", "data.workers=0"))
+    investigation = Investigation(out, subject, tuple(range(seeds)), workers, progress, pretrain_steps)
+    decided = _decide_all(investigation, hypotheses, until_root_cause)
     baselines = evaluate_baselines(held_out_tasks(subject), subject.data)
     found: tuple[Experiment, ...] = ()
-    if experiments and subject.model.variant != "trm":
+    named = until_root_cause and root_cause(decided)[0] is not None
+    if experiments and not named and subject.model.variant != "trm":
         best = max(report.pass_at[1].score for report in baselines.values())
         found = (frozen_decoder.run(investigation, best),)
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
@@ -95,25 +99,58 @@ def investigate(
     return result
 
 
-def root_cause(hypotheses: dict[str, Hypothesis]) -> tuple[str | None, str]:
-    """The first VALIDATED hypothesis in the order, unless something before it is an ERROR."""
+def _decide_all(
+    investigation: Investigation, asked: tuple[str, ...], until_root_cause: bool
+) -> dict[str, Hypothesis]:
+    """Every hypothesis in the order, decided or with the reason why not."""
+    decided: dict[str, Hypothesis] = {}
     for id in ORDER:
-        hypothesis = hypotheses[id]
-        if hypothesis.verdict is Verdict.ERROR:
-            return (
-                None,
-                f"No root cause can be named: {id} ({hypothesis.title}) ended in an ERROR. {hypothesis.sentence}",
+        cause = root_cause(decided)[0] if until_root_cause else None
+        if cause is not None:
+            decided[id] = not_run(
+                STATEMENTS[id], f"Stands behind the root cause {cause}, where this run stopped."
             )
+        elif id in DECIDED and id in asked:
+            decided[id] = DECIDED[id](investigation)
+        else:
+            decided[id] = _left_out(id, asked)
+    return decided
+
+
+def root_cause(hypotheses: Mapping[str, Hypothesis]) -> tuple[str | None, Confidence | None, str]:
+    """The first hypothesis in the order that is VALIDATED, else the first candidate.
+
+    Passed over is what another one explains: an encoder whose context the decoder is never given (H3) has no
+    gradient (H2). An ERROR that nothing explains leaves the cause open, for what comes after it rests on it.
+
+    Returns:
+        id, confidence and a sentence; the first two None where none can be named.
+    """
+    found = [hypotheses[id] for id in ORDER if id in hypotheses]
+    for hypothesis in found:
+        if hypothesis.explained_by is not None and _stands(hypotheses.get(hypothesis.explained_by)):
+            continue
+        if hypothesis.verdict is Verdict.ERROR:
+            name = f"{hypothesis.id} ({hypothesis.title})"
+            return None, None, f"No root cause can be named: {name} ended in an ERROR. {hypothesis.sentence}"
         if hypothesis.verdict is Verdict.VALIDATED:
-            return id, hypothesis.sentence
-    tested = [id for id in ORDER if hypotheses[id].verdict is not Verdict.NOT_RUN]
-    return None, f"No root cause among the tested hypotheses ({', '.join(tested) or 'none'})."
+            return hypothesis.id, "proven", hypothesis.sentence
+    for hypothesis in found:
+        if hypothesis.candidate:
+            return hypothesis.id, "candidate", hypothesis.sentence
+    tested = [hypothesis.id for hypothesis in found if hypothesis.verdict is not Verdict.NOT_RUN]
+    return None, None, f"No root cause among the tested hypotheses ({', '.join(tested) or 'none'})."
+
+
+def _stands(explanation: Hypothesis | None) -> bool:
+    """Whether an explanation was found to hold, or may still be."""
+    return explanation is None or explanation.candidate or explanation.verdict is Verdict.VALIDATED
 
 
 def _claim(out: Path, subject: Config, name: str) -> None:
     """Refuse a folder that holds something else, before anything is written."""
     file = out / "subject.json"
-    wanted = {"name": name, "config": json.loads(subject.to_json()), "code": pretrain.code_hash()}
+    wanted = {"name": name, "config": json.loads(subject.to_json()), "code": code_hash()}
     try:
         if file.exists():
             found = json.loads(file.read_text("utf-8"))
@@ -137,28 +174,6 @@ def _claim(out: Path, subject: Config, name: str) -> None:
         ) from error
 
 
-def _prepare(
-    subject: Config, out: Path, seeds: tuple[int, ...], workers: int, pretrain_steps: int, progress: Progress
-) -> Investigation:
-    """Train or find the decoders, and give the subject one where it names none."""
-    # Every arm has its own seed, a store has one, and neither it nor workers change a sample.
-    subject = with_overrides(subject, ("data.store=none", "data.workers=0"))
-    smoke = load(CONTROL_PRESET, overrides=("train.threads=1",))
-    control_decoder = pretrain.pretrained(
-        pretrain.trm_config(smoke, smoke.train.steps),
-        lambda done, total: progress("control decoder", done, total),
-    )
-    decoder = subject.train.decoder
-    if decoder is None:
-        decoder = pretrain.pretrained(
-            pretrain.trm_config(subject, pretrain_steps),
-            lambda done, total: progress("TRM decoder", done, total),
-        )
-    if subject.model.variant != "trm":
-        subject = with_overrides(subject, (f"train.decoder='{decoder}'",))
-    return Investigation(out, subject, decoder, control_decoder, seeds, workers, progress)
-
-
 def _left_out(id: str, hypotheses: tuple[str, ...]) -> Hypothesis:
     reason = REASON if id not in DECIDED else f"Not asked for: --hypotheses {','.join(hypotheses)}."
     return not_run(STATEMENTS[id], reason)
@@ -171,11 +186,11 @@ def _result(
     baselines: dict[str, EvaluationReport],
     reproduce: Reproduce,
 ) -> Result:
-    cause, sentence = root_cause(hypotheses)
+    cause, confidence, sentence = root_cause(hypotheses)
     return Result(
         subject=name,
         root_cause=cause,
-        root_cause_confidence="proven" if cause else None,
+        root_cause_confidence=confidence,
         sentence=sentence,
         next_step=_next_step(cause, hypotheses, experiments),
         order=ORDER,

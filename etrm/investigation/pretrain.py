@@ -1,19 +1,12 @@
-"""The TRM decoder that H1 and the frozen-decoder experiment need: trained by the tool, and kept.
-
-The kept decoder is found again by a hash of its config and of the code that trained it, so that a
-changed trainer never meets an old decoder.
-"""
+"""The TRM decoder that H1 and the frozen-decoder experiment need: trained by the tool, and kept."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import diagnostics
-import etrm
 from etrm.config import Config, with_overrides
+from etrm.investigation import cache
 from etrm.investigation.arms import Interrupted
 from etrm.training import checkpoint as checkpoints
 from etrm.training.trainer import train
@@ -41,12 +34,6 @@ TRAINING = (
     "model.halt.exploration=0.1",
 )
 """How the decoder is trained whatever the subject's own settings, which are what is being judged."""
-
-
-def cache_folder() -> Path:
-    """``$ETRM_CACHE``, or ``etrm`` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("ETRM_CACHE") or Path(home) / "etrm")
 
 
 def trm_config(subject: Config, steps: int) -> Config:
@@ -82,8 +69,7 @@ def pretrained(config: Config, progress: Callable[[int, int], None]) -> Path:
     Raises:
         Interrupted: Ctrl-C; what was trained is kept and goes on next time.
     """
-    key = hashlib.sha256((config.to_json() + code_hash()).encode()).hexdigest()[:16]
-    folder = cache_folder() / "decoders" / key
+    folder = cache.cache_folder() / "decoders" / cache.key(config)
     steps = config.train.steps
     if not _finished(folder, steps):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -91,16 +77,6 @@ def pretrained(config: Config, progress: Callable[[int, int], None]) -> Path:
             raise Interrupted
     progress(steps, steps)
     return folder
-
-
-def code_hash() -> str:
-    """Hash of the code that the numbers of a run depend on."""
-    folders = [Path(diagnostics.__file__).parent]
-    folders += [Path(etrm.__file__).parent / name for name in ("data", "model", "evaluation", "training")]
-    digest = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _finished(folder: Path, steps: int) -> bool:

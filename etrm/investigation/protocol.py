@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from etrm.config import Config, load, with_overrides
 from etrm.investigation.arms import Job, OnProgress, run_jobs
+from etrm.investigation.pretrain import pretrained, trm_config
 from etrm.investigation.result import Arm, ControlOutcome, Hypothesis, Run, Series, Verdict
+from etrm.training.faults import recipe_for
 from etrm.training.run_folder import read_metrics
 
 ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
@@ -36,28 +39,64 @@ class Statement:
         return Hypothesis(**asdict(self), verdict=verdict, sentence=sentence, **found)
 
 
+BRIEF_STEPS = 40
+"""Steps of a TRM that is good enough to see whether loading works."""
+
+
 @dataclass
 class Investigation:
     """What the deciding functions share.
 
     Attributes:
         root: the investigation's folder.
-        subject: config of the subject, faults included.
-        decoder: run folder of the TRM whose core the subject starts from.
-        control_decoder: the same for the control preset.
+        subject: config of the subject as given, faults included.
         seeds: of every arm.
         workers: processes at a time.
         progress: called with a phase, steps done and steps in all.
+        pretrain_steps: of the decoder, where the subject names none.
     """
 
     root: Path
     subject: Config
-    decoder: Path
-    control_decoder: Path
     seeds: tuple[int, ...]
     workers: int
     progress: Callable[[str, int, int], None]
+    pretrain_steps: int = 800
     _done: dict[tuple[str, int], Run] = field(default_factory=dict)
+
+    @cached_property
+    def effective(self) -> Config:
+        """The settings that the subject's runs really use, as their records say."""
+        return recipe_for(self.subject).configure(self.subject)
+
+    @cached_property
+    def decoder(self) -> Path:
+        """Run folder of the TRM that the subject starts from, trained now where it names none."""
+        return self._trm("TRM decoder", self.pretrain_steps)
+
+    @cached_property
+    def brief_decoder(self) -> Path:
+        """The same, after a few steps: it loads, or does not, like any other."""
+        return self._trm("brief TRM decoder", min(BRIEF_STEPS, self.pretrain_steps))
+
+    def _trm(self, phase: str, steps: int) -> Path:
+        if self.subject.train.decoder is not None:
+            return self.subject.train.decoder
+        config = trm_config(self.subject, steps)
+        return pretrained(config, lambda done, total: self.progress(phase, done, total))
+
+    @cached_property
+    def control_decoder(self) -> Path:
+        """The decoder of the control preset."""
+        smoke = load(CONTROL_PRESET, overrides=("train.threads=1",))
+        config = trm_config(smoke, smoke.train.steps)
+        return pretrained(config, lambda done, total: self.progress("control decoder", done, total))
+
+    def starting_from(self, decoder: Path) -> Config:
+        """The subject with a decoder to start from, which a TRM has no use for."""
+        if self.subject.model.variant == "trm":
+            return self.subject
+        return with_overrides(self.subject, (f"train.decoder='{decoder}'",))
 
     def run(self, phase: str, jobs: Sequence[Job]) -> list[Run]:
         """The runs of some jobs, made now or before."""

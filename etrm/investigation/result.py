@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, f
 
 from etrm.errors import RunFolderError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Verdict(StrEnum):
@@ -147,6 +147,10 @@ class Hypothesis(Record):
     verdict: Verdict
     sentence: str  # the verdict in one sentence with its numbers
     screening: bool = False
+    candidate: bool = False  # only the number of seeds stood in the way of VALIDATED
+    explained_by: str | None = (
+        None  # the hypothesis whose fault, if it is present, makes this one hold or fail
+    )
     arms: tuple[Arm, ...] = ()
     runs: tuple[Run, ...] = ()
     evidence: tuple[Evidence, ...] = ()

@@ -29,13 +29,14 @@ def subject(decoder: Path) -> Config:
 
 
 @pytest.fixture
-def investigation(tmp_path: Path, subject: Config, decoder: Path) -> Investigation:
+def investigation(
+    tmp_path: Path, subject: Config, decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Investigation:
     """An investigation of it with one seed."""
+    monkeypatch.setenv("ETRM_CACHE", str(decoder.parent.parent))
     return Investigation(
         root=tmp_path / "out",
         subject=subject,
-        decoder=decoder,
-        control_decoder=decoder,
         seeds=(0,),
         workers=2,
         progress=lambda phase, done, total: None,

@@ -25,9 +25,32 @@ def test_the_first_validated_hypothesis_in_the_order_is_the_cause() -> None:
 
 
 def test_an_error_upstream_leaves_the_cause_open_and_says_where() -> None:
-    cause, sentence = root_cause(hypotheses(H1=Verdict.ERROR, H2=Verdict.VALIDATED))
-    assert cause is None
+    cause, confidence, sentence = root_cause(hypotheses(H1=Verdict.ERROR, H2=Verdict.VALIDATED))
+    assert cause is confidence is None
     assert "H1" in sentence
+
+
+def changed(found: dict[str, Hypothesis], id: str, **update: object) -> dict[str, Hypothesis]:
+    return found | {id: found[id].model_copy(update=update)}
+
+
+@pytest.mark.parametrize("verdict", [Verdict.VALIDATED, Verdict.ERROR])
+def test_what_another_hypothesis_explains_is_passed_over_where_that_one_holds(verdict: Verdict) -> None:
+    found = changed(hypotheses(H2=verdict, H3=Verdict.VALIDATED), "H2", explained_by="H3")
+    assert root_cause(found)[:2] == ("H3", "proven")
+    refuted = changed(hypotheses(H2=verdict, H3=Verdict.INVALIDATED), "H2", explained_by="H3")
+    assert root_cause(refuted)[0] == ("H2" if verdict is Verdict.VALIDATED else None)
+    pending = {id: h for id, h in found.items() if id != "H3"}
+    assert root_cause(pending)[0] is None
+    assert "No root cause among" in root_cause(pending)[2]
+
+
+def test_a_candidate_is_named_where_nothing_is_proven() -> None:
+    leading = changed(hypotheses(H4=Verdict.INCONCLUSIVE, H7=Verdict.INCONCLUSIVE), "H7", candidate=True)
+    assert root_cause(leading)[:2] == ("H7", "candidate")
+    both = changed(leading, "H4", candidate=True)
+    assert root_cause(both)[:2] == ("H4", "candidate")
+    assert root_cause(changed(both, "H2", verdict=Verdict.VALIDATED))[:2] == ("H2", "proven")
 
 
 @pytest.mark.parametrize(

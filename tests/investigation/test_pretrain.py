@@ -34,7 +34,7 @@ def test_another_config_or_other_code_is_another_decoder(monkeypatch: pytest.Mon
     three = pretrain.pretrained(pretrain.trm_config(SMOKE, 3), lambda done, total: None)
     two = pretrain.pretrained(pretrain.trm_config(SMOKE, 2), lambda done, total: None)
     assert two != three
-    monkeypatch.setattr(pretrain, "code_hash", lambda: "edited")
+    monkeypatch.setattr("etrm.investigation.cache.code_hash", lambda: "edited")
     assert pretrain.pretrained(pretrain.trm_config(SMOKE, 2), lambda done, total: None) != two
 
 
