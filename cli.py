@@ -99,7 +99,8 @@ def investigate(
     config: ConfigOption = None,
     settings: SetOption = None,
     inject: InjectOption = None,
-    hypotheses: Annotated[str, typer.Option(help="Which to decide, e.g. H1,H2.")] = "H1,H2",
+    hypotheses: Annotated[str, typer.Option(help="Which to decide, e.g. H1,H2.")] = "all",
+    until_root_cause: Annotated[bool, typer.Option(help="Stop at the first proven root cause.")] = False,
     seeds: Annotated[
         int, typer.Option(min=1, help="Seeds per arm; below five a report is called screening.")
     ] = 3,
@@ -118,6 +119,7 @@ def investigate(
     """
     from etrm.errors import ConfigError
     from etrm.investigation.arms import Interrupted
+    from etrm.investigation.investigate import chosen
     from etrm.investigation.investigate import investigate as decide
     from etrm.investigation.result import Verdict
     from reports import render, summary
@@ -137,7 +139,8 @@ def investigate(
                 workers=jobs,
                 command=command,
                 progress=phases.update,
-                hypotheses=tuple(h.strip() for h in hypotheses.split(",") if h.strip()),
+                hypotheses=chosen(hypotheses),
+                until_root_cause=until_root_cause,
                 experiments=experiments,
                 pretrain_steps=pretrain_steps,
             )

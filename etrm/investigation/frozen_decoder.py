@@ -55,6 +55,17 @@ class Contrast:
         return self.interval is not None and self.interval.high < SMALLEST_EFFECT
 
 
+def trained_jobs(investigation: Investigation) -> list[Job]:
+    """The treatment: encoder trained, decoder frozen; one run a seed."""
+    return _jobs(investigation, TRAINED, ())
+
+
+def _jobs(investigation: Investigation, arm: str, faults: Sequence[str]) -> list[Job]:
+    return [
+        Job(arm, seed, _config(investigation, seed, faults), measure=True) for seed in investigation.seeds
+    ]
+
+
 def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
     """Train both arms on every seed, and say which scenario it is.
 
@@ -62,11 +73,7 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
         investigation: subject, decoder and seeds.
         baseline_pass_at_1: the best trivial baseline's score on the held-out tasks, 0..1.
     """
-    jobs = [
-        Job(arm, seed, _config(investigation, seed, faults), measure=True)
-        for arm, faults in ((TRAINED, ()), (BLIND, ("demos-from-other-task",)))
-        for seed in investigation.seeds
-    ]
+    jobs = trained_jobs(investigation) + _jobs(investigation, BLIND, ("demos-from-other-task",))
     runs = investigation.run("frozen decoder", jobs)
     trained = [r for r in runs if r.arm == TRAINED and r.state == "finished"]
     blind = [r for r in runs if r.arm == BLIND and r.state == "finished"]

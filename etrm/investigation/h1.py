@@ -14,11 +14,19 @@ from typing import Any, Literal
 
 import torch
 
-from etrm.config import SIDE, Config, ModelConfig
+from etrm.config import SIDE, Config, ModelConfig, with_overrides
 from etrm.data import collate
-from etrm.errors import EtrmError
+from etrm.errors import EtrmError, NonFiniteError
 from etrm.investigation.measure import training_queries
-from etrm.investigation.protocol import Investigation, Statement, control_arms, control_outcome, seeded
+from etrm.investigation.protocol import (
+    Investigation,
+    Statement,
+    broken_controls,
+    control_arms,
+    control_outcome,
+    seeded,
+    seeds_in_words,
+)
 from etrm.investigation.result import (
     Absent,
     ControlOutcome,
@@ -31,16 +39,17 @@ from etrm.investigation.result import (
 from etrm.model.core import Core
 from etrm.model.recursive import RecursiveModel
 from etrm.training.decoder import SETTINGS, DecoderSource, read_source
+from etrm.training.stage import FrozenSpan
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
     id="H1",
     title="Decoder loading",
-    statement="The pretrained decoder does not arrive as it was.",
+    statement="The pretrained decoder does not arrive as it was, or does not stay so where it is frozen.",
     refuted_by=(
         "Every core tensor is found and equal to the checkpoint's (difference at most 1e-5), the settings that have "
         "no weights are equal, and given the same context the decoder computes the same logits as the TRM that it "
-        "came from (difference at most 1e-4)."
+        "came from (difference at most 1e-4). Where it is frozen, not a bit of it changes."
     ),
     mechanism=(
         "A load that is skipped, matches no key, takes other weights than meant, or is followed by other cycles than "
@@ -54,7 +63,9 @@ LOGIT_TOLERANCE = 1e-4
 ACT_STEPS = 2
 """ACT steps of the functional test: the second one starts from states that the first one made."""
 
-POSITIVE = ("decoder-not-loaded", "decoder-cycles-mismatch")
+FROZEN_STEPS = 6
+"""Steps after which weight decay shows in every tensor."""
+POSITIVE = ("decoder-not-loaded", "decoder-raw-for-ema", "decoder-cycles-mismatch", "decoder-moves")
 
 
 @dataclass(frozen=True)
@@ -69,11 +80,19 @@ class Facts:
     settings: tuple[tuple[str, Any, Any], ...]
     logits: float
     contexts: int
+    frozen: FrozenSpan | None = None
+
+    @property
+    def moved(self) -> int:
+        """Tensors of a decoder that is meant to be frozen, and moved."""
+        frozen = self.frozen
+        return 0 if frozen is None or frozen.part != "decoder" else frozen.total - frozen.matched
 
     @property
     def holds(self) -> bool:
-        """Whether the hypothesis holds: the decoder did not arrive as it was."""
-        return self.matched < self.total or bool(self.settings) or not self.logits <= LOGIT_TOLERANCE
+        """Whether the hypothesis holds: the decoder did not arrive, or did not stay, as it was."""
+        arrives = self.matched == self.total and not self.settings and self.logits <= LOGIT_TOLERANCE
+        return not arrives or self.moved > 0
 
     @property
     def words(self) -> str:
@@ -81,6 +100,11 @@ class Facts:
         parts = [f"{self.matched}/{self.total} core tensors equal the checkpoint's"]
         parts += [f"{name} is {ours} and was {theirs} in training" for name, theirs, ours in self.settings]
         parts.append(f"logits differ by at most {self.logits:.2g} given the same context")
+        if self.frozen is not None and self.moved:
+            parts.append(
+                f"{self.moved}/{self.frozen.total} tensors of the frozen decoder moved in "
+                f"{self.frozen.last_step} steps, by up to {self.frozen.largest:.2g}"
+            )
         return "; ".join(parts)
 
 
@@ -110,7 +134,21 @@ def compare(config: Config, decoder: Path) -> Facts:
         settings=_live_settings(ours, source),
         logits=logits,
         contexts=contexts,
+        frozen=_frozen(config),
     )
+
+
+def _frozen(config: Config) -> FrozenSpan | None:
+    """What moved in a decoder that the subject means to freeze, over a few steps; None where it does not."""
+    trainer = Trainer(with_overrides(config, ("monitor.enabled=false",)))
+    steps = min(FROZEN_STEPS, trainer.config.train.freeze_decoder_steps)
+    try:
+        for _ in range(steps):
+            trainer.train_step()
+    except NonFiniteError:  # an update was refused; what moved before it is told
+        pass
+    trainer.stage.close(trainer.step)
+    return trainer.stage.span
 
 
 def decide(investigation: Investigation) -> Hypothesis:
@@ -130,9 +168,8 @@ def decide(investigation: Investigation) -> Hypothesis:
         _control("healthy", investigation.control_config(), investigation.control_decoder),
         *(_control(n, investigation.control_config([n]), investigation.control_decoder) for n in POSITIVE),
     ]
-    broken = [control.name for control in controls if not control.behaved]
     worst = max(subjects, key=lambda f: (f.holds, f.logits), default=None)
-    verdict, sentence = _verdict(worst, errors, broken, len(investigation.seeds))
+    verdict, sentence = _verdict(worst, errors, controls, len(investigation.seeds))
     return STATEMENT.decided(
         verdict,
         sentence,
@@ -203,13 +240,13 @@ def _other_weights(core: Core, decoder: Path, config: Config) -> Value:
 
 
 def _verdict(
-    worst: Facts | None, errors: Sequence[str], broken: Sequence[str], seeds: int
+    worst: Facts | None, errors: Sequence[str], controls: Sequence[ControlOutcome], seeds: int
 ) -> tuple[Verdict, str]:
-    if broken:
-        return Verdict.ERROR, f"Controls did not behave: {', '.join(broken)}. The verdict would mean nothing."
+    if broken := broken_controls(controls):
+        return Verdict.ERROR, broken
     if worst is None or (errors and not worst.holds):
         return Verdict.ERROR, f"The subject could not be built: {errors[0]}"
-    scope = f"({seeds} seed{'s' if seeds != 1 else ''}, worst shown)"
+    scope = f"({seeds_in_words(seeds)}, worst shown)"
     return (Verdict.VALIDATED if worst.holds else Verdict.INVALIDATED), f"{worst.words} {scope}."
 
 
@@ -223,7 +260,7 @@ def _control(name: str, config: Config, decoder: Path) -> ControlOutcome:
 
 
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
-    n = f"{facts.total} tensors, {seeds} seed{'s' if seeds != 1 else ''}"
+    n = f"{facts.total} tensors, {seeds_in_words(seeds)}"
     base = Evidence(metric="", direction="must be equal", treatment=0.0, threshold="", passed=None, n=n)
     rows: list[dict[str, Any]] = [
         {
@@ -271,6 +308,17 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
             "note": "half of the contexts are the TRM's own puzzle vectors, half are random",
         },
     ]
+    if facts.frozen is not None and facts.frozen.part == "decoder":
+        rows.append(
+            {
+                "metric": "tensors of the frozen decoder unchanged, bit for bit",
+                "control": float(facts.frozen.total),
+                "treatment": float(facts.frozen.matched),
+                "threshold": f"all {facts.frozen.total}",
+                "passed": not facts.moved,
+                "n": f"{facts.frozen.last_step} steps",
+            }
+        )
     return tuple(base.model_copy(update=row) for row in rows)
 
 

@@ -14,10 +14,12 @@ from etrm.investigation.arms import Job
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
+    broken_controls,
     control_arms,
     control_outcome,
     not_run,
     seeded,
+    seeds_in_words,
     series,
     so_far,
 )
@@ -164,12 +166,11 @@ def decide(investigation: Investigation) -> Hypothesis:
     per_seed = [gather(investigation.metrics(run)) for run in subject_runs]
     facts = gather([m for run in subject_runs for m in investigation.metrics(run)])
     controls = [_control(investigation, run) for run in control_runs]
-    verdict, sentence = _verdict(
-        facts, failed, [c.name for c in controls if not c.behaved], len(subject_runs)
-    )
+    verdict, sentence = _verdict(facts, failed, controls, len(subject_runs))
     return STATEMENT.decided(
         verdict,
         sentence,
+        explained_by=_explanation(investigation, verdict, controls),
         arms=control_arms("h2", investigation.subject, POSITIVE),
         runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True))
         + tuple(control_runs),
@@ -182,6 +183,18 @@ def decide(investigation: Investigation) -> Hypothesis:
     )
 
 
+def _explanation(
+    investigation: Investigation, verdict: Verdict, controls: Sequence[ControlOutcome]
+) -> str | None:
+    """What could make this hypothesis hold, or its runs fail, without being about gradients."""
+    if verdict is Verdict.INVALIDATED or broken_controls(controls):
+        return None
+    seen, _ = investigation.passages
+    if any(found.unused or not found.finite for found in seen):
+        return "H3"  # what never reaches the decoder, by value, has no gradient either
+    return "H4" if verdict is Verdict.ERROR else None  # runs that diverged
+
+
 def _subject(investigation: Investigation, seed: int) -> Config:
     subject = investigation.subject
     steps = min(subject.train.freeze_encoder_steps + STEPS, subject.train.steps)
@@ -189,10 +202,12 @@ def _subject(investigation: Investigation, seed: int) -> Config:
     return seeded(subject, seed, f"train.steps={steps}", f"train.warmup_steps={warmup}")
 
 
-def _verdict(facts: Facts, failed: list[Run], broken: list[str], seeds: int) -> tuple[Verdict, str]:
-    if broken:
-        return Verdict.ERROR, f"Controls did not behave: {', '.join(broken)}. The verdict would mean nothing."
-    scope = f"({seeds} seed{'s' if seeds != 1 else ''})"
+def _verdict(
+    facts: Facts, failed: list[Run], controls: Sequence[ControlOutcome], seeds: int
+) -> tuple[Verdict, str]:
+    if broken := broken_controls(controls):
+        return Verdict.ERROR, broken
+    scope = f"({seeds_in_words(seeds)})"
     if facts.steps and facts.holds:
         words = facts.words
         return Verdict.VALIDATED, f"{words[0].upper()}{words[1:]} {scope}."
@@ -214,7 +229,7 @@ def _control(investigation: Investigation, run: Run) -> ControlOutcome:
 
 
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
-    n = f"{facts.steps} steps of {seeds} seed{'s' if seeds != 1 else ''}"
+    n = f"{facts.steps} steps of {seeds_in_words(seeds)}"
 
     def row(metric: str, treatment: Value, threshold: str, passed: bool | None, note: str = "") -> Evidence:
         direction = "context" if passed is None else "must hold"

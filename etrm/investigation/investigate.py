@@ -12,7 +12,7 @@ from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError, RunFolderError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.files import write_atomically
-from etrm.investigation import frozen_decoder, h1, h2
+from etrm.investigation import frozen_decoder, h1, h2, h3, h5, h6
 from etrm.investigation.cache import code_hash
 from etrm.investigation.protocol import ORDER, Investigation, not_run
 from etrm.investigation.result import Evidence, Experiment, Hypothesis, Reproduce, Result, Verdict
@@ -23,10 +23,16 @@ from etrm.training.tasks import held_out_tasks, training_tasks
 
 Progress = Callable[[str, int, int], None]
 Confidence = Literal["proven", "candidate"]
-DECIDED = {"H1": h1.decide, "H2": h2.decide}
-STATEMENTS = {s.id: s for s in (*UNDECIDED, h1.STATEMENT, h2.STATEMENT)}
+DECIDED = {"H5": h5.decide, "H6": h6.decide, "H1": h1.decide, "H2": h2.decide, "H3": h3.decide}
+STATEMENTS = {s.id: s for s in (*UNDECIDED, *(m.STATEMENT for m in (h1, h2, h3, h5, h6)))}
 
 NEXT_STEP = {
+    "H5": "Mend the loader first: page H5 names the first row whose grids are not its task's. Then run the same "
+    "command again.",
+    "H6": "Mend the evaluator first: page H6 names the planted prediction that is not scored as planted. Its "
+    "earlier scores mean nothing.",
+    "H3": "Look at what stands between encoder and decoder: page H3 says by which factor, or from which rows. Then "
+    "run the same command again.",
     "H1": "Mend the loading first: compare key names, EMA and cycles with the checkpoint (page H1), then run the "
     "same command again.",
     "H2": "Give the encoder its gradients first: look for a cache, a detach, a no_grad, a frozen module or a skipped "
@@ -42,6 +48,23 @@ NEXT_BY_SCENARIO = {
     "none": "Nothing that was tested explains a failure to learn. More seeds and steps narrow the intervals: "
     "--seeds 5, then `etrm train` and `etrm evaluate`.",
 }
+
+
+def chosen(names: str) -> tuple[str, ...]:
+    """The hypotheses that a text asks for: ids with commas between them, or ``all``.
+
+    Raises:
+        ConfigError: one of them is not known.
+    """
+    asked = (
+        tuple(DECIDED) if names.strip() == "all" else tuple(n.strip() for n in names.split(",") if n.strip())
+    )
+    unknown = [name for name in asked if name not in STATEMENTS]
+    if unknown:
+        raise ConfigError(
+            f"unknown hypothesis {unknown[0]!r}", allowed=f"all, or of {', '.join(sorted(STATEMENTS))}"
+        )
+    return asked
 
 
 def investigate(
@@ -77,9 +100,7 @@ def investigate(
         EtrmError: the config, data, decoder or folder cannot be used.
         Interrupted: Ctrl-C; the same command goes on from there.
     """
-    unknown = [h for h in hypotheses if h not in STATEMENTS]
-    if unknown:
-        raise ConfigError(f"unknown hypothesis {unknown[0]!r}", allowed=", ".join(sorted(STATEMENTS)))
+    chosen(",".join(hypotheses))  # refused before any work
     began, where = time.perf_counter(), environment()
     recipe_for(subject)  # an unknown fault is refused before any work
     _claim(out, subject, name)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from etrm.config import Config, load, with_overrides
+from etrm.errors import EtrmError
 from etrm.investigation.arms import Job, OnProgress, run_jobs
+from etrm.investigation.interface import Passage, passage
 from etrm.investigation.pretrain import pretrained, trm_config
 from etrm.investigation.result import Arm, ControlOutcome, Hypothesis, Run, Series, Verdict
 from etrm.training.faults import recipe_for
@@ -78,6 +80,17 @@ class Investigation:
     def brief_decoder(self) -> Path:
         """The same, after a few steps: it loads, or does not, like any other."""
         return self._trm("brief TRM decoder", min(BRIEF_STEPS, self.pretrain_steps))
+
+    @cached_property
+    def passages(self) -> tuple[list[Passage], str]:
+        """The way of the context in the subject of each seed; and why a seed has none, if one has none."""
+        found, error = [], ""
+        for seed in self.seeds:
+            try:
+                found.append(passage(seeded(self.subject, seed)))
+            except EtrmError as problem:
+                error = problem.what
+        return found, error
 
     def _trm(self, phase: str, steps: int) -> Path:
         if self.subject.train.decoder is not None:
@@ -154,6 +167,17 @@ def control_outcome(name: str, positive: bool, got: Verdict, detail: str) -> Con
         behaved=(got is Verdict.VALIDATED) == positive and got is not Verdict.ERROR,
         detail=detail,
     )
+
+
+def broken_controls(controls: Sequence[ControlOutcome]) -> str:
+    """Why a verdict would mean nothing, or nothing."""
+    names = [control.name for control in controls if not control.behaved]
+    return f"Controls did not behave: {', '.join(names)}. The verdict would mean nothing." if names else ""
+
+
+def seeds_in_words(seeds: int) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{seeds} seed{'' if seeds == 1 else 's'}"
 
 
 def not_run(statement: Statement, reason: str) -> Hypothesis:

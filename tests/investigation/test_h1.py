@@ -84,6 +84,8 @@ def test_the_verdict_has_both_controls_and_its_numbers(investigation: Investigat
     assert {c.name: c.got for c in found.controls} == {
         "healthy": Verdict.INVALIDATED,
         "decoder-not-loaded": Verdict.VALIDATED,
+        "decoder-raw-for-ema": Verdict.VALIDATED,
+        "decoder-moves": Verdict.VALIDATED,
         "decoder-cycles-mismatch": Verdict.VALIDATED,
     }
     assert all(c.behaved for c in found.controls)

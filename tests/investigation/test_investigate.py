@@ -61,6 +61,10 @@ def test_a_candidate_is_named_where_nothing_is_proven() -> None:
         (("freeze-skips-optimizer",), "H2"),
         (("decoder-not-loaded",), "H1"),
         (("decoder-cycles-mismatch",), "H1"),
+        (("context-ignored",), "H3"),
+        (("context-nan",), "H3"),
+        (("labels-from-new-batch",), "H5"),
+        (("stale-votes",), "H6"),
     ],
 )
 def test_the_injected_fault_is_named(
@@ -77,9 +81,12 @@ def test_the_injected_fault_is_named(
         command="etrm investigate",
         progress=lambda phase, done, total: None,
         experiments=not faults,
+        hypotheses=("H5", "H6", "H1", "H2", "H3"),
+        until_root_cause=bool(faults),
     )
     assert result.root_cause == cause
-    assert result.hypotheses["H3"].verdict is Verdict.NOT_RUN
+    assert result.root_cause_confidence == (cause and "proven")
+    assert result.hypotheses["H4"].verdict is Verdict.NOT_RUN
     assert Result.read(tmp_path / "result.json") == result
 
 

@@ -1,0 +1,320 @@
+"""H3: the context is not what the decoder expects.
+
+Mechanistic where something stands between encoder and decoder, or nothing gets through. Where only the
+size differs from what the decoder was trained with, a sweep of the scale has to show that it costs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from etrm.batch import Batch
+from etrm.errors import EtrmError
+from etrm.evaluation import Decision, PairedInterval, paired_t_interval
+from etrm.evaluation import decide as decided_by
+from etrm.investigation import frozen_decoder
+from etrm.investigation.interface import ROUNDING, Passage, passage
+from etrm.investigation.measure import training_queries
+from etrm.investigation.protocol import (
+    Investigation,
+    Statement,
+    broken_controls,
+    control_arms,
+    control_outcome,
+    not_run,
+    seeds_in_words,
+)
+from etrm.investigation.result import (
+    Absent,
+    ControlOutcome,
+    Evidence,
+    Hypothesis,
+    InstrumentCheck,
+    Run,
+    Value,
+    Verdict,
+)
+from etrm.model.act import Carry
+from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
+from etrm.training.decoder import read_source
+from etrm.training.predict import load_model, mean_loss
+from etrm.training.trainer import Trainer
+
+STATEMENT = Statement(
+    id="H3",
+    title="Context interface",
+    statement="The context is not what the decoder expects.",
+    refuted_by=(
+        "The decoder is given what the encoder says, finite, of the right shape and each row its own; other "
+        "demonstrations change its logits; and the context is of the size of the decoder's own puzzle vectors (ratio "
+        "of the root mean squares within 0.5 and 2), or another size does not lower the loss by 0.05 nats."
+    ),
+    mechanism=(
+        "A context of another scale, of another row, or replaced on its way is noise to the decoder, which learns to "
+        "do without it."
+    ),
+    kind="mixed",
+    would_change="Something between encoder and decoder, or a scale at which the loss is lower by the smallest effect.",
+)
+POSITIVE = ("context-scale", "context-nan", "context-ignored", "context-collapsed")
+LIKE = (0.5, 2.0)
+"""Ratios of the root mean squares within which the context is of the size that the decoder knows."""
+SCALES = (0.01, 0.03, 0.1, 0.3)
+"""Of the context, against 1, in the sweep."""
+LEVEL = 1 - 0.1 / len(SCALES)
+"""Of each interval of the sweep: 90 % for all of them together (Bonferroni)."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The decoder's own puzzle vectors beside the encoder's contexts.
+
+    Attributes:
+        table: root mean square of a puzzle vector over all context tokens, those that are zero included.
+        context: of the encoder's contexts at the random start.
+        tokens: context tokens of which the table fills one.
+    """
+
+    table: float
+    context: float
+    tokens: int
+
+    @property
+    def ratio(self) -> float:
+        """How much larger the context is."""
+        return self.context / self.table if self.table > 0 else float("inf")
+
+    @property
+    def alike(self) -> bool:
+        """Whether the ratio is within what counts as alike."""
+        return LIKE[0] <= self.ratio <= LIKE[1]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What another scale of the context changes.
+
+    Attributes:
+        losses: mean over the seeds by scale, 1 included.
+        scale: the one with the lowest loss but 1.
+        interval: of the loss at 1 less that at the scale, over the seeds.
+        decision: of the registered rule.
+    """
+
+    losses: Mapping[float, float]
+    scale: float
+    interval: PairedInterval
+    decision: Decision
+
+    @property
+    def words(self) -> str:
+        """The best scale with its effect."""
+        i = self.interval
+        return (
+            f"at {self.scale} times the context the loss is {self.losses[self.scale]:.3f} against "
+            f"{self.losses[1.0]:.3f}, lower by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
+        )
+
+
+def decide(investigation: Investigation) -> Hypothesis:
+    """Follow the context of every seed and of the controls, and sweep its scale where its size is another."""
+    if investigation.subject.model.variant == "trm":
+        return not_run(STATEMENT, "The subject is a TRM: its context is a puzzle vector.")
+    began = time.perf_counter()
+    investigation.progress("H3", 0, 1)
+    controls = [_control(investigation, name) for name in ("healthy", *POSITIVE)]
+    seen, error = investigation.passages
+    worst = next((found for found in seen if found.broken), seen[0] if seen else None)
+    sizes: Sizes | None = None
+    sweep: Sweep | None = None
+    runs: tuple[Run, ...] = ()
+    if worst is not None and not worst.broken and not broken_controls(controls):
+        sizes = _sizes(investigation, worst)
+        if not sizes.alike:
+            runs = tuple(investigation.run("H3", frozen_decoder.trained_jobs(investigation)))
+            sweep = _sweep(investigation, runs)
+    verdict, sentence = _verdict(worst, error, sizes, sweep, controls, len(investigation.seeds))
+    return STATEMENT.decided(
+        verdict,
+        sentence,
+        screening=sweep is not None and sweep.decision.screening,
+        candidate=sweep is not None and sweep.decision.candidate,
+        arms=control_arms("h3", investigation.subject, POSITIVE),
+        runs=runs,
+        evidence=_evidence(worst, sizes, sweep, len(seen)) if worst else (),
+        controls=tuple(controls),
+        instruments=_instruments(controls),
+        wall_s=round(time.perf_counter() - began, 1),
+    )
+
+
+def _sizes(investigation: Investigation, seen: Passage) -> Sizes:
+    table = read_source(investigation.decoder, investigation.subject.train.decoder_weights).puzzle_table
+    tokens = seen.wanted_shape[0]
+    size = 0.0 if table is None else float(table.square().mean().sqrt()) / tokens**0.5
+    return Sizes(size, seen.rms, tokens)
+
+
+def _sweep(investigation: Investigation, runs: Sequence[Run]) -> Sweep | None:
+    """Losses on the training queries of the encoders that were trained on the frozen decoder."""
+    finished = [run for run in runs if run.state == "finished"]
+    if not finished:
+        return None
+    losses: dict[float, list[float]] = {scale: [] for scale in (1.0, *SCALES)}
+    for run in finished:
+        model, config, _, _ = load_model(investigation.root / run.folder, "raw")
+        samples = training_queries(Trainer(config))
+        policy = model.context_policy
+        for scale, found in losses.items():
+            model.context_policy = _scaled(policy, scale)
+            found.append(mean_loss(model, samples, config.train.loss))
+    means = {scale: sum(found) / len(found) for scale, found in losses.items()}
+    best = min(SCALES, key=lambda scale: means[scale])
+    differences = [one - other for one, other in zip(losses[1.0], losses[best], strict=True)]
+    interval = paired_t_interval(differences, LEVEL)
+    return Sweep(means, best, interval, decided_by(interval, frozen_decoder.SMALLEST_EFFECT))
+
+
+def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:
+    def scaled(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+        given = policy(model, carry, batch)
+        context: Tensor = scale * given.context
+        return replace(given, context=context)
+
+    return scaled
+
+
+def _control(investigation: Investigation, name: str) -> ControlOutcome:
+    faults = () if name == "healthy" else (name,)
+    try:
+        seen = passage(investigation.control_config(faults))
+    except EtrmError as error:
+        return control_outcome(name, bool(faults), Verdict.ERROR, error.what)
+    got = Verdict.VALIDATED if seen.broken else Verdict.INVALIDATED
+    return control_outcome(name, bool(faults), got, seen.words)
+
+
+def _verdict(
+    seen: Passage | None,
+    error: str,
+    sizes: Sizes | None,
+    sweep: Sweep | None,
+    controls: Sequence[ControlOutcome],
+    seeds: int,
+) -> tuple[Verdict, str]:
+    if broken := broken_controls(controls):
+        return Verdict.ERROR, broken
+    if seen is None:
+        return Verdict.ERROR, f"The subject could not be built: {error}"
+    words = f"{seen.words[0].upper()}{seen.words[1:]}"
+    if seen.broken:
+        return Verdict.VALIDATED, f"{words} ({seeds_in_words(seeds)}, worst shown)."
+    assert sizes is not None
+    size = f"its size is {sizes.ratio:.3g} times that of the decoder's puzzle vectors"
+    if sizes.alike:
+        return Verdict.INVALIDATED, f"{words}; {size} ({seeds_in_words(seeds)})."
+    if sweep is None:
+        return Verdict.ERROR, f"{words}; {size}, and no run of the scale sweep finished."
+    verdict = Verdict(sweep.decision.verdict)
+    return verdict, f"{words}; {size}, yet {sweep.words} ({seeds_in_words(seeds)})."
+
+
+def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: int) -> tuple[Evidence, ...]:
+    base = Evidence(
+        metric="",
+        direction="must hold",
+        treatment=0.0,
+        threshold="",
+        passed=None,
+        n=f"one batch of {seeds_in_words(seeds)}",
+    )
+    rows: list[dict[str, Any]] = [
+        {
+            "metric": "the decoder is given finite numbers",
+            "treatment": float(seen.finite),
+            "threshold": "all",
+            "passed": seen.finite,
+        },
+        {
+            "metric": "difference of what the decoder is given to what the encoder says, of its size",
+            "direction": "must be equal",
+            "control": 0.0,
+            "treatment": _finite(seen.same),
+            "threshold": f"<= {ROUNDING:g}",
+            "passed": seen.same <= ROUNDING,
+            "note": f"least squares: {seen.scale:.4g} times what it says, cosine {seen.aligned:.3f}",
+        },
+        {
+            "metric": "change of a row's context with other rows' demonstrations, of its size",
+            "direction": "must be equal",
+            "control": 0.0,
+            "treatment": _finite(seen.others),
+            "threshold": f"<= {ROUNDING:g}",
+            "passed": seen.others <= ROUNDING,
+        },
+        {
+            "metric": "change of the logits with another task's demonstrations, of their size",
+            "treatment": _finite(seen.used),
+            "threshold": f"> {ROUNDING:g}",
+            "passed": not seen.unused,
+            "note": "at the random start of the encoder, one ACT step",
+        },
+    ]
+    if sizes is not None:
+        rows.append(
+            {
+                "metric": "root mean square of the context, over that of the puzzle vectors",
+                "direction": "context",
+                "control": sizes.table,
+                "treatment": _finite(sizes.ratio),
+                "threshold": f"within {LIKE[0]} and {LIKE[1]}, else the scale sweep decides",
+                "note": f"a puzzle vector fills one of {sizes.tokens} context tokens and leaves the others zero",
+            }
+        )
+    if sweep is not None:
+        i = sweep.interval
+        rows += [
+            {
+                "metric": f"loss at {scale} times the context",
+                "direction": "context",
+                "control": sweep.losses[1.0],
+                "treatment": _finite(loss),
+                "threshold": "against the context as it is",
+                "n": seeds_in_words(i.seeds),
+            }
+            for scale, loss in sweep.losses.items()
+            if scale != 1.0
+        ]
+        rows.append(
+            {
+                "metric": f"lower loss at {sweep.scale} times the context",
+                "direction": "lower is healthy",
+                "control": 0.0,
+                "treatment": _finite(i.mean),
+                "low": i.low if i.low > -float("inf") else None,
+                "high": i.high if i.high < float("inf") else None,
+                "threshold": f"{frozen_decoder.SMALLEST_EFFECT} nats per token, interval above 0",
+                "passed": sweep.decision.verdict != "VALIDATED" and not sweep.decision.candidate,
+                "n": seeds_in_words(i.seeds),
+                "note": f"{LEVEL:.1%} interval, paired t over seeds; the best of {len(SCALES)} scales",
+            }
+        )
+    return tuple(base.model_copy(update=row) for row in rows)
+
+
+def _instruments(controls: Sequence[ControlOutcome]) -> tuple[InstrumentCheck, ...]:
+    healthy = next(control for control in controls if control.kind == "negative")
+    return (
+        InstrumentCheck(
+            name="a healthy context passes unchanged", passed=healthy.behaved, detail=healthy.detail
+        ),
+    )
+
+
+def _finite(value: float) -> Value:
+    return value if abs(value) < float("inf") else Absent(absent=f"not finite: {value}")

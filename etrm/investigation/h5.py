@@ -1,0 +1,290 @@
+"""H5: the data the encoder sees is wrong.
+
+Mechanistic and almost without training: batches are drawn as a run draws them and held against the
+grids of their tasks; one step tells whose labels the loss takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from etrm.config import Config, with_overrides
+from etrm.data import Episodes, Sample
+from etrm.data.splits import Leakage, leakage
+from etrm.data.tokens import FIRST_COLOUR, VOCAB
+from etrm.errors import EtrmError, NonFiniteError
+from etrm.investigation.protocol import (
+    Investigation,
+    Statement,
+    broken_controls,
+    control_arms,
+    control_outcome,
+    seeded,
+    seeds_in_words,
+)
+from etrm.investigation.provenance import KINDS, Provenance, read_rows
+from etrm.investigation.result import (
+    Absent,
+    ControlOutcome,
+    Evidence,
+    Hypothesis,
+    InstrumentCheck,
+    Value,
+    Verdict,
+)
+from etrm.training.tasks import held_out_tasks
+from etrm.training.trainer import Trainer
+
+STATEMENT = Statement(
+    id="H5",
+    title="Data",
+    statement="The data the encoder sees is wrong.",
+    refuted_by=(
+        "In every row that is drawn, query, labels and demonstrations are the task's own under one augmentation, "
+        "which undone gives the grids back; the query is not among its demonstrations; the loss of a row does not "
+        "depend on samples that came later; no task that is asked was trained on; every task is drawn from."
+    ),
+    mechanism=(
+        "Demonstrations of another rule, or of the same rule under other colours, teach the encoder nothing, and a "
+        "query among them or a leaked task lets a loss fall without a rule being read."
+    ),
+    kind="mechanistic",
+    would_change="One row whose grids are not those of its task, or one loss that moves with another sample's labels.",
+)
+ROWS = 128
+"""Rows that are read for each bucket, at the least."""
+POSITIVE = (
+    "demos-from-other-task",
+    "query-in-demos",
+    "augment-mismatch",
+    "labels-from-new-batch",
+    "eval-leak",
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one subject's data holds.
+
+    Attributes:
+        read: rows held against their tasks.
+        leaked: tasks on both sides of the split.
+        loss: of a step in which every row goes on.
+        loss_garbled: the same where all samples not yet drawn have other labels.
+        tasks: of the training set.
+        drawn: of them, those that a query is asked of.
+    """
+
+    read: Provenance
+    leaked: Leakage
+    loss: Value
+    loss_garbled: Value
+    tasks: int
+    drawn: int
+
+    @property
+    def foreign_labels(self) -> bool:
+        """Whether the loss of rows that go on moves with labels of other samples."""
+        return self.loss != self.loss_garbled
+
+    @property
+    def holds(self) -> bool:
+        """Whether the hypothesis holds."""
+        return bool(self.read.wrong or self.leaked.ids or self.foreign_labels or self.drawn < self.tasks)
+
+    @property
+    def words(self) -> str:
+        """The findings with their numbers."""
+        parts = [
+            f"{count} of {self.read.rows} rows have a {kind} (first: {self.read.first[kind]})"
+            for kind, count in self.read.wrong.items()
+        ]
+        if self.foreign_labels:
+            parts.append(
+                f"the loss of rows that go on is {self.loss}, and {self.loss_garbled} where samples that were not "
+                "drawn yet have other labels"
+            )
+        if self.leaked.ids:
+            parts.append(f"{len(self.leaked.ids)} held-out tasks are trained on ({self.leaked.ids[0]}, ...)")
+        if self.drawn < self.tasks:
+            parts.append(f"{self.tasks - self.drawn} of {self.tasks} tasks are never drawn")
+        if parts:
+            return "; ".join(parts)
+        return (
+            f"all {self.read.rows} rows and {self.read.demos} demonstrations are their tasks' own grids under one "
+            "augmentation, labels stay with their rows, and nothing leaks"
+        )
+
+
+def inspect(config: Config) -> Facts:
+    """Draw from a subject's loader, and look.
+
+    Raises:
+        EtrmError: the subject cannot be built.
+    """
+    trainer = Trainer(with_overrides(config, ("monitor.enabled=false",)))
+    used = trainer.config
+    open_to_all = "all" in used.evaluate.allow_trained
+    asked = held_out_tasks(used)
+    return Facts(
+        read=_read(trainer),
+        leaked=leakage(
+            trainer.tasks, asked, {t.id for t in asked} if open_to_all else used.evaluate.allow_trained
+        ),
+        loss=_loss_of_rows_that_go_on(config, garbled=False),
+        loss_garbled=_loss_of_rows_that_go_on(config, garbled=True),
+        tasks=len(trainer.tasks),
+        drawn=len({query.task.id for query in trainer.episodes.queries}),
+    )
+
+
+def decide(investigation: Investigation) -> Hypothesis:
+    """Look at the data of every seed and of the controls."""
+    began = time.perf_counter()
+    subjects: list[Facts] = []
+    errors: list[str] = []
+    for done, seed in enumerate(investigation.seeds):
+        investigation.progress("H5", done, len(investigation.seeds))
+        try:
+            subjects.append(inspect(seeded(investigation.subject, seed)))
+        except EtrmError as error:
+            errors.append(error.what)
+    controls = [_control(investigation, name) for name in ("healthy", *POSITIVE)]
+    worst = max(subjects, key=lambda facts: facts.holds, default=None)
+    verdict, sentence = _verdict(worst, errors, controls, len(investigation.seeds))
+    return STATEMENT.decided(
+        verdict,
+        sentence,
+        arms=control_arms("h5", investigation.subject, POSITIVE),
+        evidence=_evidence(worst, len(subjects)) if worst else (),
+        controls=tuple(controls),
+        instruments=_instruments(subjects),
+        wall_s=round(time.perf_counter() - began, 1),
+    )
+
+
+def _read(trainer: Trainer) -> Provenance:
+    """Rows of every bucket, drawn and collated as a step's are."""
+    batches = []
+    for slots in trainer.slots.values():
+        size = len(slots.indices)
+        for _ in range(-(-ROWS // size)):
+            slots.refill([True] * size)
+            batches.append((slots.batch(), slots.samples))
+    return read_rows(batches, trainer.tasks)
+
+
+def _loss_of_rows_that_go_on(config: Config, *, garbled: bool) -> Value:
+    """The loss of a step in which every row goes on, with or without other labels on all samples to come.
+
+    A metamorphic test: nothing that a loader hands out later may move the loss of samples that are
+    being worked on.
+    """
+    trainer = Trainer(with_overrides(config, ("monitor.enabled=false", "data.buckets=1")))
+    try:
+        trainer.train_step()
+        trainer.set_carry(0, replace(trainer.carries[0], halted=torch.zeros_like(trainer.carries[0].halted)))
+        if garbled:
+            _garble(trainer.episodes, trainer.slots[0].next_index)
+        return float(trainer.train_step()["lm_loss"])
+    except NonFiniteError as error:
+        return Absent(absent=error.what)
+
+
+def _garble(episodes: Episodes, first: int) -> None:
+    """Give every sample from the ``first`` on other labels, the same size as its own."""
+    sample = episodes.sample
+
+    def garbled(bucket: int, index: int) -> Sample:
+        found = sample(bucket, index)
+        other = np.where(found.labels >= FIRST_COLOUR, FIRST_COLOUR + VOCAB - 1 - found.labels, found.labels)
+        return found if index < first else replace(found, labels=other.astype(found.labels.dtype))
+
+    episodes.sample = garbled  # type: ignore[method-assign]  # the loader itself, whatever draws from it
+
+
+def _verdict(
+    worst: Facts | None, errors: Sequence[str], controls: Sequence[ControlOutcome], seeds: int
+) -> tuple[Verdict, str]:
+    if broken := broken_controls(controls):
+        return Verdict.ERROR, broken
+    if worst is None or (errors and not worst.holds):
+        return Verdict.ERROR, f"The subject could not be built: {errors[0]}"
+    words = worst.words
+    sentence = f"{words[0].upper()}{words[1:]} ({seeds_in_words(seeds)}, worst shown)."
+    return (Verdict.VALIDATED if worst.holds else Verdict.INVALIDATED), sentence
+
+
+def _control(investigation: Investigation, name: str) -> ControlOutcome:
+    faults = () if name == "healthy" else (name,)
+    try:
+        facts = inspect(investigation.control_config(faults))
+    except EtrmError as error:
+        return control_outcome(name, bool(faults), Verdict.ERROR, error.what)
+    got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
+    return control_outcome(name, bool(faults), got, facts.words)
+
+
+def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
+    n = f"{facts.read.rows} rows, {facts.read.demos} demonstrations, {seeds_in_words(seeds)}"
+    base = Evidence(metric="", direction="must be equal", treatment=0.0, threshold="0", passed=None, n=n)
+    rows: list[dict[str, Any]] = [
+        {
+            "metric": f"rows with a {kind}",
+            "control": 0.0,
+            "treatment": float(facts.read.wrong[kind]),
+            "passed": not facts.read.wrong[kind],
+            "note": facts.read.first.get(kind, ""),
+        }
+        for kind in KINDS
+    ]
+    rows += [
+        {
+            "metric": "loss of rows that go on, labels of later samples exchanged",
+            "control": facts.loss,
+            "treatment": facts.loss_garbled,
+            "threshold": "the same to the bit",
+            "passed": not facts.foreign_labels,
+            "n": "one step",
+            "note": "nothing that is drawn later may move the loss of samples that are worked on",
+        },
+        {
+            "metric": "held-out tasks that are trained on, by id",
+            "treatment": float(len(facts.leaked.by_id)),
+            "passed": not facts.leaked.by_id,
+            "n": f"{facts.tasks} training tasks",
+        },
+        {
+            "metric": "held-out tasks that are trained on, by their grids",
+            "treatment": float(len(facts.leaked.by_grids)),
+            "passed": not facts.leaked.by_grids,
+            "n": f"{facts.tasks} training tasks",
+        },
+        {
+            "metric": "training tasks of which nothing is asked",
+            "treatment": float(facts.tasks - facts.drawn),
+            "passed": facts.drawn == facts.tasks,
+            "n": f"{facts.tasks} training tasks",
+        },
+    ]
+    return tuple(base.model_copy(update=row) for row in rows)
+
+
+def _instruments(subjects: Sequence[Facts]) -> tuple[InstrumentCheck, ...]:
+    """Whether there was something to read, and whether the metamorphic test had a loss."""
+    rows = sum(facts.read.rows for facts in subjects)
+    measured = [facts for facts in subjects if not isinstance(facts.loss, Absent)]
+    return (
+        InstrumentCheck(name="rows were drawn", passed=rows > 0, detail=f"{rows} rows"),
+        InstrumentCheck(
+            name="rows that go on have a finite loss",
+            passed=len(measured) == len(subjects),
+            detail=f"{len(measured)} of {len(subjects)} seeds",
+        ),
+    )

@@ -1,0 +1,389 @@
+"""H6: the evaluator misreports.
+
+Mechanistic: predictions whose score is known beforehand go through the evaluator of the subject, and
+the weights that it asks are compared with those that it says it asks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from etrm.batch import IGNORE
+from etrm.config import Config, with_overrides
+from etrm.data import Sample, TaskSet, evaluation_samples
+from etrm.data.augment import identity, parse_name
+from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
+from etrm.errors import EtrmError, NonFiniteError
+from etrm.evaluation import Answer, EvaluationReport, Predictor
+from etrm.investigation.measure import training_queries
+from etrm.investigation.protocol import (
+    Investigation,
+    Statement,
+    broken_controls,
+    control_arms,
+    control_outcome,
+    seeded,
+)
+from etrm.investigation.result import (
+    Absent,
+    ControlOutcome,
+    Evidence,
+    Hypothesis,
+    InstrumentCheck,
+    Value,
+    Verdict,
+)
+from etrm.training import state
+from etrm.training.predict import solve
+from etrm.training.tasks import held_out_tasks
+from etrm.training.trainer import Trainer
+
+STATEMENT = Statement(
+    id="H6",
+    title="Evaluator",
+    statement="The evaluator misreports.",
+    refuted_by=(
+        "Right answers planted for all tasks, for half of them and for none score 100 %, that half and 0 %, on 4, "
+        "on 64 and on all tasks, in whatever order the evaluations come; votes for augmented queries count for the "
+        "query; the averaged weights are those that are evaluated; every row takes the ACT steps it is given."
+    ),
+    mechanism=(
+        "A wrong denominator, votes that are not turned back or not forgotten, or other weights than meant report a "
+        "score that has nothing to do with what was learned."
+    ),
+    kind="mechanistic",
+    would_change="One planted prediction that is not scored as planted, or one evaluated tensor that is not averaged.",
+)
+POSITIVE = ("divide-by-all", "no-inverse", "stale-votes", "eval-raw")
+VOTES = 4
+"""Augmentations of a planted evaluation, whatever the subject's: one vote hides a missing inverse."""
+SIZES = (4, 64)
+STEPS = 3
+"""Training steps after which averaged and raw weights differ."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One evaluation of predictions whose score is known.
+
+    Attributes:
+        what: was planted, and on how many tasks.
+        asked: tasks that were asked.
+        solved: of them, those that were planted right and can be answered.
+        reported_asked, reported_solved: by the evaluator.
+        score: pass@1 by the evaluator.
+        wanted: pass@1 by counting, the mean over the tasks of the share of queries planted right.
+    """
+
+    what: str
+    asked: int
+    solved: int
+    reported_asked: int
+    reported_solved: int
+    score: float
+    wanted: float
+
+    @property
+    def right(self) -> bool:
+        """Whether the evaluator says what was planted."""
+        counts = (self.reported_asked, self.reported_solved) == (self.asked, self.solved)
+        return counts and abs(self.score - self.wanted) < 1e-9
+
+    @property
+    def words(self) -> str:
+        """What was planted and what came out."""
+        return (
+            f"{self.what}: {self.reported_solved} of {self.reported_asked} tasks ({self.score:.1%}) reported, "
+            f"{self.solved} of {self.asked} ({self.wanted:.1%}) planted"
+        )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the evaluator of one subject does.
+
+    Attributes:
+        planted: evaluations, in the order in which they were made.
+        averaged: tensors that a model asked for averaged weights has equal to the average.
+        tensors: of them that training changed, so that the two can be told apart.
+        act_steps: that rows of an evaluation took, the fewest.
+        wanted_steps: that they should take.
+        path_gap: largest difference of a logit between training and evaluation on the same samples.
+    """
+
+    planted: tuple[Planted, ...]
+    averaged: Value
+    tensors: Value
+    act_steps: int
+    wanted_steps: int
+    path_gap: Value
+
+    @property
+    def raw(self) -> bool:
+        """Whether other weights than the averaged ones are evaluated."""
+        known = not isinstance(self.averaged, Absent) and not isinstance(self.tensors, Absent)
+        return known and self.averaged != self.tensors
+
+    @property
+    def holds(self) -> bool:
+        """Whether the hypothesis holds."""
+        steps = self.act_steps != self.wanted_steps
+        return steps or self.raw or any(not planted.right for planted in self.planted)
+
+    @property
+    def words(self) -> str:
+        """The findings with their numbers."""
+        wrong = [planted for planted in self.planted if not planted.right]
+        parts = [planted.words for planted in wrong[:2]]
+        if len(wrong) > 2:
+            parts.append(f"{len(wrong)} of {len(self.planted)} planted evaluations are reported wrongly")
+        if self.raw:
+            parts.append(
+                f"{self.averaged} of {self.tensors} evaluated tensors are the average that was asked for"
+            )
+        if self.act_steps != self.wanted_steps:
+            parts.append(f"rows take {self.act_steps} ACT steps and should take {self.wanted_steps}")
+        if parts:
+            return "; ".join(parts)
+        return f"all {len(self.planted)} planted evaluations are reported as planted, on the averaged weights"
+
+
+def inspect(config: Config) -> Facts:
+    """Plant predictions in a subject's evaluator, and look at what it evaluates.
+
+    Raises:
+        EtrmError: the subject cannot be built.
+    """
+    trainer = Trainer(with_overrides(config, ("monitor.enabled=false",)))
+    planted = _plant(trainer)
+    gap, steps = _paths(trainer)
+    averaged, tensors = _weights(trainer)
+    return Facts(planted, averaged, tensors, steps, trainer.config.model.halt.max_steps, gap)
+
+
+def decide(investigation: Investigation) -> Hypothesis:
+    """Look at the evaluator of the subject and of the controls; it does not depend on a seed."""
+    began = time.perf_counter()
+    facts: Facts | None = None
+    error = ""
+    investigation.progress("H6", 0, 1)
+    try:
+        facts = inspect(seeded(investigation.subject, investigation.seeds[0]))
+    except EtrmError as found:
+        error = found.what
+    controls = [_control(investigation, name) for name in ("healthy", *POSITIVE)]
+    verdict, sentence = _verdict(facts, error, controls)
+    return STATEMENT.decided(
+        verdict,
+        sentence,
+        arms=control_arms("h6", investigation.subject, POSITIVE),
+        evidence=_evidence(facts) if facts else (),
+        controls=tuple(controls),
+        instruments=_instruments(facts) if facts else (),
+        wall_s=round(time.perf_counter() - began, 1),
+    )
+
+
+# -- planted predictions --------------------------------------------------------------------------
+
+
+def right_answer(sample: Sample) -> Answer:
+    """The labels of a sample, PAD where it is not scored."""
+    return np.where(sample.labels == IGNORE, PAD, sample.labels), 0.0
+
+
+def wrong_answer(sample: Sample) -> Answer:
+    """The labels of a sample with every colour exchanged for another."""
+    tokens, logit = right_answer(sample)
+    mirrored = FIRST_COLOUR + VOCAB - 1 - tokens
+    return np.where(tokens >= FIRST_COLOUR, mirrored, tokens), logit
+
+
+def planted(right: Collection[str]) -> Predictor:
+    """Right for some tasks by id, wrong for the others."""
+
+    def answer(samples: Sequence[Sample]) -> list[Answer]:
+        return [right_answer(s) if s.task_id in right else wrong_answer(s) for s in samples]
+
+    return answer
+
+
+def augmented_alone(samples: Sequence[Sample]) -> list[Answer]:
+    """Right under every augmentation but the identity, which is asked first."""
+    plain = identity()
+    return [wrong_answer(s) if parse_name(s.name)[1] == plain else right_answer(s) for s in samples]
+
+
+def _plant(trainer: Trainer) -> tuple[Planted, ...]:
+    """Evaluations in an order that shows what is kept between them: right answers before wrong ones."""
+    whole = held_out_tasks(trainer.config)
+    sizes = sorted({min(size, len(whole)) for size in (*SIZES, len(whole))})
+    found = []
+    for size in sizes:
+        tasks = replace(whole, tasks=whole.tasks[:size])
+        ids = [task.id for task in tasks]
+        cases: tuple[tuple[str, Predictor, set[str]], ...] = (
+            ("all right", planted(ids), set(ids)),
+            ("every second right", planted(set(ids[::2])), set(ids[::2])),
+            ("right under augmentation alone", augmented_alone, set(ids)),
+            ("all wrong", planted(()), set()),
+        )
+        for what, predictor, right in cases:
+            report = _evaluate(trainer, tasks, predictor)
+            found.append(_compared(trainer, f"{what}, {size} tasks", tasks, right, report))
+    return tuple(found)
+
+
+def _evaluate(trainer: Trainer, tasks: TaskSet, predictor: Predictor) -> EvaluationReport:
+    return trainer.recipe.evaluate(tasks, predictor, augmentations=VOTES, data=trainer.config.data, ks=(1,))
+
+
+def _compared(
+    trainer: Trainer, what: str, tasks: TaskSet, right: set[str], report: EvaluationReport
+) -> Planted:
+    """Held against a count that the evaluator has no part in."""
+    asked: dict[str, list[bool]] = {task.id: [] for task in tasks}
+    for sample in evaluation_samples(tasks, trainer.config.data, 1, 0):
+        asked[sample.task_id].append(sample.in_region and sample.task_id in right)
+    passed = report.pass_at[1]
+    return Planted(
+        what=what,
+        asked=len(asked),
+        solved=sum(all(answers) for answers in asked.values()),
+        reported_asked=passed.asked,
+        reported_solved=passed.solved,
+        score=passed.score,
+        wanted=sum(sum(answers) / len(answers) for answers in asked.values()) / len(asked),
+    )
+
+
+# -- what is evaluated ----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _paths(trainer: Trainer) -> tuple[Value, int]:
+    """Logits of the training path against those of the evaluation path, and ACT steps of the latter."""
+    model = trainer.model
+    batch, output = solve(model, training_queries(trainer)[:8])
+    assert output.steps is not None
+    steps = int(output.steps.min())
+    if model.encoder is not None and model.encoder.noise_shape(1) is not None:
+        return Absent(absent="the encoder draws its context at random in training"), steps
+    logits = []
+    for mode in (True, False):
+        model.train(mode)
+        carry = model.initial_carry(batch.size)
+        logits.append(model(carry, batch)[1].logits)
+    model.train()
+    gap = (logits[0] - logits[1]).abs()
+    if batch.valid is not None:
+        gap = gap[batch.valid]
+    largest = float(gap.max())
+    return (largest if np.isfinite(largest) else Absent(absent="logits are not finite")), steps
+
+
+def _weights(trainer: Trainer) -> tuple[Value, Value]:
+    """Tensors that an evaluation of averaged weights takes from the average, of those that training moved."""
+    try:
+        for _ in range(STEPS):
+            trainer.train_step()
+    except NonFiniteError as error:
+        return Absent(absent=error.what), Absent(absent=error.what)
+    checkpoint = state.capture(trainer)
+    model = trainer.recipe.build_model(trainer.config, trainer.episodes)
+    trainer.recipe.load_weights(model, checkpoint, "ema")
+    loaded = model.state_dict()
+    moved = [
+        name for name, tensor in checkpoint.model.items() if not torch.equal(tensor, checkpoint.ema[name])
+    ]
+    return float(sum(torch.equal(loaded[name], checkpoint.ema[name]) for name in moved)), float(len(moved))
+
+
+# -- in words -------------------------------------------------------------------------------------
+
+
+def _verdict(facts: Facts | None, error: str, controls: Sequence[ControlOutcome]) -> tuple[Verdict, str]:
+    if broken := broken_controls(controls):
+        return Verdict.ERROR, broken
+    if facts is None:
+        return Verdict.ERROR, f"The subject could not be built: {error}"
+    words = facts.words
+    return (Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED), f"{words[0].upper()}{words[1:]}."
+
+
+def _control(investigation: Investigation, name: str) -> ControlOutcome:
+    faults = () if name == "healthy" else (name,)
+    try:
+        facts = inspect(investigation.control_config(faults))
+    except EtrmError as error:
+        return control_outcome(name, bool(faults), Verdict.ERROR, error.what)
+    got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
+    return control_outcome(name, bool(faults), got, facts.words)
+
+
+def _evidence(facts: Facts) -> tuple[Evidence, ...]:
+    rows = [
+        Evidence(
+            metric=f"pass@1 reported for planted answers: {planted.what}",
+            direction="must be equal",
+            control=planted.wanted,
+            treatment=planted.score,
+            threshold=f"{planted.solved} of {planted.asked} tasks",
+            passed=planted.right,
+            n=f"{VOTES} votes for each query",
+            note=f"{planted.reported_solved} of {planted.reported_asked} reported",
+        )
+        for planted in facts.planted
+    ]
+    base = Evidence(metric="", direction="must be equal", treatment=0.0, threshold="", passed=None, n="")
+    more: list[dict[str, Any]] = [
+        {
+            "metric": "evaluated tensors that are the average that was asked for",
+            "control": facts.tensors,
+            "treatment": facts.averaged,
+            "threshold": "all that differ between averaged and raw weights",
+            "passed": None if isinstance(facts.averaged, Absent) else not facts.raw,
+            "n": f"after {STEPS} steps",
+        },
+        {
+            "metric": "ACT steps of an evaluated row, the fewest",
+            "control": float(facts.wanted_steps),
+            "treatment": float(facts.act_steps),
+            "threshold": "the maximum",
+            "passed": facts.act_steps == facts.wanted_steps,
+            "n": "8 queries",
+        },
+        {
+            "metric": "largest difference of a logit, training path against evaluation path",
+            "direction": "context",
+            "treatment": facts.path_gap,
+            "threshold": "rounding",
+            "n": "8 training queries, first ACT step",
+        },
+    ]
+    return (*rows, *(base.model_copy(update=row) for row in more))
+
+
+def _instruments(facts: Facts) -> tuple[InstrumentCheck, ...]:
+    """Whether the planted answers could tell anything."""
+    solvable = max((planted.solved for planted in facts.planted), default=0)
+    return (
+        InstrumentCheck(
+            name="planted right answers can be answered",
+            passed=solvable > 0,
+            detail=f"{solvable} tasks whose outputs lie in the region of their queries",
+        ),
+        InstrumentCheck(
+            name="averaged and raw weights differ",
+            passed=not isinstance(facts.tensors, Absent) and facts.tensors > 0,
+            detail=facts.tensors.absent
+            if isinstance(facts.tensors, Absent)
+            else f"{facts.tensors:.0f} tensors",
+        ),
+    )

@@ -1,0 +1,154 @@
+"""H3: the context followed through sound and broken models, and the rule of the scale sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from etrm.batch import Batch
+from etrm.config import Config, load
+from etrm.data import Episodes
+from etrm.evaluation import decide, paired_t_interval
+from etrm.investigation import h3
+from etrm.investigation.interface import Passage, passage
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.result import Run, Verdict
+from etrm.model.act import Carry
+from etrm.model.recursive import Given, RecursiveModel, encode_every_step
+from etrm.training.recipe import Recipe, build_model
+
+KINDS = (
+    "standard",
+    "hybrid_standard",
+    "lpn_standard",
+    "lpn_variational",
+    "hybrid_variational",
+    "recurrent",
+    "trm_style",
+)
+
+
+def smoke(*settings: str) -> Config:
+    return load("smoke", overrides=("train.threads=1", *settings))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_healthy_context_passes_whatever_the_encoder(kind: str) -> None:
+    seen = passage(smoke(f"model.encoder.kind={kind}"))
+    assert not seen.broken
+    assert (seen.same, seen.scale, seen.aligned) == (0, pytest.approx(1), pytest.approx(1))
+    assert seen.used > 0.1
+
+
+@pytest.mark.parametrize("fault", ["context-detached", "encoder-no-grad", "cached-context", "encoder-frozen"])
+def test_what_cuts_gradients_alone_is_not_accused(fault: str) -> None:
+    assert not passage(smoke(f'faults=["{fault}"]')).broken
+
+
+def test_a_scale_is_measured() -> None:
+    seen = passage(smoke('faults=["context-scale"]'))
+    assert seen.scale == pytest.approx(30)
+    assert seen.broken
+    assert not seen.unused
+    assert "30 times it" in seen.words
+
+
+def test_a_context_that_is_not_finite() -> None:
+    seen = passage(smoke('faults=["context-nan"]'))
+    assert not seen.finite
+    assert seen.words == "the context that the decoder is given is not finite"
+
+
+@pytest.mark.parametrize("fault", ["context-ignored", "context-collapsed"])
+def test_an_unused_context(fault: str) -> None:
+    seen = passage(smoke(f'faults=["{fault}"]'))
+    assert seen.unused
+    assert (seen.others > 0.01) == (fault == "context-collapsed")
+
+
+Policy = Callable[[RecursiveModel, Carry, Batch], Given]
+
+
+def _rolled(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    return replace(given, context=given.context.roll(1, dims=0))
+
+
+def _noisy(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    return replace(given, context=given.context + 0.01)
+
+
+def _one_token_less(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    last = torch.zeros(given.context.shape[1], 1)
+    last[-1] = 1
+    return replace(given, context=given.context * (1 - last))
+
+
+@pytest.mark.parametrize("policy", [_rolled, _noisy, _one_token_less])
+def test_faults_that_nobody_listed(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(config: Config, episodes: Episodes) -> RecursiveModel:
+        model = build_model(config, episodes)
+        model.context_policy = policy
+        return model
+
+    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(build_model=build))
+    assert passage(smoke()).broken
+
+
+# -- the rule ---------------------------------------------------------------------------------------------
+
+SOUND = Passage(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0)
+
+
+def sweep(differences: list[float]) -> h3.Sweep:
+    interval = paired_t_interval(differences, h3.LEVEL)
+    return h3.Sweep({1.0: 2.0, 0.1: 2.0 - interval.mean}, 0.1, interval, decide(interval, 0.05))
+
+
+def verdict(seen: Passage, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:
+    return h3._verdict(seen, "", sizes, found, (), 3)[0]
+
+
+def test_a_size_alike_needs_no_sweep() -> None:
+    assert verdict(SOUND, h3.Sizes(1.0, 1.9, 4)) is Verdict.INVALIDATED
+    assert not h3.Sizes(1.0, 2.1, 4).alike
+    assert not h3.Sizes(1.0, 0.4, 4).alike
+    assert h3.Sizes(0.0, 1.0, 4).ratio == math.inf
+
+
+def test_another_size_needs_a_sweep_that_says_it_costs() -> None:
+    far = h3.Sizes(1.0, 30.0, 4)
+    assert verdict(SOUND, far, sweep([0.5, 0.52, 0.51, 0.5, 0.49])) is Verdict.VALIDATED
+    assert verdict(SOUND, far, sweep([0.5, 0.52, 0.51])) is Verdict.INCONCLUSIVE
+    assert sweep([0.5, 0.52, 0.51]).decision.candidate
+    assert verdict(SOUND, far, sweep([-0.1, -0.11, -0.12])) is Verdict.INVALIDATED
+    assert verdict(SOUND, far, None) is Verdict.ERROR
+
+
+def test_a_broken_passage_is_enough() -> None:
+    assert verdict(replace(SOUND, used=0.0)) is Verdict.VALIDATED
+
+
+def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigation: Investigation) -> None:
+    """Every scale is evaluated on the same weights and queries, and 1 is what the model does as it is."""
+    investigation.root.mkdir(exist_ok=True)
+    runs: list[Run] = investigation.run("H3", h3.frozen_decoder.trained_jobs(investigation))
+    found = h3._sweep(investigation, runs)
+    assert found is not None
+    assert found.losses[1.0] == pytest.approx(runs[0].final["loss_end"])
+    assert set(found.losses) == {1.0, *h3.SCALES}
+    assert found.losses[found.scale] == min(loss for scale, loss in found.losses.items() if scale != 1)
+
+
+def test_verdict_and_controls(investigation: Investigation) -> None:
+    found = h3.decide(investigation)
+    assert [control.name for control in found.controls] == ["healthy", *h3.POSITIVE]
+    assert all(control.behaved for control in found.controls)
+    assert found.verdict in (Verdict.INVALIDATED, Verdict.INCONCLUSIVE)
+    assert found.evidence[0].passed

@@ -1,0 +1,94 @@
+"""H6 by effect: planted answers through evaluators that are sound, listed as broken, or broken otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from etrm import evaluation
+from etrm.config import Config, load
+from etrm.evaluation import EvaluationReport, Predictor
+from etrm.investigation import h6
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.result import Absent, Verdict
+from etrm.training.recipe import Recipe
+
+
+def smoke(*faults: str) -> Config:
+    named = ", ".join(f'"{name}"' for name in faults)
+    return load("smoke", overrides=("train.threads=1", f"faults=[{named}]"))
+
+
+def wrong(facts: h6.Facts) -> list[str]:
+    return [planted.what.partition(",")[0] for planted in facts.planted if not planted.right]
+
+
+def test_a_sound_evaluator_reports_what_was_planted() -> None:
+    facts = h6.inspect(smoke())
+    assert not facts.holds
+    assert [planted.score for planted in facts.planted] == [1.0, 0.5, 1.0, 0.0]
+    assert facts.averaged == facts.tensors
+    assert facts.act_steps == 4
+    assert facts.path_gap == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "seen"),
+    [
+        ("divide-by-all", ["all right", "every second right", "right under augmentation alone", "all wrong"]),
+        ("no-inverse", ["all right", "every second right", "right under augmentation alone"]),
+        ("stale-votes", ["every second right", "all wrong"]),
+    ],
+)
+def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[str]) -> None:
+    facts = h6.inspect(smoke(fault))
+    assert wrong(facts) == seen
+    assert not facts.raw
+    assert "planted" in facts.words
+
+
+def test_raw_weights_are_told_from_averaged_ones() -> None:
+    facts = h6.inspect(smoke("eval-raw"))
+    assert not wrong(facts)
+    assert facts.averaged == 0
+    assert facts.holds
+
+
+Change = Callable[[EvaluationReport], EvaluationReport]
+
+
+def _one_more(report: EvaluationReport) -> EvaluationReport:
+    first = report.pass_at[1]
+    return replace(report, pass_at={1: replace(first, solved=min(first.asked, first.solved + 1))})
+
+
+def _without_the_last(report: EvaluationReport) -> EvaluationReport:
+    first = report.pass_at[1]
+    return replace(report, pass_at={1: replace(first, asked=first.asked - 1)})
+
+
+@pytest.mark.parametrize("change", [_one_more, _without_the_last])
+def test_evaluators_that_nobody_listed(change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(tasks: Any, predictor: Predictor, **options: Any) -> EvaluationReport:
+        return change(evaluation.evaluate(tasks, predictor, **options))
+
+    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
+    assert h6.inspect(smoke()).holds
+
+
+def test_weights_of_a_run_that_cannot_step_are_absent() -> None:
+    facts = h6.inspect(smoke("context-nan"))
+    assert isinstance(facts.averaged, Absent)
+    assert not facts.holds
+
+
+def test_verdict_controls_and_evidence(investigation: Investigation) -> None:
+    found = h6.decide(investigation)
+    assert found.verdict is Verdict.INVALIDATED
+    assert [control.name for control in found.controls] == ["healthy", *h6.POSITIVE]
+    assert all(control.behaved for control in found.controls)
+    assert all(row.passed is not False for row in found.evidence)
+    assert all(check.passed for check in found.instruments)
