@@ -14,10 +14,10 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
 
-# The callbacks against the real frameworks, which `make test` skips where they are not installed.
+# The callbacks and docs/examples against the real packages, which `make test` skips where they are not installed.
 test-extras: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lightning,transformers]'
-	$(BIN)/pytest tests/diagnostics/test_lightning.py tests/diagnostics/test_hugging_face.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lightning,transformers,examples]'
+	$(BIN)/pytest tests/diagnostics/test_lightning.py tests/diagnostics/test_hugging_face.py tests/examples
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -31,6 +31,7 @@ Of shape (rows,); or of two and more dimensions where samples are not first: (T,
 """
 
 _STATS_WIDTH = 4096
+_NOT_RAW = Absent("gradient flows into its inputs, or they do not lead with the samples")
 
 
 class Call:
@@ -105,7 +106,7 @@ class Capture:
         self._rows = rows
         self._flow = flow
         self._before_backward: Callable[[], None] | None = before_backward
-        self._stats: dict[str, tuple[int, int, Tensor]] = {}
+        self._stats: dict[str, tuple[int, int, Tensor, Tensor]] = {}
         self._stats_keys: dict[str, int] = {}
 
     def announce_backward(self) -> None:
@@ -135,7 +136,9 @@ class Capture:
             matched = self._match(call, tensor, lead, id(tensor) in inputs, layout)
             plain = matched and len(lead) == 1 and rows > (0 if self._shared else 1) and tensor.dim() > 1
             if plain and name not in self._stats and tensor.numel():
-                self._stats[name] = (rows, tensor.numel() // rows, _output_statistics(tensor, self._shared))
+                numbers = _output_statistics(tensor, self._shared)
+                apart = _inputs_differ((args, kwargs), rows, tensor.device)
+                self._stats[name] = (rows, tensor.numel() // rows, numbers, apart)
             if tensor.requires_grad:
                 call.watch(tensor, matched, rows, self)
         self.calls.setdefault(name, []).append(call)
@@ -199,7 +202,10 @@ class Capture:
                 parts = (call.row_gradients, call.index, call.unmatched)
                 first, second, third = (readout.add(empty if part is None else part) for part in parts)
                 call.keys = (first, second, third)
-        self._stats_keys = {name: readout.add(values) for name, (_, _, values) in self._stats.items()}
+        self._stats_keys = {
+            name: readout.add(torch.cat([apart.reshape(1), numbers]))
+            for name, (_, _, numbers, apart) in self._stats.items()
+        }
 
     def _call_records(self, name: str, readout: Readout) -> tuple[CallRecord, ...]:
         """The calls of a module."""
@@ -257,10 +263,12 @@ class Capture:
         """Statistics of the first call of a module."""
         if name not in self._stats:
             return NO_STATS
-        rows, elements, _ = self._stats[name]
+        rows, elements, _, _ = self._stats[name]
         values = readout[self._stats_keys[name]]
-        variance, mean_square, mean = (float(value) for value in values[:3].tolist())
-        return OutputSums(rows, elements, variance, mean_square, mean, values[3:] if self._shared else None)
+        apart, variance, mean_square, mean = (float(value) for value in values[:4].tolist())
+        row_mean = values[4:] if self._shared else None
+        differ = _NOT_RAW if apart < 0.0 else apart > 0.0
+        return OutputSums(rows, elements, variance, mean_square, mean, row_mean, differ)
 
 
 def sample_index(index: Tensor, source: str) -> Tensor:
@@ -338,13 +346,30 @@ def _output_statistics(output: Tensor, row_mean: bool) -> Tensor:
 
     With `row_mean` those elements' mean over the rows stands behind them.
     """
-    flat = output.detach().abs() if output.is_complex() else output.detach()
-    flat = flat.flatten(1)
-    width = flat.shape[1]
-    if width > _STATS_WIDTH:
-        flat = flat[:, :: -(-width // _STATS_WIDTH) | 1]  # odd, so that it meets every channel
+    flat = _some_of_each_row(output.detach().abs() if output.is_complex() else output.detach())
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
     mean = flat.mean(0)
     numbers = torch.stack([(flat - mean).square().mean(), flat.square().mean(), mean.mean()])
     return torch.cat([numbers, mean]) if row_mean else numbers
+
+
+@torch.no_grad()
+def _inputs_differ(given: Any, rows: int, device: torch.device) -> Tensor:
+    """(1,) whether raw inputs differ between rows; -1 where they are not raw, or it is not known."""
+    tensors = [tensor for tensor in tensors_in(given) if tensor.dim() and tensor.numel()]
+    leading = [tensor for tensor in tensors if tensor.shape[0] == rows]
+    if not leading or any(tensor.requires_grad for tensor in tensors) or _opaque(given):
+        return torch.full((1,), -1.0, device=device)
+    looked_at = [_some_of_each_row(tensor.detach()) for tensor in leading]
+    apart = [(some[1:] != some[:1]).any().to(device) for some in looked_at]
+    return torch.stack(apart).any().float().reshape(1)
+
+
+def _some_of_each_row(tensor: Tensor) -> Tensor:
+    """(rows, at most 4096)."""
+    flat = tensor.reshape(len(tensor), -1)
+    width = flat.shape[1]
+    if width <= _STATS_WIDTH:
+        return flat
+    return flat[:, :: -(-width // _STATS_WIDTH) | 1]  # odd, so that it meets every channel

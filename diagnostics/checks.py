@@ -167,11 +167,18 @@ def not_called(record: StepRecord, options: Values) -> Iterator[Observation]:
 
 
 def collapse(record: StepRecord, options: Values) -> Iterator[Observation]:
-    for name in record.order:
-        stats = record.modules[name].output
+    outputs = {name: record.modules[name].output for name in record.order}
+    known = [stats for stats in outputs.values() if not isinstance(stats, Absent)]
+    samples_differ = any(
+        stats.inputs_differ or (not isinstance(stats.share, Absent) and stats.share >= options["below"])
+        for stats in known
+    )
+    for name, stats in outputs.items():
         # few elements are the logits of a head, often constant at the start on purpose
         if isinstance(stats, Absent) or stats.elements < options["elements"] or stats.rows < options["rows"]:
             continue
+        if samples_differ and stats.inputs_differ is False:
+            continue  # a side input that is the same for all samples, as token types of single sentences
         if not isinstance(stats.share, Absent) and stats.share < options["below"]:
             message = (
                 f"{name}: its output is nearly the same for all samples, {{value}} of its mean square differs"

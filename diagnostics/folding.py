@@ -5,6 +5,7 @@ A finding explains another one that began no earlier where
 - the same holds in every watched module since the same step: the cause is in none of them, and one finding for
   the whole model stands for all,
 - a rule of the table below says that it follows in the same module, or in one inside it,
+- both are of a rule that one line of the user's breaks in many modules, as eval(), and began together,
 - the same rule speaks of a module on the way: gradient that a module loses is lost to what feeds it, and an
   output that collapsed or drifts makes those after it do so.
 
@@ -47,6 +48,8 @@ _FOLLOWS: Mapping[str, frozenset[str]] = {
 
 _BACKWARD = frozenset({"GRAD001", "GRAD002", "COV001", "COV002", "WASTE001"})
 _FORWARD = frozenset({"COLLAPSE001", "DRIFT001", "REACH003"})
+_AT_ONCE = frozenset({"MODE001"})
+"""Rules of which one line of a user's makes all modules speak."""
 _RANK = {rule: place for place, rule in enumerate(_FOLLOWS)}
 
 
@@ -80,12 +83,21 @@ def fold(
     for finding in sorted(_whole_model(findings, learners), key=precedence):
         for number, cause in enumerate(causes):
             if any(_explains(known, finding, flow) for known in (cause, *cause.consequences)):
-                held = (*cause.consequences, replace(finding, consequences=()), *finding.consequences)
-                causes[number] = replace(cause, consequences=held)
+                causes[number] = _holding(cause, [finding])
                 break
         else:
-            causes.append(finding)
+            # a module further in, which comes late here, may be behind one further out
+            explained = [cause for cause in causes if _explains(finding, cause, flow)]
+            causes = [cause for cause in causes if cause not in explained]
+            causes.append(_holding(finding, explained))
     return causes
+
+
+def _holding(cause: Finding, explained: Iterable[Finding]) -> Finding:
+    held = [
+        each for finding in explained for each in (replace(finding, consequences=()), *finding.consequences)
+    ]
+    return replace(cause, consequences=(*cause.consequences, *held))
 
 
 def _explains(cause: Finding, finding: Finding, flow: Flow) -> bool:
@@ -97,6 +109,8 @@ def _explains(cause: Finding, finding: Finding, flow: Flow) -> bool:
     if finding.evidence.first_step < cause.evidence.first_step:
         return False
     inside = bool(cause.consequences) if not cause.module else _holds(cause.module, finding.module)
+    if cause.rule in _AT_ONCE and finding.rule == cause.rule:
+        return finding.evidence.first_step == cause.evidence.first_step
     if inside:
         return finding.rule == cause.rule or finding.rule in _FOLLOWS.get(cause.rule, ())
     if finding.rule != cause.rule:

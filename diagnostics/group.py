@@ -30,6 +30,7 @@ class OutputSums:
         variance: Over the rows, averaged over the elements that were looked at.
         mean_square, mean: Over rows and elements.
         row_mean: (elements looked at,) mean over the rows; None without other processes.
+        inputs_differ: As in `OutputStats`.
     """
 
     rows: int
@@ -38,13 +39,16 @@ class OutputSums:
     mean_square: float
     mean: float
     row_mean: Tensor | None = None
+    inputs_differ: bool | Absent = NO_STATS
 
     def stats(self) -> OutputStats | Absent:
         """What is recorded."""
         if self.rows < 2:
             return NO_STATS
         share = self.variance / self.mean_square if self.mean_square else Absent("the output is all zero")
-        return OutputStats(self.rows, self.elements, self.mean, self.mean_square**0.5, share)
+        return OutputStats(
+            self.rows, self.elements, self.mean, self.mean_square**0.5, share, self.inputs_differ
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,4 +194,10 @@ def _merge_outputs(outputs: Sequence[OutputSums | Absent]) -> OutputSums | Absen
         mean_square=sum(s * o.mean_square for s, o in zip(shares, known, strict=True)),
         mean=sum(s * o.mean for s, o in zip(shares, known, strict=True)),
         row_mean=weights @ means,
+        inputs_differ=max((output.inputs_differ for output in known), key=_certainty),
     )
+
+
+def _certainty(differ: bool | Absent) -> int:
+    """Inputs differ if they do on one process, and are the same if that is known of all."""
+    return 1 if isinstance(differ, Absent) else 2 * differ

@@ -77,6 +77,8 @@ class OutputStats:
         rms: Root of its mean square.
         share: Share of the mean square that lies in differences between samples, in [0, 1]:
             mean((c - mean_b c)^2) / mean(c^2).
+        inputs_differ: Whether what the call was given differs between samples; known of raw data, not of what
+            gradient flows into.
     """
 
     rows: int
@@ -84,6 +86,7 @@ class OutputStats:
     mean: float
     rms: float
     share: Number
+    inputs_differ: bool | Absent
 
 
 @dataclass(frozen=True, slots=True)

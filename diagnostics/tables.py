@@ -50,13 +50,22 @@ def cell(value: Number | None) -> str:
 
 
 def _cells(module: ModuleRecord) -> tuple[str, ...]:
-    received = module.params_trainable - module.params_none - module.params_zero
     return (
         module.state,
         f"{module.calls_with_gradient} of {module.calls_total}",
         cell(module.coverage),
         cell(module.waste),
         cell(module.evenness),
-        f"{received} of {module.params_trainable}" + ("" if module.params_trainable else " (frozen)"),
+        _parameters(module),
         cell(module.moved),
     )
+
+
+def _parameters(module: ModuleRecord) -> str:
+    """How many of the trainable parameters receive gradient."""
+    if not module.params_total:
+        return "none"
+    if not module.params_trainable:
+        return "0 of 0 (frozen)"
+    received = module.params_trainable - module.params_none - module.params_zero
+    return f"{received} of {module.params_trainable}"

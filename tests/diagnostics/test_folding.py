@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -35,10 +35,12 @@ class Chain(nn.Module):
 WATCH = ["embed", "encoder", "encoder.0", "other", "core"]
 
 
-def findings(model: Chain, samples: int = BATCH, steps: int = 12, decay: float = 0.0) -> list[Finding]:
+def findings(
+    model: Chain, samples: int = BATCH, steps: int = 12, decay: float = 0.0, watch: Sequence[str] = WATCH
+) -> list[Finding]:
     """Above a note, after some training."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=decay)
-    monitor = Monitor(model, optimizer, watch=WATCH)
+    monitor = Monitor(model, optimizer, watch=watch)
     for _ in range(steps):
         with monitor.step(samples=samples):
             model(torch.randn(samples, 4)).square().sum(1).mean().backward()
@@ -78,6 +80,46 @@ def test_low_coverage_stands_for_waste_and_for_what_feeds_it() -> None:
     assert {"WASTE001 encoder", "COV001 encoder.0", "COV001 embed", "WASTE001 embed"} <= found[
         "COV001 encoder"
     ]
+
+
+class Deep(Chain):
+    """What feeds the first of two layers lies further out than the layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Sequential(nn.Linear(16, 16)), nn.Sequential(nn.Linear(16, 16)))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_cause_further_in_stands_for_what_feeds_it_further_out(layer: int) -> None:
+    model = Deep()
+    cut = model.encoder[layer]
+    cut.forward = torch.no_grad()(cut.forward)
+    watch = ["embed", "encoder.0.0", "encoder.1.0", "other", "core"]
+    fed = {"embed", *(f"encoder.{before}.0" for before in range(layer))}
+    found = names(findings(model, watch=watch))
+    assert set(found) == {f"GRAD001 encoder.{layer}.0"}
+    assert {f"GRAD001 {name}" for name in fed} < found[f"GRAD001 encoder.{layer}.0"]
+
+
+def test_eval_stands_for_all_modules_that_it_puts_into_evaluation_mode() -> None:
+    model = Chain()
+    for name in ("embed", "encoder", "other"):
+        setattr(model, name, nn.Sequential(getattr(model, name), nn.Dropout(0.1)))
+    model.eval()
+    found = names(findings(model, watch=["embed", "encoder", "other", "core"]))
+    assert found == {"MODE001 embed": {"MODE001 encoder", "MODE001 other"}}
+
+
+def test_modules_that_were_put_there_at_different_times_stay_apart() -> None:
+    model = Chain()
+    steps = iter(range(100))
+    model.encoder, model.other = (
+        nn.Sequential(part, nn.Dropout(0.1)) for part in (model.encoder, model.other)
+    )
+    model.encoder.eval()
+    model.beside = lambda output: (model.other.train(next(steps) < 4), output)[1]
+    assert set(names(findings(model, watch=["encoder", "other"]))) == {"MODE001 encoder", "MODE001 other"}
 
 
 def test_two_faults_beside_each_other_stay_two() -> None:

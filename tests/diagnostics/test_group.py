@@ -94,6 +94,24 @@ def test_statistics_of_parts_are_those_of_the_whole() -> None:
         assert getattr(merged, name) == pytest.approx(getattr(expected, name)), name
 
 
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        ([False, False], False),
+        ([False, True], True),
+        ([Absent("unknown"), True], True),
+        ([False, Absent("unknown")], Absent("unknown")),
+    ],
+)
+def test_inputs_are_the_same_if_they_are_known_to_be_on_every_process(
+    parts: list[bool | Absent], whole: bool | Absent
+) -> None:
+    outputs = [OutputSums(2, 5, 1.0, 1.0, 0.0, torch.zeros(5), part) for part in parts]
+    merged = _merge_outputs(outputs)
+    assert isinstance(merged, OutputSums)
+    assert merged.inputs_differ == whole
+
+
 def test_a_process_that_began_no_backward_pass_takes_from_others_what_was_left_and_who_feeds_whom() -> None:
     unseen = {name: ModuleFacts((), [], Absent("not called")) for name in ("encoder", "core", "head")}
     idle = StepFacts(2, unseen, (), frozenset(), None, {"core": frozenset()})

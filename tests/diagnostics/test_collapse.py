@@ -1,0 +1,91 @@
+"""A collapse is told of the module that makes it, not of one that was given the same for all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import Monitor
+
+BATCH = 12
+
+Given = Callable[[Tensor], Any]
+
+
+class Net(nn.Module):
+    """`side` reads what `given` makes of the encoder's output, or of data, and the head reads both."""
+
+    def __init__(self, given: Given, side: nn.Module) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(4, 16)
+        self.side = side
+        self.head = nn.Linear(16, 16)
+        self.given = given
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self.encoder(x)
+        return self.head(context + self.side(self.given(context)))
+
+
+class Opaque(nn.Module):
+    """Reads an object that cannot be looked into, and a flag for every sample."""
+
+    def forward(self, given: tuple[Any, Tensor]) -> Tensor:
+        hidden, flag = given
+        return 0 * hidden.value + flag[:, None]
+
+
+class Held:
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+
+def collapsed(given: Given, side: nn.Module, repeated: bool = False) -> list[str]:
+    torch.manual_seed(0)
+    model = Net(given, side)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    monitor = Monitor(model, optimizer)
+    for _ in range(6):
+        x = torch.randn(BATCH, 4)
+        with monitor.step(samples=BATCH):
+            model(x[:1].expand(BATCH, 4) if repeated else x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return [finding.module for finding in monitor.findings() if finding.rule == "COLLAPSE001"]
+
+
+def types(context: Tensor) -> Tensor:
+    return torch.zeros(len(context), dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("given", "side", "said"),
+    [
+        (types, nn.Embedding(2, 16), []),
+        (lambda c: torch.ones(len(c), 5000), nn.Linear(5000, 16), []),
+        (lambda c: torch.arange(len(c)) % 2, nn.Embedding(2, 16), []),
+        (lambda c: c.mean(0).expand(len(c), 16), nn.Linear(16, 16), ["side"]),
+        (lambda c: c, nn.Sequential(nn.Linear(16, 16), nn.Threshold(1e9, 3.0)), ["side"]),
+        (lambda c: torch.rand(len(c), 16), nn.Threshold(1e9, 3.0), ["side"]),
+        (lambda c: (Held(c.detach()), torch.ones(len(c))), Opaque(), ["side"]),
+    ],
+    ids=[
+        "token types",
+        "constant data",
+        "types that differ",
+        "mean",
+        "saturated",
+        "saturated data",
+        "opaque",
+    ],
+)
+def test_a_constant_side_input_is_no_collapse(given: Given, side: nn.Module, said: list[str]) -> None:
+    assert collapsed(given, side) == said
+
+
+def test_a_batch_of_one_sample_again_and_again_is_told() -> None:
+    assert collapsed(types, nn.Embedding(2, 16), repeated=True) == ["encoder"]
