@@ -125,7 +125,7 @@ class Step:
     ) -> None:
         self.config, self.model = config, model
         self.forward = forward or self._first_step
-        self._optimizer = torch.optim.AdamW(model.parameters(), lr=config.train.lr)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.train.lr)
 
     def _first_step(self, batch: Batch) -> StepOutput:
         assert isinstance(self.model, RecursiveModel)
@@ -140,8 +140,8 @@ class Step:
     def __call__(self, batch: Batch) -> None:
         """Do it: what is timed."""
         torch.autograd.backward(self.loss(batch) / batch.size)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 class Arm:
