@@ -11,18 +11,19 @@ import torch
 from tiny_recursive_model import MLPMixer1D, TinyRecursiveModel
 from torch import Tensor, nn
 
-TOKENS, LENGTH, SAMPLES, SEGMENTS = 8, 10, 32, 3
+from diagnostics import Halting, Halts
+
+TOKENS, LENGTH, SAMPLES, SEGMENTS, MOST_STEPS = 8, 10, 32, 3, 12
 
 Batch = tuple[Tensor, Tensor]
 
 
-def make_case(kind: type[TinyRecursiveModel] = TinyRecursiveModel) -> dict[str, Any]:
+def make_case(kind: type[TinyRecursiveModel] = TinyRecursiveModel, **options: float) -> dict[str, Any]:
     """Healthy; all rounds of refinement but the last run under no_grad, by the design of the model."""
     torch.manual_seed(0)
     network = MLPMixer1D(dim=32, depth=2, seq_len=LENGTH)
-    model = kind(
-        dim=32, num_tokens=TOKENS, network=network, num_refinement_blocks=3, num_latent_refinements=2
-    )
+    sizes = {"num_refinement_blocks": 3, "num_latent_refinements": 2}
+    model = kind(dim=32, num_tokens=TOKENS, network=network, **sizes, **options)
     return with_rates(model, model.parameters())
 
 
@@ -46,7 +47,17 @@ def with_rates(model: TinyRecursiveModel, parameters: Any) -> dict[str, Any]:
         "batches": batches(),
         "optimizer": optimizer,
         "expect_partial": ["network"],
+        "probes": [Halting(halts)],
     }
+
+
+@torch.no_grad()
+def halts(model: TinyRecursiveModel, batch: Batch) -> Halts:
+    """Where predictions end, and what the halting head says of the first answers."""
+    _, steps = model.predict(batch[0], max_deep_refinement_steps=MOST_STEPS)
+    _, _, answer, halt = model(batch[0], *model.get_initial())
+    right = (answer.argmax(-1) == batch[1]).all(-1)
+    return Halts(steps, MOST_STEPS, torch.logit(halt), right)
 
 
 def batches(count: int = 25) -> list[Batch]:
@@ -105,4 +116,16 @@ def halting_head_in_no_group() -> dict[str, Any]:
     return with_rates(model, named)
 
 
-CASES = (make_case, input_detached, all_without_grad, two_of_32_live, halting_head_in_no_group)
+def halting_without_loss() -> dict[str, Any]:
+    """The loss of the halting head has no weight, so that it says 0.5 to every row, and 0.5 is enough to end."""
+    return make_case(halt_loss_weight=0.0)
+
+
+CASES = (
+    make_case,
+    input_detached,
+    all_without_grad,
+    two_of_32_live,
+    halting_head_in_no_group,
+    halting_without_loss,
+)

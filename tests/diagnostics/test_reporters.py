@@ -157,3 +157,13 @@ def test_module_table_is_in_the_order_of_the_calls() -> None:
     assert "detached" in lines[2]
     assert "0 of 2" in lines[2]
     assert "0 of 0 (frozen)" in lines[4]
+
+
+def test_a_module_without_parameters_is_not_called_frozen() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    model[2].requires_grad_(False)
+    monitor = Monitor(model)
+    with monitor.step(samples=4):
+        model(torch.randn(4, 2)).sum().backward()
+    cells = [line.split() for line in module_table(monitor.last).splitlines()[2:]]
+    assert [" ".join(cell[8:-1]) for cell in cells] == ["2 of 2", "none", "0 of 0 (frozen)"]
