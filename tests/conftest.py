@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,9 @@ from etrm.batch import Batch, Demos
 torch.set_num_threads(1)
 settings.register_profile("shared cores", deadline=None)
 settings.load_profile("shared cores")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs with Ctrl-C ignored, and the processes of the tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _published_batch(arrays: dict[str, np.ndarray]) -> Batch:

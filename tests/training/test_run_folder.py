@@ -15,6 +15,16 @@ from etrm.config import Config
 from etrm.errors import LeakageError, RunFolderError
 from etrm.training.run_folder import RunFolder, read_config, read_metrics, source_state
 from etrm.training.trainer import train
+from tests.training.runs import (
+    ENDLESS,
+    ROOT,
+    SettingsOfSmoke,
+    command,
+    kill,
+    new_run,
+    started,
+    wait_for_steps,
+)
 
 Smoke = Callable[..., Config]
 
@@ -158,3 +168,19 @@ def test_the_source_is_the_commit_of_the_tree() -> None:
     commit, dirty = source_state()
     assert commit == "unknown" or len(commit) == 40
     assert isinstance(dirty, bool)
+
+
+def test_a_second_process_is_told_who_works_here_until_that_one_is_killed(
+    tmp_path: Path, smoke: Smoke, settings_of_smoke: SettingsOfSmoke
+) -> None:
+    run = tmp_path / "run"
+    first = started(run, *new_run(settings_of_smoke(*ENDLESS)))
+    wait_for_steps(first, run, 1)
+    for _ in range(2):  # the refused one must not wipe the name out
+        second = subprocess.run(command(run, "--resume"), cwd=ROOT, capture_output=True, text=True)
+        assert second.returncode == 2
+        assert f"another process is working in {run}" in second.stderr
+        assert f"process {first.pid} on {platform.node()}, since " in second.stderr
+        assert "Traceback" not in second.stderr
+    kill(first)
+    RunFolder(run, read_config(run), resume=True).close()

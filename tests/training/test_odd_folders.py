@@ -1,0 +1,126 @@
+"""Run folders in odd states: gone on with where that is exact, refused by name where not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etrm.config import Config
+from etrm.errors import CheckpointError, RunFolderError
+from etrm.training import checkpoint as checkpoints
+from etrm.training.run_folder import read_metrics
+from etrm.training.trainer import train
+from tests.training.runs import (
+    Smoke,
+)
+
+
+@pytest.fixture
+def finished(tmp_path: Path, smoke: Smoke) -> tuple[Config, Path]:
+    """A run of four steps, with checkpoints of steps 2 and 4."""
+    config = smoke("train.steps=4", "train.checkpoint_every=2", "monitor.enabled=false")
+    assert train(config, tmp_path / "run")
+    return config, tmp_path / "run"
+
+
+def rewrite_state(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the newest checkpoint's state.json as another version of etrm might have written it."""
+    file = checkpoints.saved(folder / "checkpoints")[-1] / "state.json"
+    state = json.loads(file.read_text())
+    del state["sha256"]["state.json"]  # its own digest may be absent
+    change(state)
+    file.write_text(json.dumps(state))
+
+
+def test_a_folder_that_was_refused_before_its_first_step_is_begun(finished: tuple[Config, Path]) -> None:
+    config, run = finished
+    shutil.rmtree(run / "checkpoints")
+    for name in ("run.json", "metrics.jsonl", "timing.jsonl"):
+        (run / name).unlink()
+    assert train(config, run, resume=True)
+    assert len(read_metrics(run)) == 4
+
+
+def test_a_checkpoint_of_a_newer_version_is_not_passed_over(finished: tuple[Config, Path]) -> None:
+    rewrite_state(finished[1], lambda state: state.update(format=2))
+    with pytest.raises(CheckpointError, match=r"another format .*\n  got:     format 2\n  allowed: format 1"):
+        train(*finished, resume=True)
+
+
+def test_a_checkpoint_that_lacks_what_this_version_needs_is_refused(finished: tuple[Config, Path]) -> None:
+    rewrite_state(finished[1], lambda state: state.pop("ema_updates"))
+    with pytest.raises(
+        CheckpointError, match="step 4 does not fit this run\n  got:     KeyError: 'ema_updates'"
+    ):
+        train(*finished, resume=True)
+
+
+def test_an_altered_checkpoint_is_passed_over_aloud(
+    finished: tuple[Config, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    newest = checkpoints.saved(finished[1] / "checkpoints")[-1]
+    (newest / "model.safetensors").write_bytes(b"")
+    assert train(*finished, resume=True)
+    assert f"passed over: {newest} is not a whole checkpoint" in caplog.text
+
+
+def test_a_run_does_not_go_on_with_other_tasks(finished: tuple[Config, Path]) -> None:
+    config, run = finished
+    file = next(Path(config.data.source).glob("training/*.json"))
+    before = file.read_text()
+    task = json.loads(before)
+    task["train"][0]["input"][0][0] ^= 1
+    file.write_text(json.dumps(task))
+    try:
+        with pytest.raises(RunFolderError, match=r"the tasks are not those that the run in .* began with"):
+            train(config, run, resume=True)
+    finally:
+        file.write_text(before)
+    assert train(config, run, resume=True)
+
+
+def test_another_environment_is_recorded_and_the_first_one_kept(finished: tuple[Config, Path]) -> None:
+    config, run = finished
+    first = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(first | {"commit": "an older one"}))
+    assert train(config, run, resume=True)
+    record = json.loads((run / "run.json").read_text())
+    assert record["commit"] == first["commit"]
+    assert [earlier["commit"] for earlier in record["earlier"]] == ["an older one"]
+    assert train(config, run, resume=True)
+    assert json.loads((run / "run.json").read_text()) == record
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", b"{", "run.json is damaged"),
+        ("run.json", b"[]", "run.json is damaged"),
+        ("config.json", b"{", "config.json is no config of this version of etrm"),
+        ("config.json", b"\xff", "config.json is no config of this version of etrm"),
+        ("config.json", b'{"train": {"stpes": 3}}', "did you mean 'train.steps'"),
+        ("config.json", None, "is not a run folder"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    finished: tuple[Config, Path], name: str, content: bytes | None, message: str
+) -> None:
+    config, run = finished
+    (run / name).unlink()
+    if content is not None:
+        (run / name).write_bytes(content)
+    with pytest.raises(RunFolderError, match=re.escape(message)):
+        train(config, run, resume=True)
+
+
+def test_checkpoints_without_a_record_are_not_taken_for_a_new_run(finished: tuple[Config, Path]) -> None:
+    config, run = finished
+    (run / "run.json").unlink()
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        train(config, run)
