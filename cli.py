@@ -423,12 +423,27 @@ def show(
     subset: Annotated[
         str | None, typer.Option(help="training or evaluation; both are searched by default.")
     ] = None,
+    augmentation: Annotated[
+        int | None,
+        typer.Option(min=0, max=9999, help="Draw an episode as the model sees it; 0 is the identity."),
+    ] = None,
+    query: Annotated[
+        int, typer.Option(min=0, help="With --augmentation: a test, then a demonstration left out.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="With --augmentation: train.seed of the run.")] = 0,
 ) -> None:
-    """Draw a task in the terminal."""
-    from etrm.data.draw import draw_task
+    """Draw a task in the terminal, or one of its episodes under an augmentation."""
+    from etrm.data.draw import draw_episode, draw_task
+    from etrm.data.episodes import episode_of
     from reports.console import open_console
 
-    open_console().print(draw_task(_find_task(task, source, subset)))
+    found = _find_task(task, source, subset)
+    if augmentation is None:
+        drawn = draw_task(found)
+    else:
+        asked, sample = episode_of(found, query, augmentation, seed)
+        drawn = draw_episode(sample, asked)
+    open_console().print(drawn)
 
 
 @data.command()

@@ -89,6 +89,15 @@ def test_data_show_draws_every_grid() -> None:
     assert "9 5 4" in done.stdout
 
 
+def test_data_show_draws_an_episode_as_the_model_sees_it() -> None:
+    done = etrm("data", "show", "0d3d703e", "--augmentation", "3", "--query", "1")
+    assert done.returncode == 0
+    assert "0d3d703e|||t5|||0641738925" in done.stdout
+    assert "the inverse gives back 8 of 8 grids exactly" in done.stdout
+    refused = etrm("data", "show", "0d3d703e", "--augmentation", "3", "--query", "5")
+    assert (refused.returncode, "has no query 5" in refused.stderr) == (2, True)
+
+
 def test_a_store_is_built_checked_and_refused_when_altered(tmp_path: Path) -> None:
     store = tmp_path / "store"
     build = ("data", "build", "--preset", "smoke", "--out", str(store))

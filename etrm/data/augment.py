@@ -17,6 +17,17 @@ from etrm.errors import DataError
 SEPARATOR = "|||"
 INVERSE_DIHEDRAL = (0, 3, 2, 1, 4, 5, 6, 7)
 SWAPS_SIDES = (False, True, False, True, False, False, True, True)
+TRANSFORMS = (
+    "as it is",
+    "a quarter turn to the left",
+    "a half turn",
+    "a quarter turn to the right",
+    "left and right exchanged",
+    "top and bottom exchanged",
+    "rows and columns exchanged",
+    "rows and columns exchanged, then a half turn",
+)
+"""The transforms in words."""
 TOTAL = 8 * 362880
 """Number of augmentations: 8 transforms times 9! permutations."""
 
@@ -68,15 +79,25 @@ class Augmentation:
     def _table(self) -> Grid:
         return np.array(self.colours, dtype=np.uint8)
 
+    @cached_property
+    def inverted(self) -> Augmentation:
+        """The augmentation that takes this one back: recolouring and moving cells commute."""
+        return Augmentation(INVERSE_DIHEDRAL[self.dihedral], tuple(np.argsort(self.colours).tolist()))
+
     def inverse(self, grid: Grid) -> Grid:
         """The grid that :meth:`apply` turns into this one."""
-        back = np.argsort(self.colours).astype(np.uint8)
-        return dihedral(back[grid], INVERSE_DIHEDRAL[self.dihedral])
+        return self.inverted.apply(grid)
 
     @property
     def swaps_sides(self) -> bool:
         """Whether rows become columns."""
         return SWAPS_SIDES[self.dihedral]
+
+    @property
+    def words(self) -> str:
+        """What it does, to be read: the transform, and the colours that change."""
+        changed = [f"{old}→{new}" for old, new in enumerate(self.colours) if old != new]
+        return f"{TRANSFORMS[self.dihedral]}; colours {' '.join(changed) or 'kept'}"
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Tasks on the terminal, in the colours of ARC."""
+"""Tasks and episodes on the terminal, in the colours of ARC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from etrm.config import SIDE
+from etrm.data.augment import parse_name
+from etrm.data.sample import CELLS, DemoPair, Query, Sample
 from etrm.data.task import Grid, Pair, Task
+from etrm.data.tokens import EOS, FIRST_COLOUR, PAD, Tokens, grid_from_canvas
 
 COLOUR_NAMES = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "sky", "maroon")
 COLOUR_HEX = (
@@ -33,6 +37,7 @@ INK_HEX = tuple("#FFFFFF" if name in _DARK else "#000000" for name in COLOUR_NAM
 """For each colour one that can be seen on it."""
 
 _STYLES = tuple(Style(bgcolor=colour) for colour in COLOUR_HEX)
+_NO_COLOUR = Style(dim=True)
 _MARKED = tuple(Style(bgcolor=colour, color=ink) for colour, ink in zip(COLOUR_HEX, INK_HEX, strict=True))
 
 
@@ -64,6 +69,33 @@ class DrawnGrid:
         return Measurement(width, width)
 
 
+@dataclass(frozen=True, eq=False)
+class DrawnCanvas:
+    """Tokens as cells two characters wide: colours as in :class:`DrawnGrid`, ``+`` for EOS, ``.`` for PAD.
+
+    Attributes:
+        canvas: (rows, columns) tokens.
+    """
+
+    canvas: Tokens
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        plain = console.color_system is None or console.no_color
+        for row in self.canvas.tolist():
+            for token in row:
+                if token < FIRST_COLOUR:
+                    yield Segment("+ " if token == EOS else ". ", _NO_COLOUR)
+                elif plain:
+                    yield Segment(f"{token - FIRST_COLOUR} ")
+                else:
+                    yield Segment("  ", _STYLES[token - FIRST_COLOUR])
+            yield Segment.line()
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        width = 2 * self.canvas.shape[1]
+        return Measurement(width, width)
+
+
 def draw_grid(grid: Grid, marked: npt.NDArray[np.bool_] | None = None) -> DrawnGrid:
     """A grid to print with rich."""
     return DrawnGrid(grid, marked)
@@ -80,13 +112,81 @@ def draw_task(task: Task, *, answers: bool = True) -> RenderableType:
     return Group(Text(title, style="bold"), Text(), table)
 
 
+def draw_episode(sample: Sample, query: Query) -> RenderableType:
+    """An episode to print with rich, read back from its tokens: what the model sees, and the target it does not.
+
+    Args:
+        sample: the episode.
+        query: what it was made of; the inverse is held against its grids.
+    """
+    _, augmentation = parse_name(sample.name)
+    inverse = augmentation.inverted
+    demos = [_canvases(demo) for demo in sample.demos]
+    asked = _canvas(sample.tokens, sample.positions)
+    seen = [_grid(canvas) for pair in demos for canvas in pair] + [_grid(asked)]
+    made_of = [grid for demo in query.demos[: len(demos)] for grid in demo.grids] + [query.pair.input]
+    if sample.target is not None and query.pair.output is not None:
+        seen, made_of = [*seen, sample.target], [*made_of, query.pair.output]
+    exact = sum(np.array_equal(inverse.apply(a), b) for a, b in zip(seen, made_of, strict=True))
+
+    table = Table.grid(padding=(0, 2, 1, 0))
+    for number, pair in enumerate(demos):
+        first, second = (_titled(_size(_grid(canvas)), DrawnCanvas(canvas)) for canvas in pair)
+        table.add_row(Text(f"demo {number}"), first, Text("→"), second)
+    table.add_row(Text("query"), _titled(_size(_grid(asked)), DrawnCanvas(asked)), Text("→"), Text("?"))
+    if sample.target is None:
+        table.add_row(Text("target"), Text("unknown"))
+    else:
+        back = inverse.apply(sample.target)
+        table.add_row(
+            Text("target"),
+            _titled(f"{_size(sample.target)}, hidden", draw_grid(sample.target)),
+            Text("←"),
+            _titled(f"{_size(back)}, its inverse", draw_grid(back)),
+        )
+    kind = "a demonstration left out" if query.left_out else "a test"
+    return Group(
+        Text(sample.name, style="bold"),
+        Text(f"query {query.index}, {kind}, given {len(demos)} of {len(query.task.demos)} demonstrations"),
+        Text(f"augmentation: {augmentation.words}"),
+        Text(f"inverse:      {inverse.words}"),
+        Text(f"the inverse gives back {exact} of {len(seen)} grids exactly"),
+        Text("+ is the end of a row or column (EOS), . is padding (PAD)", style="dim"),
+        Text(),
+        table,
+    )
+
+
+def _canvas(tokens: Tokens, positions: Tokens) -> Tokens:
+    """(rows, columns) tokens in their places, from the top-left to the last one; PAD in between."""
+    rows, columns = np.divmod(positions, SIDE)
+    canvas = np.full((rows.max() + 1, columns.max() + 1), PAD, dtype=np.int16)
+    canvas[rows, columns] = tokens
+    return canvas
+
+
+def _canvases(demo: DemoPair) -> tuple[Tokens, Tokens]:
+    """Of its input and of its output."""
+    there = demo.positions >= CELLS
+    output = _canvas(demo.tokens[there], demo.positions[there] - CELLS)
+    return _canvas(demo.tokens[~there], demo.positions[~there]), output
+
+
+def _grid(canvas: Tokens) -> Grid:
+    """The grid on a canvas, wherever it was shifted to."""
+    top, left = np.argwhere(canvas >= FIRST_COLOUR).min(axis=0)
+    return grid_from_canvas(canvas[top:, left:])
+
+
+def _titled(title: str, drawn: RenderableType) -> RenderableType:
+    return Group(Text(title, style="dim"), drawn)
+
+
 def _add(table: Table, label: str, pair: Pair, *, answer: bool) -> None:
     output: RenderableType = Text("?")
     if answer and pair.output is not None:
-        output = Group(Text(_size(pair.output), style="dim"), draw_grid(pair.output))
-    table.add_row(
-        Text(label), Group(Text(_size(pair.input), style="dim"), draw_grid(pair.input)), Text("→"), output
-    )
+        output = _titled(_size(pair.output), draw_grid(pair.output))
+    table.add_row(Text(label), _titled(_size(pair.input), draw_grid(pair.input)), Text("→"), output)
 
 
 def _size(grid: Grid) -> str:

@@ -17,7 +17,7 @@ from etrm.data.augment import Augmentation, fixed, random
 from etrm.data.sample import DemoPair, Layout, Query, Sample, build, queries_of
 from etrm.data.sources import TaskSet
 from etrm.data.store import Store
-from etrm.data.task import Pair
+from etrm.data.task import Pair, Task
 from etrm.errors import DataError
 
 __all__ = ["DemoPair", "Episodes", "Sample", "evaluation_samples"]
@@ -127,6 +127,30 @@ class Episodes:
             return augmentation, puzzle_id, augmentation.pair
         shard = self._store.shard(query.task)
         return shard.augmentation(chosen), puzzle_id, shard.pairs(query.task, chosen).__getitem__
+
+
+def episode_of(task: Task, query: int, number: int, seed: int) -> tuple[Query, Sample]:
+    """One query of a task under one of its fixed augmentations, as evaluation would ask it.
+
+    Args:
+        task: the task.
+        query: index among its tests, then its demonstrations (each given the others).
+        number: of the augmentation; 0 is the identity.
+        seed: of the run.
+
+    Raises:
+        DataError: the task has no such query.
+    """
+    queries = queries_of(task, 0, "all")
+    if not 0 <= query < len(queries):
+        raise DataError(
+            f"task {task.id} has no query {query}",
+            allowed=f"0 to {len(queries) - 1}: its {len(task.tests)} tests, then its {len(task.demos)} "
+            "demonstrations, each left out",
+        )
+    data, augmentation = DataConfig(), fixed(task.id, number + 1, seed)[number]
+    layout = Layout(data.canvas, data.max_demos)
+    return queries[query], build(queries[query], augmentation, layout, serial=0)
 
 
 def evaluation_samples(
