@@ -44,7 +44,7 @@ SubsetOption = Annotated[str, typer.Option(help="training or evaluation.")]
 WeightsOption = Annotated[str, typer.Option(help="ema or raw: a checkpoint of ours holds both.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
 CheckpointArgument = Annotated[Path, typer.Argument(help="A run folder, a checkpoint folder, or a file.")]
-SideOption = Annotated[int, typer.Option(help="Keep tasks whose grids all fit this side.")]
+SideOption = Annotated[int, typer.Option(min=1, max=30, help="Keep tasks whose grids all fit this side.")]
 
 
 _REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -603,14 +603,13 @@ def _find_task(task: str, source: str, subset: str | None) -> Any:
     from etrm.errors import DataError
 
     subsets = [subset] if subset else ["training", "evaluation"]
-    problem: DataError | None = None
+    problems = []
     for name in subsets:
         try:
             return load_tasks(source, name, 30, None).get(task)
         except DataError as error:
-            problem = problem or error
-    assert problem is not None
-    raise problem
+            problems.append(str(error))
+    raise DataError("\n".join(dict.fromkeys(problems)))
 
 
 def _subject(

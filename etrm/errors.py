@@ -7,6 +7,7 @@ EtrmError                    exit code 2: message, then what to do next
 ├── CheckpointError          a checkpoint is missing, foreign, altered or does not fit
 ├── RunFolderError           a run folder is missing, in use or of another run
 ├── WriteError               a file cannot be written (a full disk, a folder without permission)
+├── ProcessError             another process of the same run has ended, or cannot be met
 └── TrainingError            training cannot go on
     └── NonFiniteError       a loss, a gradient or a weight is NaN or infinite
 """
@@ -29,6 +30,11 @@ class EtrmError(Exception):
         lines += [f"  allowed: {allowed}"] if allowed else []
         lines += [f"  next:    {next_step}"] if next_step else []
         super().__init__("\n".join(lines))
+
+    @property
+    def brief(self) -> str:
+        """What is wrong in one line, for a list or another message."""
+        return " ".join(": ".join(filter(None, (self.what, self.got))).split())
 
 
 class ConfigError(EtrmError):

@@ -35,6 +35,14 @@ def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
     return tree
 
 
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as dotted names, the way ``--set`` takes them."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a plain tree.
 

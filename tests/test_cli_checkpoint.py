@@ -115,6 +115,16 @@ def test_bad_input_is_exit_2_and_leaves_nothing(run: Run, tmp_path: Path, damage
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_what_is_no_checkpoint_is_said_in_plain_words_and_no_unsafe_way_is_advised(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    done = run("inspect", tmp_path / "config.json")
+    assert "got:     neither safetensors nor plain tensors of torch.save\n" in done.err
+    assert "weights_only" not in done.err
+    assert "got:     No such file or directory\n" in run("inspect", tmp_path / "none").err
+
+
 @pytest.mark.parametrize(
     "words", [("inspect", TRM, "--weights", "both"), ("export", TRM, "--out", "x", "--format", "pickle")]
 )

@@ -132,7 +132,9 @@ def build(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from error
+        problems = _explained(error)
+        many = f"{len(problems)} settings cannot be used:" if len(problems) > 1 else ""
+        raise ConfigError("\n  ".join([many, *problems] if many else problems)) from error
 
 
 def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:
@@ -154,11 +156,26 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _explain(item: Any) -> str:
-    dotted = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"unknown setting {dotted!r}{_nearest(dotted, _keys(Config))}"
-    message = item["msg"].removeprefix("Value error, ")
-    if not dotted or item["type"] == "value_error":
-        return message
-    return f"{dotted}: {message} (got {item['input']!r})"
+def _explained(error: ValidationError) -> list[str]:
+    """One line for each setting at fault."""
+    known = _keys(Config)
+    lines: list[str] = []
+    wanted: dict[str, list[str]] = {}
+    given: dict[str, Any] = {}
+    for item in error.errors():
+        dotted = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {dotted!r}{_nearest(dotted, known)}")
+        elif not dotted or item["type"] == "value_error":
+            lines.append(message)
+        elif item["type"] == "model_type":
+            lines.append(f"{dotted} is a section, not a value (got {item['input']!r})")
+        else:
+            # A value that may be one of several types has an error for each, with the type behind its name.
+            name, _, kind = dotted.rpartition(".")
+            is_type = dotted not in known and name in known and not kind.isdecimal()
+            setting = name if is_type else dotted
+            wanted.setdefault(setting, []).append(message.replace("Input should be", "must be", 1))
+            given[setting] = item["input"]
+    return lines + [f"{name}: {', or '.join(all_)} (got {given[name]!r})" for name, all_ in wanted.items()]

@@ -269,7 +269,9 @@ def _json(path: Path) -> Any:
         ) from error
     except ValueError as error:  # also broken UTF-8, and a number of more than 4300 digits
         raise DataError(
-            f"{path} is not JSON", got=str(error), allowed="UTF-8 without a byte order mark"
+            f"{path} is not JSON",
+            got=str(error) if text.strip() else "an empty file",
+            allowed="JSON, in UTF-8 without a byte order mark",
         ) from error
 
 

@@ -81,6 +81,13 @@ def read_index(folder: Path) -> Index:
         DataError: there is none, or it is not one that this version reads.
     """
     path = folder / INDEX
+    if not path.exists():
+        raise DataError(
+            f"{folder} is no data store",
+            got=f"no {INDEX}",
+            allowed="a folder that `etrm data build` wrote",
+            next_step=f"etrm data build --out {folder}",
+        )
     try:
         tree = json.loads(path.read_text("utf-8"))
         if tree.pop("schema") != SCHEMA:
@@ -95,7 +102,7 @@ def read_index(folder: Path) -> Index:
             f"{folder} is no data store",
             got=f"{path.name}: {type(error).__name__}: {error}",
             allowed="a folder that `etrm data build` wrote",
-            next_step=f"etrm data build --out {folder}",
+            next_step=f"remove {path}, then the same `etrm data build` again: it keeps the shards that are whole",
         ) from error
     return index
 

@@ -153,7 +153,7 @@ def _whole(path: Path) -> Iterator[None]:
             f"{path} is not a whole checkpoint",
             got=f"{type(error).__name__}: {error}",
             allowed="model.safetensors, ema.safetensors, state.safetensors and state.json, as `etrm train` writes them",
-            next_step="use an earlier checkpoint of the same run folder",
+            next_step="give an earlier one, or move this one away: then the run folder stands for the one before it",
         ) from error
 
 

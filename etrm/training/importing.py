@@ -18,9 +18,10 @@ from etrm.config import KNOBS, SIDE, Config, EncoderKind, ModelConfig, build, ov
 from etrm.errors import CheckpointError, ConfigError
 from etrm.files import write_atomically
 from etrm.model.recursive import RecursiveModel
+from etrm.override import flat
 from etrm.training import checkpoint as checkpoints
 from etrm.training.checkpoint import WEIGHTS, Checkpoint
-from etrm.training.inspection import flat, named_as_ours
+from etrm.training.inspection import named_as_ours
 from etrm.training.published import our_settings
 from etrm.training.run_folder import environment
 from etrm.training.settings_file import find_settings, read_settings

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from etrm.errors import CheckpointError
+from etrm.override import flat
 from etrm.training.published import our_name
 from etrm.training.weights import Weights
 
@@ -233,11 +234,3 @@ def _differing(
     ours, theirs = flat(first), flat(second)
     names = sorted(ours.keys() | theirs.keys())
     return {n: (ours.get(n), theirs.get(n)) for n in names if ours.get(n) != theirs.get(n)}
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found

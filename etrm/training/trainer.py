@@ -276,10 +276,14 @@ class Trainer:
             except checkpoints.FormatError:
                 raise
             except CheckpointError as error:  # an altered one: an older one may be whole
-                _log.warning("passed over: %s", error)
+                _log.warning("passed over: %s", error.brief)
                 problems.append(error)
         if problems:
-            raise problems[0]
+            raise CheckpointError(
+                f"no checkpoint in {self.folder.checkpoints} is whole",
+                got=problems[0].brief,
+                next_step="put the files back as they were, or begin another run",
+            ) from problems[0]
         return None
 
     _metrics_bytes = 0

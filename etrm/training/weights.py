@@ -7,6 +7,7 @@ A file is recognised by its content, not by its name: published checkpoints have
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,15 @@ def _data_hash(path: Path) -> str | None:
     return None if found is None else str(found)
 
 
+def _why_not(error: Exception) -> str:
+    """One line; torch's own advises to load the file unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "neither safetensors nor plain tensors of torch.save"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
 def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
@@ -141,7 +151,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a broken pickle raises anything: IndexError, KeyError, AssertionError ...
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint",
-            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            got=_why_not(error),
             allowed="a run folder, a checkpoint folder, a .safetensors file, or a torch.save file of plain tensors",
         ) from error
     named = loaded.items() if isinstance(loaded, dict) else ()

@@ -6,20 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from etrm.config import Config
+from etrm.override import flat
 
 Settings = dict[str, Any]
 
 
 def settings(config: Config) -> Settings:
     """The config as ``section.key`` and value, the way ``--set`` takes it."""
-
-    def flat(tree: Settings, prefix: str) -> Settings:
-        found: Settings = {}
-        for key, value in tree.items():
-            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return found
-
-    return flat(config.model_dump(mode="json"), "")
+    return flat(config.model_dump(mode="json"))
 
 
 def differing(configs: Sequence[Config]) -> dict[str, list[Any]]:

@@ -104,10 +104,7 @@ def entry(folder: Path) -> Entry:
         run = Followed(folder)
         started = datetime.fromtimestamp((folder / "config.json").stat().st_mtime).isoformat(" ", "seconds")
     except (EtrmError, OSError) as error:
-        reason = (
-            " ".join(filter(None, (error.what, error.got))) if isinstance(error, EtrmError) else str(error)
-        )
-        return Entry(str(folder), "damaged", reason)
+        return Entry(str(folder), "damaged", error.brief if isinstance(error, EtrmError) else str(error))
     history, broken = run.history, run.history.broken
     return Entry(
         folder=str(folder),

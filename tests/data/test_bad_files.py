@@ -66,7 +66,7 @@ TASKS = {
 }
 
 BYTES = {
-    "empty file": (b"", "is not JSON"),
+    "empty file": (b"", "is not JSON\n  got:     an empty file\n  allowed: JSON, in UTF-8"),
     "not JSON": (b"train: []", "is not JSON"),
     "truncated": (json.dumps(TASK).encode()[:-5], "is not JSON"),
     "two values": (json.dumps(TASK).encode() * 2, "is not JSON\n  got:     Extra data"),

@@ -151,8 +151,25 @@ def test_shards_that_changed_places_are_seen(store: Path, make_task: Callable[..
 def test_what_is_no_store_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "index.json").write_text(text)
-    with pytest.raises(DataError, match=r"is no data store\n  got:     index\.json: (.|\n)*etrm data build"):
+    got, mended_by = (
+        ("no index", "etrm data build --out") if text is None else ("index", "remove .*index.json, then")
+    )
+    with pytest.raises(
+        DataError, match=rf"is no data store\n  got:     {got}\.json(.|\n)*next:    {mended_by}"
+    ):
         Store(tmp_path)
+
+
+def test_what_is_advised_for_a_damaged_index_mends_the_store(store: Path, small_set: TaskSet) -> None:
+    index = (store / "index.json").read_text()
+    shards = {path: path.stat().st_mtime_ns for path in (store / "shards").iterdir()}
+    (store / "index.json").write_text("{")
+    with pytest.raises(DataError, match="then the same `etrm data build` again"):
+        build_store(store, small_set, AUGMENTATIONS, SEED)
+    (store / "index.json").unlink()
+    build_store(store, small_set, AUGMENTATIONS, SEED)
+    assert (store / "index.json").read_text() == index
+    assert shards == {path: path.stat().st_mtime_ns for path in (store / "shards").iterdir()}
 
 
 def test_an_index_that_was_edited_is_refused(store: Path) -> None:

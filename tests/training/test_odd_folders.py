@@ -70,6 +70,16 @@ def test_an_altered_checkpoint_is_passed_over_aloud(
     assert f"passed over: {newest} is not a whole checkpoint" in caplog.text
 
 
+def test_where_no_checkpoint_is_whole_nothing_older_is_promised(finished: tuple[Config, Path]) -> None:
+    for path in checkpoints.saved(finished[1] / "checkpoints"):
+        (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint in .* is whole\n  got:     .*step_00000004 is"
+    ) as caught:
+        train(*finished, resume=True)
+    assert caught.value.next_step.endswith("begin another run")
+
+
 def test_a_run_does_not_go_on_with_other_tasks(finished: tuple[Config, Path]) -> None:
     config, run = finished
     file = next(Path(config.data.source).glob("training/*.json"))
@@ -102,7 +112,7 @@ def test_another_environment_is_recorded_and_the_first_one_kept(finished: tuple[
     [
         ("run.json", b"{", "run.json is damaged"),
         ("run.json", b"[]", "run.json is damaged"),
-        ("config.json", b"{", "config.json is no config of this version of etrm"),
+        ("config.json", b"{", "of etrm\n  got:     the resolved config is not valid JSON: Expecting"),
         ("config.json", b"\xff", "config.json is no config of this version of etrm"),
         ("config.json", b'{"train": {"stpes": 3}}', "did you mean 'train.steps'"),
         ("config.json", None, "is not a run folder"),

@@ -93,7 +93,7 @@ def test_a_run_is_not_resumed_with_another_config(tmp_path: Path) -> None:
     with opened(tmp_path, Config()):
         pass
     other = Config.model_validate({"train": {"lr": 0.5}})
-    with pytest.raises(RunFolderError, match="has another config"):
+    with pytest.raises(RunFolderError, match=r"has another config\n  got:     train\.lr 0\.5, was 0\.0001\n"):
         RunFolder(tmp_path, other, resume=True)
     assert read_config(tmp_path) == Config()
 
@@ -117,7 +117,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot be written") as caught:
         RunFolder(tmp_path / "file" / "run", Config(), resume=False)
-    assert "--out" in caught.value.next_step
+    assert (caught.value.got, caught.value.next_step) == (
+        "a file stands in the place of a folder", "give another --out"
+    )  # fmt: skip
 
 
 def test_metrics_are_one_line_per_step_and_seconds_stand_apart(tmp_path: Path) -> None:
