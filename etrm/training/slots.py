@@ -20,12 +20,15 @@ class Slots:
     Args:
         rows: of the global batch.
         mine: those of this process; all of them unless there are others.
+
+    Attributes:
+        draw: the loader.
     """
 
     def __init__(
         self, episodes: Episodes, bucket: int, rows: int, draw: Draw, mine: range | None = None
     ) -> None:
-        self._episodes, self._bucket, self._draw = episodes, bucket, draw
+        self._episodes, self._bucket, self.draw = episodes, bucket, draw
         self.mine = range(rows) if mine is None else mine
         self.indices = [-1] * rows
         self.next_index = 0
@@ -73,4 +76,4 @@ class Slots:
         self._samples = [self._sample(indices[row]) for row in self.mine] if next_index else []
 
     def _sample(self, index: int) -> Sample:
-        return self._draw(self._episodes, self._bucket, index)
+        return self.draw(self._episodes, self._bucket, index)

@@ -1,7 +1,8 @@
-"""`etrm train` as a process of its own, and what it leaves."""
+"""`etrm train` as a process of its own, and what processes leave."""
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -62,3 +63,10 @@ def kill(process: subprocess.Popen[str]) -> None:
 def assert_every_checkpoint_is_whole(folder: Path) -> None:
     for path in checkpoints.saved(folder):
         checkpoints.read(path)
+
+
+def wait_for_no_worker() -> None:
+    ends = time.monotonic() + 60
+    while multiprocessing.active_children():
+        assert time.monotonic() < ends, "a worker is left"
+        time.sleep(0.02)

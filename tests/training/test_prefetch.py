@@ -24,6 +24,7 @@ from etrm.training.faults import recipe_for
 from etrm.training.prefetch import CHUNK, Prefetch
 from etrm.training.run_folder import read_metrics
 from etrm.training.trainer import train
+from tests.training.runs import wait_for_no_worker
 
 CONFIG = load("smoke", overrides=("data.workers=2", "data.buckets=2", "faults=['demos-from-other-task']"))
 
@@ -36,13 +37,6 @@ def plain(sample: Sample) -> dict[str, object]:
 
 def episodes_of(config: Config) -> Episodes:
     return Episodes(chosen_tasks(config.data), config.data, config.model.variant, config.train.seed)
-
-
-def wait_for_no_worker() -> None:
-    ends = time.monotonic() + 60
-    while multiprocessing.active_children():
-        assert time.monotonic() < ends, "a worker is left"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -125,6 +119,7 @@ import sys
 from pathlib import Path
 from etrm.config import load
 from etrm.training.trainer import train
+from tests.training.runs import wait_for_no_worker
 if __name__ == "__main__":
     config = load("smoke", overrides=("data.workers=2", "train.steps=100000", "train.checkpoint_every=100000"))
     finished = train(config, Path(sys.argv[1]), on_step=lambda trainer, metrics: print(metrics["step"], flush=True))

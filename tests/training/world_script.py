@@ -41,7 +41,7 @@ def outcome(world: World, settings: list[str], steps: int) -> dict[str, Any]:
         update(optimizers, frozen)
 
     for slots in trainer.slots.values():
-        slots._draw = noted_draw
+        slots.draw = noted_draw
     trainer.recipe = replace(trainer.recipe, update=noted_update)
     metrics = [trainer.train_step() for _ in range(steps)]
     return {

@@ -54,6 +54,12 @@ def test_runs_that_differ_by_the_seed_share_an_arm_and_no_others_do() -> None:
     assert names == ["smoke, lr 0.1", "smoke, lr 0.2", "smoke, lr 0.2"]
 
 
+def test_what_the_names_of_arms_say_is_not_said_again() -> None:
+    fault = 'faults=["cached-context"]'
+    names = arms(configs(("train.lr=0.1",), ("train.lr=0.2",), ("train.lr=0.2", fault)))
+    assert names == ["smoke, lr 0.1", "smoke, lr 0.2", "smoke with cached-context, lr 0.2"]
+
+
 def test_numbers_stand_beside_their_difference_from_the_first(write_run: Write) -> None:
     text = shown(write_run("a", logged=20), write_run("b", "train.lr=0.5", logged=30))
     (loss,) = (line.split() for line in text.splitlines() if line.startswith("loss"))
@@ -65,6 +71,20 @@ def test_numbers_stand_beside_their_difference_from_the_first(write_run: Write) 
 def test_seeds_are_averaged_with_each_beside_the_mean(write_run: Write) -> None:
     text = shown(write_run("a", logged=20), write_run("b", "train.seed=1", logged=30))
     assert "0.2425 (0.1950, 0.2900)" in text
+
+
+def test_a_mean_over_seeds_wants_every_seed(write_run: Write) -> None:
+    text = shown(write_run("a", logged=20), write_run("b", "train.seed=1", logged=0))
+    (row,) = (line for line in text.splitlines() if line.startswith("smoke"))
+    assert row.split() == ["smoke", "2", "—", "—", "—"]
+
+
+def test_lines_that_are_no_record_are_a_doubt(write_run: Write) -> None:
+    folders = [write_run("a"), write_run("b")]
+    with (folders[1] / "metrics.jsonl").open("a") as file:
+        file.write("{\n")
+    (doubt,) = compare(folders).doubts
+    assert doubt == "b: lines of metrics.jsonl are no record and are left out"
 
 
 @pytest.mark.parametrize(

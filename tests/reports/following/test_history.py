@@ -44,6 +44,23 @@ def test_steps_without_a_value_and_truth_values_are_no_points(write_run: Write) 
     assert "step" not in history.curves
 
 
+def test_numbers_that_are_not_finite_are_no_points(tmp_path: Path) -> None:
+    lines = ['{"step": 1, "loss": NaN}', '{"step": 2, "loss": 0.5}', '{"step": 3, "loss": -Infinity}']
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    history = History(tmp_path)
+    history.update()
+    assert (history.step, history.curves["loss"].steps.tolist()) == (3, [2])
+
+
+def test_the_time_of_a_run_that_was_begun_anew_is_its_own(write_run: Write) -> None:
+    folder = write_run(logged=20)
+    history = History(folder)
+    history.update()
+    (folder / "timing.jsonl").write_text('{"step": 1, "seconds": 3.0}\n')
+    history.update()
+    assert history.wall_s == 3
+
+
 def test_a_run_that_was_cut_back_and_went_on_shows_only_what_stands(
     write_run: Write, step_lines: Callable[..., str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def test_runs_are_sorted_by_any_column_with_the_unknown_last(tmp_path: Path, wri
     write_run("long", logged=30)
     write_run("short", logged=10)
     write_run("none", logged=0)
+    assert names(write_run("more/two", logged=2).parent.parent, "step") == ["none", "two", "short", "long"]
+    shutil.rmtree(tmp_path / "more")
     assert names(tmp_path, "accuracy_all") == ["short", "long", "none"]
     assert names(tmp_path, "-accuracy_all") == ["long", "short", "none"]
     assert names(tmp_path, "-step") == ["long", "short", "none"]

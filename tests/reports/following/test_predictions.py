@@ -76,6 +76,7 @@ def test_words_say_what_became_of_it(answer: Answered) -> None:
     cells = answer.target.size
     assert answer.words() == ["not solved", f"1 of {cells} cells differ", "2 of 2 votes", "halting 0.25"]
     assert _with(answer, answer.target, rank=1).words()[0] == "solved"
+    assert _with(answer, answer.grid, rank=2).words()[0] == "not solved"  # the second attempt is not drawn
     assert "the answer holds no grid" in _with(answer, np.zeros((0, 0), np.uint8)).words()
     larger = np.zeros((9, 9), np.uint8)
     assert (
@@ -96,6 +97,8 @@ def test_a_terminal_without_colours_has_digits_and_a_star_at_the_wrong_cell(answ
     assert text.count("*") == 1
     assert f"{answer.grid[0, 0]}*" in text
     assert text.count("demo") == 2 * len(answer.task.demos)
+    console.print(in_terminal([answer, answer], demos=True))  # once for all queries of a task
+    assert console.file.getvalue().count("demo") == 4 * len(answer.task.demos)  # type: ignore[attr-defined]
 
 
 def test_a_picture_has_the_answers_colours_and_is_the_same_again(answer: Answered) -> None:

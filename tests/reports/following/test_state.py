@@ -80,6 +80,31 @@ def test_a_lock_of_another_file_is_nobodys_work_here(write_run: Write) -> None:
         assert lock_holder(second / "lock") is None
 
 
+def test_the_newest_checkpoint_of_a_failed_run_is_named(write_run: Write) -> None:
+    details = [Followed(write_run(str(n), checkpoints=n)).status.detail for n in ((), (0,), (0, 20))]
+    assert details == ["no checkpoint", "newest checkpoint: step 0", "newest checkpoint: step 20"]
+
+
+@on_linux
+def test_a_lock_with_the_same_inode_number_on_another_disk_is_nobodys_work_here(
+    write_run: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is listed must have this very file open; where that cannot be seen, the number has to do."""
+    folder, listed = write_run(), write_run("elsewhere") / "locks"
+    (folder / "lock").touch()
+    with holder(listed.parent) as process:
+        inode = (folder / "lock").stat().st_ino
+        listed.write_text(f"1: FLOCK  ADVISORY  WRITE {process.pid} fe:00:{inode} 0 EOF\n")
+        monkeypatch.setattr(state, "LOCKS", listed)
+        assert lock_holder(folder / "lock") is None
+
+        def forbidden(path: str) -> None:
+            raise PermissionError(path)
+
+        monkeypatch.setattr(os, "scandir", forbidden)
+        assert lock_holder(folder / "lock") == process.pid
+
+
 @on_linux
 @pytest.mark.parametrize(
     ("logged", "checkpoints", "expected"),
@@ -89,6 +114,7 @@ def test_a_lock_of_another_file_is_nobodys_work_here(write_run: Write) -> None:
         (0, (0,), State.STOPPED),
         (30, (10, 20), State.FAILED),
         (30, (), State.FAILED),
+        (0, (), State.FAILED),
     ],
 )
 def test_how_a_run_ended(

@@ -41,6 +41,15 @@ def test_a_frame_has_the_numbers_of_the_run(write_run: Write) -> None:
     assert accuracy.split()[2:5] == ["0.2900", "0.02000", "0.2900"]  # means of three steps
     (coverage,) = (line for line in text.splitlines() if line.startswith("  encoder"))
     assert coverage.split()[1:4] == ["0.5000", "0.5000", "0.5000"]
+    (core,) = (line for line in text.splitlines() if line.startswith("  core"))
+    assert set(core.split()[-1]) == {"█"}  # a share is drawn between 0 and 1, steady or not
+    assert "left" not in text  # nothing will come any more
+
+
+def test_the_time_left_is_that_of_the_steps_left(write_run: Write) -> None:
+    assert Followed(write_run(logged=30)).eta_s == pytest.approx(10 * 0.5)
+    assert Followed(write_run("over", logged=45)).eta_s == 0
+    assert Followed(write_run("none", logged=0)).eta_s is None
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
