@@ -21,6 +21,7 @@ from etrm.config import Config, ModelConfig
 from etrm.errors import CheckpointError, ConfigError, EtrmError
 from etrm.model.encoders import ENCODERS
 from etrm.model.recursive import RecursiveModel
+from etrm.training import exporting, importing
 from etrm.training.checkpoint import Checkpoint, read, save
 from etrm.training.decoder import read_source
 from etrm.training.exporting import export_checkpoint
@@ -382,6 +383,28 @@ def test_an_export_overwrites_nothing_and_leaves_nothing_half_done(
     with pytest.raises(CheckpointError, match="is no checkpoint of ours"):
         export_checkpoint(parity("trm"), tmp_path / "y.pt", "raw", "torch")
     assert left(tmp_path) == ["step_00000001", "x.json"]
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_disk_that_fills_up_while_importing_or_exporting_keeps_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, file = ours(tmp_path, small(variant="trm")), trm_file(tmp_path)
+    before = left(tmp_path)
+    monkeypatch.setattr(importing.checkpoints, "save", full)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        import_checkpoint(file, tmp_path / "run", None, GIVEN)
+    assert left(tmp_path) == before
+    write = exporting.write_atomically
+    monkeypatch.setattr(
+        exporting, "write_atomically", lambda p, c: (write if p.suffix == ".json" else full)(p, c)
+    )
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        export_checkpoint(source, tmp_path / "y.pt", "raw", "torch")
+    assert left(tmp_path) == before
 
 
 def test_an_altered_checkpoint_is_not_exported(tmp_path: Path) -> None:

@@ -141,6 +141,11 @@ def test_a_model_that_the_published_code_cannot_compute_has_no_published_setting
     assert caught.value.got == named
 
 
+def test_what_the_settings_of_an_encoder_say_is_nothing_to_a_model_without_one() -> None:
+    given = ModelConfig(variant="trm", encoder={"qk_norm": True, "kind": "recurrent", "layer_scale": 0.1})
+    assert published_settings(given) == published_settings(ModelConfig(variant="trm"))
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
