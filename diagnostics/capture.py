@@ -99,6 +99,7 @@ class Capture:
         shared: bool = False,
     ) -> None:
         self.samples = samples
+        self._all = torch.arange(samples)
         self._shared = shared
         self.closed = False
         self.calls: dict[str, list[Call]] = {}
@@ -245,7 +246,7 @@ class Capture:
         if isinstance(call.rows, Absent):
             return call.rows
         if call.index is None:
-            return torch.arange(self.samples)
+            return self._all
         samples = index.to(torch.int64)
         if samples.numel() and not 0 <= int(samples.min()) <= int(samples.max()) < self.samples:
             return Absent(f"declared rows name samples outside 0..{self.samples - 1}")

@@ -127,10 +127,13 @@ def _waste(samples: int, coverage: Number, calls: Sequence[CallRecord]) -> Numbe
     if isinstance(coverage, Absent):
         return coverage
     processed = torch.zeros(samples, dtype=torch.bool)
+    indices: dict[int, Tensor] = {}  # calls of all samples share one index
     for call in calls:
         if isinstance(call.samples, Absent):
             return Absent(f"ambiguous: {call.samples.reason}")
-        processed[call.samples] = True
+        indices[id(call.samples)] = call.samples
+    for index in indices.values():
+        processed[index] = True
     count = int(processed.sum())
     return 1.0 - coverage * samples / count if count else Absent("it computed no rows in this step")
 

@@ -28,7 +28,9 @@ class Readout:
         if not tensors:
             return self.add(torch.zeros(0))
         device = tensors[0].device
-        return self.add(torch.cat([tensor.detach().reshape(1).to(device) for tensor in tensors]))
+        if any(tensor.device != device for tensor in tensors):
+            tensors = [tensor.to(device) for tensor in tensors]
+        return self.add(torch.stack(tuple(tensors)))
 
     def fetch(self) -> None:
         """Transfer everything that was added."""
