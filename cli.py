@@ -612,6 +612,53 @@ def _find_task(task: str, source: str, subset: str | None) -> Any:
     raise DataError("\n".join(dict.fromkeys(problems)))
 
 
+bench_app = typer.Typer(no_args_is_help=True, help="Benches of the tool itself.")
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("faults")
+def bench_faults(
+    names: Annotated[list[str] | None, typer.Argument(help="Faults and controls; all by default.")] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Cases of each fault.")] = 3,
+    per_case: Annotated[int, typer.Option(min=1, help="Seeds of one investigation.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Investigations at a time, one process each.")] = 2,
+    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the TRM decoder.")] = 800,
+    out: Annotated[Path, typer.Option(help="Folder of the bench; finished cases stay.")] = Path(
+        "runs/fault-bench"
+    ),
+) -> None:
+    """Inject each fault, investigate blind, and count whether its root cause is named."""
+    from etrm.files import write_atomically
+    from etrm.investigation import fault_bench
+    from etrm.investigation.arms import Interrupted
+    from reports.console import Phases, open_console
+    from reports.fault_bench import page
+
+    base = _config(preset, config, settings, None)
+    chosen = fault_bench.cases(names or (), seeds, per_case)
+    with Phases(unit="") as phases:
+        try:
+            outcomes = fault_bench.run(
+                base,
+                chosen,
+                out,
+                per_case=per_case,
+                workers=jobs,
+                pretrain_steps=pretrain_steps,
+                progress=phases.update,
+            )
+        except (Interrupted, KeyboardInterrupt):
+            phases.close()
+            open_console(stderr=True).print("interrupted; the same command goes on from here")
+            raise typer.Exit(130) from None
+    text = page(outcomes)
+    write_atomically(out / "index.md", f"# Injected and named\n\n{text}")
+    open_console().print(text, markup=False, highlight=False)
+
+
 def _subject(
     run: Path | None,
     preset: str | None,

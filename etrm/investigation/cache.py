@@ -7,14 +7,18 @@ code never meets an old number.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import diagnostics
 import etrm
 from etrm.config import Config
+from etrm.files import write_atomically
+from etrm.investigation.result import ControlOutcome
 
 
 def cache_folder() -> Path:
@@ -23,11 +27,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ETRM_CACHE") or Path(home) / "etrm")
 
 
-@lru_cache(maxsize=1)
 def code_hash() -> str:
     """Hash of the code that the numbers of a run depend on."""
+    return _hash_of("data", "model", "evaluation", "training")
+
+
+@lru_cache
+def _hash_of(*packages: str) -> str:
     folders = [Path(diagnostics.__file__).parent]
-    folders += [Path(etrm.__file__).parent / name for name in ("data", "model", "evaluation", "training")]
+    folders += [Path(etrm.__file__).parent / name for name in packages]
     digest = hashlib.sha256()
     for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -37,6 +45,18 @@ def code_hash() -> str:
 def key(config: Config) -> str:
     """Name of what a config and this code make."""
     return hashlib.sha256((config.to_json() + code_hash()).encode()).hexdigest()[:16]
+
+
+def outcomes(name: str, make: Callable[[], Sequence[ControlOutcome]]) -> tuple[ControlOutcome, ...]:
+    """How the controls of a hypothesis behaved, by this code: found in the cache, or made and kept."""
+    code = _hash_of("data", "model", "evaluation", "training", "investigation")[:16]
+    file = cache_folder() / "controls" / f"{name}-{code}.json"
+    if file.exists():
+        return tuple(ControlOutcome.model_validate(item) for item in json.loads(file.read_text("utf-8")))
+    made = tuple(make())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps([outcome.model_dump(mode="json") for outcome in made], indent=1) + "\n")
+    return made
 
 
 def restore(config: Config, folder: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from etrm.config import SIDE, Config, ModelConfig, with_overrides
 from etrm.data import collate
 from etrm.errors import EtrmError, NonFiniteError
+from etrm.investigation.cache import outcomes
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
     Investigation,
@@ -164,10 +165,7 @@ def decide(investigation: Investigation) -> Hypothesis:
             subjects.append(compare(seeded(subject, seed), decoder))
         except EtrmError as error:
             errors.append(error.what)
-    controls = [
-        _control("healthy", investigation.control_config(), investigation.control_decoder),
-        *(_control(n, investigation.control_config([n]), investigation.control_decoder) for n in POSITIVE),
-    ]
+    controls = outcomes("h1", lambda: [_control(investigation, name) for name in ("healthy", *POSITIVE)])
     worst = max(subjects, key=lambda f: (f.holds, f.logits), default=None)
     verdict, sentence = _verdict(worst, errors, controls, len(investigation.seeds))
     return STATEMENT.decided(
@@ -175,7 +173,7 @@ def decide(investigation: Investigation) -> Hypothesis:
         sentence,
         arms=control_arms("h1", investigation.subject, POSITIVE),
         evidence=_evidence(worst, len(subjects)) if worst else (),
-        controls=tuple(controls),
+        controls=controls,
         instruments=_instruments(investigation),
         wall_s=round(time.perf_counter() - began, 1),
     )
@@ -250,9 +248,10 @@ def _verdict(
     return (Verdict.VALIDATED if worst.holds else Verdict.INVALIDATED), f"{worst.words} {scope}."
 
 
-def _control(name: str, config: Config, decoder: Path) -> ControlOutcome:
+def _control(investigation: Investigation, name: str) -> ControlOutcome:
+    config = investigation.control_config([name] if name in POSITIVE else [])
     try:
-        facts = compare(config, decoder)
+        facts = compare(config, investigation.control_decoder)
     except EtrmError as error:
         return control_outcome(name, name in POSITIVE, Verdict.ERROR, error.what)
     got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED

@@ -18,6 +18,7 @@ from etrm.errors import EtrmError
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
 from etrm.investigation import frozen_decoder
+from etrm.investigation.cache import outcomes
 from etrm.investigation.interface import ROUNDING, Passage, passage
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
@@ -127,7 +128,7 @@ def decide(investigation: Investigation) -> Hypothesis:
         return not_run(STATEMENT, "The subject is a TRM: its context is a puzzle vector.")
     began = time.perf_counter()
     investigation.progress("H3", 0, 1)
-    controls = [_control(investigation, name) for name in ("healthy", *POSITIVE)]
+    controls = outcomes("h3", lambda: [_control(investigation, name) for name in ("healthy", *POSITIVE)])
     seen, error = investigation.passages
     worst = next((found for found in seen if found.broken), seen[0] if seen else None)
     sizes: Sizes | None = None
@@ -147,7 +148,7 @@ def decide(investigation: Investigation) -> Hypothesis:
         arms=control_arms("h3", investigation.subject, POSITIVE),
         runs=runs,
         evidence=_evidence(worst, sizes, sweep, len(seen)) if worst else (),
-        controls=tuple(controls),
+        controls=controls,
         instruments=_instruments(controls),
         wall_s=round(time.perf_counter() - began, 1),
     )

@@ -19,6 +19,7 @@ from etrm.data import Episodes, Sample
 from etrm.data.splits import Leakage, leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
 from etrm.errors import EtrmError, NonFiniteError
+from etrm.investigation.cache import outcomes
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
@@ -155,7 +156,7 @@ def decide(investigation: Investigation) -> Hypothesis:
             subjects.append(inspect(seeded(investigation.subject, seed)))
         except EtrmError as error:
             errors.append(error.what)
-    controls = [_control(investigation, name) for name in ("healthy", *POSITIVE)]
+    controls = outcomes("h5", lambda: [_control(investigation, name) for name in ("healthy", *POSITIVE)])
     worst = max(subjects, key=lambda facts: facts.holds, default=None)
     verdict, sentence = _verdict(worst, errors, controls, len(investigation.seeds))
     return STATEMENT.decided(
@@ -163,7 +164,7 @@ def decide(investigation: Investigation) -> Hypothesis:
         sentence,
         arms=control_arms("h5", investigation.subject, POSITIVE),
         evidence=_evidence(worst, len(subjects)) if worst else (),
-        controls=tuple(controls),
+        controls=controls,
         instruments=_instruments(subjects),
         wall_s=round(time.perf_counter() - began, 1),
     )

@@ -21,6 +21,7 @@ from etrm.data.augment import identity, parse_name
 from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
 from etrm.errors import EtrmError, NonFiniteError
 from etrm.evaluation import Answer, EvaluationReport, Predictor
+from etrm.investigation.cache import outcomes
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
     Investigation,
@@ -177,14 +178,14 @@ def decide(investigation: Investigation) -> Hypothesis:
         facts = inspect(seeded(investigation.subject, investigation.seeds[0]))
     except EtrmError as found:
         error = found.what
-    controls = [_control(investigation, name) for name in ("healthy", *POSITIVE)]
+    controls = outcomes("h6", lambda: [_control(investigation, name) for name in ("healthy", *POSITIVE)])
     verdict, sentence = _verdict(facts, error, controls)
     return STATEMENT.decided(
         verdict,
         sentence,
         arms=control_arms("h6", investigation.subject, POSITIVE),
         evidence=_evidence(facts) if facts else (),
-        controls=tuple(controls),
+        controls=controls,
         instruments=_instruments(facts) if facts else (),
         wall_s=round(time.perf_counter() - began, 1),
     )

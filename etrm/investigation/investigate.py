@@ -80,6 +80,7 @@ def investigate(
     experiments: bool = True,
     pretrain_steps: int = 800,
     until_root_cause: bool = False,
+    first_seed: int = 0,
 ) -> Result:
     """Decide hypotheses about a subject and write ``out/result.json``.
 
@@ -94,6 +95,7 @@ def investigate(
         hypotheses: ids to decide; the others are NOT RUN.
         experiments: also run the frozen-decoder experiment.
         pretrain_steps: of the TRM decoder, where the subject names none.
+        first_seed: of the seeds, which follow one another.
         until_root_cause: leave what stands behind the first proven cause, and the experiments, alone.
 
     Raises:
@@ -106,7 +108,9 @@ def investigate(
     _claim(out, subject, name)
     # Every arm has its own seed, a store has one, and neither it nor workers change a sample.
     subject = with_overrides(subject, ("data.store=none", "data.workers=0"))
-    investigation = Investigation(out, subject, tuple(range(seeds)), workers, progress, pretrain_steps)
+    investigation = Investigation(
+        out, subject, tuple(range(first_seed, first_seed + seeds)), workers, progress, pretrain_steps
+    )
     decided = _decide_all(investigation, hypotheses, until_root_cause)
     baselines = evaluate_baselines(held_out_tasks(subject), subject.data)
     found: tuple[Experiment, ...] = ()
