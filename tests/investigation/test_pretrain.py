@@ -8,6 +8,9 @@ import pytest
 
 from etrm.config import load
 from etrm.investigation import pretrain
+from etrm.investigation.cache import outcomes
+from etrm.investigation.protocol import control_outcome
+from etrm.investigation.result import ControlOutcome, Verdict
 from etrm.training import checkpoint
 
 SMOKE = load("smoke", overrides=("train.threads=1",))
@@ -59,3 +62,19 @@ def test_the_trm_shares_the_core_and_the_tasks_and_nothing_injected() -> None:
     assert config.data.augmentations == pretrain.AUGMENTATIONS  # a table cannot hold fresh ones
     assert (config.faults, config.train.freeze_decoder_steps, config.train.steps) == ((), 0, 9)
     assert config.data.queries == "all"
+
+
+def test_what_was_made_once_is_kept_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def make() -> list[ControlOutcome]:
+        made.append(1)
+        return [control_outcome("healthy", False, Verdict.INVALIDATED, "nothing")]
+
+    first = outcomes("h9", make)
+    assert outcomes("h9", make) == first == tuple(make())
+    assert len(made) == 2  # once for the cache, once here
+    assert outcomes("h8", make) == first
+    monkeypatch.setattr("etrm.investigation.cache._hash_of", lambda *packages: "edited" * 4)
+    outcomes("h9", make)
+    assert len(made) == 4
