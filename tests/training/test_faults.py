@@ -14,7 +14,9 @@ from etrm.config import Config
 from etrm.errors import ConfigError, NonFiniteError, TrainingError
 from etrm.model.recursive import encode_at_reset, encode_every_step
 from etrm.training.faults import FAULTS, find, recipe_for
+from etrm.training.parts import Part
 from etrm.training.recipe import Recipe
+from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer, train
 
 Smoke = Callable[..., Config]
@@ -184,6 +186,149 @@ def test_demos_from_other_task_needs_another_task(smoke: Smoke) -> None:
     trainer = faulty(smoke, "demos-from-other-task", settings=("data.max_tasks=1",))
     with pytest.raises(ConfigError, match="needs at least two tasks"):
         trainer.train_step()
+
+
+def test_encoder_skipped_runs_the_encoder_once(smoke: Smoke) -> None:
+    trainer = faulty(smoke, "encoder-skipped")
+    calls: list[int] = []
+    assert trainer.model.encoder is not None
+    trainer.model.encoder.register_forward_hook(lambda *_: calls.append(trainer.step))
+    for _ in range(6):
+        trainer.train_step()
+    assert calls == [0]
+
+
+@pytest.mark.parametrize("name", ["encoder-no-grad", "python-loop-predicates", "context-detached"])
+def test_a_cut_graph_changes_no_number_of_the_first_step(smoke: Smoke, name: str) -> None:
+    sound, broken = faulty(smoke), faulty(smoke, name)
+    seen = gradients(broken)
+    assert broken.train_step()["loss"] == sound.train_step()["loss"]
+    assert not any(part.startswith("encoder.") for part in seen[0])
+
+
+def _core(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.core.state_dict().items()}
+
+
+def test_decoders_that_arrive_otherwise_than_meant(smoke: Smoke, trm_run: Path) -> None:
+    given = (f'train.decoder="{trm_run}"',)
+    averaged, raw = (
+        _core(faulty(smoke, settings=(*given, f"train.decoder_weights={kind}"))) for kind in ("ema", "raw")
+    )
+    scratch = _core(faulty(smoke))
+    found = _core(faulty(smoke, "decoder-raw-for-ema", settings=given))
+    assert all(torch.equal(found[name], raw[name]) for name in raw)
+    assert not all(torch.equal(found[name], averaged[name]) for name in raw)
+    prefixed = _core(faulty(smoke, "decoder-wrong-prefix", settings=given))
+    assert all(torch.equal(prefixed[name], scratch[name]) for name in scratch)
+
+
+def test_decoder_moves_by_decay_alone(smoke: Smoke) -> None:
+    """Decoupled decay with a zero gradient multiplies every weight by the same factor."""
+    trainer = faulty(smoke, "decoder-moves", settings=("train.clip_norm=none",))
+    before = _core(trainer)
+    trainer.train_step()
+    train = trainer.config.train
+    after = _core(trainer)
+    for name, _ in trainer.model.core.named_parameters():
+        torch.testing.assert_close(after[name], before[name] * (1 - train.lr * train.weight_decay))
+    assert not torch.equal(after["lm_head.weight"], before["lm_head.weight"])
+
+
+def handed(trainer: Trainer) -> tuple[Tensor, Tensor]:
+    """What the encoder says and what the core is given, for one batch."""
+    slots = trainer.slots[0]
+    slots.refill([True] * len(slots.indices))
+    batch = slots.batch()
+    model = trainer.model.eval()
+    assert model.encoder is not None
+    with torch.no_grad():
+        said = model.encoder(batch.demos, model.encoder.begin(None, trainer.carries[0].halted)).context
+        return said, model.context_policy(model, trainer.carries[0], batch).context
+
+
+def test_what_the_decoder_is_given_in_place_of_the_context(smoke: Smoke) -> None:
+    said, given = handed(faulty(smoke, "context-scale"))
+    assert torch.equal(given, 30 * said)
+    said, given = handed(faulty(smoke, "context-ignored"))
+    assert not given.any()
+    said, given = handed(faulty(smoke, "context-collapsed"))
+    torch.testing.assert_close(given, said.mean(0, keepdim=True).expand_as(said))
+    said, given = handed(faulty(smoke, "context-nan"))
+    assert given[0].isnan().all()
+    assert torch.equal(given[1:], said[1:])
+    said, given = handed(faulty(smoke, "encode-all-discard"))
+    assert torch.equal(given, said)
+
+
+def test_a_stuck_halting_head_never_says_stop_and_never_learns(smoke: Smoke) -> None:
+    trainer = faulty(smoke, "halting-stuck")
+    seen = gradients(trainer)
+    trainer.train_step()
+    assert not any("q_head" in name for name in seen[0])
+    with torch.no_grad():
+        _, output = trainer.model(trainer.carries[0], trainer.slots[0].batch())
+    assert set(output.q_halt.tolist()) == {-50.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "wanted"),
+    [
+        ("lr-too-high", "encoder_lr_scale", 100.0),
+        ("no-clip-spikes", "clip_norm", None),
+        ("warmup-too-long", "warmup_steps", 400),
+        ("posterior-collapse", "kl_weight", 1000.0),
+    ],
+)
+def test_settings_that_a_fault_changes_behind_the_config(
+    smoke: Smoke, name: str, setting: str, wanted: object
+) -> None:
+    trainer = faulty(smoke, name)
+    assert getattr(trainer.config.train, setting) == wanted
+
+
+def test_an_intervention_applies_after_a_fault(smoke: Smoke) -> None:
+    found = faulty(smoke, "lr-too-high", settings=('interventions=["train.encoder_lr_scale=7"]',))
+    assert found.config.train.encoder_lr_scale == 7
+    narrow = faulty(
+        smoke, "encoder-one-token", settings=("interventions=[\"model.encoder={kind='standard'}\"]",)
+    )
+    assert narrow.config.model.encoder.kind == "standard"
+
+
+def test_spikes_are_one_step_in_twenty_five(smoke: Smoke) -> None:
+    weigh = recipe_for(smoke('faults=["no-clip-spikes"]')).weigh
+    weights = [float(weigh(torch.tensor(1.0), step)) for step in range(100)]
+    assert [step for step, weight in enumerate(weights) if weight != 1] == [12, 37, 62, 87]
+    assert max(weights) == 40
+
+
+def test_the_narrow_encoder_says_four_numbers(smoke: Smoke) -> None:
+    trainer = faulty(smoke, "encoder-one-token")
+    said, _ = handed(trainer)
+    assert trainer.config.model.encoder.latent_size == 4
+    assert torch.linalg.matrix_rank((said - said.mean(0)).flatten(1).double(), rtol=1e-4) <= 4
+
+
+def test_labels_come_from_samples_that_no_row_works_on(smoke: Smoke) -> None:
+    trainer = faulty(smoke, "labels-from-new-batch")
+    slots = trainer.slots[0]
+    rows = len(slots.indices)
+    slots.refill([True] * rows)
+    halted = torch.arange(rows) % 2 == 0
+    carry = replace(trainer.carries[0], halted=halted)
+    part = Part(slice(None), carry, slots.batch(), None)
+    found = trainer.recipe.labels(slots, part)
+    for row, begins in enumerate(halted.tolist()):
+        assert torch.equal(found[row], part.batch.labels[row]) == begins
+
+
+def test_leaked_tasks_are_those_of_the_evaluation(smoke: Smoke) -> None:
+    sound, broken = faulty(smoke), faulty(smoke, "eval-leak")
+    extra = {task.id for task in broken.tasks} - {task.id for task in sound.tasks}
+    asked = {task.id for task in held_out_tasks(sound.config)}
+    assert extra < asked
+    assert len(extra) == (len(asked) + 1) // 2
 
 
 def test_faults_add_up(smoke: Smoke, weights: Weights, moved: Moved) -> None:
