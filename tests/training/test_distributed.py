@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from etrm.errors import ConfigError
 from etrm.training import checkpoint as checkpoints
@@ -306,6 +307,43 @@ def test_an_error_that_all_processes_meet_is_told_once(
     assert [process.returncode for process in ended] == [2, 2]
     assert "".join(told).count(message) == 1
     assert "Traceback" not in "".join(told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("what", ["forward", "backward"])
+def test_what_is_not_finite_on_one_process_stops_all_in_the_same_step(
+    tmp_path: Path, settings_of_smoke: Callable[..., tuple[str, ...]], rank: int, what: str
+) -> None:
+    script = str(Path(__file__).with_name("spoiling_script.py"))
+    folder = tmp_path / "run"
+    settings = json.dumps(settings_of_smoke("train.steps=6", "train.checkpoint_every=2"))
+    ended = start([sys.executable, script, str(folder), settings, str(rank), what], 2)
+    kind = "loss" if what == "forward" else "gradient"
+    for process in ended:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 2, errors
+        assert f"the {kind} of step 3 is not finite" in errors
+        assert "first in core.lm_head" in errors
+    assert [line["step"] for line in read_metrics(folder)] == [1, 2]
+
+    kept = folder / "nonfinite" / "step_00000003"
+    report = json.loads((kept / "report.json").read_text())
+    assert (report["step"], report["weights"]) == (3, [])
+    origin = report["replay"]["origin"]
+    assert (origin["phase"], origin["module"]) == (what, "core.lm_head")
+    assert report["replay"]["rows"] == ([2 * rank, 2 * rank + 1] if what == "forward" else [])
+    assert len(json.loads((kept / "samples.json").read_text())) == 4  # of both
+    assert len(load_file(kept / "batch.safetensors")["inputs"]) == 4
+
+    before = checkpoints.read(folder / "checkpoints" / "step_00000002").model
+    for name in ("run-0.pt", "run-1.pt"):  # neither has applied anything
+        now = torch.load(tmp_path / name)
+        assert all(torch.equal(value, before[key]) for key, value in now.items())
+    assert all(
+        torch.equal(value, before[key])
+        for key, value in checkpoints.read(kept / report["state_before"]).model.items()
+    )
 
 
 # -- SLURM --------------------------------------------------------------------------------------------
