@@ -31,6 +31,9 @@ class Demos:
             unless a variant encodes only some of them, or the batch is one of several parts.
         noise: (rows, ...) standard normal, for the latents of a variational encoder in training; None
             where it draws its own.
+        lengths: tokens of each of the N pairs; None where the host does not know them and would have to
+            wait for the device.
+        most: pairs of the row that has most; None likewise.
     """
 
     tokens: Tensor
@@ -39,6 +42,8 @@ class Demos:
     owner: Tensor
     slots: Tensor
     noise: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
+    most: int | None = None
 
     @property
     def rows(self) -> int:

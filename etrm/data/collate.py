@@ -50,6 +50,8 @@ def _collate_demos(samples: Sequence[Sample], first_slot: int) -> Demos:
         valid=_valid(lengths, longest, 2 * CELLS),
         owner=torch.from_numpy(np.repeat(np.arange(len(samples), dtype=np.int64), counts)),
         slots=torch.arange(first_slot, first_slot + len(samples)),
+        lengths=tuple(lengths.tolist()),
+        most=int(counts.max()),
     )
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 
-def by_length(valid: Tensor, waste: float = 0.15) -> list[tuple[Tensor, int]]:
+def by_length(
+    lengths: Sequence[int], device: torch.device | None = None, waste: float = 0.15
+) -> list[tuple[Tensor, int]]:
     """Rows in groups of similar length, the longest first.
 
     Args:
-        valid: (N, L) bool, tokens that exist, in front of each row.
+        lengths: tokens that exist in each row.
+        device: where the groups are wanted.
         waste: a group ends where more than this share of it would be padding.
 
     Returns:
-        (rows, length) of each group; every row stands in one.
+        (rows, length) of each group, rows (n,) int64; every row stands in one.
     """
-    lengths, order = valid.sum(1).sort(descending=True)
+    order = torch.tensor(lengths).sort(descending=True).indices.to(device, non_blocking=True)
+    sizes = sorted(lengths, reverse=True)
     groups, start = [], 0
-    sizes = lengths.tolist()
     for end in range(1, len(sizes) + 1):
         done = end == len(sizes)
         if done or sum(sizes[start : end + 1]) < (1 - waste) * sizes[start] * (end + 1 - start):

@@ -254,6 +254,6 @@ def _tensors(value: Batch | Demos, prefix: str = "") -> dict[str, Tensor]:
         item = getattr(value, field.name)
         if isinstance(item, Demos):
             found |= _tensors(item, f"{prefix}{field.name}.")
-        elif item is not None:
+        elif isinstance(item, Tensor):
             found[prefix + field.name] = item.cpu().contiguous()
     return found

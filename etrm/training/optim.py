@@ -89,8 +89,11 @@ class SignSGD(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                gradient = p.grad.coalesce()
-                rows, sign = gradient.indices()[0], gradient.values().sign()
+                rows, values = p.grad._indices()[0], p.grad._values()
+                # Not coalesce: how many rows are left depends on values, so the host would wait for them.
+                # Here a row that occurs twice is written twice, with the same number.
+                first = (rows[:, None] == rows).int().argmax(1)
+                sign = torch.zeros_like(values).index_add_(0, first, values)[first].sign()
                 p[rows] = p[rows] * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * sign
         return loss
 

@@ -37,6 +37,8 @@ def test_demos_stand_with_their_owner(small_set: TaskSet) -> None:
     pairs = [(row, pair) for row, sample in enumerate(samples) for pair in sample.demos]
     longest = max(len(pair.tokens) for _, pair in pairs)
     assert demos.slots.tolist() == list(range(6))
+    assert demos.lengths == tuple(len(pair.tokens) for _, pair in pairs)
+    assert demos.most == max(len(sample.demos) for sample in samples)
     assert demos.owner.tolist() == [row for row, _ in pairs]
     assert demos.tokens.shape == demos.positions.shape == (len(pairs), longest)
     assert demos.valid is not None

@@ -144,6 +144,20 @@ def test_a_row_whose_gradients_cancel_only_decays() -> None:
     torch.testing.assert_close(table_after([0, 0], [1.0, -1.0]), torch.tensor([0.95, 1.0, 1.0, 1.0]))
 
 
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 2**31))
+def test_a_step_is_bit_for_bit_that_of_the_coalesced_gradient(ids: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    table = nn.Parameter(torch.randn(5, 3, generator=generator))
+    rows = nn.functional.embedding(torch.tensor(ids), table, sparse=True)
+    (rows * torch.randn(rows.shape, generator=generator)).sum().backward()
+    expected = table.detach().clone()
+    summed = table.grad.coalesce()
+    for row, gradient in zip(summed.indices()[0], summed.values(), strict=True):
+        expected[row] = expected[row] * 0.95 - 0.1 * gradient.sign()
+    SignSGD([table], lr=0.1, weight_decay=0.5).step()
+    assert torch.equal(table, expected)
+
+
 def test_sign_sgd_without_gradient_does_nothing() -> None:
     table = nn.Parameter(torch.ones(2, 1))
     SignSGD([table], lr=0.1, weight_decay=0.5).step()

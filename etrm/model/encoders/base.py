@@ -69,10 +69,11 @@ class Encoder(nn.Module):
 
 def as_sets(pairs: Tensor, demos: Demos) -> tuple[Tensor, Tensor]:
     """Pair vectors (N, D) as padded sets (R, K, D) with their (R, K) mask, by owner."""
-    counts = torch.bincount(demos.owner, minlength=demos.rows)
+    # Not bincount: the size of its result depends on values, so the host would wait for them.
+    counts = demos.owner.new_zeros(demos.rows).index_add_(0, demos.owner, torch.ones_like(demos.owner))
     first = counts.cumsum(0) - counts
     place = torch.arange(len(pairs), device=pairs.device) - first[demos.owner]
-    most = int(counts.max())
+    most = int(counts.max()) if demos.most is None else demos.most
     sets = pairs.new_zeros(demos.rows, most, pairs.shape[1]).index_put((demos.owner, place), pairs)
     return sets, torch.arange(most, device=pairs.device) < counts[:, None]
 

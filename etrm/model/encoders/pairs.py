@@ -47,7 +47,8 @@ class PairEncoder(nn.Module):
         """Pairs to (N, D)."""
         if demos.valid is None:
             return self.encode(demos)
-        groups = by_length(demos.valid)
+        lengths = demos.valid.sum(1).tolist() if demos.lengths is None else demos.lengths
+        groups = by_length(lengths, demos.tokens.device)
         vectors = torch.cat([self.encode(_shortened(demos, rows, length)) for rows, length in groups])
         return vectors[torch.argsort(torch.cat([rows for rows, _ in groups]))]
 

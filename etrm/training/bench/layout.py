@@ -109,7 +109,7 @@ def computed_tokens(layout: Layout, batch: Batch) -> int:
     demos, queries = batch.demos, batch.inputs.numel()
     if demos.valid is None or layout.policy is not encode_every_step:
         return queries + demos.tokens.numel()
-    return queries + sum(len(rows) * length for rows, length in by_length(demos.valid))
+    return queries + sum(len(rows) * length for rows, length in by_length(demos.valid.sum(1).tolist()))
 
 
 @dataclass(frozen=True)
