@@ -68,8 +68,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in folder.glob(f".{PREFIX}*.tmp"):  # of a process that was killed
-            shutil.rmtree(unfinished)
+        _clear_unfinished(folder)
         temporary.mkdir()
         _save_tensors(temporary / WEIGHTS["raw"], checkpoint.model)
         _save_tensors(temporary / WEIGHTS["ema"], checkpoint.ema)
@@ -92,10 +91,38 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             got=str(error),
             next_step="free space or give another folder, then continue with --resume",
         ) from error
-    # One that stands ahead is an altered one that the run went back behind: it keeps no place.
-    for old in [path for path in saved(folder) if path.name <= final.name][:-keep]:
-        _drop(old)
+    _drop_old(final, keep)
     return final
+
+
+def tidy(newest: Path, keep: int) -> None:
+    """Do what a save that was interrupted after its checkpoint stood has left undone.
+
+    Args:
+        newest: the checkpoint that a run goes on from.
+        keep: how many to keep, it among them.
+
+    Raises:
+        CheckpointError: something cannot be removed.
+    """
+    try:
+        _clear_unfinished(newest.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"what an interrupted save left cannot be removed from {newest.parent}", got=str(error)
+        ) from error
+    _drop_old(newest, keep)
+
+
+def _clear_unfinished(folder: Path) -> None:
+    for unfinished in folder.glob(f".{PREFIX}*.tmp"):  # of a process that was killed, or met a full disk
+        shutil.rmtree(unfinished)
+
+
+def _drop_old(newest: Path, keep: int) -> None:
+    # One that stands ahead is an altered one that the run went back behind: it keeps no place.
+    for old in [path for path in saved(newest.parent) if path.name <= newest.name][:-keep]:
+        _drop(old)
 
 
 def name_of(step: int) -> str:

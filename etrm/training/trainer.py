@@ -265,6 +265,8 @@ class Trainer:
         state.restore(self, checkpoint)
         self._metrics_bytes = checkpoint.state["metrics_bytes"]
         self._saved_step = checkpoint.step
+        if self.folder:
+            checkpoints.tidy(path, self.config.train.keep_checkpoints)
         return True
 
     def _newest(self) -> tuple[Path, Checkpoint] | None:

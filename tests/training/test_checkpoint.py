@@ -217,3 +217,13 @@ def test_every_altered_byte_is_found_or_harmless(tmp_path: Path, damage: Damage,
     except CheckpointError:
         return
     assert_same(found, written)
+
+
+def test_what_an_interrupted_save_left_is_tidied_away(tmp_path: Path) -> None:
+    for step in range(1, 5):
+        save(tmp_path, made(step), keep=9)
+    for name in (".step_00000001.dropped.tmp", ".step_00000005.77.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"half")
+    checkpoints.tidy(tmp_path / "step_00000003", keep=2)
+    assert names(tmp_path) == ["step_00000002", "step_00000003", "step_00000004"]
