@@ -48,7 +48,8 @@ from diagnostics.representations import (
     task_retrieval,
 )
 from diagnostics.rules import RULES, Rule, explain
-from diagnostics.step_log import StepLog, iter_steps, read_steps
+from diagnostics.step_log import StepLog
+from diagnostics.step_reader import iter_steps, read_steps
 from diagnostics.tables import module_table, to_table
 
 __all__ = [

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -90,6 +91,67 @@ def test_the_table_holds_the_same(tmp_path: Path, given: list[StepScalars]) -> N
         for key, value in one.modules[name].items():
             known = math.nan if isinstance(value, Absent) else value
             assert close(getattr(row, key), known)
+
+
+def assert_part_of(
+    part: dict[str, Any], whole: pd.DataFrame, modules: list[str], quantities: list[str]
+) -> None:
+    """What was read of a part is that part of what was read as a whole."""
+    chosen = whole[whole["module"].isin(modules)] if modules else whole
+    wanted = quantities or list(whole.columns[4:])
+    table = pd.DataFrame(part)
+    assert set(table.columns) == {"session", "step", "samples", "module", *wanted}
+    pd.testing.assert_frame_equal(table, chosen[list(table.columns)].reset_index(drop=True))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(given=runs(), again=runs(), part=st.data())
+def test_a_part_is_that_part_of_the_whole(
+    tmp_path: Path, given: list[StepScalars], again: list[StepScalars], part: st.DataObject
+) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.unlink(missing_ok=True)
+    write(path, *given)
+    write(path, *again)
+    path.write_bytes(path.read_bytes() + b'{"step":99,"samples":1,"cover')  # still being written
+    whole = pd.DataFrame(read_steps(path))
+    known = sorted(set(whole["module"]))
+    modules = part.draw(st.lists(st.sampled_from(known), unique=True)) if known else []
+    quantities = part.draw(st.lists(st.sampled_from(sorted(whole.columns[4:])), unique=True)) if known else []
+    assert_part_of(read_steps(path, modules=modules, quantities=quantities), whole, modules, quantities)
+
+
+def test_a_part_is_read_where_names_and_reasons_look_like_the_format(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    odd, plain = 'a],"moved":[9', "b"
+    reason = Absent('it is {odd}, "moved":[3],"absent":{"')
+    records = [
+        StepScalars(
+            step,
+            8,
+            {odd: {"coverage": reason, "moved": step}, plain: {"coverage": 0.5, "moved": math.inf}},
+            (odd, plain) if step % 2 else (plain, odd),
+        )
+        for step in range(4)
+    ]
+    write(path, *records)
+    whole = pd.DataFrame(read_steps(path))
+    assert whole["moved"].tolist() == [0, math.inf, 1, math.inf, 2, math.inf, 3, math.inf]
+    for modules, quantities in ((["b"], []), ([], ["moved"]), (["b"], ["moved"]), (["b"], ["coverage"])):
+        assert_part_of(read_steps(path, modules=modules, quantities=quantities), whole, modules, quantities)
+
+
+@pytest.mark.parametrize("missing", range(2, 60))  # the newline alone tears nothing
+def test_a_line_torn_anywhere_is_found_when_a_part_is_read(tmp_path: Path, missing: int) -> None:
+    path = tmp_path / "steps.jsonl"
+    unknown = StepScalars(
+        1, 8, {"a": {"coverage": Absent("frozen"), "moved": 1}, "b": {"coverage": 1, "moved": 2}}
+    )
+    write(path, record(0, "a", "b"), unknown)
+    path.write_bytes(path.read_bytes()[:-missing])  # a power cut
+    write(path, record(2, "a", "b"))
+    assert read_steps(path, quantities=["moved"])["step"].tolist() == [0, 0, 2, 2]
+    assert read_steps(path, modules=["b"])["step"].tolist() == [0, 2]
 
 
 def test_a_torn_line_stays_alone_and_what_follows_is_a_session(tmp_path: Path) -> None:
