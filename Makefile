@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: investigate test test-slow test-extras lint format bench figures gates rules clean
+.PHONY: investigate test test-slow test-extras lint format bench coverage figures gates rules clean
 
 investigate: $(READY)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
@@ -31,6 +31,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m etrm.training.bench
+
+# docs/coverage.md: two small real runs, seconds.
+coverage: $(READY)
+	$(BIN)/python docs/examples/coverage.py --out docs/figures/coverage.png
 
 # The figures of the README, from real runs: about 15 minutes on two cores.
 figures: $(READY)
