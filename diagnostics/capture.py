@@ -252,12 +252,13 @@ class Capture:
             return Absent(f"declared rows name samples outside 0..{self.samples - 1}")
         return samples
 
-    def facts(self, name: str, readout: Readout) -> ModuleFacts:
-        """What became of a module, after the readout was fetched."""
+    def facts(self, name: str, readout: Readout, evaluating: tuple[str, ...] = ()) -> ModuleFacts:
+        """What became of a module, after the readout was fetched; `evaluating` as in `ModuleRecord`."""
         return ModuleFacts(
             self._call_records(name, readout),
             self._unmatched_reasons(name, readout),
             self._output_sums(name, readout),
+            evaluating,
         )
 
     def _output_sums(self, name: str, readout: Readout) -> OutputSums | Absent:

@@ -6,6 +6,7 @@ finding explains is folded under that one later (`diagnostics.folding`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -118,6 +119,20 @@ def zero_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
         if module.state == "zero":
             cause = "its output is multiplied by zero on the way to the loss: a mask, gate or weight"
             yield Observation(name, 0.0, f"{name}: a gradient arrives and every element of it is zero", cause)
+
+
+def faint_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
+    leverages = {
+        name: module.leverage
+        for name, module in _learners(record)
+        if module.state == "arrived" and 0.0 < module.leverage < math.inf
+    }
+    largest = max(leverages.values(), default=0.0)
+    for name, leverage in leverages.items():
+        if leverage < options["below"] * largest:
+            message = f"{name}: the loss answers to its weights {{value}} times as much as to those of another module"
+            cause = "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach()"
+            yield Observation(name, leverage / largest, message, cause)
 
 
 def frozen_undeclared(record: StepRecord, options: Values) -> Iterator[Observation]:

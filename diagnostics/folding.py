@@ -30,11 +30,13 @@ _FOLLOWS: Mapping[str, frozenset[str]] = {
     "GRAD002": _STARVED,
     "GRAD003": frozenset(),
     "GRAD004": frozenset({"SPIKE001", "DRIFT001"}),
+    "GRAD005": frozenset({"MOVE004"}),
     "COV001": _UNUSED,
     "COV002": frozenset({"WASTE001", "CALL001"}),
     "FROZEN001": frozenset({"MOVE002"}),
     "MOVE003": frozenset({"MOVE001"}),
     "MOVE001": frozenset(),
+    "MOVE004": frozenset(),
     "REACH001": frozenset({"MOVE002"}),
     "REACH002": frozenset({"MOVE002"}),
     "COLLAPSE001": frozenset({"SPIKE001", "DRIFT001"}),
@@ -46,7 +48,7 @@ _FOLLOWS: Mapping[str, frozenset[str]] = {
 }
 """Rule -> what follows from it in the same module and inside it, beside the rule itself; causes come first."""
 
-_BACKWARD = frozenset({"GRAD001", "GRAD002", "COV001", "COV002", "WASTE001"})
+_BACKWARD = frozenset({"GRAD001", "GRAD002", "GRAD005", "COV001", "COV002", "WASTE001"})
 _FORWARD = frozenset({"COLLAPSE001", "DRIFT001", "REACH003"})
 _AT_ONCE = frozenset({"MODE001"})
 """Rules of which one line of a user's makes all modules speak."""

@@ -59,11 +59,13 @@ class ModuleFacts:
         calls: Its forward calls, in order.
         unmatched: Why gradient came to outputs whose rows are not known, one reason per call.
         output: Of its first call.
+        evaluating: Layers in it that are in evaluation mode; see `ModuleRecord`.
     """
 
     calls: tuple[CallRecord, ...]
     unmatched: list[str]
     output: OutputSums | Absent
+    evaluating: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +141,7 @@ def _merge_module(facts: Sequence[StepFacts], name: str) -> ModuleFacts:
         ),
         unmatched=[reason for part in found for reason in part.unmatched],
         output=_merge_outputs([part.output for part in found]),
+        evaluating=tuple(dict.fromkeys(layer for part in found for layer in part.evaluating)),
     )
 
 

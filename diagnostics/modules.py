@@ -23,7 +23,6 @@ def module_record(
     samples: int,
     facts: ModuleFacts,
     parameters: Mapping[str, ParameterRecord],
-    evaluating: tuple[str, ...],
 ) -> ModuleRecord:
     """The record of one module.
 
@@ -31,7 +30,6 @@ def module_record(
         samples: Samples in the loss, B.
         facts: What was seen of it.
         parameters: The module's parameters, those of its submodules included.
-        evaluating: Layers in it that are in evaluation mode; see `ModuleRecord`.
     """
     calls, unmatched = facts.calls, facts.unmatched
     state = _gradient_state(calls)
@@ -55,12 +53,17 @@ def module_record(
             ]
         ),
         moved=_moved(parameters),
+        leverage=root_sum_squares(
+            record.reach.norm * record.weight_norm
+            for record in parameters.values()
+            if not isinstance(record.reach.norm, Absent)
+        ),
         params_total=len(parameters),
         params_trainable=len(trainable),
         params_none=sum(record.reach.kind == "none" for record in trainable),
         params_zero=sum(record.reach.kind == "zero" for record in trainable),
         output=facts.output if isinstance(facts.output, Absent) else facts.output.stats(),
-        evaluating=evaluating,
+        evaluating=facts.evaluating,
     )
 
 

@@ -234,7 +234,7 @@ class Monitor:
         capture.close(readout)
         build_parameters = self._parameters.finish(readout)
         readout.fetch()
-        local = {name: capture.facts(name, readout) for name in self._members}
+        local = {name: capture.facts(name, readout, self._evaluating(name)) for name in self._members}
         own = StepFacts(
             capture.samples,
             local,
@@ -251,7 +251,6 @@ class Monitor:
                 facts.samples,
                 facts.modules[name],
                 {member: parameters[member] for member in members if member in parameters},
-                self._evaluating(name),
             )
             for name, members in self._members.items()
         }

@@ -66,10 +66,50 @@ def _first_broken(record: StepRecord) -> str:
     )
 
 
-def _stands(parameter: ParameterRecord) -> bool:
-    """It received a gradient that is not zero, and did not move."""
+def _receives(parameter: ParameterRecord) -> bool:
+    """It is to be trained, and received a gradient that is not zero."""
     trainable = parameter.requires_grad and not parameter.expect_frozen
-    return trainable and parameter.reach.kind in ("some", "all") and not parameter.changed
+    return trainable and parameter.reach.kind in ("some", "all")
+
+
+def _stands(parameter: ParameterRecord) -> bool:
+    return _receives(parameter) and not parameter.changed
+
+
+_ROUNDING = 100.0
+"""Machine epsilons of a layer's largest gradient under which another one in it is rounding alone."""
+
+
+def _rounding_alone(record: StepRecord, parameter: ParameterRecord) -> str:
+    """A sum that is zero in exact numbers is left with the rounding of its terms, which the layer's others tell."""
+    below = _ROUNDING * parameter.rounding * parameter.layer_size
+    if not _receives(parameter) or parameter.size >= below:
+        return ""
+    return "it cannot change the loss: a bias before a normalisation, or of the keys of an attention"
+
+
+_CLIPPED = 0.1
+"""Share of the gradient's norm under which what the optimiser finds was made small on the way to it."""
+
+
+def _lost(record: StepRecord, parameter: ParameterRecord) -> str:
+    place, norm = parameter.place, parameter.reach.norm
+    if not _receives(parameter) or isinstance(place, Absent) or isinstance(norm, Absent):
+        return ""
+    if isinstance(place.norm, Absent) or isinstance(place.eps, Absent) or place.gradient != "nonzero":
+        return ""
+    if place.lr == 0.0 or place.norm >= _CLIPPED * norm:
+        return ""
+    share = parameter.reach.nonzero
+    live = parameter.numel * (1.0 if isinstance(share, Absent) else share)
+    if place.eps and place.norm < place.eps * math.sqrt(live):
+        return f"{_SHRUNK}: what is left of it is below the optimiser's eps of {place.eps:g}"
+    if not place.eps and parameter.update_norm < parameter.rounding * parameter.weight_norm:
+        return f"{_SHRUNK}: what is left of it moves the weights by less than they are rounded"
+    return ""
+
+
+_SHRUNK = "clipping, or a division of the gradient, between the backward pass and the optimiser's step"
 
 
 def _did_not_move(record: StepRecord, parameter: ParameterRecord) -> str:
@@ -82,6 +122,8 @@ def _did_not_move(record: StepRecord, parameter: ParameterRecord) -> str:
         return ""  # another rule's
     if place.lr == 0.0:
         return "the learning rate of its group is 0"
+    if _rounding_alone(record, parameter) or _lost(record, parameter):
+        return ""  # another rule's
     if place.gradient != "nonzero":
         return "its gradient was cleared between the backward pass and the optimiser's step"
     return (
@@ -149,6 +191,8 @@ with_zero_gradient = _grouped("receive a gradient that is all zero", _gradient_z
 with_broken_gradient = _grouped("have a gradient that is not finite", _not_finite)
 still = _grouped("receive gradient and do not move", _did_not_move)
 never_stepped = _grouped("receive gradient and do not move", _optimizer_skipped)
+of_rounding_size = _grouped("receive a gradient that is rounding alone", _rounding_alone)
+next_to_still = _grouped("move by next to nothing", _lost)
 moved_without_gradient = _grouped("move without a gradient of this step", _moved_without_gradient)
 moved_frozen = _grouped("are declared frozen and move", _moved_frozen)
 not_cleared = _grouped("have their gradient added to that of earlier steps", _not_cleared)

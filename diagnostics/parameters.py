@@ -43,6 +43,7 @@ class _Group:
     group: int
     lr: Number
     weight_decay: Number
+    eps: Number
 
 
 class ParameterWatch:
@@ -185,8 +186,8 @@ class ParameterWatch:
 
     def _note_groups(self, number: int, optimizer: Optimizer) -> None:
         for position, group in enumerate(optimizer.param_groups):
-            lr, decay = group.get("lr", 0.0), group.get("weight_decay", 0.0)
-            place = _Group(number, position, _plain(lr, "lr"), _plain(decay, "weight_decay"))
+            lr, decay, eps = (_plain(group.get(name, 0.0), name) for name in ("lr", "weight_decay", "eps"))
+            place = _Group(number, position, lr, decay, eps)
             for parameter in group["params"]:
                 index = self._position.get(id(parameter))
                 if index is not None:
@@ -242,9 +243,13 @@ class ParameterWatch:
             updates = readout.numbers(update_key)
             changed = self._changed(updates)
             records = {}
+            reaches = [
+                self._reach(index, gradients.get(index)) if index in arrived else _NO_REACH
+                for index in range(len(self._parameters))
+            ]
+            layers = self._layer_sizes(reaches)
             for index, weight_norm in enumerate(readout.numbers(weight_key)):
-                item, parameter = self._tracked[index], self._parameters[index]
-                reach = self._reach(index, gradients.get(index)) if index in arrived else _NO_REACH
+                item, parameter, reach = self._tracked[index], self._parameters[index], reaches[index]
                 records[item.name] = ParameterRecord(
                     owner=item.owner,
                     numel=parameter.numel(),
@@ -257,6 +262,8 @@ class ParameterWatch:
                     changed=changed[index],
                     leftover=_leftover(leftover, index),
                     shared=item.shared,
+                    rounding=torch.finfo(parameter.dtype).eps,
+                    layer_size=layers[_layer(item)],
                 )
             return records
 
@@ -283,6 +290,14 @@ class ParameterWatch:
         kind: Literal["zero", "some", "all"] = "zero" if count == 0 else "all" if share >= 1 else "some"
         return Reach(kind, min(share, 1.0), norm - norm == 0.0, norm)
 
+    def _layer_sizes(self, reaches: Sequence[Reach]) -> dict[str, float]:
+        """Layer -> the largest root mean square of a gradient in it."""
+        sizes: dict[str, float] = {}
+        for item, reach in zip(self._tracked, reaches, strict=True):
+            layer, size = _layer(item), reach.size(item.parameter.numel())
+            sizes[layer] = max(size, sizes.get(layer, 0.0))
+        return sizes
+
     def _place(self, index: int, seen: dict[int, float], reach: Reach) -> OptimizerPlace | Absent:
         group = self._groups.get(index)
         if group is None:
@@ -300,13 +315,17 @@ class ParameterWatch:
             tiny = norm == 0.0 and reach.norm == 0.0 and reach.kind in ("some", "all")
             gradient = "zero" if norm == 0.0 and not tiny else "nonzero"
         return OptimizerPlace(
-            group.optimizer, group.group, group.lr, group.weight_decay, stepped, gradient, norm
+            group.optimizer, group.group, group.lr, group.weight_decay, group.eps, stepped, gradient, norm
         )
 
     @property
     def optimizer_steps(self) -> tuple[int, ...]:
         """How often each optimiser stepped in this step."""
         return tuple(self._steps)
+
+
+def _layer(item: Tracked) -> str:
+    return item.name.rpartition(".")[0]
 
 
 def _values(gradient: Tensor) -> Tensor:
@@ -322,7 +341,7 @@ def _leftover(norms: Mapping[int, float] | None, index: int) -> Literal["none", 
 
 
 def _plain(value: Any, name: str) -> Number:
-    return Absent(f"{name} is a tensor") if isinstance(value, Tensor) else float(value)
+    return float(value) if isinstance(value, (int, float)) else Absent(f"{name} is a {type(value).__name__}")
 
 
 def _alike(copies: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:

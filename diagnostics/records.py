@@ -106,6 +106,12 @@ class Reach:
     finite: bool | Absent
     norm: Number
 
+    def size(self, numel: int) -> float:
+        """Root mean square of so many elements, 0 where there are none or some are not finite."""
+        if isinstance(self.norm, Absent) or not math.isfinite(self.norm):
+            return 0.0
+        return self.norm / math.sqrt(numel)
+
 
 @dataclass(frozen=True, slots=True)
 class OptimizerPlace:
@@ -116,6 +122,7 @@ class OptimizerPlace:
         group: Position in its `param_groups`.
         lr: Learning rate at the optimiser's step; Absent where it is a tensor.
         weight_decay: Its group's weight decay, 0 where the optimiser has none.
+        eps: What the optimiser adds to the divisor of its updates, 0 where it has none.
         stepped: Whether this optimiser stepped inside the monitored step.
         gradient: What `.grad` held when the optimiser stepped; Absent where it did not step.
         norm: L2 norm of that gradient: after clipping, if there was any.
@@ -125,6 +132,7 @@ class OptimizerPlace:
     group: int
     lr: Number
     weight_decay: Number
+    eps: Number
     stepped: bool
     gradient: Literal["none", "zero", "nonzero"] | Absent
     norm: Number
@@ -146,6 +154,8 @@ class ParameterRecord:
         changed: Whether any bit of its value changed.
         leftover: What `.grad` held when the first backward pass of the step began; Absent where none did.
         shared: Other watched modules that hold the same parameter, none of them inside another.
+        rounding: Machine epsilon of its type, the relative distance of neighbouring numbers.
+        layer_size: The largest `size` among the parameters of its layer, itself included.
     """
 
     owner: str
@@ -158,7 +168,14 @@ class ParameterRecord:
     update_norm: float
     changed: bool
     leftover: Literal["none", "zero", "nonzero"] | Absent
-    shared: tuple[str, ...] = ()
+    shared: tuple[str, ...]
+    rounding: float
+    layer_size: float
+
+    @property
+    def size(self) -> float:
+        """Root mean square of its gradient's elements, 0 where it has none or it is not finite."""
+        return self.reach.size(self.numel)
 
     @property
     def moved(self) -> Number:
@@ -195,6 +212,8 @@ class ModuleRecord:
         grad_norm_pre_clip: L2 norm of the gradients of its parameters after the last backward pass.
         grad_norm_post_clip: The same as its optimisers found it when they stepped.
         moved: ||dp|| / ||p|| over its parameters.
+        leverage: Norm of ||gradient|| ||p|| over its parameters: by how much the loss answers to a relative
+            change of its weights.
         params_total: Parameters in it, params_trainable those with requires_grad, params_none the
             trainable ones without gradient in this step, params_zero those whose gradient is all zero.
         output: Statistics of its output.
@@ -211,6 +230,7 @@ class ModuleRecord:
     grad_norm_pre_clip: Number
     grad_norm_post_clip: Number
     moved: Number
+    leverage: float
     params_total: int
     params_trainable: int
     params_none: int

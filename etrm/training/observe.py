@@ -113,6 +113,8 @@ class Observer:
         assert model.encoder is not None
         model.eval()
         context = model.encoder(probe.demos).context
+        if self.monitor is not None and self._recorded and self._trainer.step:  # one probe per recorded step
+            self.monitor.probe("encoder", context)
         seen = representation(context)
         losses = {
             "true": _loss(self._trainer, probe, context),

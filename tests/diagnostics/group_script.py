@@ -26,6 +26,7 @@ class Toy(nn.Module):
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
         self.core = nn.Linear(7, 5)
+        self.core.dropout = nn.Dropout(0.5)  # never called: it would draw otherwise on each process
         self.unused = nn.Linear(2, 2)
         self.dead = nn.Linear(5, 1)
 
@@ -48,6 +49,8 @@ def main() -> None:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     torch.manual_seed(0)
     model, batches = Toy(), [torch.randn(ROWS, 3) * 3**step for step in range(STEPS)]
+    if rank == size - 1:
+        model.core.eval()  # on one process alone, as by an evaluation of the first rank's
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-9, weight_decay=0.1)
     each = ROWS // size
     encoded: list[int] = []
@@ -82,7 +85,7 @@ def main() -> None:
                 "order": list(record.order),
                 "modules": {
                     name: {key: number(value) for key, value in module.scalars().items()}
-                    | {"state": module.state}
+                    | {"state": module.state, "evaluating": list(module.evaluating)}
                     | {"rows": [number(call.rows) for call in module.calls]}
                     | {
                         "sizes": [

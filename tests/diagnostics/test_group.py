@@ -62,7 +62,7 @@ def test_every_process_records_what_one_would_have(records: dict[str, Any]) -> N
 
 
 def test_findings_are_those_of_one_process(records: dict[str, Any]) -> None:
-    assert {rule for rule, *_ in records["1-0"]["findings"]} >= {"COV001"}
+    assert {rule for rule, *_ in records["1-0"]["findings"]} >= {"COV001", "MODE001"}
     for rank in ("2-0", "2-1"):
         close(records["1-0"]["findings"], records[rank]["findings"])
 

@@ -189,7 +189,7 @@ def test_without_optimizer_the_rules_say_that_they_did_not_run(model: Pair) -> N
         run(monitor, model)
     notes = {finding.cause: finding.message for finding in monitor.findings()}
     assert notes == {
-        "the monitor was given no optimiser": "these rules did not run: GRAD004, MOVE001, MOVE003",
+        "the monitor was given no optimiser": "these rules did not run: GRAD004, MOVE001, MOVE003, MOVE004",
         "no output on a fixed batch was given to Monitor.probe": "these rules did not run: DRIFT001",
     }
 

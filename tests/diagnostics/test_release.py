@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.diagnostics.release.faults import FAULTS, Verdict
-from tests.diagnostics.release.report import FAMILIES, KNOWN, LISTED, Outcome, renew, summary, table
+from tests.diagnostics.release.kept import Kept, Outcome, Task, code_hash
+from tests.diagnostics.release.report import FAMILIES, KNOWN, LISTED, renew, run, summary, table
 from tests.diagnostics.release.unlisted import UNLISTED
 
 QUICK = ("healthy", "frozen", "a", "b2", "c1", "c2", "d2")
@@ -54,6 +56,48 @@ def test_the_tables_count_what_was_said() -> None:
     assert line.endswith("| 3 of 3 | 2 of 3 | 5 of 5 | SPIKE001 core (1) |")
     (line,) = [line for line in summary(LISTED, outcomes).splitlines() if line.startswith("| toy, held out")]
     assert line == "| toy, held out (3 seeds) | 32 of 33 | 1 | 0 |"
+
+
+def test_what_was_run_is_not_run_again(tmp_path: Path) -> None:
+    asked: list[Task] = []
+
+    def answer(task: Task) -> Outcome:
+        asked.append(task)
+        if len(asked) == 3:
+            raise InterruptedError("the session ends")
+        return Outcome(task[0] == "a", ("SPIKE001 core",), ("warning SPIKE001 core: it spikes",))
+
+    faults, kept = [KNOWN["a"], KNOWN["divided twice"]], Kept(tmp_path / "state")
+    columns = {"first": [("toy", 0), ("toy", 1)], "again": [("toy", 1)]}
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InterruptedError):
+        run(faults, columns, kept, pool, answer)
+    with ThreadPoolExecutor(1) as pool:
+        outcomes = run(faults, columns, kept, pool, answer)
+    every = [(fault.id, "toy", seed) for seed in (0, 1) for fault in faults]
+    assert sorted(outcomes) == sorted(every)
+    assert asked.count(("a", "toy", 0)) == asked.count(("divided twice", "toy", 0)) == 1
+    assert outcomes == {
+        task: Outcome(task[0] == "a", ("SPIKE001 core",), ("warning SPIKE001 core: it spikes",))
+        for task in every
+    }
+
+
+def test_results_belong_to_one_state_of_the_code(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "one.py").write_text("x = 1\n")
+    first = code_hash([package])
+    (package / "one.pyc").write_text("compiled")
+    assert code_hash([package]) == first
+    (package / "one.py").write_text("x = 2\n")
+    second = code_hash([package])
+    (package / "one.py").rename(package / "two.py")
+    assert len({first, second, code_hash([package])}) == 3
+
+
+@pytest.mark.parametrize("fault", ["faint", "shuffled", "clipped", "healthy, asked"])
+def test_faults_that_leave_gradients_whole(fault: str) -> None:
+    check(fault, "toy", 0)
 
 
 def test_a_part_of_a_page_is_renewed_and_the_rest_stays(tmp_path: Path) -> None:

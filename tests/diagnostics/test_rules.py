@@ -130,6 +130,16 @@ def head_zeroed(model: Net, optimizer: torch.optim.Optimizer, loss: Tensor, step
     optimizer.zero_grad()
 
 
+def clipped_at(norm: float) -> Callable[..., None]:
+    def clip(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return clip
+
+
 def head_taken_out(model: Net, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
     loss.backward()
     for parameter in model.head.parameters():
@@ -165,6 +175,19 @@ def left_in_evaluation(model: Net) -> None:
 def tied_head(model: Net) -> None:
     model.other = nn.Linear(WIDTH, 3)
     model.other.weight = model.head.weight
+
+
+def normalised(bias: bool) -> Callable[[Net], object]:
+    """The encoder's mean over the batch is taken away behind its bias."""
+    return lambda model: setattr(
+        model, "encoder", nn.Sequential(nn.Linear(4, WIDTH, bias=bias), nn.BatchNorm1d(WIDTH))
+    )
+
+
+def through(factor: float) -> Training:
+    """Training in which the gradient of the encoder is so many times what it should be."""
+    net = lambda: Net(lambda c: factor * c + (1 - factor) * c.detach())  # noqa: E731
+    return lambda **options: train(net(), steps=24, **options)
 
 
 def dead_units(bias: float) -> Callable[[Net], object]:
@@ -278,6 +301,7 @@ CASES: dict[str, tuple[Training, Training]] = {
         changed(lambda model: model.head.requires_grad_(False), expect_frozen=["head"]),
     ),
     "GRAD004": (updated(never_cleared), updated(every_fourth, steps=40)),
+    "GRAD005": (through(1e-6), through(1e-3)),
     "CALL001": (changed(lambda model: setattr(model, "first_cycle_has_gradient", False)), HEALTHY),
     "CALL002": (changed(lambda model: setattr(model, "spare", nn.Linear(2, 2))), HEALTHY),
     "REACH001": (
@@ -291,9 +315,11 @@ CASES: dict[str, tuple[Training, Training]] = {
         lambda **o: train(scale=in_loss, **o),
         updated(skipping_broken, scale=in_loss),
     ),
+    "REACH004": (changed(normalised(bias=True)), changed(normalised(bias=False))),
     "MOVE001": (rate_zero, HEALTHY),
     "MOVE002": (updated(head_zeroed), updated(head_taken_out)),
     "MOVE003": (updated(never_stepped, steps=24), updated(every_fourth, steps=24)),
+    "MOVE004": (updated(clipped_at(1e-9), steps=24), updated(clipped_at(1e-3), steps=24)),
     "FROZEN001": (
         updated(head_zeroed, expect_frozen=["head"]),
         updated(head_taken_out, expect_frozen=["head"]),
@@ -348,3 +374,43 @@ def test_it_waits_as_long_as_its_option_says(rule: str) -> None:
 
 def test_the_healthy_case_is_quiet() -> None:
     assert complete() == set()
+
+
+def test_a_bias_that_cannot_change_the_loss_is_no_parameter_that_does_not_move() -> None:
+    model = Net()
+    normalised(bias=True)(model)
+    nn.init.constant_(model.encoder[0].bias, 1.0)  # a gradient of rounding size does not change a bit of it
+    assert train(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.01)) & {"MOVE001", "REACH004"} == {
+        "REACH004"
+    }
+
+
+@pytest.mark.parametrize("norm", [1e-9, 1e-6])
+def test_a_gradient_clipped_to_nothing_is_lost_with_any_optimiser(norm: float) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    found = train(model, optimizer=optimizer, update=clipped_at(norm), steps=24)
+    assert found & {"MOVE001", "MOVE004"} == {"MOVE004"}
+
+
+def test_a_small_loss_is_no_gradient_that_was_lost() -> None:
+    assert "MOVE004" not in train(scale=lambda step: 1e-12, steps=24)
+
+
+def test_a_faint_gradient_is_measured_against_the_other_modules() -> None:
+    factor, model = 1e-6, Net()
+    model.between = lambda c: factor * c + (1 - factor) * c.detach()
+    monitor = Monitor(model)
+    x = torch.randn(BATCH, 4)
+    for _ in range(20):
+        with monitor.step(samples=BATCH):
+            model(x).square().sum().backward()
+        pulls = {
+            name: torch.stack([p.grad.norm() * p.detach().norm() for p in child.parameters()]).norm()
+            for name, child in model.named_children()
+        }
+        model.zero_grad()
+    (found,) = [finding for finding in monitor.findings() if finding.rule == "GRAD005"]
+    assert found.module == "encoder"
+    expected = pulls["encoder"] / max(pulls.values())
+    assert found.evidence.value == pytest.approx(float(expected), rel=1e-4)

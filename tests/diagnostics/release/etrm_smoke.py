@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics import RowsFunction
+from diagnostics import Finding, RowsFunction, SampleIndependence
 from etrm.config import load
 from etrm.data import collate, evaluation_samples
 from etrm.training.loss import act_loss
 from etrm.training.optim import schedule, set_rates
+from etrm.training.parts import parts_of_step
 from etrm.training.trainer import Trainer
 from tests.diagnostics.release.subject import STEPS, Encoding
 
@@ -36,7 +38,8 @@ class EtrmSubject:
         self._steps = 0
         tasks = evaluation_samples(trainer.tasks, trainer.config.data, 1, seed)
         first = {sample.task_id: sample for sample in reversed(tasks)}
-        self._fixed = collate([first[name] for name in sorted(first)][:8])
+        self._samples = [first[name] for name in sorted(first)][:8]
+        self._fixed = collate(self._samples)
 
     def loss(self) -> Tensor:
         trainer, train = self._trainer, self._trainer.config.train
@@ -44,15 +47,25 @@ class EtrmSubject:
         bucket = trainer.episodes.bucket_at(self._steps)
         slots, carry = trainer.slots[bucket], trainer.carries[bucket]
         slots.refill(carry.halted.tolist())
-        batch = slots.batch()
-        trainer.carries[bucket], output = self.model(carry, batch, trainer.halting)
+        whole = [slice(0, train.batch_size)]
+        (part,) = parts_of_step(trainer.model, slots, carry, whole, trainer.world, trainer.halting)
+        trainer.carries[bucket], output = self.model(part.carry, part.batch, part.minimum)
         self._steps += 1
-        loss = act_loss(output, batch.labels, train.loss)
+        loss = act_loss(output, part.batch.labels, train.loss)
         return loss.total(train.q_halt_weight, train.kl_weight) / train.batch_size
 
     def probe(self) -> Tensor:
         assert self.model.encoder is not None
         return self.model.encoder(self._fixed.demos).context
+
+    def independence(self) -> list[Finding]:
+        """Of the first act step; what stands for a sample is its place, of which its task is made."""
+        probe = SampleIndependence(lambda places: places, self._logits, watch=self.watch)
+        return probe.run(self.model, torch.arange(len(self._samples)))
+
+    def _logits(self, model: nn.Module, places: Tensor) -> Tensor:
+        batch = collate([self._samples[place] for place in places.tolist()])
+        return self.model(self.model.initial_carry(batch.size), batch)[1].logits
 
     def wrap_encoding(self, wrap: Callable[[Encoding], Encoding]) -> None:
         self.model.context_policy = wrap(self.model.context_policy)

@@ -54,7 +54,7 @@ class Fault:
         said: What must be said; None for a healthy control.
         update: The end of a step, where the fault lies there.
         frozen: Whether the decoder is declared to be frozen.
-        undeclared: Whether the subject's own declarations are left out.
+        asks: What is asked of the subject after the training, beside the monitor.
     """
 
     id: str
@@ -63,6 +63,7 @@ class Fault:
     plant: Callable[[Subject], None] = lambda subject: None
     update: Update = update
     frozen: bool = False
+    asks: Callable[[Subject], list[Finding]] = lambda subject: []
     options: dict[str, Any] = field(default_factory=dict)
 
     def run(self, make: Callable[..., Subject], seed: int, steps: int = STEPS) -> Verdict:
@@ -70,7 +71,7 @@ class Fault:
         subject = make(seed, **self.options)
         self.plant(subject)
         findings = train(subject, self.update, [subject.decoder] if self.frozen else (), steps)
-        return judge(self, subject, findings)
+        return judge(self, subject, [*findings, *self.asks(subject)])
 
 
 @dataclass(frozen=True)

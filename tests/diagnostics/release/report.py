@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,14 +15,15 @@ import torch
 from etrm.files import write_atomically
 from tests.diagnostics.release.etrm_smoke import EtrmSubject
 from tests.diagnostics.release.faults import FAULTS, Fault
+from tests.diagnostics.release.kept import FOLDER, ROOT, Kept, Outcome, Task, code_hash
 from tests.diagnostics.release.subject import Subject
 from tests.diagnostics.release.toy import ToySubject
 from tests.diagnostics.release.unlisted import UNLISTED
 
-ROOT = Path(__file__).parents[3]
 FAMILIES: dict[str, Callable[..., Subject]] = {"toy": ToySubject, "ETRM": EtrmSubject}
 KNOWN = {fault.id: fault for fault in (*FAULTS, *UNLISTED)}
 Cases = dict[str, list[tuple[str, int]]]
+Judge = Callable[[Task], Outcome]
 LISTED: Cases = {
     "toy, development": [("toy", seed) for seed in (0, 1, 2)],
     "toy, held out": [("toy", seed) for seed in (3, 4, 5)],
@@ -36,33 +36,32 @@ OTHERS: Cases = {
 }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was said in one run: whether the right thing, and what else above a note."""
-
-    named: bool
-    others: tuple[str, ...]
-
-
-Task = tuple[str, str, int]
-"""Fault, family, seed."""
-
-
 def judge(task: Task) -> Outcome:
     """One run, on one thread."""
     fault, family, seed = task
     torch.set_num_threads(1)
     verdict = KNOWN[fault].run(FAMILIES[family], seed)
-    print(*task, "named" if verdict.named else "MISSED", *verdict.others, flush=True, file=sys.stderr)  # noqa: T201
-    return Outcome(verdict.named, verdict.others)
+    said = [f"{each.severity.label} {each.rule} {each.module}: {each.message}" for each in verdict.findings]
+    return Outcome(verdict.named, verdict.others, tuple(said))
 
 
-def run(faults: Iterable[Fault], columns: Cases, processes: int) -> dict[Task, Outcome]:
-    """Every fault on every family and seed."""
-    cases = [case for column in columns.values() for case in column]
+def run(
+    faults: Iterable[Fault], columns: Cases, kept: Kept, pool: Executor, answer: Judge = judge
+) -> dict[Task, Outcome]:
+    """Every fault on every family and seed; what was kept is not run again."""
+    cases = dict.fromkeys(case for column in columns.values() for case in column)
     tasks = [(fault.id, family, seed) for family, seed in cases for fault in faults]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return dict(zip(tasks, pool.map(judge, tasks), strict=True))
+    outcomes = {task: outcome for task in tasks if (outcome := kept.get(task)) is not None}
+    running = {pool.submit(_kept, kept, answer, task): task for task in tasks if task not in outcomes}
+    return outcomes | {running[done]: done.result() for done in as_completed(running)}
+
+
+def _kept(kept: Kept, answer: Judge, task: Task) -> Outcome:
+    """Where the run is: what it found outlives the process that asked for it."""
+    outcome = answer(task)
+    kept.put(task, outcome)
+    print(*task, "named" if outcome.named else "MISSED", *outcome.others, flush=True, file=sys.stderr)  # noqa: T201
+    return outcome
 
 
 def table(faults: Sequence[Fault], columns: Cases, outcomes: dict[Task, Outcome]) -> str:
@@ -128,22 +127,29 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help="renew docs/release-test.md and the README")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--part", choices=["listed", "others"], action="append", help="both by default")
-    parser.add_argument("--seeds", type=int, default=9, help="at most so many of each column")
+    parser.add_argument("--case", type=_case, action="append", help="FAMILY:SEED, for a look at a single one")
     options = parser.parse_args()
-    listed, others = (
-        {name: cases[: options.seeds] for name, cases in columns.items()} for columns in (LISTED, OTHERS)
-    )
-    parts = options.part or ["listed", "others"]
+    if options.write and options.case:
+        parser.error("--write renews the tables of all cases; leave --case out")
+    columns = {f"{family}, seed {seed}": [(family, seed)] for family, seed in options.case or ()}
+    kept = Kept(FOLDER / code_hash())
+    listed, others = columns or LISTED, columns or OTHERS
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        planted = run(FAULTS, listed, kept, pool)
+        beyond = run(UNLISTED, others, kept, pool)
     page = ROOT / "docs" / "release-test.md"
-    made = []
-    if "listed" in parts:
-        outcomes = run(FAULTS, listed, options.processes)
-        made.append((page, "listed", table(FAULTS, listed, outcomes)))
-        made.append((ROOT / "README.md", "summary", summary(listed, outcomes)))
-    if "others" in parts:
-        made.append((page, "others", table(UNLISTED, others, run(UNLISTED, others, options.processes))))
-    for path, part, text in made:
+    for path, part, text in (
+        (page, "listed", table(FAULTS, listed, planted)),
+        (ROOT / "README.md", "summary", summary(listed, planted)),
+        (page, "others", table(UNLISTED, others, beyond)),
+    ):
         print(text)  # noqa: T201
         if options.write:
             renew(path, part, text)
+
+
+def _case(text: str) -> tuple[str, int]:
+    family, _, seed = text.partition(":")
+    if family not in FAMILIES or not seed.isdecimal():
+        raise argparse.ArgumentTypeError(f"FAMILY:SEED with one of {', '.join(FAMILIES)}, found {text!r}")
+    return family, int(seed)

@@ -46,6 +46,9 @@ class Subject(Protocol):
     def probe(self) -> Tensor:
         """The encoder's output on a fixed batch."""
 
+    def independence(self) -> list[Finding]:
+        """What the probe says of whether samples influence each other."""
+
     def wrap_encoding(self, wrap: Callable[[Encoding], Encoding]) -> None:
         """Put something around the call of the encoder, outside the module."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics import RowsFunction
+from diagnostics import Finding, RowsFunction, SampleIndependence
 from tests.diagnostics.release.subject import Encoding
 
 BATCH, INPUTS, WIDTH, CLASSES, CYCLES = 50, 8, 16, 3, 4
@@ -61,6 +61,9 @@ class ToySubject:
 
     def probe(self) -> Tensor:
         return self.model.encoder(self.fixed)
+
+    def independence(self) -> list[Finding]:
+        return SampleIndependence(lambda batch: batch).run(self.model, self.fixed)
 
     def wrap_encoding(self, wrap: Callable[[Encoding], Encoding]) -> None:
         self.model.encode = wrap(self.model.encode)  # type: ignore[method-assign]
