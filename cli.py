@@ -6,6 +6,7 @@ import errno
 import shlex
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -16,6 +17,7 @@ from etrm.processes import reports_error
 
 if TYPE_CHECKING:
     from etrm.config import Config
+    from etrm.investigation.experiments import Experiment
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -656,6 +658,93 @@ def bench_faults(
             raise typer.Exit(130) from None
     text = page(outcomes)
     write_atomically(out / "index.md", f"# Injected and named\n\n{text}")
+    open_console().print(text, markup=False, highlight=False)
+
+
+experiment_app = typer.Typer(
+    no_args_is_help=True, help="The named experiments: E0-E11, A1-A16, O1-O3, X1-X3."
+)
+app.add_typer(experiment_app, name="experiment")
+ExperimentSeeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds of each; five can validate.")]
+ExperimentOut = Annotated[Path, typer.Option("--out", help="Folder of the runs; finished ones stay.")]
+
+
+@experiment_app.command("list")
+def experiment_list() -> None:
+    """What there is, and the one difference of each."""
+    from reports.console import open_console
+    from reports.experiments_page import listing
+
+    open_console().print(listing(), markup=False, highlight=False)
+
+
+@experiment_app.command("run")
+def experiment_run(
+    names: Annotated[list[str], typer.Argument(help="E7 and the like; E0 is run beside them.")],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    seeds: ExperimentSeeds = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Training processes at a time, one thread each.")] = 2,
+    out: ExperimentOut = Path("runs/experiments"),
+) -> None:
+    """Run some experiments beside the baseline, and print the table."""
+    from etrm.investigation.experiments import BASELINE, find
+
+    chosen = [find(name) for name in dict.fromkeys((BASELINE, *names))]
+    _experiments(chosen, _config(preset, config, settings, None), seeds, jobs, out)
+
+
+@experiment_app.command("suite")
+def experiment_suite(
+    name: Annotated[str, typer.Argument(help="gate, stability, encoder, halting, kinds or all.")],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    seeds: ExperimentSeeds = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Training processes at a time, one thread each.")] = 2,
+    out: ExperimentOut = Path("runs/experiments"),
+) -> None:
+    """Run a whole suite, the overfit gate first, and print the table."""
+    from etrm.investigation.experiments import of_suite
+
+    _experiments(of_suite(name), _config(preset, config, settings, None), seeds, jobs, out)
+
+
+@experiment_app.command("table")
+def experiment_table(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    seeds: ExperimentSeeds = 3,
+    out: ExperimentOut = Path("runs/experiments"),
+) -> None:
+    """The tracking table of what a folder holds now; nothing is run."""
+    from reports.console import open_console
+    from reports.experiments_page import page
+
+    base = _config(preset, config, settings, None)
+    open_console().print(page(out, base, seeds), markup=False, highlight=False)
+
+
+def _experiments(chosen: list[Experiment], base: Config, seeds: int, jobs: int, out: Path) -> None:
+    from etrm.files import write_atomically
+    from etrm.investigation.arms import Interrupted
+    from etrm.investigation.experiments import run
+    from reports.console import Phases, open_console
+    from reports.experiments_page import page
+
+    with Phases() as phases:
+        try:
+            for experiment in chosen:
+                name = f"{experiment.name}, {experiment.what}"
+                run([experiment], base, out, seeds, jobs, partial(phases.update, name))
+        except (Interrupted, KeyboardInterrupt):
+            phases.close()
+            open_console(stderr=True).print("interrupted; the same command goes on from here")
+            raise typer.Exit(130) from None
+    text = page(out, base, seeds)
+    write_atomically(out / "index.md", text)
     open_console().print(text, markup=False, highlight=False)
 
 

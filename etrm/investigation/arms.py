@@ -48,7 +48,12 @@ class Job:
     @property
     def folder(self) -> str:
         """Relative to the investigation's folder."""
-        return f"runs/{self.arm}/seed{self.seed}"
+        return folder_of(self.arm, self.seed)
+
+
+def folder_of(arm: str, seed: int) -> str:
+    """Where an arm's run with a seed stands, relative to the investigation's folder."""
+    return f"runs/{arm}/seed{seed}"
 
 
 class Interrupted(Exception):
@@ -86,7 +91,8 @@ def run_jobs(
         if job.shared and _finished(root, job):
             cache.keep(job.config, root / job.folder)
     progress(total, total)
-    return {(job.arm, job.seed): _read(root, job) for job in jobs}
+    found = {(job.arm, job.seed): read_run(root, job.arm, job.seed) for job in jobs}
+    return {key: run for key, run in found.items() if run is not None}
 
 
 def _run_all(root: Path, waiting: list[Job], workers: int, tick: Callable[[], None]) -> None:
@@ -170,9 +176,14 @@ def _steps(root: Path, job: Job) -> int:
         return min(job.config.train.steps, sum(1 for _ in file))
 
 
-def _read(root: Path, job: Job) -> Run:
-    summary = json.loads((root / job.folder / SUMMARY).read_text("utf-8"))
-    metrics = read_metrics(root / job.folder)
+def read_run(root: Path, arm: str, seed: int) -> Run | None:
+    """What a folder holds of an arm's run; None where it has not ended."""
+    folder = folder_of(arm, seed)
+    file = root / folder / SUMMARY
+    if not file.exists():
+        return None
+    summary = json.loads(file.read_text("utf-8"))
+    metrics = read_metrics(root / folder)
     final: dict[str, Value] = {}
     for key in ("loss", "accuracy_all", "exact_all"):
         values = [m[key] for m in metrics[-25:] if m.get(key) is not None]
@@ -180,9 +191,9 @@ def _read(root: Path, job: Job) -> Run:
     for key, value in summary.get("measured", {}).items():
         final[key] = Absent(absent="not measured") if value is None else value
     return Run(
-        arm=job.arm,
-        seed=job.seed,
-        folder=job.folder,
+        arm=arm,
+        seed=seed,
+        folder=folder,
         steps=len(metrics),
         wall_s=round(summary["wall_s"], 1),
         state=summary["state"],
