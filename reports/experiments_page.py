@@ -26,8 +26,9 @@ def page(root: Path, base: Config, seeds: int) -> str:
             (
                 "# Experiments",
                 f"Baseline: preset {base.preset or 'of a config'}, {base.train.steps} steps, batch "
-                f"{base.train.batch_size}; up to {count(seeds, 'seed')} each. Losses are those of the training queries after the run, all ACT "
-                "steps; the gain is the log of the baseline's loss less that of the experiment's, paired by seed, with "
+                f"{base.train.batch_size}; up to {count(seeds, 'seed')} each. Losses are those of the training queries "
+                "after the run, all ACT steps; the gain is the log of the baseline's loss less that of the "
+                "experiment's, paired by seed, with "
                 "its 90 % interval.",
                 _tracking(rows, seeds),
                 "## Questions",
