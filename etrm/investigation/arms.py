@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from etrm.config import Config
-from etrm.errors import EtrmError, RunFolderError
+from etrm.errors import EtrmError, NonFiniteError, RunFolderError
 from etrm.files import write_atomically
 from etrm.investigation import cache
 from etrm.investigation.result import Absent, Run, Value
@@ -36,6 +36,7 @@ class Job:
         seed: of the run; also in the config.
         config: what is trained.
         measure: also measure held-in loss before and after, and the held-out score.
+        held_out: measure the held-out score too, which takes longest.
         shared: the same in every investigation, so that it is kept for the next one.
     """
 
@@ -43,6 +44,7 @@ class Job:
     seed: int
     config: Config
     measure: bool = False
+    held_out: bool = True
     shared: bool = False
 
     @property
@@ -114,9 +116,9 @@ def _run_all(root: Path, waiting: list[Job], workers: int, tick: Callable[[], No
                     if error is not None and attempt == 1 and not final:
                         attempts[pool.submit(work, job, str(root / job.folder))] = (job, 2)
                     elif error is not None:
-                        _write_summary(
-                            root / job.folder, {"state": "failed", "reason": str(error), "wall_s": 0.0}
-                        )
+                        failure = {"state": "failed", "reason": str(error), "wall_s": 0.0}
+                        failure["diverged"] = isinstance(error, NonFiniteError)
+                        _write_summary(root / job.folder, failure)
         except KeyboardInterrupt:
             for future in attempts:
                 future.cancel()
@@ -136,7 +138,7 @@ def work(job: Job, folder: str) -> None:
 
     path = Path(folder)
     began = time.perf_counter()
-    summary = measured_run(job.config, path, measure=job.measure)
+    summary = measured_run(job.config, path, measure=job.measure, held_out=job.held_out)
     if summary is not None:
         before = _earlier_seconds(path)
         _write_summary(path, {"state": "finished", "wall_s": before + time.perf_counter() - began, **summary})
@@ -165,7 +167,10 @@ def _check_config(root: Path, job: Job) -> None:
 
 def _finished(root: Path, job: Job) -> bool:
     path = root / job.folder / SUMMARY
-    return path.exists() and json.loads(path.read_text("utf-8"))["state"] == "finished"
+    if not path.exists():
+        return False
+    summary = json.loads(path.read_text("utf-8"))
+    return summary["state"] == "finished" or bool(summary.get("diverged"))  # it would diverge again
 
 
 def _steps(root: Path, job: Job) -> int:
@@ -197,6 +202,7 @@ def read_run(root: Path, arm: str, seed: int) -> Run | None:
         steps=len(metrics),
         wall_s=round(summary["wall_s"], 1),
         state=summary["state"],
+        diverged=summary.get("diverged", False),
         reason=summary.get("reason", ""),
         final=final,
     )

@@ -8,12 +8,11 @@ compared with two arms that cannot know the rule, and the held-out score has its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from etrm.config import Config, with_overrides
-from etrm.evaluation import PairedInterval, paired_t_interval
 from etrm.investigation.arms import Job
+from etrm.investigation.contrast import Contrast, of_losses
 from etrm.investigation.h2 import gather
 from etrm.investigation.protocol import Investigation, seeded, series, smoothed
 from etrm.investigation.result import Absent, Arm, Evidence, Experiment, Figure, Run, Series, Value
@@ -31,28 +30,6 @@ SCENARIOS = (
     ("C", "trains but useless: the loss falls, but not below both blind arms, or nothing held out is solved"),
 )
 TRAINED, BLIND = "frozen-trained", "frozen-foreign-demos"
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A paired comparison over seeds: how much lower the trained arm's loss is."""
-
-    name: str
-    control: float
-    treatment: float
-    interval: PairedInterval | None
-
-    @property
-    def lower(self) -> bool:
-        """Whether the trained arm's loss is lower, by enough to matter."""
-        if self.interval is None:
-            return False
-        return self.interval.low > 0 and self.interval.mean >= SMALLEST_EFFECT
-
-    @property
-    def not_lower(self) -> bool:
-        """Whether an effect that matters is ruled out."""
-        return self.interval is not None and self.interval.high < SMALLEST_EFFECT
 
 
 def trained_jobs(investigation: Investigation) -> list[Job]:
@@ -130,28 +107,22 @@ def _contrasts(trained: Sequence[Run], blind: Sequence[Run]) -> list[Contrast]:
     by_seed = {r.seed: r for r in blind}
     paired = [(r, by_seed[r.seed]) for r in trained if r.seed in by_seed]
     return [
-        _contrast(
+        of_losses(
             "its own random start (frozen random encoder)",
             [(_loss(r, "loss_start"), _loss(r, "loss_end")) for r in trained],
+            SMALLEST_EFFECT,
         ),
-        _contrast(
+        of_losses(
             "the arm trained on foreign demos",
             [(_loss(b, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r, b in paired],
+            SMALLEST_EFFECT,
         ),
-        _contrast(
+        of_losses(
             "itself, given foreign demos",
             [(_loss(r, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r in trained],
+            SMALLEST_EFFECT,
         ),
     ]
-
-
-def _contrast(name: str, pairs: Sequence[tuple[float, float]]) -> Contrast:
-    if not pairs:
-        return Contrast(name, float("nan"), float("nan"), None)
-    differences = [control - treatment for control, treatment in pairs]
-    interval = paired_t_interval(differences) if len(differences) > 1 else None
-    control, treatment = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-    return Contrast(name, control, treatment, interval)
 
 
 def _loss(run: Run, key: str) -> float:
@@ -267,22 +238,15 @@ def _evidence(
             n=seeds,
         ),
     ]
-    for contrast in contrasts:
-        i = contrast.interval
-        rows.append(
-            Evidence(
-                metric=f"held-in loss against {contrast.name}",
-                direction="lower is healthy",
-                control=contrast.control if trained else none,
-                treatment=contrast.treatment if trained else none,
-                low=i.low if i else None,
-                high=i.high if i else None,
-                threshold=f"lower by at least {SMALLEST_EFFECT} nats per token, 90 % interval above 0",
-                passed=contrast.lower if i else None,
-                n=seeds,
-                note="interval: paired t over seeds of control minus treatment",
-            )
+    rows += [
+        contrast.row(
+            f"held-in loss against {contrast.name}",
+            f"lower by at least {SMALLEST_EFFECT} nats per token, 90 % interval above 0",
+            contrast.lower if contrast.interval else None,
+            "interval: paired t over seeds of control minus treatment",
         )
+        for contrast in contrasts
+    ]
     for r in trained:
         rows.append(
             Evidence(

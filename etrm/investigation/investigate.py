@@ -11,20 +11,22 @@ from typing import Any, Literal
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError, RunFolderError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
+from etrm.evaluation.statistics import holm
 from etrm.files import write_atomically
-from etrm.investigation import frozen_decoder, h1, h2, h3, h5, h6
+from etrm.investigation import frozen_decoder, h1, h2, h3, h4, h5, h6, h7
 from etrm.investigation.cache import code_hash
+from etrm.investigation.contrast import LARGEST_P
 from etrm.investigation.protocol import ORDER, Investigation, not_run
 from etrm.investigation.result import Evidence, Experiment, Hypothesis, Reproduce, Result, Verdict
-from etrm.investigation.statements import REASON, UNDECIDED
 from etrm.training.faults import recipe_for
 from etrm.training.run_folder import environment
 from etrm.training.tasks import held_out_tasks, training_tasks
 
 Progress = Callable[[str, int, int], None]
 Confidence = Literal["proven", "candidate"]
-DECIDED = {"H5": h5.decide, "H6": h6.decide, "H1": h1.decide, "H2": h2.decide, "H3": h3.decide}
-STATEMENTS = {s.id: s for s in (*UNDECIDED, *(m.STATEMENT for m in (h1, h2, h3, h5, h6)))}
+MODULES = (h5, h6, h1, h2, h3, h4, h7)
+DECIDED = {module.STATEMENT.id: module.decide for module in MODULES}
+STATEMENTS = {module.STATEMENT.id: module.STATEMENT for module in MODULES}
 
 NEXT_STEP = {
     "H5": "Mend the loader first: page H5 names the first row whose grids are not its task's. Then run the same "
@@ -37,14 +39,18 @@ NEXT_STEP = {
     "same command again.",
     "H2": "Give the encoder its gradients first: look for a cache, a detach, a no_grad, a frozen module or a skipped "
     "optimiser at the place that page H2 names, then run the same command again.",
+    "H4": "Make the change that page H4 names in the config, then run the same command again, with --seeds 5 where it "
+    "is a candidate.",
+    "H7": "Give it the encoder that page H7 names, then run the same command again, with --seeds 5 where it is a "
+    "candidate.",
 }
 NEXT_BY_SCENARIO = {
     "A": "Nothing is wrong with loading or gradients, and the encoder learns. Train longer: `etrm train`, then "
     "`etrm evaluate`.",
     "B": "Loading and gradients are sound, yet the encoder is stuck with a frozen decoder. Look at the rates and the "
-    "decoder's own quality (page frozen-decoder), then at H3 and H4, which this version does not decide.",
+    "decoder's own quality (page frozen-decoder), then at H3 and H4.",
     "C": "Loading and gradients are sound and the encoder trains, but nothing held out is solved. Give it more tasks, "
-    "steps and augmentation (data.augmentations='fresh') before asking for capacity (H7, not decided here).",
+    "steps and augmentation (data.augmentations='fresh') before asking for capacity (H7).",
     "none": "Nothing that was tested explains a failure to learn. More seeds and steps narrow the intervals: "
     "--seeds 5, then `etrm train` and `etrm evaluate`.",
 }
@@ -136,9 +142,32 @@ def _decide_all(
                 STATEMENTS[id], f"Stands behind the root cause {cause}, where this run stopped."
             )
         elif id in DECIDED and id in asked:
-            decided[id] = DECIDED[id](investigation)
+            decided[id] = _behind(DECIDED[id](investigation), decided)
         else:
-            decided[id] = _left_out(id, asked)
+            decided[id] = not_run(STATEMENTS[id], f"Not asked for: --hypotheses {','.join(asked)}.")
+    return _over_all(decided)
+
+
+def _behind(hypothesis: Hypothesis, upstream: Mapping[str, Hypothesis]) -> Hypothesis:
+    """A statistical hypothesis says what it stands behind: its losses may be that fault's doing."""
+    cause, confidence, _ = root_cause(upstream)
+    if confidence != "proven" or hypothesis.kind != "statistical" or hypothesis.verdict is Verdict.NOT_RUN:
+        return hypothesis
+    sentence = f"{hypothesis.sentence} It stands behind {cause}, which is proven and may be the reason."
+    return hypothesis.model_copy(update={"sentence": sentence})
+
+
+def _over_all(decided: dict[str, Hypothesis]) -> dict[str, Hypothesis]:
+    """Holm over the statistical hypotheses: VALIDATED needs an adjusted p-value below .05."""
+    tested = [h for h in decided.values() if h.p_value is not None]
+    adjusted = holm([h.p_value for h in tested if h.p_value is not None])
+    for hypothesis, p in zip(tested, adjusted, strict=True):
+        if hypothesis.verdict is Verdict.VALIDATED and p >= LARGEST_P:
+            words = (
+                f"{hypothesis.sentence} Over all statistical hypotheses its p-value is {p:.2g}: undecided."
+            )
+            update = {"verdict": Verdict.INCONCLUSIVE, "sentence": words}
+            decided[hypothesis.id] = hypothesis.model_copy(update=update)
     return decided
 
 
@@ -197,11 +226,6 @@ def _claim(out: Path, subject: Config, name: str) -> None:
         raise RunFolderError(
             f"{out} cannot be written", got=str(error), next_step="give another --out"
         ) from error
-
-
-def _left_out(id: str, hypotheses: tuple[str, ...]) -> Hypothesis:
-    reason = REASON if id not in DECIDED else f"Not asked for: --hypotheses {','.join(hypotheses)}."
-    return not_run(STATEMENTS[id], reason)
 
 
 def _result(

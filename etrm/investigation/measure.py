@@ -8,8 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from diagnostics import task_retrieval
+from etrm.batch import to_device
 from etrm.config import Config
-from etrm.data import Sample, evaluation_samples
+from etrm.data import Sample, collate, evaluation_samples
 from etrm.files import write_atomically
 from etrm.training.predict import mean_loss, predictor
 from etrm.training.run_folder import RunFolder
@@ -19,14 +23,15 @@ from etrm.training.trainer import Trainer
 BEFORE = "before.json"
 
 
-def measured_run(config: Config, path: Path, *, measure: bool) -> dict[str, Any] | None:
+def measured_run(config: Config, path: Path, *, measure: bool, held_out: bool) -> dict[str, Any] | None:
     """Train a config in a folder, from wherever it stands.
 
     Args:
         config: of the run.
         path: its folder.
         measure: also measure loss on the training queries before and after, with true and with
-            foreign demos, and pass@1 on the held-out tasks (deterministic given the weights).
+            foreign demos, and task retrieval where there is an encoder.
+        held_out: and pass@1 on the held-out tasks after it. All is deterministic given the weights.
 
     Returns:
         what to record of the finished run, or None where a signal stopped it early.
@@ -38,7 +43,9 @@ def measured_run(config: Config, path: Path, *, measure: bool) -> dict[str, Any]
         before = _before(trainer, path) if measure else {}
         if not trainer.run():
             return None
-        after = _measure(trainer, "end") | _held_out(trainer) if measure else {}
+        after = _measure(trainer, "end") if measure else {}
+        if measure and held_out:
+            after |= _held_out(trainer)
         frozen = trainer.stage.span
         measured = before | after
         if frozen is not None:
@@ -59,15 +66,38 @@ def _before(trainer: Trainer, path: Path) -> dict[str, float]:
 
 def _measure(trainer: Trainer, when: str) -> dict[str, float]:
     samples, kind = training_queries(trainer), trainer.config.train.loss
-    return {
+    found = {
         f"loss_{when}": mean_loss(trainer.model, samples, kind),
         f"loss_{when}_foreign_demos": mean_loss(trainer.model, with_foreign_demos(samples), kind),
     }
+    return found | {f"retrieval_{name}": value for name, value in _retrieval(trainer, samples, when).items()}
+
+
+@torch.no_grad()
+def _retrieval(trainer: Trainer, samples: Sequence[Sample], when: str) -> dict[str, float]:
+    """How often a task's odd demos find its even ones by context; empty where that cannot be asked."""
+    encoder = trainer.model.encoder
+    several = [sample for sample in samples if len(sample.demos) > 1]
+    if encoder is None or len(several) < 2:
+        return {}
+    encoder.eval()
+    odd, even = (
+        encoder(
+            to_device(collate([replace(s, demos=s.demos[half::2]) for s in several]), trainer.device).demos
+        )
+        for half in (0, 1)
+    )
+    encoder.train()
+    if not (odd.context.isfinite().all() and even.context.isfinite().all()):
+        return {}
+    found = task_retrieval(odd.context, even.context)
+    return {when: found.accuracy, "chance": found.chance}
 
 
 def training_queries(trainer: Trainer) -> list[Sample]:
     """The first query of up to 64 training tasks, not augmented: the same for every arm and seed."""
-    samples = evaluation_samples(trainer.tasks, trainer.config.data, 1, 0)
+    table = trainer.tasks if trainer.model.encoder is None else None
+    samples = evaluation_samples(trainer.tasks, trainer.config.data, 1, 0, trained=table)
     first = {sample.task_id: sample for sample in reversed(samples)}
     names = sorted(first)
     return [first[name] for name in names[:: max(1, len(names) // 64)]]

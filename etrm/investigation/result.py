@@ -53,6 +53,7 @@ class Run(Record):
     steps: int
     wall_s: float
     state: Literal["finished", "failed"]
+    diverged: bool = False  # failed because a loss, a gradient or a weight was not finite: the worst score
     reason: str = ""
     final: dict[str, Value] = {}
 
@@ -148,6 +149,7 @@ class Hypothesis(Record):
     sentence: str  # the verdict in one sentence with its numbers
     screening: bool = False
     candidate: bool = False  # only the number of seeds stood in the way of VALIDATED
+    p_value: float | None = None  # of the gain it rests on, one-sided, Holm-adjusted within the hypothesis
     explained_by: str | None = (
         None  # the hypothesis whose fault, if it is present, makes this one hold or fail
     )

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from etrm.evaluation import paired_t_interval
-from etrm.investigation.frozen_decoder import Contrast, _scenario
+from etrm.investigation.contrast import Contrast, of_losses
+from etrm.investigation.frozen_decoder import SMALLEST_EFFECT, _scenario
 from etrm.investigation.result import Run
 
 CLEAR = [0.30, 0.32, 0.31]
@@ -16,7 +16,7 @@ UNCLEAR = [0.4, -0.2, 0.1]
 
 
 def contrast(differences: list[float]) -> Contrast:
-    return Contrast("an arm", 1.0, 1.0 - sum(differences) / len(differences), paired_t_interval(differences))
+    return of_losses("an arm", [(1.0, 1.0 - d) for d in differences], SMALLEST_EFFECT)
 
 
 def runs(solved: float, low: float) -> list[Run]:

@@ -1,0 +1,236 @@
+"""A registered comparison of two arms that share seed, data order and initial weights.
+
+Before any run it is fixed what is compared (a loss, lower is better), on which scale, and the smallest effect
+m that matters. The effect of a seed is control minus treatment, so a gain is positive; of the effects the
+90 % paired-t interval decides (:func:`etrm.evaluation.statistics.decide`), with Holm's correction over the
+comparisons of one hypothesis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from etrm.evaluation.statistics import Decision, PairedInterval, decide, holm, paired_t_interval
+from etrm.investigation.result import Absent, Evidence, Run, Value, Verdict
+from etrm.model.core import VOCABULARY
+
+KNOWS_NOTHING = math.log(VOCABULARY)
+"""Loss of an even guess in nats per token: what a run that diverged scores at the least."""
+LARGEST_P = 0.05
+"""Largest one-sided p-value of a gain: the lower end of a 90 % interval at 0."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A loss in two arms, paired over seeds.
+
+    Attributes:
+        name: of what the treatment is, or is compared with.
+        control: loss in nats per token, mean over seeds (geometric where the effect is one of logarithms).
+        treatment: the same.
+        effects: control minus treatment of every seed.
+        smallest_effect: m, in the unit of the effects.
+    """
+
+    name: str
+    control: float
+    treatment: float
+    effects: tuple[float, ...]
+    smallest_effect: float
+
+    @cached_property
+    def interval(self) -> PairedInterval | None:
+        """Of the mean effect; None without two seeds, for one bounds nothing."""
+        return paired_t_interval(self.effects) if len(self.effects) > 1 else None
+
+    @property
+    def lower(self) -> bool:
+        """Whether the treatment's loss is lower, by enough to matter."""
+        return (
+            self.interval is not None and self.interval.low > 0 and self.interval.mean >= self.smallest_effect
+        )
+
+    @property
+    def not_lower(self) -> bool:
+        """Whether an effect that matters is ruled out."""
+        return self.interval is not None and self.interval.high < self.smallest_effect
+
+    @property
+    def change(self) -> str:
+        """The change of a loss whose effects are logarithms, in per cent with its interval."""
+        if self.interval is None:
+            return (
+                f"{_per_cent(fmean(self.effects))} (one seed, no interval)"
+                if self.effects
+                else "not measured"
+            )
+        low, high = (_per_cent(end) for end in (self.interval.high, self.interval.low))
+        return f"{_per_cent(self.interval.mean)} [{low}, {high}]"
+
+    def row(self, metric: str, threshold: str, passed: bool | None, note: str = "") -> Evidence:
+        """The comparison as a row of an evidence table."""
+        none = Absent(absent="no pair of runs finished")
+        return Evidence(
+            metric=metric,
+            direction="lower is healthy",
+            control=self.control if self.effects else none,
+            treatment=self.treatment if self.effects else none,
+            low=_end(self.interval.low) if self.interval else None,
+            high=_end(self.interval.high) if self.interval else None,
+            threshold=threshold,
+            passed=passed,
+            n=f"{len(self.effects)} seed{'' if len(self.effects) == 1 else 's'}",
+            note=note,
+        )
+
+
+def of_losses(name: str, pairs: Sequence[tuple[float, float]], smallest_effect: float) -> Contrast:
+    """Losses (control, treatment) of every seed, compared in nats per token."""
+    effects = tuple(control - treatment for control, treatment in pairs)
+    return Contrast(name, *_means(pairs), effects, smallest_effect)
+
+
+def of_log_losses(name: str, pairs: Sequence[tuple[float, float]], smallest_effect: float) -> Contrast:
+    """The same by ratio: effects are differences of natural logarithms.
+
+    A loss that is not finite, of a run that diverged, counts as the worst of the comparison or as an even
+    guess, whichever is worse, and is never dropped.
+    """
+    known = [loss for pair in pairs for loss in pair if math.isfinite(loss)]
+    worst = max([KNOWS_NOTHING, *known])
+    logs = [tuple(math.log(x if math.isfinite(x) else worst) for x in pair) for pair in pairs]
+    control, treatment = (math.exp(mean) for mean in _means(logs))
+    return Contrast(name, control, treatment, tuple(a - b for a, b in logs), smallest_effect)
+
+
+def of_runs(
+    name: str, control: Sequence[Run], treatment: Sequence[Run], metric: str, smallest_effect: float
+) -> Contrast:
+    """The log losses ``metric`` of two arms, seed by seed; a run that failed otherwise has no pair."""
+    by_seed = {run.seed: loss(run, metric) for run in treatment}
+    pairs = [(loss(run, metric), by_seed[run.seed]) for run in control if run.seed in by_seed]
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return of_log_losses(name, both, smallest_effect)
+
+
+def loss(run: Run, metric: str) -> float | None:
+    """A measured loss; infinite where the run diverged, None where it could not be had."""
+    if run.diverged:
+        return math.inf
+    value: Value | None = run.final.get(metric)
+    return None if value is None or isinstance(value, Absent) else value
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether any of several treatments of one reference gains.
+
+    Attributes:
+        contrasts: the comparisons, at least one.
+        decisions: what the registered rule says of each.
+        p_values: Holm-adjusted.
+    """
+
+    contrasts: tuple[Contrast, ...]
+    decisions: tuple[Decision, ...]
+    p_values: tuple[float, ...]
+
+    @cached_property
+    def _first(self) -> int:
+        """The comparison that decides: the largest gain, or what comes nearest to one."""
+        ranks = [
+            (_gained(d), d.verdict == "INCONCLUSIVE", c.interval.mean if c.interval else -math.inf)
+            for c, d in zip(self.contrasts, self.decisions, strict=True)
+        ]
+        return max(range(len(ranks)), key=ranks.__getitem__)
+
+    @property
+    def best(self) -> Contrast:
+        """The comparison that decides."""
+        return self.contrasts[self._first]
+
+    @property
+    def p_value(self) -> float:
+        """Of the comparison that decides."""
+        return self.p_values[self._first]
+
+    @property
+    def verdict(self) -> Verdict:
+        """VALIDATED if a treatment gains, INVALIDATED if a gain that matters is ruled out for all of them."""
+        return Verdict(self.decisions[self._first].verdict)
+
+    @property
+    def candidate(self) -> bool:
+        """Whether only the number of seeds stood in the way of VALIDATED."""
+        return self.decisions[self._first].candidate
+
+    @property
+    def gained(self) -> bool:
+        """Whether there is a gain, be it of too few seeds for a verdict."""
+        return _gained(self.decisions[self._first])
+
+    @property
+    def open_question(self) -> str:
+        """How many seeds would settle what is undecided."""
+        needed = [d.seeds_needed for d in self.decisions if d.verdict == "INCONCLUSIVE"]
+        known = [n for n in needed if n is not None]
+        if not known or len(known) < len(needed):
+            return "how many seeds would settle it is not known"
+        return f"about {max(known)} seeds would settle it"
+
+    def rows(self, metric: str) -> tuple[Evidence, ...]:
+        """Every comparison of log losses as evidence; a gain is what must not be found in a healthy subject."""
+        return tuple(
+            contrast.row(
+                f"{metric}: {contrast.name}",
+                f"gains less than {contrast.smallest_effect:g} in ln",
+                False if _gained(decision) else True if decision.verdict == "INVALIDATED" else None,
+                "losses are geometric means over seeds; the interval is of ln(as given) - ln(changed), so that a "
+                "gain is positive: 90 %, paired t over seeds",
+            )
+            for contrast, decision in zip(self.contrasts, self.decisions, strict=True)
+        )
+
+
+def any_gains(contrasts: Sequence[Contrast]) -> Outcome:
+    """The registered rule on several treatments of one reference.
+
+    What would be VALIDATED must also have a Holm-adjusted p-value below .05. A candidate need not: it is a lead, and
+    at three seeds hardly any effect would pass; that its mean must reach m is what keeps noise out.
+    """
+    intervals = [c.interval or paired_t_interval(c.effects or (math.nan,)) for c in contrasts]
+    adjusted = holm([interval.p_value for interval in intervals])
+    decisions = [
+        _corrected(decide(interval, contrast.smallest_effect), p)
+        for contrast, interval, p in zip(contrasts, intervals, adjusted, strict=True)
+    ]
+    return Outcome(tuple(contrasts), tuple(decisions), tuple(adjusted))
+
+
+def _gained(decision: Decision) -> bool:
+    return decision.candidate or decision.verdict == "VALIDATED"
+
+
+def _corrected(decision: Decision, p: float) -> Decision:
+    if p < LARGEST_P or decision.verdict != "VALIDATED":
+        return decision
+    reason = f"Holm-adjusted p {p:.2g} is not below {LARGEST_P:g}: {decision.reason}"
+    return Decision("INCONCLUSIVE", reason, decision.screening, False, None)
+
+
+def _means(pairs: Sequence[Sequence[float]]) -> tuple[float, float]:
+    if not pairs:
+        return math.nan, math.nan
+    return fmean(pair[0] for pair in pairs), fmean(pair[1] for pair in pairs)
+
+
+def _end(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _per_cent(effect: float) -> str:
+    return f"{100 * math.expm1(-effect):+.0f} %"

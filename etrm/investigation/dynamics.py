@@ -1,0 +1,135 @@
+"""What the logged steps of a run say about its dynamics: rates, updates, spikes, drift."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median
+from typing import Any
+
+from etrm.investigation.result import Absent, Evidence, Value
+
+Metrics = Sequence[dict[str, Any]]
+
+SPIKE = 10.0
+"""A gradient norm this many times its running median is a spike."""
+WINDOW = 25
+"""Steps of the running median."""
+FEWEST = 5
+"""Steps that a running median needs before anything is called a spike."""
+MEAN = 10
+"""Steps of a mean accuracy."""
+
+
+def warmup_share(metrics: Metrics) -> float:
+    """Share of the steps before the peak rate was reached, by the factors that were applied; 1 if it never was."""
+    factors = [m["lr_factor"] for m in metrics]
+    reached = next((i for i, factor in enumerate(factors) if factor > 1 - 1e-6), len(factors))
+    return reached / len(factors)
+
+
+def norms(metrics: Metrics) -> list[tuple[int, float]]:
+    """(step, norm of all gradients before clipping) of the steps that logged one."""
+    found = []
+    for m in metrics:
+        norm = m.get("grad_norm_before_clip")
+        if norm is None:  # nothing is clipped: from the modules that were watched
+            parts = [m.get(f"{module}.grad_norm_pre_clip") for module in ("encoder", "core")]
+            norm = math.hypot(*(part for part in parts if part is not None)) or None
+        if norm is not None:
+            found.append((m["step"], norm))
+    return found
+
+
+def spikes(metrics: Metrics) -> list[int]:
+    """Steps whose norm before clipping is more than ten times the median of the steps before it."""
+    found, before = [], list[float]()
+    for step, norm in norms(metrics):
+        if len(before) >= FEWEST and norm > SPIKE * median(before[-WINDOW:]):
+            found.append(step)
+        before.append(norm)
+    return found
+
+
+def lost_accuracy(metrics: Metrics) -> float | None:
+    """How far the mean token accuracy of ten steps ended below its best; None in a run that is too short."""
+    values = [m["accuracy_all"] for m in metrics if m.get("accuracy_all") is not None]
+    means = [fmean(values[end - MEAN : end]) for end in range(MEAN, len(values) + 1)]
+    return max(means) - means[-1] if means else None
+
+
+def looks(metrics: Metrics, key: str) -> list[tuple[int, float]]:
+    """(step, value) of a quantity of the fixed probe batch, the random start as step 0."""
+    found = []
+    for m in metrics:
+        for prefix, step in (("start.", 0), ("probe.", m["step"])):
+            if m.get(prefix + key) is not None:
+                found.append((step, m[prefix + key]))
+    return found
+
+
+def rows(runs: Sequence[Metrics]) -> tuple[Evidence, ...]:
+    """Evidence about the dynamics of some seeds; it names where to look, and decides nothing."""
+    n = f"{len(runs)} seed{'' if len(runs) == 1 else 's'} x {max(map(len, runs), default=0)} steps"
+    runs = [metrics for metrics in runs if metrics]
+
+    def row(metric: str, values: Sequence[float | None], threshold: str, note: str = "") -> Evidence:
+        known = [value for value in values if value is not None]
+        found: Value = max(known) if known else Absent(absent="no step logged it")
+        return Evidence(
+            metric=metric,
+            direction="context",
+            treatment=found,
+            threshold=threshold,
+            passed=None,
+            n=n,
+            note=note,
+        )
+
+    table = [
+        row(
+            "share of the run before the peak rate, from the factors applied",
+            [warmup_share(metrics) for metrics in runs],
+            "<= 0.1 is usual",
+            "read from the log, not from the settings; 1 where the peak rate is never reached",
+        )
+    ]
+    for module in ("encoder", "core"):
+        table.append(
+            row(
+                f"update / weight ratio per step, {module}, median",
+                [_median(metrics, f"{module}.moved") for metrics in runs],
+                "about 0.001 is usual; far above 0.01 the module forgets what it was",
+            )
+        )
+    table += [
+        row(
+            "gradient norms before clipping above 10x their running median",
+            [float(len(spikes(metrics))) for metrics in runs],
+            "0",
+            "of the 25 steps before; the most of any seed",
+        ),
+        row(
+            "token accuracy at the end below its best 10 steps",
+            [lost_accuracy(metrics) for metrics in runs],
+            "> 0.1 is a fall",
+            "beside the drift: where the contexts moved first, they are the suspect",
+        ),
+        row(
+            "drift of the context's share between first and last look at the probe batch",
+            [_drift(metrics) for metrics in runs],
+            "read beside the accuracy",
+            "share: part of the context's power that differs between tasks; the largest of any seed",
+        ),
+    ]
+    return tuple(table)
+
+
+def _median(metrics: Metrics, key: str) -> float | None:
+    values = [m[key] for m in metrics if m.get(key) is not None]
+    return median(values) if values else None
+
+
+def _drift(metrics: Metrics) -> float | None:
+    shares = looks(metrics, "share")
+    return abs(shares[-1][1] - shares[0][1]) if len(shares) > 1 else None

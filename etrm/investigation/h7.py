@@ -1,0 +1,312 @@
+"""H7: the encoder is too weak.
+
+Statistical: on ten tasks, the subject against the same core with a puzzle table, which is told the task (the
+ceiling), and against itself with stronger encoders. There must be something to gain, and a stronger encoder
+must gain it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from etrm.config import Config
+from etrm.config.model import KNOBS, VARIATIONAL, EncoderConfig
+from etrm.evaluation.statistics import FULL_SEEDS
+from etrm.investigation import dynamics
+from etrm.investigation.contrast import Outcome
+from etrm.investigation.protocol import (
+    CONTROL_PRESET,
+    Investigation,
+    Statement,
+    broken_controls,
+    control_outcome,
+    not_run,
+    series,
+    smoothed,
+)
+from etrm.investigation.result import (
+    Absent,
+    ControlOutcome,
+    Evidence,
+    Figure,
+    Hypothesis,
+    InstrumentCheck,
+    Run,
+    Series,
+    Value,
+    Verdict,
+)
+from etrm.investigation.screening import (
+    REFERENCE,
+    TASKS,
+    Screen,
+    Treatment,
+    control_config,
+    control_screen,
+    diverged,
+    effective,
+    few_tasks,
+    run_screens,
+    scope,
+    subject_screen,
+    unusable,
+)
+
+STATEMENT = Statement(
+    id="H7",
+    title="Encoder capacity",
+    statement="The encoder is too weak.",
+    refuted_by=(
+        "The subject fits its tasks as well as the same core with a puzzle table, or a stronger encoder gains "
+        "nothing where it does not."
+    ),
+    mechanism="An encoder that cannot hold the rule gives every task the same context, or one too poor to use.",
+    kind="statistical",
+    would_change=(
+        "A stronger encoder that gains what matters on every seed, over five seeds; or a gap to the ceiling that "
+        "shows itself only on more tasks or in longer runs."
+    ),
+)
+CEILING = Treatment(
+    "ceiling",
+    "oracle context (puzzle table)",
+    ("model.variant=trm", "train.kl_weight=0", "train.freeze_encoder_steps=0"),
+)
+"""The same core, told the task by a puzzle table."""
+RANDOM = "frozen-random"
+POSITIVE = ("posterior-collapse",)
+
+
+def ladder(used: Config) -> list[Treatment]:
+    """Stronger encoders than that of a config with the settings ``used``, one change each."""
+    model, encoder = used.model, used.model.encoder
+    plain = EncoderConfig(layers=encoder.layers)
+    rungs = []
+    if encoder.kind != "standard":
+        settings = [f"model.encoder.kind={plain.kind}", f"model.encoder.pooling={plain.pooling}"]
+        settings += [f"model.encoder.set_layers={plain.set_layers}", "model.encoder.latent_size=none"]
+        rungs.append(Treatment("standard", "encoder kind standard", (*settings, "train.kl_weight=0")))
+    if used.train.kl_weight > 0:
+        rungs.append(Treatment("no-divergence", "divergence weighs 0", ("train.kl_weight=0",)))
+    if encoder.kind in VARIATIONAL:
+        width = 4 * model.hidden_size
+        if (encoder.latent_size or model.hidden_size) < width:
+            rungs.append(
+                Treatment("wider-latent", f"latent of {width}", (f"model.encoder.latent_size={width}",))
+            )
+    deeper = [f"model.encoder.layers={2 * encoder.layers}"]
+    if encoder.kind in KNOBS["set_layers"]:
+        deeper.append(f"model.encoder.set_layers={2 * encoder.set_layers}")
+    rungs.append(Treatment("deeper", "encoder twice as deep", tuple(deeper)))
+    if encoder.kind in KNOBS["pooling"] and encoder.pooling == "mean":
+        rungs.append(Treatment("attention", "attention pooling", ("model.encoder.pooling=attention",)))
+    if used.train.decoder is None or not model.mlp_t:  # the mixer of a trained core has its number of tokens
+        tokens = 2 * model.context_tokens
+        rungs.append(Treatment("tokens", f"{tokens} context tokens", (f"model.context_tokens={tokens}",)))
+    return rungs
+
+
+def frozen_random(config: Config) -> list[Treatment]:
+    """The subject whose encoder stays at its random start; none where then nothing would train."""
+    if config.train.freeze_decoder_steps >= config.train.steps:
+        return []
+    return [Treatment(RANDOM, "encoder frozen at its random start", ("train.encoder_lr_scale=0",))]
+
+
+def decide(investigation: Investigation) -> Hypothesis:
+    """Run the subject, the ceiling, the ladder and the controls, and say what they show."""
+    if effective(investigation.subject).model.variant == "trm":
+        return not_run(STATEMENT, "The subject is a TRM: it has no encoder.")
+    reference = few_tasks(investigation.subject)
+    treatments = (CEILING, *frozen_random(reference), *ladder(effective(reference)))
+    screen = subject_screen(investigation, reference, treatments)
+    controls = [_control_screen(name) for name in ("healthy", *POSITIVE)]
+    runs = run_screens(investigation, "H7", [screen, *controls])
+    given = screen.of_arm(runs)
+    gap, outcome = _outcomes(screen, runs)
+    outcomes = [_control(control, runs) for control in controls]
+    verdict, candidate, sentence = judged(
+        gap, outcome, given, broken_controls(outcomes), reference.train.steps
+    )
+    return STATEMENT.decided(
+        verdict,
+        sentence,
+        screening=len(investigation.seeds) < FULL_SEEDS,
+        candidate=candidate,
+        p_value=max(gap.p_value, outcome.p_value),
+        arms=(
+            *screen.arms("the subject on few tasks"),
+            *(arm for control in controls for arm in control.arms(f"preset {CONTROL_PRESET}", control.role)),
+        ),
+        runs=tuple(runs),
+        evidence=(
+            *gap.rows("loss on the training queries"),
+            *outcome.rows("loss on the training queries"),
+            *_context(investigation, screen, runs),
+        ),
+        controls=tuple(outcomes),
+        instruments=(_told(screen, runs), diverged(runs)),
+        figures=FIGURES,
+        series=tuple(_series(investigation, screen, runs)),
+        wall_s=round(sum(run.wall_s for run in runs), 1),
+    )
+
+
+def judged(
+    gap: Outcome, outcome: Outcome, given: Sequence[Run], broken: str, steps: int
+) -> tuple[Verdict, bool, str]:
+    """Verdict, whether it is a candidate, and the sentence.
+
+    Args:
+        gap: of the ceiling against the subject.
+        outcome: of the stronger encoders against the subject.
+        given: the runs of the subject as given.
+        broken: why a verdict would mean nothing, if a control did not behave.
+        steps: of the runs.
+    """
+    if broken or unusable(given):
+        return Verdict.ERROR, False, broken or unusable(given)
+    counted = f"on {TASKS} tasks {scope(given, steps)}"
+    told = f"an oracle context changes the loss by {gap.best.change}"
+    best = f"{outcome.best.name}, by {outcome.best.change}"
+    if gap.verdict is Verdict.INVALIDATED:
+        return gap.verdict, False, f"Not capacity: there is nothing to gain, for {told} {counted}."
+    if not gap.gained:
+        return gap.verdict, False, f"Undecided whether there is anything to gain: {told} {counted}."
+    if outcome.verdict is Verdict.INVALIDATED:
+        return outcome.verdict, False, f"Not capacity: {told}, the best stronger encoder, {best} {counted}."
+    words = (
+        "a stronger encoder gains" if outcome.gained else "it is undecided whether a stronger encoder gains"
+    )
+    validated = gap.verdict is outcome.verdict is Verdict.VALIDATED
+    verdict = Verdict.VALIDATED if validated else Verdict.INCONCLUSIVE
+    candidate = outcome.gained and not validated
+    return verdict, candidate, f"{told[0].upper()}{told[1:]}, and {words}: {best} {counted}."
+
+
+def _outcomes(screen: Screen, runs: Sequence[Run]) -> tuple[Outcome, Outcome]:
+    """The ceiling, and the stronger encoders, against the subject."""
+    rungs = [t.name for t in screen.treatments if t.name not in (CEILING.name, RANDOM)]
+    return (
+        screen.outcome(runs, [CEILING.name]),
+        screen.outcome(runs, rungs),
+    )
+
+
+def _control_screen(name: str) -> Screen:
+    """The ceiling and the first rung of the ladder: for an injected fault the encoder without it."""
+    config = control_config([name] if name in POSITIVE else [])
+    return control_screen(name, config, (CEILING, *ladder(effective(config))[:1]))
+
+
+def _control(screen: Screen, runs: Sequence[Run]) -> ControlOutcome:
+    name = screen.name.removeprefix("few-")
+    verdict, candidate, sentence = judged(
+        *_outcomes(screen, runs), screen.of_arm(runs), "", screen.reference.train.steps
+    )
+    return control_outcome(name, name in POSITIVE, verdict, sentence, candidate=candidate)
+
+
+def _context(investigation: Investigation, screen: Screen, runs: Sequence[Run]) -> list[Evidence]:
+    """What the contexts say of their tasks; it names where to look, and decides nothing."""
+    given = [run for run in screen.of_arm(runs) if run.state == "finished"]
+    n = f"{len(given)} seed{'' if len(given) == 1 else 's'}"
+
+    def row(metric: str, control: Value, treatment: Value, threshold: str, note: str) -> Evidence:
+        return Evidence(
+            metric=metric,
+            direction="context",
+            control=control,
+            treatment=treatment,
+            threshold=threshold,
+            passed=None,
+            n=n,
+            note=note,
+        )
+
+    shares = [dynamics.looks(investigation.metrics(run), "share") for run in given]
+    return [
+        row(
+            "task retrieval after the run, against the random start",
+            _mean_final(given, "retrieval_start"),
+            _mean_final(given, "retrieval_end"),
+            "above chance",
+            "share of tasks whose odd demonstrations find their even ones by context; chance: "
+            f"{_text(_mean_final(given, 'retrieval_chance'))}",
+        ),
+        row(
+            "share of the contexts' power that differs between tasks, against the random start",
+            _mean([look[0][1] for look in shares if look]),
+            _mean([look[-1][1] for look in shares if look]),
+            "0 is the same context for every task",
+            "on the fixed probe batch",
+        ),
+        row(
+            "loss with foreign demonstrations, against their own",
+            _mean_final(given, "loss_end"),
+            _mean_final(given, "loss_end_foreign_demos"),
+            "higher, where the context is used",
+            "the same queries, each with the demonstrations of another task",
+        ),
+        row(
+            "loss of the trained encoder, against one frozen at its random start",
+            _mean_final(screen.of_arm(runs, RANDOM), "loss_end"),
+            _mean_final(given, "loss_end"),
+            "lower, where training the encoder is worth something",
+            "decoder and data are the same in both arms",
+        ),
+    ]
+
+
+def _told(screen: Screen, runs: Sequence[Run]) -> InstrumentCheck:
+    own = _mean_final(screen.of_arm(runs, CEILING.name), "loss_end")
+    foreign = _mean_final(screen.of_arm(runs, CEILING.name), "loss_end_foreign_demos")
+    return InstrumentCheck(
+        name="the ceiling knows its tasks without demonstrations: foreign ones change nothing",
+        passed=own == foreign and not isinstance(own, Absent),
+        detail=f"loss {_text(own)} with their own, {_text(foreign)} with foreign demonstrations",
+    )
+
+
+def _mean_final(runs: Sequence[Run], key: str) -> Value:
+    values = [run.final.get(key) for run in runs]
+    return _mean([value for value in values if isinstance(value, float)])
+
+
+def _mean(values: Sequence[float]) -> Value:
+    return fmean(values) if values else Absent(absent="no run has it")
+
+
+def _text(value: Value) -> str:
+    return value.absent if isinstance(value, Absent) else f"{value:.3f}"
+
+
+FIGURES = (
+    Figure(
+        key="h7-loss",
+        title="Training loss on ten tasks: subject, ceiling and stronger encoders",
+        x_label="optimiser step",
+        y_label="lm loss (nats per token)",
+        caption="The ceiling is told the task by a puzzle table. What lies between it and the subject can be gained.",
+    ),
+    Figure(
+        key="h7-share",
+        title="Representation share against the random start",
+        x_label="optimiser step",
+        y_label="share of the contexts' power that differs between tasks",
+        caption="The subject as given, on a fixed probe batch. At 0 every task has the same context.",
+    ),
+)
+
+
+def _series(investigation: Investigation, screen: Screen, runs: Sequence[Run]) -> list[Series]:
+    curves = []
+    for name, label in [(REFERENCE, "as given"), *((t.name, t.what) for t in screen.treatments)]:
+        for run in screen.of_arm(runs, name):
+            curves.append(smoothed(series("h7-loss", run, investigation.metrics(run), "lm_loss", label), 10))
+    for run in screen.of_arm(runs):
+        looks = dynamics.looks(investigation.metrics(run), "share")
+        seen = [{"step": step, "share": share} for step, share in looks]
+        curves.append(series("h7-share", run, seen, "share", "share of the contexts"))
+    return [curve for curve in curves if curve.x]

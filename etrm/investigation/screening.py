@@ -1,0 +1,212 @@
+"""Short runs of one config on few tasks, and of others that differ from it in one thing, with the same seeds.
+
+Ten tasks as they are, not augmented: a hundred steps go far enough there for a fault to show. With all tasks of the
+preset `smoke` and forty steps a loss that spikes cost 4 % (three seeds), with ten tasks and a hundred steps 26 % (two).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from etrm.config import Config, load, with_overrides
+from etrm.investigation.arms import Job
+from etrm.investigation.contrast import Outcome, any_gains, of_runs
+from etrm.investigation.protocol import CONTROL_PRESET, Investigation, seeded, seeds_in_words
+from etrm.investigation.result import Arm, InstrumentCheck, Run
+from etrm.training.faults import recipe_for
+
+REFERENCE = "as-given"
+"""The arm that the others differ from."""
+METRIC = "loss_end"
+"""What is compared: mean loss on the training queries after the run and all ACT steps, in nats per token."""
+TASKS = 10
+STEPS = 100
+"""Steps of every run, or the subject's own where they are fewer."""
+SMALLEST_EFFECT = 0.15
+"""m, in ln of the loss: 14 % less. Fixed before any subject was judged: on the preset `smoke` single healthy pairs
+differ by up to .07 (forty steps, rate and batch changed, three seeds), so that a mean of twice that is no noise."""
+CONTROL_SEEDS = (0, 1, 2)
+CONTROL_STEPS = 60
+"""Enough on the preset of the controls, and half a minute the first time; they are kept after that."""
+Role = Literal["treatment", "positive control", "negative control"]
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """One thing that is changed.
+
+    Attributes:
+        name: of the arm.
+        what: the change in words.
+        settings: applied after everything else, as section.key=value.
+        steps: of its runs, as a share of the reference's.
+    """
+
+    name: str
+    what: str
+    settings: tuple[str, ...]
+    steps: float = 1.0
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A reference and its treatments, as runs.
+
+    Attributes:
+        name: prefix of the arms; screens of one name share their reference.
+        reference: the config that the treatments change.
+        treatments: what is changed.
+        seeds: of every arm.
+        shared: the same in every investigation.
+    """
+
+    name: str
+    reference: Config
+    treatments: tuple[Treatment, ...]
+    seeds: tuple[int, ...]
+    shared: bool = False
+
+    def arm(self, name: str = REFERENCE) -> str:
+        """Full name of an arm."""
+        return f"{self.name}-{name}"
+
+    def jobs(self) -> list[Job]:
+        """A job for every arm and seed; only the reference's runs are watched step by step."""
+        arms = [(REFERENCE, self.reference)]
+        arms += [(t.name, self._treated(t)) for t in self.treatments]
+        return [
+            Job(self.arm(name), seed, seeded(config, seed), measure=True, held_out=False, shared=self.shared)
+            for name, config in arms
+            for seed in self.seeds
+        ]
+
+    @property
+    def role(self) -> Role:
+        """Of the arms of a control."""
+        return "positive control" if self.reference.faults else "negative control"
+
+    def of_arm(self, runs: Sequence[Run], name: str = REFERENCE) -> list[Run]:
+        """The runs of an arm, by seed."""
+        return [run for run in runs if run.arm == self.arm(name)]
+
+    def arms(self, difference: str, role: Role = "treatment") -> tuple[Arm, ...]:
+        """Arms with the one difference of each; ``difference`` is the reference's."""
+        faults = self.reference.faults
+        given = Arm(
+            name=self.arm(),
+            role="control" if role == "treatment" else role,
+            difference=f"{difference}, {self.reference.train.steps} steps",
+            faults=faults,
+        )
+        return given, *(
+            Arm(name=self.arm(t.name), role=role, difference=t.what, settings=t.settings, faults=faults)
+            for t in self.treatments
+        )
+
+    def outcome(self, runs: Sequence[Run], names: Sequence[str]) -> Outcome:
+        """The reference against some of the treatments."""
+        given = self.of_arm(runs)
+        chosen = [t for t in self.treatments if t.name in names]
+        return any_gains(
+            [of_runs(t.what, given, self.of_arm(runs, t.name), METRIC, SMALLEST_EFFECT) for t in chosen]
+        )
+
+    def _treated(self, treatment: Treatment) -> Config:
+        config = self.reference
+        if treatment.steps != 1:
+            config = shortened(config, max(1, round(config.train.steps * treatment.steps)))
+        return with_overrides(config, (interventions(config, treatment.settings), "monitor.enabled=false"))
+
+
+def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[Run]:
+    """The runs of several screens, side by side on the machine."""
+    jobs = {(job.arm, job.seed): job for screen in screens for job in screen.jobs()}
+    return investigation.run(phase, list(jobs.values()))
+
+
+def few_tasks(subject: Config, steps: int = STEPS) -> Config:
+    """The subject on ten tasks as they are, in a short run."""
+    tasks = min(TASKS, subject.data.max_tasks or TASKS)
+    settings = (f"data.max_tasks={tasks}", "data.augmentations=1", "data.translate=0")
+    return shortened(with_overrides(subject, settings), steps)
+
+
+def subject_screen(
+    investigation: Investigation, reference: Config, treatments: Sequence[Treatment]
+) -> Screen:
+    """The subject on few tasks, and treatments of it."""
+    return Screen("few", reference, tuple(treatments), investigation.seeds)
+
+
+def control_config(faults: Sequence[str]) -> Config:
+    """The control preset on few tasks, in the steps of a control, from a random start."""
+    quoted = ", ".join(f'"{name}"' for name in faults)
+    settings = (
+        f"train.steps={CONTROL_STEPS}",
+        f"train.warmup_steps={CONTROL_STEPS // 10}",
+        f"train.checkpoint_every={CONTROL_STEPS}",
+        f"faults=[{quoted}]",
+        "train.threads=1",
+    )
+    return few_tasks(load(CONTROL_PRESET, overrides=settings))
+
+
+def control_screen(name: str, config: Config, treatments: Sequence[Treatment]) -> Screen:
+    """A control of that name: the same in every investigation, so that it is kept."""
+    return Screen(f"few-{name}", config, tuple(treatments), CONTROL_SEEDS, shared=True)
+
+
+def shortened(config: Config, steps: int) -> Config:
+    """The same run in fewer steps: warm-up and frozen stages keep their shares of it."""
+    train = config.train
+    if steps >= train.steps:
+        return config
+
+    def share(of: int) -> int:
+        return round(of * steps / train.steps)
+
+    return with_overrides(
+        config,
+        (
+            f"train.steps={steps}",
+            f"train.warmup_steps={share(train.warmup_steps)}",
+            f"train.freeze_decoder_steps={share(train.freeze_decoder_steps)}",
+            f"train.freeze_encoder_steps={share(train.freeze_encoder_steps)}",
+            f"train.checkpoint_every={steps}",
+            f"monitor.probe_every={max(1, steps // 8)}",
+        ),
+    )
+
+
+def interventions(config: Config, settings: Sequence[str]) -> str:
+    """The override that adds settings to those which apply after everything else."""
+    quoted = ", ".join(f'"{setting}"' for setting in (*config.interventions, *settings))
+    return f"interventions=[{quoted}]"
+
+
+def effective(config: Config) -> Config:
+    """The settings that a run of a config really uses, faults and interventions included."""
+    return recipe_for(config).configure(config)
+
+
+def unusable(given: Sequence[Run]) -> str:
+    """Why nothing can be said of a reference, or nothing; a run that diverged is a score, and the worst."""
+    failed = [run for run in given if run.state == "failed" and not run.diverged]
+    return f"{len(failed)} of {len(given)} runs of the subject failed: {failed[0].reason}" if failed else ""
+
+
+def scope(given: Sequence[Run], steps: int) -> str:
+    """What a verdict rests on."""
+    return f"({seeds_in_words(len(given))} x {steps} steps)"
+
+
+def diverged(runs: Sequence[Run]) -> InstrumentCheck:
+    """Which runs have the worst score because they diverged."""
+    names = [f"{run.arm}, seed {run.seed}" for run in runs if run.diverged]
+    return InstrumentCheck(
+        name="runs that diverged count as the worst score, none is dropped",
+        passed=True,
+        detail="; ".join(names) or "none diverged",
+    )

@@ -1,0 +1,29 @@
+"""Runs with planted losses, as the investigation reads them from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from etrm.investigation.result import Run
+
+DIVERGED = float("inf")
+
+
+def planted(arm: str, losses: Sequence[float | None], key: str = "loss_end") -> list[Run]:
+    """A run for each seed; infinite is one that diverged, None one that failed otherwise."""
+    return [_run(arm, seed, loss, key) for seed, loss in enumerate(losses)]
+
+
+def _run(arm: str, seed: int, loss: float | None, key: str) -> Run:
+    finished = loss is not None and loss != DIVERGED
+    return Run(
+        arm=arm,
+        seed=seed,
+        folder=f"runs/{arm}/seed{seed}",
+        steps=10,
+        wall_s=1.0,
+        state="finished" if finished else "failed",
+        diverged=loss == DIVERGED,
+        reason="" if finished else "planted",
+        final={key: loss} if finished and loss is not None else {},
+    )

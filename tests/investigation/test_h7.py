@@ -1,0 +1,140 @@
+"""H7 on planted losses, its ladder, and from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from etrm.config import Config, load
+from etrm.investigation import h7, screening
+from etrm.investigation.contrast import Outcome
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.result import Verdict
+from etrm.investigation.screening import Screen, effective, few_tasks
+from tests.investigation.planted import planted
+
+GIVEN = [1.0, 1.1, 0.9]
+LOW = [x / 3 for x in GIVEN]
+HALF = [x / 2 for x in GIVEN]
+SAME = [1.01 * x for x in GIVEN]
+UNCLEAR = [0.5, 1.5, 0.9]
+
+
+def used(*settings: str) -> Config:
+    return load("small", overrides=settings)
+
+
+def names(config: Config) -> list[str]:
+    return [t.name for t in h7.ladder(config)]
+
+
+def test_every_rung_of_the_standard_encoder_is_one_step_up() -> None:
+    assert names(used()) == ["deeper", "attention", "tokens"]
+    deeper = h7.ladder(used())[0]
+    assert deeper.settings == ("model.encoder.layers=4", "model.encoder.set_layers=2")
+
+
+def test_a_variational_encoder_has_the_rungs_of_its_own_weaknesses() -> None:
+    weak = used(
+        "model.encoder.kind=hybrid_variational", "model.encoder.latent_size=4", "train.kl_weight=1000"
+    )
+    assert names(weak) == ["standard", "no-divergence", "wider-latent", "deeper", "tokens"]
+    assert names(used("model.encoder.kind=lpn_variational", "model.encoder.latent_size=256")) == [
+        "standard",
+        "deeper",
+        "tokens",
+    ]
+
+
+@pytest.mark.parametrize("fault", ["encoder-one-token", "posterior-collapse"])
+@pytest.mark.parametrize("kind", ["standard", "hybrid_standard", "lpn_variational", "recurrent"])
+def test_every_arm_is_a_valid_config(fault: str, kind: str) -> None:
+    subject = used(f'faults=["{fault}"]', f"model.encoder.kind={kind}")
+    reference = few_tasks(subject, 20)
+    treatments = (h7.CEILING, *h7.frozen_random(reference), *h7.ladder(effective(reference)))
+    for job in Screen("x", reference, treatments, (0,)).jobs():
+        config = effective(job.config)
+        assert config.data.max_tasks == 10
+        assert config.data.augmentations == 1
+        assert (config.model.variant == "trm") == (job.arm == "x-ceiling")
+
+
+def test_where_only_the_encoder_trains_it_is_not_frozen() -> None:
+    reference = few_tasks(used("train.freeze_decoder_steps=400"), 20)
+    assert h7.frozen_random(reference) == []
+
+
+def outcomes(
+    ceiling: Sequence[float | None],
+    deeper: Sequence[float | None],
+    given: Sequence[float | None] = tuple(GIVEN),
+) -> tuple[Outcome, Outcome, Verdict, bool, str]:
+    screen = Screen("h7", used(), (h7.CEILING, h7.ladder(used())[0]), tuple(range(len(given))))
+    runs = planted("h7-as-given", given) + planted("h7-ceiling", ceiling) + planted("h7-deeper", deeper)
+    gap, rungs = h7._outcomes(screen, runs)
+    return gap, rungs, *h7.judged(gap, rungs, screen.of_arm(runs), "", 80)
+
+
+def test_a_gap_that_a_stronger_encoder_closes_is_a_candidate() -> None:
+    *_, verdict, candidate, sentence = outcomes(LOW, HALF)
+    assert (verdict, candidate) == (Verdict.INCONCLUSIVE, True)
+    assert "encoder twice as deep, by -50 %" in sentence
+
+
+def test_on_five_seeds_it_is_validated() -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    *_, verdict, candidate, _ = outcomes([x / 3 for x in given], [x / 2 for x in given], given)
+    assert (verdict, candidate) == (Verdict.VALIDATED, False)
+
+
+@pytest.mark.parametrize("deeper", [HALF, SAME, UNCLEAR])
+def test_without_a_gap_it_is_not_capacity(deeper: list[float]) -> None:
+    *_, verdict, candidate, sentence = outcomes(SAME, deeper)
+    assert (verdict, candidate) == (Verdict.INVALIDATED, False)
+    assert "Not capacity: there is nothing to gain" in sentence
+
+
+def test_a_gap_that_no_encoder_closes_is_not_capacity() -> None:
+    *_, verdict, candidate, sentence = outcomes(LOW, SAME)
+    assert (verdict, candidate) == (Verdict.INVALIDATED, False)
+    assert "Not capacity" in sentence
+
+
+@pytest.mark.parametrize(("ceiling", "deeper"), [(UNCLEAR, HALF), (LOW, UNCLEAR), (UNCLEAR, SAME)])
+def test_what_is_open_stays_open(ceiling: list[float], deeper: list[float]) -> None:
+    *_, verdict, candidate, sentence = outcomes(ceiling, deeper)
+    assert (verdict, candidate) == (Verdict.INCONCLUSIVE, False)
+    assert "ndecided" in sentence
+
+
+def test_a_lost_run_or_a_broken_control_is_an_error() -> None:
+    gap, rungs, verdict, _, sentence = outcomes([None] * 3, HALF, [1.0, None, 1.0])
+    assert verdict is Verdict.ERROR
+    assert "planted" in sentence
+    assert h7.judged(gap, rungs, planted("x", GIVEN), "a control broke", 80)[0] is Verdict.ERROR
+
+
+def test_a_trm_has_no_encoder_to_be_weak(investigation: Investigation) -> None:
+    investigation.subject = load("smoke", overrides=("model.variant=trm", "data.augmentations=1"))
+    assert h7.decide(investigation).verdict is Verdict.NOT_RUN
+
+
+def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
+    rung = h7.ladder(effective(investigation.subject))[-1]
+    monkeypatch.setattr(h7, "ladder", lambda used: [rung])
+    monkeypatch.setattr(h7, "POSITIVE", ())
+    monkeypatch.setattr(screening, "CONTROL_STEPS", 2)
+    monkeypatch.setattr(screening, "CONTROL_SEEDS", (0,))
+    investigation.workers = 1  # a second one would import torch once more
+    monkeypatch.setattr(h7, "broken_controls", lambda controls: "")  # two steps show nothing
+    found = h7.decide(investigation)
+    assert found.screening
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert all(run.state == "finished" for run in found.runs)
+    assert [check.passed for check in found.instruments] == [True, True]
+    assert {arm.name for arm in found.arms} == {run.arm for run in found.runs}
+    assert {curve.figure for curve in found.series} == {figure.key for figure in found.figures}
+    retrieval = found.evidence[-4]
+    assert isinstance(retrieval.treatment, float)
+    assert "chance: 0." in retrieval.note

@@ -1,0 +1,66 @@
+"""Short runs of a subject: what a shorter run keeps, and what a treatment changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from etrm.config import Config, load
+from etrm.investigation.result import Verdict
+from etrm.investigation.screening import Screen, Treatment, effective, interventions, shortened, unusable
+from tests.investigation.planted import DIVERGED, planted
+
+SLOW = Treatment("slow", "rate x0.1", ("train.encoder_lr_scale=0.1",))
+BATCH = Treatment("batch", "twice the batch", ("train.batch_size=32",), steps=0.5)
+
+
+def small(*settings: str) -> Config:
+    return load("small", overrides=settings)
+
+
+def test_a_shorter_run_keeps_the_shares_of_its_parts() -> None:
+    short = shortened(small("train.freeze_encoder_steps=200"), 80)
+    assert (short.train.steps, short.train.warmup_steps, short.train.freeze_encoder_steps) == (80, 8, 40)
+
+
+def test_a_run_that_is_short_already_stays_as_it_is() -> None:
+    subject = small("train.steps=60", "train.warmup_steps=5")
+    assert shortened(subject, 80) is subject
+
+
+@pytest.mark.parametrize("fault", ["warmup-too-long", "lr-too-high"])
+def test_an_intervention_has_the_last_word_over_a_fault(fault: str) -> None:
+    subject = small(f'faults=["{fault}"]', interventions(small(), ("train.warmup_steps=4", *SLOW.settings)))
+    assert effective(subject).train.warmup_steps == 4
+    assert effective(subject).train.encoder_lr_scale == 0.1
+
+
+def test_interventions_are_added_to_those_that_a_subject_has() -> None:
+    subject = small('interventions=["train.beta2=0.9"]')
+    both = small(interventions(subject, SLOW.settings))
+    assert (effective(both).train.beta2, effective(both).train.encoder_lr_scale) == (0.9, 0.1)
+
+
+def test_every_arm_has_every_seed_and_the_one_difference() -> None:
+    screen = Screen("x", shortened(small(), 80), (SLOW, BATCH), (0, 1))
+    jobs = {(job.arm, job.seed): job.config for job in screen.jobs()}
+    assert sorted(jobs) == [(f"x-{arm}", seed) for arm in ("as-given", "batch", "slow") for seed in (0, 1)]
+    given, slow, batch = (effective(jobs[f"x-{arm}", 1]) for arm in ("as-given", "slow", "batch"))
+    assert given.train.seed == slow.train.seed == batch.train.seed == 1
+    assert slow.train == given.train.model_copy(update={"encoder_lr_scale": 0.1})
+    assert slow.model == given.model
+    assert slow.data == given.data
+    assert batch.train.steps * batch.train.batch_size == given.train.steps * given.train.batch_size
+    assert batch.train.warmup_steps * 2 == given.train.warmup_steps
+
+
+def test_the_outcome_is_of_the_treatments_asked_for() -> None:
+    screen = Screen("x", small(), (SLOW, BATCH), (0, 1, 2))
+    runs = planted("x-as-given", [1.0, 1.0, 1.1]) + planted("x-slow", [0.5, 0.5, 0.5])
+    runs += planted("x-batch", [1.0, 1.0, 1.1])
+    assert screen.outcome(runs, ["slow"]).candidate
+    assert screen.outcome(runs, ["batch"]).verdict is Verdict.INVALIDATED
+
+
+def test_a_diverged_reference_is_a_score_and_another_failure_is_not() -> None:
+    assert unusable(planted("x", [1.0, DIVERGED])) == ""
+    assert unusable(planted("x", [1.0, None])) == "1 of 2 runs of the subject failed: planted"
