@@ -71,9 +71,10 @@ STATEMENT = Statement(
 CEILING = Treatment(
     "ceiling",
     "oracle context (puzzle table)",
-    ("model.variant=trm", "train.kl_weight=0", "train.freeze_encoder_steps=0"),
+    ("model.variant=trm", "train.puzzle_lr=0.1", "train.kl_weight=0", "train.freeze_encoder_steps=0"),
 )
-"""The same core, told the task by a puzzle table."""
+"""The same core, told the task by a puzzle table. The table goes by signs, its rate at each step, so that in a hundred
+steps the usual rate of 1e-2 is no ceiling: preset `smoke`, seed 0, without a fault: 1.28; at 0.1 1.13, at 0.3 1.14."""
 RANDOM = "frozen-random"
 POSITIVE = ("posterior-collapse",)
 

@@ -28,8 +28,8 @@ SMALLEST_EFFECT = 0.15
 """m, in ln of the loss: 14 % less. Fixed before any subject was judged: on the preset `smoke` single healthy pairs
 differ by up to .07 (forty steps, rate and batch changed, three seeds), so that a mean of twice that is no noise."""
 CONTROL_SEEDS = (0, 1, 2)
-CONTROL_STEPS = 60
-"""Enough on the preset of the controls, and half a minute the first time; they are kept after that."""
+CONTROL_STEPS = 100
+"""On the preset of the controls, whose runs are kept: it costs a minute or two the first time, then nothing."""
 Role = Literal["treatment", "positive control", "negative control"]
 
 
