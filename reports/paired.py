@@ -94,6 +94,8 @@ def _draw_panel(axes: Axes, names: Sequence[str], panel: Panel) -> None:
     axes.plot(x, means, color=COLOURS[0], linewidth=2.3, marker="o", markersize=5.5, markeredgewidth=0)
     axes.set_title(shown(panel.metric, 26), fontsize=9.5)
     axes.set_xticks(list(x), [shown(name, 14, lines=3) for name in names], fontsize=9)
+    if len(names) > 3:  # side by side they would overlap
+        axes.tick_params(axis="x", labelrotation=90)
     axes.set_xlim(-0.35, len(names) - 0.65)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.6g}"))

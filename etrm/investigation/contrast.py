@@ -183,7 +183,12 @@ class Outcome:
         return f"about {max(known)} seeds would settle it"
 
     def rows(self, metric: str) -> tuple[Evidence, ...]:
-        """Every comparison of log losses as evidence; a gain is what must not be found in a healthy subject."""
+        """Every comparison of log losses as evidence, the one that decides first.
+
+        A gain is what must not be found in a healthy subject.
+        """
+        pairs = list(zip(self.contrasts, self.decisions, strict=True))
+        pairs.insert(0, pairs.pop(self._first))
         return tuple(
             contrast.row(
                 f"{metric}: {contrast.name}",
@@ -192,7 +197,7 @@ class Outcome:
                 "losses are geometric means over seeds; the interval is of ln(as given) - ln(changed), so that a "
                 "gain is positive: 90 %, paired t over seeds",
             )
-            for contrast, decision in zip(self.contrasts, self.decisions, strict=True)
+            for contrast, decision in pairs
         )
 
 

@@ -45,6 +45,7 @@ from etrm.investigation.screening import (
     diverged,
     effective,
     few_tasks,
+    readable,
     run_screens,
     scope,
     subject_screen,
@@ -141,7 +142,7 @@ def decide(investigation: Investigation) -> Hypothesis:
             *screen.arms("the subject as given"),
             *(arm for control in controls for arm in control.arms(f"preset {CONTROL_PRESET}", control.role)),
         ),
-        runs=tuple(runs),
+        runs=readable(runs),
         evidence=(
             *outcome.rows("loss on the training queries"),
             *_left_out(left_out),

@@ -47,6 +47,7 @@ from etrm.investigation.screening import (
     diverged,
     effective,
     few_tasks,
+    readable,
     run_screens,
     scope,
     subject_screen,
@@ -140,7 +141,7 @@ def decide(investigation: Investigation) -> Hypothesis:
             *screen.arms("the subject on few tasks"),
             *(arm for control in controls for arm in control.arms(f"preset {CONTROL_PRESET}", control.role)),
         ),
-        runs=tuple(runs),
+        runs=readable(runs),
         evidence=(
             *gap.rows("loss on the training queries"),
             *outcome.rows("loss on the training queries"),

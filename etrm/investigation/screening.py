@@ -191,6 +191,25 @@ def effective(config: Config) -> Config:
     return recipe_for(config).configure(config)
 
 
+FINALS = {
+    METRIC: "loss after the run",
+    "loss_end_foreign_demos": "loss after the run, foreign demonstrations",
+    "retrieval_end": "task retrieval after the run",
+    "accuracy_all": "token accuracy, last 25 steps",
+}
+"""Final values that a report shows, in words."""
+
+
+def readable(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """The runs with the final values that a report shows."""
+    return tuple(
+        run.model_copy(
+            update={"final": {words: run.final[key] for key, words in FINALS.items() if key in run.final}}
+        )
+        for run in runs
+    )
+
+
 def unusable(given: Sequence[Run]) -> str:
     """Why nothing can be said of a reference, or nothing; a run that diverged is a score, and the worst."""
     failed = [run for run in given if run.state == "failed" and not run.diverged]
