@@ -1,7 +1,8 @@
-"""Renews the pages of this folder from real runs: `python docs/examples/pages.py` (extra `examples`)."""
+"""Renews pages of this folder from real runs: `python docs/examples/pages.py [NAME ...]` (extra `examples`)."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
@@ -73,4 +74,6 @@ def _printed(example: ModuleType, make: Callable[..., Any], report: Audit) -> st
 
 if __name__ == "__main__":
     for example in EXAMPLES:
+        if sys.argv[1:] and example.__name__ not in sys.argv[1:]:
+            continue
         Path(__file__).with_name(f"{example.__name__}.md").write_text(page(example), encoding="utf-8")
