@@ -39,7 +39,9 @@ def said(observed: Halts, **options: Any) -> list[str]:
 def test_the_distribution_counts_rows_and_not_their_running_steps() -> None:
     found = summarise_halts(halts([1, 1, 15, 16], [], torch.zeros(0, dtype=torch.bool)))
     assert found.distribution == {1: 0.5, 15: 0.25, 16: 0.25}
-    assert found.mean_step == 8.25  # the mean of all running step indices would be (1 + 1 + 120 + 136) / 33 = 7.8
+    assert (
+        found.mean_step == 8.25
+    )  # the mean of all running step indices would be (1 + 1 + 120 + 136) / 33 = 7.8
     assert found.forced == 0.25
     assert isinstance(found.correct, Absent)
     assert isinstance(found.phase, Absent)

@@ -39,7 +39,7 @@ EXPECTED: dict[str, dict[str, list[tuple[str, str]]]] = {
         "input_detached": [("GRAD001", "input_embed")],
         "all_without_grad": [("GRAD001", "input_embed"), ("GRAD001", "network")],
         "two_of_32_live": [("COV001", "network")],
-        "halting_head_in_no_group": [("MOVE001", "to_halt_pred")],
+        "halting_head_in_no_group": [("MOVE001", "to_halt_pred"), ("HALT001", "")],
         "halting_without_loss": [("GRAD002", "to_halt_pred"), ("HALT001", "")],
     },
 }
