@@ -121,6 +121,12 @@ def test_all_must_be_ruled_out_and_one_gain_is_enough(several: list[list[float]]
         assert outcome.best.lower == outcome.gained
 
 
+def test_a_sure_gain_that_is_too_small_does_not_matter() -> None:
+    small = contrast([0.05, 0.05, 0.051])
+    assert (small.lower, small.not_lower) == (False, True)
+    assert any_gains([small]).verdict is Verdict.INVALIDATED
+
+
 def test_of_several_gains_the_largest_is_named() -> None:
     found = [
         contrast([0.2, 0.21, 0.22], "small"),

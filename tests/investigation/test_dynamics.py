@@ -42,6 +42,10 @@ def test_a_spike_is_ten_times_the_median_of_the_steps_before() -> None:
     assert dynamics.spikes(log(grad_norm_before_clip=norms)) == [11]
 
 
+def test_the_median_runs() -> None:
+    assert dynamics.spikes(log(grad_norm_before_clip=[100.0] * 30 + [1.0] * 25 + [15.0])) == [56]
+
+
 def test_the_first_steps_are_no_spikes_for_there_is_nothing_to_compare() -> None:
     assert dynamics.spikes(log(grad_norm_before_clip=[0.01, 50.0, 1.0, 1.0])) == []
 

@@ -88,6 +88,12 @@ def test_on_five_seeds_it_is_validated() -> None:
     assert (verdict, candidate) == (Verdict.VALIDATED, False)
 
 
+def test_a_ceiling_that_lost_a_run_leaves_a_candidate() -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    *_, verdict, candidate, _ = outcomes([None, *(x / 3 for x in given[1:])], [x / 2 for x in given], given)
+    assert (verdict, candidate) == (Verdict.INCONCLUSIVE, True)
+
+
 @pytest.mark.parametrize("deeper", [HALF, SAME, UNCLEAR])
 def test_without_a_gap_it_is_not_capacity(deeper: list[float]) -> None:
     *_, verdict, candidate, sentence = outcomes(SAME, deeper)
