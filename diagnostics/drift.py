@@ -53,8 +53,8 @@ class DriftEvent:
     `size` is the largest departure and `threshold` what it had to exceed, both in the unit of the series
     (reference spreads for a DriftProbe). A drift runs from the last probe at its old level to the first
     within a twentieth of its furthest; a spike covers the probes that stand out. A drift is `under_way` where
-    nothing shows that the output was steady before it: it begins with the series, or the pace before its first
-    step is at least a third of that after it.
+    nothing shows that the output was steady before it: at no place in it is the pace from there on three times
+    that of the five probes before. Where there is one, the drift begins there.
     """
 
     kind: Literal["drift", "spike"]
@@ -280,6 +280,8 @@ def robust_spikes(values: Sequence[float], *, threshold: float = 12.0, window: i
 
 _FEWEST = 8  # values below which a median absolute deviation is itself mostly noise
 _LONGEST_SPIKE = 3
+_REST = 5  # values over which the pace before a drift is taken, as many as make the reference
+_FASTER = 3
 
 
 def _unmeasured(step: int, movement: float | None) -> DriftRecord:
@@ -377,13 +379,23 @@ def _drifts(steps: Sequence[int], x: Tensor, min_size: float, noise: float) -> l
         while start > 0 and departure[start] > slack:
             start -= 1
         end = first + int((departure[first : last + 1] >= peak - slack).nonzero()[0])
-        under_way = _under_way(x, start, max(end, start + 1))
-        events.append(DriftEvent("drift", steps[start], steps[end], peak, limit, under_way))
+        onset = _onset(x, start, end, min_size)
+        begun = start if onset is None else onset
+        events.append(DriftEvent("drift", steps[begun], steps[end], peak, limit, under_way=onset is None))
     return events
 
 
-def _under_way(x: Tensor, start: int, end: int) -> bool:
-    if start == 0:
-        return True
-    before, after = (abs(float(x[b] - x[a])) / (b - a) for a, b in ((0, start), (start, end)))
-    return before >= after / 3
+def _onset(x: Tensor, start: int, end: int, min_size: float) -> int | None:
+    """Where a rest ends: the pace from there on is most above that of the five values before, at least three times.
+
+    `min_size` must still be to come. Learning from a random start is fast first and slows down: it has no such place.
+    """
+    best = float(_FASTER)
+    onset: int | None = None
+    for place in range(max(start, _REST), max(end, start + 1)):
+        before = abs(float(x[place] - x[place - _REST])) / _REST
+        left = abs(float(x[end] - x[place]))
+        faster = left / (end - place) / before if before else math.inf
+        if left >= min_size and faster > best:
+            best, onset = faster, place
+    return onset

@@ -297,3 +297,23 @@ def test_series_events_refuses_what_it_cannot_order():
 
 def test_events_compare_by_value():
     assert DriftEvent("drift", 0, 1, 2.0, 1.0) == DriftEvent("drift", 0, 1, 2.0, 1.0)
+
+
+def test_a_drift_beside_learning_begins_where_it_left_a_rest() -> None:
+    steps = list(range(46))
+    learning = [1 - math.exp(-step / 3) for step in steps]
+    (event,) = series_events(steps, [4 * value for value in learning], min_size=1.0)
+    assert event.under_way, "fast first and slower then: learning from a random start"
+    drifting = [
+        value + 3 * min(max(step - 20, 0) / 20, 1) for step, value in zip(steps, learning, strict=True)
+    ]
+    (event,) = series_events(steps, drifting, min_size=1.0)
+    assert not event.under_way
+    assert 17 <= event.first_step <= 22
+
+
+def test_a_rest_with_less_than_the_least_size_to_come_is_no_beginning() -> None:
+    steps = list(range(46))
+    values = [4 * (1 - math.exp(-step / 3)) + 0.8 * min(max(step - 25, 0) / 10, 1) for step in steps]
+    (event,) = series_events(steps, values, min_size=1.0)
+    assert event.under_way
