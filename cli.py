@@ -124,7 +124,7 @@ def investigate(
     from etrm.investigation.investigate import chosen
     from etrm.investigation.investigate import investigate as decide
     from etrm.investigation.result import Verdict
-    from reports import render, summary
+    from reports import read_and_render, summary
     from reports.console import Phases, open_console
 
     if fail_on not in (None, "validated"):
@@ -150,10 +150,9 @@ def investigate(
             phases.close()
             open_console(stderr=True).print("interrupted; the same command goes on from here")
             raise typer.Exit(130) from None
-    render(result, out)
-    console = open_console()
-    console.print(summary(result))
-    console.print(f"report: {out / 'index.md'}", highlight=False, soft_wrap=True)
+    result = read_and_render(out)
+    open_console().print(summary(result))
+    _say_where(out)
     verdicts = [hypothesis.verdict for hypothesis in result.hypotheses.values()]
     if Verdict.ERROR in verdicts:
         raise typer.Exit(3)
@@ -234,13 +233,47 @@ def evaluate(
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Folder with a result.json.")]) -> None:
-    """Render the report of an investigation again, from its result.json alone."""
+    """Render the report of an investigation again, markdown and HTML, from its result.json alone."""
     from reports import read_and_render, summary
     from reports.console import open_console
 
     result = read_and_render(folder)
     open_console().print(summary(result))
-    open_console().print(f"report: {folder / 'index.md'}", highlight=False, soft_wrap=True)
+    _say_where(folder)
+
+
+def _say_where(folder: Path) -> None:
+    from reports.console import open_console
+
+    for name in ("index.md", "report.html"):
+        open_console().print(f"report: {folder / name}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="Folder of the earlier investigation.")],
+    after: Annotated[Path, typer.Argument(help="Folder of the later one.")],
+    out: Annotated[Path | None, typer.Option(help="Also write it to this file, as markdown.")] = None,
+    any_subject: Annotated[
+        bool, typer.Option(help="Compare different subjects too, e.g. before and after a fault is mended.")
+    ] = False,
+    exit_code: Annotated[bool, typer.Option(help="Exit code 1 where they did not find the same.")] = False,
+) -> None:
+    """Say what changed between two investigations of a subject: verdicts, evidence, settings, code, cost."""
+    from etrm.investigation.result import Result
+    from reports.console import open_console
+    from reports.difference import compare as compare_results
+    from reports.difference_page import difference_page, terminal_difference
+    from reports.write import write_file
+
+    found = compare_results(
+        *(Result.read(folder / "result.json") for folder in (before, after)), any_subject=any_subject
+    )
+    open_console().print(terminal_difference(found))
+    if out:
+        write_file(out, difference_page(found, str(before), str(after)).encode())
+    if exit_code and not found.same:
+        raise typer.Exit(1)
 
 
 @app.command()

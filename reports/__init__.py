@@ -1,4 +1,4 @@
-"""Markdown and figures, rendered from result.json alone.
+"""Markdown, HTML and figures, rendered from result.json alone.
 
 Importing this package imports nothing else; the functions do when they are called.
 """
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["read_and_render", "render", "summary"]
 
 
-def render(result: Result, folder: Path) -> list[Path]:
-    """Write the report of a result: ``index.md``, a page for each part, and ``figures/*.png``.
+def render(result: Result, folder: Path, previous: Result | None = None) -> list[Path]:
+    """Write the report of a result: ``index.md``, a page for each part, ``figures/*.png``, and ``report.html``.
 
-    The same result gives the same bytes (figures: with the same version of matplotlib). Each file is
+    The same results give the same bytes (figures: with the same version of matplotlib). Each file is
     whole or absent, the index is written last, and no other file is touched.
 
     Args:
         result: what the investigation found.
         folder: the investigation's folder, where ``result.json`` and the runs stand; links go there.
+        previous: what the run before this one found.
 
     Returns:
         The files written, the index last.
@@ -32,19 +33,21 @@ def render(result: Result, folder: Path) -> list[Path]:
     from reports.site import files
     from reports.write import write
 
-    return write(files(result), folder)
+    return write(files(result, previous), folder)
 
 
 def read_and_render(folder: Path) -> Result:
     """Render ``folder/result.json`` into ``folder`` and return it.
 
-    Raises:
-        RunFolderError: the file is missing or is not of this schema, or the folder cannot be written.
-    """
-    from etrm.investigation.result import Result
+    The index says what changed since ``result.previous.json``, where that stands beside it.
 
-    result = Result.read(folder / "result.json")
-    render(result, folder)
+    Raises:
+        RunFolderError: a file is missing or is not of this schema, or the folder cannot be written.
+    """
+    from etrm.investigation.result import PREVIOUS, Result
+
+    result, earlier = Result.read(folder / "result.json"), folder / PREVIOUS
+    render(result, folder, Result.read(earlier) if earlier.exists() else None)
     return result
 
 

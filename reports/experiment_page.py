@@ -21,12 +21,11 @@ from reports.sections import (
 from reports.text import escape, paragraph, sentence, table
 
 
-def experiment_page(result: Result, experiment: Experiment, navigation: str, images: Sequence[str]) -> str:
+def experiment_page(result: Result, experiment: Experiment, images: Sequence[str]) -> str:
     """Markdown of an experiment."""
     return join(
         [
             f"# Experiment: {escape(experiment.title)}",
-            navigation,
             _scenario_line(experiment),
             screening_note(experiment.screening),
             prose("Question", experiment.question),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etrm.investigation.result import Evidence, Hypothesis, Result, Verdict
+from reports.margins import margins
+from reports.names import page_names
 from reports.sections import (
     MEANING,
     arms_table,
@@ -14,7 +16,6 @@ from reports.sections import (
     evidence_table,
     instruments_table,
     join,
-    place,
     prose,
     raw_data,
     reproduce,
@@ -23,14 +24,15 @@ from reports.sections import (
     section,
     seeds,
 )
-from reports.text import NOTHING, escape, paragraph, sentence, value
+from reports.standing import explained_by, marks, place
+from reports.text import NOTHING, bullets, escape, link, paragraph, sentence, value
 
 
-def hypothesis_page(result: Result, key: str, navigation: str, images: Sequence[str]) -> str:
+def hypothesis_page(result: Result, key: str, images: Sequence[str]) -> str:
     """Markdown of a hypothesis; one that was not run gets a short page with its reason."""
     hypothesis = result.hypotheses[key]
-    head = [f"# {escape(key)}: {escape(hypothesis.title)}", navigation, verdict_line(hypothesis)]
-    head += [screening_note(hypothesis.screening), _place_note(result, key)]
+    head = [f"# {escape(key)}: {escape(hypothesis.title)}", verdict_line(result, key)]
+    head += [screening_note(hypothesis.screening), _place_note(result, key), _explained_note(result, key)]
     words = [
         prose("Statement", hypothesis.statement),
         prose("What would refute it", hypothesis.refuted_by),
@@ -48,21 +50,26 @@ def hypothesis_page(result: Result, key: str, navigation: str, images: Sequence[
             section("Runs", runs_tables(hypothesis.runs)),
             section("Figures", *images),
             section("Instrument check", instruments_table(hypothesis.instruments)),
-            prose("What would change this verdict", hypothesis.would_change),
+            section(
+                "What would change this verdict",
+                paragraph(escape(hypothesis.would_change)),
+                bullets(margins(hypothesis)),
+            ),
             reproduce(result.reproduce, hypothesis.runs, hypothesis.wall_s),
             raw_data(hypothesis.runs),
         ]
     )
 
 
-def verdict_line(hypothesis: Hypothesis) -> str:
+def verdict_line(result: Result, key: str) -> str:
     """Verdict, its meaning, the sentence, and what it rests on."""
+    hypothesis = result.hypotheses[key]
     verdict = hypothesis.verdict
-    mark = " (screening)" if hypothesis.screening else ""
-    first = f"**{verdict.value}**{mark} — {sentence(escape(hypothesis.sentence))}"
-    lines = [paragraph(first, "> "), paragraph(MEANING[verdict], "> ")]
+    words = [f"**{verdict.value}**", escape(marks(result, key)), "—", sentence(escape(hypothesis.sentence))]
+    lines = [paragraph(" ".join(filter(None, words)), "> "), paragraph(MEANING[verdict], "> ")]
     if hypothesis.runs or hypothesis.evidence:
-        facts = [f"Effect: {_effect(hypothesis)}.", f"Seeds: {seeds([run.seed for run in hypothesis.runs])}."]
+        facts = [f"Effect: {_effect(hypothesis)}."]
+        facts += [f"Seeds: {seeds([run.seed for run in hypothesis.runs])}."] if hypothesis.runs else []
         facts += [f"Budget: {cost(hypothesis.runs, hypothesis.wall_s)}.", f"Kind: {hypothesis.kind}."]
         lines += [paragraph(" ".join(facts), "> ")]
     return "\n>\n".join(lines)
@@ -98,4 +105,16 @@ def _place_note(result: Result, key: str) -> str:
     return paragraph(
         f"This hypothesis stands behind the {what}, {escape(cause)}: what is measured here may be its "
         "consequence. Mend it first, then measure again."
+    )
+
+
+def _explained_note(result: Result, key: str) -> str:
+    other = explained_by(result, key)
+    if other is None:
+        return ""
+    pages = page_names(result)[0]
+    name = link(escape(other), pages[other]) if other in pages else escape(other)
+    return paragraph(
+        f"This verdict is **explained by {name}**: the fault that is named there gives what is measured here, so this "
+        "is passed over when the root cause is named. Mend that one first, then measure again."
     )

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from etrm.investigation.result import Experiment, Hypothesis, Result, Verdict
+from etrm.investigation.result import Experiment, Hypothesis, Result
+from reports.difference import compare
+from reports.difference_page import changes
 from reports.experiment_page import scenario
 from reports.names import ordered
 from reports.sections import baselines_table, cost, join, raw_data, reproduce, section
+from reports.standing import marks
 from reports.text import NOTHING, bullets, count, duration, escape, link, paragraph, sentence, table
 
 GLOSSARY = (
     "**VALIDATED**: the statement as worded holds, that is, the fault is present. **INVALIDATED**: it does not. "
     "**INCONCLUSIVE**: the runs do not decide it. **ERROR**: a control or an instrument did not work, so no verdict "
     "is given. **NOT RUN**: nothing was measured.",
-    "**Root cause**: the first VALIDATED hypothesis in the order of dependence. A *leading candidate* is one that "
-    "too few seeds point to.",
+    "**Root cause**: the first VALIDATED hypothesis in the order of dependence that no other one explains. "
+    "**Explained by** another: that one's fault alone gives what is measured. **Candidate**: only the number of seeds "
+    "stood in the way of VALIDATED; the first is called the *leading candidate* where nothing is proven.",
     "**Screening**: fewer than five seeds; a statistical hypothesis cannot be VALIDATED.",
     "**Mechanistic**: decided by assertion on every step of every seed. **Statistical**: decided by an interval over "
     "seeds against the smallest effect that matters, fixed before the run.",
@@ -35,13 +39,16 @@ GLOSSARY = (
 )
 
 
-def index_page(result: Result, pages: Mapping[str, str], experiment_pages: Sequence[str]) -> str:
+def index_page(
+    result: Result, pages: Mapping[str, str], experiment_pages: Sequence[str], previous: Result | None = None
+) -> str:
     """Markdown of the index.
 
     Args:
         result: the investigation.
         pages: file of each hypothesis, by its key.
         experiment_pages: file of each experiment, in their order.
+        previous: what the run before this one found, where there was one.
     """
     runs = [run for _, part in _parts(result) for run in part.runs]
     return join(
@@ -50,6 +57,7 @@ def index_page(result: Result, pages: Mapping[str, str], experiment_pages: Seque
             root_cause(result, pages),
             section("Verdicts", _matrix(result, pages), _order(result, pages)),
             section("Experiments", _experiments(result.experiments, experiment_pages)),
+            section("What changed since the last run", _changes(previous, result)),
             section("Trivial baselines", baselines_table(result.baselines)),
             section("Cost", _cost(result)),
             reproduce(result.reproduce),
@@ -57,6 +65,10 @@ def index_page(result: Result, pages: Mapping[str, str], experiment_pages: Seque
             section("Glossary", bullets(GLOSSARY)),
         ]
     )
+
+
+def _changes(previous: Result | None, result: Result) -> str:
+    return changes(compare(previous, result, any_subject=True)) if previous is not None else ""
 
 
 def root_cause(result: Result, pages: Mapping[str, str]) -> str:
@@ -88,14 +100,10 @@ def _matrix(result: Result, pages: Mapping[str, str]) -> str:
     rows = []
     for key in ordered(result):
         hypothesis = result.hypotheses[key]
-        bold = hypothesis.verdict in (Verdict.VALIDATED, Verdict.ERROR)
-        verdict = f"**{hypothesis.verdict.value}**" if bold else hypothesis.verdict.value
-        mark = " (screening)" if hypothesis.screening else ""
-        page = link(pages[key].removesuffix(".md"), pages[key])
-        rows.append(
-            [escape(key), escape(hypothesis.title), verdict + mark, page, escape(hypothesis.sentence)]
-        )
-    return table(["id", "title", "verdict", "page", "in one sentence"], rows) if rows else ""
+        name = f"{escape(key)}: {escape(hypothesis.title)}"
+        marked = f"**{hypothesis.verdict.value}** {escape(marks(result, key))}".rstrip()
+        rows.append([link(name, pages[key]), marked, escape(hypothesis.sentence)])
+    return table(["hypothesis", "verdict", "in one sentence"], rows) if rows else ""
 
 
 def _order(result: Result, pages: Mapping[str, str]) -> str:
@@ -103,22 +111,21 @@ def _order(result: Result, pages: Mapping[str, str]) -> str:
         return ""
     chain = " → ".join(link(escape(key), pages[key]) if key in pages else escape(key) for key in result.order)
     return paragraph(
-        f"Order of dependence: {chain}. Each can make those after it look at fault, so the first VALIDATED one is "
-        "the root cause and is mended first."
+        f"Order of dependence: {chain}. Each can make those after it look at fault, so the first VALIDATED one that "
+        "no other explains is the root cause and is mended first."
     )
 
 
 def _experiments(experiments: Sequence[Experiment], files: Sequence[str]) -> str:
     rows = [
         [
-            escape(experiment.title),
+            link(escape(experiment.title), file),
             scenario(experiment) + (" (screening)" if experiment.screening else ""),
-            link(file.removesuffix(".md"), file),
             escape(experiment.sentence),
         ]
         for experiment, file in zip(experiments, files, strict=True)
     ]
-    return table(["experiment", "outcome", "page", "in one sentence"], rows) if rows else ""
+    return table(["experiment", "outcome", "in one sentence"], rows) if rows else ""
 
 
 def _parts(result: Result) -> list[tuple[str, Hypothesis | Experiment]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from etrm.investigation.result import (
     Arm,
@@ -12,7 +12,6 @@ from etrm.investigation.result import (
     Evidence,
     InstrumentCheck,
     Reproduce,
-    Result,
     Run,
     Verdict,
 )
@@ -24,6 +23,7 @@ from reports.text import (
     duration,
     escape,
     fenced,
+    folded,
     interval,
     link,
     number,
@@ -243,8 +243,9 @@ def reproduce(record: Reproduce, runs: Sequence[Run] = (), wall_s: float | None 
         ["threads of a run", str(record.threads)],
         ["wall time, all", duration(record.wall_s)],
     ]
-    if wall_s is not None:
+    if runs:
         facts.insert(2, ["seeds of this page", seeds([run.seed for run in runs])])
+    if wall_s is not None:
         facts.append(["wall time, this page", duration(wall_s)])
     return section(
         "Reproduce",
@@ -257,7 +258,7 @@ def reproduce(record: Reproduce, runs: Sequence[Run] = (), wall_s: float | None 
 def _config(record: Reproduce) -> str:
     config: Any = record.model_dump(mode="json")["config"]
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-    return f"<details>\n<summary>Resolved config</summary>\n\n{fenced(text, 'json')}\n\n</details>"
+    return folded("Resolved config", fenced(text, "json"))
 
 
 def raw_data(runs: Sequence[Run], where: str = "in the table of runs") -> str:
@@ -265,16 +266,3 @@ def raw_data(runs: Sequence[Run], where: str = "in the table of runs") -> str:
     truth = f"{link('result.json', 'result.json')}: everything that is shown here, figures' data included"
     listed = [f"each run's `metrics.jsonl`, one line for each logged step: linked {where}"] if runs else []
     return section("Raw data", bullets([truth, *listed]))
-
-
-Upstream = Literal["root cause", "behind", "clear"]
-
-
-def place(result: Result, key: str) -> Upstream:
-    """Where a hypothesis stands against the root cause, in the order of dependence."""
-    cause = result.root_cause
-    if cause == key:
-        return "root cause"
-    if cause in result.order and key in result.order and result.order.index(cause) < result.order.index(key):
-        return "behind"
-    return "clear"

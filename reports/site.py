@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etrm.investigation.result import Experiment, Hypothesis, Result
-from reports import figures, paired
+from reports import figures, html, paired
 from reports.experiment_page import experiment_page
 from reports.hypothesis_page import hypothesis_page
 from reports.index_page import index_page
@@ -14,21 +14,37 @@ HOW_TO_READ = "Thin lines: one seed each; bold: their mean, wherever every seed 
 HOW_TO_READ_LOG = "Thin lines: one seed each; bold: their geometric mean, wherever every seed has a value."
 
 
-def files(result: Result) -> dict[str, bytes]:
-    """Every file of the report; figures first, the index last, so that no page links to what is not there."""
-    pages, experiment_pages = page_names(result)
-    markdown: dict[str, str] = {}
+def files(result: Result, previous: Result | None = None) -> dict[str, bytes]:
+    """Every file of the report; figures first, the index last, so that no page links to what is not there.
+
+    Args:
+        result: the investigation.
+        previous: the one that stood in the folder before it.
+    """
+    names, experiment_names = page_names(result)
     drawn: dict[str, bytes] = {}
+    pages: dict[str, str] = {"index.md": index_page(result, names, experiment_names, previous)}
     for key in ordered(result):
-        images, found = _images(result.hypotheses[key], pages[key])
+        images, found = _images(result.hypotheses[key], names[key])
         drawn |= found
-        markdown[pages[key]] = hypothesis_page(result, key, _navigation(result, pages[key]), images)
-    for experiment, page in zip(result.experiments, experiment_pages, strict=True):
-        images, found = _images(experiment, page)
+        pages[names[key]] = hypothesis_page(result, key, images)
+    for experiment, name in zip(result.experiments, experiment_names, strict=True):
+        images, found = _images(experiment, name)
         drawn |= found
-        markdown[page] = experiment_page(result, experiment, _navigation(result, page), images)
-    markdown["index.md"] = index_page(result, pages, experiment_pages)
-    return drawn | {name: text.encode() for name, text in markdown.items()}
+        pages[name] = experiment_page(result, experiment, images)
+    whole = html.document(f"Why does {result.subject} not learn?", pages, _navigation(result), drawn)
+    markdown = {
+        name: text if name == "index.md" else navigated(text, _navigation(result, name))
+        for name, text in reversed(pages.items())
+    }
+    texts = {"report.html": whole} | markdown
+    return drawn | {name: text.encode() for name, text in texts.items()}
+
+
+def navigated(page: str, navigation: str) -> str:
+    """A page with links to the others under its title."""
+    title, rest = page.split("\n", 1)
+    return f"{title}\n\n{navigation}\n{rest}"
 
 
 def _images(part: Hypothesis | Experiment, page: str) -> tuple[list[str], dict[str, bytes]]:
@@ -56,7 +72,7 @@ def _image(title: str, path: str, caption: str) -> str:
     return "\n\n".join(filter(None, [image, paragraph(caption)]))
 
 
-def _navigation(result: Result, current: str) -> str:
+def _navigation(result: Result, current: str = "") -> str:
     pages, experiment_pages = page_names(result)
     entries = [("Index", "index.md"), *((escape(key), pages[key]) for key in ordered(result))]
     entries += [(escape(e.title), page) for e, page in zip(result.experiments, experiment_pages, strict=True)]

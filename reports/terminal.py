@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from etrm.investigation.result import Result, Verdict
 from reports.names import ordered
+from reports.standing import marks
 from reports.text import plain, sentence
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ def _verdicts(result: Result) -> Table:
     for key in _decided(result):
         hypothesis = result.hypotheses[key]
         verdict = Text(hypothesis.verdict.value, style=STYLES[hypothesis.verdict])
-        if hypothesis.screening:
-            verdict.append("\n(screening)")
+        verdict.append(f"\n{marks(result, key)}".rstrip())
         table.add_row(
             Text(plain(key)), Text(plain(hypothesis.title)), verdict, Text(plain(hypothesis.sentence))
         )

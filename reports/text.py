@@ -6,7 +6,7 @@ import math
 import re
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 from etrm.investigation.result import Absent, Value
@@ -15,6 +15,10 @@ WIDTH = 100
 NOTHING = "—"
 WIDE = 40
 """A last column with a cell longer than this is not padded, so that lines do not grow with it."""
+
+FOLD_START = re.compile(r"<details>\n<summary>([^<\n]*)</summary>")
+FOLD_END = "</details>"
+"""The only raw HTML in our markdown."""
 
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _SPECIAL = re.compile(r"[\\`*\]]|<(?=[A-Za-z/!?])|~(?=~)|(?<=~)~|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
@@ -77,11 +81,15 @@ def plain(text: str) -> str:
 
 def escape(text: str) -> str:
     """Text for markdown: `code spans` stay, everything else is shown as it is written."""
-    text, parts, at = plain(text), [], 0
+    return _outside_code(plain(text), _literal)
+
+
+def _outside_code(text: str, change: Callable[[str], str]) -> str:
+    parts, at = [], 0
     for match in _CODE_SPAN.finditer(text):
-        parts += [_literal(text[at : match.start()]), match.group()]
+        parts += [change(text[at : match.start()]), match.group()]
         at = match.end()
-    return "".join([*parts, _literal(text[at:])])
+    return "".join([*parts, change(text[at:])])
 
 
 def _literal(text: str) -> str:
@@ -109,13 +117,24 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
+def folded(summary: str, block: str) -> str:
+    """A block that is folded away until it is asked for; the summary is a plain word or two."""
+    return f"<details>\n<summary>{summary}</summary>\n\n{block}\n\n{FOLD_END}"
+
+
 def _longest_backticks(text: str) -> int:
     return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
 def link(label: str, path: str) -> str:
     """A link to a path relative to the page; the label is markdown already."""
-    return f"[{label}]({quote(path)})"
+    # A bracket inside would be taken for the label's own.
+    safe = _outside_code(label, lambda text: re.sub(r"(\\.)|([\[\]])", _bracket, text))
+    return f"[{safe}]({quote(path)})"
+
+
+def _bracket(match: re.Match[str]) -> str:
+    return match.group() if match[1] else "\\" + match.group()
 
 
 def sentence(text: str) -> str:

@@ -15,7 +15,7 @@ from functools import cached_property
 from statistics import fmean
 
 from etrm.evaluation.statistics import Decision, PairedInterval, decide, holm, paired_t_interval
-from etrm.investigation.result import Absent, Evidence, Run, Value, Verdict
+from etrm.investigation.result import Absent, Effect, Evidence, Run, Value, Verdict
 from etrm.model.core import VOCABULARY
 
 KNOWS_NOTHING = math.log(VOCABULARY)
@@ -81,6 +81,7 @@ class Contrast:
             treatment=self.treatment if self.effects else none,
             low=_end(self.interval.low) if self.interval else None,
             high=_end(self.interval.high) if self.interval else None,
+            effect=Effect.known(self.effects, self.smallest_effect),
             threshold=threshold,
             passed=passed,
             n=f"{len(self.effects)} seed{'' if len(self.effects) == 1 else 's'}",

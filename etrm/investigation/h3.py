@@ -33,6 +33,7 @@ from etrm.investigation.protocol import (
 from etrm.investigation.result import (
     Absent,
     ControlOutcome,
+    Effect,
     Evidence,
     Hypothesis,
     InstrumentCheck,
@@ -103,12 +104,14 @@ class Sweep:
     Attributes:
         losses: mean over the seeds by scale, 1 included.
         scale: the one with the lowest loss but 1.
-        interval: of the loss at 1 less that at the scale, over the seeds.
+        differences: loss at 1 less that at the scale, by seed.
+        interval: of the differences.
         decision: of the registered rule.
     """
 
     losses: Mapping[float, float]
     scale: float
+    differences: tuple[float, ...]
     interval: PairedInterval
     decision: Decision
 
@@ -176,9 +179,9 @@ def _sweep(investigation: Investigation, runs: Sequence[Run]) -> Sweep | None:
             found.append(mean_loss(model, samples, config.train.loss))
     means = {scale: sum(found) / len(found) for scale, found in losses.items()}
     best = min(SCALES, key=lambda scale: means[scale])
-    differences = [one - other for one, other in zip(losses[1.0], losses[best], strict=True)]
+    differences = tuple(one - other for one, other in zip(losses[1.0], losses[best], strict=True))
     interval = paired_t_interval(differences, LEVEL)
-    return Sweep(means, best, interval, decided_by(interval, frozen_decoder.SMALLEST_EFFECT))
+    return Sweep(means, best, differences, interval, decided_by(interval, frozen_decoder.SMALLEST_EFFECT))
 
 
 def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:
@@ -299,6 +302,7 @@ def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: in
                 "treatment": _finite(i.mean),
                 "low": i.low if i.low > -float("inf") else None,
                 "high": i.high if i.high < float("inf") else None,
+                "effect": Effect.known(sweep.differences, frozen_decoder.SMALLEST_EFFECT, LEVEL),
                 "threshold": f"{frozen_decoder.SMALLEST_EFFECT} nats per token, interval above 0",
                 "passed": sweep.decision.verdict != "VALIDATED" and not sweep.decision.candidate,
                 "n": seeds_in_words(i.seeds),

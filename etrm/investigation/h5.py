@@ -103,13 +103,13 @@ class Facts:
     def words(self) -> str:
         """The findings with their numbers."""
         parts = [
-            f"{count} of {self.read.rows} rows have a {kind} (first: {self.read.first[kind]})"
+            f"{count} of {self.read.rows} rows have {kind} (first: {self.read.first[kind]})"
             for kind, count in self.read.wrong.items()
         ]
         if self.foreign_labels:
             parts.append(
-                f"the loss of rows that go on is {self.loss}, and {self.loss_garbled} where samples that were not "
-                "drawn yet have other labels"
+                f"the loss of rows that go on is {_in_words(self.loss)}, and {_in_words(self.loss_garbled)} where "
+                "samples that were not drawn yet have other labels"
             )
         if self.leaked.ids:
             parts.append(f"{len(self.leaked.ids)} held-out tasks are trained on ({self.leaked.ids[0]}, ...)")
@@ -121,6 +121,10 @@ class Facts:
             f"all {self.read.rows} rows and {self.read.demos} demonstrations are their tasks' own grids under one "
             "augmentation, labels stay with their rows, and nothing leaks"
         )
+
+
+def _in_words(loss: Value) -> str:
+    return loss.absent if isinstance(loss, Absent) else f"{loss:.7g}"
 
 
 def inspect(config: Config) -> Facts:
@@ -237,7 +241,7 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
     base = Evidence(metric="", direction="must be equal", treatment=0.0, threshold="0", passed=None, n=n)
     rows: list[dict[str, Any]] = [
         {
-            "metric": f"rows with a {kind}",
+            "metric": f"rows with {kind}",
             "control": 0.0,
             "treatment": float(facts.read.wrong[kind]),
             "passed": not facts.read.wrong[kind],

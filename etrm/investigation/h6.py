@@ -146,7 +146,7 @@ class Facts:
             parts.append(f"{len(wrong)} of {len(self.planted)} planted evaluations are reported wrongly")
         if self.raw:
             parts.append(
-                f"{self.averaged} of {self.tensors} evaluated tensors are the average that was asked for"
+                f"{self.averaged:g} of {self.tensors:g} evaluated tensors are the average that was asked for"
             )
         if self.act_steps != self.wanted_steps:
             parts.append(f"rows take {self.act_steps} ACT steps and should take {self.wanted_steps}")

@@ -17,7 +17,16 @@ from etrm.investigation import frozen_decoder, h1, h2, h3, h4, h5, h6, h7
 from etrm.investigation.cache import code_hash
 from etrm.investigation.contrast import LARGEST_P
 from etrm.investigation.protocol import ORDER, Investigation, not_run
-from etrm.investigation.result import Evidence, Experiment, Hypothesis, Reproduce, Result, Verdict
+from etrm.investigation.result import (
+    PREVIOUS,
+    Evidence,
+    Experiment,
+    Hypothesis,
+    Reproduce,
+    Result,
+    Verdict,
+    explanation,
+)
 from etrm.training.faults import recipe_for
 from etrm.training.run_folder import environment
 from etrm.training.tasks import held_out_tasks, training_tasks
@@ -126,8 +135,20 @@ def investigate(
         found = (frozen_decoder.run(investigation, best),)
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
     result = _result(name, decided, found, baselines, reproduce)
+    _keep_previous(out)
     write_atomically(out / "result.json", result.to_json())
     return result
+
+
+def _keep_previous(out: Path) -> None:
+    """Put an earlier result of this version aside, to be compared with; one of another version cannot be."""
+    file, kept = out / "result.json", out / PREVIOUS
+    if not file.exists():
+        return
+    try:
+        write_atomically(kept, Result.read(file).to_json())
+    except RunFolderError:
+        kept.unlink(missing_ok=True)
 
 
 def _decide_all(
@@ -182,7 +203,7 @@ def root_cause(hypotheses: Mapping[str, Hypothesis]) -> tuple[str | None, Confid
     """
     found = [hypotheses[id] for id in ORDER if id in hypotheses]
     for hypothesis in found:
-        if hypothesis.explained_by is not None and _stands(hypotheses.get(hypothesis.explained_by)):
+        if explanation(hypothesis, hypotheses) is not None:
             continue
         if hypothesis.verdict is Verdict.ERROR:
             name = f"{hypothesis.id} ({hypothesis.title})"
@@ -194,11 +215,6 @@ def root_cause(hypotheses: Mapping[str, Hypothesis]) -> tuple[str | None, Confid
             return hypothesis.id, "candidate", hypothesis.sentence
     tested = [hypothesis.id for hypothesis in found if hypothesis.verdict is not Verdict.NOT_RUN]
     return None, None, f"No root cause among the tested hypotheses ({', '.join(tested) or 'none'})."
-
-
-def _stands(explanation: Hypothesis | None) -> bool:
-    """Whether an explanation was found to hold, or may still be."""
-    return explanation is None or explanation.candidate or explanation.verdict is Verdict.VALIDATED
 
 
 def _claim(out: Path, subject: Config, name: str) -> None:

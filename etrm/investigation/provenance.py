@@ -25,11 +25,11 @@ from etrm.data.tokens import FIRST_COLOUR
 
 Integers = npt.NDArray[np.integer]
 
-QUERY = "query input that is not the task's"
+QUERY = "a query input that is not the task's"
 LABELS = "labels that are not the query's output"
-ANSWER = "demonstration that is the query with its answer"
-APART = "demonstration of the task under another augmentation"
-FOREIGN = "demonstration of another task"
+ANSWER = "a demonstration that is the query with its answer"
+APART = "a demonstration of the task under another augmentation"
+FOREIGN = "a demonstration of another task"
 KINDS = (QUERY, LABELS, ANSWER, APART, FOREIGN)
 
 
@@ -68,8 +68,13 @@ def read_rows(batches: Sequence[tuple[Batch, Sequence[Sample]]], tasks: TaskSet)
             rows, demos = rows + 1, demos + len(pairs)
             for kind in problems(batch, row, pairs, sample, by_id[sample.task_id]):
                 wrong[kind] += 1
-                first.setdefault(kind, f"{sample.name}, query {sample.query}")
+                first.setdefault(kind, _in_words(sample))
     return Provenance(rows, demos, wrong, first)
+
+
+def _in_words(sample: Sample) -> str:
+    task, augmentation = parse_name(sample.name)
+    return f"task {task}, query {sample.query}, {augmentation.words.replace(';', ',')}"
 
 
 def problems(batch: Batch, row: int, pairs: Sequence[int], sample: Sample, task: Task) -> list[str]:

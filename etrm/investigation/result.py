@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, f
 from etrm.errors import RunFolderError
 
 SCHEMA_VERSION = 2
+PREVIOUS = "result.previous.json"
+"""What stood in an investigation's folder before its ``result.json`` was written."""
 
 
 class Verdict(StrEnum):
@@ -68,6 +71,21 @@ class Arm(Record):
     faults: tuple[str, ...] = ()
 
 
+class Effect(Record):
+    """What the registered rule of a row decided from, so that a reader can ask what would change it."""
+
+    by_seed: tuple[float, ...]  # towards VALIDATED, seeds in order
+    smallest: float  # that matters
+    level: float = 0.9  # of the interval, two-sided
+
+    @classmethod
+    def known(cls, by_seed: Sequence[float], smallest: float, level: float = 0.9) -> Effect | None:
+        """None where no seed was measured, or one was not finite: nothing can be foretold from those."""
+        if not by_seed or not all(map(math.isfinite, by_seed)):
+            return None
+        return cls(by_seed=tuple(by_seed), smallest=smallest, level=level)
+
+
 class Evidence(Record):
     """One row of an evidence table."""
 
@@ -77,6 +95,7 @@ class Evidence(Record):
     treatment: Value  # what was measured in the subject
     low: float | None = None  # interval of the difference, where there is one
     high: float | None = None
+    effect: Effect | None = None  # where a paired comparison decides the row
     threshold: str  # in words, with the number
     passed: bool | None  # None where the row is context and decides nothing
     n: str  # what was counted, e.g. "3 seeds x 150 steps"
@@ -162,6 +181,15 @@ class Hypothesis(Record):
     series: tuple[Series, ...] = ()
     would_change: str = ""
     wall_s: float = 0.0
+
+
+def explanation(hypothesis: Hypothesis, hypotheses: Mapping[str, Hypothesis]) -> str | None:
+    """The hypothesis that explains this one, if it was found to hold, leads, or was not looked at."""
+    if hypothesis.explained_by is None:
+        return None
+    other = hypotheses.get(hypothesis.explained_by)
+    stands = other is None or other.candidate or other.verdict is Verdict.VALIDATED
+    return hypothesis.explained_by if stands else None
 
 
 class Experiment(Record):

@@ -108,7 +108,8 @@ SOUND = Passage(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0)
 
 def sweep(differences: list[float]) -> h3.Sweep:
     interval = paired_t_interval(differences, h3.LEVEL)
-    return h3.Sweep({1.0: 2.0, 0.1: 2.0 - interval.mean}, 0.1, interval, decide(interval, 0.05))
+    losses = {1.0: 2.0, 0.1: 2.0 - interval.mean}
+    return h3.Sweep(losses, 0.1, tuple(differences), interval, decide(interval, 0.05))
 
 
 def verdict(seen: Passage, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:

@@ -94,7 +94,7 @@ def test_the_first_row_of_each_kind_is_named_and_all_are_counted() -> None:
     samples[4] = replace(samples[4], demos=(empty,))
     found = read_rows([(collate(samples), samples)], TASKS)
     assert found.wrong == {FOREIGN: 2}
-    assert found.first[FOREIGN] == f"{samples[2].name}, query {samples[2].query}"
+    assert found.first[FOREIGN].startswith(f"task {samples[2].task_id}, query {samples[2].query}, ")
 
 
 def test_the_grid_is_the_rectangle_of_the_colours() -> None:

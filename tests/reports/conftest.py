@@ -10,6 +10,7 @@ from etrm.investigation.result import (
     Absent,
     Arm,
     ControlOutcome,
+    Effect,
     Evidence,
     Experiment,
     Figure,
@@ -227,6 +228,22 @@ def _loading() -> Hypothesis:
     )
 
 
+def _interface() -> Hypothesis:
+    return Hypothesis(
+        id="H3",
+        title="Context interface",
+        statement="The context is not what the decoder expects.",
+        refuted_by="The decoder is given what the encoder says.",
+        mechanism="A context of another scale is noise.",
+        kind="mixed",
+        verdict=Verdict.VALIDATED,
+        explained_by="H2",
+        sentence="No logit changes with another task's demonstrations.",
+        would_change="A logit that changes.",
+        wall_s=2.0,
+    )
+
+
 def _dynamics() -> Hypothesis:
     rates = {"control": (2.0, 2.1, 1.95), "rate-x0.1": (1.8, 1.95, 1.7)}
     return Hypothesis(
@@ -257,6 +274,7 @@ def _dynamics() -> Hypothesis:
                 treatment=1.817,
                 low=-0.01,
                 high=0.4,
+                effect=Effect(by_seed=(0.2, 0.15, 0.25), smallest=0.3),
                 threshold="0.05",
                 passed=None,
                 n="3 seeds",
@@ -319,7 +337,7 @@ def _frozen() -> Experiment:
 @pytest.fixture(scope="session")
 def example() -> Result:
     """The invented investigation."""
-    found = (_data(), _gradients(), _loading(), _dynamics(), _not_run())
+    found = (_data(), _gradients(), _loading(), _interface(), _dynamics(), _not_run())
     return Result(
         subject="preset small",
         root_cause="H2",

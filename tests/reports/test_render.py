@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden"
 REGENERATE = "REGENERATE_GOLDEN"
 """``REGENERATE_GOLDEN=1 pytest tests/reports`` writes the golden pages again; read the diff before committing."""
 
-PAGES = ["frozen-decoder.md", "h1.md", "h2.md", "h4.md", "h5.md", "h7.md", "index.md"]
+PAGES = ["frozen-decoder.md", "h1.md", "h2.md", "h3.md", "h4.md", "h5.md", "h7.md", "index.md"]
 FIGURES = [
     "figures/frozen-decoder-frozen-loss.png",
     "figures/h2-coverage.png",
@@ -55,8 +55,9 @@ def test_page_equals_its_golden_file(rendered: Path, page: str) -> None:
 
 def test_every_file_is_returned_and_the_index_is_last(example: Result, tmp_path: Path) -> None:
     written = render(example, tmp_path)
-    assert sorted(str(p.relative_to(tmp_path)) for p in written) == sorted([*PAGES, *FIGURES])
-    assert sorted(contents(tmp_path)) == sorted([*PAGES, *FIGURES])
+    expected = sorted([*PAGES, *FIGURES, "report.html"])
+    assert sorted(str(p.relative_to(tmp_path)) for p in written) == expected
+    assert sorted(contents(tmp_path)) == expected
     assert written[-1] == tmp_path / "index.md"
 
 

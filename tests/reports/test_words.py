@@ -138,7 +138,7 @@ def test_the_effect_named_first_is_the_one_that_failed(example: Result) -> None:
 
 
 def test_hypotheses_behind_the_root_cause_say_so(example: Result) -> None:
-    behind, before, cause = (hypothesis_page(example, key, "", ()) for key in ("H4", "H1", "H2"))
+    behind, before, cause = (hypothesis_page(example, key, ()) for key in ("H4", "H1", "H2"))
     assert "stands behind the root cause, H2" in behind
     assert "root cause" not in before
     assert "is the **root cause**" in cause
@@ -150,7 +150,7 @@ def test_a_candidate_is_never_called_the_root_cause(example: Result) -> None:
     assert "> **Leading candidate (not proven): [H2: Encoder gradients](h2.md)**" in index_page(
         candidate, pages, experiments
     )
-    assert "leading candidate, H2" in hypothesis_page(candidate, "H4", "", ())
+    assert "leading candidate, H2" in hypothesis_page(candidate, "H4", ())
 
 
 def test_without_a_root_cause_the_index_says_none(example: Result) -> None:
@@ -160,7 +160,7 @@ def test_without_a_root_cause_the_index_says_none(example: Result) -> None:
 
 
 def test_screening_is_marked_wherever_the_verdict_stands(example: Result) -> None:
-    page = hypothesis_page(example, "H4", "", ())
+    page = hypothesis_page(example, "H4", ())
     assert "> **INCONCLUSIVE** (screening)" in page
     assert "**SCREENING**" in page
     pages, experiments = page_names(example)
