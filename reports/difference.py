@@ -202,9 +202,10 @@ def _circumstances(before: Result, after: Result) -> Iterator[Change]:
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     keys = sorted({*old, *new})
-    return [(key, *(str(tree.get(key, NOTHING)) for tree in (old, new))) for key in keys]
+    return [(key, str(old.get(key, NOTHING)), str(new.get(key, NOTHING))) for key in keys]
 
 
 def _cost(result: Result) -> str:
-    runs = [run for part in (*result.hypotheses.values(), *result.experiments) for run in part.runs]
+    runs = [run for hypothesis in result.hypotheses.values() for run in hypothesis.runs]
+    runs += [run for experiment in result.experiments for run in experiment.runs]
     return cost(runs, result.reproduce.wall_s)

@@ -22,6 +22,10 @@ def margins(hypothesis: Hypothesis) -> list[str]:
         if not check.passed
     ]
     foretold = [f"{escape(row.metric)}: {forecast(row.effect)}" for row in hypothesis.evidence if row.effect]
+    if len(foretold) > 1:
+        foretold.append(
+            f"Holm's correction over these {len(foretold)} rows can ask for more seeds than each alone."
+        )
     asserted = [row for row in hypothesis.evidence if row.passed is not None and row.effect is None]
     return broken + foretold + _asserted(asserted, hypothesis.verdict)
 

@@ -137,6 +137,8 @@ def test_investigate_writes_a_report_and_fails_on_request(tmp_path: Path) -> Non
     index = (tmp_path / "out/index.md").read_bytes()
     assert etrm("report", str(tmp_path / "out")).returncode == 0
     assert (tmp_path / "out/index.md").read_bytes() == index
+    assert "report.html" in done.stdout
+    assert (tmp_path / "out/report.html").is_file()
 
 
 def test_a_subject_that_cannot_be_judged_is_exit_3_and_says_why(tmp_path: Path) -> None:

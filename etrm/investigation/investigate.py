@@ -18,7 +18,6 @@ from etrm.investigation.cache import code_hash
 from etrm.investigation.contrast import LARGEST_P
 from etrm.investigation.protocol import ORDER, Investigation, not_run
 from etrm.investigation.result import (
-    PREVIOUS,
     Evidence,
     Experiment,
     Hypothesis,
@@ -135,20 +134,8 @@ def investigate(
         found = (frozen_decoder.run(investigation, best),)
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
     result = _result(name, decided, found, baselines, reproduce)
-    _keep_previous(out)
-    write_atomically(out / "result.json", result.to_json())
+    result.write(out)
     return result
-
-
-def _keep_previous(out: Path) -> None:
-    """Put an earlier result of this version aside, to be compared with; one of another version cannot be."""
-    file, kept = out / "result.json", out / PREVIOUS
-    if not file.exists():
-        return
-    try:
-        write_atomically(kept, Result.read(file).to_json())
-    except RunFolderError:
-        kept.unlink(missing_ok=True)
 
 
 def _decide_all(

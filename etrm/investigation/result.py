@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, field_validator
 
 from etrm.errors import RunFolderError
+from etrm.files import write_atomically
 
 SCHEMA_VERSION = 2
 PREVIOUS = "result.previous.json"
@@ -243,6 +244,19 @@ class Result(Record):
     def to_json(self) -> str:
         """Stable JSON: the same result gives the same bytes."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Write ``result.json``; the one that stood there is kept beside it, to be compared with.
+
+        One of another version cannot be compared, so that nothing is kept in its place.
+        """
+        file, kept = folder / "result.json", folder / PREVIOUS
+        if file.exists():
+            try:
+                write_atomically(kept, Result.read(file).to_json())
+            except RunFolderError:
+                kept.unlink(missing_ok=True)
+        write_atomically(file, self.to_json())
 
     @classmethod
     def read(cls, path: Path) -> Result:

@@ -37,7 +37,7 @@ def test_what_is_wrong_with_the_rows_is_named(fault: str, kind: str) -> None:
     assert facts.read.wrong[kind] == facts.read.rows
     assert not facts.foreign_labels
     assert not facts.leaked.ids
-    assert f"{facts.read.rows} of {facts.read.rows} rows have a {kind}" in facts.words
+    assert f"{facts.read.rows} of {facts.read.rows} rows have {kind}" in facts.words
 
 
 def test_labels_of_later_samples_show_in_the_loss_alone() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from reports import read_and_render
 from reports.difference import compare
 from reports.difference_page import difference_page, terminal_difference
 from tests.reports.test_render import GOLDEN, REGENERATE
+from tests.test_cli import etrm
 
 
 def hypothesis_changed(result: Result, key: str, **update: Any) -> Result:
@@ -175,3 +177,35 @@ def test_the_index_says_what_changed_since_the_last_run(
     (tmp_path / PREVIOUS).write_text("{}", "utf-8")
     with pytest.raises(RunFolderError, match=r"result.previous.json is not a result of this version"):
         read_and_render(tmp_path)
+
+
+def test_two_investigations_are_compared(example: Result, tmp_path: Path) -> None:
+    for name, update in (("a", {}), ("b", {"root_cause": None}), ("c", {"subject": "another"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(example.model_copy(update=update).to_json(), "utf-8")
+
+    def diff(*words: str) -> CompletedProcess[str]:
+        return etrm("diff", *words, cwd=tmp_path)
+
+    assert diff("a", "a", "--exit-code").returncode == 0
+    done = diff("a", "b", "--exit-code", "--out", "diff.md")
+    assert done.returncode == 1
+    assert "none found" in done.stdout
+    assert "none found" in (tmp_path / "diff.md").read_text("utf-8")
+    refused = diff("a", "c")
+    assert (refused.returncode, "--any-subject" in refused.stderr) == (2, True)
+    assert diff("a", "c", "--any-subject").returncode == 0
+    assert diff("a", "nowhere").returncode == 2
+
+
+def test_an_earlier_result_is_kept_and_one_of_another_version_is_not(
+    example: Result, mended: Result, tmp_path: Path
+) -> None:
+    example.write(tmp_path)
+    assert not (tmp_path / PREVIOUS).exists()
+    mended.write(tmp_path)
+    assert Result.read(tmp_path / PREVIOUS) == example
+    assert Result.read(tmp_path / "result.json") == mended
+    (tmp_path / "result.json").write_text('{"schema_version": 1}')
+    example.write(tmp_path)
+    assert not (tmp_path / PREVIOUS).exists()

@@ -142,6 +142,15 @@ def test_a_verdict_is_coloured_and_still_a_word() -> None:
     assert '<strong><span class="verdict not-run">NOT RUN</span></strong>: x <strong>NOT</strong>' in found
 
 
+def test_html_in_markdown_is_text() -> None:
+    found = document(
+        "t", {"index.md": "<b>x</b>\n\n<script>1</script>\n\n<details>\n<summary>a<b></summary>"}, "", {}
+    )
+    assert "&lt;b&gt;x&lt;/b&gt;" in found
+    assert "&lt;script&gt;1&lt;/script&gt;" in found
+    assert "<details>" not in found
+
+
 # -- in a browser -----------------------------------------------------------------------------------------
 
 

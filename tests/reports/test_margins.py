@@ -114,3 +114,10 @@ def test_an_effect_that_is_not_finite_is_none() -> None:
     assert Effect.known((0.1, float("nan")), 0.1) is None
     assert Effect.known((), 0.1) is None
     assert Effect.known((0.1,), 0.1) == effect(0.1, smallest=0.1)
+
+
+def test_several_effects_are_held_against_holms_correction(example: Result) -> None:
+    compared = [row(name, None, effect=effect(0.1, 0.4, 0.0)) for name in ("a", "b")]
+    one, other, holm = margins(of(example, Verdict.INCONCLUSIVE, *compared))
+    assert one.removeprefix("a") == other.removeprefix("b")
+    assert holm.startswith("Holm's correction over these 2 rows")

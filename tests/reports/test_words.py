@@ -17,6 +17,7 @@ from reports import summary
 from reports.hypothesis_page import hypothesis_page, primary
 from reports.index_page import index_page
 from reports.names import page_names, slug, unique
+from reports.standing import marks
 from reports.text import (
     code,
     count,
@@ -24,6 +25,7 @@ from reports.text import (
     escape,
     fenced,
     interval,
+    link,
     number,
     paragraph,
     plain,
@@ -98,6 +100,17 @@ def test_text_is_shown_as_it_is_written(text: str) -> None:
     assert bare(spoken(paragraph(escape(text)))) == bare(text)
 
 
+@given(st.text(alphabet=st.sampled_from("ab1 .<>*_`|[]()!\\:"), max_size=40))
+def test_a_link_leads_where_it_says_whatever_its_label(text: str) -> None:
+    children = MARKDOWN.parseInline(link(escape(text), "a b.md"))[0].children or []
+    assert [child.type for child in children if child.type in ("link_open", "link_close", "image")] == [
+        "link_open",
+        "link_close",
+    ]
+    assert children[0].attrGet("href") == "a%20b.md"
+    assert children[-1].type == "link_close"
+
+
 @given(st.text(max_size=30))
 def test_any_text_can_be_code(text: str) -> None:
     if not plain(text):
@@ -164,7 +177,7 @@ def test_screening_is_marked_wherever_the_verdict_stands(example: Result) -> Non
     assert "> **INCONCLUSIVE** (screening)" in page
     assert "**SCREENING**" in page
     pages, experiments = page_names(example)
-    assert "INCONCLUSIVE (screening)" in index_page(example, pages, experiments)
+    assert "**INCONCLUSIVE** (screening)" in index_page(example, pages, experiments)
     assert "(screening)" in printed(example)
 
 
@@ -200,3 +213,16 @@ def test_the_terminal_needs_no_hypothesis(example: Result) -> None:
     empty = example.model_copy(update={"hypotheses": {}, "experiments": (), "root_cause": None})
     assert "Root cause: none found" in printed(empty)
     assert Verdict.NOT_RUN not in printed(empty)
+
+
+def test_marks_stand_beside_a_verdict_in_one_order(example: Result) -> None:
+    lead = example.hypotheses["H4"].model_copy(update={"candidate": True, "explained_by": "H2"})
+    found = example.model_copy(update={"hypotheses": example.hypotheses | {"H4": lead}})
+    assert marks(found, "H4") == "(screening, candidate, explained by H2)"
+    assert marks(found, "H1") == ""
+
+
+def test_what_is_explained_names_what_explains_it_with_a_link(example: Result) -> None:
+    assert "**explained by [H2](h2.md)**" in hypothesis_page(example, "H3", ())
+    assert "| **VALIDATED** (explained by H2)" in index_page(example, *page_names(example))
+    assert "(explained by H2)" in printed(example, width=120)
