@@ -146,7 +146,7 @@ def _listed(old: Evidence | None, new: Evidence | None) -> bool:
     if old is None or new is None:
         row = old or new
         return row is not None and row.passed is not None
-    if old.passed != new.passed or old.threshold != new.threshold:
+    if old.passed != new.passed or (old.passed is not None and old.threshold != new.threshold):
         return True
     if old.low is None or old.high is None or new.low is None or new.high is None:
         return old.passed is False and _measure(old) != _measure(new)

@@ -101,7 +101,8 @@ def test_a_row_is_listed_where_its_interval_leaves_the_old_one(example: Result) 
 
 def test_a_row_is_listed_where_its_outcome_or_its_rule_changes(example: Result) -> None:
     assert listed(example, passed=True) == (1, 0)
-    assert listed(example, threshold="0.1") == (1, 0)
+    assert listed(example, threshold="0.1") == (0, 0)  # it decides nothing
+    assert compare(example, row_changed(example, "H2", 1, threshold="> 0.9")).evidence != ()
 
 
 def test_without_an_interval_a_row_that_fails_is_listed_when_it_moves(example: Result) -> None:
