@@ -121,6 +121,10 @@ class Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate (B, L, H, E) in float32 and return it in its own dtype."""
+        if torch.compiler.is_compiling():  # which fuses the plain formula, and cannot write into halves
+            first, second = x.float().chunk(2, dim=-1)
+            turned = (first * self.cos - second * self.sin, second * self.cos + first * self.sin)
+            return torch.cat(turned, dim=-1).to(x.dtype)
         rotated: Tensor = _Rotate.apply(x, self.cos, self.sin)
         return rotated
 

@@ -37,6 +37,7 @@ from etrm.errors import EtrmError, NonFiniteError
 from etrm.files import write_atomically
 from etrm.training import checkpoint as checkpoints
 from etrm.training import state
+from etrm.training.compiling import uncompiled
 
 if TYPE_CHECKING:
     from etrm.training.trainer import Trainer
@@ -189,7 +190,7 @@ def _replay(trainer: Trainer) -> Replay:
 
     handle = trainer.model.register_forward_hook(note)
     try:
-        with first_nonfinite(trainer.model) as found:
+        with uncompiled(trainer.config.train), first_nonfinite(trainer.model) as found:
             trainer.train_step()
         failed = False
     except NonFiniteError:

@@ -30,6 +30,7 @@ from etrm.model.act import Carry
 from etrm.training import checkpoint as checkpoints
 from etrm.training import nonfinite, state
 from etrm.training.checkpoint import Checkpoint
+from etrm.training.compiling import compile_networks
 from etrm.training.distributed import ALONE, World, joined
 from etrm.training.ema import Ema
 from etrm.training.faults import recipe_for
@@ -79,6 +80,8 @@ class Trainer:
         self.model = self.recipe.build_model(self.config, self.episodes)
         self.recipe.load_decoder(self.model, self.config)
         self.model.to(self.device).train()
+        if train.compile:
+            compile_networks(self.model, self.device)
         self.optimizers = self.recipe.build_optimizers(self.model, train)
         self.ema = Ema(self.model, train.ema_decay)
         self.halting = torch.Generator().manual_seed(train.seed)

@@ -1,0 +1,56 @@
+"""torch.compile for the networks in which nearly all time is spent, where a device gains by it.
+
+Compiled are the core's network, which its cycles apply again and again, and the blocks of the encoder: small
+enough to be compiled in seconds, where all cycles of a core would take minutes, and what watches the core or
+the encoder from outside (hooks) runs as it always does. Names of weights do not change.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from etrm.config import TrainConfig
+from etrm.errors import ConfigError
+from etrm.model.layers import Block
+from etrm.model.recursive import RecursiveModel
+
+
+def compile_networks(model: RecursiveModel, device: torch.device) -> None:
+    """Compile, in place, when they are called first; one graph serves all numbers of rows and tokens.
+
+    Raises:
+        ConfigError: there is no compiler for the device.
+    """
+    _check_compiler(device)
+    networks: list[torch.nn.Module] = [model.core.L_level]
+    if model.encoder is not None:
+        networks += [module for module in model.encoder.modules() if isinstance(module, Block)]
+    for network in networks:
+        network.compile(dynamic=True)
+
+
+def uncompiled(train: TrainConfig) -> AbstractContextManager[None]:
+    """Around what needs the plain networks: a compiled one does not call the hooks of modules inside it."""
+    # Asked for only where it does something: it imports the whole compiler.
+    return torch.compiler.set_stance("force_eager") if train.compile else nullcontext()
+
+
+def _check_compiler(device: torch.device) -> None:
+    if device.type == "cpu":
+        name = os.environ.get("CXX", "g++")
+        missing = None if shutil.which(name) else f"no C++ compiler ({name})"
+        cure = "install one, or name yours in the environment variable CXX"
+    else:
+        missing = None if importlib.util.find_spec("triton") else "no triton"
+        cure = "install triton"
+    if missing:
+        raise ConfigError(
+            f"train.compile needs a compiler for device {device.type}",
+            got=missing,
+            next_step=f"{cure}, or train.compile=false",
+        )

@@ -1,0 +1,116 @@
+"""The compiled networks against the plain ones: numbers, names, graphs, hooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from etrm.config import Config
+from etrm.errors import ConfigError, NonFiniteError
+from etrm.training import state
+from etrm.training.trainer import Trainer, train
+
+Smoke = Callable[..., Config]
+pytestmark = [
+    # torch's own, of its compiler
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+SLOW = "train.lr=1e-4"  # the first steps of these optimisers have the size of the rate, whatever the gradient
+
+
+@pytest.fixture
+def graphs() -> Iterator[Callable[[], int]]:
+    """No graph was made before; how many were since."""
+    counters = torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    counters.clear()
+    yield lambda: int(counters["stats"]["unique_graphs"])
+    assert not counters["graph_break"]
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def test_without_a_compiler_it_is_refused(smoke: Smoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"no C\+\+ compiler \(no-such-compiler\)"):
+        Trainer(smoke("train.compile=true"))
+    Trainer(smoke())
+
+
+CASES = {
+    "etrm": (SLOW,),
+    "trm_style in parts": (SLOW, "model.encoder.kind=trm_style", "train.accumulate=2"),
+    "trm": (SLOW, "model.variant=trm", "data.augmentations=2", "model.positions=learned"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
+def test_compiled_is_plain_to_rounding(
+    smoke: Smoke, graphs: Callable[[], int], settings: tuple[str, ...]
+) -> None:
+    lines: list[list[dict[str, Any]]] = []
+    plain, compiled = (Trainer(smoke(f"train.compile={choice}", *settings)) for choice in ("false", "true"))
+    for trainer in (plain, compiled):
+        torch.manual_seed(0)
+        lines.append([trainer.train_step() for _ in range(6)])
+    assert graphs() > 0
+    made = graphs()
+    for one, other in zip(*lines, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            if isinstance(value, float):
+                assert other[key] == pytest.approx(value, rel=1e-2, abs=1e-4), key
+            else:  # coverage among them
+                assert other[key] == value, key
+    first, second = plain.model.state_dict(), compiled.model.state_dict()
+    assert list(first) == list(second)
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-4, msg=name)
+    for _ in range(12):  # other lengths and numbers of pairs
+        compiled.train_step()
+    assert graphs() == made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled_first", [True, False])
+@pytest.mark.usefixtures("graphs")
+def test_a_checkpoint_does_not_know_who_made_it(smoke: Smoke, compiled_first: bool) -> None:
+    settings = (SLOW, "monitor.enabled=false")
+    whole = Trainer(smoke(*settings))
+    torch.manual_seed(0)
+    for _ in range(3):
+        whole.train_step()
+    first = Trainer(smoke(f"train.compile={str(compiled_first).lower()}", *settings))
+    torch.manual_seed(0)
+    for _ in range(3):
+        first.train_step()
+    second = Trainer(smoke(f"train.compile={str(not compiled_first).lower()}", *settings))
+    state.restore(second, state.capture(first))
+    for _ in range(3):
+        assert second.train_step()["loss"] == pytest.approx(whole.train_step()["loss"], rel=1e-2)
+    ours, theirs = state.capture(second), state.capture(whole)
+    assert list(ours.model) == list(theirs.model)
+    for name, value in theirs.model.items():
+        torch.testing.assert_close(ours.model[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("graphs")
+def test_what_is_not_finite_inside_a_compiled_network_is_named(tmp_path: Path, smoke: Smoke) -> None:
+    """The replay is not compiled: the hooks of modules inside are called."""
+    layer = "encoder.grid_encoder.layers.0.mlp.down_proj"
+
+    def spoil(trainer: Trainer, metrics: dict[str, Any]) -> None:
+        if metrics["step"] == 2:
+            trainer.model.get_parameter(f"{layer}.weight").data.fill_(3e38)
+
+    with pytest.raises(NonFiniteError, match=re.escape(f"first in {layer}: its output")):
+        train(smoke("train.compile=true"), tmp_path / "run", on_step=spoil)
