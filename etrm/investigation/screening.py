@@ -25,8 +25,8 @@ TASKS = 10
 STEPS = 100
 """Steps of every run, or the subject's own where they are fewer."""
 SMALLEST_EFFECT = 0.15
-"""m, in ln of the loss: 14 % less. Chosen after probes of healthy and of faulty runs on the preset `smoke`, where single
-healthy pairs differ by up to .13 (sixty steps, rate and batch changed, three seeds)."""
+"""m, in ln of the loss: 14 % less. Chosen after probes of healthy and of faulty runs on the preset `smoke`, where
+single healthy pairs differ by up to .13 (sixty steps, rate and batch changed, three seeds)."""
 CONTROL_SEEDS = (0, 1, 2)
 CONTROL_STEPS = 100
 """On the preset of the controls, whose runs are kept: it costs a minute or two the first time, then nothing."""
