@@ -211,7 +211,7 @@ def probed(page: str, probe: str, folder: Path, *options: str) -> dict[str, Any]
 
 CELLS = {
     "number": (["10.5", "-2", "—", "3.000e-01"], ["-2", "3.000e-01", "10.5", "—"]),
-    "time": (["1 h 05 min", "2 min 03 s", "59.9 s", "—"], ["59.9 s", "2 min 03 s", "1 h 05 min", "—"]),
+    "time": (["1 h 05 min", "59 min 03 s", "59.9 s", "—"], ["59.9 s", "59 min 03 s", "1 h 05 min", "—"]),
     "change": (["+0.5", "[-0.1, 2]", "not measured (x)", "inf"], ["[-0.1, 2]", "+0.5", "inf", "not measured (x)"]),
     "word": (["b", "c", "a", "d"], ["a", "b", "c", "d"]),
     "count": (["12 000 steps", "9 steps", "100 steps", "1 step"], ["1 step", "9 steps", "100 steps", "12 000 steps"]),
