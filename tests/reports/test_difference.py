@@ -126,6 +126,7 @@ def test_values_that_must_be_equal_are_compared_by_their_difference(example: Res
 def test_a_row_that_is_new_or_gone_is_listed_where_it_decides(example: Result) -> None:
     rows = example.hypotheses["H2"].evidence
     fewer = hypothesis_changed(example, "H2", evidence=rows[2:])  # one of the two that go decides
+    assert not compare(example, fewer).same
     (gone,) = compare(example, fewer).evidence
     assert gone.after == "no such row"
     (new,) = compare(fewer, example).evidence
