@@ -6,7 +6,7 @@ READY := .venv/.ready
 .PHONY: investigate test test-slow test-extras lint format bench coverage figures gates rules clean
 
 investigate: $(READY)
-	$(BIN)/etrm investigate --preset small --out runs/investigation
+	$(BIN)/etrm investigate --preset small --hypotheses H1,H2,H3,H5,H6 --out runs/investigation
 
 test: $(READY)
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
