@@ -121,3 +121,7 @@ def test_several_effects_are_held_against_holms_correction(example: Result) -> N
     one, other, holm = margins(of(example, Verdict.INCONCLUSIVE, *compared))
     assert one.removeprefix("a") == other.removeprefix("b")
     assert holm.startswith("Holm's correction over these 2 rows")
+
+
+def test_a_row_that_fails_in_what_is_invalidated_is_not_counted_as_passing(example: Result) -> None:
+    assert margins(of(example, Verdict.INVALIDATED, row("a", True), row("b", False))) == []
