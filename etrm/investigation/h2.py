@@ -233,6 +233,8 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
 
     def row(metric: str, treatment: Value, threshold: str, passed: bool | None, note: str = "") -> Evidence:
         direction = "context" if passed is None else "must hold"
+        if isinstance(treatment, Absent):
+            passed = None  # what was not measured passes nothing
         return Evidence(
             metric=metric,
             direction=direction,

@@ -309,6 +309,9 @@ def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: in
                 "note": f"{LEVEL:.1%} interval, paired t over seeds; the best of {len(SCALES)} scales",
             }
         )
+    for row in rows:
+        if isinstance(row["treatment"], Absent):
+            row["passed"] = None  # what was not measured passes nothing
     return tuple(base.model_copy(update=row) for row in rows)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etrm.investigation import h2
 from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Verdict
+from etrm.investigation.result import Absent, Verdict
 
 
 def step(number: int, **changes: Any) -> dict[str, Any]:
@@ -128,3 +128,9 @@ def test_a_trm_has_no_encoder_to_ask_about(investigation: Investigation) -> None
         investigation.subject, ("model.variant=trm", "data.augmentations=1", "train.decoder=none")
     )
     assert h2.decide(investigation).verdict is Verdict.NOT_RUN
+
+
+def test_what_was_not_measured_passes_nothing() -> None:
+    rows = {row.metric: row for row in h2._evidence(h2.gather([]), 1)}
+    assert isinstance(rows["encoder coverage, lowest step"].treatment, Absent)
+    assert rows["encoder coverage, lowest step"].passed is None

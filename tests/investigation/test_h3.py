@@ -153,3 +153,8 @@ def test_verdict_and_controls(investigation: Investigation) -> None:
     assert all(control.behaved for control in found.controls)
     assert found.verdict in (Verdict.INVALIDATED, Verdict.INCONCLUSIVE)
     assert found.evidence[0].passed
+
+
+def test_what_was_not_measured_passes_nothing() -> None:
+    rows = h3._evidence(replace(SOUND, used=math.nan, finite=False), None, None, 1)
+    assert [row.passed for row in rows] == [False, True, True, None]
