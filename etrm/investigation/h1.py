@@ -17,14 +17,13 @@ import torch
 from etrm.config import SIDE, Config, ModelConfig, with_overrides
 from etrm.data import collate
 from etrm.errors import EtrmError, NonFiniteError
-from etrm.investigation.cache import outcomes
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
     broken_controls,
     control_arms,
-    control_outcome,
+    inspected_controls,
     seeded,
     seeds_in_words,
 )
@@ -165,7 +164,10 @@ def decide(investigation: Investigation) -> Hypothesis:
             subjects.append(compare(seeded(subject, seed), decoder))
         except EtrmError as error:
             errors.append(error.what)
-    controls = outcomes("h1", lambda: [_control(investigation, name) for name in ("healthy", *POSITIVE)])
+    control_decoder = investigation.control_decoder
+    controls = inspected_controls(
+        investigation, "h1", POSITIVE, lambda config: compare(config, control_decoder)
+    )
     worst = max(subjects, key=lambda f: (f.holds, f.logits), default=None)
     verdict, sentence = _verdict(worst, errors, controls, len(investigation.seeds))
     return STATEMENT.decided(
@@ -246,16 +248,6 @@ def _verdict(
         return Verdict.ERROR, f"The subject could not be built: {errors[0]}"
     scope = f"({seeds_in_words(seeds)}, worst shown)"
     return (Verdict.VALIDATED if worst.holds else Verdict.INVALIDATED), f"{worst.words} {scope}."
-
-
-def _control(investigation: Investigation, name: str) -> ControlOutcome:
-    config = investigation.control_config([name] if name in POSITIVE else [])
-    try:
-        facts = compare(config, investigation.control_decoder)
-    except EtrmError as error:
-        return control_outcome(name, name in POSITIVE, Verdict.ERROR, error.what)
-    got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
-    return control_outcome(name, name in POSITIVE, got, facts.words)
 
 
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:

@@ -14,11 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from etrm.batch import Batch
-from etrm.errors import EtrmError
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
 from etrm.investigation import frozen_decoder
-from etrm.investigation.cache import outcomes
 from etrm.investigation.interface import ROUNDING, Passage, passage
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
@@ -26,7 +24,7 @@ from etrm.investigation.protocol import (
     Statement,
     broken_controls,
     control_arms,
-    control_outcome,
+    inspected_controls,
     not_run,
     seeds_in_words,
 )
@@ -131,13 +129,13 @@ def decide(investigation: Investigation) -> Hypothesis:
         return not_run(STATEMENT, "The subject is a TRM: its context is a puzzle vector.")
     began = time.perf_counter()
     investigation.progress("H3", 0, 1)
-    controls = outcomes("h3", lambda: [_control(investigation, name) for name in ("healthy", *POSITIVE)])
+    controls = inspected_controls(investigation, "h3", POSITIVE, passage)
     seen, error = investigation.passages
-    worst = next((found for found in seen if found.broken), seen[0] if seen else None)
+    worst = next((found for found in seen if found.holds), seen[0] if seen else None)
     sizes: Sizes | None = None
     sweep: Sweep | None = None
     runs: tuple[Run, ...] = ()
-    if worst is not None and not worst.broken and not broken_controls(controls):
+    if worst is not None and not worst.holds and not broken_controls(controls):
         sizes = _sizes(investigation, worst)
         if not sizes.alike:
             runs = tuple(investigation.run("H3", frozen_decoder.trained_jobs(investigation)))
@@ -193,16 +191,6 @@ def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:
     return scaled
 
 
-def _control(investigation: Investigation, name: str) -> ControlOutcome:
-    faults = () if name == "healthy" else (name,)
-    try:
-        seen = passage(investigation.control_config(faults))
-    except EtrmError as error:
-        return control_outcome(name, bool(faults), Verdict.ERROR, error.what)
-    got = Verdict.VALIDATED if seen.broken else Verdict.INVALIDATED
-    return control_outcome(name, bool(faults), got, seen.words)
-
-
 def _verdict(
     seen: Passage | None,
     error: str,
@@ -216,7 +204,7 @@ def _verdict(
     if seen is None:
         return Verdict.ERROR, f"The subject could not be built: {error}"
     words = f"{seen.words[0].upper()}{seen.words[1:]}"
-    if seen.broken:
+    if seen.holds:
         return Verdict.VALIDATED, f"{words} ({seeds_in_words(seeds)}, worst shown)."
     assert sizes is not None
     size = f"its size is {sizes.ratio:.3g} times that of the decoder's puzzle vectors"

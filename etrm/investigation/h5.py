@@ -19,13 +19,12 @@ from etrm.data import Episodes, Sample
 from etrm.data.splits import Leakage, leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
 from etrm.errors import EtrmError, NonFiniteError
-from etrm.investigation.cache import outcomes
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
     broken_controls,
     control_arms,
-    control_outcome,
+    inspected_controls,
     seeded,
     seeds_in_words,
 )
@@ -160,7 +159,7 @@ def decide(investigation: Investigation) -> Hypothesis:
             subjects.append(inspect(seeded(investigation.subject, seed)))
         except EtrmError as error:
             errors.append(error.what)
-    controls = outcomes("h5", lambda: [_control(investigation, name) for name in ("healthy", *POSITIVE)])
+    controls = inspected_controls(investigation, "h5", POSITIVE, inspect)
     worst = max(subjects, key=lambda facts: facts.holds, default=None)
     verdict, sentence = _verdict(worst, errors, controls, len(investigation.seeds))
     return STATEMENT.decided(
@@ -224,16 +223,6 @@ def _verdict(
     words = worst.words
     sentence = f"{words[0].upper()}{words[1:]} ({seeds_in_words(seeds)}, worst shown)."
     return (Verdict.VALIDATED if worst.holds else Verdict.INVALIDATED), sentence
-
-
-def _control(investigation: Investigation, name: str) -> ControlOutcome:
-    faults = () if name == "healthy" else (name,)
-    try:
-        facts = inspect(investigation.control_config(faults))
-    except EtrmError as error:
-        return control_outcome(name, bool(faults), Verdict.ERROR, error.what)
-    got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
-    return control_outcome(name, bool(faults), got, facts.words)
 
 
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:

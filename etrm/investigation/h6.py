@@ -21,14 +21,13 @@ from etrm.data.augment import identity, parse_name
 from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
 from etrm.errors import EtrmError, NonFiniteError
 from etrm.evaluation import Answer, EvaluationReport, Predictor
-from etrm.investigation.cache import outcomes
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
     broken_controls,
     control_arms,
-    control_outcome,
+    inspected_controls,
     seeded,
 )
 from etrm.investigation.result import (
@@ -178,7 +177,7 @@ def decide(investigation: Investigation) -> Hypothesis:
         facts = inspect(seeded(investigation.subject, investigation.seeds[0]))
     except EtrmError as found:
         error = found.what
-    controls = outcomes("h6", lambda: [_control(investigation, name) for name in ("healthy", *POSITIVE)])
+    controls = inspected_controls(investigation, "h6", POSITIVE, inspect)
     verdict, sentence = _verdict(facts, error, controls)
     return STATEMENT.decided(
         verdict,
@@ -316,16 +315,6 @@ def _verdict(facts: Facts | None, error: str, controls: Sequence[ControlOutcome]
         return Verdict.ERROR, f"The subject could not be built: {error}"
     words = facts.words
     return (Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED), f"{words[0].upper()}{words[1:]}."
-
-
-def _control(investigation: Investigation, name: str) -> ControlOutcome:
-    faults = () if name == "healthy" else (name,)
-    try:
-        facts = inspect(investigation.control_config(faults))
-    except EtrmError as error:
-        return control_outcome(name, bool(faults), Verdict.ERROR, error.what)
-    got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
-    return control_outcome(name, bool(faults), got, facts.words)
 
 
 def _evidence(facts: Facts) -> tuple[Evidence, ...]:

@@ -54,7 +54,7 @@ class Passage:
         return self.used <= ROUNDING
 
     @property
-    def broken(self) -> bool:
+    def holds(self) -> bool:
         """Whether something stands between encoder and decoder, or nothing gets through."""
         return (
             not self.finite

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from etrm.config import Config, load, with_overrides
 from etrm.errors import EtrmError
 from etrm.investigation.arms import Job, OnProgress, run_jobs
+from etrm.investigation.cache import outcomes
 from etrm.investigation.interface import Passage, passage
 from etrm.investigation.pretrain import pretrained, trm_config
 from etrm.investigation.result import Arm, ControlOutcome, Hypothesis, Run, Series, Verdict
@@ -169,6 +170,35 @@ def control_outcome(
         behaved=(candidate or got is Verdict.VALIDATED) == positive and got is not Verdict.ERROR,
         detail=detail,
     )
+
+
+class Found(Protocol):
+    """What an inspection found: whether the hypothesis holds, and why, with the numbers."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the hypothesis holds."""
+
+    @property
+    def words(self) -> str:
+        """The findings with their numbers."""
+
+
+def inspected_controls(
+    investigation: Investigation, id: str, positive: Sequence[str], inspect: Callable[[Config], Found]
+) -> tuple[ControlOutcome, ...]:
+    """How the healthy control and each fault behave under an inspection; kept between investigations."""
+
+    def outcome(name: str) -> ControlOutcome:
+        faults = () if name == "healthy" else (name,)
+        try:
+            found = inspect(investigation.control_config(faults))
+        except EtrmError as error:
+            return control_outcome(name, bool(faults), Verdict.ERROR, error.what)
+        got = Verdict.VALIDATED if found.holds else Verdict.INVALIDATED
+        return control_outcome(name, bool(faults), got, found.words)
+
+    return outcomes(id, lambda: [outcome(name) for name in ("healthy", *positive)])
 
 
 def broken_controls(controls: Sequence[ControlOutcome]) -> str:

@@ -39,20 +39,20 @@ def smoke(*settings: str) -> Config:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_healthy_context_passes_whatever_the_encoder(kind: str) -> None:
     seen = passage(smoke(f"model.encoder.kind={kind}"))
-    assert not seen.broken
+    assert not seen.holds
     assert (seen.same, seen.scale, seen.aligned) == (0, pytest.approx(1), pytest.approx(1))
     assert seen.used > 0.1
 
 
 @pytest.mark.parametrize("fault", ["context-detached", "encoder-no-grad", "cached-context", "encoder-frozen"])
 def test_what_cuts_gradients_alone_is_not_accused(fault: str) -> None:
-    assert not passage(smoke(f'faults=["{fault}"]')).broken
+    assert not passage(smoke(f'faults=["{fault}"]')).holds
 
 
 def test_a_scale_is_measured() -> None:
     seen = passage(smoke('faults=["context-scale"]'))
     assert seen.scale == pytest.approx(30)
-    assert seen.broken
+    assert seen.holds
     assert not seen.unused
     assert "30 times it" in seen.words
 
@@ -98,7 +98,7 @@ def test_faults_that_nobody_listed(policy: Policy, monkeypatch: pytest.MonkeyPat
         return model
 
     monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(build_model=build))
-    assert passage(smoke()).broken
+    assert passage(smoke()).holds
 
 
 # -- the rule ---------------------------------------------------------------------------------------------
