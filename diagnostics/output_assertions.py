@@ -131,7 +131,8 @@ def _name(module: str) -> str:
 
 
 def _judged(model: nn.Module, watch: Sequence[str] | None, ignore: Sequence[str]) -> dict[str, nn.Module]:
-    modules = select_modules(model, watch)
+    alone = watch is None and not any(True for _ in model.children())  # its output is all there is to judge
+    modules = {} if alone else select_modules(model, watch)
     check_patterns("ignore", [pattern.removesuffix(".*") for pattern in ignore], modules)
     return {name: module for name, module in modules.items() if not named_by(ignore, name)}
 

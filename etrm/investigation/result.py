@@ -11,8 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Interval, Len
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, field_validator
 
 from etrm.errors import RunFolderError
@@ -72,17 +73,22 @@ class Arm(Record):
     faults: tuple[str, ...] = ()
 
 
+LARGEST = 1e12
+"""Beyond this an effect is that of a number that is none."""
+_Bounded = Annotated[float, Interval(ge=-LARGEST, le=LARGEST)]
+
+
 class Effect(Record):
     """What the registered rule of a row decided from, so that a reader can ask what would change it."""
 
-    by_seed: tuple[float, ...]  # towards VALIDATED, seeds in order
-    smallest: float  # that matters
-    level: float = 0.9  # of the interval, two-sided
+    by_seed: Annotated[tuple[_Bounded, ...], Len(1)]  # towards VALIDATED, seeds in order
+    smallest: Annotated[float, Interval(ge=1e-9, le=LARGEST)]  # that matters
+    level: Annotated[float, Interval(ge=0.5, le=0.9999)] = 0.9  # of the interval, two-sided
 
     @classmethod
     def known(cls, by_seed: Sequence[float], smallest: float, level: float = 0.9) -> Effect | None:
-        """None where no seed was measured, or one was not finite: nothing can be foretold from those."""
-        if not by_seed or not all(map(math.isfinite, by_seed)):
+        """None where no seed was measured, or one is no score: nothing can be foretold from those."""
+        if not by_seed or not all(abs(value) <= LARGEST for value in by_seed):
             return None
         return cls(by_seed=tuple(by_seed), smallest=smallest, level=level)
 
