@@ -97,8 +97,9 @@ class _Columns:
             self._quantities.setdefault(key)
             if self._wanted and key not in self._wanted:
                 continue
-            column = self._numbers.setdefault(key, array("d", [math.nan]) * before)
-            column.extend(_numbers(line[key], self._places, count))
+            if key not in self._numbers:
+                self._numbers[key] = array("d", [math.nan]) * before
+            self._numbers[key].extend(_numbers(line[key], self._places, count))
         for column in self._numbers.values():
             column.extend(array("d", [math.nan]) * (len(self._names) - len(column)))
 
