@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import shlex
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -18,6 +19,7 @@ from etrm.processes import reports_error
 if TYPE_CHECKING:
     from etrm.config import Config
     from etrm.investigation.experiments import Experiment
+    from reports.console import Phases
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,36 +122,30 @@ def investigate(
     130 interrupted (the same command goes on).
     """
     from etrm.errors import ConfigError
-    from etrm.investigation.arms import Interrupted
     from etrm.investigation.investigate import chosen
     from etrm.investigation.investigate import investigate as decide
     from etrm.investigation.result import Verdict
     from reports import read_and_render, summary
-    from reports.console import Phases, open_console
+    from reports.console import open_console
 
     if fail_on not in (None, "validated"):
         raise ConfigError(f"unknown --fail-on {fail_on!r}", allowed="validated")
     subject, name = _subject(run, preset, config, settings, inject)
     command = "etrm " + shlex.join(sys.argv[1:])
-    with Phases() as phases:
-        try:
-            result = decide(
-                subject,
-                out,
-                name=name,
-                seeds=seeds,
-                workers=jobs,
-                command=command,
-                progress=phases.update,
-                hypotheses=chosen(hypotheses),
-                until_root_cause=until_root_cause,
-                experiments=experiments,
-                pretrain_steps=pretrain_steps,
-            )
-        except (Interrupted, KeyboardInterrupt):
-            phases.close()
-            open_console(stderr=True).print("interrupted; the same command goes on from here")
-            raise typer.Exit(130) from None
+    with _resumable() as phases:
+        result = decide(
+            subject,
+            out,
+            name=name,
+            seeds=seeds,
+            workers=jobs,
+            command=command,
+            progress=phases.update,
+            hypotheses=chosen(hypotheses),
+            until_root_cause=until_root_cause,
+            experiments=experiments,
+            pretrain_steps=pretrain_steps,
+        )
     result = read_and_render(out)
     open_console().print(summary(result))
     _say_where(out)
@@ -520,7 +516,7 @@ def build(
     from etrm.data import chosen_tasks
     from etrm.data.build import build_store
     from etrm.errors import ConfigError
-    from reports.console import Phases, open_console
+    from reports.console import open_console
     from reports.data_tables import store_table
 
     chosen = _config(preset, config, settings, None)
@@ -529,20 +525,15 @@ def build(
         raise ConfigError(
             "a store holds fixed augmentations", got="fresh", next_step="--set data.augmentations=1000"
         )
-    with Phases("tasks") as phases:
-        try:
-            index = build_store(
-                out,
-                chosen_tasks(chosen.data),
-                augmentations,
-                chosen.train.seed,
-                workers=workers,
-                progress=lambda done, total: phases.update("store", done, total),
-            )
-        except KeyboardInterrupt:
-            phases.close()
-            open_console(stderr=True).print("interrupted; the same command goes on from here")
-            raise typer.Exit(130) from None
+    with _resumable("tasks") as phases:
+        index = build_store(
+            out,
+            chosen_tasks(chosen.data),
+            augmentations,
+            chosen.train.seed,
+            workers=workers,
+            progress=lambda done, total: phases.update("store", done, total),
+        )
     open_console().print(store_table(str(out), index))
 
 
@@ -668,27 +659,21 @@ def bench_faults(
     """Inject each fault, investigate blind, and count whether its root cause is named."""
     from etrm.files import write_atomically
     from etrm.investigation import fault_bench
-    from etrm.investigation.arms import Interrupted
-    from reports.console import Phases, open_console
+    from reports.console import open_console
     from reports.fault_bench import page
 
     base = _config(preset, config, settings, None)
     chosen = fault_bench.cases(names or (), seeds, per_case)
-    with Phases(unit="") as phases:
-        try:
-            outcomes = fault_bench.run(
-                base,
-                chosen,
-                out,
-                per_case=per_case,
-                workers=jobs,
-                pretrain_steps=pretrain_steps,
-                progress=phases.update,
-            )
-        except (Interrupted, KeyboardInterrupt):
-            phases.close()
-            open_console(stderr=True).print("interrupted; the same command goes on from here")
-            raise typer.Exit(130) from None
+    with _resumable("") as phases:
+        outcomes = fault_bench.run(
+            base,
+            chosen,
+            out,
+            per_case=per_case,
+            workers=jobs,
+            pretrain_steps=pretrain_steps,
+            progress=phases.update,
+        )
     text = page(outcomes)
     write_atomically(out / "index.md", f"# Injected and named\n\n{text}")
     open_console().print(text, markup=False, highlight=False)
@@ -762,23 +747,32 @@ def experiment_table(
 
 def _experiments(chosen: list[Experiment], base: Config, seeds: int, jobs: int, out: Path) -> None:
     from etrm.files import write_atomically
-    from etrm.investigation.arms import Interrupted
     from etrm.investigation.experiments import run
-    from reports.console import Phases, open_console
+    from reports.console import open_console
     from reports.experiments_page import page
 
-    with Phases() as phases:
+    with _resumable() as phases:
+        for experiment in chosen:
+            name = f"{experiment.name}, {experiment.what}"
+            run([experiment], base, out, seeds, jobs, partial(phases.update, name))
+    text = page(out, base, seeds)
+    write_atomically(out / "index.md", text)
+    open_console().print(text, markup=False, highlight=False)
+
+
+@contextmanager
+def _resumable(unit: str = "steps") -> Iterator[Phases]:
+    """The bars of long work whose finished parts stay; Ctrl-C ends with exit code 130."""
+    from etrm.errors import Interrupted
+    from reports.console import Phases, open_console
+
+    with Phases(unit) as phases:
         try:
-            for experiment in chosen:
-                name = f"{experiment.name}, {experiment.what}"
-                run([experiment], base, out, seeds, jobs, partial(phases.update, name))
+            yield phases
         except (Interrupted, KeyboardInterrupt):
             phases.close()
             open_console(stderr=True).print("interrupted; the same command goes on from here")
             raise typer.Exit(130) from None
-    text = page(out, base, seeds)
-    write_atomically(out / "index.md", text)
-    open_console().print(text, markup=False, highlight=False)
 
 
 def _subject(

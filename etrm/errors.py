@@ -71,3 +71,7 @@ class NonFiniteError(TrainingError):
 
 class ProcessError(EtrmError):
     """Another process of the same run has ended, or cannot be met."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C: what is finished stays, and the same command goes on from there."""

@@ -21,6 +21,8 @@ FOLD_END = "</details>"
 """The only raw HTML in our markdown."""
 
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
+_ATOM = re.compile(r"\\.|(`+)(?!`)(?:.+?(?<!`)\1(?!`))?|[\[\]]")
+"""Of markdown: an escape, a code span or a run of backticks that begins none, a bracket."""
 _SPECIAL = re.compile(r"[\\`*\]]|<(?=[A-Za-z/!?])|~(?=~)|(?<=~)~|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 _BLOCK_START = re.compile(r">|[-+](?=\s|$)|-+$|=+$|#{1,6}(?=\s|$)|\d{1,9}(?=[.)](\s|$))")
 
@@ -129,12 +131,8 @@ def _longest_backticks(text: str) -> int:
 def link(label: str, path: str) -> str:
     """A link to a path relative to the page; the label is markdown already."""
     # A bracket inside would be taken for the label's own.
-    safe = _outside_code(label, lambda text: re.sub(r"(\\.)|([\[\]])", _bracket, text))
+    safe = _ATOM.sub(lambda atom: "\\" + atom[0] if atom[0] in "[]" else atom[0], label)
     return f"[{safe}]({quote(path)})"
-
-
-def _bracket(match: re.Match[str]) -> str:
-    return match.group() if match[1] else "\\" + match.group()
 
 
 def sentence(text: str) -> str:

@@ -47,6 +47,7 @@ class Config(Section):
                 "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps, "
                 "train.freeze_encoder_steps)"
             )
+        # The fault is this very setting: refused, it could not be injected, and H4 would have no positive control.
         if train.warmup_steps > train.steps and "warmup-too-long" not in self.faults:
             raise ValueError(
                 f"train.warmup_steps {train.warmup_steps} is longer than the run (train.steps {train.steps}): "

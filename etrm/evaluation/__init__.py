@@ -8,7 +8,6 @@ from etrm.evaluation.statistics import (
     binomial_interval,
     decide,
     holm,
-    paired_differences,
     paired_t_interval,
 )
 from etrm.evaluation.submission import write_submission
@@ -30,7 +29,6 @@ __all__ = [
     "evaluate",
     "evaluate_baselines",
     "holm",
-    "paired_differences",
     "paired_t_interval",
     "write_submission",
 ]

@@ -76,24 +76,12 @@ def binomial_interval(solved: int, asked: int, level: float = 0.95) -> tuple[flo
     return low, high
 
 
-def paired_differences(treatment: Sequence[float], control: Sequence[float], *, worst: float) -> list[float]:
-    """Treatment minus control, seed by seed.
-
-    A run that turned NaN or infinite gets the score ``worst`` and is never dropped. For losses
-    and norms give logarithms of scores, and the logarithm of the worst.
-    """
-    if not math.isfinite(worst):
-        raise ValueError(f"the worst score must be finite to be averaged, not {worst}")
-    scores = [[score if math.isfinite(score) else worst for score in arm] for arm in (treatment, control)]
-    return [mine - other for mine, other in zip(*scores, strict=True)]
-
-
 def paired_t_interval(differences: Sequence[float], level: float = 0.90) -> PairedInterval:
     """The two-sided t interval of the mean of paired differences.
 
     A difference that is NaN or infinite stands for the worst score, whose size is unknown: the mean
     becomes -inf and the interval the whole line, so that nothing is validated and nothing ruled out.
-    Score such runs with :func:`paired_differences` first. One difference bounds nothing either.
+    Give such runs the worst score of a comparison first. One difference bounds nothing either.
     """
     seeds = len(differences)
     if seeds == 0:

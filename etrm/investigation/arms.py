@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from etrm.config import Config
-from etrm.errors import EtrmError, NonFiniteError, RunFolderError
+from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError
 from etrm.files import write_atomically
 from etrm.investigation import cache
 from etrm.investigation.result import Absent, Run, Value
@@ -56,10 +56,6 @@ class Job:
 def folder_of(arm: str, seed: int) -> str:
     """Where an arm's run with a seed stands, relative to the investigation's folder."""
     return f"runs/{arm}/seed{seed}"
-
-
-class Interrupted(Exception):
-    """Ctrl-C: what is finished stays, and the same command goes on from there."""
 
 
 def run_jobs(

@@ -29,15 +29,22 @@ def cache_folder() -> Path:
 
 def code_hash() -> str:
     """Hash of the code that the numbers of a run depend on."""
-    return _hash_of("data", "model", "evaluation", "training")
+    return _hash_of("data", "model", "evaluation", "training", "investigation/measure.py")
+
+
+def judging_hash() -> str:
+    """Hash of the code that a verdict depends on."""
+    return _hash_of("data", "model", "evaluation", "training", "investigation")
 
 
 @lru_cache
-def _hash_of(*packages: str) -> str:
+def _hash_of(*parts: str) -> str:
+    """Of the toolkit and of packages or modules of etrm."""
     folders = [Path(diagnostics.__file__).parent]
-    folders += [Path(etrm.__file__).parent / name for name in packages]
+    folders += [Path(etrm.__file__).parent / name for name in parts]
+    found = (path for folder in folders for path in (folder.rglob("*.py") if folder.is_dir() else (folder,)))
     digest = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+    for path in sorted(found):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -49,8 +56,7 @@ def key(config: Config) -> str:
 
 def outcomes(name: str, make: Callable[[], Sequence[ControlOutcome]]) -> tuple[ControlOutcome, ...]:
     """How the controls of a hypothesis behaved, by this code: found in the cache, or made and kept."""
-    code = _hash_of("data", "model", "evaluation", "training", "investigation")[:16]
-    file = cache_folder() / "controls" / f"{name}-{code}.json"
+    file = cache_folder() / "controls" / f"{name}-{judging_hash()[:16]}.json"
     if file.exists():
         return tuple(ControlOutcome.model_validate(item) for item in json.loads(file.read_text("utf-8")))
     made = tuple(make())

@@ -15,6 +15,7 @@ from functools import cached_property
 from statistics import fmean
 
 from etrm.evaluation.statistics import Decision, PairedInterval, decide, holm, paired_t_interval
+from etrm.investigation.protocol import seeds_in_words
 from etrm.investigation.result import Absent, Effect, Evidence, Run, Value, Verdict
 from etrm.model.core import VOCABULARY
 
@@ -84,7 +85,7 @@ class Contrast:
             effect=Effect.known(self.effects, self.smallest_effect),
             threshold=threshold,
             passed=passed,
-            n=f"{len(self.effects)} seed{'' if len(self.effects) == 1 else 's'}",
+            n=seeds_in_words(len(self.effects)),
             note=note,
         )
 

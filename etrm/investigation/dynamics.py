@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
+from etrm.investigation.protocol import seeds_in_words
 from etrm.investigation.result import Absent, Evidence, Value
 
 Metrics = Sequence[dict[str, Any]]
@@ -70,7 +71,7 @@ def looks(metrics: Metrics, key: str) -> list[tuple[int, float]]:
 
 def rows(runs: Sequence[Metrics]) -> tuple[Evidence, ...]:
     """Evidence about the dynamics of some seeds; it names where to look, and decides nothing."""
-    n = f"{len(runs)} seed{'' if len(runs) == 1 else 's'} x {max(map(len, runs), default=0)} steps"
+    n = f"{seeds_in_words(len(runs))} x {max(map(len, runs), default=0)} steps"
     runs = [metrics for metrics in runs if metrics]
 
     def row(metric: str, values: Sequence[float | None], threshold: str, note: str = "") -> Evidence:

@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite, log
+from math import isfinite
 from pathlib import Path
 from typing import Literal
 
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError
-from etrm.evaluation import (
-    Decision,
-    PairedInterval,
-    decide,
-    evaluate_baselines,
-    paired_differences,
-    paired_t_interval,
-)
+from etrm.evaluation import Decision, PairedInterval, decide, evaluate_baselines, paired_t_interval
 from etrm.investigation.arms import Job, OnProgress, read_run, run_jobs
+from etrm.investigation.contrast import LARGEST_P, of_runs
 from etrm.investigation.protocol import seeded
 from etrm.investigation.result import Absent, Run
 from etrm.training.gate import Gate, gate
@@ -31,8 +25,6 @@ from etrm.training.tasks import held_out_tasks
 
 SMALLEST_EFFECT = 0.05
 """Smallest difference of the log of the loss that matters, about 5 %; fixed before any run."""
-WORST = log(100.0)
-"""Log of the loss that a run that diverged is given: far above log 12 nats of guessing."""
 LONG = 5000
 """Steps for which training has to be stable by the second phase."""
 BASELINE, GATE = "E0", "E1"
@@ -172,16 +164,24 @@ class Row:
     Attributes:
         experiment: it.
         runs: by seed; those that are not finished are missing.
-        interval: of how much lower the log of its loss is than the baseline's, over the seeds of both.
-        decision: of the registered rule, None without a pair.
+        effects: how much lower the log of its loss is than the baseline's, for every seed of both.
         collapsed: seeds whose token accuracy fell to less than half of a peak.
     """
 
     experiment: Experiment
     runs: tuple[Run, ...]
-    interval: PairedInterval | None
-    decision: Decision | None
+    effects: tuple[float, ...]
     collapsed: int
+
+    @property
+    def interval(self) -> PairedInterval | None:
+        """Of the mean effect, None without a pair."""
+        return paired_t_interval(self.effects) if self.effects else None
+
+    @property
+    def decision(self) -> Decision | None:
+        """Of the registered rule, None without a pair."""
+        return decide(self.interval, SMALLEST_EFFECT) if self.interval else None
 
     def mean(self, key: str) -> float | None:
         """Mean over the seeds of what the runs measured, or None."""
@@ -293,20 +293,10 @@ def _finished(root: Path, name: str, seeds: int) -> list[Run]:
 
 
 def _row(root: Path, experiment: Experiment, runs: Sequence[Run], baseline: Sequence[Run]) -> Row:
-    reference = {run.seed: run for run in baseline}
-    pairs = [(reference[run.seed], run) for run in runs if run.seed in reference]
-    interval = decision = None
-    if pairs and experiment.name not in (BASELINE, GATE):
-        before, after = ([_log_loss(run) for run in side] for side in zip(*pairs, strict=True))
-        interval = paired_t_interval(paired_differences(before, after, worst=WORST))
-        decision = decide(interval, SMALLEST_EFFECT)
+    compared = experiment.name not in (BASELINE, GATE)
+    found = of_runs(experiment.what, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
     collapsed = sum(_gate(root, run).collapsed for run in runs if _long_enough(run))
-    return Row(experiment, tuple(runs), interval, decision, collapsed)
-
-
-def _log_loss(run: Run) -> float:
-    value = run.final.get("loss_end")
-    return log(value) if isinstance(value, float) and isfinite(value) and value > 0 else float("nan")
+    return Row(experiment, tuple(runs), found.effects, collapsed)
 
 
 def _long_enough(run: Run) -> bool:
@@ -394,7 +384,9 @@ def _answer(question: Question, rows: Sequence[Row]) -> Answer:
     verdicts = [decision.verdict for _, decision, _ in decided]
     # The best of several is flattered: Bonferroni, the first step of Holm's, on one-sided p-values.
     helped = any(
-        i.p_value <= 0.05 / len(decided) for _, d, i in decided if d.verdict == "VALIDATED" or d.candidate
+        i.p_value <= LARGEST_P / len(decided)
+        for _, d, i in decided
+        if d.verdict == "VALIDATED" or d.candidate
     )
     if helped and "VALIDATED" in verdicts:
         return Answer(question, "VALIDATED", found)

@@ -14,19 +14,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from etrm.config import Config, with_overrides
-from etrm.errors import ConfigError, EtrmError, RunFolderError
+from etrm.errors import ConfigError, EtrmError, Interrupted, RunFolderError
 from etrm.evaluation import binomial_interval
 from etrm.files import write_atomically
-from etrm.investigation.arms import Interrupted
-from etrm.investigation.cache import code_hash
+from etrm.investigation.cache import judging_hash
 from etrm.investigation.investigate import investigate
 from etrm.investigation.protocol import ORDER, Investigation
-from etrm.investigation.result import Result
+from etrm.investigation.result import Verdict
 from etrm.pool import worker_pool
 from etrm.training.faults import FAULTS
 
 NOTHING = "none"
 """What is named of a subject that is healthy, or whose fault belongs to no hypothesis."""
+FAILED = "error"
+"""Where no cause could be named because the investigation itself failed."""
 CASES = "cases.json"
 HEALTHY = {
     "healthy": (),
@@ -64,7 +65,7 @@ class Outcome:
 
     Attributes:
         case: the injection.
-        named: hypothesis, or none; ``error`` where no cause could be named.
+        named: hypothesis, none, or that the investigation failed.
         confidence: proven or candidate, empty where nothing is named.
         sentence: of the root cause.
         seconds: of the investigation, on one worker.
@@ -190,7 +191,7 @@ def score(outcomes: Sequence[Outcome]) -> tuple[Score, Score]:
 def _investigate(case: Case, subject: Config, out: Path, seeds: int, pretrain_steps: int) -> Outcome:
     began = time.perf_counter()
     try:
-        result: Result | None = investigate(
+        result = investigate(
             subject,
             out,
             name="subject",
@@ -203,13 +204,12 @@ def _investigate(case: Case, subject: Config, out: Path, seeds: int, pretrain_st
             pretrain_steps=pretrain_steps,
             until_root_cause=True,
         )
-        sentence = "" if result is None else result.sentence
     except EtrmError as error:
-        result, sentence = None, error.what
-    failed = result is None or "ended in an ERROR" in result.sentence
-    named = "error" if failed or result is None else result.root_cause or NOTHING
-    confidence = "" if result is None else result.root_cause_confidence or ""
-    return Outcome(case, named, confidence, sentence, round(time.perf_counter() - began, 1))
+        return Outcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1))
+    failed = any(hypothesis.verdict is Verdict.ERROR for hypothesis in result.hypotheses.values())
+    named = result.root_cause or (FAILED if failed else NOTHING)
+    seconds = round(time.perf_counter() - began, 1)
+    return Outcome(case, named, result.root_cause_confidence or "", result.sentence, seconds)
 
 
 def _prepare(base: Config, root: Path, pretrain_steps: int, progress: Progress) -> None:
@@ -225,7 +225,7 @@ def _claim(root: Path, base: Config) -> dict[Case, Outcome]:
     if not file.exists():
         return {}
     found = json.loads(file.read_text("utf-8"))
-    if found["subject"] != json.loads(base.to_json()) or found["code"] != code_hash():
+    if found["subject"] != json.loads(base.to_json()) or found["code"] != judging_hash():
         raise RunFolderError(
             f"{root} holds a bench of another subject, or of other code",
             next_step="give another --out, or remove that folder",
@@ -237,7 +237,7 @@ def _claim(root: Path, base: Config) -> dict[Case, Outcome]:
 def _keep(root: Path, base: Config, done: dict[Case, Outcome]) -> None:
     record = {
         "subject": json.loads(base.to_json()),
-        "code": code_hash(),
+        "code": judging_hash(),
         "outcomes": [asdict(outcome) for outcome in done.values()],
     }
     write_atomically(root / CASES, json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -7,7 +7,6 @@ with the checkpoint it came from, tensor by tensor and by what it computes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,24 +16,20 @@ import torch
 from etrm.config import SIDE, Config, ModelConfig, with_overrides
 from etrm.data import collate
 from etrm.errors import EtrmError, NonFiniteError
+from etrm.investigation.inspection import inspected_controls, judged, worst_of
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
-    broken_controls,
     control_arms,
-    inspected_controls,
-    seeded,
     seeds_in_words,
 )
 from etrm.investigation.result import (
     Absent,
-    ControlOutcome,
     Evidence,
     Hypothesis,
     InstrumentCheck,
     Value,
-    Verdict,
 )
 from etrm.model.core import Core
 from etrm.model.recursive import RecursiveModel
@@ -156,20 +151,13 @@ def decide(investigation: Investigation) -> Hypothesis:
     began = time.perf_counter()
     decoder = investigation.brief_decoder
     subject = investigation.starting_from(decoder)
-    subjects: list[Facts] = []
-    errors: list[str] = []
-    for done, seed in enumerate(investigation.seeds):
-        investigation.progress("H1", done, len(investigation.seeds))
-        try:
-            subjects.append(compare(seeded(subject, seed), decoder))
-        except EtrmError as error:
-            errors.append(error.what)
+    subjects, error = investigation.each_seed("H1", subject, lambda config: compare(config, decoder))
     control_decoder = investigation.control_decoder
     controls = inspected_controls(
         investigation, "h1", POSITIVE, lambda config: compare(config, control_decoder)
     )
     worst = max(subjects, key=lambda f: (f.holds, f.logits), default=None)
-    verdict, sentence = _verdict(worst, errors, controls, len(investigation.seeds))
+    verdict, sentence = judged(worst, error, controls, worst_of(len(investigation.seeds)))
     return STATEMENT.decided(
         verdict,
         sentence,
@@ -237,17 +225,6 @@ def _other_weights(core: Core, decoder: Path, config: Config) -> Value:
         for name, tensor in core.state_dict().items()
     ]
     return float(sum(same))
-
-
-def _verdict(
-    worst: Facts | None, errors: Sequence[str], controls: Sequence[ControlOutcome], seeds: int
-) -> tuple[Verdict, str]:
-    if broken := broken_controls(controls):
-        return Verdict.ERROR, broken
-    if worst is None or (errors and not worst.holds):
-        return Verdict.ERROR, f"The subject could not be built: {errors[0]}"
-    scope = f"({seeds_in_words(seeds)}, worst shown)"
-    return (Verdict.VALIDATED if worst.holds else Verdict.INVALIDATED), f"{worst.words} {scope}."
 
 
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:

@@ -17,6 +17,7 @@ from etrm.batch import Batch
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
 from etrm.investigation import frozen_decoder
+from etrm.investigation.inspection import inspected_controls, judged, sentence, worst_of
 from etrm.investigation.interface import ROUNDING, Passage, passage
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
@@ -24,7 +25,6 @@ from etrm.investigation.protocol import (
     Statement,
     broken_controls,
     control_arms,
-    inspected_controls,
     not_run,
     seeds_in_words,
 )
@@ -199,14 +199,10 @@ def _verdict(
     controls: Sequence[ControlOutcome],
     seeds: int,
 ) -> tuple[Verdict, str]:
-    if broken := broken_controls(controls):
-        return Verdict.ERROR, broken
-    if seen is None:
-        return Verdict.ERROR, f"The subject could not be built: {error}"
-    words = f"{seen.words[0].upper()}{seen.words[1:]}"
-    if seen.holds:
-        return Verdict.VALIDATED, f"{words} ({seeds_in_words(seeds)}, worst shown)."
-    assert sizes is not None
+    found = judged(seen, error, controls, worst_of(seeds))
+    if seen is None or sizes is None or found[0] is not Verdict.INVALIDATED:
+        return found
+    words = sentence(seen)
     size = f"its size is {sizes.ratio:.3g} times that of the decoder's puzzle vectors"
     if sizes.alike:
         return Verdict.INVALIDATED, f"{words}; {size} ({seeds_in_words(seeds)})."

@@ -43,7 +43,6 @@ from etrm.investigation.screening import (
     control_config,
     control_screen,
     diverged,
-    effective,
     few_tasks,
     readable,
     run_screens,
@@ -51,6 +50,7 @@ from etrm.investigation.screening import (
     subject_screen,
     unusable,
 )
+from etrm.training.faults import effective
 
 STATEMENT = Statement(
     id="H4",

@@ -18,25 +18,21 @@ from etrm.config import Config, with_overrides
 from etrm.data import Episodes, Sample
 from etrm.data.splits import Leakage, leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
-from etrm.errors import EtrmError, NonFiniteError
+from etrm.errors import NonFiniteError
+from etrm.investigation.inspection import inspected_controls, judged, worst_of
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
-    broken_controls,
     control_arms,
-    inspected_controls,
-    seeded,
     seeds_in_words,
 )
 from etrm.investigation.provenance import KINDS, Provenance, read_rows
 from etrm.investigation.result import (
     Absent,
-    ControlOutcome,
     Evidence,
     Hypothesis,
     InstrumentCheck,
     Value,
-    Verdict,
 )
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
@@ -151,17 +147,10 @@ def inspect(config: Config) -> Facts:
 def decide(investigation: Investigation) -> Hypothesis:
     """Look at the data of every seed and of the controls."""
     began = time.perf_counter()
-    subjects: list[Facts] = []
-    errors: list[str] = []
-    for done, seed in enumerate(investigation.seeds):
-        investigation.progress("H5", done, len(investigation.seeds))
-        try:
-            subjects.append(inspect(seeded(investigation.subject, seed)))
-        except EtrmError as error:
-            errors.append(error.what)
+    subjects, error = investigation.each_seed("H5", investigation.subject, inspect)
     controls = inspected_controls(investigation, "h5", POSITIVE, inspect)
     worst = max(subjects, key=lambda facts: facts.holds, default=None)
-    verdict, sentence = _verdict(worst, errors, controls, len(investigation.seeds))
+    verdict, sentence = judged(worst, error, controls, worst_of(len(investigation.seeds)))
     return STATEMENT.decided(
         verdict,
         sentence,
@@ -211,18 +200,6 @@ def _garble(episodes: Episodes, first: int) -> None:
         return found if index < first else replace(found, labels=other.astype(found.labels.dtype))
 
     episodes.sample = garbled  # type: ignore[method-assign]  # the loader itself, whatever draws from it
-
-
-def _verdict(
-    worst: Facts | None, errors: Sequence[str], controls: Sequence[ControlOutcome], seeds: int
-) -> tuple[Verdict, str]:
-    if broken := broken_controls(controls):
-        return Verdict.ERROR, broken
-    if worst is None or (errors and not worst.holds):
-        return Verdict.ERROR, f"The subject could not be built: {errors[0]}"
-    words = worst.words
-    sentence = f"{words[0].upper()}{words[1:]} ({seeds_in_words(seeds)}, worst shown)."
-    return (Verdict.VALIDATED if worst.holds else Verdict.INVALIDATED), sentence
 
 
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:

@@ -21,23 +21,20 @@ from etrm.data.augment import identity, parse_name
 from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
 from etrm.errors import EtrmError, NonFiniteError
 from etrm.evaluation import Answer, EvaluationReport, Predictor
+from etrm.investigation.inspection import inspected_controls, judged
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
-    broken_controls,
     control_arms,
-    inspected_controls,
     seeded,
 )
 from etrm.investigation.result import (
     Absent,
-    ControlOutcome,
     Evidence,
     Hypothesis,
     InstrumentCheck,
     Value,
-    Verdict,
 )
 from etrm.training import state
 from etrm.training.predict import solve
@@ -178,7 +175,7 @@ def decide(investigation: Investigation) -> Hypothesis:
     except EtrmError as found:
         error = found.what
     controls = inspected_controls(investigation, "h6", POSITIVE, inspect)
-    verdict, sentence = _verdict(facts, error, controls)
+    verdict, sentence = judged(facts, error, controls)
     return STATEMENT.decided(
         verdict,
         sentence,
@@ -306,15 +303,6 @@ def _weights(trainer: Trainer) -> tuple[Value, Value]:
 
 
 # -- in words -------------------------------------------------------------------------------------
-
-
-def _verdict(facts: Facts | None, error: str, controls: Sequence[ControlOutcome]) -> tuple[Verdict, str]:
-    if broken := broken_controls(controls):
-        return Verdict.ERROR, broken
-    if facts is None:
-        return Verdict.ERROR, f"The subject could not be built: {error}"
-    words = facts.words
-    return (Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED), f"{words[0].upper()}{words[1:]}."
 
 
 def _evidence(facts: Facts) -> tuple[Evidence, ...]:

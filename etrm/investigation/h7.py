@@ -22,6 +22,7 @@ from etrm.investigation.protocol import (
     broken_controls,
     control_outcome,
     not_run,
+    seeds_in_words,
     series,
     smoothed,
 )
@@ -45,7 +46,6 @@ from etrm.investigation.screening import (
     control_config,
     control_screen,
     diverged,
-    effective,
     few_tasks,
     readable,
     run_screens,
@@ -53,6 +53,7 @@ from etrm.investigation.screening import (
     subject_screen,
     unusable,
 )
+from etrm.training.faults import effective
 
 STATEMENT = Statement(
     id="H7",
@@ -213,7 +214,7 @@ def _control(screen: Screen, runs: Sequence[Run]) -> ControlOutcome:
 def _context(investigation: Investigation, screen: Screen, runs: Sequence[Run]) -> list[Evidence]:
     """What the contexts say of their tasks; it names where to look, and decides nothing."""
     given = [run for run in screen.of_arm(runs) if run.state == "finished"]
-    n = f"{len(given)} seed{'' if len(given) == 1 else 's'}"
+    n = seeds_in_words(len(given))
 
     def row(metric: str, control: Value, treatment: Value, threshold: str, note: str) -> Evidence:
         return Evidence(

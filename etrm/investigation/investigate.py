@@ -128,8 +128,8 @@ def investigate(
     decided = _decide_all(investigation, hypotheses, until_root_cause)
     baselines = evaluate_baselines(held_out_tasks(subject), subject.data)
     found: tuple[Experiment, ...] = ()
-    named = until_root_cause and root_cause(decided)[0] is not None
-    if experiments and not named and subject.model.variant != "trm":
+    proven = root_cause(decided)[1] == "proven"
+    if experiments and not (until_root_cause and proven) and subject.model.variant != "trm":
         best = max(report.pass_at[1].score for report in baselines.values())
         found = (frozen_decoder.run(investigation, best),)
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
@@ -144,12 +144,12 @@ def _decide_all(
     """Every hypothesis in the order, decided or with the reason why not."""
     decided: dict[str, Hypothesis] = {}
     for id in ORDER:
-        cause = root_cause(decided)[0] if until_root_cause else None
-        if cause is not None:
+        cause, confidence, _ = root_cause(decided)
+        if until_root_cause and confidence == "proven":
             decided[id] = not_run(
                 STATEMENTS[id], f"Stands behind the root cause {cause}, where this run stopped."
             )
-        elif id in DECIDED and id in asked:
+        elif id in asked:
             decided[id] = _behind(DECIDED[id](investigation), decided)
         else:
             decided[id] = not_run(STATEMENTS[id], f"Not asked for: --hypotheses {','.join(asked)}.")

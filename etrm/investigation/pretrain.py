@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from etrm.config import Config, with_overrides
+from etrm.errors import Interrupted
 from etrm.investigation import cache
-from etrm.investigation.arms import Interrupted
 from etrm.training import checkpoint as checkpoints
 from etrm.training.trainer import train
 

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeVar
 
 from etrm.config import Config, load, with_overrides
 from etrm.errors import EtrmError
 from etrm.investigation.arms import Job, OnProgress, run_jobs
-from etrm.investigation.cache import outcomes
 from etrm.investigation.interface import Passage, passage
 from etrm.investigation.pretrain import pretrained, trm_config
 from etrm.investigation.result import Arm, ControlOutcome, Hypothesis, Run, Series, Verdict
-from etrm.training.faults import recipe_for
+from etrm.training.faults import effective
 from etrm.training.run_folder import read_metrics
 
 ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
@@ -42,6 +41,7 @@ class Statement:
         return Hypothesis(**asdict(self), verdict=verdict, sentence=sentence, **found)
 
 
+Looked = TypeVar("Looked")
 BRIEF_STEPS = 40
 """Steps of a TRM that is good enough to see whether loading works."""
 
@@ -70,7 +70,7 @@ class Investigation:
     @cached_property
     def effective(self) -> Config:
         """The settings that the subject's runs really use, as their records say."""
-        return recipe_for(self.subject).configure(self.subject)
+        return effective(self.subject)
 
     @cached_property
     def decoder(self) -> Path:
@@ -85,13 +85,21 @@ class Investigation:
     @cached_property
     def passages(self) -> tuple[list[Passage], str]:
         """The way of the context in the subject of each seed; and why a seed has none, if one has none."""
-        found, error = [], ""
-        for seed in self.seeds:
+        return self.each_seed("context", self.subject, passage)
+
+    def each_seed(
+        self, phase: str, subject: Config, look: Callable[[Config], Looked]
+    ) -> tuple[list[Looked], str]:
+        """What ``look`` finds in a subject with each seed; and why one could not be built, or nothing."""
+        found: list[Looked] = []
+        problem = ""
+        for done, seed in enumerate(self.seeds):
+            self.progress(phase, done, len(self.seeds))
             try:
-                found.append(passage(seeded(self.subject, seed)))
-            except EtrmError as problem:
-                error = problem.what
-        return found, error
+                found.append(look(seeded(subject, seed)))
+            except EtrmError as error:
+                problem = problem or error.what
+        return found, problem
 
     def _trm(self, phase: str, steps: int) -> Path:
         if self.subject.train.decoder is not None:
@@ -170,35 +178,6 @@ def control_outcome(
         behaved=(candidate or got is Verdict.VALIDATED) == positive and got is not Verdict.ERROR,
         detail=detail,
     )
-
-
-class Found(Protocol):
-    """What an inspection found: whether the hypothesis holds, and why, with the numbers."""
-
-    @property
-    def holds(self) -> bool:
-        """Whether the hypothesis holds."""
-
-    @property
-    def words(self) -> str:
-        """The findings with their numbers."""
-
-
-def inspected_controls(
-    investigation: Investigation, id: str, positive: Sequence[str], inspect: Callable[[Config], Found]
-) -> tuple[ControlOutcome, ...]:
-    """How the healthy control and each fault behave under an inspection; kept between investigations."""
-
-    def outcome(name: str) -> ControlOutcome:
-        faults = () if name == "healthy" else (name,)
-        try:
-            found = inspect(investigation.control_config(faults))
-        except EtrmError as error:
-            return control_outcome(name, bool(faults), Verdict.ERROR, error.what)
-        got = Verdict.VALIDATED if found.holds else Verdict.INVALIDATED
-        return control_outcome(name, bool(faults), got, found.words)
-
-    return outcomes(id, lambda: [outcome(name) for name in ("healthy", *positive)])
 
 
 def broken_controls(controls: Sequence[ControlOutcome]) -> str:

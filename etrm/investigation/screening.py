@@ -15,7 +15,6 @@ from etrm.investigation.arms import Job
 from etrm.investigation.contrast import Outcome, any_gains, of_runs
 from etrm.investigation.protocol import CONTROL_PRESET, Investigation, seeded, seeds_in_words
 from etrm.investigation.result import Arm, InstrumentCheck, Run
-from etrm.training.faults import recipe_for
 
 REFERENCE = "as-given"
 """The arm that the others differ from."""
@@ -184,11 +183,6 @@ def interventions(config: Config, settings: Sequence[str]) -> str:
     """The override that adds settings to those which apply after everything else."""
     quoted = ", ".join(f'"{setting}"' for setting in (*config.interventions, *settings))
     return f"interventions=[{quoted}]"
-
-
-def effective(config: Config) -> Config:
-    """The settings that a run of a config really uses, faults and interventions included."""
-    return recipe_for(config).configure(config)
 
 
 FINALS = {

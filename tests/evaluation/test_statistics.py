@@ -14,7 +14,6 @@ from etrm.evaluation.statistics import (
     binomial_interval,
     decide,
     holm,
-    paired_differences,
     paired_t_interval,
     seeds_needed,
     t_quantile,
@@ -113,15 +112,6 @@ def test_a_failed_run_without_a_score_decides_nothing(bad: float) -> None:
     assert (found.mean, found.low, found.high) == (-math.inf, -math.inf, math.inf)
     assert decide(found, 0.1).verdict == "INCONCLUSIVE"
     assert decide(found, 0.1).seeds_needed is None
-
-
-def test_a_failed_run_counts_as_the_worst_score() -> None:
-    assert paired_differences([0.5, math.nan], [0.25, 0.75], worst=0.0) == [0.25, -0.75]
-    assert paired_differences([0.5, math.inf], [math.nan, 0.75], worst=0.0) == [0.5, -0.75]
-    with pytest.raises(ValueError, match="worst score must be finite"):
-        paired_differences([1.0], [1.0], worst=math.nan)
-    with pytest.raises(ValueError, match="zip"):
-        paired_differences([1.0], [1.0, 2.0], worst=0.0)
 
 
 def test_one_difference_bounds_nothing_and_none_is_refused() -> None:

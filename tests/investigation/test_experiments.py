@@ -188,10 +188,18 @@ def test_the_third_phase_asks_for_more_than_a_trivial_baseline(tmp_path: Path) -
 
 
 def test_a_run_that_diverged_counts_as_the_worst(tmp_path: Path) -> None:
-    rows = planted(tmp_path, {"E2": [0.3, 0.3, float("nan")]})
+    rows = planted(tmp_path, {"E2": [0.05, 0.05, float("nan")]})
     row = next(row for row in rows if row.experiment.name == "E2")
     assert row.interval is not None
     assert row.interval.mean < 0
+
+
+def test_a_run_that_failed_otherwise_has_no_pair(tmp_path: Path) -> None:
+    planted(tmp_path, {"E2": [0.3, 0.3, 0.3]})
+    summary = {"state": "failed", "wall_s": 1.0, "reason": "the disk was full", "measured": {}}
+    (tmp_path / "runs/E2/seed1/summary.json").write_text(json.dumps(summary))
+    row = next(row for row in table(tmp_path, SMOKE, 3) if row.experiment.name == "E2")
+    assert row.effects == pytest.approx((0.3, 0.3))
 
 
 def test_the_table_fills_itself_from_the_folders(tmp_path: Path) -> None:

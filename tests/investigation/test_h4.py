@@ -11,7 +11,8 @@ from etrm.investigation import h4, screening
 from etrm.investigation.contrast import Outcome
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Absent, Verdict
-from etrm.investigation.screening import Screen, effective
+from etrm.investigation.screening import Screen
+from etrm.training.faults import effective
 from tests.investigation.planted import DIVERGED, planted
 
 GIVEN = [1.0, 1.1, 0.9]

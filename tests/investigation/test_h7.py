@@ -11,7 +11,8 @@ from etrm.investigation import h7, screening
 from etrm.investigation.contrast import Outcome
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Verdict
-from etrm.investigation.screening import Screen, effective, few_tasks
+from etrm.investigation.screening import Screen, few_tasks
+from etrm.training.faults import effective
 from tests.investigation.planted import planted
 
 GIVEN = [1.0, 1.1, 0.9]

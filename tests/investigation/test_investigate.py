@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from etrm.config import load
 from etrm.errors import ConfigError, RunFolderError
 from etrm.investigation.investigate import STATEMENTS, investigate, root_cause
-from etrm.investigation.protocol import ORDER, not_run
+from etrm.investigation.protocol import ORDER, Investigation, not_run
 from etrm.investigation.result import Hypothesis, Result, Verdict
 
 
@@ -90,6 +91,29 @@ def test_the_injected_fault_is_named(
     assert Result.read(tmp_path / "result.json") == result
 
 
+def test_it_stops_behind_a_proven_cause_and_not_behind_a_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def planted(id: str) -> Callable[[Investigation], Hypothesis]:
+        def decide(investigation: Investigation) -> Hypothesis:
+            asked.append(id)
+            verdict = Verdict.VALIDATED if id == "H2" else Verdict.INCONCLUSIVE
+            return not_run(STATEMENTS[id], "").model_copy(
+                update={"verdict": verdict, "candidate": id == "H6"}
+            )
+
+        return decide
+
+    monkeypatch.setattr("etrm.investigation.investigate.DECIDED", {id: planted(id) for id in ORDER})
+    result = _tiny(tmp_path, hypotheses=ORDER, until_root_cause=True)
+    assert asked == ["H5", "H6", "H1", "H2"]
+    assert result.root_cause == "H2"
+    assert "root cause H2" in result.hypotheses["H3"].sentence
+    assert result.experiments == ()
+
+
 def test_a_folder_of_another_subject_is_refused(tmp_path: Path) -> None:
     (tmp_path / "subject.json").write_text("{}")
     with pytest.raises(RunFolderError, match="another subject"):
@@ -107,7 +131,7 @@ def test_an_unknown_hypothesis_is_refused(tmp_path: Path) -> None:
         _tiny(tmp_path, hypotheses=("H9",))
 
 
-def _tiny(out: Path, hypotheses: tuple[str, ...] = ("H1",)) -> Result:
+def _tiny(out: Path, hypotheses: tuple[str, ...] = ("H1",), *, until_root_cause: bool = False) -> Result:
     return investigate(
         load("smoke"),
         out,
@@ -117,4 +141,5 @@ def _tiny(out: Path, hypotheses: tuple[str, ...] = ("H1",)) -> Result:
         command="etrm investigate",
         progress=lambda phase, done, total: None,
         hypotheses=hypotheses,
+        until_root_cause=until_root_cause,
     )

@@ -6,7 +6,8 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.investigation.result import Verdict
-from etrm.investigation.screening import Screen, Treatment, effective, interventions, shortened, unusable
+from etrm.investigation.screening import Screen, Treatment, interventions, shortened, unusable
+from etrm.training.faults import effective
 from tests.investigation.planted import DIVERGED, planted
 
 SLOW = Treatment("slow", "rate x0.1", ("train.encoder_lr_scale=0.1",))

@@ -7,7 +7,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -100,6 +100,8 @@ def test_text_is_shown_as_it_is_written(text: str) -> None:
     assert bare(spoken(paragraph(escape(text)))) == bare(text)
 
 
+@example("`]``")
+@example("`[``")
 @given(st.text(alphabet=st.sampled_from("ab1 .<>*_`|[]()!\\:"), max_size=40))
 def test_a_link_leads_where_it_says_whatever_its_label(text: str) -> None:
     children = MARKDOWN.parseInline(link(escape(text), "a b.md"))[0].children or []

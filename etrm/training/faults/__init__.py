@@ -15,7 +15,7 @@ from etrm.training.faults import data, decoder, dynamics, encoder, evaluator, in
 from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
 
-__all__ = ["FAULTS", "Fault", "find", "recipe_for"]
+__all__ = ["FAULTS", "Fault", "effective", "find", "recipe_for"]
 
 FAULTS = {
     fault.name: fault
@@ -37,6 +37,15 @@ def recipe_for(config: Config) -> Recipe:
         return recipe
     configure = recipe.configure
     return replace(recipe, configure=lambda given: with_overrides(configure(given), given.interventions))
+
+
+def effective(config: Config) -> Config:
+    """The settings that a run of a config really uses, faults and interventions included.
+
+    Raises:
+        ConfigError: a fault that is not known.
+    """
+    return recipe_for(config).configure(config)
 
 
 def find(name: str) -> Fault:
