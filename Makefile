@@ -14,10 +14,10 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
 
-# The callbacks and docs/examples against the real packages, which `make test` skips where they are not installed.
+# What `make test` skips where its packages are not installed: callbacks, docs/examples, jobs through submitit.
 test-extras: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lightning,transformers,examples]'
-	$(BIN)/pytest tests/diagnostics/test_lightning.py tests/diagnostics/test_hugging_face.py tests/examples
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lightning,transformers,examples,cluster]'
+	$(BIN)/pytest tests/diagnostics/test_lightning.py tests/diagnostics/test_hugging_face.py tests/examples tests/investigation/test_launch.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -19,6 +20,9 @@ from etrm.processes import reports_error
 if TYPE_CHECKING:
     from etrm.config import Config
     from etrm.investigation.experiments import Experiment
+    from etrm.investigation.launch import Launcher
+    from etrm.investigation.result import Result
+    from etrm.investigation.tiers import Tier
     from reports.console import Phases
 
 app = typer.Typer(
@@ -46,6 +50,27 @@ SourceOption = Annotated[
 ]
 SubsetOption = Annotated[str, typer.Option(help="training or evaluation.")]
 WeightsOption = Annotated[str, typer.Option(help="ema or raw: a checkpoint of ours holds both.")]
+TierOption = Annotated[
+    str, typer.Option(help="screening (3 seeds), standard (5 seeds) or full (5 seeds, long runs).")
+]
+SeedsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Seeds per arm in place of the tier's; below five it is a screening."),
+]
+PretrainOption = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the TRM decoder in place of the tier's.")
+]
+JobsOption = Annotated[int, typer.Option(min=1, help="Training processes at a time, one thread each.")]
+LauncherOption = Annotated[
+    str,
+    typer.Option(
+        help="Where training runs go: processes, or local or slurm through submitit (etrm[cluster])."
+    ),
+]
+LauncherSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--launcher-set", metavar="KEY=VALUE", help="For submitit, e.g. slurm_partition=gpu."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
 CheckpointArgument = Annotated[Path, typer.Argument(help="A run folder, a checkpoint folder, or a file.")]
 SideOption = Annotated[int, typer.Option(min=1, max=30, help="Keep tasks whose grids all fit this side.")]
@@ -105,13 +130,14 @@ def investigate(
     inject: InjectOption = None,
     hypotheses: Annotated[str, typer.Option(help="Which to decide, e.g. H1,H2.")] = "all",
     until_root_cause: Annotated[bool, typer.Option(help="Stop at the first proven root cause.")] = False,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Seeds per arm; below five a report is called screening.")
-    ] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Training processes at a time, one thread each.")] = 2,
+    tier: TierOption = "screening",
+    seeds: SeedsOption = None,
+    jobs: JobsOption = 2,
+    launcher: LauncherOption = "processes",
+    launcher_set: LauncherSetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the investigation.")] = Path("runs/investigation"),
     experiments: Annotated[bool, typer.Option(help="Also run the frozen-decoder experiment.")] = True,
-    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the TRM decoder.")] = 800,
+    pretrain_steps: PretrainOption = None,
     fail_on: Annotated[
         str | None, typer.Option(help="'validated' gives exit code 1 where a fault is found.")
     ] = None,
@@ -122,38 +148,64 @@ def investigate(
     130 interrupted (the same command goes on).
     """
     from etrm.errors import ConfigError
+    from etrm.investigation.frozen_decoder import run as frozen
     from etrm.investigation.investigate import chosen
-    from etrm.investigation.investigate import investigate as decide
     from etrm.investigation.result import Verdict
-    from reports import read_and_render, summary
-    from reports.console import open_console
 
     if fail_on not in (None, "validated"):
         raise ConfigError(f"unknown --fail-on {fail_on!r}", allowed="validated")
-    subject, name = _subject(run, preset, config, settings, inject)
-    command = "etrm " + shlex.join(sys.argv[1:])
-    with _resumable() as phases:
-        result = decide(
-            subject,
-            out,
-            name=name,
-            seeds=seeds,
-            workers=jobs,
-            command=command,
-            progress=phases.update,
-            hypotheses=chosen(hypotheses),
-            until_root_cause=until_root_cause,
-            experiments=experiments,
-            pretrain_steps=pretrain_steps,
-        )
-    result = read_and_render(out)
-    open_console().print(summary(result))
-    _say_where(out)
+    result = _decide(
+        _subject(run, preset, config, settings, inject),
+        out,
+        launcher=_launcher(launcher, jobs, launcher_set),
+        tier=_tier(tier, seeds, pretrain_steps),
+        hypotheses=chosen(hypotheses),
+        until_root_cause=until_root_cause,
+        experiments=(frozen,) if experiments else (),
+    )
     verdicts = [hypothesis.verdict for hypothesis in result.hypotheses.values()]
     if Verdict.ERROR in verdicts:
         raise typer.Exit(3)
     if fail_on and Verdict.VALIDATED in verdicts:
         raise typer.Exit(1)
+
+
+@app.command("frozen-decoder")
+def frozen_decoder(
+    run: Annotated[Path | None, typer.Argument(help="A run folder whose config is the subject.")] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    inject: InjectOption = None,
+    as_original: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MISTAKE",
+            help="Make a mistake of the original again, in place of the experiment, and see which check catches it: "
+            "norms, optimizer, cycles, tasks, statistics or all.",
+        ),
+    ] = None,
+    tier: TierOption = "screening",
+    seeds: SeedsOption = None,
+    jobs: JobsOption = 2,
+    launcher: LauncherOption = "processes",
+    launcher_set: LauncherSetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the experiment.")] = Path("runs/frozen-decoder"),
+    pretrain_steps: PretrainOption = None,
+) -> None:
+    """Keep a pretrained decoder fixed and train the encoder: does it learn (A), is it stuck (B), or useless (C)?"""
+    from etrm.investigation import original
+    from etrm.investigation.frozen_decoder import run as frozen
+
+    mistakes = original.chosen(as_original or ())
+    _decide(
+        _subject(run, preset, config, settings, inject),
+        out,
+        launcher=_launcher(launcher, jobs, launcher_set),
+        tier=_tier(tier, seeds, pretrain_steps),
+        hypotheses=(),
+        experiments=((lambda found, _: original.run(found, mistakes)) if mistakes else frozen,),
+    )
 
 
 @app.command()
@@ -649,9 +701,12 @@ def bench_faults(
     config: ConfigOption = None,
     settings: SetOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Cases of each fault.")] = 3,
-    per_case: Annotated[int, typer.Option(min=1, help="Seeds of one investigation.")] = 3,
+    tier: TierOption = "screening",
+    per_case: Annotated[
+        int | None, typer.Option(min=1, help="Seeds of one investigation; the tier's by default.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Investigations at a time, one process each.")] = 2,
-    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the TRM decoder.")] = 800,
+    pretrain_steps: PretrainOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the bench; finished cases stay.")] = Path(
         "runs/fault-bench"
     ),
@@ -663,15 +718,15 @@ def bench_faults(
     from reports.fault_bench import page
 
     base = _config(preset, config, settings, None)
-    chosen = fault_bench.cases(names or (), seeds, per_case)
+    budget = _tier(tier, per_case, pretrain_steps)
+    chosen = fault_bench.cases(names or (), seeds, budget.seeds)
     with _resumable("") as phases:
         outcomes = fault_bench.run(
             base,
             chosen,
             out,
-            per_case=per_case,
             workers=jobs,
-            pretrain_steps=pretrain_steps,
+            tier=budget,
             progress=phases.update,
         )
     text = page(outcomes)
@@ -703,14 +758,18 @@ def experiment_run(
     config: ConfigOption = None,
     settings: SetOption = None,
     seeds: ExperimentSeeds = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Training processes at a time, one thread each.")] = 2,
+    jobs: JobsOption = 2,
+    launcher: LauncherOption = "processes",
+    launcher_set: LauncherSetOption = None,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
     """Run some experiments beside the baseline, and print the table."""
     from etrm.investigation.experiments import BASELINE, find
 
     chosen = [find(name) for name in dict.fromkeys((BASELINE, *names))]
-    _experiments(chosen, _config(preset, config, settings, None), seeds, jobs, out)
+    _experiments(
+        chosen, _config(preset, config, settings, None), seeds, _launcher(launcher, jobs, launcher_set), out
+    )
 
 
 @experiment_app.command("suite")
@@ -720,13 +779,21 @@ def experiment_suite(
     config: ConfigOption = None,
     settings: SetOption = None,
     seeds: ExperimentSeeds = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Training processes at a time, one thread each.")] = 2,
+    jobs: JobsOption = 2,
+    launcher: LauncherOption = "processes",
+    launcher_set: LauncherSetOption = None,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
     """Run a whole suite, the overfit gate first, and print the table."""
     from etrm.investigation.experiments import of_suite
 
-    _experiments(of_suite(name), _config(preset, config, settings, None), seeds, jobs, out)
+    _experiments(
+        of_suite(name),
+        _config(preset, config, settings, None),
+        seeds,
+        _launcher(launcher, jobs, launcher_set),
+        out,
+    )
 
 
 @experiment_app.command("table")
@@ -745,7 +812,7 @@ def experiment_table(
     open_console().print(page(out, base, seeds), markup=False, highlight=False)
 
 
-def _experiments(chosen: list[Experiment], base: Config, seeds: int, jobs: int, out: Path) -> None:
+def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: Launcher, out: Path) -> None:
     from etrm.files import write_atomically
     from etrm.investigation.experiments import run
     from reports.console import open_console
@@ -754,10 +821,40 @@ def _experiments(chosen: list[Experiment], base: Config, seeds: int, jobs: int, 
     with _resumable() as phases:
         for experiment in chosen:
             name = f"{experiment.name}, {experiment.what}"
-            run([experiment], base, out, seeds, jobs, partial(phases.update, name))
+            run([experiment], base, out, seeds, launcher, partial(phases.update, name))
     text = page(out, base, seeds)
     write_atomically(out / "index.md", text)
     open_console().print(text, markup=False, highlight=False)
+
+
+def _decide(subject: tuple[Config, str], out: Path, **options: Any) -> Result:
+    """Investigate, render and print."""
+    from etrm.investigation.investigate import investigate
+    from reports import read_and_render, summary
+    from reports.console import open_console
+
+    chosen, name = subject
+    command = "etrm " + shlex.join(sys.argv[1:])
+    with _resumable() as phases:
+        investigate(chosen, out, name=name, command=command, progress=phases.update, **options)
+    result = read_and_render(out)
+    open_console().print(summary(result))
+    _say_where(out)
+    return result
+
+
+def _tier(name: str, seeds: int | None, pretrain_steps: int | None) -> Tier:
+    """A tier, with what was asked for in place of its own."""
+    from etrm.investigation.tiers import find
+
+    tier = find(name)
+    return replace(tier, seeds=seeds or tier.seeds, pretrain_steps=pretrain_steps or tier.pretrain_steps)
+
+
+def _launcher(name: str, jobs: int, settings: list[str] | None) -> Launcher:
+    from etrm.investigation.launch import launcher
+
+    return launcher(name, jobs, settings or ())
 
 
 @contextmanager

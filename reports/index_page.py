@@ -145,8 +145,10 @@ def _cost(result: Result) -> str:
     costs = table(["part", "runs", "steps", "time in runs"], rows, "lrrr") if rows else ""
     runs = [run for _, part in parts for run in part.runs]
     together = cost(runs, math.fsum(part.wall_s for _, part in parts))
+    spent = result.reproduce
+    tier = f"Tier: {escape(spent.tier)}, {count(len(spent.seeds), 'seed')}. " if spent.tier else ""
     whole = (
-        f"Together: {together}{' in runs' if runs else ''}. The investigation took "
+        f"{tier}Together: {together}{' in runs' if runs else ''}. The investigation took "
         f"{duration(result.reproduce.wall_s)} of wall time, {count(result.reproduce.threads, 'thread')} for each run."
     )
     return "\n\n".join(filter(None, [costs, paragraph(whole)]))

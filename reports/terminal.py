@@ -28,11 +28,11 @@ def terminal(result: Result) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
-    head = Text.assemble((_cause(result), "bold"), "\n", sentence(plain(result.sentence)))
-    parts: list[RenderableType] = [head]
+    parts: list[RenderableType] = []
     if _decided(result):
+        parts.append(Text.assemble((_cause(result), "bold"), "\n", sentence(plain(result.sentence))))
         parts.append(Padding(_verdicts(result), (1, 0, 0, 0)))
-    parts += [Padding(Text(line), (1, 0, 0, 0)) for line in _not_run(result)]
+        parts += [Padding(Text(line), (1, 0, 0, 0)) for line in _not_run(result)]
     for experiment in result.experiments:
         name = (
             "no scenario decided"

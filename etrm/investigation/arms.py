@@ -1,4 +1,4 @@
-"""Arms as resumable training runs, several at a time on one machine.
+"""Arms as resumable training runs, several at a time.
 
 An arm-run is a config in a folder. What is finished is never run again; what was interrupted goes
 on where it stopped; what failed is tried once more and then reported as failed.
@@ -7,11 +7,10 @@ on where it stopped; what failed is tried once more and then reported as failed.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from etrm.config import Config
 from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError
 from etrm.files import write_atomically
 from etrm.investigation import cache
+from etrm.investigation.launch import Attempt, Launcher
 from etrm.investigation.result import Absent, Run, Value
 from etrm.training.run_folder import read_metrics
 
@@ -59,14 +59,14 @@ def folder_of(arm: str, seed: int) -> str:
 
 
 def run_jobs(
-    root: Path, jobs: Sequence[Job], workers: int, progress: OnProgress
+    root: Path, jobs: Sequence[Job], launcher: Launcher, progress: OnProgress
 ) -> dict[tuple[str, int], Run]:
     """Run all jobs that are not finished.
 
     Args:
         root: the investigation's folder.
         jobs: what to run.
-        workers: processes at a time, one CPU thread each.
+        launcher: where and how many at a time.
         progress: called with steps done and steps in all.
 
     Returns:
@@ -84,7 +84,7 @@ def run_jobs(
     waiting = [job for job in jobs if not _finished(root, job)]
     total = sum(job.config.train.steps for job in jobs)
     if waiting:
-        _run_all(root, waiting, workers, lambda: progress(sum(_steps(root, job) for job in jobs), total))
+        _run_all(root, waiting, launcher, lambda: progress(sum(_steps(root, job) for job in jobs), total))
     for job in waiting:
         if job.shared and _finished(root, job):
             cache.keep(job.config, root / job.folder)
@@ -93,39 +93,35 @@ def run_jobs(
     return {key: run for key, run in found.items() if run is not None}
 
 
-def _run_all(root: Path, waiting: list[Job], workers: int, tick: Callable[[], None]) -> None:
-    context = multiprocessing.get_context("spawn")  # a forked torch deadlocks in its thread pools
-    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_quiet) as pool:
-        attempts: dict[Future[None], tuple[Job, int]] = {
-            pool.submit(work, job, str(root / job.folder)): (job, 1) for job in waiting
-        }
+def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[[], None]) -> None:
+    queue = deque((job, 1) for job in waiting)
+    running: list[tuple[Attempt, Job, int]] = []
+    with launcher.open(root) as executor:
         try:
-            while attempts:
-                done, _ = wait(attempts, timeout=0.5, return_when=FIRST_COMPLETED)
+            while queue or running:
+                while queue and len(running) < launcher.jobs:
+                    job, attempt = queue.popleft()
+                    try:
+                        started = executor.submit(work, job, str(root / job.folder))
+                    except BrokenExecutor as error:  # no worker is left
+                        _failed(root / job.folder, error)
+                    else:
+                        running.append((started, job, attempt))
+                ended = [entry for entry in running if entry[0].done()]
+                for entry in ended:
+                    running.remove(entry)
+                    started, job, attempt = entry
+                    problem = started.exception()
+                    if problem is not None and attempt == 1 and not isinstance(problem, BrokenExecutor):
+                        queue.append((job, 2))
+                    elif problem is not None:
+                        _failed(root / job.folder, problem)
                 tick()
-                for future in done:
-                    job, attempt = attempts.pop(future)
-                    error = future.exception()
-                    final = isinstance(
-                        error, (EtrmError, BrokenExecutor)
-                    )  # the same again, or no worker left
-                    if error is not None and attempt == 1 and not final:
-                        attempts[pool.submit(work, job, str(root / job.folder))] = (job, 2)
-                    elif error is not None:
-                        failure = {"state": "failed", "reason": str(error), "wall_s": 0.0}
-                        failure["diverged"] = isinstance(error, NonFiniteError)
-                        _write_summary(root / job.folder, failure)
+                if running and not ended:
+                    time.sleep(0.2)
         except KeyboardInterrupt:
-            for future in attempts:
-                future.cancel()
-            for process in multiprocessing.active_children():
-                process.terminate()  # SIGTERM: the trainer keeps a checkpoint of the step in hand
+            executor.stop([started for started, _, _ in running])
             raise Interrupted from None
-
-
-def _quiet() -> None:
-    """Workers leave Ctrl-C to the parent, which asks them to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def work(job: Job, folder: str) -> None:
@@ -134,10 +130,19 @@ def work(job: Job, folder: str) -> None:
 
     path = Path(folder)
     began = time.perf_counter()
-    summary = measured_run(job.config, path, measure=job.measure, held_out=job.held_out)
+    try:
+        summary = measured_run(job.config, path, measure=job.measure, held_out=job.held_out)
+    except EtrmError as error:  # it would be the same again
+        _failed(path, error)
+        return
     if summary is not None:
         before = _earlier_seconds(path)
         _write_summary(path, {"state": "finished", "wall_s": before + time.perf_counter() - began, **summary})
+
+
+def _failed(path: Path, error: BaseException) -> None:
+    diverged = isinstance(error, NonFiniteError)
+    _write_summary(path, {"state": "failed", "reason": str(error), "wall_s": 0.0, "diverged": diverged})
 
 
 def _earlier_seconds(path: Path) -> float:

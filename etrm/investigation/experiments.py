@@ -17,6 +17,7 @@ from etrm.errors import ConfigError
 from etrm.evaluation import Decision, PairedInterval, decide, evaluate_baselines, paired_t_interval
 from etrm.investigation.arms import Job, OnProgress, read_run, run_jobs
 from etrm.investigation.contrast import LARGEST_P, of_runs
+from etrm.investigation.launch import Launcher
 from etrm.investigation.protocol import seeded
 from etrm.investigation.result import Absent, Run
 from etrm.training.gate import Gate, gate
@@ -264,7 +265,12 @@ def job(experiment: Experiment, base: Config, seed: int) -> Job:
 
 
 def run(
-    chosen: Sequence[Experiment], base: Config, root: Path, seeds: int, workers: int, progress: OnProgress
+    chosen: Sequence[Experiment],
+    base: Config,
+    root: Path,
+    seeds: int,
+    launcher: Launcher,
+    progress: OnProgress,
 ) -> None:
     """Run experiments with every seed; what is finished is not run again.
 
@@ -273,7 +279,7 @@ def run(
         Interrupted: Ctrl-C; the same command goes on.
     """
     for experiment in chosen:  # one at a time, so that the gate is known before the others begin
-        run_jobs(root, [job(experiment, base, seed) for seed in range(seeds)], workers, progress)
+        run_jobs(root, [job(experiment, base, seed) for seed in range(seeds)], launcher, progress)
 
 
 # -- what was found -------------------------------------------------------------------------------

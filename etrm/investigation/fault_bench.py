@@ -19,8 +19,10 @@ from etrm.evaluation import binomial_interval
 from etrm.files import write_atomically
 from etrm.investigation.cache import judging_hash
 from etrm.investigation.investigate import investigate
+from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import ORDER, Investigation
 from etrm.investigation.result import Verdict
+from etrm.investigation.tiers import Tier
 from etrm.pool import worker_pool
 from etrm.training.faults import FAULTS
 
@@ -134,9 +136,8 @@ def run(
     chosen: Sequence[Case],
     root: Path,
     *,
-    per_case: int,
     workers: int,
-    pretrain_steps: int,
+    tier: Tier,
     progress: Progress,
 ) -> list[Outcome]:
     """Investigate every case that was not yet, and keep each outcome as it comes.
@@ -145,9 +146,8 @@ def run(
         base: the healthy subject.
         chosen: what is injected.
         root: of the bench; finished cases in it are not run again.
-        per_case: seeds of one investigation.
         workers: investigations at a time, one process each.
-        pretrain_steps: of the decoder.
+        tier: seeds and steps of each.
         progress: called with a phase, cases done and cases in all.
 
     Raises:
@@ -155,13 +155,11 @@ def run(
         RunFolderError: the folder holds cases of another subject or of other code.
     """
     done = _claim(root, base)
-    _prepare(base, root, pretrain_steps, progress)
+    _prepare(base, root, workers, tier, progress)
     waiting = [case for case in chosen if case not in done]
     with worker_pool(workers) as pool:
         attempts: dict[Future[Outcome], Case] = {
-            pool.submit(
-                _investigate, case, subject_of(case, base), root / case.folder, per_case, pretrain_steps
-            ): case
+            pool.submit(_investigate, case, subject_of(case, base), root / case.folder, tier): case
             for case in waiting
         }
         try:
@@ -188,20 +186,19 @@ def score(outcomes: Sequence[Outcome]) -> tuple[Score, Score]:
     )
 
 
-def _investigate(case: Case, subject: Config, out: Path, seeds: int, pretrain_steps: int) -> Outcome:
+def _investigate(case: Case, subject: Config, out: Path, tier: Tier) -> Outcome:
     began = time.perf_counter()
     try:
         result = investigate(
             subject,
             out,
             name="subject",
-            seeds=seeds,
             first_seed=case.seed,
-            workers=1,
+            launcher=launcher("processes", 1),
             command="",
             progress=lambda phase, done, total: None,
-            experiments=False,
-            pretrain_steps=pretrain_steps,
+            experiments=(),
+            tier=tier,
             until_root_cause=True,
         )
     except EtrmError as error:
@@ -212,9 +209,9 @@ def _investigate(case: Case, subject: Config, out: Path, seeds: int, pretrain_st
     return Outcome(case, named, result.root_cause_confidence or "", result.sentence, seconds)
 
 
-def _prepare(base: Config, root: Path, pretrain_steps: int, progress: Progress) -> None:
+def _prepare(base: Config, root: Path, workers: int, tier: Tier, progress: Progress) -> None:
     """Train the decoders before several processes want them at once."""
-    investigation = Investigation(root, base, (0,), 1, progress, pretrain_steps)
+    investigation = Investigation(root, base, (0,), launcher("processes", workers), progress, tier)
     _ = investigation.control_decoder, investigation.brief_decoder, investigation.decoder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from etrm.files import write_atomically
 from etrm.investigation import frozen_decoder, h1, h2, h3, h4, h5, h6, h7
 from etrm.investigation.cache import code_hash
 from etrm.investigation.contrast import LARGEST_P
+from etrm.investigation.launch import Launcher
 from etrm.investigation.protocol import ORDER, Investigation, not_run
 from etrm.investigation.result import (
     Evidence,
@@ -26,11 +27,14 @@ from etrm.investigation.result import (
     Verdict,
     explanation,
 )
+from etrm.investigation.tiers import SCREENING, Tier
 from etrm.training.faults import recipe_for
 from etrm.training.run_folder import environment
 from etrm.training.tasks import held_out_tasks, training_tasks
 
 Progress = Callable[[str, int, int], None]
+Conduct = Callable[[Investigation, float], Experiment]
+"""Runs an experiment, given the best trivial baseline's pass@1 on the held-out tasks."""
 Confidence = Literal["proven", "candidate"]
 MODULES = (h5, h6, h1, h2, h3, h4, h7)
 DECIDED = {module.STATEMENT.id: module.decide for module in MODULES}
@@ -59,6 +63,8 @@ NEXT_BY_SCENARIO = {
     "decoder's own quality (page frozen-decoder), then at H3 and H4.",
     "C": "Loading and gradients are sound and the encoder trains, but nothing held out is solved. Give it more tasks, "
     "steps and augmentation (data.augmentations='fresh') before asking for capacity (H7).",
+    "caught": "The checks hold. `etrm frozen-decoder` runs the experiment itself.",
+    "missed": "Do not trust the experiment before the check that was passed is mended.",
     "none": "Nothing that was tested explains a failure to learn. More seeds and steps narrow the intervals: "
     "--seeds 5, then `etrm train` and `etrm evaluate`.",
 }
@@ -86,13 +92,12 @@ def investigate(
     out: Path,
     *,
     name: str,
-    seeds: int,
-    workers: int,
+    launcher: Launcher,
     command: str,
     progress: Progress,
     hypotheses: tuple[str, ...] = tuple(DECIDED),
-    experiments: bool = True,
-    pretrain_steps: int = 800,
+    experiments: Sequence[Conduct] = (frozen_decoder.run,),
+    tier: Tier = SCREENING,
     until_root_cause: bool = False,
     first_seed: int = 0,
 ) -> Result:
@@ -102,13 +107,12 @@ def investigate(
         subject: the config to be judged, faults included.
         out: folder of the investigation; what is finished there is not run again.
         name: how the report calls the subject.
-        seeds: per arm.
-        workers: training processes at a time.
+        launcher: of training runs.
         command: the command line, for the report.
         progress: called with a phase, steps done and steps in all.
         hypotheses: ids to decide; the others are NOT RUN.
-        experiments: also run the frozen-decoder experiment.
-        pretrain_steps: of the TRM decoder, where the subject names none.
+        experiments: run beside them, where the subject has an encoder.
+        tier: seeds and steps.
         first_seed: of the seeds, which follow one another.
         until_root_cause: leave what stands behind the first proven cause, and the experiments, alone.
 
@@ -123,15 +127,15 @@ def investigate(
     # Every arm has its own seed, a store has one, and neither it nor workers change a sample.
     subject = with_overrides(subject, ("data.store=none", "data.workers=0"))
     investigation = Investigation(
-        out, subject, tuple(range(first_seed, first_seed + seeds)), workers, progress, pretrain_steps
+        out, subject, tuple(range(first_seed, first_seed + tier.seeds)), launcher, progress, tier
     )
     decided = _decide_all(investigation, hypotheses, until_root_cause)
     baselines = evaluate_baselines(held_out_tasks(subject), subject.data)
     found: tuple[Experiment, ...] = ()
     proven = root_cause(decided)[1] == "proven"
-    if experiments and not (until_root_cause and proven) and subject.model.variant != "trm":
+    if not (until_root_cause and proven) and subject.model.variant != "trm":
         best = max(report.pass_at[1].score for report in baselines.values())
-        found = (frozen_decoder.run(investigation, best),)
+        found = tuple(conduct(investigation, best) for conduct in experiments)
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
     result = _result(name, decided, found, baselines, reproduce)
     result.write(out)
@@ -201,7 +205,9 @@ def root_cause(hypotheses: Mapping[str, Hypothesis]) -> tuple[str | None, Confid
         if hypothesis.candidate:
             return hypothesis.id, "candidate", hypothesis.sentence
     tested = [hypothesis.id for hypothesis in found if hypothesis.verdict is not Verdict.NOT_RUN]
-    return None, None, f"No root cause among the tested hypotheses ({', '.join(tested) or 'none'})."
+    if not tested:
+        return None, None, "No hypothesis was asked for."
+    return None, None, f"No root cause among the tested hypotheses ({', '.join(tested)})."
 
 
 def _claim(out: Path, subject: Config, name: str) -> None:
@@ -260,7 +266,7 @@ def _next_step(
         return NEXT_STEP[cause]
     if any(hypothesis.verdict is Verdict.ERROR for hypothesis in hypotheses.values()):
         return "Mend what the ERROR names, then run the same command again."
-    return NEXT_BY_SCENARIO[experiments[0].scenario if experiments else "none"]
+    return NEXT_BY_SCENARIO.get(experiments[0].scenario if experiments else "none", NEXT_BY_SCENARIO["none"])
 
 
 def _reproduce(
@@ -276,6 +282,7 @@ def _reproduce(
         versions=where["versions"],
         hardware=where["hardware"],
         threads=1,
+        tier=investigation.tier.name,
         wall_s=round(seconds, 1),
         config=json.loads(subject.to_json()),
     )

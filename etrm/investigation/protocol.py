@@ -12,8 +12,10 @@ from etrm.config import Config, load, with_overrides
 from etrm.errors import EtrmError
 from etrm.investigation.arms import Job, OnProgress, run_jobs
 from etrm.investigation.interface import Passage, passage
+from etrm.investigation.launch import Launcher
 from etrm.investigation.pretrain import pretrained, trm_config
 from etrm.investigation.result import Arm, ControlOutcome, Hypothesis, Run, Series, Verdict
+from etrm.investigation.tiers import SCREENING, Tier
 from etrm.training.faults import effective
 from etrm.training.run_folder import read_metrics
 
@@ -54,17 +56,17 @@ class Investigation:
         root: the investigation's folder.
         subject: config of the subject as given, faults included.
         seeds: of every arm.
-        workers: processes at a time.
+        launcher: of training runs.
         progress: called with a phase, steps done and steps in all.
-        pretrain_steps: of the decoder, where the subject names none.
+        tier: the budget.
     """
 
     root: Path
     subject: Config
     seeds: tuple[int, ...]
-    workers: int
+    launcher: Launcher
     progress: Callable[[str, int, int], None]
-    pretrain_steps: int = 800
+    tier: Tier = SCREENING
     _done: dict[tuple[str, int], Run] = field(default_factory=dict)
 
     @cached_property
@@ -75,12 +77,12 @@ class Investigation:
     @cached_property
     def decoder(self) -> Path:
         """Run folder of the TRM that the subject starts from, trained now where it names none."""
-        return self._trm("TRM decoder", self.pretrain_steps)
+        return self._trm("TRM decoder", self.tier.pretrain_steps)
 
     @cached_property
     def brief_decoder(self) -> Path:
         """The same, after a few steps: it loads, or does not, like any other."""
-        return self._trm("brief TRM decoder", min(BRIEF_STEPS, self.pretrain_steps))
+        return self._trm("brief TRM decoder", min(BRIEF_STEPS, self.tier.pretrain_steps))
 
     @cached_property
     def passages(self) -> tuple[list[Passage], str]:
@@ -123,7 +125,7 @@ class Investigation:
     def run(self, phase: str, jobs: Sequence[Job]) -> list[Run]:
         """The runs of some jobs, made now or before."""
         report: OnProgress = lambda done, total: self.progress(phase, done, total)  # noqa: E731
-        self._done |= run_jobs(self.root, jobs, self.workers, report)
+        self._done |= run_jobs(self.root, jobs, self.launcher, report)
         return [self._done[job.arm, job.seed] for job in jobs]
 
     def control_config(self, faults: Sequence[str] = ()) -> Config:

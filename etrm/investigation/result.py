@@ -228,6 +228,7 @@ class Reproduce(Record):
     versions: dict[str, str]
     hardware: str
     threads: int
+    tier: str = ""  # of the budget; empty in results that were written before there were tiers
     wall_s: float
     config: dict[str, Any]
 

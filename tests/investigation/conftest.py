@@ -8,6 +8,7 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.investigation import pretrain
+from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import Investigation
 
 
@@ -38,6 +39,6 @@ def investigation(
         root=tmp_path / "out",
         subject=subject,
         seeds=(0,),
-        workers=2,
+        launcher=launcher("processes", 2),
         progress=lambda phase, done, total: None,
     )

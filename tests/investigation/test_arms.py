@@ -10,15 +10,17 @@ import pytest
 from etrm.config import load, with_overrides
 from etrm.errors import RunFolderError
 from etrm.investigation.arms import Job, run_jobs
+from etrm.investigation.launch import launcher
 
+ONE, TWO = launcher("processes", 1), launcher("processes", 2)
 CONFIG = load("smoke", overrides=("train.steps=4", "train.threads=1"))
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     jobs = [Job("arm", 0, CONFIG)]
-    first = run_jobs(tmp_path, jobs, 1, lambda done, total: None)
+    first = run_jobs(tmp_path, jobs, ONE, lambda done, total: None)
     stamp = (tmp_path / "runs/arm/seed0/metrics.jsonl").stat().st_mtime_ns
-    second = run_jobs(tmp_path, jobs, 1, lambda done, total: None)
+    second = run_jobs(tmp_path, jobs, ONE, lambda done, total: None)
     assert (tmp_path / "runs/arm/seed0/metrics.jsonl").stat().st_mtime_ns == stamp
     assert first == second
     run = first["arm", 0]
@@ -26,17 +28,22 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_subject_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    run_jobs(tmp_path, [Job("arm", 0, CONFIG)], 1, lambda done, total: None)
+    run_jobs(tmp_path, [Job("arm", 0, CONFIG)], ONE, lambda done, total: None)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = Job("arm", 0, with_overrides(CONFIG, ("train.lr=0.5",)))
     with pytest.raises(RunFolderError, match="another subject"):
-        run_jobs(tmp_path, [Job("new", 0, CONFIG), other], 1, lambda done, total: None)
+        run_jobs(tmp_path, [Job("new", 0, CONFIG), other], ONE, lambda done, total: None)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_failed_run_is_reported_and_the_others_finish(tmp_path: Path) -> None:
     broken = with_overrides(CONFIG, ("train.decoder='/nowhere/at/all'",))
-    found = run_jobs(tmp_path, [Job("bad", 0, broken), Job("good", 0, CONFIG)], 2, lambda done, total: None)
+    found = run_jobs(
+        tmp_path,
+        [Job("bad", 0, broken), Job("good", 0, CONFIG)],
+        TWO,
+        lambda done, total: None,
+    )
     assert found["bad", 0].state == "failed"
     assert "/nowhere/at/all" in found["bad", 0].reason
     assert found["good", 0].state == "finished"
@@ -50,12 +57,17 @@ def test_a_worker_that_dies_is_reported_and_nothing_crashes(tmp_path: Path) -> N
             for process in multiprocessing.active_children():
                 process.kill()
 
-    found = run_jobs(tmp_path, [Job("killed", 0, long)], 1, kill_when_training)
+    found = run_jobs(tmp_path, [Job("killed", 0, long)], ONE, kill_when_training)
     assert found["killed", 0].state == "failed"
     assert found["killed", 0].reason
 
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     seen = []
-    run_jobs(tmp_path, [Job("arm", 0, CONFIG)], 1, lambda done, total: seen.append((done, total)))
+    run_jobs(
+        tmp_path,
+        [Job("arm", 0, CONFIG)],
+        ONE,
+        lambda done, total: seen.append((done, total)),
+    )
     assert seen[-1] == (4, 4)

@@ -23,6 +23,7 @@ from etrm.investigation.experiments import (
     phases,
     table,
 )
+from etrm.investigation.launch import launcher
 from reports.experiments_page import listing, page
 
 SMOKE = load("smoke", overrides=("train.threads=1",))
@@ -216,10 +217,12 @@ def test_an_experiment_is_run_beside_its_baseline_and_not_twice(tmp_path: Path) 
     )
     done: list[int] = []
     chosen = [find("E0"), find("E3")]
-    experiments.run(chosen, tiny, tmp_path, 1, 1, lambda steps, total: done.append(steps))
+    experiments.run(
+        chosen, tiny, tmp_path, 1, launcher("processes", 1), lambda steps, total: done.append(steps)
+    )
     row = next(row for row in table(tmp_path, tiny, 1) if row.experiment.name == "E3")
     assert row.interval is not None  # the clipped baseline is the same run
     assert row.interval.mean == 0
     written = (tmp_path / "runs/E3/seed0/summary.json").stat().st_mtime_ns
-    experiments.run(chosen, tiny, tmp_path, 1, 1, lambda steps, total: None)
+    experiments.run(chosen, tiny, tmp_path, 1, launcher("processes", 1), lambda steps, total: None)
     assert (tmp_path / "runs/E3/seed0/summary.json").stat().st_mtime_ns == written

@@ -12,9 +12,11 @@ from etrm.errors import ConfigError, RunFolderError
 from etrm.evaluation import binomial_interval
 from etrm.investigation import fault_bench
 from etrm.investigation.fault_bench import HEALTHY, NOTHING, Case, Outcome, cases, score, subject_of
+from etrm.investigation.tiers import SCREENING
 from etrm.training.faults import FAULTS
 from reports.fault_bench import page
 
+TIER = replace(SCREENING, seeds=1, pretrain_steps=20)
 SMOKE = load("smoke", overrides=("train.threads=1",))
 
 
@@ -92,9 +94,8 @@ def test_a_case_is_investigated_kept_and_not_run_again(
             SMOKE,
             chosen,
             tmp_path / "bench",
-            per_case=1,
             workers=1,
-            pretrain_steps=20,
+            tier=TIER,
             progress=lambda phase, done, total: None,
         )
 
@@ -108,9 +109,8 @@ def test_a_case_is_investigated_kept_and_not_run_again(
             replace_steps(),
             chosen,
             tmp_path / "bench",
-            per_case=1,
             workers=1,
-            pretrain_steps=20,
+            tier=TIER,
             progress=lambda phase, done, total: None,
         )
 

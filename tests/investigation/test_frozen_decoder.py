@@ -19,8 +19,8 @@ def contrast(differences: list[float]) -> Contrast:
     return of_losses("an arm", [(1.0, 1.0 - d) for d in differences], SMALLEST_EFFECT)
 
 
-def runs(solved: float, low: float) -> list[Run]:
-    final: dict[str, Any] = {"held_out_solved": solved, "held_out_asked": 77.0, "held_out_low": low}
+def runs(solved: float, low: float, asked: float = 77.0) -> list[Run]:
+    final: dict[str, Any] = {"held_out_solved": solved, "held_out_asked": asked, "held_out_low": low}
     return [
         Run(arm="a", seed=seed, folder="", steps=1, wall_s=1, state="finished", final=final)
         for seed in range(3)
@@ -28,14 +28,20 @@ def runs(solved: float, low: float) -> list[Run]:
 
 
 def scenario(
-    start: list[float], blind: list[float], *, solved: float = 0, low: float = 0.0, stuck: bool = False
+    start: list[float],
+    blind: list[float],
+    *,
+    solved: float = 0,
+    low: float = 0.0,
+    asked: float = 77.0,
+    stuck: bool = False,
 ) -> str:
     letter, sentence = _scenario(
         stuck=stuck,
         words="the encoder does not move on 9 of 9 steps",
         failed=[],
         contrasts=[contrast(start), contrast(blind), contrast(CLEAR)],
-        trained=runs(solved, low),
+        trained=runs(solved, low, asked),
         baseline=0.01,
     )
     assert sentence
@@ -53,6 +59,13 @@ def test_without_a_held_out_score_it_is_useless(solved: float, low: float) -> No
 
 def test_no_better_than_foreign_demos_is_useless_whatever_it_solves() -> None:
     assert scenario(CLEAR, NOTHING, solved=20, low=0.17) == "C"
+
+
+@pytest.mark.parametrize("solved", [0, 4])
+def test_few_tasks_say_nothing_of_generalisation(solved: float) -> None:
+    assert scenario(CLEAR, CLEAR, solved=solved, low=0.4 * (solved > 0), asked=4) == "none"
+    assert scenario(CLEAR, NOTHING, solved=solved, asked=4) == "C"
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.4, asked=32) == "A"
 
 
 def test_a_loss_that_does_not_fall_is_stuck() -> None:

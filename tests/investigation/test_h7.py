@@ -9,6 +9,7 @@ import pytest
 from etrm.config import Config, load, with_overrides
 from etrm.investigation import h7, screening
 from etrm.investigation.contrast import Outcome
+from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Verdict
 from etrm.investigation.screening import Screen, few_tasks
@@ -134,7 +135,7 @@ def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.Monke
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)
     monkeypatch.setattr(screening, "CONTROL_SEEDS", (0,))
     investigation.subject = with_overrides(investigation.subject, ("train.steps=5",))
-    investigation.workers = 1  # a second one would import torch once more
+    investigation.launcher = launcher("processes", 1)  # a second one would import torch once more
     monkeypatch.setattr(h7, "broken_controls", lambda controls: "")  # two steps show nothing
     found = h7.decide(investigation)
     assert found.screening

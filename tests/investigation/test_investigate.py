@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from etrm.config import load
 from etrm.errors import ConfigError, RunFolderError
+from etrm.investigation import frozen_decoder
 from etrm.investigation.investigate import STATEMENTS, investigate, root_cause
+from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import ORDER, Investigation, not_run
 from etrm.investigation.result import Hypothesis, Result, Verdict
+from etrm.investigation.tiers import SCREENING
 
 
 def hypotheses(**verdicts: Verdict) -> dict[str, Hypothesis]:
@@ -77,11 +81,11 @@ def test_the_injected_fault_is_named(
         load("smoke", overrides=(f"faults=[{names}]", f"train.decoder='{decoder}'")),
         tmp_path,
         name="preset smoke",
-        seeds=1,
-        workers=2,
+        tier=replace(SCREENING, seeds=1),
+        launcher=launcher("processes", 2),
         command="etrm investigate",
         progress=lambda phase, done, total: None,
-        experiments=not faults,
+        experiments=() if faults else (frozen_decoder.run,),
         hypotheses=("H5", "H6", "H1", "H2", "H3"),
         until_root_cause=bool(faults),
     )
@@ -136,8 +140,8 @@ def _tiny(out: Path, hypotheses: tuple[str, ...] = ("H1",), *, until_root_cause:
         load("smoke"),
         out,
         name="preset smoke",
-        seeds=1,
-        workers=1,
+        tier=replace(SCREENING, seeds=1),
+        launcher=launcher("processes", 1),
         command="etrm investigate",
         progress=lambda phase, done, total: None,
         hypotheses=hypotheses,

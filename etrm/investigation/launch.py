@@ -1,0 +1,135 @@
+"""Where arms run: processes of this machine, or jobs that submitit starts, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from etrm.errors import ConfigError
+from etrm.pool import worker_pool
+
+LAUNCHERS = ("processes", "local", "slurm")
+
+
+class Attempt(Protocol):
+    """A call that was submitted: a future of the standard library, or a job of submitit."""
+
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+
+    def exception(self) -> BaseException | None:
+        """What it ended with, once it is done."""
+
+
+class Executor(Protocol):
+    """Takes calls, and stops them."""
+
+    def submit(self, call: Callable[..., None], *arguments: Any) -> Attempt:
+        """Start a call, or let it wait for its turn."""
+
+    def stop(self, attempts: Sequence[Any]) -> None:
+        """Ask what runs to end, and forget what waits."""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How arms are run.
+
+    Attributes:
+        jobs: at a time, one CPU thread each.
+        open: gives the executor, which may keep its files in the folder.
+    """
+
+    jobs: int
+    open: Callable[[Path], AbstractContextManager[Executor]]
+
+
+def launcher(name: str, jobs: int, settings: Sequence[str] = ()) -> Launcher:
+    """The launcher of that name.
+
+    Args:
+        name: ``processes``; ``local`` or ``slurm`` are submitit's.
+        jobs: at a time.
+        settings: of submitit's executor, as key=value, e.g. ``slurm_partition=gpu`` or ``timeout_min=60``.
+
+    Raises:
+        ConfigError: it is not known, takes no settings, or submitit is not installed or refuses a setting.
+    """
+    if name not in LAUNCHERS:
+        raise ConfigError(f"unknown --launcher {name!r}", allowed=", ".join(LAUNCHERS))
+    if name == "processes":
+        if settings:
+            raise ConfigError(
+                f"processes take no --launcher-set {settings[0]!r}", next_step="--launcher slurm or local"
+            )
+        return Launcher(jobs, lambda folder: processes(jobs))
+    parameters = dict(_parsed(setting) for setting in settings)
+    return Launcher(jobs, lambda folder: _submitit(name, folder, parameters))
+
+
+class _Processes:
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def submit(self, call: Callable[..., None], *arguments: Any) -> Attempt:
+        future: Attempt = self._pool.submit(call, *arguments)
+        return future
+
+    def stop(self, attempts: Sequence[Any]) -> None:
+        for attempt in attempts:
+            attempt.cancel()
+        for process in multiprocessing.active_children():
+            process.terminate()  # SIGTERM: the trainer keeps a checkpoint of the step in hand
+
+
+@contextmanager
+def processes(jobs: int) -> Iterator[Executor]:
+    """Processes of this machine."""
+    with worker_pool(jobs) as pool:
+        yield _Processes(pool)
+
+
+class _Submitted:
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+
+    def submit(self, call: Callable[..., None], *arguments: Any) -> Attempt:
+        job: Attempt = self._executor.submit(call, *arguments)
+        return job
+
+    def stop(self, attempts: Sequence[Any]) -> None:
+        for attempt in attempts:
+            attempt.cancel()
+
+
+@contextmanager
+def _submitit(cluster: str, folder: Path, parameters: dict[str, Any]) -> Iterator[Executor]:
+    try:
+        import submitit
+    except ImportError as error:
+        raise ConfigError(
+            f"--launcher {cluster} needs the package submitit, which is not installed",
+            next_step="pip install 'etrm[cluster]'",
+        ) from error
+    try:
+        executor = submitit.AutoExecutor(folder=str(folder / "submitit"), cluster=cluster)
+        executor.update_parameters(name="etrm", **parameters)
+    except (
+        NameError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # of a setting, or of a cluster not there
+        raise ConfigError(f"submitit refuses --launcher {cluster}", got=str(error).splitlines()[0]) from error
+    yield _Submitted(executor)
+
+
+def _parsed(setting: str) -> tuple[str, Any]:
+    key, equals, value = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"cannot read --launcher-set {setting!r}", allowed="KEY=VALUE, e.g. timeout_min=60")
+    return key, int(value) if value.lstrip("-").isdigit() else value

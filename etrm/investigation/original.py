@@ -1,0 +1,384 @@
+"""Five ways in which the first frozen-decoder experiment misread itself (seed 004), made again and caught.
+
+Each mistake is one short run or comparison. What the original read off it stands beside the check that the
+experiment has today; a mistake is caught where its check fails.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diagnostics import Representation, representation
+from etrm.batch import to_device
+from etrm.config import with_overrides
+from etrm.data import collate
+from etrm.errors import ConfigError
+from etrm.evaluation import binomial_interval
+from etrm.investigation import frozen_decoder
+from etrm.investigation.arms import Job
+from etrm.investigation.h1 import LOGIT_TOLERANCE, compare
+from etrm.investigation.h2 import gather
+from etrm.investigation.measure import training_queries
+from etrm.investigation.protocol import Investigation, seeded
+from etrm.investigation.result import Arm, Evidence, Experiment, Run
+from etrm.training.predict import load_model
+from etrm.training.trainer import Trainer
+
+STEPS = 20
+CLIP_NORM = 0.1
+"""Small enough that it acts on every step, as the original's limit of 1 did on a loss summed over the batch."""
+FEW_TASKS = 4
+LIKE = 0.01
+"""Relative difference below which two statistics are the same to a reader."""
+SHORT, SKIPPED = "original-short", "original-optimizer"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a mistake looked like, and what its check says.
+
+    Attributes:
+        read: rows as the original read them.
+        checks: rows of the check, which fail where it catches the mistake.
+        runs: that were trained for it.
+    """
+
+    read: tuple[Evidence, ...]
+    checks: tuple[Evidence, ...]
+    runs: tuple[Run, ...] = ()
+
+    @property
+    def caught(self) -> bool:
+        """Whether a check fails."""
+        return any(row.passed is False for row in self.checks)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One of the five.
+
+    Attributes:
+        name: as given to ``--as-original``.
+        what: was done and concluded.
+        look: makes it again.
+    """
+
+    name: str
+    what: str
+    look: Callable[[Investigation], Seen]
+
+
+def chosen(names: Sequence[str]) -> tuple[Mistake, ...]:
+    """The mistakes of those names; ``all`` for every one.
+
+    Raises:
+        ConfigError: one is not known.
+    """
+    for name in names:
+        if name not in (*MISTAKES, "all"):
+            raise ConfigError(f"unknown mistake {name!r}", allowed=", ".join((*MISTAKES, "all")))
+    return tuple(mistake for mistake in MISTAKES.values() if {"all", mistake.name} & set(names))
+
+
+def run(investigation: Investigation, mistakes: Sequence[Mistake]) -> Experiment:
+    """Make mistakes again with the first seed, and say which of them the checks catch."""
+    began = time.perf_counter()
+    seen = {mistake.name: mistake.look(investigation) for mistake in mistakes}
+    caught = [name for name, found in seen.items() if found.caught]
+    missed = [name for name in seen if name not in caught]
+    runs = {run.folder: run for found in seen.values() for run in found.runs}
+    return Experiment(
+        id="original-mistakes",
+        title="The original's mistakes",
+        question="What did the first frozen-decoder experiment read, and would the checks have said otherwise?",
+        scenario="missed" if missed else "caught",
+        sentence=f"{len(caught)} of {len(seen)} mistakes are caught"
+        + (f", and not: {', '.join(missed)}" if missed else "")
+        + f". Made again: {'; '.join(f'({m.name}) {m.what}' for m in mistakes)}.",
+        scenarios=(
+            ("caught", "beside every misreading stands a check that fails"),
+            ("missed", "a mistake passes all checks"),
+        ),
+        screening=False,
+        arms=tuple(_arm(run) for run in runs.values()),
+        runs=tuple(runs.values()),
+        evidence=tuple(row for found in seen.values() for row in (*found.read, *found.checks)),
+        wall_s=round(time.perf_counter() - began, 1),
+    )
+
+
+def _norms(investigation: Investigation) -> Seen:
+    short = _trained(investigation)
+    metrics = investigation.metrics(short)
+    before, after = (
+        [m[f"encoder.grad_norm_{when}_clip"] for m in metrics if m.get(f"encoder.grad_norm_{when}_clip")]
+        for when in ("pre", "post")
+    )
+
+    def at_limit(norms: Sequence[float]) -> float:
+        return float(sum(abs(norm - CLIP_NORM) <= 1e-3 * CLIP_NORM for norm in norms))
+
+    return Seen(
+        read=(
+            _read("norms", "encoder gradient norm as logged after clipping, median", median(after), "stable"),
+            _read("norms", "the same before clipping, median", median(before), "not looked at"),
+        ),
+        checks=(
+            _check(
+                "norms",
+                "steps whose logged norm is the clipping limit itself",
+                at_limit(after),
+                "none: a norm before clipping meets it by chance alone",
+                at_limit(after) == 0,
+                control=at_limit(before),
+                n=f"{len(metrics)} steps; control: the norm before clipping",
+            ),
+        ),
+        runs=(short,),
+    )
+
+
+def _optimizer(investigation: Investigation) -> Seen:
+    faults = ("freeze-skips-optimizer",)
+    trained = _run(investigation, SKIPPED, faults)
+    facts = gather(investigation.metrics(trained))
+    alive = facts.steps - facts.without_gradient
+    return Seen(
+        read=(_read("optimizer", "steps with an encoder gradient", float(alive), "the encoder learns"),),
+        checks=(
+            _check(
+                "optimizer",
+                "steps after which no encoder weight has moved",
+                float(facts.without_movement),
+                "none",
+                facts.without_movement == 0,
+                control=0.0,
+                n=f"{facts.steps} steps",
+            ),
+        ),
+        runs=(trained,),
+    )
+
+
+def _cycles(investigation: Investigation) -> Seen:
+    decoder = investigation.brief_decoder
+    subject = with_overrides(investigation.starting_from(decoder), ('faults=["decoder-cycles-mismatch"]',))
+    facts = compare(seeded(subject, investigation.seeds[0]), decoder)
+    words = "; ".join(
+        f"{name}: trained with {theirs}, runs with {ours}" for name, theirs, ours in facts.settings
+    )
+    return Seen(
+        read=(
+            _read(
+                "cycles",
+                "core tensors equal to the checkpoint's",
+                float(facts.matched),
+                "the decoder is loaded",
+            ),
+        ),
+        checks=(
+            _check(
+                "cycles",
+                "settings without weights that differ",
+                float(len(facts.settings)),
+                "0",
+                not facts.settings,
+                control=0.0,
+                n=words,
+            ),
+            _check(
+                "cycles",
+                "largest difference of logits, same context",
+                facts.logits,
+                f"<= {LOGIT_TOLERANCE:g}",
+                facts.logits <= LOGIT_TOLERANCE,
+                control=0.0,
+                n=f"{facts.contexts} contexts",
+            ),
+        ),
+    )
+
+
+def _tasks(investigation: Investigation) -> Seen:
+    _, high = binomial_interval(0, FEW_TASKS)
+    _, all_high = binomial_interval(0, _asked(investigation))
+    return Seen(
+        read=(
+            _read("tasks", f"pass@1 of an evaluation that solves 0 of {FEW_TASKS} tasks", 0.0, "it fails"),
+        ),
+        checks=(
+            _check(
+                "tasks",
+                "held-out tasks that were asked",
+                float(FEW_TASKS),
+                f">= {frozen_decoder.FEWEST_TASKS}, or no verdict about generalisation",
+                FEW_TASKS >= frozen_decoder.FEWEST_TASKS,
+                control=float(_asked(investigation)),
+                n="control: this subject's",
+            ),
+            _check(
+                "tasks",
+                "score that 0 solved leaves open, upper end of the exact 95 % interval",
+                high,
+                "in words: what it could be is not excluded",
+                None,
+                control=all_high,
+                n=f"0 of {FEW_TASKS}; control: 0 of {_asked(investigation)}",
+            ),
+        ),
+    )
+
+
+def _statistics(investigation: Investigation) -> Seen:
+    short = _trained(investigation)
+    model, config, _, _ = load_model(investigation.root / short.folder, "raw")
+    trainer = Trainer(config)
+    samples = training_queries(trainer)
+    contexts = [_contexts(kind.encoder, samples, trainer.device) for kind in (model, trainer.model)]
+    trained, start = map(representation, contexts)
+    same = representation(contexts[0][:1].expand_as(contexts[0]))
+    n = f"{len(samples)} tasks; control: one task's context given for every task"
+    return Seen(
+        read=(
+            _read("statistics", "mean norm of a context token", _known(trained.norm), "a healthy encoder"),
+            _read(
+                "statistics", "standard deviation of its channels", _known(trained.std), "a healthy encoder"
+            ),
+        ),
+        checks=(
+            _check(
+                "statistics",
+                "mean norm of a context token, trained",
+                _known(trained.norm),
+                f"evidence only where it differs by {LIKE:.0%} from a context that says nothing",
+                _differ(trained, same),
+                control=_known(same.norm),
+                n=n,
+            ),
+            _check(
+                "statistics",
+                "share of the contexts' power that differs between tasks, trained",
+                _known(trained.share),
+                "beside its random start, never alone",
+                None,
+                control=_known(start.share),
+                n=f"{len(samples)} tasks; control: the random start",
+            ),
+        ),
+        runs=(short,),
+    )
+
+
+MISTAKES = {
+    mistake.name: mistake
+    for mistake in (
+        Mistake("norms", "gradient norms were logged after clipping, and taken for stable gradients", _norms),
+        Mistake(
+            "optimizer",
+            "one optimiser held both parts, and freezing the decoder skipped it, so that nothing was trained",
+            _optimizer,
+        ),
+        Mistake("cycles", "the decoder was trained with other cycles than it was run with", _cycles),
+        Mistake(
+            "tasks", f"{FEW_TASKS} held-out tasks were asked, and none solved was taken for failure", _tasks
+        ),
+        Mistake(
+            "statistics",
+            "a norm of sqrt(hidden size) and a deviation of 1 were taken for a healthy context; RMSNorm gives them "
+            "to any",
+            _statistics,
+        ),
+    )
+}
+
+
+def _trained(investigation: Investigation) -> Run:
+    return _run(investigation, SHORT, ())
+
+
+def _run(investigation: Investigation, arm: str, faults: Sequence[str]) -> Run:
+    """A short run with the decoder frozen and a low clipping limit."""
+    config = frozen_decoder.frozen_config(
+        investigation, investigation.brief_decoder, investigation.seeds[0], faults, STEPS
+    )
+    config = with_overrides(config, (f"train.clip_norm={CLIP_NORM}",))
+    (run,) = investigation.run("the original's mistakes", [Job(arm, config.train.seed, config)])
+    if run.state == "failed":
+        raise ConfigError(
+            f"the run {arm} failed, so that nothing can be shown on it",
+            got=run.reason,
+            next_step="mend the subject first: etrm investigate",
+        )
+    return run
+
+
+def _arm(run: Run) -> Arm:
+    return Arm(
+        name=run.arm,
+        role="treatment",
+        difference=f"decoder frozen for {run.steps} steps",
+        settings=(f"train.clip_norm={CLIP_NORM}",),
+        faults=("freeze-skips-optimizer",) if run.arm == SKIPPED else (),
+    )
+
+
+@torch.no_grad()
+def _contexts(encoder: Any, samples: Sequence[Any], device: torch.device) -> Tensor:
+    encoder.eval()
+    found: Tensor = encoder(to_device(collate(samples), device).demos).context
+    return found
+
+
+def _asked(investigation: Investigation) -> int:
+    from etrm.training.tasks import held_out_tasks
+
+    return len(held_out_tasks(investigation.subject))
+
+
+def _differ(one: Representation, other: Representation) -> bool:
+    a, b = _known(one.norm), _known(other.norm)
+    return abs(a - b) > LIKE * abs(b)
+
+
+def _known(value: float | None) -> float:
+    assert value is not None  # finite contexts of several tasks have every figure
+    return value
+
+
+def _read(mistake: str, metric: str, value: float, taken_for: str) -> Evidence:
+    return Evidence(
+        metric=f"({mistake}) {metric}",
+        direction="context",
+        treatment=value,
+        threshold=f"read as: {taken_for}",
+        passed=None,
+        n="as the original read it",
+    )
+
+
+def _check(
+    mistake: str,
+    metric: str,
+    value: float,
+    threshold: str,
+    passed: bool | None,
+    *,
+    control: float,
+    n: str,
+) -> Evidence:
+    return Evidence(
+        metric=f"({mistake}) check: {metric}",
+        direction="context" if passed is None else "must hold",
+        control=control,
+        treatment=value,
+        threshold=threshold,
+        passed=passed,
+        n=n,
+    )

@@ -1,0 +1,50 @@
+"""How much an investigation spends: seeds and steps by tier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from etrm.errors import ConfigError
+from etrm.evaluation.statistics import FULL_SEEDS
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A budget.
+
+    Attributes:
+        name: as given to ``--tier``.
+        seeds: of every arm.
+        pretrain_steps: of the TRM decoder, where the subject names none.
+        frozen_steps: of the frozen-decoder arms, or the subject's own where they are fewer.
+        short_steps: of the runs on few tasks by which H4 and H7 are decided, bounded in the same way.
+    """
+
+    name: str
+    seeds: int
+    pretrain_steps: int
+    frozen_steps: int
+    short_steps: int
+
+
+TIERS = {
+    tier.name: tier
+    for tier in (
+        Tier("screening", seeds=3, pretrain_steps=800, frozen_steps=200, short_steps=100),
+        Tier("standard", seeds=FULL_SEEDS, pretrain_steps=800, frozen_steps=200, short_steps=100),
+        Tier("full", seeds=FULL_SEEDS, pretrain_steps=4000, frozen_steps=2000, short_steps=400),
+    )
+}
+"""Screening names candidates; the others can validate what is statistical; only the last has long runs."""
+SCREENING = TIERS["screening"]
+
+
+def find(name: str) -> Tier:
+    """The tier of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in TIERS:
+        raise ConfigError(f"unknown --tier {name!r}", allowed=", ".join(TIERS))
+    return TIERS[name]

@@ -1,0 +1,132 @@
+"""Launchers: names and settings, how arms are handed over and stopped, and submitit's local executor for real."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etrm.config import load
+from etrm.errors import ConfigError, Interrupted
+from etrm.investigation.arms import Job, run_jobs
+from etrm.investigation.launch import Launcher, launcher
+
+CONFIG = load("smoke", overrides=("train.steps=3", "train.threads=1"))
+JOBS = [Job("arm", seed, CONFIG) for seed in range(5)]
+
+
+def silent(done: int, total: int) -> None:
+    """No progress."""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("cloud", [], "unknown --launcher 'cloud'"),
+        ("processes", ["timeout_min=1"], "processes take no --launcher-set"),
+        ("slurm", ["partition"], "cannot read --launcher-set 'partition'"),
+    ],
+)
+def test_what_cannot_be_is_refused(name: str, settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        launcher(name, 1, settings)
+
+
+def test_without_submitit_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = builtins.__import__
+
+    def missing(name: str, *arguments: Any) -> Any:
+        if name == "submitit":
+            raise ImportError(name)
+        return known(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ConfigError, match="needs the package submitit") as caught:
+        run_jobs(tmp_path, JOBS[:1], launcher("slurm", 1), silent)
+    assert caught.value.next_step == "pip install 'etrm[cluster]'"
+
+
+class Planted:
+    """An executor whose calls end as planted, each after it was asked twice."""
+
+    def __init__(self, ends: Sequence[BaseException | None]) -> None:
+        self.ends = list(ends)
+        self.folders: list[str] = []
+        self.running = self.most = 0
+        self.stopped = 0
+
+    def submit(self, call: Callable[..., None], *arguments: Any) -> Any:
+        self.folders.append(arguments[1])
+        self.running += 1
+        self.most = max(self.most, self.running)
+        return PlantedAttempt(self, self.ends.pop(0))
+
+    def stop(self, attempts: Sequence[Any]) -> None:
+        self.stopped = len(attempts)
+
+
+class PlantedAttempt:
+    def __init__(self, executor: Planted, end: BaseException | None) -> None:
+        self.executor, self.end, self.asked = executor, end, 0
+
+    def done(self) -> bool:
+        self.asked += 1
+        if self.asked == 2:
+            self.executor.running -= 1
+        return self.asked >= 2
+
+    def exception(self) -> BaseException | None:
+        return self.end
+
+
+def planted(executor: Planted, jobs: int) -> Launcher:
+    @contextmanager
+    def opened(folder: Path) -> Iterator[Planted]:
+        yield executor
+
+    return Launcher(jobs, opened)
+
+
+def test_no_more_run_at_a_time_than_asked_for(tmp_path: Path) -> None:
+    executor = Planted([None] * 5)
+    run_jobs(tmp_path, JOBS, planted(executor, 2), silent)
+    assert (len(executor.folders), executor.most) == (5, 2)
+
+
+def test_an_arm_is_tried_once_more_and_then_reported(tmp_path: Path) -> None:
+    executor = Planted([RuntimeError("the node was lost"), None])
+    assert run_jobs(tmp_path / "once", JOBS[:1], planted(executor, 1), silent) == {}  # nothing was really run
+    assert len(executor.folders) == 2
+    executor = Planted([RuntimeError("the node was lost")] * 2)
+    (run,) = run_jobs(tmp_path / "twice", JOBS[:1], planted(executor, 1), silent).values()
+    assert (run.state, run.reason, run.diverged) == ("failed", "the node was lost", False)
+    assert executor.ends == []
+
+
+def test_ctrl_c_stops_what_runs(tmp_path: Path) -> None:
+    executor = Planted([None] * 5)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        run_jobs(tmp_path, JOBS, planted(executor, 3), interrupt)
+    assert executor.stopped == 3
+
+
+@pytest.mark.slow
+def test_submitit_runs_arms_in_jobs_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    jobs = [*JOBS[:2], Job("diverges", 0, load("smoke", overrides=("train.lr=1e30", "train.threads=1")))]
+    found = run_jobs(tmp_path, jobs, launcher("local", 2, ["timeout_min=5"]), silent)
+    assert [found["arm", seed].steps for seed in (0, 1)] == [3, 3]
+    assert (found["diverges", 0].state, found["diverges", 0].diverged) == ("failed", True)
+    assert len(list((tmp_path / "submitit").glob("*_submitted.pkl"))) == 3
+    with pytest.raises(ConfigError, match="submitit refuses"):
+        run_jobs(tmp_path / "x", JOBS[:1], launcher("local", 1, ["no_such=1"]), silent)
+    again = run_jobs(tmp_path, jobs, launcher("processes", 1), silent)  # what another launcher ran is kept
+    assert again == found

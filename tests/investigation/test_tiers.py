@@ -1,0 +1,32 @@
+"""Tiers: what a name stands for, and what reaches the runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from etrm.errors import ConfigError
+from etrm.evaluation.statistics import FULL_SEEDS
+from etrm.investigation import frozen_decoder
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.tiers import SCREENING, TIERS, find
+
+
+def test_only_the_screening_has_too_few_seeds_for_a_verdict() -> None:
+    assert {name: tier.seeds >= FULL_SEEDS for name, tier in TIERS.items()} == {
+        "screening": False,
+        "standard": True,
+        "full": True,
+    }
+    with pytest.raises(ConfigError, match="unknown --tier 'cheap'"):
+        find("cheap")
+
+
+def test_the_steps_of_a_tier_are_those_of_its_runs(investigation: Investigation) -> None:
+    assert investigation.tier is SCREENING
+    investigation.tier = replace(SCREENING, frozen_steps=7, pretrain_steps=3)
+    assert {job.config.train.steps for job in frozen_decoder.trained_jobs(investigation)} == {7}
+    investigation.tier = replace(SCREENING, frozen_steps=7000)
+    steps = {job.config.train.steps for job in frozen_decoder.trained_jobs(investigation)}
+    assert steps == {investigation.subject.train.steps}
