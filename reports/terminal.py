@@ -29,8 +29,9 @@ def terminal(result: Result) -> RenderableType:
     from rich.text import Text
 
     parts: list[RenderableType] = []
-    if _decided(result):
+    if _decided(result) or not result.experiments:
         parts.append(Text.assemble((_cause(result), "bold"), "\n", sentence(plain(result.sentence))))
+    if _decided(result):
         parts.append(Padding(_verdicts(result), (1, 0, 0, 0)))
         parts += [Padding(Text(line), (1, 0, 0, 0)) for line in _not_run(result)]
     for experiment in result.experiments:
