@@ -149,18 +149,21 @@ class Halting:
     """HALT001 where halting does not follow what is right; always the note HALT002, with the numbers.
 
     It speaks of a logit that never asks to end though answers are right, of rows that all end at their first
-    step though answers are wrong, and of a logit that does not tell right answers from wrong ones. While nearly
-    all answers are wrong, rows that all end at the maximum are as they should be.
+    step though answers are wrong, of a logit that does not tell right answers from wrong ones, and, once the model
+    was trained, of one that is the same whatever it looks at. While nearly all answers are wrong, rows that all
+    end at the maximum are as they should be.
 
     Attributes:
         observe: (model, batch) -> what became of rows; it may run the model, or hand over what was collected.
         rows: Rows that must have ended before their steps are judged.
         auroc: The logit knows nothing if its area under the curve is below this by three standard errors.
+        trained: The model was trained: a head that starts at zero weights says the same of all rows until then.
     """
 
     observe: Callable[[nn.Module, Any], Halts]
     rows: int = 30
     auroc: float = 0.6
+    trained: bool = False
     rule: ClassVar[str] = "HALT001"
 
     def run(self, model: nn.Module, batch: Any) -> list[Finding]:
@@ -176,7 +179,17 @@ class Halting:
             said = f"the halting logit ranks a right answer above a wrong one in {summary.auroc:.0%} of pairs"
             cause = "it is trained on other rows than it speaks of, its input does not reach it, or its sign is turned"
             found.append(failure(self.rule, "", said, summary.auroc, self.auroc, cause))
+        if self.trained and halts.maximum > 1 and _constant(halts.logits):
+            said = (
+                f"the halting logit is {float(halts.logits[0]):.3g} for each of {halts.logits.numel()} rows"
+            )
+            cause = "its weights are zero and nothing trains them, or its input is the same for every row"
+            found.append(failure(self.rule, "", said, 0.0, None, cause))
         return [*found, failure("HALT002", "", _in_words(summary), summary.mean_step, None, "as measured")]
+
+
+def _constant(logits: Tensor) -> bool:
+    return logits.numel() > 1 and bool((logits == logits[0]).all())
 
 
 def _without_decision(halts: Halts, summary: HaltingSummary) -> list[Finding]:

@@ -12,7 +12,7 @@ from reports.experiment_page import scenario
 from reports.names import ordered
 from reports.sections import baselines_table, cost, join, raw_data, reproduce, section
 from reports.standing import marks
-from reports.text import NOTHING, bullets, count, duration, escape, link, paragraph, sentence, table
+from reports.text import NOTHING, bullets, code, count, duration, escape, link, paragraph, sentence, table
 
 GLOSSARY = (
     "**VALIDATED**: the statement as worded holds, that is, the fault is present. **INVALIDATED**: it does not. "
@@ -57,6 +57,7 @@ def index_page(
             root_cause(result, pages),
             section("Verdicts", _matrix(result, pages), _order(result, pages)),
             section("Experiments", _experiments(result.experiments, experiment_pages)),
+            section("Beside the hypotheses", _beside(result)),
             section("What changed since the last run", _changes(previous, result)),
             section("Trivial baselines", baselines_table(result.baselines)),
             section("Cost", _cost(result)),
@@ -65,6 +66,22 @@ def index_page(
             section("Glossary", bullets(GLOSSARY)),
         ]
     )
+
+
+def _beside(result: Result) -> str:
+    rows = [
+        [
+            code(finding.rule),
+            finding.severity,
+            code(finding.module) if finding.module else "the model",
+            f"{escape(sentence(finding.message))} Likely cause: {escape(sentence(finding.cause))}",
+            escape(finding.n),
+        ]
+        for finding in result.beside
+    ]
+    words = "What the toolkit found in the subject's own runs. Cost and halting are no hypothesis."
+    head = ["rule", "severity", "module", "finding", "counted"]
+    return f"{paragraph(words)}\n\n{table(head, rows)}" if rows else ""
 
 
 def _changes(previous: Result | None, result: Result) -> str:

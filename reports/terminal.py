@@ -34,6 +34,11 @@ def terminal(result: Result) -> RenderableType:
     if _decided(result):
         parts.append(Padding(_verdicts(result), (1, 0, 0, 0)))
         parts += [Padding(Text(line), (1, 0, 0, 0)) for line in _not_run(result)]
+    if result.beside:
+        said = [f"{finding.rule}, {sentence(plain(finding.message))}" for finding in result.beside]
+        parts.append(
+            Padding(Text.assemble(("Beside the hypotheses: ", "bold"), " ".join(said)), (1, 0, 0, 0))
+        )
     for experiment in result.experiments:
         name = (
             "no scenario decided"

@@ -14,11 +14,13 @@ from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.evaluation.statistics import holm
 from etrm.files import write_atomically
 from etrm.investigation import frozen_decoder, h1, h2, h3, h4, h5, h6, h7
+from etrm.investigation.beside import beside
 from etrm.investigation.cache import code_hash
 from etrm.investigation.contrast import LARGEST_P
 from etrm.investigation.launch import Launcher
 from etrm.investigation.protocol import ORDER, Investigation, not_run
 from etrm.investigation.result import (
+    Beside,
     Evidence,
     Experiment,
     Hypothesis,
@@ -137,7 +139,7 @@ def investigate(
         best = max(report.pass_at[1].score for report in baselines.values())
         found = tuple(conduct(investigation, best) for conduct in experiments)
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
-    result = _result(name, decided, found, baselines, reproduce)
+    result = _result(name, decided, found, baselines, beside(investigation), reproduce)
     result.write(out)
     return result
 
@@ -242,6 +244,7 @@ def _result(
     hypotheses: dict[str, Hypothesis],
     experiments: tuple[Experiment, ...],
     baselines: dict[str, EvaluationReport],
+    also: tuple[Beside, ...],
     reproduce: Reproduce,
 ) -> Result:
     cause, confidence, sentence = root_cause(hypotheses)
@@ -255,6 +258,7 @@ def _result(
         hypotheses=hypotheses,
         experiments=experiments,
         baselines=tuple(_baseline(label, report) for label, report in baselines.items()),
+        beside=also,
         reproduce=reproduce,
     )
 

@@ -136,6 +136,10 @@ class Investigation:
             overrides=(f"train.decoder='{self.control_decoder}'", f"faults=[{quoted}]", "train.threads=1"),
         )
 
+    def finished(self, arm: str) -> list[Run]:
+        """The runs of an arm that have finished in this investigation."""
+        return [run for (name, _), run in self._done.items() if name == arm and run.state == "finished"]
+
     def metrics(self, run: Run) -> list[dict[str, Any]]:
         """What a run logged, step by step."""
         return read_metrics(self.root / run.folder)

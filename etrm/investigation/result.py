@@ -217,6 +217,18 @@ class Experiment(Record):
     wall_s: float = 0.0
 
 
+class Beside(Record):
+    """A finding of the toolkit in the subject's own runs, whatever the hypotheses say."""
+
+    rule: str
+    severity: Literal["critical", "warning"]
+    module: str  # empty for the whole model
+    message: str
+    cause: str
+    remedy: str
+    n: str = ""  # runs that have it
+
+
 class Reproduce(Record):
     """What it takes to get the same numbers."""
 
@@ -246,6 +258,7 @@ class Result(Record):
     hypotheses: dict[str, Hypothesis]
     experiments: tuple[Experiment, ...] = ()
     baselines: tuple[Evidence, ...] = ()
+    beside: tuple[Beside, ...] = ()
     reproduce: Reproduce
 
     def to_json(self) -> str:

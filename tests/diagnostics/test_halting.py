@@ -189,6 +189,25 @@ class Halter(nn.Module):
         return halts(steps, logits, correct, maximum)
 
 
+@pytest.mark.parametrize(
+    ("logits", "trained", "maximum", "fires"),
+    [
+        ([-50.0] * 8, True, 4, True),
+        ([-50.0] * 8, False, 4, False),  # the zero weights of a fresh head
+        ([-50.0] * 8, True, 1, False),  # nothing to decide
+        ([-50.0] * 7 + [-49.9], True, 4, False),
+        ([-50.0], True, 4, False),
+    ],
+)
+def test_a_logit_that_is_the_same_for_every_row_after_training(
+    logits: list[float], trained: bool, maximum: int, fires: bool
+) -> None:
+    seen = halts([maximum] * len(logits), logits, [False] * len(logits), maximum)
+    found = Halting(lambda model, batch: seen, trained=trained).run(nn.Identity(), None)
+    assert [f.rule for f in found] == ["HALT001", "HALT002"][not fires :]
+    assert not fires or "-50 for each of 8 rows" in found[0].message
+
+
 @pytest.mark.parametrize(("bias", "wrong"), [(0.0, False), (-1000.0, True)], ids=["sound", "stuck"])
 def test_an_audit_asks_it(bias: float, wrong: bool) -> None:
     batch = torch.rand(64, generator=torch.Generator().manual_seed(0))

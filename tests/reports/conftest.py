@@ -9,6 +9,7 @@ import pytest
 from etrm.investigation.result import (
     Absent,
     Arm,
+    Beside,
     ControlOutcome,
     Effect,
     Evidence,
@@ -347,6 +348,26 @@ def example() -> Result:
         order=("H5", "H6", "H1", "H2", "H3", "H4", "H7"),
         hypotheses={hypothesis.id: hypothesis for hypothesis in found},
         experiments=(_frozen(),),
+        beside=(
+            Beside(
+                rule="WASTE001",
+                severity="warning",
+                module="encoder",
+                message="72% of the rows that encoder computed are used by no loss",
+                cause="every row is encoded and those that go on are thrown away",
+                remedy="encode the rows that begin",
+                n="3 of 3 runs",
+            ),
+            Beside(
+                rule="HALT001",
+                severity="warning",
+                module="",
+                message="the halting logit is -50 for each of 12 rows",
+                cause="its weights are zero",
+                remedy="compare it with what it is trained on",
+                n="1 of 3 runs",
+            ),
+        ),
         baselines=(
             Evidence(
                 metric="copy input: pass@1",
@@ -377,6 +398,7 @@ def example() -> Result:
             versions={"torch": "2.6.0", "etrm": "0.1.0"},
             hardware="an invented machine, 2 cores",
             threads=1,
+            tier="screening",
             wall_s=4200.0,
             config={"train": {"steps": 60, "lr": 0.001}, "faults": []},
         ),

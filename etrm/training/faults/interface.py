@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from etrm.batch import Batch
+from etrm.config import Config
 from etrm.model.act import Carry
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
 from etrm.training.faults.seam import Fault, built, handed_over, with_policy
@@ -62,7 +63,11 @@ def _halting_stuck(recipe: Recipe) -> Recipe:
             head.bias.fill_(NEVER)
         head.requires_grad_(False)
 
-    return built(recipe, change)
+    def load(model: RecursiveModel, config: Config) -> None:
+        recipe.load_decoder(model, config)
+        change(model)  # a pretrained decoder brings a head of its own
+
+    return replace(built(recipe, change), load_decoder=load)
 
 
 FAULTS = (

@@ -1,0 +1,34 @@
+"""What no hypothesis is about is found in the subject's own runs, and nothing in healthy ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from etrm.config import with_overrides
+from etrm.investigation.arms import Job
+from etrm.investigation.beside import beside
+from etrm.investigation.protocol import Investigation, seeded
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected", "words"),
+    [
+        ('faults=["encode-all-discard"]', ("CALL001", "encoder"), "1 of 2 calls received gradient"),
+        ('faults=["halting-stuck"]', ("HALT001", ""), "-50 for each of 12 rows"),
+        ("faults=[]", None, ""),
+        ("model.variant=etrm_fct", None, ""),
+    ],
+)
+def test_cost_and_halting_are_found(
+    investigation: Investigation, settings: str, expected: tuple[str, str] | None, words: str
+) -> None:
+    config = with_overrides(investigation.subject, (settings, "train.steps=10"))
+    jobs = [Job("h2-subject", seed, seeded(config, seed)) for seed in (0, 1)]
+    investigation.run("H2", [*jobs, Job("h2-healthy", 0, seeded(config, 2))])  # a control is no subject
+    found = beside(investigation)
+    assert [(f.rule, f.module) for f in found] == ([expected] if expected else [])
+    assert all(words in f.message and f.n == "2 of 2 runs" for f in found)
+
+
+def test_without_runs_there_is_nothing_to_say(investigation: Investigation) -> None:
+    assert beside(investigation) == ()
