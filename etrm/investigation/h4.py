@@ -36,6 +36,7 @@ from etrm.investigation.result import (
     Verdict,
 )
 from etrm.investigation.screening import (
+    METRIC_IN_WORDS,
     REFERENCE,
     SMALLEST_EFFECT,
     Screen,
@@ -44,6 +45,7 @@ from etrm.investigation.screening import (
     control_screen,
     diverged,
     few_tasks,
+    left_out,
     readable,
     run_screens,
     scope,
@@ -123,8 +125,8 @@ def _rate(name: str, factor: float, scale: float) -> Treatment:
 
 def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject, its interventions and the controls, and say what they show."""
-    reference = few_tasks(investigation.subject)
-    treatments, left_out = interventions(effective(reference))
+    reference = few_tasks(investigation.subject, investigation.tier.short_steps)
+    treatments, needless = interventions(effective(reference))
     screen = subject_screen(investigation, reference, treatments)
     controls = [_control_screen(name) for name in ("healthy", *CURES)]
     runs = run_screens(investigation, "H4", [screen, *controls])
@@ -144,8 +146,8 @@ def decide(investigation: Investigation) -> Hypothesis:
         ),
         runs=readable(runs),
         evidence=(
-            *outcome.rows("loss on the training queries"),
-            *_left_out(left_out),
+            *outcome.rows(METRIC_IN_WORDS),
+            *left_out({what: f"changes nothing here: {why}" for what, why in needless.items()}),
             _settings(investigation.effective),
             *dynamics.rows([investigation.metrics(run) for run in given]),
         ),
@@ -200,20 +202,6 @@ def _control(screen: Screen, runs: Sequence[Run]) -> ControlOutcome:
     outcome = _outcome(screen, runs)
     verdict, sentence = judged(outcome, screen.of_arm(runs), "", screen.reference.train.steps)
     return control_outcome(name, name in CURES, verdict, sentence, candidate=outcome.candidate)
-
-
-def _left_out(left_out: dict[str, str]) -> list[Evidence]:
-    return [
-        Evidence(
-            metric=f"loss on the training queries: {what}",
-            direction="context",
-            treatment=Absent(absent=f"changes nothing here: {why}"),
-            threshold="left out",
-            passed=None,
-            n="0 runs",
-        )
-        for what, why in left_out.items()
-    ]
 
 
 COMPARED = (

@@ -39,6 +39,7 @@ from etrm.investigation.result import (
     Verdict,
 )
 from etrm.investigation.screening import (
+    METRIC_IN_WORDS,
     REFERENCE,
     TASKS,
     Screen,
@@ -47,6 +48,7 @@ from etrm.investigation.screening import (
     control_screen,
     diverged,
     few_tasks,
+    left_out,
     readable,
     run_screens,
     scope,
@@ -78,6 +80,7 @@ CEILING = Treatment(
 """The same core, told the task by a puzzle table. The table goes by signs, its rate at each step, so that in a hundred
 steps the usual rate of 1e-2 is no ceiling: preset `smoke`, seed 0, without a fault: 1.28; at 0.1 1.13, at 0.3 1.14."""
 RANDOM = "frozen-random"
+NO_GAP = "without a gap to the ceiling there is nothing that it could gain"
 POSITIVE = ("posterior-collapse",)
 
 
@@ -121,31 +124,33 @@ def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject, the ceiling, the ladder and the controls, and say what they show."""
     if effective(investigation.subject).model.variant == "trm":
         return not_run(STATEMENT, "The subject is a TRM: it has no encoder.")
-    reference = few_tasks(investigation.subject)
-    treatments = (CEILING, *frozen_random(reference), *ladder(effective(reference)))
-    screen = subject_screen(investigation, reference, treatments)
+    reference = few_tasks(investigation.subject, investigation.tier.short_steps)
+    stronger = (*frozen_random(reference), *ladder(effective(reference)))
     controls = [_control_screen(name) for name in ("healthy", *POSITIVE)]
+    screen = subject_screen(investigation, reference, (CEILING,))
     runs = run_screens(investigation, "H7", [screen, *controls])
+    gap = _gap(screen, runs)
+    if gap.gained:  # else nothing that a stronger encoder does could decide
+        screen = subject_screen(investigation, reference, (CEILING, *stronger))
+        runs = run_screens(investigation, "H7", [screen, *controls])
+    rungs = _rungs(screen, runs)
     given = screen.of_arm(runs)
-    gap, outcome = _outcomes(screen, runs)
     outcomes = [_control(control, runs) for control in controls]
-    verdict, candidate, sentence = judged(
-        gap, outcome, given, broken_controls(outcomes), reference.train.steps
-    )
+    verdict, candidate, sentence = judged(gap, rungs, given, broken_controls(outcomes), reference.train.steps)
     return STATEMENT.decided(
         verdict,
         sentence,
         screening=len(investigation.seeds) < FULL_SEEDS,
         candidate=candidate,
-        p_value=max(gap.p_value, outcome.p_value),
+        p_value=max(found.p_value for found in (gap, rungs) if found is not None),
         arms=(
             *screen.arms("the subject on few tasks"),
             *(arm for control in controls for arm in control.arms(f"preset {CONTROL_PRESET}", control.role)),
         ),
         runs=readable(runs),
         evidence=(
-            *gap.rows("loss on the training queries"),
-            *outcome.rows("loss on the training queries"),
+            *gap.rows(METRIC_IN_WORDS),
+            *(rungs.rows(METRIC_IN_WORDS) if rungs else left_out({t.what: NO_GAP for t in stronger})),
             *_context(investigation, screen, runs),
         ),
         controls=tuple(outcomes),
@@ -157,13 +162,13 @@ def decide(investigation: Investigation) -> Hypothesis:
 
 
 def judged(
-    gap: Outcome, outcome: Outcome, given: Sequence[Run], broken: str, steps: int
+    gap: Outcome, rungs: Outcome | None, given: Sequence[Run], broken: str, steps: int
 ) -> tuple[Verdict, bool, str]:
     """Verdict, whether it is a candidate, and the sentence.
 
     Args:
         gap: of the ceiling against the subject.
-        outcome: of the stronger encoders against the subject.
+        rungs: of the stronger encoders against the subject, where they were run.
         given: the runs of the subject as given.
         broken: why a verdict would mean nothing, if a control did not behave.
         steps: of the runs.
@@ -172,29 +177,29 @@ def judged(
         return Verdict.ERROR, False, broken or unusable(given)
     counted = f"on {TASKS} tasks {scope(given, steps)}"
     told = f"an oracle context changes the loss by {gap.best.change}"
-    best = f"{outcome.best.name}, by {outcome.best.change}"
     if gap.verdict is Verdict.INVALIDATED:
         return gap.verdict, False, f"Not capacity: there is nothing to gain, for {told} {counted}."
-    if not gap.gained:
-        return gap.verdict, False, f"Undecided whether there is anything to gain: {told} {counted}."
-    if outcome.verdict is Verdict.INVALIDATED:
-        return outcome.verdict, False, f"Not capacity: {told}, the best stronger encoder, {best} {counted}."
-    words = (
-        "a stronger encoder gains" if outcome.gained else "it is undecided whether a stronger encoder gains"
-    )
-    validated = gap.verdict is outcome.verdict is Verdict.VALIDATED
+    if rungs is None or not gap.gained:
+        return Verdict.INCONCLUSIVE, False, f"Undecided whether there is anything to gain: {told} {counted}."
+    best = f"{rungs.best.name}, by {rungs.best.change}"
+    if rungs.verdict is Verdict.INVALIDATED:
+        return rungs.verdict, False, f"Not capacity: {told}, the best stronger encoder, {best} {counted}."
+    words = "a stronger encoder gains" if rungs.gained else "it is undecided whether a stronger encoder gains"
+    validated = gap.verdict is rungs.verdict is Verdict.VALIDATED
     verdict = Verdict.VALIDATED if validated else Verdict.INCONCLUSIVE
-    candidate = outcome.gained and not validated
+    candidate = rungs.gained and not validated
     return verdict, candidate, f"{told[0].upper()}{told[1:]}, and {words}: {best} {counted}."
 
 
-def _outcomes(screen: Screen, runs: Sequence[Run]) -> tuple[Outcome, Outcome]:
-    """The ceiling, and the stronger encoders, against the subject."""
-    rungs = [t.name for t in screen.treatments if t.name not in (CEILING.name, RANDOM)]
-    return (
-        screen.outcome(runs, [CEILING.name]),
-        screen.outcome(runs, rungs),
-    )
+def _gap(screen: Screen, runs: Sequence[Run]) -> Outcome:
+    """The ceiling against the subject."""
+    return screen.outcome(runs, [CEILING.name])
+
+
+def _rungs(screen: Screen, runs: Sequence[Run]) -> Outcome | None:
+    """The stronger encoders against the subject; None where they were left out."""
+    names = [t.name for t in screen.treatments if t.name not in (CEILING.name, RANDOM)]
+    return screen.outcome(runs, names) if names else None
 
 
 def _control_screen(name: str) -> Screen:
@@ -206,7 +211,7 @@ def _control_screen(name: str) -> Screen:
 def _control(screen: Screen, runs: Sequence[Run]) -> ControlOutcome:
     name = screen.name.removeprefix("few-")
     verdict, candidate, sentence = judged(
-        *_outcomes(screen, runs), screen.of_arm(runs), "", screen.reference.train.steps
+        _gap(screen, runs), _rungs(screen, runs), screen.of_arm(runs), "", screen.reference.train.steps
     )
     return control_outcome(name, name in POSITIVE, verdict, sentence, candidate=candidate)
 

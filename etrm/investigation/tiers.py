@@ -17,7 +17,7 @@ class Tier:
         seeds: of every arm.
         pretrain_steps: of the TRM decoder, where the subject names none.
         frozen_steps: of the frozen-decoder arms, or the subject's own where they are fewer.
-        short_steps: of the runs on few tasks by which H4 and H7 are decided, bounded in the same way.
+        short_steps: of the runs on few tasks by which H4 and H7 are decided, however many the subject's own are.
     """
 
     name: str

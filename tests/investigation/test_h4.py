@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from etrm.config import Config, load, with_overrides
+from etrm.config import Config, load
 from etrm.investigation import h4, screening
 from etrm.investigation.contrast import Outcome
 from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Absent, Verdict
-from etrm.investigation.screening import Screen
+from etrm.investigation.screening import Screen, few_tasks
 from etrm.training.faults import effective
 from tests.investigation.planted import DIVERGED, planted
 
@@ -141,7 +141,7 @@ def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.Monke
     monkeypatch.setattr(h4, "CURES", {})
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)
     monkeypatch.setattr(screening, "CONTROL_SEEDS", (0,))
-    investigation.subject = with_overrides(investigation.subject, ("train.steps=5",))
+    monkeypatch.setattr(h4, "few_tasks", lambda subject, steps: few_tasks(subject, 5))
     investigation.launcher = launcher("processes", 1)  # a second one would import torch once more
     monkeypatch.setattr(h4, "broken_controls", lambda controls: "")  # two steps show nothing
     found = h4.decide(investigation)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from etrm.config import Config, load, with_overrides
+from etrm.config import Config, load
 from etrm.investigation import h7, screening
 from etrm.investigation.contrast import Outcome
 from etrm.investigation.launch import launcher
@@ -74,7 +74,8 @@ def outcomes(
 ) -> tuple[Outcome, Outcome, Verdict, bool, str]:
     screen = Screen("h7", used(), (h7.CEILING, h7.ladder(used())[0]), tuple(range(len(given))))
     runs = planted("h7-as-given", given) + planted("h7-ceiling", ceiling) + planted("h7-deeper", deeper)
-    gap, rungs = h7._outcomes(screen, runs)
+    gap, rungs = h7._gap(screen, runs), h7._rungs(screen, runs)
+    assert rungs is not None
     return gap, rungs, *h7.judged(gap, rungs, screen.of_arm(runs), "", 80)
 
 
@@ -134,7 +135,7 @@ def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.Monke
     monkeypatch.setattr(h7, "POSITIVE", ())
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)
     monkeypatch.setattr(screening, "CONTROL_SEEDS", (0,))
-    investigation.subject = with_overrides(investigation.subject, ("train.steps=5",))
+    monkeypatch.setattr(h7, "few_tasks", lambda subject, steps: few_tasks(subject, 5))
     investigation.launcher = launcher("processes", 1)  # a second one would import torch once more
     monkeypatch.setattr(h7, "broken_controls", lambda controls: "")  # two steps show nothing
     found = h7.decide(investigation)

@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 
 from etrm.config import Config, load
+from etrm.data import chosen_tasks
 from etrm.investigation.result import Verdict
-from etrm.investigation.screening import Screen, Treatment, interventions, shortened, unusable
+from etrm.investigation.screening import (
+    Screen,
+    Treatment,
+    few_tasks,
+    interventions,
+    lasting,
+    unusable,
+)
 from etrm.training.faults import effective
+from etrm.training.tasks import held_out_tasks
 from tests.investigation.planted import DIVERGED, planted
 
 SLOW = Treatment("slow", "rate x0.1", ("train.encoder_lr_scale=0.1",))
@@ -19,13 +28,32 @@ def small(*settings: str) -> Config:
 
 
 def test_a_shorter_run_keeps_the_shares_of_its_parts() -> None:
-    short = shortened(small("train.freeze_encoder_steps=200"), 80)
+    short = lasting(small("train.freeze_encoder_steps=200"), 80)
     assert (short.train.steps, short.train.warmup_steps, short.train.freeze_encoder_steps) == (80, 8, 40)
 
 
-def test_a_run_that_is_short_already_stays_as_it_is() -> None:
-    subject = small("train.steps=60", "train.warmup_steps=5")
-    assert shortened(subject, 80) is subject
+def test_a_longer_run_keeps_them_too() -> None:
+    long = lasting(load("smoke"), 100)
+    assert (long.train.steps, long.train.warmup_steps, long.train.checkpoint_every) == (100, 10, 100)
+
+
+def test_few_tasks_are_small_ones_as_they_are() -> None:
+    reference = few_tasks(small('data.augmentations="fresh"', "data.translate=3"), 100)
+    tasks = chosen_tasks(reference.data)
+    assert (len(tasks), reference.data.augmentations, reference.data.translate) == (10, 1, 0)
+    sides = sorted(task.max_side for task in chosen_tasks(small().data))
+    assert max(task.max_side for task in tasks) == sides[9]
+    assert len(held_out_tasks(reference)) > 0
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(16, 100), (64, 100), (8, 200), (3, 534), (1, 1600)])
+def test_a_small_batch_takes_more_steps(batch: int, steps: int) -> None:
+    assert few_tasks(small(f"train.batch_size={batch}"), 100).train.steps == steps
+
+
+def test_fewer_tasks_than_ten_are_all_kept() -> None:
+    reference = few_tasks(small("data.max_tasks=4"), 100)
+    assert chosen_tasks(reference.data).tasks == chosen_tasks(small("data.max_tasks=4").data).tasks
 
 
 @pytest.mark.parametrize("fault", ["warmup-too-long", "lr-too-high"])
@@ -42,7 +70,7 @@ def test_interventions_are_added_to_those_that_a_subject_has() -> None:
 
 
 def test_every_arm_has_every_seed_and_the_one_difference() -> None:
-    screen = Screen("x", shortened(small(), 80), (SLOW, BATCH), (0, 1))
+    screen = Screen("x", lasting(small(), 80), (SLOW, BATCH), (0, 1))
     jobs = {(job.arm, job.seed): job.config for job in screen.jobs()}
     assert sorted(jobs) == [(f"x-{arm}", seed) for arm in ("as-given", "batch", "slow") for seed in (0, 1)]
     given, slow, batch = (effective(jobs[f"x-{arm}", 1]) for arm in ("as-given", "slow", "batch"))
