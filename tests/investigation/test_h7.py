@@ -11,7 +11,7 @@ from etrm.investigation import h7, screening
 from etrm.investigation.contrast import Outcome
 from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Verdict
+from etrm.investigation.result import Absent, Run, Verdict
 from etrm.investigation.screening import Screen, few_tasks
 from etrm.training.faults import effective
 from tests.investigation.planted import planted
@@ -122,6 +122,30 @@ def test_a_lost_run_or_a_broken_control_is_an_error() -> None:
     assert verdict is Verdict.ERROR
     assert "planted" in sentence
     assert h7.judged(gap, rungs, planted("x", GIVEN), "a control broke", 80)[0] is Verdict.ERROR
+
+
+@pytest.mark.parametrize(("ceiling", "climbed"), [(LOW, True), (SAME, False), (UNCLEAR, False)])
+def test_the_ladder_is_climbed_only_where_there_is_a_gap(
+    ceiling: list[float], climbed: bool, investigation: Investigation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[Run]:
+        asked.extend(t.name for t in screens[0].treatments)
+        runs = [
+            run for screen in screens for t in screen.treatments for run in planted(screen.arm(t.name), HALF)
+        ]
+        runs = [run for run in runs if not run.arm.endswith("ceiling")]
+        runs += [run for screen in screens for run in planted(screen.arm(), GIVEN)]
+        return runs + [run for screen in screens for run in planted(screen.arm("ceiling"), ceiling)]
+
+    monkeypatch.setattr(h7, "run_screens", run_screens)
+    monkeypatch.setattr(h7, "broken_controls", lambda controls: "")
+    monkeypatch.setattr(investigation, "metrics", lambda run: [])
+    found = h7.decide(investigation)
+    assert ("deeper" in asked, found.candidate) == (climbed, climbed)
+    rows = [row for row in found.evidence if "encoder twice as deep" in row.metric]
+    assert [isinstance(row.treatment, Absent) for row in rows] == [not climbed]
 
 
 def test_a_trm_has_no_encoder_to_be_weak(investigation: Investigation) -> None:
