@@ -55,6 +55,8 @@ STATEMENT = Statement(
 )
 ROWS = 128
 """Rows that are read for each bucket, at the least."""
+ROWS_THAT_GO_ON = 4
+"""In the test of whose labels the loss takes."""
 POSITIVE = (
     "demos-from-other-task",
     "query-in-demos",
@@ -179,7 +181,10 @@ def _loss_of_rows_that_go_on(config: Config, *, garbled: bool) -> Value:
     A metamorphic test: nothing that a loader hands out later may move the loss of samples that are
     being worked on.
     """
-    trainer = Trainer(with_overrides(config, ("monitor.enabled=false", "data.buckets=1")))
+    few = f"train.batch_size={min(ROWS_THAT_GO_ON, config.train.batch_size)}"
+    trainer = Trainer(
+        with_overrides(config, ("monitor.enabled=false", "data.buckets=1", few, "train.accumulate=1"))
+    )
     try:
         trainer.train_step()
         trainer.set_carry(0, replace(trainer.carries[0], halted=torch.zeros_like(trainer.carries[0].halted)))
