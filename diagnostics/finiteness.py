@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.capture import tensors_in
+from diagnostics.stored import stored_values
 
 Phase = Literal["parameters", "forward", "backward"]
 
@@ -112,7 +113,7 @@ class FirstNonFinite:
 
     @torch.no_grad()
     def _look(self, tensor: Tensor, phase: Phase, module: str, what: str) -> None:
-        values = tensor.coalesce().values() if tensor.is_sparse else tensor
+        values = stored_values(tensor)
         if self.origin is not None or not (values.is_floating_point() or values.is_complex()):
             return
         bad = ~torch.isfinite(values)

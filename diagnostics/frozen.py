@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.stored import stored_values
+
 Cause = Literal[
     "weight decay",
     "stale gradients",
@@ -277,7 +279,7 @@ def _differences(a: Tensor, b: Tensor) -> tuple[float | None, float | None]:
 def _gradient(parameter: Tensor) -> Gradient:
     if parameter.grad is None:
         return "none"
-    return "non-zero" if bool(parameter.grad.detach().ne(0).any()) else "zero"
+    return "non-zero" if bool(stored_values(parameter.grad.detach()).ne(0).any()) else "zero"
 
 
 def _shrank(a: Tensor, b: Tensor) -> bool:

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from diagnostics.readout import Readout
 from diagnostics.records import Absent, Number, OptimizerPlace, ParameterRecord, Reach
+from diagnostics.stored import stored_values
 
 _NONE = Absent("no gradient arrived in this step")
 _NO_REACH = Reach("none", _NONE, _NONE, _NONE)
@@ -121,7 +122,7 @@ class ParameterWatch:
         if not self._active:
             return
         held = [(index, parameter.grad) for index, parameter in enumerate(self._parameters)]
-        present = [(index, _values(gradient)) for index, gradient in held if gradient is not None]
+        present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
         with torch.no_grad():
             norms = list(torch._foreach_norm([gradient for _, gradient in present], 2)) if present else []
         self._leftover = ([index for index, _ in present], norms)
@@ -142,7 +143,7 @@ class ParameterWatch:
 
     def _measure(self, indices: Iterable[int]) -> None:
         held = [(index, self._parameters[index].grad) for index in indices]
-        present = [(index, _values(gradient)) for index, gradient in held if gradient is not None]
+        present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
         if not present:
             return
         gradients = [gradient for _, gradient in present]
@@ -176,7 +177,7 @@ class ParameterWatch:
                 for index, group in self._groups.items()
                 if group.optimizer == number
             ]
-            present = [(index, _values(gradient)) for index, gradient in held if gradient is not None]
+            present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
             if present:
                 with torch.no_grad():
                     norms = list(torch._foreach_norm([gradient for _, gradient in present], 2))
@@ -326,10 +327,6 @@ class ParameterWatch:
 
 def _layer(item: Tracked) -> str:
     return item.name.rpartition(".")[0]
-
-
-def _values(gradient: Tensor) -> Tensor:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def _leftover(norms: Mapping[int, float] | None, index: int) -> Literal["none", "zero", "nonzero"] | Absent:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diagnostics.stored import stored_values
 from diagnostics.tables import cell, text_table
 
 Gradient = Literal["none", "zero", "arrived", "not finite"]
@@ -61,9 +62,9 @@ class ParameterSurvey:
 
     def _note(self, name: str) -> Callable[[Tensor], None]:
         def note(parameter: Tensor) -> None:
-            gradient = parameter.grad
-            if gradient is None or self._gradients.get(name) == "not finite":
+            if parameter.grad is None or self._gradients.get(name) == "not finite":
                 return
+            gradient = stored_values(parameter.grad)
             if not bool(torch.isfinite(gradient).all()):
                 self._gradients[name] = "not finite"
             elif bool((gradient != 0).any()):

@@ -155,6 +155,15 @@ def test_gradients_that_are_not_finite_fail() -> None:
         assert_all_params_receive_grad(model, lambda: (model(torch.ones(2, 4)) * float("inf")).sum())
 
 
+def test_a_sparse_gradient_is_a_gradient() -> None:
+    table = nn.Embedding(5, 2, sparse=True)
+    assert_all_params_receive_grad(table, lambda: table(torch.tensor([1, 1, 3])).sum())
+    with pytest.raises(CheckFailed, match="REACH002 weight"):
+        assert_all_params_receive_grad(table, lambda: 0 * table(torch.tensor([1])).sum())
+    with pytest.raises(CheckFailed, match="REACH003 weight"):
+        assert_all_params_receive_grad(table, lambda: float("inf") * table(torch.tensor([1])).sum())
+
+
 def test_nothing_to_judge_is_no_pass() -> None:
     model = Net()
     with pytest.raises(ValueError, match="no watched module"):

@@ -216,6 +216,15 @@ def test_a_stale_gradient_is_seen_before_it_moves_anything():
     assert all(t.stale_gradient for t in report.tensors)
 
 
+@pytest.mark.parametrize(("factor", "stale"), [(1.0, True), (0.0, False)])
+def test_a_stale_sparse_gradient_is_one_too(factor, stale):
+    table = nn.Embedding(5, 2, sparse=True)
+    (factor * table(torch.tensor([1, 3])).sum()).backward()
+    report = compare(fingerprint(table.requires_grad_(False)), table)
+    assert report.frozen
+    assert [t.stale_gradient for t in report.tensors] == [stale]
+
+
 def test_unfrozen():
     module = decoder().requires_grad_(False)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=0.01)
