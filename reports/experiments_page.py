@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etrm.config import Config
-from etrm.investigation.experiments import EXPERIMENTS, QUESTIONS, Row, answers, final, phases, table
+from etrm.investigation.experiments import EXPERIMENTS, QUESTIONS
+from etrm.investigation.tracking import Row, answers, final, phases, table
 from reports.text import count, escape
 from reports.text import table as markdown_table
 
@@ -32,7 +33,7 @@ def page(root: Path, base: Config, seeds: int) -> str:
                 "its 90 % interval.",
                 _tracking(rows, seeds),
                 "## Questions",
-                _questions(rows),
+                _questions(root, rows),
                 "## Phases",
                 _phases(root, base, rows),
             )
@@ -84,9 +85,10 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _questions(rows: Sequence[Row]) -> str:
+def _questions(root: Path, rows: Sequence[Row]) -> str:
     cells = [
-        [a.question.name, escape(a.question.statement), a.verdict, escape(a.found)] for a in answers(rows)
+        [a.question.name, escape(a.question.statement), a.verdict, escape(a.found)]
+        for a in answers(root, rows)
     ]
     return markdown_table(["", "statement", "verdict", "found"], cells)
 

@@ -25,12 +25,17 @@ class Gate:
     Attributes:
         accuracy: mean of the last steps.
         reached: the step at which the mean of the last steps first exceeded the goal, or None.
-        collapsed: whether a peak was lost.
+        fell: the step at which a peak was first lost, or None.
     """
 
     accuracy: float
     reached: int | None
-    collapsed: bool
+    fell: int | None
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether a peak was lost."""
+        return self.fell is not None
 
     @property
     def passed(self) -> bool:
@@ -48,11 +53,12 @@ def gate(accuracies: Sequence[float]) -> Gate:
         raise ValueError(f"{len(accuracies)} steps are fewer than the {WINDOW} of one mean")
     means = [fmean(accuracies[end - WINDOW : end]) for end in range(WINDOW, len(accuracies) + 1)]
     reached = next((WINDOW + i for i, mean in enumerate(means) if mean > GOAL), None)
-    peak, collapsed = 0.0, False
-    for mean in means:
+    peak, fell = 0.0, None
+    for step, mean in enumerate(means, start=WINDOW):
         peak = max(peak, mean)
-        collapsed = collapsed or (peak >= PEAK and mean < peak / 2)
-    return Gate(means[-1], reached, collapsed)
+        if fell is None and peak >= PEAK and mean < peak / 2:
+            fell = step
+    return Gate(means[-1], reached, fell)
 
 
 def own_and_foreign(folder: Path) -> tuple[float, float]:

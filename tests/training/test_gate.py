@@ -25,13 +25,14 @@ def test_a_run_that_ends_above_the_goal_passes() -> None:
 def test_the_step_reached_is_the_last_of_the_first_mean_above_the_goal() -> None:
     assert gate([0.0] * 10 + [1.0] * 40).reached == 34  # steps 10 to 34: one 0 and 24 ones, .96
     assert gate([0.96] * 25).reached == 25
-    assert gate([0.95] * 25) == Gate(pytest.approx(0.95), None, False)
+    assert gate([0.95] * 25) == Gate(pytest.approx(0.95), None, None)
     assert not gate([0.95] * 25).passed
 
 
 def test_a_peak_that_was_lost_is_a_collapse_even_where_it_came_back() -> None:
     lost = [0.7] * 25 + [0.3] * 25
     assert gate(lost).collapsed
+    assert gate([0.9] * 40 + [0.1] * 40).fell == 55  # .9 - .032 (step - 40) < .45
     again = gate([*lost, *[1.0] * 25])
     assert again.collapsed
     assert again.accuracy == 1.0

@@ -1,0 +1,237 @@
+"""What the named experiments have shown so far: the tracking table, S1-S6 and the three phases, from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from etrm.config import Config
+from etrm.evaluation import Decision, PairedInterval, decide, evaluate_baselines, paired_t_interval
+from etrm.investigation import dynamics
+from etrm.investigation.arms import read_run
+from etrm.investigation.contrast import LARGEST_P, of_runs
+from etrm.investigation.experiments import BASELINE, EXPERIMENTS, GATE, QUESTIONS, Experiment, Question
+from etrm.investigation.falls import drifts_in_words, falls, spikes_in_words
+from etrm.investigation.result import Absent, Run
+from etrm.training.gate import Gate, gate
+from etrm.training.run_folder import read_metrics
+from etrm.training.tasks import held_out_tasks
+
+SMALLEST_EFFECT = 0.05
+"""Smallest difference of the log of the loss that matters, about 5 %; fixed before any run."""
+LONG = 5000
+"""Steps for which training has to be stable by the second phase."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment as far as it was run.
+
+    Attributes:
+        experiment: it.
+        runs: by seed; those that are not finished are missing.
+        effects: how much lower the log of its loss is than the baseline's, for every seed of both.
+        collapsed: seeds whose token accuracy fell to less than half of a peak.
+    """
+
+    experiment: Experiment
+    runs: tuple[Run, ...]
+    effects: tuple[float, ...]
+    collapsed: int
+
+    @property
+    def interval(self) -> PairedInterval | None:
+        """Of the mean effect, None without a pair."""
+        return paired_t_interval(self.effects) if self.effects else None
+
+    @property
+    def decision(self) -> Decision | None:
+        """Of the registered rule, None without a pair."""
+        return decide(self.interval, SMALLEST_EFFECT) if self.interval else None
+
+    def mean(self, key: str) -> float | None:
+        """Mean over the seeds of what the runs measured, or None."""
+        values = [run.final.get(key) for run in self.runs if run.state == "finished"]
+        numbers = [value for value in values if isinstance(value, float) and isfinite(value)]
+        return sum(numbers) / len(numbers) if numbers else None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One of the three phases of success.
+
+    Attributes:
+        name: of it.
+        wanted: in words.
+        met: True, False, or None where nothing was measured.
+        found: in words, with numbers.
+    """
+
+    name: str
+    wanted: str
+    met: bool | None
+    found: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the experiments say of a question.
+
+    Attributes:
+        question: it.
+        verdict: of the registered rule over its experiments, Holm's step-down among them; NOT RUN without any.
+        found: in words, with numbers.
+    """
+
+    question: Question
+    verdict: Literal["VALIDATED", "INVALIDATED", "INCONCLUSIVE", "CANDIDATE", "NOT RUN"]
+    found: str
+
+
+def table(root: Path, base: Config, seeds: int) -> list[Row]:
+    """Every experiment as far as the folder holds its runs."""
+    by_name = {name: _finished(root, name, seeds) for name in EXPERIMENTS}
+    return [
+        _row(root, experiment, by_name[name], by_name[BASELINE]) for name, experiment in EXPERIMENTS.items()
+    ]
+
+
+def _finished(root: Path, name: str, seeds: int) -> list[Run]:
+    found = [read_run(root, name, seed) for seed in range(seeds)]
+    return [run for run in found if run is not None]
+
+
+def _row(root: Path, experiment: Experiment, runs: Sequence[Run], baseline: Sequence[Run]) -> Row:
+    compared = experiment.name not in (BASELINE, GATE)
+    found = of_runs(experiment.what, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
+    collapsed = sum(_gate(root, run).collapsed for run in runs if _long_enough(run))
+    return Row(experiment, tuple(runs), found.effects, collapsed)
+
+
+def _long_enough(run: Run) -> bool:
+    return run.state == "finished" and run.steps >= 25
+
+
+def _gate(root: Path, run: Run) -> Gate:
+    return gate([m["accuracy_all"] or 0.0 for m in read_metrics(root / run.folder)])
+
+
+def phases(root: Path, base: Config, rows: Sequence[Row]) -> tuple[Phase, ...]:
+    """The three phases of success, met or not."""
+    by_name = {row.experiment.name: row for row in rows}
+    return (
+        _can_overfit(root, by_name[GATE]),
+        _is_stable(root, [by_name[name] for name in ("E2", "E3", "E4")]),
+        _generalises(base, rows),
+    )
+
+
+def _can_overfit(root: Path, row: Row) -> Phase:
+    wanted = "E1: over 95 % token accuracy on ten training tasks, without a collapse"
+    gates = [_gate(root, run) for run in row.runs if _long_enough(run)]
+    if not gates:
+        return Phase("1, can overfit", wanted, None, "E1 was not run")
+    found = ", ".join(f"{found.accuracy:.3f}{' (collapsed)' if found.collapsed else ''}" for found in gates)
+    return Phase(
+        "1, can overfit", wanted, all(found.passed for found in gates), f"{found}, one number a seed"
+    )
+
+
+def _is_stable(root: Path, rows: Sequence[Row]) -> Phase:
+    wanted = f"E2 to E4: no collapse in {LONG:,} steps, and an accuracy that rises"
+    runs = [run for row in rows for run in row.runs if _long_enough(run)]
+    if not runs:
+        return Phase("2, stable training", wanted, None, "none of E2 to E4 was run")
+    collapsed = sum(row.collapsed for row in rows)
+    rising = sum(_rises(root, run) for run in runs)
+    shortest = min(run.steps for run in runs)
+    found = f"{collapsed} of {len(runs)} runs collapsed, {rising} rise, {shortest} steps"
+    short = shortest < LONG
+    met = False if collapsed or rising < len(runs) else None if short else True
+    return Phase(
+        "2, stable training", wanted, met, f"{found}{': too short to say' if short and not collapsed else ''}"
+    )
+
+
+def _rises(root: Path, run: Run) -> bool:
+    """Whether the last quarter of the steps is more accurate than the first."""
+    seen = [m["accuracy_all"] or 0.0 for m in read_metrics(root / run.folder)]
+    quarter = max(1, len(seen) // 4)
+    return sum(seen[-quarter:]) > sum(seen[:quarter])
+
+
+def _generalises(base: Config, rows: Sequence[Row]) -> Phase:
+    wanted = "held-out tasks solved by more than the best trivial baseline, by the lower end of the interval"
+    best: tuple[float, str] | None = None
+    for row in rows:
+        lows = [run.final.get("held_out_low") for run in row.runs if run.state == "finished"]
+        numbers = [low for low in lows if isinstance(low, float)]
+        if numbers and (best is None or min(numbers) > best[0]):
+            best = (min(numbers), row.experiment.name)
+    if best is None:
+        return Phase("3, generalisation", wanted, None, "nothing was run")
+    reports = evaluate_baselines(held_out_tasks(base), base.data)
+    trivial = max(report.pass_at[1].score for report in reports.values())
+    found = f"best lower end {best[0]:.3f} ({best[1]}), best trivial baseline {trivial:.3f}"
+    return Phase("3, generalisation", wanted, best[0] > trivial, found)
+
+
+def answers(root: Path, rows: Sequence[Row]) -> tuple[Answer, ...]:
+    """S1 to S6 from their experiments, with what the logged steps of all runs say beside them."""
+    by_name = {row.experiment.name: row for row in rows}
+    said = _beside(root, rows)
+    found = (_answer(question, [by_name[name] for name in question.by]) for question in QUESTIONS)
+    return tuple(
+        replace(answer, found=f"{answer.found}. Beside it: {said[answer.question.name]}")
+        if answer.verdict != "NOT RUN" and answer.question.name in said
+        else answer
+        for answer in found
+    )
+
+
+def _beside(root: Path, rows: Sequence[Row]) -> dict[str, str]:
+    runs = [run for row in rows for run in row.runs if _long_enough(run)]
+    fallen = falls(root, runs)
+    said = {"S2": drifts_in_words(fallen, len(runs)), "S3": spikes_in_words(fallen, len(runs))}
+    baseline = next(row for row in rows if row.experiment.name == BASELINE)
+    looks = [dynamics.looks(read_metrics(root / run.folder), "token_rank") for run in baseline.runs]
+    ranks = [found[-1][1] for found in looks if found]
+    if ranks:
+        said["S4"] = (
+            f"the tokens of a context have an effective rank of {fmean(ranks):.1f} ({BASELINE}, at the end)"
+        )
+    return said
+
+
+def _answer(question: Question, rows: Sequence[Row]) -> Answer:
+    decided = [(row, row.decision, row.interval) for row in rows if row.decision is not None and row.interval]
+    if not decided:
+        return Answer(question, "NOT RUN", f"none of {', '.join(question.by)} was run beside {BASELINE}")
+    found = "; ".join(
+        f"{row.experiment.name} lowers the log of the loss by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}], {i.seeds} seeds"
+        for row, _, i in decided
+    )
+    verdicts = [decision.verdict for _, decision, _ in decided]
+    # The best of several is flattered: Bonferroni, the first step of Holm's, on one-sided p-values.
+    helped = any(
+        i.p_value <= LARGEST_P / len(decided)
+        for _, d, i in decided
+        if d.verdict == "VALIDATED" or d.candidate
+    )
+    if helped and "VALIDATED" in verdicts:
+        return Answer(question, "VALIDATED", found)
+    if helped:
+        return Answer(question, "CANDIDATE", f"{found}; five seeds can validate")
+    if all(verdict == "INVALIDATED" for verdict in verdicts):
+        return Answer(question, "INVALIDATED", found)
+    return Answer(question, "INCONCLUSIVE", found)
+
+
+def final(run: Run, key: str) -> str:
+    """A number that a run measured, or why there is none."""
+    value = run.final.get(key, Absent(absent="not measured"))
+    return value.absent if isinstance(value, Absent) else f"{value:.3f}"
