@@ -114,6 +114,12 @@ EXPERIMENTS = {
             Experiment(f"X{i}", "kinds", f"encoder {kind}", _encoder(kind))
             for i, kind in enumerate(("hybrid_standard", "hybrid_variational", "lpn_variational"), start=1)
         ),
+        Experiment(
+            "cached",
+            "kinds",
+            "context of a sample's first ACT step kept",
+            _fixed("model.variant=etrm_cached"),
+        ),
         Experiment("staged", "encoder", "decoder frozen for the first half of the steps", _staged),
     )
 }

@@ -49,6 +49,7 @@ def differing(one: Any, other: Any, path: str = "") -> set[str]:
         ("A16", {"model.halt.max_steps"}),
         ("O3", {"model.halt.exploration"}),
         ("X2", {"model.encoder.kind"}),
+        ("cached", {"model.variant"}),
         ("staged", {"train.freeze_decoder_steps"}),
     ],
 )
