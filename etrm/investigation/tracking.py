@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -16,10 +16,15 @@ from etrm.investigation.arms import read_run
 from etrm.investigation.contrast import LARGEST_P, of_runs
 from etrm.investigation.experiments import BASELINE, EXPERIMENTS, GATE, QUESTIONS, Experiment, Question
 from etrm.investigation.falls import drifts_in_words, falls, spikes_in_words
+from etrm.investigation.position import PositionSkill, position_skill
+from etrm.investigation.protocol import seeds_in_words
 from etrm.investigation.result import Absent, Run
+from etrm.model.encoders.standard import GridEncoder
 from etrm.training.gate import Gate, gate
+from etrm.training.predict import load_model
 from etrm.training.run_folder import read_metrics
 from etrm.training.tasks import held_out_tasks
+from etrm.training.trainer import Trainer
 
 SMALLEST_EFFECT = 0.05
 """Smallest difference of the log of the loss that matters, about 5 %; fixed before any run."""
@@ -183,28 +188,51 @@ def _generalises(base: Config, rows: Sequence[Row]) -> Phase:
 def answers(root: Path, rows: Sequence[Row]) -> tuple[Answer, ...]:
     """S1 to S6 from their experiments, with what the logged steps of all runs say beside them."""
     by_name = {row.experiment.name: row for row in rows}
-    said = _beside(root, rows)
-    found = (_answer(question, [by_name[name] for name in question.by]) for question in QUESTIONS)
+    found = [_answer(question, [by_name[name] for name in question.by]) for question in QUESTIONS]
+    runs = [run for row in rows for run in row.runs if _long_enough(run)]
+    fallen = falls(root, runs)
+    baseline = [run for run in by_name[BASELINE].runs if run.state == "finished"]
+    beside: dict[str, Callable[[], str]] = {
+        "S2": lambda: drifts_in_words(fallen, len(runs)),
+        "S3": lambda: spikes_in_words(fallen, len(runs)),
+        "S4": lambda: _token_rank(root, baseline),
+        "S5": lambda: _position(root, baseline),
+    }
     return tuple(
-        replace(answer, found=f"{answer.found}. Beside it: {said[answer.question.name]}")
-        if answer.verdict != "NOT RUN" and answer.question.name in said
+        replace(answer, found=f"{answer.found}. Beside it: {beside[answer.question.name]()}")
+        if answer.verdict != "NOT RUN" and answer.question.name in beside
         else answer
         for answer in found
     )
 
 
-def _beside(root: Path, rows: Sequence[Row]) -> dict[str, str]:
-    runs = [run for row in rows for run in row.runs if _long_enough(run)]
-    fallen = falls(root, runs)
-    said = {"S2": drifts_in_words(fallen, len(runs)), "S3": spikes_in_words(fallen, len(runs))}
-    baseline = next(row for row in rows if row.experiment.name == BASELINE)
-    looks = [dynamics.looks(read_metrics(root / run.folder), "token_rank") for run in baseline.runs]
+def _token_rank(root: Path, runs: Sequence[Run]) -> str:
+    looks = [dynamics.looks(read_metrics(root / run.folder), "token_rank") for run in runs]
     ranks = [found[-1][1] for found in looks if found]
-    if ranks:
-        said["S4"] = (
-            f"the tokens of a context have an effective rank of {fmean(ranks):.1f} ({BASELINE}, at the end)"
-        )
-    return said
+    known = f"{fmean(ranks):.1f}" if ranks else "not measured"
+    return (
+        f"effective rank of a context's tokens {known} ({BASELINE}, at the end, {seeds_in_words(len(ranks))})"
+    )
+
+
+def _position(root: Path, runs: Sequence[Run]) -> str:
+    skills = []
+    for run in runs:
+        model, config, _, _ = load_model(root / run.folder, "raw")
+        for encoder in (model.encoder, Trainer(config).model.encoder):
+            if encoder is None or not isinstance(encoder.grid_encoder, GridEncoder):
+                return "position before and after pooling not measured (another kind of encoder)"
+            skills.append(position_skill(encoder.grid_encoder))
+    trained, start = skills[::2], skills[1::2]
+    return (
+        f"where a single cell lies is read with R2 {_mean(trained, 'before')} from its token and "
+        f"{_mean(trained, 'after')} after pooling ({BASELINE}, {seeds_in_words(len(runs))}; at the random start "
+        f"{_mean(start, 'before')} and {_mean(start, 'after')})"
+    )
+
+
+def _mean(skills: Sequence[PositionSkill], name: str) -> str:
+    return f"{fmean(getattr(skill, name) for skill in skills):.2f}"
 
 
 def _answer(question: Question, rows: Sequence[Row]) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from etrm.config import load
-from etrm.investigation.experiments import EXPERIMENTS
+from etrm.investigation import experiments, tracking
+from etrm.investigation.experiments import EXPERIMENTS, find
+from etrm.investigation.launch import launcher
 from etrm.investigation.tracking import Row, answers, phases, table
 from reports.experiments_page import listing, page
 
@@ -48,7 +51,8 @@ def verdict(root: Path, rows: list[Row], name: str) -> str:
     return next(answer.verdict for answer in answers(root, rows) if answer.question.name == name)
 
 
-def test_gains_are_paired_by_seed(tmp_path: Path) -> None:
+def test_gains_are_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_position", lambda root, runs: f"{len(runs)} runs were probed")
     rows = planted(tmp_path, {"E7": [0.30, 0.31, 0.29, 0.30, 0.30]})
     row = next(row for row in rows if row.experiment.name == "E7")
     assert row.interval is not None
@@ -131,7 +135,7 @@ def test_a_run_that_failed_otherwise_has_no_pair(tmp_path: Path) -> None:
 def test_the_table_fills_itself_from_the_folders(tmp_path: Path) -> None:
     text = page(tmp_path, SMOKE, 1)
     assert text.count("not run") >= len(EXPERIMENTS)
-    planted(tmp_path, {"E7": [0.3]})
+    planted(tmp_path, {"E6": [0.3]})
     assert "1 of 1 done" in page(tmp_path, SMOKE, 1)
     assert all(f"| {name} " in listing() for name in EXPERIMENTS)
 
@@ -179,5 +183,19 @@ def test_without_a_fall_nothing_is_said_to_come_first(tmp_path: Path) -> None:
     log_of_fall(tmp_path, "E0", None, None)
     found = {answer.question.name: answer.found for answer in answers(tmp_path, rows)}
     assert "no fall in 3 runs, so that none shows what comes first" in found["S2"]
-    assert "an effective rank of 3.0 (E0, at the end)" in found["S4"]
+    assert "rank of a context's tokens 3.0 (E0, at the end, 1 seed)" in found["S4"]
     assert "Beside it" not in found["S1"]
+
+
+def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Path) -> None:
+    tiny = load("smoke", overrides=("train.steps=3", "train.threads=1"))
+    experiments.run(
+        [find("E0"), find("E7")], tiny, tmp_path, 1, launcher("processes", 1), lambda done, total: None
+    )
+    found = {answer.question.name: answer.found for answer in answers(tmp_path, table(tmp_path, tiny, 1))}
+    numbers = [
+        float(number)
+        for number in re.findall(r"-?\d\.\d\d(?= from| after| and|\))", found["S5"].split("R2")[1])
+    ]
+    assert len(numbers) == 4
+    assert all(number < 1 for number in numbers)
