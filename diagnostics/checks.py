@@ -205,6 +205,24 @@ def collapse(record: StepRecord, options: Values) -> Iterator[Observation]:
             return  # modules behind it inherit the collapse
 
 
+def outside_the_model(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """Speaks only where the optimisers are known, which might hold such a tensor."""
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for stranger in record.strangers if record.optimizers else ():
+        shape = "x".join(map(str, stranger.shape)) or "a scalar"
+        groups.setdefault((stranger.module, stranger.layer), []).append(shape)
+    for (name, layer), shapes in groups.items():
+        listed = ", ".join(shapes[:3]) + (", ..." if len(shapes) > 3 else "")
+        message = f"{name or 'model'}: gradient comes to {len(shapes)} tensors that are not its parameters ({listed})"
+        yield Observation(name, float(len(shapes)), message, _OUTSIDE[layer], key=_OUTSIDE[layer])
+
+
+_OUTSIDE = {
+    True: "layers in a plain list, dictionary or other object, which does not register them",
+    False: "a tensor that asks for gradient was set as an attribute, without nn.Parameter",
+}
+
+
 def evaluation_mode(record: StepRecord, options: Values) -> Iterator[Observation]:
     for name, module in _learners(record):
         if module.state == "arrived" and module.evaluating:

@@ -31,7 +31,7 @@ _FOLLOWS: Mapping[str, frozenset[str]] = {
     "GRAD003": frozenset(),
     "GRAD004": frozenset({"SPIKE001", "DRIFT001"}),
     "GRAD005": frozenset({"MOVE004"}),
-    "COV001": _UNUSED,
+    "COV001": _UNUSED | {"DRIFT001"},
     "COV002": frozenset({"WASTE001", "CALL001"}),
     "FROZEN001": frozenset({"MOVE002"}),
     "MOVE003": frozenset({"MOVE001"}),

@@ -17,7 +17,7 @@ that was compiled before the monitor was made runs without them, and what it doe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from diagnostics.capture import Capture, RowsFunction, sample_index
+from diagnostics.buffers import FrozenBuffers
+from diagnostics.capture import Capture, RowsFunction, sample_index, tensors_in
 from diagnostics.choice import choose
 from diagnostics.drift import DriftProbe, DriftRecord
 from diagnostics.findings import Finding, ordered
@@ -36,7 +37,7 @@ from diagnostics.folding import fold
 from diagnostics.group import StepFacts, everywhere
 from diagnostics.modules import module_record
 from diagnostics.options import Values, settle
-from diagnostics.parameters import ParameterWatch, Tracked
+from diagnostics.parameters import ParameterWatch
 from diagnostics.readout import Readout
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
 from diagnostics.rules import OPTIONS
@@ -44,7 +45,9 @@ from diagnostics.selection import check_patterns, covers, innermost, moded, name
 from diagnostics.silence import not_run
 from diagnostics.slow import drifts
 from diagnostics.spikes import spikes
+from diagnostics.strangers import Strangers
 from diagnostics.tally import Tally
+from diagnostics.tracking import members, track
 
 _T = TypeVar("_T")
 
@@ -63,7 +66,8 @@ class Monitor:
             (rows,), or (T, B) for a sequence-first layout. Without it, rows are matched where the leading
             dimension is the number of samples.
         every: Record one step in `every`; the others cost next to nothing.
-        expect_frozen: Names or patterns of modules or parameters that must not move.
+        expect_frozen: Names or patterns of modules or parameters that must not move. Buffers of such modules,
+            as running statistics, must not either.
         expect_partial: Names or patterns of watched modules of which some calls run with gradients disabled
             on purpose, as in a recursion of which only the last cycles are trained.
         drift: Probes to use for the outputs given to `probe`, by module, where the default does not suit.
@@ -107,9 +111,16 @@ class Monitor:
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
         self._optimizers = len(optimizers)
         self._moded = {name: moded(module) for name, module in self._modules.items()}
-        tracked = _track(model, self._modules, expect_frozen)
-        self._members = _members(tracked, self._modules)
+        tracked = track(model, self._modules, expect_frozen)
+        self._members = members(tracked, self._modules)
         self._parameters = ParameterWatch(tracked, optimizers)
+        self._buffers = FrozenBuffers(
+            model,
+            lambda name: any(covers(pattern, name) for pattern in expect_frozen),
+            lambda name: innermost(name, self._modules),
+        )
+        self._model = model
+        self._strangers = Strangers()
         self._handles: list[RemovableHandle] = []
         self._capture: Capture | None = None
         self._flow = Flow()
@@ -125,6 +136,8 @@ class Monitor:
             return
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._forward_hook(name), with_kwargs=True))
+        if self._strangers.looking:
+            self._handles.append(self._model.register_forward_hook(self._model_hook, with_kwargs=True))
         self._parameters.attach()
 
     def detach(self) -> None:
@@ -150,8 +163,19 @@ class Monitor:
             # a deep copy of the model (an EMA) carries this hook too
             if self._capture is not None and module is watched:
                 self._capture.on_forward(name, module, args, kwargs, output)
+                self._look_for_strangers(name, (args, kwargs), output)
 
         return note
+
+    def _model_hook(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        if self._capture is not None and module is self._model:
+            self._look_for_strangers("", (args, kwargs), output)
+
+    def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
+        if self._strangers.looking:
+            self._strangers.note(name, tensors_in(given), tensors_in(output))
 
     @contextmanager
     def step(self, samples: int) -> Iterator[None]:
@@ -186,6 +210,7 @@ class Monitor:
             shared=self._group is not None,
         )
         self._parameters.begin()
+        self._buffers.begin()
         try:
             yield
             self._finish(number, self._capture)
@@ -233,6 +258,10 @@ class Monitor:
         readout = Readout()
         capture.close(readout)
         build_parameters = self._parameters.finish(readout)
+        moved_buffers = self._buffers.finish(readout)
+        if self._strangers.looking:
+            known = {id(parameter) for parameter in self._model.parameters()}
+            self._strangers.close(known | self._parameters.in_optimizers())
         readout.fetch()
         local = {name: capture.facts(name, readout, self._evaluating(name)) for name in self._members}
         own = StepFacts(
@@ -263,6 +292,8 @@ class Monitor:
             self._parameters.optimizer_steps,
             self._partial,
             self._every,
+            self._strangers.found,
+            moved_buffers(),
         )
         self._last = record
         scalars = {name: module.scalars() for name, module in modules.items()}
@@ -377,35 +408,3 @@ def _resolve_rows(
 ) -> dict[str, RowsFunction]:
     check_patterns("rows", rows, modules)
     return {name: function for pattern, function in rows.items() for name in modules if covers(pattern, name)}
-
-
-def _track(model: nn.Module, modules: Mapping[str, nn.Module], expect_frozen: Sequence[str]) -> list[Tracked]:
-    """Parameters under the watched modules, and those that must not move wherever they are."""
-    names = [name for name, _ in model.named_parameters()]
-    check_patterns("expect_frozen", expect_frozen, names)
-    watched = {id(parameter) for module in modules.values() for parameter in module.parameters()}
-    holders: dict[int, list[str]] = {}
-    for name, module in modules.items():
-        for parameter in module.parameters():
-            holders.setdefault(id(parameter), []).append(name)
-    tracked = []
-    for name, parameter in model.named_parameters():
-        frozen = any(covers(pattern, name) for pattern in expect_frozen)
-        if frozen or id(parameter) in watched:
-            shared = _apart(name, holders.get(id(parameter), ()))
-            tracked.append(Tracked(name, parameter, innermost(name, modules), frozen, shared))
-    return tracked
-
-
-def _apart(parameter: str, holders: Iterable[str]) -> tuple[str, ...]:
-    """The holders of a parameter that do not hold it under its first name."""
-    return tuple(name for name in holders if not parameter.startswith(f"{name}."))
-
-
-def _members(tracked: Sequence[Tracked], modules: Mapping[str, nn.Module]) -> dict[str, list[str]]:
-    """Names of the parameters of each module; a shared parameter belongs to all that hold it."""
-    names = {id(item.parameter): item.name for item in tracked}
-    return {
-        name: [names[id(parameter)] for parameter in module.parameters() if id(parameter) in names]
-        for name, module in modules.items()
-    }

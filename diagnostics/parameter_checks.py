@@ -41,6 +41,8 @@ def _is_open(record: StepRecord, parameter: ParameterRecord) -> bool:
 def _gradient_none(record: StepRecord, parameter: ParameterRecord) -> str:
     if not _is_open(record, parameter) or parameter.reach.kind != "none":
         return ""
+    if parameter.replaced:
+        return "the model holds another tensor in its place: it was replaced after the monitor was made"
     return "it takes no part in the loss, or its result is detached inside the module"
 
 
@@ -126,10 +128,25 @@ def _did_not_move(record: StepRecord, parameter: ParameterRecord) -> str:
         return ""  # another rule's
     if place.gradient != "nonzero":
         return "its gradient was cleared between the backward pass and the optimiser's step"
+    if parameter.kept == 0.0:
+        return "its weights were set back after the optimiser's step"
     return (
         "the optimiser stepped without changing a bit of it: the update is below the rounding of its type,"
         " or the weights were set back"
     )
+
+
+def undone_updates(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """Weights that are written after the optimiser's step, so that little of it stays."""
+
+    def judge(record: StepRecord, parameter: ParameterRecord) -> str:
+        kept = parameter.kept
+        lost = not isinstance(kept, Absent) and kept < options["below"]
+        if not lost or not _receives(parameter) or not parameter.changed:
+            return ""
+        return "weights are written after the optimiser's step, with an average (EMA) or an older copy"
+
+    yield from _grouped("keep next to nothing of the optimiser's update", judge)(record, options)
 
 
 def _optimizer_skipped(record: StepRecord, parameter: ParameterRecord) -> str:
@@ -182,8 +199,21 @@ def _not_cleared(record: StepRecord, parameter: ParameterRecord) -> str:
     return "zero_grad() is not called between updates: each applies the sum of all gradients so far"
 
 
-def _is_shared(record: StepRecord, parameter: ParameterRecord) -> str:
-    return f"the same tensor stands in {', '.join(parameter.shared)}" if parameter.shared else ""
+def shared(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """Said of the module that is called first, whichever of them the model lists first."""
+    place = {name: number for number, name in enumerate(record.order)}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, parameter in record.parameters.items():
+        if parameter.shared:
+            holders = sorted(
+                {parameter.owner, *parameter.shared}, key=lambda each: place.get(each, len(place))
+            )
+            groups.setdefault(tuple(holders), []).append(name)
+    for (first, *others), names in groups.items():
+        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        text = f"{first}: {len(names)} parameters belong to another watched module too ({listed})"
+        cause = f"the same tensor stands in {', '.join(others)}"
+        yield Observation(first, float(len(names)), text, cause, key=cause)
 
 
 without_gradient = _grouped("have no gradient", _gradient_none)
@@ -194,6 +224,25 @@ never_stepped = _grouped("receive gradient and do not move", _optimizer_skipped)
 of_rounding_size = _grouped("receive a gradient that is rounding alone", _rounding_alone)
 next_to_still = _grouped("move by next to nothing", _lost)
 moved_without_gradient = _grouped("move without a gradient of this step", _moved_without_gradient)
-moved_frozen = _grouped("are declared frozen and move", _moved_frozen)
+
+_frozen_parameters = _grouped("are declared frozen and move", _moved_frozen)
+
+
+def moved_frozen(record: StepRecord, options: Values) -> Iterator[Observation]:
+    yield from _frozen_parameters(record, options)
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for buffer in record.moved_buffers:
+        groups.setdefault((buffer.owner, buffer.training), []).append(buffer.name)
+    for (owner, training), names in groups.items():
+        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        text = f"{owner or 'model'}: {len(names)} buffers are declared frozen and move ({listed})"
+        cause = _BUFFERS[training]
+        yield Observation(owner, float(len(names)), text, cause, key=cause)
+
+
+_BUFFERS = {
+    True: "running statistics: its layer is in training mode and takes in every batch, whatever requires_grad says",
+    False: "written in its forward, or copied into (EMA, loading)",
+}
+
 not_cleared = _grouped("have their gradient added to that of earlier steps", _not_cleared)
-shared = _grouped("belong to another watched module too", _is_shared)

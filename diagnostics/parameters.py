@@ -13,29 +13,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from diagnostics.applied import AppliedUpdates
 from diagnostics.readout import Readout
 from diagnostics.records import Absent, Number, OptimizerPlace, ParameterRecord, Reach
 from diagnostics.stored import stored_values
+from diagnostics.tracking import Tracked
 
 _NONE = Absent("no gradient arrived in this step")
 _NO_REACH = Reach("none", _NONE, _NONE, _NONE)
 
 _Build = Callable[[frozenset[int], Mapping[int, float] | None], dict[str, ParameterRecord]]
-
-
-@dataclass(frozen=True, eq=False)
-class Tracked:
-    """A parameter to watch, with the innermost watched module that holds it."""
-
-    name: str
-    parameter: nn.Parameter
-    owner: str
-    expect_frozen: bool
-    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +51,7 @@ class ParameterWatch:
         self._handles: list[RemovableHandle] = []
         self._hooked: set[int] = set()
         self._entry: list[Tensor] = []
+        self._updates = AppliedUpdates()
         self._active = False
         self._reset()
 
@@ -80,6 +72,7 @@ class ParameterWatch:
         """Register the hooks."""
         for number, optimizer in enumerate(self._optimizers):
             self._handles.append(optimizer.register_step_pre_hook(self._optimizer_hook(number)))
+            self._handles.append(optimizer.register_step_post_hook(self._after_optimizer))
         self._hook_parameters()
 
     def detach(self) -> None:
@@ -89,6 +82,7 @@ class ParameterWatch:
         self._handles.clear()
         self._hooked.clear()
         self._entry.clear()
+        self._updates.forget()
         self.abandon()
 
     def abandon(self) -> None:
@@ -101,14 +95,13 @@ class ParameterWatch:
         for index, parameter in enumerate(self._parameters):
             if parameter.requires_grad and index not in self._hooked:
                 self._hooked.add(index)
-                self._handles.append(
-                    parameter.register_post_accumulate_grad_hook(self._accumulate_hook(index))
-                )
+                self._handles.append(parameter.register_hook(self._arrival_hook(index)))
 
-    def _accumulate_hook(self, index: int) -> Callable[[Tensor], None]:
-        def mark(_: Tensor) -> None:
-            if not self._active:
+    def _arrival_hook(self, index: int) -> Callable[[Tensor | None], None]:
+        def mark(gradient: Tensor | None) -> None:
+            if not self._active or gradient is None:
                 return
+            self.before_backward()  # here nothing was added to `.grad` yet
             self._marked.add(index)
             if not self._callback_queued:
                 self._callback_queued = True
@@ -119,7 +112,7 @@ class ParameterWatch:
 
     def before_backward(self) -> None:
         """Measure what earlier steps left in `.grad`, which the backward pass is about to add to."""
-        if not self._active:
+        if not self._active or self._leftover is not None:
             return
         held = [(index, parameter.grad) for index, parameter in enumerate(self._parameters)]
         present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
@@ -185,6 +178,10 @@ class ParameterWatch:
 
         return measure
 
+    def _after_optimizer(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._active:
+            self._updates.after_optimizer()
+
     def _note_groups(self, number: int, optimizer: Optimizer) -> None:
         for position, group in enumerate(optimizer.param_groups):
             lr, decay, eps = (_plain(group.get(name, 0.0), name) for name in ("lr", "weight_decay", "eps"))
@@ -206,6 +203,7 @@ class ParameterWatch:
             self._entry = [torch.empty_like(parameter) for parameter in self._parameters]
         torch._foreach_copy_(self._entry, self._parameters)
         self._entry_norms = list(torch._foreach_norm(self._entry, 2))
+        self._updates.begin(self._entry, self._parameters)
 
     @torch.no_grad()
     def finish(self, readout: Readout) -> _Build:
@@ -223,6 +221,7 @@ class ParameterWatch:
         torch._foreach_sub_(self._entry, self._parameters)
         weight_key = readout.add_scalars(self._entry_norms)
         update_key = readout.add_scalars(list(torch._foreach_norm(self._entry, 2)))
+        self._updates.finish(readout)
         measured = [
             (indices, readout.add_scalars(norms), readout.add_scalars(counts))
             for indices, norms, counts in self._measured
@@ -242,6 +241,7 @@ class ParameterWatch:
             for indices, key in at_optimizer:
                 seen.update(zip(indices, readout.numbers(key), strict=True))
             updates = readout.numbers(update_key)
+            kept = self._updates.kept(readout, len(updates))
             changed = self._changed(updates)
             records = {}
             reaches = [
@@ -265,6 +265,8 @@ class ParameterWatch:
                     shared=item.shared,
                     rounding=torch.finfo(parameter.dtype).eps,
                     layer_size=layers[_layer(item)],
+                    kept=kept[index],
+                    replaced=item.replaced,
                 )
             return records
 
@@ -318,6 +320,11 @@ class ParameterWatch:
         return OptimizerPlace(
             group.optimizer, group.group, group.lr, group.weight_decay, group.eps, stepped, gradient, norm
         )
+
+    def in_optimizers(self) -> set[int]:
+        """The id of every tensor that an optimiser holds."""
+        groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
+        return {id(parameter) for group in groups for parameter in group["params"]}
 
     @property
     def optimizer_steps(self) -> tuple[int, ...]:

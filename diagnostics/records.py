@@ -156,6 +156,9 @@ class ParameterRecord:
         shared: Other watched modules that hold the same parameter, none of them inside another.
         rounding: Machine epsilon of its type, the relative distance of neighbouring numbers.
         layer_size: The largest `size` among the parameters of its layer, itself included.
+        kept: Share of what the optimisers changed that is left when the step ends, by the norm of its first 64
+            numbers: 1 where nobody wrote to it after them.
+        replaced: Whether the model holds another tensor in its place since the monitor was made.
     """
 
     owner: str
@@ -171,6 +174,8 @@ class ParameterRecord:
     shared: tuple[str, ...]
     rounding: float
     layer_size: float
+    kept: Number
+    replaced: bool
 
     @property
     def size(self) -> float:
@@ -275,6 +280,36 @@ class ModuleRecord:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A tensor that gradient comes to, and that neither the model nor an optimiser holds.
+
+    Attributes:
+        module: The innermost watched module that uses it; "" for the model itself.
+        shape: Its shape.
+        layer: Whether it is the parameter of some layer.
+    """
+
+    module: str
+    shape: tuple[int, ...]
+    layer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MovedBuffer:
+    """A buffer that is declared frozen and changed in the step.
+
+    Attributes:
+        name: Its full name.
+        owner: The innermost watched module that holds it, or "" if none does.
+        training: Whether its layer is in training mode.
+    """
+
+    name: str
+    owner: str
+    training: bool
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class StepRecord:
     """Everything measured in one step.
@@ -288,6 +323,8 @@ class StepRecord:
         optimizers: For each optimiser given, how often it stepped.
         partial: Watched modules of which some calls are declared to run with gradients disabled.
         gap: Steps since the one recorded before it, 1 where each is recorded.
+        strangers: What learns outside the model.
+        moved_buffers: Buffers that are declared frozen and changed; those that no checkpoint has are left out.
     """
 
     step: int
@@ -298,6 +335,8 @@ class StepRecord:
     optimizers: tuple[int, ...]
     partial: frozenset[str] = frozenset()
     gap: int = 1
+    strangers: tuple[Stranger, ...] = ()
+    moved_buffers: tuple[MovedBuffer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,8 @@ def test_without_optimizer_the_rules_say_that_they_did_not_run(model: Pair) -> N
         run(monitor, model)
     notes = {finding.cause: finding.message for finding in monitor.findings()}
     assert notes == {
-        "the monitor was given no optimiser": "these rules did not run: GRAD004, MOVE001, MOVE003, MOVE004",
+        "the monitor was given no optimiser": "these rules did not run: GRAD004, REACH005,"
+        " MOVE001, MOVE003, MOVE004, MOVE005",
         "no output on a fixed batch was given to Monitor.probe": "these rules did not run: DRIFT001",
     }
 
@@ -250,3 +251,71 @@ def test_an_applied_gradient_that_is_not_finite(model: Pair) -> None:
     assert "behind the last of them" in found.cause
     assert monitor.reach("second.weight").finite is False
     assert isinstance(monitor.evenness("second"), Absent)
+
+
+def test_gradient_that_comes_first_to_a_parameter_is_none_of_an_earlier_step(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    monitor = Monitor(model, optimizer)
+    for _ in range(6):
+        with monitor.step(samples=2):
+            x = torch.randn(2, 3)
+            penalty = sum(parameter.square().sum() for parameter in model.first.parameters())
+            (model.second(model.first(x).detach()).square().sum() + penalty).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert {record.leftover for record in monitor.last.parameters.values()} == {"none"}
+    assert "GRAD004" not in {finding.rule for finding in monitor.findings()}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_what_is_left_of_an_update_is_told(model: Pair, share: float) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    monitor = Monitor(model, optimizer)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with monitor.step(samples=2):
+        model.second(model.first(torch.randn(2, 3))).square().sum().backward()
+        optimizer.step()
+        for parameter, old in zip(model.parameters(), before, strict=True):
+            parameter.data.copy_(old + share * (parameter.data - old))
+    for record in monitor.last.parameters.values():
+        assert record.kept == pytest.approx(share, abs=1e-5)
+
+
+def test_without_an_update_nothing_is_left_of_one(model: Pair) -> None:
+    monitor = Monitor(model, torch.optim.SGD(model.parameters(), lr=0.5))
+    run(monitor, model)
+    assert all(isinstance(record.kept, Absent) for record in monitor.last.parameters.values())
+
+
+def test_weights_bound_anew_are_looked_at_where_they_are(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    monitor = Monitor(model, optimizer)
+    run(monitor, model, optimizer)
+    for parameter in model.parameters():
+        parameter.data = parameter.data + 1.0
+    run(monitor, model, optimizer)
+    assert {record.kept for record in monitor.last.parameters.values()} == {1.0}
+
+
+def test_a_parameter_that_the_model_no_longer_holds_is_told(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    monitor = Monitor(model, optimizer)
+    model.first.weight = nn.Parameter(model.first.weight.detach().clone())
+    for _ in range(6):
+        run(monitor, model, optimizer)
+    (finding,) = (finding for finding in monitor.findings() if finding.rule == "REACH001")
+    assert "replaced after the monitor was made" in finding.cause
+    assert not monitor.last.parameters["first.bias"].replaced
+
+
+@pytest.mark.parametrize("first", ["first", "second"])
+def test_a_shared_weight_is_said_of_the_module_that_is_called_first(model: Pair, first: str) -> None:
+    second = {"first": "second", "second": "first"}[first]
+    model.second.weight = model.first.weight
+    monitor = Monitor(model)
+    for _ in range(6):
+        with monitor.step(samples=2):
+            model.get_submodule(second)(model.get_submodule(first)(torch.randn(2, 3))).sum().backward()
+    (finding,) = (finding for finding in monitor.findings() if finding.rule == "SHARE001")
+    assert finding.module == first
+    assert finding.cause.endswith(second)

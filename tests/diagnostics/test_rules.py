@@ -172,6 +172,32 @@ def left_in_evaluation(model: Net) -> None:
     model.eval()
 
 
+class Listed(nn.Module):
+    """Layers in a list."""
+
+    def __init__(self, registered: bool) -> None:
+        super().__init__()
+        layers = [nn.Linear(4, WIDTH), nn.Linear(WIDTH, WIDTH)]
+        self.layers = nn.ModuleList(layers) if registered else layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def mostly_undone(share: float) -> Callable[..., None]:
+    """After each update the weights go back so far towards what they were."""
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        update(model, optimizer, loss, step)
+        for parameter, old in zip(model.parameters(), before, strict=True):
+            parameter.data.lerp_(old, share)
+
+    return step
+
+
 def tied_head(model: Net) -> None:
     model.other = nn.Linear(WIDTH, 3)
     model.other.weight = model.head.weight
@@ -316,10 +342,15 @@ CASES: dict[str, tuple[Training, Training]] = {
         updated(skipping_broken, scale=in_loss),
     ),
     "REACH004": (changed(normalised(bias=True)), changed(normalised(bias=False))),
+    "REACH005": (
+        changed(lambda model: setattr(model, "encoder", Listed(registered=False))),
+        changed(lambda model: setattr(model, "encoder", Listed(registered=True))),
+    ),
     "MOVE001": (rate_zero, HEALTHY),
     "MOVE002": (updated(head_zeroed), updated(head_taken_out)),
     "MOVE003": (updated(never_stepped, steps=24), updated(every_fourth, steps=24)),
     "MOVE004": (updated(clipped_at(1e-9), steps=24), updated(clipped_at(1e-3), steps=24)),
+    "MOVE005": (updated(mostly_undone(0.95)), updated(mostly_undone(0.5))),
     "FROZEN001": (
         updated(head_zeroed, expect_frozen=["head"]),
         updated(head_taken_out, expect_frozen=["head"]),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.diagnostics.release.faults import Fault, Said, around_context
+from tests.diagnostics.release.faults import ONSET, Fault, Said, around_context
 from tests.diagnostics.release.subject import Encoding, Subject, add_module, update
 
 
@@ -35,6 +35,76 @@ def rate_zero(subject: Subject) -> None:
                 rest = {key: value for key, value in group.items() if key != "params"}
                 optimizer.add_param_group({**rest, "params": mine, "lr": 0.0, "initial_lr": 0.0})
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def own_optimizer(subject: Subject) -> None:
+    """The encoder has an optimiser of its own, the last."""
+    wanted = {id(parameter) for parameter in subject.model.get_submodule(subject.encoder).parameters()}
+    for optimizer in subject.optimizers:
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in wanted]
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    subject.optimizers[:] = [optimizer for optimizer in subject.optimizers if optimizer.param_groups]
+    own = torch.optim.AdamW(subject.model.get_submodule(subject.encoder).parameters(), lr=1e-3)
+    own.param_groups[0]["initial_lr"] = 1e-3
+    subject.optimizers.append(own)
+
+
+def last_forgotten(subject: Subject, loss: Tensor) -> None:
+    loss.backward()
+    for optimizer in subject.optimizers[:-1]:
+        optimizer.step()
+    for optimizer in subject.optimizers:
+        optimizer.zero_grad()
+
+
+def rate_ends(subject: Subject) -> None:
+    """A schedule that was made for fewer steps."""
+    step = -1
+    forward = subject.loss
+
+    def loss() -> Tensor:
+        nonlocal step
+        step += 1
+        value = forward()
+        for optimizer in subject.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0 if step >= ONSET else group["lr"]
+        return value
+
+    subject.loss = loss  # type: ignore[method-assign]
+
+
+def not_registered(subject: Subject) -> None:
+    """A scale of the context that is a tensor, no parameter."""
+    scale = torch.ones(subject.probe().shape[-1], requires_grad=True)
+    around_context(lambda context: context * scale)(subject)
+
+
+def averaged(subject: Subject, loss: Tensor) -> None:
+    """The average is copied into the weights that are trained."""
+    before = [parameter.detach().clone() for parameter in subject.model.parameters()]
+    update(subject, loss)
+    for parameter, average in zip(subject.model.parameters(), before, strict=True):
+        parameter.data.copy_(average.lerp(parameter.data, 0.01))
+
+
+def inference(subject: Subject) -> None:
+    def wrap(encode: Encoding) -> Encoding:
+        def call(*args: Any) -> Any:
+            with torch.inference_mode():
+                output = encode(*args)
+            return subject.map_context(output, lambda context: context.clone())
+
+        return call
+
+    subject.wrap_encoding(wrap)
+
+
+def uphill(subject: Subject) -> None:
+    for optimizer in subject.optimizers:
+        for group in optimizer.param_groups:
+            group["maximize"] = True
 
 
 def tied(subject: Subject) -> None:
@@ -191,6 +261,19 @@ UNLISTED: tuple[Fault, ...] = (
           Said("LEAK001", "core", "mixes samples"), shuffled_context, asks=lambda subject: subject.independence()),
     Fault("healthy, asked", "nothing; the probe SampleIndependence is asked as well",
           None, asks=lambda subject: subject.independence()),
+    Fault("no step of one", "the encoder has an optimiser of its own, which never steps",
+          Said("MOVE003", "encoder", "never stepped"), own_optimizer, update=last_forgotten),
+    Fault("rate ends", "all learning rates are 0 from step 40 on",
+          Said("MOVE001", "", "learning rate", first=(ONSET, ONSET)), rate_ends),
+    Fault("not registered", "a scale of the context is a plain tensor, in no optimiser",
+          Said("REACH005", "", "nn.Parameter"), not_registered),
+    Fault("averaged", "an average of the weights is copied back after each update",
+          Said("MOVE005", "", "average"), update=averaged),
+    Fault("clamped", "the context is pushed out of the range of a clamp",
+          Said("GRAD002", "encoder", "zero"), around_context(lambda context: (context + 50.0).clamp(0, 1))),
+    Fault("inference", "the encoder runs in inference mode",
+          Said("GRAD001", "encoder", "inference_mode"), inference),
+    Fault("uphill", "the optimisers climb the loss: maximize=True", None, uphill),
     Fault("divided twice", "the mean of the loss is divided by the batch once more",
           None, on_loss(lambda subject, loss: loss / subject.samples)),
     Fault("clipped", "the gradient is clipped to a norm of 1e-9",

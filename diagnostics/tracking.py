@@ -1,0 +1,61 @@
+"""Which parameters of a model are watched, and which watched modules hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from diagnostics.selection import check_patterns, covers, innermost
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """A parameter to watch, with the innermost watched module that holds it."""
+
+    name: str
+    parameter: nn.Parameter
+    owner: str
+    expect_frozen: bool
+    shared: tuple[str, ...] = ()
+    holder: nn.Module | None = None  # the layer that has it as an attribute
+
+    @property
+    def replaced(self) -> bool:
+        """Whether its layer has another tensor in its place by now."""
+        own = self.name.rpartition(".")[2]
+        return self.holder is not None and getattr(self.holder, own, self.parameter) is not self.parameter
+
+
+def track(model: nn.Module, modules: Mapping[str, nn.Module], expect_frozen: Sequence[str]) -> list[Tracked]:
+    """Parameters under the watched modules, and those that must not move wherever they are."""
+    names = [name for name, _ in model.named_parameters()]
+    check_patterns("expect_frozen", expect_frozen, names)
+    watched = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+    holders: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters():
+            holders.setdefault(id(parameter), []).append(name)
+    tracked = []
+    for name, parameter in model.named_parameters():
+        frozen = any(covers(pattern, name) for pattern in expect_frozen)
+        if frozen or id(parameter) in watched:
+            shared = _apart(name, holders.get(id(parameter), ()))
+            holder = model.get_submodule(name.rpartition(".")[0])
+            tracked.append(Tracked(name, parameter, innermost(name, modules), frozen, shared, holder))
+    return tracked
+
+
+def _apart(parameter: str, holders: Iterable[str]) -> tuple[str, ...]:
+    """The holders of a parameter that do not hold it under its first name."""
+    return tuple(name for name in holders if not parameter.startswith(f"{name}."))
+
+
+def members(tracked: Sequence[Tracked], modules: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    """Names of the parameters of each module; a shared parameter belongs to all that hold it."""
+    names = {id(item.parameter): item.name for item in tracked}
+    return {
+        name: [names[id(parameter)] for parameter in module.parameters() if id(parameter) in names]
+        for name, module in modules.items()
+    }
