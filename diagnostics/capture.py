@@ -352,7 +352,9 @@ def _output_statistics(output: Tensor, row_mean: bool) -> Tensor:
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
     mean = flat.mean(0)
-    numbers = torch.stack([(flat - mean).square().mean(), flat.square().mean(), mean.mean()])
+    apart = (flat - mean).flatten()
+    variance = torch.dot(apart, apart) / apart.numel()
+    numbers = torch.stack([variance, variance + mean.square().mean(), mean.mean()])
     return torch.cat([numbers, mean]) if row_mean else numbers
 
 

@@ -117,7 +117,10 @@ def no_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
 def zero_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
     for name, module in _learners(record):
         if module.state == "zero":
-            cause = "its output is multiplied by zero on the way to the loss: a mask, gate or weight"
+            cause = (
+                "its output meets a factor of zero on the way to the loss (a mask, gate or weight), or a function"
+                " that is flat there: a saturated unit, clamp(), round(), sign()"
+            )
             yield Observation(name, 0.0, f"{name}: a gradient arrives and every element of it is zero", cause)
 
 

@@ -14,6 +14,7 @@ from tests.diagnostics.release.unlisted import UNLISTED
 
 QUICK = ("healthy", "frozen", "a", "b2", "c1", "c2", "d2")
 EVERY = [(family, seed) for cases in LISTED.values() for family, seed in cases]
+TESTED = [(family, seed) for family, seed in EVERY if (family, seed) not in LISTED["ETRM, development"]]
 
 
 def said(verdict: Verdict) -> list[str]:
@@ -32,7 +33,7 @@ def test_the_toy(fault: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "seed"), EVERY)
+@pytest.mark.parametrize(("family", "seed"), TESTED)
 @pytest.mark.parametrize("fault", [fault.id for fault in FAULTS])
 def test_all_of_the_table(fault: str, family: str, seed: int) -> None:
     check(fault, family, seed)
@@ -47,13 +48,13 @@ def test_faults_outside_the_table(fault: str) -> None:
 def test_the_tables_count_what_was_said() -> None:
     right, wrong = Outcome(True, ()), Outcome(False, ("SPIKE001 core",))
     outcomes = {
-        (fault.id, family, seed): wrong if (fault.id, family, seed) == ("a0", "toy", 4) else right
+        (fault.id, family, seed): wrong if (fault.id, family, seed) == ("a0", "toy", 7) else right
         for fault in FAULTS
         for family, seed in EVERY
     }
     lines = table(FAULTS, LISTED, outcomes).splitlines()
     (line,) = [line for line in lines if line.startswith("| a0 ")]
-    assert line.endswith("| 3 of 3 | 2 of 3 | 5 of 5 | SPIKE001 core (1) |")
+    assert line.endswith("| 3 of 3 | 2 of 3 | 6 of 6 | 5 of 5 | SPIKE001 core (1) |")
     (line,) = [line for line in summary(LISTED, outcomes).splitlines() if line.startswith("| toy, held out")]
     assert line == "| toy, held out (3 seeds) | 32 of 33 | 1 | 0 |"
 
