@@ -31,6 +31,7 @@ from diagnostics.records import (
     Absent,
     CallRecord,
     ModuleRecord,
+    MovedBuffer,
     Number,
     OptimizerPlace,
     OutputStats,
@@ -38,6 +39,7 @@ from diagnostics.records import (
     Reach,
     StepRecord,
     StepScalars,
+    Stranger,
 )
 from diagnostics.reporters import to_html, to_sarif
 from diagnostics.representations import (
@@ -72,6 +74,7 @@ __all__ = [
     "Halts",
     "ModuleRecord",
     "Monitor",
+    "MovedBuffer",
     "Number",
     "OptimizerPlace",
     "Origin",
@@ -88,6 +91,7 @@ __all__ = [
     "StepLog",
     "StepRecord",
     "StepScalars",
+    "Stranger",
     "assert_all_params_receive_grad",
     "assert_frozen",
     "assert_gradient_coverage",

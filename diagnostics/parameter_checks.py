@@ -208,7 +208,8 @@ def shared(record: StepRecord, options: Values) -> Iterator[Observation]:
             holders = sorted(
                 {parameter.owner, *parameter.shared}, key=lambda each: place.get(each, len(place))
             )
-            groups.setdefault(tuple(holders), []).append(name)
+            apart = [each for each in holders if not holders[0].startswith(f"{each}.")]
+            groups.setdefault(tuple(apart), []).append(name)
     for (first, *others), names in groups.items():
         listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         text = f"{first}: {len(names)} parameters belong to another watched module too ({listed})"

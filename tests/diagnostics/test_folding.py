@@ -82,6 +82,21 @@ def test_low_coverage_stands_for_waste_and_for_what_feeds_it() -> None:
     ]
 
 
+def test_a_module_that_few_samples_train_drifts_for_that_reason() -> None:
+    model = Chain(first_row)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    monitor = Monitor(model, optimizer, watch=["encoder", "core"])
+    fixed = torch.randn(BATCH, 16)
+    for step in range(60):
+        with monitor.step(samples=BATCH):
+            model(torch.randn(BATCH, 4)).square().sum(1).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        monitor.probe("encoder", fixed + 0.15 * max(step - 30, 0))
+    found = names([each for each in monitor.findings() if each.severity > Severity.NOTE])
+    assert found == {"COV001 encoder": {"COV002 encoder", "WASTE001 encoder", "DRIFT001 encoder"}}
+
+
 class Deep(Chain):
     """What feeds the first of two layers lies further out than the layers do."""
 

@@ -319,3 +319,14 @@ def test_a_shared_weight_is_said_of_the_module_that_is_called_first(model: Pair,
     (finding,) = (finding for finding in monitor.findings() if finding.rule == "SHARE001")
     assert finding.module == first
     assert finding.cause.endswith(second)
+
+
+def test_what_contains_the_first_holder_is_no_other_one(model: Pair) -> None:
+    outer = nn.Sequential(nn.Sequential(model.first), nn.Sequential(model.second))
+    model.second.weight = model.first.weight
+    monitor = Monitor(outer, watch=["*"])
+    for _ in range(6):
+        with monitor.step(samples=2):
+            outer[0](outer[1](torch.randn(2, 3))).sum().backward()
+    (finding,) = (finding for finding in monitor.findings() if finding.rule == "SHARE001")
+    assert (finding.module, finding.cause) == ("1.0", "the same tensor stands in 0.0")

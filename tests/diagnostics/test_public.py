@@ -31,6 +31,8 @@ PUBLIC = {
     "Finding",
     "Fingerprint",
     "ModuleRecord",
+    "MovedBuffer",
+    "Stranger",
     "Monitor",
     "Number",
     "OptimizerPlace",
