@@ -731,7 +731,7 @@ def bench_faults(
         )
     text = page(outcomes)
     write_atomically(out / "index.md", f"# Injected and named\n\n{text}")
-    open_console().print(text, markup=False, highlight=False)
+    open_console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 experiment_app = typer.Typer(
@@ -748,7 +748,7 @@ def experiment_list() -> None:
     from reports.console import open_console
     from reports.experiments_page import listing
 
-    open_console().print(listing(), markup=False, highlight=False)
+    open_console().print(listing(), markup=False, highlight=False, soft_wrap=True)
 
 
 @experiment_app.command("run")
@@ -809,7 +809,7 @@ def experiment_table(
     from reports.experiments_page import page
 
     base = _config(preset, config, settings, None)
-    open_console().print(page(out, base, seeds), markup=False, highlight=False)
+    open_console().print(page(out, base, seeds), markup=False, highlight=False, soft_wrap=True)
 
 
 def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: Launcher, out: Path) -> None:
@@ -824,7 +824,7 @@ def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: L
             run([experiment], base, out, seeds, launcher, partial(phases.update, name))
     text = page(out, base, seeds)
     write_atomically(out / "index.md", text)
-    open_console().print(text, markup=False, highlight=False)
+    open_console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _decide(subject: tuple[Config, str], out: Path, **options: Any) -> Result:

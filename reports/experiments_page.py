@@ -44,9 +44,12 @@ def page(root: Path, base: Config, seeds: int) -> str:
 
 def _tracking(rows: Sequence[Row], seeds: int) -> str:
     cells = []
+    waiting = [row.experiment.name for row in rows if not row.runs]
     for row in rows:
+        if not row.runs:
+            continue
         failed = sum(run.state == "failed" for run in row.runs)
-        status = "not run" if not row.runs else f"{len(row.runs) - failed} of {seeds} done"
+        status = f"{len(row.runs) - failed} of {seeds} done"
         i = row.interval
         cells.append(
             [
@@ -54,15 +57,28 @@ def _tracking(rows: Sequence[Row], seeds: int) -> str:
                 escape(row.experiment.what),
                 status + (f", {failed} failed" if failed else ""),
                 _number(row.mean("loss_end")),
+                _number(row.mean("loss_end_foreign_demos")),
                 _number(row.mean("accuracy_all")),
                 f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]" if i else "",
                 _decided(row),
-                str(row.collapsed) if row.runs else "",
+                str(row.collapsed),
                 _held_out(row),
             ]
         )
-    headers = ["", "change", "status", "loss", "token accuracy", "gain", "helps", "collapsed", "held out"]
-    return markdown_table(headers, cells, numeric="lllrrrlrl")
+    headers = [
+        "",
+        "change",
+        "status",
+        "loss",
+        "with foreign demos",
+        "token accuracy",
+        "gain",
+        "helps",
+        "collapsed",
+    ]
+    done = markdown_table([*headers, "held out"], cells, numeric="lllrrrrlrl") if cells else ""
+    rest = f"Not run: {', '.join(waiting)}." if waiting else ""
+    return "\n\n".join(filter(None, (done, rest)))
 
 
 def _decided(row: Row) -> str:
