@@ -29,10 +29,10 @@ class AppliedUpdates:
         """Start a step.
 
         Args:
-            entry: Copies of the parameters, the same tensors in each step unless the parameters became others.
+            entry: Copies of the parameters, the same tensors as long as the parameters lie where they did.
         """
         self._applied, self._keys = [], None
-        if not _lie_in(self._entry, entry) or not _lie_in(self._now, parameters):
+        if not _lie_in(self._now, parameters):
             self._entry = [_some_of(copy) for copy in entry]
             self._now = [_some_of(parameter.detach()) for parameter in parameters]
 

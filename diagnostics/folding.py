@@ -29,7 +29,7 @@ _FOLLOWS: Mapping[str, frozenset[str]] = {
     "GRAD001": _STARVED,
     "GRAD002": _STARVED,
     "GRAD003": frozenset(),
-    "GRAD004": frozenset({"SPIKE001", "DRIFT001"}),
+    "GRAD004": frozenset({"SPIKE001", "DRIFT001", "COLLAPSE001"}),
     "GRAD005": frozenset({"MOVE004"}),
     "COV001": _UNUSED | {"DRIFT001"},
     "COV002": frozenset({"WASTE001", "CALL001"}),

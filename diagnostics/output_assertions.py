@@ -34,7 +34,7 @@ def assert_sample_independence(
     forward: Forward | None = None,
     watch: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-4,
     tries: int = 4,
 ) -> None:
     """Changing one sample changes the outputs of that sample alone, in the mode that the model is in.

@@ -60,14 +60,15 @@ class SampleIndependence:
         inputs: The tensors of a batch that lead with the samples, in what `forward` takes.
         forward: (model, inputs) -> output; by default `model(*inputs)` for a tuple, else `model(inputs)`.
         training: The mode; batch statistics leak in training mode by design.
-        tolerance: Relative to the root mean square of the output.
+        tolerance: Relative to the root mean square of the output. A recursion of our model comes to 1e-5 in single
+            precision by rounding alone, since other batch mates are computed in another order.
     """
 
     inputs: Callable[[Any], Any]
     forward: Callable[[nn.Module, Any], Any] | None = None
     training: bool = False
     watch: Sequence[str] | None = None
-    tolerance: float = 1e-5
+    tolerance: float = 1e-4
     rule: ClassVar[str] = "LEAK001"
 
     def run(self, model: nn.Module, batch: Any) -> list[Finding]:

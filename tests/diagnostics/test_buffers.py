@@ -51,7 +51,7 @@ def test_a_declaration_of_parameters_is_none_of_buffers() -> None:
 
 def test_a_copy_into_a_buffer_is_seen_and_a_rebinding_too() -> None:
     for change in (
-        lambda net: net[0].held.add_(1.0),
+        lambda net: net[0].held[:1].add_(1.0),
         lambda net: setattr(net[0], "held", torch.ones(5)),
         lambda net: setattr(net[0], "held", None),
     ):

@@ -287,6 +287,31 @@ def test_without_an_update_nothing_is_left_of_one(model: Pair) -> None:
     assert all(isinstance(record.kept, Absent) for record in monitor.last.parameters.values())
 
 
+def test_an_update_is_of_its_own_step(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    monitor = Monitor(model, optimizer)
+    run(monitor, model, optimizer)
+    run(monitor, model)
+    assert all(isinstance(record.kept, Absent) for record in monitor.last.parameters.values())
+
+
+def test_of_an_update_elsewhere_in_a_parameter_nothing_is_known() -> None:
+    model = nn.ModuleDict({"table": nn.Embedding(64, 4), "turned": nn.Linear(3, 3)})
+    model["turned"].weight = nn.Parameter(torch.randn(3, 3).t())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    monitor = Monitor(model, optimizer)
+    with monitor.step(samples=2):
+        loss = (
+            model["table"](torch.tensor([40, 50])).sum() + model["turned"](torch.randn(2, 3)).square().sum()
+        )
+        loss.backward()
+        optimizer.step()
+    kept = {name: record.kept for name, record in monitor.last.parameters.items()}
+    assert isinstance(kept["table.weight"], Absent)
+    assert isinstance(kept["turned.weight"], Absent)  # not a plain block of memory
+    assert kept["turned.bias"] == 1.0
+
+
 def test_weights_bound_anew_are_looked_at_where_they_are(model: Pair) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     monitor = Monitor(model, optimizer)

@@ -116,6 +116,13 @@ def test_what_leads_to_the_input_is_not_looked_at() -> None:
     assert found(Model(), inputs=lambda: torch.randn(8, WIDTH) * prompt) == []
 
 
+def test_only_the_first_steps_are_looked_at() -> None:
+    model, scale = Model(), asks()
+    calls = iter(range(100))
+    model.between = lambda x: x * scale if next(calls) >= 2 else x
+    assert found(model) == []
+
+
 def test_a_frozen_tensor_is_none() -> None:
     model, scale = Model(), torch.ones(WIDTH)
     model.between = lambda x: x * scale
