@@ -295,6 +295,33 @@ def test_an_update_is_of_its_own_step(model: Pair) -> None:
     assert all(isinstance(record.kept, Absent) for record in monitor.last.parameters.values())
 
 
+def test_the_first_64_numbers_tell(model: Pair) -> None:
+    table = nn.ModuleDict({"table": nn.Embedding(64, 4)})
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.5)
+    for row, known in ((15, True), (16, False)):
+        monitor = Monitor(table, optimizer)
+        with monitor.step(samples=2):
+            table["table"](torch.tensor([row, 50])).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert (monitor.last.parameters["table.weight"].kept == 1.0) is known
+
+
+def test_weights_that_were_set_back_are_told_from_updates_that_rounding_took(model: Pair) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    monitor = Monitor(model, optimizer)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for _ in range(6):
+        with monitor.step(samples=2):
+            model.second(model.first(torch.randn(2, 3))).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            for parameter, old in zip(model.parameters(), before, strict=True):
+                parameter.data.copy_(old)
+    (finding,) = (finding for finding in monitor.findings() if finding.rule == "MOVE001")
+    assert finding.cause == "its weights were set back after the optimiser's step"
+
+
 def test_of_an_update_elsewhere_in_a_parameter_nothing_is_known() -> None:
     model = nn.ModuleDict({"table": nn.Embedding(64, 4), "turned": nn.Linear(3, 3)})
     model["turned"].weight = nn.Parameter(torch.randn(3, 3).t())

@@ -424,6 +424,10 @@ def test_a_gradient_clipped_to_nothing_is_lost_with_any_optimiser(norm: float) -
     assert found & {"MOVE001", "MOVE004"} == {"MOVE004"}
 
 
+def test_what_is_undone_in_whole_did_not_move() -> None:
+    assert updated(mostly_undone(1.0))() & {"MOVE001", "MOVE005"} == {"MOVE001"}
+
+
 def test_a_small_loss_is_no_gradient_that_was_lost() -> None:
     assert "MOVE004" not in train(scale=lambda step: 1e-12, steps=24)
 
