@@ -15,7 +15,7 @@ from etrm.config import Config, with_overrides
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.arms import Job
 from etrm.investigation.contrast import Contrast, of_losses
-from etrm.investigation.h2 import gather
+from etrm.investigation.gradients import gather
 from etrm.investigation.protocol import Investigation, seeded, series, smoothed
 from etrm.investigation.result import Absent, Arm, Evidence, Experiment, Figure, Run, Series, Value
 

@@ -6,11 +6,12 @@ Mechanistic: decided by assertion on every step of every seed, with no statistic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from etrm.config import Config
 from etrm.investigation.arms import Job
+from etrm.investigation.gradients import Facts, gather
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
@@ -35,6 +36,7 @@ from etrm.investigation.result import (
     Value,
     Verdict,
 )
+from etrm.investigation.slope import LIKE, Slope, slope
 from etrm.training.run_folder import read_findings
 
 STATEMENT = Statement(
@@ -64,91 +66,6 @@ minute."""
 POSITIVE = ("cached-context", "encoder-frozen", "freeze-skips-optimizer")
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the logged steps of some runs say about the encoder; every field is over all of them."""
-
-    steps: int
-    coverage_low: Value
-    coverage_mean: Value
-    reset_share: Value
-    uncovered_steps: int
-    without_gradient: int
-    without_movement: int
-    dead_tensors: int
-    gradient_low: Value
-    moved_low: Value
-    waste_high: Value
-    calls: Value
-    calls_with_grad: Value
-    finite: bool
-
-    @property
-    def holds(self) -> bool:
-        """Whether the hypothesis holds: something that must reach the encoder does not."""
-        return bool(
-            self.uncovered_steps or self.without_gradient or self.without_movement or self.dead_tensors
-        )
-
-    @property
-    def words(self) -> str:
-        """The reasons, with their numbers."""
-        parts = []
-        if self.uncovered_steps:
-            parts.append(
-                f"encoder coverage below 1 on {self.uncovered_steps} of {self.steps} steps "
-                f"(mean {_number(self.coverage_mean)})"
-            )
-        if self.without_gradient:
-            parts.append(f"no gradient in the encoder on {self.without_gradient} of {self.steps} steps")
-        if self.without_movement:
-            arrived = "although gradient arrives" if not self.without_gradient else "and none could"
-            parts.append(
-                f"the encoder does not move on {self.without_movement} of {self.steps} steps, {arrived}"
-            )
-        if self.dead_tensors and not self.without_movement:
-            parts.append(f"up to {self.dead_tensors} trainable encoder tensors without gradient or movement")
-        if not parts:
-            low = _number(self.coverage_low)
-            return f"encoder coverage {low} on every one of {self.steps} steps, and every tensor moves"
-        return "; ".join(parts)
-
-
-def gather(metrics: Sequence[dict[str, Any]]) -> Facts:
-    """Facts of the logged steps; a step that logged nothing of the encoder counts as not covered.
-
-    Steps in which the subject's own settings freeze the encoder say nothing of gradients, nor do steps with
-    numbers that are not finite: they are left out, and with the latter ``finite`` is False.
-    """
-    metrics = [m for m in metrics if m.get("frozen") != "encoder"]
-    logged = len(metrics)
-    metrics = [m for m in metrics if m["loss"] is not None and not m.get("nonfinite")]
-
-    def values(key: str) -> list[float]:
-        return [m[key] for m in metrics if m.get(key) is not None]
-
-    coverage = [m.get("encoder.coverage") for m in metrics]
-    norms = [m.get("encoder.grad_norm_pre_clip") or 0.0 for m in metrics]
-    moved = [m.get("encoder.moved") or 0.0 for m in metrics]
-    dead = [m.get("encoder.params_idle") or 0 for m in metrics]
-    return Facts(
-        steps=len(metrics),
-        coverage_low=_low(values("encoder.coverage")),
-        coverage_mean=_mean(values("encoder.coverage")),
-        reset_share=_mean(values("reset_share")),
-        uncovered_steps=sum(c is None or c < 1 for c in coverage),
-        without_gradient=sum(n == 0 for n in norms),
-        without_movement=sum(v == 0 for v in moved),
-        dead_tensors=max(dead, default=0),
-        gradient_low=_low([n for n in norms if n > 0]),
-        moved_low=_low([v for v in moved if v > 0]),
-        waste_high=_low([-w for w in values("encoder.waste")], sign=-1),
-        calls=_mean(values("encoder.calls")),
-        calls_with_grad=_mean(values("encoder.calls_with_gradient")),
-        finite=len(metrics) == logged,
-    )
-
-
 def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject and the controls, and say what the steps show."""
     if investigation.subject.model.variant == "trm":
@@ -167,7 +84,11 @@ def decide(investigation: Investigation) -> Hypothesis:
     per_seed = [gather(investigation.metrics(run)) for run in subject_runs]
     facts = gather([m for run in subject_runs for m in investigation.metrics(run)])
     controls = [_control(investigation, run) for run in control_runs]
-    verdict, sentence = _verdict(facts, failed, controls, len(subject_runs))
+    # What the steps show already needs no further look: a structural cause is to be named soon.
+    known = bool(facts.steps) and facts.holds
+    slopes, _ = ([], "") if known else investigation.each_seed("H2", investigation.subject, slope)
+    steepest = max((found for found in slopes if found), key=lambda found: found.holds, default=None)
+    verdict, sentence = _verdict(facts, steepest, failed, controls, len(subject_runs))
     return STATEMENT.decided(
         verdict,
         sentence,
@@ -175,7 +96,9 @@ def decide(investigation: Investigation) -> Hypothesis:
         arms=control_arms("h2", investigation.subject, POSITIVE),
         runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True))
         + tuple(control_runs),
-        evidence=_evidence(facts, len(subject_runs)) + _toolkit(investigation, subject_runs),
+        evidence=_evidence(facts, len(subject_runs))
+        + _slope(steepest, len(slopes))
+        + _toolkit(investigation, subject_runs),
         controls=tuple(controls),
         instruments=_instruments(investigation, subject_runs, facts),
         figures=FIGURES,
@@ -204,7 +127,7 @@ def _subject(investigation: Investigation, seed: int) -> Config:
 
 
 def _verdict(
-    facts: Facts, failed: list[Run], controls: Sequence[ControlOutcome], seeds: int
+    facts: Facts, steepest: Slope | None, failed: list[Run], controls: Sequence[ControlOutcome], seeds: int
 ) -> tuple[Verdict, str]:
     if broken := broken_controls(controls):
         return Verdict.ERROR, broken
@@ -212,6 +135,8 @@ def _verdict(
     if facts.steps and facts.holds:
         words = facts.words
         return Verdict.VALIDATED, f"{words[0].upper()}{words[1:]} {scope}."
+    if steepest is not None and steepest.holds:
+        return Verdict.VALIDATED, f"{steepest.words[0].upper()}{steepest.words[1:]} {scope}."
     if failed:
         return Verdict.ERROR, f"{len(failed)} of {seeds} subject runs failed: {failed[0].reason}"
     if not facts.finite:
@@ -284,6 +209,37 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
         row("encoder calls per step, mean", facts.calls, "context", None),
         row("of these with gradient, mean", facts.calls_with_grad, "context", None),
     )
+
+
+def _slope(steepest: Slope | None, seeds: int) -> tuple[Evidence, ...]:
+    ratio: Value = Absent(
+        absent="the first step has no finite loss" if seeds else "not asked, for the steps decide already"
+    )
+    if steepest is not None and isfinite(steepest.ratio):
+        ratio = steepest.ratio
+    row = Evidence(
+        metric="encoder gradient over the slope of the loss along it",
+        direction="must hold",
+        control=1.0,
+        treatment=ratio,
+        threshold=f"within {LIKE[0]:g} and {LIKE[1]:g}",
+        passed=None if isinstance(ratio, Absent) else LIKE[0] <= ratio <= LIKE[1],
+        n=f"first step of {seeds_in_words(seeds)}, worst",
+        note="by differences of the loss, of one cycle, for the others have no gradient by design",
+    )
+    if steepest is None:
+        return (row,)
+    frozen = row.model_copy(
+        update={
+            "metric": "encoder tensors that take no gradient",
+            "control": 0.0,
+            "treatment": float(steepest.frozen),
+            "threshold": f"0 of {steepest.tensors}",
+            "passed": not steepest.frozen,
+            "note": "",
+        }
+    )
+    return row, frozen
 
 
 def _toolkit(investigation: Investigation, runs: Sequence[Run]) -> tuple[Evidence, ...]:
@@ -430,15 +386,3 @@ def _with_facts(run: Run, facts: Facts) -> Run:
         "steps without encoder movement": float(facts.without_movement),
     }
     return run.model_copy(update={"final": run.final | extra})
-
-
-def _mean(values: Sequence[float]) -> Value:
-    return sum(values) / len(values) if values else Absent(absent="no step logged it")
-
-
-def _low(values: Sequence[float], sign: int = 1) -> Value:
-    return sign * min(values) if values else Absent(absent="no step has one")
-
-
-def _number(value: Value) -> str:
-    return value.absent if isinstance(value, Absent) else f"{value:.2f}"

@@ -34,6 +34,7 @@ from etrm.investigation.result import (
     InstrumentCheck,
     Value,
 )
+from etrm.training.parts import Part
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -165,14 +166,17 @@ def decide(investigation: Investigation) -> Hypothesis:
 
 
 def _read(trainer: Trainer) -> Provenance:
-    """Rows of every bucket, drawn and collated as a step's are."""
+    """Rows of every bucket, drawn and collated as a step's are, with the labels that its loss takes."""
     batches = []
     for slots in trainer.slots.values():
         size = len(slots.indices)
         for _ in range(-(-ROWS // size)):
             slots.refill([True] * size)
-            batches.append((slots.batch(), slots.samples))
-    return read_rows(batches, trainer.tasks)
+            batch = slots.batch()
+            part = Part(slice(None), trainer.model.initial_carry(size), batch, None)
+            scored = replace(batch, labels=trainer.recipe.labels(slots, part))
+            batches.append((scored, slots.samples))
+    return read_rows(batches, trainer.tasks, trainer.config.data.max_demos)
 
 
 def _loss_of_rows_that_go_on(config: Config, *, garbled: bool) -> Value:

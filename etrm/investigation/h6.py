@@ -7,7 +7,7 @@ the weights that it asks are compared with those that it says it asks.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from etrm.data import Sample, TaskSet, evaluation_samples
 from etrm.data.augment import identity, parse_name
 from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
 from etrm.errors import EtrmError, NonFiniteError
-from etrm.evaluation import Answer, EvaluationReport, Predictor
+from etrm.evaluation import Answer, Predictor
 from etrm.investigation.inspection import inspected_controls, judged
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
@@ -202,19 +202,21 @@ def wrong_answer(sample: Sample) -> Answer:
     return np.where(tokens >= FIRST_COLOUR, mirrored, tokens), logit
 
 
-def planted(right: Collection[str]) -> Predictor:
-    """Right for some tasks by id, wrong for the others."""
+Right = Callable[[Sample], bool]
+
+
+def planted(right: Right) -> Predictor:
+    """Right for some samples, wrong for the others."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
-        return [right_answer(s) if s.task_id in right else wrong_answer(s) for s in samples]
+        return [right_answer(s) if right(s) else wrong_answer(s) for s in samples]
 
     return answer
 
 
-def augmented_alone(samples: Sequence[Sample]) -> list[Answer]:
-    """Right under every augmentation but the identity, which is asked first."""
-    plain = identity()
-    return [wrong_answer(s) if parse_name(s.name)[1] == plain else right_answer(s) for s in samples]
+def augmented(sample: Sample) -> bool:
+    """Whether the sample is another than the plain one, which is asked first."""
+    return parse_name(sample.name)[1] != identity()
 
 
 def _plant(trainer: Trainer) -> tuple[Planted, ...]:
@@ -224,38 +226,39 @@ def _plant(trainer: Trainer) -> tuple[Planted, ...]:
     found = []
     for size in sizes:
         tasks = replace(whole, tasks=whole.tasks[:size])
-        ids = [task.id for task in tasks]
-        cases: tuple[tuple[str, Predictor, set[str]], ...] = (
-            ("all right", planted(ids), set(ids)),
-            ("every second right", planted(set(ids[::2])), set(ids[::2])),
-            ("right under augmentation alone", augmented_alone, set(ids)),
-            ("all wrong", planted(()), set()),
+        second = frozenset(task.id for task in tasks.tasks[::2])
+        # What is right, and what is then right by a majority of the votes.
+        cases: tuple[tuple[str, Right, Right], ...] = (
+            ("all right", lambda s: True, lambda s: True),
+            ("every second right", lambda s: s.task_id in second, lambda s: s.task_id in second),  # noqa: B023
+            ("the first query of every task right", lambda s: s.query == 0, lambda s: s.query == 0),
+            ("right under augmentation alone", augmented, lambda s: True),
+            ("all wrong", lambda s: False, lambda s: False),
         )
-        for what, predictor, right in cases:
-            report = _evaluate(trainer, tasks, predictor)
-            found.append(_compared(trainer, f"{what}, {size} tasks", tasks, right, report))
+        found += [_asked(trainer, f"{what}, {size} tasks", tasks, *right) for what, *right in cases]
     return tuple(found)
 
 
-def _evaluate(trainer: Trainer, tasks: TaskSet, predictor: Predictor) -> EvaluationReport:
-    return trainer.recipe.evaluate(tasks, predictor, augmentations=VOTES, data=trainer.config.data, ks=(1,))
-
-
-def _compared(
-    trainer: Trainer, what: str, tasks: TaskSet, right: set[str], report: EvaluationReport
-) -> Planted:
-    """Held against a count that the evaluator has no part in."""
+def _asked(trainer: Trainer, what: str, tasks: TaskSet, right: Right, wins: Right) -> Planted:
+    """What the evaluator says, held against a count that it has no part in."""
     asked: dict[str, list[bool]] = {task.id: [] for task in tasks}
     for sample in evaluation_samples(tasks, trainer.config.data, 1, 0):
-        asked[sample.task_id].append(sample.in_region and sample.task_id in right)
-    passed = report.pass_at[1]
+        asked[sample.task_id].append(sample.in_region and wins(sample))
+    try:
+        report = trainer.recipe.evaluate(
+            tasks, planted(right), augmentations=VOTES, data=trainer.config.data, ks=(1,)
+        )
+        passed = report.pass_at[1]
+        reported = (passed.asked, passed.solved, passed.score)
+    except ValueError as error:  # answers of the form that was asked for are refused
+        what, reported = f"{what}, refused ({error})", (0, 0, 0.0)
     return Planted(
         what=what,
         asked=len(asked),
         solved=sum(all(answers) for answers in asked.values()),
-        reported_asked=passed.asked,
-        reported_solved=passed.solved,
-        score=passed.score,
+        reported_asked=reported[0],
+        reported_solved=reported[1],
+        score=reported[2],
         wanted=sum(sum(answers) / len(answers) for answers in asked.values()) / len(asked),
     )
 

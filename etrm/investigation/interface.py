@@ -5,7 +5,7 @@ Shapes: B rows, P context tokens, D hidden.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from etrm.batch import Batch
 from etrm.config import Config, with_overrides
 from etrm.data import collate
-from etrm.investigation.measure import with_foreign_demos
+from etrm.errors import DataError
+from etrm.investigation.measure import training_queries
 from etrm.model.recursive import RecursiveModel
 from etrm.training.trainer import Trainer
 
+ROWS = 16
+"""Rows of the batch, each of another task."""
 ROUNDING = 1e-5
 """Largest difference, relative to the size of what is compared, that counts as none."""
 
@@ -94,14 +97,21 @@ def passage(config: Config) -> Passage:
     """Build a subject as a run would, and follow the context of one batch.
 
     Raises:
-        EtrmError: the subject cannot be built, or its tasks give no two rows.
+        EtrmError: the subject cannot be built, or there is but one task.
     """
     trainer = Trainer(with_overrides(config, ("monitor.enabled=false",)))
-    slots = trainer.slots[0]
-    slots.refill([True] * len(slots.indices))
-    samples = slots.samples
-    batch, foreign = collate(samples), collate(with_foreign_demos(samples))
-    neighbours = collate([samples[0], *with_foreign_demos(samples)[1:]])
+    queries = training_queries(trainer)  # one of a task, for a drawn batch may hold one task alone
+    if len(queries) < 2:
+        raise DataError(
+            "whether the context is used can only be asked with demonstrations of two tasks",
+            got=f"{len(trainer.tasks)} training task",
+        )
+    rows = min(ROWS, len(queries) // 2)
+    samples = queries[:rows]
+    # From outside the batch: a mean over its rows stays what it is when they exchange theirs.
+    others = [replace(s, demos=o.demos) for s, o in zip(samples, queries[rows:], strict=False)]
+    batch, foreign = collate(samples), collate(others)
+    neighbours = collate([samples[0], *others[1:]])
     model = trainer.model.eval()
     said, given, logits = _follow(model, batch)
     _, _, other_logits = _follow(model, foreign)

@@ -23,8 +23,8 @@ from etrm.errors import ConfigError
 from etrm.evaluation import binomial_interval
 from etrm.investigation import frozen_decoder
 from etrm.investigation.arms import Job
+from etrm.investigation.gradients import gather
 from etrm.investigation.h1 import LOGIT_TOLERANCE, compare
-from etrm.investigation.h2 import gather
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import Investigation, seeded
 from etrm.investigation.result import Arm, Evidence, Experiment, Run

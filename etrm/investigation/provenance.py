@@ -30,7 +30,8 @@ LABELS = "labels that are not the query's output"
 ANSWER = "a demonstration that is the query with its answer"
 APART = "a demonstration of the task under another augmentation"
 FOREIGN = "a demonstration of another task"
-KINDS = (QUERY, LABELS, ANSWER, APART, FOREIGN)
+COUNT = "demonstrations of the task left out or shown twice"
+KINDS = (QUERY, LABELS, ANSWER, APART, FOREIGN, COUNT)
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,15 @@ class Provenance:
     first: dict[str, str]
 
 
-def read_rows(batches: Sequence[tuple[Batch, Sequence[Sample]]], tasks: TaskSet) -> Provenance:
+def read_rows(
+    batches: Sequence[tuple[Batch, Sequence[Sample]]], tasks: TaskSet, max_demos: int
+) -> Provenance:
     """Hold every row of some batches against the tasks.
 
     Args:
         batches: each with the samples whose names say what its rows are.
         tasks: that the samples are said to come from.
+        max_demos: demonstrations that a row is shown at the most.
     """
     by_id = {task.id: task for task in tasks}
     wrong: Counter[str] = Counter()
@@ -66,7 +70,7 @@ def read_rows(batches: Sequence[tuple[Batch, Sequence[Sample]]], tasks: TaskSet)
         for row, sample in enumerate(samples):
             pairs = [place for place, owner in enumerate(shown) if owner == row]
             rows, demos = rows + 1, demos + len(pairs)
-            for kind in problems(batch, row, pairs, sample, by_id[sample.task_id]):
+            for kind in problems(batch, row, pairs, sample, by_id[sample.task_id], max_demos):
                 wrong[kind] += 1
                 first.setdefault(kind, _in_words(sample))
     return Provenance(rows, demos, wrong, first)
@@ -77,21 +81,36 @@ def _in_words(sample: Sample) -> str:
     return f"task {task}, query {sample.query}, {augmentation.words.replace(';', ',')}"
 
 
-def problems(batch: Batch, row: int, pairs: Sequence[int], sample: Sample, task: Task) -> list[str]:
+def problems(
+    batch: Batch, row: int, pairs: Sequence[int], sample: Sample, task: Task, max_demos: int
+) -> list[str]:
     """The kinds of what is wrong with one row of a batch, each once."""
     _, augmentation = parse_name(sample.name)
     asked = (task.tests + task.demos)[sample.query]
-    places = batch.positions[row].numpy()
+    places, inputs = batch.positions[row].numpy(), batch.inputs[row].numpy()
     found = []
-    if not np.array_equal(augmentation.inverse(grid(batch.inputs[row].numpy(), places)), asked.input):
+    if not np.array_equal(augmentation.inverse(grid(inputs, places)), asked.input):
         found.append(QUERY)
     if asked.output is not None:
-        scored = grid(batch.labels[row].numpy(), places)
         whole = augmentation.apply(asked.output)
-        if not np.array_equal(scored, whole[: scored.shape[0], : scored.shape[1]]):
+        height, width = _room(inputs, places)
+        if not np.array_equal(grid(batch.labels[row].numpy(), places), whole[:height, :width]):
             found.append(LABELS)
-    kinds = (_demo_problem(batch, pair, augmentation, asked, task) for pair in pairs)
-    return found + sorted({kind for kind in kinds if kind is not None})
+    shown = [_demo(batch, pair) for pair in pairs]
+    found += sorted({kind for demo in shown if (kind := _demo_problem(demo, augmentation, asked, task))})
+    plain = Counter(_undone(demo, augmentation) for demo in shown)
+    own = Counter(demo for demo in task.demos if demo != asked)
+    too_often = any(plain[demo] > own[demo] for demo in own)
+    return found + ([COUNT] if too_often or len(shown) != min(own.total(), max_demos) else [])
+
+
+def _room(inputs: Integers, places: Integers) -> tuple[int, int]:
+    """Rows and columns that the places of a row give an output, whose top-left is the input's."""
+    rows, columns = np.divmod(places, SIDE)
+    colour = inputs >= FIRST_COLOUR
+    if not colour.any():
+        return 0, 0
+    return int(rows.max() - rows[colour].min()) + 1, int(columns.max() - columns[colour].min()) + 1
 
 
 def grid(tokens: Integers, places: Integers) -> Grid:
@@ -118,15 +137,23 @@ def _renumbered(grids: Sequence[Grid]) -> bytes:
     return str([grid.shape for grid in grids]).encode() + names.tobytes()
 
 
-def _demo_problem(batch: Batch, pair: int, augmentation: Augmentation, asked: Pair, task: Task) -> str | None:
+def _demo(batch: Batch, pair: int) -> Pair:
+    """The grids of a demonstration as the encoder sees them."""
     tokens, places = batch.demos.tokens[pair].numpy(), batch.demos.positions[pair].numpy()
     first = places < CELLS
-    drawn = Pair(grid(tokens[first], places[first]), grid(tokens[~first], places[~first] - CELLS))
-    assert drawn.output is not None
-    plain = Pair(augmentation.inverse(drawn.input), augmentation.inverse(drawn.output))
+    return Pair(grid(tokens[first], places[first]), grid(tokens[~first], places[~first] - CELLS))
+
+
+def _undone(demo: Pair, augmentation: Augmentation) -> Pair:
+    assert demo.output is not None
+    return Pair(augmentation.inverse(demo.input), augmentation.inverse(demo.output))
+
+
+def _demo_problem(demo: Pair, augmentation: Augmentation, asked: Pair, task: Task) -> str | None:
+    plain = _undone(demo, augmentation)
     if plain == asked:
         return ANSWER
     if plain in task.demos:
         return None
     own = {canonical(other) for other in task.pairs}
-    return APART if canonical(drawn) in own else FOREIGN
+    return APART if canonical(demo) in own else FOREIGN

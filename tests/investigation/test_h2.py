@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etrm.investigation import h2
+from etrm.investigation.gradients import gather
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Absent, Verdict
 
@@ -44,33 +45,33 @@ def step(number: int, **changes: Any) -> dict[str, Any]:
 )
 def test_one_bad_step_validates(bad: int, change: dict[str, Any]) -> None:
     steps = [step(i, **(change if i == bad else {})) for i in range(20)]
-    assert h2.gather(steps).holds
+    assert gather(steps).holds
 
 
 def test_steps_in_which_the_settings_freeze_the_encoder_accuse_nobody() -> None:
     idle = {"encoder__coverage": None, "encoder__grad_norm_pre_clip": None, "encoder__moved": 0.0}
     staged = [step(i, frozen="encoder", **idle) for i in range(5)] + [step(i) for i in range(5, 9)]
-    facts = h2.gather(staged)
+    facts = gather(staged)
     assert not facts.holds
     assert (facts.steps, facts.finite) == (4, True)
-    assert h2.gather([step(i, frozen="decoder", **idle) for i in range(5)]).holds
+    assert gather([step(i, frozen="decoder", **idle) for i in range(5)]).holds
 
 
 def test_steps_that_are_not_finite_accuse_nobody() -> None:
     broken = step(1, encoder__moved=None, nonfinite=["encoder.moved"])
-    facts = h2.gather([step(0), broken])
+    facts = gather([step(0), broken])
     assert not facts.holds
     assert not facts.finite
 
 
 def test_healthy_steps_do_not_validate_and_the_words_say_so() -> None:
-    facts = h2.gather([step(i) for i in range(20)])
+    facts = gather([step(i) for i in range(20)])
     assert not facts.holds
     assert facts.words == "encoder coverage 1.00 on every one of 20 steps, and every tensor moves"
 
 
 def test_gradient_without_movement_is_said_as_such() -> None:
-    facts = h2.gather([step(i, encoder__moved=0.0) for i in range(5)])
+    facts = gather([step(i, encoder__moved=0.0) for i in range(5)])
     assert facts.words == "the encoder does not move on 5 of 5 steps, although gradient arrives"
 
 
@@ -90,7 +91,7 @@ def test_the_numbers_of_each_control(investigation: Investigation, name: str) ->
     job = h2.Job(f"h2-{name}", 0, investigation.control_config([name]))
     (run,) = investigation.run("H2", [job])
     metrics = investigation.metrics(run)
-    facts = h2.gather(metrics)
+    facts = gather(metrics)
     assert facts.holds
     rules = {row.metric.split()[2] for row in h2._toolkit(investigation, [run])}
     assert (
@@ -131,6 +132,6 @@ def test_a_trm_has_no_encoder_to_ask_about(investigation: Investigation) -> None
 
 
 def test_what_was_not_measured_passes_nothing() -> None:
-    rows = {row.metric: row for row in h2._evidence(h2.gather([]), 1)}
+    rows = {row.metric: row for row in h2._evidence(gather([]), 1)}
     assert isinstance(rows["encoder coverage, lowest step"].treatment, Absent)
     assert rows["encoder coverage, lowest step"].passed is None

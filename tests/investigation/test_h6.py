@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,8 @@ import pytest
 
 from etrm import evaluation
 from etrm.config import Config, load
-from etrm.evaluation import EvaluationReport, Predictor
+from etrm.data import Sample, TaskSet
+from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation import h6
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Absent, Verdict
@@ -22,6 +23,9 @@ def smoke(*faults: str) -> Config:
     return load("smoke", overrides=("train.threads=1", f"faults=[{named}]"))
 
 
+FIRST = "the first query of every task right"
+
+
 def wrong(facts: h6.Facts) -> list[str]:
     return [planted.what.partition(",")[0] for planted in facts.planted if not planted.right]
 
@@ -29,7 +33,7 @@ def wrong(facts: h6.Facts) -> list[str]:
 def test_a_sound_evaluator_reports_what_was_planted() -> None:
     facts = h6.inspect(smoke())
     assert not facts.holds
-    assert [planted.score for planted in facts.planted] == [1.0, 0.5, 1.0, 0.0]
+    assert [planted.score for planted in facts.planted] == [1.0, 0.5, 0.875, 1.0, 0.0]
     assert facts.averaged == facts.tensors
     assert facts.act_steps == 4
     assert facts.path_gap == 0
@@ -38,9 +42,12 @@ def test_a_sound_evaluator_reports_what_was_planted() -> None:
 @pytest.mark.parametrize(
     ("fault", "seen"),
     [
-        ("divide-by-all", ["all right", "every second right", "right under augmentation alone", "all wrong"]),
-        ("no-inverse", ["all right", "every second right", "right under augmentation alone"]),
-        ("stale-votes", ["every second right", "all wrong"]),
+        (
+            "divide-by-all",
+            ["all right", "every second right", FIRST, "right under augmentation alone", "all wrong"],
+        ),
+        ("no-inverse", ["all right", "every second right", FIRST, "right under augmentation alone"]),
+        ("stale-votes", ["every second right", FIRST, "all wrong"]),
     ],
 )
 def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[str]) -> None:
@@ -77,6 +84,43 @@ def test_evaluators_that_nobody_listed(change: Change, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
     assert h6.inspect(smoke()).holds
+
+
+Evaluate = Callable[..., EvaluationReport]
+
+
+def _first_query_alone(tasks: TaskSet, predictor: Predictor, **options: Any) -> EvaluationReport:
+    cut = replace(tasks, tasks=tuple(replace(task, tests=task.tests[:1]) for task in tasks))
+    return evaluation.evaluate(cut, predictor, **options)
+
+
+def _answers_of_the_next(tasks: TaskSet, predictor: Predictor, **options: Any) -> EvaluationReport:
+    def shifted(samples: Sequence[Sample]) -> list[Answer]:
+        answers = predictor(samples)
+        return answers[1:] + answers[:1]
+
+    return evaluation.evaluate(tasks, shifted, **options)
+
+
+def _one_vote(tasks: TaskSet, predictor: Predictor, **options: Any) -> EvaluationReport:
+    return evaluation.evaluate(tasks, predictor, **(options | {"augmentations": 1}))
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "seen"),
+    [
+        (_first_query_alone, [FIRST]),
+        (_answers_of_the_next, ["all right", "every second right", FIRST, "right under augmentation alone"]),
+        (_one_vote, ["right under augmentation alone"]),
+    ],
+)
+def test_evaluators_that_ask_otherwise(
+    evaluate: Evaluate, seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
+    facts = h6.inspect(smoke())
+    assert set(seen) <= set(wrong(facts))
+    assert all("refused" in p.what for p in facts.planted) == (evaluate is _answers_of_the_next)
 
 
 def test_weights_of_a_run_that_cannot_step_are_absent() -> None:

@@ -14,7 +14,7 @@ from etrm.data import DemoPair, Episodes, Sample, collate, load_tasks
 from etrm.data.augment import Augmentation, random
 from etrm.data.task import Pair
 from etrm.investigation import provenance
-from etrm.investigation.provenance import ANSWER, APART, FOREIGN, LABELS, QUERY, canonical, read_rows
+from etrm.investigation.provenance import ANSWER, APART, COUNT, FOREIGN, LABELS, QUERY, canonical, read_rows
 from etrm.training.faults.data import _as_demo
 
 TASKS = load_tasks("arc-agi-1", "training", 8, 40)
@@ -28,7 +28,7 @@ def episodes(**data: object) -> Episodes:
 
 
 def kinds(samples: list[Sample]) -> set[str]:
-    return set(read_rows([(collate(samples), samples)], TASKS).wrong)
+    return set(read_rows([(collate(samples), samples)], TASKS, 10).wrong)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def kinds(samples: list[Sample]) -> set[str]:
 def test_every_sound_row_is_passed(data: dict[str, object]) -> None:
     drawn = episodes(**data)
     samples = [drawn.sample(0, index) for index in range(60)]
-    found = read_rows([(collate(samples), samples)], TASKS)
+    found = read_rows([(collate(samples), samples)], TASKS, 10)
     assert not found.wrong
     assert (found.rows, found.demos) == (60, sum(len(sample.demos) for sample in samples))
 
@@ -80,10 +80,29 @@ def test_each_damage_is_named(index: int, data: st.DataObject) -> None:
             sound, labels=np.where(sound.labels >= 2, table[np.maximum(sound.labels, 0)], sound.labels)
         ),
     }
+    if len(sound.demos) > 1:
+        damaged[COUNT] = replace(
+            sound, demos=data.draw(st.sampled_from([sound.demos[1:], (*sound.demos[1:],) * 2]))
+        )
     if other.task_id != sound.task_id:
         damaged[FOREIGN] = replace(sound, demos=(*sound.demos[1:], other.demos[0]))
     for kind, sample in damaged.items():
         assert kinds([sample]) == {kind}
+
+
+def test_labels_that_are_not_scored_are_missed() -> None:
+    sound = episodes(augmentations="fresh").sample(0, 3)
+    for unscored in (sound.labels >= 0, sound.positions >= sound.positions[sound.labels >= 2].max()):
+        assert kinds([replace(sound, labels=np.where(unscored, -100, sound.labels).astype(np.int16))]) == {
+            LABELS
+        }
+
+
+def test_no_more_demos_are_asked_for_than_may_be_shown() -> None:
+    drawn = episodes(max_demos=2)
+    samples = [drawn.sample(0, index) for index in range(30)]
+    assert not read_rows([(collate(samples), samples)], TASKS, 2).wrong
+    assert set(read_rows([(collate(samples), samples)], TASKS, 10).wrong) == {COUNT}
 
 
 def test_the_first_row_of_each_kind_is_named_and_all_are_counted() -> None:
@@ -92,8 +111,8 @@ def test_the_first_row_of_each_kind_is_named_and_all_are_counted() -> None:
     empty = DemoPair(np.zeros(0, np.int16), np.zeros(0, np.int16))
     samples[2] = replace(samples[2], demos=(empty,))
     samples[4] = replace(samples[4], demos=(empty,))
-    found = read_rows([(collate(samples), samples)], TASKS)
-    assert found.wrong == {FOREIGN: 2}
+    found = read_rows([(collate(samples), samples)], TASKS, 10)
+    assert found.wrong[FOREIGN] == 2
     assert found.first[FOREIGN].startswith(f"task {samples[2].task_id}, query {samples[2].query}, ")
 
 

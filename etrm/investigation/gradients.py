@@ -1,0 +1,106 @@
+"""What the logged steps of runs say of the encoder's gradients: coverage, arrival, movement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from etrm.investigation.result import Absent, Value
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the logged steps of some runs say about the encoder; every field is over all of them."""
+
+    steps: int
+    coverage_low: Value
+    coverage_mean: Value
+    reset_share: Value
+    uncovered_steps: int
+    without_gradient: int
+    without_movement: int
+    dead_tensors: int
+    gradient_low: Value
+    moved_low: Value
+    waste_high: Value
+    calls: Value
+    calls_with_grad: Value
+    finite: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the hypothesis holds: something that must reach the encoder does not."""
+        return bool(
+            self.uncovered_steps or self.without_gradient or self.without_movement or self.dead_tensors
+        )
+
+    @property
+    def words(self) -> str:
+        """The reasons, with their numbers."""
+        parts = []
+        if self.uncovered_steps:
+            parts.append(
+                f"encoder coverage below 1 on {self.uncovered_steps} of {self.steps} steps "
+                f"(mean {_number(self.coverage_mean)})"
+            )
+        if self.without_gradient:
+            parts.append(f"no gradient in the encoder on {self.without_gradient} of {self.steps} steps")
+        if self.without_movement:
+            arrived = "although gradient arrives" if not self.without_gradient else "and none could"
+            parts.append(
+                f"the encoder does not move on {self.without_movement} of {self.steps} steps, {arrived}"
+            )
+        if self.dead_tensors and not self.without_movement:
+            parts.append(f"up to {self.dead_tensors} trainable encoder tensors without gradient or movement")
+        if not parts:
+            low = _number(self.coverage_low)
+            return f"encoder coverage {low} on every one of {self.steps} steps, and every tensor moves"
+        return "; ".join(parts)
+
+
+def gather(metrics: Sequence[dict[str, Any]]) -> Facts:
+    """Facts of the logged steps; a step that logged nothing of the encoder counts as not covered.
+
+    Steps in which the subject's own settings freeze the encoder say nothing of gradients, nor do steps with
+    numbers that are not finite: they are left out, and with the latter ``finite`` is False.
+    """
+    metrics = [m for m in metrics if m.get("frozen") != "encoder"]
+    logged = len(metrics)
+    metrics = [m for m in metrics if m["loss"] is not None and not m.get("nonfinite")]
+
+    def values(key: str) -> list[float]:
+        return [m[key] for m in metrics if m.get(key) is not None]
+
+    coverage = [m.get("encoder.coverage") for m in metrics]
+    norms = [m.get("encoder.grad_norm_pre_clip") or 0.0 for m in metrics]
+    moved = [m.get("encoder.moved") or 0.0 for m in metrics]
+    dead = [m.get("encoder.params_idle") or 0 for m in metrics]
+    return Facts(
+        steps=len(metrics),
+        coverage_low=_low(values("encoder.coverage")),
+        coverage_mean=_mean(values("encoder.coverage")),
+        reset_share=_mean(values("reset_share")),
+        uncovered_steps=sum(c is None or c < 1 for c in coverage),
+        without_gradient=sum(n == 0 for n in norms),
+        without_movement=sum(v == 0 for v in moved),
+        dead_tensors=max(dead, default=0),
+        gradient_low=_low([n for n in norms if n > 0]),
+        moved_low=_low([v for v in moved if v > 0]),
+        waste_high=_low([-w for w in values("encoder.waste")], sign=-1),
+        calls=_mean(values("encoder.calls")),
+        calls_with_grad=_mean(values("encoder.calls_with_gradient")),
+        finite=len(metrics) == logged,
+    )
+
+
+def _number(value: Value) -> str:
+    return value.absent if isinstance(value, Absent) else f"{value:.2f}"
+
+
+def _mean(values: Sequence[float]) -> Value:
+    return sum(values) / len(values) if values else Absent(absent="no step logged it")
+
+
+def _low(values: Sequence[float], sign: int = 1) -> Value:
+    return sign * min(values) if values else Absent(absent="no step has one")
