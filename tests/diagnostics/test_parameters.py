@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diagnostics import Absent, Monitor
 
@@ -258,9 +258,9 @@ def test_gradient_that_comes_first_to_a_parameter_is_none_of_an_earlier_step(mod
     monitor = Monitor(model, optimizer)
     for _ in range(6):
         with monitor.step(samples=2):
-            x = torch.randn(2, 3)
-            penalty = sum(parameter.square().sum() for parameter in model.first.parameters())
-            (model.second(model.first(x).detach()).square().sum() + penalty).backward()
+            loss = model.second(model.first(torch.randn(2, 3)).detach()).square().sum()
+            # what was made last is gone through first
+            (loss + sum(parameter.square().sum() for parameter in model.first.parameters())).backward()
             optimizer.step()
             optimizer.zero_grad()
         assert {record.leftover for record in monitor.last.parameters.values()} == {"none"}
@@ -382,3 +382,23 @@ def test_what_contains_the_first_holder_is_no_other_one(model: Pair) -> None:
             outer[0](outer[1](torch.randn(2, 3))).sum().backward()
     (finding,) = (finding for finding in monitor.findings() if finding.rule == "SHARE001")
     assert (finding.module, finding.cause) == ("1.0", "the same tensor stands in 0.0")
+
+
+class NoGradient(torch.autograd.Function):
+    """Adds a weight, to which it gives no gradient back."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, weight: Tensor) -> Tensor:
+        return x + weight
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def test_a_function_that_gives_no_gradient_back_brings_none(model: Pair) -> None:
+    monitor = Monitor(model)
+    with monitor.step(samples=2):
+        NoGradient.apply(model.first(torch.randn(2, 3)), model.second.bias).sum().backward()
+    assert monitor.reach("second.bias").kind == "none"
+    assert monitor.reach("first.bias").kind == "all"
