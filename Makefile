@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: investigate test test-slow test-extras lint format bench coverage figures gates rules clean
+.PHONY: investigate test test-slow test-extras lint format bench coverage figures gates rules investigations clean
 
 investigate: $(READY)
-	$(BIN)/etrm investigate --preset small --hypotheses H1,H2,H3,H5,H6 --out runs/investigation
+	$(BIN)/etrm investigate --preset small --out runs/investigation
 
 test: $(READY)
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
@@ -61,6 +61,14 @@ rules: $(READY)
 	    $(BIN)/etrm train --preset rules --set train.seed=$$seed --set train.threads=1 --resume --out runs/rules/seed$$seed || exit 1; \
 	done
 	$(BIN)/python -m reports.learning held-out runs/rules/seed? --out docs/figures/rules.png
+
+# docs/investigations: about an hour of one core.
+REVISITED := --preset small --set train.steps=120 --set train.clip_norm=none --out runs/revisited-experiments
+investigations: $(READY)
+	$(BIN)/etrm experiment run cached $(REVISITED)
+	$(BIN)/etrm experiment suite stability $(REVISITED)
+	$(BIN)/etrm frozen-decoder --preset small --out runs/revisited-frozen
+	$(BIN)/etrm frozen-decoder --preset small --as-original all --out runs/revisited-mistakes
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -34,12 +34,19 @@ SCENARIOS = (
 TRAINED, BLIND = "frozen-trained", "frozen-foreign-demos"
 
 
-def trained_jobs(investigation: Investigation) -> list[Job]:
-    """The treatment: encoder trained, decoder frozen; one run a seed."""
-    return _jobs(investigation, TRAINED, ())
+def trained(investigation: Investigation, phase: str) -> list[Run]:
+    """The runs of the treatment, encoder trained and decoder frozen; the other arm's are made too if it follows."""
+    jobs = arm_jobs(investigation, TRAINED)
+    others = _blind_jobs(investigation) if investigation.frozen_decoder else []
+    return investigation.run(phase, [*jobs, *others])[: len(jobs)]
 
 
-def _jobs(investigation: Investigation, arm: str, faults: Sequence[str]) -> list[Job]:
+def _blind_jobs(investigation: Investigation) -> list[Job]:
+    return arm_jobs(investigation, BLIND, ("demos-from-other-task",))
+
+
+def arm_jobs(investigation: Investigation, arm: str, faults: Sequence[str] = ()) -> list[Job]:
+    """An arm with the decoder frozen; one run a seed."""
     decoder = investigation.decoder
     configs = {
         seed: frozen_config(investigation, decoder, seed, faults, investigation.tier.frozen_steps)
@@ -55,20 +62,19 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
         investigation: subject, decoder and seeds.
         baseline_pass_at_1: the best trivial baseline's score on the held-out tasks, 0..1.
     """
-    jobs = trained_jobs(investigation) + _jobs(investigation, BLIND, ("demos-from-other-task",))
-    runs = investigation.run("frozen decoder", jobs)
-    trained = [r for r in runs if r.arm == TRAINED and r.state == "finished"]
+    runs = investigation.run("frozen decoder", arm_jobs(investigation, TRAINED) + _blind_jobs(investigation))
+    learned = [r for r in runs if r.arm == TRAINED and r.state == "finished"]
     blind = [r for r in runs if r.arm == BLIND and r.state == "finished"]
     failed = [r for r in runs if r.state == "failed"]
-    metrics = [m for r in trained for m in investigation.metrics(r)]
+    metrics = [m for r in learned for m in investigation.metrics(r)]
     facts = gather(metrics)
-    contrasts = _contrasts(trained, blind)
+    contrasts = _contrasts(learned, blind)
     scenario, sentence = _scenario(
         stuck=facts.without_gradient == facts.steps or facts.without_movement == facts.steps,
         words=facts.words,
         failed=failed,
         contrasts=contrasts,
-        trained=trained,
+        trained=learned,
         baseline=baseline_pass_at_1,
     )
     return Experiment(
@@ -82,7 +88,7 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
         arms=_arms(investigation),
         runs=tuple(runs),
         evidence=_evidence(
-            investigation, trained, contrasts, facts.gradient_low, facts.moved_low, baseline_pass_at_1
+            investigation, learned, contrasts, facts.gradient_low, facts.moved_low, baseline_pass_at_1
         ),
         figures=FIGURES,
         series=tuple(_series(investigation, runs)),

@@ -138,7 +138,7 @@ def decide(investigation: Investigation) -> Hypothesis:
     if worst is not None and not worst.holds and not broken_controls(controls):
         sizes = _sizes(investigation, worst)
         if not sizes.alike:
-            runs = tuple(investigation.run("H3", frozen_decoder.trained_jobs(investigation)))
+            runs = tuple(frozen_decoder.trained(investigation, "H3"))
             sweep = _sweep(investigation, runs)
     verdict, sentence = _verdict(worst, error, sizes, sweep, controls, len(investigation.seeds))
     return STATEMENT.decided(

@@ -129,7 +129,13 @@ def investigate(
     # Every arm has its own seed, a store has one, and neither it nor workers change a sample.
     subject = with_overrides(subject, ("data.store=none", "data.workers=0"))
     investigation = Investigation(
-        out, subject, tuple(range(first_seed, first_seed + tier.seeds)), launcher, progress, tier
+        out,
+        subject,
+        tuple(range(first_seed, first_seed + tier.seeds)),
+        launcher,
+        progress,
+        tier,
+        frozen_decoder=frozen_decoder.run in experiments and not until_root_cause,
     )
     decided = _decide_all(investigation, hypotheses, until_root_cause)
     baselines = evaluate_baselines(held_out_tasks(subject), subject.data)

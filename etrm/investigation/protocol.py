@@ -59,6 +59,7 @@ class Investigation:
         launcher: of training runs.
         progress: called with a phase, steps done and steps in all.
         tier: the budget.
+        frozen_decoder: whether that experiment follows, so that its arms can be trained at once where H3 needs one.
     """
 
     root: Path
@@ -67,6 +68,7 @@ class Investigation:
     launcher: Launcher
     progress: Callable[[str, int, int], None]
     tier: Tier = SCREENING
+    frozen_decoder: bool = False
     _done: dict[tuple[str, int], Run] = field(default_factory=dict)
 
     @cached_property

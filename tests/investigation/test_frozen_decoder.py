@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from etrm.investigation import frozen_decoder
+from etrm.investigation.arms import Job
 from etrm.investigation.contrast import Contrast, of_losses
 from etrm.investigation.frozen_decoder import SMALLEST_EFFECT, _scenario
+from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Run
 
 CLEAR = [0.30, 0.32, 0.31]
@@ -88,3 +92,21 @@ def test_nothing_that_could_train_is_stuck() -> None:
     )
     assert letter == "B"
     assert "nothing requires a gradient" in sentence
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_the_other_arm_is_made_with_the_first_where_the_experiment_follows(
+    investigation: Investigation, monkeypatch: pytest.MonkeyPatch, follows: bool
+) -> None:
+    asked: list[str] = []
+
+    def run(phase: str, jobs: Sequence[Job]) -> list[Run]:
+        asked.extend(job.arm for job in jobs)
+        return [runs(0, 0)[0].model_copy(update={"arm": job.arm}) for job in jobs]
+
+    monkeypatch.setattr(investigation, "run", run)
+    investigation.frozen_decoder = follows
+    investigation.seeds = (0, 1)
+    found = frozen_decoder.trained(investigation, "H3")
+    assert [run.arm for run in found] == [frozen_decoder.TRAINED] * 2
+    assert asked == [frozen_decoder.TRAINED] * 2 + [frozen_decoder.BLIND] * 2 * follows

@@ -26,7 +26,9 @@ def test_only_the_screening_has_too_few_seeds_for_a_verdict() -> None:
 def test_the_steps_of_a_tier_are_those_of_its_runs(investigation: Investigation) -> None:
     assert investigation.tier is SCREENING
     investigation.tier = replace(SCREENING, frozen_steps=7, pretrain_steps=3)
-    assert {job.config.train.steps for job in frozen_decoder.trained_jobs(investigation)} == {7}
+    assert {
+        job.config.train.steps for job in frozen_decoder.arm_jobs(investigation, frozen_decoder.TRAINED)
+    } == {7}
     investigation.tier = replace(SCREENING, frozen_steps=7000)
-    steps = {job.config.train.steps for job in frozen_decoder.trained_jobs(investigation)}
+    steps = {job.config.train.steps for job in frozen_decoder.arm_jobs(investigation, frozen_decoder.TRAINED)}
     assert steps == {investigation.subject.train.steps}
