@@ -137,7 +137,7 @@ class Monitor:
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._forward_hook(name), with_kwargs=True))
         if self._strangers.looking:
-            self._handles.append(self._model.register_forward_hook(self._model_hook, with_kwargs=True))
+            self._handles.append(self._model.register_forward_hook(self._model_hook(), with_kwargs=True))
         self._parameters.attach()
 
     def detach(self) -> None:
@@ -167,11 +167,13 @@ class Monitor:
 
         return note
 
-    def _model_hook(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        if self._capture is not None and module is self._model:
-            self._look_for_strangers("", (args, kwargs), output)
+    def _model_hook(self) -> Callable[..., None]:
+        # no method: a deep copy of the model would copy this monitor too
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if self._capture is not None and module is self._model:
+                self._look_for_strangers("", (args, kwargs), output)
+
+        return note
 
     def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
         if self._strangers.looking:

@@ -233,6 +233,18 @@ def test_a_repeated_step_is_passed_over_and_new_modules_begin_a_session(tmp_path
     assert chosen["step"].tolist() == [2, 3]
 
 
+def test_a_quantity_that_comes_later_is_not_known_before(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    write(path, record(0, "encoder", "core"))
+    later = {name: {"coverage": 1.0, "new": 2.0 + place} for place, name in enumerate(("encoder", "core"))}
+    write(path, StepScalars(1, 8, later, ("encoder", "core")))
+    columns = read_steps(path)
+    assert columns["module"] == ["encoder", "core"] * 2
+    assert columns["new"][:2].isnan().all()
+    assert columns["new"][2:].tolist() == [2.0, 3.0]
+    assert columns["moved"][2:].isnan().all()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -114,6 +115,20 @@ def test_inputs_and_what_is_made_anew_are_none() -> None:
 def test_what_leads_to_the_input_is_not_looked_at() -> None:
     prompt = asks()
     assert found(Model(), inputs=lambda: torch.randn(8, WIDTH) * prompt) == []
+
+
+def test_a_copy_of_the_model_is_another_model() -> None:
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    monitor = Monitor(model, optimizer)
+    teacher = copy.deepcopy(model)  # with the hooks
+    for _ in range(8):
+        with monitor.step(samples=8):
+            x = torch.randn(8, WIDTH)
+            (model(x) - teacher(x)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert "REACH005" not in {finding.rule for finding in monitor.findings()}
 
 
 def test_only_the_first_steps_are_looked_at() -> None:
