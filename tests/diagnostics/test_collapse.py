@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diagnostics import Monitor
+from diagnostics import Absent, Monitor
 
 BATCH = 12
 
@@ -89,3 +89,60 @@ def test_a_constant_side_input_is_no_collapse(given: Given, side: nn.Module, sai
 
 def test_a_batch_of_one_sample_again_and_again_is_told() -> None:
     assert collapsed(types, nn.Embedding(2, 16), repeated=True) == ["encoder"]
+
+
+class Sided(nn.Module):
+    """A layer that is given something beside the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 16)
+
+    def forward(self, x: Tensor, side: Tensor) -> Tensor:
+        return self.layer(x) + side.sum()
+
+
+@pytest.mark.parametrize(
+    ("x", "side", "differ"),
+    [
+        (torch.ones(8, 4), torch.ones(8, 2), False),
+        (torch.ones(8, 4), torch.arange(16.0).reshape(8, 2), True),
+        (torch.arange(32.0).reshape(8, 4), torch.ones(8, 2), True),
+        (torch.ones(8, 4), torch.arange(6.0).reshape(3, 2), False),  # of no sample
+    ],
+)
+def test_inputs_differ_where_one_that_leads_with_the_samples_does(
+    x: Tensor, side: Tensor, differ: bool
+) -> None:
+    model = nn.ModuleDict({"sided": Sided()})
+    monitor = Monitor(model)
+    with monitor.step(samples=8):
+        model["sided"](x, side).sum().backward()
+    output = monitor.last.modules["sided"].output
+    assert not isinstance(output, Absent)
+    assert output.inputs_differ is differ
+
+
+class Types(nn.Module):
+    """Types that are the same for all samples, read first; then an encoder whose output is as good as constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.types = nn.Embedding(2, 16)
+        self.encoder = nn.Linear(4, 16)
+        nn.init.normal_(self.encoder.weight, std=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.types(torch.zeros(len(x), dtype=torch.long)) + self.encoder(x)
+
+
+def test_raw_inputs_alone_tell_that_samples_differ() -> None:
+    model = Types()
+    monitor = Monitor(model)
+    for _ in range(6):
+        with monitor.step(samples=8):
+            model(torch.randn(8, 4)).square().sum().backward()
+        model.zero_grad()
+    collapsed = [finding.module for finding in monitor.findings() if finding.rule == "COLLAPSE001"]
+    assert collapsed == ["encoder"]
