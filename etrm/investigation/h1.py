@@ -7,7 +7,7 @@ with the checkpoint it came from, tensor by tensor and by what it computes.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -205,6 +205,8 @@ def _functional(trainer: Trainer, theirs: RecursiveModel) -> tuple[int, float]:
             if batch.valid is not None:
                 difference = difference * batch.valid.unsqueeze(-1)
             largest = max(largest, float(difference.nan_to_num(nan=float("inf")).max()))
+            # Both go on from their states, however many steps the halting of each allows.
+            carries = [replace(carry, halted=torch.zeros_like(carry.halted)) for carry in carries]
     return 2 * batch.size, largest
 
 

@@ -24,6 +24,15 @@ def test_a_healthy_subject_arrives_as_it_was(subject: Config, decoder: Path) -> 
     assert facts.other_weights_matched == 2  # H_init and L_init never train
 
 
+@pytest.mark.parametrize(
+    "setting", ["model.halt.max_steps=1", "model.halt.exploration=1", "model.variant=etrm_fct"]
+)
+def test_how_long_a_subject_thinks_is_no_matter_of_loading(
+    setting: str, subject: Config, decoder: Path
+) -> None:
+    assert h1.compare(with_overrides(subject, (setting,)), decoder).logits <= h1.LOGIT_TOLERANCE
+
+
 def test_a_decoder_that_is_not_loaded_is_seen_in_the_weights(subject: Config, decoder: Path) -> None:
     facts = h1.compare(with_overrides(subject, ('faults=["decoder-not-loaded"]',)), decoder)
     assert facts.holds
