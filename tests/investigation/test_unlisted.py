@@ -1,0 +1,229 @@
+"""Faults that nobody listed: the first look in the order that finds something must be the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from etrm.config import Config, load, with_overrides
+from etrm.data import DemoPair, Episodes, Sample, TaskSet
+from etrm.data.sample import CELLS
+from etrm.data.tokens import FIRST_COLOUR
+from etrm.evaluation import Answer, EvaluationReport, Predictor
+from etrm.investigation import h1, h5, h6
+from etrm.investigation.interface import passage
+from etrm.investigation.slope import slope
+from etrm.model.recursive import RecursiveModel
+from etrm.training.checkpoint import Checkpoint, WeightsKind
+from etrm.training.faults import FAULTS, Fault
+from etrm.training.faults.seam import built, handed_over
+from etrm.training.parts import Part
+from etrm.training.recipe import Recipe
+from etrm.training.slots import Slots
+
+pytestmark = pytest.mark.slow
+
+Apply = Callable[[Recipe], Recipe]
+IGNORED = -100
+
+
+def drawn(change: Callable[[Sample], Sample]) -> Apply:
+    """Every sample is changed on its way from the loader."""
+
+    def apply(recipe: Recipe) -> Recipe:
+        def draw(episodes: Episodes, bucket: int, index: int) -> Sample:
+            return change(recipe.draw(episodes, bucket, index))
+
+        return replace(recipe, draw=draw)
+
+    return apply
+
+
+def paired(change: Callable[[DemoPair], DemoPair]) -> Apply:
+    return drawn(lambda sample: replace(sample, demos=tuple(change(demo) for demo in sample.demos)))
+
+
+def output_as_input(sample: Sample) -> Sample:
+    shown = np.where(sample.labels == IGNORED, sample.tokens, sample.labels)
+    return replace(sample, tokens=shown.astype(sample.tokens.dtype))
+
+
+def recoloured_input(demo: DemoPair) -> DemoPair:
+    here = (demo.positions < CELLS) & (demo.tokens >= FIRST_COLOUR)
+    other = FIRST_COLOUR + (demo.tokens - FIRST_COLOUR + 1) % 10
+    return replace(demo, tokens=np.where(here, other, demo.tokens).astype(demo.tokens.dtype))
+
+
+def without_output(demo: DemoPair) -> DemoPair:
+    first = demo.positions < CELLS
+    return DemoPair(demo.tokens[first], demo.positions[first])
+
+
+def turned_round(demo: DemoPair) -> DemoPair:
+    first = demo.positions < CELLS
+    there = np.where(first, demo.positions + CELLS, demo.positions - CELLS)
+    return replace(demo, positions=there.astype(demo.positions.dtype))
+
+
+def labelled(change: Callable[[Tensor], Tensor]) -> Apply:
+    def apply(recipe: Recipe) -> Recipe:
+        def labels(slots: Slots, part: Part) -> Tensor:
+            return change(recipe.labels(slots, part).clone())
+
+        return replace(recipe, labels=labels)
+
+    return apply
+
+
+def unscored(labels: Tensor) -> Tensor:
+    labels[::2] = IGNORED
+    return labels
+
+
+def loaded(change: Callable[[RecursiveModel], None]) -> Apply:
+    """The model is changed after its decoder was loaded."""
+
+    def apply(recipe: Recipe) -> Recipe:
+        def load(model: RecursiveModel, config: Config) -> None:
+            recipe.load_decoder(model, config)
+            with torch.no_grad():
+                change(model)
+
+        return replace(recipe, load_decoder=load)
+
+    return apply
+
+
+def embedding_to_zero(model: RecursiveModel) -> None:
+    next(p for name, p in model.core.named_parameters() if "emb" in name).zero_()
+
+
+def noise_on_the_decoder(model: RecursiveModel) -> None:
+    for parameter in model.core.parameters():
+        parameter.add_(1e-3 * torch.randn_like(parameter))
+
+
+def gradients_times(factor: float) -> Apply:
+    def change(model: RecursiveModel) -> None:
+        assert model.encoder is not None
+        for parameter in model.encoder.parameters():
+            parameter.register_hook(lambda gradient: factor * gradient)
+
+    return lambda recipe: built(recipe, change)
+
+
+def half_frozen(model: RecursiveModel) -> None:
+    assert model.encoder is not None
+    parameters = list(model.encoder.parameters())
+    for parameter in parameters[: len(parameters) // 2]:
+        parameter.requires_grad_(False)
+
+
+def given(change: Callable[[Tensor], Tensor]) -> Apply:
+    return lambda recipe: handed_over(
+        recipe, lambda found: replace(found, context=change(found.context.clone()))
+    )
+
+
+def evaluated(change: Callable[..., EvaluationReport]) -> Apply:
+    def apply(recipe: Recipe) -> Recipe:
+        def evaluate(tasks: TaskSet, predictor: Predictor, **options: Any) -> EvaluationReport:
+            return change(recipe, tasks, predictor, **options)
+
+        return replace(recipe, evaluate=evaluate)
+
+    return apply
+
+
+def first_query_alone(
+    recipe: Recipe, tasks: TaskSet, predictor: Predictor, **options: Any
+) -> EvaluationReport:
+    cut = replace(tasks, tasks=tuple(replace(task, tests=task.tests[:1]) for task in tasks))
+    return recipe.evaluate(cut, predictor, **options)
+
+
+def answers_of_the_next(
+    recipe: Recipe, tasks: TaskSet, predictor: Predictor, **options: Any
+) -> EvaluationReport:
+    def shifted(samples: Sequence[Sample]) -> list[Answer]:
+        answers = predictor(samples)
+        return answers[1:] + answers[:1]
+
+    return recipe.evaluate(tasks, shifted, **options)
+
+
+def one_vote(recipe: Recipe, tasks: TaskSet, predictor: Predictor, **options: Any) -> EvaluationReport:
+    return recipe.evaluate(tasks, predictor, **(options | {"augmentations": 1}))
+
+
+def average_never_taken(recipe: Recipe) -> Recipe:
+    """What is evaluated as the average is the start."""
+    start: dict[str, Tensor] = {}
+
+    def build(config: Config, episodes: Episodes) -> RecursiveModel:
+        model = recipe.build_model(config, episodes)
+        for name, tensor in model.state_dict().items():
+            start.setdefault(name, tensor.clone())
+        return model
+
+    def load_weights(model: RecursiveModel, checkpoint: Checkpoint, kind: WeightsKind) -> None:
+        model.load_state_dict(start)
+
+    return replace(recipe, build_model=build, load_weights=load_weights)
+
+
+UNLISTED: dict[str, tuple[str | None, Apply]] = {
+    "demonstrations in another order": (None, drawn(lambda s: replace(s, demos=s.demos[::-1]))),
+    "the first demonstration alone": ("H5", drawn(lambda s: replace(s, demos=s.demos[:1]))),
+    "one demonstration again and again": (
+        "H5",
+        drawn(lambda s: replace(s, demos=s.demos[:1] * len(s.demos))),
+    ),
+    "the output in place of the query": ("H5", drawn(output_as_input)),
+    "other colours in the inputs alone": ("H5", paired(recoloured_input)),
+    "demonstrations without outputs": ("H5", paired(without_output)),
+    "outputs in place of inputs": ("H5", paired(turned_round)),
+    "half of the rows not scored": ("H5", labelled(unscored)),
+    "labels of the row above": ("H5", labelled(lambda labels: labels.roll(1, 0))),
+    "one query of each task": ("H6", evaluated(first_query_alone)),
+    "answers of the next query": ("H6", evaluated(answers_of_the_next)),
+    "one vote": ("H6", evaluated(one_vote)),
+    "an average that is never taken": ("H6", average_never_taken),
+    "an embedding of zeros": ("H1", loaded(embedding_to_zero)),
+    "a little noise on the decoder": ("H1", loaded(noise_on_the_decoder)),
+    "gradients times 1e-6": ("H2", gradients_times(1e-6)),
+    "gradients turned round": ("H2", gradients_times(-1.0)),
+    "half of the encoder frozen": ("H2", lambda recipe: built(recipe, half_frozen)),
+    "the context plus 5": ("H3", given(lambda context: context + 5)),
+    "the context of the row above": ("H3", given(lambda context: context.roll(1, 0))),
+    "the context turned round": ("H3", given(lambda context: -context)),
+    "no context for half of the rows": ("H3", given(lambda c: c * (torch.arange(len(c)) % 2)[:, None, None])),
+    "the last token missing": (
+        "H3",
+        given(lambda c: c * (torch.arange(c.shape[1]) < c.shape[1] - 1)[:, None]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNLISTED)
+def test_the_first_look_that_finds_something_is_the_right_one(
+    name: str, decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cause, apply = UNLISTED[name]
+    monkeypatch.setitem(FAULTS, "unlisted", Fault("unlisted", "", cause or "", "", apply))
+    subject = load("smoke", overrides=("train.threads=1", 'faults=["unlisted"]'))
+    looks: dict[str, Callable[[], Any]] = {
+        "H5": lambda: h5.inspect(subject),
+        "H6": lambda: h6.inspect(subject),
+        "H1": lambda: h1.compare(with_overrides(subject, (f"train.decoder='{decoder}'",)), decoder),
+        "H2": lambda: slope(subject),
+        "H3": lambda: passage(subject),
+    }
+    assert next((id for id, look in looks.items() if look().holds), None) == cause
