@@ -103,7 +103,7 @@ def _first_step(
     gradient: dict[str, Tensor] = {}
 
     def keep() -> None:
-        found = {name: p.grad for name, p in encoder.named_parameters() if p.requires_grad}
+        found = {name: p.grad for name, p in encoder.named_parameters()}
         gradient.update({name: grad.clone() for name, grad in found.items() if grad is not None})
 
     with torch.no_grad():
