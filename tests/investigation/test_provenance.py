@@ -82,7 +82,10 @@ def test_each_damage_is_named(index: int, data: st.DataObject) -> None:
     }
     if len(sound.demos) > 1:
         damaged[COUNT] = replace(
-            sound, demos=data.draw(st.sampled_from([sound.demos[1:], (*sound.demos[1:],) * 2]))
+            sound,
+            demos=data.draw(
+                st.sampled_from([sound.demos[1:], sound.demos * 2, sound.demos[:1] * len(sound.demos)])
+            ),
         )
     if other.task_id != sound.task_id:
         damaged[FOREIGN] = replace(sound, demos=(*sound.demos[1:], other.demos[0]))
