@@ -59,7 +59,7 @@ STATEMENT = Statement(
     title="Training dynamics",
     statement="The training dynamics hold it back.",
     refuted_by=(
-        "No single change of encoder rate, clipping, warm-up, exploration or batch lowers the loss on the training "
+        "No single change of the rates, of clipping, warm-up, exploration or batch lowers the loss on the training "
         "queries by as much as matters."
     ),
     mechanism=(
@@ -96,8 +96,15 @@ def interventions(used: Config) -> tuple[list[Treatment], dict[str, str]]:
             Treatment("rate-of-decoder", "encoder at the decoder's rate", ("train.encoder_lr_scale=1",)),
             still or ("its rate is the decoder's" if train.encoder_lr_scale == 1 else ""),
         ),
-        (_rate("rate-x.1", 0.1, train.encoder_lr_scale), still),
-        (_rate("rate-x.3", 0.3, train.encoder_lr_scale), still),
+        (
+            Treatment(
+                "rate-x.1",
+                "encoder rate x0.1",
+                (f"train.encoder_lr_scale={0.1 * train.encoder_lr_scale:.6g}",),
+            ),
+            still,
+        ),
+        (Treatment("rate-x.3", "all rates x0.3", (f"train.lr={0.3 * train.lr:.6g}",)), ""),
         (Treatment("clip", "gradients clipped at norm 1", ("train.clip_norm=1.0",)), clipped),
         (
             Treatment("warm-up", "warm-up of 10 % of the run", (f"train.warmup_steps={longest}",)),
@@ -117,10 +124,6 @@ def interventions(used: Config) -> tuple[list[Treatment], dict[str, str]]:
         ),
     ]
     return [t for t, why in every if not why], {t.what: why for t, why in every if why}
-
-
-def _rate(name: str, factor: float, scale: float) -> Treatment:
-    return Treatment(name, f"encoder rate x{factor:g}", (f"train.encoder_lr_scale={factor * scale}",))
 
 
 def decide(investigation: Investigation) -> Hypothesis:

