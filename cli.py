@@ -123,7 +123,9 @@ def _usage_error(error: Exception) -> int | None:
 
 @app.command()
 def investigate(
-    run: Annotated[Path | None, typer.Argument(help="A run folder whose config is investigated.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder or a checkpoint of one: its config is investigated.")
+    ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -172,7 +174,9 @@ def investigate(
 
 @app.command("frozen-decoder")
 def frozen_decoder(
-    run: Annotated[Path | None, typer.Argument(help="A run folder whose config is the subject.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder or a checkpoint of one: its config is the subject.")
+    ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -890,8 +894,17 @@ def _subject(
     else:
         if preset or config:
             raise ConfigError("both a run and a preset or config were given", next_step="give one of them")
-        chosen = with_overrides(read_config(run), _overrides(settings, inject))
-        name = f"run {run}"
+        if run.is_file():
+            raise ConfigError(
+                f"{run} is a file, which does not say how it is trained",
+                allowed="a run folder, or one of its checkpoints",
+                next_step=f"etrm checkpoint import {run} --out DIR, then give DIR",
+            )
+        of_a_run = run.parent.name == "checkpoints"
+        chosen = with_overrides(
+            read_config(run.parents[1] if of_a_run else run), _overrides(settings, inject)
+        )
+        name = f"{'checkpoint' if of_a_run else 'run'} {run}"
     faults = f" with {', '.join(chosen.faults)}" if chosen.faults else ""
     return chosen, name + faults
 

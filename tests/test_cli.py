@@ -44,6 +44,10 @@ def test_help_imports_neither_torch_nor_the_data() -> None:
         (["train", "--preset", "smal"], "unknown preset 'smal'; did you mean 'small'?"),
         (["train", "--set", "train.lrr=1"], "unknown setting 'train.lrr'; did you mean 'train.lr'?"),
         (["train", "--set", "train.warmup_steps=99999"], "longer than the run"),
+        (["investigate", str(ROOT / "README.md")], "is a file, which does not say how"),
+        (["investigate", "--tier", "cheap"], "unknown --tier 'cheap'"),
+        (["investigate", "--launcher", "cloud"], "unknown --launcher 'cloud'"),
+        (["frozen-decoder", "--as-original", "loss"], "unknown mistake 'loss'"),
         (
             ["train", "--inject", "cached-contxt"],
             "unknown fault 'cached-contxt'; did you mean 'cached-context'?",
