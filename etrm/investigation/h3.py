@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +21,7 @@ from etrm.evaluation import decide as decided_by
 from etrm.investigation import frozen_decoder
 from etrm.investigation.inspection import inspected_controls, judged, sentence, worst_of
 from etrm.investigation.interface import ROUNDING, Passage, passage
-from etrm.investigation.measure import training_queries
+from etrm.investigation.measure import training_queries, with_foreign_demos
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
@@ -104,14 +106,31 @@ class Sweep:
         scale: the one with the lowest loss but 1.
         differences: loss at 1 less that at the scale, by seed.
         interval: of the differences.
-        decision: of the registered rule.
+        use: loss at the scale with foreign demonstrations less that with their own, mean over the seeds.
     """
 
     losses: Mapping[float, float]
     scale: float
     differences: tuple[float, ...]
     interval: PairedInterval
-    decision: Decision
+    use: float
+
+    @property
+    def used(self) -> bool:
+        """Whether the context still says something at that scale."""
+        return self.use >= frozen_decoder.SMALLEST_EFFECT
+
+    @cached_property
+    def decision(self) -> Decision:
+        """Of the registered rule, for a context that is used.
+
+        One that says nothing does less harm the smaller it is: that is a fault of what it says, not of its size.
+        """
+        found = decided_by(self.interval, frozen_decoder.SMALLEST_EFFECT)
+        if self.used or not (found.candidate or found.verdict == "VALIDATED"):
+            return found
+        reason = f"the context is not used at that scale ({self.use:.3f}): {found.reason}"
+        return Decision("INCONCLUSIVE", reason, found.screening, False, None)
 
     @property
     def words(self) -> str:
@@ -120,6 +139,7 @@ class Sweep:
         return (
             f"at {self.scale} times the context the loss is {self.losses[self.scale]:.3f} against "
             f"{self.losses[1.0]:.3f}, lower by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
+            + ("" if self.used or i.mean <= 0 else ", but foreign demonstrations do as well there")
         )
 
 
@@ -168,6 +188,7 @@ def _sweep(investigation: Investigation, runs: Sequence[Run]) -> Sweep | None:
     if not finished:
         return None
     losses: dict[float, list[float]] = {scale: [] for scale in (1.0, *SCALES)}
+    foreign: dict[float, list[float]] = {scale: [] for scale in SCALES}
     for run in finished:
         model, config, _, _ = load_model(investigation.root / run.folder, "raw")
         samples = training_queries(Trainer(config))
@@ -175,11 +196,14 @@ def _sweep(investigation: Investigation, runs: Sequence[Run]) -> Sweep | None:
         for scale, found in losses.items():
             model.context_policy = _scaled(policy, scale)
             found.append(mean_loss(model, samples, config.train.loss))
+            if scale in foreign:
+                foreign[scale].append(mean_loss(model, with_foreign_demos(samples), config.train.loss))
     means = {scale: sum(found) / len(found) for scale, found in losses.items()}
     best = min(SCALES, key=lambda scale: means[scale])
     differences = tuple(one - other for one, other in zip(losses[1.0], losses[best], strict=True))
     interval = paired_t_interval(differences, LEVEL)
-    return Sweep(means, best, differences, interval, decided_by(interval, frozen_decoder.SMALLEST_EFFECT))
+    use = fmean(foreign[best]) - means[best]
+    return Sweep(means, best, differences, interval, use)
 
 
 def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:

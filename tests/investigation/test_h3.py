@@ -13,8 +13,9 @@ from etrm.batch import Batch
 from etrm.config import Config, load
 from etrm.data import Episodes
 from etrm.errors import DataError
-from etrm.evaluation import decide, paired_t_interval
+from etrm.evaluation import paired_t_interval
 from etrm.investigation import h3
+from etrm.investigation.frozen_decoder import TRAINED
 from etrm.investigation.interface import Passage, passage
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Run, Verdict
@@ -127,10 +128,10 @@ def test_faults_that_nobody_listed(policy: Policy, monkeypatch: pytest.MonkeyPat
 SOUND = Passage(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0)
 
 
-def sweep(differences: list[float]) -> h3.Sweep:
+def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
     interval = paired_t_interval(differences, h3.LEVEL)
     losses = {1.0: 2.0, 0.1: 2.0 - interval.mean}
-    return h3.Sweep(losses, 0.1, tuple(differences), interval, decide(interval, 0.05))
+    return h3.Sweep(losses, 0.1, tuple(differences), interval, use)
 
 
 def verdict(seen: Passage, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:
@@ -153,6 +154,15 @@ def test_another_size_needs_a_sweep_that_says_it_costs() -> None:
     assert verdict(SOUND, far, None) is Verdict.ERROR
 
 
+def test_a_context_that_says_nothing_at_the_better_scale_is_no_matter_of_scale() -> None:
+    far = h3.Sizes(1.0, 30.0, 4)
+    silent = sweep([0.5, 0.52, 0.51, 0.5, 0.49], use=0.04)
+    assert verdict(SOUND, far, silent) is Verdict.INCONCLUSIVE
+    assert not silent.decision.candidate
+    assert "foreign demonstrations do as well" in silent.words
+    assert verdict(SOUND, far, sweep([-0.1, -0.11, -0.12], use=0.0)) is Verdict.INVALIDATED
+
+
 def test_a_broken_passage_is_enough() -> None:
     assert verdict(replace(SOUND, used=0.0)) is Verdict.VALIDATED
 
@@ -160,11 +170,12 @@ def test_a_broken_passage_is_enough() -> None:
 def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigation: Investigation) -> None:
     """Every scale is evaluated on the same weights and queries, and 1 is what the model does as it is."""
     investigation.root.mkdir(exist_ok=True)
-    runs: list[Run] = investigation.run("H3", h3.frozen_decoder.trained_jobs(investigation))
+    runs: list[Run] = investigation.run("H3", h3.frozen_decoder.arm_jobs(investigation, TRAINED))
     found = h3._sweep(investigation, runs)
     assert found is not None
     assert found.losses[1.0] == pytest.approx(runs[0].final["loss_end"])
     assert set(found.losses) == {1.0, *h3.SCALES}
+    assert abs(found.use) < 1
     assert found.losses[found.scale] == min(loss for scale, loss in found.losses.items() if scale != 1)
 
 
