@@ -10,12 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from torch import Tensor
 
 from etrm.batch import Batch
+from etrm.data import Sample
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
 from etrm.investigation import frozen_decoder
@@ -188,22 +190,35 @@ def _sweep(investigation: Investigation, runs: Sequence[Run]) -> Sweep | None:
     if not finished:
         return None
     losses: dict[float, list[float]] = {scale: [] for scale in (1.0, *SCALES)}
-    foreign: dict[float, list[float]] = {scale: [] for scale in SCALES}
-    for run in finished:
-        model, config, _, _ = load_model(investigation.root / run.folder, "raw")
-        samples = training_queries(Trainer(config))
-        policy = model.context_policy
-        for scale, found in losses.items():
-            model.context_policy = _scaled(policy, scale)
-            found.append(mean_loss(model, samples, config.train.loss))
-            if scale in foreign:
-                foreign[scale].append(mean_loss(model, with_foreign_demos(samples), config.train.loss))
-    means = {scale: sum(found) / len(found) for scale, found in losses.items()}
+    trained = [_Trained.load(investigation.root / run.folder) for run in finished]
+    for scale, found in losses.items():
+        found += [one.loss(scale, one.samples) for one in trained]
+    means = {scale: fmean(found) for scale, found in losses.items()}
     best = min(SCALES, key=lambda scale: means[scale])
     differences = tuple(one - other for one, other in zip(losses[1.0], losses[best], strict=True))
     interval = paired_t_interval(differences, LEVEL)
-    use = fmean(foreign[best]) - means[best]
+    use = fmean(one.loss(best, with_foreign_demos(one.samples)) for one in trained) - means[best]
     return Sweep(means, best, differences, interval, use)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A run's model with its training queries."""
+
+    model: RecursiveModel
+    policy: ContextPolicy
+    samples: list[Sample]
+    kind: str
+
+    @classmethod
+    def load(cls, folder: Path) -> _Trained:
+        model, config, _, _ = load_model(folder, "raw")
+        return cls(model, model.context_policy, training_queries(Trainer(config)), config.train.loss)
+
+    def loss(self, scale: float, samples: Sequence[Sample]) -> float:
+        """Mean loss with the context times ``scale``."""
+        self.model.context_policy = _scaled(self.policy, scale)
+        return mean_loss(self.model, samples, self.kind)
 
 
 def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:
