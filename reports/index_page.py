@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from etrm.investigation.result import Experiment, Hypothesis, Result
+from etrm.investigation.result import Experiment, Hypothesis, Result, Run
 from reports.difference import compare
 from reports.difference_page import changes
 from reports.experiment_page import scenario
@@ -153,19 +153,24 @@ def _parts(result: Result) -> list[tuple[str, Hypothesis | Experiment]]:
     return parts + [(escape(experiment.title), experiment) for experiment in result.experiments]
 
 
+def _seconds(runs: Sequence[Run]) -> float:
+    return math.fsum(run.wall_s for run in runs)
+
+
 def _cost(result: Result) -> str:
     parts = [(name, part) for name, part in _parts(result) if part.runs]
     rows = [
-        [name, str(len(part.runs)), str(sum(run.steps for run in part.runs)), duration(part.wall_s)]
+        [name, str(len(part.runs)), str(sum(run.steps for run in part.runs)), duration(_seconds(part.runs))]
         for name, part in parts
     ]
     costs = table(["part", "runs", "steps", "time in runs"], rows, "lrrr") if rows else ""
-    runs = [run for _, part in parts for run in part.runs]
-    together = cost(runs, math.fsum(part.wall_s for _, part in parts))
+    runs = list({run.folder: run for _, part in parts for run in part.runs}.values())
+    together = cost(runs, _seconds(runs))
+    shared = ", what parts share counted once" if len(runs) < sum(len(part.runs) for _, part in parts) else ""
     spent = result.reproduce
     tier = f"Tier: {escape(spent.tier)}, {count(len(spent.seeds), 'seed')}. " if spent.tier else ""
     whole = (
-        f"{tier}Together: {together}{' in runs' if runs else ''}. The investigation took "
+        f"{tier}Together: {together}{' in runs' if runs else ''}{shared}. The investigation took "
         f"{duration(result.reproduce.wall_s)} of wall time, {count(result.reproduce.threads, 'thread')} for each run."
     )
     return "\n\n".join(filter(None, [costs, paragraph(whole)]))

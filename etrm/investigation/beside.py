@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from diagnostics import Finding, Halting, Halts, Severity
+from diagnostics import Finding, Halting, Halts
+from diagnostics.findings import to_json
 from etrm.batch import IGNORE
+from etrm.investigation.findings import serious, written
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Beside, Run
@@ -18,46 +20,22 @@ from etrm.training.trainer import Trainer
 
 SUBJECTS = ("few-as-given", "h2-subject")
 """Arms of the subject as given, those first whose runs say most about halting."""
+KEPT = ("rule", "severity", "module", "message", "cause", "remedy")
 
 
 def beside(investigation: Investigation) -> tuple[Beside, ...]:
     """Findings above a note of every finished run of the subject, worst first, each with the runs that have it."""
     arms = [(arm, investigation.finished(arm)) for arm in SUBJECTS]
     runs = [run for _, found in arms for run in found]
-    found: dict[tuple[str, str], list[Beside]] = {}
-    for run in runs:
-        for finding in _written(investigation.root / run.folder):
-            found.setdefault((finding.rule, finding.module), []).append(finding)
     trained = next((found for _, found in arms if found), [])
-    for run in trained:
-        for finding in map(_record, _halting(investigation.root / run.folder, run)):
-            found.setdefault((finding.rule, finding.module), []).append(finding)
+    halting = [finding for run in trained for finding in _halting(investigation.root / run.folder, run)]
+    found = serious([*written(investigation.root, runs), *json.loads(to_json(halting))])
     counts = {rule: len(trained) if rule == Halting.rule else len(runs) for rule, _ in found}
     merged = [
-        each[0].model_copy(update={"n": f"{len(each)} of {counts[rule]} runs"})
+        Beside(**{key: each[0][key] for key in KEPT}, n=f"{len(each)} of {counts[rule]} runs")
         for (rule, _), each in found.items()
     ]
     return tuple(sorted(merged, key=lambda f: (f.severity != "critical", f.rule, f.module)))
-
-
-def _written(folder: Path) -> Iterable[Beside]:
-    """What the run's monitor wrote down."""
-    for item in json.loads((folder / "findings.json").read_text("utf-8")):
-        if item["severity"] != Severity.NOTE.label:
-            yield Beside(
-                **{key: item[key] for key in ("rule", "severity", "module", "message", "cause", "remedy")}
-            )
-
-
-def _record(finding: Finding) -> Beside:
-    return Beside(
-        rule=finding.rule,
-        severity="critical" if finding.severity is Severity.CRITICAL else "warning",
-        module=finding.module,
-        message=finding.message,
-        cause=finding.cause,
-        remedy=finding.remedy,
-    )
 
 
 @torch.no_grad()
@@ -75,4 +53,4 @@ def _halting(folder: Path, run: Run) -> Sequence[Finding]:
     probe = Halting(
         observe=lambda model, batch: halts, rows=len(output.steps) + 1, auroc=0.0, trained=run.steps > 0
     )
-    return [finding for finding in probe.run(model, batch) if finding.severity > Severity.NOTE]
+    return probe.run(model, batch)

@@ -25,6 +25,14 @@ LARGEST_P = 0.05
 """Largest one-sided p-value of a gain: the lower end of a 90 % interval at 0."""
 
 
+def lower_by(interval: PairedInterval) -> str:
+    """How much lower a loss is, or higher, with its interval."""
+    i = interval
+    if i.mean < 0:
+        return f"higher by {-i.mean:.3f} [{-i.high:.3f}, {-i.low:.3f}]"
+    return f"lower by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
+
+
 @dataclass(frozen=True)
 class Contrast:
     """A loss in two arms, paired over seeds.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from etrm.investigation import dynamics
 from etrm.investigation.result import Run
 from etrm.training.gate import gate
-from etrm.training.run_folder import read_metrics
+from etrm.training.run_folder import read_findings, read_metrics
 
 BEFORE = 50
 """Steps before a fall within which a spike counts as coming before it (registered with S3)."""
@@ -49,11 +48,9 @@ def falls(root: Path, runs: Sequence[Run]) -> list[Fall]:
 
 
 def _drift(folder: Path) -> int | None:
-    file = folder / "findings.json"
-    written = json.loads(file.read_text("utf-8")) if file.exists() else []
     steps = [
         item["evidence"]["first_step"]
-        for item in written
+        for item in read_findings(folder)
         if item["rule"] == "DRIFT001" and item["module"] == "encoder"
     ]
     return min(steps, default=None)

@@ -14,7 +14,7 @@ from typing import Any
 from etrm.config import Config, with_overrides
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.arms import Job
-from etrm.investigation.contrast import Contrast, of_losses
+from etrm.investigation.contrast import Contrast, lower_by, of_losses
 from etrm.investigation.gradients import gather
 from etrm.investigation.protocol import Investigation, seeded, series, smoothed
 from etrm.investigation.result import Absent, Arm, Evidence, Experiment, Figure, Run, Series, Value
@@ -182,7 +182,7 @@ def _effect(contrast: Contrast) -> str:
     i = contrast.interval
     if i is None:
         return f"{losses} (one seed, no interval)"
-    return f"{losses}, lower by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
+    return f"{losses}, {lower_by(i)}"
 
 
 def _range(values: Sequence[float]) -> str:

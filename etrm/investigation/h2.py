@@ -11,6 +11,7 @@ from typing import Any
 
 from etrm.config import Config
 from etrm.investigation.arms import Job
+from etrm.investigation.findings import serious, written
 from etrm.investigation.gradients import Facts, gather
 from etrm.investigation.protocol import (
     Investigation,
@@ -37,7 +38,6 @@ from etrm.investigation.result import (
     Verdict,
 )
 from etrm.investigation.slope import LIKE, Slope, slope
-from etrm.training.run_folder import read_findings
 
 STATEMENT = Statement(
     id="H2",
@@ -244,11 +244,7 @@ def _slope(steepest: Slope | None, seeds: int) -> tuple[Evidence, ...]:
 
 def _toolkit(investigation: Investigation, runs: Sequence[Run]) -> tuple[Evidence, ...]:
     """What the toolkit's own rules say of the subject, notes left out; they decide nothing here."""
-    by_rule: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for run in runs:
-        for found in read_findings(investigation.root / run.folder):
-            if found["severity"] != "note":
-                by_rule.setdefault((found["rule"], found["module"]), []).append(found)
+    grouped = serious(written(investigation.root, runs))
     return tuple(
         Evidence(
             metric=f"toolkit finding {rule} in {module or 'the model'}: {found[0]['evidence']['metric']}",
@@ -259,7 +255,7 @@ def _toolkit(investigation: Investigation, runs: Sequence[Run]) -> tuple[Evidenc
             n=f"steps {found[0]['evidence']['first_step']} to {found[0]['evidence']['last_step']}",
             note=f"{found[0]['message']}. Likely cause: {found[0]['cause']}. What to do: {found[0]['remedy']}",
         )
-        for (rule, module), found in by_rule.items()
+        for (rule, module), found in grouped.items()
     )
 
 

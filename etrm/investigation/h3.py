@@ -21,6 +21,7 @@ from etrm.data import Sample
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
 from etrm.investigation import frozen_decoder
+from etrm.investigation.contrast import lower_by
 from etrm.investigation.inspection import inspected_controls, judged, sentence, worst_of
 from etrm.investigation.interface import ROUNDING, Passage, passage
 from etrm.investigation.measure import training_queries, with_foreign_demos
@@ -140,7 +141,7 @@ class Sweep:
         i = self.interval
         return (
             f"at {self.scale} times the context the loss is {self.losses[self.scale]:.3f} against "
-            f"{self.losses[1.0]:.3f}, lower by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
+            f"{self.losses[1.0]:.3f}, {lower_by(i)}"
             + ("" if self.used or i.mean <= 0 else ", but foreign demonstrations do as well there")
         )
 

@@ -71,17 +71,24 @@ def launcher(name: str, jobs: int, settings: Sequence[str] = ()) -> Launcher:
     return Launcher(jobs, lambda folder: _submitit(name, folder, parameters))
 
 
-class _Processes:
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
+class _Futures:
+    """An executor of the standard library's kind, which submitit's are too."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
 
     def submit(self, call: Callable[..., None], *arguments: Any) -> Attempt:
-        future: Attempt = self._pool.submit(call, *arguments)
-        return future
+        attempt: Attempt = self._executor.submit(call, *arguments)
+        return attempt
 
     def stop(self, attempts: Sequence[Any]) -> None:
         for attempt in attempts:
             attempt.cancel()
+
+
+class _Processes(_Futures):
+    def stop(self, attempts: Sequence[Any]) -> None:
+        super().stop(attempts)
         for process in multiprocessing.active_children():
             process.terminate()  # SIGTERM: the trainer keeps a checkpoint of the step in hand
 
@@ -91,19 +98,6 @@ def processes(jobs: int) -> Iterator[Executor]:
     """Processes of this machine."""
     with worker_pool(jobs) as pool:
         yield _Processes(pool)
-
-
-class _Submitted:
-    def __init__(self, executor: Any) -> None:
-        self._executor = executor
-
-    def submit(self, call: Callable[..., None], *arguments: Any) -> Attempt:
-        job: Attempt = self._executor.submit(call, *arguments)
-        return job
-
-    def stop(self, attempts: Sequence[Any]) -> None:
-        for attempt in attempts:
-            attempt.cancel()
 
 
 @contextmanager
@@ -125,7 +119,7 @@ def _submitit(cluster: str, folder: Path, parameters: dict[str, Any]) -> Iterato
         RuntimeError,
     ) as error:  # of a setting, or of a cluster not there
         raise ConfigError(f"submitit refuses --launcher {cluster}", got=str(error).splitlines()[0]) from error
-    yield _Submitted(executor)
+    yield _Futures(executor)
 
 
 def _parsed(setting: str) -> tuple[str, Any]:

@@ -29,6 +29,7 @@ from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import Investigation, seeded
 from etrm.investigation.result import Arm, Evidence, Experiment, Run
 from etrm.training.predict import load_model
+from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 
 STEPS = 20
@@ -207,8 +208,9 @@ def _cycles(investigation: Investigation) -> Seen:
 
 
 def _tasks(investigation: Investigation) -> Seen:
+    asked = len(held_out_tasks(investigation.subject))
     _, high = binomial_interval(0, FEW_TASKS)
-    _, all_high = binomial_interval(0, _asked(investigation))
+    _, all_high = binomial_interval(0, asked)
     return Seen(
         read=(
             _read("tasks", f"pass@1 of an evaluation that solves 0 of {FEW_TASKS} tasks", 0.0, "it fails"),
@@ -220,17 +222,17 @@ def _tasks(investigation: Investigation) -> Seen:
                 float(FEW_TASKS),
                 f">= {frozen_decoder.FEWEST_TASKS}, or no verdict about generalisation",
                 FEW_TASKS >= frozen_decoder.FEWEST_TASKS,
-                control=float(_asked(investigation)),
+                control=float(asked),
                 n="control: this subject's",
             ),
             _check(
                 "tasks",
                 "score that 0 solved leaves open, upper end of the exact 95 % interval",
                 high,
-                "in words: what it could be is not excluded",
+                "scores up to this are not ruled out",
                 None,
                 control=all_high,
-                n=f"0 of {FEW_TASKS}; control: 0 of {_asked(investigation)}",
+                n=f"0 of {FEW_TASKS}; control: 0 of {asked}",
             ),
         ),
     )
@@ -334,12 +336,6 @@ def _contexts(encoder: Any, samples: Sequence[Any], device: torch.device) -> Ten
     encoder.eval()
     found: Tensor = encoder(to_device(collate(samples), device).demos).context
     return found
-
-
-def _asked(investigation: Investigation) -> int:
-    from etrm.training.tasks import held_out_tasks
-
-    return len(held_out_tasks(investigation.subject))
 
 
 def _differ(one: Representation, other: Representation) -> bool:

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etrm.evaluation.statistics import PairedInterval
 from etrm.investigation.contrast import (
     KNOWS_NOTHING,
     Contrast,
     any_gains,
+    lower_by,
     of_log_losses,
     of_losses,
     of_runs,
@@ -160,3 +162,12 @@ def test_seeds_that_would_settle_it_are_named_where_they_are_known() -> None:
 def test_rows_say_what_a_healthy_subject_passes() -> None:
     outcome = any_gains([contrast([0, 0, 0.0]), contrast([0.5, 0.5, 0.51]), contrast([0.4, -0.2, 0.1])])
     assert [row.passed for row in outcome.rows("loss")] == [False, True, None], "the one that decides first"
+
+
+def test_a_loss_that_is_higher_is_not_said_to_be_lower_by_less_than_nothing() -> None:
+    interval = of_losses("x", [(2.0, 1.5), (1.0, 0.9)], M).interval
+    assert isinstance(interval, PairedInterval)
+    assert lower_by(interval) == "lower by 0.300 [-0.963, 1.563]"  # t of 1 degree of freedom: .2 * 6.3138
+    turned = of_losses("x", [(1.5, 2.0), (0.9, 1.0)], M).interval
+    assert isinstance(turned, PairedInterval)
+    assert lower_by(turned) == "higher by 0.300 [-0.963, 1.563]"

@@ -228,3 +228,22 @@ def test_what_is_explained_names_what_explains_it_with_a_link(example: Result) -
     assert "**explained by [H2](h2.md)**" in hypothesis_page(example, "H3", ())
     assert "| **VALIDATED** (explained by H2)" in index_page(example, *page_names(example))
     assert "(explained by H2)" in printed(example, width=120)
+
+
+def test_a_run_that_two_parts_share_costs_once(example: Result) -> None:
+    whole = index_page(example, *page_names(example))
+    assert "counted once" not in whole
+    once = next(part for part in example.hypotheses.values() if part.runs)
+    again = example.hypotheses["H1"].model_copy(update={"runs": once.runs})
+    shared = example.model_copy(update={"hypotheses": {**example.hypotheses, "H1": again}})
+    page = index_page(shared, *page_names(shared))
+    together = re.compile(r"Together: ([^.]*?) in runs")
+    before, after = together.search(plain_lines(whole)), together.search(plain_lines(page))
+    assert before is not None
+    assert after is not None
+    assert before.group(1) == after.group(1)
+    assert "what parts share counted once" in plain_lines(page)
+
+
+def plain_lines(page: str) -> str:
+    return page.replace("\n", " ")
