@@ -38,6 +38,7 @@ class Job:
         measure: also measure held-in loss before and after, and the held-out score.
         held_out: measure the held-out score too, which takes longest.
         shared: the same in every investigation, so that it is kept for the next one.
+        place: its folder, where that is not one of the investigation's.
     """
 
     arm: str
@@ -46,11 +47,12 @@ class Job:
     measure: bool = False
     held_out: bool = True
     shared: bool = False
+    place: Path | None = None
 
     @property
     def folder(self) -> str:
-        """Relative to the investigation's folder."""
-        return folder_of(self.arm, self.seed)
+        """Relative to the investigation's folder, or absolute."""
+        return folder_of(self.arm, self.seed) if self.place is None else str(self.place.absolute())
 
 
 def folder_of(arm: str, seed: int) -> str:
@@ -89,7 +91,7 @@ def run_jobs(
         if job.shared and _finished(root, job):
             cache.keep(job.config, root / job.folder)
     progress(total, total)
-    found = {(job.arm, job.seed): read_run(root, job.arm, job.seed) for job in jobs}
+    found = {(job.arm, job.seed): read_run(root, job.arm, job.seed, job.folder) for job in jobs}
     return {key: run for key, run in found.items() if run is not None}
 
 
@@ -182,9 +184,9 @@ def _steps(root: Path, job: Job) -> int:
         return min(job.config.train.steps, sum(1 for _ in file))
 
 
-def read_run(root: Path, arm: str, seed: int) -> Run | None:
-    """What a folder holds of an arm's run; None where it has not ended."""
-    folder = folder_of(arm, seed)
+def read_run(root: Path, arm: str, seed: int, folder: str = "") -> Run | None:
+    """What a folder, by default the arm's own, holds of its run; None where it has not ended."""
+    folder = folder or folder_of(arm, seed)
     file = root / folder / SUMMARY
     if not file.exists():
         return None

@@ -126,12 +126,19 @@ def interventions(used: Config) -> tuple[list[Treatment], dict[str, str]]:
     return [t for t, why in every if not why], {t.what: why for t, why in every if why}
 
 
+def screens(investigation: Investigation) -> list[Screen]:
+    """The subject with its interventions, then the controls."""
+    reference = few_tasks(investigation.subject, investigation.tier.short_steps)
+    treatments, _ = interventions(effective(reference))
+    subject = subject_screen(investigation, reference, treatments)
+    return [subject, *(_control_screen(name) for name in ("healthy", *CURES))]
+
+
 def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject, its interventions and the controls, and say what they show."""
-    reference = few_tasks(investigation.subject, investigation.tier.short_steps)
-    treatments, needless = interventions(effective(reference))
-    screen = subject_screen(investigation, reference, treatments)
-    controls = [_control_screen(name) for name in ("healthy", *CURES)]
+    screen, *controls = screens(investigation)
+    reference = screen.reference
+    _, needless = interventions(effective(reference))
     runs = run_screens(investigation, "H4", [screen, *controls])
     given = screen.of_arm(runs)
     outcome = _outcome(screen, runs)

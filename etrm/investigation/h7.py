@@ -120,14 +120,20 @@ def frozen_random(config: Config) -> list[Treatment]:
     return [Treatment(RANDOM, "encoder frozen at its random start", ("train.encoder_lr_scale=0",))]
 
 
+def screens(investigation: Investigation) -> list[Screen]:
+    """The subject with the ceiling, then the controls."""
+    reference = few_tasks(investigation.subject, investigation.tier.short_steps)
+    subject = subject_screen(investigation, reference, (CEILING,))
+    return [subject, *(_control_screen(name) for name in ("healthy", *POSITIVE))]
+
+
 def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject, the ceiling, the ladder and the controls, and say what they show."""
     if effective(investigation.subject).model.variant == "trm":
         return not_run(STATEMENT, "The subject is a TRM: it has no encoder.")
-    reference = few_tasks(investigation.subject, investigation.tier.short_steps)
+    screen, *controls = screens(investigation)
+    reference = screen.reference
     stronger = (*frozen_random(reference), *ladder(effective(reference)))
-    controls = [_control_screen(name) for name in ("healthy", *POSITIVE)]
-    screen = subject_screen(investigation, reference, (CEILING,))
     runs = run_screens(investigation, "H7", [screen, *controls])
     gap = _gap(screen, runs)
     if gap.gained:  # else nothing that a stronger encoder does could decide

@@ -14,6 +14,7 @@ from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.evaluation.statistics import holm
 from etrm.files import write_atomically
 from etrm.investigation import frozen_decoder, h1, h2, h3, h4, h5, h6, h7
+from etrm.investigation.arms import Job
 from etrm.investigation.beside import beside
 from etrm.investigation.cache import code_hash
 from etrm.investigation.contrast import LARGEST_P
@@ -29,6 +30,7 @@ from etrm.investigation.result import (
     Verdict,
     explanation,
 )
+from etrm.investigation.screening import jobs_of
 from etrm.investigation.tiers import SCREENING, Tier
 from etrm.training.faults import recipe_for
 from etrm.training.run_folder import environment
@@ -136,6 +138,7 @@ def investigate(
         progress,
         tier,
         frozen_decoder=frozen_decoder.run in experiments and not until_root_cause,
+        meanwhile=lambda: () if until_root_cause else _short_runs(investigation, hypotheses),
     )
     decided = _decide_all(investigation, hypotheses, until_root_cause)
     baselines = evaluate_baselines(held_out_tasks(subject), subject.data)
@@ -148,6 +151,17 @@ def investigate(
     result = _result(name, decided, found, baselines, beside(investigation), reproduce)
     result.write(out)
     return result
+
+
+def _short_runs(investigation: Investigation, asked: Sequence[str]) -> list[Job]:
+    """What H4 and H7 begin with, which depends on nothing that is found before."""
+    screens = [
+        screen
+        for module in (h4, h7)
+        if module.STATEMENT.id in asked
+        for screen in module.screens(investigation)
+    ]
+    return jobs_of(screens)
 
 
 def _decide_all(

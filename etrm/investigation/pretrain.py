@@ -69,9 +69,8 @@ def pretrained(config: Config, progress: Callable[[int, int], None]) -> Path:
     Raises:
         Interrupted: Ctrl-C; what was trained is kept and goes on next time.
     """
-    folder = cache.cache_folder() / "decoders" / cache.key(config)
-    steps = config.train.steps
-    if not _finished(folder, steps):
+    folder, steps = folder_of(config), config.train.steps
+    if not finished(config):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not train(config, folder, resume=True, on_step=lambda trainer, _: progress(trainer.step, steps)):
             raise Interrupted
@@ -79,6 +78,12 @@ def pretrained(config: Config, progress: Callable[[int, int], None]) -> Path:
     return folder
 
 
-def _finished(folder: Path, steps: int) -> bool:
-    found = checkpoints.saved(folder / "checkpoints")
-    return bool(found) and checkpoints.read(found[-1]).step >= steps
+def folder_of(config: Config) -> Path:
+    """Where the TRM of this config is kept."""
+    return cache.cache_folder() / "decoders" / cache.key(config)
+
+
+def finished(config: Config) -> bool:
+    """Whether it has been trained to its end."""
+    found = checkpoints.saved(folder_of(config) / "checkpoints")
+    return bool(found) and checkpoints.read(found[-1]).step >= config.train.steps

@@ -13,7 +13,7 @@ from etrm.errors import EtrmError
 from etrm.investigation.arms import Job, OnProgress, run_jobs
 from etrm.investigation.interface import Passage, passage
 from etrm.investigation.launch import Launcher
-from etrm.investigation.pretrain import pretrained, trm_config
+from etrm.investigation.pretrain import finished, folder_of, pretrained, trm_config
 from etrm.investigation.result import Arm, ControlOutcome, Hypothesis, Run, Series, Verdict
 from etrm.investigation.tiers import SCREENING, Tier
 from etrm.training.faults import effective
@@ -60,6 +60,7 @@ class Investigation:
         progress: called with a phase, steps done and steps in all.
         tier: the budget.
         frozen_decoder: whether that experiment follows, so that its arms can be trained at once where H3 needs one.
+        meanwhile: gives what will be needed in any case and can be trained beside the decoder, which is one long run.
     """
 
     root: Path
@@ -69,7 +70,8 @@ class Investigation:
     progress: Callable[[str, int, int], None]
     tier: Tier = SCREENING
     frozen_decoder: bool = False
-    _done: dict[tuple[str, int], Run] = field(default_factory=dict)
+    meanwhile: Callable[[], Sequence[Job]] = tuple
+    _done: dict[tuple[str, int], Run] = field(default_factory=dict, init=False)
 
     @cached_property
     def effective(self) -> Config:
@@ -79,7 +81,11 @@ class Investigation:
     @cached_property
     def decoder(self) -> Path:
         """Run folder of the TRM that the subject starts from, trained now where it names none."""
-        return self._trm("TRM decoder", self.tier.pretrain_steps)
+        phase, steps = "TRM decoder", self.tier.pretrain_steps
+        if self.subject.train.decoder is None and not finished(config := trm_config(self.subject, steps)):
+            job = Job("trm-decoder", 0, config, place=folder_of(config))
+            self.run(phase, [job, *self.meanwhile()])
+        return self._trm(phase, steps)  # found, or tried again, so that what is wrong is raised here
 
     @cached_property
     def brief_decoder(self) -> Path:

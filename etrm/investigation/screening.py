@@ -127,8 +127,12 @@ class Screen:
 
 def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[Run]:
     """The runs of several screens, side by side on the machine."""
-    jobs = {(job.arm, job.seed): job for screen in screens for job in screen.jobs()}
-    return investigation.run(phase, list(jobs.values()))
+    return investigation.run(phase, jobs_of(screens))
+
+
+def jobs_of(screens: Sequence[Screen]) -> list[Job]:
+    """The jobs of several screens, what they share once."""
+    return list({(job.arm, job.seed): job for screen in screens for job in screen.jobs()}.values())
 
 
 def few_tasks(subject: Config, steps: int) -> Config:

@@ -71,3 +71,15 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
         lambda done, total: seen.append((done, total)),
     )
     assert seen[-1] == (4, 4)
+
+
+def test_a_run_can_have_its_place_outside_the_folder_of_the_investigation(tmp_path: Path) -> None:
+    home = tmp_path / "kept"
+    job = Job("arm", 0, CONFIG, place=home)
+    found = run_jobs(tmp_path / "one", [job, Job("other", 0, CONFIG)], ONE, lambda done, total: None)
+    run = found["arm", 0]
+    assert (run.state, run.steps, Path(run.folder)) == ("finished", 4, home)
+    assert [path.name for path in (tmp_path / "one" / "runs").iterdir()] == ["other"]
+    stamp = (home / "metrics.jsonl").stat().st_mtime_ns
+    assert run_jobs(tmp_path / "two", [job], ONE, lambda done, total: None)["arm", 0] == run
+    assert (home / "metrics.jsonl").stat().st_mtime_ns == stamp

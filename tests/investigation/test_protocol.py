@@ -1,0 +1,53 @@
+"""The decoder that an investigation trains, and what is trained beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from etrm.config import load, with_overrides
+from etrm.errors import NonFiniteError
+from etrm.investigation import pretrain
+from etrm.investigation.arms import Job
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.tiers import SCREENING
+
+SHORT = replace(SCREENING, pretrain_steps=4)
+
+
+@pytest.fixture
+def without_decoder(
+    investigation: Investigation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Investigation:
+    """An investigation whose subject names no decoder, and nothing in the cache."""
+    monkeypatch.setenv("ETRM_CACHE", str(tmp_path / "cache"))
+    subject = load("smoke", overrides=("train.threads=1",))
+    return replace(investigation, subject=subject, tier=SHORT)
+
+
+def test_what_is_needed_anyway_is_trained_beside_the_decoder(without_decoder: Investigation) -> None:
+    config = with_overrides(without_decoder.subject, ("train.steps=3",))
+    asked: list[int] = []
+
+    def meanwhile() -> list[Job]:
+        asked.append(1)
+        return [Job("few", seed, config) for seed in (0, 1)]
+
+    one = replace(without_decoder, meanwhile=meanwhile)
+    assert pretrain.finished(pretrain.trm_config(one.subject, 4)) is False
+    assert one.decoder == pretrain.folder_of(pretrain.trm_config(one.subject, 4))
+    assert [run.steps for run in one.finished("few")] == [3, 3]
+    other = replace(without_decoder, root=without_decoder.root / "other", meanwhile=meanwhile)
+    assert other.decoder == one.decoder  # kept: there is nothing to wait for
+    assert (len(asked), other.finished("few")) == (1, [])
+
+
+def test_a_decoder_that_cannot_be_trained_says_why(
+    without_decoder: Investigation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = (*pretrain.TRAINING, "train.lr=1e30", "train.clip_norm=none")
+    monkeypatch.setattr(pretrain, "TRAINING", broken)
+    with pytest.raises(NonFiniteError):
+        _ = without_decoder.decoder
