@@ -147,8 +147,9 @@ def investigate(
     if not (until_root_cause and proven) and subject.model.variant != "trm":
         best = max(report.pass_at[1].score for report in baselines.values())
         found = tuple(conduct(investigation, best) for conduct in experiments)
+    noticed = beside(investigation)
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
-    result = _result(name, decided, found, baselines, beside(investigation), reproduce)
+    result = _result(name, decided, found, baselines, noticed, reproduce)
     result.write(out)
     return result
 

@@ -44,7 +44,7 @@ class Statement:
 
 
 Looked = TypeVar("Looked")
-BRIEF_STEPS = 20
+BRIEF_STEPS = 10
 """Steps of a TRM that is good enough to see whether loading works."""
 
 
