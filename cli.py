@@ -60,7 +60,10 @@ SeedsOption = Annotated[
 PretrainOption = Annotated[
     int | None, typer.Option(min=1, help="Steps of the TRM decoder in place of the tier's.")
 ]
-JobsOption = Annotated[int, typer.Option(min=1, help="Training processes at a time, one thread each.")]
+JobsOption = Annotated[int, typer.Option(min=1, help="Training runs at a time.")]
+ThreadsOption = Annotated[
+    int, typer.Option(min=1, help="CPU threads of each run; its numbers depend on them, to rounding.")
+]
 LauncherOption = Annotated[
     str,
     typer.Option(
@@ -135,6 +138,7 @@ def investigate(
     tier: TierOption = "screening",
     seeds: SeedsOption = None,
     jobs: JobsOption = 2,
+    threads: ThreadsOption = 1,
     launcher: LauncherOption = "processes",
     launcher_set: LauncherSetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the investigation.")] = Path("runs/investigation"),
@@ -159,7 +163,7 @@ def investigate(
     result = _decide(
         _subject(run, preset, config, settings, inject),
         out,
-        launcher=_launcher(launcher, jobs, launcher_set),
+        launcher=_launcher(launcher, jobs, threads, launcher_set),
         tier=_tier(tier, seeds, pretrain_steps),
         hypotheses=chosen(hypotheses),
         until_root_cause=until_root_cause,
@@ -192,6 +196,7 @@ def frozen_decoder(
     tier: TierOption = "screening",
     seeds: SeedsOption = None,
     jobs: JobsOption = 2,
+    threads: ThreadsOption = 1,
     launcher: LauncherOption = "processes",
     launcher_set: LauncherSetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the experiment.")] = Path("runs/frozen-decoder"),
@@ -205,7 +210,7 @@ def frozen_decoder(
     _decide(
         _subject(run, preset, config, settings, inject),
         out,
-        launcher=_launcher(launcher, jobs, launcher_set),
+        launcher=_launcher(launcher, jobs, threads, launcher_set),
         tier=_tier(tier, seeds, pretrain_steps),
         hypotheses=(),
         experiments=((lambda found, _: original.run(found, mistakes)) if mistakes else frozen,),
@@ -763,6 +768,7 @@ def experiment_run(
     settings: SetOption = None,
     seeds: ExperimentSeeds = 3,
     jobs: JobsOption = 2,
+    threads: ThreadsOption = 1,
     launcher: LauncherOption = "processes",
     launcher_set: LauncherSetOption = None,
     out: ExperimentOut = Path("runs/experiments"),
@@ -772,7 +778,11 @@ def experiment_run(
 
     chosen = [find(name) for name in dict.fromkeys((BASELINE, *names))]
     _experiments(
-        chosen, _config(preset, config, settings, None), seeds, _launcher(launcher, jobs, launcher_set), out
+        chosen,
+        _config(preset, config, settings, None),
+        seeds,
+        _launcher(launcher, jobs, threads, launcher_set),
+        out,
     )
 
 
@@ -784,6 +794,7 @@ def experiment_suite(
     settings: SetOption = None,
     seeds: ExperimentSeeds = 3,
     jobs: JobsOption = 2,
+    threads: ThreadsOption = 1,
     launcher: LauncherOption = "processes",
     launcher_set: LauncherSetOption = None,
     out: ExperimentOut = Path("runs/experiments"),
@@ -795,7 +806,7 @@ def experiment_suite(
         of_suite(name),
         _config(preset, config, settings, None),
         seeds,
-        _launcher(launcher, jobs, launcher_set),
+        _launcher(launcher, jobs, threads, launcher_set),
         out,
     )
 
@@ -855,10 +866,10 @@ def _tier(name: str, seeds: int | None, pretrain_steps: int | None) -> Tier:
     return replace(tier, seeds=seeds or tier.seeds, pretrain_steps=pretrain_steps or tier.pretrain_steps)
 
 
-def _launcher(name: str, jobs: int, settings: list[str] | None) -> Launcher:
+def _launcher(name: str, jobs: int, threads: int, settings: list[str] | None) -> Launcher:
     from etrm.investigation.launch import launcher
 
-    return launcher(name, jobs, settings or ())
+    return launcher(name, jobs, settings or (), threads)
 
 
 @contextmanager

@@ -11,11 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from etrm.config import Config
+from etrm.config import Config, with_overrides
 from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError
 from etrm.files import write_atomically
 from etrm.investigation import cache
@@ -78,6 +78,7 @@ def run_jobs(
         Interrupted: Ctrl-C; finished steps are kept.
         RunFolderError: the folder holds an investigation of another subject.
     """
+    jobs = [_threaded(job, launcher.threads) for job in jobs]
     for job in jobs:
         _check_config(root, job)
     for job in jobs:
@@ -93,6 +94,12 @@ def run_jobs(
     progress(total, total)
     found = {(job.arm, job.seed): read_run(root, job.arm, job.seed, job.folder) for job in jobs}
     return {key: run for key, run in found.items() if run is not None}
+
+
+def _threaded(job: Job, threads: int) -> Job:
+    if job.shared or job.place is not None:
+        return job
+    return replace(job, config=with_overrides(job.config, (f"train.threads={threads}",)))
 
 
 def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[[], None]) -> None:

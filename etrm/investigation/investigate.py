@@ -306,7 +306,7 @@ def _reproduce(
         data_hash=training_tasks(subject).hash,
         versions=where["versions"],
         hardware=where["hardware"],
-        threads=1,
+        threads=investigation.launcher.threads,
         tier=investigation.tier.name,
         wall_s=round(seconds, 1),
         config=json.loads(subject.to_json()),

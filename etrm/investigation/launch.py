@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -40,24 +41,29 @@ class Launcher:
     """How arms are run.
 
     Attributes:
-        jobs: at a time, one CPU thread each.
+        jobs: at a time.
         open: gives the executor, which may keep its files in the folder.
+        threads: of each run. Its numbers depend on them to rounding, so that what is kept for other investigations
+            always has one, and so has every run unless more are asked for: whatever the machine, they are the same.
     """
 
     jobs: int
     open: Callable[[Path], AbstractContextManager[Executor]]
+    threads: int = 1
 
 
-def launcher(name: str, jobs: int, settings: Sequence[str] = ()) -> Launcher:
+def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 1) -> Launcher:
     """The launcher of that name.
 
     Args:
         name: ``processes``; ``local`` or ``slurm`` are submitit's.
         jobs: at a time.
         settings: of submitit's executor, as key=value, e.g. ``slurm_partition=gpu`` or ``timeout_min=60``.
+        threads: of each run.
 
     Raises:
-        ConfigError: it is not known, takes no settings, or submitit is not installed or refuses a setting.
+        ConfigError: it is not known, takes no settings, submitit is not installed or refuses a setting, or processes
+            of this machine would need more cores than it has for the threads asked.
     """
     if name not in LAUNCHERS:
         raise ConfigError(f"unknown --launcher {name!r}", allowed=", ".join(LAUNCHERS))
@@ -66,9 +72,21 @@ def launcher(name: str, jobs: int, settings: Sequence[str] = ()) -> Launcher:
             raise ConfigError(
                 f"processes take no --launcher-set {settings[0]!r}", next_step="--launcher slurm or local"
             )
-        return Launcher(jobs, lambda folder: processes(jobs))
+        cores = usable_cores()
+        if threads > 1 and jobs * threads > cores:
+            raise ConfigError(
+                f"--jobs {jobs} of --threads {threads} would wait for each other",
+                got=f"{jobs * threads} threads on {cores} cores",
+                allowed=f"--threads {max(1, cores // jobs)} with --jobs {jobs}",
+            )
+        return Launcher(jobs, lambda folder: processes(jobs), threads)
     parameters = dict(_parsed(setting) for setting in settings)
-    return Launcher(jobs, lambda folder: _submitit(name, folder, parameters))
+    return Launcher(jobs, lambda folder: _submitit(name, folder, parameters), threads)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Futures:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from etrm.config import load
+from etrm.config import Config, load
 from etrm.errors import ConfigError, Interrupted
+from etrm.investigation import launch
 from etrm.investigation.arms import Job, run_jobs
 from etrm.investigation.launch import Launcher, launcher
 
@@ -34,6 +36,24 @@ def silent(done: int, total: int) -> None:
 def test_what_cannot_be_is_refused(name: str, settings: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         launcher(name, 1, settings)
+
+
+def test_more_threads_than_cores_are_refused_with_a_fair_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "usable_cores", lambda: 8)
+    assert launcher("processes", 2, threads=4).threads == 4
+    with pytest.raises(ConfigError) as caught:
+        launcher("processes", 3, threads=4)
+    assert (caught.value.got, caught.value.allowed) == ("12 threads on 8 cores", "--threads 2 with --jobs 3")
+    assert launcher("processes", 9).threads == 1  # as it has always been: more runs than cores only wait
+
+
+def test_runs_have_the_threads_that_were_asked_and_what_is_kept_has_one(tmp_path: Path) -> None:
+    jobs = [Job("arm", 0, CONFIG), Job("kept", 0, CONFIG, place=tmp_path / "kept")]
+    with_two = replace(launcher("processes", 1), threads=2)
+    found = run_jobs(tmp_path, jobs, with_two, silent)
+    folders = [tmp_path / run.folder for run in found.values()]
+    read = [Config.from_json((folder / "config.json").read_text("utf-8")) for folder in folders]
+    assert [config.train.threads for config in read] == [2, 1]
 
 
 def test_without_submitit_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
