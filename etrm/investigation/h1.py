@@ -22,6 +22,7 @@ from etrm.investigation.protocol import (
     Investigation,
     Statement,
     control_arms,
+    not_run,
     seeds_in_words,
 )
 from etrm.investigation.result import (
@@ -148,6 +149,8 @@ def _frozen(config: Config) -> FrozenSpan | None:
 
 def decide(investigation: Investigation) -> Hypothesis:
     """Compare the subject of every seed and the controls."""
+    if investigation.subject.model.variant == "trm" and investigation.subject.train.decoder is None:
+        return not_run(STATEMENT, "The subject is a TRM that starts from no other: nothing is loaded.")
     began = time.perf_counter()
     decoder = investigation.brief_decoder
     subject = investigation.starting_from(decoder)

@@ -23,7 +23,7 @@ from etrm.evaluation import decide as decided_by
 from etrm.investigation import frozen_decoder
 from etrm.investigation.contrast import lower_by
 from etrm.investigation.inspection import inspected_controls, judged, sentence, worst_of
-from etrm.investigation.interface import ROUNDING, Passage, passage
+from etrm.investigation.interface import ROUNDING, SAME, Passage, passage
 from etrm.investigation.measure import training_queries, with_foreign_demos
 from etrm.investigation.protocol import (
     Investigation,
@@ -273,8 +273,8 @@ def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: in
             "direction": "must be equal",
             "control": 0.0,
             "treatment": _finite(seen.same),
-            "threshold": f"<= {ROUNDING:g}",
-            "passed": seen.same <= ROUNDING,
+            "threshold": f"<= {SAME:g}",
+            "passed": seen.same <= SAME,
             "note": f"least squares: {seen.scale:.4g} times what it says, cosine {seen.aligned:.3f}",
         },
         {

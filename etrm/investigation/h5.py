@@ -7,6 +7,7 @@ grids of their tasks; one step tells whose labels the loss takes.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,6 +79,8 @@ class Facts:
         loss_garbled: the same where all samples not yet drawn have other labels.
         tasks: of the training set.
         drawn: of them, those that a query is asked of.
+        uneven: queries that the loader's first pass does not draw just once.
+        queries: in all.
     """
 
     read: Provenance
@@ -86,6 +89,8 @@ class Facts:
     loss_garbled: Value
     tasks: int
     drawn: int
+    uneven: int
+    queries: int
 
     @property
     def foreign_labels(self) -> bool:
@@ -95,7 +100,8 @@ class Facts:
     @property
     def holds(self) -> bool:
         """Whether the hypothesis holds."""
-        return bool(self.read.wrong or self.leaked.ids or self.foreign_labels or self.drawn < self.tasks)
+        drawn = self.drawn < self.tasks or self.uneven
+        return bool(self.read.wrong or self.leaked.ids or self.foreign_labels or drawn)
 
     @property
     def words(self) -> str:
@@ -113,6 +119,8 @@ class Facts:
             parts.append(f"{len(self.leaked.ids)} held-out tasks are trained on ({self.leaked.ids[0]}, ...)")
         if self.drawn < self.tasks:
             parts.append(f"{self.tasks - self.drawn} of {self.tasks} tasks are never drawn")
+        if self.uneven:
+            parts.append(f"{self.uneven} of {self.queries} queries are not drawn just once in a pass")
         if parts:
             return "; ".join(parts)
         return (
@@ -144,6 +152,8 @@ def inspect(config: Config) -> Facts:
         loss_garbled=_loss_of_rows_that_go_on(config, garbled=True),
         tasks=len(trainer.tasks),
         drawn=len({query.task.id for query in trainer.episodes.queries}),
+        uneven=_uneven(trainer),
+        queries=len(trainer.episodes.queries),
     )
 
 
@@ -177,6 +187,19 @@ def _read(trainer: Trainer) -> Provenance:
             scored = replace(batch, labels=trainer.recipe.labels(slots, part))
             batches.append((scored, slots.samples))
     return read_rows(batches, trainer.tasks, trainer.config.data.max_demos)
+
+
+def _uneven(trainer: Trainer) -> int:
+    """Queries that are not drawn just once where every bucket is passed through once."""
+    episodes = trainer.episodes
+    asked = Counter((query.task.id, query.index) for query in episodes.queries)
+    drawn = [
+        trainer.recipe.draw(episodes, bucket, index)
+        for bucket in range(episodes.buckets)
+        for index in range(len(episodes.bucket_queries(bucket)))
+    ]
+    found = Counter((sample.task_id, sample.query) for sample in drawn)
+    return sum(found[key] != count for key, count in asked.items())
 
 
 def _loss_of_rows_that_go_on(config: Config, *, garbled: bool) -> Value:
@@ -251,6 +274,12 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
             "treatment": float(facts.tasks - facts.drawn),
             "passed": facts.drawn == facts.tasks,
             "n": f"{facts.tasks} training tasks",
+        },
+        {
+            "metric": "queries that the loader's first pass does not draw just once",
+            "treatment": float(facts.uneven),
+            "passed": not facts.uneven,
+            "n": f"{facts.queries} queries",
         },
     ]
     return tuple(base.model_copy(update=row) for row in rows)

@@ -47,8 +47,9 @@ STATEMENT = Statement(
     statement="The evaluator misreports.",
     refuted_by=(
         "Right answers planted for all tasks, for half of them and for none score 100 %, that half and 0 %, on 4, "
-        "on 64 and on all tasks, in whatever order the evaluations come; votes for augmented queries count for the "
-        "query; the averaged weights are those that are evaluated; every row takes the ACT steps it is given."
+        "on 64 and on all tasks, in whatever order the evaluations come; an answer that comes second counts for "
+        "pass@2 and not for pass@1; votes for augmented queries count for the query; the averaged weights are those "
+        "that are evaluated; every row takes the ACT steps it is given."
     ),
     mechanism=(
         "A wrong denominator, votes that are not turned back or not forgotten, or other weights than meant report a "
@@ -74,8 +75,9 @@ class Planted:
         asked: tasks that were asked.
         solved: of them, those that were planted right and can be answered.
         reported_asked, reported_solved: by the evaluator.
-        score: pass@1 by the evaluator.
-        wanted: pass@1 by counting, the mean over the tasks of the share of queries planted right.
+        score: pass@k by the evaluator.
+        wanted: pass@k by counting, the mean over the tasks of the share of queries planted right.
+        k: candidates that may be tried.
     """
 
     what: str
@@ -85,6 +87,7 @@ class Planted:
     reported_solved: int
     score: float
     wanted: float
+    k: int = 1
 
     @property
     def right(self) -> bool:
@@ -96,8 +99,8 @@ class Planted:
     def words(self) -> str:
         """What was planted and what came out."""
         return (
-            f"{self.what}: {self.reported_solved} of {self.reported_asked} tasks ({self.score:.1%}) reported, "
-            f"{self.solved} of {self.asked} ({self.wanted:.1%}) planted"
+            f"{self.what}, pass@{self.k}: {self.reported_solved} of {self.reported_asked} tasks "
+            f"({self.score:.1%}) reported, {self.solved} of {self.asked} ({self.wanted:.1%}) planted"
         )
 
 
@@ -202,16 +205,28 @@ def wrong_answer(sample: Sample) -> Answer:
     return np.where(tokens >= FIRST_COLOUR, mirrored, tokens), logit
 
 
+def black_answer(sample: Sample) -> Answer:
+    """The labels of a sample with every colour black, which is the same under every augmentation."""
+    tokens, logit = right_answer(sample)
+    return np.where(tokens >= FIRST_COLOUR, FIRST_COLOUR, tokens), logit
+
+
 Right = Callable[[Sample], bool]
+Wrong = Callable[[Sample], Answer]
 
 
-def planted(right: Right) -> Predictor:
+def planted(right: Right, wrong: Wrong = wrong_answer) -> Predictor:
     """Right for some samples, wrong for the others."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
-        return [right_answer(s) if right(s) else wrong_answer(s) for s in samples]
+        return [right_answer(s) if right(s) else wrong(s) for s in samples]
 
     return answer
+
+
+def black(sample: Sample) -> bool:
+    """Whether the right answer is all black."""
+    return bool(np.array_equal(right_answer(sample)[0], black_answer(sample)[0]))
 
 
 def augmented(sample: Sample) -> bool:
@@ -235,21 +250,33 @@ def _plant(trainer: Trainer) -> tuple[Planted, ...]:
             ("right under augmentation alone", augmented, lambda s: True),
             ("all wrong", lambda s: False, lambda s: False),
         )
-        found += [_asked(trainer, f"{what}, {size} tasks", tasks, *right) for what, *right in cases]
+        found += [
+            _asked(trainer, f"{what}, {size} tasks", tasks, planted(right), wins)
+            for what, right, wins in cases
+        ]
+        # One right vote against three that agree: the right answer comes second.
+        second_place = planted(lambda s: not augmented(s), black_answer)
+        what = f"right by one vote of {VOTES}, {size} tasks"
+        found.append(_asked(trainer, what, tasks, second_place, black))
+        found.append(_asked(trainer, what, tasks, second_place, lambda s: True, k=2))
     return tuple(found)
 
 
-def _asked(trainer: Trainer, what: str, tasks: TaskSet, right: Right, wins: Right) -> Planted:
-    """What the evaluator says, held against a count that it has no part in."""
+def _asked(
+    trainer: Trainer, what: str, tasks: TaskSet, predictor: Predictor, wins: Right, k: int = 1
+) -> Planted:
+    """What the evaluator says of k candidates, held against a count that it has no part in."""
     asked: dict[str, list[bool]] = {task.id: [] for task in tasks}
     for sample in evaluation_samples(tasks, trainer.config.data, 1, 0):
         asked[sample.task_id].append(sample.in_region and wins(sample))
     try:
         report = trainer.recipe.evaluate(
-            tasks, planted(right), augmentations=VOTES, data=trainer.config.data, ks=(1,)
+            tasks, predictor, augmentations=VOTES, data=trainer.config.data, ks=(1, 2)
         )
-        passed = report.pass_at[1]
-        reported = (passed.asked, passed.solved, passed.score)
+        if (passed := report.pass_at.get(k)) is None:
+            what, reported = f"{what}, not reported", (0, 0, 0.0)
+        else:
+            reported = (passed.asked, passed.solved, passed.score)
     except ValueError as error:  # answers of the form that was asked for are refused
         what, reported = f"{what}, refused ({error})", (0, 0, 0.0)
     return Planted(
@@ -260,6 +287,7 @@ def _asked(trainer: Trainer, what: str, tasks: TaskSet, right: Right, wins: Righ
         reported_solved=reported[1],
         score=reported[2],
         wanted=sum(sum(answers) / len(answers) for answers in asked.values()) / len(asked),
+        k=k,
     )
 
 
@@ -311,7 +339,7 @@ def _weights(trainer: Trainer) -> tuple[Value, Value]:
 def _evidence(facts: Facts) -> tuple[Evidence, ...]:
     rows = [
         Evidence(
-            metric=f"pass@1 reported for planted answers: {planted.what}",
+            metric=f"pass@{planted.k} reported for planted answers: {planted.what}",
             direction="must be equal",
             control=planted.wanted,
             treatment=planted.score,

@@ -31,7 +31,8 @@ ANSWER = "a demonstration that is the query with its answer"
 APART = "a demonstration of the task under another augmentation"
 FOREIGN = "a demonstration of another task"
 COUNT = "demonstrations of the task left out or shown twice"
-KINDS = (QUERY, LABELS, ANSWER, APART, FOREIGN, COUNT)
+PLACE = "an output that does not lie where its input does"
+KINDS = (QUERY, LABELS, ANSWER, APART, FOREIGN, COUNT, PLACE)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,23 @@ def problems(
     plain = Counter(_undone(demo, augmentation) for demo in shown)
     own = Counter(demo for demo in task.demos if demo != asked)
     too_often = any(plain[demo] > own[demo] for demo in own)
-    return found + ([COUNT] if too_often or len(shown) != min(own.total(), max_demos) else [])
+    if too_often or len(shown) != min(own.total(), max_demos):
+        found.append(COUNT)
+    corners = [(_corner(inputs, places), _corner(batch.labels[row].numpy(), places))]
+    corners += [_demo_corners(batch, pair) for pair in pairs]
+    apart = any(first != second for first, second in corners if first is not None and second is not None)
+    return found + ([PLACE] if apart else [])
+
+
+def _corner(tokens: Integers, places: Integers) -> tuple[int, int] | None:
+    """First row and first column of the colours among some tokens; None without one."""
+    rows, columns = np.divmod(places[tokens >= FIRST_COLOUR], SIDE)
+    return (int(rows.min()), int(columns.min())) if len(rows) else None
+
+
+def _demo_corners(batch: Batch, pair: int) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    (tokens, places), (there, second) = _halves(batch, pair)
+    return _corner(tokens, places), _corner(there, second)
 
 
 def _room(inputs: Integers, places: Integers) -> tuple[int, int]:
@@ -139,9 +156,15 @@ def _renumbered(grids: Sequence[Grid]) -> bytes:
 
 def _demo(batch: Batch, pair: int) -> Pair:
     """The grids of a demonstration as the encoder sees them."""
+    first, second = _halves(batch, pair)
+    return Pair(grid(*first), grid(*second))
+
+
+def _halves(batch: Batch, pair: int) -> tuple[tuple[Integers, Integers], tuple[Integers, Integers]]:
+    """Tokens and places of a demonstration's input, and of its output."""
     tokens, places = batch.demos.tokens[pair].numpy(), batch.demos.positions[pair].numpy()
     first = places < CELLS
-    return Pair(grid(tokens[first], places[first]), grid(tokens[~first], places[~first] - CELLS))
+    return (tokens[first], places[first]), (tokens[~first], places[~first] - CELLS)
 
 
 def _undone(demo: Pair, augmentation: Augmentation) -> Pair:

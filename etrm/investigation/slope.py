@@ -14,6 +14,7 @@ from torch import Tensor
 from etrm.config import Config, with_overrides
 from etrm.errors import NonFiniteError
 from etrm.investigation.screening import interventions
+from etrm.training import recipe
 from etrm.training.trainer import Trainer
 
 LIKE = (0.2, 5.0)
@@ -77,7 +78,7 @@ def slope(config: Config) -> Slope | None:
     config = with_overrides(config, alone)
     config = with_overrides(config, (interventions(config, SETTINGS),))
     try:
-        weights, gradient, _ = _first_step(config, {})
+        weights, gradient = _first_step(config, {})[:2]
         length = _norm(gradient)
         frozen = len(weights) - len(gradient)
         if not length:
@@ -95,9 +96,13 @@ def slope(config: Config) -> Slope | None:
 def _first_step(
     config: Config, changed: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
-    """The encoder's weights, its gradients as the optimiser gets them, and the loss, of a step that updates nothing."""
+    """The encoder's weights, its gradients as the optimiser gets them, and the loss, of a step that updates nothing.
+
+    The gradients are those of what the run trains on, the loss that of a changed encoder as it is meant.
+    """
     trainer = Trainer(config)
-    trainer.recipe = replace(trainer.recipe, update=lambda optimizers, frozen: keep())
+    weigh = recipe.weigh if changed else trainer.recipe.weigh
+    trainer.recipe = replace(trainer.recipe, update=lambda optimizers, frozen: keep(), weigh=weigh)
     encoder = trainer.model.encoder
     assert encoder is not None
     gradient: dict[str, Tensor] = {}

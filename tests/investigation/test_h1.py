@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,16 @@ def test_a_decoder_of_another_size_is_an_error_that_says_why(subject: Config, de
     wide = with_overrides(subject, ("model.hidden_size=64",))
     with pytest.raises(CheckpointError, match="decoder tensors cannot be loaded"):
         h1.compare(wide, decoder)
+
+
+def test_a_trm_that_starts_from_no_other_has_nothing_to_load(investigation: Investigation) -> None:
+    overrides = ("model.variant=trm", "data.augmentations=1", "train.decoder=none")
+    found = h1.decide(replace(investigation, subject=with_overrides(investigation.subject, overrides)))
+    assert found.verdict is Verdict.NOT_RUN
+
+
+def test_a_halting_logit_that_never_moves_is_no_matter_of_loading(
+    investigation: Investigation, decoder: Path
+) -> None:
+    stuck = with_overrides(investigation.subject, ('faults=["halting-stuck"]',))
+    assert not h1.compare(stuck, decoder).holds

@@ -24,6 +24,7 @@ def smoke(*faults: str) -> Config:
 
 
 FIRST = "the first query of every task right"
+SECOND = "right by one vote of 4"
 
 
 def wrong(facts: h6.Facts) -> list[str]:
@@ -33,7 +34,7 @@ def wrong(facts: h6.Facts) -> list[str]:
 def test_a_sound_evaluator_reports_what_was_planted() -> None:
     facts = h6.inspect(smoke())
     assert not facts.holds
-    assert [planted.score for planted in facts.planted] == [1.0, 0.5, 0.875, 1.0, 0.0]
+    assert [planted.score for planted in facts.planted] == [1.0, 0.5, 0.875, 1.0, 0.0, 0.0, 1.0]
     assert facts.averaged == facts.tensors
     assert facts.act_steps == 4
     assert facts.path_gap == 0
@@ -44,10 +45,13 @@ def test_a_sound_evaluator_reports_what_was_planted() -> None:
     [
         (
             "divide-by-all",
-            ["all right", "every second right", FIRST, "right under augmentation alone", "all wrong"],
+            [
+                *("all right", "every second right", FIRST, "right under augmentation alone", "all wrong"),
+                *(SECOND, SECOND),
+            ],
         ),
         ("no-inverse", ["all right", "every second right", FIRST, "right under augmentation alone"]),
-        ("stale-votes", ["every second right", FIRST, "all wrong"]),
+        ("stale-votes", ["every second right", FIRST, "all wrong", SECOND]),
     ],
 )
 def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[str]) -> None:
@@ -69,15 +73,24 @@ Change = Callable[[EvaluationReport], EvaluationReport]
 
 def _one_more(report: EvaluationReport) -> EvaluationReport:
     first = report.pass_at[1]
-    return replace(report, pass_at={1: replace(first, solved=min(first.asked, first.solved + 1))})
+    more = replace(first, solved=min(first.asked, first.solved + 1))
+    return replace(report, pass_at={**report.pass_at, 1: more})
+
+
+def _second_as_first(report: EvaluationReport) -> EvaluationReport:
+    return replace(report, pass_at=dict.fromkeys(report.pass_at, report.pass_at[2]))
+
+
+def _first_alone(report: EvaluationReport) -> EvaluationReport:
+    return replace(report, pass_at={1: report.pass_at[1]})
 
 
 def _without_the_last(report: EvaluationReport) -> EvaluationReport:
     first = report.pass_at[1]
-    return replace(report, pass_at={1: replace(first, asked=first.asked - 1)})
+    return replace(report, pass_at={**report.pass_at, 1: replace(first, asked=first.asked - 1)})
 
 
-@pytest.mark.parametrize("change", [_one_more, _without_the_last])
+@pytest.mark.parametrize("change", [_one_more, _without_the_last, _second_as_first, _first_alone])
 def test_evaluators_that_nobody_listed(change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluate(tasks: Any, predictor: Predictor, **options: Any) -> EvaluationReport:
         return change(evaluation.evaluate(tasks, predictor, **options))

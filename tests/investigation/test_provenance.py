@@ -9,12 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etrm.config import DataConfig, load
+from etrm.config import SIDE, DataConfig, load
 from etrm.data import DemoPair, Episodes, Sample, collate, load_tasks
 from etrm.data.augment import Augmentation, random
+from etrm.data.sample import CELLS
 from etrm.data.task import Pair
 from etrm.investigation import provenance
-from etrm.investigation.provenance import ANSWER, APART, COUNT, FOREIGN, LABELS, QUERY, canonical, read_rows
+from etrm.investigation.provenance import (
+    ANSWER,
+    APART,
+    COUNT,
+    FOREIGN,
+    LABELS,
+    PLACE,
+    QUERY,
+    canonical,
+    read_rows,
+)
 from etrm.training.faults.data import _as_demo
 
 TASKS = load_tasks("arc-agi-1", "training", 8, 40)
@@ -72,7 +83,10 @@ def test_each_damage_is_named(index: int, data: st.DataObject) -> None:
     table = np.arange(12, dtype=np.int16)
     table[2:] = 2 + (np.arange(10) + data.draw(st.integers(1, 9))) % 10
     apart = tuple(replace(demo, tokens=table[demo.tokens]) for demo in sound.demos)
+    first = sound.demos[0]
+    moved = np.where(first.positions >= CELLS, first.positions + SIDE + 1, first.positions)
     damaged = {
+        PLACE: replace(sound, demos=(replace(first, positions=moved), *sound.demos[1:])),
         ANSWER: replace(sound, demos=(_as_demo(sound), *sound.demos[1:])),
         APART: replace(sound, demos=apart),
         QUERY: replace(sound, tokens=table[sound.tokens]),

@@ -179,6 +179,58 @@ def average_never_taken(recipe: Recipe) -> Recipe:
     return replace(recipe, build_model=build, load_weights=load_weights)
 
 
+def second_as_first(recipe: Recipe, tasks: TaskSet, predictor: Predictor, **options: Any) -> EvaluationReport:
+    report = recipe.evaluate(tasks, predictor, **options)
+    return replace(report, pass_at=dict.fromkeys(report.pass_at, report.pass_at[max(report.pass_at)]))
+
+
+def queries_moved(sample: Sample) -> Sample:
+    return replace(sample, tokens=np.roll(sample.tokens, 1))
+
+
+def outputs_of_the_next(sample: Sample) -> Sample:
+    def crossed(demo: DemoPair, following: DemoPair) -> DemoPair:
+        first, second = demo.positions < CELLS, following.positions >= CELLS
+        return DemoPair(
+            np.concatenate([demo.tokens[first], following.tokens[second]]),
+            np.concatenate([demo.positions[first], following.positions[second]]),
+        )
+
+    demos = sample.demos
+    return replace(
+        sample, demos=tuple(crossed(*pair) for pair in zip(demos, demos[1:] + demos[:1], strict=True))
+    )
+
+
+def asked_for(change: Callable[[int], int]) -> Apply:
+    """Another place of the stream is drawn than the one that was asked for."""
+
+    def apply(recipe: Recipe) -> Recipe:
+        def draw(episodes: Episodes, bucket: int, index: int) -> Sample:
+            return recipe.draw(episodes, bucket, change(index))
+
+        return replace(recipe, draw=draw)
+
+    return apply
+
+
+def trained_on(change: Callable[[Tensor], Tensor]) -> Apply:
+    def apply(recipe: Recipe) -> Recipe:
+        return replace(recipe, weigh=lambda loss, step: change(recipe.weigh(loss, step)))
+
+    return apply
+
+
+def noise_in_place(model: RecursiveModel) -> None:
+    assert model.encoder is not None
+    for parameter in model.encoder.parameters():
+        parameter.register_hook(lambda g: torch.randn_like(g) * g.norm() / g.numel() ** 0.5)
+
+
+def one_cycle(model: RecursiveModel) -> None:
+    model.core.H_cycles = 1
+
+
 UNLISTED: dict[str, tuple[str | None, Apply]] = {
     "demonstrations in another order": (None, drawn(lambda s: replace(s, demos=s.demos[::-1]))),
     "the first demonstration alone": ("H5", drawn(lambda s: replace(s, demos=s.demos[:1]))),
@@ -190,19 +242,31 @@ UNLISTED: dict[str, tuple[str | None, Apply]] = {
     "other colours in the inputs alone": ("H5", paired(recoloured_input)),
     "demonstrations without outputs": ("H5", paired(without_output)),
     "outputs in place of inputs": ("H5", paired(turned_round)),
+    "queries moved by one place": ("H5", drawn(queries_moved)),
+    "outputs of the next demonstration": ("H5", drawn(outputs_of_the_next)),
+    "every sample twice": ("H5", asked_for(lambda index: index - index % 2)),
+    "eight samples for ever": ("H5", asked_for(lambda index: index % 8)),
     "half of the rows not scored": ("H5", labelled(unscored)),
     "labels of the row above": ("H5", labelled(lambda labels: labels.roll(1, 0))),
     "one query of each task": ("H6", evaluated(first_query_alone)),
     "answers of the next query": ("H6", evaluated(answers_of_the_next)),
+    "the second answer counts as the first": ("H6", evaluated(second_as_first)),
     "one vote": ("H6", evaluated(one_vote)),
     "an average that is never taken": ("H6", average_never_taken),
     "an embedding of zeros": ("H1", loaded(embedding_to_zero)),
+    "one H cycle": ("H1", loaded(one_cycle)),
     "a little noise on the decoder": ("H1", loaded(noise_on_the_decoder)),
     "gradients times 1e-6": ("H2", gradients_times(1e-6)),
     "gradients turned round": ("H2", gradients_times(-1.0)),
+    "noise of the gradient's size": ("H2", lambda recipe: built(recipe, noise_in_place)),
+    "a loss turned round": ("H2", trained_on(lambda loss: -loss)),
+    "a loss of 0": ("H2", trained_on(lambda loss: 0 * loss)),
     "half of the encoder frozen": ("H2", lambda recipe: built(recipe, half_frozen)),
     "the context plus 5": ("H3", given(lambda context: context + 5)),
     "the context of the row above": ("H3", given(lambda context: context.roll(1, 0))),
+    "the context in bfloat16": (None, given(lambda context: context.bfloat16().float())),
+    "the context's tokens in another order": ("H3", given(lambda context: context.roll(1, 1))),
+    "the context clipped": ("H3", given(lambda context: context.clamp(-1, 1))),
     "the context turned round": ("H3", given(lambda context: -context)),
     "no context for half of the rows": ("H3", given(lambda c: c * (torch.arange(len(c)) % 2)[:, None, None])),
     "the last token missing": (

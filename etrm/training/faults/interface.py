@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from etrm.batch import Batch
-from etrm.config import Config
 from etrm.model.act import Carry
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
 from etrm.training.faults.seam import Fault, built, handed_over, with_policy
@@ -56,18 +55,11 @@ def _encode_all_discard(recipe: Recipe) -> Recipe:
 
 def _halting_stuck(recipe: Recipe) -> Recipe:
     def change(model: RecursiveModel) -> None:
-        head = model.core.q_head
-        with torch.no_grad():
-            head.weight.zero_()
-            assert head.bias is not None
-            head.bias.fill_(NEVER)
+        head = model.core.q_head  # whatever weights a pretrained decoder brings, they stay as they are
+        head.register_forward_hook(lambda head, given, logits: torch.full_like(logits, NEVER))
         head.requires_grad_(False)
 
-    def load(model: RecursiveModel, config: Config) -> None:
-        recipe.load_decoder(model, config)
-        change(model)  # a pretrained decoder brings a head of its own
-
-    return replace(built(recipe, change), load_decoder=load)
+    return built(recipe, change)
 
 
 FAULTS = (
