@@ -728,7 +728,7 @@ def bench_faults(
 
     base = _config(preset, config, settings, None)
     budget = _tier(tier, per_case, pretrain_steps)
-    chosen = fault_bench.cases(names or (), seeds, budget.seeds)
+    chosen = fault_bench.cases(names or (), seeds, max(budget.seeds, budget.short_seeds))
     with _resumable("") as phases:
         outcomes = fault_bench.run(
             base,
@@ -863,7 +863,9 @@ def _tier(name: str, seeds: int | None, pretrain_steps: int | None) -> Tier:
     from etrm.investigation.tiers import find
 
     tier = find(name)
-    return replace(tier, seeds=seeds or tier.seeds, pretrain_steps=pretrain_steps or tier.pretrain_steps)
+    if seeds is not None:
+        tier = replace(tier, seeds=seeds, short_seeds=seeds)
+    return replace(tier, pretrain_steps=pretrain_steps or tier.pretrain_steps)
 
 
 def _launcher(name: str, jobs: int, threads: int, settings: list[str] | None) -> Launcher:

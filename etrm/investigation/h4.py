@@ -147,7 +147,7 @@ def decide(investigation: Investigation) -> Hypothesis:
     return STATEMENT.decided(
         verdict,
         sentence,
-        screening=len(investigation.seeds) < FULL_SEEDS,
+        screening=len(screen.seeds) < FULL_SEEDS,
         candidate=outcome.candidate and verdict is Verdict.INCONCLUSIVE,
         p_value=outcome.p_value,
         arms=(

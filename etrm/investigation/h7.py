@@ -146,7 +146,7 @@ def decide(investigation: Investigation) -> Hypothesis:
     return STATEMENT.decided(
         verdict,
         sentence,
-        screening=len(investigation.seeds) < FULL_SEEDS,
+        screening=len(screen.seeds) < FULL_SEEDS,
         candidate=candidate,
         p_value=max(found.p_value for found in (gap, rungs) if found is not None),
         arms=(

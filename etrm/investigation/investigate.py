@@ -137,6 +137,7 @@ def investigate(
         launcher,
         progress,
         tier,
+        short_seeds=tuple(range(first_seed, first_seed + tier.short_seeds)),
         frozen_decoder=frozen_decoder.run in experiments and not until_root_cause,
         meanwhile=lambda: () if until_root_cause else _short_runs(investigation, hypotheses),
     )

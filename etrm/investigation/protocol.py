@@ -55,11 +55,12 @@ class Investigation:
     Attributes:
         root: the investigation's folder.
         subject: config of the subject as given, faults included.
-        seeds: of every arm.
+        seeds: of every arm but the short ones.
         launcher: of training runs.
         progress: called with a phase, steps done and steps in all.
         tier: the budget.
         frozen_decoder: whether that experiment follows, so that its arms can be trained at once where H3 needs one.
+        short_seeds: of the short runs of H4 and H7; those of every other arm by default.
         meanwhile: gives what will be needed in any case and can be trained beside the decoder, which is one long run.
     """
 
@@ -70,8 +71,12 @@ class Investigation:
     progress: Callable[[str, int, int], None]
     tier: Tier = SCREENING
     frozen_decoder: bool = False
+    short_seeds: tuple[int, ...] = ()
     meanwhile: Callable[[], Sequence[Job]] = tuple
     _done: dict[tuple[str, int], Run] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.short_seeds = self.short_seeds or self.seeds
 
     @cached_property
     def effective(self) -> Config:

@@ -162,7 +162,7 @@ def subject_screen(
     investigation: Investigation, reference: Config, treatments: Sequence[Treatment]
 ) -> Screen:
     """The subject on few tasks, and treatments of it."""
-    return Screen("few", reference, tuple(treatments), investigation.seeds)
+    return Screen("few", reference, tuple(treatments), investigation.short_seeds)
 
 
 def control_config(faults: Sequence[str]) -> Config:

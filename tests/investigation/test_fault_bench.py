@@ -16,7 +16,7 @@ from etrm.investigation.tiers import SCREENING
 from etrm.training.faults import FAULTS
 from reports.fault_bench import page
 
-TIER = replace(SCREENING, seeds=1, pretrain_steps=20)
+TIER = replace(SCREENING, seeds=1, short_seeds=1, pretrain_steps=20)
 SMOKE = load("smoke", overrides=("train.threads=1",))
 
 

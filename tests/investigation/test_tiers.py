@@ -8,7 +8,7 @@ import pytest
 
 from etrm.errors import ConfigError
 from etrm.evaluation.statistics import FULL_SEEDS
-from etrm.investigation import frozen_decoder
+from etrm.investigation import frozen_decoder, h4, h7
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.tiers import SCREENING, TIERS, find
 
@@ -19,6 +19,7 @@ def test_only_the_screening_has_too_few_seeds_for_a_verdict() -> None:
         "standard": True,
         "full": True,
     }
+    assert {tier.short_seeds for tier in TIERS.values()} == {FULL_SEEDS}
     with pytest.raises(ConfigError, match="unknown --tier 'cheap'"):
         find("cheap")
 
@@ -32,3 +33,13 @@ def test_the_steps_of_a_tier_are_those_of_its_runs(investigation: Investigation)
     investigation.tier = replace(SCREENING, frozen_steps=7000)
     steps = {job.config.train.steps for job in frozen_decoder.arm_jobs(investigation, frozen_decoder.TRAINED)}
     assert steps == {investigation.subject.train.steps}
+
+
+def test_the_short_runs_have_their_own_seeds_and_those_of_every_arm_by_default(
+    investigation: Investigation,
+) -> None:
+    assert investigation.short_seeds == investigation.seeds == (0,)
+    more = replace(investigation, short_seeds=(4, 5))
+    for module in (h4, h7):
+        given = [job for job in module.screens(more)[0].jobs() if job.arm == "few-as-given"]
+        assert [job.seed for job in given] == [4, 5]
