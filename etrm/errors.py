@@ -57,6 +57,10 @@ class RunFolderError(EtrmError):
     """A run folder is missing, in use, or belongs to another run."""
 
 
+class FolderInUseError(RunFolderError):
+    """Another process works in the folder."""
+
+
 class WriteError(EtrmError):
     """A file cannot be written: the disk is full, or the folder may not be written to."""
 

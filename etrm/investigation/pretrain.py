@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from etrm.config import Config, with_overrides
-from etrm.errors import Interrupted
+from etrm.errors import FolderInUseError, Interrupted
 from etrm.investigation import cache
 from etrm.training import checkpoint as checkpoints
 from etrm.training.trainer import train
@@ -63,17 +64,28 @@ def trm_config(subject: Config, steps: int) -> Config:
     )
 
 
+WAIT = 1.0
+"""Seconds between two looks whether the other process has ended."""
+
+
 def pretrained(config: Config, progress: Callable[[int, int], None]) -> Path:
     """The run folder of a finished TRM of this config, trained now if it is not in the cache.
+
+    Where another investigation is training it, this one waits and takes what comes out.
 
     Raises:
         Interrupted: Ctrl-C; what was trained is kept and goes on next time.
     """
     folder, steps = folder_of(config), config.train.steps
-    if not finished(config):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if not train(config, folder, resume=True, on_step=lambda trainer, _: progress(trainer.step, steps)):
-            raise Interrupted
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    while not finished(config):
+        try:
+            if not train(
+                config, folder, resume=True, on_step=lambda trainer, _: progress(trainer.step, steps)
+            ):
+                raise Interrupted
+        except FolderInUseError:
+            time.sleep(WAIT)
     progress(steps, steps)
     return folder
 

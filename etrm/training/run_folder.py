@@ -28,7 +28,7 @@ import torch
 
 from etrm import __version__
 from etrm.config import Config
-from etrm.errors import ConfigError, RunFolderError
+from etrm.errors import ConfigError, FolderInUseError, RunFolderError
 from etrm.files import write_atomically
 from etrm.override import flat
 from etrm.training import checkpoint as checkpoints
@@ -88,8 +88,8 @@ class RunFolder:
         """Open or create.
 
         Raises:
-            RunFolderError: the folder holds another run, or the same one without ``resume``; or a
-                process is working in it; or it cannot be written.
+            FolderInUseError: a process is working in it.
+            RunFolderError: it holds another run, or the same one without ``resume``; or it cannot be written.
         """
         self.path = path
         self._metrics: IO[bytes] | None = None
@@ -115,7 +115,7 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.seek(0)
-            raise RunFolderError(
+            raise FolderInUseError(
                 f"another process is working in {self.path}",
                 got=self._lock.read(200).decode("utf-8", "replace").strip(),
                 next_step="wait for it to end, or give another --out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from etrm.investigation.cache import outcomes
 from etrm.investigation.protocol import control_outcome
 from etrm.investigation.result import ControlOutcome, Verdict
 from etrm.training import checkpoint
+from etrm.training.run_folder import RunFolder
 
 SMOKE = load("smoke", overrides=("train.threads=1",))
 
@@ -62,6 +64,22 @@ def test_the_trm_shares_the_core_and_the_tasks_and_nothing_injected() -> None:
     assert config.data.augmentations == pretrain.AUGMENTATIONS  # a table cannot hold fresh ones
     assert (config.faults, config.train.freeze_decoder_steps, config.train.steps) == ((), 0, 9)
     assert config.data.queries == "all"
+
+
+def test_a_decoder_that_another_process_trains_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = pretrain.trm_config(SMOKE, 2)
+    other = RunFolder(pretrain.folder_of(config), config, resume=False)
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            other.close()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert pretrain.pretrained(config, lambda done, total: None) == other.path
+    assert waited == [pretrain.WAIT] * 3
+    assert pretrain.finished(config)
 
 
 def test_what_was_made_once_is_kept_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
