@@ -92,7 +92,7 @@ def decide(investigation: Investigation) -> Hypothesis:
     return STATEMENT.decided(
         verdict,
         sentence,
-        explained_by=_explanation(investigation, verdict, facts if known else None, controls),
+        explained_by=_explanation(investigation, verdict, controls),
         arms=control_arms("h2", investigation.subject, POSITIVE),
         runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True))
         + tuple(control_runs),
@@ -108,18 +108,12 @@ def decide(investigation: Investigation) -> Hypothesis:
 
 
 def _explanation(
-    investigation: Investigation, verdict: Verdict, known: Facts | None, controls: Sequence[ControlOutcome]
+    investigation: Investigation, verdict: Verdict, controls: Sequence[ControlOutcome]
 ) -> str | None:
-    """What could make this hypothesis hold, or its runs fail, without being about gradients.
-
-    Where the steps decide and a gradient arrived on some of them, it came through the context, which is then used.
-    """
+    """What could make this hypothesis hold, or its runs fail, without being about gradients."""
     if verdict is Verdict.INVALIDATED or broken_controls(controls):
         return None
-    if known is not None and known.without_gradient < known.steps:
-        return None
-    seen, _ = investigation.passages
-    if any(found.unused or not found.finite for found in seen):
+    if any(found.lost for found in investigation.first_passage):
         return "H3"  # what never reaches the decoder, by value, has no gradient either
     return "H4" if verdict is Verdict.ERROR else None  # runs that diverged
 

@@ -23,7 +23,7 @@ from etrm.evaluation import decide as decided_by
 from etrm.investigation import frozen_decoder
 from etrm.investigation.contrast import lower_by
 from etrm.investigation.inspection import inspected_controls, judged, sentence, worst_of
-from etrm.investigation.interface import ROUNDING, SAME, Passage, passage
+from etrm.investigation.interface import PARTS, ROUNDING, SAME, Passage, passage
 from etrm.investigation.measure import training_queries, with_foreign_demos
 from etrm.investigation.protocol import (
     Investigation,
@@ -291,6 +291,16 @@ def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: in
             "threshold": f"> {ROUNDING:g}",
             "passed": not seen.unused,
             "note": "at the random start of the encoder, one ACT step",
+        },
+        {
+            "metric": "parts of the demonstrations that some row's context says nothing of",
+            "direction": "must be equal",
+            "control": 0.0,
+            "treatment": float(len(seen.unread)),
+            "threshold": f"0 of {len(PARTS)}",
+            "passed": not seen.unread,
+            "note": ", ".join(seen.unread)
+            or "inputs, outputs and the last demonstration, each under other colours",
         },
     ]
     if sizes is not None:

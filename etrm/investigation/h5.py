@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from etrm.config import Config, with_overrides
-from etrm.data import Episodes, Sample
+from etrm.data import Episodes, Sample, collate
 from etrm.data.splits import Leakage, leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
 from etrm.errors import NonFiniteError
 from etrm.investigation.inspection import inspected_controls, judged, worst_of
+from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
     Investigation,
     Statement,
@@ -46,7 +47,8 @@ STATEMENT = Statement(
     refuted_by=(
         "In every row that is drawn, query, labels and demonstrations are the task's own under one augmentation, "
         "which undone gives the grids back; the query is not among its demonstrations; the loss of a row does not "
-        "depend on samples that came later; no task that is asked was trained on; every task is drawn from."
+        "depend on samples that came later; a row takes a new sample when its halting logit or the maximum of steps "
+        "says so; no task that is asked was trained on; every task is drawn from."
     ),
     mechanism=(
         "Demonstrations of another rule, or of the same rule under other colours, teach the encoder nothing, and a "
@@ -81,6 +83,8 @@ class Facts:
         drawn: of them, those that a query is asked of.
         uneven: queries that the loader's first pass does not draw just once.
         queries: in all.
+        ends: looks at whether a row ends, one for each row and ACT step.
+        wrong_ends: of them, those where it ends or goes on otherwise than its halting logit and the maximum say.
     """
 
     read: Provenance
@@ -91,6 +95,8 @@ class Facts:
     drawn: int
     uneven: int
     queries: int
+    ends: int
+    wrong_ends: int
 
     @property
     def foreign_labels(self) -> bool:
@@ -101,7 +107,8 @@ class Facts:
     def holds(self) -> bool:
         """Whether the hypothesis holds."""
         drawn = self.drawn < self.tasks or self.uneven
-        return bool(self.read.wrong or self.leaked.ids or self.foreign_labels or drawn)
+        rows = self.read.wrong or self.foreign_labels or self.wrong_ends
+        return bool(rows or self.leaked.ids or drawn)
 
     @property
     def words(self) -> str:
@@ -114,6 +121,11 @@ class Facts:
             parts.append(
                 f"the loss of rows that go on is {_in_words(self.loss)}, and {_in_words(self.loss_garbled)} where "
                 "samples that were not drawn yet have other labels"
+            )
+        if self.wrong_ends:
+            parts.append(
+                f"on {self.wrong_ends} of {self.ends} ACT steps a row ends, and takes a new sample, otherwise than its "
+                "halting logit and the maximum of steps say"
             )
         if self.leaked.ids:
             parts.append(f"{len(self.leaked.ids)} held-out tasks are trained on ({self.leaked.ids[0]}, ...)")
@@ -141,6 +153,7 @@ def inspect(config: Config) -> Facts:
     """
     trainer = Trainer(with_overrides(config, ("monitor.enabled=false",)))
     used = trainer.config
+    ends = _ends(trainer)
     open_to_all = "all" in used.evaluate.allow_trained
     asked = held_out_tasks(used)
     return Facts(
@@ -154,6 +167,8 @@ def inspect(config: Config) -> Facts:
         drawn=len({query.task.id for query in trainer.episodes.queries}),
         uneven=_uneven(trainer),
         queries=len(trainer.episodes.queries),
+        ends=len(ends),
+        wrong_ends=ends.count(False),
     )
 
 
@@ -200,6 +215,21 @@ def _uneven(trainer: Trainer) -> int:
     ]
     found = Counter((sample.task_id, sample.query) for sample in drawn)
     return sum(found[key] != count for key, count in asked.items())
+
+
+@torch.no_grad()
+def _ends(trainer: Trainer) -> list[bool]:
+    """Whether a row ends at every ACT step just as it should: when its logit is positive, or at the maximum."""
+    model, maximum = trainer.model, trainer.config.model.halt.max_steps
+    batch = collate(training_queries(trainer)[:ROWS_THAT_GO_ON])
+    carry = model.initial_carry(batch.size)
+    found: list[bool] = []
+    for step in range(1, maximum + 1):
+        carry, output = model(carry, batch)
+        asked = torch.zeros_like(carry.halted) if model.fixed_time else output.q_halt > 0
+        found += (carry.halted == (asked | (step == maximum))).tolist()
+        carry = replace(carry, halted=torch.zeros_like(carry.halted))
+    return found
 
 
 def _loss_of_rows_that_go_on(config: Config, *, garbled: bool) -> Value:
@@ -280,6 +310,12 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
             "treatment": float(facts.uneven),
             "passed": not facts.uneven,
             "n": f"{facts.queries} queries",
+        },
+        {
+            "metric": "ACT steps on which a row ends otherwise than its halting logit and the maximum say",
+            "treatment": float(facts.wrong_ends),
+            "passed": not facts.wrong_ends,
+            "n": f"{facts.ends} steps of rows",
         },
     ]
     return tuple(base.model_copy(update=row) for row in rows)

@@ -5,26 +5,34 @@ Shapes: B rows, P context tokens, D hidden.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from etrm.batch import Batch
 from etrm.config import Config, with_overrides
-from etrm.data import collate
+from etrm.data import Sample, collate
+from etrm.data.sample import CELLS
+from etrm.data.task import COLOURS
+from etrm.data.tokens import FIRST_COLOUR
 from etrm.errors import DataError
 from etrm.investigation.measure import training_queries
 from etrm.model.recursive import RecursiveModel
 from etrm.training.trainer import Trainer
 
+Integers = npt.NDArray[np.integer]
+Flags = npt.NDArray[np.bool_]
 ROWS = 16
 """Rows of the batch, each of another task."""
 ROUNDING = 1e-5
 """Largest difference, relative to the size of what is compared, that counts as none."""
-SAME = 2e-2
-"""The same for the context on its way: bfloat16 rounds a number by up to .2 %, the largest are some five times the root
-mean square, and no learning hangs on that."""
+SAME = 5e-3
+"""The same for a row's context on its way, as root mean squares: bfloat16 rounds by .1 %, and no learning hangs on
+that."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,8 @@ class Passage:
     Attributes:
         finite: every number that the decoder is given is finite.
         shape, wanted_shape: of what it is given, and of what it was made for, without the rows.
-        same: the largest difference to what the encoder said, relative to its size.
+        same: the largest difference of a row to what the encoder said, root mean square relative to that of all rows,
+            in a step in which rows begin and in one in which they go on.
         scale: the factor by which what it is given is what the encoder said, by least squares.
         aligned: cosine of the two.
         used: the largest change of a logit where every row gets another task's demonstrations, relative
@@ -42,6 +51,7 @@ class Passage:
         others: the largest change of a row's context where only other rows' demonstrations change,
             relative to its size; 0 where every row is on its own.
         rms: of the encoder's own context.
+        unread: parts of the demonstrations that change the context of some row by nothing.
     """
 
     finite: bool
@@ -53,6 +63,7 @@ class Passage:
     used: float
     others: float
     rms: float
+    unread: tuple[str, ...]
 
     @property
     def unused(self) -> bool:
@@ -60,15 +71,19 @@ class Passage:
         return self.used <= ROUNDING
 
     @property
+    def changed(self) -> bool:
+        """Whether the decoder is given something else than what the encoder says."""
+        return self.same > SAME
+
+    @property
+    def lost(self) -> bool:
+        """Whether something is lost, by value, between the demonstrations and the decoder."""
+        return self.unused or not self.finite or self.changed or bool(self.unread)
+
+    @property
     def holds(self) -> bool:
         """Whether something stands between encoder and decoder, or nothing gets through."""
-        return (
-            not self.finite
-            or self.shape != self.wanted_shape
-            or self.unused
-            or self.same > SAME
-            or self.others > ROUNDING
-        )
+        return self.lost or self.shape != self.wanted_shape or self.others > ROUNDING
 
     @property
     def words(self) -> str:
@@ -78,7 +93,7 @@ class Passage:
         if self.shape != self.wanted_shape:
             return f"the decoder is given a context of {self.shape} and was made for {self.wanted_shape}"
         parts = []
-        if self.same > SAME:
+        if self.changed:
             parts.append(
                 f"the decoder is not given what the encoder says: {self.scale:.3g} times it, cosine {self.aligned:.2f}"
             )
@@ -88,6 +103,8 @@ class Passage:
             )
         if self.unused:
             parts.append("no logit changes where every row gets another task's demonstrations")
+        if self.unread and not self.unused:
+            parts.append(f"the context of some row says nothing of {', nor of '.join(self.unread)}")
         if parts:
             return "; ".join(parts)
         return (
@@ -116,28 +133,96 @@ def passage(config: Config) -> Passage:
     batch, foreign = collate(samples), collate(others)
     neighbours = collate([samples[0], *others[1:]])
     model = trainer.model.eval()
-    said, given, logits = _follow(model, batch)
-    _, _, other_logits = _follow(model, foreign)
-    _, beside, _ = _follow(model, neighbours)
+    begin, go_on = _follow(model, batch, 2)
+    other = _follow(model, foreign)[0]
+    beside = _follow(model, neighbours)[0]
     core, width = model.core.context_tokens, model.core.H_init.shape[0]
-    flat_said, flat_given = said.flatten().double(), given.flatten().double()
-    comparable = said.shape == given.shape
+    said = begin.said
+    worst = begin if begin.change >= go_on.change else go_on
     return Passage(
-        finite=bool(given.isfinite().all()),
-        shape=tuple(given.shape[1:]),
+        finite=bool(begin.given.isfinite().all() and go_on.given.isfinite().all()),
+        shape=tuple(begin.given.shape[1:]),
         wanted_shape=(core, width),
-        same=_change(given, said) if comparable else float("inf"),
-        scale=float(flat_given @ flat_said / (flat_said @ flat_said)) if comparable else float("nan"),
-        aligned=float(torch.cosine_similarity(flat_given, flat_said, dim=0)) if comparable else float("nan"),
-        used=_change(other_logits, logits),
-        others=_change(beside[0], given[0]),
+        same=worst.change,
+        scale=worst.scale,
+        aligned=worst.aligned,
+        used=_change(other.logits, begin.logits),
+        others=_change(beside.given[0], begin.given[0]),
         rms=float(said.square().mean().sqrt()),
+        unread=_unread(model, samples),
     )
 
 
 @torch.no_grad()
-def _follow(model: RecursiveModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """What the encoder said last, what the core was given, and the logits of one ACT step from a fresh carry."""
+def _unread(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[str, ...]:
+    """A metamorphic test of the encoder alone: under other colours, each part has to change every row's context."""
+    assert model.encoder is not None
+    said = model.encoder(collate(samples).demos).context
+    size = said.double().square().mean().sqrt().clamp(min=1e-30)
+    found = []
+    for part, asked in PARTS.items():
+        rows = [row for row, sample in enumerate(samples) if len(sample.demos) > 1 or part != LAST]
+        if not rows:
+            continue
+        changed = model.encoder(collate([_recoloured(samples[row], asked) for row in rows]).demos).context
+        moved = (changed.double() - said[rows].double()).abs().flatten(1).amax(1) / size
+        if bool((moved <= ROUNDING).any()):
+            found.append(part)
+    return tuple(found)
+
+
+LAST = "the last demonstration"
+PARTS: dict[str, Callable[[int, int, Integers], Flags]] = {
+    "the inputs of its demonstrations": lambda demo, last, positions: positions < CELLS,
+    "the outputs of its demonstrations": lambda demo, last, positions: positions >= CELLS,
+    LAST: lambda demo, last, positions: np.full(positions.shape, demo == last),
+}
+"""Which tokens of a demonstration are meant, given its number, that of the last, and its tokens' positions."""
+
+
+def _recoloured(sample: Sample, asked: Callable[[int, int, Integers], Flags]) -> Sample:
+    """The sample with the next colour in place of each in a part of its demonstrations."""
+    demos = []
+    for number, demo in enumerate(sample.demos):
+        here = asked(number, len(sample.demos) - 1, demo.positions) & (demo.tokens >= FIRST_COLOUR)
+        other = FIRST_COLOUR + (demo.tokens - FIRST_COLOUR + 1) % COLOURS
+        demos.append(replace(demo, tokens=np.where(here, other, demo.tokens).astype(demo.tokens.dtype)))
+    return replace(sample, demos=tuple(demos))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What the encoder said last in full, what the core was given (B, P, D), and the logits of an ACT step."""
+
+    said: Tensor
+    given: Tensor
+    logits: Tensor
+
+    @property
+    def comparable(self) -> bool:
+        return self.said.shape == self.given.shape
+
+    @property
+    def change(self) -> float:
+        if not self.comparable:
+            return float("inf")
+        apart = (self.given.double() - self.said.double()).square().flatten(1).mean(1).amax()
+        return float((apart / self.said.double().square().mean().clamp(min=1e-60)).sqrt())
+
+    @property
+    def scale(self) -> float:
+        said, given = self.said.flatten().double(), self.given.flatten().double()
+        return float(given @ said / (said @ said)) if self.comparable else float("nan")
+
+    @property
+    def aligned(self) -> float:
+        said, given = self.said.flatten().double(), self.given.flatten().double()
+        return float(torch.cosine_similarity(given, said, dim=0)) if self.comparable else float("nan")
+
+
+@torch.no_grad()
+def _follow(model: RecursiveModel, batch: Batch, steps: int = 1) -> list[_Step]:
+    """ACT steps from a fresh carry, in all but the first of which every row goes on."""
     assert model.encoder is not None
     said: list[Tensor] = []
     given: list[Tensor] = []
@@ -147,15 +232,22 @@ def _follow(model: RecursiveModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor
             lambda module, args, kwargs: given.append(_argument(module, args, kwargs)), with_kwargs=True
         ),
     )
+    found: list[_Step] = []
+    carry = model.initial_carry(batch.size)
     try:
-        _, output = model(model.initial_carry(batch.size), batch)
+        for _ in range(steps):
+            carry, output = model(carry, batch)
+            carry = replace(carry, halted=torch.zeros_like(carry.halted))
+            logits = output.logits
+            if batch.valid is not None:
+                logits = logits * batch.valid.unsqueeze(-1)
+            # An encoder that is not asked again, or not for every row, has said what it said before.
+            whole = [context for context in said if context.shape == given[-1].shape]
+            found.append(_Step((whole or said)[-1], given[-1], logits))
     finally:
         for hook in hooks:
             hook.remove()
-    logits = output.logits
-    if batch.valid is not None:
-        logits = logits * batch.valid.unsqueeze(-1)
-    return said[-1], given[-1], logits
+    return found
 
 
 def _argument(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:

@@ -98,18 +98,28 @@ class Investigation:
         return self._trm("brief TRM decoder", min(BRIEF_STEPS, self.tier.pretrain_steps))
 
     @cached_property
+    def first_passage(self) -> list[Passage]:
+        """The way of the context in the subject of the first seed, if it has one."""
+        return self.each_seed("context", self.subject, passage, self.seeds[:1])[0]
+
+    @cached_property
     def passages(self) -> tuple[list[Passage], str]:
-        """The way of the context in the subject of each seed; and why a seed has none, if one has none."""
+        """The same of each seed; and why a seed has none, if one has none."""
         return self.each_seed("context", self.subject, passage)
 
     def each_seed(
-        self, phase: str, subject: Config, look: Callable[[Config], Looked]
+        self,
+        phase: str,
+        subject: Config,
+        look: Callable[[Config], Looked],
+        seeds: Sequence[int] | None = None,
     ) -> tuple[list[Looked], str]:
-        """What ``look`` finds in a subject with each seed; and why one could not be built, or nothing."""
+        """What ``look`` finds in a subject with each seed, or some; and why one could not be built, or nothing."""
+        seeds = self.seeds if seeds is None else seeds
         found: list[Looked] = []
         problem = ""
-        for done, seed in enumerate(self.seeds):
-            self.progress(phase, done, len(self.seeds))
+        for done, seed in enumerate(seeds):
+            self.progress(phase, done, len(seeds))
             try:
                 found.append(look(seeded(subject, seed)))
             except EtrmError as error:

@@ -46,7 +46,10 @@ def test_a_healthy_context_passes_whatever_the_encoder(kind: str) -> None:
     assert seen.used > 0.1
 
 
-@pytest.mark.parametrize("fault", ["context-detached", "encoder-no-grad", "cached-context", "encoder-frozen"])
+@pytest.mark.parametrize(
+    "fault",
+    ["context-detached", "encoder-no-grad", "cached-context", "encoder-frozen", "freeze-skips-optimizer"],
+)
 def test_what_cuts_gradients_alone_is_not_accused(fault: str) -> None:
     assert not passage(smoke(f'faults=["{fault}"]')).holds
 
@@ -125,7 +128,7 @@ def test_faults_that_nobody_listed(policy: Policy, monkeypatch: pytest.MonkeyPat
 
 # -- the rule ---------------------------------------------------------------------------------------------
 
-SOUND = Passage(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0)
+SOUND = Passage(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, ())
 
 
 def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
@@ -189,4 +192,4 @@ def test_verdict_and_controls(investigation: Investigation) -> None:
 
 def test_what_was_not_measured_passes_nothing() -> None:
     rows = h3._evidence(replace(SOUND, used=math.nan, finite=False), None, None, 1)
-    assert [row.passed for row in rows] == [False, True, True, None]
+    assert [row.passed for row in rows] == [False, True, True, None, True]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from etrm.batch import Batch, Demos
 from etrm.config import Config, load, with_overrides
 from etrm.data import DemoPair, Episodes, Sample, TaskSet
 from etrm.data.sample import CELLS
@@ -20,10 +21,11 @@ from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation import h1, h5, h6
 from etrm.investigation.interface import passage
 from etrm.investigation.slope import slope
-from etrm.model.recursive import RecursiveModel
+from etrm.model.act import Carry
+from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, StepOutput
 from etrm.training.checkpoint import Checkpoint, WeightsKind
 from etrm.training.faults import FAULTS, Fault
-from etrm.training.faults.seam import built, handed_over
+from etrm.training.faults.seam import built, handed_over, with_policy
 from etrm.training.parts import Part
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Slots
@@ -231,6 +233,55 @@ def one_cycle(model: RecursiveModel) -> None:
     model.core.H_cycles = 1
 
 
+def first_demonstration_alone(model: RecursiveModel) -> None:
+    assert model.encoder is not None
+    whole = model.encoder.pair_sets
+
+    def cut(demos: Demos) -> tuple[Tensor, Tensor]:
+        pairs, mask = whole(demos)
+        return pairs, mask & (torch.arange(mask.shape[1]) == 0)
+
+    model.encoder.pair_sets = cut  # type: ignore[method-assign]
+
+
+def colours_alike(model: RecursiveModel) -> None:
+    assert model.encoder is not None
+    reader = model.encoder.grid_encoder
+    whole = reader.embed
+    reader.embed = lambda demos: whole(  # type: ignore[method-assign]
+        replace(demos, tokens=demos.tokens.clamp(max=FIRST_COLOUR))
+    )
+
+
+def ending(change: Callable[[Tensor], Tensor]) -> Apply:
+    """Rows end otherwise than the model says."""
+
+    def put(model: RecursiveModel) -> None:
+        whole = model.forward
+
+        def forward(carry: Carry, batch: Batch, minimum: Tensor | None = None) -> tuple[Carry, StepOutput]:
+            carry, output = whole(carry, batch, minimum)
+            return replace(carry, halted=change(carry.halted)), output
+
+        model.forward = forward  # type: ignore[method-assign]
+
+    return lambda recipe: built(recipe, put)
+
+
+def later(change: Callable[[Tensor], Tensor]) -> Apply:
+    """The context of rows that go on is changed, that of rows that begin is not."""
+
+    def wrap(policy: ContextPolicy) -> ContextPolicy:
+        def changed(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+            found = policy(model, carry, batch)
+            begins = carry.halted[:, None, None]
+            return replace(found, context=torch.where(begins, found.context, change(found.context)))
+
+        return changed
+
+    return lambda recipe: with_policy(recipe, wrap)
+
+
 UNLISTED: dict[str, tuple[str | None, Apply]] = {
     "demonstrations in another order": (None, drawn(lambda s: replace(s, demos=s.demos[::-1]))),
     "the first demonstration alone": ("H5", drawn(lambda s: replace(s, demos=s.demos[:1]))),
@@ -246,6 +297,8 @@ UNLISTED: dict[str, tuple[str | None, Apply]] = {
     "outputs of the next demonstration": ("H5", drawn(outputs_of_the_next)),
     "every sample twice": ("H5", asked_for(lambda index: index - index % 2)),
     "eight samples for ever": ("H5", asked_for(lambda index: index % 8)),
+    "rows that never end": ("H5", ending(torch.zeros_like)),
+    "rows that end at every step": ("H5", ending(torch.ones_like)),
     "half of the rows not scored": ("H5", labelled(unscored)),
     "labels of the row above": ("H5", labelled(lambda labels: labels.roll(1, 0))),
     "one query of each task": ("H6", evaluated(first_query_alone)),
@@ -267,6 +320,11 @@ UNLISTED: dict[str, tuple[str | None, Apply]] = {
     "the context in bfloat16": (None, given(lambda context: context.bfloat16().float())),
     "the context's tokens in another order": ("H3", given(lambda context: context.roll(1, 1))),
     "the context clipped": ("H3", given(lambda context: context.clamp(-1, 1))),
+    "the first demonstration read alone": ("H3", lambda recipe: built(recipe, first_demonstration_alone)),
+    "colours that are read alike": ("H3", lambda recipe: built(recipe, colours_alike)),
+    "the context of rows that go on times 30": ("H3", later(lambda context: 30 * context)),
+    "the context of rows that go on from the row above": ("H3", later(lambda context: context.roll(1, 0))),
+    "no context for rows that go on": ("H3", later(torch.zeros_like)),
     "the context turned round": ("H3", given(lambda context: -context)),
     "no context for half of the rows": ("H3", given(lambda c: c * (torch.arange(len(c)) % 2)[:, None, None])),
     "the last token missing": (
