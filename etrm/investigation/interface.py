@@ -52,6 +52,7 @@ class Passage:
             relative to its size; 0 where every row is on its own.
         rms: of the encoder's own context.
         unread: parts of the demonstrations that change the context of some row by nothing.
+        silent: some row, in one of the two steps, is given zeros.
     """
 
     finite: bool
@@ -64,6 +65,7 @@ class Passage:
     others: float
     rms: float
     unread: tuple[str, ...]
+    silent: bool
 
     @property
     def unused(self) -> bool:
@@ -77,13 +79,13 @@ class Passage:
 
     @property
     def lost(self) -> bool:
-        """Whether something is lost, by value, between the demonstrations and the decoder."""
-        return self.unused or not self.finite or self.changed or bool(self.unread)
+        """Whether something does not get from the demonstrations to the decoder, which then cuts its gradient too."""
+        return self.unused or not self.finite or self.silent or bool(self.unread)
 
     @property
     def holds(self) -> bool:
         """Whether something stands between encoder and decoder, or nothing gets through."""
-        return self.lost or self.shape != self.wanted_shape or self.others > ROUNDING
+        return self.lost or self.changed or self.shape != self.wanted_shape or self.others > ROUNDING
 
     @property
     def words(self) -> str:
@@ -150,6 +152,7 @@ def passage(config: Config) -> Passage:
         others=_change(beside.given[0], begin.given[0]),
         rms=float(said.square().mean().sqrt()),
         unread=_unread(model, samples),
+        silent=begin.silent or go_on.silent,
     )
 
 
@@ -208,6 +211,11 @@ class _Step:
             return float("inf")
         apart = (self.given.double() - self.said.double()).square().flatten(1).mean(1).amax()
         return float((apart / self.said.double().square().mean().clamp(min=1e-60)).sqrt())
+
+    @property
+    def silent(self) -> bool:
+        rows = self.given.double().square().flatten(1).mean(1).sqrt()
+        return bool((rows <= ROUNDING * self.said.double().square().mean().sqrt()).any())
 
     @property
     def scale(self) -> float:

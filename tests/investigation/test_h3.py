@@ -115,20 +115,40 @@ def _one_token_less(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     return replace(given, context=given.context * (1 - last))
 
 
-@pytest.mark.parametrize("policy", [_rolled, _noisy, _one_token_less])
-def test_faults_that_nobody_listed(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def _at_the_beginning_alone(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    return replace(given, context=given.context * carry.halted[:, None, None])
+
+
+def _larger_later(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    return replace(given, context=given.context * (1 + 29 * ~carry.halted[:, None, None]))
+
+
+@pytest.mark.parametrize(
+    ("policy", "lost"),
+    [
+        (_rolled, False),
+        (_noisy, False),
+        (_one_token_less, False),
+        (_larger_later, False),
+        (_at_the_beginning_alone, True),  # so that no gradient could come back from the later steps
+    ],
+)
+def test_faults_that_nobody_listed(policy: Policy, lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(config: Config, episodes: Episodes) -> RecursiveModel:
         model = build_model(config, episodes)
         model.context_policy = policy
         return model
 
     monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(build_model=build))
-    assert passage(smoke()).holds
+    seen = passage(smoke())
+    assert (seen.holds, seen.lost) == (True, lost)
 
 
 # -- the rule ---------------------------------------------------------------------------------------------
 
-SOUND = Passage(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, ())
+SOUND = Passage(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, (), False)
 
 
 def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
