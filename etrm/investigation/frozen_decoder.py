@@ -8,6 +8,7 @@ compared with two arms that cannot know the rule, and the held-out score has its
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def trained(investigation: Investigation, phase: str) -> list[Run]:
 
 
 def _blind_jobs(investigation: Investigation) -> list[Job]:
-    return arm_jobs(investigation, BLIND, ("demos-from-other-task",))
+    """The other arm, of which only losses are compared: nothing held out is asked, gradients are seldom watched."""
+    jobs = arm_jobs(investigation, BLIND, ("demos-from-other-task",))
+    seldom = f"monitor.every={investigation.subject.monitor.probe_every}"
+    return [replace(job, config=with_overrides(job.config, (seldom,)), held_out=False) for job in jobs]
 
 
 def arm_jobs(investigation: Investigation, arm: str, faults: Sequence[str] = ()) -> list[Job]:
