@@ -58,9 +58,9 @@ STATEMENT = Statement(
         "has no gradient or does not move."
     ),
 )
-STEPS = 24
+STEPS = 18
 """Steps of the subject per seed in which its encoder trains, or the whole run where it is shorter: at four ACT steps
-six resets of every row, at sixteen one. More would only repeat them, and a structural cause is to be named in a
+every row begins five times, at sixteen twice. More would only repeat them, and a structural cause is to be named in a
 minute."""
 
 POSITIVE = ("cached-context", "encoder-frozen", "freeze-skips-optimizer")
