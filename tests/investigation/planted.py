@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+from etrm.investigation.launch import Attempt, Launcher
 from etrm.investigation.result import Run
 
 DIVERGED = float("inf")
@@ -27,3 +32,25 @@ def _run(arm: str, seed: int, loss: float | None, key: str) -> Run:
         reason="" if finished else "planted",
         final={key: loss} if finished and loss is not None else {},
     )
+
+
+class _Inline:
+    """Runs every call at once, in this process: a pool would import torch anew for each of its workers."""
+
+    def submit(self, call: Callable[..., None], *arguments: Any) -> Attempt:
+        future: Future[None] = Future()
+        future.set_result(call(*arguments))
+        return future
+
+    def stop(self, attempts: Sequence[Any]) -> None:
+        """Nothing is ever running."""
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[_Inline]:
+    yield _Inline()
+
+
+def inline(threads: int = 1) -> Launcher:
+    """A launcher without processes."""
+    return Launcher(1, _opened, threads)

@@ -11,6 +11,7 @@ from etrm.config import load, with_overrides
 from etrm.errors import RunFolderError
 from etrm.investigation.arms import Job, run_jobs
 from etrm.investigation.launch import launcher
+from tests.investigation.planted import inline
 
 ONE, TWO = launcher("processes", 1), launcher("processes", 2)
 CONFIG = load("smoke", overrides=("train.steps=4", "train.threads=1"))
@@ -28,11 +29,11 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_subject_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    run_jobs(tmp_path, [Job("arm", 0, CONFIG)], ONE, lambda done, total: None)
+    run_jobs(tmp_path, [Job("arm", 0, CONFIG)], inline(), lambda done, total: None)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = Job("arm", 0, with_overrides(CONFIG, ("train.lr=0.5",)))
     with pytest.raises(RunFolderError, match="another subject"):
-        run_jobs(tmp_path, [Job("new", 0, CONFIG), other], ONE, lambda done, total: None)
+        run_jobs(tmp_path, [Job("new", 0, CONFIG), other], inline(), lambda done, total: None)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -67,7 +68,7 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     run_jobs(
         tmp_path,
         [Job("arm", 0, CONFIG)],
-        ONE,
+        inline(),
         lambda done, total: seen.append((done, total)),
     )
     assert seen[-1] == (4, 4)
@@ -76,10 +77,10 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
 def test_a_run_can_have_its_place_outside_the_folder_of_the_investigation(tmp_path: Path) -> None:
     home = tmp_path / "kept"
     job = Job("arm", 0, CONFIG, place=home)
-    found = run_jobs(tmp_path / "one", [job, Job("other", 0, CONFIG)], ONE, lambda done, total: None)
+    found = run_jobs(tmp_path / "one", [job, Job("other", 0, CONFIG)], inline(), lambda done, total: None)
     run = found["arm", 0]
     assert (run.state, run.steps, Path(run.folder)) == ("finished", 4, home)
     assert [path.name for path in (tmp_path / "one" / "runs").iterdir()] == ["other"]
     stamp = (home / "metrics.jsonl").stat().st_mtime_ns
-    assert run_jobs(tmp_path / "two", [job], ONE, lambda done, total: None)["arm", 0] == run
+    assert run_jobs(tmp_path / "two", [job], inline(), lambda done, total: None)["arm", 0] == run
     assert (home / "metrics.jsonl").stat().st_mtime_ns == stamp

@@ -115,7 +115,7 @@ def test_the_numbers_of_each_control(investigation: Investigation, name: str) ->
 def test_a_healthy_subject_is_invalidated_with_every_control_behaving(investigation: Investigation) -> None:
     found = h2.decide(investigation)
     assert found.verdict is Verdict.INVALIDATED
-    assert "coverage 1.00 on every one of 20 steps" in found.sentence
+    assert f"coverage 1.00 on every one of {h2.STEPS} steps" in found.sentence
     assert [c.behaved for c in found.controls] == [True] * 4
     assert all(check.passed for check in found.instruments)
     assert not [row for row in found.evidence if "toolkit" in row.metric]  # it is quiet on a healthy run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from etrm.errors import ConfigError, Interrupted
 from etrm.investigation import launch
 from etrm.investigation.arms import Job, run_jobs
 from etrm.investigation.launch import Launcher, launcher
+from tests.investigation.planted import inline
 
 CONFIG = load("smoke", overrides=("train.steps=3", "train.threads=1"))
 JOBS = [Job("arm", seed, CONFIG) for seed in range(5)]
@@ -49,8 +49,7 @@ def test_more_threads_than_cores_are_refused_with_a_fair_share(monkeypatch: pyte
 
 def test_runs_have_the_threads_that_were_asked_and_what_is_kept_has_one(tmp_path: Path) -> None:
     jobs = [Job("arm", 0, CONFIG), Job("kept", 0, CONFIG, place=tmp_path / "kept")]
-    with_two = replace(launcher("processes", 1), threads=2)
-    found = run_jobs(tmp_path, jobs, with_two, silent)
+    found = run_jobs(tmp_path, jobs, inline(threads=2), silent)
     folders = [tmp_path / run.folder for run in found.values()]
     read = [Config.from_json((folder / "config.json").read_text("utf-8")) for folder in folders]
     assert [config.train.threads for config in read] == [2, 1]

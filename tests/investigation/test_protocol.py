@@ -13,6 +13,7 @@ from etrm.investigation import pretrain
 from etrm.investigation.arms import Job
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.tiers import SCREENING
+from tests.investigation.planted import inline
 
 SHORT = replace(SCREENING, pretrain_steps=4)
 
@@ -24,7 +25,7 @@ def without_decoder(
     """An investigation whose subject names no decoder, and nothing in the cache."""
     monkeypatch.setenv("ETRM_CACHE", str(tmp_path / "cache"))
     subject = load("smoke", overrides=("train.threads=1",))
-    return replace(investigation, subject=subject, tier=SHORT)
+    return replace(investigation, subject=subject, tier=SHORT, launcher=inline())
 
 
 def test_what_is_needed_anyway_is_trained_beside_the_decoder(without_decoder: Investigation) -> None:
