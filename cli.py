@@ -847,11 +847,20 @@ def _decide(subject: tuple[Config, str], out: Path, **options: Any) -> Result:
     from etrm.investigation.investigate import investigate
     from reports import read_and_render, summary
     from reports.console import open_console
+    from reports.terminal import announcement
 
     chosen, name = subject
     command = "etrm " + shlex.join(sys.argv[1:])
     with _resumable() as phases:
-        investigate(chosen, out, name=name, command=command, progress=phases.update, **options)
+        investigate(
+            chosen,
+            out,
+            name=name,
+            command=command,
+            progress=phases.update,
+            on_verdict=lambda found: phases.say(announcement(found)),
+            **options,
+        )
     result = read_and_render(out)
     open_console().print(summary(result))
     _say_where(out)

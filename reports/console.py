@@ -55,6 +55,11 @@ class Phases:
             self._known[phase] = self._bars.add_task(phase, total=total)
         self._bars.update(self._known[phase], completed=done, total=total)
 
+    def say(self, text: str) -> None:
+        """A line above the bars, where there are any."""
+        if not self._bars.disable:
+            self._bars.console.print(text, markup=False, highlight=False)
+
 
 class TrainBar:
     """Loss, accuracy, coverage and the time that is left."""

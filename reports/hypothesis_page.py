@@ -88,11 +88,11 @@ def _effect(hypothesis: Hypothesis) -> str:
 
 
 def primary(rows: Sequence[Evidence]) -> Evidence | None:
-    """The row that speaks first: one that failed, else one that decides, else one that would with more seeds."""
+    """The row that speaks first: one that failed, else one that more seeds would decide, else one that decides."""
     deciding = [row for row in rows if row.passed is not None]
     failing = [row for row in deciding if not row.passed]
-    undecided = [row for row in rows if row.effect is not None]
-    return next(iter([*failing, *deciding, *undecided]), None)
+    undecided = [row for row in rows if row.passed is None and row.effect is not None]
+    return next(iter([*failing, *undecided, *deciding]), None)
 
 
 def _place_note(result: Result, key: str) -> str:

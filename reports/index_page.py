@@ -168,9 +168,15 @@ def _cost(result: Result) -> str:
     together = cost(runs, _seconds(runs))
     shared = ", what parts share counted once" if len(runs) < sum(len(part.runs) for _, part in parts) else ""
     spent = result.reproduce
+    cause = result.hypotheses.get(result.root_cause or "")
+    named = (
+        f" The root cause was named after {duration(cause.decided_after_s)}."
+        if cause is not None and cause.decided_after_s is not None
+        else ""
+    )
     tier = f"Tier: {escape(spent.tier)}, {count(len(spent.seeds), 'seed')}. " if spent.tier else ""
     whole = (
         f"{tier}Together: {together}{' in runs' if runs else ''}{shared}. The investigation took "
-        f"{duration(result.reproduce.wall_s)} of wall time, {count(result.reproduce.threads, 'thread')} for each run."
+        f"{duration(spent.wall_s)} of wall time, {count(spent.threads, 'thread')} for each run.{named}"
     )
     return "\n\n".join(filter(None, [costs, paragraph(whole)]))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etrm.investigation.result import Result, Verdict
+from etrm.investigation.result import Hypothesis, Result, Verdict
 from reports.names import ordered
 from reports.standing import marks
-from reports.text import plain, sentence
+from reports.text import duration, plain, sentence
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -52,6 +52,15 @@ def terminal(result: Result) -> RenderableType:
         parts.append(Padding(text, (1, 0, 0, 0)))
     parts.append(Padding(Text.assemble(("Next step: ", "bold"), plain(result.next_step)), (1, 0)))
     return Group(*parts)
+
+
+def announcement(hypothesis: Hypothesis) -> str:
+    """One line on a hypothesis that has just been decided, while others are still open."""
+    after = hypothesis.decided_after_s
+    when = "" if after is None else f" after {duration(after)}"
+    unless = f" (unless {plain(hypothesis.explained_by)} explains it)" if hypothesis.explained_by else ""
+    name = f"{plain(hypothesis.id)} {plain(hypothesis.title)}"
+    return f"{name}: {hypothesis.verdict.value}{unless}{when}. {sentence(plain(hypothesis.sentence))}"
 
 
 def _cause(result: Result) -> str:

@@ -136,11 +136,23 @@ class Sweep:
         return Decision("INCONCLUSIVE", reason, found.screening, False, None)
 
     @property
+    def passed(self) -> bool | None:
+        """Whether a size that costs is ruled out; None where that is open."""
+        if self.decision.candidate or self.decision.verdict == "VALIDATED":
+            return False
+        return True if self.decision.verdict == "INVALIDATED" else None
+
+    @property
     def words(self) -> str:
-        """The best scale with its effect."""
+        """What the sweep says of the size, and the best scale with its effect."""
         i = self.interval
+        said = {
+            False: "and that costs",
+            True: "which costs nothing that matters",
+            None: "and whether that costs is undecided",
+        }[self.passed]
         return (
-            f"at {self.scale} times the context the loss is {self.losses[self.scale]:.3f} against "
+            f"{said}: of smaller scales {self.scale:g} does best, with a loss of {self.losses[self.scale]:.3f} against "
             f"{self.losses[1.0]:.3f}, {lower_by(i)}"
             + ("" if self.used or i.mean <= 0 else ", but foreign demonstrations do as well there")
         )
@@ -150,7 +162,7 @@ def decide(investigation: Investigation) -> Hypothesis:
     """Follow the context of every seed and of the controls, and sweep its scale where its size is another."""
     if investigation.subject.model.variant == "trm":
         return not_run(STATEMENT, "The subject is a TRM: its context is a puzzle vector.")
-    began = time.perf_counter()
+    began, waited = time.perf_counter(), 0.0
     investigation.progress("H3", 0, 1)
     controls = inspected_controls(investigation, "h3", POSITIVE, passage)
     seen, error = investigation.passages
@@ -159,10 +171,12 @@ def decide(investigation: Investigation) -> Hypothesis:
     sweep: Sweep | None = None
     runs: tuple[Run, ...] = ()
     if worst is not None and not worst.holds and not broken_controls(controls):
-        sizes = _sizes(investigation, worst)
+        waiting = time.perf_counter()
+        sizes = _sizes(investigation, worst)  # trains the decoder, where there is none yet
         if not sizes.alike:
             runs = tuple(frozen_decoder.trained(investigation, "H3"))
-            sweep = _sweep(investigation, runs)
+        waited = time.perf_counter() - waiting
+        sweep = _sweep(investigation, runs) if runs else None
     verdict, sentence = _verdict(worst, error, sizes, sweep, controls, len(investigation.seeds))
     return STATEMENT.decided(
         verdict,
@@ -174,7 +188,8 @@ def decide(investigation: Investigation) -> Hypothesis:
         evidence=_evidence(worst, sizes, sweep, len(seen)) if worst else (),
         controls=controls,
         instruments=_instruments(controls),
-        wall_s=round(time.perf_counter() - began, 1),
+        # Beside its runs those of others were made, and waited for.
+        wall_s=round(time.perf_counter() - began - waited + sum(run.wall_s for run in runs), 1),
     )
 
 
@@ -249,7 +264,7 @@ def _verdict(
     if sweep is None:
         return Verdict.ERROR, f"{words}; {size}, and no run of the scale sweep finished."
     verdict = Verdict(sweep.decision.verdict)
-    return verdict, f"{words}; {size}, yet {sweep.words} ({seeds_in_words(seeds)})."
+    return verdict, f"{words}; {size}, {sweep.words} ({seeds_in_words(seeds)})."
 
 
 def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: int) -> tuple[Evidence, ...]:
@@ -338,7 +353,7 @@ def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: in
                 "high": i.high if i.high < float("inf") else None,
                 "effect": Effect.known(sweep.differences, frozen_decoder.SMALLEST_EFFECT, LEVEL),
                 "threshold": f"{frozen_decoder.SMALLEST_EFFECT} nats per token, interval above 0",
-                "passed": sweep.decision.verdict != "VALIDATED" and not sweep.decision.candidate,
+                "passed": sweep.passed,
                 "n": seeds_in_words(i.seeds),
                 "note": f"{LEVEL:.1%} interval, paired t over seeds; the best of {len(SCALES)} scales",
             }

@@ -187,10 +187,10 @@ def judged(outcome: Outcome, given: Sequence[Run], broken: str, steps: int) -> t
     if all(run.diverged for run in given):
         return Verdict.INCONCLUSIVE, f"Every run diverged, and no intervention saves it {counted}."
     if outcome.verdict is Verdict.INVALIDATED:
-        least = -math.expm1(-SMALLEST_EFFECT)
+        least = -100 * math.expm1(-SMALLEST_EFFECT)
         return (
             outcome.verdict,
-            f"No single change lowers the loss by {least:.0%}; the best: {change} {counted}.",
+            f"No single change lowers the loss by {least:.0f} %; the best: {change} {counted}.",
         )
     return outcome.verdict, f"Undecided: {change} {counted}; {outcome.open_question}."
 

@@ -37,6 +37,7 @@ from etrm.training.run_folder import environment
 from etrm.training.tasks import held_out_tasks, training_tasks
 
 Progress = Callable[[str, int, int], None]
+OnVerdict = Callable[[Hypothesis], None]
 Conduct = Callable[[Investigation, float], Experiment]
 """Runs an experiment, given the best trivial baseline's pass@1 on the held-out tasks."""
 Confidence = Literal["proven", "candidate"]
@@ -104,6 +105,7 @@ def investigate(
     tier: Tier = SCREENING,
     until_root_cause: bool = False,
     first_seed: int = 0,
+    on_verdict: OnVerdict = lambda hypothesis: None,
 ) -> Result:
     """Decide hypotheses about a subject and write ``out/result.json``.
 
@@ -117,8 +119,9 @@ def investigate(
         hypotheses: ids to decide; the others are NOT RUN.
         experiments: run beside them, where the subject has an encoder.
         tier: seeds and steps.
-        first_seed: of the seeds, which follow one another.
         until_root_cause: leave what stands behind the first proven cause, and the experiments, alone.
+        first_seed: of the seeds, which follow one another.
+        on_verdict: called with each hypothesis as it is decided, but for those whose verdict waits for the others'.
 
     Raises:
         EtrmError: the config, data, decoder or folder cannot be used.
@@ -141,7 +144,14 @@ def investigate(
         frozen_decoder=frozen_decoder.run in experiments and not until_root_cause,
         meanwhile=lambda: () if until_root_cause else _short_runs(investigation, hypotheses),
     )
-    decided = _decide_all(investigation, hypotheses, until_root_cause)
+
+    def reached(hypothesis: Hypothesis) -> Hypothesis:
+        found = hypothesis.model_copy(update={"decided_after_s": round(time.perf_counter() - began, 1)})
+        if found.p_value is None:  # else Holm's correction over all of them may still change it
+            on_verdict(found)
+        return found
+
+    decided = _decide_all(investigation, hypotheses, until_root_cause, reached)
     baselines = evaluate_baselines(held_out_tasks(subject), subject.data)
     found: tuple[Experiment, ...] = ()
     proven = root_cause(decided)[1] == "proven"
@@ -167,9 +177,12 @@ def _short_runs(investigation: Investigation, asked: Sequence[str]) -> list[Job]
 
 
 def _decide_all(
-    investigation: Investigation, asked: tuple[str, ...], until_root_cause: bool
+    investigation: Investigation,
+    asked: tuple[str, ...],
+    until_root_cause: bool,
+    reached: Callable[[Hypothesis], Hypothesis],
 ) -> dict[str, Hypothesis]:
-    """Every hypothesis in the order, decided or with the reason why not."""
+    """Every hypothesis in the order, decided, which goes through ``reached``, or with the reason why not."""
     decided: dict[str, Hypothesis] = {}
     for id in ORDER:
         cause, confidence, _ = root_cause(decided)
@@ -178,7 +191,7 @@ def _decide_all(
                 STATEMENTS[id], f"Stands behind the root cause {cause}, where this run stopped."
             )
         elif id in asked:
-            decided[id] = _behind(DECIDED[id](investigation), decided)
+            decided[id] = reached(_behind(DECIDED[id](investigation), decided))
         else:
             decided[id] = not_run(STATEMENTS[id], f"Not asked for: --hypotheses {','.join(asked)}.")
     return _over_all(decided)
@@ -231,7 +244,9 @@ def root_cause(hypotheses: Mapping[str, Hypothesis]) -> tuple[str | None, Confid
     tested = [hypothesis.id for hypothesis in found if hypothesis.verdict is not Verdict.NOT_RUN]
     if not tested:
         return None, None, "No hypothesis was asked for."
-    return None, None, f"No root cause among the tested hypotheses ({', '.join(tested)})."
+    open = [hypothesis.id for hypothesis in found if hypothesis.verdict is Verdict.INCONCLUSIVE]
+    undecided = f"; undecided: {', '.join(open)}" if open else ""
+    return None, None, f"No root cause among the tested hypotheses ({', '.join(tested)}){undecided}."
 
 
 def _claim(out: Path, subject: Config, name: str) -> None:

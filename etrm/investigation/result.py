@@ -188,6 +188,7 @@ class Hypothesis(Record):
     series: tuple[Series, ...] = ()
     would_change: str = ""
     wall_s: float = 0.0
+    decided_after_s: float | None = None  # since the investigation began
 
 
 def explanation(hypothesis: Hypothesis, hypotheses: Mapping[str, Hypothesis]) -> str | None:

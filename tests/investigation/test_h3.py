@@ -177,6 +177,14 @@ def test_another_size_needs_a_sweep_that_says_it_costs() -> None:
     assert verdict(SOUND, far, None) is Verdict.ERROR
 
 
+def test_the_sweep_says_what_its_numbers_decide() -> None:
+    costs, open_, free = (sweep(d) for d in ([0.5, 0.52, 0.51], [-0.2, 0.3, 0.1], [-0.1, -0.11, -0.12]))
+    assert [found.passed for found in (costs, open_, free)] == [False, None, True]
+    assert costs.words.startswith("and that costs: of smaller scales 0.1 does best, with a loss of 1.490")
+    assert open_.words.startswith("and whether that costs is undecided")
+    assert free.words.startswith("which costs nothing that matters")
+
+
 def test_a_context_that_says_nothing_at_the_better_scale_is_no_matter_of_scale() -> None:
     far = h3.Sizes(1.0, 30.0, 4)
     silent = sweep([0.5, 0.52, 0.51, 0.5, 0.49], use=0.04)

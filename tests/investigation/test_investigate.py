@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,29 @@ def test_what_another_hypothesis_explains_is_passed_over_where_that_one_holds(ve
     pending = {id: h for id, h in found.items() if id != "H3"}
     assert root_cause(pending)[0] is None
     assert "No root cause among" in root_cause(pending)[2]
+
+
+def test_what_is_undecided_is_said_where_there_is_no_cause() -> None:
+    found = hypotheses(H1=Verdict.INVALIDATED, H3=Verdict.INCONCLUSIVE)
+    assert root_cause(found)[2] == "No root cause among the tested hypotheses (H1, H3); undecided: H3."
+    assert "undecided" not in root_cause(hypotheses(H1=Verdict.INVALIDATED))[2]
+
+
+def test_verdicts_are_told_as_they_are_reached_but_for_those_that_others_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(id: str) -> Callable[[Investigation], Hypothesis]:
+        found = not_run(STATEMENTS[id], "").model_copy(update={"verdict": Verdict.INVALIDATED})
+        statistical = found.model_copy(update={"p_value": 0.5, "kind": "statistical"})
+        return lambda investigation: statistical if id in ("H4", "H7") else found
+
+    monkeypatch.setattr("etrm.investigation.investigate.DECIDED", {id: planted(id) for id in ORDER})
+    told: list[Hypothesis] = []
+    result = _tiny(tmp_path, hypotheses=ORDER, on_verdict=told.append, experiments=())
+    assert [hypothesis.id for hypothesis in told] == ["H5", "H6", "H1", "H2", "H3"]
+    after = [result.hypotheses[id].decided_after_s for id in ORDER]
+    assert all(seconds is not None for seconds in after)
+    assert after == sorted(s for s in after if s is not None)
 
 
 def test_a_candidate_is_named_where_nothing_is_proven() -> None:
@@ -135,7 +159,13 @@ def test_an_unknown_hypothesis_is_refused(tmp_path: Path) -> None:
         _tiny(tmp_path, hypotheses=("H9",))
 
 
-def _tiny(out: Path, hypotheses: tuple[str, ...] = ("H1",), *, until_root_cause: bool = False) -> Result:
+def _tiny(
+    out: Path,
+    hypotheses: tuple[str, ...] = ("H1",),
+    *,
+    until_root_cause: bool = False,
+    **options: Any,
+) -> Result:
     return investigate(
         load("smoke"),
         out,
@@ -146,4 +176,5 @@ def _tiny(out: Path, hypotheses: tuple[str, ...] = ("H1",), *, until_root_cause:
         progress=lambda phase, done, total: None,
         hypotheses=hypotheses,
         until_root_cause=until_root_cause,
+        **options,
     )

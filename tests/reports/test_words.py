@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from etrm.investigation.result import Absent, Result, Verdict
+from etrm.investigation.result import Absent, Effect, Result, Verdict
 from reports import summary
 from reports.hypothesis_page import hypothesis_page, primary
 from reports.index_page import index_page
 from reports.names import page_names, slug, unique
 from reports.standing import marks
+from reports.terminal import announcement
 from reports.text import (
     code,
     count,
@@ -150,6 +151,30 @@ def test_the_effect_named_first_is_the_one_that_failed(example: Result) -> None:
     row = primary(example.hypotheses["H2"].evidence)
     assert row is not None
     assert row.metric == "encoder coverage, lowest step"
+
+
+def test_what_more_seeds_would_decide_speaks_before_what_passed(example: Result) -> None:
+    passed = example.hypotheses["H2"].evidence[0].model_copy(update={"passed": True, "effect": None})
+    effect = Effect(by_seed=(0.1, 0.2), smallest=0.25)
+    undecided = passed.model_copy(update={"metric": "open", "passed": None, "effect": effect})
+    assert primary((passed, undecided)) == undecided
+    assert primary((passed, undecided.model_copy(update={"effect": None}))) == passed
+    failed = passed.model_copy(update={"passed": False})
+    assert primary((passed, undecided, failed)) == failed
+
+
+def test_a_verdict_that_is_told_at_once_says_when_and_what_could_explain_it(example: Result) -> None:
+    found = example.hypotheses["H2"].model_copy(update={"decided_after_s": 48.04, "sentence": "It moves"})
+    assert announcement(found) == "H2 Encoder gradients: VALIDATED after 48.0 s. It moves."
+    explained = announcement(found.model_copy(update={"explained_by": "H3"}))
+    assert "VALIDATED (unless H3 explains it) after" in explained
+
+
+def test_the_index_says_when_the_root_cause_was_named(example: Result) -> None:
+    assert "was named after" not in index_page(example, *page_names(example))
+    timed = example.hypotheses["H2"].model_copy(update={"decided_after_s": 48.04})
+    found = example.model_copy(update={"hypotheses": example.hypotheses | {"H2": timed}})
+    assert "root cause was named after 48.0 s" in re.sub(r"\s+", " ", index_page(found, *page_names(found)))
 
 
 def test_hypotheses_behind_the_root_cause_say_so(example: Result) -> None:
