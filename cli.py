@@ -712,7 +712,8 @@ def bench_faults(
     seeds: Annotated[int, typer.Option(min=1, help="Cases of each fault.")] = 3,
     tier: TierOption = "screening",
     per_case: Annotated[
-        int | None, typer.Option(min=1, help="Seeds of one investigation; the tier's by default.")
+        int | None,
+        typer.Option(min=1, help="Seeds of each arm of an investigation in place of the tier's."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Investigations at a time, one process each.")] = 2,
     pretrain_steps: PretrainOption = None,
@@ -728,7 +729,7 @@ def bench_faults(
 
     base = _config(preset, config, settings, None)
     budget = _tier(tier, per_case, pretrain_steps)
-    chosen = fault_bench.cases(names or (), seeds, max(budget.seeds, budget.short_seeds))
+    chosen = fault_bench.cases(names or (), seeds, budget.most_seeds)
     with _resumable("") as phases:
         outcomes = fault_bench.run(
             base,

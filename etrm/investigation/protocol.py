@@ -15,7 +15,7 @@ from etrm.investigation.interface import Passage, passage
 from etrm.investigation.launch import Launcher
 from etrm.investigation.pretrain import finished, folder_of, pretrained, trm_config
 from etrm.investigation.result import Arm, ControlOutcome, Hypothesis, Run, Series, Verdict
-from etrm.investigation.tiers import SCREENING, Tier
+from etrm.investigation.tiers import LADDER, SCREENING, Tier
 from etrm.training.faults import effective
 from etrm.training.run_folder import read_metrics
 
@@ -77,6 +77,12 @@ class Investigation:
 
     def __post_init__(self) -> None:
         self.short_seeds = self.short_seeds or self.seeds
+
+    @property
+    def ladder_seeds(self) -> tuple[int, ...]:
+        """Of the ladder of H7, the short ones first."""
+        first = self.short_seeds[0]
+        return tuple(range(first, first + LADDER * len(self.short_seeds)))
 
     @cached_property
     def effective(self) -> Config:

@@ -47,12 +47,14 @@ class Treatment:
         what: the change in words.
         settings: applied after everything else, as section.key=value.
         steps: of its runs, as a share of the reference's.
+        seeds: of its runs, where they are others than the screen's; the reference has them too.
     """
 
     name: str
     what: str
     settings: tuple[str, ...]
     steps: float = 1.0
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Screen:
         name: prefix of the arms; screens of one name share their reference.
         reference: the config that the treatments change.
         treatments: what is changed.
-        seeds: of every arm.
+        seeds: of every arm that has none of its own.
         shared: the same in every investigation.
     """
 
@@ -79,12 +81,13 @@ class Screen:
 
     def jobs(self) -> list[Job]:
         """A job for every arm and seed; only the reference's runs are watched step by step."""
-        arms = [(REFERENCE, self.reference)]
-        arms += [(t.name, self._treated(t)) for t in self.treatments]
+        every = sorted({*self.seeds, *(seed for t in self.treatments for seed in t.seeds)})
+        arms = [(REFERENCE, self.reference, tuple(every))]
+        arms += [(t.name, self._treated(t), t.seeds or self.seeds) for t in self.treatments]
         return [
             Job(self.arm(name), seed, seeded(config, seed), measure=True, held_out=False, shared=self.shared)
-            for name, config in arms
-            for seed in self.seeds
+            for name, config, seeds in arms
+            for seed in seeds
         ]
 
     @property
@@ -110,12 +113,14 @@ class Screen:
             for t in self.treatments
         )
 
-    def outcome(self, runs: Sequence[Run], names: Sequence[str]) -> Outcome:
+    def outcome(
+        self, runs: Sequence[Run], names: Sequence[str], smallest_effect: float = SMALLEST_EFFECT
+    ) -> Outcome:
         """The reference against some of the treatments."""
         given = self.of_arm(runs)
         chosen = [t for t in self.treatments if t.name in names]
         return any_gains(
-            [of_runs(t.what, given, self.of_arm(runs, t.name), METRIC, SMALLEST_EFFECT) for t in chosen]
+            [of_runs(t.what, given, self.of_arm(runs, t.name), METRIC, smallest_effect) for t in chosen]
         )
 
     def _treated(self, treatment: Treatment) -> Config:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from etrm.errors import ConfigError
 from etrm.evaluation.statistics import FULL_SEEDS
 
+LADDER = 2
+"""How many times as many seeds the ladder of H7 has: what a stronger encoder gains is less than what the ceiling does,
+and varies more, and it is climbed only where there is a gap."""
+
 
 @dataclass(frozen=True)
 class Tier:
@@ -28,6 +32,11 @@ class Tier:
     frozen_steps: int
     short_steps: int
     short_seeds: int = FULL_SEEDS
+
+    @property
+    def most_seeds(self) -> int:
+        """Of any arm: two investigations whose first seeds lie so far apart share none."""
+        return max(self.seeds, LADDER * self.short_seeds)
 
 
 TIERS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -97,6 +98,15 @@ def test_a_ceiling_that_lost_a_run_leaves_a_candidate() -> None:
     assert (verdict, candidate) == (Verdict.INCONCLUSIVE, True)
 
 
+def test_a_stronger_encoder_needs_to_gain_half_of_what_the_ceiling_does() -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    for gain, verdict in ((0.15, Verdict.VALIDATED), (0.1, Verdict.INVALIDATED)):
+        rung = [x * math.exp(-gain + 0.01 * (-1) ** n) for n, x in enumerate(given)]
+        assert outcomes([x / 3 for x in given], rung, given)[2] is verdict
+    near = [x * math.exp(-0.15 + 0.01 * (-1) ** n) for n, x in enumerate(given)]
+    assert outcomes(near, [x / 2 for x in given], given)[2] is Verdict.INVALIDATED
+
+
 @pytest.mark.parametrize("deeper", [HALF, SAME, UNCLEAR])
 def test_without_a_gap_it_is_not_capacity(deeper: list[float]) -> None:
     *_, verdict, candidate, sentence = outcomes(SAME, deeper)
@@ -128,10 +138,10 @@ def test_a_lost_run_or_a_broken_control_is_an_error() -> None:
 def test_the_ladder_is_climbed_only_where_there_is_a_gap(
     ceiling: list[float], climbed: bool, investigation: Investigation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    asked: dict[str, tuple[int, ...]] = {}
 
     def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[Run]:
-        asked.extend(t.name for t in screens[0].treatments)
+        asked.update({t.name: t.seeds for t in screens[0].treatments})
         runs = [
             run for screen in screens for t in screen.treatments for run in planted(screen.arm(t.name), HALF)
         ]
@@ -144,6 +154,8 @@ def test_the_ladder_is_climbed_only_where_there_is_a_gap(
     monkeypatch.setattr(investigation, "metrics", lambda run: [])
     found = h7.decide(investigation)
     assert ("deeper" in asked, found.candidate) == (climbed, climbed)
+    if climbed:  # twice as many seeds, for the gain is smaller than the gap
+        assert (asked["deeper"], asked["ceiling"], asked["frozen-random"]) == ((0, 1), (), ())
     rows = [row for row in found.evidence if "encoder twice as deep" in row.metric]
     assert [isinstance(row.treatment, Absent) for row in rows] == [not climbed]
 

@@ -63,6 +63,22 @@ def test_an_intervention_has_the_last_word_over_a_fault(fault: str) -> None:
     assert effective(subject).train.encoder_lr_scale == 0.1
 
 
+def test_a_treatment_with_seeds_of_its_own_has_the_reference_beside_it() -> None:
+    more = Treatment("more", "x", ("train.beta2=0.9",), seeds=(1, 2, 3))
+    screen = Screen("x", lasting(small(), 80), (SLOW, more), (0, 1))
+    seeds = {name: [job.seed for job in screen.jobs() if job.arm == f"x-{name}"] for name in ("slow", "more")}
+    assert seeds == {"slow": [0, 1], "more": [1, 2, 3]}
+    assert [job.seed for job in screen.jobs() if job.arm == "x-as-given"] == [0, 1, 2, 3]
+    runs = [
+        *planted("x-as-given", [1.0] * 4),
+        *planted("x-slow", [0.5] * 2),
+        *planted("x-more", [9.0, 0.5, 0.5, 0.5])[1:],
+    ]
+    slow, found = screen.outcome(runs, ["slow"]).best, screen.outcome(runs, ["more"], 0.1).best
+    assert (len(slow.effects), len(found.effects)) == (2, 3)
+    assert (slow.smallest_effect, found.smallest_effect) == (0.25, 0.1)
+
+
 def test_interventions_are_added_to_those_that_a_subject_has() -> None:
     subject = small('interventions=["train.beta2=0.9"]')
     both = small(interventions(subject, SLOW.settings))

@@ -20,6 +20,8 @@ def test_only_the_screening_has_too_few_seeds_for_a_verdict() -> None:
         "full": True,
     }
     assert {tier.short_seeds for tier in TIERS.values()} == {FULL_SEEDS}
+    assert {tier.most_seeds for tier in TIERS.values()} == {2 * FULL_SEEDS}
+    assert replace(SCREENING, seeds=30).most_seeds == 30
     with pytest.raises(ConfigError, match="unknown --tier 'cheap'"):
         find("cheap")
 
@@ -40,6 +42,7 @@ def test_the_short_runs_have_their_own_seeds_and_those_of_every_arm_by_default(
 ) -> None:
     assert investigation.short_seeds == investigation.seeds == (0,)
     more = replace(investigation, short_seeds=(4, 5))
+    assert more.ladder_seeds == (4, 5, 6, 7)
     for module in (h4, h7):
         given = [job for job in module.screens(more)[0].jobs() if job.arm == "few-as-given"]
         assert [job.seed for job in given] == [4, 5]
