@@ -83,7 +83,7 @@ CEILING = Treatment(
 steps the usual rate of 1e-2 is no ceiling: preset `smoke`, seed 0, without a fault: 1.28; at 0.1 1.13, at 0.3 1.14."""
 RANDOM = "frozen-random"
 SMALLEST_GAIN = SMALLEST_EFFECT / 2
-"""m of a stronger encoder, in ln of the loss: half of the smallest gap to the ceiling that matters, for none is a ceiling.
+"""m of a stronger encoder, in ln of the loss: half of the smallest gap to the ceiling that matters, for none is one.
 An encoder that is no longer narrow gains .26 of a gap of .43 on `smoke` (ten seeds, deviation .13). Set when those
 seeds, 0 to 9, had been seen."""
 NO_GAP = "without a gap to the ceiling there is nothing that it could gain"
