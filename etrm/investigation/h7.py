@@ -14,7 +14,7 @@ from statistics import fmean
 from etrm.config import Config
 from etrm.config.model import KNOBS, VARIATIONAL, EncoderConfig
 from etrm.evaluation.statistics import FULL_SEEDS
-from etrm.investigation import dynamics
+from etrm.investigation import dynamics, unseen_rules
 from etrm.investigation.contrast import Outcome
 from etrm.investigation.protocol import (
     CONTROL_PRESET,
@@ -141,6 +141,8 @@ def decide(investigation: Investigation) -> Hypothesis:
     reference = screen.reference
     stronger = (*frozen_random(reference), *ladder(effective(reference)))
     runs = run_screens(investigation, "H7", [screen, *controls])
+    rule_jobs = unseen_rules.jobs(investigation)
+    rule_runs = investigation.run("H7, unseen rules", rule_jobs) if rule_jobs else []
     gap = _gap(screen, runs)
     if gap.gained:  # else nothing that a stronger encoder does could decide
         more = investigation.ladder_seeds
@@ -159,19 +161,21 @@ def decide(investigation: Investigation) -> Hypothesis:
         p_value=max(found.p_value for found in (gap, rungs) if found is not None),
         arms=(
             *screen.arms("the subject on few tasks"),
+            *unseen_rules.arms(rule_jobs),
             *(arm for control in controls for arm in control.arms(f"preset {CONTROL_PRESET}", control.role)),
         ),
-        runs=readable(runs),
+        runs=readable([*runs, *rule_runs]),
         evidence=(
             *gap.rows(METRIC_IN_WORDS),
             *(rungs.rows(METRIC_IN_WORDS) if rungs else left_out({t.what: NO_GAP for t in stronger})),
             *_context(investigation, screen, runs),
+            *unseen_rules.rows(rule_jobs, rule_runs),
         ),
         controls=tuple(outcomes),
         instruments=(_told(screen, runs), diverged(runs)),
         figures=FIGURES,
         series=tuple(_series(investigation, screen, runs)),
-        wall_s=round(sum(run.wall_s for run in runs), 1),
+        wall_s=round(sum(run.wall_s for run in (*runs, *rule_runs)), 1),
     )
 
 

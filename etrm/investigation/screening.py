@@ -213,6 +213,8 @@ FINALS = {
     "loss_end_foreign_demos": "loss after the run, foreign demonstrations",
     "retrieval_end": "task retrieval after the run",
     "accuracy_all": "token accuracy, last 25 steps",
+    "held_out_pass_at_1": "unseen rules solved",
+    "held_out_token_accuracy": "token accuracy on unseen rules",
 }
 """Final values that a report shows, in words."""
 

@@ -24,6 +24,7 @@ class Tier:
         short_steps: of the runs on few tasks by which H4 and H7 are decided, however many the subject's own are.
         short_seeds: of those runs: they are cheap, and with three seeds an interval is 1.8 times as wide as with five
             (paired t).
+        rule_steps: of H7's runs on the rule family, asked with rules that were never trained on; 0 leaves them out.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Tier:
     frozen_steps: int
     short_steps: int
     short_seeds: int = FULL_SEEDS
+    rule_steps: int = 0
 
     @property
     def most_seeds(self) -> int:
@@ -43,8 +45,17 @@ TIERS = {
     tier.name: tier
     for tier in (
         Tier("screening", seeds=3, pretrain_steps=800, frozen_steps=200, short_steps=100),
-        Tier("standard", seeds=FULL_SEEDS, pretrain_steps=800, frozen_steps=200, short_steps=100),
-        Tier("full", seeds=FULL_SEEDS, pretrain_steps=4000, frozen_steps=2000, short_steps=400),
+        Tier(
+            "standard",
+            seeds=FULL_SEEDS,
+            pretrain_steps=800,
+            frozen_steps=200,
+            short_steps=100,
+            rule_steps=600,
+        ),
+        Tier(
+            "full", seeds=FULL_SEEDS, pretrain_steps=4000, frozen_steps=2000, short_steps=400, rule_steps=4000
+        ),
     )
 }
 """Screening decides H4 and H7 and names candidates of H3; the others can validate all that is statistical; only the

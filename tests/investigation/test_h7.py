@@ -181,6 +181,7 @@ def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.Monke
     assert [check.passed for check in found.instruments] == [True, True]
     assert {arm.name for arm in found.arms} == {run.arm for run in found.runs}
     assert {curve.figure for curve in found.series} == {figure.key for figure in found.figures}
-    retrieval = found.evidence[-4]
+    retrieval = next(row for row in found.evidence if row.metric.startswith("task retrieval"))
     assert isinstance(retrieval.treatment, float)
     assert "chance: 0." in retrieval.note
+    assert [isinstance(row.treatment, Absent) for row in found.evidence[-2:]] == [True, True]  # no unseen rules
