@@ -211,14 +211,19 @@ class Outcome:
         )
 
 
-def any_gains(contrasts: Sequence[Contrast]) -> Outcome:
+def any_gains(contrasts: Sequence[Contrast], planned: int = 0) -> Outcome:
     """The registered rule on several treatments of one reference.
+
+    Args:
+        contrasts: the comparisons.
+        planned: how many Holm's correction is over, where some were not made; those count as a p-value of 1.
 
     What would be VALIDATED must also have a Holm-adjusted p-value below .05. A candidate need not: it is a lead, and
     at three seeds hardly any effect would pass; that its mean must reach m is what keeps noise out.
     """
     intervals = [c.interval or paired_t_interval(c.effects or (math.nan,)) for c in contrasts]
-    adjusted = holm([interval.p_value for interval in intervals])
+    not_made = [1.0] * (planned - len(contrasts))
+    adjusted = holm([*(interval.p_value for interval in intervals), *not_made])[: len(contrasts)]
     decisions = [
         _corrected(decide(interval, contrast.smallest_effect), p)
         for contrast, interval, p in zip(contrasts, intervals, adjusted, strict=True)

@@ -139,16 +139,12 @@ def decide(investigation: Investigation) -> Hypothesis:
         return not_run(STATEMENT, "The subject is a TRM: it has no encoder.")
     screen, *controls = screens(investigation)
     reference = screen.reference
-    stronger = (*frozen_random(reference), *ladder(effective(reference)))
     runs = run_screens(investigation, "H7", [screen, *controls])
     rule_jobs = unseen_rules.jobs(investigation)
     rule_runs = investigation.run("H7, unseen rules", rule_jobs) if rule_jobs else []
     gap = _gap(screen, runs)
     if gap.gained:  # else nothing that a stronger encoder does could decide
-        more = investigation.ladder_seeds
-        stronger = tuple(t if t.name == RANDOM else replace(t, seeds=more) for t in stronger)
-        screen = subject_screen(investigation, reference, (CEILING, *stronger))
-        runs = run_screens(investigation, "H7", [screen, *controls])
+        screen, runs = _climb(investigation, screen, controls)
     rungs = _rungs(screen, runs)
     given = screen.of_arm(runs)
     outcomes = [_control(control, runs) for control in controls]
@@ -167,7 +163,8 @@ def decide(investigation: Investigation) -> Hypothesis:
         runs=readable([*runs, *rule_runs]),
         evidence=(
             *gap.rows(METRIC_IN_WORDS),
-            *(rungs.rows(METRIC_IN_WORDS) if rungs else left_out({t.what: NO_GAP for t in stronger})),
+            *(rungs.rows(METRIC_IN_WORDS) if rungs else ()),
+            *left_out(_not_climbed(screen)),
             *_context(investigation, screen, runs),
             *unseen_rules.rows(rule_jobs, rule_runs),
         ),
@@ -177,6 +174,31 @@ def decide(investigation: Investigation) -> Hypothesis:
         series=tuple(_series(investigation, screen, runs)),
         wall_s=round(sum(run.wall_s for run in (*runs, *rule_runs)), 1),
     )
+
+
+def _climb(
+    investigation: Investigation, screen: Screen, controls: Sequence[Screen]
+) -> tuple[Screen, list[Run]]:
+    """The ladder rung by rung, up to the first that gains; each is as much as five to ten runs."""
+    reference = screen.reference
+    below = (*screen.treatments, *frozen_random(reference))
+    rungs = [replace(t, seeds=investigation.ladder_seeds) for t in ladder(effective(reference))]
+    runs: list[Run] = []
+    for count in range(1, len(rungs) + 1):
+        screen = subject_screen(investigation, reference, (*below, *rungs[:count]))
+        runs = run_screens(investigation, "H7", [screen, *controls])
+        found = _rungs(screen, runs)
+        if found is not None and found.gained:
+            break
+    return screen, runs
+
+
+def _not_climbed(screen: Screen) -> dict[str, str]:
+    """The stronger encoders that were not run, and why."""
+    run = {t.name for t in screen.treatments}
+    why = "one below gains already" if len(run) > 1 else NO_GAP
+    every = (*frozen_random(screen.reference), *ladder(effective(screen.reference)))
+    return {t.what: why for t in every if t.name not in run}
 
 
 def judged(
@@ -217,9 +239,13 @@ def _gap(screen: Screen, runs: Sequence[Run]) -> Outcome:
 
 
 def _rungs(screen: Screen, runs: Sequence[Run]) -> Outcome | None:
-    """The stronger encoders against the subject; None where they were left out."""
+    """The stronger encoders that were run against the subject; None where there are none.
+
+    Holm's correction is over the whole ladder of a subject, however far it was climbed.
+    """
     names = [t.name for t in screen.treatments if t.name not in (CEILING.name, RANDOM)]
-    return screen.outcome(runs, names, SMALLEST_GAIN) if names else None
+    planned = 0 if screen.shared else len(ladder(effective(screen.reference)))
+    return screen.outcome(runs, names, SMALLEST_GAIN, planned) if names else None
 
 
 def _control_screen(name: str) -> Screen:

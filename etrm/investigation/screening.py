@@ -114,13 +114,18 @@ class Screen:
         )
 
     def outcome(
-        self, runs: Sequence[Run], names: Sequence[str], smallest_effect: float = SMALLEST_EFFECT
+        self,
+        runs: Sequence[Run],
+        names: Sequence[str],
+        smallest_effect: float = SMALLEST_EFFECT,
+        planned: int = 0,
     ) -> Outcome:
-        """The reference against some of the treatments."""
+        """The reference against some of the treatments, of so many as were planned."""
         given = self.of_arm(runs)
         chosen = [t for t in self.treatments if t.name in names]
         return any_gains(
-            [of_runs(t.what, given, self.of_arm(runs, t.name), METRIC, smallest_effect) for t in chosen]
+            [of_runs(t.what, given, self.of_arm(runs, t.name), METRIC, smallest_effect) for t in chosen],
+            planned,
         )
 
     def _treated(self, treatment: Treatment) -> Config:

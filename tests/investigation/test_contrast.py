@@ -171,3 +171,12 @@ def test_a_loss_that_is_higher_is_not_said_to_be_lower_by_less_than_nothing() ->
     turned = of_losses("x", [(1.5, 2.0), (0.9, 1.0)], M).interval
     assert isinstance(turned, PairedInterval)
     assert lower_by(turned) == "higher by 0.300 [-0.963, 1.563]"
+
+
+def test_comparisons_that_were_planned_and_not_made_count_in_holms_correction() -> None:
+    found = of_log_losses("x", [(1.0, 0.5), (1.1, 0.7), (0.9, 0.5), (1.0, 0.9), (1.2, 0.8)], 0.1)
+    alone = any_gains([found]).p_value
+    assert any_gains([found], planned=4).p_value == pytest.approx(4 * alone)
+    assert any_gains([found], planned=1).p_value == alone
+    assert any_gains([found]).p_values == (alone,)
+    assert len(any_gains([found], planned=4).p_values) == 1

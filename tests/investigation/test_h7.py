@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from etrm.config import Config, load
+from etrm.evaluation import paired_t_interval
 from etrm.investigation import h7, screening
 from etrm.investigation.contrast import Outcome
 from etrm.investigation.launch import launcher
@@ -134,30 +135,61 @@ def test_a_lost_run_or_a_broken_control_is_an_error() -> None:
     assert h7.judged(gap, rungs, planted("x", GIVEN), "a control broke", 80)[0] is Verdict.ERROR
 
 
-@pytest.mark.parametrize(("ceiling", "climbed"), [(LOW, True), (SAME, False), (UNCLEAR, False)])
-def test_the_ladder_is_climbed_only_where_there_is_a_gap(
-    ceiling: list[float], climbed: bool, investigation: Investigation, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("ceiling", "gains", "climbed"),
+    [
+        (LOW, "deeper", ["deeper"]),
+        (LOW, "attention", ["deeper", "attention"]),
+        (LOW, "none of them", ["deeper", "attention", "tokens"]),
+        (SAME, "deeper", []),
+        (UNCLEAR, "deeper", []),
+    ],
+)
+def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gains(
+    ceiling: list[float],
+    gains: str,
+    climbed: list[str],
+    investigation: Investigation,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: dict[str, tuple[int, ...]] = {}
 
     def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[Run]:
         asked.update({t.name: t.seeds for t in screens[0].treatments})
-        runs = [
-            run for screen in screens for t in screen.treatments for run in planted(screen.arm(t.name), HALF)
+        losses = {"ceiling": ceiling, gains: HALF}
+        return [
+            run
+            for screen in screens
+            for arm, found in [
+                (screen.arm(), GIVEN),
+                *((screen.arm(t.name), losses.get(t.name, SAME)) for t in screen.treatments),
+            ]
+            for run in planted(arm, found)
         ]
-        runs = [run for run in runs if not run.arm.endswith("ceiling")]
-        runs += [run for screen in screens for run in planted(screen.arm(), GIVEN)]
-        return runs + [run for screen in screens for run in planted(screen.arm("ceiling"), ceiling)]
 
     monkeypatch.setattr(h7, "run_screens", run_screens)
     monkeypatch.setattr(h7, "broken_controls", lambda controls: "")
     monkeypatch.setattr(investigation, "metrics", lambda run: [])
     found = h7.decide(investigation)
-    assert ("deeper" in asked, found.candidate) == (climbed, climbed)
+    assert [name for name in asked if name not in ("ceiling", "frozen-random")] == climbed
+    assert found.candidate == (gains in climbed)
     if climbed:  # twice as many seeds, for the gain is smaller than the gap
-        assert (asked["deeper"], asked["ceiling"], asked["frozen-random"]) == ((0, 1), (), ())
-    rows = [row for row in found.evidence if "encoder twice as deep" in row.metric]
-    assert [isinstance(row.treatment, Absent) for row in rows] == [not climbed]
+        assert {asked[name] for name in climbed} == {(0, 1)}
+        assert asked["ceiling"] == asked["frozen-random"] == ()
+    rungs = ("encoder twice as deep", "attention pooling", "8 context tokens")
+    rows = [row for what in rungs for row in found.evidence if what in row.metric]
+    assert [isinstance(row.treatment, Absent) for row in rows] == [n >= len(climbed) for n in range(3)]
+
+
+def test_holms_correction_is_over_the_whole_ladder() -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    effects = [0.5, 0.2, 0.35, 0.05, 0.4]
+    rung = [x * math.exp(-effect) for x, effect in zip(given, effects, strict=True)]
+    screen = Screen("h7", used(), (h7.ladder(used())[0],), tuple(range(5)))
+    runs = planted("h7-as-given", given) + planted("h7-deeper", rung)
+    found = h7._rungs(screen, runs)
+    assert found is not None
+    assert found.p_value == pytest.approx(3 * paired_t_interval(effects).p_value)
 
 
 def test_a_trm_has_no_encoder_to_be_weak(investigation: Investigation) -> None:
@@ -184,4 +216,7 @@ def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.Monke
     retrieval = next(row for row in found.evidence if row.metric.startswith("task retrieval"))
     assert isinstance(retrieval.treatment, float)
     assert "chance: 0." in retrieval.note
-    assert [isinstance(row.treatment, Absent) for row in found.evidence[-2:]] == [True, True]  # no unseen rules
+    assert [isinstance(row.treatment, Absent) for row in found.evidence[-2:]] == [
+        True,
+        True,
+    ]  # no unseen rules
