@@ -43,7 +43,7 @@ class Passage:
         finite: every number that the decoder is given is finite.
         shape, wanted_shape: of what it is given, and of what it was made for, without the rows.
         same: the largest difference of a row to what the encoder said, root mean square relative to that of all rows,
-            in a step in which rows begin and in one in which they go on.
+            in a step in which rows begin and in one in which they go on, in evaluation and in training.
         scale: the factor by which what it is given is what the encoder said, by least squares.
         aligned: cosine of the two.
         used: the largest change of a logit where every row gets another task's demonstrations, relative
@@ -52,7 +52,7 @@ class Passage:
             relative to its size; 0 where every row is on its own.
         rms: of the encoder's own context.
         unread: parts of the demonstrations that change the context of some row by nothing.
-        silent: some row, in one of the two steps, is given zeros.
+        silent: some row, in one of these steps, is given zeros.
     """
 
     finite: bool
@@ -138,11 +138,17 @@ def passage(config: Config) -> Passage:
     begin, go_on = _follow(model, batch, 2)
     other = _follow(model, foreign)[0]
     beside = _follow(model, neighbours)[0]
+    steps = [
+        begin,
+        go_on,
+        *_follow(model.train(), batch, 2),
+    ]  # what stands in the way may do so in training alone
+    model.eval()
     core, width = model.core.context_tokens, model.core.H_init.shape[0]
     said = begin.said
-    worst = begin if begin.change >= go_on.change else go_on
+    worst = max(steps, key=lambda step: step.change)
     return Passage(
-        finite=bool(begin.given.isfinite().all() and go_on.given.isfinite().all()),
+        finite=all(bool(step.given.isfinite().all()) for step in steps),
         shape=tuple(begin.given.shape[1:]),
         wanted_shape=(core, width),
         same=worst.change,
@@ -152,7 +158,7 @@ def passage(config: Config) -> Passage:
         others=_change(beside.given[0], begin.given[0]),
         rms=float(said.square().mean().sqrt()),
         unread=_unread(model, samples),
-        silent=begin.silent or go_on.silent,
+        silent=any(step.silent for step in steps),
     )
 
 

@@ -125,9 +125,20 @@ def _larger_later(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     return replace(given, context=given.context * (1 + 29 * ~carry.halted[:, None, None]))
 
 
+def _rolled_in_training(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    return (_rolled if model.training else encode_every_step)(model, carry, batch)
+
+
+def _silent_in_training(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    return replace(given, context=given.context * (not model.training))
+
+
 @pytest.mark.parametrize(
     ("policy", "lost"),
     [
+        (_rolled_in_training, False),
+        (_silent_in_training, True),
         (_rolled, False),
         (_noisy, False),
         (_one_token_less, False),
