@@ -8,8 +8,8 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.investigation import pretrain
-from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import Investigation
+from tests.investigation.planted import inline
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +39,6 @@ def investigation(
         root=tmp_path / "out",
         subject=subject,
         seeds=(0,),
-        launcher=launcher("processes", 2),
+        launcher=inline(),
         progress=lambda phase, done, total: None,
     )

@@ -18,8 +18,8 @@ from etrm.investigation.experiments import (
     job,
     of_suite,
 )
-from etrm.investigation.launch import launcher
 from etrm.investigation.tracking import table
+from tests.investigation.planted import inline
 
 SMOKE = load("smoke", overrides=("train.threads=1",))
 
@@ -91,12 +91,10 @@ def test_an_experiment_is_run_beside_its_baseline_and_not_twice(tmp_path: Path) 
     )
     done: list[int] = []
     chosen = [find("E0"), find("E3")]
-    experiments.run(
-        chosen, tiny, tmp_path, 1, launcher("processes", 1), lambda steps, total: done.append(steps)
-    )
+    experiments.run(chosen, tiny, tmp_path, 1, inline(), lambda steps, total: done.append(steps))
     row = next(row for row in table(tmp_path, tiny, 1) if row.experiment.name == "E3")
     assert row.interval is not None  # the clipped baseline is the same run
     assert row.interval.mean == 0
     written = (tmp_path / "runs/E3/seed0/summary.json").stat().st_mtime_ns
-    experiments.run(chosen, tiny, tmp_path, 1, launcher("processes", 1), lambda steps, total: None)
+    experiments.run(chosen, tiny, tmp_path, 1, inline(), lambda steps, total: None)
     assert (tmp_path / "runs/E3/seed0/summary.json").stat().st_mtime_ns == written

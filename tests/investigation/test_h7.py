@@ -11,7 +11,6 @@ from etrm.config import Config, load
 from etrm.evaluation import paired_t_interval
 from etrm.investigation import h7, screening
 from etrm.investigation.contrast import Outcome
-from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Absent, Run, Verdict
 from etrm.investigation.screening import Screen, few_tasks
@@ -204,7 +203,6 @@ def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.Monke
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)
     monkeypatch.setattr(screening, "CONTROL_SEEDS", (0,))
     monkeypatch.setattr(h7, "few_tasks", lambda subject, steps: few_tasks(subject, 5))
-    investigation.launcher = launcher("processes", 1)  # a second one would import torch once more
     monkeypatch.setattr(h7, "broken_controls", lambda controls: "")  # two steps show nothing
     found = h7.decide(investigation)
     assert found.screening

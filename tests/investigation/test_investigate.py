@@ -13,10 +13,10 @@ from etrm.config import load
 from etrm.errors import ConfigError, RunFolderError
 from etrm.investigation import frozen_decoder
 from etrm.investigation.investigate import STATEMENTS, investigate, root_cause
-from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import ORDER, Investigation, not_run
 from etrm.investigation.result import Hypothesis, Result, Verdict
 from etrm.investigation.tiers import SCREENING
+from tests.investigation.planted import inline
 
 
 def hypotheses(**verdicts: Verdict) -> dict[str, Hypothesis]:
@@ -106,7 +106,7 @@ def test_the_injected_fault_is_named(
         tmp_path,
         name="preset smoke",
         tier=replace(SCREENING, seeds=1, short_seeds=1),
-        launcher=launcher("processes", 2),
+        launcher=inline(),
         command="etrm investigate",
         progress=lambda phase, done, total: None,
         experiments=() if faults else (frozen_decoder.run,),
@@ -171,7 +171,7 @@ def _tiny(
         out,
         name="preset smoke",
         tier=replace(SCREENING, seeds=1, short_seeds=1),
-        launcher=launcher("processes", 1),
+        launcher=inline(),
         command="etrm investigate",
         progress=lambda phase, done, total: None,
         hypotheses=hypotheses,

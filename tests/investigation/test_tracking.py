@@ -13,9 +13,9 @@ import pytest
 from etrm.config import load
 from etrm.investigation import experiments, tracking
 from etrm.investigation.experiments import EXPERIMENTS, find
-from etrm.investigation.launch import launcher
 from etrm.investigation.tracking import Row, answers, phases, table
 from reports.experiments_page import listing, page
+from tests.investigation.planted import inline
 
 SMOKE = load("smoke", overrides=("train.threads=1",))
 
@@ -189,9 +189,7 @@ def test_without_a_fall_nothing_is_said_to_come_first(tmp_path: Path) -> None:
 
 def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Path) -> None:
     tiny = load("smoke", overrides=("train.steps=3", "train.threads=1"))
-    experiments.run(
-        [find("E0"), find("E7")], tiny, tmp_path, 1, launcher("processes", 1), lambda done, total: None
-    )
+    experiments.run([find("E0"), find("E7")], tiny, tmp_path, 1, inline(), lambda done, total: None)
     found = {answer.question.name: answer.found for answer in answers(tmp_path, table(tmp_path, tiny, 1))}
     numbers = [
         float(number)

@@ -14,7 +14,7 @@ from etrm.investigation.result import Absent, Run
 from etrm.investigation.tiers import SCREENING, TIERS
 from etrm.training.faults import effective
 from etrm.training.tasks import held_out_tasks, training_tasks
-from tests.investigation.planted import inline, planted
+from tests.investigation.planted import planted
 
 ACCURACY = "held_out_token_accuracy"
 
@@ -90,7 +90,6 @@ def test_rows_hold_the_copy_beside_every_seed(investigation: Investigation) -> N
 
 def test_from_end_to_end(investigation: Investigation) -> None:
     investigation.tier = replace(SCREENING, rule_steps=3)
-    investigation.launcher = inline()
     jobs = unseen_rules.jobs(investigation)
     runs: list[Run] = investigation.run("rules", jobs)
     assert [(run.state, run.steps) for run in runs] == [("finished", 3)]
