@@ -212,6 +212,7 @@ def control_outcome(
         got=got,
         behaved=(candidate or got is Verdict.VALIDATED) == positive and got is not Verdict.ERROR,
         detail=detail,
+        candidate=candidate,
     )
 
 

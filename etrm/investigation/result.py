@@ -119,6 +119,7 @@ class ControlOutcome(Record):
     got: Verdict
     behaved: bool
     detail: str
+    candidate: bool = False  # what it got is one, and only its few seeds stand in the way of VALIDATED
 
 
 class InstrumentCheck(Record):

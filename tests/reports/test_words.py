@@ -17,6 +17,7 @@ from reports import summary
 from reports.hypothesis_page import hypothesis_page, primary
 from reports.index_page import index_page
 from reports.names import page_names, slug, unique
+from reports.sections import controls_table
 from reports.standing import marks
 from reports.terminal import announcement
 from reports.text import (
@@ -182,6 +183,16 @@ def test_hypotheses_behind_the_root_cause_say_so(example: Result) -> None:
     assert "stands behind the root cause, H2" in behind
     assert "root cause" not in before
     assert "is the **root cause**" in cause
+
+
+def test_a_control_that_is_a_candidate_is_not_told_to_be_something_else(example: Result) -> None:
+    controls = [control for hypothesis in example.hypotheses.values() for control in hypothesis.controls]
+    positive = next(control for control in controls if control.kind == "positive")
+    few = positive.model_copy(update={"got": Verdict.INCONCLUSIVE, "candidate": True, "behaved": True})
+    assert "| VALIDATED or candidate | INCONCLUSIVE (candidate) | yes" in re.sub(
+        r" +", " ", controls_table([few])
+    )
+    assert "candidate" not in controls_table([positive])
 
 
 def test_a_candidate_is_never_called_the_root_cause(example: Result) -> None:
