@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from etrm.batch import IGNORE
 from etrm.config import Config, with_overrides
-from etrm.data import Sample, TaskSet, evaluation_samples
+from etrm.data import Sample, TaskSet, collate, evaluation_samples
 from etrm.data.augment import identity, parse_name
 from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
 from etrm.errors import EtrmError, NonFiniteError
@@ -29,6 +30,7 @@ from etrm.investigation.protocol import (
     control_arms,
     seeded,
 )
+from etrm.investigation.provenance import KINDS, Provenance, read_rows
 from etrm.investigation.result import (
     Absent,
     Evidence,
@@ -48,8 +50,9 @@ STATEMENT = Statement(
     refuted_by=(
         "Right answers planted for all tasks, for half of them and for none score 100 %, that half and 0 %, on 4, "
         "on 64 and on all tasks, in whatever order the evaluations come; an answer that comes second counts for "
-        "pass@2 and not for pass@1; votes for augmented queries count for the query; the averaged weights are those "
-        "that are evaluated; every row takes the ACT steps it is given."
+        "pass@2 and not for pass@1; votes for augmented queries count for the query; what is asked are the tasks' "
+        "own queries with their own demonstrations; the averaged weights are those that are evaluated; every row "
+        "takes the ACT steps it is given."
     ),
     mechanism=(
         "A wrong denominator, votes that are not turned back or not forgotten, or other weights than meant report a "
@@ -62,6 +65,8 @@ POSITIVE = ("divide-by-all", "no-inverse", "stale-votes", "eval-raw")
 VOTES = 4
 """Augmentations of a planted evaluation, whatever the subject's: one vote hides a missing inverse."""
 SIZES = (4, 64)
+ROWS = 64
+"""Of a batch in which what is asked is read."""
 STEPS = 3
 """Training steps after which averaged and raw weights differ."""
 
@@ -110,6 +115,7 @@ class Facts:
 
     Attributes:
         planted: evaluations, in the order in which they were made.
+        read: rows that the evaluator asks, held against their tasks.
         averaged: tensors that a model asked for averaged weights has equal to the average.
         tensors: of them that training changed, so that the two can be told apart.
         act_steps: that rows of an evaluation took, the fewest.
@@ -118,6 +124,7 @@ class Facts:
     """
 
     planted: tuple[Planted, ...]
+    read: Provenance
     averaged: Value
     tensors: Value
     act_steps: int
@@ -134,7 +141,9 @@ class Facts:
     def holds(self) -> bool:
         """Whether the hypothesis holds."""
         steps = self.act_steps != self.wanted_steps
-        return steps or self.raw or any(not planted.right for planted in self.planted)
+        return (
+            steps or self.raw or bool(self.read.wrong) or any(not planted.right for planted in self.planted)
+        )
 
     @property
     def words(self) -> str:
@@ -143,6 +152,10 @@ class Facts:
         parts = [planted.words for planted in wrong[:2]]
         if len(wrong) > 2:
             parts.append(f"{len(wrong)} of {len(self.planted)} planted evaluations are reported wrongly")
+        parts += [
+            f"{count} of {self.read.rows} rows that are asked have {kind} (first: {self.read.first[kind]})"
+            for kind, count in self.read.wrong.items()
+        ]
         if self.raw:
             parts.append(
                 f"{self.averaged:g} of {self.tensors:g} evaluated tensors are the average that was asked for"
@@ -161,10 +174,10 @@ def inspect(config: Config) -> Facts:
         EtrmError: the subject cannot be built.
     """
     trainer = Trainer(with_overrides(config, ("monitor.enabled=false",)))
-    planted = _plant(trainer)
+    planted, read = _plant(trainer), _read(trainer)
     gap, steps = _paths(trainer)
     averaged, tensors = _weights(trainer)
-    return Facts(planted, averaged, tensors, steps, trainer.config.model.halt.max_steps, gap)
+    return Facts(planted, read, averaged, tensors, steps, trainer.config.model.halt.max_steps, gap)
 
 
 def decide(investigation: Investigation) -> Hypothesis:
@@ -291,6 +304,20 @@ def _asked(
     )
 
 
+def _read(trainer: Trainer) -> Provenance:
+    """What the evaluator asks, whatever the answers, as the tensors that a model is given."""
+    tasks, asked = held_out_tasks(trainer.config), list[Sample]()
+
+    def answer(samples: Sequence[Sample]) -> list[Answer]:
+        asked.extend(samples)
+        return [right_answer(sample) for sample in samples]
+
+    with suppress(ValueError):  # an evaluator that refuses right answers has asked already
+        trainer.recipe.evaluate(tasks, answer, augmentations=VOTES, data=trainer.config.data)
+    parts = [asked[place : place + ROWS] for place in range(0, len(asked), ROWS)]
+    return read_rows([(collate(part), part) for part in parts], tasks, trainer.config.data.max_demos)
+
+
 # -- what is evaluated ----------------------------------------------------------------------------
 
 
@@ -352,6 +379,15 @@ def _evidence(facts: Facts) -> tuple[Evidence, ...]:
     ]
     base = Evidence(metric="", direction="must be equal", treatment=0.0, threshold="", passed=None, n="")
     more: list[dict[str, Any]] = [
+        {
+            "metric": "kinds of rows that are asked and are not their task's own",
+            "control": 0.0,
+            "treatment": float(len(facts.read.wrong)),
+            "threshold": f"0 of {len(KINDS)}",
+            "passed": not facts.read.wrong,
+            "n": f"{facts.read.rows} rows, {facts.read.demos} demonstrations",
+            "note": "; ".join(f"{kind}: {count} rows" for kind, count in facts.read.wrong.items()),
+        },
         {
             "metric": "evaluated tensors that are the average that was asked for",
             "control": facts.tensors,

@@ -255,6 +255,8 @@ def _follow(model: RecursiveModel, batch: Batch, steps: int = 1) -> list[_Step]:
             logits = output.logits
             if batch.valid is not None:
                 logits = logits * batch.valid.unsqueeze(-1)
+            if not said:  # something else speaks in its place: held against what it would say
+                model.encoder(batch.demos)
             # An encoder that is not asked again, or not for every row, has said what it said before.
             whole = [context for context in said if context.shape == given[-1].shape]
             found.append(_Step((whole or said)[-1], given[-1], logits))

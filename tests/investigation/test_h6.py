@@ -38,6 +38,8 @@ def test_a_sound_evaluator_reports_what_was_planted() -> None:
     assert facts.averaged == facts.tensors
     assert facts.act_steps == 4
     assert facts.path_gap == 0
+    assert not facts.read.wrong
+    assert facts.read.rows == h6.VOTES * 5  # four tasks, one of them with two queries
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from etrm.batch import Batch, Demos
-from etrm.config import Config, load, with_overrides
+from etrm.config import SIDE, Config, load, with_overrides
 from etrm.data import DemoPair, Episodes, Sample, TaskSet
 from etrm.data.sample import CELLS
 from etrm.data.tokens import FIRST_COLOUR
@@ -165,6 +166,31 @@ def one_vote(recipe: Recipe, tasks: TaskSet, predictor: Predictor, **options: An
     return recipe.evaluate(tasks, predictor, **(options | {"augmentations": 1}))
 
 
+def demonstrations_of_the_next_task(
+    recipe: Recipe, tasks: TaskSet, predictor: Predictor, **options: Any
+) -> EvaluationReport:
+    following = tasks.tasks[1:] + tasks.tasks[:1]
+    crossed = tuple(
+        replace(task, demos=other.demos) for task, other in zip(tasks.tasks, following, strict=True)
+    )
+    return recipe.evaluate(replace(tasks, tasks=crossed), predictor, **options)
+
+
+def one_demonstration_when_asked(
+    recipe: Recipe, tasks: TaskSet, predictor: Predictor, **options: Any
+) -> EvaluationReport:
+    def less(samples: Sequence[Sample]) -> list[Answer]:
+        return predictor([replace(sample, demos=sample.demos[:1]) for sample in samples])
+
+    return recipe.evaluate(tasks, less, **options)
+
+
+def any_vote(recipe: Recipe, tasks: TaskSet, predictor: Predictor, **options: Any) -> EvaluationReport:
+    votes = options["augmentations"]
+    report = recipe.evaluate(tasks, predictor, **(options | {"ks": (1, 2, votes)}))
+    return replace(report, pass_at={1: report.pass_at[votes], 2: report.pass_at[votes]})
+
+
 def average_never_taken(recipe: Recipe) -> Recipe:
     """What is evaluated as the average is the start."""
     start: dict[str, Tensor] = {}
@@ -231,6 +257,50 @@ def noise_in_place(model: RecursiveModel) -> None:
 
 def one_cycle(model: RecursiveModel) -> None:
     model.core.H_cycles = 1
+
+
+def halting_turned_round(model: RecursiveModel) -> None:
+    for name, parameter in model.core.named_parameters():
+        if "q_head" in name:
+            parameter.neg_()
+
+
+def a_copy_speaks(model: RecursiveModel) -> None:
+    """What the decoder is given comes from a copy of the encoder, which nothing trains."""
+    twin, policy = copy.deepcopy(model.encoder), model.context_policy
+
+    def spoken(asked: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+        own = asked._modules["encoder"]
+        asked._modules["encoder"] = twin
+        try:
+            return policy(asked, carry, batch)
+        finally:
+            asked._modules["encoder"] = own
+
+    model.context_policy = spoken
+
+
+def transposed(demo: DemoPair) -> DemoPair:
+    place = demo.positions % CELLS
+    there = place % SIDE * SIDE + place // SIDE + demo.positions - place
+    return replace(demo, positions=there.astype(demo.positions.dtype))
+
+
+def without_black(demo: DemoPair) -> DemoPair:
+    seen = demo.tokens != FIRST_COLOUR
+    return DemoPair(demo.tokens[seen], demo.positions[seen])
+
+
+def black_is_blue(labels: Tensor) -> Tensor:
+    return labels.where(labels != FIRST_COLOUR, torch.full_like(labels, FIRST_COLOUR + 1))
+
+
+def exchanged_in_training(policy: ContextPolicy) -> ContextPolicy:
+    def exchanged(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+        found = policy(model, carry, batch)
+        return replace(found, context=found.context.roll(1, 0)) if model.training else found
+
+    return exchanged
 
 
 def first_demonstration_alone(model: RecursiveModel) -> None:
@@ -303,6 +373,16 @@ UNLISTED: dict[str, tuple[str | None, Apply]] = {
     "labels of the row above": ("H5", labelled(lambda labels: labels.roll(1, 0))),
     "one query of each task": ("H6", evaluated(first_query_alone)),
     "answers of the next query": ("H6", evaluated(answers_of_the_next)),
+    "demonstrations transposed": ("H5", paired(transposed)),
+    "demonstrations without black": ("H5", paired(without_black)),
+    "a colour of the labels": ("H5", labelled(black_is_blue)),
+    "demonstrations of the next task when asked": ("H6", evaluated(demonstrations_of_the_next_task)),
+    "one demonstration when asked": ("H6", evaluated(one_demonstration_when_asked)),
+    "any vote that is right": ("H6", evaluated(any_vote)),
+    "a halting head turned round": ("H1", loaded(halting_turned_round)),
+    "a copy of the encoder speaks": ("H2", lambda recipe: built(recipe, a_copy_speaks)),
+    "rows exchanged in training alone": ("H3", lambda recipe: with_policy(recipe, exchanged_in_training)),
+    "a little of the batch's mean": ("H3", given(lambda c: 0.98 * c + 0.02 * c.mean(0, keepdim=True))),
     "the second answer counts as the first": ("H6", evaluated(second_as_first)),
     "one vote": ("H6", evaluated(one_vote)),
     "an average that is never taken": ("H6", average_never_taken),
