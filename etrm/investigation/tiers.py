@@ -54,7 +54,7 @@ TIERS = {
             rule_steps=600,
         ),
         Tier(
-            "full", seeds=FULL_SEEDS, pretrain_steps=4000, frozen_steps=2000, short_steps=400, rule_steps=4000
+            "full", seeds=FULL_SEEDS, pretrain_steps=4000, frozen_steps=2000, short_steps=400, rule_steps=2000
         ),
     )
 }
