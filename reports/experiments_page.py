@@ -84,6 +84,8 @@ def _tracking(rows: Sequence[Row], seeds: int) -> str:
 def _decided(row: Row) -> str:
     if row.decision is None:
         return ""
+    if not any(row.effects):
+        return "the same runs"  # the change never acted, which is no answer
     words = {"VALIDATED": "yes", "INVALIDATED": "no", "INCONCLUSIVE": "undecided"}
     if row.decision.candidate:
         return "likely (screening)"

@@ -169,11 +169,8 @@ def _cost(result: Result) -> str:
     shared = ", what parts share counted once" if len(runs) < sum(len(part.runs) for _, part in parts) else ""
     spent = result.reproduce
     cause = result.hypotheses.get(result.root_cause or "")
-    named = (
-        f" The root cause was named after {duration(cause.decided_after_s)}."
-        if cause is not None and cause.decided_after_s is not None
-        else ""
-    )
+    after = cause.decided_after_s if cause and result.root_cause_confidence == "proven" else None
+    named = "" if after is None else f" The root cause was named after {duration(after)}."
     tier = f"Tier: {escape(spent.tier)}, {count(len(spent.seeds), 'seed')}. " if spent.tier else ""
     whole = (
         f"{tier}Together: {together}{' in runs' if runs else ''}{shared}. The investigation took "

@@ -62,6 +62,16 @@ class Decision:
     candidate: bool
     seeds_needed: int | None
 
+    @property
+    def gained(self) -> bool:
+        """Whether there is an effect that matters, be it of too few seeds for a verdict."""
+        return self.candidate or self.verdict == "VALIDATED"
+
+    @property
+    def ruled_out(self) -> bool | None:
+        """Whether an effect that matters is ruled out; None where that is open."""
+        return False if self.gained else True if self.verdict == "INVALIDATED" else None
+
 
 def binomial_interval(solved: int, asked: int, level: float = 0.95) -> tuple[float, float]:
     """The exact (Clopper-Pearson) interval of a share: never narrower than its level says.

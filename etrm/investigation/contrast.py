@@ -153,7 +153,7 @@ class Outcome:
     def _first(self) -> int:
         """The comparison that decides: the largest gain, or what comes nearest to one."""
         ranks = [
-            (_gained(d), d.verdict == "INCONCLUSIVE", c.interval.mean if c.interval else -math.inf)
+            (d.gained, d.verdict == "INCONCLUSIVE", c.interval.mean if c.interval else -math.inf)
             for c, d in zip(self.contrasts, self.decisions, strict=True)
         ]
         return max(range(len(ranks)), key=ranks.__getitem__)
@@ -181,7 +181,7 @@ class Outcome:
     @property
     def gained(self) -> bool:
         """Whether there is a gain, be it of too few seeds for a verdict."""
-        return _gained(self.decisions[self._first])
+        return self.decisions[self._first].gained
 
     @property
     def open_question(self) -> str:
@@ -203,7 +203,7 @@ class Outcome:
             contrast.row(
                 f"{metric}: {contrast.name}",
                 f"gains less than {contrast.smallest_effect:g} in ln",
-                False if _gained(decision) else True if decision.verdict == "INVALIDATED" else None,
+                decision.ruled_out,
                 "losses are geometric means over seeds; the interval is of ln(as given) - ln(changed), so that a "
                 "gain is positive: 90 %, paired t over seeds",
             )
@@ -214,12 +214,12 @@ class Outcome:
 def any_gains(contrasts: Sequence[Contrast], planned: int = 0) -> Outcome:
     """The registered rule on several treatments of one reference.
 
+    What would be VALIDATED must also have a Holm-adjusted p-value below .05. A candidate need not: it is a lead, and
+    at three seeds hardly any effect would pass; that its mean must reach m is what keeps noise out.
+
     Args:
         contrasts: the comparisons.
         planned: how many Holm's correction is over, where some were not made; those count as a p-value of 1.
-
-    What would be VALIDATED must also have a Holm-adjusted p-value below .05. A candidate need not: it is a lead, and
-    at three seeds hardly any effect would pass; that its mean must reach m is what keeps noise out.
     """
     intervals = [c.interval or paired_t_interval(c.effects or (math.nan,)) for c in contrasts]
     not_made = [1.0] * (planned - len(contrasts))
@@ -229,10 +229,6 @@ def any_gains(contrasts: Sequence[Contrast], planned: int = 0) -> Outcome:
         for contrast, interval, p in zip(contrasts, intervals, adjusted, strict=True)
     ]
     return Outcome(tuple(contrasts), tuple(decisions), tuple(adjusted))
-
-
-def _gained(decision: Decision) -> bool:
-    return decision.candidate or decision.verdict == "VALIDATED"
 
 
 def _corrected(decision: Decision, p: float) -> Decision:

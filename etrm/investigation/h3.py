@@ -130,17 +130,10 @@ class Sweep:
         One that says nothing does less harm the smaller it is: that is a fault of what it says, not of its size.
         """
         found = decided_by(self.interval, frozen_decoder.SMALLEST_EFFECT)
-        if self.used or not (found.candidate or found.verdict == "VALIDATED"):
+        if self.used or not found.gained:
             return found
         reason = f"the context is not used at that scale ({self.use:.3f}): {found.reason}"
         return Decision("INCONCLUSIVE", reason, found.screening, False, None)
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether a size that costs is ruled out; None where that is open."""
-        if self.decision.candidate or self.decision.verdict == "VALIDATED":
-            return False
-        return True if self.decision.verdict == "INVALIDATED" else None
 
     @property
     def words(self) -> str:
@@ -150,7 +143,7 @@ class Sweep:
             False: "and that costs",
             True: "which costs nothing that matters",
             None: "and whether that costs is undecided",
-        }[self.passed]
+        }[self.decision.ruled_out]
         return (
             f"{said}: of smaller scales {self.scale:g} does best, with a loss of {self.losses[self.scale]:.3f} against "
             f"{self.losses[1.0]:.3f}, {lower_by(i)}"
@@ -353,7 +346,7 @@ def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: in
                 "high": i.high if i.high < float("inf") else None,
                 "effect": Effect.known(sweep.differences, frozen_decoder.SMALLEST_EFFECT, LEVEL),
                 "threshold": f"{frozen_decoder.SMALLEST_EFFECT} nats per token, interval above 0",
-                "passed": sweep.passed,
+                "passed": sweep.decision.ruled_out,
                 "n": seeds_in_words(i.seeds),
                 "note": f"{LEVEL:.1%} interval, paired t over seeds; the best of {len(SCALES)} scales",
             }

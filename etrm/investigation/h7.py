@@ -2,7 +2,7 @@
 
 Statistical: on ten tasks, the subject against the same core with a puzzle table, which is told the task (the
 ceiling), and against itself with stronger encoders. There must be something to gain, and a stronger encoder
-must gain it.
+must gain a part of it.
 """
 
 from __future__ import annotations

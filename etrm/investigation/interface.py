@@ -138,11 +138,8 @@ def passage(config: Config) -> Passage:
     begin, go_on = _follow(model, batch, 2)
     other = _follow(model, foreign)[0]
     beside = _follow(model, neighbours)[0]
-    steps = [
-        begin,
-        go_on,
-        *_follow(model.train(), batch, 2),
-    ]  # what stands in the way may do so in training alone
+    # What stands in the way may do so in training alone.
+    steps = [begin, go_on, *_follow(model.train(), batch, 2)]
     model.eval()
     core, width = model.core.context_tokens, model.core.H_init.shape[0]
     said = begin.said

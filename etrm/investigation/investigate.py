@@ -244,8 +244,8 @@ def root_cause(hypotheses: Mapping[str, Hypothesis]) -> tuple[str | None, Confid
     tested = [hypothesis.id for hypothesis in found if hypothesis.verdict is not Verdict.NOT_RUN]
     if not tested:
         return None, None, "No hypothesis was asked for."
-    open = [hypothesis.id for hypothesis in found if hypothesis.verdict is Verdict.INCONCLUSIVE]
-    undecided = f"; undecided: {', '.join(open)}" if open else ""
+    left_open = [hypothesis.id for hypothesis in found if hypothesis.verdict is Verdict.INCONCLUSIVE]
+    undecided = f"; undecided: {', '.join(left_open)}" if left_open else ""
     return None, None, f"No root cause among the tested hypotheses ({', '.join(tested)}){undecided}."
 
 

@@ -200,3 +200,10 @@ def test_the_rule_never_contradicts_the_interval(differences: list[float], small
         assert found.mean >= smallest
     if decision.verdict == "INVALIDATED":
         assert found.high < smallest
+
+
+def test_a_decision_says_whether_there_is_an_effect_or_none() -> None:
+    cases = [[0.5, 0.51, 0.52, 0.5, 0.49], [0.5, 0.51, 0.52], [-0.1, -0.11, -0.12], [-0.2, 0.3, 0.1]]
+    found = [decide(paired_t_interval(differences), 0.1) for differences in cases]
+    assert [decision.gained for decision in found] == [True, True, False, False]
+    assert [decision.ruled_out for decision in found] == [False, False, True, None]

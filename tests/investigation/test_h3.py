@@ -190,7 +190,7 @@ def test_another_size_needs_a_sweep_that_says_it_costs() -> None:
 
 def test_the_sweep_says_what_its_numbers_decide() -> None:
     costs, open_, free = (sweep(d) for d in ([0.5, 0.52, 0.51], [-0.2, 0.3, 0.1], [-0.1, -0.11, -0.12]))
-    assert [found.passed for found in (costs, open_, free)] == [False, None, True]
+    assert [found.decision.ruled_out for found in (costs, open_, free)] == [False, None, True]
     assert costs.words.startswith("and that costs: of smaller scales 0.1 does best, with a loss of 1.490")
     assert open_.words.startswith("and whether that costs is undecided")
     assert free.words.startswith("which costs nothing that matters")

@@ -14,7 +14,7 @@ from etrm.config import load
 from etrm.investigation import experiments, tracking
 from etrm.investigation.experiments import EXPERIMENTS, find
 from etrm.investigation.tracking import Row, answers, phases, table
-from reports.experiments_page import listing, page
+from reports.experiments_page import _decided, listing, page
 from tests.investigation.planted import inline
 
 SMOKE = load("smoke", overrides=("train.threads=1",))
@@ -197,3 +197,9 @@ def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Pa
     ]
     assert len(numbers) == 4
     assert all(number < 1 for number in numbers)
+
+
+def test_a_change_that_never_acted_is_no_answer() -> None:
+    assert _decided(Row(find("O1"), (), (0.0, 0.0, 0.0), 0)) == "the same runs"
+    assert _decided(Row(find("O1"), (), (0.0, 0.001, 0.0), 0)) == "no"
+    assert _decided(Row(find("O1"), (), (), 0)) == ""

@@ -176,6 +176,8 @@ def test_the_index_says_when_the_root_cause_was_named(example: Result) -> None:
     timed = example.hypotheses["H2"].model_copy(update={"decided_after_s": 48.04})
     found = example.model_copy(update={"hypotheses": example.hypotheses | {"H2": timed}})
     assert "root cause was named after 48.0 s" in re.sub(r"\s+", " ", index_page(found, *page_names(found)))
+    candidate = found.model_copy(update={"root_cause_confidence": "candidate"})
+    assert "was named after" not in index_page(candidate, *page_names(candidate))
 
 
 def test_hypotheses_behind_the_root_cause_say_so(example: Result) -> None:
