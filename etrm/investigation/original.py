@@ -10,15 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from diagnostics import Representation, representation
-from etrm.batch import to_device
 from etrm.config import with_overrides
-from etrm.data import collate
+from etrm.data import Sample
 from etrm.errors import ConfigError
 from etrm.evaluation import binomial_interval
 from etrm.investigation import frozen_decoder
@@ -28,7 +26,8 @@ from etrm.investigation.h1 import LOGIT_TOLERANCE, compare
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import Investigation, seeded
 from etrm.investigation.result import Arm, Evidence, Experiment, Run
-from etrm.training.predict import load_model
+from etrm.model.recursive import RecursiveModel
+from etrm.training.predict import batch_of, load_model
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -243,7 +242,7 @@ def _statistics(investigation: Investigation) -> Seen:
     model, config, _, _ = load_model(investigation.root / short.folder, "raw")
     trainer = Trainer(config)
     samples = training_queries(trainer)
-    contexts = [_contexts(kind.encoder, samples, trainer.device) for kind in (model, trainer.model)]
+    contexts = [_contexts(kind, samples) for kind in (model, trainer.model)]
     trained, start = map(representation, contexts)
     same = representation(contexts[0][:1].expand_as(contexts[0]))
     n = f"{len(samples)} tasks; control: one task's context given for every task"
@@ -332,10 +331,10 @@ def _arm(run: Run) -> Arm:
 
 
 @torch.no_grad()
-def _contexts(encoder: Any, samples: Sequence[Any], device: torch.device) -> Tensor:
-    encoder.eval()
-    found: Tensor = encoder(to_device(collate(samples), device).demos).context
-    return found
+def _contexts(model: RecursiveModel, samples: Sequence[Sample]) -> Tensor:
+    assert model.encoder is not None
+    model.encoder.eval()
+    return model.encoder(batch_of(model, samples).demos).context
 
 
 def _differ(one: Representation, other: Representation) -> bool:

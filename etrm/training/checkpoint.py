@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from etrm.device import to_host
 from etrm.errors import CheckpointError
 from etrm.files import sync_folder
 
@@ -221,7 +222,7 @@ def _drop(path: Path) -> None:
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    save_file({name: to_host(tensor).contiguous().clone() for name, tensor in tensors.items()}, path)
 
 
 def _digest(path: Path) -> str:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from diagnostics import Origin, first_nonfinite
 from etrm.batch import Batch, Demos
 from etrm.data import Sample, collate
+from etrm.device import to_host
 from etrm.errors import EtrmError, NonFiniteError
 from etrm.files import write_atomically
 from etrm.training import checkpoint as checkpoints
@@ -256,5 +257,5 @@ def _tensors(value: Batch | Demos, prefix: str = "") -> dict[str, Tensor]:
         if isinstance(item, Demos):
             found |= _tensors(item, f"{prefix}{field.name}.")
         elif isinstance(item, Tensor):
-            found[prefix + field.name] = item.cpu().contiguous()
+            found[prefix + field.name] = to_host(item).contiguous()
     return found

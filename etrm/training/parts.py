@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from etrm.batch import Batch, to_device
+from etrm.batch import Batch
+from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.model.act import Carry
 from etrm.model.recursive import RecursiveModel
@@ -76,9 +77,7 @@ def parts_of_step(
                 rows=rows,
                 carry=carry if len(slices) == 1 else carry.rows(rows),
                 batch=to_device(batch, device),
-                minimum=None
-                if minimum is None
-                else minimum[mine.start : mine.stop].to(device, non_blocking=True),
+                minimum=None if minimum is None else to_device(minimum[mine.start : mine.stop], device),
             )
         )
     return found

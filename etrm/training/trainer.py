@@ -25,6 +25,7 @@ from torch import Tensor
 from diagnostics import to_json
 from etrm.config import Config
 from etrm.data import Episodes
+from etrm.device import pick_device, to_device
 from etrm.errors import CheckpointError, TrainingError
 from etrm.model.act import Carry
 from etrm.training import checkpoint as checkpoints
@@ -79,7 +80,7 @@ class Trainer:
         torch.manual_seed(train.seed)
         self.model = self.recipe.build_model(self.config, self.episodes)
         self.recipe.load_decoder(self.model, self.config)
-        self.model.to(self.device).train()
+        to_device(self.model, self.device).train()
         if train.compile:
             compile_networks(self.model, self.device)
         self.optimizers = self.recipe.build_optimizers(self.model, train)
@@ -359,12 +360,3 @@ def train(config: Config, path: Path, *, resume: bool = False, on_step: OnStep |
         if resume:
             trainer.resume()
         return trainer.run(on_step)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a config; ``auto`` takes a GPU where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -13,6 +13,7 @@ from etrm.config import Config
 from etrm.data import DemoPair, Episodes, Sample, TaskSet
 from etrm.data.sample import CELLS
 from etrm.data.tokens import PAD
+from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.training.faults.seam import Fault
 from etrm.training.parts import Part
@@ -73,7 +74,7 @@ def _labels_from_new_batch(recipe: Recipe) -> Recipe:
             if not begins:
                 fresh = torch.as_tensor(slots.peek(row).labels, dtype=found.dtype)[: found.shape[1]]
                 found[row] = IGNORE
-                found[row, : len(fresh)] = fresh.to(found.device)
+                found[row, : len(fresh)] = to_device(fresh, found.device)
         return found
 
     return replace(recipe, labels=labels)
