@@ -20,6 +20,7 @@ from etrm.config import Config, with_overrides
 from etrm.data import Sample, TaskSet, collate, evaluation_samples
 from etrm.data.augment import identity, parse_name
 from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
+from etrm.device import to_device
 from etrm.errors import EtrmError, NonFiniteError
 from etrm.evaluation import Answer, Predictor
 from etrm.investigation.inspection import inspected_controls, judged
@@ -351,7 +352,7 @@ def _weights(trainer: Trainer) -> tuple[Value, Value]:
     except NonFiniteError as error:
         return Absent(absent=error.what), Absent(absent=error.what)
     checkpoint = state.capture(trainer)
-    model = trainer.recipe.build_model(trainer.config, trainer.episodes)
+    model = to_device(trainer.recipe.build_model(trainer.config, trainer.episodes), trainer.device)
     trainer.recipe.load_weights(model, checkpoint, "ema")
     loaded = model.state_dict()
     moved = [
