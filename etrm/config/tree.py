@@ -7,7 +7,7 @@ import json
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -170,36 +170,43 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _refusal(problems: list[tuple[str, str]]) -> ConfigError:
-    """The error of a config with these problems, each a code and a line."""
-    codes, lines = [code for code, _ in problems], [line for _, line in problems]
+class _Problem(NamedTuple):
+    code: str
+    line: str
+
+
+def _refusal(problems: list[_Problem]) -> ConfigError:
     if len(problems) == 1:
-        return ConfigError(codes[0], lines[0])
-    what = "\n  ".join([f"{len(problems)} settings cannot be used:", *lines])
-    return ConfigError("config.several-problems", what, codes=codes)
+        return ConfigError(*problems[0])
+    lines = "\n  ".join(problem.line for problem in problems)
+    return ConfigError(
+        "config.several-problems",
+        f"{len(problems)} settings cannot be used:\n  {lines}",
+        codes=[problem.code for problem in problems],
+    )
 
 
-def _explained(error: ValidationError) -> list[tuple[str, str]]:
+def _explained(error: ValidationError) -> list[_Problem]:
     """A code and one line for each setting at fault."""
     known = _keys(Config)
-    problems: list[tuple[str, str]] = []
+    problems: list[_Problem] = []
     wanted: dict[str, list[str]] = {}
     given: dict[str, Any] = {}
-    codes: dict[str, str] = {}
     for item in error.errors():
         dotted = ".".join(str(part) for part in item["loc"])
         message, code = item["msg"], item["type"]
         if code == "extra_forbidden":
-            problems.append(
-                ("config.unknown-setting", f"unknown setting {dotted!r}{_nearest(dotted, known)}")
-            )
+            hint = _nearest(dotted, known)
+            problems.append(_Problem("config.unknown-setting", f"unknown setting {dotted!r}{hint}"))
         elif "problem" in item.get("ctx", {}):  # of a section, by its own validator
-            problems.append((code, message))
+            problems.append(_Problem(code, message))
         elif not dotted:
-            problems.append(("config.invalid-value", message))
+            problems.append(_Problem("config.invalid-value", f"the config: {message}"))
         elif code == "model_type":
-            line = f"{dotted} is a section, not a value (got {item['input']!r})"
-            problems.append(("config.not-a-value", line))
+            given_here = item["input"]
+            problems.append(
+                _Problem("config.not-a-value", f"{dotted} is a section, not a value (got {given_here!r})")
+            )
         else:
             # A value that may be one of several types has an error for each, with the type behind its name.
             name, _, kind = dotted.rpartition(".")
@@ -207,7 +214,7 @@ def _explained(error: ValidationError) -> list[tuple[str, str]]:
             setting = name if is_type else dotted
             wanted.setdefault(setting, []).append(message.replace("Input should be", "must be", 1))
             given[setting] = item["input"]
-            codes[setting] = code if code.startswith("config.") else "config.invalid-value"
     return problems + [
-        (codes[name], f"{name}: {', or '.join(all_)} (got {given[name]!r})") for name, all_ in wanted.items()
+        _Problem("config.invalid-value", f"{name}: {', or '.join(all_)} (got {given[name]!r})")
+        for name, all_ in wanted.items()
     ]
