@@ -13,12 +13,16 @@ from etrm.errors import ArgumentError, EtrmError
 
 @contextmanager
 def raises_code(
-    kind: type[EtrmError] | type[ArgumentError], code: str, *values: object
+    kind: type[EtrmError] | type[ArgumentError], code: str, *values: object, got: object = None
 ) -> Iterator[pytest.ExceptionInfo[EtrmError]]:
-    """Expect an error of a class and a code, whose message holds each value as a word of its own."""
+    """Expect an error of a class and a code, whose message holds each value as a word of its own.
+
+    ``got`` is all of what the error says it found.
+    """
     with pytest.raises(kind) as caught:
         yield caught
     assert caught.value.code == code
+    assert got is None or caught.value.got == str(got)
     assert_holds(str(caught.value), *values)
 
 
