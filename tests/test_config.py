@@ -44,9 +44,8 @@ def test_no_preset_gives_the_defaults() -> None:
 
 
 def test_unknown_preset_names_the_nearest() -> None:
-    with raises_code(ConfigError, "config.unknown-preset", repr("smal"), repr("small"), "smoke") as caught:
+    with raises_code(ConfigError, "config.unknown-preset", repr("smal"), repr("small"), "smoke"):
         load("smal")
-    assert "smoke" in str(caught.value)
 
 
 def test_preset_and_file_together_are_refused(tmp_path: Path) -> None:

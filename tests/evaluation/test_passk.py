@@ -185,9 +185,8 @@ def test_an_output_outside_its_region_is_reported_and_unsolved(oracle: Predictor
 def test_unknown_outputs_cannot_be_scored(make_tasks: MakeTasks, oracle: Predictor) -> None:
     known, hidden = make_tasks(2)
     hidden = replace(hidden, tests=(Pair(hidden.tests[0].input, None),))
-    with raises_code(DataError, "evaluate.unknown-outputs", 1, hidden.id) as caught:
+    with raises_code(DataError, "evaluate.unknown-outputs", 1, hidden.id):
         evaluate(TaskSet((known, hidden), "invented", "evaluation"), oracle, augmentations=1)
-    assert hidden.id in str(caught.value)
 
 
 def test_a_predictor_that_drops_samples_is_refused(make_tasks: MakeTasks, oracle: Predictor) -> None:
