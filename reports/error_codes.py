@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -57,10 +58,13 @@ def page() -> str:
     """The page as markdown: a table for each area."""
     parts = [
         "# Error codes",
-        "An error that a user can cause ends with exit code 2 and no traceback, and its last line names its code. "
-        "A code stays the same when the message is reworded: scripts and tests compare `error.code`, and "
-        f"`error.codes` where one config has several problems. {GAP} stands for the values of one case. "
-        "An `ArgumentError` is a mistake in a Python call, and keeps its traceback.",
+        textwrap.fill(
+            "An error that a user can cause ends with exit code 2 and no traceback, and its last line names its "
+            "code. A code stays the same when the message is reworded: scripts and tests compare `error.code`, and "
+            f"`error.codes` where there are several problems. {GAP} stands for the values of one case. An "
+            "`ArgumentError` is a mistake in a Python call, and keeps its traceback.",
+            120,
+        ),
         "This page is generated: `python -m reports.error_codes --out docs/errors.md`.",
     ]
     for area, of_area in groupby(sites(), key=lambda site: site.code.partition(".")[0]):

@@ -77,6 +77,17 @@ def test_no_error_is_made_without_a_code_that_the_page_lists() -> None:
     ]
 
 
+def test_validators_of_the_config_refuse_with_a_code() -> None:
+    """A bare ValueError would reach the user as a value that pydantic refused, without a code of its own."""
+    bare = [
+        f"{file.name}:{node.lineno}"
+        for file in (ROOT / "etrm" / "config").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Raise) and "ValueError" in ast.unparse(node)
+    ]
+    assert bare == []
+
+
 def test_the_page_of_the_codes_is_up_to_date() -> None:
     written = (ROOT / "docs" / "errors.md").read_text("utf-8")
     assert written == page(), "python -m reports.error_codes --out docs/errors.md"

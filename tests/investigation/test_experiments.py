@@ -82,8 +82,9 @@ def test_unknown_names_and_impossible_changes_are_refused() -> None:
     with raises_code(ConfigError, "experiment.unknown-suite", repr("zzz")):
         of_suite("zzz")
     lpn = load("smoke", overrides=("model.encoder.kind=lpn_standard",))
-    with raises_code(ConfigError, "experiment.impossible", "E7", "model.encoder.pooling"):
+    with raises_code(ConfigError, "experiment.impossible", "E7", "model.encoder.pooling") as caught:
         job(find("E7"), lpn, 0)
+    assert caught.value.codes[1:] == ("config.encoder-setting-without-effect",)
 
 
 def test_an_experiment_is_run_beside_its_baseline_and_not_twice(tmp_path: Path) -> None:
