@@ -97,29 +97,25 @@ BYTES: dict[str, tuple[bytes, Fault]] = {
 }
 
 
-def of_grid(fault: Fault, grid: Any) -> Fault:
-    """The fault of a grid in the task of ``with_grid``, which names the pair too."""
-    code, place, got = fault
-    where = f"task bad, train pair 1{', output' * (grid is not None)}"
-    return code, f"{where}|{place}", got
+def pair_of(grid: Any) -> str:
+    """Where the grid of ``with_grid`` is."""
+    return f"task bad, train pair 1{', output' * (grid is not None)}"
 
 
-def of_task(fault: Fault) -> Fault:
-    code, place, got = fault
-    return code, f"task bad|{place}", got
-
-
-FILES: dict[str, tuple[bytes, Fault]] = (
-    {f"grid, {name}": (with_grid(grid), of_grid(fault, grid)) for name, (grid, fault) in GRIDS.items()}
-    | {f"task, {name}": (json.dumps(task).encode(), of_task(fault)) for name, (task, fault) in TASKS.items()}
-    | {f"bytes, {name}": value for name, value in BYTES.items()}
+FILES: dict[str, tuple[bytes, str, Fault]] = (
+    {f"grid, {name}": (with_grid(grid), pair_of(grid), fault) for name, (grid, fault) in GRIDS.items()}
+    | {
+        f"task, {name}": (json.dumps(task).encode(), "task bad", fault)
+        for name, (task, fault) in TASKS.items()
+    }
+    | {f"bytes, {name}": (content, "", fault) for name, (content, fault) in BYTES.items()}
 )
 
 
-def check_refused(source: Path, file: Path | str, fault: Fault) -> None:
-    """A source is refused with this fault, which is named with the file."""
+def check_refused(source: Path, fault: Fault, *where: object) -> None:
+    """A source is refused with this fault, and the error names where it is."""
     code, place, got = fault
-    with raises_code(DataError, code, file, *filter(None, place.split("|")), got=got) as caught:
+    with raises_code(DataError, code, *where, place, got=got) as caught:
         load_tasks(str(source))
     assert len(str(caught.value)) < 700
 
@@ -128,35 +124,37 @@ def check_refused(source: Path, file: Path | str, fault: Fault) -> None:
 def test_the_command_line_exits_2_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    content, (code, place, _) = FILES[name]
+    content, where, (code, place, _) = FILES[name]
     (tmp_path / "bad.json").write_bytes(content)
     monkeypatch.setattr(sys, "argv", ["etrm", "data", "check", "--source", str(tmp_path)])
     with pytest.raises(SystemExit) as caught:
         cli.main()
     printed = capsys.readouterr()
     assert (caught.value.code, printed.out) == (2, "")
-    assert_holds(printed.err, tmp_path / "bad.json", code, *filter(None, place.split("|")))
+    assert_holds(printed.err, tmp_path / "bad.json", code, where, place)
     assert "Traceback" not in printed.err
 
 
-@pytest.mark.parametrize(("content", "fault"), FILES.values(), ids=FILES)
-def test_a_bad_file_of_a_folder_is_named(tmp_path: Path, content: bytes, fault: Fault) -> None:
+@pytest.mark.parametrize(("content", "where", "fault"), FILES.values(), ids=FILES)
+def test_a_bad_file_of_a_folder_is_named(tmp_path: Path, content: bytes, where: str, fault: Fault) -> None:
     (tmp_path / "aaaa.json").write_text(json.dumps(TASK))
     (tmp_path / "bad.json").write_bytes(content)
-    check_refused(tmp_path, tmp_path / "bad.json", fault)
+    check_refused(tmp_path, fault, tmp_path / "bad.json", where)
 
 
 KAGGLE = [
-    *((task, of_task(fault)) for task, fault in TASKS.values() if fault[1] != "test pair 1"),
-    *((json.loads(with_grid(grid)), of_grid(fault, grid)) for grid, fault in GRIDS.values()),
+    *((task, "task bad", fault) for task, fault in TASKS.values() if fault[1] != "test pair 1"),
+    *((json.loads(with_grid(grid)), pair_of(grid), fault) for grid, fault in GRIDS.values()),
 ]
 
 
-@pytest.mark.parametrize(("task", "fault"), KAGGLE)
-def test_a_bad_task_of_a_challenges_file_is_named(tmp_path: Path, task: Any, fault: Fault) -> None:
+@pytest.mark.parametrize(("task", "where", "fault"), KAGGLE)
+def test_a_bad_task_of_a_challenges_file_is_named(
+    tmp_path: Path, task: Any, where: str, fault: Fault
+) -> None:
     file = tmp_path / "x_challenges.json"
     file.write_text(json.dumps({"good": TASK, "bad": task}))
-    check_refused(file, f"{file}: task bad", fault)
+    check_refused(file, fault, f"{file}: {where}")
 
 
 KAGGLE_TEXTS: dict[str, tuple[str, Fault]] = {
@@ -178,7 +176,7 @@ KAGGLE_TEXTS: dict[str, tuple[str, Fault]] = {
 def test_a_challenges_file_that_is_none_is_named(tmp_path: Path, text: str, fault: Fault) -> None:
     file = tmp_path / "x_challenges.json"
     file.write_text(text.replace("TASK", json.dumps(TASK)))
-    check_refused(file, file, fault)
+    check_refused(file, fault, file)
 
 
 def loop(path: Path) -> None:
@@ -236,7 +234,7 @@ def test_a_place_that_holds_no_tasks_is_named(
     tmp_path: Path, make: Callable[[Path], None], fault: Fault
 ) -> None:
     make(tmp_path)
-    check_refused(tmp_path, tmp_path, fault)
+    check_refused(tmp_path, fault, tmp_path)
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

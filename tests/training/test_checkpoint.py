@@ -100,7 +100,7 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_alone(
 
     original = checkpoints.save_file
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with raises_code(CheckpointError, "checkpoint.not-written", 2, tmp_path) as caught:
+    with raises_code(CheckpointError, "checkpoint.not-written", "step 2", tmp_path) as caught:
         save(tmp_path, made(2), keep=1)
     assert "No space left on device" in caught.value.got
     assert "--resume" in caught.value.next_step
@@ -117,7 +117,7 @@ def test_a_failed_rename_leaves_the_earlier_checkpoint_alone(
         raise PermissionError("read-only")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with raises_code(CheckpointError, "checkpoint.not-written", 2, tmp_path, got="read-only"):
+    with raises_code(CheckpointError, "checkpoint.not-written", "step 2", tmp_path, got="read-only"):
         save(tmp_path, made(2), keep=1)
     assert names(tmp_path) == ["step_00000001"]
 

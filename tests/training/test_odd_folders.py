@@ -55,7 +55,7 @@ def test_a_checkpoint_of_a_newer_version_is_not_passed_over(finished: tuple[Conf
 
 def test_a_checkpoint_that_lacks_what_this_version_needs_is_refused(finished: tuple[Config, Path]) -> None:
     rewrite_state(finished[1], lambda state: state.pop("ema_updates"))
-    with raises_code(CheckpointError, "checkpoint.does-not-fit-run", 4, got="KeyError: 'ema_updates'"):
+    with raises_code(CheckpointError, "checkpoint.does-not-fit-run", "step 4", got="KeyError: 'ema_updates'"):
         train(*finished, resume=True)
 
 

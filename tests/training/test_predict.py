@@ -86,7 +86,7 @@ def test_a_folder_without_a_run_or_checkpoint_is_named(tmp_path: Path, smoke: Sm
 def test_weights_that_do_not_fit_the_config_are_refused(run: Path, tmp_path: Path, smoke: Smoke) -> None:
     (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
     (tmp_path / "config.json").write_text(smoke("model.context_tokens=5").to_json())
-    with raises_code(CheckpointError, "checkpoint.does-not-fit-config", 3, "query_tokens") as caught:
+    with raises_code(CheckpointError, "checkpoint.does-not-fit-config", "step 3", "query_tokens") as caught:
         load_model(tmp_path, "ema")
     assert "query_tokens" in caught.value.got
 

@@ -325,7 +325,7 @@ def test_a_loss_that_is_not_finite_ends_training_before_any_update(
     trainer, _ = steps_of(smoke(QUIET), 1)
     trainer.model.core.q_head.bias.data.fill_(value)
     before = weights(trainer.model.encoder)
-    with raises_code(NonFiniteError, "train.nonfinite-loss", 2) as caught:
+    with raises_code(NonFiniteError, "train.nonfinite-loss", "step 2") as caught:
         trainer.train_step()
     assert caught.value.got in ("nan", "inf")
     assert moved(before, weights(trainer.model.encoder)) == set()
@@ -337,7 +337,7 @@ def test_a_failed_run_keeps_its_last_checkpoint(tmp_path: Path, smoke: Smoke) ->
         if trainer.step == 3:
             trainer.model.core.q_head.bias.data.fill_(float("nan"))
 
-    with raises_code(NonFiniteError, "train.nonfinite-loss", 4):
+    with raises_code(NonFiniteError, "train.nonfinite-loss", "step 4"):
         train(smoke("train.steps=8", "train.checkpoint_every=2"), tmp_path, on_step=spoil)
     newest = checkpoints.read(checkpoints.saved(tmp_path / "checkpoints")[-1])
     assert newest.step == 2
