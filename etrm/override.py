@@ -21,6 +21,7 @@ def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
         dotted, equals, value = text.partition("=")
         if not equals or not dotted.strip():
             raise ConfigError(
+                "config.unreadable-setting",
                 f"cannot read the setting {text!r}",
                 allowed="section.key=value",
                 next_step="--set train.lr=1e-3",
@@ -30,7 +31,7 @@ def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"{dotted!r}: {parent!r} is a value, not a section")
+                raise ConfigError("config.not-a-section", f"{dotted!r}: {parent!r} is a value, not a section")
         node[leaf] = _value(value.strip())
     return tree
 
@@ -52,9 +53,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}", got=error.strerror or str(error)) from error
+        raise ConfigError(
+            "config.unreadable-file", f"cannot read the config file {path}", got=error.strerror or str(error)
+        ) from error
     except (ValueError, RecursionError) as error:  # broken TOML or UTF-8, or a number of over 4300 digits
-        raise ConfigError(f"{path} is not valid TOML", got=str(error)) from error
+        raise ConfigError("config.not-toml", f"{path} is not valid TOML", got=str(error)) from error
 
 
 def _value(text: str) -> Any:
@@ -66,6 +69,7 @@ def _value(text: str) -> Any:
         return text
     if len(parsed) > 1:
         raise ConfigError(
+            "config.several-lines",
             "a setting holds several lines of TOML",
             got=repr(text),
             allowed="one value",

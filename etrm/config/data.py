@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from etrm.config.section import Section
+from etrm.config.section import Section, refused
 
 SIDE = 30
 """Largest side of an ARC grid, and side of the published canvas."""
@@ -55,9 +55,12 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         if self.augmentations != "fresh" and self.augmentations < 1:
-            raise ValueError("data.augmentations must be at least 1 (the identity) or 'fresh'")
+            raise refused(
+                "config.no-augmentations", "data.augmentations must be at least 1 (the identity) or 'fresh'"
+            )
         if self.store is not None and self.augmentations == "fresh":
-            raise ValueError(
-                "data.store holds fixed augmentations, so data.augmentations must be a number, not 'fresh'"
+            raise refused(
+                "store.fresh-augmentations",
+                "data.store holds fixed augmentations, so data.augmentations must be a number, not 'fresh'",
             )
         return self

@@ -7,13 +7,13 @@ import json
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from etrm.config.data import DataConfig, is_rules
 from etrm.config.model import VARIATIONAL, ModelConfig
-from etrm.config.section import Section
+from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig
 from etrm.config.watch import EvaluateConfig, MonitorConfig
 from etrm.errors import ConfigError
@@ -42,39 +42,48 @@ class Config(Section):
         encoder_trains = variant != "trm" and encoder_rate > 0 and train.freeze_encoder_steps < train.steps
         table_trains = variant == "trm" and train.puzzle_lr > 0
         if not (decoder_trains or encoder_trains or table_trains):
-            raise ValueError(
+            raise refused(
+                "config.nothing-trains",
                 "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
                 "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps, "
-                "train.freeze_encoder_steps)"
+                "train.freeze_encoder_steps)",
             )
         # The fault is this very setting: refused, it could not be injected, and H4 would have no positive control.
         if train.warmup_steps > train.steps and "warmup-too-long" not in self.faults:
-            raise ValueError(
+            raise refused(
+                "config.warmup-beyond-run",
                 f"train.warmup_steps {train.warmup_steps} is longer than the run (train.steps {train.steps}): "
-                "the rate would never be reached"
+                "the rate would never be reached",
             )
         if variant == "trm" and train.freeze_encoder_steps:
-            raise ValueError("train.freeze_encoder_steps freezes an encoder, and variant trm has none")
+            raise refused(
+                "config.frozen-encoder-of-trm",
+                "train.freeze_encoder_steps freezes an encoder, and variant trm has none",
+            )
         for name, section in (("data", self.data), ("evaluate", self.evaluate)):
             if is_rules(section.source) and section.augmentations != 1:
-                raise ValueError(
+                raise refused(
+                    "config.augmented-rules",
                     f"{name}.augmentations {section.augmentations!r} would turn rules of the rule family into "
-                    f"others, held-out ones among them: {name}.augmentations must be 1"
+                    f"others, held-out ones among them: {name}.augmentations must be 1",
                 )
         if self.model.mlp_t and self.data.canvas != "published":
-            raise ValueError(
+            raise refused(
+                "config.mlp-without-whole-canvas",
                 "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas: "
-                f"data.canvas = 'published', not {self.data.canvas!r}"
+                f"data.canvas = 'published', not {self.data.canvas!r}",
             )
         if train.kl_weight > 0 and (variant == "trm" or self.model.encoder.kind not in VARIATIONAL):
-            raise ValueError(
+            raise refused(
+                "config.kl-without-latent",
                 f"train.kl_weight {train.kl_weight} weighs nothing: only the encoders "
-                f"{' and '.join(VARIATIONAL)} have a divergence"
+                f"{' and '.join(VARIATIONAL)} have a divergence",
             )
         if variant == "trm" and self.data.augmentations == "fresh":
-            raise ValueError(
+            raise refused(
+                "config.fresh-augmentations-of-trm",
                 "model.variant trm knows a task by its id, "
-                "so data.augmentations must be a number, not 'fresh'"
+                "so data.augmentations must be a number, not 'fresh'",
             )
         return self
 
@@ -92,7 +101,9 @@ class Config(Section):
         try:
             return build(json.loads(text))
         except (ValueError, RecursionError) as error:  # a number of over 4300 digits is a plain ValueError
-            raise ConfigError("the resolved config is not valid JSON", got=str(error)) from error
+            raise ConfigError(
+                "config.not-json", "the resolved config is not valid JSON", got=str(error)
+            ) from error
 
 
 def presets() -> list[str]:
@@ -109,7 +120,9 @@ def load(preset: str | None = None, path: Path | None = None, overrides: tuple[s
     """
     if preset is not None and path is not None:
         raise ConfigError(
-            "both a preset and a config file were given", next_step="give one of --preset and --config"
+            "config.preset-and-file",
+            "both a preset and a config file were given",
+            next_step="give one of --preset and --config",
         )
     tree: dict[str, Any] = {}
     if path is not None:
@@ -117,7 +130,9 @@ def load(preset: str | None = None, path: Path | None = None, overrides: tuple[s
     elif preset is not None:
         if preset not in presets():
             raise ConfigError(
-                f"unknown preset {preset!r}" + _nearest(preset, presets()), allowed=", ".join(presets())
+                "config.unknown-preset",
+                f"unknown preset {preset!r}" + _nearest(preset, presets()),
+                allowed=", ".join(presets()),
             )
         tree = tomllib.loads((resources.files("etrm") / "presets" / f"{preset}.toml").read_text("utf-8"))
         tree["preset"] = preset
@@ -133,9 +148,7 @@ def build(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        problems = _explained(error)
-        many = f"{len(problems)} settings cannot be used:" if len(problems) > 1 else ""
-        raise ConfigError("\n  ".join([many, *problems] if many else problems)) from error
+        raise _refusal(_explained(error)) from error
 
 
 def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:
@@ -157,21 +170,43 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _explained(error: ValidationError) -> list[str]:
-    """One line for each setting at fault."""
+class _Problem(NamedTuple):
+    code: str
+    line: str
+
+
+def _refusal(problems: list[_Problem]) -> ConfigError:
+    if len(problems) == 1:
+        return ConfigError(*problems[0])
+    lines = "\n  ".join(problem.line for problem in problems)
+    return ConfigError(
+        "config.several-problems",
+        f"{len(problems)} settings cannot be used:\n  {lines}",
+        codes=[problem.code for problem in problems],
+    )
+
+
+def _explained(error: ValidationError) -> list[_Problem]:
+    """A code and one line for each setting at fault."""
     known = _keys(Config)
-    lines: list[str] = []
+    problems: list[_Problem] = []
     wanted: dict[str, list[str]] = {}
     given: dict[str, Any] = {}
     for item in error.errors():
         dotted = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {dotted!r}{_nearest(dotted, known)}")
-        elif not dotted or item["type"] == "value_error":
-            lines.append(message)
-        elif item["type"] == "model_type":
-            lines.append(f"{dotted} is a section, not a value (got {item['input']!r})")
+        message, code = item["msg"], item["type"]
+        if code == "extra_forbidden":
+            hint = _nearest(dotted, known)
+            problems.append(_Problem("config.unknown-setting", f"unknown setting {dotted!r}{hint}"))
+        elif "problem" in item.get("ctx", {}):  # of a section, by its own validator
+            problems.append(_Problem(code, message))
+        elif not dotted:
+            problems.append(_Problem("config.invalid-value", f"the config: {message}"))
+        elif code == "model_type":
+            given_here = item["input"]
+            problems.append(
+                _Problem("config.not-a-value", f"{dotted} is a section, not a value (got {given_here!r})")
+            )
         else:
             # A value that may be one of several types has an error for each, with the type behind its name.
             name, _, kind = dotted.rpartition(".")
@@ -179,4 +214,7 @@ def _explained(error: ValidationError) -> list[str]:
             setting = name if is_type else dotted
             wanted.setdefault(setting, []).append(message.replace("Input should be", "must be", 1))
             given[setting] = item["input"]
-    return lines + [f"{name}: {', or '.join(all_)} (got {given[name]!r})" for name, all_ in wanted.items()]
+    return problems + [
+        _Problem("config.invalid-value", f"{name}: {', or '.join(all_)} (got {given[name]!r})")
+        for name, all_ in wanted.items()
+    ]

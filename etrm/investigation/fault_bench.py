@@ -71,6 +71,7 @@ class Outcome:
         confidence: proven or candidate, empty where nothing is named.
         sentence: of the root cause.
         seconds: of the investigation, on one worker.
+        code: of the error that ended the investigation, see docs/errors.md; empty where none did.
     """
 
     case: Case
@@ -78,6 +79,7 @@ class Outcome:
     confidence: str
     sentence: str
     seconds: float
+    code: str = ""
 
     @property
     def right(self) -> bool:
@@ -112,7 +114,9 @@ def cases(names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
     known = {**{name: fault.root_cause for name, fault in FAULTS.items()}, **dict.fromkeys(HEALTHY, NOTHING)}
     for name in names:
         if name not in known:
-            raise ConfigError(f"unknown fault {name!r}", allowed=", ".join(known), next_step="etrm faults")
+            raise ConfigError(
+                "fault.unknown", f"unknown fault {name!r}", allowed=", ".join(known), next_step="etrm faults"
+            )
     chosen = {name: known[name] for name in names} if names else known
     return [
         Case(name, per_case * seed, cause if cause in ORDER else NOTHING)
@@ -202,7 +206,7 @@ def _investigate(case: Case, subject: Config, out: Path, tier: Tier) -> Outcome:
             until_root_cause=True,
         )
     except EtrmError as error:
-        return Outcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1))
+        return Outcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1), error.code)
     failed = any(hypothesis.verdict is Verdict.ERROR for hypothesis in result.hypotheses.values())
     named = result.root_cause or (FAILED if failed else NOTHING)
     seconds = round(time.perf_counter() - began, 1)
@@ -224,6 +228,7 @@ def _claim(root: Path, base: Config) -> dict[Case, Outcome]:
     found = json.loads(file.read_text("utf-8"))
     if found["subject"] != json.loads(base.to_json()) or found["code"] != judging_hash():
         raise RunFolderError(
+            "bench.other-subject",
             f"{root} holds a bench of another subject, or of other code",
             next_step="give another --out, or remove that folder",
         )

@@ -71,7 +71,8 @@ def load_model(
     found = checkpoints.saved(folder / "checkpoints")
     if not found:
         raise CheckpointError(
-            f"no checkpoint stands in {folder}",
+            "checkpoint.absent",
+            f"no checkpoint is in {folder}",
             next_step=f"finish the run: etrm train --resume --out {folder}",
         )
     checkpoint = checkpoints.read(found[place])
