@@ -10,14 +10,16 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError, EtrmError, Interrupted, RunFolderError
 from etrm.evaluation import binomial_interval
 from etrm.files import write_atomically
-from etrm.investigation.cache import judging_hash
+from etrm.investigation.cache import compute_of
+from etrm.investigation.code_version import judging_hash
 from etrm.investigation.investigate import investigate
 from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import ORDER, Investigation
@@ -222,9 +224,12 @@ def _claim(root: Path, base: Config) -> dict[Case, Outcome]:
     if not file.exists():
         return {}
     found = json.loads(file.read_text("utf-8"))
-    if found["subject"] != json.loads(base.to_json()) or found["code"] != judging_hash():
+    differ = [name for name, value in _identity(base).items() if found.get(name) != value]
+    if differ:
         raise RunFolderError(
-            f"{root} holds a bench of another subject, or of other code",
+            f"{root} holds another bench",
+            got=f"another {' and '.join(differ)}",
+            allowed="the same subject, code and device, which continue it",
             next_step="give another --out, or remove that folder",
         )
     read = [Outcome(**{**item, "case": Case(**item["case"])}) for item in found["outcomes"]]
@@ -232,9 +237,15 @@ def _claim(root: Path, base: Config) -> dict[Case, Outcome]:
 
 
 def _keep(root: Path, base: Config, done: dict[Case, Outcome]) -> None:
-    record = {
-        "subject": json.loads(base.to_json()),
-        "code": judging_hash(),
-        "outcomes": [asdict(outcome) for outcome in done.values()],
-    }
+    record = _identity(base) | {"outcomes": [asdict(outcome) for outcome in done.values()]}
     write_atomically(root / CASES, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _identity(base: Config) -> dict[str, Any]:
+    """What every outcome of a bench depends on, code of faults from outside the package included."""
+    faulty = [with_overrides(base, (f'faults=["{name}"]',)) for name in FAULTS]
+    return {
+        "subject": json.loads(base.to_json()),
+        "code": judging_hash(base, *faulty),
+        "compute": asdict(replace(compute_of(base), threads=1)),  # see the launcher of _investigate
+    }
