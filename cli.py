@@ -253,8 +253,8 @@ def evaluate(
     submission: Annotated[
         Path | None,
         typer.Option(
-            help="Also write a Kaggle submission file of the whole data set. FILE.placeholders.json names the tasks "
-            "without an answer."
+            help="Also write a Kaggle submission file of the whole data set, NAME.json say; NAME.placeholders.json "
+            "names the tasks without an answer."
         ),
     ] = None,
 ) -> None:

@@ -156,7 +156,8 @@ def run(
         Interrupted: Ctrl-C; finished cases stay.
         RunFolderError: the folder holds cases of another subject or of other code.
     """
-    done = _claim(root, base)
+    identity = _identity(base)
+    done = _claim(root, identity)
     _prepare(base, root, workers, tier, progress)
     waiting = [case for case in chosen if case not in done]
     with worker_pool(workers) as pool:
@@ -169,7 +170,7 @@ def run(
                 finished, _ = wait(attempts, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in finished:
                     done[attempts.pop(future)] = future.result()
-                    _keep(root, base, done)
+                    _keep(root, identity, done)
                 progress("cases", len(chosen) - len(attempts), len(chosen))
         except KeyboardInterrupt:
             for future in attempts:
@@ -217,14 +218,14 @@ def _prepare(base: Config, root: Path, workers: int, tier: Tier, progress: Progr
     _ = investigation.control_decoder, investigation.brief_decoder, investigation.decoder
 
 
-def _claim(root: Path, base: Config) -> dict[Case, Outcome]:
+def _claim(root: Path, identity: dict[str, Any]) -> dict[Case, Outcome]:
     """The cases that the folder holds."""
     root.mkdir(parents=True, exist_ok=True)
     file = root / CASES
     if not file.exists():
         return {}
     found = json.loads(file.read_text("utf-8"))
-    differ = [name for name, value in _identity(base).items() if found.get(name) != value]
+    differ = [name for name, value in identity.items() if found.get(name) != value]
     if differ:
         raise RunFolderError(
             f"{root} holds another bench",
@@ -236,8 +237,8 @@ def _claim(root: Path, base: Config) -> dict[Case, Outcome]:
     return {outcome.case: outcome for outcome in read}
 
 
-def _keep(root: Path, base: Config, done: dict[Case, Outcome]) -> None:
-    record = _identity(base) | {"outcomes": [asdict(outcome) for outcome in done.values()]}
+def _keep(root: Path, identity: dict[str, Any], done: dict[Case, Outcome]) -> None:
+    record = identity | {"outcomes": [asdict(outcome) for outcome in done.values()]}
     write_atomically(root / CASES, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
