@@ -17,6 +17,7 @@ from etrm.investigation.arms import Job, read_run, run_jobs
 from etrm.investigation.launch import launcher
 from etrm.training.hardware import describe
 from etrm.training.run_folder import read_record
+from etrm.training.trainer import pick_device
 from tests.investigation.planted import inline
 
 SMOKE = load("smoke", overrides=("train.threads=1", "train.steps=2", "train.warmup_steps=1"))
@@ -115,7 +116,8 @@ def test_a_kept_control_of_one_device_is_not_used_on_another(
 
 def test_the_record_of_a_run_says_what_computed_it(tmp_path: Path) -> None:
     (run,) = run_jobs(tmp_path, [Job("arm", 0, SMOKE)], inline(), silent).values()
-    assert (run.device, run.precision, run.threads) == (describe(torch.device("cpu")), "float32", 1)
+    here = describe(pick_device("auto"))
+    assert (run.device, run.precision, run.threads) == (here, "float32", 1)
     assert run.changes == ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from etrm.config import load
 from etrm.investigation.arms import Job, work
 from etrm.investigation.code_version import ONLY_JUDGE, ONLY_RENDER, PACKAGES, code_hash, hash_files
 
+ROOT = Path(__file__).resolve().parents[2]
 RENDERING = ("etrm/training/bench/",)
 """What may be edited without touching a verdict, written down here a second time on purpose."""
 RUNS = (
@@ -90,12 +92,20 @@ def test_what_is_left_out_exists(copies: Mapping[str, Path]) -> None:
 
 
 LOADED = """
-import sys
+import importlib, json, pkgutil, sys
 from pathlib import Path
 from tests.investigation.test_code_version import make_a_run
+
+def loaded():
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    return [file for file in files if file]
+
 make_a_run(Path(sys.argv[1]))
-files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-print(*(file for file in files if file), sep="\\n")
+by_a_run = loaded()
+import etrm.investigation
+for module in pkgutil.iter_modules(etrm.investigation.__path__, "etrm.investigation."):
+    importlib.import_module(module.name)
+print(json.dumps([by_a_run, loaded()]))
 """
 
 
@@ -107,19 +117,23 @@ def make_a_run(folder: Path) -> None:
     assert (folder / "metrics.jsonl").read_text().count("\n") == 2
 
 
-def test_the_process_that_makes_a_run_loads_nothing_that_its_hash_leaves_out(tmp_path: Path) -> None:
+def test_no_process_loads_code_that_its_hash_leaves_out(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOADED, str(tmp_path / "run")],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    loaded = {Path(line).resolve() for line in done.stdout.splitlines()}
-    ours = {name for name, path in names(PACKAGES).items() if path.resolve() in loaded}
+    by_a_run, by_all = ({Path(file).resolve() for file in files} for files in json.loads(done.stdout))
+    everything = {name: path.resolve() for name, path in names(PACKAGES).items()}
+    ours = {name for name, path in everything.items() if path in by_a_run}
     assert {"etrm/batch.py", "etrm/training/trainer.py", "etrm/investigation/measure.py"} <= ours
     assert not [name for name in ours if name.startswith((*ONLY_RENDER, *ONLY_JUDGE))]
+    assert everything["etrm/investigation/h7.py"] in by_all - by_a_run
+    assert not [name for name, path in everything.items() if path in by_all and name.startswith(ONLY_RENDER)]
+    assert not by_all & {ROOT / "cli.py", *(ROOT / "reports").rglob("*.py")}
 
 
 def test_names_and_limits_of_files_are_in_the_hash(tmp_path: Path) -> None:
