@@ -253,7 +253,13 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     settings: SetOption = None,
-    submission: Annotated[Path | None, typer.Option(help="Also write a Kaggle submission file.")] = None,
+    submission: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a Kaggle submission file of the whole data set, NAME.json say; NAME.placeholders.json "
+            "names the tasks without an answer."
+        ),
+    ] = None,
 ) -> None:
     """Pass@k of a run on held-out tasks, beside what needs no learning.
 
@@ -264,6 +270,7 @@ def evaluate(
 
     from etrm.training.scoring import score_run
     from reports.console import open_console
+    from reports.terminal import submission_line
 
     scores = score_run(run, tuple(settings or ()), submission)
     asked = scores.config.evaluate
@@ -287,8 +294,8 @@ def evaluate(
     console.print(
         f"{len(scores.model.out_of_region)} queries out of region, counted as unsolved", highlight=False
     )
-    if submission:
-        console.print(f"submission: {submission}", highlight=False, soft_wrap=True)
+    if scores.submitted:
+        console.print(submission_line(scores.submitted), highlight=False, soft_wrap=True)
 
 
 @app.command()

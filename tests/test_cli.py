@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from etrm.data import load_tasks
 from tests.errors import assert_holds
 
 ROOT = Path(__file__).parent.parent
@@ -106,7 +107,25 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for name in ("this run", "copy input", "all black", "untrained model"):
         assert name in done.stdout
-    assert len(json.loads((tmp_path / "submission.json").read_text())) == 4
+    assert_whole_submission(tmp_path / "submission.json", done.stdout)
+
+
+def assert_whole_submission(file: Path, printed: str) -> None:
+    """Preset smoke evaluates 4 of the 6 tasks that fit into 5x5; all 400 are in the file."""
+    tasks = load_tasks("arc-agi-1", "evaluation")
+    small = sorted(task.id for task in tasks if task.max_side <= 5)
+    reasons = {task.id: "max_side" for task in tasks if task.max_side > 5}
+    reasons |= dict.fromkeys(small[4:], "max_tasks")
+    submission = json.loads(file.read_text())
+    listing = json.loads(file.with_name("submission.placeholders.json").read_text())
+    assert (len(submission), listing["tasks"], len(reasons)) == (400, 400, 396)
+    # What was evaluated may have no grid after four steps.
+    evaluated = {name: "no_grid" for name in small[:4] if name in listing["placeholders"]}
+    assert listing["placeholders"] == reasons | evaluated
+    blank = {key: [[0, 0], [0, 0]] for key in ("attempt_1", "attempt_2")}
+    assert all(blank in submission[name] for name in listing["placeholders"])
+    for text in ("394 max_side", "2 max_tasks", "submission.placeholders.json"):
+        assert text in printed
 
 
 def test_data_show_draws_every_grid() -> None:

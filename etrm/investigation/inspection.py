@@ -8,7 +8,13 @@ from typing import Protocol
 from etrm.config import Config
 from etrm.errors import EtrmError
 from etrm.investigation.cache import outcomes
-from etrm.investigation.protocol import Investigation, broken_controls, control_outcome, seeds_in_words
+from etrm.investigation.protocol import (
+    Investigation,
+    broken_controls,
+    control_outcome,
+    control_preset,
+    seeds_in_words,
+)
 from etrm.investigation.result import ControlOutcome, Verdict
 
 
@@ -29,8 +35,9 @@ def inspected_controls(
 ) -> tuple[ControlOutcome, ...]:
     """How the healthy control and each fault behave under an inspection; kept between investigations."""
 
-    def outcome(name: str) -> ControlOutcome:
-        faults = () if name == "healthy" else (name,)
+    by_name = {"healthy": ()} | {name: (name,) for name in positive}
+
+    def outcome(name: str, faults: tuple[str, ...]) -> ControlOutcome:
         try:
             found = inspect(investigation.control_config(faults))
         except EtrmError as error:
@@ -38,7 +45,8 @@ def inspected_controls(
         got = Verdict.VALIDATED if found.holds else Verdict.INVALIDATED
         return control_outcome(name, bool(faults), got, found.words)
 
-    return outcomes(id, lambda: [outcome(name) for name in ("healthy", *positive)])
+    configs = [control_preset(faults) for faults in by_name.values()]
+    return outcomes(id, configs, lambda: [outcome(*control) for control in by_name.items()])
 
 
 def judged(

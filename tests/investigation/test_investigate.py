@@ -155,6 +155,18 @@ def test_runs_of_other_code_are_refused(tmp_path: Path) -> None:
         _tiny(tmp_path)
 
 
+def test_runs_of_another_device_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(name: str) -> None:
+        monkeypatch.setattr("etrm.training.hardware.describe", lambda device: name)
+
+    named("cuda: NVIDIA H100")
+    _tiny(tmp_path, hypotheses=(), experiments=())
+    named("cpu: a laptop")
+    with pytest.raises(RunFolderError) as caught:
+        _tiny(tmp_path, hypotheses=(), experiments=())
+    assert (caught.value.got, caught.value.allowed) == ("device cpu: a laptop", "device cuda: NVIDIA H100")
+
+
 def test_an_unknown_hypothesis_is_refused(tmp_path: Path) -> None:
     with raises_code(ConfigError, "investigate.unknown-hypothesis", repr("H9")):
         _tiny(tmp_path, hypotheses=("H9",))

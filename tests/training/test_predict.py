@@ -97,12 +97,25 @@ def test_weights_that_do_not_fit_the_config_are_refused(run: Path, tmp_path: Pat
 def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "submission.json"
     scores = score_run(run, ("evaluate.weights=raw",), file)
+    assert scores.submitted is not None
+    assert (scores.submitted.tasks, scores.submitted.path) == (3, file)
     assert (scores.step, scores.weights) == (3, "raw")
     assert [task.id for task in scores.asked] == ["task100", "task101", "task102"]
     assert {"untrained model"} < set(scores.others)
     for report in (scores.model, *scores.others.values()):
         assert report.pass_at[1].asked == 3
     assert set(json.loads(file.read_text())) == {"task100", "task101", "task102"}
+
+
+def test_a_submission_holds_the_whole_data_set_and_names_what_was_not_evaluated(
+    run: Path, tmp_path: Path
+) -> None:
+    score_run(run, ("evaluate.max_tasks=1",), tmp_path / "submission.json")
+    assert set(json.loads((tmp_path / "submission.json").read_text())) == {"task100", "task101", "task102"}
+    found = json.loads((tmp_path / "submission.placeholders.json").read_text())
+    assert found["tasks"] == 3
+    found["placeholders"].pop("task100", None)  # evaluated: three steps may not be enough for a grid
+    assert found["placeholders"] == {"task101": "max_tasks", "task102": "max_tasks"}
 
 
 def test_scoring_what_was_trained_on_is_refused(run: Path) -> None:

@@ -95,6 +95,7 @@ def test_lines_that_are_no_record_are_a_doubt(write_run: Write) -> None:
         ({"commit": "a"}, {"commit": "b"}, "commit differs"),
         ({"versions": {"torch": "1"}}, {"versions": {"torch": "2"}}, "torch 1"),
         ({"hardware": "x"}, {"hardware": "y"}, "so speeds need not be comparable"),
+        ({"device": "cpu: x"}, {"device": "cuda: y"}, "device differs"),
         ({"dirty": True}, {"dirty": False}, "uncommitted changes"),
     ],
 )
