@@ -22,6 +22,7 @@ SHARED = {  # one mistake that several modules notice
     "config.not-a-value",
     "data.no-task-left",
     "fault.unknown",
+    "investigate.other-device",
     "investigate.other-subject",
     "run.damaged-file",
     "store.fresh-augmentations",
