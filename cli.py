@@ -89,7 +89,7 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except EtrmError as error:
         if reports_error():
-            _say(f"error: {error}")
+            _report(error)
         sys.exit(2)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
@@ -99,7 +99,7 @@ def main() -> NoReturn:
         if error.errno not in _REFUSED_BY_THE_SYSTEM:
             raise
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        _say(f"error: the system refused to go on\n  got:     {what}")
+        _report(EtrmError("system.refused", "the system refused to continue", got=what))
         sys.exit(2)
     except Exception as error:
         usage = _usage_error(error)
@@ -109,10 +109,13 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _say(text: str) -> None:
+def _report(error: EtrmError) -> None:
+    """Print an error as a user meets it: the message, and its code in an unobtrusive last line."""
     from reports.console import open_console
 
-    open_console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    show = partial(open_console(stderr=True).print, markup=False, highlight=False, soft_wrap=True)
+    show(f"error: {error}", style="red")
+    show(f"  code:    {', '.join(dict.fromkeys(error.codes))}", style="dim")
 
 
 def _usage_error(error: Exception) -> int | None:
@@ -159,7 +162,7 @@ def investigate(
     from etrm.investigation.result import Verdict
 
     if fail_on not in (None, "validated"):
-        raise ConfigError(f"unknown --fail-on {fail_on!r}", allowed="validated")
+        raise ConfigError("cli.unknown-fail-on", f"unknown --fail-on {fail_on!r}", allowed="validated")
     result = _decide(
         _subject(run, preset, config, settings, inject),
         out,
@@ -353,7 +356,7 @@ def plot(
             reference = (label, float(number))
         except ValueError as error:
             raise ConfigError(
-                f"cannot read --line {line!r}", allowed="LABEL=VALUE, e.g. gate=0.95"
+                "plot.unreadable-line", f"cannot read --line {line!r}", allowed="LABEL=VALUE, e.g. gate=0.95"
             ) from error
     plot_runs(runs, [key.strip() for key in keys.split(",")], out, title, reference)
     open_console().print(f"figure: {out}", highlight=False, soft_wrap=True)
@@ -584,7 +587,10 @@ def build(
     augmentations = chosen.data.augmentations
     if augmentations == "fresh":
         raise ConfigError(
-            "a store holds fixed augmentations", got="fresh", next_step="--set data.augmentations=1000"
+            "store.fresh-augmentations",
+            "a store holds fixed augmentations",
+            got="fresh",
+            next_step="--set data.augmentations=1000",
         )
     with _resumable("tasks") as phases:
         index = build_store(
@@ -681,7 +687,7 @@ def _one_of(option: str, given: str, *allowed: str) -> Any:
     from etrm.errors import ConfigError
 
     if given not in allowed:
-        raise ConfigError(f"unknown {option} {given!r}", allowed=" or ".join(allowed))
+        raise ConfigError("cli.unknown-choice", f"unknown {option} {given!r}", allowed=" or ".join(allowed))
     return given
 
 
@@ -690,13 +696,14 @@ def _find_task(task: str, source: str, subset: str | None) -> Any:
     from etrm.errors import DataError
 
     subsets = [subset] if subset else ["training", "evaluation"]
-    problems = []
+    problems: dict[str, DataError] = {}
     for name in subsets:
         try:
             return load_tasks(source, name, 30, None).get(task)
         except DataError as error:
-            problems.append(str(error))
-    raise DataError("\n".join(dict.fromkeys(problems)))
+            problems.setdefault(str(error), error)
+    codes = [error.code for error in problems.values()]
+    raise DataError(codes[0], "\n".join(problems), codes=codes)
 
 
 bench_app = typer.Typer(no_args_is_help=True, help="Benches of the tool itself.")
@@ -916,9 +923,14 @@ def _subject(
         name = str(config) if config else f"preset {chosen.preset}"
     else:
         if preset or config:
-            raise ConfigError("both a run and a preset or config were given", next_step="give one of them")
+            raise ConfigError(
+                "cli.two-subjects",
+                "both a run and a preset or config were given",
+                next_step="give one of them",
+            )
         if run.is_file():
             raise ConfigError(
+                "cli.file-without-config",
                 f"{run} is a file, which does not say how it is trained",
                 allowed="a run folder, or one of its checkpoints",
                 next_step=f"etrm checkpoint import {run} --out DIR, then give DIR",

@@ -23,6 +23,8 @@ from etrm.errors import ConfigError
 
 SIGNIFICANT = frozenset(" \"'[]{}=#\\")
 """Characters that mean something to TOML, so that a text with one of them needs quotes."""
+UNSET = ("none", "null")
+"""Words, in any case, for the absence of a value, which TOML cannot write."""
 
 
 def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"{name!r}: {parent!r} is a value, not a section")
+                raise ConfigError("config.not-a-section", f"{name!r}: {parent!r} is a value, not a section")
         node[leaf] = value
     return tree
 
@@ -54,12 +56,14 @@ def parse(text: str) -> tuple[str, Any]:
     name = dotted.strip()
     if not equals or not name:
         raise ConfigError(
+            "config.unreadable-setting",
             f"cannot read the setting {text!r}",
             allowed="section.key=value",
             next_step="--set train.lr=1e-3",
         )
     if name == "preset":  # as a label it would claim settings that the config does not have
         raise ConfigError(
+            "config.preset-as-setting",
             "preset cannot be set like a setting: it is what the settings extend",
             got=repr(text),
             allowed="the option --preset, or preset = 'NAME' in the first lines of a TOML file",
@@ -73,8 +77,9 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     result = dict(tree)
     for name, value in changes.items():
         below = result.get(name)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        result[name] = merged(below, value) if both else value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = merged(below, value)
+        result[name] = value
     return result
 
 
@@ -95,14 +100,16 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}", got=error.strerror or str(error)) from error
+        raise ConfigError(
+            "config.unreadable-file", f"cannot read the config file {path}", got=error.strerror or str(error)
+        ) from error
     except (ValueError, RecursionError) as error:  # broken TOML or UTF-8, or a number of over 4300 digits
-        raise ConfigError(f"{path} is not valid TOML", got=str(error)) from error
+        raise ConfigError("config.not-toml", f"{path} is not valid TOML", got=str(error)) from error
 
 
 def _value(name: str, text: str) -> Any:
     """What the text after ``name=`` means."""
-    if text.lower() in ("none", "null"):
+    if text.lower() in UNSET:
         return None
     try:
         parsed = tomllib.loads(f"v = {text}")
@@ -110,6 +117,7 @@ def _value(name: str, text: str) -> Any:
         if is_bare_word(text):
             return text
         raise ConfigError(
+            "config.unreadable-value",
             f"cannot read the value of {name!r}",
             got=repr(text) if text else "nothing",
             allowed="a TOML value such as 3, true, 'some text' or ['a', 'b'], or a word without spaces, quotes, "
@@ -118,6 +126,7 @@ def _value(name: str, text: str) -> Any:
         ) from error
     if len(parsed) > 1:
         raise ConfigError(
+            "config.several-lines",
             "a setting holds several lines of TOML",
             got=repr(text),
             allowed="one value",
@@ -136,6 +145,17 @@ def _as_it_may_be_meant(name: str, text: str) -> str:
     if text.startswith(("[", "{")):
         return f'close every quote and bracket, e.g. --set \'{name}=["a", "b"]\''
     return f"--set {shlex.quote(f'{name}={quoted(text.strip(chr(34) + chr(39)))}')}"
+
+
+def as_toml(value: Any) -> str:
+    """A value of the resolved config (text, number, true or false, list, none) as TOML."""
+    if value is None:
+        return quoted(UNSET[0])
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_toml, value))}]"
+    if isinstance(value, str):
+        return quoted(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def quoted(text: str) -> str:

@@ -54,6 +54,7 @@ def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Seri
     unknown = [key for key in keys if key not in history.curves]
     if unknown:
         raise RunFolderError(
+            "plot.unknown-key",
             f"no step of {folder} logged {unknown[0]!r}",
             allowed=", ".join(sorted(history.curves)) or "a run with at least one step",
         )

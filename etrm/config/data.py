@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from etrm.config.section import Section
+from etrm.config.section import Section, refused
 
 SIDE = 30
 """Largest side of an ARC grid, and side of the published canvas."""
@@ -43,7 +43,7 @@ class DataConfig(Section):
     exclude: tuple[str, ...] = Field((), description="ids of tasks to leave out")
     canvas: Literal["region", "published"] = Field(
         "region",
-        description="layout of the tokens: the region that a task needs, or the whole 30x30 canvas of the published code",
+        description="layout of the tokens: the region that a task needs, or the whole 30x30 canvas as published",
     )
     max_demos: int = Field(10, ge=1, description="largest number of demonstrations shown of one task")
     augmentations: Annotated[int, Field(ge=1)] | Literal["fresh"] = Field(
@@ -70,7 +70,8 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         if self.store is not None and self.augmentations == "fresh":
-            raise ValueError(
-                "data.store holds fixed augmentations, so data.augmentations must be a number, not 'fresh'"
+            raise refused(
+                "store.fresh-augmentations",
+                "data.store holds fixed augmentations, so data.augmentations must be a number, not 'fresh'",
             )
         return self

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from etrm.config.section import Section
+from etrm.config.section import Section, refused
 
 EncoderKind = Literal[
     "standard",
@@ -60,9 +60,10 @@ class EncoderConfig(Section):
         for name, kinds in KNOBS.items():
             value = getattr(self, name)
             if self.kind not in kinds and value != type(self).model_fields[name].default:
-                raise ValueError(
+                raise refused(
+                    "config.encoder-setting-without-effect",
                     f"model.encoder.{name} = {value!r} has no effect on kind {self.kind!r}; "
-                    f"leave it out, or use one of {', '.join(kinds)}"
+                    f"leave it out, or use one of {', '.join(kinds)}",
                 )
         return self
 
@@ -91,7 +92,11 @@ class ModelConfig(Section):
         512, ge=4, description="width of the core and the encoder, a multiple of num_heads"
     )
     num_heads: int = Field(8, ge=1, description="number of attention heads")
-    expansion: float = Field(4.0, gt=0, description="expansion of a SwiGLU: its width is 2/3 of expansion x hidden_size, rounded up to 256")
+    expansion: float = Field(
+        4.0,
+        gt=0,
+        description="expansion of a SwiGLU, whose width is 2/3 of expansion times hidden_size, rounded up to 256",
+    )
     layers: int = Field(2, ge=1, description="number of blocks of the shared core (L_layers)")
     H_cycles: int = Field(3, ge=1, description="number of updates of the high-level state in one ACT step")
     L_cycles: int = Field(
@@ -124,22 +129,29 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}"
+            raise refused(
+                "config.indivisible-heads",
+                f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}",
             )
         if self.mlp_t and self.qk_norm:
-            raise ValueError(
-                "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none in the core"
+            raise refused(
+                "config.qk-norm-without-attention",
+                "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none in the core",
             )
         if self.mlp_t_norm == "tokens" and not self.mlp_t:
-            raise ValueError("model.mlp_t_norm = 'tokens' has no effect without model.mlp_t")
+            raise refused(
+                "config.token-norm-without-mlp",
+                "model.mlp_t_norm = 'tokens' has no effect without model.mlp_t",
+            )
         if self.variant == "etrm_cached" and self.encoder.kind in STATEFUL:
-            raise ValueError(
+            raise refused(
+                "config.cached-context-of-stateful-encoder",
                 f"model.variant etrm_cached encodes a sample once, so the state of encoder kind "
-                f"{self.encoder.kind!r} would never go on; use variant etrm"
+                f"{self.encoder.kind!r} would never go on; use variant etrm",
             )
         if (self.hidden_size // self.num_heads) % 2:
-            raise ValueError(
-                f"head size {self.hidden_size // self.num_heads} is odd; rotary positions need an even one"
+            raise refused(
+                "config.odd-head-size",
+                f"head size {self.hidden_size // self.num_heads} is odd; rotary positions need an even one",
             )
         return self

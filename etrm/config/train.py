@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from etrm.config.section import Section
+from etrm.config.section import Section, refused
 
 
 class TrainConfig(Section):
@@ -94,8 +94,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if self.freeze_decoder_steps and self.freeze_encoder_steps:
-            raise ValueError(
+            raise refused(
+                "config.both-stages",
                 "both stages begin with the run, so for its first steps nothing would train: give one of "
-                "train.freeze_decoder_steps and train.freeze_encoder_steps"
+                "train.freeze_decoder_steps and train.freeze_encoder_steps",
             )
         return self

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from etrm.config.data import DataConfig, is_rules
 from etrm.config.model import VARIATIONAL, ModelConfig
-from etrm.config.section import Section
+from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig
 from etrm.config.watch import EvaluateConfig, MonitorConfig
 from etrm.errors import ConfigError
@@ -40,33 +40,41 @@ class Config(Section):
         encoder_trains = variant != "trm" and encoder_rate > 0 and train.freeze_encoder_steps < train.steps
         table_trains = variant == "trm" and train.puzzle_lr > 0
         if not (decoder_trains or encoder_trains or table_trains):
-            raise ValueError(
+            raise refused(
+                "config.nothing-trains",
                 "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
                 "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps, "
-                "train.freeze_encoder_steps)"
+                "train.freeze_encoder_steps)",
             )
         if variant == "trm" and train.freeze_encoder_steps:
-            raise ValueError("train.freeze_encoder_steps freezes an encoder, and variant trm has none")
+            raise refused(
+                "config.frozen-encoder-of-trm",
+                "train.freeze_encoder_steps freezes an encoder, and variant trm has none",
+            )
         for name, section in (("data", self.data), ("evaluate", self.evaluate)):
             if is_rules(section.source) and section.augmentations != 1:
-                raise ValueError(
+                raise refused(
+                    "config.augmented-rules",
                     f"{name}.augmentations {section.augmentations!r} would turn rules of the rule family into "
-                    f"others, held-out ones among them: {name}.augmentations must be 1"
+                    f"others, held-out ones among them: {name}.augmentations must be 1",
                 )
         if self.model.mlp_t and self.data.canvas != "published":
-            raise ValueError(
+            raise refused(
+                "config.mlp-without-whole-canvas",
                 "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas: "
-                f"data.canvas = 'published', not {self.data.canvas!r}"
+                f"data.canvas = 'published', not {self.data.canvas!r}",
             )
         if train.kl_weight > 0 and (variant == "trm" or self.model.encoder.kind not in VARIATIONAL):
-            raise ValueError(
+            raise refused(
+                "config.kl-without-latent",
                 f"train.kl_weight {train.kl_weight} weighs nothing: only the encoders "
-                f"{' and '.join(VARIATIONAL)} have a divergence"
+                f"{' and '.join(VARIATIONAL)} have a divergence",
             )
         if variant == "trm" and self.data.augmentations == "fresh":
-            raise ValueError(
+            raise refused(
+                "config.fresh-augmentations-of-trm",
                 "model.variant trm knows a task by its id, "
-                "so data.augmentations must be a number, not 'fresh'"
+                "so data.augmentations must be a number, not 'fresh'",
             )
         return self
 
@@ -84,7 +92,9 @@ class Config(Section):
         try:
             return build(json.loads(text))
         except (ValueError, RecursionError) as error:  # a number of over 4300 digits is a plain ValueError
-            raise ConfigError("the resolved config is not valid JSON", got=str(error)) from error
+            raise ConfigError(
+                "config.not-json", "the resolved config is not valid JSON", got=str(error)
+            ) from error
 
 
 def build(tree: dict[str, Any]) -> Config:
@@ -96,9 +106,7 @@ def build(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        problems = _explained(error)
-        many = f"{len(problems)} settings cannot be used:" if len(problems) > 1 else ""
-        raise ConfigError("\n  ".join([many, *problems] if many else problems)) from error
+        raise _refusal(_explained(error)) from error
 
 
 def check_request(config: Config) -> Config:
@@ -113,6 +121,7 @@ def check_request(config: Config) -> Config:
     train = config.train
     if train.warmup_steps > train.steps:
         raise ConfigError(
+            "config.warmup-beyond-run",
             f"train.warmup_steps {train.warmup_steps} is longer than the run (train.steps {train.steps}): "
             "the rate would never be reached",
             allowed="a warm-up of train.steps at most",
@@ -144,6 +153,7 @@ def with_settings(config: Config, **changes: Unpack[Changes]) -> Config:
     """
     if changes.get("preset", "") not in ("", config.preset):
         raise ConfigError(
+            "config.preset-as-setting",
             "a preset is a place where a config begins, not a setting of one that exists",
             got=repr(changes["preset"]),
             allowed="'' to drop the label",
@@ -161,12 +171,12 @@ def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:
     return build(override(config.model_dump(mode="json"), overrides))
 
 
-def keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     found = []
     for name, field in model.model_fields.items():
         found.append(prefix + name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += keys(field.annotation, f"{prefix}{name}.")
+            found += _keys(field.annotation, f"{prefix}{name}.")
     return found
 
 
@@ -175,21 +185,34 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _explained(error: ValidationError) -> list[str]:
-    """One line for each setting at fault."""
-    known = keys(Config)
-    lines: list[str] = []
+def _refusal(problems: list[tuple[str, str]]) -> ConfigError:
+    """The error of a config with these problems, each a code and a line."""
+    codes, lines = [code for code, _ in problems], [line for _, line in problems]
+    if len(problems) == 1:
+        return ConfigError(codes[0], lines[0])
+    what = "\n  ".join([f"{len(problems)} settings cannot be used:", *lines])
+    return ConfigError("config.several-problems", what, codes=codes)
+
+
+def _explained(error: ValidationError) -> list[tuple[str, str]]:
+    """A code and one line for each setting at fault."""
+    known = _keys(Config)
+    problems: list[tuple[str, str]] = []
     wanted: dict[str, list[str]] = {}
     given: dict[str, Any] = {}
+    codes: dict[str, str] = {}
     for item in error.errors():
         dotted = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {dotted!r}{nearest(dotted, known)}")
-        elif not dotted or item["type"] == "value_error":
-            lines.append(message)
-        elif item["type"] == "model_type":
-            lines.append(f"{dotted} is a section, not a value (got {item['input']!r})")
+        message, code = item["msg"], item["type"]
+        if code == "extra_forbidden":
+            problems.append(("config.unknown-setting", f"unknown setting {dotted!r}{nearest(dotted, known)}"))
+        elif "problem" in item.get("ctx", {}):  # of a section, by its own validator
+            problems.append((code, message))
+        elif not dotted:
+            problems.append(("config.invalid-value", message))
+        elif code == "model_type":
+            line = f"{dotted} is a section, not a value (got {item['input']!r})"
+            problems.append(("config.not-a-value", line))
         else:
             # A value that may be one of several types has an error for each, with the type behind its name.
             name, _, kind = dotted.rpartition(".")
@@ -197,4 +220,7 @@ def _explained(error: ValidationError) -> list[str]:
             setting = name if is_type else dotted
             wanted.setdefault(setting, []).append(message.replace("Input should be", "must be", 1))
             given[setting] = item["input"]
-    return lines + [f"{name}: {', or '.join(all_)} (got {given[name]!r})" for name, all_ in wanted.items()]
+            codes[setting] = code if code.startswith("config.") else "config.invalid-value"
+    return problems + [
+        (codes[name], f"{name}: {', or '.join(all_)} (got {given[name]!r})") for name, all_ in wanted.items()
+    ]

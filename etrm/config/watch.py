@@ -10,9 +10,9 @@ from etrm.config.section import Section
 
 
 class MonitorConfig(Section):
-    """What the trainer records about itself; everything off gives bit-identical training."""
+    """Measurements that the trainer records; training is bit-identical with and without them."""
 
-    enabled: bool = Field(True, description="whether the trainer records measurements of itself")
+    enabled: bool = Field(True, description="recording of measurements during training")
     every: int = Field(1, ge=1, description="number of steps between two records of coverage and movement")
     probe_every: int = Field(
         25, ge=1, description="number of steps between two measurements on the fixed probe batch"

@@ -39,7 +39,11 @@ def write_submission(path: Path, tasks: Iterable[Task], candidates: Candidates) 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
     except OSError as error:
-        raise DataError(f"cannot write the submission {path}", got=error.strerror or str(error)) from error
+        raise DataError(
+            "evaluate.submission-not-writable",
+            f"cannot write the submission {path}",
+            got=error.strerror or str(error),
+        ) from error
 
 
 def _attempts(ranked: tuple[Candidate, ...]) -> dict[str, Rows]:

@@ -151,7 +151,9 @@ def work(job: Job, folder: str) -> None:
 
 def _failed(path: Path, error: BaseException) -> None:
     diverged = isinstance(error, NonFiniteError)
-    _write_summary(path, {"state": "failed", "reason": str(error), "wall_s": 0.0, "diverged": diverged})
+    code = error.code if isinstance(error, EtrmError) else ""
+    summary = {"state": "failed", "code": code, "reason": str(error), "wall_s": 0.0, "diverged": diverged}
+    _write_summary(path, summary)
 
 
 def _earlier_seconds(path: Path) -> float:
@@ -169,6 +171,7 @@ def _check_config(root: Path, job: Job) -> None:
     file = root / job.folder / "config.json"
     if file.exists() and Config.from_json(file.read_text("utf-8")) != job.config:
         raise RunFolderError(
+            "investigate.other-subject",
             f"{root} holds an investigation of another subject: the config of {job.folder} differs",
             allowed="the same preset, settings and faults, which continue it",
             next_step="give another --out",
@@ -213,6 +216,7 @@ def read_run(root: Path, arm: str, seed: int, folder: str = "") -> Run | None:
         wall_s=round(summary["wall_s"], 1),
         state=summary["state"],
         diverged=summary.get("diverged", False),
+        code=summary.get("code", ""),
         reason=summary.get("reason", ""),
         final=final,
     )

@@ -112,7 +112,9 @@ def cases(names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
     known = {**{name: fault.root_cause for name, fault in FAULTS.items()}, **dict.fromkeys(HEALTHY, NOTHING)}
     for name in names:
         if name not in known:
-            raise ConfigError(f"unknown fault {name!r}", allowed=", ".join(known), next_step="etrm faults")
+            raise ConfigError(
+                "fault.unknown", f"unknown fault {name!r}", allowed=", ".join(known), next_step="etrm faults"
+            )
     chosen = {name: known[name] for name in names} if names else known
     return [
         Case(name, per_case * seed, cause if cause in ORDER else NOTHING)
@@ -224,6 +226,7 @@ def _claim(root: Path, base: Config) -> dict[Case, Outcome]:
     found = json.loads(file.read_text("utf-8"))
     if found["subject"] != json.loads(base.to_json()) or found["code"] != judging_hash():
         raise RunFolderError(
+            "bench.other-subject",
             f"{root} holds a bench of another subject, or of other code",
             next_step="give another --out, or remove that folder",
         )

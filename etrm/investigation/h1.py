@@ -15,7 +15,7 @@ import torch
 
 from etrm.config import SIDE, Config, ModelConfig, with_overrides
 from etrm.data import collate
-from etrm.errors import EtrmError, NonFiniteError
+from etrm.errors import CheckpointError, NonFiniteError
 from etrm.investigation.inspection import inspected_controls, judged, worst_of
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
@@ -175,7 +175,8 @@ def decide(investigation: Investigation) -> Hypothesis:
 def _trm(source: DecoderSource) -> RecursiveModel:
     """The TRM that the decoder came from, with its own settings and table."""
     if not source.settings or source.puzzle_table is None:
-        raise EtrmError(
+        raise CheckpointError(
+            "checkpoint.no-settings",
             f"{source.path} does not say with which settings it was trained",
             allowed="a run folder of `etrm train --set model.variant=trm`",
         )

@@ -125,6 +125,7 @@ def passage(config: Config) -> Passage:
     queries = training_queries(trainer)  # one of a task, for a drawn batch may hold one task alone
     if len(queries) < 2:
         raise DataError(
+            "investigate.single-task",
             "whether the context is used can only be asked with demonstrations of two tasks",
             got=f"{len(trainer.tasks)} training task",
         )

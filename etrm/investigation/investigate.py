@@ -87,7 +87,9 @@ def chosen(names: str) -> tuple[str, ...]:
     unknown = [name for name in asked if name not in STATEMENTS]
     if unknown:
         raise ConfigError(
-            f"unknown hypothesis {unknown[0]!r}", allowed=f"all, or of {', '.join(sorted(STATEMENTS))}"
+            "investigate.unknown-hypothesis",
+            f"unknown hypothesis {unknown[0]!r}",
+            allowed=f"all, or of {', '.join(sorted(STATEMENTS))}",
         )
     return asked
 
@@ -258,11 +260,13 @@ def _claim(out: Path, subject: Config, name: str) -> None:
             found = json.loads(file.read_text("utf-8"))
             if found.get("code", wanted["code"]) != wanted["code"]:
                 raise RunFolderError(
+                    "investigate.other-code",
                     f"the runs in {out} were made by other code, and their numbers would stand beside new ones",
                     next_step="give another --out, or remove that folder",
                 )
             if found != wanted:
                 raise RunFolderError(
+                    "investigate.other-subject",
                     f"{out} holds an investigation of another subject",
                     allowed="the same preset, settings and faults, which continue it",
                     next_step="give another --out",
@@ -272,7 +276,10 @@ def _claim(out: Path, subject: Config, name: str) -> None:
         write_atomically(file, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise RunFolderError(
-            f"{out} cannot be written", got=str(error), next_step="give another --out"
+            "investigate.not-writable",
+            f"{out} cannot be written",
+            got=str(error),
+            next_step="give another --out",
         ) from error
 
 

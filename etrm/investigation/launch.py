@@ -66,15 +66,20 @@ def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 
             of this machine would need more cores than it has for the threads asked.
     """
     if name not in LAUNCHERS:
-        raise ConfigError(f"unknown --launcher {name!r}", allowed=", ".join(LAUNCHERS))
+        raise ConfigError(
+            "launch.unknown-launcher", f"unknown --launcher {name!r}", allowed=", ".join(LAUNCHERS)
+        )
     if name == "processes":
         if settings:
             raise ConfigError(
-                f"processes take no --launcher-set {settings[0]!r}", next_step="--launcher slurm or local"
+                "launch.settings-without-cluster",
+                f"processes take no --launcher-set {settings[0]!r}",
+                next_step="--launcher slurm or local",
             )
         cores = usable_cores()
         if threads > 1 and jobs * threads > cores:
             raise ConfigError(
+                "launch.too-many-threads",
                 f"--jobs {jobs} of --threads {threads} would wait for each other",
                 got=f"{jobs * threads} threads on {cores} cores",
                 allowed=f"--threads {max(1, cores // jobs)} with --jobs {jobs}",
@@ -124,6 +129,7 @@ def _submitit(cluster: str, folder: Path, parameters: dict[str, Any]) -> Iterato
         import submitit
     except ImportError as error:
         raise ConfigError(
+            "launch.submitit-absent",
             f"--launcher {cluster} needs the package submitit, which is not installed",
             next_step="pip install 'etrm[cluster]'",
         ) from error
@@ -136,12 +142,20 @@ def _submitit(cluster: str, folder: Path, parameters: dict[str, Any]) -> Iterato
         ValueError,
         RuntimeError,
     ) as error:  # of a setting, or of a cluster not there
-        raise ConfigError(f"submitit refuses --launcher {cluster}", got=str(error).splitlines()[0]) from error
+        raise ConfigError(
+            "launch.submitit-refuses",
+            f"submitit refuses --launcher {cluster}",
+            got=str(error).splitlines()[0],
+        ) from error
     yield _Futures(executor)
 
 
 def _parsed(setting: str) -> tuple[str, Any]:
     key, equals, value = setting.partition("=")
     if not equals or not key:
-        raise ConfigError(f"cannot read --launcher-set {setting!r}", allowed="KEY=VALUE, e.g. timeout_min=60")
+        raise ConfigError(
+            "launch.unreadable-setting",
+            f"cannot read --launcher-set {setting!r}",
+            allowed="KEY=VALUE, e.g. timeout_min=60",
+        )
     return key, int(value) if value.lstrip("-").isdigit() else value

@@ -84,7 +84,11 @@ def chosen(names: Sequence[str]) -> tuple[Mistake, ...]:
     """
     for name in names:
         if name not in (*MISTAKES, "all"):
-            raise ConfigError(f"unknown mistake {name!r}", allowed=", ".join((*MISTAKES, "all")))
+            raise ConfigError(
+                "experiment.unknown-mistake",
+                f"unknown mistake {name!r}",
+                allowed=", ".join((*MISTAKES, "all")),
+            )
     return tuple(mistake for mistake in MISTAKES.values() if {"all", mistake.name} & set(names))
 
 
@@ -314,6 +318,7 @@ def _run(investigation: Investigation, arm: str, faults: Sequence[str]) -> Run:
     (run,) = investigation.run("the original's mistakes", [Job(arm, config.train.seed, config)])
     if run.state == "failed":
         raise ConfigError(
+            "experiment.failed-run",
             f"the run {arm} failed, so that nothing can be shown on it",
             got=run.reason,
             next_step="mend the subject first: etrm investigate",

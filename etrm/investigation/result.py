@@ -59,6 +59,7 @@ class Run(Record):
     wall_s: float
     state: Literal["finished", "failed"]
     diverged: bool = False  # failed because a loss, a gradient or a weight was not finite: the worst score
+    code: str = ""  # of the error that ended it; empty where a bug or the machine did
     reason: str = ""
     final: dict[str, Value] = {}
 
@@ -291,12 +292,14 @@ class Result(Record):
             return cls.model_validate_json(path.read_text("utf-8"))
         except OSError as error:
             raise RunFolderError(
+                "result.absent",
                 f"there is no result to read at {path}",
                 got=error.strerror or str(error),
                 next_step="run `etrm investigate --out DIR` first, then `etrm report DIR`",
             ) from error
         except (ValidationError, UnicodeDecodeError) as error:
             raise RunFolderError(
+                "result.other-version",
                 f"{path} is not a result of this version",
                 got=str(error).splitlines()[0],
                 allowed=f"schema_version {SCHEMA_VERSION}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from etrm.errors import ArgumentError
+
 
 class Ema:
     """Averages parameters and float buffers in float32.
@@ -34,7 +36,7 @@ class Ema:
             ValueError: nothing was averaged yet.
         """
         if self.updates == 0:
-            raise ValueError("an average of no weights: update the EMA first")
+            raise ArgumentError("train.empty-average", "an average of no weights: update the EMA first")
         correction = 1 - self.decay**self.updates
         return {name: total / correction for name, total in self.sums.items()}
 

@@ -66,6 +66,7 @@ class Report:
 
     Attributes:
         step: the optimiser step, counted from 1.
+        code: which error it is, see docs/errors.md.
         what, got: what was not finite, and its value.
         replay: None where an update was made, after which no step can be repeated.
         weights: names of the parameters that are not finite now.
@@ -74,6 +75,7 @@ class Report:
     """
 
     step: int
+    code: str
     what: str
     got: str
     replay: Replay | None
@@ -94,7 +96,7 @@ def check_losses(losses: Sequence[tuple[int, float]], now: int) -> None:
     for step, loss in losses:
         if not math.isfinite(loss):
             kind = NonFiniteError if step == now else _LostStateError
-            raise kind(f"the loss of step {step} is not finite", got=str(loss))
+            raise kind("train.nonfinite-loss", f"the loss of step {step} is not finite", got=str(loss))
 
 
 def check_gradients(model: nn.Module, norm: float | None, step: int) -> None:
@@ -103,7 +105,9 @@ def check_gradients(model: nn.Module, norm: float | None, step: int) -> None:
     unknown = [g.coalesce().values() if g.is_sparse else g for g in gradients if norm is None or g.is_sparse]
     if not (math.isfinite(norm or 0.0) and _all_finite(unknown)):
         got = "a gradient that is NaN or infinite" if norm is None else f"a norm of {norm} before clipping"
-        raise NonFiniteError(f"the gradient of step {step} is not finite", got=got)
+        raise NonFiniteError(
+            "train.nonfinite-gradient", f"the gradient of step {step} is not finite", got=got
+        )
 
 
 def check_weights(model: nn.Module, step: int) -> None:
@@ -112,6 +116,7 @@ def check_weights(model: nn.Module, step: int) -> None:
         names = _bad_weights(model)
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise _LostStateError(
+            "train.nonfinite-weights",
             f"the update of step {step} made weights that are not finite",
             got=f"{len(names)} parameters: {shown}",
         )
@@ -159,6 +164,7 @@ def _explain(trainer: Trainer, before: state.Moment, error: NonFiniteError) -> N
     newest = checkpoints.saved(folder.checkpoints)[-1:] if folder else []
     report = Report(
         step=trainer.step + 1,
+        code=error.code,
         what=error.what,
         got=error.got,
         replay=replay,
@@ -176,7 +182,7 @@ def _explain(trainer: Trainer, before: state.Moment, error: NonFiniteError) -> N
             steps.insert(0, f"the batch could not be kept in {path} ({problem})")
     if report.newest_checkpoint:
         steps.append(f"the newest checkpoint is {report.newest_checkpoint}")
-    return NonFiniteError(error.what, got=_told(report, samples), next_step="; ".join(steps))
+    return NonFiniteError(error.code, error.what, got=_told(report, samples), next_step="; ".join(steps))
 
 
 def _replay(trainer: Trainer) -> Replay:

@@ -40,6 +40,7 @@ def split(rows: range, parts: int) -> list[slice]:
     """
     if len(rows) % parts:
         raise ConfigError(
+            "train.indivisible-parts",
             f"the {len(rows)} rows of a process cannot be taken in train.accumulate {parts} parts",
             allowed="train.batch_size a multiple of processes times train.accumulate",
         )

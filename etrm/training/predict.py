@@ -66,6 +66,7 @@ def load_model(
     found = checkpoints.saved(folder / "checkpoints")
     if not found:
         raise CheckpointError(
+            "checkpoint.absent",
             f"no checkpoint stands in {folder}",
             next_step=f"finish the run: etrm train --resume --out {folder}",
         )

@@ -116,12 +116,14 @@ class RunFolder:
         except BlockingIOError as error:
             self._lock.seek(0)
             raise FolderInUseError(
+                "run.in-use",
                 f"another process is working in {self.path}",
                 got=self._lock.read(200).decode("utf-8", "replace").strip(),
                 next_step="wait for it to end, or give another --out",
             ) from error
         except OSError as error:
             raise RunFolderError(
+                "run.no-locks",
                 f"{self.path} cannot be locked against other processes",
                 got=error.strerror or str(error),
                 next_step="give an --out on a file system that has locks",
@@ -138,6 +140,7 @@ class RunFolder:
             return
         if not resume:
             raise RunFolderError(
+                "run.exists",
                 f"{self.path} already holds a run",
                 next_step="continue it with --resume, or give another --out",
             )
@@ -145,6 +148,7 @@ class RunFolder:
         if began != config:
             before, now = (flat(one.model_dump(mode="json")) for one in (began, config))
             raise RunFolderError(
+                "run.other-config",
                 f"the run in {self.path} has another config",
                 got="; ".join(
                     f"{name} {value}, was {before[name]}"
@@ -177,6 +181,7 @@ class RunFolder:
         hashes = [found["data_hash"] for found in (before, record) if "data_hash" in found]
         if len(set(hashes)) > 1:
             raise RunFolderError(
+                "run.other-tasks",
                 f"the tasks are not those that the run in {self.path} began with",
                 got=f"sha256 {hashes[1][:16]}…",
                 allowed=f"sha256 {hashes[0][:16]}…",
@@ -235,6 +240,7 @@ def writing(path: Path) -> Iterator[None]:
         mend = "free space or mend the permissions and go on with --resume from the last checkpoint, or "
         no_folder = isinstance(error, FileExistsError | NotADirectoryError)
         raise RunFolderError(
+            "run.not-writable",
             f"{path} cannot be written",
             got="a file stands in the place of a folder" if no_folder else error.strerror or str(error),
             next_step=f"{'' if no_folder else mend}give another --out",
@@ -259,7 +265,10 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _damaged(file: Path, got: str) -> RunFolderError:
     return RunFolderError(
-        f"{file} is damaged", got=got, next_step="remove that file: it is written anew by --resume"
+        "run.damaged-file",
+        f"{file} is damaged",
+        got=got,
+        next_step="remove that file: it is written anew by --resume",
     )
 
 
@@ -272,6 +281,7 @@ def read_config(path: Path) -> Config:
     file = path / "config.json"
     if not file.exists():
         raise RunFolderError(
+            "run.absent",
             f"{path} is not a run folder",
             got="no config.json",
             next_step="give the folder that `etrm train` wrote",
@@ -280,6 +290,7 @@ def read_config(path: Path) -> Config:
         return Config.from_json(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise RunFolderError(
+            "run.unreadable-config",
             f"{file} is no config of this version of etrm",
             got=error.brief if isinstance(error, ConfigError) else str(error),
             allowed="what `etrm train` wrote there",
@@ -300,7 +311,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
     except ValueError as error:
         raise RunFolderError(
-            f"{file} is damaged", got=str(error), next_step="--resume cuts it back to the last checkpoint"
+            "run.damaged-file",
+            f"{file} is damaged",
+            got=str(error),
+            next_step="--resume cuts it back to the last checkpoint",
         ) from error
 
 
@@ -314,5 +328,5 @@ def read_findings(path: Path) -> list[dict[str, Any]]:
     try:
         found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else []
     except ValueError as error:
-        raise RunFolderError(f"{file} is damaged", got=str(error)) from error
+        raise RunFolderError("run.damaged-file", f"{file} is damaged", got=str(error)) from error
     return found

@@ -123,6 +123,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
+            "run.damaged-frozen-part",
             f"{path} is damaged: it holds the part that is frozen, as the run began with it",
             got=str(error),
             next_step="begin another run",

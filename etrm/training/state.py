@@ -56,6 +56,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         _restore(trainer, checkpoint)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
+            "checkpoint.does-not-fit-run",
             f"the checkpoint of step {checkpoint.step} does not fit this run",
             got=f"{type(error).__name__}: {error}",
             next_step="continue with the version of etrm that run.json names, or begin another run",

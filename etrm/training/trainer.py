@@ -203,6 +203,7 @@ class Trainer:
             # steps in between have no gradient, and that is this variant's fault and no error.
             elif all_begin:
                 raise TrainingError(
+                    "train.nothing-requires-gradient",
                     "nothing that the loss depends on requires a gradient",
                     next_step="look at train.freeze_decoder_steps, train.freeze_encoder_steps and the injected faults",
                 )
@@ -285,6 +286,7 @@ class Trainer:
                 problems.append(error)
         if problems:
             raise CheckpointError(
+                "checkpoint.none-whole",
                 f"no checkpoint in {self.folder.checkpoints} is whole",
                 got=problems[0].brief,
                 next_step="put the files back as they were, or begin another run",

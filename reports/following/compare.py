@@ -68,7 +68,9 @@ def compare(folders: Sequence[Path]) -> Comparison:
         EtrmError: there are fewer than two, or one of them cannot be read.
     """
     if len(folders) < 2:
-        raise ConfigError("one run alone cannot be compared", allowed="two run folders or more")
+        raise ConfigError(
+            "compare.single-run", "one run alone cannot be compared", allowed="two run folders or more"
+        )
     runs = [Followed(folder) for folder in folders]
     configs = [run.config for run in runs]
     return Comparison(runs, arms(configs), differing(configs), list(_doubts(runs)))
@@ -98,7 +100,9 @@ def _record(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise RunFolderError(f"{folder / 'run.json'} is damaged", got=str(error)) from error
+        raise RunFolderError(
+            "run.damaged-file", f"{folder / 'run.json'} is damaged", got=str(error)
+        ) from error
     return record if isinstance(record, dict) else {}
 
 

@@ -107,6 +107,7 @@ def predictions(
     missing = [name for name in only if name not in known]
     if missing:
         raise DataError(
+            "predictions.unknown-task",
             f"task {missing[0]} is not among those that this run is asked",
             allowed=", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else ""),
             next_step="change what is asked with --set evaluate.subset=..., .source or .max_tasks",

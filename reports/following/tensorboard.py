@@ -78,6 +78,7 @@ def _open(out: Path) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
+            "tensorboard.absent",
             "the package tensorboard is not installed",
             got=str(error),
             next_step="pip install 'etrm[tensorboard]'",

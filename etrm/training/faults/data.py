@@ -31,7 +31,9 @@ def _demos_from_other_task(recipe: Recipe) -> Recipe:
             other = recipe.draw(episodes, bucket, index + offset)
             if other.task_id != sample.task_id:
                 return replace(sample, demos=other.demos)
-        raise ConfigError("demos-from-other-task needs at least two tasks in every bucket")
+        raise ConfigError(
+            "fault.needs-two-tasks", "demos-from-other-task needs at least two tasks in every bucket"
+        )
 
     return replace(recipe, draw=draw)
 
