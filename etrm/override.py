@@ -113,6 +113,8 @@ def _value(name: str, text: str) -> Any:
         return None
     try:
         parsed = tomllib.loads(f"v = {text}")
+        if len(parsed) == 1:
+            tomllib.loads(f"v = [{text}]")  # not after a comment, which would be lost without a word
     except (ValueError, RecursionError) as error:  # not TOML, or nothing that a TOML parser can hold
         if is_bare_word(text):
             return text

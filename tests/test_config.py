@@ -102,7 +102,10 @@ def test_every_key_at_fault_is_named() -> None:
         ((r'train.decoder="a\u0000b"',), "train.decoder: a text with a NUL character"),
         ((r'data.source="\u0000"',), "data.source: a text with a NUL character"),
         (("train.steps=1\ntrain.lr=2",), "holds several lines of TOML"),
-        (("data.augmentations=0",), "at least 1"),
+        (
+            ("data.augmentations=0",),
+            r"data.augmentations: must be greater than or equal to 1, or must be 'fresh' \(got 0\)",
+        ),
         (("train.kl_weight=0.1",), "train.kl_weight 0.1 weighs nothing: only the encoders lpn_variational"),
         (
             ("train.kl_weight=0.1", "model.encoder.kind=lpn_variational", "model.variant=trm"),

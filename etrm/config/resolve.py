@@ -47,33 +47,28 @@ def load(preset: str | None = None, path: Path | None = None, overrides: Sequenc
     return resolve(preset, path, overrides).config
 
 
-def resolve(
-    preset: str | None = None,
-    path: Path | None = None,
-    overrides: Sequence[str] = (),
-    run: tuple[Path, Config] | None = None,
-) -> Resolved:
-    """Read a preset, a TOML file or the config of a run, apply ``section.key=value`` overrides, check the result.
+def resolve(preset: str | None = None, path: Path | None = None, overrides: Sequence[str] = ()) -> Resolved:
+    """Read a preset or a TOML file, apply ``section.key=value`` overrides, and check the result.
 
     Args:
         preset: name of a preset.
         path: TOML file, which extends the preset that it names.
-        overrides: settings as text, the last of a name wins.
-        run: folder of a run and its config.
+        overrides: settings as text; the last one of a name wins.
 
     Raises:
         ConfigError: an unknown preset, file, key or value, or an impossible combination.
     """
-    if sum(given is not None for given in (preset, path, run)) > 1:
+    if preset is not None and path is not None:
         raise ConfigError(
-            "config.several-sources",
-            "a config begins with one of a preset, a config file and a run",
-            got=" and ".join(repr(str(given)) for given in (preset, path, run and run[0]) if given),
-            next_step="give one of --preset, --config and RUN",
+            "config.preset-and-file",
+            "both a preset and a config file were given",
+            next_step="give one of --preset and --config; a file extends the preset that it names: preset = 'small'",
         )
     try:
-        return _resolved(_layers(preset, path, run), overrides)
-    except RecursionError as error:
+        if path is not None:
+            return _resolved(_from_file(path), overrides)
+        return _resolved([] if preset is None else [_preset(preset)], overrides)
+    except RecursionError as error:  # a dotted key may have thousands of parts
         raise ConfigError(
             "config.too-deep",
             "the settings are nested too deeply",
@@ -81,7 +76,22 @@ def resolve(
         ) from error
 
 
-def _resolved(layers: list[tuple[Source, Tree]], overrides: Sequence[str]) -> Resolved:
+def resolve_run(folder: Path, config: Config, overrides: Sequence[str] = ()) -> Resolved:
+    """The config of a run with ``section.key=value`` overrides applied, checked again.
+
+    Args:
+        folder: folder of the run.
+        config: config that the folder holds.
+        overrides: settings as text; the last one of a name wins.
+
+    Raises:
+        ConfigError: an unknown key or value, or an impossible combination.
+    """
+    return _resolved([(Source("run", str(folder)), config.model_dump(mode="json"))], overrides)
+
+
+def _resolved(layers: Sequence[tuple[Source, Tree]], overrides: Sequence[str]) -> Resolved:
+    """The config of layers, each over the one before it, then overrides."""
     tree: Tree = {}
     sources: dict[str, Source] = {}
     for source, layer in layers:
@@ -96,18 +106,12 @@ def _resolved(layers: list[tuple[Source, Tree]], overrides: Sequence[str]) -> Re
     return Resolved(config, {name: sources.get(name, Source("default")) for name in settings()})
 
 
-def _layers(
-    preset: str | None, path: Path | None, run: tuple[Path, Config] | None
-) -> list[tuple[Source, Tree]]:
-    """What gives values, the last one first heard."""
-    if run is not None:
-        return [(Source("run", str(run[0])), run[1].model_dump(mode="json"))]
-    if path is not None:
-        tree = _unset(read_toml(path))
-        extended = tree.get("preset", "")
-        below = [_preset(extended, f" in {path}")] if isinstance(extended, str) and extended else []
-        return [*below, (Source("file", str(path)), tree)]
-    return [] if preset is None else [_preset(preset)]
+def _from_file(path: Path) -> list[tuple[Source, Tree]]:
+    """The layers of a TOML file: the preset that it extends, if any, and the file."""
+    tree = _unset(read_toml(path))
+    extended = tree.get("preset")
+    below = [_preset(extended, f" in {path}")] if isinstance(extended, str) and extended else []
+    return [*below, (Source("file", str(path)), tree)]
 
 
 def _preset(name: str, place: str = "") -> tuple[Source, Tree]:

@@ -42,6 +42,6 @@ class EvaluateConfig(Section):
     )
     halting: Literal["all_steps", "early"] = Field(
         "all_steps",
-        description="number of ACT steps of a row: all of them, as published; or as many as it takes until its halting "
-        "logit is positive",
+        description="end of a row: after all ACT steps (all_steps, as published), or at the first step where "
+        "its halting logit is positive (early)",
     )

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from etrm.config import Config, load, with_overrides
+from etrm.config import Config, load, with_overrides, with_settings
 from etrm.errors import EtrmError
 from etrm.investigation.arms import Job, OnProgress, run_jobs
 from etrm.investigation.interface import Passage, passage
@@ -149,7 +149,7 @@ class Investigation:
         """The subject with a decoder to start from, which a TRM has no use for."""
         if self.subject.model.variant == "trm":
             return self.subject
-        return with_overrides(self.subject, (f"train.decoder='{decoder}'",))
+        return with_settings(self.subject, train={"decoder": decoder})
 
     def run(self, phase: str, jobs: Sequence[Job]) -> list[Run]:
         """The runs of some jobs, made now or before."""
@@ -159,10 +159,10 @@ class Investigation:
 
     def control_config(self, faults: Sequence[str] = ()) -> Config:
         """The control preset with the control decoder and some faults."""
-        quoted = ", ".join(f'"{name}"' for name in faults)
-        return load(
-            CONTROL_PRESET,
-            overrides=(f"train.decoder='{self.control_decoder}'", f"faults=[{quoted}]", "train.threads=1"),
+        return with_settings(
+            load(CONTROL_PRESET),
+            train={"decoder": self.control_decoder, "threads": 1},
+            faults=tuple(faults),
         )
 
     def finished(self, arm: str) -> list[Run]:

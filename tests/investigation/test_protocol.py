@@ -48,7 +48,7 @@ def test_what_is_needed_anyway_is_trained_beside_the_decoder(without_decoder: In
 def test_a_decoder_that_cannot_be_trained_says_why(
     without_decoder: Investigation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = (*pretrain.TRAINING, "train.lr=1e30", "train.clip_norm=none")
+    broken = pretrain.TRAINING | {"lr": 1e30, "clip_norm": None}
     monkeypatch.setattr(pretrain, "TRAINING", broken)
     with pytest.raises(NonFiniteError):
         _ = without_decoder.decoder
