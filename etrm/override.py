@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import shlex
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,13 @@ def parse(text: str) -> tuple[str, Any]:
             next_step="--set train.lr=1e-3",
         )
     if name == "preset":  # as a label it would claim settings that the config does not have
+        wanted = value.strip().strip("\"'")
         raise ConfigError(
             "config.preset-as-setting",
             "preset cannot be set like a setting: it is what the settings extend",
             got=repr(text),
             allowed="the option --preset, or preset = 'NAME' in the first lines of a TOML file",
-            next_step=f"--preset {value.strip() or 'NAME'}",
+            next_step=f"--preset {wanted if is_bare_word(wanted) else 'NAME'}",
         )
     return name, _value(name, value.strip())
 
@@ -145,7 +147,9 @@ def is_bare_word(text: str) -> bool:
 def _as_it_may_be_meant(name: str, text: str) -> str:
     """The option with the value quoted for TOML and for the shell."""
     if text.startswith(("[", "{")):
-        return f'close every quote and bracket, e.g. --set \'{name}=["a", "b"]\''
+        return 'close every quote and bracket, e.g. --set \'data.exclude=["a", "b"]\''
+    if any(unicodedata.category(character) == "Cs" for character in name + text):
+        return "write the setting in UTF-8"
     return f"--set {shlex.quote(f'{name}={quoted(text.strip(chr(34) + chr(39)))}')}"
 
 

@@ -10,7 +10,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from etrm.errors import ConfigError
@@ -131,12 +131,23 @@ def test_the_command_that_is_offered_always_works(text: str) -> None:
         assert parse(setting) == ("data.source", text.strip().strip("\"'"))
 
 
-@pytest.mark.parametrize("text", ["preset=smoke", "preset=''", " preset = none"])
+@given(st.text(), st.text())
+@example("a", "\udcff")
+@example("\udcff", "b c")
+@example("preset", "\udcff")
+def test_every_refusal_can_be_printed(name: str, text: str) -> None:
+    try:
+        parse(f"{name}={text}")
+    except ConfigError as error:
+        str(error).encode()
+
+
+@pytest.mark.parametrize("text", ["preset=smoke", " preset = 'smoke'", "preset=''", "preset=[1]"])
 def test_a_preset_is_no_setting(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         override({}, (text,))
     assert caught.value.code == "config.preset-as-setting"
-    assert caught.value.next_step.startswith("--preset ")
+    assert caught.value.next_step == ("--preset smoke" if "smoke" in text else "--preset NAME")
 
 
 def test_significant_characters_are_no_part_of_a_bare_word() -> None:

@@ -55,7 +55,8 @@ class DataConfig(Section):
     )
     queries: Asked = Field(
         "test",
-        description="queries of training: the test pairs; each demonstration, given the others; or both",
+        description="queries of training: the test pairs (test); each demonstration, given the others (leave_one_out); "
+        "or both (all)",
     )
     store: Path | None = Field(
         None, description="folder of `etrm data build`, from which the same fixed augmentations are read"

@@ -52,3 +52,12 @@ def test_a_decoder_that_cannot_be_trained_says_why(
     monkeypatch.setattr(pretrain, "TRAINING", broken)
     with pytest.raises(NonFiniteError):
         _ = without_decoder.decoder
+
+
+def test_a_decoder_may_stand_in_any_folder(without_decoder: Investigation) -> None:
+    decoder = Path('/nowhere/it\'s "here" = [1]')
+    assert without_decoder.starting_from(decoder).train.decoder == decoder
+    vars(without_decoder)["control_decoder"] = decoder
+    control = without_decoder.control_config(("cached-context", "eval-leak"))
+    assert (control.train.decoder, control.train.threads) == (decoder, 1)
+    assert control.faults == ("cached-context", "eval-leak")
