@@ -236,7 +236,7 @@ def test_a_section_as_a_whole_replaces_the_section() -> None:
         ({"train": {"stpes": 3}}, "config.unknown-setting", "'train.steps'"),
         ({"train": {"steps": 0}}, "config.invalid-value", "train.steps"),
         ({"train": {"lr": 0}}, "config.nothing-trains", "train.lr"),
-        ({"preset": "small"}, "config.preset-as-setting", "preset"),
+        ({"preset": "small"}, "config.other-preset", "preset"),
     ],
 )
 def test_changes_are_checked(changes: dict[str, Any], code: str, named: str) -> None:

@@ -147,7 +147,7 @@ class ModelConfig(Section):
             raise refused(
                 "config.cached-context-of-stateful-encoder",
                 f"model.variant etrm_cached encodes a sample once, so the state of encoder kind "
-                f"{self.encoder.kind!r} would never go on; use variant etrm",
+                f"{self.encoder.kind!r} would never continue; use variant etrm",
             )
         if (self.hidden_size // self.num_heads) % 2:
             raise refused(

@@ -19,9 +19,9 @@ class Section(BaseModel):
         """Refuse what pydantic would convert to something else than was meant."""
         assert info.field_name is not None
         if isinstance(value, bool) and not _takes(cls.model_fields[info.field_name].annotation, bool):
-            raise PydanticCustomError("config.boolean", "true and false are no values of this setting")
+            raise PydanticCustomError("boolean", "true and false are no values of this setting")
         if isinstance(value, str) and "\0" in value:
-            raise PydanticCustomError("config.nul-character", "a text with a NUL character names nothing")
+            raise PydanticCustomError("nul", "a text with a NUL character names nothing")
         return value
 
 

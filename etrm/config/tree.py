@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -153,7 +153,7 @@ def with_settings(config: Config, **changes: Unpack[Changes]) -> Config:
     """
     if changes.get("preset", "") not in ("", config.preset):
         raise ConfigError(
-            "config.preset-as-setting",
+            "config.other-preset",
             "a preset is a place where a config begins, not a setting of one that exists",
             got=repr(changes["preset"]),
             allowed="'' to drop the label",
@@ -185,34 +185,43 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _refusal(problems: list[tuple[str, str]]) -> ConfigError:
-    """The error of a config with these problems, each a code and a line."""
-    codes, lines = [code for code, _ in problems], [line for _, line in problems]
+class _Problem(NamedTuple):
+    code: str
+    line: str
+
+
+def _refusal(problems: list[_Problem]) -> ConfigError:
     if len(problems) == 1:
-        return ConfigError(codes[0], lines[0])
-    what = "\n  ".join([f"{len(problems)} settings cannot be used:", *lines])
-    return ConfigError("config.several-problems", what, codes=codes)
+        return ConfigError(*problems[0])
+    lines = "\n  ".join(problem.line for problem in problems)
+    return ConfigError(
+        "config.several-problems",
+        f"{len(problems)} settings cannot be used:\n  {lines}",
+        codes=[problem.code for problem in problems],
+    )
 
 
-def _explained(error: ValidationError) -> list[tuple[str, str]]:
+def _explained(error: ValidationError) -> list[_Problem]:
     """A code and one line for each setting at fault."""
     known = _keys(Config)
-    problems: list[tuple[str, str]] = []
+    problems: list[_Problem] = []
     wanted: dict[str, list[str]] = {}
     given: dict[str, Any] = {}
-    codes: dict[str, str] = {}
     for item in error.errors():
         dotted = ".".join(str(part) for part in item["loc"])
         message, code = item["msg"], item["type"]
         if code == "extra_forbidden":
-            problems.append(("config.unknown-setting", f"unknown setting {dotted!r}{nearest(dotted, known)}"))
+            hint = nearest(dotted, known)
+            problems.append(_Problem("config.unknown-setting", f"unknown setting {dotted!r}{hint}"))
         elif "problem" in item.get("ctx", {}):  # of a section, by its own validator
-            problems.append((code, message))
+            problems.append(_Problem(code, message))
         elif not dotted:
-            problems.append(("config.invalid-value", message))
+            problems.append(_Problem("config.invalid-value", f"the config: {message}"))
         elif code == "model_type":
-            line = f"{dotted} is a section, not a value (got {item['input']!r})"
-            problems.append(("config.not-a-value", line))
+            given_here = item["input"]
+            problems.append(
+                _Problem("config.not-a-value", f"{dotted} is a section, not a value (got {given_here!r})")
+            )
         else:
             # A value that may be one of several types has an error for each, with the type behind its name.
             name, _, kind = dotted.rpartition(".")
@@ -220,7 +229,7 @@ def _explained(error: ValidationError) -> list[tuple[str, str]]:
             setting = name if is_type else dotted
             wanted.setdefault(setting, []).append(message.replace("Input should be", "must be", 1))
             given[setting] = item["input"]
-            codes[setting] = code if code.startswith("config.") else "config.invalid-value"
     return problems + [
-        (codes[name], f"{name}: {', or '.join(all_)} (got {given[name]!r})") for name, all_ in wanted.items()
+        _Problem("config.invalid-value", f"{name}: {', or '.join(all_)} (got {given[name]!r})")
+        for name, all_ in wanted.items()
     ]

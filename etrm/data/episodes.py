@@ -228,7 +228,7 @@ def _check_answers(tasks: TaskSet, queries: Sequence[Query]) -> None:
             "data.unknown-outputs",
             f"{tasks.source}: {len(unknown)} test outputs are unknown, so they cannot be trained on",
             got=", ".join(unknown[:5]),
-            next_step="put the solutions file beside the challenges file, or train on another source",
+            next_step="put the solutions file next to the challenges file, or train on another source",
         )
 
 

@@ -79,7 +79,7 @@ class TaskSet:
             same = [task.id for task in self.tasks if task.id.casefold() in double]
             raise DataError(
                 "data.duplicate-ids",
-                f"{self.source}: task ids stand there twice",
+                f"{self.source}: several tasks have the same id",
                 got=", ".join(sorted(same)[:10]),
                 allowed="ids that differ in more than their case",
             )

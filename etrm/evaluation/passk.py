@@ -133,7 +133,7 @@ def evaluate(
             "evaluate.unknown-outputs",
             f"{tasks.source}: {len(unknown)} tasks have test outputs that are unknown, so none can be scored",
             got=", ".join(unknown[:5]),
-            next_step="put the solutions file beside the challenges file, or write a submission",
+            next_step="put the solutions file next to the challenges file, or write a submission",
         )
     layout = DataConfig() if data is None else data
     samples = evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
@@ -179,9 +179,9 @@ def score(
 ) -> EvaluationReport:
     """Score predictions, one per sample, against the outputs of the tasks that were asked."""
     if not tasks:
-        raise ArgumentError("evaluate.no-tasks", "no task was asked")
+        raise ArgumentError("evaluate.no-tasks", "no task is evaluated")
     if len({task.id for task in tasks}) < len(tasks):
-        raise ArgumentError("evaluate.duplicate-task", "a task was asked twice")
+        raise ArgumentError("evaluate.duplicate-task", "a task is evaluated twice")
     candidates = rank_candidates(tasks, predictions)
     outside = {(sample.task_id, sample.query) for sample in samples if not sample.in_region}
     results = {

@@ -81,7 +81,7 @@ def binomial_interval(solved: int, asked: int, level: float = 0.95) -> tuple[flo
     0 of 4 gives 0 to .602, and 0 of 0 gives 0 to 1.
     """
     if not 0 <= solved <= asked:
-        raise ArgumentError("statistics.not-a-share", f"solved {solved} of asked {asked} is not a share")
+        raise ArgumentError("statistics.not-a-share", f"{solved} solved of {asked} evaluated is not a share")
     tail = _tail(level)
     low = 0.0 if solved == 0 else _beta_quantile(tail, solved, asked - solved + 1)
     high = 1.0 if solved == asked else _beta_quantile(1 - tail, solved + 1, asked - solved)

@@ -44,7 +44,7 @@ class Prediction:
         if self.tokens.shape != self.sample.tokens.shape:
             raise ArgumentError(
                 "evaluate.wrong-shape",
-                f"{self.sample.name}: predicted tokens {self.tokens.shape}, asked {self.sample.tokens.shape}",
+                f"{self.sample.name}: predicted tokens {self.tokens.shape}, evaluated {self.sample.tokens.shape}",
             )
 
     @cached_property

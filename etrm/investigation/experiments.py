@@ -195,6 +195,7 @@ def job(experiment: Experiment, base: Config, seed: int) -> Job:
             "experiment.impossible",
             f"{experiment.name} ({experiment.what}) is impossible for this baseline: {error.what}",
             next_step="leave it out: etrm experiment run NAME ...",
+            codes=("experiment.impossible", *error.codes),
         ) from error
     return Job(experiment.name, seed, config, measure=True)
 

@@ -71,6 +71,7 @@ class Outcome:
         confidence: proven or candidate, empty where nothing is named.
         sentence: of the root cause.
         seconds: of the investigation, on one worker.
+        code: of the error that ended the investigation, see docs/errors.md; empty where none did.
     """
 
     case: Case
@@ -78,6 +79,7 @@ class Outcome:
     confidence: str
     sentence: str
     seconds: float
+    code: str = ""
 
     @property
     def right(self) -> bool:
@@ -204,7 +206,7 @@ def _investigate(case: Case, subject: Config, out: Path, tier: Tier) -> Outcome:
             until_root_cause=True,
         )
     except EtrmError as error:
-        return Outcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1))
+        return Outcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1), error.code)
     failed = any(hypothesis.verdict is Verdict.ERROR for hypothesis in result.hypotheses.values())
     named = result.root_cause or (FAILED if failed else NOTHING)
     seconds = round(time.perf_counter() - began, 1)

@@ -126,7 +126,7 @@ def passage(config: Config) -> Passage:
     if len(queries) < 2:
         raise DataError(
             "investigate.single-task",
-            "whether the context is used can only be asked with demonstrations of two tasks",
+            "whether the context is used can only be measured with the demonstrations of two tasks",
             got=f"{len(trainer.tasks)} training task",
         )
     rows = min(ROWS, len(queries) // 2)

@@ -261,7 +261,7 @@ def _claim(out: Path, subject: Config, name: str) -> None:
             if found.get("code", wanted["code"]) != wanted["code"]:
                 raise RunFolderError(
                     "investigate.other-code",
-                    f"the runs in {out} were made by other code, and their numbers would stand beside new ones",
+                    f"the runs in {out} were made by other code, and their numbers would be mixed with new ones",
                     next_step="give another --out, or remove that folder",
                 )
             if found != wanted:

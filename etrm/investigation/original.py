@@ -321,7 +321,7 @@ def _run(investigation: Investigation, arm: str, faults: Sequence[str]) -> Run:
             "experiment.failed-run",
             f"the run {arm} failed, so that nothing can be shown on it",
             got=run.reason,
-            next_step="mend the subject first: etrm investigate",
+            next_step="fix the subject first: etrm investigate",
         )
     return run
 

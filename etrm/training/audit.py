@@ -50,7 +50,10 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
         found = audit_file(request.target, select=request.select, ignore=request.ignore, baseline=known)
     except CaseError as error:
         raise ConfigError(
-            "audit.bad-case", str(error), next_step="docs/toolkit.md shows a whole case"
+            "audit.bad-case",
+            f"the case {request.target} cannot be audited",
+            got=str(error),
+            next_step="docs/toolkit.md shows a whole case",
         ) from error
     text = found.render(request.form, request.target.rpartition(":")[0])
     try:

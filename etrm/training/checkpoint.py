@@ -184,7 +184,7 @@ def _whole(path: Path) -> Iterator[None]:
             f"{path} is not a whole checkpoint",
             got=f"{type(error).__name__}: {error}",
             allowed="model.safetensors, ema.safetensors, state.safetensors and state.json, as `etrm train` writes them",
-            next_step="give an earlier one, or move this one away: then the run folder stands for the one before it",
+            next_step="give an earlier one, or move this one away: then the run folder has the one before it",
         ) from error
 
 
@@ -222,7 +222,7 @@ def _drop(path: Path) -> None:
             "checkpoint.not-removed",
             f"the old checkpoint {path} could not be removed",
             got=str(error),
-            next_step="mend the permissions of its folder, then continue with --resume: the new checkpoint is there",
+            next_step="fix the permissions of its folder, then continue with --resume: the new checkpoint is there",
         ) from error
 
 

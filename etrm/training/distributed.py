@@ -210,7 +210,7 @@ def _peers() -> Iterator[None]:
             "process.ended",
             "another process of this run has ended",
             got=str(error).splitlines()[0],
-            next_step="look for its own message, then go on with --resume, on any number of processes that divides "
+            next_step="look for its own message, then resume with --resume, on any number of processes that divides "
             "train.batch_size",
         ) from error
 

@@ -33,7 +33,7 @@ class Ema:
         """The bias-corrected average by name; before the first update there is none.
 
         Raises:
-            ValueError: nothing was averaged yet.
+            ArgumentError: nothing was averaged yet.
         """
         if self.updates == 0:
             raise ArgumentError("train.empty-average", "an average of no weights: update the EMA first")

@@ -48,7 +48,7 @@ def gate(accuracies: Sequence[float]) -> Gate:
     """Judge the token accuracies (all rows) of the steps of one run, in their order.
 
     Raises:
-        ValueError: there are fewer steps than one mean needs.
+        ArgumentError: there are fewer steps than one mean needs.
     """
     if len(accuracies) < WINDOW:
         raise ArgumentError(

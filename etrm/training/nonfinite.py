@@ -95,8 +95,10 @@ def check_losses(losses: Sequence[tuple[int, float]], now: int) -> None:
     """Raise NonFiniteError where the loss of a step is not finite; one before ``now`` was applied already."""
     for step, loss in losses:
         if not math.isfinite(loss):
-            kind = NonFiniteError if step == now else _LostStateError
-            raise kind("train.nonfinite-loss", f"the loss of step {step} is not finite", got=str(loss))
+            error = NonFiniteError(
+                "train.nonfinite-loss", f"the loss of step {step} is not finite", got=str(loss)
+            )
+            raise error if step == now else _LostStateError(error.code, error.what, got=error.got)
 
 
 def check_gradients(model: nn.Module, norm: float | None, step: int) -> None:

@@ -67,7 +67,7 @@ def load_model(
     if not found:
         raise CheckpointError(
             "checkpoint.absent",
-            f"no checkpoint stands in {folder}",
+            f"no checkpoint is in {folder}",
             next_step=f"finish the run: etrm train --resume --out {folder}",
         )
     checkpoint = checkpoints.read(found[place])

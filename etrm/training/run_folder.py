@@ -237,13 +237,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mend = "free space or mend the permissions and go on with --resume from the last checkpoint, or "
+        fix = "free space or fix the permissions and resume with --resume from the last checkpoint, or "
         no_folder = isinstance(error, FileExistsError | NotADirectoryError)
         raise RunFolderError(
             "run.not-writable",
             f"{path} cannot be written",
-            got="a file stands in the place of a folder" if no_folder else error.strerror or str(error),
-            next_step=f"{'' if no_folder else mend}give another --out",
+            got="a file is where the folder should be" if no_folder else error.strerror or str(error),
+            next_step=f"{'' if no_folder else fix}give another --out",
         ) from error
 
 

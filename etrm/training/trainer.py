@@ -282,7 +282,7 @@ class Trainer:
             except checkpoints.FormatError:
                 raise
             except CheckpointError as error:  # an altered one: an older one may be whole
-                _log.warning("passed over: %s", error.brief)
+                _log.warning("passed over: %s [%s]", error.brief, error.code)
                 problems.append(error)
         if problems:
             raise CheckpointError(

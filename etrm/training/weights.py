@@ -117,7 +117,7 @@ def _checkpoint_folder(path: Path) -> Path | None:
     if not found:
         raise CheckpointError(
             "checkpoint.absent",
-            f"no checkpoint stands in {path}",
+            f"no checkpoint is in {path}",
             allowed="a run folder with checkpoints/, a checkpoint folder, or a file",
             next_step="train a TRM first: etrm train --set model.variant=trm",
         )

@@ -15,6 +15,7 @@ from etrm.errors import DataError
 from etrm.evaluation.passk import evaluate
 from etrm.evaluation.submission import PLACEHOLDER, submission, write_submission
 from etrm.evaluation.voting import Candidate, Predictor
+from tests.errors import raises_code
 
 MakeTasks = Callable[..., TaskSet]
 
@@ -64,8 +65,7 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(DataError, match="cannot write the submission") as caught:
+    with raises_code(DataError, "evaluate.submission-not-writable", path, "No space left"):
         write_submission(path, make_tasks(1), {})
-    assert "No space left" in str(caught.value)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -15,6 +15,7 @@ from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Verdict
 from etrm.training import faults
 from etrm.training.faults import Fault
+from tests.errors import raises_code
 
 
 def test_a_healthy_subject_arrives_as_it_was(subject: Config, decoder: Path) -> None:
@@ -117,7 +118,7 @@ def test_a_control_that_does_not_behave_makes_the_verdict_an_error(
 
 def test_a_decoder_of_another_size_is_an_error_that_says_why(subject: Config, decoder: Path) -> None:
     wide = with_overrides(subject, ("model.hidden_size=64",))
-    with pytest.raises(CheckpointError, match="decoder tensors cannot be loaded"):
+    with raises_code(CheckpointError, "decoder.does-not-fit"):
         h1.compare(wide, decoder)
 
 

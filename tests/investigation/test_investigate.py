@@ -16,6 +16,7 @@ from etrm.investigation.investigate import STATEMENTS, investigate, root_cause
 from etrm.investigation.protocol import ORDER, Investigation, not_run
 from etrm.investigation.result import Hypothesis, Result, Verdict
 from etrm.investigation.tiers import SCREENING
+from tests.errors import raises_code
 from tests.investigation.planted import inline
 
 
@@ -144,18 +145,18 @@ def test_it_stops_behind_a_proven_cause_and_not_behind_a_candidate(
 
 def test_a_folder_of_another_subject_is_refused(tmp_path: Path) -> None:
     (tmp_path / "subject.json").write_text("{}")
-    with pytest.raises(RunFolderError, match="another subject"):
+    with raises_code(RunFolderError, "investigate.other-subject", tmp_path):
         _tiny(tmp_path)
 
 
 def test_runs_of_other_code_are_refused(tmp_path: Path) -> None:
     (tmp_path / "subject.json").write_text('{"code": "an older version"}')
-    with pytest.raises(RunFolderError, match="made by other code"):
+    with raises_code(RunFolderError, "investigate.other-code", tmp_path):
         _tiny(tmp_path)
 
 
 def test_an_unknown_hypothesis_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown hypothesis 'H9'"):
+    with raises_code(ConfigError, "investigate.unknown-hypothesis", repr("H9")):
         _tiny(tmp_path, hypotheses=("H9",))
 
 

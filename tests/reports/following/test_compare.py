@@ -13,6 +13,7 @@ from etrm.config import load
 from etrm.errors import ConfigError
 from reports.following.compare import as_tables, compare, draw
 from reports.following.groups import arms, differing, settings
+from tests.errors import raises_code
 
 Write = Callable[..., Path]
 
@@ -123,5 +124,5 @@ def test_figures_of_what_all_runs_logged(tmp_path: Path, write_run: Write) -> No
 
 
 def test_one_run_is_nothing_to_compare(write_run: Write) -> None:
-    with pytest.raises(ConfigError, match="one run alone"):
+    with raises_code(ConfigError, "compare.single-run"):
         compare([write_run()])
