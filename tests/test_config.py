@@ -81,8 +81,15 @@ def test_every_problem_of_a_section_has_its_own_code() -> None:
         load(overrides=("train.steps=0", "train.lr=-1"))
     assert caught.value.codes == ("config.invalid-value", "config.invalid-value")
     with raises_code(ConfigError, "config.several-problems", 2) as caught:
-        load(overrides=("model.hidden_size=10", "model.num_heads=4", "data.augmentations=0"))
-    assert caught.value.codes == ("config.no-augmentations", "config.indivisible-heads")
+        load(
+            overrides=(
+                "model.hidden_size=10",
+                "model.num_heads=4",
+                "data.store=x",
+                "data.augmentations=fresh",
+            )
+        )
+    assert caught.value.codes == ("store.fresh-augmentations", "config.indivisible-heads")
 
 
 @pytest.mark.parametrize(

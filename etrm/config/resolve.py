@@ -72,7 +72,8 @@ def resolve(preset: str | None = None, path: Path | None = None, overrides: Sequ
         raise ConfigError(
             "config.too-deep",
             "the settings are nested too deeply",
-            allowed="the sections that `etrm config` prints",
+            allowed="sections of three levels at most",
+            next_step="etrm config prints every setting",
         ) from error
 
 
