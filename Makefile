@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: investigate test test-slow test-extras lint format bench coverage figures gates rules investigations clean
+.PHONY: investigate test test-slow test-extras lint format bench coverage figures gates rules investigations settings clean
 
 investigate: $(READY)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
@@ -31,6 +31,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m etrm.training.bench
+
+# docs/settings.md, which a test compares with the fields of the config.
+settings: $(READY)
+	$(BIN)/python -m reports.settings_page --out docs/settings.md
 
 # docs/coverage.md: two small real runs, seconds.
 coverage: $(READY)

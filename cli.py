@@ -18,7 +18,7 @@ from etrm.errors import EtrmError
 from etrm.processes import reports_error
 
 if TYPE_CHECKING:
-    from etrm.config import Config
+    from etrm.config import Config, Resolved
     from etrm.investigation.experiments import Experiment
     from etrm.investigation.launch import Launcher
     from etrm.investigation.result import Result
@@ -38,7 +38,9 @@ app.add_typer(checkpoint, name="checkpoint")
 PresetOption = Annotated[
     str | None, typer.Option(help="A preset of the package: smoke, small, rules or overfit.")
 ]
-ConfigOption = Annotated[Path | None, typer.Option(help="A TOML file in place of a preset.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help='A TOML file; preset = "NAME" in it extends that preset.')
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.lr=1e-3.")
 ]
@@ -470,6 +472,23 @@ def tensorboard(
     except KeyboardInterrupt:  # the way to stop following
         raise typer.Exit(0) from None
     console.print(f"{written} steps written", highlight=False)
+
+
+@app.command("config")
+def show_config(
+    run: Annotated[Path | None, typer.Argument(help="A run folder or a checkpoint of one.")] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print every setting: its value, where that comes from, its default, its allowed values, its description.
+
+    In a pipe the output is a TOML file that --config reads: etrm config --preset small > mine.toml
+    """
+    from reports.settings_table import print_settings
+
+    print_settings(_resolved(run, preset, config, tuple(settings or ())), as_json)
 
 
 @app.command()
@@ -921,32 +940,11 @@ def _subject(
     inject: list[str] | None,
 ) -> tuple[Config, str]:
     """The config to be judged and how to call it."""
-    from etrm.config import with_overrides
-    from etrm.errors import ConfigError
-    from etrm.training.run_folder import read_config
-
-    if run is None:
-        chosen = _config(preset, config, settings, inject)
-        name = str(config) if config else f"preset {chosen.preset}"
+    chosen = _checked(_resolved(run, preset, config, _overrides(settings, inject)).config)
+    if run is not None:
+        name = f"{'checkpoint' if _is_checkpoint(run) else 'run'} {run}"
     else:
-        if preset or config:
-            raise ConfigError(
-                "cli.two-subjects",
-                "both a run and a preset or config were given",
-                next_step="give one of them",
-            )
-        if run.is_file():
-            raise ConfigError(
-                "cli.file-without-config",
-                f"{run} is a file, which does not say how it is trained",
-                allowed="a run folder, or one of its checkpoints",
-                next_step=f"etrm checkpoint import {run} --out DIR, then give DIR",
-            )
-        of_a_run = run.parent.name == "checkpoints"
-        chosen = with_overrides(
-            read_config(run.parents[1] if of_a_run else run), _overrides(settings, inject)
-        )
-        name = f"{'checkpoint' if of_a_run else 'run'} {run}"
+        name = str(config) if config else f"preset {chosen.preset}"
     faults = f" with {', '.join(chosen.faults)}" if chosen.faults else ""
     return chosen, name + faults
 
@@ -954,14 +952,47 @@ def _subject(
 def _config(
     preset: str | None, path: Path | None, settings: list[str] | None, inject: list[str] | None
 ) -> Config:
-    from etrm.config import load
+    return _checked(_resolved(None, preset, path, _overrides(settings, inject)).config)
+
+
+def _checked(config: Config) -> Config:
+    """The config, whose faults are all known."""
     from etrm.training.faults import recipe_for
 
-    if preset is None and path is None:
-        preset = "small"
-    chosen = load(preset, path, _overrides(settings, inject))
-    recipe_for(chosen)
-    return chosen
+    recipe_for(config)
+    return config
+
+
+def _resolved(
+    run: Path | None, preset: str | None, path: Path | None, overrides: tuple[str, ...]
+) -> Resolved:
+    """The config of a run, a preset or a file with its overrides; of the preset small where none is given."""
+    from etrm.config import resolve, resolve_run
+    from etrm.errors import ConfigError
+
+    if run is None:
+        return resolve("small" if preset is None and path is None else preset, path, overrides)
+    if preset or path:
+        raise ConfigError(
+            "cli.two-subjects",
+            "both a run and a preset or config were given",
+            next_step="give one of them",
+        )
+    if run.is_file():
+        raise ConfigError(
+            "cli.file-without-config",
+            f"{run} is a file, which does not say how it is trained",
+            allowed="a run folder, or one of its checkpoints",
+            next_step=f"etrm checkpoint import {run} --out DIR, then give DIR",
+        )
+    from etrm.training.run_folder import read_config
+
+    folder = run.parents[1] if _is_checkpoint(run) else run
+    return resolve_run(folder, read_config(folder), overrides)
+
+
+def _is_checkpoint(run: Path) -> bool:
+    return run.parent.name == "checkpoints"
 
 
 def _overrides(settings: list[str] | None, inject: list[str] | None) -> tuple[str, ...]:

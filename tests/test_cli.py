@@ -37,7 +37,7 @@ def test_help_imports_neither_torch_nor_the_data() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("investigate", "train", "evaluate", "report", "faults", "data"):
+    for command in ("investigate", "train", "evaluate", "config", "report", "faults", "data"):
         assert command in done.stdout
 
 

@@ -81,8 +81,15 @@ def test_every_problem_of_a_section_has_its_own_code() -> None:
         load(overrides=("train.steps=0", "train.lr=-1"))
     assert caught.value.codes == ("config.invalid-value", "config.invalid-value")
     with raises_code(ConfigError, "config.several-problems", 2) as caught:
-        load(overrides=("model.hidden_size=10", "model.num_heads=4", "data.augmentations=0"))
-    assert caught.value.codes == ("config.no-augmentations", "config.indivisible-heads")
+        load(
+            overrides=(
+                "model.hidden_size=10",
+                "model.num_heads=4",
+                "data.store=x",
+                "data.augmentations=fresh",
+            )
+        )
+    assert caught.value.codes == ("store.fresh-augmentations", "config.indivisible-heads")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +141,7 @@ def test_every_problem_of_a_section_has_its_own_code() -> None:
         ((r'train.decoder="a\u0000b"',), "config.invalid-value", ["train.decoder", r"'a\x00b'"]),
         ((r'data.source="\u0000"',), "config.invalid-value", ["data.source", r"'\x00'"]),
         (("train.steps=1\ntrain.lr=2",), "config.several-lines", [r"'1\ntrain.lr=2'", "--set"]),
-        (("data.augmentations=0",), "config.no-augmentations", ["data.augmentations", 1]),
+        (("data.augmentations=0",), "config.invalid-value", ["data.augmentations", "'fresh'", 0]),
         (("train.kl_weight=0.1",), "config.kl-without-latent", [0.1, "lpn_variational"]),
         (
             ("train.kl_weight=0.1", "model.encoder.kind=lpn_variational", "model.variant=trm"),

@@ -1,13 +1,11 @@
-"""The tree of sections: read from a preset or a file, overridden, and cross-checked."""
+"""The tree of sections, cross-checked when it is built, and changed by code."""
 
 from __future__ import annotations
 
 import difflib
 import json
-import tomllib
-from importlib import resources
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -17,19 +15,19 @@ from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig
 from etrm.config.watch import EvaluateConfig, MonitorConfig
 from etrm.errors import ConfigError
-from etrm.override import override, read_toml
+from etrm.override import merged, override
 
 
 class Config(Section):
     """Everything that one run depends on."""
 
-    preset: str = ""
+    preset: str = Field("", description="name of the preset that the other settings extend")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     monitor: MonitorConfig = MonitorConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    faults: tuple[str, ...] = Field((), description="injected faults, see `etrm faults`")
+    faults: tuple[str, ...] = Field((), description="names of injected faults, see `etrm faults`")
     interventions: tuple[str, ...] = Field(
         (), description="settings as section.key=value that apply after everything else, faults included"
     )
@@ -47,13 +45,6 @@ class Config(Section):
                 "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
                 "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps, "
                 "train.freeze_encoder_steps)",
-            )
-        # The fault is this very setting: refused, it could not be injected, and H4 would have no positive control.
-        if train.warmup_steps > train.steps and "warmup-too-long" not in self.faults:
-            raise refused(
-                "config.warmup-beyond-run",
-                f"train.warmup_steps {train.warmup_steps} is longer than the run (train.steps {train.steps}): "
-                "the rate would never be reached",
             )
         if variant == "trm" and train.freeze_encoder_steps:
             raise refused(
@@ -106,39 +97,6 @@ class Config(Section):
             ) from error
 
 
-def presets() -> list[str]:
-    """Names of the presets that the package ships."""
-    folder = resources.files("etrm") / "presets"
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
-
-
-def load(preset: str | None = None, path: Path | None = None, overrides: tuple[str, ...] = ()) -> Config:
-    """Read a preset or a TOML file, apply ``section.key=value`` overrides, and check the result.
-
-    Raises:
-        ConfigError: an unknown preset, file, key or value, or an impossible combination.
-    """
-    if preset is not None and path is not None:
-        raise ConfigError(
-            "config.preset-and-file",
-            "both a preset and a config file were given",
-            next_step="give one of --preset and --config",
-        )
-    tree: dict[str, Any] = {}
-    if path is not None:
-        tree = read_toml(path)
-    elif preset is not None:
-        if preset not in presets():
-            raise ConfigError(
-                "config.unknown-preset",
-                f"unknown preset {preset!r}" + _nearest(preset, presets()),
-                allowed=", ".join(presets()),
-            )
-        tree = tomllib.loads((resources.files("etrm") / "presets" / f"{preset}.toml").read_text("utf-8"))
-        tree["preset"] = preset
-    return build(override(tree, overrides))
-
-
 def build(tree: dict[str, Any]) -> Config:
     """Check a plain tree of settings.
 
@@ -151,21 +109,78 @@ def build(tree: dict[str, Any]) -> Config:
         raise _refusal(_explained(error)) from error
 
 
+def check_request(config: Config) -> Config:
+    """The same config; for settings as a person requests them, before faults and interventions change them.
+
+    :class:`Config` refuses what contradicts itself. What can be run and never does what it says is refused here, so
+    that a fault may do just that.
+
+    Raises:
+        ConfigError: the warm-up is longer than the run.
+    """
+    train = config.train
+    if train.warmup_steps > train.steps:
+        raise ConfigError(
+            "config.warmup-beyond-run",
+            f"train.warmup_steps {train.warmup_steps} is longer than the run (train.steps {train.steps}): "
+            "the rate would never be reached",
+            allowed="a warm-up of train.steps at most",
+            next_step=f"--set train.warmup_steps={train.steps // 10}",
+        )
+    return config
+
+
+class Changes(TypedDict, total=False):
+    """What :func:`with_settings` takes: for a section its settings by name, or the whole section."""
+
+    preset: str
+    data: Mapping[str, Any] | DataConfig
+    model: Mapping[str, Any] | ModelConfig
+    train: Mapping[str, Any] | TrainConfig
+    monitor: Mapping[str, Any] | MonitorConfig
+    evaluate: Mapping[str, Any] | EvaluateConfig
+    faults: tuple[str, ...]
+    interventions: tuple[str, ...]
+
+
+def with_settings(config: Config, **changes: Unpack[Changes]) -> Config:
+    """A config with some settings replaced, checked again: ``with_settings(config, train={"steps": 3}, faults=())``.
+
+    Sections are merged, ``model={"halt": {"max_steps": 4}}`` too; ``preset=""`` drops the label.
+
+    Raises:
+        ConfigError: an unknown setting, a value that it does not take, an impossible combination, or another preset.
+    """
+    if changes.get("preset", "") not in ("", config.preset):
+        raise ConfigError(
+            "config.other-preset",
+            "a preset is a place where a config begins, not a setting of one that exists",
+            got=repr(changes["preset"]),
+            allowed="'' to drop the label",
+            next_step="load(preset, overrides=...)",
+        )
+    return build(merged(config.model_dump(), changes))
+
+
 def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:
-    """A config with some settings replaced, checked again."""
+    """A config with some settings replaced, given as text, checked again.
+
+    Raises:
+        ConfigError: see :func:`etrm.override.override` and :func:`build`.
+    """
     return build(override(config.model_dump(mode="json"), overrides))
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
+    found = []
     for name, field in model.model_fields.items():
-        keys.append(prefix + name)
+        found.append(prefix + name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation, f"{prefix}{name}.")
-    return keys
+            found += _keys(field.annotation, f"{prefix}{name}.")
+    return found
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -196,7 +211,7 @@ def _explained(error: ValidationError) -> list[_Problem]:
         dotted = ".".join(str(part) for part in item["loc"])
         message, code = item["msg"], item["type"]
         if code == "extra_forbidden":
-            hint = _nearest(dotted, known)
+            hint = nearest(dotted, known)
             problems.append(_Problem("config.unknown-setting", f"unknown setting {dotted!r}{hint}"))
         elif "problem" in item.get("ctx", {}):  # of a section, by its own validator
             problems.append(_Problem(code, message))

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from etrm.config import Config, load, with_overrides
+from etrm.config import Config, load, with_overrides, with_settings
 from etrm.errors import EtrmError
 from etrm.investigation.arms import Job, OnProgress, run_jobs
 from etrm.investigation.interface import Passage, passage
@@ -152,7 +152,7 @@ class Investigation:
         """The subject with a decoder to start from, which a TRM has no use for."""
         if self.subject.model.variant == "trm":
             return self.subject
-        return with_overrides(self.subject, (f"train.decoder='{decoder}'",))
+        return with_settings(self.subject, train={"decoder": decoder})
 
     def run(self, phase: str, jobs: Sequence[Job]) -> list[Run]:
         """The runs of some jobs, made now or before."""
@@ -162,7 +162,7 @@ class Investigation:
 
     def control_config(self, faults: Sequence[str] = ()) -> Config:
         """The control preset with the control decoder and some faults."""
-        return with_overrides(control_preset(faults), (f"train.decoder='{self.control_decoder}'",))
+        return with_settings(control_preset(faults), train={"decoder": self.control_decoder})
 
     def finished(self, arm: str) -> list[Run]:
         """The runs of an arm that have finished in this investigation."""

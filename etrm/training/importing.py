@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etrm.config import KNOBS, SIDE, Config, EncoderKind, ModelConfig, build, override
+from etrm.config import KNOBS, SIDE, Config, EncoderKind, ModelConfig, build, check_request, override
 from etrm.errors import CheckpointError, ConfigError
 from etrm.files import write_atomically
 from etrm.model.recursive import RecursiveModel
@@ -137,7 +137,7 @@ def _settings(
             next_step=" ".join(f"--set model.{name}=..." for name in missing),
         )
     dotted = tuple(f"model.{name}={json.dumps(value)}" for name, (value, _) in chosen.items())
-    config = build(override(tree, dotted))
+    config = check_request(build(override(tree, dotted)))
     return config, {name: source for name, (_, source) in sorted(chosen.items())}
 
 

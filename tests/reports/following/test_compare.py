@@ -32,7 +32,8 @@ def test_settings_can_be_given_back_and_give_the_same_config() -> None:
     config = load("small", overrides=("train.lr=0.5", 'faults=["cached-context"]'))
     flat = settings(config)
     assert flat["train.lr"] == 0.5
-    assert load(overrides=tuple(f"{key}={_toml(value)}" for key, value in flat.items())) == config
+    preset = flat.pop("preset")
+    assert load(preset, overrides=tuple(f"{key}={_toml(value)}" for key, value in flat.items())) == config
 
 
 def _toml(value: object) -> str:
