@@ -58,7 +58,7 @@ class TrainConfig(Section):
         "float32", description="of matrix products in training; bfloat16 pays on a GPU that has it"
     )
     compile: bool = Field(
-        False, description="torch.compile the core's network and the encoder's blocks; see docs/scale.md"
+        False, description="torch.compile the core's network and the encoder's blocks"
     )
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -125,7 +125,7 @@ def _submitit(cluster: str, folder: Path, parameters: dict[str, Any]) -> Iterato
     except ImportError as error:
         raise ConfigError(
             f"--launcher {cluster} needs the package submitit, which is not installed",
-            next_step="pip install 'etrm[cluster]'",
+            next_step="pip install 'submitit>=1.5'",
         ) from error
     try:
         executor = submitit.AutoExecutor(folder=str(folder / "submitit"), cluster=cluster)

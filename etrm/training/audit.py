@@ -45,7 +45,7 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
     try:
         found = audit_file(request.target, select=request.select, ignore=request.ignore, baseline=known)
     except CaseError as error:
-        raise ConfigError(str(error), next_step="docs/toolkit.md shows a whole case") from error
+        raise ConfigError(str(error), next_step="etrm audit --help shows a whole case") from error
     text = found.render(request.form, request.target.rpartition(":")[0])
     try:
         if request.out:

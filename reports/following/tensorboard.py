@@ -80,6 +80,6 @@ def _open(out: Path) -> SummaryWriter:
         raise ConfigError(
             "the package tensorboard is not installed",
             got=str(error),
-            next_step="pip install 'etrm[tensorboard]'",
+            next_step="pip install 'tensorboard>=2.16'",
         ) from error
     return SummaryWriter(str(out), purge_step=0)
