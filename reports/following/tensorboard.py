@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etrm.errors import ConfigError
+from etrm.training.run_table import is_number
 from reports.following.followed import Followed
-from reports.following.history import is_number
 from reports.following.tail import Tail
 
 if TYPE_CHECKING:
