@@ -54,8 +54,10 @@ def check_origin(name: str) -> None:
         InstallationError: it is imported from elsewhere, or is missing.
     """
     found = _location(name)
-    if found is None:
-        raise InstallationError(f"there is no {name!r} in {ROOT}", next_step=REINSTALL)
+    if found is None or not any((ROOT / ours).exists() for ours in (name, f"{name}.py")):
+        raise InstallationError(
+            f"there is no {name!r} in {ROOT}", got=str(found or "none"), next_step=REINSTALL
+        )
     if found.parent == ROOT:
         return
     owner = _owners(found)

@@ -57,9 +57,7 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of matrix products in training; bfloat16 pays on a GPU that has it"
     )
-    compile: bool = Field(
-        False, description="torch.compile the core's network and the encoder's blocks"
-    )
+    compile: bool = Field(False, description="torch.compile the core's network and the encoder's blocks")
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; its own choice by default")
