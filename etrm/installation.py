@@ -23,7 +23,6 @@ FIRST_FILES = ("etrm/__init__.py", "cli.py", "diagnostics/__init__.py", "reports
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that all of our packages are in: a checkout, or site-packages."""
 
-
 REINSTALL = f"install {DISTRIBUTION} again, with --force-reinstall --no-deps"
 
 
@@ -35,7 +34,8 @@ def check_installation() -> None:
     """
     for name in NAMES:
         check_origin(name)
-    for path in _overwritten():
+    path = next(_overwritten(), None)
+    if path is not None:
         owner = _owners(path)
         raise InstallationError(
             f"{path} is not the file that {DISTRIBUTION} installed",
