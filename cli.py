@@ -497,7 +497,7 @@ def audit_case(
         def make_case():
             return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
 
-    step(model, batch) returns the loss, or makes the whole step. The file stays as it is.
+    step(model, batch) returns the loss, or makes the whole step.
 
     Exit code 0 nothing above a note, 1 findings, 2 bad input.
     """

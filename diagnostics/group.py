@@ -108,9 +108,7 @@ def _exchange(value: Any, group: dist.ProcessGroup) -> list[Any]:
 
     As `dist.all_gather_object`, which needs numpy; the toolkit needs torch alone.
     """
-    nccl = (
-        dist.get_backend(group) == "nccl"
-    )  # exchanges tensors of GPUs only; the others take those of the CPU
+    nccl = dist.get_backend(group) == "nccl"  # which exchanges tensors of GPUs only
     device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
     own = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(device)
     sizes = _all_gather(torch.tensor([len(own)], device=device), group)

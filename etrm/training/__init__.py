@@ -2,6 +2,5 @@
 
 from etrm.installation import check_origin
 
-check_origin(
-    "diagnostics"
-)  # which training watches itself with; a foreign one fails here and not at its first use
+# Training watches itself with the toolkit: a foreign package of that name fails here and not at its first use.
+check_origin("diagnostics")
