@@ -75,7 +75,7 @@ investigations: $(READY)
 	$(BIN)/etrm frozen-decoder --preset small --as-original all --out runs/revisited-mistakes
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv build dist *.egg-info diagnostics/build diagnostics/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt

@@ -69,7 +69,7 @@ ThreadsOption = Annotated[
 LauncherOption = Annotated[
     str,
     typer.Option(
-        help="Where training runs go: processes, or local or slurm through submitit (etrm[cluster])."
+        help="Where training runs go: processes, or local or slurm through submitit (extra: cluster)."
     ),
 ]
 LauncherSetOption = Annotated[
@@ -518,7 +518,15 @@ def audit_case(
     baseline: Annotated[Path | None, typer.Option(help="Findings that are known.")] = None,
     write_baseline: Annotated[Path | None, typer.Option(help="Write what is found as a baseline.")] = None,
 ) -> None:
-    """Audit a training step of your own: any torch model, see docs/toolkit.md.
+    """Audit a training step of your own: any torch model.
+
+    The function returns the arguments of `diagnostics.audit`:
+
+    \b
+        def make_case():
+            return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
+
+    step(model, batch) returns the loss, or makes the whole step.
 
     Exit code 0 nothing above a note, 1 findings, 2 bad input.
     """
@@ -1001,4 +1009,6 @@ def _overrides(settings: list[str] | None, inject: list[str] | None) -> tuple[st
 
 
 if __name__ == "__main__":
-    main()
+    from etrm.__main__ import main as checked_main
+
+    checked_main()

@@ -1,6 +1,6 @@
 """Follows a module's output on a fixed probe batch; tells slow drift from spikes, each with its steps.
 
-Definitions: docs/diagnostics.md, "Drift". Because the probe batch is fixed, only the weights can move its
+The fields of `DriftRecord` define each distance. Because the probe batch is fixed, only the weights can move its
 output. Shapes: B samples, T tokens, D channels; (B, D) is read as T = 1. The unit of every distance is the
 *reference spread*: the root mean square, over channels, of the standard deviation over the B·T rows in the
 reference window.

@@ -7,6 +7,8 @@ rows in those calls.
 
 from __future__ import annotations
 
+import ctypes
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -102,8 +104,26 @@ def gather_rows(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 
 def _exchange(value: Any, group: dist.ProcessGroup) -> list[Any]:
-    found: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(found, value, group=group)
+    """The values of all processes, in the order of their ranks.
+
+    As `dist.all_gather_object`, which needs numpy; the toolkit needs torch alone.
+    """
+    nccl = dist.get_backend(group) == "nccl"  # which exchanges tensors of GPUs only
+    device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+    own = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(device)
+    sizes = _all_gather(torch.tensor([len(own)], device=device), group)
+    padded = own.new_zeros(max(int(size) for size in sizes))
+    padded[: len(own)] = own
+    parts = [part.cpu() for part in _all_gather(padded, group)]
+    return [
+        pickle.loads(ctypes.string_at(part.data_ptr(), int(size)))
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def _all_gather(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+    found = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(found, tensor, group=group)
     return found
 
 

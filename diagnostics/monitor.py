@@ -75,7 +75,7 @@ class Monitor:
         group: Processes that train one model on a share of the batch each. Every record, finding and number
             is then about the samples of all of them, and the same on each. Losses must be scaled so that
             gradients add up to those of the whole batch, and `gradients_reduced` called in every step.
-        options: Numbers of rules, as {"COV001": {"below": 0.3}}; docs/rules has those of each rule.
+        options: Numbers of rules, as {"COV001": {"below": 0.3}}; `explain(id)` lists those of a rule.
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such

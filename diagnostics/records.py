@@ -1,7 +1,7 @@
 """What one step leaves behind: frozen records of calls, modules and parameters, scalars on the CPU.
 
-A value that could not be measured is `Absent(reason)`, never 0. Definitions: `docs/architecture.md`
-names the package, each field below says what it holds and in which unit.
+A value that could not be measured is `Absent(reason)`, never 0. Each field says
+what it holds and in which unit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measures how much a context says about its sample: variance, rank, retrieval, and what the decoder makes of
 it.
 
-Definitions: docs/diagnostics.md, "Representation". Everything is computed in float64 on the CPU from a
+The fields of `Representation` define each quantity. Everything is computed in float64 on the CPU from a
 detached copy, so a figure does not depend on the device and cannot touch the graph. Shapes: B samples, T
 tokens, D channels, N tasks; (B, D) is read as T = 1. A value that makes no sense for the given shape (the
 variance over one sample) is None, never 0, and `Representation.absent` says why.
@@ -145,7 +145,7 @@ def representation(context: Tensor) -> Representation:
     """Measure a context (B, T, D) or (B, D).
 
     Raises ValueError for another number of dimensions, an empty tensor, or a dtype that is not floating.
-    Formulas: docs/diagnostics.md, "Representation"; the names that ETRM published stand beside each field.
+    The fields of `Representation` give the formulas and the names that ETRM published.
     """
     c = _context(context)
     b, t, d = c.shape
@@ -294,7 +294,7 @@ def sampling_noise_share(first: Tensor, second: Tensor) -> float | None:
 def against_random_start(now: Representation, start: Representation) -> AgainstRandomStart:
     """Put an encoder's figures beside those of its random start, which alone say what "healthy" is.
 
-    A random standard encoder at paper size already has cross_sample_var .10 (docs/diagnostics.md).
+    A random standard encoder at paper size already has cross_sample_var .10.
     """
     known = now.share is not None and start.share is not None and start.share > 0
     ratio = now.share / start.share if known and now.share is not None and start.share else None

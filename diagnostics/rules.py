@@ -1,12 +1,13 @@
 """The rules: what each is called, how bad it is, when it speaks and what to do; `checks` have what it looks at.
 
-Why an option has its default is told on the rule's page in docs/rules.
+Each rule has a page in `diagnostics/pages`, which also gives the reason for each default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Literal
 
 from diagnostics import checks, parameter_checks
@@ -211,19 +212,24 @@ def find_rule(rule: str) -> Rule:
 
 
 def explain(rule: str) -> str:
-    """What a rule looks for, when it speaks, and what to do, as markdown.
+    """The documentation of a rule as markdown: what it looks for, when it speaks, what to do, and its options.
 
     Raises:
         KeyError: There is no rule with this id.
     """
     found = find_rule(rule)
     bound = "" if found.threshold is None else f", threshold {found.threshold:g}"
-    options = ", ".join(f"`{name}` ({option.default:g})" for name, option in found.options.items())
     speaks = _SPEAKS.get(found.source, "it speaks after {0} recorded steps in a row").format(found.min_steps)
     return (
         f"**{found.id}** ({found.severity.label}): {found.title}.\n\n"
         f"Measures {found.metric}{bound}; {speaks}.\n\n"
         f"{found.remedy}\n\n"
-        + (f"Options: {options}.\n\n" if options else "")
-        + f"More: docs/rules/{found.id}.md\n"
+        f"{_sections(found)}"
     )
+
+
+def _sections(rule: Rule) -> str:
+    """The page of a rule without its title and its severity."""
+    page = (files("diagnostics") / "pages" / f"{rule.id}.md").read_text(encoding="utf-8")
+    _title, _severity, sections = page.split("\n\n", 2)
+    return sections

@@ -6,6 +6,7 @@ EtrmError                    exit code 2: message, what to do next, and the code
 │   └── LeakageError         a task stands on both sides of a split
 ├── CheckpointError          a checkpoint is missing, of other code, altered or does not fit
 ├── RunFolderError           a run folder is missing, in use or of another run
+├── InstallationError        a package of another distribution is found in place of one of ours
 ├── WriteError               a file cannot be written (a full disk, a folder without permission)
 ├── ProcessError             another process of the same run has ended, or cannot be met
 └── TrainingError            training cannot continue
@@ -83,6 +84,10 @@ class RunFolderError(EtrmError):
 
 class FolderInUseError(RunFolderError):
     """Another process works in the folder."""
+
+
+class InstallationError(EtrmError, ImportError):
+    """A package of another distribution, or another copy of one of ours, is found in place of ours."""
 
 
 class WriteError(EtrmError):

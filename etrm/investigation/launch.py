@@ -134,7 +134,7 @@ def _submitit(cluster: str, folder: Path, parameters: dict[str, Any]) -> Iterato
         raise ConfigError(
             "launch.submitit-absent",
             f"--launcher {cluster} needs the package submitit, which is not installed",
-            next_step="pip install 'etrm[cluster]'",
+            next_step="pip install 'submitit>=1.5'",
         ) from error
     try:
         executor = submitit.AutoExecutor(folder=str(folder / "submitit"), cluster=cluster)

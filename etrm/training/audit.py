@@ -53,7 +53,7 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
             "audit.bad-case",
             f"the case {request.target} cannot be audited",
             got=str(error),
-            next_step="docs/toolkit.md shows a whole case",
+            next_step="etrm audit --help shows a whole case",
         ) from error
     text = found.render(request.form, request.target.rpartition(":")[0])
     try:

@@ -180,7 +180,7 @@ def _explain(trainer: Trainer, before: state.Moment, error: NonFiniteError) -> N
         path = folder.path / FOLDER / checkpoints.name_of(report.step)
         try:
             _keep(path, report, _rows(samples, begun), collate(samples), kept)
-            steps.insert(0, f"look at {path} (docs/reliability.md)")
+            steps.insert(0, f"read {path / 'report.json'}")
         except (OSError, EtrmError) as problem:
             steps.insert(0, f"the batch could not be kept in {path} ({problem})")
     if report.newest_checkpoint:

@@ -143,7 +143,7 @@ def _settings(found: Comparison) -> RenderableType:
 def _numbers(found: Comparison) -> Table:
     table = _table(found, f"last mean over {WINDOW} steps")
     for key, words in NUMBERS.items():
-        if any(key in run.history.curves for run in found.runs):
+        if any(key in run.history.table for run in found.runs):
             table.add_row(words, *_beside([run.history.last(key) for run in found.runs]))
         if key in RANKED:
             table.add_row("  best", *_beside([run.history.best(key) for run in found.runs]))
@@ -202,7 +202,7 @@ def draw(found: Comparison, folder: Path) -> list[Path]:
     """
     files = []
     for key, words in NUMBERS.items():
-        if all(key in run.history.curves for run in found.runs):
+        if all(key in run.history.table for run in found.runs):
             files.append(folder / f"{key.replace('.', '-')}.png")
             plot_runs([run.folder for run in found.runs], [key], files[-1], words)
     return files

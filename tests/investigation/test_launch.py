@@ -67,7 +67,7 @@ def test_without_submitit_it_says_what_to_install(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(builtins, "__import__", missing)
     with raises_code(ConfigError, "launch.submitit-absent", "slurm") as caught:
         run_jobs(tmp_path, JOBS[:1], launcher("slurm", 1), silent)
-    assert caught.value.next_step == "pip install 'etrm[cluster]'"
+    assert caught.value.next_step == "pip install 'submitit>=1.5'"
 
 
 class Planted:

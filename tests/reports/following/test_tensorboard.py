@@ -64,5 +64,5 @@ def test_without_the_package_the_command_to_install_it_is_named(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with raises_code(ConfigError, "tensorboard.absent") as error:
         export(write_run(), tmp_path / "events")
-    assert error.value.next_step == "pip install 'etrm[tensorboard]'"
+    assert error.value.next_step == "pip install 'tensorboard>=2.16'"
     assert not (tmp_path / "events").exists()
