@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.investigation import frozen_decoder, h1, h2, h3, h4, h5, h6, h7, original
 from etrm.investigation.investigate import investigate
 from etrm.investigation.protocol import Investigation
@@ -45,7 +45,9 @@ def test_a_healthy_subject_is_not_accused(investigation: Investigation, module: 
     assert all(control.behaved for control in found.controls)
 
 
-@pytest.mark.parametrize("module", [h3, h4, h7])
+@pytest.mark.parametrize(
+    "module", [h3, pytest.param(h4, marks=pytest.mark.slow), pytest.param(h7, marks=pytest.mark.slow)]
+)
 def test_what_compares_runs_is_decided(investigation: Investigation, module: object) -> None:
     found: Hypothesis = module.decide(investigation)  # type: ignore[attr-defined]
     assert found.runs
@@ -57,17 +59,15 @@ def test_what_compares_runs_is_decided(investigation: Investigation, module: obj
 STRUCTURAL = [name for name, fault in FAULTS.items() if fault.root_cause in ("H1", "H2", "H3", "H5", "H6")]
 
 
+@pytest.mark.slow  # the hypotheses above inject most of them as controls
 @pytest.mark.parametrize("fault", STRUCTURAL)
 def test_an_injected_fault_is_named(
     fault: str, subject: Config, tmp_path: Path, device: torch.device
 ) -> None:
     cause = FAULTS[fault].root_cause
-    result = _investigate(replace_faults(subject, fault), tmp_path, (cause,), experiments=False)
+    faulty = with_settings(subject, faults=(fault,))
+    result = _investigate(faulty, tmp_path, (cause,), experiments=False)
     assert result.root_cause == cause
-
-
-def replace_faults(subject: Config, fault: str) -> Config:
-    return subject.model_copy(update={"faults": (fault,)})
 
 
 def _investigate(subject: Config, out: Path, hypotheses: tuple[str, ...], *, experiments: bool) -> Result:
