@@ -16,6 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diagnostics import causes
+from diagnostics.causes import Cause
+from diagnostics.errors import InvalidValue
+
 _MAD_TO_STD = 1.4826  # of a normal distribution
 _NORMAL_QUANTILES = ((0.5, 0.6745), (0.75, 1.1503), (0.9, 1.6449))  # of the absolute value of a normal
 _QUANTILES = 64  # per projection: what is kept of a distribution
@@ -96,11 +100,19 @@ class DriftProbe:
         seed: int = 0,
     ) -> None:
         if reference_window < 1 or projections < 1:
-            raise ValueError(
-                f"reference_window and projections are at least 1, found {reference_window} and {projections}"
+            raise InvalidValue(
+                "drift.count-below-1",
+                "reference_window and projections are at least 1, found {window} and {projections}",
+                window=reference_window,
+                projections=projections,
             )
         if min_size < 0 or noise < 0:
-            raise ValueError(f"min_size and noise are not negative, found {min_size} and {noise}")
+            raise InvalidValue(
+                "drift.negative-threshold",
+                "min_size and noise are not negative, found {min_size} and {noise}",
+                min_size=min_size,
+                noise=noise,
+            )
         self.records: list[DriftRecord] = []
         self._window = reference_window
         self._min_size = min_size
@@ -128,24 +140,19 @@ class DriftProbe:
         return record
 
     @property
-    def unavailable(self) -> str | None:
-        """Why no event can be found yet, or None where events can."""
+    def blocked(self) -> Cause | None:
+        """Why `events` finds nothing yet whatever the output does, or None where it looks."""
         if self._reference is None:
-            return f"the reference has {len(self._pending)} of {self._window} probes"
+            return causes.REFERENCE_INCOMPLETE.of(probes=len(self._pending), window=self._window)
         if self._spread() is None:
-            return "the rows of the reference are all equal: it has no spread to measure by"
-        return None
-
-    @property
-    def too_few(self) -> str | None:
-        """Why `events` is empty though the reference is there, or None where it looks."""
+            return causes.REFERENCE_WITHOUT_SPREAD
         measured = sum(record.wasserstein is not None for record in self.records)
-        return None if measured >= _FEWEST else "fewer than eight probes were measured against the reference"
+        return causes.FEW_PROBES if measured < _FEWEST else None
 
     def events(self) -> list[DriftEvent]:
         """The drifts and spikes of the Wasserstein series, in order of their first step.
 
-        That distance sees shifts, changes of spread and of shape alike. Empty where `unavailable` gives a
+        That distance sees shifts, changes of spread and of shape alike. Empty where `blocked` gives a
         reason.
         """
         measured = [(r.step, r.wasserstein) for r in self.records if r.wasserstein is not None]
@@ -158,15 +165,25 @@ class DriftProbe:
 
     def _check(self, step: int, output: Tensor) -> None:
         if output.dim() not in (2, 3) or output.numel() == 0:
-            raise ValueError(
-                f"an output has shape (B, T, D) or (B, D), not empty; found {tuple(output.shape)}"
+            raise InvalidValue(
+                "drift.output-shape",
+                "an output has shape (B, T, D) or (B, D), not empty; found {got}",
+                got=tuple(output.shape),
             )
         if self._shape is not None and output.shape != self._shape:
-            raise ValueError(
-                f"a probe batch is fixed: expected shape {tuple(self._shape)}, found {tuple(output.shape)}"
+            raise InvalidValue(
+                "drift.shape-changed",
+                "a probe batch is fixed: expected shape {expected}, found {got}",
+                expected=tuple(self._shape),
+                got=tuple(output.shape),
             )
         if self.records and step <= self.records[-1].step:
-            raise ValueError(f"steps increase: found {step} after {self.records[-1].step}")
+            raise InvalidValue(
+                "drift.step-not-later",
+                "steps increase: found {got} after {last}",
+                got=step,
+                last=self.records[-1].step,
+            )
         self._shape = output.shape
 
     def _measure(self, step: int, output: Tensor, movement: float | None) -> DriftRecord:
@@ -236,9 +253,16 @@ def series_events(
     that are not finite.
     """
     if len(steps) != len(values):
-        raise ValueError(f"one step per value is needed, found {len(steps)} and {len(values)}")
+        raise InvalidValue(
+            "drift.lengths-differ",
+            "one step per value is needed, found {steps} and {values}",
+            steps=len(steps),
+            values=len(values),
+        )
     if not all(math.isfinite(v) for v in values):
-        raise ValueError("a series of finite values is needed, found NaN or infinite ones")
+        raise InvalidValue(
+            "drift.not-finite", "a series of finite values is needed, found NaN or infinite ones"
+        )
     if len(values) < _FEWEST:
         return []
     x = torch.tensor(values, dtype=torch.float64)
@@ -268,7 +292,12 @@ def robust_spikes(values: Sequence[float], *, threshold: float = 12.0, window: i
     Raises ValueError for a window below 3 or a negative threshold.
     """
     if window < 3 or threshold < 0:
-        raise ValueError(f"window is at least 3 and threshold not negative, found {window} and {threshold}")
+        raise InvalidValue(
+            "drift.spike-settings",
+            "window is at least 3 and threshold not negative, found {window} and {threshold}",
+            window=window,
+            threshold=threshold,
+        )
     finite = [i for i, v in enumerate(values) if math.isfinite(v)]
     spikes = {i for i, v in enumerate(values) if not math.isfinite(v)}
     if len(finite) >= _FEWEST:
