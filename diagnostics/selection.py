@@ -118,5 +118,6 @@ def _no_match(argument: str, pattern: str, names: Iterable[str]) -> InvalidValue
         got=pattern,
         kind="nearest" if close else "there are",
         allowed=", ".join(listed),
+        nearest=close[0] if close else None,
         more=", ..." if not close and len(known) > len(listed) else "",
     )
