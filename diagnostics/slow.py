@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diagnostics import causes
-from diagnostics.drift import DriftEvent, DriftProbe
+from diagnostics.drift import DriftProbe
 from diagnostics.findings import Evidence, Finding, Severity
 from diagnostics.rules import find_rule
+from diagnostics.series import DriftEvent
 
 
 def drifts(probes: Mapping[str, DriftProbe]) -> list[Finding]:

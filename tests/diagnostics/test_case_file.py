@@ -115,6 +115,7 @@ def test_the_users_traceback_begins_at_the_users_line(
 ) -> None:
     with pytest.raises(UserError) as raised:
         audit_file(f"{file}:{function}")
+    assert raised.value.code == "case.user-code"
     shown = str(raised.value)
     assert error in shown
     assert line in shown.splitlines()[2]

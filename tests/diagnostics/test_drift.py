@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from diagnostics import causes
-from diagnostics.drift import DriftEvent, DriftProbe, robust_spikes, series_events
+from diagnostics.drift import DriftProbe
+from diagnostics.series import DriftEvent, robust_spikes, series_events
 from tests.diagnostics.refusals import refused
 
 
@@ -294,11 +295,11 @@ def test_which_came_first_can_be_read_from_two_series():
 
 
 def test_series_events_refuses_what_it_cannot_order():
-    with refused(ValueError, "drift.lengths-differ", steps=2, values=1):
+    with refused(ValueError, "series.lengths-differ", steps=2, values=1):
         series_events([0, 1], [0.0])
-    with refused(ValueError, "drift.not-finite"):
+    with refused(ValueError, "series.not-finite"):
         series_events([0], [float("nan")])
-    with refused(ValueError, "drift.spike-settings", window=2):
+    with refused(ValueError, "series.spike-settings", window=2):
         robust_spikes([1.0], window=2)
     assert series_events([0, 1], [0.0, 9.0]) == []
 
