@@ -68,9 +68,12 @@ NO_GRAD = Cause(
     "no-grad", "it runs only inside torch.no_grad() or inference_mode(), before gradients are enabled"
 )
 DETACHED = Cause(
-    "detached", ".item(), .data, detach() or a copy through Python or numpy after it, or an unused output"
+    "detached",
+    "its output is not used, or cut off after it: .item(), .data, detach(), a copy through Python or numpy",
 )
-CUT_INSIDE = Cause("cut-inside", ".item(), argmax, detach() or no_grad() inside its own forward")
+CUT_INSIDE = Cause(
+    "cut-inside", "its own forward cuts the graph: .item(), argmax, detach() or no_grad() inside it"
+)
 ZERO_FACTOR = Cause(
     "zero-factor",
     "its output meets a factor of zero on the way to the loss (a mask, gate or weight), or a function"

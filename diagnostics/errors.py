@@ -19,11 +19,13 @@ class ToolkitError(Exception):
         facts: What the message states, by name.
     """
 
-    def __init__(self, code: str, message: str, **facts: Any) -> None:
+    def __init__(self, code: str, message: str, /, **facts: Any) -> None:
         """Make the error.
 
         Args:
+            code: Name of the mistake.
             message: A sentence with the facts as fields in braces.
+            facts: Value of each field, and of what else a program may want to know.
         """
         self.code = code
         self.facts = facts
