@@ -79,7 +79,7 @@ def assert_gradient_coverage(
     ]
     if not judged:
         raise InvalidValue(
-            "assertions.nothing-to-judge", "no watched module with trainable parameters is left to judge"
+            "assertions.no-module", "no watched module with trainable parameters is left to judge"
         )
     short = [name for name in judged if not _covers(first, name, at_least)]
     zero_at_init: set[str] = set()
@@ -353,5 +353,5 @@ def _judged(fates: Sequence[ParameterFate], ignore: Sequence[str]) -> list[Param
     check_patterns("ignore", ignore, [fate.name for fate in fates])
     judged = [fate for fate in fates if fate.trainable and not named_by(ignore, fate.name)]
     if not judged:
-        raise InvalidValue("assertions.nothing-to-judge", "no trainable parameter is left to judge")
+        raise InvalidValue("assertions.no-parameter", "no trainable parameter is left to judge")
     return judged
