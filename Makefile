@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: investigate test test-slow test-extras lint format bench coverage figures gates rules investigations settings clean
+.PHONY: investigate test test-slow test-gpu test-extras lint format bench coverage figures gates rules investigations pages clean
 
 investigate: $(READY)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
@@ -32,9 +32,10 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m etrm.training.bench
 
-# docs/settings.md, which a test compares with the fields of the config.
-settings: $(READY)
+# docs/settings.md and docs/errors.md, which tests compare with the code.
+pages: $(READY)
 	$(BIN)/python -m reports.settings_page --out docs/settings.md
+	$(BIN)/python -m reports.error_codes --out docs/errors.md
 
 # docs/coverage.md: two small real runs, seconds.
 coverage: $(READY)

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from diagnostics.records import Absent, CallRecord, OutputStats
 
-NO_STATS = Absent("no output with a row per sample, or fewer than two rows")
+NO_STATS = Absent("no output with a row per sample, or fewer than two rows", "no-rows-to-compare")
+_ALL_ZERO = Absent("the output is all zero", "zero-output")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class OutputSums:
         """What is recorded."""
         if self.rows < 2:
             return NO_STATS
-        share = self.variance / self.mean_square if self.mean_square else Absent("the output is all zero")
+        share = self.variance / self.mean_square if self.mean_square else _ALL_ZERO
         return OutputStats(
             self.rows, self.elements, self.mean, self.mean_square**0.5, share, self.inputs_differ
         )
@@ -65,7 +66,7 @@ class ModuleFacts:
     """
 
     calls: tuple[CallRecord, ...]
-    unmatched: list[str]
+    unmatched: list[Absent]
     output: OutputSums | Absent
     evaluating: tuple[str, ...] = ()
 
@@ -182,7 +183,7 @@ def _merge_calls(calls: Sequence[CallRecord]) -> CallRecord:
         samples=_joined([call.samples for call in calls], torch.cat),
         row_gradients=_joined(gradients, torch.cat) if arrived else calls[0].row_gradients,
         recomputed=all(call.recomputed for call in calls),
-        unknown=next((call.unknown for call in calls if call.unknown), ""),
+        unknown=next((call.unknown for call in calls if call.unknown is not None), None),
     )
 
 
@@ -204,7 +205,7 @@ def _merge_outputs(outputs: Sequence[OutputSums | Absent]) -> OutputSums | Absen
     if not known:
         return outputs[0]
     if len({output.elements for output in known}) > 1:
-        return Absent("its output has another size on other processes")
+        return Absent("its output has another size on other processes", "other-size")
     rows = sum(output.rows for output in known)
     shares = [output.rows / rows for output in known]
     means = torch.stack([output.row_mean.double() for output in known if output.row_mean is not None])

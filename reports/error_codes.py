@@ -65,7 +65,7 @@ def page() -> str:
             "`ArgumentError` is a mistake in a Python call, and keeps its traceback.",
             120,
         ),
-        "This page is generated: `python -m reports.error_codes --out docs/errors.md`.",
+        "This page is generated: `make pages`.",
     ]
     for area, of_area in groupby(sites(), key=lambda site: site.code.partition(".")[0]):
         rows = [_row(list(same)) for _, same in groupby(of_area, key=lambda site: site.code)]

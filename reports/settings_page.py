@@ -1,4 +1,4 @@
-"""The page docs/settings.md, generated from the fields of the config: `make settings`."""
+"""The page docs/settings.md, generated from the fields of the config: `make pages`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reports.write import write_file
 
 _HEAD = """# Settings
 
-This page is generated from the fields of the config (`make settings`). `etrm config` prints the same for your
+This page is generated from the fields of the config (`make pages`). `etrm config` prints the same for your
 settings, with the value of each and where it comes from:
 
 ```

@@ -73,7 +73,7 @@ def fault_of(requirement: str) -> str | None:
 
 def requirements(line: str) -> list[str]:
     """What a line with `pip install` installs."""
-    command = re.split(r"`|\s#\s", line.partition("pip install ")[2])[0]
+    command = re.split(r"`|\s#\s|\s\|", line.partition("pip install ")[2])[0]
     words = shlex.split(command)
     valued = {place + 1 for place, word in enumerate(words) if word in TAKE_A_VALUE}
     return [word for place, word in enumerate(words) if word[0] != "-" and place not in valued]

@@ -244,6 +244,7 @@ class Beside(Record):
     severity: Literal["critical", "warning"]
     module: str  # empty for the whole model
     message: str
+    code: str = ""  # of the cause; empty in results of toolkits that had none
     cause: str
     remedy: str
     n: str = ""  # runs that have it

@@ -35,9 +35,16 @@ def test_a_page_says_what_why_example_false_alarms_remedy_and_options(rule: Rule
     text = page(rule.id)
     assert text.startswith(f"# {rule.id}: {rule.title}\n\nSeverity: {rule.severity.label}.\n")
     parts = re.split(r"^\*\*(.+?)\.\*\*", text, flags=re.MULTILINE)
-    assert parts[1::2] == ["What", "Why", "Example", "False alarms", "Remedy", "Options"]
+    assert parts[1::2] == ["What", "Why", "Causes", "Example", "False alarms", "Remedy", "Options"]
     assert all(len(part.strip()) > 3 for part in parts[2::2])
     assert explain(rule.id).endswith(text[text.index("**What.**") :])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_a_page_and_the_explanation_list_the_causes_with_their_codes(rule: Rule) -> None:
+    listed = [(cause.code, cause.documented) for cause in rule.causes]
+    assert re.findall(r"^\| `([a-z0-9-]+)` \| ([^|]+) \|$", page(rule.id), flags=re.MULTILINE) == listed
+    assert re.findall(r"^\| `([a-z0-9-]+)` \| ([^|]+) \|$", explain(rule.id), flags=re.MULTILINE) == listed
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)

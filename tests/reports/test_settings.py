@@ -24,7 +24,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 def test_the_page_is_up_to_date(tmp_path: Path) -> None:
-    """`make settings` writes it."""
+    """`make pages` writes it."""
     main(["--out", str(tmp_path / "settings.md")])
     assert (tmp_path / "settings.md").read_text("utf-8") == page() == DOCUMENT.read_text("utf-8")
 

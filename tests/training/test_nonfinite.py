@@ -91,31 +91,31 @@ CASES = {
     "a NaN in a weight of the core": (
         spoil_weight("core.L_level.layers.0.mlp.down_proj.weight", NAN),
         "train.nonfinite-loss",
-        ("parameters", "core.L_level.layers.0.mlp.down_proj", "its weight before the step"),
+        ("parameters", "core.L_level.layers.0.mlp.down_proj", "value", "weight"),
     ),
     "an infinity in a weight of the encoder": (
         spoil_weight("encoder.set_encoder.layers.0.q_proj.weight", INF),
         "train.nonfinite-loss",
-        ("parameters", "encoder.set_encoder.layers.0.q_proj", "its weight before the step"),
+        ("parameters", "encoder.set_encoder.layers.0.q_proj", "value", "weight"),
     ),
     "an overflow in a block": (
         spoil_module("core.L_level.layers.0.mlp", lambda x: x * 1e38 * 1e38),
         "train.nonfinite-loss",
-        ("forward", "core.L_level.layers.0.mlp", "what it hands to core.L_level.layers.0.mlp.down_proj"),
+        ("forward", "core.L_level.layers.0.mlp", "handed-on", "core.L_level.layers.0.mlp.down_proj"),
     ),
     "a gradient alone": (
         spoil_module(MLP, NanBackward.apply),
         "train.nonfinite-gradient",
-        ("backward", MLP, "the gradient that it sends back to its input"),
+        ("backward", MLP, "input-gradient", ""),
     ),
-    "a carried state": (spoil_carry, "train.nonfinite-loss", ("forward", "", "its inputs")),
+    "a carried state": (spoil_carry, "train.nonfinite-loss", ("forward", "", "input", "")),
 }
 
 
 @pytest.mark.parametrize(("spoil", "code", "origin"), CASES.values(), ids=CASES)
 @pytest.mark.parametrize("clip", ["1.0", "none"])
 def test_what_was_planted_is_named_and_kept(
-    tmp_path: Path, smoke: Smoke, spoil: Spoil, code: str, origin: tuple[str, str, str], clip: str
+    tmp_path: Path, smoke: Smoke, spoil: Spoil, code: str, origin: tuple[str, str, str, str], clip: str
 ) -> None:
     config = smoke("train.steps=8", "train.checkpoint_every=2", "data.buckets=1", f"train.clip_norm={clip}")
     error = failed_run(config, tmp_path, spoil)
@@ -126,7 +126,7 @@ def test_what_was_planted_is_named_and_kept(
 
     report = report_of(tmp_path)
     found = report["replay"]["origin"]
-    assert (found["phase"], found["module"], found["what"]) == origin
+    assert (found["phase"], found["module"], found["place"], found["name"]) == origin
     assert report["replay"]["failed"]
     assert (report["step"], report["code"], report["newest_checkpoint"]) == (4, code, "step_00000002")
     assert bool(report["weights"]) == (origin[0] == "parameters")
