@@ -9,10 +9,14 @@ investigate: $(READY)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not gpu"
+
+# What needs a GPU; on a machine without one every test is skipped and says so.
+test-gpu: $(READY)
+	$(BIN)/pytest -m gpu
 
 # What `make test` skips where its packages are not installed: callbacks, docs/examples, jobs through submitit.
 test-extras: $(READY)

@@ -1,8 +1,9 @@
-"""Every test here runs on a machine that seems to have a GPU; :mod:`tests.devices.simulated` says how."""
+"""The places that a test of this folder runs at: a simulated GPU everywhere, and a real one where there is one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,25 @@ import torch
 
 from etrm.config import load
 from etrm.investigation import pretrain
-from tests.devices.simulated import simulated_device
+from tests.devices.simulated import DEVICE, simulated_device
+
+
+@pytest.fixture(scope="session", params=["simulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def place(request: pytest.FixtureRequest) -> str:
+    """Which of the two: ``make test`` takes the first, ``make test-gpu`` the second."""
+    return str(request.param)
+
+
+def entered(place: str) -> AbstractContextManager[object]:
+    """Whatever ``train.device = auto`` then takes is on a GPU."""
+    return simulated_device() if place == "simulated" else nullcontext()
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds the decoder of preset smoke, trained on the simulated device."""
+def cache(place: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the decoder of preset smoke, trained on the device."""
     folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch, simulated_device():
+    with pytest.MonkeyPatch.context() as patch, entered(place):
         patch.setenv("ETRM_CACHE", str(folder))
         smoke = load("smoke", overrides=("train.threads=1",))
         pretrain.pretrained(pretrain.trm_config(smoke, smoke.train.steps), lambda done, total: None)
@@ -32,8 +44,8 @@ def decoder(cache: Path) -> Path:
 
 
 @pytest.fixture
-def device(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """The simulated device, which ``train.device = auto`` then takes."""
+def device(place: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The device, which ``train.device = auto`` takes."""
     monkeypatch.setenv("ETRM_CACHE", str(cache))
-    with simulated_device() as found:
-        yield found
+    with entered(place):
+        yield DEVICE

@@ -94,7 +94,7 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if not isinstance(args[0], DeviceTensor):
             return args[0].copy_(args[1].host)
     else:
-        _refuse_host_tensors(name, (args, kwargs))
+        _refuse_host_tensors(func, (args, kwargs))
     owners: dict[int, DeviceTensor] = {}
 
     def values(item: Any) -> Any:
@@ -112,9 +112,21 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return pytree.tree_map_only(Tensor, on_device, made) if func._schema.returns else None
 
 
-def _refuse_host_tensors(name: str, values: Any) -> None:
+_TAKE_A_NUMBER = ("aten::fill_", "aten::masked_fill", "aten::masked_fill_", "aten::index_put_", "aten::where")
+
+
+def _refuse_host_tensors(func: Any, values: Any) -> None:
+    """CUDA takes a number on the host (no dimensions) in operations element by element, and in few others."""
+    name = func._schema.name
+    numbers_too = not (torch.Tag.pointwise in func.tags or name in _TAKE_A_NUMBER)
     for item in pytree.tree_leaves(values):
-        if isinstance(item, Tensor) and not isinstance(item, DeviceTensor) and item.dim() > 0:
+        if isinstance(item, torch.Generator):
+            raise MixedDevicesError(f"{name} draws on {DEVICE} with a generator of {item.device}")
+        if (
+            isinstance(item, Tensor)
+            and not isinstance(item, DeviceTensor)
+            and (numbers_too or item.dim() > 0)
+        ):
             raise MixedDevicesError(
                 "Expected all tensors to be on the same device, but found at least two devices, "
                 f"{DEVICE} and {item.device}! (when checking the arguments of {name})"
@@ -159,6 +171,9 @@ class _NamedDevices(TorchFunctionMode):
         if kwargs.get("device") is None:
             return func(*args, **kwargs)
         place = torch.device(kwargs["device"])
+        generator = kwargs.get("generator")
+        if generator is not None and generator.device.type != place.type:
+            raise MixedDevicesError(f"{name} draws on {place} with a generator of {generator.device}")
         made = func(*pytree.tree_map_only(DeviceTensor, _host, args), **{**kwargs, "device": "cpu"})
         return DeviceTensor(made).requires_grad_(made.requires_grad) if place.type == "cuda" else made
 

@@ -39,7 +39,11 @@ def investigation(tmp_path: Path, subject: Config, device: torch.device) -> Inve
 
 
 @pytest.mark.parametrize("module", [h5, h6, h1, h2])
-def test_a_healthy_subject_is_not_accused(investigation: Investigation, module: object) -> None:
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_a_healthy_subject_is_not_accused(
+    investigation: Investigation, module: object, precision: str
+) -> None:
+    investigation.subject = with_settings(investigation.subject, train={"precision": precision})
     found: Hypothesis = module.decide(investigation)  # type: ignore[attr-defined]
     assert found.verdict is Verdict.INVALIDATED
     assert all(control.behaved for control in found.controls)

@@ -150,7 +150,7 @@ def test_two_threads_give_the_numbers_of_one_within_the_documented_bounds(
     assert apart(one, other, "grad_norm_before_clip") > NORM
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_run_goes_from_a_gpu_to_the_cpu(
     tmp_path: Path, smoke: Smoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +167,7 @@ def test_a_run_goes_from_a_gpu_to_the_cpu(
     assert apart(moved, stayed, "grad_norm_before_clip") <= NORM
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_its_own_bits_again_and_the_cpu_s_numbers_within_the_documented_bounds(
     steps_of: Callable[..., list[dict[str, Any]]],
 ) -> None:
