@@ -112,7 +112,7 @@ def _finished(root: Path, name: str, seeds: int) -> list[Run]:
 
 def _row(root: Path, experiment: Experiment, runs: Sequence[Run], baseline: Sequence[Run]) -> Row:
     compared = experiment.name not in (BASELINE, GATE)
-    found = of_runs(experiment.what, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
+    found = of_runs(experiment.name, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
     collapsed = sum(_gate(root, run).collapsed for run in runs if _long_enough(run))
     return Row(experiment, tuple(runs), found.effects, collapsed)
 
