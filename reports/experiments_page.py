@@ -94,9 +94,10 @@ def _decided(row: Row) -> str:
 
 def _held_out(row: Row) -> str:
     done = [run for run in row.runs if run.state == "finished"]
-    return ", ".join(f"{final(run, 'held_out_solved').removesuffix('.000')}" for run in done) + (
-        f" of {final(done[0], 'held_out_asked').removesuffix('.000')}" if done else ""
-    )
+    if not done:
+        return ""
+    solved = ", ".join(final(run, "held_out_solved", digits=0) for run in done)
+    return f"{solved} of {final(done[0], 'held_out_asked', digits=0)}"
 
 
 def _number(value: float | None) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etrm.investigation.result import ControlOutcome, Effect, Evidence, Hypothesis, Verdict
-from reports.sections import change
-from reports.text import NOTHING, count, escape, interval, number, value
+from etrm.investigation.result import ControlOutcome, Direction, Effect, Evidence, Hypothesis, Verdict
+from reports.sections import change, difference
+from reports.text import count, escape, interval, number, value
 
 
 def margins(hypothesis: Hypothesis) -> list[str]:
@@ -84,6 +84,5 @@ def _asserted(rows: Sequence[Evidence], verdict: Verdict) -> list[str]:
 def _distance(row: Evidence) -> str:
     """A row that fails, and by how much where two numbers have to be equal."""
     text = f"{escape(row.metric)}: {value(row.treatment)}, threshold {escape(row.threshold)}"
-    if row.direction != "must be equal":
-        return text
-    return text if change(row) == NOTHING else f"{text}, off by {change(row)}"
+    equal = row.direction is Direction.EQUAL and difference(row) is not None
+    return f"{text}, off by {change(row)}" if equal else text

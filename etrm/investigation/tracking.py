@@ -259,7 +259,7 @@ def _answer(question: Question, rows: Sequence[Row]) -> Answer:
     return Answer(question, "INCONCLUSIVE", found)
 
 
-def final(run: Run, key: str) -> str:
-    """A number that a run measured, or why there is none."""
+def final(run: Run, key: str, digits: int = 3) -> str:
+    """A number that a run measured, with so many decimals, or why there is none."""
     value = run.final.get(key, Absent(absent="not measured"))
-    return value.absent if isinstance(value, Absent) else f"{value:.3f}"
+    return value.absent if isinstance(value, Absent) else f"{value:.{digits}f}"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etrm.evaluation.statistics import decide, paired_t_interval
-from etrm.investigation.result import Effect, Evidence, Hypothesis, Result, Verdict
+from etrm.investigation.result import Direction, Effect, Evidence, Hypothesis, Result, Verdict
 from reports.margins import forecast, margins
 
 
@@ -76,16 +76,16 @@ def test_the_distance_that_is_named_is_where_the_rule_turns(values: list[float],
 
 
 def row(metric: str, passed: bool | None, **more: object) -> Evidence:
-    facts = {"direction": "must hold", "treatment": 0.25, "threshold": "= 1", "n": "1", **more}
-    return Evidence(metric=metric, passed=passed, **facts)
+    facts = {"direction": Direction.HOLDS, "treatment": 0.25, "threshold": "= 1", "n": "1", **more}
+    return Evidence(code=f"test.{metric}", metric=metric, passed=passed, **facts)
 
 
 def of(example: Result, verdict: Verdict, *rows: Evidence) -> Hypothesis:
-    return example.hypotheses["H1"].model_copy(update={"verdict": verdict, "evidence": rows})
+    return example.hypotheses["H1"].replace(verdict=verdict, evidence=rows)
 
 
 def test_every_row_that_fails_is_named_with_its_distance(example: Result) -> None:
-    equal = row("tensors", False, direction="must be equal", control=14, treatment=12, threshold="all 14")
+    equal = row("tensors", False, direction=Direction.EQUAL, control=14, treatment=12, threshold="all 14")
     (text,) = margins(of(example, Verdict.VALIDATED, row("coverage", False), equal, row("steps", True)))
     assert text == (
         "All of these 2 would have to pass: coverage: 0.2500, threshold = 1; "

@@ -151,32 +151,32 @@ def test_page_names_are_safe_and_unique() -> None:
 def test_the_effect_named_first_is_the_one_that_failed(example: Result) -> None:
     row = primary(example.hypotheses["H2"].evidence)
     assert row is not None
-    assert row.metric == "encoder coverage, lowest step"
+    assert row.code == "h2.coverage-lowest"
 
 
 def test_what_more_seeds_would_decide_speaks_before_what_passed(example: Result) -> None:
-    passed = example.hypotheses["H2"].evidence[0].model_copy(update={"passed": True, "effect": None})
+    passed = example.hypotheses["H2"].evidence[1].replace(passed=True)
     effect = Effect(by_seed=(0.1, 0.2), smallest=0.25)
-    undecided = passed.model_copy(update={"metric": "open", "passed": None, "effect": effect})
+    undecided = passed.replace(metric="open", passed=None, effect=effect)
     assert primary((passed, undecided)) == undecided
-    assert primary((passed, undecided.model_copy(update={"effect": None}))) == passed
-    failed = passed.model_copy(update={"passed": False})
+    assert primary((passed, undecided.replace(effect=None))) == passed
+    failed = passed.replace(passed=False)
     assert primary((passed, undecided, failed)) == failed
 
 
 def test_a_verdict_that_is_told_at_once_says_when_and_what_could_explain_it(example: Result) -> None:
-    found = example.hypotheses["H2"].model_copy(update={"decided_after_s": 48.04, "sentence": "It moves"})
+    found = example.hypotheses["H2"].replace(decided_after_s=48.04, sentence="It moves")
     assert announcement(found) == "H2 Encoder gradients: VALIDATED after 48.0 s. It moves."
-    explained = announcement(found.model_copy(update={"explained_by": "H3"}))
+    explained = announcement(found.replace(explained_by="H3"))
     assert "VALIDATED (unless H3 explains it) after" in explained
 
 
 def test_the_index_says_when_the_root_cause_was_named(example: Result) -> None:
     assert "was named after" not in index_page(example, *page_names(example))
-    timed = example.hypotheses["H2"].model_copy(update={"decided_after_s": 48.04})
-    found = example.model_copy(update={"hypotheses": example.hypotheses | {"H2": timed}})
+    timed = example.hypotheses["H2"].replace(decided_after_s=48.04)
+    found = example.replace(hypotheses=example.hypotheses | {"H2": timed})
     assert "root cause was named after 48.0 s" in re.sub(r"\s+", " ", index_page(found, *page_names(found)))
-    candidate = found.model_copy(update={"root_cause_confidence": "candidate"})
+    candidate = found.replace(root_cause_confidence="candidate")
     assert "was named after" not in index_page(candidate, *page_names(candidate))
 
 
@@ -190,7 +190,7 @@ def test_hypotheses_behind_the_root_cause_say_so(example: Result) -> None:
 def test_a_control_that_is_a_candidate_is_not_told_to_be_something_else(example: Result) -> None:
     controls = [control for hypothesis in example.hypotheses.values() for control in hypothesis.controls]
     positive = next(control for control in controls if control.kind == "positive")
-    few = positive.model_copy(update={"got": Verdict.INCONCLUSIVE, "candidate": True, "behaved": True})
+    few = positive.replace(got=Verdict.INCONCLUSIVE, candidate=True, behaved=True)
     assert "| VALIDATED or candidate | INCONCLUSIVE (candidate) | yes" in re.sub(
         r" +", " ", controls_table([few])
     )
@@ -198,7 +198,7 @@ def test_a_control_that_is_a_candidate_is_not_told_to_be_something_else(example:
 
 
 def test_a_candidate_is_never_called_the_root_cause(example: Result) -> None:
-    candidate = example.model_copy(update={"root_cause_confidence": "candidate"})
+    candidate = example.replace(root_cause_confidence="candidate")
     pages, experiments = page_names(candidate)
     assert "> **Leading candidate (not proven): [H2: Encoder gradients](h2.md)**" in index_page(
         candidate, pages, experiments
@@ -207,7 +207,7 @@ def test_a_candidate_is_never_called_the_root_cause(example: Result) -> None:
 
 
 def test_without_a_root_cause_the_index_says_none(example: Result) -> None:
-    clean = example.model_copy(update={"root_cause": None, "root_cause_confidence": None})
+    clean = example.replace(root_cause=None, root_cause_confidence=None)
     pages, experiments = page_names(clean)
     assert "> **Root cause: none found**" in index_page(clean, pages, experiments)
 
@@ -246,18 +246,18 @@ def test_the_terminal_says_cause_verdicts_and_next_step_in_this_order(example: R
 
 
 def test_the_terminal_takes_brackets_as_text(example: Result) -> None:
-    assert "[-0.01, 0.4]" in printed(example.model_copy(update={"sentence": "[bold] [/nothing]"}), width=200)
+    assert "[-0.01, 0.4]" in printed(example.replace(sentence="[bold] [/nothing]"), width=200)
 
 
 def test_the_terminal_needs_no_hypothesis(example: Result) -> None:
-    empty = example.model_copy(update={"hypotheses": {}, "experiments": (), "root_cause": None})
+    empty = example.replace(hypotheses={}, experiments=(), root_cause=None)
     assert "Root cause: none found" in printed(empty)
     assert Verdict.NOT_RUN not in printed(empty)
 
 
 def test_marks_stand_beside_a_verdict_in_one_order(example: Result) -> None:
-    lead = example.hypotheses["H4"].model_copy(update={"candidate": True, "explained_by": "H2"})
-    found = example.model_copy(update={"hypotheses": example.hypotheses | {"H4": lead}})
+    lead = example.hypotheses["H4"].replace(candidate=True, explained_by="H2")
+    found = example.replace(hypotheses=example.hypotheses | {"H4": lead})
     assert marks(found, "H4") == "(screening, candidate, explained by H2)"
     assert marks(found, "H1") == ""
 
@@ -272,8 +272,8 @@ def test_a_run_that_two_parts_share_costs_once(example: Result) -> None:
     whole = index_page(example, *page_names(example))
     assert "counted once" not in whole
     once = next(part for part in example.hypotheses.values() if part.runs)
-    again = example.hypotheses["H1"].model_copy(update={"runs": once.runs})
-    shared = example.model_copy(update={"hypotheses": {**example.hypotheses, "H1": again}})
+    again = example.hypotheses["H1"].replace(runs=once.runs)
+    shared = example.replace(hypotheses={**example.hypotheses, "H1": again})
     page = index_page(shared, *page_names(shared))
     together = re.compile(r"Together: ([^.]*?) in runs")
     before, after = together.search(plain_lines(whole)), together.search(plain_lines(page))
