@@ -107,7 +107,7 @@ def test_the_numbers_of_each_control(investigation: Investigation, name: str) ->
     metrics = investigation.metrics(run)
     facts = gather(metrics)
     assert facts.holds
-    found = [row for row in h2._toolkit(investigation, [run])]
+    found = h2._toolkit(investigation, [run])
     rules = {row.item.split()[0] for row in found}
     assert {row.code for row in found} <= {h2.TOOLKIT_FINDING.code}
     assert (
