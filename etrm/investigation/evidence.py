@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etrm.investigation.result import Code, Direction, Effect, Evidence, Value
+from etrm.investigation.result import Code, Direction, Effect, Evidence, InstrumentCheck, Value
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,23 @@ class Metric:
             n=n,
             note=note,
         )
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What must hold for the numbers of some runs to mean anything.
+
+    Attributes:
+        code: stable name, ``<part>.<what>``.
+        words: what must hold.
+    """
+
+    code: Code
+    words: str
+
+    def check(self, passed: bool, detail: str) -> InstrumentCheck:
+        """Whether it holds, with the numbers."""
+        return InstrumentCheck(code=self.code, name=self.words, passed=passed, detail=detail)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from etrm.config import SIDE, Config, ModelConfig, with_overrides
 from etrm.data import collate
 from etrm.errors import EtrmError, NonFiniteError
-from etrm.investigation.evidence import Found, Metric, Reason
+from etrm.investigation.evidence import Found, Instrument, Metric, Reason
 from etrm.investigation.inspection import inspected_controls, judged, worst_of
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
@@ -318,24 +318,18 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
     return tuple(rows)
 
 
+DECODER_TRAINED = Instrument("h1.decoder-was-trained", "the decoder was trained")
+HAS_SETTINGS = Instrument("h1.checkpoint-has-settings", "the checkpoint says how it was trained")
+
+
 def _instruments(investigation: Investigation) -> tuple[InstrumentCheck, ...]:
     """The functional test must be able to tell: the TRM against itself, and with one cycle more."""
     source = read_source(investigation.brief_decoder, investigation.subject.train.decoder_weights)
     settings = source.settings
     table = source.puzzle_table
     trained = table is not None and bool(table.abs().max() > 0)
+    moved = "has moved from its zero start" if trained else "is still all zero"
     return (
-        InstrumentCheck(
-            code="h1.decoder-was-trained",
-            name="the decoder was trained",
-            passed=trained,
-            detail=f"puzzle table of {0 if table is None else len(table)} rows "
-            + ("has moved from its zero start" if trained else "is still all zero"),
-        ),
-        InstrumentCheck(
-            code="h1.checkpoint-has-settings",
-            name="the checkpoint says how it was trained",
-            passed=bool(settings),
-            detail=", ".join(f"{name} {settings.get(name)}" for name in SETTINGS),
-        ),
+        DECODER_TRAINED.check(trained, f"puzzle table of {0 if table is None else len(table)} rows {moved}"),
+        HAS_SETTINGS.check(bool(settings), ", ".join(f"{name} {settings.get(name)}" for name in SETTINGS)),
     )

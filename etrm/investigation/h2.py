@@ -12,7 +12,7 @@ from typing import Any
 
 from etrm.config import Config
 from etrm.investigation.arms import Job
-from etrm.investigation.evidence import Metric
+from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.findings import serious, written
 from etrm.investigation.gradients import Facts, gather
 from etrm.investigation.inspection import judgement, sentence
@@ -264,33 +264,27 @@ def _toolkit(investigation: Investigation, runs: Sequence[Run]) -> tuple[Evidenc
     )
 
 
+CORE_COVERAGE = Instrument("h2.core-coverage", "the core, which every sample passes, has coverage 1")
+CLIPPING = Instrument("h2.clipping", "norms before and after clipping differ by just what clipping did")
+FINITE_NUMBERS = Instrument("h2.finite-numbers", "every logged number is finite")
+
+
 def _instruments(
     investigation: Investigation, runs: Sequence[Run], facts: Facts
 ) -> tuple[InstrumentCheck, ...]:
     metrics = [m for run in runs for m in investigation.metrics(run)]
     core = [m.get("core.coverage") for m in metrics]
     compared, wrong = _clipping(metrics, investigation.subject.train.clip_norm)
+    none = "no step can be compared: the optimiser never stepped with a gradient"
     return (
-        InstrumentCheck(
-            code="h2.core-coverage",
-            name="the core, which every sample passes, has coverage 1",
-            passed=all(value == 1 for value in core) and bool(core),
-            detail=f"{sum(value == 1 for value in core)} of {len(core)} steps",
+        CORE_COVERAGE.check(
+            all(value == 1 for value in core) and bool(core),
+            f"{sum(value == 1 for value in core)} of {len(core)} steps",
         ),
-        InstrumentCheck(
-            code="h2.clipping",
-            name="norms before and after clipping differ by just what clipping did",
-            passed=bool(compared) and not wrong,
-            detail=f"{compared - wrong} of {compared} steps"
-            if compared
-            else "no step can be compared: the optimiser never stepped with a gradient",
+        CLIPPING.check(
+            bool(compared) and not wrong, f"{compared - wrong} of {compared} steps" if compared else none
         ),
-        InstrumentCheck(
-            code="h2.finite-numbers",
-            name="every logged number is finite",
-            passed=facts.finite,
-            detail=f"{len(metrics)} steps",
-        ),
+        FINITE_NUMBERS.check(facts.finite, f"{len(metrics)} steps"),
     )
 
 

@@ -22,7 +22,7 @@ from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
 from etrm.investigation import frozen_decoder
 from etrm.investigation.contrast import lower_by
-from etrm.investigation.evidence import Metric
+from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.inspection import inspected_controls, judged, sentence, worst_of
 from etrm.investigation.interface import PARTS, ROUNDING, SAME, Passage, passage
 from etrm.investigation.measure import training_queries, with_foreign_demos
@@ -381,13 +381,9 @@ def _sweep_rows(sweep: Sweep) -> list[Evidence]:
     return [*rows, gain]
 
 
+HEALTHY_PASSES = Instrument("h3.healthy-context-passes", "a healthy context passes unchanged")
+
+
 def _instruments(controls: Sequence[ControlOutcome]) -> tuple[InstrumentCheck, ...]:
     healthy = next(control for control in controls if control.kind == "negative")
-    return (
-        InstrumentCheck(
-            code="h3.healthy-context-passes",
-            name="a healthy context passes unchanged",
-            passed=healthy.behaved,
-            detail=healthy.detail,
-        ),
-    )
+    return (HEALTHY_PASSES.check(healthy.behaved, healthy.detail),)

@@ -16,7 +16,7 @@ from etrm.config import Config
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation import dynamics
 from etrm.investigation.contrast import Outcome
-from etrm.investigation.evidence import Metric
+from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.protocol import (
     CONTROL_PRESET,
     CommonReason,
@@ -265,6 +265,12 @@ def _settings(used: Config) -> Evidence:
     return SETTINGS.row(differ, threshold=f"of {len(COMPARED)} compared", n="1 checkpoint", note=note)
 
 
+SAME_FIRST_LOSS = Instrument(
+    "h4.same-first-loss",
+    "interventions begin where the subject begins: the loss of the first step is the same",
+)
+
+
 def _same_start(investigation: Investigation, screen: Screen, runs: Sequence[Run]) -> InstrumentCheck:
     """Arms share weights and data, so that only what was changed can differ."""
     begins = {run.seed: _first_loss(investigation, run) for run in screen.of_arm(runs)}
@@ -274,11 +280,8 @@ def _same_start(investigation: Investigation, screen: Screen, runs: Sequence[Run
         if t.steps == 1
         for run in screen.of_arm(runs, t.name)
     ]
-    return InstrumentCheck(
-        code="h4.same-first-loss",
-        name="interventions begin where the subject begins: the loss of the first step is the same",
-        passed=all(same),
-        detail=f"{sum(same)} of {len(same)} runs; a batch of another size begins elsewhere",
+    return SAME_FIRST_LOSS.check(
+        all(same), f"{sum(same)} of {len(same)} runs; a batch of another size begins elsewhere"
     )
 
 

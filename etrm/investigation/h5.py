@@ -20,7 +20,7 @@ from etrm.data import Episodes, Sample, collate
 from etrm.data.splits import Leakage, leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
 from etrm.errors import NonFiniteError
-from etrm.investigation.evidence import Found, Metric, Reason
+from etrm.investigation.evidence import Found, Instrument, Metric, Reason
 from etrm.investigation.inspection import inspected_controls, judged, worst_of
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
@@ -128,7 +128,7 @@ class Facts(Found):
         """What is wrong with the data, or that nothing is."""
         found = [
             Reason(
-                f"h5.{kind}",
+                kind,
                 f"{count} of {self.read.rows} rows have {kind.words} (first: {self.read.first[kind]})",
             )
             for kind, count in self.read.wrong.items()
@@ -338,16 +338,15 @@ def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
     )
 
 
+ROWS_DRAWN = Instrument("h5.rows-drawn", "rows were drawn")
+FINITE_LOSS = Instrument("h5.finite-loss", "rows that go on have a finite loss")
+
+
 def _instruments(subjects: Sequence[Facts]) -> tuple[InstrumentCheck, ...]:
     """Whether there was something to read, and whether the metamorphic test had a loss."""
     rows = sum(facts.read.rows for facts in subjects)
     measured = [facts for facts in subjects if not isinstance(facts.loss, Absent)]
     return (
-        InstrumentCheck(code="h5.rows-drawn", name="rows were drawn", passed=rows > 0, detail=f"{rows} rows"),
-        InstrumentCheck(
-            code="h5.finite-loss",
-            name="rows that go on have a finite loss",
-            passed=len(measured) == len(subjects),
-            detail=f"{len(measured)} of {len(subjects)} seeds",
-        ),
+        ROWS_DRAWN.check(rows > 0, f"{rows} rows"),
+        FINITE_LOSS.check(len(measured) == len(subjects), f"{len(measured)} of {len(subjects)} seeds"),
     )

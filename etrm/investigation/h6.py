@@ -22,7 +22,7 @@ from etrm.data.augment import identity, parse_name
 from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
 from etrm.errors import EtrmError, NonFiniteError
 from etrm.evaluation import Answer, Predictor
-from etrm.investigation.evidence import Found, Metric, Reason
+from etrm.investigation.evidence import Found, Instrument, Metric, Reason
 from etrm.investigation.inspection import inspected_controls, judged
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
@@ -462,22 +462,19 @@ def _known_answers(planted: Planted) -> Evidence:
     )
 
 
+CAN_BE_GIVEN = Instrument("h6.known-answers-can-be-given", "planted right answers can be answered")
+WEIGHTS_DIFFER = Instrument("h6.averaged-weights-differ", "averaged and raw weights differ")
+
+
 def _instruments(facts: Facts) -> tuple[InstrumentCheck, ...]:
     """Whether the planted answers could tell anything."""
     solvable = max((planted.solved for planted in facts.planted), default=0)
+    tensors = facts.tensors
     return (
-        InstrumentCheck(
-            code="h6.known-answers-can-be-given",
-            name="planted right answers can be answered",
-            passed=solvable > 0,
-            detail=f"{solvable} tasks whose outputs lie in the region of their queries",
+        CAN_BE_GIVEN.check(
+            solvable > 0, f"{solvable} tasks whose outputs lie in the region of their queries"
         ),
-        InstrumentCheck(
-            code="h6.averaged-weights-differ",
-            name="averaged and raw weights differ",
-            passed=not isinstance(facts.tensors, Absent) and facts.tensors > 0,
-            detail=facts.tensors.absent
-            if isinstance(facts.tensors, Absent)
-            else f"{facts.tensors:.0f} tensors",
-        ),
+        WEIGHTS_DIFFER.check(False, tensors.absent)
+        if isinstance(tensors, Absent)
+        else WEIGHTS_DIFFER.check(tensors > 0, f"{tensors:.0f} tensors"),
     )

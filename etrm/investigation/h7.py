@@ -17,7 +17,7 @@ from etrm.config.model import KNOBS, VARIATIONAL, EncoderConfig
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation import dynamics, unseen_rules
 from etrm.investigation.contrast import Outcome
-from etrm.investigation.evidence import Metric
+from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.protocol import (
     CONTROL_PRESET,
     CommonReason,
@@ -333,14 +333,18 @@ def _context(investigation: Investigation, screen: Screen, runs: Sequence[Run]) 
     ]
 
 
+CEILING_KNOWS = Instrument(
+    "h7.ceiling-needs-no-demonstrations",
+    "the ceiling knows its tasks without demonstrations: foreign ones change nothing",
+)
+
+
 def _told(screen: Screen, runs: Sequence[Run]) -> InstrumentCheck:
     own = _mean_final(screen.of_arm(runs, CEILING.name), "loss_end")
     foreign = _mean_final(screen.of_arm(runs, CEILING.name), "loss_end_foreign_demos")
-    return InstrumentCheck(
-        code="h7.ceiling-needs-no-demonstrations",
-        name="the ceiling knows its tasks without demonstrations: foreign ones change nothing",
-        passed=own == foreign and not isinstance(own, Absent),
-        detail=f"loss {_text(own)} with their own, {_text(foreign)} with foreign demonstrations",
+    return CEILING_KNOWS.check(
+        own == foreign and not isinstance(own, Absent),
+        f"loss {_text(own)} with their own, {_text(foreign)} with foreign demonstrations",
     )
 
 

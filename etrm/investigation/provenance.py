@@ -30,13 +30,13 @@ Integers = npt.NDArray[np.integer]
 class RowProblem(StrEnum):
     """What can be wrong with a row."""
 
-    QUERY = "query-of-another-task"
-    LABELS = "labels-of-another-query"
-    ANSWER = "query-among-its-demonstrations"
-    APART = "demonstration-under-another-augmentation"
-    FOREIGN = "demonstration-of-another-task"
-    COUNT = "demonstrations-left-out-or-repeated"
-    PLACE = "output-out-of-place"
+    QUERY = "h5.query-of-another-task"
+    LABELS = "h5.labels-of-another-query"
+    ANSWER = "h5.query-among-its-demonstrations"
+    APART = "h5.demonstration-under-another-augmentation"
+    FOREIGN = "h5.demonstration-of-another-task"
+    COUNT = "h5.demonstrations-left-out-or-repeated"
+    PLACE = "h5.output-out-of-place"
 
     @property
     def words(self) -> str:

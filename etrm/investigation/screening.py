@@ -15,7 +15,7 @@ from etrm.config import Config, load, with_overrides
 from etrm.data import chosen_tasks
 from etrm.investigation.arms import Job
 from etrm.investigation.contrast import Outcome, any_gains, of_runs
-from etrm.investigation.evidence import Metric
+from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.protocol import CONTROL_PRESET, Investigation, seeded, seeds_in_words
 from etrm.investigation.result import Absent, Arm, Evidence, InstrumentCheck, Run
 from etrm.training.tasks import held_out_tasks
@@ -253,12 +253,12 @@ def scope(given: Sequence[Run], steps: int) -> str:
     return f"({seeds_in_words(len(given))} x {steps} steps)"
 
 
+DIVERGED_COUNT = Instrument(
+    "any.diverged-runs-count-as-worst", "runs that diverged count as the worst score, none is dropped"
+)
+
+
 def diverged(runs: Sequence[Run]) -> InstrumentCheck:
     """Which runs have the worst score because they diverged."""
     names = [f"{run.arm}, seed {run.seed}" for run in runs if run.diverged]
-    return InstrumentCheck(
-        code="any.diverged-runs-count-as-worst",
-        name="runs that diverged count as the worst score, none is dropped",
-        passed=True,
-        detail="; ".join(names) or "none diverged",
-    )
+    return DIVERGED_COUNT.check(True, "; ".join(names) or "none diverged")

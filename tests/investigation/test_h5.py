@@ -41,7 +41,7 @@ def test_what_is_wrong_with_the_rows_is_named(fault: str, kind: RowProblem) -> N
     assert facts.read.wrong[kind] == facts.read.rows
     assert not facts.foreign_labels
     assert not facts.leaked.ids
-    assert f"h5.{kind}" in facts.codes
+    assert kind in facts.codes
     rows = {row.item: row for row in h5._evidence(facts, 1) if row.code == h5.ROW_PROBLEM.code}
     assert (rows[kind].treatment, rows[kind].passed) == (facts.read.rows, False)
 
