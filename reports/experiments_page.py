@@ -7,9 +7,16 @@ from pathlib import Path
 
 from etrm.config import Config
 from etrm.investigation.experiments import EXPERIMENTS, QUESTIONS
-from etrm.investigation.tracking import Row, answers, final, phases, table
+from etrm.investigation.tracking import PhaseState, Row, answers, final, phases, table
 from reports.text import count, escape
 from reports.text import table as markdown_table
+
+STATES = {
+    PhaseState.MET: "met",
+    PhaseState.NOT_MET: "not met",
+    PhaseState.TOO_SHORT: "too short",
+    PhaseState.NOT_RUN: "not measured",
+}
 
 
 def listing() -> str:
@@ -113,9 +120,8 @@ def _questions(root: Path, rows: Sequence[Row]) -> str:
 
 
 def _phases(root: Path, base: Config, rows: Sequence[Row]) -> str:
-    met = {True: "met", False: "not met", None: "not measured"}
     cells = [
-        [escape(phase.name), escape(phase.wanted), met[phase.met], escape(phase.found)]
+        [escape(phase.name), escape(phase.wanted), STATES[phase.state], escape(phase.found)]
         for phase in phases(root, base, rows)
     ]
     return markdown_table(["phase", "wanted", "", "found"], cells)
