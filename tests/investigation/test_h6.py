@@ -13,7 +13,8 @@ from etrm.config import Config, load
 from etrm.data import Sample, TaskSet
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation import h6
-from etrm.investigation.h6 import EvaluatorReason, KnownAnswers
+from etrm.investigation.h6 import EvaluatorReason
+from etrm.investigation.known_answers import VOTES, KnownAnswers
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Absent, Verdict
 from etrm.training.recipe import Recipe
@@ -39,7 +40,7 @@ def test_a_sound_evaluator_reports_what_was_planted() -> None:
     assert facts.act_steps == 4
     assert facts.path_gap == 0
     assert not facts.read.wrong
-    assert facts.read.rows == h6.VOTES * 5  # four tasks, one of them with two queries
+    assert facts.read.rows == VOTES * 5  # four tasks, one of them with two queries
 
 
 @pytest.mark.parametrize(
