@@ -20,6 +20,7 @@ _FINALS = {
     "retrieval_end": "task retrieval after the run",
     "retrieval_chance": "task retrieval by chance",
     "accuracy_all": "token accuracy, last 25 steps",
+    "exact_all": "rows all right, last 25 steps",
     "held_out_pass_at_1": "held-out pass@1",
     "held_out_token_accuracy": "held-out token accuracy",
     "encoder_coverage_lowest": "encoder coverage, lowest",

@@ -197,7 +197,7 @@ class ControlOutcome(Record):
     expected: Verdict
     got: Verdict
     behaved: bool
-    codes: tuple[Code, ...] = ()  # what was found, or why nothing could be
+    codes: Annotated[tuple[Code, ...], Len(1)]  # what was found, or why nothing could be
     detail: str  # the same in words
     candidate: bool = False  # what it got is one, and only its few seeds stand in the way of VALIDATED
 
