@@ -3,16 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: investigate test test-slow test-extras lint format bench coverage figures gates rules investigations clean
+.PHONY: investigate test test-slow test-gpu test-extras lint format bench coverage figures gates rules investigations pages clean
 
 investigate: $(READY)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not gpu"
+
+# What needs a GPU; on a machine without one every test is skipped and says so.
+test-gpu: $(READY)
+	$(BIN)/pytest -m gpu
 
 # What `make test` skips where its packages are not installed: callbacks, docs/examples, jobs through submitit.
 test-extras: $(READY)
@@ -31,6 +35,11 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m etrm.training.bench
+
+# docs/settings.md and docs/errors.md, which tests compare with the code.
+pages: $(READY)
+	$(BIN)/python -m reports.settings_page --out docs/settings.md
+	$(BIN)/python -m reports.error_codes --out docs/errors.md
 
 # docs/coverage.md: two small real runs, seconds.
 coverage: $(READY)
@@ -71,7 +80,7 @@ investigations: $(READY)
 	$(BIN)/etrm frozen-decoder --preset small --as-original all --out runs/revisited-mistakes
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv build dist *.egg-info diagnostics/build diagnostics/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt

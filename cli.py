@@ -18,7 +18,7 @@ from etrm.errors import EtrmError
 from etrm.processes import reports_error
 
 if TYPE_CHECKING:
-    from etrm.config import Config
+    from etrm.config import Config, Resolved
     from etrm.investigation.experiments import Experiment
     from etrm.investigation.launch import Launcher
     from etrm.investigation.result import Result
@@ -38,7 +38,9 @@ app.add_typer(checkpoint, name="checkpoint")
 PresetOption = Annotated[
     str | None, typer.Option(help="A preset of the package: smoke, small, rules or overfit.")
 ]
-ConfigOption = Annotated[Path | None, typer.Option(help="A TOML file in place of a preset.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help='A TOML file; preset = "NAME" in it extends that preset.')
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.lr=1e-3.")
 ]
@@ -67,7 +69,7 @@ ThreadsOption = Annotated[
 LauncherOption = Annotated[
     str,
     typer.Option(
-        help="Where training runs go: processes, or local or slurm through submitit (etrm[cluster])."
+        help="Where training runs go: processes, or local or slurm through submitit (extra: cluster)."
     ),
 ]
 LauncherSetOption = Annotated[
@@ -89,7 +91,7 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except EtrmError as error:
         if reports_error():
-            _say(f"error: {error}")
+            _report(error)
         sys.exit(2)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
@@ -99,7 +101,7 @@ def main() -> NoReturn:
         if error.errno not in _REFUSED_BY_THE_SYSTEM:
             raise
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        _say(f"error: the system refused to go on\n  got:     {what}")
+        _report(EtrmError("system.refused", "the system refused to continue", got=what))
         sys.exit(2)
     except Exception as error:
         usage = _usage_error(error)
@@ -109,10 +111,13 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _say(text: str) -> None:
+def _report(error: EtrmError) -> None:
+    """Print an error as a user meets it: the message, and its code in an unobtrusive last line."""
     from reports.console import open_console
 
-    open_console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    show = partial(open_console(stderr=True).print, markup=False, highlight=False, soft_wrap=True)
+    show(f"error: {error}", style="red")
+    show(f"  code:    {', '.join(dict.fromkeys(error.codes))}", style="dim")
 
 
 def _usage_error(error: Exception) -> int | None:
@@ -159,7 +164,7 @@ def investigate(
     from etrm.investigation.result import Verdict
 
     if fail_on not in (None, "validated"):
-        raise ConfigError(f"unknown --fail-on {fail_on!r}", allowed="validated")
+        raise ConfigError("cli.unknown-fail-on", f"unknown --fail-on {fail_on!r}", allowed="validated")
     result = _decide(
         _subject(run, preset, config, settings, inject),
         out,
@@ -250,7 +255,13 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     settings: SetOption = None,
-    submission: Annotated[Path | None, typer.Option(help="Also write a Kaggle submission file.")] = None,
+    submission: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a Kaggle submission file of the whole data set, NAME.json say; NAME.placeholders.json "
+            "names the tasks without an answer."
+        ),
+    ] = None,
 ) -> None:
     """Pass@k of a run on held-out tasks, beside what needs no learning.
 
@@ -261,6 +272,7 @@ def evaluate(
 
     from etrm.training.scoring import score_run
     from reports.console import open_console
+    from reports.terminal import submission_line
 
     scores = score_run(run, tuple(settings or ()), submission)
     asked = scores.config.evaluate
@@ -284,8 +296,8 @@ def evaluate(
     console.print(
         f"{len(scores.model.out_of_region)} queries out of region, counted as unsolved", highlight=False
     )
-    if submission:
-        console.print(f"submission: {submission}", highlight=False, soft_wrap=True)
+    if scores.submitted:
+        console.print(submission_line(scores.submitted), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -353,7 +365,7 @@ def plot(
             reference = (label, float(number))
         except ValueError as error:
             raise ConfigError(
-                f"cannot read --line {line!r}", allowed="LABEL=VALUE, e.g. gate=0.95"
+                "plot.unreadable-line", f"cannot read --line {line!r}", allowed="LABEL=VALUE, e.g. gate=0.95"
             ) from error
     plot_runs(runs, [key.strip() for key in keys.split(",")], out, title, reference)
     open_console().print(f"figure: {out}", highlight=False, soft_wrap=True)
@@ -462,6 +474,23 @@ def tensorboard(
     console.print(f"{written} steps written", highlight=False)
 
 
+@app.command("config")
+def show_config(
+    run: Annotated[Path | None, typer.Argument(help="A run folder or a checkpoint of one.")] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print every setting: its value, where that comes from, its default, its allowed values, its description.
+
+    In a pipe the output is a TOML file that --config reads: etrm config --preset small > mine.toml
+    """
+    from reports.settings_table import print_settings
+
+    print_settings(_resolved(run, preset, config, tuple(settings or ())), as_json)
+
+
 @app.command()
 def faults() -> None:
     """List the faults that --inject can switch on."""
@@ -489,7 +518,15 @@ def audit_case(
     baseline: Annotated[Path | None, typer.Option(help="Findings that are known.")] = None,
     write_baseline: Annotated[Path | None, typer.Option(help="Write what is found as a baseline.")] = None,
 ) -> None:
-    """Audit a training step of your own: any torch model, see docs/toolkit.md.
+    """Audit a training step of your own: any torch model.
+
+    The function returns the arguments of `diagnostics.audit`:
+
+    \b
+        def make_case():
+            return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
+
+    step(model, batch) returns the loss, or makes the whole step.
 
     Exit code 0 nothing above a note, 1 findings, 2 bad input.
     """
@@ -584,7 +621,10 @@ def build(
     augmentations = chosen.data.augmentations
     if augmentations == "fresh":
         raise ConfigError(
-            "a store holds fixed augmentations", got="fresh", next_step="--set data.augmentations=1000"
+            "store.fresh-augmentations",
+            "a store holds fixed augmentations",
+            got="fresh",
+            next_step="--set data.augmentations=1000",
         )
     with _resumable("tasks") as phases:
         index = build_store(
@@ -681,7 +721,7 @@ def _one_of(option: str, given: str, *allowed: str) -> Any:
     from etrm.errors import ConfigError
 
     if given not in allowed:
-        raise ConfigError(f"unknown {option} {given!r}", allowed=" or ".join(allowed))
+        raise ConfigError("cli.unknown-choice", f"unknown {option} {given!r}", allowed=" or ".join(allowed))
     return given
 
 
@@ -690,13 +730,14 @@ def _find_task(task: str, source: str, subset: str | None) -> Any:
     from etrm.errors import DataError
 
     subsets = [subset] if subset else ["training", "evaluation"]
-    problems = []
+    problems: dict[str, DataError] = {}
     for name in subsets:
         try:
             return load_tasks(source, name, 30, None).get(task)
         except DataError as error:
-            problems.append(str(error))
-    raise DataError("\n".join(dict.fromkeys(problems)))
+            problems.setdefault(str(error), error)
+    codes = [error.code for error in problems.values()]
+    raise DataError(codes[0], "\n".join(problems), codes=codes)
 
 
 bench_app = typer.Typer(no_args_is_help=True, help="Benches of the tool itself.")
@@ -907,27 +948,11 @@ def _subject(
     inject: list[str] | None,
 ) -> tuple[Config, str]:
     """The config to be judged and how to call it."""
-    from etrm.config import with_overrides
-    from etrm.errors import ConfigError
-    from etrm.training.run_folder import read_config
-
-    if run is None:
-        chosen = _config(preset, config, settings, inject)
-        name = str(config) if config else f"preset {chosen.preset}"
+    chosen = _checked(_resolved(run, preset, config, _overrides(settings, inject)).config)
+    if run is not None:
+        name = f"{'checkpoint' if _is_checkpoint(run) else 'run'} {run}"
     else:
-        if preset or config:
-            raise ConfigError("both a run and a preset or config were given", next_step="give one of them")
-        if run.is_file():
-            raise ConfigError(
-                f"{run} is a file, which does not say how it is trained",
-                allowed="a run folder, or one of its checkpoints",
-                next_step=f"etrm checkpoint import {run} --out DIR, then give DIR",
-            )
-        of_a_run = run.parent.name == "checkpoints"
-        chosen = with_overrides(
-            read_config(run.parents[1] if of_a_run else run), _overrides(settings, inject)
-        )
-        name = f"{'checkpoint' if of_a_run else 'run'} {run}"
+        name = str(config) if config else f"preset {chosen.preset}"
     faults = f" with {', '.join(chosen.faults)}" if chosen.faults else ""
     return chosen, name + faults
 
@@ -935,14 +960,47 @@ def _subject(
 def _config(
     preset: str | None, path: Path | None, settings: list[str] | None, inject: list[str] | None
 ) -> Config:
-    from etrm.config import load
+    return _checked(_resolved(None, preset, path, _overrides(settings, inject)).config)
+
+
+def _checked(config: Config) -> Config:
+    """The config, whose faults are all known."""
     from etrm.training.faults import recipe_for
 
-    if preset is None and path is None:
-        preset = "small"
-    chosen = load(preset, path, _overrides(settings, inject))
-    recipe_for(chosen)
-    return chosen
+    recipe_for(config)
+    return config
+
+
+def _resolved(
+    run: Path | None, preset: str | None, path: Path | None, overrides: tuple[str, ...]
+) -> Resolved:
+    """The config of a run, a preset or a file with its overrides; of the preset small where none is given."""
+    from etrm.config import resolve, resolve_run
+    from etrm.errors import ConfigError
+
+    if run is None:
+        return resolve("small" if preset is None and path is None else preset, path, overrides)
+    if preset or path:
+        raise ConfigError(
+            "cli.two-subjects",
+            "both a run and a preset or config were given",
+            next_step="give one of them",
+        )
+    if run.is_file():
+        raise ConfigError(
+            "cli.file-without-config",
+            f"{run} is a file, which does not say how it is trained",
+            allowed="a run folder, or one of its checkpoints",
+            next_step=f"etrm checkpoint import {run} --out DIR, then give DIR",
+        )
+    from etrm.training.run_folder import read_config
+
+    folder = run.parents[1] if _is_checkpoint(run) else run
+    return resolve_run(folder, read_config(folder), overrides)
+
+
+def _is_checkpoint(run: Path) -> bool:
+    return run.parent.name == "checkpoints"
 
 
 def _overrides(settings: list[str] | None, inject: list[str] | None) -> tuple[str, ...]:
@@ -951,4 +1009,6 @@ def _overrides(settings: list[str] | None, inject: list[str] | None) -> tuple[st
 
 
 if __name__ == "__main__":
-    main()
+    from etrm.__main__ import main as checked_main
+
+    checked_main()

@@ -8,9 +8,18 @@ from diagnostics.assertions import (
     assert_trains,
 )
 from diagnostics.auditing import Audit, audit
+from diagnostics.baselines import read_baseline, write_baseline
 from diagnostics.capture import RowsFunction
-from diagnostics.choice import read_baseline, write_baseline
+from diagnostics.causes import Cause
 from diagnostics.drift import DriftProbe, DriftRecord
+from diagnostics.errors import (
+    InvalidType,
+    InvalidValue,
+    NothingRecorded,
+    ToolkitError,
+    UnknownName,
+    WrongOrder,
+)
 from diagnostics.failure import CheckFailed
 from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdown
 from diagnostics.finiteness import FirstNonFinite, Origin, first_nonfinite
@@ -59,6 +68,7 @@ __all__ = [
     "Absent",
     "Audit",
     "CallRecord",
+    "Cause",
     "CheckFailed",
     "ContextUse",
     "Cost",
@@ -72,9 +82,12 @@ __all__ = [
     "Halting",
     "HaltingSummary",
     "Halts",
+    "InvalidType",
+    "InvalidValue",
     "ModuleRecord",
     "Monitor",
     "MovedBuffer",
+    "NothingRecorded",
     "Number",
     "OptimizerPlace",
     "Origin",
@@ -92,6 +105,9 @@ __all__ = [
     "StepRecord",
     "StepScalars",
     "Stranger",
+    "ToolkitError",
+    "UnknownName",
+    "WrongOrder",
     "assert_all_params_receive_grad",
     "assert_frozen",
     "assert_gradient_coverage",

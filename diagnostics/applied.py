@@ -50,9 +50,9 @@ class AppliedUpdates:
     def kept(self, readout: Readout, count: int) -> list[Number]:
         """For each of `count` parameters the share of its update that is left, once the readout was fetched."""
         if self._keys is None:
-            return [Absent("no optimiser stepped")] * count
+            return [Absent("no optimiser stepped", "no-step")] * count
         before, after = (readout.numbers(key) for key in self._keys)
-        still = Absent("the optimisers changed none of the numbers that were looked at")
+        still = Absent("the optimisers changed none of the numbers that were looked at", "no-change")
         return [left / update if update else still for update, left in zip(before, after, strict=True)]
 
     def forget(self) -> None:

@@ -24,9 +24,13 @@ from statistics import median
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics import causes
 from diagnostics.capture import RowsFunction
+from diagnostics.causes import Cause
+from diagnostics.errors import InvalidValue
 from diagnostics.failure import CheckFailed, failure
 from diagnostics.findings import Finding
+from diagnostics.frozen import Cause as Mover
 from diagnostics.frozen import compare, fingerprint
 from diagnostics.monitor import Monitor
 from diagnostics.options import settle
@@ -39,8 +43,6 @@ from diagnostics.trials import nudge, untouched
 
 LossFunction = Callable[[], Tensor]
 TrainStep = Callable[[], object]
-
-_ZERO_AT_INIT = "zero at its initialisation: gradient arrives once the weights have moved a little"
 
 
 def assert_gradient_coverage(
@@ -76,7 +78,9 @@ def assert_gradient_coverage(
         if module.params_trainable and not named_by(ignore, name)
     ]
     if not judged:
-        raise ValueError("no watched module with trainable parameters is left to judge")
+        raise InvalidValue(
+            "assertions.no-module", "no watched module with trainable parameters is left to judge"
+        )
     short = [name for name in judged if not _covers(first, name, at_least)]
     zero_at_init: set[str] = set()
     for seed in range(seeds if short else 0):
@@ -114,20 +118,22 @@ def _coverage_failure(
     record: StepRecord, dead: Sequence[str], zero_at_init: set[str], at_least: float, seeds: int
 ) -> CheckFailed:
     findings = []
-    causes = _causes(record)
+    seen = _causes(record)
     for name in dead:
         coverage = record.modules[name].coverage
         if isinstance(coverage, Absent):
-            said, value, rule, cause = "coverage is not known", float("nan"), "COV003", coverage.reason
+            said, value, rule = "coverage is not known", float("nan"), "COV003"
+            cause = coverage.cause
         else:
             said = f"{coverage:.3g} of the {record.samples} samples send gradient through it"
             value, rule = coverage, "COV001" if coverage < OPTIONS["COV001"]["below"].default else "COV002"
-            cause = _ZERO_AT_INIT if name in zero_at_init else _still(causes.get(name, ""), seeds)
+            likely = seen.get(name, causes.UNKNOWN)
+            cause = causes.ZERO_AT_START if name in zero_at_init else _dead(likely, seeds)
         findings.append(failure(rule, name, f"{name}: {said}, needed {at_least:.3g}", value, at_least, cause))
     return CheckFailed(findings, module_table(record))
 
 
-def _causes(record: StepRecord) -> dict[str, str]:
+def _causes(record: StepRecord) -> dict[str, Cause]:
     """The likely cause by module; that of a coverage of 0 is the more precise one, and comes last."""
     options = settle(OPTIONS)
     order = ("COV001", "COV002", "CALL002", "GRAD002", "GRAD001")
@@ -135,8 +141,9 @@ def _causes(record: StepRecord) -> dict[str, str]:
     return {seen.module: seen.cause for rule, look in looks.items() for seen in look(record, options[rule])}
 
 
-def _still(cause: str, seeds: int) -> str:
-    return f"{cause}; the same at {seeds} further seeds with the weights moved a little, so it is dead"
+def _dead(cause: Cause, seeds: int) -> Cause:
+    text = f"; the same at {seeds} further seeds with the weights moved a little, so it is dead"
+    return cause.adding(text)
 
 
 def assert_all_params_receive_grad(
@@ -158,9 +165,7 @@ def assert_all_params_receive_grad(
     """
     __tracebackhide__ = True
     fates = _survey(model, loss)
-    judged = {fate.name for fate in _judged(fates, ignore) if fate.trainable}
-    if not judged:
-        raise ValueError("no trainable parameter is left to judge")
+    judged = {fate.name for fate in _judged(fates, ignore)}
     missing = {fate.name: fate for fate in fates if fate.name in judged and fate.gradient != "arrived"}
     late: set[str] = set()
     for seed in range(seeds if missing else 0):
@@ -189,10 +194,7 @@ def _survey(model: nn.Module, loss: LossFunction, seed: int | None = None) -> li
     return survey.fates
 
 
-_DEAD = {
-    "none": "it takes no part in the loss, or its result is detached",
-    "zero": "a dead unit, or a mask or a frozen weight of zero behind it",
-}
+_DEAD = {"none": causes.NOT_IN_LOSS, "zero": causes.DEAD_UNIT}
 _RECEIVES = {
     "none": ("REACH001", "gets no gradient"),
     "zero": ("REACH002", "gets a gradient that is all zero"),
@@ -203,9 +205,9 @@ _RECEIVES = {
 def _gradient_finding(fate: ParameterFate, late: set[str], seeds: int) -> Finding:
     rule, said = _RECEIVES[fate.gradient]
     if fate.gradient == "not finite":
-        cause = "overflow, a division by zero or the logarithm of zero in forward or backward"
+        cause = causes.OVERFLOW
     else:
-        cause = _ZERO_AT_INIT if fate.name in late else _still(_DEAD[fate.gradient], seeds)
+        cause = causes.ZERO_AT_START if fate.name in late else _dead(_DEAD[fate.gradient], seeds)
     return failure(rule, fate.owner, f"{fate.name} {said}", 0.0, None, cause)
 
 
@@ -220,9 +222,7 @@ def assert_trains(
     """
     __tracebackhide__ = True
     fates = _train(model, train_step, steps)
-    judged = [fate for fate in _judged(fates, ignore) if fate.trainable]
-    if not judged:
-        raise ValueError("no trainable parameter is left to judge")
+    judged = _judged(fates, ignore)
     still = [fate for fate in judged if not fate.changed]
     if still:
         raise CheckFailed(
@@ -231,16 +231,16 @@ def assert_trains(
 
 
 def _still_finding(fate: ParameterFate, steps: int) -> Finding:
-    cause = {
-        "none": "no gradient arrives at it",
-        "zero": "its gradient is all zero",
-        "not finite": "its gradient is not finite, and the step may have been skipped",
-        "arrived": "gradient arrives: it is in no group of the optimiser, the learning rate is 0, the gradient is"
-        " cleared before the step, or the update is below the rounding of its type",
-    }[fate.gradient]
-    return failure(
-        "MOVE001", fate.owner, f"{fate.name} did not move in {steps} steps", 0.0, None, cause, steps
-    )
+    said = f"{fate.name} did not move in {steps} steps"
+    return failure("MOVE001", fate.owner, said, 0.0, None, _STILL[fate.gradient], steps)
+
+
+_STILL = {
+    "none": causes.NO_GRADIENT,
+    "zero": causes.ZERO_GRADIENT,
+    "not finite": causes.SKIPPED_STEP,
+    "arrived": causes.NOT_APPLIED,
+}
 
 
 def assert_frozen(
@@ -280,18 +280,27 @@ def assert_frozen(
             f"{tensor.name} is to be frozen and moved in {steps} steps",
             float("nan") if tensor.largest is None else tensor.largest,
             0.0,
-            tensor.cause if optimizers and tensor.cause else "unknown: give assert_frozen the optimizers",
+            _MOVED[tensor.cause] if optimizers and tensor.cause else _NOT_TOLD,
             steps,
         )
         for tensor in moved
     ]
     if rest and not any(fate.changed for fate in rest):
         said = "nothing else moved either, so that nothing is shown: the training step does not train"
-        findings.append(
-            failure("MOVE001", "", said, 0.0, None, "no update of any trainable parameter", steps)
-        )
+        findings.append(failure("MOVE001", "", said, 0.0, None, causes.NO_UPDATE, steps))
     if findings:
         raise CheckFailed(findings, fate_table(fates, [tensor.name for tensor in moved]))
+
+
+_NOT_TOLD = causes.UNKNOWN.adding(": give assert_frozen the optimizers")
+_MOVED: Mapping[Mover, Cause] = {
+    "weight decay": Cause(causes.WEIGHT_DECAY.code, "weight decay of its group in the optimiser"),
+    "stale gradients": causes.STALE_GRADIENT_FROZEN,
+    "stale momentum": causes.OPTIMIZER_STATE,
+    "unfrozen": causes.TRAINED,
+    "buffer update": causes.RUNNING_STATISTICS,
+    "outside the optimiser": causes.OUTSIDE_OPTIMIZER,
+}
 
 
 def assert_loss_decreases(
@@ -312,7 +321,9 @@ def assert_loss_decreases(
     """
     __tracebackhide__ = True
     if steps < 5:
-        raise ValueError(f"steps must be at least 5, found {steps}")
+        raise InvalidValue(
+            "assertions.too-few-steps", "steps must be at least {least}, found {got}", least=5, got=steps
+        )
     losses: list[float] = []
     fates = _train(model, lambda: losses.append(_number(train_step())), steps)
     fifth = steps // 5
@@ -322,7 +333,7 @@ def assert_loss_decreases(
         return losses
     idle = [fate.name for fate in fates if fate.trainable and not fate.changed]
     said = f"the loss went from {start:.4g} to {end:.4g} in {steps} steps; a fall of {by:.3g} of it is needed"
-    cause = f"{len(idle)} of {len(fates)} parameters did not move" if idle else "all parameters move"
+    cause = causes.SOME_STILL.of(still=len(idle), total=len(fates)) if idle else causes.ALL_MOVE
     raise CheckFailed([failure("LOSS001", "", said, fall, by, cause, steps)], fate_table(fates, idle))
 
 
@@ -340,4 +351,7 @@ def _train(model: nn.Module, train_step: TrainStep, steps: int) -> list[Paramete
 
 def _judged(fates: Sequence[ParameterFate], ignore: Sequence[str]) -> list[ParameterFate]:
     check_patterns("ignore", ignore, [fate.name for fate in fates])
-    return [fate for fate in fates if not named_by(ignore, fate.name)]
+    judged = [fate for fate in fates if fate.trainable and not named_by(ignore, fate.name)]
+    if not judged:
+        raise InvalidValue("assertions.no-parameter", "no trainable parameter is left to judge")
+    return judged

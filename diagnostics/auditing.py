@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from diagnostics.capture import RowsFunction, tensors_in
 from diagnostics.choice import choose
+from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_markdown
 from diagnostics.monitor import Monitor
 from diagnostics.probes import Probe
@@ -74,7 +75,12 @@ class Audit:
             return to_sarif(self.findings, artifact) + "\n"
         if form == "html":
             return to_html(self.findings, f"Audit of {artifact or 'a model'}", module_table(self.last))
-        raise ValueError(f"there is no format {form!r}; there are {', '.join(FORMATS)}")
+        raise InvalidValue(
+            "auditing.unknown-format",
+            "there is no format {got!r}; there are {allowed}",
+            got=form,
+            allowed=", ".join(FORMATS),
+        )
 
 
 def audit(
@@ -116,9 +122,13 @@ def audit(
         TypeError: `batches` is one batch.
     """
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, found {steps}")
+        raise InvalidValue("auditing.too-few-steps", "steps must be at least 1, found {got}", got=steps)
     if isinstance(batches, (Tensor, Mapping)):
-        raise TypeError("batches must be an iterable of batches; for one batch give [batch]")
+        raise InvalidType(
+            "auditing.single-batch",
+            "batches must be an iterable of batches, found a {got}; for one batch give [batch]",
+            got=type(batches).__name__,
+        )
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
     losses: list[float] = []
     with (
@@ -139,7 +149,7 @@ def audit(
             if returned is not None:
                 losses.append(returned)
         if not monitor.history:
-            raise ValueError("there is no batch in batches")
+            raise InvalidValue("auditing.no-batch", "there is no batch in batches")
         monitor.detach()  # what the probes run is no step
         found = [*monitor.findings(), *(finding for probe in probes for finding in probe.run(model, batch))]
         names = {
@@ -159,10 +169,11 @@ def count_samples(batch: Any) -> int:
     """
     sizes = {tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim()}
     if len(sizes) != 1:
-        found = f"of leading sizes {', '.join(map(str, sorted(sizes)))}" if sizes else "none"
-        raise ValueError(
-            f"the number of samples in a batch is not known: its tensors are {found}; give"
-            " samples=lambda batch: ..."
+        raise InvalidValue(
+            "auditing.samples-not-known",
+            "the number of samples in a batch is not known: its tensors have the leading sizes {got}; give"
+            " samples=lambda batch: ...",
+            got=sorted(sizes),
         )
     return sizes.pop()
 
@@ -183,8 +194,10 @@ def _train(model: nn.Module, step: Step, batch: Any, optimizers: Sequence[Optimi
         returned = step(model, batch)
     if isinstance(returned, Tensor) and returned.requires_grad and not arrived:
         if returned.numel() != 1:
-            raise ValueError(
-                f"step must return the loss as a scalar, found the shape {tuple(returned.shape)}"
+            raise InvalidValue(
+                "auditing.loss-not-scalar",
+                "step must return the loss as a scalar, found the shape {got}",
+                got=tuple(returned.shape),
             )
         returned.backward()
         for optimizer in optimizers:

@@ -19,6 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics import causes
+from diagnostics.causes import Cause
+from diagnostics.errors import InvalidType
 from diagnostics.flow import Flow
 from diagnostics.group import NO_STATS, ModuleFacts, OutputSums
 from diagnostics.readout import Readout
@@ -31,7 +34,7 @@ Of shape (rows,); or of two and more dimensions where samples are not first: (T,
 """
 
 _STATS_WIDTH = 4096
-_NOT_RAW = Absent("gradient flows into its inputs, or they do not lead with the samples")
+_NOT_RAW = Absent("gradient flows into its inputs, or they do not lead with the samples", "not-raw")
 
 
 class Call:
@@ -43,11 +46,11 @@ class Call:
         self.index = index
         self.requires_grad = False
         self.reached = False
-        self.rows: int | Absent = Absent("no output is a floating tensor")
+        self.rows: int | Absent = Absent.because(causes.NO_FLOATING_OUTPUT)
         self.row_gradients: Tensor | None = None
         self.unmatched: Tensor | None = None  # largest |gradient| at outputs without row per sample
-        self.unmatched_reason = ""
-        self.unknown = ""  # why gradient may have come without being seen
+        self.unmatched_reason: Cause | None = None
+        self.unknown: Cause | None = None  # why gradient may have come without being seen
         self.views: list[tuple[Tensor, int]] = []  # alias of a view that was returned, and its version then
         self.blind = False  # an output lost its hook
         self.keys: tuple[int, int, int] = (-1, -1, -1)
@@ -77,7 +80,7 @@ class Call:
         """Mark the call as unknown if what it returned lost its hook."""
         self.blind = any(alias._version != version for alias, version in self.views)
         if self.blind:
-            self.unknown = "an output is a view, and it or its base was changed in place afterwards"
+            self.unknown = causes.CHANGED_VIEW
         self.views.clear()
 
 
@@ -145,24 +148,26 @@ class Capture:
         self.calls.setdefault(name, []).append(call)
         self._flow.note(name, tensors_in((args, kwargs)), tensors_in(output))
 
-    def _match(self, call: Call, tensor: Tensor, lead: tuple[int, ...], is_input: bool, layout: str) -> bool:
+    def _match(
+        self, call: Call, tensor: Tensor, lead: tuple[int, ...], is_input: bool, layout: Cause | None
+    ) -> bool:
         """Whether the leading dimensions of an output are the samples that are known for this call."""
         if is_input:
-            reason = "it returns its own input, whose gradient is not its alone"
-        elif layout:
+            reason = causes.RETURNS_INPUT
+        elif layout is not None:
             reason = layout
         elif tensor.dim() == 0:
-            reason = "an output is a scalar, which belongs to no sample"
+            reason = causes.SCALAR_OUTPUT
         elif tuple(tensor.shape[: len(lead)]) != lead:
             declared = "x".join(map(str, lead))
-            said = f"the {self.samples} samples" if call.index is None else f"the {declared} rows declared"
-            reason = f"an output of shape {tuple(tensor.shape)} does not lead with {said}; declare its rows"
+            rows = f"{self.samples} samples" if call.index is None else f"{declared} rows declared"
+            reason = causes.OTHER_LEADING_SIZE.of(shape=tuple(tensor.shape), rows=rows)
         else:
             call.rows = math.prod(lead)
             return True
         call.unmatched_reason = call.unmatched_reason or reason
         if isinstance(call.rows, Absent):
-            call.rows = Absent(reason)
+            call.rows = Absent.because(reason)
         return False
 
     def _index_of_first_call(self, name: str, call: Call) -> Tensor | None:
@@ -172,9 +177,7 @@ class Capture:
             return None
         known = first[0]
         if known is None or any(index is None or not torch.equal(index, known) for index in first):
-            call.unknown = (
-                "checkpointing repeated one of several calls with different rows; declare rows={...}"
-            )
+            call.unknown = causes.RECOMPUTED_ROWS
             return None
         return known
 
@@ -212,13 +215,15 @@ class Capture:
         """The calls of a module."""
         return tuple(self._call_record(call, readout) for call in self.calls.get(name, ()))
 
-    def _unmatched_reasons(self, name: str, readout: Readout) -> list[str]:
+    def _unmatched_reasons(self, name: str, readout: Readout) -> list[Absent]:
         """Why gradient came, or may have come, to outputs of a module whose rows are not known."""
-        return [
-            call.unknown or call.unmatched_reason
-            for call in self.calls.get(name, ())
-            if call.unknown or (call.unmatched is not None and bool(readout[call.keys[2]].any()))
-        ]
+        found = []
+        for call in self.calls.get(name, ()):
+            came = call.unmatched is not None and bool(readout[call.keys[2]].any())
+            reason = call.unknown or (call.unmatched_reason if came else None)
+            if reason is not None:
+                found.append(Absent.because(reason))
+        return found
 
     def _call_record(self, call: Call, readout: Readout) -> CallRecord:
         gradients, index, unmatched = (readout[key] for key in call.keys)
@@ -227,7 +232,7 @@ class Capture:
         if isinstance(call.rows, Absent):
             row_gradients = call.rows
         elif call.row_gradients is None:
-            row_gradients = Absent("no gradient arrived")
+            row_gradients = Absent("no gradient arrived", "no-gradient")
         else:
             row_gradients = gradients
         return CallRecord(
@@ -249,7 +254,7 @@ class Capture:
             return self._all
         samples = index.to(torch.int64)
         if samples.numel() and not 0 <= int(samples.min()) <= int(samples.max()) < self.samples:
-            return Absent(f"declared rows name samples outside 0..{self.samples - 1}")
+            return Absent.because(causes.ROWS_OUT_OF_RANGE.of(last=self.samples - 1))
         return samples
 
     def facts(self, name: str, readout: Readout, evaluating: tuple[str, ...] = ()) -> ModuleFacts:
@@ -290,9 +295,12 @@ def sample_index(index: Tensor, source: str) -> Tensor:
             if isinstance(index, Tensor)
             else type(index).__name__
         )
-        raise TypeError(
-            f"{source}: expected an integer tensor with the sample of each row, found {found}"
-            " (of a mask, take mask.nonzero().flatten())"
+        raise InvalidType(
+            "capture.rows-not-integers",
+            "{source}: expected an integer tensor with the sample of each row, found {got}"
+            " (of a mask, take mask.nonzero().flatten())",
+            source=source,
+            got=found,
         )
     return index.detach().to(torch.float32, copy=True)
 
@@ -315,27 +323,27 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device)
 
 
-def _opaque(value: Any) -> str:
-    """Why tensors may hide in an output, "" where none can."""
+def _opaque(value: Any) -> Cause | None:
+    """Why tensors may hide in an output, None where none can."""
     if isinstance(value, (Tensor, *_PLAIN)):
-        return ""
+        return None
     if isinstance(value, Mapping):
-        return next(filter(None, map(_opaque, value.values())), "")
+        return next(filter(None, map(_opaque, value.values())), None)
     if isinstance(value, (tuple, list)):
-        return next(filter(None, map(_opaque, value)), "")
+        return next(filter(None, map(_opaque, value)), None)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         members = (getattr(value, item.name, None) for item in dataclasses.fields(value))
-        return next(filter(None, map(_opaque, members)), "")
-    return f"an output of type {type(value).__name__} cannot be looked into"
+        return next(filter(None, map(_opaque, members)), None)
+    return causes.OPAQUE_OUTPUT.of(type=type(value).__name__)
 
 
-def _layout(module: nn.Module, tensor: Tensor, first: bool, declared: bool) -> str:
-    """Why the first dimension of an output of a torch module is not the samples, "" where it may be."""
+def _layout(module: nn.Module, tensor: Tensor, first: bool, declared: bool) -> Cause | None:
+    """Why the first dimension of an output of a torch module is not the samples, None where it may be."""
     if isinstance(module, nn.RNNBase) and not first:
-        return "a hidden state leads with the layers"
+        return causes.HIDDEN_STATE
     if getattr(module, "batch_first", None) is False and tensor.dim() > 2 and not declared:
-        return "it is sequence-first (batch_first=False); declare rows of shape (T, B)"
-    return ""
+        return causes.SEQUENCE_FIRST
+    return None
 
 
 def _larger(before: Tensor | None, now: Tensor) -> Tensor:

@@ -20,17 +20,18 @@ from typing import Any
 from torch import nn
 
 from diagnostics.auditing import Audit, audit
+from diagnostics.errors import ToolkitError
 
 _HERE = Path(__file__).parent
 _ARGUMENTS = inspect.signature(audit).parameters
 _REQUIRED = tuple(name for name, argument in _ARGUMENTS.items() if argument.default is argument.empty)
 
 
-class CaseError(Exception):
+class CaseError(ToolkitError):
     """The case cannot be audited; the message says why, and what would do."""
 
 
-class UserError(Exception):
+class UserError(ToolkitError):
     """The user's code raised an exception; the message is its traceback, from the user's first line on."""
 
 
@@ -55,19 +56,25 @@ def audit_file(target: str, **options: Any) -> Audit:
         theirs = _users_part(error)
         if theirs is not None or isinstance(error, SyntaxError):  # which names its line by itself
             lines = traceback.format_exception(type(error), error, theirs)
-            raise UserError("".join(lines)) from error
+            raise UserError("case.user-code", "{trace}", trace="".join(lines)) from error
+        if isinstance(error, ToolkitError):
+            facts = {**error.facts, "target": target, "reason": str(error)}
+            raise CaseError(error.code, "{target}: {reason}", **facts) from error
         if isinstance(error, (ValueError, TypeError, KeyError)):
-            raise CaseError(f"{target}: {error.args[0] if error.args else error}") from error
+            said = str(error.args[0] if error.args else error)
+            raise CaseError("case.audit-failed", "{target}: {reason}", target=target, reason=said) from error
         raise
 
 
 def _split(target: str) -> tuple[Path, str]:
     name, colon, function = target.rpartition(":")
     if not colon or not name or not function.isidentifier():
-        raise CaseError(f"{target!r} is not PATH:FUNCTION, such as train.py:make_case")
+        raise CaseError(
+            "case.bad-target", "{got!r} is not PATH:FUNCTION, such as train.py:make_case", got=target
+        )
     path = Path(name)
     if not path.is_file():
-        raise CaseError(f"there is no file {path}")
+        raise CaseError("case.no-file", "there is no file {got}", got=str(path))
     return path, function
 
 
@@ -76,7 +83,7 @@ def _imported(path: Path) -> ModuleType:
     name = f"audited_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise CaseError(f"{path} is not a Python file")
+        raise CaseError("case.not-python", "{got} is not a Python file", got=str(path))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look classes up there
     folder = str(path.resolve().parent)
@@ -95,26 +102,45 @@ def _function(module: ModuleType, path: Path, name: str) -> Callable[[], Any]:
         for key, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__
     ]
-    raise CaseError(f"{path} has no function {name!r}; it has {', '.join(functions) or 'none'}")
+    raise CaseError(
+        "case.no-function",
+        "{path} has no function {got!r}; it has {allowed}",
+        path=str(path),
+        got=name,
+        allowed=", ".join(functions) or "none",
+    )
 
 
 def _checked(case: Any, target: str) -> Mapping[str, Any]:
     if not isinstance(case, Mapping):
-        raise CaseError(f"{target} must return a dictionary of arguments of audit, found {_kind(case)}")
+        raise CaseError(
+            "case.no-dictionary",
+            "{target} must return a dictionary of arguments of audit, found {got}",
+            target=target,
+            got=_kind(case),
+        )
     missing = [name for name in _REQUIRED if name not in case]
     unknown = [str(name) for name in case if name not in _ARGUMENTS]
     if missing or unknown:
         raise CaseError(
-            f"{target} returns"
-            + (f" no {', '.join(missing)}" if missing else "")
-            + (" and" if missing and unknown else "")
-            + (f" the unknown {', '.join(unknown)}" if unknown else "")
-            + f"; an audit takes {', '.join(_ARGUMENTS)}"
+            "case.wrong-arguments",
+            "{target}: missing arguments: {missing}; unknown arguments: {unknown}; an audit takes {allowed}",
+            target=target,
+            missing=", ".join(missing) or "none",
+            unknown=", ".join(unknown) or "none",
+            allowed=", ".join(_ARGUMENTS),
         )
     kinds: dict[str, type] = {"model": nn.Module, "step": Callable, "batches": Iterable}  # type: ignore[dict-item]
     for name, kind in kinds.items():
         if not isinstance(case[name], kind):
-            raise CaseError(f"{target}: {name} must be of type {kind.__name__}, found {_kind(case[name])}")
+            raise CaseError(
+                "case.wrong-type",
+                "{target}: {name} must be of type {expected}, found {got}",
+                target=target,
+                name=name,
+                expected=kind.__name__,
+                got=_kind(case[name]),
+            )
     return case
 
 

@@ -7,9 +7,11 @@ finding explains is folded under that one later (`diagnostics.folding`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 
+from diagnostics import causes
+from diagnostics.causes import Cause
 from diagnostics.findings import Severity
 from diagnostics.options import Values
 from diagnostics.records import Absent, ModuleRecord, StepRecord
@@ -22,8 +24,8 @@ class Observation:
     module: str
     value: float
     message: str
-    cause: str
-    key: str = ""  # observations of one module with different keys are different findings
+    cause: Cause
+    key: Hashable = ""  # observations of one module with different keys are different findings
     holds: bool = True  # False: the step is healthy and counts in the mean alone
     severity: Severity | None = None  # in place of the rule's
 
@@ -52,19 +54,11 @@ def _coverage_observation(
     others = [other.coverage for key, other in record.modules.items() if key != name]
     processed = 0.0 if isinstance(module.waste, Absent) else coverage / max(1.0 - module.waste, 1e-12)
     if others and all(other == coverage for other in others):
-        cause = (
-            "all watched modules have this coverage: the loss itself has no gradient for the other samples"
-        )
+        cause = causes.LOSS_WITHOUT_GRADIENT
     elif 0.0 < processed < 0.999:
-        cause = (
-            "it computes only part of the batch in a step; the other samples use results of earlier steps"
-            " (a carry or a cache), through which no gradient comes back"
-        )
+        cause = causes.PART_OF_BATCH
     else:
-        cause = (
-            "between its output and the loss the other samples are cut: detach(), where() with a detached"
-            " branch, or a cache of earlier outputs"
-        )
+        cause = causes.SAMPLES_CUT
     message = (
         f"{name}: {{value}} of the {record.samples} samples in the loss send gradient through it"
         f" (last step: {coverage:.3g}, waste {waste})"
@@ -75,7 +69,7 @@ def _coverage_observation(
 def unknown_coverage(record: StepRecord, options: Values) -> Iterator[Observation]:
     for name, module in _learners(record):
         if isinstance(module.coverage, Absent):
-            yield Observation(name, 1.0, f"{name}: coverage is not known", module.coverage.reason)
+            yield Observation(name, 1.0, f"{name}: coverage is not known", module.coverage.cause)
 
 
 def wasted_rows(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -85,23 +79,16 @@ def wasted_rows(record: StepRecord, options: Values) -> Iterator[Observation]:
             and not isinstance(module.waste, Absent)
             and module.waste >= options["above"]
         ):
-            cause = "the outputs of these rows are replaced or detached before they reach the loss"
             message = f"{name}: {{value}} of the samples that it computed got no gradient back"
-            yield Observation(name, module.waste, message, cause)
+            yield Observation(name, module.waste, message, causes.ROWS_DROPPED)
 
 
 _NO_GRADIENT = {
-    "no_grad": (
-        "all {calls} calls of a step ran with gradients disabled",
-        "no_grad: it runs only inside torch.no_grad() or inference_mode(), before gradients are enabled",
-    ),
-    "detached": (
-        "called {calls} times with grad enabled, its outputs never reach the loss",
-        "detached: .item(), .data, detach() or a copy through Python or numpy after it, or an unused output",
-    ),
+    "no_grad": ("all {calls} calls of a step ran with gradients disabled", causes.NO_GRAD),
+    "detached": ("called {calls} times with grad enabled, its outputs never reach the loss", causes.DETACHED),
     "cut inside": (
         "called {calls} times with grad enabled, and no output of it carries gradient",
-        "cut inside: .item(), argmax, detach() or no_grad() inside its own forward",
+        causes.CUT_INSIDE,
     ),
 }
 
@@ -111,17 +98,14 @@ def no_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
         if module.state in _NO_GRADIENT and not isinstance(module.coverage, Absent):
             said, cause = _NO_GRADIENT[module.state]
             message = f"{name}: no gradient; {said.format(calls=module.calls_total)}"
-            yield Observation(name, 0.0, message, cause, key=module.state)
+            yield Observation(name, 0.0, message, cause, key=cause)
 
 
 def zero_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
     for name, module in _learners(record):
         if module.state == "zero":
-            cause = (
-                "its output meets a factor of zero on the way to the loss (a mask, gate or weight), or a function"
-                " that is flat there: a saturated unit, clamp(), round(), sign()"
-            )
-            yield Observation(name, 0.0, f"{name}: a gradient arrives and every element of it is zero", cause)
+            message = f"{name}: a gradient arrives and every element of it is zero"
+            yield Observation(name, 0.0, message, causes.ZERO_FACTOR)
 
 
 def faint_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -134,8 +118,7 @@ def faint_gradient(record: StepRecord, options: Values) -> Iterator[Observation]
     for name, leverage in leverages.items():
         if leverage < options["below"] * largest:
             message = f"{name}: the loss answers to its weights {{value}} times as much as to those of another module"
-            cause = "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach()"
-            yield Observation(name, leverage / largest, message, cause)
+            yield Observation(name, leverage / largest, message, causes.TINY_FACTOR)
 
 
 def frozen_undeclared(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -143,7 +126,7 @@ def frozen_undeclared(record: StepRecord, options: Values) -> Iterator[Observati
     for name, module in record.modules.items():
         if module.params_total and not module.params_trainable and name not in declared:
             message = f"{name}: none of its {module.params_total} parameters is trainable"
-            yield Observation(name, 0.0, message, "requires_grad is False for all of its parameters")
+            yield Observation(name, 0.0, message, causes.REQUIRES_GRAD_FALSE)
 
 
 def some_calls(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -164,24 +147,23 @@ def some_calls(record: StepRecord, options: Values) -> Iterator[Observation]:
             name,
             float(reached),
             message,
-            _CALLS[disabled > 0, cut > 0] + (", as declared" if declared else ""),
-            key="declared" if declared else "",
+            causes.CALLS_DECLARED if declared else _CALLS[disabled > 0, cut > 0],
+            key=declared,
             severity=Severity.NOTE if declared else None,
         )
 
 
 _CALLS = {
-    (True, False): "the other calls run with gradients disabled",
-    (False, True): "what the other calls return is cut on the way to the loss, or not used",
-    (True, True): "other calls run with gradients disabled, and what others return is cut or not used",
+    (True, False): causes.CALLS_WITHOUT_GRAD,
+    (False, True): causes.CALLS_CUT,
+    (True, True): causes.CALLS_WITHOUT_GRAD_AND_CUT,
 }
 
 
 def not_called(record: StepRecord, options: Values) -> Iterator[Observation]:
     for name, module in _learners(record):
         if module.state == "not called" and not isinstance(module.coverage, Absent):
-            cause = "it is not used, or its results of an earlier step are cached"
-            yield Observation(name, 0.0, f"{name}: its forward never ran", cause)
+            yield Observation(name, 0.0, f"{name}: its forward never ran", causes.NOT_USED)
 
 
 def collapse(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -201,10 +183,7 @@ def collapse(record: StepRecord, options: Values) -> Iterator[Observation]:
             message = (
                 f"{name}: its output is nearly the same for all samples, {{value}} of its mean square differs"
             )
-            cause = (
-                "the input is swamped by a constant, a saturated unit, or a loss that rewards equal outputs"
-            )
-            yield Observation(name, stats.share, message, cause)
+            yield Observation(name, stats.share, message, causes.SWAMPED)
             return  # modules behind it inherit the collapse
 
 
@@ -217,13 +196,8 @@ def outside_the_model(record: StepRecord, options: Values) -> Iterator[Observati
     for (name, layer), shapes in groups.items():
         listed = ", ".join(shapes[:3]) + (", ..." if len(shapes) > 3 else "")
         message = f"{name or 'model'}: gradient comes to {len(shapes)} tensors that are not its parameters ({listed})"
-        yield Observation(name, float(len(shapes)), message, _OUTSIDE[layer], key=_OUTSIDE[layer])
-
-
-_OUTSIDE = {
-    True: "layers in a plain list, dictionary or other object, which does not register them",
-    False: "a tensor that asks for gradient was set as an attribute, without nn.Parameter",
-}
+        cause = causes.UNREGISTERED_LAYERS if layer else causes.PLAIN_TENSOR
+        yield Observation(name, float(len(shapes)), message, cause, key=cause)
 
 
 def evaluation_mode(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -232,5 +206,4 @@ def evaluation_mode(record: StepRecord, options: Values) -> Iterator[Observation
             listed = ", ".join(layer or name for layer in module.evaluating[:3])
             more = ", ..." if len(module.evaluating) > 3 else ""
             message = f"{name}: it is trained while in evaluation mode, {listed}{more} with it"
-            cause = "eval() was called, for an evaluation perhaps, and train() not afterwards"
-            yield Observation(name, float(len(module.evaluating)), message, cause)
+            yield Observation(name, float(len(module.evaluating)), message, causes.LEFT_IN_EVALUATION)

@@ -6,16 +6,12 @@ A pattern names rules (`REACH*`), modules (`pooler.*`, which also names `pooler`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from diagnostics.findings import Finding, ordered
+from diagnostics.findings import Finding
 from diagnostics.rules import RULES
 from diagnostics.selection import check_patterns, named_by
-
-_VERSION = 1
 
 
 def choose(
@@ -57,39 +53,6 @@ def choose(
 
 def _named(patterns: Iterable[str], finding: Finding) -> bool:
     return any(_matches(pattern, finding) for pattern in patterns)
-
-
-def write_baseline(path: str | Path, findings: Iterable[Finding]) -> None:
-    """Write the findings that are known today, so that `read_baseline` can silence them.
-
-    It is sorted JSON with rule, module and cause beside each fingerprint, to be read and kept in a repository.
-    """
-    entries = [
-        {
-            "fingerprint": finding.fingerprint,
-            "rule": finding.rule,
-            "module": finding.module,
-            "cause": finding.cause,
-        }
-        for finding in ordered(findings)
-    ]
-    text = json.dumps({"version": _VERSION, "findings": entries}, indent=2)
-    Path(path).write_text(text + "\n", encoding="utf-8")
-
-
-def read_baseline(path: str | Path) -> frozenset[str]:
-    """The fingerprints of a baseline file, for `Monitor.findings(baseline=...)`.
-
-    Raises:
-        ValueError: It is no baseline file of this version.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no baseline file: {error}; write one with write_baseline") from error
-    if not isinstance(content, dict) or content.get("version") != _VERSION:
-        raise ValueError(f"{path} is no baseline file of version {_VERSION}; write one with write_baseline")
-    return frozenset(entry["fingerprint"] for entry in content["findings"])
 
 
 def _matches(pattern: str, finding: Finding) -> bool:

@@ -1,6 +1,6 @@
 """Follows a module's output on a fixed probe batch; tells slow drift from spikes, each with its steps.
 
-Definitions: docs/diagnostics.md, "Drift". Because the probe batch is fixed, only the weights can move its
+The fields of `DriftRecord` define each distance. Because the probe batch is fixed, only the weights can move its
 output. Shapes: B samples, T tokens, D channels; (B, D) is read as T = 1. The unit of every distance is the
 *reference spread*: the root mean square, over channels, of the standard deviation over the B·T rows in the
 reference window.
@@ -8,16 +8,16 @@ reference window.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-_MAD_TO_STD = 1.4826  # of a normal distribution
-_NORMAL_QUANTILES = ((0.5, 0.6745), (0.75, 1.1503), (0.9, 1.6449))  # of the absolute value of a normal
+from diagnostics import causes
+from diagnostics.causes import Cause
+from diagnostics.errors import InvalidValue
+from diagnostics.series import FEWEST, DriftEvent, series_events
+
 _QUANTILES = 64  # per projection: what is kept of a distribution
 
 
@@ -44,25 +44,6 @@ class DriftRecord:
     def shift_per_movement(self) -> float | None:
         """shift / movement: drift per unit of decoder movement; None where either is missing or that is 0."""
         return None if self.shift is None or not self.movement else self.shift / self.movement
-
-
-@dataclass(frozen=True)
-class DriftEvent:
-    """A stretch of steps in which the output left its reference.
-
-    `size` is the largest departure and `threshold` what it had to exceed, both in the unit of the series
-    (reference spreads for a DriftProbe). A drift runs from the last probe at its old level to the first
-    within a twentieth of its furthest; a spike covers the probes that stand out. A drift is `under_way` where
-    nothing shows that the output was steady before it: at no place in it is the pace from there on three times
-    that of the five probes before. Where there is one, the drift begins there.
-    """
-
-    kind: Literal["drift", "spike"]
-    first_step: int
-    last_step: int
-    size: float
-    threshold: float
-    under_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,11 +77,19 @@ class DriftProbe:
         seed: int = 0,
     ) -> None:
         if reference_window < 1 or projections < 1:
-            raise ValueError(
-                f"reference_window and projections are at least 1, found {reference_window} and {projections}"
+            raise InvalidValue(
+                "drift.count-below-1",
+                "reference_window and projections are at least 1, found {window} and {projections}",
+                window=reference_window,
+                projections=projections,
             )
         if min_size < 0 or noise < 0:
-            raise ValueError(f"min_size and noise are not negative, found {min_size} and {noise}")
+            raise InvalidValue(
+                "drift.negative-threshold",
+                "min_size and noise are not negative, found {min_size} and {noise}",
+                min_size=min_size,
+                noise=noise,
+            )
         self.records: list[DriftRecord] = []
         self._window = reference_window
         self._min_size = min_size
@@ -128,24 +117,19 @@ class DriftProbe:
         return record
 
     @property
-    def unavailable(self) -> str | None:
-        """Why no event can be found yet, or None where events can."""
+    def blocked(self) -> Cause | None:
+        """Why `events` finds nothing yet whatever the output does, or None where it looks."""
         if self._reference is None:
-            return f"the reference has {len(self._pending)} of {self._window} probes"
+            return causes.REFERENCE_INCOMPLETE.of(probes=len(self._pending), window=self._window)
         if self._spread() is None:
-            return "the rows of the reference are all equal: it has no spread to measure by"
-        return None
-
-    @property
-    def too_few(self) -> str | None:
-        """Why `events` is empty though the reference is there, or None where it looks."""
+            return causes.REFERENCE_WITHOUT_SPREAD
         measured = sum(record.wasserstein is not None for record in self.records)
-        return None if measured >= _FEWEST else "fewer than eight probes were measured against the reference"
+        return causes.FEW_PROBES if measured < FEWEST else None
 
     def events(self) -> list[DriftEvent]:
         """The drifts and spikes of the Wasserstein series, in order of their first step.
 
-        That distance sees shifts, changes of spread and of shape alike. Empty where `unavailable` gives a
+        That distance sees shifts, changes of spread and of shape alike. Empty where `blocked` gives a
         reason.
         """
         measured = [(r.step, r.wasserstein) for r in self.records if r.wasserstein is not None]
@@ -158,15 +142,25 @@ class DriftProbe:
 
     def _check(self, step: int, output: Tensor) -> None:
         if output.dim() not in (2, 3) or output.numel() == 0:
-            raise ValueError(
-                f"an output has shape (B, T, D) or (B, D), not empty; found {tuple(output.shape)}"
+            raise InvalidValue(
+                "drift.output-shape",
+                "an output has shape (B, T, D) or (B, D), not empty; found {got}",
+                got=tuple(output.shape),
             )
         if self._shape is not None and output.shape != self._shape:
-            raise ValueError(
-                f"a probe batch is fixed: expected shape {tuple(self._shape)}, found {tuple(output.shape)}"
+            raise InvalidValue(
+                "drift.shape-changed",
+                "a probe batch is fixed: expected shape {expected}, found {got}",
+                expected=tuple(self._shape),
+                got=tuple(output.shape),
             )
         if self.records and step <= self.records[-1].step:
-            raise ValueError(f"steps increase: found {step} after {self.records[-1].step}")
+            raise InvalidValue(
+                "drift.step-not-later",
+                "steps increase: found {got} after {last}",
+                got=step,
+                last=self.records[-1].step,
+            )
         self._shape = output.shape
 
     def _measure(self, step: int, output: Tensor, movement: float | None) -> DriftRecord:
@@ -222,68 +216,6 @@ class DriftProbe:
         return float((now.quantiles - reference.quantiles).abs().mean())
 
 
-def series_events(
-    steps: Sequence[int], values: Sequence[float], *, min_size: float = 0.0, noise: float = 12.0
-) -> list[DriftEvent]:
-    """Find the drifts and spikes of any series of finite values, in order of their first step.
-
-    The level before is the median of the first five values. A *spike* is up to three values in a row that
-    `robust_spikes` picks out and that depart by `min_size`, in either direction. A *drift* is at least four
-    values in a row whose running median of seven (blind to three odd values) departs from the level by both
-    `min_size` and `noise` robust standard deviations, the latter taken from first differences so that the
-    drift itself does not count as noise. With fewer than eight values nothing is found. For "which came
-    first" compare the first steps of two series' events. Raises ValueError for different lengths or values
-    that are not finite.
-    """
-    if len(steps) != len(values):
-        raise ValueError(f"one step per value is needed, found {len(steps)} and {len(values)}")
-    if not all(math.isfinite(v) for v in values):
-        raise ValueError("a series of finite values is needed, found NaN or infinite ones")
-    if len(values) < _FEWEST:
-        return []
-    x = torch.tensor(values, dtype=torch.float64)
-    found = [*_drifts(steps, x, min_size, noise), *_spikes(steps, x, min_size, noise)]
-    return sorted(found, key=lambda event: (event.first_step, event.kind))
-
-
-def robust_spikes(values: Sequence[float], *, threshold: float = 12.0, window: int = 15) -> list[int]:
-    """Indices of the values that stand out of their surroundings, by median and MAD.
-
-    A value's residual is its distance to the running median or to the running Theil-Sen line (median of
-    pairwise slopes), whichever is nearer: a step or a ramp is no spike. The residual must exceed `threshold`
-    robust standard deviations, the largest of four: 1.4826 × the median absolute residual (MAD), the 75 %
-    quantile / 1.1503, the 90 % quantile / 1.6449, and the MAD within the `window`. They agree for normal noise;
-    where most residuals are next to nothing the MAD alone would call the rest spikes. A plain z-score of a
-    share p of equal spikes cannot exceed sqrt((1 - p)/p), 4.9 for 4 %; this has no such bound for shares up to
-    9 %, and finds none beyond. Where nine in ten residuals are exactly 0, any departure above a millionth of
-    the mean size is a spike. The first values are also compared with what the next two foretell, so that a
-    fast start is none.
-
-    The default of 12: a normal tail never gets there, a Laplace tail once in 100 000 values, and a spike
-    worth the name (40 times the usual) stands far beyond. Series of n values are given 1 + 20/n times as
-    much, since the scale of a few values is often far too small by chance. Skewed series, such as gradient
-    sizes, belong in logs.
-
-    NaN and infinite values are always returned. With fewer than eight finite values only those are.
-    Raises ValueError for a window below 3 or a negative threshold.
-    """
-    if window < 3 or threshold < 0:
-        raise ValueError(f"window is at least 3 and threshold not negative, found {window} and {threshold}")
-    finite = [i for i, v in enumerate(values) if math.isfinite(v)]
-    spikes = {i for i, v in enumerate(values) if not math.isfinite(v)}
-    if len(finite) >= _FEWEST:
-        x = torch.tensor([values[i] for i in finite], dtype=torch.float64)
-        residual, limit = _residuals(x, threshold, window)
-        spikes.update(finite[int(i)] for i in (residual > limit).nonzero().flatten())
-    return sorted(spikes)
-
-
-_FEWEST = 8  # values below which a median absolute deviation is itself mostly noise
-_LONGEST_SPIKE = 3
-_REST = 5  # values over which the pace before a drift is taken, as many as make the reference
-_FASTER = 3
-
-
 def _unmeasured(step: int, movement: float | None) -> DriftRecord:
     return DriftRecord(step, False, None, None, None, None, movement)
 
@@ -295,107 +227,3 @@ def _one_minus_cosine(a: Tensor, b: Tensor) -> float | None:
         return None
     # half the squared distance of the unit vectors: exact 0 for equal ones, no cancellation near it
     return float((a / lengths[0] - b / lengths[1]).square().sum()) / 2
-
-
-def _median(x: Tensor) -> Tensor:
-    """Median over the last dimension, the middle two averaged (torch.median takes the lower)."""
-    ordered, n = x.sort(dim=-1).values, x.shape[-1]
-    return (ordered[..., (n - 1) // 2] + ordered[..., n // 2]) / 2
-
-
-def _windows(n: int, width: int) -> Tensor:
-    """Indices (n, width) of each value's window: centred, and moved inside at both ends."""
-    width = min(width, n)
-    first = (torch.arange(n) - width // 2).clamp(0, n - width)
-    return first[:, None] + torch.arange(width)
-
-
-def _trend(x: Tensor, windows: Tensor) -> Tensor:
-    """Theil-Sen line of each window, read at the window's own value."""
-    inside = x[windows]
-    left, right = torch.combinations(torch.arange(windows.shape[1])).unbind(dim=1)
-    slope = _median((inside[:, right] - inside[:, left]) / (right - left))
-    offset = _median(inside - slope[:, None] * windows)
-    return offset + slope * torch.arange(len(x))
-
-
-def _residuals(x: Tensor, threshold: float, width: int) -> tuple[Tensor, Tensor]:
-    """Distances (n,) from the surroundings and the limits (n,) that they must exceed."""
-    windows = _windows(len(x), width)
-    plain = (x - _median(x[windows])).abs()  # the scale's own: the nearer of two would understate it
-    residual = torch.minimum(plain, (x - _trend(x, windows)).abs())
-    # a fast transient at the start, as losses have, is no spike: the next two values foretell it
-    start = min(width // 2, len(x) - 2)
-    foretold = 2 * x[1 : start + 1] - x[2 : start + 2]
-    residual[:start] = torch.minimum(residual[:start], (x[:start] - foretold).abs())
-    scale = torch.maximum(_overall_scale(plain), _MAD_TO_STD * _median(plain[windows]))
-    threshold *= 1 + 20 / len(x)  # the scale of a few values is often far too small by chance
-    return residual, torch.maximum(threshold * scale, 1e-6 * x.abs().mean())  # below: rounding
-
-
-def _overall_scale(residual: Tensor) -> Tensor:
-    """Largest standard deviation that a quantile suggests; 0 where 9 in 10 residuals are 0."""
-    ordered = residual.sort().values
-    return torch.stack([ordered[int(q * (len(ordered) - 1))] / z for q, z in _NORMAL_QUANTILES]).max()
-
-
-def _runs(flags: Tensor) -> list[tuple[int, int]]:
-    """First and last index of every unbroken run of True."""
-    runs: list[tuple[int, int]] = []
-    for i in flags.nonzero().flatten().tolist():
-        if runs and runs[-1][1] == i - 1:
-            runs[-1] = (runs[-1][0], i)
-        else:
-            runs.append((i, i))
-    return runs
-
-
-def _spikes(steps: Sequence[int], x: Tensor, min_size: float, noise: float) -> list[DriftEvent]:
-    residual, limit = _residuals(x, noise, 15)
-    limit = limit.clamp(min=min_size)
-    events = []
-    for first, last in _runs(residual > limit):
-        if last - first < _LONGEST_SPIKE:
-            peak = first + int(residual[first : last + 1].argmax())
-            events.append(
-                DriftEvent("spike", steps[first], steps[last], float(residual[peak]), float(limit[peak]))
-            )
-    return events
-
-
-def _drifts(steps: Sequence[int], x: Tensor, min_size: float, noise: float) -> list[DriftEvent]:
-    level = _median(x[:5])
-    departure = (_median(x[_windows(len(x), 7)]) - level).abs()
-    difference = x.diff()
-    jitter = float(_MAD_TO_STD * _median((difference - _median(difference)).abs())) / math.sqrt(2)
-    limit = max(min_size, noise * (1 + 20 / len(x)) * jitter, 1e-6 * float(x.abs().mean()))
-    events = []
-    for first, last in _runs(departure > limit):
-        if last - first < _LONGEST_SPIKE:
-            continue
-        peak = float(departure[first : last + 1].max())
-        slack = max(0.05 * peak, 2 * jitter)
-        start = first
-        while start > 0 and departure[start] > slack:
-            start -= 1
-        end = first + int((departure[first : last + 1] >= peak - slack).nonzero()[0])
-        onset = _onset(x, start, end, min_size)
-        begun = start if onset is None else onset
-        events.append(DriftEvent("drift", steps[begun], steps[end], peak, limit, under_way=onset is None))
-    return events
-
-
-def _onset(x: Tensor, start: int, end: int, min_size: float) -> int | None:
-    """Where a rest ends: the pace from there on is most above that of the five values before, at least three times.
-
-    `min_size` must still be to come. Learning from a random start is fast first and slows down: it has no such place.
-    """
-    best = float(_FASTER)
-    onset: int | None = None
-    for place in range(max(start, _REST), max(end, start + 1)):
-        before = abs(float(x[place] - x[place - _REST])) / _REST
-        left = abs(float(x[end] - x[place]))
-        faster = left / (end - place) / before if before else math.inf
-        if left >= min_size and faster > best:
-            best, onset = faster, place
-    return onset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
 from diagnostics.rules import find_rule
 
@@ -25,12 +26,23 @@ class CheckFailed(AssertionError):
 
 
 def failure(
-    rule: str, module: str, message: str, value: float, threshold: float | None, cause: str, steps: int = 1
+    rule: str,
+    module: str,
+    message: str,
+    value: float,
+    threshold: float | None,
+    cause: Cause,
+    steps: int = 1,
+    metric: str = "",
 ) -> Finding:
-    """A finding under a known rule, over steps 0..steps-1."""
+    """A finding under a known rule, over steps 0..steps-1.
+
+    Args:
+        metric: What was measured, where it is not the rule's metric.
+    """
     known = find_rule(rule)
-    evidence = Evidence(known.metric, value, threshold, 0, steps - 1)
-    return Finding(rule, known.severity, module, message, evidence, cause, known.remedy)
+    evidence = Evidence(metric or known.metric, value, threshold, 0, steps - 1)
+    return known.finding(module, message, evidence, cause)
 
 
 def _paragraphs(findings: Sequence[Finding]) -> str:

@@ -6,7 +6,7 @@ import enum
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,11 +24,44 @@ class Severity(enum.IntEnum):
         return self.name.lower()
 
 
+METRICS: Mapping[str, str] = {
+    "calls": "calls",
+    "calls_with_gradient": "calls with gradient",
+    "coverage": "coverage",
+    "forced_share": "share of rows that end at the maximum",
+    "gradient_ratio": "gradient_max / local median",
+    "halted_at_once_share": "share of rows that end at their first step",
+    "halting": "share or area under the curve",
+    "halting_auroc": "area under the curve of the halting logit",
+    "halting_logit_range": "range of the halting logit",
+    "layers": "layers",
+    "leverage_share": "share of the largest leverage",
+    "loss_change": "relative change of the loss",
+    "loss_fall": "relative fall",
+    "mean_halt_step": "mean step at halt",
+    "misplaced_samples": "samples in the wrong place",
+    "output_change": "relative change",
+    "output_ratio": "output_rms / local median",
+    "output_share": "share",
+    "parameters": "parameters",
+    "rules": "rules",
+    "score": "score",
+    "spike_ratio": "output_rms or gradient_max / local median",
+    "steps": "steps",
+    "tensors": "tensors",
+    "time_share": "share of the time",
+    "waste": "waste",
+    "wasserstein": "sliced Wasserstein / reference spread",
+}
+"""What each metric of the toolkit measures, by its stable name."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The measurement behind a finding: a mean over `first_step`..`last_step`, both included.
 
     Attributes:
+        metric: Stable name of what was measured, a key of `METRICS` or a name of the user's own.
         threshold: The bound that was crossed; None where the rule has none.
     """
 
@@ -37,6 +70,15 @@ class Evidence:
     threshold: float | None
     first_step: int
     last_step: int
+
+    @property
+    def measure(self) -> str:
+        """What was measured, in words."""
+        return METRICS.get(self.metric, self.metric)
+
+    def __str__(self) -> str:
+        bound = "" if self.threshold is None else f" (threshold {self.threshold:g})"
+        return f"{self.measure} = {self.value:.4g}{bound}, steps {self.first_step} to {self.last_step}"
 
 
 @dataclass(frozen=True)
@@ -47,8 +89,10 @@ class Finding:
         rule: Stable id, for instance COV001; `diagnostics.explain(rule)` documents it.
         module: The watched module, or "" for the whole model.
         message: One sentence.
-        cause: The likely cause; `remedy`: what to do.
+        cause: The likely cause in a sentence; `remedy`: what to do.
         consequences: Findings that this one explains; they have none themselves.
+        code: Stable name of the cause, one of those that the rule's page lists. "" where a probe of the user's own
+            names none.
     """
 
     rule: str
@@ -59,11 +103,17 @@ class Finding:
     cause: str
     remedy: str
     consequences: tuple[Finding, ...] = ()
+    code: str = ""
 
     @property
     def fingerprint(self) -> str:
-        """Identity across runs, for baselines: rule, module and cause, never the numbers."""
-        return hashlib.sha256(f"{self.rule}|{self.module}|{self.cause}".encode()).hexdigest()[:16]
+        """Identity across runs, for baselines: rule, module and code, never numbers or wording."""
+        return fingerprint_of(self.rule, self.module, self.code)
+
+
+def fingerprint_of(rule: str, module: str, code: str) -> str:
+    """The identity of a finding: 16 hexadecimal digits."""
+    return hashlib.sha256(f"{rule}|{module}|{code}".encode()).hexdigest()[:16]
 
 
 def to_markdown(findings: Iterable[Finding]) -> str:
@@ -80,16 +130,17 @@ def to_json(findings: Iterable[Finding]) -> str:
 
 
 def _section(finding: Finding) -> str:
-    evidence = finding.evidence
-    bound = "" if evidence.threshold is None else f" (threshold {evidence.threshold:g})"
     return (
         f"## {finding.severity.label}: {finding.rule} {finding.module or 'model'}\n\n"
         f"{finding.message}\n\n"
-        f"- Evidence: {evidence.metric} = {evidence.value:.4g}{bound},"
-        f" steps {evidence.first_step} to {evidence.last_step}\n"
-        f"- Likely cause: {finding.cause}\n"
+        f"- Evidence: {finding.evidence}\n"
+        f"- Likely cause: {finding.cause}{_in_brackets(finding.code)}\n"
         f"- What to do: {finding.remedy}\n" + _explained(finding)
     )
+
+
+def _in_brackets(code: str) -> str:
+    return f" [{code}]" if code else ""
 
 
 def _explained(finding: Finding) -> str:

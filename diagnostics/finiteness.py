@@ -20,6 +20,18 @@ from diagnostics.capture import tensors_in
 from diagnostics.stored import stored_values
 
 Phase = Literal["parameters", "forward", "backward"]
+Place = Literal[
+    "value", "input", "handed-on", "output", "input-gradient", "output-gradient", "parameter-gradient"
+]
+_WORDS: dict[Place, str] = {
+    "value": "its {name} before the step",
+    "input": "its inputs",
+    "handed-on": "what it hands to {name}",
+    "output": "its output",
+    "input-gradient": "the gradient that it sends back to its input",
+    "output-gradient": "the gradient that comes back to the output of {name}",
+    "parameter-gradient": "the gradient of its {name}",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,9 @@ class Origin:
         phase: `parameters` where a parameter or buffer was not finite before the step began, else the pass.
         module: dotted name of the innermost module that made it, by an operation of its own; `""` is the
             model itself, or in the backward phase the loss.
-        what: where it was first met, a phrase.
+        place: where it was first met, as a code: in a parameter's or buffer's ``value``, in the ``input`` of the model,
+            in what the module ``handed-on`` to another one, in its ``output``, or in a gradient.
+        name: of that parameter or buffer, or of the other module; empty where the place needs none.
         shape: of that tensor.
         elements: of it that are not finite.
         rows: its leading rows that hold one, of a tensor with two and more dimensions.
@@ -38,10 +52,16 @@ class Origin:
 
     phase: Phase
     module: str
-    what: str
+    place: Place
+    name: str
     shape: tuple[int, ...]
     elements: int
     rows: tuple[int, ...]
+
+    @property
+    def what(self) -> str:
+        """Where it was first met, a phrase."""
+        return _WORDS[self.place].format(name=self.name or "the model")
 
     def __str__(self) -> str:
         size = torch.Size(self.shape).numel()
@@ -62,18 +82,18 @@ class FirstNonFinite:
         self.origin: Origin | None = None
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             owner, _, own = name.rpartition(".")
-            self._look(tensor, "parameters", owner, f"its {own} before the step")
+            self._look(tensor, "parameters", owner, "value", own)
 
     def begin_call(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """A module is called: its inputs were made by the module that calls it."""
         name = self._names[module]
-        caller, what = (
-            (self._running[-1], f"what it hands to {name}") if self._running else ("", "its inputs")
-        )
         for tensor in tensors_in((args, kwargs)):
-            self._look(tensor, "forward", caller, what)
+            if self._running:
+                self._look(tensor, "forward", self._running[-1], "handed-on", name)
+            else:
+                self._look(tensor, "forward", "", "input")
         self._running.append(name)
         watched = tuple(self._watch_input(value, name) for value in args)
         return watched, {key: self._watch_input(value, name) for key, value in kwargs.items()}
@@ -83,7 +103,7 @@ class FirstNonFinite:
         if not isinstance(value, Tensor) or not value.requires_grad or not torch.is_grad_enabled():
             return value
         alias = value.view_as(value)
-        alias.register_hook(self._watcher(lambda: name, "the gradient that it sends back to its input"))
+        alias.register_hook(self._watcher(lambda: name, "input-gradient"))
         return alias
 
     def end_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -91,13 +111,12 @@ class FirstNonFinite:
         name = self._running.pop()
         user = self._running[-1] if self._running else ""
         for tensor in tensors_in(output):
-            self._look(tensor, "forward", name, "its output")
+            self._look(tensor, "forward", name, "output")
             if not tensor.requires_grad:
                 continue
             key = id(tensor)
             if key not in self._returned:
-                what = f"the gradient that comes back to the output of {name or 'the model'}"
-                tensor.register_hook(self._watcher(self._user_of(key), what))
+                tensor.register_hook(self._watcher(self._user_of(key), "output-gradient", name))
             # One that is handed on unchanged is used by the caller's caller.
             self._returned[key] = (tensor, user)
 
@@ -106,13 +125,13 @@ class FirstNonFinite:
 
     def parameter_hook(self, owner: str, own: str) -> Callable[[Tensor], None]:
         """A hook for the gradient of one parameter."""
-        return self._watcher(lambda: owner, f"the gradient of its {own}")
+        return self._watcher(lambda: owner, "parameter-gradient", own)
 
-    def _watcher(self, module: Callable[[], str], what: str) -> Callable[[Tensor], None]:
-        return lambda gradient: self._look(gradient, "backward", module(), what)
+    def _watcher(self, module: Callable[[], str], place: Place, name: str = "") -> Callable[[Tensor], None]:
+        return lambda gradient: self._look(gradient, "backward", module(), place, name)
 
     @torch.no_grad()
-    def _look(self, tensor: Tensor, phase: Phase, module: str, what: str) -> None:
+    def _look(self, tensor: Tensor, phase: Phase, module: str, place: Place, name: str = "") -> None:
         values = stored_values(tensor)
         if self.origin is not None or not (values.is_floating_point() or values.is_complex()):
             return
@@ -120,7 +139,7 @@ class FirstNonFinite:
         if not bool(bad.any()):
             return
         rows = bad.flatten(1).any(1).nonzero().flatten().tolist() if bad.dim() > 1 else []
-        self.origin = Origin(phase, module, what, tuple(values.shape), int(bad.sum()), tuple(rows))
+        self.origin = Origin(phase, module, place, name, tuple(values.shape), int(bad.sum()), tuple(rows))
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def _whole_model(findings: Iterable[Finding], learners: Sequence[str]) -> list[F
     """What holds in all outermost modules alike, as one finding with them as its consequences."""
     alike: dict[tuple[str, str, int, Severity], list[Finding]] = {}
     for finding in findings:
-        key = (finding.rule, finding.cause, finding.evidence.first_step, finding.severity)
+        key = (finding.rule, finding.code, finding.evidence.first_step, finding.severity)
         alike.setdefault(key, []).append(finding)
     folded: list[Finding] = []
     for group in alike.values():

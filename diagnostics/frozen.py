@@ -1,6 +1,6 @@
 """Proves that a frozen module has not moved, bit by bit, and says what moved it if it has.
 
-Definitions: docs/diagnostics.md, "Frozen modules". Take a `fingerprint` when freezing, `compare` at any later
+The fields of `TensorReport` define each quantity. Take a `fingerprint` when freezing, `compare` at any later
 time. The same two calls answer two more questions: against an EMA copy, whether it is equal; against the part
 that should train, whether it moved (`report.moved` then is what one hopes for).
 """

@@ -7,6 +7,8 @@ rows in those calls.
 
 from __future__ import annotations
 
+import ctypes
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -18,7 +20,8 @@ from torch import Tensor
 
 from diagnostics.records import Absent, CallRecord, OutputStats
 
-NO_STATS = Absent("no output with a row per sample, or fewer than two rows")
+NO_STATS = Absent("no output with a row per sample, or fewer than two rows", "no-rows-to-compare")
+_ALL_ZERO = Absent("the output is all zero", "zero-output")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +48,7 @@ class OutputSums:
         """What is recorded."""
         if self.rows < 2:
             return NO_STATS
-        share = self.variance / self.mean_square if self.mean_square else Absent("the output is all zero")
+        share = self.variance / self.mean_square if self.mean_square else _ALL_ZERO
         return OutputStats(
             self.rows, self.elements, self.mean, self.mean_square**0.5, share, self.inputs_differ
         )
@@ -63,7 +66,7 @@ class ModuleFacts:
     """
 
     calls: tuple[CallRecord, ...]
-    unmatched: list[str]
+    unmatched: list[Absent]
     output: OutputSums | Absent
     evaluating: tuple[str, ...] = ()
 
@@ -102,8 +105,26 @@ def gather_rows(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
 
 
 def _exchange(value: Any, group: dist.ProcessGroup) -> list[Any]:
-    found: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(found, value, group=group)
+    """The values of all processes, in the order of their ranks.
+
+    As `dist.all_gather_object`, which needs numpy; the toolkit needs torch alone.
+    """
+    nccl = dist.get_backend(group) == "nccl"  # which exchanges tensors of GPUs only
+    device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+    own = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(device)
+    sizes = _all_gather(torch.tensor([len(own)], device=device), group)
+    padded = own.new_zeros(max(int(size) for size in sizes))
+    padded[: len(own)] = own
+    parts = [part.cpu() for part in _all_gather(padded, group)]
+    return [
+        pickle.loads(ctypes.string_at(part.data_ptr(), int(size)))
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def _all_gather(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+    found = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(found, tensor, group=group)
     return found
 
 
@@ -162,7 +183,7 @@ def _merge_calls(calls: Sequence[CallRecord]) -> CallRecord:
         samples=_joined([call.samples for call in calls], torch.cat),
         row_gradients=_joined(gradients, torch.cat) if arrived else calls[0].row_gradients,
         recomputed=all(call.recomputed for call in calls),
-        unknown=next((call.unknown for call in calls if call.unknown), ""),
+        unknown=next((call.unknown for call in calls if call.unknown is not None), None),
     )
 
 
@@ -184,7 +205,7 @@ def _merge_outputs(outputs: Sequence[OutputSums | Absent]) -> OutputSums | Absen
     if not known:
         return outputs[0]
     if len({output.elements for output in known}) > 1:
-        return Absent("its output has another size on other processes")
+        return Absent("its output has another size on other processes", "other-size")
     rows = sum(output.rows for output in known)
     shares = [output.rows / rows for output in known]
     means = torch.stack([output.row_mean.double() for output in known if output.row_mean is not None])

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from diagnostics import causes
+from diagnostics.errors import InvalidValue
 from diagnostics.failure import failure
 from diagnostics.findings import Finding
 from diagnostics.records import Absent, Number
@@ -54,10 +56,16 @@ class Halts:
             ValueError: No row, steps outside 1..maximum, or arrays of different lengths.
         """
         if not self.steps.numel() or not 1 <= int(self.steps.min()) <= int(self.steps.max()) <= self.maximum:
-            raise ValueError(f"steps must be at least one number, all within 1..{self.maximum}")
+            raise InvalidValue(
+                "halting.steps-out-of-range",
+                "steps must be at least one number, all within 1..{maximum}",
+                maximum=self.maximum,
+            )
         beside = [array for array in (self.correct, self.held) if array is not None]
         if self.logits.dim() != 1 or any(array.shape != self.logits.shape for array in beside):
-            raise ValueError("logits, correct and held must be vectors of the same length")
+            raise InvalidValue(
+                "halting.lengths-differ", "logits, correct and held must be vectors of the same length"
+            )
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,11 @@ def summarise_halts(halts: Halts) -> HaltingSummary:
     ended, counts = halts.steps.unique(return_counts=True)
     correct = halts.correct.bool()
     seen, right = correct.numel(), int(correct.sum())
-    one_sided = Absent("no halting logit was given" if not seen else "the answers are all right or all wrong")
+    one_sided = (
+        Absent("the answers are all right or all wrong", "one-sided")
+        if seen
+        else Absent("no halting logit was given", "no-logit")
+    )
     known = 0 < right < seen
     base = right / seen if seen else one_sided
     return HaltingSummary(
@@ -105,7 +117,7 @@ def summarise_halts(halts: Halts) -> HaltingSummary:
         },
         mean_step=float(steps.mean()),
         forced=float((halts.steps == halts.maximum).double().mean()),
-        held=Absent("nothing is explored")
+        held=Absent("nothing is explored", "not-explored")
         if halts.held is None or not seen
         else float(halts.held.double().mean()),
         correct=base,
@@ -135,9 +147,9 @@ def _auroc(logits: Tensor, correct: Tensor) -> float:
 def _trend(losses: Tensor | None) -> Number:
     count = 0 if losses is None else losses.numel() // 5
     if losses is None or not count:
-        return Absent("fewer than five losses of the halting logit were given")
+        return Absent("fewer than five losses of the halting logit were given", "few-losses")
     first, last = median(losses[:count].tolist()), median(losses[-count:].tolist())
-    return last / first - 1.0 if first else Absent("the first losses are zero")
+    return last / first - 1.0 if first else Absent("the first losses are zero", "zero-losses")
 
 
 def _phase(correct: float) -> Phase:
@@ -177,15 +189,20 @@ class Halting:
             and summary.auroc + 3 * summary.auroc_error < self.auroc
         ):
             said = f"the halting logit ranks a right answer above a wrong one in {summary.auroc:.0%} of pairs"
-            cause = "it is trained on other rows than it speaks of, its input does not reach it, or its sign is turned"
-            found.append(failure(self.rule, "", said, summary.auroc, self.auroc, cause))
+            cause = causes.LOGIT_UNINFORMED
+            found.append(
+                failure(self.rule, "", said, summary.auroc, self.auroc, cause, metric="halting_auroc")
+            )
         if self.trained and halts.maximum > 1 and _constant(halts.logits):
             said = (
                 f"the halting logit is {float(halts.logits[0]):.3g} for each of {halts.logits.numel()} rows"
             )
-            cause = "its weights are zero and nothing trains them, or its input is the same for every row"
-            found.append(failure(self.rule, "", said, 0.0, None, cause))
-        return [*found, failure("HALT002", "", _in_words(summary), summary.mean_step, None, "as measured")]
+            cause = causes.LOGIT_CONSTANT
+            found.append(failure(self.rule, "", said, 0.0, None, cause, metric="halting_logit_range"))
+        return [
+            *found,
+            failure("HALT002", "", _in_words(summary), summary.mean_step, None, causes.AS_MEASURED),
+        ]
 
 
 def _constant(logits: Tensor) -> bool:
@@ -201,19 +218,15 @@ def _without_decision(halts: Halts, summary: HaltingSummary) -> list[Finding]:
         said = (
             f"{summary.forced:.0%} of the rows end at the maximum, {halts.maximum}, though answers are right"
         )
-        cause = (
-            "rows ask to end and are made to go on: exploration, or the logit is not read"
-            if asks
-            else "the halting logit is never positive: its bias, its weight in the loss, or nothing trains it"
-        )
-        return [failure(Halting.rule, "", said, summary.forced, _ALL, cause)]
+        cause = causes.HELD if asks else causes.NEVER_POSITIVE
+        return [failure(Halting.rule, "", said, summary.forced, _ALL, cause, metric="forced_share")]
     at_once = summary.distribution.get(1, 0.0)
     if at_once >= _ALL and summary.phase in ("start", "learning"):
         said = (
             f"{at_once:.0%} of the rows end at their first step of {halts.maximum}, though answers are wrong"
         )
-        cause = "the halting logit starts at or above its threshold: a zero weight without a negative bias"
-        return [failure(Halting.rule, "", said, at_once, _ALL, cause)]
+        cause = causes.STARTS_POSITIVE
+        return [failure(Halting.rule, "", said, at_once, _ALL, cause, metric="halted_at_once_share")]
     return []
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from diagnostics.errors import NothingRecorded
 from diagnostics.findings import Finding, Severity
 from diagnostics.monitor import Monitor
 from diagnostics.step_log import StepLog
@@ -41,7 +42,7 @@ class LoopMonitor:
             LookupError: Training has not begun.
         """
         if self._monitor is None:
-            raise LookupError("there is no monitor before training begins")
+            raise NothingRecorded("loop.not-begun", "there is no monitor before training begins")
         return self._monitor
 
     def begin(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:

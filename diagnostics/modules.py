@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from diagnostics import causes
 from diagnostics.group import ModuleFacts
 from diagnostics.records import (
     Absent,
@@ -17,6 +18,8 @@ from diagnostics.records import (
     ParameterRecord,
     root_sum_squares,
 )
+
+_NO_PARAMETERS = Absent("it has no parameters", "no-parameters")
 
 
 def module_record(
@@ -44,7 +47,9 @@ def module_record(
         evenness=_evenness(samples, coverage, gradients, unmatched),
         calls=calls,
         state=state,
-        gradient_max=float(torch.cat(filled).max()) if filled else Absent("no gradient arrived at a row"),
+        gradient_max=float(torch.cat(filled).max())
+        if filled
+        else Absent("no gradient arrived at a row", "no-gradient"),
         grad_norm_pre_clip=_norm([record.reach.norm for record in parameters.values()]),
         grad_norm_post_clip=_norm(
             [
@@ -99,30 +104,28 @@ def _coverage(
     samples: int,
     gradients: Tensor,
     calls: Sequence[CallRecord],
-    unmatched: Sequence[str],
+    unmatched: Sequence[Absent],
     state: GradientState,
     parameters: Mapping[str, ParameterRecord],
 ) -> Number:
     trainable = [record for record in parameters.values() if record.requires_grad]
-    blind = any(call.unknown for call in calls)
+    blind = any(call.unknown is not None for call in calls)
     if (
         not blind
         and state != "arrived"
         and trainable
         and all(record.reach.kind in ("some", "all") for record in trainable)
     ):
-        return Absent(
-            "its parameters receive gradient by another way than its forward"
-            f" ({state}): it is used through other methods, its weights are shared, or torch.compile had"
-            " compiled it before the monitor was made"
-        )
+        return Absent.because(causes.OTHER_WAY.of(state=state))
     covering = int(torch.count_nonzero(gradients))
     unknown = [
         *unmatched,
-        *(call.samples.reason for call in calls if isinstance(call.samples, Absent) and call.gradient),
+        *(call.samples for call in calls if isinstance(call.samples, Absent) and call.gradient),
     ]
     if unknown and covering < samples:
-        return Absent(f"ambiguous: {unknown[0]}; the rows that are known cover {covering / samples:.3g}")
+        first = unknown[0]
+        cover = f"the rows that are known cover {covering / samples:.3g}"
+        return Absent(f"ambiguous: {first.reason}; {cover}", first.code)
     return covering / samples
 
 
@@ -133,24 +136,26 @@ def _waste(samples: int, coverage: Number, calls: Sequence[CallRecord]) -> Numbe
     indices: dict[int, Tensor] = {}  # calls of all samples share one index
     for call in calls:
         if isinstance(call.samples, Absent):
-            return Absent(f"ambiguous: {call.samples.reason}")
+            return Absent(f"ambiguous: {call.samples.reason}", call.samples.code)
         indices[id(call.samples)] = call.samples
     for index in indices.values():
         processed[index] = True
     count = int(processed.sum())
-    return 1.0 - coverage * samples / count if count else Absent("it computed no rows in this step")
+    return (
+        1.0 - coverage * samples / count if count else Absent("it computed no rows in this step", "no-rows")
+    )
 
 
-def _evenness(samples: int, coverage: Number, gradients: Tensor, unmatched: Sequence[str]) -> Number:
+def _evenness(samples: int, coverage: Number, gradients: Tensor, unmatched: Sequence[Absent]) -> Number:
     if isinstance(coverage, Absent):
         return coverage
     if unmatched:
-        return Absent(f"ambiguous: {unmatched[0]}")
+        return Absent(f"ambiguous: {unmatched[0].reason}", unmatched[0].code)
     largest = float(gradients.max())
     if largest == 0.0:
-        return Absent("no gradient arrived")
+        return Absent("no gradient arrived", "no-gradient")
     if largest - largest != 0.0:
-        return Absent("a gradient is not finite")
+        return Absent("a gradient is not finite", "not-finite")
     scaled = gradients / largest  # squares of small gradients underflow
     return float(scaled.sum() ** 2 / (samples * scaled.square().sum()))
 
@@ -159,14 +164,16 @@ def _norm(norms: Sequence[Number]) -> Number:
     known = [norm for norm in norms if not isinstance(norm, Absent)]
     if known:
         return root_sum_squares(known)
-    return next((norm for norm in norms if isinstance(norm, Absent)), Absent("it has no parameters"))
+    return next((norm for norm in norms if isinstance(norm, Absent)), _NO_PARAMETERS)
 
 
 def _moved(parameters: Mapping[str, ParameterRecord]) -> Number:
     if not parameters:
-        return Absent("it has no parameters")
+        return _NO_PARAMETERS
     update = root_sum_squares(record.update_norm for record in parameters.values())
     weight = root_sum_squares(record.weight_norm for record in parameters.values())
     if weight == 0.0 and update > 0.0:
-        return Absent(f"its weights were all zero when the step began; they moved by {update:.3g}")
+        return Absent(
+            f"its weights were all zero when the step began; they moved by {update:.3g}", "zero-weights"
+        )
     return update / weight if weight else 0.0

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from diagnostics.buffers import FrozenBuffers
 from diagnostics.capture import Capture, RowsFunction, sample_index, tensors_in
 from diagnostics.choice import choose
 from diagnostics.drift import DriftProbe, DriftRecord
+from diagnostics.errors import InvalidValue, NothingRecorded, WrongOrder
 from diagnostics.findings import Finding, ordered
 from diagnostics.flow import Flow
 from diagnostics.folding import fold
@@ -41,15 +42,21 @@ from diagnostics.parameters import ParameterWatch
 from diagnostics.readout import Readout
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
 from diagnostics.rules import OPTIONS
-from diagnostics.selection import check_patterns, covers, innermost, moded, named_by, select_modules
+from diagnostics.selection import (
+    check_patterns,
+    covers,
+    innermost,
+    moded,
+    named_by,
+    select_modules,
+    watched_one,
+)
 from diagnostics.silence import not_run
 from diagnostics.slow import drifts
 from diagnostics.spikes import spikes
 from diagnostics.strangers import Strangers
 from diagnostics.tally import Tally
 from diagnostics.tracking import members, track
-
-_T = TypeVar("_T")
 
 
 class Monitor:
@@ -75,7 +82,7 @@ class Monitor:
         group: Processes that train one model on a share of the batch each. Every record, finding and number
             is then about the samples of all of them, and the same on each. Losses must be scaled so that
             gradients add up to those of the whole batch, and `gradients_reduced` called in every step.
-        options: Numbers of rules, as {"COV001": {"below": 0.3}}; docs/rules has those of each rule.
+        options: Numbers of rules, as {"COV001": {"below": 0.3}}; `explain(id)` lists those of a rule.
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
@@ -98,13 +105,20 @@ class Monitor:
         options: Mapping[str, Values] | None = None,
     ) -> None:
         if every < 1 or history < 1:
-            raise ValueError(f"every and history must be at least 1, found every={every}, history={history}")
+            raise InvalidValue(
+                "monitor.count-below-1",
+                "every and history must be at least 1, found every={every}, history={history}",
+                every=every,
+                history=history,
+            )
         model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
         self._modules = select_modules(model, watch)
         self._rows = _resolve_rows(rows or {}, self._modules)
         check_patterns("expect_partial", expect_partial, self._modules)
         self._partial = frozenset(name for name in self._modules if named_by(expect_partial, name))
-        self._probes = {name: probe for name, probe in (drift or {}).items() if _get(self._modules, name)}
+        self._probes = {
+            name: probe for name, probe in (drift or {}).items() if watched_one(self._modules, name)
+        }
         self._options = settle(OPTIONS, options)
         self._every = every
         self._group = group
@@ -192,13 +206,15 @@ class Monitor:
             RuntimeError: The monitor is detached, or a step is already open.
         """
         if samples < 1:
-            raise ValueError(
-                f"samples must be the number of samples in the loss, at least 1; found {samples}"
+            raise InvalidValue(
+                "monitor.too-few-samples",
+                "samples must be the number of samples in the loss, at least 1; found {got}",
+                got=samples,
             )
         if not self._handles:
-            raise RuntimeError("the monitor is detached; call attach() first")
+            raise WrongOrder("monitor.detached", "the monitor is detached; call attach() first")
         if self._capture is not None:
-            raise RuntimeError("a step of this monitor is already open")
+            raise WrongOrder("monitor.step-open", "a step of this monitor is already open")
         number = self._steps
         self._steps += 1
         if number % self._every:
@@ -253,9 +269,10 @@ class Monitor:
 
     def _finish(self, number: int, capture: Capture) -> None:
         if self._group is not None and not self._parameters.measured_again:
-            raise RuntimeError(
+            raise WrongOrder(
+                "monitor.gradients-not-reduced",
                 "the gradients of this process are not those of the group:"
-                " call monitor.gradients_reduced() after the reduction, before clipping"
+                " call monitor.gradients_reduced() after the reduction, before clipping",
             )
         readout = Readout()
         capture.close(readout)
@@ -315,32 +332,34 @@ class Monitor:
             LookupError: No step was recorded yet.
         """
         if self._last is None:
-            raise LookupError("no step was recorded yet; run one inside `with monitor.step(samples=...)`")
+            raise NothingRecorded(
+                "monitor.no-step", "no step was recorded yet; run one inside `with monitor.step(samples=...)`"
+            )
         return self._last
 
     def coverage(self, module: str) -> Number:
         """Share of the samples whose loss has gradient through `module`, in the latest step."""
-        return _get(self.last.modules, module).coverage
+        return watched_one(self.last.modules, module).coverage
 
     def waste(self, module: str) -> Number:
         """Share of the samples that `module` computed for nothing, in the latest step."""
-        return _get(self.last.modules, module).waste
+        return watched_one(self.last.modules, module).waste
 
     def evenness(self, module: str) -> Number:
         """How evenly the samples pull on `module`, from 1/B to 1, in the latest step."""
-        return _get(self.last.modules, module).evenness
+        return watched_one(self.last.modules, module).evenness
 
     def calls(self, module: str) -> tuple[CallRecord, ...]:
         """The forward calls of `module` in the latest step, in order."""
-        return _get(self.last.modules, module).calls
+        return watched_one(self.last.modules, module).calls
 
     def reach(self, parameter: str) -> Reach:
         """How far the gradient came to `parameter` in the latest step, before clipping."""
-        return _get(self.last.parameters, parameter).reach
+        return watched_one(self.last.parameters, parameter).reach
 
     def moved(self, parameter: str) -> Number:
         """Change of `parameter` over the latest step relative to its norm."""
-        return _get(self.last.parameters, parameter).moved
+        return watched_one(self.last.parameters, parameter).moved
 
     def probe(self, module: str, output: Tensor, movement: float | None = None) -> DriftRecord:
         """Feed the drift rule: what `module` gives for a fixed probe batch, after the latest step.
@@ -354,7 +373,7 @@ class Monitor:
             KeyError: The module is not watched.
             ValueError: The shape changed, or there was a probe of this module since the latest step.
         """
-        _get(self._modules, module)
+        watched_one(self._modules, module)
         if module not in self._probes:
             options = self._options["DRIFT001"]
             self._probes[module] = DriftProbe(
@@ -397,12 +416,6 @@ class Monitor:
     def _not_run(self) -> list[Finding]:
         steps = [record.step for record in self.history]
         return not_run(steps, self._optimizers > 0, self._probes, self._options, self._every)
-
-
-def _get(records: Mapping[str, _T], name: str) -> _T:
-    if name not in records:
-        raise KeyError(f"{name!r} is not watched; watched are: {', '.join(records)}")
-    return records[name]
 
 
 def _resolve_rows(

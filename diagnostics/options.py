@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from diagnostics.errors import InvalidValue
+
 
 @dataclass(frozen=True)
 class Option:
@@ -45,10 +47,21 @@ def settle(
     values = {rule: {name: option.default for name, option in known.items()} for rule, known in rules.items()}
     for rule, wanted in (given or {}).items():
         if rule not in rules:
-            raise ValueError(f"options: there is no rule {rule!r}{_nearest(rule, rules)}")
+            raise InvalidValue(
+                "options.unknown-rule",
+                "options: there is no rule {got!r}{hint}",
+                got=rule,
+                hint=_nearest(rule, rules),
+            )
         for name, value in wanted.items():
             if name not in rules[rule]:
-                raise ValueError(f"options: {rule} has no option {name!r}{_nearest(name, rules[rule])}")
+                raise InvalidValue(
+                    "options.unknown-option",
+                    "options: {rule} has no option {got!r}{hint}",
+                    rule=rule,
+                    got=name,
+                    hint=_nearest(name, rules[rule]),
+                )
             values[rule][name] = _checked(f"{rule}.{name}", rules[rule][name], value)
     return values
 
@@ -57,9 +70,14 @@ def _checked(name: str, option: Option, value: float) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     whole = number and (not option.whole or float(value).is_integer())
     if not number or math.isnan(value) or not whole or not option.low <= value <= option.high:
-        kind = "a whole number" if option.whole else "a number"
-        raise ValueError(
-            f"options: {name} must be {kind} from {option.low:g} to {option.high:g}, found {value!r}"
+        raise InvalidValue(
+            "options.not-allowed",
+            "options: {name} must be {kind} from {low:g} to {high:g}, found {got!r}",
+            name=name,
+            kind="a whole number" if option.whole else "a number",
+            low=option.low,
+            high=option.high,
+            got=value,
         )
     return float(value)
 

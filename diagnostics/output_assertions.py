@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics import causes
 from diagnostics.capture import tensors_in
+from diagnostics.errors import InvalidValue
 from diagnostics.failure import CheckFailed, failure
 from diagnostics.representations import cross_sample_share
 from diagnostics.rules import OPTIONS
@@ -65,7 +67,9 @@ def assert_sample_independence(
                 if size > worst.get(name, (-1.0, 0, 0))[0]:
                     worst[name] = (size, changed, row)
     if not changes:
-        raise ValueError("all samples of the batch are equal: give a batch of different ones")
+        raise InvalidValue(
+            "assertions.equal-samples", "all samples of the batch are equal: give a batch of different ones"
+        )
     _require_output(before, batch)
     leaking = [name for name in before if worst[name][0] > tolerance]
     if leaking:
@@ -73,7 +77,7 @@ def assert_sample_independence(
         said = f"changing sample {changed} changes what {leaking[0]} gives for sample {row}, by {size:.3g} of its size"
         rows = [(name, f"{worst[name][0]:.3g}", "yes" if name in leaking else "no") for name in before]
         table = text_table(("module, in order of execution", "change of other samples", "leaks"), rows)
-        cause = f"{leaking[0]} is the first watched module, in order of execution, that mixes samples"
+        cause = causes.MIXES_SAMPLES.of(module=leaking[0])
         raise CheckFailed([failure("LEAK001", _name(leaking[0]), said, size, tolerance, cause)], table)
 
 
@@ -112,12 +116,7 @@ def assert_output_diversity(
         said = (
             f"{failing[0]}: {cell(share)} of its mean square differs between samples, needed {at_least:.3g}"
         )
-        cause = (
-            "it starts like this: with the weights moved a little it differs"
-            if failing[0] in later
-            else f"it is the first in order of execution, and the same at {seeds} further seeds with the weights"
-            " moved a little; modules behind it inherit the collapse"
-        )
+        cause = causes.EQUAL_AT_START if failing[0] in later else causes.FIRST_EQUAL.of(seeds=seeds)
         value = float("nan") if share is None else share
         rows = [(name, cell(share), "yes" if name in failing else "no") for name, share in shares.items()]
         raise CheckFailed(
@@ -140,12 +139,16 @@ def _judged(model: nn.Module, watch: Sequence[str] | None, ignore: Sequence[str]
 def _batch_size(inputs: Any) -> int:
     sizes = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors_in(inputs)}
     if len(sizes) != 1:
-        raise ValueError(
-            f"inputs must be tensors that all lead with the samples, found sizes {sorted(sizes)}"
+        raise InvalidValue(
+            "assertions.inputs-without-samples",
+            "inputs must be tensors that all lead with the samples, found sizes {got}",
+            got=sorted(sizes),
         )
     (size,) = sizes
     if size < 2:
-        raise ValueError(f"at least two samples are needed, found {size}")
+        raise InvalidValue(
+            "assertions.too-few-samples", "at least two samples are needed, found {got}", got=size
+        )
     return size
 
 
@@ -228,8 +231,10 @@ def _leak(before: Tensor, after: Tensor, changed: int) -> tuple[float, int]:
 
 def _require_output(found: Mapping[str, Tensor], batch: int) -> None:
     if _OUTPUT not in found:
-        raise ValueError(
-            f"no tensor of the output leads with the {batch} samples: give a `forward` whose does"
+        raise InvalidValue(
+            "assertions.output-without-samples",
+            "no tensor of the output leads with the {samples} samples: give a `forward` whose does",
+            samples=batch,
         )
 
 

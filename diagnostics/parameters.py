@@ -23,7 +23,7 @@ from diagnostics.records import Absent, Number, OptimizerPlace, ParameterRecord,
 from diagnostics.stored import stored_values
 from diagnostics.tracking import Tracked
 
-_NONE = Absent("no gradient arrived in this step")
+_NONE = Absent("no gradient arrived in this step", "no-gradient")
 _NO_REACH = Reach("none", _NONE, _NONE, _NONE)
 
 _Build = Callable[[frozenset[int], Mapping[int, float] | None], dict[str, ParameterRecord]]
@@ -286,7 +286,9 @@ class ParameterWatch:
 
     def _reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
         if measured is None:
-            gone = Absent("the gradient arrived and was taken away before the backward pass ended")
+            gone = Absent(
+                "the gradient arrived and was taken away before the backward pass ended", "taken-away"
+            )
             return Reach("some", gone, gone, gone)
         norm, count = measured
         share = count / self._parameters[index].numel()
@@ -304,14 +306,16 @@ class ParameterWatch:
     def _place(self, index: int, seen: dict[int, float], reach: Reach) -> OptimizerPlace | Absent:
         group = self._groups.get(index)
         if group is None:
-            return Absent("in no group of the optimisers" if self._optimizers else "no optimiser was given")
+            if self._optimizers:
+                return Absent("in no group of the optimisers", "in-no-group")
+            return Absent("no optimiser was given", "no-optimizer")
         stepped = self._steps[group.optimizer] > 0
         gradient: Literal["none", "zero", "nonzero"] | Absent
         norm: Number
         if not stepped:
-            gradient = norm = Absent("its optimiser did not step")
+            gradient = norm = Absent("its optimiser did not step", "no-step")
         elif index not in seen:
-            gradient, norm = "none", Absent("the optimiser found no gradient")
+            gradient, norm = "none", Absent("the optimiser found no gradient", "no-gradient")
         else:
             norm = seen[index]
             # squares underflow below 1e-23: a gradient that was tiny all along is not one cleared to zero
@@ -338,14 +342,16 @@ def _layer(item: Tracked) -> str:
 
 def _leftover(norms: Mapping[int, float] | None, index: int) -> Literal["none", "zero", "nonzero"] | Absent:
     if norms is None:
-        return Absent("no gradient came to a watched module")
+        return Absent("no gradient came to a watched module", "no-gradient")
     if index not in norms:
         return "none"
     return "nonzero" if norms[index] else "zero"
 
 
 def _plain(value: Any, name: str) -> Number:
-    return float(value) if isinstance(value, (int, float)) else Absent(f"{name} is a {type(value).__name__}")
+    if isinstance(value, (int, float)):
+        return float(value)
+    return Absent(f"{name} is a {type(value).__name__}", "no-number")
 
 
 def _alike(copies: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:

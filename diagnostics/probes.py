@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from diagnostics import causes
+from diagnostics.errors import InvalidValue
 from diagnostics.failure import CheckFailed, failure
 from diagnostics.findings import Evidence, Finding, Severity
 from diagnostics.output_assertions import assert_sample_independence
@@ -47,9 +49,16 @@ def probe_finding(
     remedy: str,
     module: str = "",
     severity: Severity = Severity.CRITICAL,
+    code: str = "",
 ) -> Finding:
-    """A finding of a probe, at step 0."""
-    return Finding(rule, severity, module, message, Evidence(metric, value, threshold, 0, 0), cause, remedy)
+    """A finding of a probe, at step 0.
+
+    Args:
+        code: Stable name of the cause, for a rule of your own that can name several: a baseline knows a finding by
+            rule, module and code.
+    """
+    evidence = Evidence(metric, value, threshold, 0, 0)
+    return Finding(rule, severity, module, message, evidence, cause, remedy, code=code)
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,11 @@ class ContextUse:
         model.eval()
         count = self.samples(batch)
         if count < 2:
-            raise ValueError(f"the use of a context: at least two samples are needed, found {count}")
+            raise InvalidValue(
+                "probes.too-few-samples",
+                "the use of a context: at least two samples are needed, found {got}",
+                got=count,
+            )
         own = float(self.loss(model, batch))
         changes = [
             abs(float(self.loss(model, self.shuffled(batch, torch.arange(count).roll(shift)))) - own)
@@ -134,7 +147,7 @@ class ContextUse:
                 f"the context of another sample changes the loss by {change:.3g} of it",
                 change,
                 self.at_least,
-                "the context is cut off, the same for all samples, or not read by what follows it",
+                causes.CONTEXT_LOST,
             )
         ]
 
@@ -162,7 +175,7 @@ class Provenance:
             return []
         if missing:
             said = f"{len(asked)} samples were asked for and {len(arrived)} stand at the loss"
-            cause = "samples are dropped or repeated on the way"
+            cause = causes.DROPPED_OR_REPEATED
         else:
             place = wrong[0]
             said = (
@@ -170,11 +183,7 @@ class Provenance:
                 f" {asked[place]!r} was asked for and {arrived[place]!r} stands"
             )
             same = sorted(map(repr, asked)) == sorted(map(repr, arrived))
-            cause = (
-                "the same samples in another order: one of the tensors was sorted, reshaped or transposed alone"
-                if same
-                else "other samples: a carry or a cache holds those of an earlier batch"
-            )
+            cause = causes.REORDERED if same else causes.OTHER_SAMPLES
         return [failure(self.rule, "", said, float(len(wrong) + missing), 0.0, cause)]
 
 
@@ -196,23 +205,14 @@ class EvaluatorOracle:
     def run(self, model: nn.Module, batch: Any) -> list[Finding]:
         """Does not use the model."""
         found = []
-        for given, make, expected in (
-            ("the labels", self.labels, 1.0),
-            ("wrong predictions", self.wrong, 0.0),
+        for given, make, expected, cause in (
+            ("the labels", self.labels, 1.0, causes.LABELS_BELOW_ONE),
+            ("wrong predictions", self.wrong, 0.0, causes.WRONG_ABOVE_ZERO),
         ):
             score = float(self.score(make(batch), batch))
             if not math.isclose(score, expected, abs_tol=1e-6):
-                found.append(
-                    failure(
-                        self.rule,
-                        "",
-                        f"the evaluator gives {score:.4g} to {given}, expected {expected:g}",
-                        score,
-                        expected,
-                        "padding is counted, predictions and labels are shifted against each other, or the"
-                        " denominator is not what was asked",
-                    )
-                )
+                said = f"the evaluator gives {score:.4g} to {given}, expected {expected:g}"
+                found.append(failure(self.rule, "", said, score, expected, cause))
         return found
 
 
@@ -253,7 +253,7 @@ class Cost:
                 f"a forward pass takes {best * 1e3:.3g} ms: {listed or 'no watched module was called'}",
                 shares.get(first, math.nan),
                 None,
-                "what the modules compute",
+                causes.MODULE_COST,
             )
         ]
 

@@ -1,7 +1,7 @@
 """What one step leaves behind: frozen records of calls, modules and parameters, scalars on the CPU.
 
-A value that could not be measured is `Absent(reason)`, never 0. Definitions: `docs/architecture.md`
-names the package, each field below says what it holds and in which unit.
+A value that could not be measured is `Absent(reason)`, never 0. Each field says
+what it holds and in which unit.
 """
 
 from __future__ import annotations
@@ -13,15 +13,33 @@ from typing import Literal
 
 from torch import Tensor
 
+from diagnostics.causes import Cause
+
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A value that could not be measured, and why. It is false, so `value or default` works."""
+    """A value that could not be measured, and why. It is false, so `value or default` works.
+
+    Attributes:
+        reason: A sentence.
+        code: Stable name of the reason, "" where the user's own code gives none.
+    """
 
     reason: str
+    code: str = ""
 
     def __bool__(self) -> bool:
         return False
+
+    @classmethod
+    def because(cls, cause: Cause) -> Absent:
+        """A value that is absent for a known cause."""
+        return cls(str(cause), cause.code)
+
+    @property
+    def cause(self) -> Cause:
+        """The reason as the cause of a finding."""
+        return Cause(self.code, "{reason}").of(reason=self.reason)
 
 
 Number = float | Absent
@@ -52,7 +70,7 @@ class CallRecord:
         row_gradients: (rows,) largest |gradient| per row, before clipping; the larger of several
             backward passes, of several outputs.
         recomputed: Whether the call ran inside the backward pass (reentrant checkpointing).
-        unknown: Why gradient may have come without being seen; "" where it cannot.
+        unknown: Why gradient may have come without being seen; None where it cannot.
     """
 
     grad_enabled: bool
@@ -63,7 +81,7 @@ class CallRecord:
     samples: Tensor | Absent
     row_gradients: Tensor | Absent
     recomputed: bool = False
-    unknown: str = ""
+    unknown: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +205,8 @@ class ParameterRecord:
         """Change relative to the weights, ||dp|| / ||p||."""
         if self.weight_norm == 0.0 and self.changed:
             return Absent(
-                f"the weights were all zero when the step began; they moved by {self.update_norm:.3g}"
+                f"the weights were all zero when the step began; they moved by {self.update_norm:.3g}",
+                "zero-weights",
             )
         return self.update_norm / self.weight_norm if self.weight_norm else 0.0
 

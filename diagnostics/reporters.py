@@ -61,8 +61,9 @@ def _result(finding: Finding, index: dict[str, int], artifact: str) -> dict[str,
             "text": f"{finding.message}. Likely cause: {finding.cause}. What to do: {finding.remedy}"
         },
         "locations": [location],
-        "partialFingerprints": {"diagnostics/v1": finding.fingerprint},
+        "partialFingerprints": {"diagnostics/v2": finding.fingerprint},
         "properties": {
+            "code": finding.code,
             "metric": evidence.metric,
             "value": evidence.value if math.isfinite(evidence.value) else None,
             "threshold": evidence.threshold,
@@ -116,13 +117,12 @@ def to_html(findings: Iterable[Finding], title: str = "Findings", table: str = "
 
 
 def _article(finding: Finding) -> str:
-    evidence = finding.evidence
-    bound = "" if evidence.threshold is None else f" (threshold {evidence.threshold:g})"
-    measured = (
-        f"{evidence.metric} = {evidence.value:.4g}{bound},"
-        f" steps {evidence.first_step} to {evidence.last_step}"
+    terms = (
+        ("Evidence", str(finding.evidence)),
+        ("Likely cause", finding.cause),
+        *([("Code", finding.code)] if finding.code else []),
+        ("What to do", finding.remedy),
     )
-    terms = (("Evidence", measured), ("Likely cause", finding.cause), ("What to do", finding.remedy))
     listed = "\n".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in terms)
     items = "\n".join(f"<li>{escape(consequence_line(follows))}</li>" for follows in finding.consequences)
     explained = (

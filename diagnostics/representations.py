@@ -1,7 +1,7 @@
 """Measures how much a context says about its sample: variance, rank, retrieval, and what the decoder makes of
 it.
 
-Definitions: docs/diagnostics.md, "Representation". Everything is computed in float64 on the CPU from a
+The fields of `Representation` define each quantity. Everything is computed in float64 on the CPU from a
 detached copy, so a figure does not depend on the device and cannot touch the graph. Shapes: B samples, T
 tokens, D channels, N tasks; (B, D) is read as T = 1. A value that makes no sense for the given shape (the
 variance over one sample) is None, never 0, and `Representation.absent` says why.
@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+from diagnostics.errors import InvalidValue
 
 _RANK_SAMPLES = 64  # samples whose token rank is averaged; bounds the cost where T is a whole canvas
 _TIE = 1e-12  # distance between unit vectors below which float64 cannot tell two rows apart
@@ -145,7 +147,7 @@ def representation(context: Tensor) -> Representation:
     """Measure a context (B, T, D) or (B, D).
 
     Raises ValueError for another number of dimensions, an empty tensor, or a dtype that is not floating.
-    Formulas: docs/diagnostics.md, "Representation"; the names that ETRM published stand beside each field.
+    The fields of `Representation` give the formulas and the names that ETRM published.
     """
     c = _context(context)
     b, t, d = c.shape
@@ -193,7 +195,11 @@ def effective_rank(matrix: Tensor, *, centred: bool = False) -> float | None:
     Raises ValueError for another number of dimensions, an empty tensor, or a dtype that is not floating.
     """
     if matrix.dim() != 2:
-        raise ValueError(f"a matrix has shape (N, M), found {tuple(matrix.shape)}")
+        raise InvalidValue(
+            "representations.matrix-shape",
+            "a matrix has shape (N, M), found {got}",
+            got=tuple(matrix.shape),
+        )
     m = _context(matrix).squeeze(1)
     if not bool(torch.isfinite(m).all()):
         return None
@@ -208,15 +214,22 @@ def task_retrieval(first: Tensor, second: Tensor) -> Retrieval:
     Raises ValueError for halves of different shapes, fewer than two tasks, or elements that are not finite.
     """
     if first.shape != second.shape or first.dim() < 2:
-        raise ValueError(
-            f"two halves (N, ...) of one shape are needed, found {tuple(first.shape)}, {tuple(second.shape)}"
+        raise InvalidValue(
+            "representations.halves-differ",
+            "two halves (N, ...) of one shape are needed, found {first}, {second}",
+            first=tuple(first.shape),
+            second=tuple(second.shape),
         )
     n = first.shape[0]
     if n < 2:
-        raise ValueError(f"retrieval needs at least two tasks, found {n}")
+        raise InvalidValue(
+            "representations.too-few-tasks", "retrieval needs at least two tasks, found {got}", got=n
+        )
     one, two = _unit(_copy(first).flatten(1)), _unit(_copy(second).flatten(1))
     if not bool(torch.isfinite(one).all() and torch.isfinite(two).all()):
-        raise ValueError("retrieval needs finite contexts, found NaN or infinite elements")
+        raise InvalidValue(
+            "representations.not-finite", "retrieval needs finite contexts, found NaN or infinite elements"
+        )
     # |u - v| orders as the cosine does, and keeps its digits where all cosines are near 1
     distance = torch.cdist(one, two, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distance <= distance.min(dim=1, keepdim=True).values + _TIE
@@ -280,8 +293,11 @@ def sampling_noise_share(first: Tensor, second: Tensor) -> float | None:
     """
     one, two = _context(first), _context(second)
     if one.shape != two.shape:
-        raise ValueError(
-            f"two passes of one batch have one shape, found {tuple(one.shape)}, {tuple(two.shape)}"
+        raise InvalidValue(
+            "representations.passes-differ",
+            "two passes of one batch have one shape, found {first}, {second}",
+            first=tuple(one.shape),
+            second=tuple(two.shape),
         )
     if one.shape[0] == 1:
         return None
@@ -294,7 +310,7 @@ def sampling_noise_share(first: Tensor, second: Tensor) -> float | None:
 def against_random_start(now: Representation, start: Representation) -> AgainstRandomStart:
     """Put an encoder's figures beside those of its random start, which alone say what "healthy" is.
 
-    A random standard encoder at paper size already has cross_sample_var .10 (docs/diagnostics.md).
+    A random standard encoder at paper size already has cross_sample_var .10.
     """
     known = now.share is not None and start.share is not None and start.share > 0
     ratio = now.share / start.share if known and now.share is not None and start.share else None
@@ -307,9 +323,17 @@ def _copy(values: Tensor) -> Tensor:
 
 def _context(context: Tensor) -> Tensor:
     if context.dim() not in (2, 3) or context.numel() == 0:
-        raise ValueError(f"a context has shape (B, T, D) or (B, D), not empty; found {tuple(context.shape)}")
+        raise InvalidValue(
+            "representations.context-shape",
+            "a context has shape (B, T, D) or (B, D), not empty; found {got}",
+            got=tuple(context.shape),
+        )
     if not context.is_floating_point():
-        raise ValueError(f"a context has a floating dtype, found {context.dtype}")
+        raise InvalidValue(
+            "representations.context-dtype",
+            "a context has a floating dtype, found {got}",
+            got=context.dtype,
+        )
     c = _copy(context)
     return c if c.dim() == 3 else c.unsqueeze(1)
 
@@ -364,7 +388,12 @@ def _mean_cosine(rows: Tensor) -> float | None:
 
 def _groups(groups: Tensor, b: int) -> Tensor:
     if groups.shape != (b,):
-        raise ValueError(f"groups has shape ({b},), one task id per sample; found {tuple(groups.shape)}")
+        raise InvalidValue(
+            "representations.groups-shape",
+            "groups has shape {expected}, one task id per sample; found {got}",
+            expected=(b,),
+            got=tuple(groups.shape),
+        )
     return groups.detach().cpu()
 
 

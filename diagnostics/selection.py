@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from torch import nn
 
+from diagnostics.errors import InvalidValue, UnknownName
+
+_T = TypeVar("_T")
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
@@ -26,8 +30,10 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
     modules = dict(model.named_modules())
     del modules[""]
     if not modules:
-        raise ValueError(
-            f"{type(model).__name__} has no submodule to watch; put it into another: nn.Sequential(model)"
+        raise InvalidValue(
+            "selection.no-submodule",
+            "{model} has no submodule to watch; put it into another: nn.Sequential(model)",
+            model=type(model).__name__,
         )
     chosen: set[str] = set()
     for pattern in patterns:
@@ -36,7 +42,7 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
             continue
         matches = [name for name in modules if fnmatchcase(name, pattern)]
         if not matches:
-            raise ValueError(f"watch: no submodule matches {pattern!r}{_nearest(pattern, modules)}")
+            raise _no_match("watch", pattern, modules)
         chosen.update(matches)
     while any(isinstance(modules[name], _CONTAINERS) for name in chosen):
         for name in [name for name in chosen if isinstance(modules[name], _CONTAINERS)]:
@@ -46,11 +52,31 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
 
 
 def check_patterns(argument: str, patterns: Iterable[str], names: Iterable[str]) -> None:
-    """Raise ValueError, naming the nearest name, for a pattern that covers none of `names`."""
+    """Refuse a pattern that covers none of `names`.
+
+    Raises:
+        InvalidValue: There is one; the error names the nearest names.
+    """
     known = list(names)
     for pattern in patterns:
         if not any(covers(pattern, name) for name in known):
-            raise ValueError(f"{argument}: nothing matches {pattern!r}{_nearest(pattern, known)}")
+            raise _no_match(argument, pattern, known)
+
+
+def watched_one(records: Mapping[str, _T], name: str) -> _T:
+    """What belongs to a watched module or parameter.
+
+    Raises:
+        UnknownName: It is not watched.
+    """
+    if name not in records:
+        raise UnknownName(
+            "selection.not-watched",
+            "{got!r} is not watched; watched are: {allowed}",
+            got=name,
+            allowed=", ".join(records),
+        )
+    return records[name]
 
 
 def covers(pattern: str, name: str) -> bool:
@@ -81,9 +107,17 @@ def _has_modes(layer: nn.Module) -> bool:
     return isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0
 
 
-def _nearest(pattern: str, names: Iterable[str]) -> str:
+def _no_match(argument: str, pattern: str, names: Iterable[str]) -> InvalidValue:
     known = list(names)
     close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.5)
-    if close:
-        return f"; nearest: {', '.join(close)}"
-    return f"; there are: {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
+    listed = close or known[:8]
+    return InvalidValue(
+        "selection.no-match",
+        "{argument}: nothing matches {got!r}; {kind}: {allowed}{more}",
+        argument=argument,
+        got=pattern,
+        kind="nearest" if close else "there are",
+        allowed=", ".join(listed),
+        nearest=close[0] if close else None,
+        more=", ..." if not close and len(known) > len(listed) else "",
+    )

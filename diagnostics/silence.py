@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from diagnostics import causes
+from diagnostics.causes import Cause
 from diagnostics.drift import DriftProbe
 from diagnostics.findings import Evidence, Finding
 from diagnostics.options import Values
@@ -29,28 +31,20 @@ def not_run(
     drift = [rule.id for rule in RULES if rule.source == "probe"]
     blind = [rule.id for rule in watching if rule.needs_optimizer and not optimizers]
     early = [rule.id for rule in watching if options[rule.id]["min_steps"] > len(steps)]
-    found = [_note("", early, "fewer steps were recorded than the rules need", steps)]
+    found = [_note("", early, causes.FEW_STEPS, steps)]
     sampled = [rule.id for rule in watching if rule.needs_every_step and every > 1]
-    found.append(_note("", sampled, f"one step in {every} is recorded, and they need each", steps))
-    found.append(_note("", blind, "the monitor was given no optimiser", steps))
+    found.append(_note("", sampled, causes.STEPS_LEFT_OUT.of(every=every), steps))
+    found.append(_note("", blind, causes.NO_OPTIMIZER, steps))
     if not probes:
-        found.append(_note("", drift, "no output on a fixed batch was given to Monitor.probe", steps))
+        found.append(_note("", drift, causes.NO_PROBE, steps))
     for name, probe in probes.items():
-        reason = probe.unavailable or probe.too_few
-        if reason:
-            found.append(_note(name, drift, f"drift: {reason}", steps))
+        if probe.blocked is not None:
+            found.append(_note(name, drift, probe.blocked, steps))
     return [finding for finding in found if finding.evidence.value]
 
 
-def _note(module: str, rules: Sequence[str], cause: str, steps: Sequence[int]) -> Finding:
+def _note(module: str, rules: Sequence[str], cause: Cause, steps: Sequence[int]) -> Finding:
     rule = find_rule("RULE001")
     first, last = (steps[0], steps[-1]) if steps else (0, 0)
-    return Finding(
-        rule=rule.id,
-        severity=rule.severity,
-        module=module,
-        message=f"these rules did not run: {', '.join(rules)}",
-        evidence=Evidence(rule.metric, float(len(rules)), None, first, last),
-        cause=cause,
-        remedy=rule.remedy,
-    )
+    message = f"these rules did not run: {', '.join(rules)}"
+    return rule.finding(module, message, Evidence(rule.metric, float(len(rules)), None, first, last), cause)

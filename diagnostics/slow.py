@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diagnostics.drift import DriftEvent, DriftProbe
+from diagnostics import causes
+from diagnostics.drift import DriftProbe
 from diagnostics.findings import Evidence, Finding, Severity
 from diagnostics.rules import find_rule
+from diagnostics.series import DriftEvent
 
 
 def drifts(probes: Mapping[str, DriftProbe]) -> list[Finding]:
@@ -25,16 +27,11 @@ def drifts(probes: Mapping[str, DriftProbe]) -> list[Finding]:
 
 def _finding(name: str, event: DriftEvent) -> Finding:
     rule = find_rule("DRIFT001")
-    return Finding(
-        rule=rule.id,
-        severity=Severity.NOTE if event.under_way else rule.severity,
-        module=name,
-        message=f"{name}: its output on the probe batch drifts by {event.size:.3g} reference spreads"
+    return rule.finding(
+        name,
+        f"{name}: its output on the probe batch drifts by {event.size:.3g} reference spreads"
         f" from step {event.first_step} to {event.last_step}",
-        evidence=Evidence(rule.metric, event.size, event.threshold, event.first_step, event.last_step),
-        cause="it was under way when the reference ended, as learning from a random start is; begin to probe later"
-        " to see drifts beside it"
-        if event.under_way
-        else "its weights, or a state that it keeps: the probe batch is the same every time",
-        remedy=rule.remedy,
+        Evidence(rule.metric, event.size, event.threshold, event.first_step, event.last_step),
+        causes.UNDER_WAY if event.under_way else causes.OWN_WEIGHTS,
+        Severity.NOTE if event.under_way else None,
     )

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from diagnostics import causes
 from diagnostics.findings import Evidence, Finding
 from diagnostics.options import Values
 from diagnostics.records import Absent, StepScalars
@@ -18,6 +19,7 @@ from diagnostics.rules import find_rule
 
 _RULE = find_rule("SPIKE001")
 _METRICS = {"output_rms": "output", "gradient_max": "gradient"}
+_CAUSES = {"output": causes.OUTPUT_SPIKES, "gradient": causes.GRADIENT_SPIKES}
 _HALF_WINDOW = 10
 _WARM_UP = 5  # the first steps of a training fall steeply
 
@@ -87,13 +89,10 @@ def _finding(name: str, metric: str, ratio: float, found: dict[int, float]) -> F
     steps = sorted(found)
     listed = ", ".join(str(step) for step in steps[:6]) + (", ..." if len(steps) > 6 else "")
     size = median(found.values())
-    return Finding(
-        rule=_RULE.id,
-        severity=_RULE.severity,
-        module=name,
-        message=f"{name}: its {_METRICS[metric]} spikes to {size:.3g} times its neighbourhood"
-        f" on {len(steps)} steps ({listed})",
-        evidence=Evidence(f"{metric} / local median", size, ratio, steps[0], steps[-1]),
-        cause="it arises here: modules before it (for a gradient: behind it) are quiet on these steps",
-        remedy=_RULE.remedy,
+    what = _METRICS[metric]
+    return _RULE.finding(
+        name,
+        f"{name}: its {what} spikes to {size:.3g} times its neighbourhood on {len(steps)} steps ({listed})",
+        Evidence(f"{what}_ratio", size, ratio, steps[0], steps[-1]),
+        _CAUSES[what],
     )

@@ -22,7 +22,9 @@ from typing import Any, Self
 from diagnostics.records import Absent, StepScalars
 
 SCHEMA = "diagnostics.steps"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Versions that are read; 1 had no codes of what is absent."""
 _DIGITS = 6
 
 
@@ -88,23 +90,24 @@ def _line(record: StepScalars, order: Sequence[str]) -> dict[str, Any]:
     line: dict[str, Any] = {"step": record.step, "samples": record.samples}
     if record.order != order:
         line["order"] = record.order
-    absent: dict[str, dict[str, list[int]]] = {}
+    absent: dict[str, dict[Absent, list[int]]] = {}
     members = list(record.modules.values())
     for key in members[0] if members else ():
         values: list[float | int | str | None] = []
         for place, scalars in enumerate(members):
             value = scalars[key]
             if isinstance(value, Absent):
-                absent.setdefault(key, {}).setdefault(value.reason, []).append(place)
+                absent.setdefault(key, {}).setdefault(value, []).append(place)
                 values.append(None)
             else:
                 values.append(_rounded(value))
         line[key] = values[0] if all(value == values[0] for value in values) else values
     if absent:
         line["absent"] = {
-            key: {
-                reason: "all" if len(places) == len(members) else places for reason, places in reasons.items()
-            }
+            key: [
+                [why.code, why.reason, "all" if len(places) == len(members) else places]
+                for why, places in reasons.items()
+            ]
             for key, reasons in absent.items()
         }
     return line

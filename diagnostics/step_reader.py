@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diagnostics.errors import InvalidValue
 from diagnostics.records import Absent, Number, StepScalars
 from diagnostics.selection import check_patterns, named_by
-from diagnostics.step_log import SCHEMA, VERSION
+from diagnostics.step_log import READABLE, SCHEMA
 
 _META = ("step", "samples", "order", "absent")
 _COLUMN = re.compile(rb'"([^"\\]+)":(\[[^][{}]*\]|[^][{},]+)')
@@ -59,10 +60,10 @@ def iter_steps(path: str | Path) -> Iterator[StepScalars]:
         names = header["modules"]
         quantities = [key for key in line if key not in _META]
         columns = {key: _column(line[key], len(names)) for key in quantities}
-        absent = {key: _reasons(line, key, len(names)) for key in quantities}
+        absent = {key: _absences(line, key, len(names)) for key in quantities}
         scalars: dict[str, Mapping[str, Number]] = {
             name: {
-                key: Absent(absent[key][place]) if (value := columns[key][place]) is None else _number(value)
+                key: absent[key][place] if (value := columns[key][place]) is None else _number(value)
                 for key in quantities
             }
             for place, name in enumerate(names)
@@ -154,10 +155,14 @@ def _column(values: Any, count: int) -> list[Any]:
     return values if isinstance(values, list) else [values] * count
 
 
-def _reasons(line: Mapping[str, Any], key: str, count: int) -> dict[int, str]:
+def _absences(line: Mapping[str, Any], key: str, count: int) -> dict[int, Absent]:
+    """Position -> why the value is not known."""
+    entries = line.get("absent", {}).get(key, [])
+    if isinstance(entries, dict):  # version 1: no codes
+        entries = [["", reason, places] for reason, places in entries.items()]
     return {
-        place: reason
-        for reason, places in line.get("absent", {}).get(key, {}).items()
+        place: Absent(reason, code)
+        for code, reason, places in entries
         for place in (range(count) if places == "all" else places)
     }
 
@@ -203,17 +208,28 @@ def _lines(path: Path, parse: Any) -> Iterator[tuple[int, Mapping[str, Any], Map
             if "schema" in line:
                 header, session, torn = _checked_header(line, path), session + 1, 0
             elif torn or header is None:
-                raise ValueError(f"{path}, line {torn or number}: damaged, or no log of steps")
+                raise _damaged(path, torn or number)
             else:
                 yield session, header, line
     if torn:
-        raise ValueError(f"{path}, line {torn}: damaged, or no log of steps")
+        raise _damaged(path, torn)
+
+
+def _damaged(path: Path, line: int) -> InvalidValue:
+    return InvalidValue(
+        "step-log.damaged", "{path}, line {line}: damaged, or no log of steps", path=str(path), line=line
+    )
 
 
 def _checked_header(line: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    if line["schema"] != SCHEMA or line["version"] != VERSION:
-        raise ValueError(
-            f"{path} is of schema {line['schema']!r} version {line['version']!r};"
-            f" this reads {SCHEMA!r} version {VERSION}"
+    if line["schema"] != SCHEMA or line["version"] not in READABLE:
+        raise InvalidValue(
+            "step-log.version",
+            "{path} is of schema {schema!r} version {got!r}; this reads {expected!r} version {allowed}",
+            path=str(path),
+            schema=line["schema"],
+            got=line["version"],
+            expected=SCHEMA,
+            allowed=" or ".join(map(str, READABLE)),
         )
     return line

@@ -7,7 +7,7 @@ after it ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from diagnostics.checks import Observation
@@ -39,14 +39,14 @@ class Tally:
     """Counts observations over steps; its memory grows with modules and rules, never with steps."""
 
     def __init__(self, options: Mapping[str, Values]) -> None:
-        self._running: dict[tuple[str, str, str], _Run] = {}
-        self._latched: dict[tuple[str, str, str], _Run] = {}
+        self._running: dict[tuple[str, str, Hashable], _Run] = {}
+        self._latched: dict[tuple[str, str, Hashable], _Run] = {}
         self._options = options
         self._rules = {rule.id: rule for rule in RULES if rule.check is not None}
 
     def observe(self, record: StepRecord) -> None:
         """Apply every rule to one step."""
-        running: dict[tuple[str, str, str], _Run] = {}
+        running: dict[tuple[str, str, Hashable], _Run] = {}
         for rule in self._rules.values():
             assert rule.check is not None
             options = self._options[rule.id]
@@ -76,12 +76,10 @@ class Tally:
 def _finding(rule: Rule, options: Values, run: _Run) -> Finding:
     mean = run.total / run.steps
     bound = options[rule.bound] if rule.bound else None
-    return Finding(
-        rule=rule.id,
-        severity=rule.severity if run.observation.severity is None else run.observation.severity,
-        module=run.observation.module,
-        message=run.observation.message.replace("{value}", f"{mean:.3g}"),
-        evidence=Evidence(rule.metric, mean, bound, run.first, run.last),
-        cause=run.observation.cause,
-        remedy=rule.remedy,
+    return rule.finding(
+        run.observation.module,
+        run.observation.message.replace("{value}", f"{mean:.3g}"),
+        Evidence(rule.metric, mean, bound, run.first, run.last),
+        run.observation.cause,
+        run.observation.severity,
     )

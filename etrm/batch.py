@@ -5,16 +5,13 @@ Shapes: B samples, S query tokens, N demo pairs of all samples together, L token
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 IGNORE = -100
 """Label of a token that is not scored."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,15 +102,3 @@ class Batch:
             sample_ids=self.sample_ids[rows],
             demos=replace(self.demos.select(rows), slots=torch.arange(len(rows), device=rows.device)),
         )
-
-
-def to_device(value: T, device: torch.device) -> T:
-    """A Batch or Demos with every tensor on ``device``."""
-    moved: dict[str, Tensor | Demos] = {}
-    for field in fields(value):  # type: ignore[arg-type]
-        item = getattr(value, field.name)
-        if isinstance(item, Tensor):
-            moved[field.name] = item.to(device, non_blocking=True)
-        elif isinstance(item, Demos):
-            moved[field.name] = to_device(item, device)
-    return replace(value, **moved)  # type: ignore[type-var]

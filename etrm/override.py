@@ -1,38 +1,88 @@
-"""Settings as text: TOML files, and ``section.key=value`` on the command line."""
+"""Settings as text: TOML files, and ``section.key=value`` on the command line.
+
+A value on the command line is one of
+
+- a TOML value: ``3``, ``1e-3``, ``true``, ``'text'``, ``["a", "b"]``, ``{max_steps = 4}``;
+- ``none`` or ``null`` in any case, for a setting that may be left unset;
+- a bare word, which is the text itself: ``adamw``, ``runs/x``, ``rules:colours``. It is not empty, and has printable
+  characters only and none of :data:`SIGNIFICANT`.
+
+Anything else is an error: nothing that looks like broken TOML becomes a text.
+"""
 
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from etrm.errors import ConfigError
 
+SIGNIFICANT = frozenset(" \"'[]{}=#\\")
+"""Characters that mean something to TOML, so that a text with one of them needs quotes."""
+UNSET = ("none", "null")
+"""Words, in any case, for the absence of a value, which TOML cannot write."""
+
 
 def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
-    """A copy of a plain tree with ``section.key=value`` settings put in; values are read as TOML.
+    """A copy of a plain tree with ``section.key=value`` settings put in.
 
     Raises:
-        ConfigError: an override is not of that form.
+        ConfigError: an override is not of that form, or its value cannot be read.
     """
     tree = json.loads(json.dumps(tree, default=str))
     for text in overrides:
-        dotted, equals, value = text.partition("=")
-        if not equals or not dotted.strip():
-            raise ConfigError(
-                f"cannot read the setting {text!r}",
-                allowed="section.key=value",
-                next_step="--set train.lr=1e-3",
-            )
+        name, value = parse(text)
         node = tree
-        *parents, leaf = dotted.strip().split(".")
+        *parents, leaf = name.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"{dotted!r}: {parent!r} is a value, not a section")
-        node[leaf] = _value(value.strip())
+                raise ConfigError("config.not-a-section", f"{name!r}: {parent!r} is a value, not a section")
+        node[leaf] = value
     return tree
+
+
+def parse(text: str) -> tuple[str, Any]:
+    """The dotted name and the value of ``section.key=value``.
+
+    Raises:
+        ConfigError: it is not of that form, its value cannot be read, or it names a preset.
+    """
+    dotted, equals, value = text.partition("=")
+    name = dotted.strip()
+    if not equals or not name:
+        raise ConfigError(
+            "config.unreadable-setting",
+            f"cannot read the setting {text!r}",
+            allowed="section.key=value",
+            next_step="--set train.lr=1e-3",
+        )
+    if name == "preset":  # as a label it would claim settings that the config does not have
+        wanted = value.strip().strip("\"'")
+        raise ConfigError(
+            "config.preset-as-setting",
+            "preset cannot be set like a setting: it is what the settings extend",
+            got=repr(text),
+            allowed="the option --preset, or preset = 'NAME' in the first lines of a TOML file",
+            next_step=f"--preset {wanted if is_bare_word(wanted) else 'NAME'}",
+        )
+    return name, _value(name, value.strip())
+
+
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree with the values of another put in; sections that both have are merged, anything else is replaced."""
+    result = dict(tree)
+    for name, value in changes.items():
+        below = result.get(name)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = merged(below, value)
+        result[name] = value
+    return result
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -52,23 +102,68 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}", got=error.strerror or str(error)) from error
+        raise ConfigError(
+            "config.unreadable-file", f"cannot read the config file {path}", got=error.strerror or str(error)
+        ) from error
     except (ValueError, RecursionError) as error:  # broken TOML or UTF-8, or a number of over 4300 digits
-        raise ConfigError(f"{path} is not valid TOML", got=str(error)) from error
+        raise ConfigError("config.not-toml", f"{path} is not valid TOML", got=str(error)) from error
 
 
-def _value(text: str) -> Any:
-    if text.lower() in ("none", "null"):
+def _value(name: str, text: str) -> Any:
+    """What the text after ``name=`` means."""
+    if text.lower() in UNSET:
         return None
     try:
         parsed = tomllib.loads(f"v = {text}")
-    except (ValueError, RecursionError):  # a bare word, or nothing that a TOML parser can hold
-        return text
+        if len(parsed) == 1:
+            tomllib.loads(f"v = [{text}]")  # not after a comment, which would be lost without a word
+    except (ValueError, RecursionError) as error:  # not TOML, or nothing that a TOML parser can hold
+        if is_bare_word(text):
+            return text
+        raise ConfigError(
+            "config.unreadable-value",
+            f"cannot read the value of {name!r}",
+            got=repr(text) if text else "nothing",
+            allowed="a TOML value such as 3, true, 'some text' or ['a', 'b'], or a word without spaces, quotes, "
+            "brackets, braces, =, # and \\",
+            next_step=_as_it_may_be_meant(name, text),
+        ) from error
     if len(parsed) > 1:
         raise ConfigError(
+            "config.several-lines",
             "a setting holds several lines of TOML",
             got=repr(text),
             allowed="one value",
             next_step="give --set once for every key",
         )
     return parsed["v"]
+
+
+def is_bare_word(text: str) -> bool:
+    """Whether a text that is no TOML value may stand without quotes on the command line."""
+    return bool(text) and text.isprintable() and not SIGNIFICANT & set(text)
+
+
+def _as_it_may_be_meant(name: str, text: str) -> str:
+    """The option with the value quoted for TOML and for the shell."""
+    if text.startswith(("[", "{")):
+        return 'close every quote and bracket, e.g. --set \'data.exclude=["a", "b"]\''
+    if any(unicodedata.category(character) == "Cs" for character in name + text):
+        return "write the setting in UTF-8"
+    return f"--set {shlex.quote(f'{name}={quoted(text.strip(chr(34) + chr(39)))}')}"
+
+
+def as_toml(value: Any) -> str:
+    """A value of the resolved config (text, number, true or false, list, none) as TOML."""
+    if value is None:
+        return quoted(UNSET[0])
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_toml, value))}]"
+    if isinstance(value, str):
+        return quoted(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def quoted(text: str) -> str:
+    """A text as a TOML string; what is no Unicode text (a lone surrogate) has none."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

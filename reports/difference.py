@@ -62,6 +62,7 @@ def compare(before: Result, after: Result, *, any_subject: bool = False) -> Diff
     """
     if before.subject != after.subject and not any_subject:
         raise ConfigError(
+            "diff.other-subject",
             "these investigations are of different subjects",
             got=f"{plain(before.subject)!r} and {plain(after.subject)!r}",
             next_step="give two of one subject, or --any-subject where the difference is what is to be seen",

@@ -12,14 +12,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+
+import pandas as pd
 
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.files import write_atomically
 from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
 from etrm.training.gate import GOAL, WINDOW, gate, own_and_foreign
-from etrm.training.run_folder import read_config, read_findings, read_metrics
+from etrm.training.run_folder import read_config, read_findings
+from etrm.training.run_table import read_table
 from etrm.training.scoring import score_steps
 from etrm.training.tasks import held_out_tasks
 from reports.console import open_console
@@ -46,7 +48,7 @@ HELD_OUT_COLUMNS = ("what", "step", "solved", "asked", "share", "95 % interval",
 def gates(folders: Sequence[Path]) -> tuple[str, bytes]:
     """The table and the figure of overfit runs, by encoder kind and seed."""
     runs = sorted(
-        ((read_config(folder), read_metrics(folder), folder) for folder in folders),
+        ((read_config(folder), read_table(folder), folder) for folder in folders),
         key=lambda run: (run[0].model.encoder.kind, run[0].train.seed),
     )
     rows = [_gate_row(config.model.encoder.kind, config.train.seed, m, path) for config, m, path in runs]
@@ -65,8 +67,8 @@ def gates(folders: Sequence[Path]) -> tuple[str, bytes]:
     return table(GATE_COLUMNS, rows), draw(figure, curves, sorted({curve.arm for curve in curves}))
 
 
-def _gate_row(kind: str, seed: int, metrics: Sequence[dict[str, Any]], folder: Path) -> list[str]:
-    found = gate([m["accuracy_all"] for m in metrics])
+def _gate_row(kind: str, seed: int, metrics: pd.DataFrame, folder: Path) -> list[str]:
+    found = gate(metrics["accuracy_all"].fillna(0.0).tolist())
     warned = {f["rule"] for f in read_findings(folder) if f["severity"] != "note"}
     own, foreign = own_and_foreign(folder)
     return [
@@ -130,8 +132,8 @@ def _held_out_row(name: str, step: str, report: EvaluationReport) -> list[str]:
     ]
 
 
-def _points(metrics: Sequence[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(float(m["step"]), float(m[key])) for m in metrics if isinstance(m.get(key), int | float)]
+def _points(metrics: pd.DataFrame, key: str) -> list[tuple[float, float]]:
+    return [(float(step), value) for step, value in metrics[key].dropna().items()]
 
 
 def _series(key: str, arm: str, seed: int, points: Sequence[tuple[float, float]]) -> Series:

@@ -51,22 +51,23 @@ def plot_runs(
 def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Series]:
     history = History(folder)
     history.update()
-    unknown = [key for key in keys if key not in history.curves]
+    unknown = [key for key in keys if key not in history.table]
     if unknown:
         raise RunFolderError(
+            "plot.unknown-key",
             f"no step of {folder} logged {unknown[0]!r}",
-            allowed=", ".join(sorted(history.curves)) or "a run with at least one step",
+            allowed=", ".join(sorted(history.table)) or "a run with at least one step",
         )
     curves = []
     for key in keys:
-        logged = history.curves[key]
+        logged = history.curve(key)
         curve = Series(
             figure="runs",
             arm=arm,
             seed=seed,
             label=key,
-            x=tuple(map(float, logged.steps)),
-            y=tuple(map(float, logged.values)),
+            x=tuple(map(float, logged.index)),
+            y=tuple(map(float, logged)),
         )
         curves.append(smoothed(curve, WINDOW))
     return curves

@@ -188,7 +188,7 @@ def runs_tables(runs: Sequence[Run]) -> str:
             duration(run.wall_s),
             "finished" if run.state == "finished" else "**FAILED**",
             link("metrics.jsonl", metrics_path(run)),
-            escape(run.reason),
+            " ".join(filter(None, (escape(run.reason), run.code and code(run.code)))),
         ]
         for run in runs
     ]

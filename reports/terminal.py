@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from etrm.investigation.result import Hypothesis, Result, Verdict
@@ -13,6 +14,8 @@ from reports.text import duration, plain, sentence
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+
+    from etrm.evaluation import Submitted
 
 STYLES = {
     Verdict.VALIDATED: "bold red",
@@ -49,6 +52,16 @@ def terminal(result: Result) -> RenderableType:
         parts.append(Padding(text, (1, 0, 0, 0)))
     parts.append(Padding(Text.assemble(("Next step: ", "bold"), plain(result.next_step)), (1, 0)))
     return Group(*parts)
+
+
+def submission_line(done: Submitted) -> str:
+    """Where a submission is, and how many of its tasks hold no answer, by reason."""
+    line = f"submission: {done.path}: {done.tasks} tasks"
+    if not done.placeholders:
+        return line
+    reasons = Counter(str(reason) for reason in done.placeholders.values())
+    each = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return f"{line}, {len(done.placeholders)} with placeholders in place of answers ({each}): {done.listing}"
 
 
 def announcement(hypothesis: Hypothesis) -> str:

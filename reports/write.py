@@ -31,7 +31,8 @@ def write_file(path: Path, data: bytes) -> None:
         write_atomically(path, data)
     except OSError as error:
         raise RunFolderError(
+            "report.not-writable",
             f"{path} cannot be written",
             got=error.strerror or str(error),
-            next_step="free the path, mend its permissions, or give another, then run the command again",
+            next_step="free the path, fix its permissions, or give another, then run the command again",
         ) from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import settings
 
 from etrm.batch import Batch, Demos
+from tests.devices.simulated import simulated_device
 
 torch.set_num_threads(1)
 settings.register_profile("shared cores", deadline=None)
@@ -18,6 +20,21 @@ settings.load_profile("shared cores")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs with Ctrl-C ignored, and the processes of the tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU with CUDA: run `make test-gpu` on a machine that has one")
+
+
+@pytest.fixture(autouse=True)
+def _simulated(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ETRM_TEST_DEVICE=simulated every test meets a GPU, as on a machine that has one."""
+    if os.environ.get("ETRM_TEST_DEVICE") != "simulated" or "devices" in request.path.parts:
+        yield
+        return
+    with simulated_device():
+        yield
 
 
 def _published_batch(arrays: dict[str, np.ndarray]) -> Batch:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from etrm.data import load_tasks
+from tests.errors import assert_holds
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -34,44 +37,64 @@ def test_help_imports_neither_torch_nor_the_data() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("investigate", "train", "evaluate", "report", "faults", "data"):
+    for command in ("investigate", "train", "evaluate", "config", "report", "faults", "data"):
         assert command in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "code", "values"),
     [
-        (["train", "--preset", "smal"], "unknown preset 'smal'; did you mean 'small'?"),
-        (["train", "--set", "train.lrr=1"], "unknown setting 'train.lrr'; did you mean 'train.lr'?"),
-        (["train", "--set", "train.warmup_steps=99999"], "longer than the run"),
-        (["investigate", str(ROOT / "README.md")], "is a file, which does not say how"),
-        (["investigate", "--tier", "cheap"], "unknown --tier 'cheap'"),
-        (["investigate", "--launcher", "cloud"], "unknown --launcher 'cloud'"),
-        (["frozen-decoder", "--as-original", "loss"], "unknown mistake 'loss'"),
+        (["train", "--preset", "smal"], "config.unknown-preset", ["'smal'", "'small'"]),
+        (["train", "--set", "train.lrr=1"], "config.unknown-setting", ["'train.lrr'", "'train.lr'"]),
+        (["train", "--set", "train.warmup_steps=99999"], "config.warmup-beyond-run", [99999]),
+        (["investigate", str(ROOT / "README.md")], "cli.file-without-config", [ROOT / "README.md"]),
+        (["investigate", "--tier", "cheap"], "investigate.unknown-tier", ["'cheap'"]),
+        (["investigate", "--launcher", "cloud"], "launch.unknown-launcher", ["'cloud'"]),
+        (["frozen-decoder", "--as-original", "loss"], "experiment.unknown-mistake", ["'loss'"]),
+        (["train", "--inject", "cached-contxt"], "fault.unknown", ["'cached-contxt'", "'cached-context'"]),
+        (["train", "--config", "no.toml"], "config.unreadable-file", ["no.toml"]),
+        (["evaluate", "nowhere"], "run.absent", ["nowhere"]),
+        (["report", "nowhere"], "result.absent", ["nowhere"]),
         (
-            ["train", "--inject", "cached-contxt"],
-            "unknown fault 'cached-contxt'; did you mean 'cached-context'?",
+            ["investigate", "--hypotheses", "H9", "--preset", "smoke"],
+            "investigate.unknown-hypothesis",
+            ["'H9'"],
         ),
-        (["train", "--config", "no.toml"], "cannot read the config file no.toml"),
-        (["evaluate", "nowhere"], "nowhere is not a run folder"),
-        (["report", "nowhere"], "there is no result to read"),
-        (["investigate", "--hypotheses", "H9", "--preset", "smoke"], "unknown hypothesis 'H9'"),
-        (["investigate", "--fail-on", "sometimes"], "unknown --fail-on 'sometimes'"),
-        (["data", "show", "zzz"], "no task 'zzz' in arc-agi-1 (evaluation)"),
-        (["data", "check", "--max-side", "0"], "Invalid value for '--max-side'"),
-        (["data", "check", "--source", "nowhere"], "nowhere"),
-        (["train", "--no-such-option"], "No such option"),
-        (["no-such-command"], "No such command"),
+        (["investigate", "--fail-on", "sometimes"], "cli.unknown-fail-on", ["'sometimes'"]),
+        (["data", "show", "zzz"], "data.unknown-task", ["'zzz'", "training", "evaluation"]),
+        (["data", "check", "--source", "nowhere"], "data.unknown-source", ["'nowhere'"]),
     ],
 )
 def test_bad_input_is_exit_2_with_a_message_and_no_traceback(
-    words: list[str], message: str, tmp_path: Path
+    words: list[str], code: str, values: list[object], tmp_path: Path
 ) -> None:
     done = etrm(*words, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert message in done.stderr
+    assert done.stderr.splitlines()[-1] == f"  code:    {code}"
+    assert_holds(done.stderr, *values)
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_code_of_a_config_is_printed(tmp_path: Path) -> None:
+    done = etrm("train", "--set", "train.lrr=1", "--set", "train.steps=0", cwd=tmp_path)
+    codes = "config.unknown-setting, config.invalid-value"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"  code:    {codes}")
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["data", "check", "--max-side", "0"], "--max-side"),
+        (["train", "--no-such-option"], "--no-such-option"),
+        (["no-such-command"], "no-such-command"),
+    ],
+)
+def test_wrong_usage_is_exit_2_with_a_message_and_no_traceback(words: list[str], value: str) -> None:
+    done = etrm(*words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert value in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
@@ -84,7 +107,25 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for name in ("this run", "copy input", "all black", "untrained model"):
         assert name in done.stdout
-    assert len(json.loads((tmp_path / "submission.json").read_text())) == 4
+    assert_whole_submission(tmp_path / "submission.json", done.stdout)
+
+
+def assert_whole_submission(file: Path, printed: str) -> None:
+    """Preset smoke evaluates 4 of the 6 tasks that fit into 5x5; all 400 are in the file."""
+    tasks = load_tasks("arc-agi-1", "evaluation")
+    small = sorted(task.id for task in tasks if task.max_side <= 5)
+    reasons = {task.id: "max_side" for task in tasks if task.max_side > 5}
+    reasons |= dict.fromkeys(small[4:], "max_tasks")
+    submission = json.loads(file.read_text())
+    listing = json.loads(file.with_name("submission.placeholders.json").read_text())
+    assert (len(submission), listing["tasks"], len(reasons)) == (400, 400, 396)
+    # What was evaluated may have no grid after four steps.
+    evaluated = {name: "no_grid" for name in small[:4] if name in listing["placeholders"]}
+    assert listing["placeholders"] == reasons | evaluated
+    blank = {key: [[0, 0], [0, 0]] for key in ("attempt_1", "attempt_2")}
+    assert all(blank in submission[name] for name in listing["placeholders"])
+    for text in ("394 max_side", "2 max_tasks", "submission.placeholders.json"):
+        assert text in printed
 
 
 def test_data_show_draws_every_grid() -> None:
@@ -100,14 +141,16 @@ def test_data_show_draws_an_episode_as_the_model_sees_it() -> None:
     assert "0d3d703e|||t5|||0641738925" in done.stdout
     assert "the inverse gives back 8 of 8 grids exactly" in done.stdout
     refused = etrm("data", "show", "0d3d703e", "--augmentation", "3", "--query", "5")
-    assert (refused.returncode, "has no query 5" in refused.stderr) == (2, True)
+    assert refused.returncode == 2
+    assert_holds(refused.stderr, "data.unknown-query", 5)
 
 
 def test_a_store_is_built_checked_and_refused_when_altered(tmp_path: Path) -> None:
     store = tmp_path / "store"
     build = ("data", "build", "--preset", "smoke", "--out", str(store))
     refused = etrm(*build)
-    assert (refused.returncode, "data.augmentations=1000" in refused.stderr) == (2, True)
+    assert refused.returncode == 2
+    assert_holds(refused.stderr, "store.fresh-augmentations", "data.augmentations=1000")
     built = etrm(*build, "--set", "data.augmentations=20")
     assert (built.returncode, built.stderr) == (0, "")  # no progress in a pipe
     assert "of 240 augmented tasks" in built.stdout
@@ -115,7 +158,7 @@ def test_a_store_is_built_checked_and_refused_when_altered(tmp_path: Path) -> No
     shard.write_bytes(shard.read_bytes()[:-1])
     broken = etrm("data", "check", "--store", str(store))
     assert broken.returncode == 2
-    assert "00003.safetensors" in broken.stderr
+    assert_holds(broken.stderr, "store.altered-file", shard)
     assert "Traceback" not in broken.stderr
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cli
+from tests.errors import assert_holds
 
 PARITY = Path(__file__).parent / "parity"
 TRM = str(PARITY / "trm" / "weights.safetensors")
@@ -111,7 +114,7 @@ def test_bad_input_is_exit_2_and_leaves_nothing(run: Run, tmp_path: Path, damage
     ):
         done = run(*words)
         assert (done.code, done.out) == (2, ""), words
-        assert "bad" in done.err
+        assert_holds(done.err, bad)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -120,15 +123,22 @@ def test_what_is_no_checkpoint_is_said_in_plain_words_and_no_unsafe_way_is_advis
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
     done = run("inspect", tmp_path / "config.json")
-    assert "got:     neither safetensors nor plain tensors of torch.save\n" in done.err
+    assert_holds(done.err, "checkpoint.not-a-checkpoint", tmp_path / "config.json", "torch.save")
     assert "weights_only" not in done.err
-    assert "got:     No such file or directory\n" in run("inspect", tmp_path / "none").err
+    absent = run("inspect", tmp_path / "none")
+    assert_holds(absent.err, "checkpoint.not-a-checkpoint", tmp_path / "none", os.strerror(errno.ENOENT))
 
 
 @pytest.mark.parametrize(
-    "words", [("inspect", TRM, "--weights", "both"), ("export", TRM, "--out", "x", "--format", "pickle")]
+    ("words", "values"),
+    [
+        (("inspect", TRM, "--weights", "both"), ["--weights 'both'", "ema", "raw"]),
+        (("export", TRM, "--out", "x", "--format", "pickle"), ["--format 'pickle'", "safetensors", "torch"]),
+    ],
 )
-def test_an_unknown_choice_is_exit_2_and_names_those_there_are(run: Run, words: tuple[str, ...]) -> None:
+def test_an_unknown_choice_is_exit_2_and_names_those_there_are(
+    run: Run, words: tuple[str, ...], values: list[str]
+) -> None:
     done = run(*words)
     assert done.code == 2
-    assert "ema or raw" in done.err or "safetensors or torch" in done.err
+    assert_holds(done.err, "cli.unknown-choice", *values)

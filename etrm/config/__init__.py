@@ -1,8 +1,8 @@
 """The one configuration tree: frozen, closed, typed, and cross-checked when it is built.
 
-A config comes from a preset or a TOML file, then from ``--set section.key=value`` overrides. An
-unknown key names the nearest known one; a combination under which nothing sensible could happen
-is refused here, before any data is read.
+A config comes from a preset, a TOML file or a run, then from ``--set section.key=value`` overrides
+(``resolve``); code changes one by ``with_settings``. An unknown key names the nearest known one; a
+combination under which nothing sensible could happen is refused here, before any data is read.
 """
 
 from etrm.config.data import RULES as RULES
@@ -10,6 +10,9 @@ from etrm.config.data import SIDE as SIDE
 from etrm.config.data import Asked as Asked
 from etrm.config.data import DataConfig as DataConfig
 from etrm.config.data import is_rules as is_rules
+from etrm.config.describe import Setting as Setting
+from etrm.config.describe import sections as sections
+from etrm.config.describe import settings as settings
 from etrm.config.model import KNOBS as KNOBS
 from etrm.config.model import STATEFUL as STATEFUL
 from etrm.config.model import VARIATIONAL as VARIATIONAL
@@ -17,12 +20,18 @@ from etrm.config.model import EncoderConfig as EncoderConfig
 from etrm.config.model import EncoderKind as EncoderKind
 from etrm.config.model import HaltConfig as HaltConfig
 from etrm.config.model import ModelConfig as ModelConfig
+from etrm.config.resolve import Resolved as Resolved
+from etrm.config.resolve import Source as Source
+from etrm.config.resolve import load as load
+from etrm.config.resolve import presets as presets
+from etrm.config.resolve import resolve as resolve
+from etrm.config.resolve import resolve_run as resolve_run
 from etrm.config.train import TrainConfig as TrainConfig
 from etrm.config.tree import Config as Config
 from etrm.config.tree import build as build
-from etrm.config.tree import load as load
-from etrm.config.tree import presets as presets
+from etrm.config.tree import check_request as check_request
 from etrm.config.tree import with_overrides as with_overrides
+from etrm.config.tree import with_settings as with_settings
 from etrm.config.watch import EvaluateConfig as EvaluateConfig
 from etrm.config.watch import MonitorConfig as MonitorConfig
 from etrm.override import override as override

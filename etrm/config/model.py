@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from etrm.config.section import Section
+from etrm.config.section import Section, refused
 
 EncoderKind = Literal[
     "standard",
@@ -34,18 +34,25 @@ STATEFUL: tuple[EncoderKind, ...] = ("recurrent", "trm_style")
 class EncoderConfig(Section):
     """The demonstration encoder."""
 
-    kind: EncoderKind = "standard"
-    layers: int = Field(2, ge=1, description="blocks of the grid encoder; LPN was published with 4 and 8")
-    pooling: Literal["mean", "attention", "weighted"] = "mean"
-    set_layers: int = Field(1, ge=1, description="cross-attention layers over the demos")
+    kind: EncoderKind = Field("standard", description="architecture of the encoder")
+    layers: int = Field(
+        2, ge=1, description="number of blocks of the grid encoder; LPN was published with 4 and 8"
+    )
+    pooling: Literal["mean", "attention", "weighted"] = Field(
+        "mean", description="pooling of the tokens of a demonstration into one vector"
+    )
+    set_layers: int = Field(1, ge=1, description="number of cross-attention layers over the demonstrations")
     norm: Literal["post", "pre"] = Field(
         "post",
-        description="of the standard grid encoder and the set encoder; LPN blocks are always pre, carried states post",
+        description="place of the norm in the blocks of the standard grid encoder and the set encoder; LPN blocks are "
+        "always pre, carried states post",
     )
-    layer_scale: float = Field(0.0, ge=0, description="initial factor per channel; 0 means none")
-    qk_norm: bool = False
+    layer_scale: float = Field(
+        0.0, ge=0, description="initial value of a learned factor per channel; 0 for no such factor"
+    )
+    qk_norm: bool = Field(False, description="norm of the queries and keys in the encoder's attention")
     latent_size: int | None = Field(
-        None, ge=1, description="width of a variational latent; model.hidden_size unless given"
+        None, ge=1, description="width of a variational latent; none for model.hidden_size"
     )
 
     @model_validator(mode="after")
@@ -53,9 +60,10 @@ class EncoderConfig(Section):
         for name, kinds in KNOBS.items():
             value = getattr(self, name)
             if self.kind not in kinds and value != type(self).model_fields[name].default:
-                raise ValueError(
+                raise refused(
+                    "config.encoder-setting-without-effect",
                     f"model.encoder.{name} = {value!r} has no effect on kind {self.kind!r}; "
-                    f"leave it out, or use one of {', '.join(kinds)}"
+                    f"leave it out, or use one of {', '.join(kinds)}",
                 )
         return self
 
@@ -63,12 +71,12 @@ class EncoderConfig(Section):
 class HaltConfig(Section):
     """Adaptive computation time (ACT)."""
 
-    max_steps: int = Field(16, ge=1)
+    max_steps: int = Field(16, ge=1, description="largest number of ACT steps of a sample")
     exploration: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="share of rows held to a random minimum of steps; etrm_fct always takes all",
+        description="share of rows held to a random minimum of ACT steps; etrm_fct always takes all",
     )
 
 
@@ -77,29 +85,38 @@ class ModelConfig(Section):
 
     variant: Literal["trm", "etrm", "etrm_cached", "etrm_fct"] = Field(
         "etrm",
-        description="context from a puzzle id; from an encoder at every ACT step; from one at a sample's first step "
-        "alone (known bad); from one at every step of a fixed number (fixed computation time)",
+        description="source of the context: a table of task ids (trm); an encoder at every ACT step (etrm), at a "
+        "sample's first step only (etrm_cached, known bad), or at each of a fixed number of steps (etrm_fct)",
     )
-    hidden_size: int = Field(512, ge=4)
-    num_heads: int = Field(8, ge=1)
-    expansion: float = Field(4.0, gt=0)
-    layers: int = Field(2, ge=1, description="blocks of the shared core (L_layers)")
-    H_cycles: int = Field(3, ge=1)
-    L_cycles: int = Field(6, ge=1)
-    context_tokens: int = Field(16, ge=1, description="P")
-    qk_norm: bool = False
+    hidden_size: int = Field(
+        512, ge=4, description="width of the core and the encoder, a multiple of num_heads"
+    )
+    num_heads: int = Field(8, ge=1, description="number of attention heads")
+    expansion: float = Field(
+        4.0,
+        gt=0,
+        description="expansion of a SwiGLU, whose width is 2/3 of expansion times hidden_size, rounded up to 256",
+    )
+    layers: int = Field(2, ge=1, description="number of blocks of the shared core (L_layers)")
+    H_cycles: int = Field(3, ge=1, description="number of updates of the high-level state in one ACT step")
+    L_cycles: int = Field(
+        6, ge=1, description="number of updates of the low-level state for each of the high-level one"
+    )
+    context_tokens: int = Field(16, ge=1, description="number of context tokens before the query (P)")
+    qk_norm: bool = Field(False, description="norm of the queries and keys in the core's attention")
     positions: Literal["rope", "learned", "none"] = Field(
         "rope",
-        description="how the core knows places: rotary in its attention (none to rotate with mlp_t), "
-        "a learned vector per place, or not at all",
+        description="position encoding of the core: rotary in its attention (which mlp_t does not have), a learned "
+        "vector per position, or none",
     )
     mlp_t: bool = Field(
-        False, description="the core mixes tokens by a SwiGLU over them, not by attention; whole canvas only"
+        False,
+        description="mixing of tokens in the core by a SwiGLU over them instead of attention; whole canvas only",
     )
     mlp_t_norm: Literal["channels", "tokens"] = Field(
         "channels",
-        description="what the norm behind mlp_t's mixing is over: the channels of a token, or the tokens of "
-        "a channel, as in the published code and its checkpoints",
+        description="axis of the norm after mlp_t's mixing: the channels of a token, or the tokens of a channel, as in "
+        "the published code and its checkpoints",
     )
     encoder: EncoderConfig = EncoderConfig()
     halt: HaltConfig = HaltConfig()
@@ -112,22 +129,29 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}"
+            raise refused(
+                "config.indivisible-heads",
+                f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}",
             )
         if self.mlp_t and self.qk_norm:
-            raise ValueError(
-                "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none in the core"
+            raise refused(
+                "config.qk-norm-without-attention",
+                "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none in the core",
             )
         if self.mlp_t_norm == "tokens" and not self.mlp_t:
-            raise ValueError("model.mlp_t_norm = 'tokens' has no effect without model.mlp_t")
+            raise refused(
+                "config.token-norm-without-mlp",
+                "model.mlp_t_norm = 'tokens' has no effect without model.mlp_t",
+            )
         if self.variant == "etrm_cached" and self.encoder.kind in STATEFUL:
-            raise ValueError(
+            raise refused(
+                "config.cached-context-of-stateful-encoder",
                 f"model.variant etrm_cached encodes a sample once, so the state of encoder kind "
-                f"{self.encoder.kind!r} would never go on; use variant etrm"
+                f"{self.encoder.kind!r} would never continue; use variant etrm",
             )
         if (self.hidden_size // self.num_heads) % 2:
-            raise ValueError(
-                f"head size {self.hidden_size // self.num_heads} is odd; rotary positions need an even one"
+            raise refused(
+                "config.odd-head-size",
+                f"head size {self.hidden_size // self.num_heads} is odd; rotary positions need an even one",
             )
         return self

@@ -25,5 +25,10 @@ class Section(BaseModel):
         return value
 
 
+def refused(code: str, problem: str) -> PydanticCustomError:
+    """The error of a validator: settings that are impossible together, under the code of an EtrmError."""
+    return PydanticCustomError(code, "{problem}", {"problem": problem})
+
+
 def _takes(annotation: Any, kind: type) -> bool:
     return annotation is kind or any(_takes(inner, kind) for inner in get_args(annotation))

@@ -1,35 +1,33 @@
-"""The tree of sections: read from a preset or a file, overridden, and cross-checked."""
+"""The tree of sections, cross-checked when it is built, and changed by code."""
 
 from __future__ import annotations
 
 import difflib
 import json
-import tomllib
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from etrm.config.data import DataConfig, is_rules
 from etrm.config.model import VARIATIONAL, ModelConfig
-from etrm.config.section import Section
+from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig
 from etrm.config.watch import EvaluateConfig, MonitorConfig
 from etrm.errors import ConfigError
-from etrm.override import override, read_toml
+from etrm.override import merged, override
 
 
 class Config(Section):
     """Everything that one run depends on."""
 
-    preset: str = ""
+    preset: str = Field("", description="name of the preset that the other settings extend")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     monitor: MonitorConfig = MonitorConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    faults: tuple[str, ...] = Field((), description="injected faults, see `etrm faults`")
+    faults: tuple[str, ...] = Field((), description="names of injected faults, see `etrm faults`")
     interventions: tuple[str, ...] = Field(
         (), description="settings as section.key=value that apply after everything else, faults included"
     )
@@ -42,39 +40,41 @@ class Config(Section):
         encoder_trains = variant != "trm" and encoder_rate > 0 and train.freeze_encoder_steps < train.steps
         table_trains = variant == "trm" and train.puzzle_lr > 0
         if not (decoder_trains or encoder_trains or table_trains):
-            raise ValueError(
+            raise refused(
+                "config.nothing-trains",
                 "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
                 "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps, "
-                "train.freeze_encoder_steps)"
-            )
-        # The fault is this very setting: refused, it could not be injected, and H4 would have no positive control.
-        if train.warmup_steps > train.steps and "warmup-too-long" not in self.faults:
-            raise ValueError(
-                f"train.warmup_steps {train.warmup_steps} is longer than the run (train.steps {train.steps}): "
-                "the rate would never be reached"
+                "train.freeze_encoder_steps)",
             )
         if variant == "trm" and train.freeze_encoder_steps:
-            raise ValueError("train.freeze_encoder_steps freezes an encoder, and variant trm has none")
+            raise refused(
+                "config.frozen-encoder-of-trm",
+                "train.freeze_encoder_steps freezes an encoder, and variant trm has none",
+            )
         for name, section in (("data", self.data), ("evaluate", self.evaluate)):
             if is_rules(section.source) and section.augmentations != 1:
-                raise ValueError(
+                raise refused(
+                    "config.augmented-rules",
                     f"{name}.augmentations {section.augmentations!r} would turn rules of the rule family into "
-                    f"others, held-out ones among them: {name}.augmentations must be 1"
+                    f"others, held-out ones among them: {name}.augmentations must be 1",
                 )
         if self.model.mlp_t and self.data.canvas != "published":
-            raise ValueError(
+            raise refused(
+                "config.mlp-without-whole-canvas",
                 "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas: "
-                f"data.canvas = 'published', not {self.data.canvas!r}"
+                f"data.canvas = 'published', not {self.data.canvas!r}",
             )
         if train.kl_weight > 0 and (variant == "trm" or self.model.encoder.kind not in VARIATIONAL):
-            raise ValueError(
+            raise refused(
+                "config.kl-without-latent",
                 f"train.kl_weight {train.kl_weight} weighs nothing: only the encoders "
-                f"{' and '.join(VARIATIONAL)} have a divergence"
+                f"{' and '.join(VARIATIONAL)} have a divergence",
             )
         if variant == "trm" and self.data.augmentations == "fresh":
-            raise ValueError(
+            raise refused(
+                "config.fresh-augmentations-of-trm",
                 "model.variant trm knows a task by its id, "
-                "so data.augmentations must be a number, not 'fresh'"
+                "so data.augmentations must be a number, not 'fresh'",
             )
         return self
 
@@ -92,36 +92,9 @@ class Config(Section):
         try:
             return build(json.loads(text))
         except (ValueError, RecursionError) as error:  # a number of over 4300 digits is a plain ValueError
-            raise ConfigError("the resolved config is not valid JSON", got=str(error)) from error
-
-
-def presets() -> list[str]:
-    """Names of the presets that the package ships."""
-    folder = resources.files("etrm") / "presets"
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
-
-
-def load(preset: str | None = None, path: Path | None = None, overrides: tuple[str, ...] = ()) -> Config:
-    """Read a preset or a TOML file, apply ``section.key=value`` overrides, and check the result.
-
-    Raises:
-        ConfigError: an unknown preset, file, key or value, or an impossible combination.
-    """
-    if preset is not None and path is not None:
-        raise ConfigError(
-            "both a preset and a config file were given", next_step="give one of --preset and --config"
-        )
-    tree: dict[str, Any] = {}
-    if path is not None:
-        tree = read_toml(path)
-    elif preset is not None:
-        if preset not in presets():
             raise ConfigError(
-                f"unknown preset {preset!r}" + _nearest(preset, presets()), allowed=", ".join(presets())
-            )
-        tree = tomllib.loads((resources.files("etrm") / "presets" / f"{preset}.toml").read_text("utf-8"))
-        tree["preset"] = preset
-    return build(override(tree, overrides))
+                "config.not-json", "the resolved config is not valid JSON", got=str(error)
+            ) from error
 
 
 def build(tree: dict[str, Any]) -> Config:
@@ -133,45 +106,122 @@ def build(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        problems = _explained(error)
-        many = f"{len(problems)} settings cannot be used:" if len(problems) > 1 else ""
-        raise ConfigError("\n  ".join([many, *problems] if many else problems)) from error
+        raise _refusal(_explained(error)) from error
+
+
+def check_request(config: Config) -> Config:
+    """The same config; for settings as a person requests them, before faults and interventions change them.
+
+    :class:`Config` refuses what contradicts itself. What can be run and never does what it says is refused here, so
+    that a fault may do just that.
+
+    Raises:
+        ConfigError: the warm-up is longer than the run.
+    """
+    train = config.train
+    if train.warmup_steps > train.steps:
+        raise ConfigError(
+            "config.warmup-beyond-run",
+            f"train.warmup_steps {train.warmup_steps} is longer than the run (train.steps {train.steps}): "
+            "the rate would never be reached",
+            allowed="a warm-up of train.steps at most",
+            next_step=f"--set train.warmup_steps={train.steps // 10}",
+        )
+    return config
+
+
+class Changes(TypedDict, total=False):
+    """What :func:`with_settings` takes: for a section its settings by name, or the whole section."""
+
+    preset: str
+    data: Mapping[str, Any] | DataConfig
+    model: Mapping[str, Any] | ModelConfig
+    train: Mapping[str, Any] | TrainConfig
+    monitor: Mapping[str, Any] | MonitorConfig
+    evaluate: Mapping[str, Any] | EvaluateConfig
+    faults: tuple[str, ...]
+    interventions: tuple[str, ...]
+
+
+def with_settings(config: Config, **changes: Unpack[Changes]) -> Config:
+    """A config with some settings replaced, checked again: ``with_settings(config, train={"steps": 3}, faults=())``.
+
+    Sections are merged, ``model={"halt": {"max_steps": 4}}`` too; ``preset=""`` drops the label.
+
+    Raises:
+        ConfigError: an unknown setting, a value that it does not take, an impossible combination, or another preset.
+    """
+    if changes.get("preset", "") not in ("", config.preset):
+        raise ConfigError(
+            "config.other-preset",
+            "a preset is a place where a config begins, not a setting of one that exists",
+            got=repr(changes["preset"]),
+            allowed="'' to drop the label",
+            next_step="load(preset, overrides=...)",
+        )
+    return build(merged(config.model_dump(), changes))
 
 
 def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:
-    """A config with some settings replaced, checked again."""
+    """A config with some settings replaced, given as text, checked again.
+
+    Raises:
+        ConfigError: see :func:`etrm.override.override` and :func:`build`.
+    """
     return build(override(config.model_dump(mode="json"), overrides))
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
+    found = []
     for name, field in model.model_fields.items():
-        keys.append(prefix + name)
+        found.append(prefix + name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation, f"{prefix}{name}.")
-    return keys
+            found += _keys(field.annotation, f"{prefix}{name}.")
+    return found
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _explained(error: ValidationError) -> list[str]:
-    """One line for each setting at fault."""
+class _Problem(NamedTuple):
+    code: str
+    line: str
+
+
+def _refusal(problems: list[_Problem]) -> ConfigError:
+    if len(problems) == 1:
+        return ConfigError(*problems[0])
+    lines = "\n  ".join(problem.line for problem in problems)
+    return ConfigError(
+        "config.several-problems",
+        f"{len(problems)} settings cannot be used:\n  {lines}",
+        codes=[problem.code for problem in problems],
+    )
+
+
+def _explained(error: ValidationError) -> list[_Problem]:
+    """A code and one line for each setting at fault."""
     known = _keys(Config)
-    lines: list[str] = []
+    problems: list[_Problem] = []
     wanted: dict[str, list[str]] = {}
     given: dict[str, Any] = {}
     for item in error.errors():
         dotted = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {dotted!r}{_nearest(dotted, known)}")
-        elif not dotted or item["type"] == "value_error":
-            lines.append(message)
-        elif item["type"] == "model_type":
-            lines.append(f"{dotted} is a section, not a value (got {item['input']!r})")
+        message, code = item["msg"], item["type"]
+        if code == "extra_forbidden":
+            hint = nearest(dotted, known)
+            problems.append(_Problem("config.unknown-setting", f"unknown setting {dotted!r}{hint}"))
+        elif "problem" in item.get("ctx", {}):  # of a section, by its own validator
+            problems.append(_Problem(code, message))
+        elif not dotted:
+            problems.append(_Problem("config.invalid-value", f"the config: {message}"))
+        elif code == "model_type":
+            given_here = item["input"]
+            problems.append(
+                _Problem("config.not-a-value", f"{dotted} is a section, not a value (got {given_here!r})")
+            )
         else:
             # A value that may be one of several types has an error for each, with the type behind its name.
             name, _, kind = dotted.rpartition(".")
@@ -179,4 +229,7 @@ def _explained(error: ValidationError) -> list[str]:
             setting = name if is_type else dotted
             wanted.setdefault(setting, []).append(message.replace("Input should be", "must be", 1))
             given[setting] = item["input"]
-    return lines + [f"{name}: {', or '.join(all_)} (got {given[name]!r})" for name, all_ in wanted.items()]
+    return problems + [
+        _Problem("config.invalid-value", f"{name}: {', or '.join(all_)} (got {given[name]!r})")
+        for name, all_ in wanted.items()
+    ]

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from etrm.data.task import COLOURS, Grid, Pair
-from etrm.errors import DataError
+from etrm.errors import ArgumentError, DataError
 
 SEPARATOR = "|||"
 INVERSE_DIHEDRAL = (0, 3, 2, 1, 4, 5, 6, 7)
@@ -51,7 +51,7 @@ def dihedral(grid: Grid, number: int) -> Grid:
             return grid.T
         case 7:
             return grid[::-1, ::-1].T
-    raise ValueError(f"no dihedral transform {number}; there are 0 to 7")
+    raise ArgumentError("augment.unknown-transform", f"no dihedral transform {number}; there are 0 to 7")
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,14 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.dihedral < 8:
-            raise ValueError(f"no dihedral transform {self.dihedral}; there are 0 to 7")
+            raise ArgumentError(
+                "augment.unknown-transform", f"no dihedral transform {self.dihedral}; there are 0 to 7"
+            )
         if sorted(self.colours) != list(range(COLOURS)) or self.colours[0] != 0:
-            raise ValueError(f"{self.colours} is not a permutation of the colours 0 to 9 that keeps 0")
+            raise ArgumentError(
+                "augment.not-a-permutation",
+                f"{self.colours} is not a permutation of the colours 0 to 9 that keeps 0",
+            )
 
     def apply(self, grid: Grid) -> Grid:
         """The augmented grid."""
@@ -118,7 +123,9 @@ class Augmentation:
             return cls(int(transform[1:]), tuple(int(digit) for digit in colours))
         except ValueError as error:
             raise DataError(
-                f"{name!r} names no augmentation", allowed=f"for instance {identity().name!r}"
+                "augment.unknown-name",
+                f"{name!r} names no augmentation",
+                allowed=f"for instance {identity().name!r}",
             ) from error
 
 
@@ -140,7 +147,9 @@ def fixed(task_id: str, n: int, seed: int) -> tuple[Augmentation, ...]:
     They depend on the id and the seed alone; a larger n only adds to them.
     """
     if not 1 <= n <= TOTAL:
-        raise ValueError(f"cannot take {n} distinct augmentations; there are {TOTAL}")
+        raise ArgumentError(
+            "augment.impossible-number", f"cannot take {n} distinct augmentations; there are {TOTAL}"
+        )
     digest = hashlib.sha256(task_id.encode()).digest()
     words = np.frombuffer(digest, dtype="<u4").tolist()
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words])))

@@ -59,6 +59,7 @@ def build_store(
             sync_folder(folder)
         except (OSError, BrokenExecutor) as error:
             raise DataError(
+                "store.build-failed",
                 f"the store {folder} could not be built",
                 got=str(error),
                 next_step="free space or memory, then the same command; what is finished is kept",
@@ -108,6 +109,7 @@ def _begin(folder: Path, plan: Index) -> None:
         found = read_index(folder)
         if replace(found, shards=None) != plan:
             raise DataError(
+                "store.holds-another",
                 f"{folder} holds another store",
                 got=f"{found.source} ({found.subset}), data hash {found.data_hash[:16]}…, "
                 f"{found.augmentations} augmentations, seed {found.seed}",
@@ -129,16 +131,21 @@ def _claimed(folder: Path) -> Iterator[None]:
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in (INDEX, SHARDS, "lock"))
         if foreign and not (folder / INDEX).exists():
             raise DataError(
-                f"{folder} holds other files", got=foreign[0], allowed="an empty folder or a store"
+                "store.holds-other-files",
+                f"{folder} holds other files",
+                got=foreign[0],
+                allowed="an empty folder or a store",
             )
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise DataError(f"the store {folder} cannot be written", got=str(error)) from error
+        raise DataError(
+            "store.not-writable", f"the store {folder} cannot be written", got=str(error)
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(
-                f"another process is building {folder}", next_step="wait for it to end"
+                "store.being-built", f"another process is building {folder}", next_step="wait for it to end"
             ) from error
         yield

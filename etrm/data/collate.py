@@ -11,6 +11,7 @@ import torch
 from etrm.batch import IGNORE, Batch, Demos
 from etrm.data.sample import CELLS, DemoPair, Sample
 from etrm.data.tokens import PAD, Tokens
+from etrm.errors import ArgumentError
 
 
 def collate(samples: Sequence[Sample], tokens: int = 0, first_slot: int = 0) -> Batch:
@@ -25,7 +26,7 @@ def collate(samples: Sequence[Sample], tokens: int = 0, first_slot: int = 0) -> 
     attended like any token there.
     """
     if not samples:
-        raise ValueError("cannot collate an empty batch")
+        raise ArgumentError("data.empty-batch", "cannot collate an empty batch")
     lengths = _lengths([sample.tokens for sample in samples])
     longest = max(int(lengths.max()), tokens)
     return Batch(

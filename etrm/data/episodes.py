@@ -54,6 +54,7 @@ class Episodes:
         self.queries = tuple(query for i, query in enumerate(queries) if i not in alone)
         if not self.queries:
             raise DataError(
+                "data.no-two-demonstrations",
                 f"{tasks.source}: no task has two different demonstrations, so none can be left out",
                 got=f"{len(tasks)} tasks",
                 next_step="--set data.queries=test",
@@ -144,6 +145,7 @@ def episode_of(task: Task, query: int, number: int, seed: int) -> tuple[Query, S
     queries = queries_of(task, 0, "all")
     if not 0 <= query < len(queries):
         raise DataError(
+            "data.unknown-query",
             f"task {task.id} has no query {query}",
             allowed=f"0 to {len(queries) - 1}: its {len(task.tests)} tests, then its {len(task.demos)} "
             "demonstrations, each left out",
@@ -198,6 +200,7 @@ def _puzzle_rows(
     n = data.augmentations
     if n == "fresh" or augmentations > n:
         raise DataError(
+            "data.untrained-augmentations",
             "the puzzle table has no rows for these augmentations",
             got=f"evaluate.augmentations {augmentations}",
             allowed=f"at most data.augmentations {n}",
@@ -206,6 +209,7 @@ def _puzzle_rows(
     unknown = [task.id for task in tasks if task.id not in rows]
     if unknown:
         raise DataError(
+            "data.untrained-tasks",
             f"{len(unknown)} tasks were never trained on, so the puzzle table has no row for them",
             got=", ".join(unknown[:5]),
             next_step="a model of variant trm only answers tasks whose demonstrations it was trained on",
@@ -221,9 +225,10 @@ def _check_answers(tasks: TaskSet, queries: Sequence[Query]) -> None:
     unknown = [query.task.id for query in queries if query.pair.output is None]
     if unknown:
         raise DataError(
+            "data.unknown-outputs",
             f"{tasks.source}: {len(unknown)} test outputs are unknown, so they cannot be trained on",
             got=", ".join(unknown[:5]),
-            next_step="put the solutions file beside the challenges file, or train on another source",
+            next_step="put the solutions file next to the challenges file, or train on another source",
         )
 
 
@@ -231,6 +236,7 @@ def _check_demos(tasks: TaskSet, queries: Sequence[Query], variant: str) -> None
     bare = [query.task.id for query in queries if not query.demos]
     if bare:
         raise DataError(
+            "data.no-demonstrations",
             f"{tasks.source}: {len(bare)} queries have no demonstration but themselves, "
             f"and variant {variant} knows a task by its demonstrations alone",
             got=", ".join(bare[:5]),

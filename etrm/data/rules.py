@@ -202,7 +202,10 @@ def rule_tasks(source: str, subset: str, max_side: int, count: int | None) -> tu
     wanted = _combinations(source)
     if max_side < SIDES[0]:
         raise DataError(
-            f"{source}: no task is left", got=f"data.max_side {max_side}", allowed=f"at least {SIDES[0]}"
+            "data.no-task-left",
+            f"{source}: no task is left",
+            got=f"data.max_side {max_side}",
+            allowed=f"at least {SIDES[0]}",
         )
     tasks: list[Task] = []
     index = 0
@@ -221,6 +224,7 @@ def _combinations(source: str) -> tuple[frozenset[str], ...]:
     unknown = [item for item, parts in zip(text.split(","), wanted, strict=True) if parts not in COMBINATIONS]
     if unknown:
         raise DataError(
+            "data.unknown-rules",
             f"{name} has no combination of parts {unknown[0]!r}",
             allowed=", ".join("+".join(kind for kind in KINDS if kind in parts) for parts in COMBINATIONS),
         )

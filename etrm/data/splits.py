@@ -58,6 +58,7 @@ def check_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()
         return
     named = ", ".join(found.ids[:10]) + (", …" if len(found.ids) > 10 else "")
     raise LeakageError(
+        "data.leakage",
         f"{len(found.ids)} of {len(held_out)} tasks of {held_out.source} ({held_out.subset}) "
         f"would be trained on with {train.source} ({train.subset})",
         got=f"{len(found.by_id)} by id, {len(found.by_grids)} by their grids: {named}",

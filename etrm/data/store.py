@@ -83,6 +83,7 @@ def read_index(folder: Path) -> Index:
     path = folder / INDEX
     if not path.exists():
         raise DataError(
+            "store.absent",
             f"{folder} is no data store",
             got=f"no {INDEX}",
             allowed="a folder that `etrm data build` wrote",
@@ -99,6 +100,7 @@ def read_index(folder: Path) -> Index:
             raise ValueError("the counts do not fit the shards")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
+            "store.unreadable-index",
             f"{folder} is no data store",
             got=f"{path.name}: {type(error).__name__}: {error}",
             allowed="a folder that `etrm data build` wrote",
@@ -118,7 +120,9 @@ class Store:
         self.folder, self.index = folder, read_index(folder)
         if self.index.shards is None:
             raise DataError(
-                f"the store {folder} is not finished", next_step="the same `etrm data build` again"
+                "store.unfinished",
+                f"the store {folder} is not finished",
+                next_step="the same `etrm data build` again",
             )
         self._entries = {entry.task: entry for entry in self.index.shards}
         self._opened: dict[str, Shard] = {}
@@ -134,6 +138,7 @@ class Store:
         index = self.index
         if index.seed != seed or index.augmentations < augmentations:
             raise DataError(
+                "store.other-augmentations",
                 f"the store {self.folder} holds other augmentations",
                 got=f"{index.augmentations} per task, seed {index.seed}",
                 allowed=f"at least {augmentations} (data.augmentations), seed {seed} (train.seed)",
@@ -142,6 +147,7 @@ class Store:
         missing = [task.id for task in tasks if task.canonical not in self._entries]
         if missing:
             raise DataError(
+                "store.absent-tasks",
                 f"the store {self.folder} lacks {len(missing)} of {len(tasks)} tasks, as they are now",
                 got=", ".join(missing[:5]),
                 allowed=f"tasks of {index.source} ({index.subset}), data hash {index.data_hash[:16]}…",
@@ -191,6 +197,7 @@ class Store:
 
     def _damaged(self, path: Path, how: str) -> DataError:
         return DataError(
+            "store.altered-file",
             f"{path} (store {self.folder}) is not what was written",
             got=how,
             next_step="the same `etrm data build` again: it keeps what is whole and writes the rest",

@@ -102,10 +102,18 @@ def parse_task(task_id: str, raw: Any, where: str, *, outputs: bool = True) -> T
     name = f"{where}: task {task_id}"
     if not task_id or not task_id.isprintable():  # it would not survive a terminal, a file or a hash
         raise DataError(
-            f"{where}: a task id cannot be written", got=ascii(task_id), allowed="printable characters"
+            "task.unprintable-id",
+            f"{where}: a task id cannot be written",
+            got=ascii(task_id),
+            allowed="printable characters",
         )
     if not isinstance(raw, dict):
-        raise DataError(f"{name} is not an object", got=brief(raw), allowed='{"train": [...], "test": [...]}')
+        raise DataError(
+            "task.not-an-object",
+            f"{name} is not an object",
+            got=brief(raw),
+            allowed='{"train": [...], "test": [...]}',
+        )
     demos = _pairs(raw, "train", name, outputs=True)
     tests = _pairs(raw, "test", name, outputs=outputs)
     return Task(task_id, demos, tests)
@@ -119,15 +127,22 @@ def parse_grid(raw: Any, name: str) -> Grid:
     """
     if not isinstance(raw, list) or not raw:
         raise DataError(
-            f"{name} is not a grid", got=brief(raw), allowed="a list of rows, each a list of colours"
+            "task.not-a-grid",
+            f"{name} is not a grid",
+            got=brief(raw),
+            allowed="a list of rows, each a list of colours",
         )
     for r, row in enumerate(raw):
         if not isinstance(row, list):
             raise DataError(
-                f"{name} is not a grid: row {r} is no list", got=brief(row), allowed="a list of colours"
+                "task.row-not-a-list",
+                f"{name} is not a grid: row {r} is no list",
+                got=brief(row),
+                allowed="a list of colours",
             )
         if len(row) != len(raw[0]):
             raise DataError(
+                "task.ragged-grid",
                 f"{name} is ragged: row {r} is not as long as row 0",
                 got=f"rows of {len(raw[0])} and {len(row)} cells",
                 allowed="rows of one length",
@@ -135,12 +150,16 @@ def parse_grid(raw: Any, name: str) -> Grid:
     width = len(raw[0])
     if not (1 <= width <= SIDE and len(raw) <= SIDE):
         raise DataError(
-            f"{name} has a bad size", got=f"{len(raw)}x{width}", allowed=f"sides from 1 to {SIDE}"
+            "task.bad-size",
+            f"{name} has a bad size",
+            got=f"{len(raw)}x{width}",
+            allowed=f"sides from 1 to {SIDE}",
         )
     for r, row in enumerate(raw):
         for c, cell in enumerate(row):
             if type(cell) is not int or not 0 <= cell < COLOURS:
                 raise DataError(
+                    "task.bad-colour",
                     f"{name} holds something but a colour at row {r}, column {c}",
                     got=brief(cell),
                     allowed=f"whole numbers from 0 to {COLOURS - 1}",
@@ -155,17 +174,24 @@ def _pairs(raw: dict[str, Any], key: str, name: str, *, outputs: bool) -> tuple[
     if not isinstance(items, list) or not items:
         got = brief(items) if key in raw else f"keys {sorted(map(str, raw))}"
         what = "demonstrations" if key == "train" else "test pairs"
-        raise DataError(f"{name} has no {what}", got=got, allowed=f'a list of pairs under "{key}"')
+        raise DataError(
+            "task.no-pairs", f"{name} has no {what}", got=got, allowed=f'a list of pairs under "{key}"'
+        )
     return tuple(_pair(item, f"{name}, {key} pair {i}", outputs=outputs) for i, item in enumerate(items))
 
 
 def _pair(raw: Any, name: str, *, outputs: bool) -> Pair:
     if not isinstance(raw, dict) or "input" not in raw:
-        raise DataError(f"{name} has no input", got=brief(raw), allowed='{"input": grid, "output": grid}')
+        raise DataError(
+            "task.no-input", f"{name} has no input", got=brief(raw), allowed='{"input": grid, "output": grid}'
+        )
     output = raw.get("output")
     if output is None and outputs:
         raise DataError(
-            f"{name} has no output", got=f"keys {sorted(map(str, raw))}", allowed="an output grid"
+            "task.no-output",
+            f"{name} has no output",
+            got=f"keys {sorted(map(str, raw))}",
+            allowed="an output grid",
         )
     return Pair(
         input=parse_grid(raw["input"], f"{name}, input"),

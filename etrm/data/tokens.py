@@ -14,6 +14,7 @@ import numpy.typing as npt
 from etrm.batch import IGNORE
 from etrm.config import SIDE
 from etrm.data.task import COLOURS, Grid
+from etrm.errors import ArgumentError
 
 PAD = 0
 EOS = 1
@@ -29,8 +30,9 @@ def to_canvas(grid: Grid, side: int = SIDE, offset: tuple[int, int] = (0, 0)) ->
     top, left = offset
     bottom, right = top + grid.shape[0], left + grid.shape[1]
     if min(offset) < 0 or bottom > side or right > side:
-        raise ValueError(
-            f"a {grid.shape[0]}x{grid.shape[1]} grid at {offset} leaves the {side}x{side} canvas"
+        raise ArgumentError(
+            "data.grid-leaves-canvas",
+            f"a {grid.shape[0]}x{grid.shape[1]} grid at {offset} leaves the {side}x{side} canvas",
         )
     canvas = np.full((side, side), PAD, dtype=np.int16)
     canvas[top:bottom, left:right] = grid.astype(np.int16) + FIRST_COLOUR

@@ -10,7 +10,7 @@ from etrm.evaluation.statistics import (
     holm,
     paired_t_interval,
 )
-from etrm.evaluation.submission import write_submission
+from etrm.evaluation.submission import Submitted, write_submission
 from etrm.evaluation.voting import Answer, Candidate, Prediction, Predictor
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "QueryResult",
+    "Submitted",
     "binomial_interval",
     "decide",
     "evaluate",

@@ -14,7 +14,7 @@ from etrm.data.episodes import evaluation_samples
 from etrm.data.sample import Sample
 from etrm.data.sources import TaskSet
 from etrm.data.task import Grid, Task, grid_hash
-from etrm.errors import DataError
+from etrm.errors import ArgumentError, DataError
 from etrm.evaluation.statistics import binomial_interval
 from etrm.evaluation.voting import Candidate, Prediction, Predictor, by_query, rank
 
@@ -130,9 +130,10 @@ def evaluate(
     unknown = [task.id for task in tasks if any(pair.output is None for pair in task.tests)]
     if unknown:
         raise DataError(
+            "evaluate.unknown-outputs",
             f"{tasks.source}: {len(unknown)} tasks have test outputs that are unknown, so none can be scored",
             got=", ".join(unknown[:5]),
-            next_step="put the solutions file beside the challenges file, or write a submission",
+            next_step="put the solutions file next to the challenges file, or write a submission",
         )
     layout = DataConfig() if data is None else data
     samples = evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
@@ -142,14 +143,17 @@ def evaluate(
 def predict(samples: Sequence[Sample], predictor: Predictor, batch_size: int = 64) -> list[Prediction | None]:
     """Each sample's prediction, in the order of the samples, asked in batches of similar length."""
     if batch_size < 1:
-        raise ValueError(f"batch size {batch_size} is below 1")
+        raise ArgumentError("evaluate.bad-batch-size", f"batch size {batch_size} is below 1")
     found: list[Prediction | None] = [None] * len(samples)
     order = sorted(range(len(samples)), key=lambda index: (len(samples[index].tokens), index))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         answers = predictor([samples[index] for index in chosen])
         if len(answers) != len(chosen):
-            raise ValueError(f"the predictor gave {len(answers)} answers to {len(chosen)} samples")
+            raise ArgumentError(
+                "evaluate.wrong-number-of-answers",
+                f"the predictor gave {len(answers)} answers to {len(chosen)} samples",
+            )
         for index, answer in zip(chosen, answers, strict=True):
             if answer is not None:
                 tokens, q_halt = answer
@@ -175,9 +179,9 @@ def score(
 ) -> EvaluationReport:
     """Score predictions, one per sample, against the outputs of the tasks that were asked."""
     if not tasks:
-        raise ValueError("no task was asked")
+        raise ArgumentError("evaluate.no-tasks", "no task is evaluated")
     if len({task.id for task in tasks}) < len(tasks):
-        raise ValueError("a task was asked twice")
+        raise ArgumentError("evaluate.duplicate-task", "a task is evaluated twice")
     candidates = rank_candidates(tasks, predictions)
     outside = {(sample.task_id, sample.query) for sample in samples if not sample.in_region}
     results = {
@@ -205,7 +209,9 @@ def score(
 def _result(task: Task, query: int, candidates: tuple[Candidate, ...], in_region: bool) -> QueryResult:
     output = task.tests[query].output
     if output is None:
-        raise ValueError(f"{task.id}[{query}] has no known output to score against")
+        raise ArgumentError(
+            "evaluate.no-known-output", f"{task.id}[{query}] has no known output to score against"
+        )
     return QueryResult(
         task_id=task.id,
         query=query,
@@ -225,7 +231,7 @@ def _place(output: Grid, candidates: tuple[Candidate, ...]) -> int | None:
 
 def _pass_at(k: int, results: Sequence[Sequence[QueryResult]]) -> PassK:
     if k < 1:
-        raise ValueError(f"pass@{k}: at least one candidate must be tried")
+        raise ArgumentError("evaluate.no-candidates", f"pass@{k}: at least one candidate must be tried")
     solved = [[result.solved(k) for result in tests] for tests in results]
     share = sum(sum(tests) / len(tests) for tests in solved) / len(results)
     whole = sum(all(tests) for tests in solved)

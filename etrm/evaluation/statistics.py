@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from etrm.errors import ArgumentError
+
 FULL_SEEDS = 5
 """With fewer seeds a comparison is a screening and can validate nothing."""
 
@@ -79,7 +81,7 @@ def binomial_interval(solved: int, asked: int, level: float = 0.95) -> tuple[flo
     0 of 4 gives 0 to .602, and 0 of 0 gives 0 to 1.
     """
     if not 0 <= solved <= asked:
-        raise ValueError(f"solved {solved} of asked {asked} is not a share")
+        raise ArgumentError("statistics.not-a-share", f"{solved} solved of {asked} evaluated is not a share")
     tail = _tail(level)
     low = 0.0 if solved == 0 else _beta_quantile(tail, solved, asked - solved + 1)
     high = 1.0 if solved == asked else _beta_quantile(1 - tail, solved + 1, asked - solved)
@@ -95,7 +97,7 @@ def paired_t_interval(differences: Sequence[float], level: float = 0.90) -> Pair
     """
     seeds = len(differences)
     if seeds == 0:
-        raise ValueError("an interval needs at least one difference")
+        raise ArgumentError("statistics.no-differences", "an interval needs at least one difference")
     _tail(level)
     if not all(map(math.isfinite, differences)):
         return PairedInterval(-math.inf, -math.inf, math.inf, math.nan, seeds, level, 1.0)
@@ -114,7 +116,10 @@ def decide(interval: PairedInterval, smallest_effect: float, *, full_seeds: int 
     Under ``full_seeds`` seeds what would be VALIDATED stays INCONCLUSIVE, marked as a candidate.
     """
     if not smallest_effect > 0:
-        raise ValueError(f"the smallest effect that matters must be above 0, not {smallest_effect}")
+        raise ArgumentError(
+            "statistics.bad-smallest-effect",
+            f"the smallest effect that matters must be above 0, not {smallest_effect}",
+        )
     m = smallest_effect
     screening = interval.seeds < full_seeds
     found = (
@@ -174,7 +179,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def t_quantile(share: float, freedom: int) -> float:
     """The value that Student's t stays below with probability ``share``."""
     if not 0 < share < 1 or freedom < 1:
-        raise ValueError(f"no t quantile for share {share} and {freedom} degrees of freedom")
+        raise ArgumentError(
+            "statistics.bad-quantile", f"no t quantile for share {share} and {freedom} degrees of freedom"
+        )
     if share < 0.5:
         return -t_quantile(1 - share, freedom)
     x = _beta_quantile(2 * (1 - share), freedom / 2, 0.5)
@@ -183,7 +190,7 @@ def t_quantile(share: float, freedom: int) -> float:
 
 def _tail(level: float) -> float:
     if not 0 < level < 1:
-        raise ValueError(f"level {level} is not between 0 and 1")
+        raise ArgumentError("statistics.bad-level", f"level {level} is not between 0 and 1")
     return (1 - level) / 2
 
 

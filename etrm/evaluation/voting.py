@@ -20,6 +20,7 @@ from etrm.data.augment import parse_name
 from etrm.data.sample import Sample
 from etrm.data.task import Grid, grid_hash
 from etrm.data.tokens import PAD, grid_from_canvas
+from etrm.errors import ArgumentError
 
 Answer: TypeAlias = tuple[npt.NDArray[np.integer], float]
 """What a model says to one sample: a token for each of the sample's (S,), and its halting logit."""
@@ -41,8 +42,9 @@ class Prediction:
 
     def __post_init__(self) -> None:
         if self.tokens.shape != self.sample.tokens.shape:
-            raise ValueError(
-                f"{self.sample.name}: predicted tokens {self.tokens.shape}, asked {self.sample.tokens.shape}"
+            raise ArgumentError(
+                "evaluate.wrong-shape",
+                f"{self.sample.name}: predicted tokens {self.tokens.shape}, evaluated {self.sample.tokens.shape}",
             )
 
     @cached_property
@@ -74,7 +76,10 @@ class Candidate:
 def plain_grid(sample: Sample, tokens: npt.NDArray[np.integer]) -> Grid:
     """The grid that a sample's tokens show, without the sample's augmentation."""
     if sample.translated != (0, 0):
-        raise ValueError(f"{sample.name} is shifted by {sample.translated}; only training samples may be")
+        raise ArgumentError(
+            "evaluate.shifted-sample",
+            f"{sample.name} is shifted by {sample.translated}; only training samples may be",
+        )
     canvas = np.full((SIDE, SIDE), PAD, dtype=np.int64)
     canvas[np.divmod(sample.positions, SIDE)] = tokens
     _, augmentation = parse_name(sample.name)

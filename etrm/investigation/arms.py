@@ -19,9 +19,10 @@ from etrm.config import Config, with_overrides
 from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError
 from etrm.files import write_atomically
 from etrm.investigation import cache
+from etrm.investigation.code_version import code_hash
 from etrm.investigation.launch import Attempt, Launcher
-from etrm.investigation.result import Absent, Run, Value
-from etrm.training.run_folder import read_metrics
+from etrm.investigation.result import Absent, EnvironmentChange, Run, Value
+from etrm.training.run_folder import read_metrics, read_record
 
 SUMMARY = "summary.json"
 OnProgress = Callable[[int, int], None]
@@ -76,21 +77,23 @@ def run_jobs(
 
     Raises:
         Interrupted: Ctrl-C; finished steps are kept.
-        RunFolderError: the folder holds an investigation of another subject.
+        RunFolderError: the folder holds an investigation of another subject, or runs of another device.
     """
     jobs = [_threaded(job, launcher.threads) for job in jobs]
     for job in jobs:
         _check_config(root, job)
+        if not launcher.elsewhere:
+            _check_device(root, job)
     for job in jobs:
         if job.shared and not _finished(root, job):
-            cache.restore(job.config, root / job.folder)
+            cache.restore(job.config, root / job.folder, launcher.elsewhere)
     waiting = [job for job in jobs if not _finished(root, job)]
     total = sum(job.config.train.steps for job in jobs)
     if waiting:
         _run_all(root, waiting, launcher, lambda: progress(sum(_steps(root, job) for job in jobs), total))
     for job in waiting:
         if job.shared and _finished(root, job):
-            cache.keep(job.config, root / job.folder)
+            cache.keep(job.config, root / job.folder, launcher.elsewhere)
     progress(total, total)
     found = {(job.arm, job.seed): read_run(root, job.arm, job.seed, job.folder) for job in jobs}
     return {key: run for key, run in found.items() if run is not None}
@@ -111,7 +114,7 @@ def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[
                 while queue and len(running) < launcher.jobs:
                     job, attempt = queue.popleft()
                     try:
-                        started = executor.submit(work, job, str(root / job.folder))
+                        started = executor.submit(work, job, str(root / job.folder), code_hash(job.config))
                     except BrokenExecutor as error:  # no worker is left
                         _failed(root / job.folder, error)
                     else:
@@ -133,13 +136,20 @@ def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[
             raise Interrupted from None
 
 
-def work(job: Job, folder: str) -> None:
-    """Run one job in this process, from wherever it stands."""
+def work(job: Job, folder: str, code: str) -> None:
+    """Run one job in this process, from wherever it stands.
+
+    Args:
+        job: the run.
+        folder: its folder.
+        code: hash of the code of the process that started this one, under which the run is kept.
+    """
     from etrm.investigation.measure import measured_run  # torch is loaded in the worker alone
 
     path = Path(folder)
     began = time.perf_counter()
     try:
+        _check_code(job, code)
         summary = measured_run(job.config, path, measure=job.measure, held_out=job.held_out)
     except EtrmError as error:  # it would be the same again
         _failed(path, error)
@@ -149,9 +159,24 @@ def work(job: Job, folder: str) -> None:
         _write_summary(path, {"state": "finished", "wall_s": before + time.perf_counter() - began, **summary})
 
 
+def _check_code(job: Job, code: str) -> None:
+    """Raise RunFolderError where this process loaded other code than the one that started it."""
+    found = code_hash(job.config)
+    if found != code:
+        raise RunFolderError(
+            "investigate.code-edited",
+            "the code was edited while its runs were being made",
+            got=f"sha256 {found[:16]}…",
+            allowed=f"sha256 {code[:16]}…, the code of the process that started them",
+            next_step="run the same command again with another --out",
+        )
+
+
 def _failed(path: Path, error: BaseException) -> None:
     diverged = isinstance(error, NonFiniteError)
-    _write_summary(path, {"state": "failed", "reason": str(error), "wall_s": 0.0, "diverged": diverged})
+    code = error.code if isinstance(error, EtrmError) else ""
+    summary = {"state": "failed", "code": code, "reason": str(error), "wall_s": 0.0, "diverged": diverged}
+    _write_summary(path, summary)
 
 
 def _earlier_seconds(path: Path) -> float:
@@ -169,9 +194,24 @@ def _check_config(root: Path, job: Job) -> None:
     file = root / job.folder / "config.json"
     if file.exists() and Config.from_json(file.read_text("utf-8")) != job.config:
         raise RunFolderError(
+            "investigate.other-subject",
             f"{root} holds an investigation of another subject: the config of {job.folder} differs",
             allowed="the same preset, settings and faults, which continue it",
             next_step="give another --out",
+        )
+
+
+def _check_device(root: Path, job: Job) -> None:
+    """Raise RunFolderError where the job's run was made or begun on another device: arms are compared."""
+    before = read_record(root / job.folder).get("device")
+    now = cache.compute_of(job.config).device
+    if before not in (None, now):
+        raise RunFolderError(
+            "investigate.other-device",
+            f"the run in {root / job.folder} was made on another device, and arms of two devices are not compared",
+            got=now,
+            allowed=before,
+            next_step="continue on that device, or give another --out",
         )
 
 
@@ -205,14 +245,20 @@ def read_run(root: Path, arm: str, seed: int, folder: str = "") -> Run | None:
         final[key] = sum(values) / len(values) if values else Absent(absent="no step logged it")
     for key, value in summary.get("measured", {}).items():
         final[key] = Absent(absent="not measured") if value is None else value
+    record = read_record(root / folder)
     return Run(
         arm=arm,
         seed=seed,
         folder=folder,
+        device=record.get("device"),
+        precision=record.get("precision"),
+        threads=record.get("threads"),
+        changes=tuple(EnvironmentChange(**change) for change in record.get("changes", ())),
         steps=len(metrics),
         wall_s=round(summary["wall_s"], 1),
         state=summary["state"],
         diverged=summary.get("diverged", False),
+        code=summary.get("code", ""),
         reason=summary.get("reason", ""),
         final=final,
     )

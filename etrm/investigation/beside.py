@@ -34,7 +34,11 @@ def beside(investigation: Investigation) -> tuple[Beside, ...]:
     found = serious([*written(investigation.root, runs), *json.loads(to_json(halting))])
     counts = {rule: len(trained) if rule == Halting.rule else len(runs) for rule, _ in found}
     merged = [
-        Beside(**{key: each[0][key] for key in KEPT}, n=f"{len(each)} of {counts[rule]} runs")
+        Beside(
+            **{key: each[0][key] for key in KEPT},
+            code=each[0].get("code", ""),  # runs of an earlier version have none
+            n=f"{len(each)} of {counts[rule]} runs",
+        )
         for (rule, _), each in found.items()
     ]
     return tuple(sorted(merged, key=lambda f: (f.severity != "critical", f.rule, f.module)))

@@ -1,7 +1,7 @@
 """What investigations share: decoders and controls, kept in the user's cache folder.
 
-A kept thing is found again by a hash of its config and of the code that made it, so that changed
-code never meets an old number.
+A kept thing is found again by everything that its numbers depend on: its config, the code that made it, the tasks, and
+what computed it. So changed code never meets an old number, nor one device the decoder of another.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import diagnostics
-import etrm
 from etrm.config import Config
+from etrm.data import chosen_tasks
+from etrm.device import pick_device
 from etrm.files import write_atomically
+from etrm.investigation.code_version import code_hash, judging_hash
 from etrm.investigation.result import ControlOutcome
+from etrm.training.faults import effective
+from etrm.training.hardware import Compute, compute
+from etrm.training.tasks import held_out_tasks
 
 
 def cache_folder() -> Path:
@@ -27,36 +31,42 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ETRM_CACHE") or Path(home) / "etrm")
 
 
-def code_hash() -> str:
-    """Hash of the code that the numbers of a run depend on."""
-    return _hash_of("data", "model", "evaluation", "training", "investigation/measure.py")
+def compute_of(config: Config, elsewhere: str = "") -> Compute:
+    """What computes a run of this config: ``auto`` resolved to this machine's device, by its hardware's name.
+
+    Args:
+        config: of the run.
+        elsewhere: the machines of a cluster that run it (:class:`etrm.investigation.launch.Launcher`), which stand in
+            place of a device that this process cannot see; empty for this machine.
+    """
+    train = effective(config).train
+    here = compute(train, pick_device(train.device))
+    return replace(here, device=elsewhere) if elsewhere else here
 
 
-def judging_hash() -> str:
-    """Hash of the code that a verdict depends on."""
-    return _hash_of("data", "model", "evaluation", "training", "investigation")
+def key(config: Config, elsewhere: str = "") -> str:
+    """Name of what a config makes, with this code, on these tasks, and on this or another machine.
+
+    A decoder that it starts from must itself be kept here, so that its path says what it was made of.
+
+    Raises:
+        ConfigError: a fault is not known.
+        DataError: the tasks cannot be read.
+    """
+    return _named([config], code_hash(config), elsewhere)
 
 
-@lru_cache
-def _hash_of(*parts: str) -> str:
-    """Of the toolkit and of packages or modules of etrm."""
-    folders = [Path(diagnostics.__file__).parent]
-    folders += [Path(etrm.__file__).parent / name for name in parts]
-    found = (path for folder in folders for path in (folder.rglob("*.py") if folder.is_dir() else (folder,)))
-    digest = hashlib.sha256()
-    for path in sorted(found):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def outcomes(
+    name: str, configs: Sequence[Config], make: Callable[[], Sequence[ControlOutcome]]
+) -> tuple[ControlOutcome, ...]:
+    """How the controls of a hypothesis behaved, by this code: found in the cache, or made and kept.
 
-
-def key(config: Config) -> str:
-    """Name of what a config and this code make."""
-    return hashlib.sha256((config.to_json() + code_hash()).encode()).hexdigest()[:16]
-
-
-def outcomes(name: str, make: Callable[[], Sequence[ControlOutcome]]) -> tuple[ControlOutcome, ...]:
-    """How the controls of a hypothesis behaved, by this code: found in the cache, or made and kept."""
-    file = cache_folder() / "controls" / f"{name}-{judging_hash()[:16]}.json"
+    Args:
+        name: of the hypothesis.
+        configs: of the controls, but for the decoder, which they determine.
+        make: looks at the controls.
+    """
+    file = cache_folder() / "controls" / f"{name}-{_named(configs, judging_hash(*configs))}.json"
     if file.exists():
         return tuple(ControlOutcome.model_validate(item) for item in json.loads(file.read_text("utf-8")))
     made = tuple(make())
@@ -65,16 +75,16 @@ def outcomes(name: str, make: Callable[[], Sequence[ControlOutcome]]) -> tuple[C
     return made
 
 
-def restore(config: Config, folder: Path) -> None:
+def restore(config: Config, folder: Path, elsewhere: str = "") -> None:
     """Put the kept run of a config in ``folder``, if there is one."""
-    kept = cache_folder() / "controls" / key(config)
+    kept = cache_folder() / "controls" / key(config, elsewhere)
     if kept.exists():
         shutil.copytree(kept, folder, dirs_exist_ok=True)
 
 
-def keep(config: Config, folder: Path) -> None:
+def keep(config: Config, folder: Path, elsewhere: str = "") -> None:
     """Keep the finished run in ``folder`` for other investigations."""
-    kept = cache_folder() / "controls" / key(config)
+    kept = cache_folder() / "controls" / key(config, elsewhere)
     if kept.exists():
         return
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -84,3 +94,11 @@ def keep(config: Config, folder: Path) -> None:
         new.rename(kept)
     except OSError:  # another investigation was faster, and kept the same
         shutil.rmtree(new)
+
+
+def _named(configs: Sequence[Config], code: str, elsewhere: str = "") -> str:
+    parts = [code]
+    for config in configs:
+        tasks = (chosen_tasks(config.data).hash, held_out_tasks(config).hash)  # files of a user may change
+        parts += [config.to_json(), json.dumps(asdict(compute_of(config, elsewhere))), *tasks]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -160,7 +160,10 @@ def find(name: str) -> Experiment:
     """
     if name not in EXPERIMENTS:
         raise ConfigError(
-            f"unknown experiment {name!r}", allowed=", ".join(EXPERIMENTS), next_step="etrm experiment list"
+            "experiment.unknown",
+            f"unknown experiment {name!r}",
+            allowed=", ".join(EXPERIMENTS),
+            next_step="etrm experiment list",
         )
     return EXPERIMENTS[name]
 
@@ -172,7 +175,9 @@ def of_suite(name: str) -> list[Experiment]:
         ConfigError: there is none.
     """
     if name not in (*SUITES, "all"):
-        raise ConfigError(f"unknown suite {name!r}", allowed=", ".join((*SUITES, "all")))
+        raise ConfigError(
+            "experiment.unknown-suite", f"unknown suite {name!r}", allowed=", ".join((*SUITES, "all"))
+        )
     first = [EXPERIMENTS[GATE], EXPERIMENTS[BASELINE]]
     return first + [e for e in EXPERIMENTS.values() if name in (e.suite, "all") and e not in first]
 
@@ -187,8 +192,10 @@ def job(experiment: Experiment, base: Config, seed: int) -> Job:
         config = seeded(with_overrides(base, experiment.settings(base)), seed)
     except ConfigError as error:
         raise ConfigError(
+            "experiment.impossible",
             f"{experiment.name} ({experiment.what}) is impossible for this baseline: {error.what}",
             next_step="leave it out: etrm experiment run NAME ...",
+            codes=("experiment.impossible", *error.codes),
         ) from error
     return Job(experiment.name, seed, config, measure=True)
 

@@ -10,14 +10,16 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError, EtrmError, Interrupted, RunFolderError
 from etrm.evaluation import binomial_interval
 from etrm.files import write_atomically
-from etrm.investigation.cache import judging_hash
+from etrm.investigation.cache import compute_of
+from etrm.investigation.code_version import judging_hash
 from etrm.investigation.investigate import investigate
 from etrm.investigation.launch import launcher
 from etrm.investigation.protocol import ORDER, Investigation
@@ -71,6 +73,7 @@ class Outcome:
         confidence: proven or candidate, empty where nothing is named.
         sentence: of the root cause.
         seconds: of the investigation, on one worker.
+        code: of the error that ended the investigation, see docs/errors.md; empty where none did.
     """
 
     case: Case
@@ -78,6 +81,7 @@ class Outcome:
     confidence: str
     sentence: str
     seconds: float
+    code: str = ""
 
     @property
     def right(self) -> bool:
@@ -112,7 +116,9 @@ def cases(names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
     known = {**{name: fault.root_cause for name, fault in FAULTS.items()}, **dict.fromkeys(HEALTHY, NOTHING)}
     for name in names:
         if name not in known:
-            raise ConfigError(f"unknown fault {name!r}", allowed=", ".join(known), next_step="etrm faults")
+            raise ConfigError(
+                "fault.unknown", f"unknown fault {name!r}", allowed=", ".join(known), next_step="etrm faults"
+            )
     chosen = {name: known[name] for name in names} if names else known
     return [
         Case(name, per_case * seed, cause if cause in ORDER else NOTHING)
@@ -154,7 +160,8 @@ def run(
         Interrupted: Ctrl-C; finished cases stay.
         RunFolderError: the folder holds cases of another subject or of other code.
     """
-    done = _claim(root, base)
+    identity = _identity(base)
+    done = _claim(root, identity)
     _prepare(base, root, workers, tier, progress)
     waiting = [case for case in chosen if case not in done]
     with worker_pool(workers) as pool:
@@ -167,7 +174,7 @@ def run(
                 finished, _ = wait(attempts, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in finished:
                     done[attempts.pop(future)] = future.result()
-                    _keep(root, base, done)
+                    _keep(root, identity, done)
                 progress("cases", len(chosen) - len(attempts), len(chosen))
         except KeyboardInterrupt:
             for future in attempts:
@@ -202,7 +209,7 @@ def _investigate(case: Case, subject: Config, out: Path, tier: Tier) -> Outcome:
             until_root_cause=True,
         )
     except EtrmError as error:
-        return Outcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1))
+        return Outcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1), error.code)
     failed = any(hypothesis.verdict is Verdict.ERROR for hypothesis in result.hypotheses.values())
     named = result.root_cause or (FAILED if failed else NOTHING)
     seconds = round(time.perf_counter() - began, 1)
@@ -215,26 +222,36 @@ def _prepare(base: Config, root: Path, workers: int, tier: Tier, progress: Progr
     _ = investigation.control_decoder, investigation.brief_decoder, investigation.decoder
 
 
-def _claim(root: Path, base: Config) -> dict[Case, Outcome]:
+def _claim(root: Path, identity: dict[str, Any]) -> dict[Case, Outcome]:
     """The cases that the folder holds."""
     root.mkdir(parents=True, exist_ok=True)
     file = root / CASES
     if not file.exists():
         return {}
     found = json.loads(file.read_text("utf-8"))
-    if found["subject"] != json.loads(base.to_json()) or found["code"] != judging_hash():
+    differ = [name for name, value in identity.items() if found.get(name) != value]
+    if differ:
         raise RunFolderError(
-            f"{root} holds a bench of another subject, or of other code",
+            "bench.other-subject",
+            f"{root} holds another bench",
+            got=f"another {' and '.join(differ)}",
+            allowed="the same subject, code and device, which continue it",
             next_step="give another --out, or remove that folder",
         )
     read = [Outcome(**{**item, "case": Case(**item["case"])}) for item in found["outcomes"]]
     return {outcome.case: outcome for outcome in read}
 
 
-def _keep(root: Path, base: Config, done: dict[Case, Outcome]) -> None:
-    record = {
-        "subject": json.loads(base.to_json()),
-        "code": judging_hash(),
-        "outcomes": [asdict(outcome) for outcome in done.values()],
-    }
+def _keep(root: Path, identity: dict[str, Any], done: dict[Case, Outcome]) -> None:
+    record = identity | {"outcomes": [asdict(outcome) for outcome in done.values()]}
     write_atomically(root / CASES, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _identity(base: Config) -> dict[str, Any]:
+    """What every outcome of a bench depends on, code of faults from outside the package included."""
+    faulty = [with_overrides(base, (f'faults=["{name}"]',)) for name in FAULTS]
+    return {
+        "subject": json.loads(base.to_json()),
+        "code": judging_hash(base, *faulty),
+        "compute": asdict(replace(compute_of(base), threads=1)),  # see the launcher of _investigate
+    }

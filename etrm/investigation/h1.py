@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 
 from etrm.config import SIDE, Config, ModelConfig, with_overrides
-from etrm.data import collate
-from etrm.errors import EtrmError, NonFiniteError
+from etrm.device import to_device, to_host
+from etrm.errors import CheckpointError, NonFiniteError
 from etrm.investigation.evidence import Found, Instrument, Metric, Reason
 from etrm.investigation.inspection import inspected_controls, judged, worst_of
 from etrm.investigation.measure import training_queries
@@ -39,6 +39,7 @@ from etrm.investigation.result import (
 from etrm.model.core import Core
 from etrm.model.recursive import RecursiveModel
 from etrm.training.decoder import SETTINGS, DecoderSource, read_source
+from etrm.training.predict import batch_of
 from etrm.training.stage import FrozenSpan
 from etrm.training.trainer import Trainer
 
@@ -132,10 +133,10 @@ def compare(config: Config, decoder: Path) -> Facts:
     """
     trainer = Trainer(config)
     source = read_source(decoder, config.train.decoder_weights)
-    theirs = _trm(source)
+    theirs = to_device(_trm(source), trainer.device)
     ours = trainer.model.core
     differences = {
-        name: float((tensor - source.tensors[name]).abs().max())
+        name: float((to_host(tensor) - source.tensors[name]).abs().max())
         for name, tensor in ours.state_dict().items()
         if name in source.tensors and source.tensors[name].shape == tensor.shape
     }
@@ -194,7 +195,8 @@ def decide(investigation: Investigation) -> Hypothesis:
 def _trm(source: DecoderSource) -> RecursiveModel:
     """The TRM that the decoder came from, with its own settings and table."""
     if not source.settings or source.puzzle_table is None:
-        raise EtrmError(
+        raise CheckpointError(
+            "checkpoint.no-settings",
             f"{source.path} does not say with which settings it was trained",
             allowed="a run folder of `etrm train --set model.variant=trm`",
         )
@@ -211,11 +213,11 @@ def _trm(source: DecoderSource) -> RecursiveModel:
 def _functional(trainer: Trainer, theirs: RecursiveModel) -> tuple[int, float]:
     """Largest difference of logits over ACT steps, given the table's contexts and random ones."""
     assert theirs.puzzle_table is not None
-    batch = collate(training_queries(trainer)[:16])
-    rows = torch.arange(batch.size) % len(theirs.puzzle_table.weights)
+    batch = batch_of(theirs, training_queries(trainer)[:16])
+    rows = torch.arange(batch.size, device=theirs.device) % len(theirs.puzzle_table.weights)
     known = theirs.puzzle_table(rows)
     # Its own random numbers: every token carries something, as an encoder's context does.
-    noise = torch.randn(known.shape, generator=torch.Generator().manual_seed(0))
+    noise = to_device(torch.randn(known.shape, generator=torch.Generator().manual_seed(0)), theirs.device)
     ours = trainer.model.eval()
     largest = 0.0
     for context in (known, noise):
@@ -245,7 +247,7 @@ def _other_weights(core: Core, decoder: Path, config: Config) -> Value:
     if source.weights == "unknown":
         return Absent(absent="the checkpoint holds one kind of weights")
     same = [
-        bool((tensor - source.tensors[name]).abs().max() <= VALUE_TOLERANCE)
+        bool((to_host(tensor) - source.tensors[name]).abs().max() <= VALUE_TOLERANCE)
         for name, tensor in core.state_dict().items()
     ]
     return float(sum(same))

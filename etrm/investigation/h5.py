@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from etrm.config import Config, with_overrides
-from etrm.data import Episodes, Sample, collate
+from etrm.data import Episodes, Sample
 from etrm.data.splits import Leakage, leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
 from etrm.errors import NonFiniteError
@@ -39,6 +39,7 @@ from etrm.investigation.result import (
     Value,
 )
 from etrm.training.parts import Part
+from etrm.training.predict import batch_of
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -235,7 +236,7 @@ def _uneven(trainer: Trainer) -> int:
 def _ends(trainer: Trainer) -> list[bool]:
     """Whether a row ends at every ACT step just as it should: when its logit is positive, or at the maximum."""
     model, maximum = trainer.model, trainer.config.model.halt.max_steps
-    batch = collate(training_queries(trainer)[:ROWS_THAT_GO_ON])
+    batch = batch_of(model, training_queries(trainer)[:ROWS_THAT_GO_ON])
     carry = model.initial_carry(batch.size)
     found: list[bool] = []
     for step in range(1, maximum + 1):

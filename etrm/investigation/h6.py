@@ -17,6 +17,7 @@ import torch
 
 from etrm.config import Config, with_overrides
 from etrm.data import Sample, collate
+from etrm.device import to_device
 from etrm.errors import EtrmError, NonFiniteError
 from etrm.evaluation import Answer
 from etrm.investigation.evidence import Found, Instrument, Metric, Reason
@@ -221,7 +222,7 @@ def _weights(trainer: Trainer) -> tuple[Value, Value]:
     except NonFiniteError as error:
         return Absent(absent=error.what), Absent(absent=error.what)
     checkpoint = state.capture(trainer)
-    model = trainer.recipe.build_model(trainer.config, trainer.episodes)
+    model = to_device(trainer.recipe.build_model(trainer.config, trainer.episodes), trainer.device)
     trainer.recipe.load_weights(model, checkpoint, "ema")
     loaded = model.state_dict()
     moved = [

@@ -14,6 +14,7 @@ from etrm.investigation.protocol import (
     Judgement,
     broken_controls,
     control_outcome,
+    control_preset,
     seeds_in_words,
 )
 from etrm.investigation.result import ControlOutcome, Verdict
@@ -24,8 +25,9 @@ def inspected_controls(
 ) -> tuple[ControlOutcome, ...]:
     """How the healthy control and each fault behave under an inspection; kept between investigations."""
 
-    def outcome(name: str) -> ControlOutcome:
-        faults = () if name == "healthy" else (name,)
+    by_name = {"healthy": ()} | {name: (name,) for name in positive}
+
+    def outcome(name: str, faults: tuple[str, ...]) -> ControlOutcome:
         try:
             found = inspect(investigation.control_config(faults))
         except EtrmError as error:
@@ -33,7 +35,8 @@ def inspected_controls(
             return control_outcome(name, bool(faults), failed)
         return control_outcome(name, bool(faults), judgement(found, found.words))
 
-    return outcomes(id, lambda: [outcome(name) for name in ("healthy", *positive)])
+    configs = [control_preset(faults) for faults in by_name.values()]
+    return outcomes(id, configs, lambda: [outcome(*control) for control in by_name.items()])
 
 
 def judged(worst: Found | None, error: str, controls: Sequence[ControlOutcome], scope: str = "") -> Judgement:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from etrm.batch import Batch
 from etrm.config import Config, with_overrides
-from etrm.data import Sample, collate
+from etrm.data import Sample
 from etrm.data.sample import CELLS
 from etrm.data.task import COLOURS
 from etrm.data.tokens import FIRST_COLOUR
@@ -24,6 +24,7 @@ from etrm.errors import DataError
 from etrm.investigation.evidence import Found, Reason
 from etrm.investigation.measure import training_queries
 from etrm.model.recursive import RecursiveModel
+from etrm.training.predict import batch_of
 from etrm.training.trainer import Trainer
 
 Integers = npt.NDArray[np.integer]
@@ -161,16 +162,17 @@ def passage(config: Config) -> Passage:
     queries = training_queries(trainer)  # one of a task, for a drawn batch may hold one task alone
     if len(queries) < 2:
         raise DataError(
-            "whether the context is used can only be asked with demonstrations of two tasks",
+            "investigate.single-task",
+            "whether the context is used can only be measured with the demonstrations of two tasks",
             got=f"{len(trainer.tasks)} training task",
         )
     rows = min(ROWS, len(queries) // 2)
     samples = queries[:rows]
     # From outside the batch: a mean over its rows stays what it is when they exchange theirs.
     others = [replace(s, demos=o.demos) for s, o in zip(samples, queries[rows:], strict=False)]
-    batch, foreign = collate(samples), collate(others)
-    neighbours = collate([samples[0], *others[1:]])
     model = trainer.model.eval()
+    batch, foreign = batch_of(model, samples), batch_of(model, others)
+    neighbours = batch_of(model, [samples[0], *others[1:]])
     begin, go_on = _follow(model, batch, 2)
     other = _follow(model, foreign)[0]
     beside = _follow(model, neighbours)[0]
@@ -199,14 +201,15 @@ def passage(config: Config) -> Passage:
 def _unread(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
     """A metamorphic test of the encoder alone: under other colours, each part has to change every row's context."""
     assert model.encoder is not None
-    said = model.encoder(collate(samples).demos).context
+    said = model.encoder(batch_of(model, samples).demos).context
     size = said.double().square().mean().sqrt().clamp(min=1e-30)
     found = []
     for part, asked in PARTS.items():
         rows = [row for row, s in enumerate(samples) if len(s.demos) > 1 or part is not DemoPart.LAST]
         if not rows:
             continue
-        changed = model.encoder(collate([_recoloured(samples[row], asked) for row in rows]).demos).context
+        recoloured = [_recoloured(samples[row], asked) for row in rows]
+        changed = model.encoder(batch_of(model, recoloured).demos).context
         moved = (changed.double() - said[rows].double()).abs().flatten(1).amax(1) / size
         if bool((moved <= ROUNDING).any()):
             found.append(part)

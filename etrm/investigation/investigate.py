@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,8 @@ from etrm.files import write_atomically
 from etrm.investigation import frozen_decoder, h1, h2, h3, h4, h5, h6, h7
 from etrm.investigation.arms import Job
 from etrm.investigation.beside import beside
-from etrm.investigation.cache import code_hash
+from etrm.investigation.cache import compute_of
+from etrm.investigation.code_version import code_hash
 from etrm.investigation.contrast import LARGEST_P
 from etrm.investigation.evidence import Metric
 from etrm.investigation.launch import Launcher
@@ -109,7 +111,9 @@ def chosen(names: str) -> tuple[str, ...]:
     unknown = [name for name in asked if name not in STATEMENTS]
     if unknown:
         raise ConfigError(
-            f"unknown hypothesis {unknown[0]!r}", allowed=f"all, or of {', '.join(sorted(STATEMENTS))}"
+            "investigate.unknown-hypothesis",
+            f"unknown hypothesis {unknown[0]!r}",
+            allowed=f"all, or of {', '.join(sorted(STATEMENTS))}",
         )
     return asked
 
@@ -152,7 +156,7 @@ def investigate(
     chosen(",".join(hypotheses))  # refused before any work
     began, where = time.perf_counter(), environment()
     recipe_for(subject)  # an unknown fault is refused before any work
-    _claim(out, subject, name)
+    _claim(out, subject, name, launcher)
     # Every arm has its own seed, a store has one, and neither it nor workers change a sample.
     subject = with_overrides(subject, ("data.store=none", "data.workers=0"))
     investigation = Investigation(
@@ -277,31 +281,55 @@ def root_cause(hypotheses: Mapping[str, Hypothesis]) -> RootCause:
     return RootCause(None, None, CauseCode.NONE, words)
 
 
-def _claim(out: Path, subject: Config, name: str) -> None:
+def _claim(out: Path, subject: Config, name: str, launcher: Launcher) -> None:
     """Refuse a folder that holds something else, before anything is written."""
     file = out / "subject.json"
-    wanted = {"name": name, "config": json.loads(subject.to_json()), "code": code_hash()}
+    computed = replace(compute_of(subject, launcher.elsewhere), threads=launcher.threads)
+    wanted = {
+        "name": name,
+        "config": json.loads(subject.to_json()),
+        "code": code_hash(subject),
+        "compute": asdict(computed),
+    }
     try:
         if file.exists():
-            found = json.loads(file.read_text("utf-8"))
-            if found.get("code", wanted["code"]) != wanted["code"]:
-                raise RunFolderError(
-                    f"the runs in {out} were made by other code, and their numbers would stand beside new ones",
-                    next_step="give another --out, or remove that folder",
-                )
-            if found != wanted:
-                raise RunFolderError(
-                    f"{out} holds an investigation of another subject",
-                    allowed="the same preset, settings and faults, which continue it",
-                    next_step="give another --out",
-                )
+            _check_claim(out, json.loads(file.read_text("utf-8")), wanted)
             return
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise RunFolderError(
-            f"{out} cannot be written", got=str(error), next_step="give another --out"
+            "investigate.not-writable",
+            f"{out} cannot be written",
+            got=str(error),
+            next_step="give another --out",
         ) from error
+
+
+def _check_claim(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if found.get("code", wanted["code"]) != wanted["code"]:
+        raise RunFolderError(
+            "investigate.other-code",
+            f"the runs in {out} were made by other code, and their numbers would be mixed with new ones",
+            next_step="give another --out, or remove that folder",
+        )
+    before, now = found.get("compute", wanted["compute"]), wanted["compute"]
+    differ = [name for name in now if before.get(name) != now[name]]
+    if differ:
+        raise RunFolderError(
+            "investigate.other-device",
+            f"the runs in {out} were computed with another {', '.join(differ)}, and arms are compared",
+            got=", ".join(f"{name} {now[name]}" for name in differ),
+            allowed=", ".join(f"{name} {before.get(name)}" for name in differ),
+            next_step="continue as it began, or give another --out",
+        )
+    if found != wanted:
+        raise RunFolderError(
+            "investigate.other-subject",
+            f"{out} holds an investigation of another subject",
+            allowed="the same preset, settings and faults, which continue it",
+            next_step="give another --out",
+        )
 
 
 def _result(

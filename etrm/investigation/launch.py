@@ -45,11 +45,13 @@ class Launcher:
         open: gives the executor, which may keep its files in the folder.
         threads: of each run. Its numbers depend on them to rounding, so that what is kept for other investigations
             always has one, and so has every run unless more are asked for: whatever the machine, they are the same.
+        elsewhere: names the machines of a cluster, whose devices this process cannot see; empty for this machine.
     """
 
     jobs: int
     open: Callable[[Path], AbstractContextManager[Executor]]
     threads: int = 1
+    elsewhere: str = ""
 
 
 def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 1) -> Launcher:
@@ -66,22 +68,28 @@ def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 
             of this machine would need more cores than it has for the threads asked.
     """
     if name not in LAUNCHERS:
-        raise ConfigError(f"unknown --launcher {name!r}", allowed=", ".join(LAUNCHERS))
+        raise ConfigError(
+            "launch.unknown-launcher", f"unknown --launcher {name!r}", allowed=", ".join(LAUNCHERS)
+        )
     if name == "processes":
         if settings:
             raise ConfigError(
-                f"processes take no --launcher-set {settings[0]!r}", next_step="--launcher slurm or local"
+                "launch.settings-without-cluster",
+                f"processes take no --launcher-set {settings[0]!r}",
+                next_step="--launcher slurm or local",
             )
         cores = usable_cores()
         if threads > 1 and jobs * threads > cores:
             raise ConfigError(
+                "launch.too-many-threads",
                 f"--jobs {jobs} of --threads {threads} would wait for each other",
                 got=f"{jobs * threads} threads on {cores} cores",
                 allowed=f"--threads {max(1, cores // jobs)} with --jobs {jobs}",
             )
         return Launcher(jobs, lambda folder: processes(jobs), threads)
     parameters = dict(_parsed(setting) for setting in settings)
-    return Launcher(jobs, lambda folder: _submitit(name, folder, parameters), threads)
+    elsewhere = " ".join((name, *sorted(settings))) if name == "slurm" else ""
+    return Launcher(jobs, lambda folder: _submitit(name, folder, parameters), threads, elsewhere)
 
 
 def usable_cores() -> int:
@@ -124,8 +132,9 @@ def _submitit(cluster: str, folder: Path, parameters: dict[str, Any]) -> Iterato
         import submitit
     except ImportError as error:
         raise ConfigError(
+            "launch.submitit-absent",
             f"--launcher {cluster} needs the package submitit, which is not installed",
-            next_step="pip install 'etrm[cluster]'",
+            next_step="pip install 'submitit>=1.5'",
         ) from error
     try:
         executor = submitit.AutoExecutor(folder=str(folder / "submitit"), cluster=cluster)
@@ -136,12 +145,20 @@ def _submitit(cluster: str, folder: Path, parameters: dict[str, Any]) -> Iterato
         ValueError,
         RuntimeError,
     ) as error:  # of a setting, or of a cluster not there
-        raise ConfigError(f"submitit refuses --launcher {cluster}", got=str(error).splitlines()[0]) from error
+        raise ConfigError(
+            "launch.submitit-refuses",
+            f"submitit refuses --launcher {cluster}",
+            got=str(error).splitlines()[0],
+        ) from error
     yield _Futures(executor)
 
 
 def _parsed(setting: str) -> tuple[str, Any]:
     key, equals, value = setting.partition("=")
     if not equals or not key:
-        raise ConfigError(f"cannot read --launcher-set {setting!r}", allowed="KEY=VALUE, e.g. timeout_min=60")
+        raise ConfigError(
+            "launch.unreadable-setting",
+            f"cannot read --launcher-set {setting!r}",
+            allowed="KEY=VALUE, e.g. timeout_min=60",
+        )
     return key, int(value) if value.lstrip("-").isdigit() else value

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from diagnostics import task_retrieval
-from etrm.batch import to_device
 from etrm.config import Config
-from etrm.data import Sample, collate, evaluation_samples
+from etrm.data import Sample, evaluation_samples
 from etrm.files import write_atomically
-from etrm.training.predict import mean_loss, predictor
+from etrm.training.predict import batch_of, mean_loss, predictor
 from etrm.training.run_folder import RunFolder
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
@@ -82,9 +81,7 @@ def _retrieval(trainer: Trainer, samples: Sequence[Sample], when: str) -> dict[s
         return {}
     encoder.eval()
     odd, even = (
-        encoder(
-            to_device(collate([replace(s, demos=s.demos[half::2]) for s in several]), trainer.device).demos
-        )
+        encoder(batch_of(trainer.model, [replace(s, demos=s.demos[half::2]) for s in several]).demos)
         for half in (0, 1)
     )
     encoder.train()

@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from diagnostics import Representation, representation
-from etrm.batch import to_device
 from etrm.config import with_overrides
-from etrm.data import collate
+from etrm.data import Sample
 from etrm.errors import ConfigError
 from etrm.evaluation import binomial_interval
 from etrm.investigation import frozen_decoder
@@ -30,7 +28,8 @@ from etrm.investigation.h1 import LOGIT_TOLERANCE, compare
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import Investigation, seeded
 from etrm.investigation.result import Arm, Direction, Evidence, Experiment, Run, Scenario
-from etrm.training.predict import load_model
+from etrm.model.recursive import RecursiveModel
+from etrm.training.predict import batch_of, load_model
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -93,7 +92,11 @@ def chosen(names: Sequence[str]) -> tuple[Mistake, ...]:
     """
     for name in names:
         if name not in (*MISTAKES, "all"):
-            raise ConfigError(f"unknown mistake {name!r}", allowed=", ".join((*MISTAKES, "all")))
+            raise ConfigError(
+                "experiment.unknown-mistake",
+                f"unknown mistake {name!r}",
+                allowed=", ".join((*MISTAKES, "all")),
+            )
     return tuple(mistake for mistake in MISTAKES.values() if {"all", mistake.name} & set(names))
 
 
@@ -268,7 +271,7 @@ def _statistics(investigation: Investigation) -> Seen:
     model, config, _, _ = load_model(investigation.root / short.folder, "raw")
     trainer = Trainer(config)
     samples = training_queries(trainer)
-    contexts = [_contexts(kind.encoder, samples, trainer.device) for kind in (model, trainer.model)]
+    contexts = [_contexts(kind, samples) for kind in (model, trainer.model)]
     trained, start = map(representation, contexts)
     same = representation(contexts[0][:1].expand_as(contexts[0]))
     return Seen(
@@ -331,9 +334,10 @@ def _run(investigation: Investigation, arm: str, faults: Sequence[str]) -> Run:
     (run,) = investigation.run("the original's mistakes", [Job(arm, config.train.seed, config)])
     if run.state == "failed":
         raise ConfigError(
+            "experiment.failed-run",
             f"the run {arm} failed, so that nothing can be shown on it",
             got=run.reason,
-            next_step="mend the subject first: etrm investigate",
+            next_step="fix the subject first: etrm investigate",
         )
     return run
 
@@ -349,10 +353,10 @@ def _arm(run: Run) -> Arm:
 
 
 @torch.no_grad()
-def _contexts(encoder: Any, samples: Sequence[Any], device: torch.device) -> Tensor:
-    encoder.eval()
-    found: Tensor = encoder(to_device(collate(samples), device).demos).context
-    return found
+def _contexts(model: RecursiveModel, samples: Sequence[Sample]) -> Tensor:
+    assert model.encoder is not None
+    model.encoder.eval()
+    return model.encoder(batch_of(model, samples).demos).context
 
 
 def _differ(one: Representation, other: Representation) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from etrm.batch import Demos
 from etrm.config import SIDE
 from etrm.data.tokens import FIRST_COLOUR
+from etrm.device import to_device, to_host
 from etrm.model.encoders.standard import GridEncoder
 
 GRID = 8
@@ -46,24 +47,23 @@ def position_skill(encoder: GridEncoder) -> PositionSkill:
     tokens = torch.full((len(places), 2 * GRID * GRID), FIRST_COLOUR)
     rows = torch.arange(len(places))
     tokens[rows, places] += colours
-    device = encoder.input_embed.embedding_weight.device
     demos = Demos(
-        tokens=tokens.to(device),
-        positions=torch.cat((canvas, SIDE * SIDE + canvas)).expand_as(tokens).to(device),
-        valid=torch.ones_like(tokens, dtype=torch.bool).to(device),
-        owner=rows.to(device),
-        slots=rows.to(device),
+        tokens=tokens,
+        positions=torch.cat((canvas, SIDE * SIDE + canvas)).expand_as(tokens),
+        valid=torch.ones_like(tokens, dtype=torch.bool),
+        owner=rows,
+        slots=rows,
     )
     states: list[Tensor] = []
     handle = encoder.layers[-1].register_forward_hook(lambda module, args, output: states.append(output))
     try:
-        vectors = encoder.encode(demos)
+        vectors = encoder.encode(to_device(demos, encoder.input_embed.embedding_weight.device))
     finally:
         handle.remove()
     wanted = torch.stack((places // GRID, places % GRID), dim=1).double()
-    own = states[0][rows, places]
+    own = to_host(states[0])[rows, places]
     folds = torch.randperm(GRID * GRID, generator=torch.Generator().manual_seed(0))[places] % FOLDS
-    return PositionSkill(*(explained(found.double().cpu(), wanted, folds) for found in (own, vectors)))
+    return PositionSkill(*(explained(to_host(found).double(), wanted, folds) for found in (own, vectors)))
 
 
 def explained(features: Tensor, wanted: Tensor, folds: Tensor) -> float:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from etrm.config import Config, load, with_overrides
+from etrm.config import Config, load, with_overrides, with_settings
 from etrm.errors import EtrmError
 from etrm.investigation.arms import Job, OnProgress, run_jobs
 from etrm.investigation.interface import Passage, passage
@@ -127,11 +127,14 @@ class Investigation:
     @cached_property
     def decoder(self) -> Path:
         """Run folder of the TRM that the subject starts from, trained now where it names none."""
-        phase, steps = "TRM decoder", self.tier.pretrain_steps
-        if self.subject.train.decoder is None and not finished(config := trm_config(self.subject, steps)):
-            job = Job("trm-decoder", 0, config, place=folder_of(config))
-            self.run(phase, [job, *self.meanwhile()])
-        return self._trm(phase, steps)  # found, or tried again, so that what is wrong is raised here
+        phase, steps, elsewhere = "TRM decoder", self.tier.pretrain_steps, self.launcher.elsewhere
+        if self.subject.train.decoder is None:
+            config = trm_config(self.subject, steps)
+            if not finished(config, elsewhere):
+                job = Job("trm-decoder", 0, config, place=folder_of(config, elsewhere))
+                self.run(phase, [job, *self.meanwhile()])
+        # found, or tried again, so that what is wrong is raised here
+        return self._trm(phase, steps, elsewhere)
 
     @cached_property
     def brief_decoder(self) -> Path:
@@ -167,16 +170,16 @@ class Investigation:
                 problem = problem or error.what
         return found, problem
 
-    def _trm(self, phase: str, steps: int) -> Path:
+    def _trm(self, phase: str, steps: int, elsewhere: str = "") -> Path:
         if self.subject.train.decoder is not None:
             return self.subject.train.decoder
         config = trm_config(self.subject, steps)
-        return pretrained(config, lambda done, total: self.progress(phase, done, total))
+        return pretrained(config, lambda done, total: self.progress(phase, done, total), elsewhere)
 
     @cached_property
     def control_decoder(self) -> Path:
         """The decoder of the control preset."""
-        smoke = load(CONTROL_PRESET, overrides=("train.threads=1",))
+        smoke = control_preset()
         config = trm_config(smoke, smoke.train.steps)
         return pretrained(config, lambda done, total: self.progress("control decoder", done, total))
 
@@ -184,7 +187,7 @@ class Investigation:
         """The subject with a decoder to start from, which a TRM has no use for."""
         if self.subject.model.variant == "trm":
             return self.subject
-        return with_overrides(self.subject, (f"train.decoder='{decoder}'",))
+        return with_settings(self.subject, train={"decoder": decoder})
 
     def run(self, phase: str, jobs: Sequence[Job]) -> list[Run]:
         """The runs of some jobs, made now or before."""
@@ -194,11 +197,7 @@ class Investigation:
 
     def control_config(self, faults: Sequence[str] = ()) -> Config:
         """The control preset with the control decoder and some faults."""
-        quoted = ", ".join(f'"{name}"' for name in faults)
-        return load(
-            CONTROL_PRESET,
-            overrides=(f"train.decoder='{self.control_decoder}'", f"faults=[{quoted}]", "train.threads=1"),
-        )
+        return with_settings(control_preset(faults), train={"decoder": self.control_decoder})
 
     def finished(self, arm: str) -> list[Run]:
         """The runs of an arm that have finished in this investigation."""
@@ -207,6 +206,12 @@ class Investigation:
     def metrics(self, run: Run) -> list[dict[str, Any]]:
         """What a run logged, step by step."""
         return read_metrics(self.root / run.folder)
+
+
+def control_preset(faults: Sequence[str] = ()) -> Config:
+    """The control preset with some faults, on one thread."""
+    quoted = ", ".join(f'"{name}"' for name in faults)
+    return load(CONTROL_PRESET, overrides=(f"faults=[{quoted}]", "train.threads=1"))
 
 
 def seeded(config: Config, seed: int, *settings: str) -> Config:

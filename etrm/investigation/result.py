@@ -81,8 +81,21 @@ class Absent(Record):
 Value = float | Absent
 
 
+class EnvironmentChange(Record):
+    """What computed a run changed before its end: the run was stopped and resumed elsewhere."""
+
+    step: int  # optimiser steps done before the change
+    name: str  # e.g. "device", "threads", "versions.torch"
+    before: str
+    now: str
+
+
 class Run(Record):
-    """One training run of an arm."""
+    """One training run of an arm.
+
+    Device, precision and threads are those of the process that ended the run, as its folder recorded them; None where
+    it failed before it recorded any.
+    """
 
     arm: str
     seed: int
@@ -91,7 +104,12 @@ class Run(Record):
     wall_s: float
     state: Literal["finished", "failed"]
     diverged: bool = False  # failed because a loss, a gradient or a weight was not finite: the worst score
+    code: str = ""  # of the error that ended it; empty where a bug or the machine did
     reason: str = ""
+    device: str | None = None  # type and hardware, e.g. "cuda: NVIDIA H100"
+    precision: Literal["float32", "bfloat16"] | None = None  # of matrix products
+    threads: int | None = None  # CPU threads of torch
+    changes: tuple[EnvironmentChange, ...] = ()
     final: dict[str, Value] = {}
 
 
@@ -320,6 +338,7 @@ class Beside(Record):
     severity: Literal["critical", "warning"]
     module: str  # empty for the whole model
     message: str
+    code: str = ""  # of the cause; empty in results of toolkits that had none
     cause: str
     remedy: str
     n: str = ""  # runs that have it
@@ -396,12 +415,14 @@ class Result(Record):
             return cls.model_validate_json(path.read_text("utf-8"))
         except OSError as error:
             raise RunFolderError(
+                "result.absent",
                 f"there is no result to read at {path}",
                 got=error.strerror or str(error),
                 next_step="run `etrm investigate --out DIR` first, then `etrm report DIR`",
             ) from error
         except (ValidationError, UnicodeDecodeError) as error:
             raise RunFolderError(
+                "result.other-version",
                 f"{path} is not a result of this version",
                 got=_version(path) or str(error).splitlines()[0],
                 allowed=f"schema_version {SCHEMA_VERSION}",

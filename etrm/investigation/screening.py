@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from etrm.config import Config, load, with_overrides
+from etrm.config import Config, with_overrides
 from etrm.data import chosen_tasks
 from etrm.investigation.arms import Job
 from etrm.investigation.contrast import Outcome, any_gains, of_runs
 from etrm.investigation.evidence import Instrument, Metric
-from etrm.investigation.protocol import CONTROL_PRESET, Investigation, seeded, seeds_in_words
+from etrm.investigation.protocol import Investigation, control_preset, seeded, seeds_in_words
 from etrm.investigation.result import Absent, Arm, Evidence, InstrumentCheck, Run
 from etrm.training.tasks import held_out_tasks
 
@@ -180,9 +180,7 @@ def subject_screen(
 
 def control_config(faults: Sequence[str]) -> Config:
     """The control preset on few tasks, in the steps of a control, from a random start."""
-    quoted = ", ".join(f'"{name}"' for name in faults)
-    control = load(CONTROL_PRESET, overrides=(f"faults=[{quoted}]", "train.threads=1"))
-    return few_tasks(control, CONTROL_STEPS)
+    return few_tasks(control_preset(faults), CONTROL_STEPS)
 
 
 def control_screen(name: str, config: Config, treatments: Sequence[Treatment]) -> Screen:

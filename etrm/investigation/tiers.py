@@ -70,5 +70,5 @@ def find(name: str) -> Tier:
         ConfigError: there is none.
     """
     if name not in TIERS:
-        raise ConfigError(f"unknown --tier {name!r}", allowed=", ".join(TIERS))
+        raise ConfigError("investigate.unknown-tier", f"unknown --tier {name!r}", allowed=", ".join(TIERS))
     return TIERS[name]

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etrm.errors import ArgumentError
+
 EPS = 1e-5
 ROPE_THETA = 10_000.0
 _CUT = 2.0
@@ -258,7 +260,10 @@ class MixerBlock(nn.Module):
     def forward(self, h: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
         """(B, L, D) to (B, L, D); nothing is rotated, and no token can be masked."""
         if mask is not None:
-            raise ValueError("a block that mixes all tokens (mlp_t) cannot leave some of them out")
+            raise ArgumentError(
+                "model.mlp-leaves-out-tokens",
+                "a block that mixes all tokens (mlp_t) cannot leave some of them out",
+            )
         turned = h.transpose(1, 2)
         mixed = turned + self.mlp_t(turned)
         h = rms_norm(mixed).transpose(1, 2) if self.norm_tokens else rms_norm(mixed.transpose(1, 2))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from etrm.device import to_device
+
 
 def by_length(
     lengths: Sequence[int], device: torch.device | None = None, waste: float = 0.15
@@ -21,7 +23,9 @@ def by_length(
     Returns:
         (rows, length) of each group, rows (n,) int64; every row stands in one.
     """
-    order = torch.tensor(lengths).sort(descending=True).indices.to(device, non_blocking=True)
+    order = torch.tensor(lengths).sort(descending=True).indices
+    if device is not None:
+        order = to_device(order, device)
     sizes = sorted(lengths, reverse=True)
     groups, start = [], 0
     for end in range(1, len(sizes) + 1):

@@ -133,6 +133,11 @@ class RecursiveModel(nn.Module):
             self.encoder = build_encoder(config, side)
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are, and where its batches must be."""
+        return self.core.H_init.device
+
+    @property
     def steps_per_turn(self) -> int:
         """Training steps that a batch has in a row before the schedule may turn to another bucket."""
         return self.config.halt.max_steps if self.fixed_time else 1
@@ -152,7 +157,7 @@ class RecursiveModel(nn.Module):
 
     def initial_carry(self, rows: int) -> Carry:
         """A carry whose rows all begin with the next batch."""
-        return Carry.initial(rows, self.config.hidden_size, self.core.H_init.device)
+        return Carry.initial(rows, self.config.hidden_size, self.device)
 
     def forward(self, carry: Carry, batch: Batch, minimum: Tensor | None = None) -> tuple[Carry, StepOutput]:
         """One ACT step. Rows that the carry says are halted must hold their new sample in ``batch``.

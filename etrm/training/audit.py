@@ -35,17 +35,26 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
         diagnostics.case_file.UserError: The user's code raised.
     """
     if request.form not in FORMATS:
-        raise ConfigError(f"unknown --format {request.form!r}", allowed=", ".join(FORMATS))
+        raise ConfigError(
+            "audit.unknown-format", f"unknown --format {request.form!r}", allowed=", ".join(FORMATS)
+        )
     try:
         known = read_baseline(request.known) if request.known else frozenset()
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot read --baseline: {error}", next_step="etrm audit ... --write-baseline FILE"
+            "audit.unreadable-baseline",
+            f"cannot read --baseline: {error}",
+            next_step="etrm audit ... --write-baseline FILE",
         ) from error
     try:
         found = audit_file(request.target, select=request.select, ignore=request.ignore, baseline=known)
     except CaseError as error:
-        raise ConfigError(str(error), next_step="docs/toolkit.md shows a whole case") from error
+        raise ConfigError(
+            "audit.bad-case",
+            f"the case {request.target} cannot be audited",
+            got=str(error),
+            next_step="etrm audit --help shows a whole case",
+        ) from error
     text = found.render(request.form, request.target.rpartition(":")[0])
     try:
         if request.out:
@@ -53,5 +62,5 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
         if request.learn:
             write_baseline(request.learn, found.findings)
     except OSError as error:
-        raise WriteError(f"cannot write: {error}") from error
+        raise WriteError("audit.not-writable", f"cannot write: {error}") from error
     return found, text

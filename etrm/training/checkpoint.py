@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from etrm.device import to_host
 from etrm.errors import CheckpointError
 from etrm.files import sync_folder
 
@@ -87,6 +88,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
+            "checkpoint.not-written",
             f"the checkpoint of step {checkpoint.step} could not be written to {folder}",
             got=str(error),
             next_step="free space or give another folder, then continue with --resume",
@@ -109,7 +111,9 @@ def tidy(newest: Path, keep: int) -> None:
         _clear_unfinished(newest.parent)
     except OSError as error:
         raise CheckpointError(
-            f"what an interrupted save left cannot be removed from {newest.parent}", got=str(error)
+            "checkpoint.leftovers",
+            f"what an interrupted save left cannot be removed from {newest.parent}",
+            got=str(error),
         ) from error
     _drop_old(newest, keep)
 
@@ -177,10 +181,11 @@ def _whole(path: Path) -> Iterator[None]:
         RecursionError,
     ) as error:
         raise CheckpointError(
+            "checkpoint.damaged",
             f"{path} is not a whole checkpoint",
             got=f"{type(error).__name__}: {error}",
             allowed="model.safetensors, ema.safetensors, state.safetensors and state.json, as `etrm train` writes them",
-            next_step="give an earlier one, or move this one away: then the run folder stands for the one before it",
+            next_step="give an earlier one, or move this one away: then the run folder has the one before it",
         ) from error
 
 
@@ -189,6 +194,7 @@ def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     state = json.loads((path / STATE).read_text("utf-8"))
     if (version := state.get("format", FORMAT)) != FORMAT:
         raise FormatError(
+            "checkpoint.other-format",
             f"{path} has another format than this version of etrm knows",
             got=f"format {version}",
             allowed=f"format {FORMAT}",
@@ -214,14 +220,15 @@ def _drop(path: Path) -> None:
         shutil.rmtree(path.rename(path.with_name(f".{path.name}.dropped.tmp")))
     except OSError as error:
         raise CheckpointError(
+            "checkpoint.not-removed",
             f"the old checkpoint {path} could not be removed",
             got=str(error),
-            next_step="mend the permissions of its folder, then continue with --resume: the new checkpoint is there",
+            next_step="fix the permissions of its folder, then continue with --resume: the new checkpoint is there",
         ) from error
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    save_file({name: to_host(tensor).contiguous().clone() for name, tensor in tensors.items()}, path)
 
 
 def _digest(path: Path) -> str:

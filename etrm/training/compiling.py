@@ -50,6 +50,7 @@ def _check_compiler(device: torch.device) -> None:
         cure = "install triton"
     if missing:
         raise ConfigError(
+            "train.no-compiler",
             f"train.compile needs a compiler for device {device.type}",
             got=missing,
             next_step=f"{cure}, or train.compile=false",

@@ -70,6 +70,7 @@ def load_decoder(core: Core, source: DecoderSource, model: ModelConfig, train: T
             problems.append(f"{name}: shape {tuple(found.shape)}, wanted {tuple(tensor.shape)}")
     if problems:
         raise CheckpointError(
+            "decoder.does-not-fit",
             f"{len(problems)} of {len(wanted)} decoder tensors cannot be loaded from {source.path}",
             got="; ".join(problems),
             allowed="a TRM checkpoint of the same hidden_size, num_heads, expansion and layers",
@@ -78,6 +79,7 @@ def load_decoder(core: Core, source: DecoderSource, model: ModelConfig, train: T
     for name, (theirs, ours) in differing_settings(source, model).items():
         if name not in train.allow_decoder_mismatch:
             raise CheckpointError(
+                "decoder.other-function",
                 f"the decoder was trained with {name} {theirs}, and this config runs it with {ours}",
                 allowed="the same value: weights alone do not make the same function",
                 next_step=f"--set model.{name}={theirs}, or allow it by name: "

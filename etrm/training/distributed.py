@@ -57,6 +57,7 @@ class World:
         """
         if rows % self.size:
             raise ConfigError(
+                "train.indivisible-batch",
                 f"train.batch_size {rows} cannot be split over {self.size} processes",
                 allowed=f"a multiple of {self.size}: the batch is the global one",
             )
@@ -206,9 +207,10 @@ def _peers() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProcessError(
+            "process.ended",
             "another process of this run has ended",
             got=str(error).splitlines()[0],
-            next_step="look for its own message, then go on with --resume, on any number of processes that divides "
+            next_step="look for its own message, then resume with --resume, on any number of processes that divides "
             "train.batch_size",
         ) from error
 
@@ -249,10 +251,13 @@ def joined(device: str) -> Iterator[World]:
 def _check_device(device: str, gpu: bool, local: int) -> None:
     if device == "mps" or (device == "auto" and not gpu and torch.backends.mps.is_available()):
         raise ConfigError(
-            "several processes cannot share train.device mps", allowed="cpu, or cuda with a GPU per process"
+            "process.mps",
+            "several processes cannot share train.device mps",
+            allowed="cpu, or cuda with a GPU per process",
         )
     if gpu and local >= torch.cuda.device_count():
         raise ConfigError(
+            "process.too-few-gpus",
             f"this machine has {torch.cuda.device_count()} GPUs and at least {local + 1} processes",
             next_step="start as many processes as GPUs: torchrun --nproc-per-node",
         )

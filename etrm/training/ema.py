@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from etrm.errors import ArgumentError
+
 
 class Ema:
     """Averages parameters and float buffers in float32.
@@ -31,10 +33,10 @@ class Ema:
         """The bias-corrected average by name; before the first update there is none.
 
         Raises:
-            ValueError: nothing was averaged yet.
+            ArgumentError: nothing was averaged yet.
         """
         if self.updates == 0:
-            raise ValueError("an average of no weights: update the EMA first")
+            raise ArgumentError("train.empty-average", "an average of no weights: update the EMA first")
         correction = 1 - self.decay**self.updates
         return {name: total / correction for name, total in self.sums.items()}
 

@@ -48,16 +48,22 @@ def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format)
     beside = file.with_name(f"{file.stem}.json")
     for path in (file, beside):
         if path.exists() or path == source:
-            raise CheckpointError(f"{path} exists", next_step="give another --out; nothing is overwritten")
+            raise CheckpointError(
+                "export.exists", f"{path} exists", next_step="give another --out; nothing is overwritten"
+            )
     weights = read_weights(source, kind)
     if weights.settings is None:
         raise CheckpointError(
-            f"{source} is no checkpoint of ours", allowed="a run folder or one of its checkpoint folders"
+            "export.no-checkpoint",
+            f"{source} is no checkpoint of ours",
+            allowed="a run folder or one of its checkpoint folders",
         )
     try:
         model = ModelConfig.model_validate(weights.settings)
     except ValidationError as error:
-        raise CheckpointError(f"{source} holds settings that this version does not know") from error
+        raise CheckpointError(
+            "export.unknown-settings", f"{source} holds settings that this version does not know"
+        ) from error
     settings = published_settings(model)
     named = {published_name(name, model.encoder.kind): t.clone() for name, t in weights.tensors.items()}
     if form == "safetensors":
@@ -71,5 +77,5 @@ def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format)
         write_atomically(file, content)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise CheckpointError(f"{file} cannot be written", got=str(error)) from error
+        raise CheckpointError("export.not-writable", f"{file} cannot be written", got=str(error)) from error
     return Exported(file, beside, len(named), weights.kind)

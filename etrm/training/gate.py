@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from etrm.data import evaluation_samples
+from etrm.errors import ArgumentError
 from etrm.training.predict import load_model, mean_loss
 
 GOAL = 0.95
@@ -47,10 +48,12 @@ def gate(accuracies: Sequence[float]) -> Gate:
     """Judge the token accuracies (all rows) of the steps of one run, in their order.
 
     Raises:
-        ValueError: there are fewer steps than one mean needs.
+        ArgumentError: there are fewer steps than one mean needs.
     """
     if len(accuracies) < WINDOW:
-        raise ValueError(f"{len(accuracies)} steps are fewer than the {WINDOW} of one mean")
+        raise ArgumentError(
+            "gate.too-few-steps", f"{len(accuracies)} steps are fewer than the {WINDOW} of one mean"
+        )
     means = [fmean(accuracies[end - WINDOW : end]) for end in range(WINDOW, len(accuracies) + 1)]
     reached = next((WINDOW + i for i, mean in enumerate(means) if mean > GOAL), None)
     peak, fell = 0.0, None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etrm.config import KNOBS, SIDE, Config, EncoderKind, ModelConfig, build, override
+from etrm.config import KNOBS, SIDE, Config, EncoderKind, ModelConfig, build, check_request, override
 from etrm.errors import CheckpointError, ConfigError
 from etrm.files import write_atomically
 from etrm.model.recursive import RecursiveModel
@@ -67,9 +67,11 @@ def import_checkpoint(
         ConfigError: the settings make no config.
     """
     if file.is_dir():
-        raise CheckpointError(f"{file} is a folder, and what is imported is a file")
+        raise CheckpointError("import.folder", f"{file} is a folder, and what is imported is a file")
     if folder.exists():
-        raise CheckpointError(f"{folder} exists", next_step="give another --out; nothing is overwritten")
+        raise CheckpointError(
+            "import.exists", f"{folder} exists", next_step="give another --out; nothing is overwritten"
+        )
     weights = read_weights(file, "raw")
     tensors = {name: _float32(name, tensor, file) for name, tensor in named_as_ours(weights).items()}
     config, sources = _settings(tensors, file, settings or find_settings(file), overrides)
@@ -84,6 +86,7 @@ def _float32(name: str, tensor: Tensor, file: Path) -> Tensor:
     if not tensor.is_floating_point() or not torch.equal(exact.to(tensor.dtype), tensor.nan_to_num(nan=0.0)):
         finite = bool(tensor.isfinite().all())
         raise CheckpointError(
+            "import.not-a-weight",
             f"{file}: {name} cannot be a weight",
             got=f"{tensor.dtype} that float32 cannot hold" if finite else "values that are NaN or infinite",
             allowed="finite numbers of float32, bfloat16 or float16",
@@ -98,7 +101,9 @@ def _settings(
     seen = _from_tensors(tensors, file)
     tree = override({"model": {}, "data": {"canvas": "published"}}, overrides)
     if not isinstance(tree["model"], dict):
-        raise ConfigError("model is a section, not a value", next_step="--set model.num_heads=8")
+        raise ConfigError(
+            "config.not-a-value", "model is a section, not a value", next_step="--set model.num_heads=8"
+        )
     by_hand = flat(tree["model"])
     stored = read_settings(beside) if beside else {}
     by_file = our_settings(stored, seen["variant"], seen["encoder.kind"])
@@ -112,6 +117,7 @@ def _settings(
         for name, value in values.items():
             if source == "tensors" and name in chosen and chosen[name][0] != value:
                 raise CheckpointError(
+                    "import.contradiction",
                     f"{file} holds a model with {name} {value}",
                     got=f"{name} {chosen[name][0]} ({chosen[name][1]})",
                     next_step=f"leave it out, or give the settings of this model: --set model.{name}={value}",
@@ -124,13 +130,14 @@ def _settings(
     missing = [name for name in _needed(seen) if name not in chosen]
     if missing:
         raise CheckpointError(
+            "import.absent-settings",
             f"the weights in {file} do not say all that their model computes",
             got="not known: " + ", ".join(missing),
             allowed="a settings file of the published names (--settings), or each setting by name",
             next_step=" ".join(f"--set model.{name}=..." for name in missing),
         )
     dotted = tuple(f"model.{name}={json.dumps(value)}" for name, (value, _) in chosen.items())
-    config = build(override(tree, dotted))
+    config = check_request(build(override(tree, dotted)))
     return config, {name: source for name, (_, source) in sorted(chosen.items())}
 
 
@@ -139,6 +146,7 @@ def _from_tensors(tensors: dict[str, Tensor], file: Path) -> dict[str, Any]:
     width = tensors.get("core.H_init")
     if width is None or width.ndim != 1:
         raise CheckpointError(
+            "import.no-trm",
             f"{file} holds no TRM",
             got="no vector inner.H_init among " + ", ".join(sorted(tensors)[:5]),
             allowed="the tensors of a published TRM or ETRM, behind any of _orig_mod., module., model.",
@@ -238,6 +246,7 @@ def _check(tensors: dict[str, Tensor], model: ModelConfig, file: Path) -> None:
     ]
     if problems:
         raise CheckpointError(
+            "import.does-not-fit",
             f"{len(problems)} tensors of {file} do not fit the model that they and the settings describe",
             got="; ".join(sorted(problems)[:12]),
             next_step="compare the settings with those that the checkpoint was trained with",
@@ -265,7 +274,10 @@ def _write(
         temporary.rename(folder)
     except OSError as error:
         raise CheckpointError(
-            f"{folder} cannot be written", got=str(error), next_step="give another --out"
+            "import.not-writable",
+            f"{folder} cannot be written",
+            got=str(error),
+            next_step="give another --out",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -161,7 +161,9 @@ def named_as_ours(weights: Weights) -> dict[str, Tensor]:
         ours = our_name(name)
         if ours in found:
             raise CheckpointError(
-                f"{weights.path} holds the tensor {ours} twice", got=f"{found[ours][0]} and {name}"
+                "checkpoint.duplicate-tensor",
+                f"{weights.path} holds the tensor {ours} twice",
+                got=f"{found[ours][0]} and {name}",
             )
         found[ours] = (name, tensor)
     return {ours: tensor for ours, (_, tensor) in found.items()}

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from diagnostics import Origin, first_nonfinite
 from etrm.batch import Batch, Demos
 from etrm.data import Sample, collate
+from etrm.device import to_host
 from etrm.errors import EtrmError, NonFiniteError
 from etrm.files import write_atomically
 from etrm.training import checkpoint as checkpoints
@@ -66,6 +67,7 @@ class Report:
 
     Attributes:
         step: the optimiser step, counted from 1.
+        code: which error it is, see docs/errors.md.
         what, got: what was not finite, and its value.
         replay: None where an update was made, after which no step can be repeated.
         weights: names of the parameters that are not finite now.
@@ -74,6 +76,7 @@ class Report:
     """
 
     step: int
+    code: str
     what: str
     got: str
     replay: Replay | None
@@ -93,8 +96,10 @@ def check_losses(losses: Sequence[tuple[int, float]], now: int) -> None:
     """Raise NonFiniteError where the loss of a step is not finite; one before ``now`` was applied already."""
     for step, loss in losses:
         if not math.isfinite(loss):
-            kind = NonFiniteError if step == now else _LostStateError
-            raise kind(f"the loss of step {step} is not finite", got=str(loss))
+            error = NonFiniteError(
+                "train.nonfinite-loss", f"the loss of step {step} is not finite", got=str(loss)
+            )
+            raise error if step == now else _LostStateError(error.code, error.what, got=error.got)
 
 
 def check_gradients(model: nn.Module, norm: float | None, step: int) -> None:
@@ -103,7 +108,9 @@ def check_gradients(model: nn.Module, norm: float | None, step: int) -> None:
     unknown = [g.coalesce().values() if g.is_sparse else g for g in gradients if norm is None or g.is_sparse]
     if not (math.isfinite(norm or 0.0) and _all_finite(unknown)):
         got = "a gradient that is NaN or infinite" if norm is None else f"a norm of {norm} before clipping"
-        raise NonFiniteError(f"the gradient of step {step} is not finite", got=got)
+        raise NonFiniteError(
+            "train.nonfinite-gradient", f"the gradient of step {step} is not finite", got=got
+        )
 
 
 def check_weights(model: nn.Module, step: int) -> None:
@@ -112,6 +119,7 @@ def check_weights(model: nn.Module, step: int) -> None:
         names = _bad_weights(model)
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise _LostStateError(
+            "train.nonfinite-weights",
             f"the update of step {step} made weights that are not finite",
             got=f"{len(names)} parameters: {shown}",
         )
@@ -159,6 +167,7 @@ def _explain(trainer: Trainer, before: state.Moment, error: NonFiniteError) -> N
     newest = checkpoints.saved(folder.checkpoints)[-1:] if folder else []
     report = Report(
         step=trainer.step + 1,
+        code=error.code,
         what=error.what,
         got=error.got,
         replay=replay,
@@ -171,12 +180,12 @@ def _explain(trainer: Trainer, before: state.Moment, error: NonFiniteError) -> N
         path = folder.path / FOLDER / checkpoints.name_of(report.step)
         try:
             _keep(path, report, _rows(samples, begun), collate(samples), kept)
-            steps.insert(0, f"look at {path} (docs/reliability.md)")
+            steps.insert(0, f"read {path / 'report.json'}")
         except (OSError, EtrmError) as problem:
             steps.insert(0, f"the batch could not be kept in {path} ({problem})")
     if report.newest_checkpoint:
         steps.append(f"the newest checkpoint is {report.newest_checkpoint}")
-    return NonFiniteError(error.what, got=_told(report, samples), next_step="; ".join(steps))
+    return NonFiniteError(error.code, error.what, got=_told(report, samples), next_step="; ".join(steps))
 
 
 def _replay(trainer: Trainer) -> Replay:
@@ -256,5 +265,5 @@ def _tensors(value: Batch | Demos, prefix: str = "") -> dict[str, Tensor]:
         if isinstance(item, Demos):
             found |= _tensors(item, f"{prefix}{field.name}.")
         elif isinstance(item, Tensor):
-            found[prefix + field.name] = item.cpu().contiguous()
+            found[prefix + field.name] = to_host(item).contiguous()
     return found

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from diagnostics import Absent, Finding, Monitor, RowsFunction, representation
-from etrm.batch import Batch, to_device
+from etrm.batch import Batch
 from etrm.data import collate, evaluation_samples
+from etrm.device import to_device
 from etrm.training.loss import act_loss
 
 if TYPE_CHECKING:

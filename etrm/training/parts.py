@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from etrm.batch import Batch, to_device
+from etrm.batch import Batch
+from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.model.act import Carry
 from etrm.model.recursive import RecursiveModel
@@ -40,6 +41,7 @@ def split(rows: range, parts: int) -> list[slice]:
     """
     if len(rows) % parts:
         raise ConfigError(
+            "train.indivisible-parts",
             f"the {len(rows)} rows of a process cannot be taken in train.accumulate {parts} parts",
             allowed="train.batch_size a multiple of processes times train.accumulate",
         )
@@ -76,9 +78,7 @@ def parts_of_step(
                 rows=rows,
                 carry=carry if len(slices) == 1 else carry.rows(rows),
                 batch=to_device(batch, device),
-                minimum=None
-                if minimum is None
-                else minimum[mine.start : mine.stop].to(device, non_blocking=True),
+                minimum=None if minimum is None else to_device(minimum[mine.start : mine.stop], device),
             )
         )
     return found

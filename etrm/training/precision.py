@@ -38,6 +38,7 @@ def check_precision(train: TrainConfig, device: torch.device) -> None:
         return
     if device.type == "mps" or (device.type == "cuda" and not torch.cuda.is_bf16_supported(False)):
         raise ConfigError(
+            "train.no-bfloat16",
             f"train.precision bfloat16 is not for this device ({device.type})",
             allowed="a GPU that computes in bfloat16 (Ampere or newer), or a CPU",
             next_step="train.precision=float32",

@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from etrm.batch import Batch, to_device
+from etrm.batch import Batch
 from etrm.config import Config
 from etrm.data import Sample, TaskSet, collate
 from etrm.data.episodes import Episodes
+from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, Predictor
 from etrm.model.recursive import RecursiveModel, StepOutput
@@ -19,7 +20,6 @@ from etrm.training import checkpoint as checkpoints
 from etrm.training.faults import recipe_for
 from etrm.training.loss import act_loss
 from etrm.training.run_folder import read_config
-from etrm.training.trainer import pick_device
 
 
 def predictor(model: RecursiveModel, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
@@ -27,18 +27,23 @@ def predictor(model: RecursiveModel, halting: Literal["all_steps", "early"] = "a
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
         _, output = solve(model, samples, early=halting == "early")
-        tokens = output.logits.argmax(-1).cpu().numpy().astype(np.int16)
+        tokens = to_host(output.logits.argmax(-1)).numpy().astype(np.int16)
         logits = output.q_halt.tolist()
         return [(row[: len(s.tokens)], q) for s, row, q in zip(samples, tokens, logits, strict=True)]
 
     return answer
 
 
+def batch_of(model: RecursiveModel, samples: Sequence[Sample]) -> Batch:
+    """Samples as one batch on the model's device."""
+    return to_device(collate(samples), model.device)
+
+
 def solve(
     model: RecursiveModel, samples: Sequence[Sample], *, early: bool = False
 ) -> tuple[Batch, StepOutput]:
     """:meth:`RecursiveModel.solve` on samples, in evaluation mode; the model's mode is left as it was."""
-    batch = to_device(collate(samples), model.core.H_init.device)
+    batch = batch_of(model, samples)
     was_training = model.training
     model.eval()
     output = model.solve(batch, early=early)
@@ -66,7 +71,8 @@ def load_model(
     found = checkpoints.saved(folder / "checkpoints")
     if not found:
         raise CheckpointError(
-            f"no checkpoint stands in {folder}",
+            "checkpoint.absent",
+            f"no checkpoint is in {folder}",
             next_step=f"finish the run: etrm train --resume --out {folder}",
         )
     checkpoint = checkpoints.read(found[place])
@@ -76,7 +82,7 @@ def load_model(
     episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
     model = recipe.build_model(config, episodes)
     recipe.load_weights(model, checkpoint, weights)
-    model.to(pick_device(config.train.device)).eval()
+    to_device(model, pick_device(config.train.device)).eval()
     return model, config, tasks, checkpoint.step
 
 

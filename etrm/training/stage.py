@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diagnostics import compare, fingerprint
 from etrm.config import TrainConfig
+from etrm.device import to_host
 from etrm.errors import CheckpointError
 from etrm.files import write_atomically
 from etrm.model.recursive import RecursiveModel
@@ -111,7 +112,7 @@ class Stage:
         if path is not None and path.exists():
             return _read(path)
         state = part_of(self._model, self._part).state_dict()
-        reference = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        reference = {name: to_host(tensor).clone() for name, tensor in state.items()}
         if path is not None:
             with writing(path):
                 write_atomically(path, save(reference))
@@ -123,6 +124,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
+            "run.damaged-frozen-part",
             f"{path} is damaged: it holds the part that is frozen, as the run began with it",
             got=str(error),
             next_step="begin another run",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from etrm.device import to_device
 from etrm.errors import CheckpointError
 from etrm.model.act import Carry
 from etrm.training.checkpoint import Checkpoint
@@ -56,6 +57,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         _restore(trainer, checkpoint)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
+            "checkpoint.does-not-fit-run",
             f"the checkpoint of step {checkpoint.step} does not fit this run",
             got=f"{type(error).__name__}: {error}",
             next_step="continue with the version of etrm that run.json names, or begin another run",
@@ -79,7 +81,9 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         prefix = f"carry.{key}."
         whole = Carry.of({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         mine = whole.rows(slice(trainer.mine.start, trainer.mine.stop))
-        trainer.set_carry(bucket, Carry.of({k: v.to(trainer.device) for k, v in mine.tensors().items()}))
+        trainer.set_carry(
+            bucket, Carry.of({k: to_device(v, trainer.device) for k, v in mine.tensors().items()})
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etrm.config import Config
+from etrm.config import Config, is_rules
 from etrm.data import TaskSet, check_leakage, chosen_tasks, load_tasks
 
 
@@ -23,3 +23,15 @@ def held_out_tasks(config: Config) -> TaskSet:
     """The tasks that the evaluate section asks."""
     asked = config.evaluate
     return load_tasks(asked.source, asked.subset, config.data.max_side, asked.max_tasks)
+
+
+def whole_set(config: Config, held_out: TaskSet) -> TaskSet:
+    """All tasks of the data set that the held-out tasks are taken from, however large and however many.
+
+    The rule family has no end: of it, the held-out tasks are the whole.
+
+    Raises:
+        DataError: the tasks cannot be read.
+    """
+    section = config.evaluate
+    return held_out if is_rules(section.source) else load_tasks(section.source, section.subset)

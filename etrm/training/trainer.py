@@ -25,6 +25,7 @@ from torch import Tensor
 from diagnostics import to_json
 from etrm.config import Config
 from etrm.data import Episodes
+from etrm.device import pick_device, to_device
 from etrm.errors import CheckpointError, TrainingError
 from etrm.model.act import Carry
 from etrm.training import checkpoint as checkpoints
@@ -34,6 +35,7 @@ from etrm.training.compiling import compile_networks
 from etrm.training.distributed import ALONE, World, joined
 from etrm.training.ema import Ema
 from etrm.training.faults import recipe_for
+from etrm.training.hardware import compute
 from etrm.training.journal import Entry, Journal, Landing
 from etrm.training.loss import act_loss
 from etrm.training.metrics import step_sums
@@ -79,7 +81,7 @@ class Trainer:
         torch.manual_seed(train.seed)
         self.model = self.recipe.build_model(self.config, self.episodes)
         self.recipe.load_decoder(self.model, self.config)
-        self.model.to(self.device).train()
+        to_device(self.model, self.device).train()
         if train.compile:
             compile_networks(self.model, self.device)
         self.optimizers = self.recipe.build_optimizers(self.model, train)
@@ -203,6 +205,7 @@ class Trainer:
             # steps in between have no gradient, and that is this variant's fault and no error.
             elif all_begin:
                 raise TrainingError(
+                    "train.nothing-requires-gradient",
                     "nothing that the loss depends on requires a gradient",
                     next_step="look at train.freeze_decoder_steps, train.freeze_encoder_steps and the injected faults",
                 )
@@ -228,11 +231,16 @@ class Trainer:
         Returns:
             False where a signal asked to stop early; a checkpoint of that point is kept.
         """
-        record = environment() | {"seed": self.config.train.seed, "data_hash": self.tasks.hash}
+        on = compute(self.config.train, self.device)
+        record = environment() | {"device": on.device, "precision": on.precision, "threads": on.threads}
+        record |= {"seed": self.config.train.seed, "data_hash": self.tasks.hash}
         record |= {"queries": len(self.episodes.queries), "skipped_queries": len(self.episodes.skipped)}
         record |= {"tasks": len(self.tasks), "parameters": sum(p.numel() for p in self.model.parameters())}
         if self.folder:
-            self.folder.start(record, self._metrics_bytes)
+            for change in self.folder.start(record, self._metrics_bytes, self.step):
+                _log.warning(
+                    "%s changed at step %d: %s, was %s", change.name, change.step, change.now, change.before
+                )
         if self.step == 0:
             self._save()
         with self._signals(), closing(self.prefetch) if self.prefetch else nullcontext():
@@ -281,10 +289,11 @@ class Trainer:
             except checkpoints.FormatError:
                 raise
             except CheckpointError as error:  # an altered one: an older one may be whole
-                _log.warning("passed over: %s", error.brief)
+                _log.warning("passed over: %s [%s]", error.brief, error.code)
                 problems.append(error)
         if problems:
             raise CheckpointError(
+                "checkpoint.none-whole",
                 f"no checkpoint in {self.folder.checkpoints} is whole",
                 got=problems[0].brief,
                 next_step="put the files back as they were, or begin another run",
@@ -359,12 +368,3 @@ def train(config: Config, path: Path, *, resume: bool = False, on_step: OnStep |
         if resume:
             trainer.resume()
         return trainer.run(on_step)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a config; ``auto`` takes a GPU where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -67,6 +67,7 @@ def read_weights(path: Path, kind: WeightsKind) -> Weights:
     tensors, state = checkpoints.read_weights(folder, kind)
     if not isinstance(state.get("model_settings"), dict):
         raise CheckpointError(
+            "checkpoint.no-settings",
             f"{folder} does not say how its model was trained",
             allowed="model_settings in state.json, as `etrm train` writes it",
             next_step="use another checkpoint of the same run folder",
@@ -92,6 +93,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, kind: WeightsKind) ->
     where = f"the checkpoint of step {checkpoint.step}"
     if "imported" in checkpoint.state and "puzzle_table.weights" in checkpoint.model:
         raise CheckpointError(
+            "checkpoint.other-puzzle-ids",
             f"{where} was imported, and holds a puzzle table with the ids of another data set",
             next_step="use its core: --set train.decoder=FOLDER",
         )
@@ -99,7 +101,9 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, kind: WeightsKind) ->
         model.load_state_dict(checkpoint.ema if kind == "ema" else checkpoint.model)
     except RuntimeError as error:
         raise CheckpointError(
-            f"the weights of {where} do not fit the run's config", got=str(error).splitlines()[-1].strip()
+            "checkpoint.does-not-fit-config",
+            f"the weights of {where} do not fit the run's config",
+            got=str(error).splitlines()[-1].strip(),
         ) from error
 
 
@@ -112,7 +116,8 @@ def _checkpoint_folder(path: Path) -> Path | None:
     found = checkpoints.saved(path / "checkpoints")
     if not found:
         raise CheckpointError(
-            f"no checkpoint stands in {path}",
+            "checkpoint.absent",
+            f"no checkpoint is in {path}",
             allowed="a run folder with checkpoints/, a checkpoint folder, or a file",
             next_step="train a TRM first: etrm train --set model.variant=trm",
         )
@@ -126,7 +131,9 @@ def _data_hash(path: Path) -> str | None:
     try:
         found = json.loads(path.read_text("utf-8")).get("data_hash")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read", got=f"{type(error).__name__}: {error}") from error
+        raise CheckpointError(
+            "checkpoint.unreadable", f"{path} cannot be read", got=f"{type(error).__name__}: {error}"
+        ) from error
     return None if found is None else str(found)
 
 
@@ -150,6 +157,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle raises anything: IndexError, KeyError, AssertionError ...
         raise CheckpointError(
+            "checkpoint.not-a-checkpoint",
             f"{path} cannot be read as a checkpoint",
             got=_why_not(error),
             allowed="a run folder, a checkpoint folder, a .safetensors file, or a torch.save file of plain tensors",
@@ -157,10 +165,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     named = loaded.items() if isinstance(loaded, dict) else ()
     tensors = {str(name): tensor for name, tensor in named if isinstance(tensor, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path} holds no named tensors", got=type(loaded).__name__)
+        raise CheckpointError(
+            "checkpoint.no-tensors", f"{path} holds no named tensors", got=type(loaded).__name__
+        )
     odd = [name for name, t in tensors.items() if t.dtype not in DTYPES or t.layout != torch.strided]
     if odd:
         raise CheckpointError(
+            "checkpoint.bad-tensors",
             f"{path} holds tensors of a kind that no checkpoint has",
             got=", ".join(f"{name}: {tensors[name].dtype}, {tensors[name].layout}" for name in odd[:5]),
             allowed="dense tensors of real numbers",

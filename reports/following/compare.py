@@ -42,6 +42,8 @@ class DoubtCode(StrEnum):
     DATA = "data_hash"
     COMMIT = "commit"
     VERSIONS = "versions"
+    DEVICE = "device"
+    PRECISION = "precision"
     HARDWARE = "hardware"
     THREADS = "threads"
     UNCOMMITTED = "uncommitted"
@@ -66,8 +68,10 @@ RECORDED = {
     DoubtCode.DATA: "numbers",
     DoubtCode.COMMIT: "numbers",
     DoubtCode.VERSIONS: "numbers",
+    DoubtCode.DEVICE: "numbers",
+    DoubtCode.PRECISION: "numbers",
     DoubtCode.HARDWARE: "speeds",
-    DoubtCode.THREADS: "speeds",
+    DoubtCode.THREADS: "numbers and speeds",
 }
 """What run.json should say alike, and what is in doubt where it does not."""
 
@@ -96,7 +100,9 @@ def compare(folders: Sequence[Path]) -> Comparison:
         EtrmError: there are fewer than two, or one of them cannot be read.
     """
     if len(folders) < 2:
-        raise ConfigError("one run alone cannot be compared", allowed="two run folders or more")
+        raise ConfigError(
+            "compare.single-run", "one run alone cannot be compared", allowed="two run folders or more"
+        )
     runs = [Followed(folder) for folder in folders]
     configs = [run.config for run in runs]
     return Comparison(runs, arms(configs), differing(configs), list(_doubts(runs)))
@@ -128,7 +134,9 @@ def _record(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise RunFolderError(f"{folder / 'run.json'} is damaged", got=str(error)) from error
+        raise RunFolderError(
+            "run.damaged-file", f"{folder / 'run.json'} is damaged", got=str(error)
+        ) from error
     return record if isinstance(record, dict) else {}
 
 
@@ -167,7 +175,7 @@ def _settings(found: Comparison) -> RenderableType:
 def _numbers(found: Comparison) -> Table:
     table = _table(found, f"last mean over {WINDOW} steps")
     for key, words in NUMBERS.items():
-        if any(key in run.history.curves for run in found.runs):
+        if any(key in run.history.table for run in found.runs):
             table.add_row(words, *_beside([run.history.last(key) for run in found.runs]))
         if key in RANKED:
             table.add_row("  best", *_beside([run.history.best(key) for run in found.runs]))
@@ -226,7 +234,7 @@ def draw(found: Comparison, folder: Path) -> list[Path]:
     """
     files = []
     for key, words in NUMBERS.items():
-        if all(key in run.history.curves for run in found.runs):
+        if all(key in run.history.table for run in found.runs):
             files.append(folder / f"{key.replace('.', '-')}.png")
             plot_runs([run.folder for run in found.runs], [key], files[-1], words)
     return files

@@ -1,16 +1,17 @@
-"""What a run has logged so far, as curves."""
+"""What a run has logged so far, as a table that grows."""
 
 from __future__ import annotations
 
 import math
 from array import array
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from reports.following.tail import Line, Tail
+from etrm.training.run_table import is_number, metrics_table
+from reports.following.tail import Tail
 
 WINDOW = 25
 """Steps that a smoothed value is the mean of; a tenth of the steps where there are fewer than ten windows."""
@@ -21,39 +22,15 @@ RECENT = 50
 LOWER_IS_BETTER = frozenset({"loss", "lm_loss", "q_halt_loss", "kl"})
 
 
-class Curve:
-    """One logged quantity: its steps and its values; steps without a finite value are left out.
+def smoothed(curve: pd.Series) -> npt.NDArray[np.float64]:
+    """Means over :data:`WINDOW` neighbouring values, one for each place of the window.
 
-    One that stands in a history has a point at the least.
+    Args:
+        curve: (n,) values without a NaN, n at least 1.
     """
-
-    def __init__(self) -> None:
-        self._steps = array("q")
-        self._values = array("d")
-
-    def add(self, step: int, value: float) -> None:
-        """Append a point."""
-        self._steps.append(step)
-        self._values.append(value)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    @property
-    def steps(self) -> npt.NDArray[np.int64]:
-        """(n,) steps."""
-        return np.array(self._steps, dtype=np.int64)
-
-    @property
-    def values(self) -> npt.NDArray[np.float64]:
-        """(n,) values."""
-        return np.array(self._values, dtype=np.float64)
-
-    def smoothed(self) -> npt.NDArray[np.float64]:
-        """Means over :data:`WINDOW` neighbouring points, one for each place of the window."""
-        values = self.values
-        window = max(1, min(WINDOW, len(values) // 10))
-        return np.convolve(values, np.ones(window), mode="valid") / window
+    values = curve.to_numpy()
+    window = max(1, min(WINDOW, len(values) // 10))
+    return np.convolve(values, np.ones(window), mode="valid") / window
 
 
 class History:
@@ -61,7 +38,8 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         self._metrics, self._timing = Tail(folder / "metrics.jsonl"), Tail(folder / "timing.jsonl")
-        self.curves: dict[str, Curve] = {}
+        self.table = metrics_table([])
+        """See :func:`etrm.training.run_table.metrics_table`."""
         self.step = 0
         """The last logged step."""
         self.seconds = array("d")
@@ -71,18 +49,18 @@ class History:
         """Read what has come."""
         metrics, timing = self._metrics.read(), self._timing.read()
         if metrics.restarted:
-            self.curves, self.step = {}, 0
-        for line in metrics.lines:
-            self._add(line)
+            self.table, self.step = metrics_table([]), 0
+        if metrics.lines:
+            new = metrics_table(metrics.lines)
+            self.table = pd.concat((self.table, new)) if len(self.table) else new
+            self.step = metrics.lines[-1]["step"]
         if timing.restarted:
             self.seconds = array("d")
         self.seconds.extend(line["seconds"] for line in timing.lines if is_number(line.get("seconds")))
 
-    def _add(self, line: Line) -> None:
-        self.step = line["step"]
-        for key, value in line.items():
-            if key != "step" and is_number(value):
-                self.curves.setdefault(key, Curve()).add(self.step, value)
+    def curve(self, key: str) -> pd.Series:
+        """The finite values of a column of the table, by step."""
+        return self.table[key].dropna()
 
     @property
     def broken(self) -> list[int]:
@@ -91,14 +69,14 @@ class History:
 
     def last(self, key: str) -> float | None:
         """The mean of a quantity over its last steps; None where it was never logged."""
-        return float(self.curves[key].smoothed()[-1]) if key in self.curves else None
+        return float(smoothed(self.curve(key))[-1]) if key in self.table else None
 
     def best(self, key: str) -> float | None:
         """The best of the smoothed values of a quantity: the lowest loss, the highest of anything else."""
-        if key not in self.curves:
+        if key not in self.table:
             return None
-        smoothed = self.curves[key].smoothed()
-        return float(smoothed.min() if key in LOWER_IS_BETTER else smoothed.max())
+        means = smoothed(self.curve(key))
+        return float(means.min() if key in LOWER_IS_BETTER else means.max())
 
     @property
     def wall_s(self) -> float:
@@ -114,10 +92,6 @@ class History:
     @property
     def samples_per_s(self) -> float | None:
         """Rows that went through a step, per second."""
-        rows = self.curves["rows"].values[-RECENT:] if "rows" in self.curves else ()
-        return self.steps_per_s * float(np.mean(rows)) if self.steps_per_s and len(rows) else None
-
-
-def is_number(value: Any) -> bool:
-    """A finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not self.steps_per_s or "rows" not in self.table:
+            return None
+        return self.steps_per_s * float(np.mean(self.curve("rows").to_numpy()[-RECENT:]))

@@ -69,7 +69,9 @@ def run_folders(roots: Iterable[Path]) -> Iterator[Path]:
     """
     for root in roots:
         if not root.is_dir():
-            raise RunFolderError(f"there is no folder {root}", next_step="give folders that hold runs")
+            raise RunFolderError(
+                "runs.absent-folder", f"there is no folder {root}", next_step="give folders that hold runs"
+            )
         # The lock comes first in a run's life and the config stays longest.
         yield from sorted({path.parent for name in ("config.json", "lock") for path in root.rglob(name)})
 
@@ -86,7 +88,7 @@ def list_runs(roots: Iterable[Path], sort: str = "folder") -> list[Entry]:
     """
     name = sort.removeprefix("-")
     if name not in SORTS:
-        raise ConfigError(f"cannot sort runs by {name!r}", allowed=", ".join(SORTS))
+        raise ConfigError("runs.unknown-sort", f"cannot sort runs by {name!r}", allowed=", ".join(SORTS))
     entries = [entry(folder) for folder in dict.fromkeys(run_folders(roots))]
     values = [(_sort_value(one, name), one) for one in entries]
     known = [(value, one) for value, one in values if value not in (None, "")]

@@ -107,9 +107,10 @@ def predictions(
     missing = [name for name in only if name not in known]
     if missing:
         raise DataError(
-            f"task {missing[0]} is not among those that this run is asked",
+            "predictions.unknown-task",
+            f"task {missing[0]} is not among those that this run is evaluated on",
             allowed=", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else ""),
-            next_step="change what is asked with --set evaluate.subset=..., .source or .max_tasks",
+            next_step="change what is evaluated with --set evaluate.subset=..., .source or .max_tasks",
         )
     chosen = list(only) or sorted(known)[:tasks]
     return found, [one for name in chosen for one in _of_task(found, found.asked.get(name))]

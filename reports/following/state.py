@@ -120,5 +120,7 @@ def _host(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (ValueError, AttributeError) as error:
-        raise RunFolderError(f"{folder / 'run.json'} is damaged", got=str(error)) from error
+        raise RunFolderError(
+            "run.damaged-file", f"{folder / 'run.json'} is damaged", got=str(error)
+        ) from error
     return host if isinstance(host, str) else None

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etrm.errors import ConfigError
+from etrm.training.run_table import is_number
 from reports.following.followed import Followed
-from reports.following.history import is_number
 from reports.following.tail import Tail
 
 if TYPE_CHECKING:
@@ -78,8 +78,9 @@ def _open(out: Path) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
+            "tensorboard.absent",
             "the package tensorboard is not installed",
             got=str(error),
-            next_step="pip install 'etrm[tensorboard]'",
+            next_step="pip install 'tensorboard>=2.16'",
         ) from error
     return SummaryWriter(str(out), purge_step=0)

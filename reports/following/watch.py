@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.following.followed import Followed
-from reports.following.history import RECENT, WINDOW, History
+from reports.following.history import RECENT, WINDOW, History, smoothed
 from reports.following.state import State
 from reports.following.text_plot import binned, text_plot
 from reports.text import duration, number
@@ -104,7 +104,7 @@ def frame(run: Followed, width: int) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True, min_width=9)
     table.add_column(f"steps 1 to {history.step}", no_wrap=True)
     for title, rows in _sections(history):
-        shown = [row for row in rows if row.key in history.curves]
+        shown = [row for row in rows if row.key in history.table]
         if shown:
             table.add_row(Text(title, style="bold"))
         for row in shown:
@@ -113,8 +113,8 @@ def frame(run: Followed, width: int) -> RenderableType:
 
 
 def _sections(history: History) -> Iterator[tuple[str, Sequence[Row]]]:
-    modules = [key.removesuffix(".coverage") for key in history.curves if key.endswith(".coverage")]
-    drift = [key for key in history.curves if key.startswith("drift.")]
+    modules = [key.removesuffix(".coverage") for key in history.table if key.endswith(".coverage")]
+    drift = [key for key in history.table if key.startswith("drift.")]
     yield "learning", LEARNING
     yield "halting", HALTING
     yield "coverage", [Row(name, f"{name}.coverage", SHARE) for name in modules]
@@ -124,10 +124,10 @@ def _sections(history: History) -> Iterator[tuple[str, Sequence[Row]]]:
 
 
 def _add(table: Table, row: Row, history: History, plot_width: int) -> None:
-    smoothed = history.curves[row.key].smoothed()
-    low, high = float(smoothed.min()), float(smoothed.max())
-    plot = text_plot(binned(smoothed, plot_width), *(row.limits or (low, high)), height=row.height)
-    numbers = (number(value) for value in (float(smoothed[-1]), low, high))
+    means = smoothed(history.curve(row.key))
+    low, high = float(means.min()), float(means.max())
+    plot = text_plot(binned(means, plot_width), *(row.limits or (low, high)), height=row.height)
+    numbers = (number(value) for value in (float(means[-1]), low, high))
     table.add_row(Text(f"  {row.label}"), *numbers, Text("\n".join(plot), style="cyan"))
 
 

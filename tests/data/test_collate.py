@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from etrm.batch import IGNORE
 from etrm.config import DataConfig
 from etrm.data import Episodes, Sample, TaskSet, collate
+from etrm.errors import ArgumentError
+from tests.errors import raises_code
 
 
 def draw(tasks: TaskSet, n: int, variant: str = "etrm", **data: object) -> list[Sample]:
@@ -86,5 +87,5 @@ def test_a_row_depends_on_its_sample_alone(small_set: TaskSet) -> None:
 
 
 def test_an_empty_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="empty batch"):
+    with raises_code(ArgumentError, "data.empty-batch"):
         collate([])

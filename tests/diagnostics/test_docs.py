@@ -14,10 +14,9 @@ import pytest
 import diagnostics
 from diagnostics import RULES, Rule, explain
 
-DOCS = Path(diagnostics.__file__).parent.parent / "docs"
-
-
-PAGES = DOCS / "rules"
+PACKAGE = Path(diagnostics.__file__).parent
+DOCS = PACKAGE.parent / "docs"
+PAGES = PACKAGE / "pages"
 
 
 def page(rule: str) -> str:
@@ -36,9 +35,16 @@ def test_a_page_says_what_why_example_false_alarms_remedy_and_options(rule: Rule
     text = page(rule.id)
     assert text.startswith(f"# {rule.id}: {rule.title}\n\nSeverity: {rule.severity.label}.\n")
     parts = re.split(r"^\*\*(.+?)\.\*\*", text, flags=re.MULTILINE)
-    assert parts[1::2] == ["What", "Why", "Example", "False alarms", "Remedy", "Options"]
+    assert parts[1::2] == ["What", "Why", "Causes", "Example", "False alarms", "Remedy", "Options"]
     assert all(len(part.strip()) > 3 for part in parts[2::2])
-    assert f"docs/rules/{rule.id}.md" in explain(rule.id)
+    assert explain(rule.id).endswith(text[text.index("**What.**") :])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_a_page_and_the_explanation_list_the_causes_with_their_codes(rule: Rule) -> None:
+    listed = [(cause.code, cause.documented) for cause in rule.causes]
+    assert re.findall(r"^\| `([a-z0-9-]+)` \| ([^|]+) \|$", page(rule.id), flags=re.MULTILINE) == listed
+    assert re.findall(r"^\| `([a-z0-9-]+)` \| ([^|]+) \|$", explain(rule.id), flags=re.MULTILINE) == listed
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
@@ -65,7 +71,7 @@ def test_every_assertion_is_in_the_toolkit_page() -> None:
 def test_every_probe_is_in_its_page() -> None:
     text = (DOCS / "probes.md").read_text(encoding="utf-8")
     asked = [rule.id for rule in RULES if rule.source == "audit"]
-    assert all(f"[{rule}](rules/{rule}.md)" in text for rule in (*asked, "LEAK001"))
+    assert all(f"[{rule}](../diagnostics/pages/{rule}.md)" in text for rule in (*asked, "LEAK001"))
 
 
 def test_the_probe_of_the_page_prints_what_the_page_says() -> None:

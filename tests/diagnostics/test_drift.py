@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
-from diagnostics.drift import DriftEvent, DriftProbe, robust_spikes, series_events
+from diagnostics import causes
+from diagnostics.drift import DriftProbe
+from diagnostics.series import DriftEvent, robust_spikes, series_events
+from tests.diagnostics.refusals import refused
 
 
 def normal(*shape, seed=0):
@@ -105,18 +108,24 @@ def test_unavailable_until_the_reference_is_there():
     probe = DriftProbe(reference_window=3)
     record = probe.add(0, normal(4, 3))
     assert (record.shift, record.wasserstein) == (None, None)
-    assert probe.unavailable == "the reference has 1 of 3 probes"
+    assert probe.blocked == causes.REFERENCE_INCOMPLETE.of(probes=1, window=3)
     assert probe.events() == []
     probe.add(1, normal(4, 3))
     assert probe.add(2, normal(4, 3)).shift == pytest.approx(0, abs=1e-12)
-    assert probe.unavailable is None
+    assert probe.blocked == causes.FEW_PROBES
+    for step in range(3, 8):
+        probe.add(step, normal(4, 3))
+    assert probe.blocked == causes.FEW_PROBES
+    for step in range(8, 12):
+        probe.add(step, normal(4, 3))
+    assert probe.blocked is None
 
 
 def test_a_reference_without_spread_is_reported():
     probe = DriftProbe(reference_window=1)
     probe.add(0, torch.full((4, 3), 0.1))
     assert probe.add(1, torch.full((4, 3), 0.2)).shift is None
-    assert "no spread" in probe.unavailable
+    assert probe.blocked == causes.REFERENCE_WITHOUT_SPREAD
 
 
 def test_non_finite_outputs_are_recorded_and_passed_over():
@@ -131,15 +140,15 @@ def test_non_finite_outputs_are_recorded_and_passed_over():
 def test_misuse_is_named():
     probe = DriftProbe()
     probe.add(5, normal(4, 3))
-    with pytest.raises(ValueError, match="found 5 after 5"):
+    with refused(ValueError, "drift.step-not-later", got=5, last=5):
         probe.add(5, normal(4, 3))
-    with pytest.raises(ValueError, match=r"expected shape \(4, 3\), found \(5, 3\)"):
+    with refused(ValueError, "drift.shape-changed", expected=(4, 3), got=(5, 3)):
         probe.add(6, normal(5, 3))
-    with pytest.raises(ValueError, match="found 0 and 32"):
+    with refused(ValueError, "drift.count-below-1", window=0, projections=32):
         DriftProbe(reference_window=0)
-    with pytest.raises(ValueError, match="not negative"):
+    with refused(ValueError, "drift.negative-threshold", noise=-1):
         DriftProbe(noise=-1)
-    with pytest.raises(ValueError, match=r"found \(4,\)"):
+    with refused(ValueError, "drift.output-shape", got=(4,)):
         DriftProbe().add(0, torch.zeros(4))
 
 
@@ -286,11 +295,11 @@ def test_which_came_first_can_be_read_from_two_series():
 
 
 def test_series_events_refuses_what_it_cannot_order():
-    with pytest.raises(ValueError, match="found 2 and 1"):
+    with refused(ValueError, "series.lengths-differ", steps=2, values=1):
         series_events([0, 1], [0.0])
-    with pytest.raises(ValueError, match="finite"):
+    with refused(ValueError, "series.not-finite"):
         series_events([0], [float("nan")])
-    with pytest.raises(ValueError, match="found 2 and"):
+    with refused(ValueError, "series.spike-settings", window=2):
         robust_spikes([1.0], window=2)
     assert series_events([0, 1], [0.0, 9.0]) == []
 

@@ -129,7 +129,7 @@ def test_torch_modules_that_are_sequence_first_are_not_guessed() -> None:
         model.inner(torch.randn(B, B, D))[0][:, 0].sum().backward()
     found = monitor.coverage("inner")
     assert isinstance(found, Absent)
-    assert "sequence-first" in found.reason
+    assert found.code == "sequence-first"
 
 
 def test_hidden_states_lead_with_layers_not_samples() -> None:
@@ -138,7 +138,7 @@ def test_hidden_states_lead_with_layers_not_samples() -> None:
         model.inner(torch.randn(B, T, D))[1][0][0].sum().backward()
     found = monitor.coverage("inner")
     assert isinstance(found, Absent)
-    assert "hidden state" in found.reason
+    assert found.code == "hidden-state"
     with monitor.step(samples=B):
         (model.inner(torch.randn(B, T, D))[0][:, -1] * ALIVE[:, None]).sum().backward()
     assert monitor.coverage("inner") == 0.75
@@ -173,7 +173,7 @@ def test_reentrant_checkpoints_with_different_rows_are_not_known() -> None:
         total.backward()
     found = monitor.coverage("inner")
     assert isinstance(found, Absent)
-    assert "checkpointing" in found.reason
+    assert found.code == "recomputed-rows"
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -240,8 +240,9 @@ def test_in_place_on_a_view_that_was_returned_is_not_known(change: Callable[[Ten
             output.sum().backward()
     found = monitor.coverage("inner")
     assert isinstance(found, Absent)
-    assert "view" in found.reason
-    assert {finding.rule for finding in monitor.findings(ignore=["RULE001"])} == {"COV003"}
+    assert found.code == "changed-view"
+    reported = {(finding.rule, finding.code) for finding in monitor.findings(ignore=["RULE001"])}
+    assert reported == {("COV003", "changed-view")}
 
 
 def test_a_view_that_nobody_changes_is_exact() -> None:
@@ -280,5 +281,7 @@ def test_an_output_that_cannot_be_looked_into_is_not_known() -> None:
         model.zero_grad()
     found = monitor.coverage("inner")
     assert isinstance(found, Absent)
+    assert found.code == "opaque-output"
     assert "SimpleNamespace" in found.reason
-    assert {finding.rule for finding in monitor.findings(ignore=["RULE001"])} == {"COV003"}
+    reported = {(finding.rule, finding.code) for finding in monitor.findings(ignore=["RULE001"])}
+    assert reported == {("COV003", "opaque-output")}

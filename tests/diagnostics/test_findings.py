@@ -14,6 +14,7 @@ from diagnostics.options import settle
 from diagnostics.records import StepScalars
 from diagnostics.rules import OPTIONS
 from diagnostics.spikes import spikes
+from tests.diagnostics.refusals import refused
 
 SPIKE = settle(OPTIONS)["SPIKE001"]
 IDS = {
@@ -58,7 +59,7 @@ IDS = {
 
 def finding(rule: str, severity: Severity, value: float = 0.02) -> Finding:
     evidence = Evidence("coverage", value, 0.5, 3, 9)
-    return Finding(rule, severity, "encoder", "one sentence", evidence, "a cause", "a remedy")
+    return Finding(rule, severity, "encoder", "one sentence", evidence, "a cause", "a remedy", code="a-code")
 
 
 def test_ids_are_stable_and_explained() -> None:
@@ -66,7 +67,7 @@ def test_ids_are_stable_and_explained() -> None:
     assert len(RULES) == len(IDS)
     for rule in RULES:
         assert rule.title in explain(rule.id)
-    with pytest.raises(KeyError, match="no rule 'COV999'"):
+    with refused(KeyError, "rules.unknown-rule", rule="COV999"):
         explain("COV999")
 
 
@@ -80,6 +81,7 @@ def test_markdown_puts_the_worst_first() -> None:
 def test_json_round_trip() -> None:
     (record,) = json.loads(to_json([finding("A001", Severity.WARNING, math.inf)]))
     assert record["severity"] == "warning"
+    assert (record["code"], record["cause"]) == ("a-code", "a cause")
     assert record["evidence"] == {
         "metric": "coverage",
         "value": None,
@@ -121,7 +123,9 @@ def test_spikes_are_named_where_they_arise(metric: str, spiking: set[str], named
     (found,) = spikes(history(spiking, metric), SPIKE)
     assert found.module == named
     assert (found.evidence.first_step, found.evidence.last_step) == (30, 90)
-    assert "on 4 steps (30, 47, 71, 90)" in found.message
+    what = metric.partition("_")[0]
+    assert (found.code, found.evidence.metric) == (f"{what}-spikes", f"{what}_ratio")
+    assert "30, 47, 71, 90" in found.message
 
 
 @pytest.mark.parametrize("metric", ["output_rms", "gradient_max"])

@@ -86,22 +86,23 @@ def test_a_finite_step_has_no_origin_and_is_not_changed(stack: Stack) -> None:
 
 @pytest.mark.parametrize("block", [0, 1, 2])
 @pytest.mark.parametrize(
-    ("fault", "phase", "what"),
+    ("fault", "phase", "place", "name"),
     [
-        ("before", "forward", "what it hands to blocks.{}.inner"),
-        ("after", "forward", "its output"),
-        ("backward before", "backward", "the gradient that it sends back to its input"),
-        ("backward after", "backward", "the gradient that comes back to the output of blocks.{}.inner.2"),
+        ("before", "forward", "handed-on", "blocks.{}.inner"),
+        ("after", "forward", "output", ""),
+        ("backward before", "backward", "input-gradient", ""),
+        ("backward after", "backward", "output-gradient", "blocks.{}.inner.2"),
     ],
 )
 def test_an_operation_of_a_block_is_found_in_that_block(
-    stack: Stack, block: int, fault: str, phase: str, what: str
+    stack: Stack, block: int, fault: str, phase: str, place: str, name: str
 ) -> None:
     stack.blocks[block].fault = fault
     found = origin_of(stack, torch.randn(3, 4, requires_grad=True))
     assert found is not None
     assert (found.phase, found.module) == (phase, f"blocks.{block}")
-    assert found.what == what.format(block)
+    assert (found.place, found.name) == (place, name.format(block))
+    assert found.name in found.what
     assert found.rows == ((1,) if phase == "backward" else (0, 1, 2))
     assert str(found).startswith(f"blocks.{block}: ")
 
@@ -113,13 +114,13 @@ def test_a_parameter_that_was_bad_before_the_step_is_named(stack: Stack, name: s
     owner, _, own = name.rpartition(".")
     assert found is not None
     assert (found.phase, found.module, found.elements) == ("parameters", owner, 1)
-    assert found.what == f"its {own} before the step"
+    assert (found.place, found.name) == ("value", own)
 
 
 def test_a_bad_input_is_the_models_own(stack: Stack) -> None:
     x = torch.randn(3, 4)
     x[2, 1] = float("-inf")
-    assert origin_of(stack, x) == Origin("forward", "", "its inputs", (3, 4), 1, (2,))
+    assert origin_of(stack, x) == Origin("forward", "", "input", "", (3, 4), 1, (2,))
 
 
 def test_a_gradient_that_the_loss_spoils_comes_from_outside(stack: Stack) -> None:
@@ -128,7 +129,7 @@ def test_a_gradient_that_the_loss_spoils_comes_from_outside(stack: Stack) -> Non
     assert found.origin is not None
     assert found.origin.phase == "backward"
     assert found.origin.module == ""
-    assert found.origin.what.startswith("the gradient that comes back to the output of head")
+    assert (found.origin.place, found.origin.name) == ("output-gradient", "head")
 
 
 def test_the_gradient_of_a_parameter_alone_is_the_modules_own(stack: Stack) -> None:
@@ -142,7 +143,7 @@ def test_the_gradient_of_a_parameter_alone_is_the_modules_own(stack: Stack) -> N
     found = origin_of(stack, torch.randn(3, 4))
     assert found is not None
     assert (found.phase, found.module) == ("backward", "blocks.1.inner.0")
-    assert found.what == "the gradient of its weight"
+    assert (found.place, found.name) == ("parameter-gradient", "weight")
 
 
 def test_a_sparse_gradient_and_integers_are_looked_at_as_they_are() -> None:

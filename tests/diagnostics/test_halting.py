@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diagnostics import Absent, Finding, Halting, Halts, Severity, audit, summarise_halts
+from tests.diagnostics.refusals import refused
 
 ROWS = 200
 
@@ -31,9 +32,9 @@ def findings(observed: Halts, **options: Any) -> list[Finding]:
     return Halting(lambda model, batch: observed, **options).run(nn.Identity(), None)
 
 
-def said(observed: Halts, **options: Any) -> list[str]:
-    """The causes of what is above a note."""
-    return [f.cause for f in findings(observed, **options) if f.severity > Severity.NOTE]
+def codes(observed: Halts, **options: Any) -> list[str]:
+    """Those of what is above a note."""
+    return [f.code for f in findings(observed, **options) if f.severity > Severity.NOTE]
 
 
 def test_the_distribution_counts_rows_and_not_their_running_steps() -> None:
@@ -109,18 +110,18 @@ KNOWS = torch.where(HALF, 1.0, -1.0)
 
 
 @pytest.mark.parametrize(
-    ("observed", "cause"),
+    ("observed", "code"),
     [
-        (halts([16] * ROWS, torch.where(HALF, -1.0, -2.0), HALF), "never positive"),
-        (halts([16] * ROWS, torch.where(LATE, -1.0, -2.0), LATE), "never positive"),
-        (halts([16] * ROWS, KNOWS, HALF), "made to go on"),
+        (halts([16] * ROWS, torch.where(HALF, -1.0, -2.0), HALF), "never-positive"),
+        (halts([16] * ROWS, torch.where(LATE, -1.0, -2.0), LATE), "never-positive"),
+        (halts([16] * ROWS, KNOWS, HALF), "held"),
         (halts([16] * ROWS, torch.full((ROWS,), -5.0), NONE), ""),  # what a run looks like at its start
         (halts([16] * 190 + [3] * 10, KNOWS, HALF), ""),
-        (halts([1] * ROWS, torch.zeros(ROWS), NONE), "zero weight"),
+        (halts([1] * ROWS, torch.zeros(ROWS), NONE), "starts-positive"),
         (halts([1] * ROWS, torch.where(LATE, 2.0, 1.0), LATE), ""),  # an easy task, solved at once
         (halts([1] * ROWS, torch.where(HALF, 2.0, 1.0), HALF, maximum=1), ""),
-        (halts([5, 9] * 100, -KNOWS, HALF), "its sign is turned"),
-        (halts([5, 9] * 300, torch.sin(1e3 * torch.arange(600)), HALF.repeat(3)), "other rows"),
+        (halts([5, 9] * 100, -KNOWS, HALF), "logit-uninformed"),
+        (halts([5, 9] * 300, torch.sin(1e3 * torch.arange(600)), HALF.repeat(3)), "logit-uninformed"),
         (halts([5, 9] * 100, torch.sin(1e3 * torch.arange(ROWS)), HALF), ""),
         (halts([5, 9] * 100, KNOWS, HALF), ""),
     ],
@@ -139,32 +140,30 @@ KNOWS = torch.where(HALF, 1.0, -1.0)
         "sound",
     ],
 )
-def test_what_it_says(observed: Halts, cause: str) -> None:
-    found = said(observed)
-    assert len(found) == bool(cause)
-    assert all(cause in each for each in found)
+def test_what_it_finds(observed: Halts, code: str) -> None:
+    assert codes(observed) == [code] * bool(code)
 
 
 def test_few_rows_are_not_judged() -> None:
-    assert not said(halts([16] * 29, KNOWS[85:114] - 2, HALF[85:114]))
-    assert said(halts([16] * 30, KNOWS[85:115] - 2, HALF[85:115]))
+    assert not codes(halts([16] * 29, KNOWS[85:114] - 2, HALF[85:114]))
+    assert codes(halts([16] * 30, KNOWS[85:115] - 2, HALF[85:115]))
     noise = torch.sin(1e3 * torch.arange(20.0))
-    assert not said(halts([5, 9] * 10, noise, torch.arange(20) % 2 == 0))
+    assert not codes(halts([5, 9] * 10, noise, torch.arange(20) % 2 == 0))
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "code"),
     [
-        lambda: halts([], [], torch.zeros(0)),
-        lambda: halts([0], [1.0], [True]),
-        lambda: halts([17], [1.0], [True]),
-        lambda: halts([1], [1.0], [True, False]),
-        lambda: halts([1], [1.0], [True], held=torch.zeros(2)),
+        (lambda: halts([], [], torch.zeros(0)), "steps-out-of-range"),
+        (lambda: halts([0], [1.0], [True]), "steps-out-of-range"),
+        (lambda: halts([17], [1.0], [True]), "steps-out-of-range"),
+        (lambda: halts([1], [1.0], [True, False]), "lengths-differ"),
+        (lambda: halts([1], [1.0], [True], held=torch.zeros(2)), "lengths-differ"),
     ],
     ids=["no row", "step 0", "beyond the maximum", "correct", "held"],
 )
-def test_arrays_that_do_not_belong_together_are_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="must be"):
+def test_arrays_that_do_not_belong_together_are_refused(wrong: Any, code: str) -> None:
+    with refused(ValueError, f"halting.{code}"):
         wrong()
 
 
@@ -205,7 +204,9 @@ def test_a_logit_that_is_the_same_for_every_row_after_training(
     seen = halts([maximum] * len(logits), logits, [False] * len(logits), maximum)
     found = Halting(lambda model, batch: seen, trained=trained).run(nn.Identity(), None)
     assert [f.rule for f in found] == ["HALT001", "HALT002"][not fires :]
-    assert not fires or "-50 for each of 8 rows" in found[0].message
+    if fires:
+        assert (found[0].code, found[0].evidence.metric) == ("logit-constant", "halting_logit_range")
+        assert "-50" in found[0].message
 
 
 @pytest.mark.parametrize(("bias", "wrong"), [(0.0, False), (-1000.0, True)], ids=["sound", "stuck"])
@@ -219,6 +220,8 @@ def test_an_audit_asks_it(bias: float, wrong: bool) -> None:
         select=["HALT*"],
     )
     assert [finding.rule for finding in report.findings] == ["HALT001", "HALT002"][not wrong :]
-    note = report.findings[-1].message
-    assert note.startswith("mean step at halt 16 (16: 100%)" if wrong else "mean step at halt ")
-    assert "phase: learning" in note
+    note = report.findings[-1]
+    assert note.evidence.metric == "mean_halt_step"
+    assert (note.evidence.value == 16.0) == wrong
+    assert ("16: 100%" in note.message) == wrong
+    assert "learning" in note.message

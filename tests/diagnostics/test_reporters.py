@@ -27,7 +27,7 @@ HOSTILE = "<script>alert('x')</script> & more"
 
 def finding(rule: str, severity: Severity, module: str = "encoder.norm", value: float = 0.02) -> Finding:
     evidence = Evidence("coverage", value, 0.5, 3, 9)
-    return Finding(rule, severity, module, HOSTILE, evidence, "a cause", "a remedy")
+    return Finding(rule, severity, module, HOSTILE, evidence, "a cause", "a remedy", code="a-code")
 
 
 FINDINGS = [
@@ -100,6 +100,7 @@ def test_sarif_has_the_structure_of_its_schema(artifact: str) -> None:
         assert all(isinstance(value, str) for value in result["partialFingerprints"].values())
         assert ("physicalLocation" in result["locations"][0]) is bool(artifact)
     assert run["results"][1]["properties"]["value"] is None
+    assert {result["properties"]["code"] for result in run["results"]} == {"a-code"}
     assert json.loads(to_sarif([]))["runs"][0]["results"] == []
 
 

@@ -15,6 +15,7 @@ from diagnostics.representations import (
     task_retrieval,
     within_between,
 )
+from tests.diagnostics.refusals import refused
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -118,18 +119,18 @@ def test_non_finite_context_has_no_figures_and_says_so():
     r = representation(c)
     assert r.non_finite == 2
     assert len(r.absent) == 10
-    assert r.absent["share"] == "2 elements of the context are NaN or infinite"
+    assert "share" in r.absent
     assert cross_sample_share(c) is None
 
 
 @pytest.mark.parametrize("c", [torch.zeros(3), torch.zeros(0, 4), torch.zeros(1, 1, 1, 1)])
 def test_wrong_shape_is_named(c):
-    with pytest.raises(ValueError, match=r"shape \(B, T, D\) or \(B, D\)"):
+    with refused(ValueError, "representations.context-shape", got=tuple(c.shape)):
         representation(c)
 
 
 def test_wrong_dtype_is_named():
-    with pytest.raises(ValueError, match=r"floating dtype, found torch.int64"):
+    with refused(ValueError, "representations.context-dtype", got=torch.int64):
         representation(torch.ones(2, 3, dtype=torch.long))
 
 
@@ -218,11 +219,11 @@ def test_random_halves_are_found_at_chance():
 
 
 def test_retrieval_refuses_what_it_cannot_rank():
-    with pytest.raises(ValueError, match="one shape"):
+    with refused(ValueError, "representations.halves-differ", first=(3, 2), second=(4, 2)):
         task_retrieval(torch.ones(3, 2), torch.ones(4, 2))
-    with pytest.raises(ValueError, match="two tasks, found 1"):
+    with refused(ValueError, "representations.too-few-tasks", got=1):
         task_retrieval(torch.ones(1, 2), torch.ones(1, 2))
-    with pytest.raises(ValueError, match="finite"):
+    with refused(ValueError, "representations.not-finite"):
         task_retrieval(torch.full((2, 2), float("nan")), torch.ones(2, 2))
 
 
@@ -275,7 +276,7 @@ def test_the_loss_may_write_into_its_context():
 
 
 def test_groups_must_name_every_sample():
-    with pytest.raises(ValueError, match=r"groups has shape \(4,\)"):
+    with refused(ValueError, "representations.groups-shape", expected=(4,), got=(3,)):
         context_use(lambda x: 0.0, torch.ones(4, 2), torch.zeros(3))
 
 

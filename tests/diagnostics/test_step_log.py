@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import diagnostics
 from diagnostics import Absent, Number, StepLog, StepScalars, iter_steps, read_steps
+from tests.diagnostics.refusals import refused
 
 numbers: st.SearchStrategy[Number] = st.one_of(
     st.floats(width=32),
@@ -246,32 +247,56 @@ def test_a_quantity_that_comes_later_is_not_known_before(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code", "facts"),
     [
-        ('{"schema":"diagnostics.steps","version":2}\n', "version 2; this reads"),
-        ('{"schema":"mine","version":1}\n', "schema 'mine'"),
-        ('{"step":0}\n', "line 1: damaged, or no log"),
-        ("hello\n", "line 1: damaged, or no log"),
+        ('{"schema":"diagnostics.steps","version":3}\n', "version", {"got": 3, "allowed": "1 or 2"}),
+        ('{"schema":"mine","version":1}\n', "version", {"schema": "mine", "expected": "diagnostics.steps"}),
+        ('{"step":0}\n', "damaged", {"line": 1}),
+        ("hello\n", "damaged", {"line": 1}),
     ],
 )
-def test_refuses_what_is_no_log(tmp_path: Path, content: str, message: str) -> None:
+def test_refuses_what_is_no_log(tmp_path: Path, content: str, code: str, facts: dict[str, Any]) -> None:
     path = tmp_path / "steps.jsonl"
     path.write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, f"step-log.{code}", path=str(path), **facts):
         read_steps(path)
+
+
+def test_a_log_of_version_1_is_read_without_codes(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_text(
+        '{"schema":"diagnostics.steps","version":1,"modules":["a","b"],"order":["a","b"]}\n'
+        '{"step":0,"samples":8,"coverage":[1,null],"moved":null,'
+        '"absent":{"coverage":{"one reason":[1]},"moved":{"another":"all"}}}\n'
+    )
+    (step,) = iter_steps(path)
+    assert step.modules["a"] == {"coverage": 1, "moved": Absent("another")}
+    assert step.modules["b"] == {"coverage": Absent("one reason"), "moved": Absent("another")}
+    assert pd.DataFrame(read_steps(path, quantities=["coverage"]))["coverage"].isna().tolist() == [
+        False,
+        True,
+    ]
+
+
+def test_codes_of_what_is_absent_are_kept_apart(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    told = {"a": Absent("a reason", "first"), "b": Absent("a reason", "second"), "c": Absent("a reason")}
+    write(path, StepScalars(0, 8, {name: {"moved": value} for name, value in told.items()}, ("a", "b", "c")))
+    (step,) = iter_steps(path)
+    assert {name: scalars["moved"] for name, scalars in step.modules.items()} == told
 
 
 def test_refuses_damage_in_the_middle_and_unknown_names(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     write(path, *(record(step, "a") for step in range(3)))
-    with pytest.raises(ValueError, match="nothing matches 'b'"):
+    with refused(ValueError, "selection.no-match", argument="modules", got="b"):
         read_steps(path, modules=["b"])
-    with pytest.raises(ValueError, match="nothing matches 'covrage'; nearest: coverage"):
+    with refused(ValueError, "selection.no-match", argument="quantities", got="covrage", nearest="coverage"):
         read_steps(path, quantities=["covrage"])
     lines = path.read_text().splitlines(keepends=True)
     lines[2] = lines[2][5:]
     path.write_text("".join(lines))
-    with pytest.raises(ValueError, match="line 3: damaged"):
+    with refused(ValueError, "step-log.damaged", line=3):
         read_steps(path)
 
 

@@ -69,7 +69,7 @@ def test_an_attribute_is_named_with_the_module_that_uses_it() -> None:
     (finding,) = found(model)
     assert finding.module == "first"
     assert "(4)" in finding.message
-    assert "nn.Parameter" in finding.cause
+    assert finding.code == "plain-tensor"
     assert [each.module for each in found(model, watch=["first", "first.0", "second"])] == ["first.0"]
 
 
@@ -85,11 +85,8 @@ def test_layers_that_are_not_registered_are_told_from_tensors() -> None:
     model = Model()
     layer, scale = nn.Linear(WIDTH, WIDTH), asks()
     model.between = lambda x: layer(x) * scale
-    causes = {finding.cause.split(",")[0]: finding.evidence.value for finding in found(model)}
-    assert causes == {
-        "layers in a plain list": 2.0,
-        "a tensor that asks for gradient was set as an attribute": 1.0,
-    }
+    causes = {finding.code: finding.evidence.value for finding in found(model)}
+    assert causes == {"unregistered-layers": 2.0, "plain-tensor": 1.0}
 
 
 def test_one_that_an_optimiser_holds_is_none() -> None:

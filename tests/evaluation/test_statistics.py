@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from etrm.errors import ArgumentError
 from etrm.evaluation.statistics import (
     PairedInterval,
     binomial_interval,
@@ -18,6 +19,7 @@ from etrm.evaluation.statistics import (
     seeds_needed,
     t_quantile,
 )
+from tests.errors import raises_code
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_binomial_interval_holds_the_share_and_mirrors(solved: int, missed: int,
 
 @pytest.mark.parametrize(("solved", "asked"), [(-1, 4), (5, 4)])
 def test_binomial_interval_refuses_what_is_no_share(solved: int, asked: int) -> None:
-    with pytest.raises(ValueError, match=f"solved {solved} of asked {asked}"):
+    with raises_code(ArgumentError, "statistics.not-a-share", solved, asked):
         binomial_interval(solved, asked)
 
 
@@ -117,7 +119,7 @@ def test_a_failed_run_without_a_score_decides_nothing(bad: float) -> None:
 def test_one_difference_bounds_nothing_and_none_is_refused() -> None:
     found = paired_t_interval([7.0])
     assert (found.mean, found.low, found.high) == (7.0, -math.inf, math.inf)
-    with pytest.raises(ValueError, match="at least one difference"):
+    with raises_code(ArgumentError, "statistics.no-differences"):
         paired_t_interval([])
 
 
@@ -173,7 +175,7 @@ def test_a_hopeless_question_names_no_number() -> None:
 
 
 def test_decide_refuses_an_effect_that_is_not_positive() -> None:
-    with pytest.raises(ValueError, match="must be above 0"):
+    with raises_code(ArgumentError, "statistics.bad-smallest-effect", 0.0):
         decide(interval(1, 1), 0.0)
 
 

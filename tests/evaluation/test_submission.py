@@ -13,8 +13,9 @@ from etrm.data.sample import Sample
 from etrm.data.sources import TaskSet
 from etrm.errors import DataError
 from etrm.evaluation.passk import evaluate
-from etrm.evaluation.submission import PLACEHOLDER, submission, write_submission
+from etrm.evaluation.submission import PLACEHOLDER, Reason, placeholders, submission, write_submission
 from etrm.evaluation.voting import Candidate, Predictor
+from tests.errors import raises_code
 
 MakeTasks = Callable[..., TaskSet]
 
@@ -25,7 +26,7 @@ def test_every_asked_task_stands_there_with_two_attempts_per_test(
     tasks = make_tasks(3, tests=2)
     report = evaluate(tasks, planted(lambda s: True if s.task_id != "00000001" else None), augmentations=2)
     path = tmp_path / "new" / "submission.json"
-    write_submission(path, tasks, report.candidates)
+    done = write_submission(path, tasks, report.candidates, max_side=30)
     found = json.loads(path.read_text())
     assert list(found) == ["00000000", "00000001", "00000002"]
     for task in tasks:
@@ -34,7 +35,10 @@ def test_every_asked_task_stands_there_with_two_attempts_per_test(
         assert test.output is not None
         assert attempts == {"attempt_1": test.output.tolist(), "attempt_2": PLACEHOLDER}
     assert found["00000001"] == [{"attempt_1": PLACEHOLDER, "attempt_2": PLACEHOLDER}] * 2
-    assert [item.name for item in path.parent.iterdir()] == ["submission.json"]
+    assert done.placeholders == {"00000001": Reason.NO_GRID}
+    listing = json.loads((path.parent / "submission.placeholders.json").read_text())
+    assert listing == {"tasks": 3, "placeholders": {"00000001": "no_grid"}}
+    assert sorted(item.name for item in path.parent.iterdir()) == [path.name, done.listing.name]
 
 
 def candidate(*rows: list[int]) -> Candidate:
@@ -54,6 +58,18 @@ def test_a_task_without_candidates_is_not_left_out(make_tasks: MakeTasks) -> Non
     assert [len(tests) for tests in found.values()] == [3, 3]
 
 
+def test_every_task_without_an_answer_has_its_reason(make_tasks: MakeTasks) -> None:
+    tasks = make_tasks(4, tests=2)
+    largest = max(task.max_side for task in tasks)
+    one, nothing = (candidate([1]),), (Candidate(np.zeros((0, 0), dtype=np.uint8), 5, 0.5),)
+    ids = [task.id for task in tasks]
+    answers = {ids[0]: (one, one), ids[1]: (one, nothing), ids[2]: (one, ())}
+    partly = {ids[1]: Reason.NO_GRID, ids[2]: Reason.NO_GRID}
+    assert placeholders(tasks, answers, largest) == partly | {ids[3]: Reason.MAX_TASKS}
+    assert placeholders(tasks, answers, 0) == partly | {ids[3]: Reason.MAX_SIDE}
+    assert placeholders(list(tasks)[:1], answers, largest) == {}
+
+
 def test_a_failed_write_leaves_the_old_file(
     make_tasks: MakeTasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,8 +80,7 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(DataError, match="cannot write the submission") as caught:
-        write_submission(path, make_tasks(1), {})
-    assert "No space left" in str(caught.value)
+    with raises_code(DataError, "evaluate.submission-not-writable", path, "No space left"):
+        write_submission(path, make_tasks(1), {}, max_side=30)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-import pytest
-
 from etrm.config import load, with_overrides
 from etrm.errors import RunFolderError
 from etrm.investigation.arms import Job, run_jobs
 from etrm.investigation.launch import launcher
+from tests.errors import assert_holds, raises_code
 from tests.investigation.planted import inline
 
 ONE, TWO = launcher("processes", 1), launcher("processes", 2)
@@ -32,7 +31,7 @@ def test_a_folder_of_another_subject_is_refused_before_anything_runs(tmp_path: P
     run_jobs(tmp_path, [Job("arm", 0, CONFIG)], inline(), lambda done, total: None)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = Job("arm", 0, with_overrides(CONFIG, ("train.lr=0.5",)))
-    with pytest.raises(RunFolderError, match="another subject"):
+    with raises_code(RunFolderError, "investigate.other-subject", tmp_path, other.folder):
         run_jobs(tmp_path, [Job("new", 0, CONFIG), other], inline(), lambda done, total: None)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -46,7 +45,8 @@ def test_a_failed_run_is_reported_and_the_others_finish(tmp_path: Path) -> None:
         lambda done, total: None,
     )
     assert found["bad", 0].state == "failed"
-    assert "/nowhere/at/all" in found["bad", 0].reason
+    assert found["bad", 0].code == "checkpoint.not-a-checkpoint"
+    assert_holds(found["bad", 0].reason, "/nowhere/at/all")
     assert found["good", 0].state == "finished"
 
 
@@ -60,7 +60,7 @@ def test_a_worker_that_dies_is_reported_and_nothing_crashes(tmp_path: Path) -> N
 
     found = run_jobs(tmp_path, [Job("killed", 0, long)], ONE, kill_when_training)
     assert found["killed", 0].state == "failed"
-    assert found["killed", 0].reason
+    assert (found["killed", 0].code, bool(found["killed", 0].reason)) == ("", True)  # no error of ours
 
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:

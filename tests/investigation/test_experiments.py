@@ -19,6 +19,7 @@ from etrm.investigation.experiments import (
     of_suite,
 )
 from etrm.investigation.tracking import table
+from tests.errors import raises_code
 from tests.investigation.planted import inline
 
 SMOKE = load("smoke", overrides=("train.threads=1",))
@@ -76,13 +77,14 @@ def test_a_suite_begins_with_the_gate_and_the_baseline(suite: str) -> None:
 
 
 def test_unknown_names_and_impossible_changes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown experiment 'E99'"):
+    with raises_code(ConfigError, "experiment.unknown", repr("E99")):
         find("E99")
-    with pytest.raises(ConfigError, match="unknown suite 'zzz'"):
+    with raises_code(ConfigError, "experiment.unknown-suite", repr("zzz")):
         of_suite("zzz")
     lpn = load("smoke", overrides=("model.encoder.kind=lpn_standard",))
-    with pytest.raises(ConfigError, match=r"E7 \(attention pooling\) is impossible"):
+    with raises_code(ConfigError, "experiment.impossible", "E7", "model.encoder.pooling") as caught:
         job(find("E7"), lpn, 0)
+    assert caught.value.codes[1:] == ("config.encoder-setting-without-effect",)
 
 
 def test_an_experiment_is_run_beside_its_baseline_and_not_twice(tmp_path: Path) -> None:

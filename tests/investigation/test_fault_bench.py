@@ -15,6 +15,7 @@ from etrm.investigation.fault_bench import HEALTHY, NOTHING, Case, Outcome, case
 from etrm.investigation.tiers import SCREENING
 from etrm.training.faults import FAULTS
 from reports.fault_bench import page
+from tests.errors import raises_code
 
 TIER = replace(SCREENING, seeds=1, short_seeds=1, pretrain_steps=20)
 SMOKE = load("smoke", overrides=("train.threads=1",))
@@ -31,7 +32,7 @@ def test_every_fault_and_control_is_a_case_with_seeds_of_its_own() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown fault 'zzz'"):
+    with raises_code(ConfigError, "fault.unknown", repr("zzz")):
         cases(("zzz",), 1, 1)
 
 
@@ -104,7 +105,7 @@ def test_a_case_is_investigated_kept_and_not_run_again(
     assert outcome.confidence == "proven"
     monkeypatch.setattr(fault_bench, "_investigate", lambda *arguments: pytest.fail("it was run again"))
     assert run() == [outcome]
-    with pytest.raises(RunFolderError, match="another subject"):
+    with raises_code(RunFolderError, "bench.other-subject", tmp_path / "bench"):
         fault_bench.run(
             replace_steps(),
             chosen,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from etrm.errors import RunFolderError
 from etrm.investigation.findings import serious, written
 from etrm.investigation.result import Run
+from tests.errors import raises_code
 
 
 def record(rule: str, module: str, severity: str, message: str) -> dict[str, str]:
@@ -47,5 +46,5 @@ def test_findings_of_one_rule_in_one_module_stand_together(tmp_path: Path) -> No
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     one = run(tmp_path, 0)
     (tmp_path / one.folder / "findings.json").write_text("[{", "utf-8")
-    with pytest.raises(RunFolderError, match="damaged"):
+    with raises_code(RunFolderError, "run.damaged-file", tmp_path / one.folder / "findings.json"):
         written(tmp_path, [one])

@@ -23,6 +23,7 @@ from etrm.investigation.result import Absent, Run, Verdict
 from etrm.model.act import Carry
 from etrm.model.recursive import Given, RecursiveModel, encode_every_step
 from etrm.training.recipe import Recipe, build_model
+from tests.errors import raises_code
 
 KINDS = (
     "standard",
@@ -65,7 +66,7 @@ def test_a_batch_of_one_task_is_not_accused(settings: tuple[str, ...]) -> None:
 
 
 def test_one_task_alone_cannot_be_asked() -> None:
-    with pytest.raises(DataError, match="demonstrations of two tasks"):
+    with raises_code(DataError, "investigate.single-task", 1):
         passage(smoke("data.max_tasks=1"))
 
 

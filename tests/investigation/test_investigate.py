@@ -16,6 +16,7 @@ from etrm.investigation.investigate import STATEMENTS, _behind, _over_all, inves
 from etrm.investigation.protocol import ORDER, CommonReason, Investigation, not_run
 from etrm.investigation.result import CauseCode, Hypothesis, Result, Verdict
 from etrm.investigation.tiers import SCREENING
+from tests.errors import raises_code
 from tests.investigation.planted import inline
 
 
@@ -178,18 +179,30 @@ def test_it_stops_behind_a_proven_cause_and_not_behind_a_candidate(
 
 def test_a_folder_of_another_subject_is_refused(tmp_path: Path) -> None:
     (tmp_path / "subject.json").write_text("{}")
-    with pytest.raises(RunFolderError, match="another subject"):
+    with raises_code(RunFolderError, "investigate.other-subject", tmp_path):
         _tiny(tmp_path)
 
 
 def test_runs_of_other_code_are_refused(tmp_path: Path) -> None:
     (tmp_path / "subject.json").write_text('{"code": "an older version"}')
-    with pytest.raises(RunFolderError, match="made by other code"):
+    with raises_code(RunFolderError, "investigate.other-code", tmp_path):
         _tiny(tmp_path)
 
 
+def test_runs_of_another_device_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(name: str) -> None:
+        monkeypatch.setattr("etrm.training.hardware.describe", lambda device: name)
+
+    named("cuda: NVIDIA H100")
+    _tiny(tmp_path, hypotheses=(), experiments=())
+    named("cpu: a laptop")
+    with pytest.raises(RunFolderError) as caught:
+        _tiny(tmp_path, hypotheses=(), experiments=())
+    assert (caught.value.got, caught.value.allowed) == ("device cpu: a laptop", "device cuda: NVIDIA H100")
+
+
 def test_an_unknown_hypothesis_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown hypothesis 'H9'"):
+    with raises_code(ConfigError, "investigate.unknown-hypothesis", repr("H9")):
         _tiny(tmp_path, hypotheses=("H9",))
 
 

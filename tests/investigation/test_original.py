@@ -10,6 +10,7 @@ from etrm.investigation import original
 from etrm.investigation.evidence import Metric
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Evidence, Experiment, Scenario
+from tests.errors import raises_code
 
 
 @pytest.fixture
@@ -52,11 +53,11 @@ def test_a_check_that_does_not_fail_is_no_catch(
 def test_names_are_checked_and_kept_in_order() -> None:
     assert [mistake.name for mistake in original.chosen(["tasks", "norms"])] == ["norms", "tasks"]
     assert len(original.chosen(["all"])) == 5
-    with pytest.raises(ConfigError, match="unknown mistake 'loss'"):
+    with raises_code(ConfigError, "experiment.unknown-mistake", repr("loss")):
         original.chosen(["loss"])
 
 
 def test_a_run_that_fails_shows_nothing(investigation: Investigation) -> None:
     investigation.subject = with_overrides(investigation.subject, ("train.lr=1e30",))
-    with pytest.raises(ConfigError, match="nothing can be shown on it"):
+    with raises_code(ConfigError, "experiment.failed-run"):
         original.run(investigation, original.chosen(["norms"]))

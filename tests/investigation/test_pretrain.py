@@ -39,7 +39,7 @@ def test_another_config_or_other_code_is_another_decoder(monkeypatch: pytest.Mon
     three = pretrain.pretrained(pretrain.trm_config(SMOKE, 3), lambda done, total: None)
     two = pretrain.pretrained(pretrain.trm_config(SMOKE, 2), lambda done, total: None)
     assert two != three
-    monkeypatch.setattr("etrm.investigation.cache.code_hash", lambda: "edited")
+    monkeypatch.setattr("etrm.investigation.cache.code_hash", lambda config: "edited")
     assert pretrain.pretrained(pretrain.trm_config(SMOKE, 2), lambda done, total: None) != two
 
 
@@ -90,10 +90,13 @@ def test_what_was_made_once_is_kept_with_its_code(monkeypatch: pytest.MonkeyPatc
         found = Judgement(Verdict.INVALIDATED, ("test.nothing",), "nothing")
         return [control_outcome("healthy", False, found)]
 
-    first = outcomes("h9", make)
-    assert outcomes("h9", make) == first == tuple(make())
+    first = outcomes("h9", [SMOKE], make)
+    assert outcomes("h9", [SMOKE], make) == first == tuple(make())
     assert len(made) == 2  # once for the cache, once here
-    assert outcomes("h8", make) == first
-    monkeypatch.setattr("etrm.investigation.cache._hash_of", lambda *packages: "edited" * 4)
-    outcomes("h9", make)
+    assert outcomes("h8", [SMOKE], make) == first
+    monkeypatch.setattr("etrm.investigation.cache.judging_hash", lambda *configs: "edited")
+    outcomes("h9", [SMOKE], make)
     assert len(made) == 4
+    monkeypatch.setattr("etrm.training.hardware.describe", lambda device: "another device")
+    outcomes("h9", [SMOKE], make)
+    assert len(made) == 5

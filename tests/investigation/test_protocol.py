@@ -48,7 +48,16 @@ def test_what_is_needed_anyway_is_trained_beside_the_decoder(without_decoder: In
 def test_a_decoder_that_cannot_be_trained_says_why(
     without_decoder: Investigation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = (*pretrain.TRAINING, "train.lr=1e30", "train.clip_norm=none")
+    broken = pretrain.TRAINING | {"lr": 1e30, "clip_norm": None}
     monkeypatch.setattr(pretrain, "TRAINING", broken)
     with pytest.raises(NonFiniteError):
         _ = without_decoder.decoder
+
+
+def test_a_decoder_may_stand_in_any_folder(without_decoder: Investigation) -> None:
+    decoder = Path('/nowhere/it\'s "here" = [1]')
+    assert without_decoder.starting_from(decoder).train.decoder == decoder
+    vars(without_decoder)["control_decoder"] = decoder
+    control = without_decoder.control_config(("cached-context", "eval-leak"))
+    assert (control.train.decoder, control.train.threads) == (decoder, 1)
+    assert control.faults == ("cached-context", "eval-leak")

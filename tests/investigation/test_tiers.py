@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from etrm.errors import ConfigError
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation import frozen_decoder, h4, h7
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.tiers import SCREENING, TIERS, find
+from tests.errors import raises_code
 
 
 def test_only_the_screening_has_too_few_seeds_for_a_verdict() -> None:
@@ -22,7 +21,7 @@ def test_only_the_screening_has_too_few_seeds_for_a_verdict() -> None:
     assert {tier.short_seeds for tier in TIERS.values()} == {FULL_SEEDS}
     assert {tier.most_seeds for tier in TIERS.values()} == {2 * FULL_SEEDS}
     assert replace(SCREENING, seeds=30).most_seeds == 30
-    with pytest.raises(ConfigError, match="unknown --tier 'cheap'"):
+    with raises_code(ConfigError, "investigate.unknown-tier", repr("cheap")):
         find("cheap")
 
 

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from etrm.config import ModelConfig
+from etrm.errors import ArgumentError
 from etrm.model.core import Core
 from etrm.model.puzzle import PuzzleTable
+from tests.errors import raises_code
 
 
 def states(core: Core, rows: int, length: int) -> tuple[Tensor, Tensor]:
@@ -227,7 +229,7 @@ def test_a_core_that_mixes_tokens_trains_every_parameter_and_rotates_nothing(wor
 def test_a_core_that_mixes_tokens_refuses_a_mask(world: Any) -> None:
     core = world.model(world.config(mlp_t=True)).core
     valid = torch.ones(2, 36, dtype=torch.bool)
-    with pytest.raises(ValueError, match="cannot leave some of them out"):
+    with raises_code(ArgumentError, "model.mlp-leaves-out-tokens"):
         core(*states(core, 2, 39), **(whole_canvas(world) | {"valid": valid}))
 
 

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from etrm.errors import RunFolderError
 from etrm.investigation.result import Result
 from reports import read_and_render, render
+from tests.errors import raises_code
 
 GOLDEN = Path(__file__).parent / "golden"
 REGENERATE = "REGENERATE_GOLDEN"
@@ -121,12 +122,12 @@ def test_other_files_stay_and_no_temporary_file_is_left(example: Result, tmp_pat
 
 def test_a_folder_that_is_a_file_is_an_error_with_a_next_step(example: Result, tmp_path: Path) -> None:
     (tmp_path / "figures").write_text("in the way")
-    with pytest.raises(RunFolderError, match=r"h2-coverage.png cannot be written\n.*\n  next:"):
+    with raises_code(RunFolderError, "report.not-writable", "h2-coverage.png"):
         render(example, tmp_path)
 
 
 def test_reading_where_there_is_no_result_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="no result to read"):
+    with raises_code(RunFolderError, "result.absent", tmp_path):
         read_and_render(tmp_path)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from etrm.config import load
 from etrm.errors import RunFolderError
 from reports.run_plot import plot_runs
+from tests.errors import raises_code
 
 
 def run(path: Path, seed: int) -> Path:
@@ -31,7 +30,7 @@ def test_the_same_runs_give_the_same_png(tmp_path: Path) -> None:
 
 
 def test_a_quantity_that_was_not_logged_is_named_with_those_that_were(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"no step of .* logged 'los'") as error:
+    with raises_code(RunFolderError, "plot.unknown-key", repr("los"), tmp_path / "r") as error:
         plot_runs([run(tmp_path / "r", 0)], ["los"], tmp_path / "a.png", "Loss")
     assert "loss" in error.value.allowed
     assert not (tmp_path / "a.png").exists()

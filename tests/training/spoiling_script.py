@@ -51,7 +51,7 @@ def main() -> None:
         train(load("smoke", overrides=tuple(settings)), folder, on_step=spoil)
     except EtrmError as error:
         torch.save(seen[0].model.state_dict(), f"{folder}-{seen[0].world.rank}.pt")
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{error}\n{error.code}\n")
         sys.exit(2)
 
 

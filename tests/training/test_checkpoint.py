@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from etrm.errors import CheckpointError
 from etrm.training import checkpoint as checkpoints
 from etrm.training.checkpoint import Checkpoint, read, read_weights, save, saved
+from tests.errors import assert_holds, raises_code
 
 Damage = Callable[[st.DataObject, Path], None]
 FILES = ("model.safetensors", "ema.safetensors", "state.safetensors", "state.json")
@@ -99,7 +100,7 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_alone(
 
     original = checkpoints.save_file
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(CheckpointError, match="step 2 could not be written") as caught:
+    with raises_code(CheckpointError, "checkpoint.not-written", "step 2", tmp_path) as caught:
         save(tmp_path, made(2), keep=1)
     assert "No space left on device" in caught.value.got
     assert "--resume" in caught.value.next_step
@@ -116,7 +117,7 @@ def test_a_failed_rename_leaves_the_earlier_checkpoint_alone(
         raise PermissionError("read-only")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(CheckpointError, match="could not be written"):
+    with raises_code(CheckpointError, "checkpoint.not-written", "step 2", tmp_path, got="read-only"):
         save(tmp_path, made(2), keep=1)
     assert names(tmp_path) == ["step_00000001"]
 
@@ -145,7 +146,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, file: str, damage: str)
         (path / file).unlink()
     else:
         (path / file).write_bytes({"empty": b"", "truncated": content[:-9], "replaced": b"[1, 2]"}[damage])
-    with pytest.raises(CheckpointError, match="step_00000001 is not a whole checkpoint") as caught:
+    with raises_code(CheckpointError, "checkpoint.damaged", path) as caught:
         read(path)
     assert caught.value.next_step
 
@@ -156,8 +157,9 @@ def test_a_single_changed_bit_of_a_weight_is_seen(tmp_path: Path, file: str) -> 
     content = bytearray((path / file).read_bytes())
     content[-1] ^= 1
     (path / file).write_bytes(content)
-    with pytest.raises(CheckpointError, match=f"{file} is not what was written"):
+    with raises_code(CheckpointError, "checkpoint.damaged", path) as caught:
         read(path)
+    assert_holds(caught.value.got, file)
 
 
 @pytest.mark.parametrize("key", ["step", "sha256"])
@@ -166,8 +168,9 @@ def test_a_state_without_a_needed_key_is_refused(tmp_path: Path, key: str) -> No
     state = json.loads((path / "state.json").read_text())
     del state[key]
     (path / "state.json").write_text(json.dumps(state))
-    with pytest.raises(CheckpointError, match=key):
+    with raises_code(CheckpointError, "checkpoint.damaged", path) as caught:
         read(path)
+    assert_holds(caught.value.got, "state.json" if key == "step" else "'sha256'")
 
 
 def test_one_kind_of_weights_is_read_alone_and_with_its_state(tmp_path: Path) -> None:
@@ -184,8 +187,9 @@ def test_a_state_that_says_something_else_is_seen(tmp_path: Path) -> None:
     path = save(tmp_path, made(1), keep=1)
     text = (path / "state.json").read_text()
     (path / "state.json").write_text(text.replace('"step": 1', '"step": 7'))
-    with pytest.raises(CheckpointError, match=r"state\.json is not what was written"):
+    with raises_code(CheckpointError, "checkpoint.damaged", path) as caught:
         read(path)
+    assert_holds(caught.value.got, "state.json")
 
 
 def test_a_checkpoint_without_a_digest_of_its_state_is_still_read(tmp_path: Path) -> None:

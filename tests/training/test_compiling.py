@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from etrm.config import Config
 from etrm.errors import ConfigError, NonFiniteError
 from etrm.training import state
 from etrm.training.trainer import Trainer, train
+from tests.errors import raises_code
 
 Smoke = Callable[..., Config]
 pytestmark = [
@@ -39,7 +39,7 @@ def graphs() -> Iterator[Callable[[], int]]:
 
 def test_without_a_compiler_it_is_refused(smoke: Smoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(ConfigError, match=r"no C\+\+ compiler \(g\+\+\)"):
+    with raises_code(ConfigError, "train.no-compiler", "g++", "CXX", "train.compile=false"):
         Trainer(smoke("train.compile=true"))
     Trainer(smoke())
 
@@ -112,5 +112,5 @@ def test_what_is_not_finite_inside_a_compiled_network_is_named(tmp_path: Path, s
         if metrics["step"] == 2:
             trainer.model.get_parameter(f"{layer}.weight").data.fill_(3e38)
 
-    with pytest.raises(NonFiniteError, match=re.escape(f"first in {layer}: its output")):
+    with raises_code(NonFiniteError, "train.nonfinite-loss", layer):
         train(smoke("train.compile=true"), tmp_path / "run", on_step=spoil)

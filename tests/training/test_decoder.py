@@ -23,6 +23,7 @@ from etrm.training.decoder import (
     read_source,
 )
 from etrm.training.trainer import Trainer, train
+from tests.errors import assert_holds, raises_code
 
 PUBLISHED = Path(__file__).parent.parent / "parity" / "trm" / "weights.safetensors"
 PUBLISHED_CONFIG = {"hidden_size": 32, "num_heads": 4, "H_cycles": 3, "L_cycles": 2, "context_tokens": 4}
@@ -82,7 +83,7 @@ def test_everything_that_is_missing_or_misshapen_is_listed_and_nothing_is_loaded
     tensors["q_head.bias"] = torch.zeros(3)
     target = core()
     before = {name: value.clone() for name, value in target.state_dict().items()}
-    with pytest.raises(CheckpointError, match="3 of 14 decoder tensors cannot be loaded") as caught:
+    with raises_code(CheckpointError, "decoder.does-not-fit", "3 of 14", "somewhere.pt") as caught:
         load_decoder(target, source(tensors), config(), TrainConfig())
     for part in ("lm_head.weight: missing", "H_init: missing", "q_head.bias: shape (3,), wanted (2,)"):
         assert part in caught.value.got
@@ -106,14 +107,12 @@ def test_a_setting_without_weights_that_differs_is_refused_unless_allowed_by_nam
     found = source(tensors, **{**PUBLISHED_CONFIG, name: theirs})
     ours = getattr(config(), name)
     assert differing_settings(found, config()) == {name: (theirs, ours)}
-    with pytest.raises(
-        CheckpointError, match=f"trained with {name} {theirs}, and this config runs it with {ours}"
-    ) as caught:
+    with raises_code(CheckpointError, "decoder.other-function", f"{name} {theirs}", ours) as caught:
         load_decoder(core(), found, config(), TrainConfig())
     assert f"model.{name}={theirs}" in caught.value.next_step
     assert f'train.allow_decoder_mismatch=["{name}"]' in caught.value.next_step
     others = tuple(other for other in ("H_cycles", "L_cycles", "num_heads") if other != name)
-    with pytest.raises(CheckpointError, match=name):
+    with raises_code(CheckpointError, "decoder.other-function", name):
         load_decoder(core(), found, config(), TrainConfig(allow_decoder_mismatch=others))
     load_decoder(core(), found, config(), TrainConfig(allow_decoder_mismatch=(name,)))
 
@@ -174,7 +173,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_never_executed(
         torch.save(payload, file)
     else:
         file.write_bytes(pickle.dumps(payload))
-    with pytest.raises(CheckpointError, match=r"w\.pt cannot be read as a checkpoint"):
+    with raises_code(CheckpointError, "checkpoint.not-a-checkpoint", file):
         read_source(file, "ema")
     assert not exploded.exists()
     pickle.loads(pickle.dumps(bomb(exploded)))
@@ -186,7 +185,7 @@ def test_any_bytes_are_a_checkpoint_error(tmp_path_factory: pytest.TempPathFacto
     for suffix in (".pt", ".safetensors"):
         file = tmp_path_factory.getbasetemp() / f"junk{suffix}"
         file.write_bytes(content)
-        with pytest.raises(CheckpointError):
+        with raises_code(CheckpointError, "checkpoint.not-a-checkpoint", file):
             read_source(file, "ema")
 
 
@@ -197,24 +196,24 @@ def test_a_truncated_torch_file_is_a_checkpoint_error(tmp_path: Path, zipped: bo
     torch.save({"model.inner.H_init": torch.zeros(99)}, file, _use_new_zipfile_serialization=zipped)
     content = file.read_bytes()
     file.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(CheckpointError, match=r"w\.pt cannot be read"):
+    with raises_code(CheckpointError, "checkpoint.not-a-checkpoint", file):
         read_source(file, "ema")
 
 
 def test_a_file_without_named_tensors_is_refused(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match="holds no named tensors") as caught:
+    with raises_code(CheckpointError, "checkpoint.no-tensors", tmp_path / "w.pt", got="list") as caught:
         read_source(tmp_path / "w.pt", "ema")
     assert caught.value.got == "list"
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"none\.pt cannot be read"):
+    with raises_code(CheckpointError, "checkpoint.not-a-checkpoint", tmp_path / "none.pt"):
         read_source(tmp_path / "none.pt", "ema")
 
 
 def test_a_folder_without_a_checkpoint_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint stands in") as caught:
+    with raises_code(CheckpointError, "checkpoint.absent", tmp_path, "model.variant=trm") as caught:
         read_source(tmp_path, "ema")
     assert "model.variant=trm" in caught.value.next_step
 
@@ -226,12 +225,13 @@ def test_an_altered_checkpoint_gives_no_decoder(trm_run: Path, tmp_path: Path, f
     spot = content.index(b'"L_cycles": 1') + 12 if file == "state.json" else len(content) - 1
     content[spot] ^= 2
     (altered / file).write_bytes(content)
-    with pytest.raises(CheckpointError, match=f"{file} is not what was written"):
+    with raises_code(CheckpointError, "checkpoint.damaged", altered) as caught:
         read_source(altered, "ema")
+    assert_holds(caught.value.got, file)
 
 
 def test_a_checkpoint_that_does_not_say_its_settings_is_refused(tmp_path: Path) -> None:
     tensors = {"core.H_init": torch.zeros(1)}
     folder = save(tmp_path, Checkpoint(1, tensors, tensors, {}, {"name": "made by hand"}), keep=1)
-    with pytest.raises(CheckpointError, match="does not say how its model was trained"):
+    with raises_code(CheckpointError, "checkpoint.no-settings", folder):
         read_source(folder, "ema")

@@ -23,6 +23,7 @@ from etrm.training import checkpoint as checkpoints
 from etrm.training.distributed import Processes
 from etrm.training.run_folder import read_config, read_metrics
 from etrm.training.trainer import Trainer, train
+from tests.errors import assert_holds, raises_code
 
 ROOT = Path(__file__).parents[2]
 HELD = "model.halt.exploration=0.5"
@@ -166,7 +167,7 @@ def test_parts_of_a_batch_give_the_numbers_of_the_whole(
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
-    with pytest.raises(ConfigError, match="batch_size 5 cannot be split over 2 processes"):
+    with raises_code(ConfigError, "train.indivisible-batch", 5, 2):
         Processes(0, 2).share(5)
     assert [Processes(rank, 3).share(6) for rank in range(3)] == [range(2), range(2, 4), range(4, 6)]
 
@@ -262,8 +263,8 @@ def test_a_process_that_is_killed_ends_the_others_with_a_message_and_the_run_goe
     os.kill(sorted(children(process.pid))[rank], signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert errors.count("another process of this run has ended") == 1
-    assert "--resume" in errors
+    assert errors.count("process.ended") == 1
+    assert_holds(errors, "process.ended", "--resume")
 
     def stop(trainer: Trainer, metrics: dict[str, Any]) -> None:
         if metrics["step"] >= 30:
@@ -291,21 +292,21 @@ def test_a_signal_to_the_launcher_stops_all_after_the_same_step_and_keeps_a_chec
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("setting", "code"),
     [
-        ("train.batch_size=5", "train.batch_size 5 cannot be split over 2 processes"),
-        ("data.subset=evaluation", "3 of 3 tasks"),
-        ("train.stepz=5", "unknown setting 'train.stepz'"),
+        ("train.batch_size=5", "train.indivisible-batch"),
+        ("data.subset=evaluation", "data.leakage"),
+        ("train.stepz=5", "config.unknown-setting"),
     ],
 )
 def test_an_error_that_all_processes_meet_is_told_once(
-    tmp_path: Path, settings_of_smoke: Callable[..., tuple[str, ...]], setting: str, message: str
+    tmp_path: Path, settings_of_smoke: Callable[..., tuple[str, ...]], setting: str, code: str
 ) -> None:
     command = [sys.executable, "-m", "cli", "train", "--out", str(tmp_path / "run")]
     ended = start([*command, *new_run(settings_of_smoke(setting))], 2)
     told = [process.communicate()[1] for process in ended]
     assert [process.returncode for process in ended] == [2, 2]
-    assert "".join(told).count(message) == 1
+    assert "".join(told).count(code) == 1
     assert "Traceback" not in "".join(told)
 
 
@@ -323,8 +324,7 @@ def test_what_is_not_finite_on_one_process_stops_all_in_the_same_step(
     for process in ended:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 2, errors
-        assert f"the {kind} of step 3 is not finite" in errors
-        assert "first in core.lm_head" in errors
+        assert_holds(errors, f"train.nonfinite-{kind}", "step 3", "core.lm_head")
     assert [line["step"] for line in read_metrics(folder)] == [1, 2]
 
     kept = folder / "nonfinite" / "step_00000003"

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from etrm.errors import ArgumentError
 from etrm.training.ema import Ema
+from tests.errors import raises_code
 
 
 class Counted(nn.Module):
@@ -56,7 +58,7 @@ def test_half_precision_is_averaged_in_float32() -> None:
 
 
 def test_an_average_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="an average of no weights"):
+    with raises_code(ArgumentError, "train.empty-average"):
         Ema(Counted(), 0.9).average()
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from etrm.config import Config
+from etrm.errors import ArgumentError
 from etrm.model.encoders.base import Encoded
 from etrm.model.encoders.standard import StandardEncoder
 from etrm.training.gate import Gate, gate, own_and_foreign
 from etrm.training.trainer import train
+from tests.errors import raises_code
 
 Smoke = Callable[..., Config]
 
@@ -46,7 +48,7 @@ def test_a_low_peak_and_a_half_kept_are_no_collapse() -> None:
 
 
 def test_too_few_steps_are_refused() -> None:
-    with pytest.raises(ValueError, match="24 steps are fewer than the 25"):
+    with raises_code(ArgumentError, "gate.too-few-steps", 24, 25):
         gate([1.0] * 24)
 
 

@@ -29,6 +29,7 @@ from etrm.training.importing import import_checkpoint
 from etrm.training.predict import load_model
 from etrm.training.trainer import Trainer, train
 from etrm.training.weights import read_weights
+from tests.errors import assert_holds, raises_code
 
 PARITY = Path(__file__).parent.parent / "parity"
 CASES = sorted(path.name for path in PARITY.iterdir())
@@ -117,7 +118,7 @@ def test_a_checkpoint_of_mlp_t_keeps_the_published_norm_over_tokens(tmp_path: Pa
     assert found.config.model.mlp_t_norm == "tokens"
     assert found.sources["mlp_t_norm"] == "published code"
     channels = ours(tmp_path / "other", small(variant="trm", mlp_t=True))
-    with pytest.raises(CheckpointError, match="would compute something else"):
+    with raises_code(CheckpointError, "export.other-function", "model.mlp_t_norm"):
         export_checkpoint(channels, tmp_path / "y.pt", "raw", "torch")
     assert not (tmp_path / "y.pt").exists()
 
@@ -211,7 +212,7 @@ def test_a_run_starts_from_an_imported_decoder(imported: Path, smoke: Callable[.
     config = smoke(f'train.decoder="{imported}"', *(f"model.{setting}" for setting in settings))
     for name, tensor in Trainer(config).model.core.state_dict().items():
         assert torch.equal(tensor, theirs[f"model.inner.{name}"]), name
-    with pytest.raises(CheckpointError, match="trained with L_cycles 2"):
+    with raises_code(CheckpointError, "decoder.other-function", "L_cycles 2", 4):
         Trainer(smoke(f'train.decoder="{imported}"', *(f"model.{s}" for s in settings), "model.L_cycles=4"))
 
 
@@ -235,7 +236,7 @@ def test_a_foreign_puzzle_table_is_neither_trained_on_nor_evaluated(
     run = tmp_path / "run"
     found = import_checkpoint(parity("trm"), run, None, settings_of_smoke("train.steps=20"))
     for use in (lambda: train(found.config, run, resume=True), lambda: load_model(run, "ema")):
-        with pytest.raises(CheckpointError, match="puzzle table with the ids of another data set"):
+        with raises_code(CheckpointError, "checkpoint.other-puzzle-ids"):
             use()
     assert len(read_source(run, "ema").tensors) == 14
 
@@ -244,9 +245,8 @@ def test_a_run_of_another_model_does_not_take_the_weights(imported: Path) -> Non
     config = json.loads((imported / "config.json").read_text())
     config["model"]["context_tokens"] = 5
     (imported / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="do not fit the run's config") as caught:
+    with raises_code(CheckpointError, "checkpoint.does-not-fit-config", "query_tokens"):
         train(Config.model_validate(config), imported, resume=True)
-    assert "query_tokens" in caught.value.got
 
 
 # -- what is refused, and changes nothing -------------------------------------------------------------
@@ -263,7 +263,8 @@ def refused(file: Path, overrides: tuple[str, ...] = GIVEN, beside: Path | None 
 
 def test_every_setting_that_nobody_gave_is_named(tmp_path: Path) -> None:
     error = refused(trm_file(tmp_path), ())
-    assert error.got == "not known: num_heads, H_cycles, L_cycles, halt.max_steps, context_tokens, positions"
+    assert error.code == "import.absent-settings"
+    assert_holds(error.got, "num_heads, H_cycles, L_cycles, halt.max_steps, context_tokens, positions")
     assert "--set model.H_cycles=..." in error.next_step
 
 
@@ -284,56 +285,87 @@ def test_settings_beside_the_file_are_found(tmp_path: Path, name: str) -> None:
 def test_a_name_that_stands_twice_with_two_values_is_not_known(tmp_path: Path) -> None:
     values = json.loads((PARITY / "trm" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({"a": values, "b": {"H_cycles": 2}}))
-    assert refused(trm_file(tmp_path), ()).got == "not known: H_cycles"
+    error = refused(trm_file(tmp_path), ())
+    assert error.code == "import.absent-settings"
+    assert "H_cycles" in error.got
+    assert "," not in error.got  # nothing else is missing
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff"])
 def test_a_settings_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
-    assert "config.json cannot be read" in refused(trm_file(tmp_path)).what
+    error = refused(trm_file(tmp_path))
+    assert error.code == "import.unreadable-settings"
+    assert_holds(error.what, tmp_path / "config.json")
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "code", "values"),
     [
-        ({"H_init": None}, "holds no TRM"),
-        ({"H_init": torch.zeros(2, 2)}, "holds no TRM"),
-        ({"H_init": torch.zeros(64)}, "do not fit"),
-        ({"lm_head.weight": None}, "lm_head.weight: missing"),
-        ({"lm_head.weight": torch.zeros(11, 32)}, "lm_head.weight: shape (11, 32), wanted (12, 32)"),
-        ({"more": torch.zeros(1)}, "core.more: not of this model"),
-        ({"lm_head.weight": torch.full((12, 32), float("nan"))}, "NaN or infinite"),
-        ({"lm_head.weight": torch.full((12, 32), float("inf"))}, "NaN or infinite"),
-        ({"lm_head.weight": torch.full((12, 32), 1e-60, dtype=torch.float64)}, "that float32 cannot hold"),
-        ({"lm_head.weight": torch.zeros(12, 32, dtype=torch.int64)}, "that float32 cannot hold"),
-        ({"lm_head.weight": torch.zeros(12, 32, dtype=torch.complex64)}, "of a kind that no checkpoint has"),
-        ({"puzzle_emb.weights": torch.zeros(())}, "puzzle_table.weights: shape ()"),
+        ({"H_init": None}, "import.no-trm", ["inner.H_init"]),
+        ({"H_init": torch.zeros(2, 2)}, "import.no-trm", ["inner.H_init"]),
+        ({"H_init": torch.zeros(64)}, "import.does-not-fit", []),
+        ({"lm_head.weight": None}, "import.does-not-fit", ["lm_head.weight: missing"]),
+        (
+            {"lm_head.weight": torch.zeros(11, 32)},
+            "import.does-not-fit",
+            ["lm_head.weight", (11, 32), (12, 32)],
+        ),
+        ({"more": torch.zeros(1)}, "import.does-not-fit", ["core.more"]),
+        (
+            {"lm_head.weight": torch.full((12, 32), float("nan"))},
+            "import.not-a-weight",
+            ["lm_head.weight", "NaN"],
+        ),
+        (
+            {"lm_head.weight": torch.full((12, 32), float("inf"))},
+            "import.not-a-weight",
+            ["lm_head.weight", "NaN"],
+        ),
+        (
+            {"lm_head.weight": torch.full((12, 32), 1e-60, dtype=torch.float64)},
+            "import.not-a-weight",
+            ["lm_head.weight", torch.float64],
+        ),
+        (
+            {"lm_head.weight": torch.zeros(12, 32, dtype=torch.int64)},
+            "import.not-a-weight",
+            ["lm_head.weight", torch.int64],
+        ),
+        (
+            {"lm_head.weight": torch.zeros(12, 32, dtype=torch.complex64)},
+            "checkpoint.bad-tensors",
+            ["lm_head.weight", torch.complex64],
+        ),
+        ({"puzzle_emb.weights": torch.zeros(())}, "import.does-not-fit", ["puzzle_table.weights", ()]),
     ],
 )
 def test_tensors_that_are_no_trm_are_refused(
-    tmp_path: Path, changes: dict[str, Tensor | None], message: str
+    tmp_path: Path, changes: dict[str, Tensor | None], code: str, values: list[object]
 ) -> None:
-    assert message in str(refused(trm_file(tmp_path, **changes)))
+    error = refused(trm_file(tmp_path, **changes))
+    assert error.code == code
+    assert_holds(str(error), *values)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "kind", "code", "value"),
     [
-        (("model.layers=3",), "holds a model with layers 2"),
-        (("model.variant=etrm",), "holds a model with variant trm"),
-        (("model.num_heads=5",), "not divisible"),
-        (("model.nonsense=1",), "unknown setting"),
-        (("model=1",), "model is a section"),
-        (("data=1",), "data"),
-        (("model.expansion=400",), "do not fit"),
+        (("model.layers=3",), CheckpointError, "import.contradiction", "layers 2"),
+        (("model.variant=etrm",), CheckpointError, "import.contradiction", "variant trm"),
+        (("model.num_heads=5",), ConfigError, "config.indivisible-heads", "model.num_heads 5"),
+        (("model.nonsense=1",), ConfigError, "config.unknown-setting", "'model.nonsense'"),
+        (("model=1",), ConfigError, "config.not-a-value", "model"),
+        (("data=1",), ConfigError, "config.not-a-value", "data"),
+        (("model.expansion=400",), CheckpointError, "import.does-not-fit", "shape"),
     ],
 )
 def test_settings_that_are_not_of_the_tensors_are_refused(
-    tmp_path: Path, given: tuple[str, ...], message: str
+    tmp_path: Path, given: tuple[str, ...], kind: type[EtrmError], code: str, value: str
 ) -> None:
     error = refused(trm_file(tmp_path), (*GIVEN, *given))
-    assert message in str(error)
-    assert isinstance(error, CheckpointError | ConfigError)
+    assert (type(error), error.code) == (kind, code)
+    assert_holds(str(error), value)
 
 
 def test_bfloat16_is_taken_exactly_and_a_missing_table_is_no_fault(tmp_path: Path) -> None:
@@ -349,23 +381,33 @@ def test_a_pickle_with_code_in_it_does_not_run(tmp_path: Path, bomb: Callable[[P
     torch.save(load_file(parity("trm")) | {"x": bomb(exploded)}, tmp_path / "w.pt")
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"x": bomb(exploded)}))
     for name in ("w.pt", "w.pkl"):
-        assert f"{name} cannot be read as a checkpoint" in refused(tmp_path / name).what
+        error = refused(tmp_path / name)
+        assert error.code == "checkpoint.not-a-checkpoint"
+        assert_holds(error.what, tmp_path / name)
     assert not exploded.exists()
 
 
 def test_a_folder_an_empty_file_and_a_folder_that_exists_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "folder").mkdir()
-    assert "empty cannot be read" in refused(tmp_path / "empty").what
-    assert "is a folder" in refused(tmp_path / "folder").what
-    assert "none cannot be read" in refused(tmp_path / "none").what
     (tmp_path / "run").mkdir()
-    assert "run exists" in refused(trm_file(tmp_path)).what
+    for file, code, named in (
+        (tmp_path / "folder", "import.folder", "folder"),
+        (trm_file(tmp_path), "import.exists", "run"),
+    ):
+        error = refused(file)
+        assert error.code == code
+        assert_holds(error.what, tmp_path / named)
+    (tmp_path / "run").rmdir()
+    for name in ("empty", "none"):
+        error = refused(tmp_path / name)
+        assert error.code == "checkpoint.not-a-checkpoint"
+        assert_holds(error.what, tmp_path / name)
 
 
 def test_a_folder_that_cannot_be_written_is_named_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with raises_code(CheckpointError, "import.not-writable", tmp_path / "file" / "run"):
         import_checkpoint(trm_file(tmp_path), tmp_path / "file" / "run", None, GIVEN)
 
 
@@ -375,12 +417,12 @@ def test_an_export_overwrites_nothing_and_leaves_nothing_half_done(
     source = ours(tmp_path, small(variant="trm"))
     (tmp_path / "x.json").write_text("mine")
     for name in ("x.pt", "x.json"):
-        with pytest.raises(CheckpointError, match="exists"):
+        with raises_code(CheckpointError, "export.exists", tmp_path):
             export_checkpoint(source, tmp_path / name, "raw", "torch")
     assert (tmp_path / "x.json").read_text() == "mine"
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with raises_code(CheckpointError, "export.not-writable", tmp_path / "none"):
         export_checkpoint(source, tmp_path / "none" / "y.pt", "raw", "torch")
-    with pytest.raises(CheckpointError, match="is no checkpoint of ours"):
+    with raises_code(CheckpointError, "export.no-checkpoint", parity("trm")):
         export_checkpoint(parity("trm"), tmp_path / "y.pt", "raw", "torch")
     assert left(tmp_path) == ["step_00000001", "x.json"]
 
@@ -395,14 +437,14 @@ def test_a_disk_that_fills_up_while_importing_or_exporting_keeps_no_half_of_it(
     source, file = ours(tmp_path, small(variant="trm")), trm_file(tmp_path)
     before = left(tmp_path)
     monkeypatch.setattr(importing.checkpoints, "save", full)
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with raises_code(CheckpointError, "import.not-writable", tmp_path / "run"):
         import_checkpoint(file, tmp_path / "run", None, GIVEN)
     assert left(tmp_path) == before
     write = exporting.write_atomically
     monkeypatch.setattr(
         exporting, "write_atomically", lambda p, c: (write if p.suffix == ".json" else full)(p, c)
     )
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with raises_code(CheckpointError, "export.not-writable", tmp_path / "y.pt"):
         export_checkpoint(source, tmp_path / "y.pt", "raw", "torch")
     assert left(tmp_path) == before
 
@@ -411,7 +453,7 @@ def test_an_altered_checkpoint_is_not_exported(tmp_path: Path) -> None:
     source = ours(tmp_path, small(variant="trm"))
     content = (source / "ema.safetensors").read_bytes()
     (source / "ema.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match="is not what was written"):
+    with raises_code(CheckpointError, "checkpoint.damaged", source, "ema.safetensors"):
         export_checkpoint(source, tmp_path / "x.pt", "ema", "torch")
     assert left(tmp_path) == ["step_00000001"]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from etrm.training import checkpoint as checkpoints
 from etrm.training import nonfinite, state
 from etrm.training.run_folder import read_metrics
 from etrm.training.trainer import Trainer, train
+from tests.errors import assert_holds, raises_code
 
 Smoke = Callable[..., Config]
 Spoil = Callable[[Trainer], None]
@@ -87,45 +90,45 @@ MLP = "encoder.grid_encoder.layers.0.mlp"
 CASES = {
     "a NaN in a weight of the core": (
         spoil_weight("core.L_level.layers.0.mlp.down_proj.weight", NAN),
-        "the loss",
-        ("parameters", "core.L_level.layers.0.mlp.down_proj", "its weight before the step"),
+        "train.nonfinite-loss",
+        ("parameters", "core.L_level.layers.0.mlp.down_proj", "value", "weight"),
     ),
     "an infinity in a weight of the encoder": (
         spoil_weight("encoder.set_encoder.layers.0.q_proj.weight", INF),
-        "the loss",
-        ("parameters", "encoder.set_encoder.layers.0.q_proj", "its weight before the step"),
+        "train.nonfinite-loss",
+        ("parameters", "encoder.set_encoder.layers.0.q_proj", "value", "weight"),
     ),
     "an overflow in a block": (
         spoil_module("core.L_level.layers.0.mlp", lambda x: x * 1e38 * 1e38),
-        "the loss",
-        ("forward", "core.L_level.layers.0.mlp", "what it hands to core.L_level.layers.0.mlp.down_proj"),
+        "train.nonfinite-loss",
+        ("forward", "core.L_level.layers.0.mlp", "handed-on", "core.L_level.layers.0.mlp.down_proj"),
     ),
     "a gradient alone": (
         spoil_module(MLP, NanBackward.apply),
-        "the gradient",
-        ("backward", MLP, "the gradient that it sends back to its input"),
+        "train.nonfinite-gradient",
+        ("backward", MLP, "input-gradient", ""),
     ),
-    "a carried state": (spoil_carry, "the loss", ("forward", "", "its inputs")),
+    "a carried state": (spoil_carry, "train.nonfinite-loss", ("forward", "", "input", "")),
 }
 
 
-@pytest.mark.parametrize(("spoil", "what", "origin"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("spoil", "code", "origin"), CASES.values(), ids=CASES)
 @pytest.mark.parametrize("clip", ["1.0", "none"])
 def test_what_was_planted_is_named_and_kept(
-    tmp_path: Path, smoke: Smoke, spoil: Spoil, what: str, origin: tuple[str, str, str], clip: str
+    tmp_path: Path, smoke: Smoke, spoil: Spoil, code: str, origin: tuple[str, str, str, str], clip: str
 ) -> None:
     config = smoke("train.steps=8", "train.checkpoint_every=2", "data.buckets=1", f"train.clip_norm={clip}")
     error = failed_run(config, tmp_path, spoil)
-    assert error.what == f"{what} of step 4 is not finite"
-    assert (origin[1] or "the model itself") in error.got
-    assert str(tmp_path / "nonfinite" / "step_00000004") in error.next_step
-    assert "the newest checkpoint is step_00000002" in error.next_step
+    assert error.code == code
+    assert_holds(error.what, "step 4")
+    assert origin[1] in error.got
+    assert_holds(error.next_step, tmp_path / "nonfinite" / "step_00000004", "step_00000002")
 
     report = report_of(tmp_path)
     found = report["replay"]["origin"]
-    assert (found["phase"], found["module"], found["what"]) == origin
+    assert (found["phase"], found["module"], found["place"], found["name"]) == origin
     assert report["replay"]["failed"]
-    assert (report["step"], report["newest_checkpoint"]) == (4, "step_00000002")
+    assert (report["step"], report["code"], report["newest_checkpoint"]) == (4, code, "step_00000002")
     assert bool(report["weights"]) == (origin[0] == "parameters")
     assert len(read_metrics(tmp_path)) == 3
     kept = checkpoints.saved(tmp_path / "checkpoints")
@@ -139,13 +142,14 @@ def test_the_rows_at_fault_are_named_with_their_tasks(tmp_path: Path, smoke: Smo
     assert report["replay"]["rows"] == report["replay"]["origin"]["rows"] == [2]
     sample = json.loads((report["path"] / "samples.json").read_text())[2]
     assert (sample["row"], sample["act_steps"]) == (2, 3)
-    assert f"in the rows [2] of 4, tasks {sample['task_id']}" in error.got
+    assert_holds(error.got, "[2] of 4", sample["task_id"])
 
 
 def test_an_update_that_overflows_is_found_at_once_and_never_saved(tmp_path: Path, smoke: Smoke) -> None:
     config = smoke("train.steps=8", "train.checkpoint_every=1", "train.warmup_steps=0")
     error = failed_run(config, tmp_path, spoil_rate)
-    assert error.what == "the update of step 4 made weights that are not finite"
+    assert error.code == "train.nonfinite-weights"
+    assert_holds(error.what, "step 4")
     report = report_of(tmp_path)
     assert (report["replay"], report["state_before"]) == (None, None)
     assert report["weights"][0] in error.got
@@ -205,7 +209,7 @@ def test_a_step_that_does_not_fail_again_is_reported_as_such(tmp_path: Path, smo
     error = failed_run(smoke("train.steps=8"), tmp_path, spoil_module("core.lm_head", once))
     report = report_of(tmp_path)
     assert report["replay"] == {"failed": False, "origin": None, "rows": []}
-    assert "not so when it was repeated" in error.got
+    assert (error.code, report["code"]) == ("train.nonfinite-loss", "train.nonfinite-loss")
 
 
 def test_a_resumed_run_that_meets_the_step_again_writes_the_folder_again(
@@ -230,17 +234,17 @@ def test_a_batch_that_cannot_be_kept_does_not_hide_the_error(tmp_path: Path, smo
         spoil_weight("core.lm_head.weight", NAN)(trainer)
 
     error = failed_run(smoke("train.steps=8"), tmp_path, spoil)
-    assert error.what == "the loss of step 4 is not finite"
-    assert "could not be kept" in error.next_step
+    assert error.code == "train.nonfinite-loss"
+    assert_holds(error.next_step, tmp_path / nonfinite.FOLDER / "step_00000004", os.strerror(errno.ENOTDIR))
 
 
 def test_a_run_in_memory_is_explained_too(smoke: Smoke) -> None:
     trainer = Trainer(smoke("monitor.enabled=false"))
     trainer.train_step()
     spoil_weight("core.lm_head.weight", NAN)(trainer)
-    with pytest.raises(NonFiniteError, match=r"first in core\.lm_head: its weight") as caught:
+    with raises_code(NonFiniteError, "train.nonfinite-loss", "step 2", "core.lm_head") as caught:
         trainer.run()
-    assert "could not" not in caught.value.next_step
+    assert nonfinite.FOLDER not in caught.value.next_step
 
 
 def test_large_but_finite_weights_are_no_fault() -> None:
@@ -249,7 +253,7 @@ def test_large_but_finite_weights_are_no_fault() -> None:
     nonfinite.check_weights(model, 1)
     model.weight.grad = torch.full((4, 4), 1e38)
     nonfinite.check_gradients(model, None, 1)
-    with pytest.raises(NonFiniteError, match="gradient of step 1"):
+    with raises_code(NonFiniteError, "train.nonfinite-gradient", "step 1"):
         nonfinite.check_gradients(model, INF, 1)
 
 
@@ -258,5 +262,5 @@ def test_one_bad_element_of_a_gradient_is_enough(value: float) -> None:
     table = nn.Embedding(5, 2, sparse=True)
     (table(torch.tensor([1, 3])) * torch.tensor([[1.0], [value]])).sum().backward()
     for norm in (None, 1.0):  # the norm is of the dense ones
-        with pytest.raises(NonFiniteError, match="gradient of step 7"):
+        with raises_code(NonFiniteError, "train.nonfinite-gradient", "step 7"):
             nonfinite.check_gradients(table, norm, 7)

@@ -16,6 +16,7 @@ from etrm.training.loss import act_loss
 from etrm.training.predict import load_model, mean_loss, predictor, solve
 from etrm.training.scoring import score_run
 from etrm.training.trainer import train
+from tests.errors import raises_code
 
 Smoke = Callable[..., Config]
 
@@ -74,10 +75,10 @@ def test_mean_loss_is_that_of_the_last_step_per_scored_token(run: Path, samples:
 
 
 def test_a_folder_without_a_run_or_checkpoint_is_named(tmp_path: Path, smoke: Smoke) -> None:
-    with pytest.raises(RunFolderError, match="is not a run folder"):
+    with raises_code(RunFolderError, "run.absent", tmp_path):
         load_model(tmp_path, "ema")
     (tmp_path / "config.json").write_text(smoke().to_json())
-    with pytest.raises(CheckpointError, match="no checkpoint stands in") as caught:
+    with raises_code(CheckpointError, "checkpoint.absent", tmp_path, "--resume") as caught:
         load_model(tmp_path, "ema")
     assert "--resume" in caught.value.next_step
 
@@ -85,7 +86,7 @@ def test_a_folder_without_a_run_or_checkpoint_is_named(tmp_path: Path, smoke: Sm
 def test_weights_that_do_not_fit_the_config_are_refused(run: Path, tmp_path: Path, smoke: Smoke) -> None:
     (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
     (tmp_path / "config.json").write_text(smoke("model.context_tokens=5").to_json())
-    with pytest.raises(CheckpointError, match="do not fit the run's config") as caught:
+    with raises_code(CheckpointError, "checkpoint.does-not-fit-config", "step 3", "query_tokens") as caught:
         load_model(tmp_path, "ema")
     assert "query_tokens" in caught.value.got
 
@@ -96,6 +97,8 @@ def test_weights_that_do_not_fit_the_config_are_refused(run: Path, tmp_path: Pat
 def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "submission.json"
     scores = score_run(run, ("evaluate.weights=raw",), file)
+    assert scores.submitted is not None
+    assert (scores.submitted.tasks, scores.submitted.path) == (3, file)
     assert (scores.step, scores.weights) == (3, "raw")
     assert [task.id for task in scores.asked] == ["task100", "task101", "task102"]
     assert {"untrained model"} < set(scores.others)
@@ -104,8 +107,19 @@ def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path
     assert set(json.loads(file.read_text())) == {"task100", "task101", "task102"}
 
 
+def test_a_submission_holds_the_whole_data_set_and_names_what_was_not_evaluated(
+    run: Path, tmp_path: Path
+) -> None:
+    score_run(run, ("evaluate.max_tasks=1",), tmp_path / "submission.json")
+    assert set(json.loads((tmp_path / "submission.json").read_text())) == {"task100", "task101", "task102"}
+    found = json.loads((tmp_path / "submission.placeholders.json").read_text())
+    assert found["tasks"] == 3
+    found["placeholders"].pop("task100", None)  # evaluated: three steps may not be enough for a grid
+    assert found["placeholders"] == {"task101": "max_tasks", "task102": "max_tasks"}
+
+
 def test_scoring_what_was_trained_on_is_refused(run: Path) -> None:
-    with pytest.raises(LeakageError, match="4 of 4 tasks"):
+    with raises_code(LeakageError, "data.leakage", "4 of 4"):
         score_run(run, ("evaluate.subset=training",), None)
     allowed = ("evaluate.subset=training", 'evaluate.allow_trained=["all"]')
     assert score_run(run, allowed, None).model.pass_at[1].asked == 4

@@ -20,6 +20,7 @@ from etrm.training.published import (
     published_settings,
     strip_wrappers,
 )
+from tests.errors import raises_code
 
 PARITY = Path(__file__).parent.parent / "parity"
 WRAPPERS = st.lists(st.sampled_from(["_orig_mod.", "module.", "model."]), max_size=6).map("".join)
@@ -136,7 +137,7 @@ def test_the_settings_of_a_model_go_there_and_back(model: str) -> None:
 def test_a_model_that_the_published_code_cannot_compute_has_no_published_settings(
     changed: dict[str, object], named: str
 ) -> None:
-    with pytest.raises(CheckpointError, match="would compute something else") as caught:
+    with raises_code(CheckpointError, "export.other-function", got=named) as caught:
         published_settings(ModelConfig(**changed))
     assert caught.value.got == named
 
@@ -157,7 +158,7 @@ def test_what_the_settings_of_an_encoder_say_is_nothing_to_a_model_without_one()
     ],
 )
 def test_settings_of_another_model_are_refused(values: dict[str, object], kind: str) -> None:
-    with pytest.raises(CheckpointError, match="of another model") as caught:
+    with raises_code(CheckpointError, "import.settings-of-other-model") as caught:
         our_settings(values, "etrm", kind)
     assert next(iter(values)) in caught.value.got
     assert our_settings(values | {"vocab_size": 12}, "trm", "standard") == {}

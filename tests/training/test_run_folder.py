@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 from etrm.config import Config
-from etrm.errors import LeakageError, RunFolderError
+from etrm.errors import FolderInUseError, LeakageError, RunFolderError
 from etrm.training.run_folder import RunFolder, read_config, read_metrics, source_state
 from etrm.training.trainer import train
+from tests.errors import assert_holds, raises_code
 from tests.training.runs import (
     ENDLESS,
     ROOT,
@@ -69,7 +71,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(RunFolderError, match="another process is working in"):
+        with raises_code(FolderInUseError, "run.in-use", tmp_path):
             RunFolder(tmp_path, Config(), resume=False)
         holder.kill()
     with opened(tmp_path, Config()):
@@ -77,14 +79,14 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
 
 
 def test_an_open_folder_cannot_be_opened_again(tmp_path: Path) -> None:
-    with opened(tmp_path, Config()), pytest.raises(RunFolderError, match="another process"):
+    with opened(tmp_path, Config()), raises_code(FolderInUseError, "run.in-use", tmp_path, os.getpid()):
         RunFolder(tmp_path, Config(), resume=True)
 
 
 def test_an_existing_run_is_not_begun_again(tmp_path: Path) -> None:
     with opened(tmp_path, Config()):
         pass
-    with pytest.raises(RunFolderError, match="already holds a run") as caught:
+    with raises_code(RunFolderError, "run.exists", tmp_path, "--resume") as caught:
         RunFolder(tmp_path, Config(), resume=False)
     assert "--resume" in caught.value.next_step
 
@@ -93,7 +95,7 @@ def test_a_run_is_not_resumed_with_another_config(tmp_path: Path) -> None:
     with opened(tmp_path, Config()):
         pass
     other = Config.model_validate({"train": {"lr": 0.5}})
-    with pytest.raises(RunFolderError, match=r"has another config\n  got:     train\.lr 0\.5, was 0\.0001\n"):
+    with raises_code(RunFolderError, "run.other-config", tmp_path, got="train.lr 0.5, was 0.0001"):
         RunFolder(tmp_path, other, resume=True)
     assert read_config(tmp_path) == Config()
 
@@ -101,7 +103,7 @@ def test_a_run_is_not_resumed_with_another_config(tmp_path: Path) -> None:
 def test_a_refusal_releases_the_lock(tmp_path: Path) -> None:
     with opened(tmp_path, Config()):
         pass
-    with pytest.raises(RunFolderError, match="already holds a run"):
+    with raises_code(RunFolderError, "run.exists", tmp_path):
         RunFolder(tmp_path, Config(), resume=False)
     with opened(tmp_path, Config(), resume=True):
         pass
@@ -115,11 +117,10 @@ def test_a_run_that_was_refused_for_its_data_leaves_the_folder_free(tmp_path: Pa
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="cannot be written") as caught:
+    with raises_code(RunFolderError, "run.not-writable", tmp_path / "file" / "run") as caught:
         RunFolder(tmp_path / "file" / "run", Config(), resume=False)
-    assert (caught.value.got, caught.value.next_step) == (
-        "a file stands in the place of a folder", "give another --out"
-    )  # fmt: skip
+    assert_holds(caught.value.next_step, "--out")
+    assert "--resume" not in caught.value.next_step  # no space or permission would help
 
 
 def test_metrics_are_one_line_per_step_and_seconds_stand_apart(tmp_path: Path) -> None:
@@ -157,12 +158,12 @@ def test_a_line_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
 
 def test_metrics_hold_no_number_that_json_does_not_know(tmp_path: Path) -> None:
     bad: dict[str, Any] = {"loss": float("nan")}
-    with opened(tmp_path, Config()) as folder, pytest.raises(ValueError, match="JSON compliant"):
+    with opened(tmp_path, Config()) as folder, pytest.raises(ValueError, match="JSON compliant"):  # json's
         folder.log(bad, {})
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="is not a run folder"):
+    with raises_code(RunFolderError, "run.absent", tmp_path, "config.json"):
         read_config(tmp_path)
 
 
@@ -181,8 +182,7 @@ def test_a_second_process_is_told_who_works_here_until_that_one_is_killed(
     for _ in range(2):  # the refused one must not wipe the name out
         second = subprocess.run(command(run, "--resume"), cwd=ROOT, capture_output=True, text=True)
         assert second.returncode == 2
-        assert f"another process is working in {run}" in second.stderr
-        assert f"process {first.pid} on {platform.node()}, since " in second.stderr
+        assert_holds(second.stderr, "run.in-use", run, first.pid, platform.node())
         assert "Traceback" not in second.stderr
     kill(first)
     RunFolder(run, read_config(run), resume=True).close()

@@ -16,14 +16,16 @@ from torch.optim import Optimizer
 
 from etrm.config import Config
 from etrm.data import collate
-from etrm.errors import CheckpointError, LeakageError, TrainingError
+from etrm.device import pick_device
+from etrm.errors import CheckpointError, LeakageError, NonFiniteError, TrainingError
 from etrm.training import checkpoint as checkpoints
 from etrm.training import state
 from etrm.training.loss import act_loss
 from etrm.training.optim import schedule, set_rates
 from etrm.training.recipe import update
 from etrm.training.run_folder import read_metrics
-from etrm.training.trainer import Trainer, pick_device, train
+from etrm.training.trainer import Trainer, train
+from tests.errors import raises_code
 
 Smoke = Callable[..., Config]
 Weights = Callable[[nn.Module], dict[str, Tensor]]
@@ -159,7 +161,7 @@ def test_without_a_whole_checkpoint_resuming_is_refused(tmp_path: Path, smoke: S
     assert train(config, tmp_path)
     for path in checkpoints.saved(tmp_path / "checkpoints"):
         damage(path)
-    with pytest.raises(CheckpointError, match="step_00000004 is not a whole checkpoint"):
+    with raises_code(CheckpointError, "checkpoint.none-whole", "step_00000004"):
         train(config, tmp_path, resume=True)
 
 
@@ -324,7 +326,7 @@ def test_a_loss_that_is_not_finite_ends_training_before_any_update(
     trainer, _ = steps_of(smoke(QUIET), 1)
     trainer.model.core.q_head.bias.data.fill_(value)
     before = weights(trainer.model.encoder)
-    with pytest.raises(TrainingError, match="the loss of step 2 is not finite") as caught:
+    with raises_code(NonFiniteError, "train.nonfinite-loss", "step 2") as caught:
         trainer.train_step()
     assert caught.value.got in ("nan", "inf")
     assert moved(before, weights(trainer.model.encoder)) == set()
@@ -336,7 +338,7 @@ def test_a_failed_run_keeps_its_last_checkpoint(tmp_path: Path, smoke: Smoke) ->
         if trainer.step == 3:
             trainer.model.core.q_head.bias.data.fill_(float("nan"))
 
-    with pytest.raises(TrainingError, match="step 4"):
+    with raises_code(NonFiniteError, "train.nonfinite-loss", "step 4"):
         train(smoke("train.steps=8", "train.checkpoint_every=2"), tmp_path, on_step=spoil)
     newest = checkpoints.read(checkpoints.saved(tmp_path / "checkpoints")[-1])
     assert newest.step == 2
@@ -344,7 +346,7 @@ def test_a_failed_run_keeps_its_last_checkpoint(tmp_path: Path, smoke: Smoke) ->
 
 
 def test_training_on_what_is_asked_is_refused(smoke: Smoke) -> None:
-    with pytest.raises(LeakageError, match="3 of 3 tasks") as caught:
+    with raises_code(LeakageError, "data.leakage", "3 of 3", "task100") as caught:
         Trainer(smoke("data.subset=evaluation"))
     assert "task100" in caught.value.got
 
@@ -356,7 +358,7 @@ def test_training_on_what_is_asked_is_done_where_it_is_allowed_by_name(smoke: Sm
 
 
 def test_allowing_one_task_does_not_allow_the_others(smoke: Smoke) -> None:
-    with pytest.raises(LeakageError, match="2 of 3 tasks"):
+    with raises_code(LeakageError, "data.leakage", "2 of 3", "task100, task102"):
         Trainer(smoke("data.subset=evaluation", 'evaluate.allow_trained=["task101"]'))
 
 
@@ -456,7 +458,9 @@ def test_a_cached_context_trains_a_frozen_run_through_the_rows_that_begin(
 def test_a_step_in_which_nothing_could_train_is_refused(smoke: Smoke) -> None:
     trainer = Trainer(smoke("train.freeze_decoder_steps=5", QUIET))
     trainer.model.encoder.requires_grad_(False)
-    with pytest.raises(TrainingError, match="requires a gradient") as caught:
+    with raises_code(
+        TrainingError, "train.nothing-requires-gradient", "train.freeze_decoder_steps"
+    ) as caught:
         trainer.train_step()
     assert "freeze_decoder_steps" in caught.value.next_step
 

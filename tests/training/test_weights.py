@@ -14,6 +14,7 @@ from torch import nn
 from etrm.errors import CheckpointError
 from etrm.training.checkpoint import Checkpoint, WeightsKind, save
 from etrm.training.weights import load_weights, read_weights
+from tests.errors import raises_code
 
 SETTINGS = {"hidden_size": 2}
 
@@ -54,13 +55,13 @@ def test_of_a_file_and_of_an_imported_checkpoint_the_kind_is_not_known(tmp_path:
 
 def test_a_checkpoint_that_does_not_say_how_it_was_trained_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path, made(1, model_settings=None), keep=1)
-    with pytest.raises(CheckpointError, match="does not say how its model was trained"):
+    with raises_code(CheckpointError, "checkpoint.no-settings", folder):
         read_weights(folder, "raw")
 
 
 def test_a_damaged_record_of_the_run_is_named(run: Path) -> None:
     (run / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"run\.json cannot be read"):
+    with raises_code(CheckpointError, "checkpoint.unreadable", run / "run.json"):
         read_weights(run, "raw")
 
 
@@ -69,5 +70,5 @@ def test_the_weights_that_were_asked_for_are_put_in_place(kind: WeightsKind, val
     model = nn.Linear(1, 1)
     load_weights(model, made(5), kind)
     assert model.weight.item() == value
-    with pytest.raises(CheckpointError, match="do not fit the run's config"):
+    with raises_code(CheckpointError, "checkpoint.does-not-fit-config", "step 5"):
         load_weights(nn.Linear(2, 1), made(5), kind)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from etrm.batch import Demos
 from etrm.config import ModelConfig
+from etrm.device import to_device
 from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder, mean_of_set
 from etrm.model.encoders.lpn import LPNGridEncoder
@@ -44,7 +45,7 @@ class Latent(nn.Module):
         if not self.training:
             return mu, kl
         noise = torch.randn(mu.shape) if noise is None else noise
-        return mu + (0.5 * logvar).exp() * noise.to(mu.device, mu.dtype), kl
+        return mu + (0.5 * logvar).exp() * to_device(noise, mu.device).to(mu.dtype), kl
 
 
 class VariationalEncoder(Encoder):

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from etrm.batch import Batch, to_device
+from etrm.batch import Batch
 from etrm.config import Config
 from etrm.data import collate, evaluation_samples
+from etrm.device import to_device
 from etrm.model.recursive import RecursiveModel
 from etrm.training.bench.section import Conditions, Section, Table
 from etrm.training.bench.timing import (

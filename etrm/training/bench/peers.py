@@ -87,7 +87,7 @@ def peers(conditions: Conditions) -> Section:
     words = (
         "All record every step, as their documentation begins; what each records differs. "
         + (
-            f"Not installed, so left out: {', '.join(missing)} (`pip install 'etrm[peers]'`)."
+            f"Not installed, so left out: {', '.join(missing)} (`pip install -e '.[peers]'` in a checkout)."
             if missing
             else ""
         ),

@@ -9,9 +9,10 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from etrm.batch import Batch, Demos, to_device
+from etrm.batch import Batch, Demos
 from etrm.config import Config, load, with_overrides
 from etrm.data import Episodes, TaskSet, collate
+from etrm.device import to_device
 from etrm.model.act import Carry
 from etrm.model.encoders import PAD, StandardEncoder, as_sets
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, StepOutput, encode_every_step

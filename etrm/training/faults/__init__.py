@@ -57,6 +57,7 @@ def find(name: str) -> Fault:
     if name not in FAULTS:
         close = difflib.get_close_matches(name, FAULTS, n=1, cutoff=0.4)
         raise ConfigError(
+            "fault.unknown",
             f"unknown fault {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
             allowed=", ".join(FAULTS),
             next_step="etrm faults",

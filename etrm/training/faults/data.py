@@ -13,6 +13,7 @@ from etrm.config import Config
 from etrm.data import DemoPair, Episodes, Sample, TaskSet
 from etrm.data.sample import CELLS
 from etrm.data.tokens import PAD
+from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.training.faults.seam import Fault
 from etrm.training.parts import Part
@@ -31,7 +32,9 @@ def _demos_from_other_task(recipe: Recipe) -> Recipe:
             other = recipe.draw(episodes, bucket, index + offset)
             if other.task_id != sample.task_id:
                 return replace(sample, demos=other.demos)
-        raise ConfigError("demos-from-other-task needs at least two tasks in every bucket")
+        raise ConfigError(
+            "fault.needs-two-tasks", "demos-from-other-task needs at least two tasks in every bucket"
+        )
 
     return replace(recipe, draw=draw)
 
@@ -73,7 +76,7 @@ def _labels_from_new_batch(recipe: Recipe) -> Recipe:
             if not begins:
                 fresh = torch.as_tensor(slots.peek(row).labels, dtype=found.dtype)[: found.shape[1]]
                 found[row] = IGNORE
-                found[row, : len(fresh)] = fresh.to(found.device)
+                found[row, : len(fresh)] = to_device(fresh, found.device)
         return found
 
     return replace(recipe, labels=labels)

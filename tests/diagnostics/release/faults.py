@@ -23,12 +23,19 @@ SPIKES = frozenset({13, 38, 63, 88})  # 4 % of the steps
 
 @dataclass(frozen=True)
 class Said:
-    """What one finding must say; `module` is a role of the subject, or a name; with `note` a note is enough."""
+    """What one finding must say.
+
+    Attributes:
+        module: A role of the subject, or a name.
+        code: Of the cause; "" where any will do.
+        first: Earliest and latest first bad step; `last` the same of the last one.
+        note: Whether a note is enough.
+    """
 
     rule: str
     module: str
-    cause: str
-    first: tuple[int, int] = (0, 5)  # earliest and latest first bad step
+    code: str
+    first: tuple[int, int] = (0, 5)
     last: tuple[int, int] = (0, STEPS)
     note: bool = False
 
@@ -38,7 +45,7 @@ class Said:
         return (
             finding.rule == self.rule
             and finding.module == getattr(subject, self.module, self.module)
-            and self.cause in f"{finding.message} {finding.cause}"
+            and self.code in ("", finding.code)
             and (self.note or finding.severity > Severity.NOTE)
             and self.first[0] <= evidence.first_step <= self.first[1]
             and self.last[0] <= evidence.last_step <= self.last[1]
@@ -222,8 +229,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault("healthy", "nothing", None),
     Fault("frozen", "nothing; the decoder is frozen as it should be", None, frozen_decoder, frozen=True),
     Fault("a0", "where(mask, enc(x), enc(x).detach()), one row live",
-          Said("COV001", "encoder", "detached"), around_context(one_live_row)),
-    Fault("a", "the same with a cache of earlier outputs", Said("COV001", "encoder", "cache"), cached_rows),
+          Said("COV001", "encoder", "samples-cut"), around_context(one_live_row)),
+    Fault("a", "the same with a cache of earlier outputs", Said("COV001", "encoder", "samples-cut"), cached_rows),
     Fault("b1", "encoder output nearly equal for all samples", Said("COLLAPSE001", "encoder", ""),
           altered_output(lambda step, output: nearly_equal(output))),
     Fault("b2", "the same from mid-run", Said("COLLAPSE001", "encoder", "", first=(ONSET, ONSET)),
@@ -231,15 +238,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault("c1", "slow drift of the encoder's output",
           Said("DRIFT001", "encoder", "", first=(DRIFT[0] - 10, DRIFT[0] + 15), last=(DRIFT[1] - 15, STEPS)),
           altered_output(drifting)),
-    Fault("c2", "40x spikes on 4 % of the steps", Said("SPIKE001", "encoder", "output", first=(13, 13)),
+    Fault("c2", "40x spikes on 4 % of the steps", Said("SPIKE001", "encoder", "output-spikes", first=(13, 13)),
           altered_output(lambda step, output: output * 40 if step in SPIKES else output)),
     Fault("d1", "gradients zeroed, weight decay moves the frozen decoder",
-          Said("FROZEN001", "decoder", "weight decay"), update=gradients_zeroed, frozen=True),
+          Said("FROZEN001", "decoder", "weight-decay"), update=gradients_zeroed, frozen=True),
     Fault("d2", "requires_grad False with stale gradients in the optimiser",
-          Said("FROZEN001", "decoder", "stale gradients"), update=frozen_with_stale_gradients, frozen=True),
-    Fault("e1", "the encoder is used only under no_grad", Said("GRAD001", "encoder", "no_grad"), without_grad),
-    Fault("e2", "calls of the core under no_grad", Said("CALL001", "core", "gradients disabled"),
+          Said("FROZEN001", "decoder", "stale-gradient-frozen"), update=frozen_with_stale_gradients, frozen=True),
+    Fault("e1", "the encoder is used only under no_grad", Said("GRAD001", "encoder", "no-grad"), without_grad),
+    Fault("e2", "calls of the core under no_grad", Said("CALL001", "core", "calls-without-grad"),
           options={"cut_calls": True}),
     Fault("f", "sub-module called in a Python loop through .item()",
-          Said("GRAD001", "scorer", ".item()"), scorer_through_item),
+          Said("GRAD001", "scorer", "detached"), scorer_through_item),
 )  # fmt: skip

@@ -43,7 +43,10 @@ def judge(task: Task) -> Outcome:
     fault, family, seed = task
     torch.set_num_threads(1)
     verdict = KNOWN[fault].run(FAMILIES[family], seed)
-    said = [f"{each.severity.label} {each.rule} {each.module}: {each.message}" for each in verdict.findings]
+    said = [
+        f"{each.severity.label} {each.rule} {each.module} [{each.code}]: {each.message}"
+        for each in verdict.findings
+    ]
     return Outcome(verdict.named, verdict.others, tuple(said))
 
 
@@ -86,7 +89,7 @@ def _wanted(fault: Fault) -> str:
     if fault.said is None:
         return "nothing"
     where = f"{fault.said.rule} {fault.said.module or 'whole model'}"
-    return f"{where}, {fault.said.cause}" if fault.said.cause else where
+    return f"{where}, {fault.said.code}" if fault.said.code else where
 
 
 def summary(columns: Cases, outcomes: dict[Task, Outcome]) -> str:

@@ -13,6 +13,7 @@ from etrm.config import load
 from etrm.errors import ConfigError
 from reports.following.compare import DoubtCode, as_tables, compare, draw
 from reports.following.groups import arms, differing, settings
+from tests.errors import raises_code
 
 Write = Callable[..., Path]
 
@@ -31,7 +32,8 @@ def test_settings_can_be_given_back_and_give_the_same_config() -> None:
     config = load("small", overrides=("train.lr=0.5", 'faults=["cached-context"]'))
     flat = settings(config)
     assert flat["train.lr"] == 0.5
-    assert load(overrides=tuple(f"{key}={_toml(value)}" for key, value in flat.items())) == config
+    preset = flat.pop("preset")
+    assert load(preset, overrides=tuple(f"{key}={_toml(value)}" for key, value in flat.items())) == config
 
 
 def _toml(value: object) -> str:
@@ -95,6 +97,7 @@ def test_lines_that_are_no_record_are_a_doubt(write_run: Write) -> None:
         ({"commit": "a"}, {"commit": "b"}, DoubtCode.COMMIT),
         ({"versions": {"torch": "1"}}, {"versions": {"torch": "2"}}, DoubtCode.VERSIONS),
         ({"hardware": "x"}, {"hardware": "y"}, DoubtCode.HARDWARE),
+        ({"device": "cpu: x"}, {"device": "cuda: y"}, DoubtCode.DEVICE),
         ({"dirty": True}, {"dirty": False}, DoubtCode.UNCOMMITTED),
     ],
 )
@@ -124,5 +127,5 @@ def test_figures_of_what_all_runs_logged(tmp_path: Path, write_run: Write) -> No
 
 
 def test_one_run_is_nothing_to_compare(write_run: Write) -> None:
-    with pytest.raises(ConfigError, match="one run alone"):
+    with raises_code(ConfigError, "compare.single-run"):
         compare([write_run()])

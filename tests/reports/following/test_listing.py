@@ -13,6 +13,7 @@ from rich.console import Console
 
 from etrm.errors import ConfigError, RunFolderError
 from reports.following.listing import SORTS, as_json, as_table, list_runs
+from tests.errors import raises_code
 
 Write = Callable[..., Path]
 
@@ -52,7 +53,7 @@ def test_runs_are_sorted_by_any_column_with_the_unknown_last(tmp_path: Path, wri
     assert names(tmp_path, "-step") == ["long", "short", "none"]
     for sort in SORTS:
         assert sorted(names(tmp_path, sort)) == ["long", "none", "short"]
-    with pytest.raises(ConfigError, match="cannot sort runs by 'colour'"):
+    with raises_code(ConfigError, "runs.unknown-sort", repr("colour"), *SORTS):
         names(tmp_path, "colour")
 
 
@@ -105,5 +106,5 @@ def test_json_has_the_same_entries(tmp_path: Path, write_run: Write) -> None:
 
 def test_no_folder_is_an_error_and_an_empty_one_a_list_without_entries(tmp_path: Path) -> None:
     assert list_runs([tmp_path]) == []
-    with pytest.raises(RunFolderError, match="there is no folder"):
+    with raises_code(RunFolderError, "runs.absent-folder", tmp_path / "none"):
         list_runs([tmp_path / "none"])

@@ -15,6 +15,7 @@ from etrm.evaluation import Candidate
 from etrm.training.scoring import score_run
 from reports.following.prediction_drawing import as_png, in_terminal
 from reports.following.predictions import Answered, differs, predictions
+from tests.errors import raises_code
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
@@ -44,7 +45,7 @@ def test_a_task_alone_gets_the_answer_that_it_gets_among_all(trained: Path) -> N
 def test_the_first_tasks_by_id_are_drawn_and_a_foreign_one_is_named(trained: Path) -> None:
     _, answers = predictions(trained, tasks=2)
     assert {one.task.id for one in answers} == {"task100", "task101"}
-    with pytest.raises(DataError, match="task task0 is not among those"):
+    with raises_code(DataError, "predictions.unknown-task", "task0", "task100"):
         predictions(trained, only=["task0"])
 
 

@@ -17,6 +17,7 @@ from etrm.errors import RunFolderError
 from reports.following import state
 from reports.following.followed import Followed
 from reports.following.state import State, lock_holder
+from tests.errors import raises_code
 
 Write = Callable[..., Path]
 
@@ -147,7 +148,7 @@ def test_a_folder_of_another_name_is_no_checkpoint(write_run: Write) -> None:
 def test_a_damaged_record_is_named(write_run: Write) -> None:
     folder = write_run()
     (folder / "run.json").write_text("{")
-    with pytest.raises(RunFolderError, match=r"run\.json is damaged"):
+    with raises_code(RunFolderError, "run.damaged-file", folder / "run.json"):
         Followed(folder)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from etrm.errors import ConfigError
 from reports.following.tensorboard import Exporter, export
+from tests.errors import raises_code
 
 Write = Callable[..., Path]
 
@@ -61,7 +62,7 @@ def test_without_the_package_the_command_to_install_it_is_named(
     tmp_path: Path, write_run: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError) as error:
+    with raises_code(ConfigError, "tensorboard.absent") as error:
         export(write_run(), tmp_path / "events")
-    assert error.value.next_step == "pip install 'etrm[tensorboard]'"
+    assert error.value.next_step == "pip install 'tensorboard>=2.16'"
     assert not (tmp_path / "events").exists()

@@ -21,6 +21,7 @@ from etrm.errors import RunFolderError
 from reports.following.followed import Followed
 from reports.following.text_plot import binned, text_plot
 from reports.following.watch import frame, watch
+from tests.errors import raises_code
 
 Write = Callable[..., Path]
 ROOT = Path(__file__).parents[3]
@@ -76,7 +77,7 @@ def test_findings_are_shown(write_run: Write) -> None:
 
 
 def test_no_run_is_an_error_where_one_frame_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="is not a run folder"):
+    with raises_code(RunFolderError, "run.absent", tmp_path / "none"):
         watch(tmp_path / "none", Console(file=io.StringIO()), once=True)
 
 

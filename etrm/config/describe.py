@@ -1,0 +1,152 @@
+"""Every setting with its default, the values that it takes, and its description: read from the fields themselves."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from etrm.config.section import Section
+from etrm.config.tree import Config
+
+_TYPES: dict[Any, str] = {
+    bool: "true or false",
+    int: "integer",
+    float: "number",
+    str: "text",
+    Path: "path",
+    NoneType: "none",
+}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The limits of a number, as pydantic names them (``ge``: at least); ``None`` where there is none."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def __str__(self) -> str:
+        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        limits = ((signs[limit.name], getattr(self, limit.name)) for limit in fields(self))
+        return ", ".join(f"{sign} {limit}" for sign, limit in limits if limit is not None)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        name: dotted name, as ``--set`` takes it.
+        default: value without a preset or a file, as JSON has it.
+        values: types, choices and bounds of its values, in words.
+        choices: words that it takes; empty where any text or number will do.
+        bounds: limits of a number.
+        optional: whether it may be ``none``.
+        description: what it is.
+    """
+
+    name: str
+    default: Any
+    values: str
+    choices: tuple[str, ...]
+    bounds: Bounds
+    optional: bool
+    description: str
+
+
+@dataclass(frozen=True)
+class SectionDescription:
+    """A section of the config: its dotted name, its summary, and its own settings, those of sections below left out."""
+
+    name: str
+    summary: str
+    settings: tuple[Setting, ...]
+
+
+@lru_cache
+def sections() -> tuple[SectionDescription, ...]:
+    """Every section with its settings, the settings of no section first."""
+    return tuple(_sections(Config, ""))
+
+
+@lru_cache
+def settings() -> dict[str, Setting]:
+    """Every setting by its dotted name, section by section."""
+    return {setting.name: setting for section in sections() for setting in section.settings}
+
+
+def _sections(section: type[Section], prefix: str) -> Iterator[SectionDescription]:
+    members = section.model_fields
+    below = {name: kind for name, field in members.items() if _is_section(kind := field.annotation)}
+    own = tuple(_setting(prefix + name, field) for name, field in members.items() if name not in below)
+    summary = inspect.cleandoc(section.__doc__ or "").splitlines()[0]
+    yield SectionDescription(prefix.removesuffix("."), summary, own)
+    for name, kind in below.items():
+        yield from _sections(kind, f"{prefix}{name}.")
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _setting(name: str, field: FieldInfo) -> Setting:
+    bounds = _bounds(field.metadata)
+    kinds = _alternatives(field.annotation)
+    for kind in kinds:
+        if get_origin(kind) is Annotated:
+            bounds = _bounds(get_args(kind)[1:])
+    bare = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
+    choices = tuple(word for kind in bare for word in _choices(kind))
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    return Setting(
+        name=name,
+        default=default,
+        values=_listed([word for kind in bare for word in _in_words(kind, bounds)]),
+        choices=choices,
+        bounds=bounds,
+        optional=NoneType in bare,
+        description=field.description or "",
+    )
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _bounds(metadata: Sequence[Any]) -> Bounds:
+    """The limits that annotations or the fields within them state."""
+    found: dict[str, float] = {}
+    for item in metadata:
+        for part in item.metadata if isinstance(item, FieldInfo) else (item,):
+            found |= {f.name: getattr(part, f.name) for f in fields(Bounds) if hasattr(part, f.name)}
+    return Bounds(**found)
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    if get_origin(kind) is tuple:
+        return _choices(get_args(kind)[0])
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _in_words(kind: Any, bounds: Bounds) -> tuple[str, ...]:
+    """The values of one type: ``integer >= 1``; ``adam_atan2``, ``adamw``; ``list of texts``."""
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return ("list of texts" if inner is str else f"list of {_listed(_choices(inner))}",)
+    if get_origin(kind) is Literal:
+        return _choices(kind)
+    limits = str(bounds) if kind in (int, float) else ""
+    return (f"{_TYPES[kind]} {limits}".strip(),)

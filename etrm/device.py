@@ -1,0 +1,50 @@
+"""Devices: which one a run uses, and the only two places where tensors cross between it and the host.
+
+Samples are made on the host, a model computes on its device, and files hold what the host has. No other module calls
+``.to(device)`` or ``.cpu()``; a test keeps that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that ``train.device`` names; ``auto`` takes a GPU where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def to_device(value: T, device: torch.device) -> T:
+    """The same value on ``device``; what is there already is not copied.
+
+    Args:
+        value: a tensor, a module (moved in place), or a dataclass whose fields may be tensors or such dataclasses.
+        device: the target. The host does not wait for the copy.
+    """
+    moved: Any = value
+    if isinstance(value, nn.Module):
+        moved = value.to(device)
+    elif isinstance(value, Tensor):
+        moved = value.to(device, non_blocking=True)
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        crossing = {
+            name: part for name, part in parts.items() if isinstance(part, Tensor) or is_dataclass(part)
+        }
+        moved = replace(value, **{name: to_device(part, device) for name, part in crossing.items()})
+    return moved
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """The values of a tensor on the host, without its graph; the host waits for them."""
+    return tensor.detach().cpu()

@@ -1,0 +1,99 @@
+"""The investigation with its models on a device: every hypothesis, experiment and fault, with the host's verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from etrm.config import Config, load, with_settings
+from etrm.investigation import frozen_decoder, h1, h2, h3, h4, h5, h6, h7, original
+from etrm.investigation.investigate import investigate
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.result import Hypothesis, Result, Verdict
+from etrm.investigation.tiers import SCREENING
+from etrm.training.faults import FAULTS
+from tests.investigation.planted import inline
+
+BRIEF = replace(SCREENING, seeds=1, short_seeds=2, short_steps=4, frozen_steps=4, rule_steps=2)
+
+
+@pytest.fixture
+def subject(decoder: Path) -> Config:
+    return load("smoke", overrides=("train.threads=1", f"train.decoder='{decoder}'"))
+
+
+@pytest.fixture
+def investigation(tmp_path: Path, subject: Config, device: torch.device) -> Investigation:
+    return Investigation(
+        root=tmp_path / "out",
+        subject=subject,
+        seeds=(0,),
+        launcher=inline(),
+        progress=lambda phase, done, total: None,
+        tier=BRIEF,
+        short_seeds=(0, 1),
+    )
+
+
+@pytest.mark.parametrize("module", [h5, h6, h1, h2])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_a_healthy_subject_is_not_accused(
+    investigation: Investigation, module: object, precision: str
+) -> None:
+    investigation.subject = with_settings(investigation.subject, train={"precision": precision})
+    found: Hypothesis = module.decide(investigation)  # type: ignore[attr-defined]
+    assert found.verdict is Verdict.INVALIDATED
+    assert all(control.behaved for control in found.controls)
+
+
+@pytest.mark.parametrize(
+    "module", [h3, pytest.param(h4, marks=pytest.mark.slow), pytest.param(h7, marks=pytest.mark.slow)]
+)
+def test_what_compares_runs_is_decided(investigation: Investigation, module: object) -> None:
+    found: Hypothesis = module.decide(investigation)  # type: ignore[attr-defined]
+    assert found.runs
+    assert all(run.state == "finished" for run in found.runs)
+    # Runs of four steps decide nothing; an error would name a control that this is too short for.
+    assert found.verdict in (Verdict.INCONCLUSIVE, Verdict.INVALIDATED, Verdict.ERROR)
+
+
+STRUCTURAL = [name for name, fault in FAULTS.items() if fault.root_cause in ("H1", "H2", "H3", "H5", "H6")]
+
+
+@pytest.mark.slow  # the hypotheses above inject most of them as controls
+@pytest.mark.parametrize("fault", STRUCTURAL)
+def test_an_injected_fault_is_named(
+    fault: str, subject: Config, tmp_path: Path, device: torch.device
+) -> None:
+    cause = FAULTS[fault].root_cause
+    faulty = with_settings(subject, faults=(fault,))
+    result = _investigate(faulty, tmp_path, (cause,), experiments=False)
+    assert result.root_cause == cause
+
+
+def _investigate(subject: Config, out: Path, hypotheses: tuple[str, ...], *, experiments: bool) -> Result:
+    return investigate(
+        subject,
+        out,
+        name="preset smoke",
+        tier=BRIEF,
+        launcher=inline(),
+        command="etrm investigate",
+        progress=lambda phase, done, total: None,
+        hypotheses=hypotheses,
+        experiments=(frozen_decoder.run,) if experiments else (),
+    )
+
+
+def test_the_frozen_decoder_experiment(subject: Config, tmp_path: Path, device: torch.device) -> None:
+    result = _investigate(subject, tmp_path, ("H1",), experiments=True)
+    (experiment,) = result.experiments
+    assert {run.state for run in experiment.runs} == {"finished"}
+
+
+def test_the_replayed_mistakes(investigation: Investigation) -> None:
+    found = original.run(investigation, original.chosen(["all"]))
+    assert found.scenario == "caught"
