@@ -36,10 +36,11 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m etrm.training.bench
 
-# docs/settings.md and docs/errors.md, which tests compare with the code.
+# docs/settings.md, docs/errors.md and docs/result-codes.md, which tests compare with the code.
 pages: $(READY)
 	$(BIN)/python -m reports.settings_page --out docs/settings.md
 	$(BIN)/python -m reports.error_codes --out docs/errors.md
+	$(BIN)/python -m etrm.investigation.codes > docs/result-codes.md
 
 # docs/coverage.md: two small real runs, seconds.
 coverage: $(READY)

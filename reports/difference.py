@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etrm.errors import ConfigError
-from etrm.investigation.result import Absent, Evidence, Result, Value
+from etrm.investigation.result import Absent, Direction, Evidence, Experiment, Result, Value
 from etrm.override import flat
 from reports.names import ordered
 from reports.sections import cost, seeds
@@ -87,10 +87,11 @@ def _found(before: Result, after: Result) -> Iterator[Change]:
     pairs = [("subject", "", *(plain(result.subject) for result in (before, after)))]
     pairs.append(("root cause", "", _cause(before), _cause(after)))
     pairs += [(key, "verdict", *(_verdict(r, key) for r in (before, after))) for key in _keys(before, after)]
-    scenarios = [{e.title: plain(e.scenario) for e in result.experiments} for result in (before, after)]
+    experiments = [{e.id: e for e in result.experiments} for result in (before, after)]
+    titles = {e.id: plain(e.title) for found in experiments for e in found.values()}
     pairs += [
-        (plain(title), "scenario", *(s.get(title, "not run") for s in scenarios))
-        for title in dict.fromkeys((*scenarios[0], *scenarios[1]))
+        (title, "scenario", *(_scenario(found.get(id)) for found in experiments))
+        for id, title in titles.items()
     ]
     return (Change(*pair) for pair in pairs if pair[2] != pair[3])
 
@@ -105,6 +106,10 @@ def _cause(result: Result) -> str:
     )
 
 
+def _scenario(experiment: Experiment | None) -> str:
+    return "not run" if experiment is None else experiment.scenario.value
+
+
 def _verdict(result: Result, key: str) -> str:
     if key not in result.hypotheses:
         return NOTHING
@@ -115,7 +120,7 @@ Row = tuple[str, Evidence | None, Evidence | None]
 
 
 def _rows(before: Result, after: Result) -> Iterator[Row]:
-    """Every row of evidence in either, with its part; a row is found again by its metric and place among equals."""
+    """Every row of evidence in either, with its part; a row is found again by its code and item."""
     for part, old, new in _parts(before, after):
         rows = [_named(found) for found in (old, new)]
         for name in dict.fromkeys((*rows[1], *rows[0])):
@@ -133,13 +138,8 @@ def _parts(before: Result, after: Result) -> Iterator[tuple[str, Sequence[Eviden
     yield "baselines", before.baselines, after.baselines
 
 
-def _named(rows: Sequence[Evidence]) -> Mapping[tuple[str, int], Evidence]:
-    seen: dict[str, int] = {}
-    named = {}
-    for row in rows:
-        seen[row.metric] = seen.get(row.metric, -1) + 1
-        named[row.metric, seen[row.metric]] = row
-    return named
+def _named(rows: Sequence[Evidence]) -> Mapping[tuple[str, str], Evidence]:
+    return {(row.code, row.item): row for row in rows}
 
 
 def _listed(old: Evidence | None, new: Evidence | None) -> bool:
@@ -156,7 +156,7 @@ def _listed(old: Evidence | None, new: Evidence | None) -> bool:
 
 def _measure(row: Evidence) -> Any:
     """What must not change: the difference where two values are held against each other."""
-    if row.direction == "must be equal" and not isinstance(row.control, Absent | None):
+    if row.direction is Direction.EQUAL and not isinstance(row.control, Absent | None):
         return row.treatment if isinstance(row.treatment, Absent) else number(row.treatment - row.control)
     return _text(row.treatment)
 

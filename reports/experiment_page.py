@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etrm.investigation.result import Experiment, Result
+from etrm.investigation.result import Experiment, Result, Scenario
 from reports.sections import (
     arms_table,
     cost,
@@ -21,11 +21,21 @@ from reports.sections import (
 from reports.text import escape, paragraph, sentence, table
 
 
-def experiment_page(result: Result, experiment: Experiment, images: Sequence[str]) -> str:
-    """Markdown of an experiment."""
+def experiment_page(
+    result: Result, experiment: Experiment, images: Sequence[str], navigation: str = ""
+) -> str:
+    """Markdown of an experiment.
+
+    Args:
+        result: the investigation.
+        experiment: one of its experiments.
+        images: markdown of its figures.
+        navigation: markdown that stands under the title.
+    """
     return join(
         [
             f"# Experiment: {escape(experiment.title)}",
+            navigation,
             _scenario_line(experiment),
             screening_note(experiment.screening),
             prose("Question", experiment.question),
@@ -42,8 +52,9 @@ def experiment_page(result: Result, experiment: Experiment, images: Sequence[str
 
 def scenario(experiment: Experiment) -> str:
     """``scenario A``, or that none was found."""
-    name = experiment.scenario
-    return "no scenario decided" if name == "none" else f"scenario {escape(name)}"
+    if experiment.scenario is Scenario.UNDECIDED:
+        return "no scenario decided"
+    return f"scenario {experiment.scenario.value}"
 
 
 def _scenario_line(experiment: Experiment) -> str:
@@ -57,7 +68,7 @@ def _scenario_line(experiment: Experiment) -> str:
 
 def _scenarios(experiment: Experiment) -> str:
     rows = [
-        [escape(letter), "**this one**" if letter == experiment.scenario else "", escape(words)]
-        for letter, words in experiment.scenarios
+        [possible.value, "**this one**" if possible is experiment.scenario else "", escape(words)]
+        for possible, words in experiment.scenarios
     ]
     return table(["scenario", "found", "what it would look like"], rows) if rows else ""

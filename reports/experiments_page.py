@@ -7,9 +7,16 @@ from pathlib import Path
 
 from etrm.config import Config
 from etrm.investigation.experiments import EXPERIMENTS, QUESTIONS
-from etrm.investigation.tracking import Row, answers, final, phases, table
+from etrm.investigation.tracking import PhaseState, Row, answers, final, phases, table
 from reports.text import count, escape
 from reports.text import table as markdown_table
+
+STATES = {
+    PhaseState.MET: "met",
+    PhaseState.NOT_MET: "not met",
+    PhaseState.TOO_SHORT: "too short",
+    PhaseState.NOT_RUN: "not measured",
+}
 
 
 def listing() -> str:
@@ -94,9 +101,10 @@ def _decided(row: Row) -> str:
 
 def _held_out(row: Row) -> str:
     done = [run for run in row.runs if run.state == "finished"]
-    return ", ".join(f"{final(run, 'held_out_solved').removesuffix('.000')}" for run in done) + (
-        f" of {final(done[0], 'held_out_asked').removesuffix('.000')}" if done else ""
-    )
+    if not done:
+        return ""
+    solved = ", ".join(final(run, "held_out_solved", digits=0) for run in done)
+    return f"{solved} of {final(done[0], 'held_out_asked', digits=0)}"
 
 
 def _number(value: float | None) -> str:
@@ -112,9 +120,8 @@ def _questions(root: Path, rows: Sequence[Row]) -> str:
 
 
 def _phases(root: Path, base: Config, rows: Sequence[Row]) -> str:
-    met = {True: "met", False: "not met", None: "not measured"}
     cells = [
-        [escape(phase.name), escape(phase.wanted), met[phase.met], escape(phase.found)]
+        [escape(phase.name), escape(phase.wanted), STATES[phase.state], escape(phase.found)]
         for phase in phases(root, base, rows)
     ]
     return markdown_table(["phase", "wanted", "", "found"], cells)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from html import escape
@@ -23,8 +22,9 @@ from reports.names import unique
 from reports.text import FOLD_END, FOLD_START
 
 ASSETS = Path(__file__).parent / "assets"
-VERDICTS = re.compile(rf"({'|'.join(verdict.value for verdict in Verdict)})\b")
-BAD = ("NO", "FAILED")
+CLASSES = {verdict.value: f"verdict {verdict.name.lower().replace('_', '-')}" for verdict in Verdict}
+CLASSES |= {"NO": "bad", "FAILED": "bad"}
+"""Bold words that a page makes of a verdict or of a check that failed, with their classes."""
 
 
 def document(title: str, pages: Mapping[str, str], navigation: str, drawn: Mapping[str, bytes]) -> str:
@@ -114,7 +114,7 @@ class _Converter:
                 child.attrs["href"] = self._target(str(child.attrs["href"]))
             elif child.type == "image":
                 child.attrs["src"] = self._picture(str(child.attrs["src"]))
-            yield from _coloured(child) if child.type == "text" and bold else (child,)
+            yield _coloured(child) if child.type == "text" and bold else child
 
     def _target(self, href: str) -> str:
         page = unquote(href)
@@ -139,15 +139,9 @@ def _folded(tokens: Sequence[Token]) -> Iterator[Token]:
             place += 1
 
 
-def _coloured(text: Token) -> Iterator[Token]:
-    """A bold text that begins with a verdict or is a failed check, with its class: the word stays as it is."""
-    match = VERDICTS.match(text.content)
-    word = match[1] if match else text.content if text.content in BAD else ""
-    if not word:
-        yield text
-        return
-    kind = f"verdict {word.lower().replace(' ', '-')}" if match else "bad"
-    rest = text.content[len(word) :]
-    yield Token("html_inline", "", 0, content=f'<span class="{kind}">{escape(word)}</span>')
-    if rest:
-        yield Token("text", "", 0, content=rest)
+def _coloured(text: Token) -> Token:
+    """A bold word that stands for a verdict or a failed check, with its class: the word stays as it is."""
+    kind = CLASSES.get(text.content)
+    if kind is None:
+        return text
+    return Token("html_inline", "", 0, content=f'<span class="{kind}">{escape(text.content)}</span>')

@@ -13,7 +13,9 @@ from reports.sections import (
     change,
     controls_table,
     cost,
+    difference,
     evidence_table,
+    has_interval,
     instruments_table,
     join,
     prose,
@@ -28,10 +30,17 @@ from reports.standing import explained_by, marks, place
 from reports.text import NOTHING, bullets, escape, link, paragraph, sentence, value
 
 
-def hypothesis_page(result: Result, key: str, images: Sequence[str]) -> str:
-    """Markdown of a hypothesis; one that was not run gets a short page with its reason."""
+def hypothesis_page(result: Result, key: str, images: Sequence[str], navigation: str = "") -> str:
+    """Markdown of a hypothesis; one that was not run gets a short page with its reason.
+
+    Args:
+        result: the investigation.
+        key: of the hypothesis.
+        images: markdown of its figures.
+        navigation: markdown that stands under the title.
+    """
     hypothesis = result.hypotheses[key]
-    head = [f"# {escape(key)}: {escape(hypothesis.title)}", verdict_line(result, key)]
+    head = [f"# {escape(key)}: {escape(hypothesis.title)}", navigation, verdict_line(result, key)]
     head += [screening_note(hypothesis.screening), _place_note(result, key), _explained_note(result, key)]
     words = [
         prose("Statement", hypothesis.statement),
@@ -80,9 +89,9 @@ def _effect(hypothesis: Hypothesis) -> str:
     if row is None:
         return "none was measured"
     compared = "" if row.control is None else f", control {value(row.control)}"
-    difference = change(row)
-    kind = "interval" if difference.startswith("[") else "difference"
-    beside = "" if difference == NOTHING else f", {kind} {difference}"
+    kind = "interval" if has_interval(row) else "difference"
+    changed = has_interval(row) or difference(row) is not None
+    beside = f", {kind} {change(row)}" if changed else ""
     threshold = escape(row.threshold) or NOTHING
     return f"{escape(row.metric)}: {value(row.treatment)}{compared}{beside} (threshold: {threshold})"
 

@@ -37,6 +37,7 @@ GLOSSARY = (
     "**Carry**: latent state that a row of the batch keeps from one step to the next until it halts and resets.",
     "**Not measured**: a value that could not be had, with the reason; never 0.",
 )
+SHARED_ONCE = ", what parts share counted once"
 
 
 def index_page(
@@ -166,7 +167,7 @@ def _cost(result: Result) -> str:
     costs = table(["part", "runs", "steps", "time in runs"], rows, "lrrr") if rows else ""
     runs = list({run.folder: run for _, part in parts for run in part.runs}.values())
     together = cost(runs, _seconds(runs))
-    shared = ", what parts share counted once" if len(runs) < sum(len(part.runs) for _, part in parts) else ""
+    shared = SHARED_ONCE if len(runs) < sum(len(part.runs) for _, part in parts) else ""
     spent = result.reproduce
     cause = result.hypotheses.get(result.root_cause or "")
     after = cause.decided_after_s if cause and result.root_cause_confidence == "proven" else None

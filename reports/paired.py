@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from etrm.investigation.result import Absent, Arm, Evidence, Run
 from reports.curves import LARGEST
 from reports.figures import COLOURS, GREY, WIDTH_IN, fixed_style, png, shown
+from reports.words import final_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Panel:
-    """One metric: for each seed its value in every arm."""
+    """One final value, by its key: for each seed its value in every arm."""
 
     metric: str
     by_seed: Mapping[int, tuple[float, ...]]
@@ -47,7 +48,7 @@ def panels(
     seeds = sorted({seed for _, seed in finals})
     complete = [seed for seed in seeds if all((name, seed) in finals for name in names)]
     metrics = sorted({key for seed in complete for key in finals[names[0], seed]})
-    deciding = [row.metric for row in evidence if row.passed is not None]
+    deciding = [row.final for row in evidence if row.passed is not None]
     metrics.sort(key=lambda m: (deciding.index(m) if m in deciding else len(deciding), m))
     found = [_panel(metric, names, complete, finals) for metric in metrics]
     return names, [panel for panel in found if panel is not None][:PANELS]
@@ -92,7 +93,7 @@ def _draw_panel(axes: Axes, names: Sequence[str], panel: Panel) -> None:
         )
     means = [sum(column) / len(column) for column in zip(*panel.by_seed.values(), strict=True)]
     axes.plot(x, means, color=COLOURS[0], linewidth=2.3, marker="o", markersize=5.5, markeredgewidth=0)
-    axes.set_title(shown(panel.metric, 26), fontsize=9.5)
+    axes.set_title(shown(final_value(panel.metric), 26), fontsize=9.5)
     axes.set_xticks(list(x), [shown(name, 14, lines=3) for name in names], fontsize=9)
     if len(names) > 3:  # side by side they would overlap
         axes.tick_params(axis="x", labelrotation=90)

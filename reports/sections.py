@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from etrm.investigation.result import (
+    Absent,
     Arm,
     ControlOutcome,
     Evidence,
@@ -32,6 +33,7 @@ from reports.text import (
     table,
     value,
 )
+from reports.words import DIRECTIONS, final_value
 
 MEANING = {
     Verdict.VALIDATED: "VALIDATED means that the statement below holds: this fault is present.",
@@ -82,14 +84,24 @@ def passed(row: Evidence) -> str:
     return NOTHING if row.passed is None else "yes" if row.passed else "**NO**"
 
 
+def has_interval(row: Evidence) -> bool:
+    """Whether an interval of the difference was computed."""
+    return row.low is not None or row.high is not None
+
+
+def difference(row: Evidence) -> float | None:
+    """Treatment minus control, None where one of the two was not measured."""
+    if row.control is None or isinstance(row.control, Absent) or isinstance(row.treatment, Absent):
+        return None
+    return row.treatment - row.control
+
+
 def change(row: Evidence) -> str:
     """The interval where one was computed, otherwise treatment minus control."""
-    if row.low is not None or row.high is not None:
+    if has_interval(row):
         return interval(row.low, row.high)
-    if isinstance(row.control, float | int) and isinstance(row.treatment, float | int):
-        difference = row.treatment - row.control
-        return ("+" if difference > 0 else "") + number(difference)
-    return NOTHING
+    by = difference(row)
+    return NOTHING if by is None else f"{'+' if by > 0 else ''}{number(by)}"
 
 
 def evidence_table(rows: Sequence[Evidence]) -> str:
@@ -109,7 +121,7 @@ def evidence_table(rows: Sequence[Evidence]) -> str:
     cells = [
         [
             escape(row.metric),
-            row.direction,
+            DIRECTIONS[row.direction],
             value(row.control),
             value(row.treatment),
             change(row),
@@ -199,7 +211,9 @@ def _final_values(arm: str, runs: Sequence[Run]) -> str:
     metrics = sorted({metric for run in runs for metric in run.final})
     if not metrics:
         return ""
-    rows = [[escape(metric), *(value(run.final.get(metric)) for run in runs)] for metric in metrics]
+    rows = [
+        [escape(final_value(metric)), *(value(run.final.get(metric)) for run in runs)] for metric in metrics
+    ]
     headers = ["final value", *(f"seed {run.seed}" for run in runs)]
     return f"Arm {code(arm)}:\n\n{table(headers, rows, 'l' + 'r' * len(runs))}"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from etrm.investigation.result import Experiment, Hypothesis, Result
 from reports import figures, html, paired
 from reports.experiment_page import experiment_page
@@ -23,28 +26,25 @@ def files(result: Result, previous: Result | None = None) -> dict[str, bytes]:
     """
     names, experiment_names = page_names(result)
     drawn: dict[str, bytes] = {}
-    pages: dict[str, str] = {"index.md": index_page(result, names, experiment_names, previous)}
+    index = index_page(result, names, experiment_names, previous)
+    pages: dict[str, Callable[[str], str]] = {}  # each as markdown, given what stands under its title
     for key in ordered(result):
         images, found = _images(result.hypotheses[key], names[key])
         drawn |= found
-        pages[names[key]] = hypothesis_page(result, key, images)
+        pages[names[key]] = partial(hypothesis_page, result, key, images)
     for experiment, name in zip(result.experiments, experiment_names, strict=True):
         images, found = _images(experiment, name)
         drawn |= found
-        pages[name] = experiment_page(result, experiment, images)
-    whole = html.document(f"Why does {result.subject} not learn?", pages, _navigation(result), drawn)
-    markdown = {
-        name: text if name == "index.md" else navigated(text, _navigation(result, name))
-        for name, text in reversed(pages.items())
-    }
-    texts = {"report.html": whole} | markdown
+        pages[name] = partial(experiment_page, result, experiment, images)
+    whole = html.document(
+        f"Why does {result.subject} not learn?",
+        {"index.md": index} | {name: page("") for name, page in pages.items()},
+        _navigation(result),
+        drawn,
+    )
+    markdown = {name: page(_navigation(result, name)) for name, page in reversed(pages.items())}
+    texts = {"report.html": whole} | markdown | {"index.md": index}
     return drawn | {name: text.encode() for name, text in texts.items()}
-
-
-def navigated(page: str, navigation: str) -> str:
-    """A page with links to the others under its title."""
-    title, rest = page.split("\n", 1)
-    return f"{title}\n\n{navigation}\n{rest}"
 
 
 def _images(part: Hypothesis | Experiment, page: str) -> tuple[list[str], dict[str, bytes]]:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from etrm.investigation.result import Hypothesis, Result, Verdict
+from reports.experiment_page import scenario
 from reports.names import ordered
 from reports.standing import marks
 from reports.text import duration, plain, sentence
@@ -43,11 +44,7 @@ def terminal(result: Result) -> RenderableType:
             Padding(Text.assemble(("Beside the hypotheses: ", "bold"), " ".join(said)), (1, 0, 0, 0))
         )
     for experiment in result.experiments:
-        name = (
-            "no scenario decided"
-            if experiment.scenario == "none"
-            else f"scenario {plain(experiment.scenario)}"
-        )
+        name = scenario(experiment)
         mark = " (screening)" if experiment.screening else ""
         text = Text.assemble(
             (f"{plain(experiment.title)}: ", "bold"), f"{name}{mark}. ", sentence(plain(experiment.sentence))

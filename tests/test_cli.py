@@ -206,4 +206,5 @@ def test_a_subject_that_cannot_be_judged_is_exit_3_and_says_why(tmp_path: Path) 
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert result["root_cause"] is None
     assert result["hypotheses"]["H2"]["verdict"] == "ERROR"
-    assert "is not finite" in result["hypotheses"]["H2"]["sentence"]
+    assert result["hypotheses"]["H2"]["codes"] == ["any.runs-failed"]
+    assert result["cause_code"] == "cause.open-behind-an-error"

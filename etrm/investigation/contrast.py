@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
 from etrm.evaluation.statistics import Decision, PairedInterval, decide, holm, paired_t_interval
+from etrm.investigation.evidence import Metric
 from etrm.investigation.protocol import seeds_in_words
 from etrm.investigation.result import Absent, Effect, Evidence, Run, Value, Verdict
 from etrm.model.core import VOCABULARY
@@ -38,11 +39,13 @@ class Contrast:
     """A loss in two arms, paired over seeds.
 
     Attributes:
-        name: of what the treatment is, or is compared with.
+        name: stable name of what the treatment is, or is compared with.
         control: loss in nats per token, mean over seeds (geometric where the effect is one of logarithms).
         treatment: the same.
         effects: control minus treatment of every seed.
         smallest_effect: m, in the unit of the effects.
+        title: what a report calls it; the name by default.
+        final: key of the runs' final value that is compared, where it is one.
     """
 
     name: str
@@ -50,6 +53,13 @@ class Contrast:
     treatment: float
     effects: tuple[float, ...]
     smallest_effect: float
+    title: str = ""
+    final: str = ""
+
+    @property
+    def words(self) -> str:
+        """What a report calls it."""
+        return self.title or self.name
 
     @cached_property
     def interval(self) -> PairedInterval | None:
@@ -80,17 +90,18 @@ class Contrast:
         low, high = (_per_cent(end) for end in (self.interval.high, self.interval.low))
         return f"{_per_cent(self.interval.mean)} [{low}, {high}]"
 
-    def row(self, metric: str, threshold: str, passed: bool | None, note: str = "") -> Evidence:
-        """The comparison as a row of an evidence table."""
+    def row(self, metric: Metric, threshold: str, passed: bool | None, note: str = "") -> Evidence:
+        """The comparison as a row of an evidence table, an item of the metric."""
         none = Absent(absent="no pair of runs finished")
-        return Evidence(
-            metric=metric,
-            direction="lower is healthy",
+        return metric.row(
+            self.treatment if self.effects else none,
+            item=self.name,
+            item_words=self.words,
             control=self.control if self.effects else none,
-            treatment=self.treatment if self.effects else none,
-            low=_end(self.interval.low) if self.interval else None,
-            high=_end(self.interval.high) if self.interval else None,
+            low=self.interval.low if self.interval else None,
+            high=self.interval.high if self.interval else None,
             effect=Effect.known(self.effects, self.smallest_effect),
+            final=self.final,
             threshold=threshold,
             passed=passed,
             n=seeds_in_words(len(self.effects)),
@@ -98,10 +109,12 @@ class Contrast:
         )
 
 
-def of_losses(name: str, pairs: Sequence[tuple[float, float]], smallest_effect: float) -> Contrast:
+def of_losses(
+    name: str, pairs: Sequence[tuple[float, float]], smallest_effect: float, title: str = ""
+) -> Contrast:
     """Losses (control, treatment) of every seed, compared in nats per token."""
     effects = tuple(control - treatment for control, treatment in pairs)
-    return Contrast(name, *_means(pairs), effects, smallest_effect)
+    return Contrast(name, *_means(pairs), effects, smallest_effect, title)
 
 
 def of_log_losses(name: str, pairs: Sequence[tuple[float, float]], smallest_effect: float) -> Contrast:
@@ -118,20 +131,25 @@ def of_log_losses(name: str, pairs: Sequence[tuple[float, float]], smallest_effe
 
 
 def of_runs(
-    name: str, control: Sequence[Run], treatment: Sequence[Run], metric: str, smallest_effect: float
+    name: str,
+    control: Sequence[Run],
+    treatment: Sequence[Run],
+    final: str,
+    smallest_effect: float,
+    title: str = "",
 ) -> Contrast:
-    """The log losses ``metric`` of two arms, seed by seed; a run that failed otherwise has no pair."""
-    by_seed = {run.seed: loss(run, metric) for run in treatment}
-    pairs = [(loss(run, metric), by_seed[run.seed]) for run in control if run.seed in by_seed]
+    """The log of the loss ``final`` of two arms, seed by seed; a run that failed otherwise has no pair."""
+    by_seed = {run.seed: loss(run, final) for run in treatment}
+    pairs = [(loss(run, final), by_seed[run.seed]) for run in control if run.seed in by_seed]
     both = [(a, b) for a, b in pairs if a is not None and b is not None]
-    return of_log_losses(name, both, smallest_effect)
+    return replace(of_log_losses(name, both, smallest_effect), title=title, final=final)
 
 
-def loss(run: Run, metric: str) -> float | None:
+def loss(run: Run, final: str) -> float | None:
     """A measured loss; infinite where the run diverged, None where it could not be had."""
     if run.diverged:
         return math.inf
-    value: Value | None = run.final.get(metric)
+    value: Value | None = run.final.get(final)
     return None if value is None or isinstance(value, Absent) else value
 
 
@@ -184,15 +202,20 @@ class Outcome:
         return self.decisions[self._first].gained
 
     @property
-    def open_question(self) -> str:
-        """How many seeds would settle what is undecided."""
+    def seeds_needed(self) -> int | None:
+        """Seeds that would settle what is undecided; None where that is not known."""
         needed = [d.seeds_needed for d in self.decisions if d.verdict == "INCONCLUSIVE"]
         known = [n for n in needed if n is not None]
-        if not known or len(known) < len(needed):
-            return "how many seeds would settle it is not known"
-        return f"about {max(known)} seeds would settle it"
+        return max(known) if known and len(known) == len(needed) else None
 
-    def rows(self, metric: str) -> tuple[Evidence, ...]:
+    @property
+    def open_question(self) -> str:
+        """The same in words."""
+        if self.seeds_needed is None:
+            return "how many seeds would settle it is not known"
+        return f"about {self.seeds_needed} seeds would settle it"
+
+    def rows(self, metric: Metric) -> tuple[Evidence, ...]:
         """Every comparison of log losses as evidence, the one that decides first.
 
         A gain is what must not be found in a healthy subject.
@@ -201,7 +224,7 @@ class Outcome:
         pairs.insert(0, pairs.pop(self._first))
         return tuple(
             contrast.row(
-                f"{metric}: {contrast.name}",
+                metric,
                 f"gains less than {contrast.smallest_effect:g} in ln",
                 decision.ruled_out,
                 "losses are geometric means over seeds; the interval is of ln(as given) - ln(changed), so that a "
@@ -242,10 +265,6 @@ def _means(pairs: Sequence[Sequence[float]]) -> tuple[float, float]:
     if not pairs:
         return math.nan, math.nan
     return fmean(pair[0] for pair in pairs), fmean(pair[1] for pair in pairs)
-
-
-def _end(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _per_cent(effect: float) -> str:

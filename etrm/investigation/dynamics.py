@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
+from etrm.investigation.evidence import Metric
 from etrm.investigation.protocol import seeds_in_words
 from etrm.investigation.result import Absent, Evidence, Value
 
@@ -69,61 +70,62 @@ def looks(metrics: Metrics, key: str) -> list[tuple[int, float]]:
     return found
 
 
+WARMUP_SHARE = Metric(
+    "dynamics.warmup-share", "share of the run before the peak rate, from the factors applied"
+)
+UPDATE_RATIO = Metric("dynamics.update-ratio", "update / weight ratio per step, {item}, median")
+SPIKES = Metric("dynamics.spikes", "gradient norms before clipping above 10x their running median")
+LOST_ACCURACY = Metric("dynamics.lost-accuracy", "token accuracy at the end below its best 10 steps")
+DRIFT = Metric(
+    "dynamics.drift", "drift of the context's share between first and last look at the probe batch"
+)
+
+
 def rows(runs: Sequence[Metrics]) -> tuple[Evidence, ...]:
     """Evidence about the dynamics of some seeds; it names where to look, and decides nothing."""
     n = f"{seeds_in_words(len(runs))} x {max(map(len, runs), default=0)} steps"
     runs = [metrics for metrics in runs if metrics]
 
-    def row(metric: str, values: Sequence[float | None], threshold: str, note: str = "") -> Evidence:
+    def most(values: Sequence[float | None]) -> Value:
         known = [value for value in values if value is not None]
-        found: Value = max(known) if known else Absent(absent="no step logged it")
-        return Evidence(
-            metric=metric,
-            direction="context",
-            treatment=found,
-            threshold=threshold,
-            passed=None,
-            n=n,
-            note=note,
-        )
+        return max(known) if known else Absent(absent="no step logged it")
 
-    table = [
-        row(
-            "share of the run before the peak rate, from the factors applied",
-            [warmup_share(metrics) for metrics in runs],
-            "<= 0.1 is usual",
-            "read from the log, not from the settings; 1 where the peak rate is never reached",
+    ratios = (
+        UPDATE_RATIO.row(
+            most([_median(metrics, f"{module}.moved") for metrics in runs]),
+            item=module,
+            threshold="about 0.001 is usual; far above 0.01 the module forgets what it was",
+            n=n,
         )
-    ]
-    for module in ("encoder", "core"):
-        table.append(
-            row(
-                f"update / weight ratio per step, {module}, median",
-                [_median(metrics, f"{module}.moved") for metrics in runs],
-                "about 0.001 is usual; far above 0.01 the module forgets what it was",
-            )
-        )
-    table += [
-        row(
-            "gradient norms before clipping above 10x their running median",
-            [float(len(spikes(metrics))) for metrics in runs],
-            "0",
-            "of the 25 steps before; the most of any seed",
+        for module in ("encoder", "core")
+    )
+    return (
+        WARMUP_SHARE.row(
+            most([warmup_share(metrics) for metrics in runs]),
+            threshold="<= 0.1 is usual",
+            n=n,
+            note="read from the log, not from the settings; 1 where the peak rate is never reached",
         ),
-        row(
-            "token accuracy at the end below its best 10 steps",
-            [lost_accuracy(metrics) for metrics in runs],
-            "> 0.1 is a fall",
-            "beside the drift: where the contexts moved first, they are the suspect",
+        *ratios,
+        SPIKES.row(
+            most([len(spikes(metrics)) for metrics in runs]),
+            threshold="0",
+            n=n,
+            note="of the 25 steps before; the most of any seed",
         ),
-        row(
-            "drift of the context's share between first and last look at the probe batch",
-            [_drift(metrics) for metrics in runs],
-            "read beside the accuracy",
-            "share: part of the context's power that differs between tasks; the largest of any seed",
+        LOST_ACCURACY.row(
+            most([lost_accuracy(metrics) for metrics in runs]),
+            threshold="> 0.1 is a fall",
+            n=n,
+            note="beside the drift: where the contexts moved first, they are the suspect",
         ),
-    ]
-    return tuple(table)
+        DRIFT.row(
+            most([_drift(metrics) for metrics in runs]),
+            threshold="read beside the accuracy",
+            n=n,
+            note="share: part of the context's power that differs between tasks; the largest of any seed",
+        ),
+    )
 
 
 def _median(metrics: Metrics, key: str) -> float | None:

@@ -35,8 +35,8 @@ FAILED = "error"
 CASES = "cases.json"
 HEALTHY = {
     "healthy": (),
-    "healthy, decoder frozen": ("train.freeze_encoder_steps=0",),
-    "healthy trm": ("model.variant=trm", "data.augmentations=1"),
+    "healthy-frozen-decoder": ("train.freeze_encoder_steps=0",),
+    "healthy-trm": ("model.variant=trm", "data.augmentations=1"),
 }
 """Controls: names and the settings that make them of the subject."""
 
@@ -60,7 +60,7 @@ class Case:
     @property
     def folder(self) -> str:
         """Relative to the bench's folder."""
-        return f"{self.fault.replace(', ', '-').replace(' ', '-')}/seed{self.seed}"
+        return f"{self.fault}/seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def subject_of(case: Case, base: Config) -> Config:
     if case.fault in FAULTS:
         return with_overrides(base, (f'faults=["{case.fault}"]',))
     settings = HEALTHY[case.fault]
-    if case.fault == "healthy, decoder frozen":
+    if case.fault == "healthy-frozen-decoder":
         settings = (*settings, f"train.freeze_decoder_steps={base.train.steps}")
     return with_overrides(base, settings)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,21 @@ from etrm.config import Config, with_overrides
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.arms import Job
 from etrm.investigation.contrast import Contrast, lower_by, of_losses
-from etrm.investigation.gradients import gather
+from etrm.investigation.evidence import Metric
+from etrm.investigation.gradients import Facts, gather
 from etrm.investigation.protocol import Investigation, seeded, series, smoothed
-from etrm.investigation.result import Absent, Arm, Evidence, Experiment, Figure, Run, Series, Value
+from etrm.investigation.result import (
+    Absent,
+    Arm,
+    Code,
+    Direction,
+    Evidence,
+    Experiment,
+    Figure,
+    Run,
+    Scenario,
+    Series,
+)
 
 SMALLEST_EFFECT = 0.05
 """Smallest difference of held-in loss that matters, in nats per token; fixed before the run."""
@@ -26,12 +39,31 @@ FEWEST_TASKS = 32
 """Held-out tasks below which nothing is said about generalisation: 0 of 4 solved leaves 0 to 60 % open."""
 SCENARIOS = (
     (
-        "A",
+        Scenario.LEARNS,
         "the encoder learns: gradient, movement, loss below both blind arms, held-out score above the baselines",
     ),
-    ("B", "stuck: no gradient, or no movement, or a loss that does not fall"),
-    ("C", "trains but useless: the loss falls, but not below both blind arms, or nothing held out is solved"),
+    (Scenario.STUCK, "stuck: no gradient, or no movement, or a loss that does not fall"),
+    (
+        Scenario.USELESS,
+        "trains but useless: the loss falls, but not below both blind arms, or nothing held out is solved",
+    ),
 )
+
+
+class FrozenReason(StrEnum):
+    """Why the experiment shows what it shows."""
+
+    NOTHING_TRAINED = "frozen.no-run-finished"
+    STUCK = "frozen.no-gradient-or-no-movement"
+    LOSS_DOES_NOT_FALL = "frozen.loss-does-not-fall"
+    LOSS_UNDECIDED = "frozen.loss-undecided"
+    FEW_TASKS = "frozen.too-few-held-out-tasks"
+    DEMOS_UNDECIDED = "frozen.use-of-demonstrations-undecided"
+    LEARNS = "frozen.learns-from-demonstrations"
+    USELESS_USED = "frozen.useless-though-demonstrations-are-used"
+    USELESS_UNUSED = "frozen.useless-and-demonstrations-unused"
+
+
 TRAINED, BLIND = "frozen-trained", "frozen-foreign-demos"
 
 
@@ -73,7 +105,7 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
     metrics = [m for r in learned for m in investigation.metrics(r)]
     facts = gather(metrics)
     contrasts = _contrasts(learned, blind)
-    scenario, sentence = _scenario(
+    scenario, code, sentence = _scenario(
         stuck=facts.without_gradient == facts.steps or facts.without_movement == facts.steps,
         words=facts.words,
         failed=failed,
@@ -86,13 +118,16 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
         title="Frozen decoder",
         question="Can the encoder learn at all, when a pretrained decoder is kept fixed?",
         scenario=scenario,
+        codes=(code,),
         sentence=sentence,
         scenarios=SCENARIOS,
         screening=len(investigation.seeds) < FULL_SEEDS,
         arms=_arms(investigation),
         runs=tuple(runs),
-        evidence=_evidence(
-            investigation, learned, contrasts, facts.gradient_low, facts.moved_low, baseline_pass_at_1
+        evidence=(
+            *_training_rows(learned, facts),
+            *_loss_rows(contrasts),
+            *_held_out_rows(learned, baseline_pass_at_1, investigation.subject.evaluate.augmentations),
         ),
         figures=FIGURES,
         series=tuple(_series(investigation, runs)),
@@ -126,19 +161,22 @@ def _contrasts(trained: Sequence[Run], blind: Sequence[Run]) -> list[Contrast]:
     paired = [(r, by_seed[r.seed]) for r in trained if r.seed in by_seed]
     return [
         of_losses(
-            "its own random start (frozen random encoder)",
+            "random-start",
             [(_loss(r, "loss_start"), _loss(r, "loss_end")) for r in trained],
             SMALLEST_EFFECT,
+            "its own random start (frozen random encoder)",
         ),
         of_losses(
-            "the arm trained on foreign demos",
+            "trained-on-foreign-demos",
             [(_loss(b, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r, b in paired],
             SMALLEST_EFFECT,
+            "the arm trained on foreign demos",
         ),
         of_losses(
-            "itself, given foreign demos",
+            "given-foreign-demos",
             [(_loss(r, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r in trained],
             SMALLEST_EFFECT,
+            "itself, given foreign demos",
         ),
     ]
 
@@ -156,33 +194,49 @@ def _scenario(
     contrasts: Sequence[Contrast],
     trained: Sequence[Run],
     baseline: float,
-) -> tuple[str, str]:
+) -> tuple[Scenario, Code, str]:
+    """The scenario, why as a stable code, and the same in a sentence."""
+    why = FrozenReason
     if failed and not trained:
-        return "B", f"Nothing could be trained: {failed[0].reason.splitlines()[0]}."
+        reason = f"Nothing could be trained: {failed[0].reason.splitlines()[0]}."
+        return Scenario.STUCK, why.NOTHING_TRAINED, reason
     if stuck:
-        return "B", f"The encoder is stuck: {words}."
+        return Scenario.STUCK, why.STUCK, f"The encoder is stuck: {words}."
     start, blind, foreign = contrasts
     if start.not_lower:
-        return "B", f"The loss does not fall: {_effect(start)}."
+        return Scenario.STUCK, why.LOSS_DOES_NOT_FALL, f"The loss does not fall: {_effect(start)}."
+    return _of_trained(start, blind, foreign, trained, baseline)
+
+
+def _of_trained(
+    start: Contrast, blind: Contrast, foreign: Contrast, trained: Sequence[Run], baseline: float
+) -> tuple[Scenario, Code, str]:
+    """The scenario of an encoder that moves, and whose loss may fall."""
+    why = FrozenReason
     solved = [_loss(r, "held_out_solved") for r in trained]
     asked = _loss(trained[0], "held_out_asked")
     held_out = f"held-out tasks solved {_range(solved)} of {asked:.0f} per seed"
     if not start.lower:
-        return "none", f"Undecided whether the loss falls: {_effect(start)}; {held_out}."
+        sentence = f"Undecided whether the loss falls: {_effect(start)}; {held_out}."
+        return Scenario.UNDECIDED, why.LOSS_UNDECIDED, sentence
     generalises = min(_loss(r, "held_out_low") for r in trained) > baseline
     if asked < FEWEST_TASKS and not blind.not_lower:
         few = f"{asked:.0f} held-out tasks are too few to say more, {FEWEST_TASKS} are needed"
-        return "none", f"The encoder trains: {_effect(start)}; {_effect(blind)}; {few}."
+        sentence = f"The encoder trains: {_effect(start)}; {_effect(blind)}; {few}."
+        return Scenario.UNDECIDED, why.FEW_TASKS, sentence
     if blind.lower and generalises:
-        return "A", f"The encoder learns: {_effect(start)}; {_effect(blind)}; {held_out}."
+        sentence = f"The encoder learns: {_effect(start)}; {_effect(blind)}; {held_out}."
+        return Scenario.LEARNS, why.LEARNS, sentence
     if generalises and not blind.not_lower:
-        return "none", f"Undecided whether demos help: {_effect(blind)}; {held_out}."
+        sentence = f"Undecided whether demos help: {_effect(blind)}; {held_out}."
+        return Scenario.UNDECIDED, why.DEMOS_UNDECIDED, sentence
     use = "It uses its demos" if foreign.lower else "It is not shown to use its demos"
-    return "C", f"The encoder trains but is useless. {use}: {_effect(foreign)}; {_effect(blind)}; {held_out}."
+    sentence = f"The encoder trains but is useless. {use}: {_effect(foreign)}; {_effect(blind)}; {held_out}."
+    return Scenario.USELESS, why.USELESS_USED if foreign.lower else why.USELESS_UNUSED, sentence
 
 
 def _effect(contrast: Contrast) -> str:
-    losses = f"loss {contrast.treatment:.3f} against {contrast.control:.3f} of {contrast.name}"
+    losses = f"loss {contrast.treatment:.3f} against {contrast.control:.3f} of {contrast.words}"
     i = contrast.interval
     if i is None:
         return f"{losses} (one seed, no interval)"
@@ -219,72 +273,75 @@ def _arms(investigation: Investigation) -> tuple[Arm, ...]:
     )
 
 
-def _evidence(
-    investigation: Investigation,
-    trained: Sequence[Run],
-    contrasts: Sequence[Contrast],
-    gradient: Value,
-    moved: Value,
-    baseline: float,
-) -> tuple[Evidence, ...]:
-    seeds = f"{len(trained)} seeds"
-    steps = sum(r.steps for r in trained)
+GRADIENT_LOWEST = Metric(
+    "frozen.gradient-lowest", "encoder gradient norm before clipping, lowest step", Direction.HOLDS
+)
+MOVEMENT_LOWEST = Metric(
+    "frozen.movement-lowest", "relative movement of the encoder, lowest step", Direction.HOLDS
+)
+DECODER_UNCHANGED = Metric(
+    "frozen.decoder-unchanged", "decoder tensors unchanged at the end, bit for bit", Direction.EQUAL
+)
+HELD_IN_LOSS = Metric("frozen.held-in-loss", "held-in loss against {item}", Direction.LOWER)
+HELD_OUT_SCORE = Metric("frozen.held-out-score", "held-out pass@1, {item}", Direction.HIGHER)
+
+
+def _training_rows(trained: Sequence[Run], facts: Facts) -> list[Evidence]:
+    """Whether the encoder was trained, and the decoder left alone."""
+    steps = f"{sum(r.steps for r in trained)} steps"
     none = Absent(absent="no run finished")
     matched = [(_loss(r, "frozen_matched"), _loss(r, "frozen_total")) for r in trained]
-    frozen = sum(m for m, _ in matched)
-    rows = [
-        Evidence(
-            metric="encoder gradient norm before clipping, lowest step",
-            direction="must hold",
-            treatment=gradient,
+    return [
+        GRADIENT_LOWEST.row(
+            facts.gradient_low,
             threshold="> 0 on every step",
-            passed=not isinstance(gradient, Absent),
-            n=f"{steps} steps",
+            passed=not isinstance(facts.gradient_low, Absent),
+            n=steps,
         ),
-        Evidence(
-            metric="relative movement of the encoder, lowest step",
-            direction="must hold",
-            treatment=moved,
+        MOVEMENT_LOWEST.row(
+            facts.moved_low,
             threshold="> 0 on every step",
-            passed=not isinstance(moved, Absent),
-            n=f"{steps} steps",
+            passed=not isinstance(facts.moved_low, Absent),
+            n=steps,
         ),
-        Evidence(
-            metric="decoder tensors unchanged at the end, bit for bit",
-            direction="must be equal",
+        DECODER_UNCHANGED.row(
+            sum(m for m, _ in matched) if matched else none,
             control=sum(t for _, t in matched) if matched else none,
-            treatment=frozen if matched else none,
             threshold="all",
             passed=bool(matched) and all(m == t for m, t in matched),
-            n=seeds,
+            n=f"{len(trained)} seeds",
         ),
     ]
-    rows += [
+
+
+def _loss_rows(contrasts: Sequence[Contrast]) -> list[Evidence]:
+    return [
         contrast.row(
-            f"held-in loss against {contrast.name}",
+            HELD_IN_LOSS,
             f"lower by at least {SMALLEST_EFFECT} nats per token, 90 % interval above 0",
             contrast.lower if contrast.interval else None,
             "interval: paired t over seeds of control minus treatment",
         )
         for contrast in contrasts
     ]
-    for r in trained:
-        rows.append(
-            Evidence(
-                metric=f"held-out pass@1, seed {r.seed}",
-                direction="higher is healthy",
-                control=baseline,
-                treatment=r.final["held_out_pass_at_1"],
-                low=_loss(r, "held_out_low"),
-                high=_loss(r, "held_out_high"),
-                threshold="interval above the best trivial baseline",
-                passed=_loss(r, "held_out_low") > baseline,
-                n=f"{_loss(r, 'held_out_solved'):.0f} of {_loss(r, 'held_out_asked'):.0f} tasks solved, "
-                f"{investigation.subject.evaluate.augmentations} votes each",
-                note="exact 95 % binomial interval over tasks",
-            )
+
+
+def _held_out_rows(trained: Sequence[Run], baseline: float, votes: int) -> list[Evidence]:
+    return [
+        HELD_OUT_SCORE.row(
+            r.final["held_out_pass_at_1"],
+            item=f"seed {r.seed}",
+            control=baseline,
+            low=_loss(r, "held_out_low"),
+            high=_loss(r, "held_out_high"),
+            threshold="interval above the best trivial baseline",
+            passed=_loss(r, "held_out_low") > baseline,
+            n=f"{_loss(r, 'held_out_solved'):.0f} of {_loss(r, 'held_out_asked'):.0f} tasks solved, "
+            f"{votes} votes each",
+            note="exact 95 % binomial interval over tasks",
         )
-    return tuple(rows)
+        for r in trained
+    ]
 
 
 FIGURES = (

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
+from etrm.investigation.evidence import Found, Reason
 from etrm.investigation.result import Absent, Value
 
 
+class GradientReason(StrEnum):
+    """What the steps say of the encoder."""
+
+    COVERAGE_BELOW_ONE = "h2.coverage-below-one"
+    NO_GRADIENT = "h2.no-gradient"
+    NO_MOVEMENT = "h2.no-movement"
+    IDLE_TENSORS = "h2.idle-tensors"
+    EVERY_STEP_TRAINS = "h2.every-step-trains-it"
+
+
 @dataclass(frozen=True)
-class Facts:
+class Facts(Found):
     """What the logged steps of some runs say about the encoder; every field is over all of them."""
 
     steps: int
@@ -36,27 +48,32 @@ class Facts:
         )
 
     @property
-    def words(self) -> str:
-        """The reasons, with their numbers."""
-        parts = []
+    def reasons(self) -> list[Reason]:
+        """What is wrong with the steps, or that nothing is."""
+        found = []
         if self.uncovered_steps:
-            parts.append(
-                f"encoder coverage below 1 on {self.uncovered_steps} of {self.steps} steps "
-                f"(mean {_number(self.coverage_mean)})"
+            found.append(
+                Reason(
+                    GradientReason.COVERAGE_BELOW_ONE,
+                    f"encoder coverage below 1 on {self.uncovered_steps} of {self.steps} steps "
+                    f"(mean {_number(self.coverage_mean)})",
+                )
             )
         if self.without_gradient:
-            parts.append(f"no gradient in the encoder on {self.without_gradient} of {self.steps} steps")
+            words = f"no gradient in the encoder on {self.without_gradient} of {self.steps} steps"
+            found.append(Reason(GradientReason.NO_GRADIENT, words))
         if self.without_movement:
             arrived = "although gradient arrives" if not self.without_gradient else "and none could"
-            parts.append(
-                f"the encoder does not move on {self.without_movement} of {self.steps} steps, {arrived}"
-            )
+            words = f"the encoder does not move on {self.without_movement} of {self.steps} steps, {arrived}"
+            found.append(Reason(GradientReason.NO_MOVEMENT, words))
         if self.dead_tensors and not self.without_movement:
-            parts.append(f"up to {self.dead_tensors} trainable encoder tensors without gradient or movement")
-        if not parts:
-            low = _number(self.coverage_low)
-            return f"encoder coverage {low} on every one of {self.steps} steps, and every tensor moves"
-        return "; ".join(parts)
+            words = f"up to {self.dead_tensors} trainable encoder tensors without gradient or movement"
+            found.append(Reason(GradientReason.IDLE_TENSORS, words))
+        if found:
+            return found
+        low = _number(self.coverage_low)
+        words = f"encoder coverage {low} on every one of {self.steps} steps, and every tensor moves"
+        return [Reason(GradientReason.EVERY_STEP_TRAINS, words)]
 
 
 def gather(metrics: Sequence[dict[str, Any]]) -> Facts:

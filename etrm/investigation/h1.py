@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +17,11 @@ import torch
 from etrm.config import SIDE, Config, ModelConfig, with_overrides
 from etrm.device import to_device, to_host
 from etrm.errors import CheckpointError, NonFiniteError
+from etrm.investigation.evidence import Found, Instrument, Metric, Reason
 from etrm.investigation.inspection import inspected_controls, judged, worst_of
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
+    CommonReason,
     Investigation,
     Statement,
     control_arms,
@@ -27,6 +30,7 @@ from etrm.investigation.protocol import (
 )
 from etrm.investigation.result import (
     Absent,
+    Direction,
     Evidence,
     Hypothesis,
     InstrumentCheck,
@@ -65,8 +69,19 @@ FROZEN_STEPS = 6
 POSITIVE = ("decoder-not-loaded", "decoder-raw-for-ema", "decoder-cycles-mismatch", "decoder-moves")
 
 
+class LoadingReason(StrEnum):
+    """What became of the pretrained decoder."""
+
+    TENSORS_EQUAL = "h1.tensors-equal"
+    TENSORS_DIFFER = "h1.tensors-differ"
+    SETTINGS_DIFFER = "h1.settings-differ"
+    LOGITS_EQUAL = "h1.logits-equal"
+    LOGITS_DIFFER = "h1.logits-differ"
+    FROZEN_TENSORS_MOVED = "h1.frozen-tensors-moved"
+
+
 @dataclass(frozen=True)
-class Facts:
+class Facts(Found):
     """One built subject against the checkpoint of its decoder."""
 
     matched: int
@@ -92,17 +107,22 @@ class Facts:
         return not arrives or self.moved > 0
 
     @property
-    def words(self) -> str:
-        """The findings with their numbers."""
-        parts = [f"{self.matched}/{self.total} core tensors equal the checkpoint's"]
-        parts += [f"{name} is {ours} and was {theirs} in training" for name, theirs, ours in self.settings]
-        parts.append(f"logits differ by at most {self.logits:.2g} given the same context")
+    def reasons(self) -> list[Reason]:
+        """How the decoder arrived, sound or not, and what is wrong beside it."""
+        equal = LoadingReason.TENSORS_EQUAL if self.matched == self.total else LoadingReason.TENSORS_DIFFER
+        found = [Reason(equal, f"{self.matched}/{self.total} core tensors equal the checkpoint's")]
+        found += [
+            Reason(LoadingReason.SETTINGS_DIFFER, f"{name} is {ours} and was {theirs} in training")
+            for name, theirs, ours in self.settings
+        ]
+        alike = self.logits <= LOGIT_TOLERANCE
+        words = f"logits differ by at most {self.logits:.2g} given the same context"
+        found.append(Reason(LoadingReason.LOGITS_EQUAL if alike else LoadingReason.LOGITS_DIFFER, words))
         if self.frozen is not None and self.moved:
-            parts.append(
-                f"{self.moved}/{self.frozen.total} tensors of the frozen decoder moved in "
-                f"{self.frozen.last_step} steps, by up to {self.frozen.largest:.2g}"
-            )
-        return "; ".join(parts)
+            words = f"{self.moved}/{self.frozen.total} tensors of the frozen decoder moved in "
+            words += f"{self.frozen.last_step} steps, by up to {self.frozen.largest:.2g}"
+            found.append(Reason(LoadingReason.FROZEN_TENSORS_MOVED, words))
+        return found
 
 
 def compare(config: Config, decoder: Path) -> Facts:
@@ -151,7 +171,8 @@ def _frozen(config: Config) -> FrozenSpan | None:
 def decide(investigation: Investigation) -> Hypothesis:
     """Compare the subject of every seed and the controls."""
     if investigation.subject.model.variant == "trm" and investigation.subject.train.decoder is None:
-        return not_run(STATEMENT, "The subject is a TRM that starts from no other: nothing is loaded.")
+        words = "The subject is a TRM that starts from no other: nothing is loaded."
+        return not_run(STATEMENT, CommonReason.NOT_APPLICABLE, words)
     began = time.perf_counter()
     decoder = investigation.brief_decoder
     subject = investigation.starting_from(decoder)
@@ -161,10 +182,8 @@ def decide(investigation: Investigation) -> Hypothesis:
         investigation, "h1", POSITIVE, lambda config: compare(config, control_decoder)
     )
     worst = max(subjects, key=lambda f: (f.holds, f.logits), default=None)
-    verdict, sentence = judged(worst, error, controls, worst_of(len(investigation.seeds)))
     return STATEMENT.decided(
-        verdict,
-        sentence,
+        judged(worst, error, controls, worst_of(len(investigation.seeds))),
         arms=control_arms("h1", investigation.subject, POSITIVE),
         evidence=_evidence(worst, len(subjects)) if worst else (),
         controls=controls,
@@ -234,67 +253,75 @@ def _other_weights(core: Core, decoder: Path, config: Config) -> Value:
     return float(sum(same))
 
 
+TENSORS_EQUAL = Metric("h1.tensors-equal", "core tensors equal to the checkpoint's", Direction.EQUAL)
+TENSORS_MISSING = Metric("h1.tensors-missing", "core tensors missing or of another shape", Direction.EQUAL)
+WEIGHT_DIFFERENCE = Metric("h1.weight-difference", "largest difference of a weight", Direction.EQUAL)
+OTHER_WEIGHTS = Metric(
+    "h1.tensors-equal-to-other-weights", "tensors equal to the other kind of weights (raw for EMA)"
+)
+SETTINGS_DIFFER = Metric("h1.settings-differ", "settings without weights that differ", Direction.EQUAL)
+LOGIT_DIFFERENCE = Metric(
+    "h1.logit-difference", "largest difference of logits, same context", Direction.EQUAL
+)
+FROZEN_UNCHANGED = Metric(
+    "h1.frozen-tensors-unchanged", "tensors of the frozen decoder unchanged, bit for bit", Direction.EQUAL
+)
+
+
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
     n = f"{facts.total} tensors, {seeds_in_words(seeds)}"
-    base = Evidence(metric="", direction="must be equal", treatment=0.0, threshold="", passed=None, n=n)
-    rows: list[dict[str, Any]] = [
-        {
-            "metric": "core tensors equal to the checkpoint's",
-            "control": float(facts.total),
-            "treatment": float(facts.matched),
-            "threshold": f"all {facts.total}, within {VALUE_TOLERANCE:g}",
-            "passed": facts.matched == facts.total,
-        },
-        {
-            "metric": "core tensors missing or of another shape",
-            "control": 0.0,
-            "treatment": float(facts.missing),
-            "threshold": "0",
-            "passed": facts.missing == 0,
-        },
-        {
-            "metric": "largest difference of a weight",
-            "control": 0.0,
-            "treatment": facts.largest,
-            "threshold": f"<= {VALUE_TOLERANCE:g}",
-            "passed": facts.largest <= VALUE_TOLERANCE,
-        },
-        {
-            "metric": "tensors equal to the other kind of weights (raw for EMA)",
-            "direction": "context",
-            "treatment": facts.other_weights_matched,
-            "threshold": "H_init and L_init alone are equal in both, for they never train",
-        },
-        {
-            "metric": "settings without weights that differ",
-            "control": 0.0,
-            "treatment": float(len(facts.settings)),
-            "threshold": f"0 of {len(SETTINGS)}: {', '.join(SETTINGS)}",
-            "passed": not facts.settings,
-            "note": "; ".join(f"{name}: trained with {a}, runs with {b}" for name, a, b in facts.settings),
-        },
-        {
-            "metric": "largest difference of logits, same context",
-            "control": 0.0,
-            "treatment": facts.logits,
-            "threshold": f"<= {LOGIT_TOLERANCE:g}",
-            "passed": facts.logits <= LOGIT_TOLERANCE,
-            "n": f"{facts.contexts} contexts x {ACT_STEPS} ACT steps",
-            "note": "half of the contexts are the TRM's own puzzle vectors, half are random",
-        },
+    rows = [
+        TENSORS_EQUAL.row(
+            facts.matched,
+            control=facts.total,
+            threshold=f"all {facts.total}, within {VALUE_TOLERANCE:g}",
+            passed=facts.matched == facts.total,
+            n=n,
+        ),
+        TENSORS_MISSING.row(facts.missing, control=0.0, threshold="0", passed=facts.missing == 0, n=n),
+        WEIGHT_DIFFERENCE.row(
+            facts.largest,
+            control=0.0,
+            threshold=f"<= {VALUE_TOLERANCE:g}",
+            passed=facts.largest <= VALUE_TOLERANCE,
+            n=n,
+        ),
+        OTHER_WEIGHTS.row(
+            facts.other_weights_matched,
+            threshold="H_init and L_init alone are equal in both, for they never train",
+            n=n,
+        ),
+        SETTINGS_DIFFER.row(
+            len(facts.settings),
+            control=0.0,
+            threshold=f"0 of {len(SETTINGS)}: {', '.join(SETTINGS)}",
+            passed=not facts.settings,
+            n=n,
+            note="; ".join(f"{name}: trained with {a}, runs with {b}" for name, a, b in facts.settings),
+        ),
+        LOGIT_DIFFERENCE.row(
+            facts.logits,
+            control=0.0,
+            threshold=f"<= {LOGIT_TOLERANCE:g}",
+            passed=facts.logits <= LOGIT_TOLERANCE,
+            n=f"{facts.contexts} contexts x {ACT_STEPS} ACT steps",
+            note="half of the contexts are the TRM's own puzzle vectors, half are random",
+        ),
     ]
     if facts.frozen is not None and facts.frozen.part == "decoder":
-        rows.append(
-            {
-                "metric": "tensors of the frozen decoder unchanged, bit for bit",
-                "control": float(facts.frozen.total),
-                "treatment": float(facts.frozen.matched),
-                "threshold": f"all {facts.frozen.total}",
-                "passed": not facts.moved,
-                "n": f"{facts.frozen.last_step} steps",
-            }
+        unchanged = FROZEN_UNCHANGED.row(
+            facts.frozen.matched,
+            control=facts.frozen.total,
+            threshold=f"all {facts.frozen.total}",
+            passed=not facts.moved,
+            n=f"{facts.frozen.last_step} steps",
         )
-    return tuple(base.model_copy(update=row) for row in rows)
+        rows.append(unchanged)
+    return tuple(rows)
+
+
+DECODER_TRAINED = Instrument("h1.decoder-was-trained", "the decoder was trained")
+HAS_SETTINGS = Instrument("h1.checkpoint-has-settings", "the checkpoint says how it was trained")
 
 
 def _instruments(investigation: Investigation) -> tuple[InstrumentCheck, ...]:
@@ -303,16 +330,8 @@ def _instruments(investigation: Investigation) -> tuple[InstrumentCheck, ...]:
     settings = source.settings
     table = source.puzzle_table
     trained = table is not None and bool(table.abs().max() > 0)
+    moved = "has moved from its zero start" if trained else "is still all zero"
     return (
-        InstrumentCheck(
-            name="the decoder was trained",
-            passed=trained,
-            detail=f"puzzle table of {0 if table is None else len(table)} rows "
-            + ("has moved from its zero start" if trained else "is still all zero"),
-        ),
-        InstrumentCheck(
-            name="the checkpoint says how it was trained",
-            passed=bool(settings),
-            detail=", ".join(f"{name} {settings.get(name)}" for name in SETTINGS),
-        ),
+        DECODER_TRAINED.check(trained, f"puzzle table of {0 if table is None else len(table)} rows {moved}"),
+        HAS_SETTINGS.check(bool(settings), ", ".join(f"{name} {settings.get(name)}" for name in SETTINGS)),
     )

@@ -6,15 +6,20 @@ Mechanistic: decided by assertion on every step of every seed, with no statistic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from math import isfinite
 from typing import Any
 
 from etrm.config import Config
 from etrm.investigation.arms import Job
+from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.findings import serious, written
 from etrm.investigation.gradients import Facts, gather
+from etrm.investigation.inspection import judgement, sentence
 from etrm.investigation.protocol import (
+    CommonReason,
     Investigation,
+    Judgement,
     Statement,
     broken_controls,
     control_arms,
@@ -28,6 +33,7 @@ from etrm.investigation.protocol import (
 from etrm.investigation.result import (
     Absent,
     ControlOutcome,
+    Direction,
     Evidence,
     Figure,
     Hypothesis,
@@ -66,12 +72,20 @@ minute."""
 POSITIVE = ("cached-context", "encoder-frozen", "freeze-skips-optimizer")
 
 
+class RunReason(StrEnum):
+    """Why the steps cannot be judged."""
+
+    NOT_FINITE = "h2.numbers-not-finite"
+
+
 def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject and the controls, and say what the steps show."""
     if investigation.subject.model.variant == "trm":
-        return not_run(STATEMENT, "The subject is a TRM: it has no encoder.")
+        words = "The subject is a TRM: it has no encoder."
+        return not_run(STATEMENT, CommonReason.NOT_APPLICABLE, words)
     if investigation.subject.train.freeze_encoder_steps >= investigation.subject.train.steps:
-        return not_run(STATEMENT, "The subject's own settings freeze the encoder for the whole run.")
+        words = "The subject's own settings freeze the encoder for the whole run."
+        return not_run(STATEMENT, CommonReason.NOT_APPLICABLE, words)
     subject_jobs = [Job("h2-subject", seed, _subject(investigation, seed)) for seed in investigation.seeds]
     control_jobs = [Job("h2-healthy", 0, investigation.control_config(), shared=True)]
     control_jobs += [
@@ -88,11 +102,10 @@ def decide(investigation: Investigation) -> Hypothesis:
     known = bool(facts.steps) and facts.holds
     slopes, _ = ([], "") if known else investigation.each_seed("H2", investigation.subject, slope)
     steepest = max((found for found in slopes if found), key=lambda found: found.holds, default=None)
-    verdict, sentence = _verdict(facts, steepest, failed, controls, len(subject_runs))
+    found = _judged(facts, steepest, failed, controls, len(subject_runs))
     return STATEMENT.decided(
-        verdict,
-        sentence,
-        explained_by=_explanation(investigation, verdict, controls),
+        found,
+        explained_by=_explanation(investigation, found.verdict, controls),
         arms=control_arms("h2", investigation.subject, POSITIVE),
         runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True))
         + tuple(control_runs),
@@ -125,89 +138,84 @@ def _subject(investigation: Investigation, seed: int) -> Config:
     return seeded(subject, seed, f"train.steps={steps}", f"train.warmup_steps={warmup}")
 
 
-def _verdict(
+def _judged(
     facts: Facts, steepest: Slope | None, failed: list[Run], controls: Sequence[ControlOutcome], seeds: int
-) -> tuple[Verdict, str]:
+) -> Judgement:
     if broken := broken_controls(controls):
-        return Verdict.ERROR, broken
+        return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
     scope = f"({seeds_in_words(seeds)})"
     if facts.steps and facts.holds:
-        words = facts.words
-        return Verdict.VALIDATED, f"{words[0].upper()}{words[1:]} {scope}."
+        return judgement(facts, f"{sentence(facts)} {scope}.")
     if steepest is not None and steepest.holds:
-        return Verdict.VALIDATED, f"{steepest.words[0].upper()}{steepest.words[1:]} {scope}."
+        return judgement(steepest, f"{sentence(steepest)} {scope}.")
     if failed:
-        return Verdict.ERROR, f"{len(failed)} of {seeds} subject runs failed: {failed[0].reason}"
+        words = f"{len(failed)} of {seeds} subject runs failed: {failed[0].reason}"
+        return Judgement(Verdict.ERROR, (CommonReason.RUNS_FAILED,), words)
     if not facts.finite:
-        return Verdict.ERROR, f"Some logged numbers were not finite {scope}."
-    words = facts.words
-    return Verdict.INVALIDATED, f"{words[0].upper()}{words[1:]} {scope}."
+        words = f"Some logged numbers were not finite {scope}."
+        return Judgement(Verdict.ERROR, (RunReason.NOT_FINITE,), words)
+    return judgement(facts, f"{sentence(facts)} {scope}.")
 
 
 def _control(investigation: Investigation, run: Run) -> ControlOutcome:
     name = run.arm.removeprefix("h2-")
     facts = gather(investigation.metrics(run))
+    found = judgement(facts, facts.words)
     if run.state == "failed" or not facts.steps:
-        return control_outcome(name, name in POSITIVE, Verdict.ERROR, run.reason)
-    got = Verdict.VALIDATED if facts.holds else Verdict.INVALIDATED
-    return control_outcome(name, name in POSITIVE, got, facts.words)
+        found = Judgement(Verdict.ERROR, (CommonReason.RUNS_FAILED,), run.reason)
+    return control_outcome(name, name in POSITIVE, found)
+
+
+COVERAGE_LOWEST = Metric("h2.coverage-lowest", "encoder coverage, lowest step", Direction.HOLDS)
+UNCOVERED_STEPS = Metric("h2.uncovered-steps", "steps with coverage below 1", Direction.HOLDS)
+COVERAGE_MEAN = Metric("h2.coverage-mean", "encoder coverage, mean")
+RESET_SHARE = Metric("h2.reset-share", "share of rows that reset, mean")
+WITHOUT_GRADIENT = Metric("h2.steps-without-gradient", "steps without encoder gradient", Direction.HOLDS)
+WITHOUT_MOVEMENT = Metric(
+    "h2.steps-without-movement", "steps on which the encoder does not move", Direction.HOLDS
+)
+IDLE_TENSORS = Metric(
+    "h2.idle-tensors", "encoder tensors without gradient or movement, worst step", Direction.HOLDS
+)
+GRADIENT_LOWEST = Metric("h2.gradient-lowest", "encoder gradient norm before clipping, lowest")
+MOVEMENT_LOWEST = Metric("h2.movement-lowest", "relative movement of the encoder, lowest")
+WASTE_HIGHEST = Metric("h2.waste-highest", "encoder rows computed for nothing, highest share")
+CALLS = Metric("h2.calls", "encoder calls per step, mean")
+CALLS_WITH_GRADIENT = Metric("h2.calls-with-gradient", "of these with gradient, mean")
 
 
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
     n = f"{facts.steps} steps of {seeds_in_words(seeds)}"
 
-    def row(metric: str, treatment: Value, threshold: str, passed: bool | None, note: str = "") -> Evidence:
-        direction = "context" if passed is None else "must hold"
-        if isinstance(treatment, Absent):
-            passed = None  # what was not measured passes nothing
-        return Evidence(
-            metric=metric,
-            direction=direction,
-            treatment=treatment,
-            threshold=threshold,
-            passed=passed,
-            n=n,
-            note=note,
-        )
+    def none_of(metric: Metric, count: int) -> Evidence:
+        return metric.row(count, threshold="0", passed=count == 0, n=n)
 
     return (
-        row(
-            "encoder coverage, lowest step",
+        COVERAGE_LOWEST.row(
             facts.coverage_low,
-            "= 1.00 on every step",
-            facts.uncovered_steps == 0,
-            "share of the batch's samples whose loss has a gradient through what the encoder computed",
+            threshold="= 1.00 on every step",
+            passed=facts.uncovered_steps == 0,
+            n=n,
+            note="share of the batch's samples whose loss has a gradient through what the encoder computed",
         ),
-        row("steps with coverage below 1", float(facts.uncovered_steps), "0", facts.uncovered_steps == 0),
-        row("encoder coverage, mean", facts.coverage_mean, "compare with the share of rows that reset", None),
-        row("share of rows that reset, mean", facts.reset_share, "context", None),
-        row(
-            "steps without encoder gradient", float(facts.without_gradient), "0", facts.without_gradient == 0
-        ),
-        row(
-            "steps on which the encoder does not move",
-            float(facts.without_movement),
-            "0",
-            facts.without_movement == 0,
-        ),
-        row(
-            "encoder tensors without gradient or movement, worst step",
-            float(facts.dead_tensors),
-            "0",
-            facts.dead_tensors == 0,
-        ),
-        row("encoder gradient norm before clipping, lowest", facts.gradient_low, "> 0", None),
-        row(
-            "relative movement of the encoder, lowest",
-            facts.moved_low,
-            "> 0",
-            None,
-            "norm of the change / norm",
-        ),
-        row("encoder rows computed for nothing, highest share", facts.waste_high, "0 is best", None),
-        row("encoder calls per step, mean", facts.calls, "context", None),
-        row("of these with gradient, mean", facts.calls_with_grad, "context", None),
+        none_of(UNCOVERED_STEPS, facts.uncovered_steps),
+        COVERAGE_MEAN.row(facts.coverage_mean, threshold="compare with the share of rows that reset", n=n),
+        RESET_SHARE.row(facts.reset_share, threshold="context", n=n),
+        none_of(WITHOUT_GRADIENT, facts.without_gradient),
+        none_of(WITHOUT_MOVEMENT, facts.without_movement),
+        none_of(IDLE_TENSORS, facts.dead_tensors),
+        GRADIENT_LOWEST.row(facts.gradient_low, threshold="> 0", n=n),
+        MOVEMENT_LOWEST.row(facts.moved_low, threshold="> 0", n=n, note="norm of the change / norm"),
+        WASTE_HIGHEST.row(facts.waste_high, threshold="0 is best", n=n),
+        CALLS.row(facts.calls, threshold="context", n=n),
+        CALLS_WITH_GRADIENT.row(facts.calls_with_grad, threshold="context", n=n),
     )
+
+
+GRADIENT_OVER_SLOPE = Metric(
+    "h2.gradient-over-slope", "encoder gradient over the slope of the loss along it", Direction.HOLDS
+)
+FROZEN_TENSORS = Metric("h2.frozen-tensors", "encoder tensors that take no gradient", Direction.HOLDS)
 
 
 def _slope(steepest: Slope | None, seeds: int) -> tuple[Evidence, ...]:
@@ -216,46 +224,49 @@ def _slope(steepest: Slope | None, seeds: int) -> tuple[Evidence, ...]:
     )
     if steepest is not None and isfinite(steepest.ratio):
         ratio = steepest.ratio
-    row = Evidence(
-        metric="encoder gradient over the slope of the loss along it",
-        direction="must hold",
+    n = f"first step of {seeds_in_words(seeds)}, worst"
+    row = GRADIENT_OVER_SLOPE.row(
+        ratio,
         control=1.0,
-        treatment=ratio,
         threshold=f"within {LIKE[0]:g} and {LIKE[1]:g}",
         passed=None if isinstance(ratio, Absent) else LIKE[0] <= ratio <= LIKE[1],
-        n=f"first step of {seeds_in_words(seeds)}, worst",
+        n=n,
         note="by differences of the loss, of one cycle, for the others have no gradient by design",
     )
     if steepest is None:
         return (row,)
-    frozen = row.model_copy(
-        update={
-            "metric": "encoder tensors that take no gradient",
-            "control": 0.0,
-            "treatment": float(steepest.frozen),
-            "threshold": f"0 of {steepest.tensors}",
-            "passed": not steepest.frozen,
-            "note": "",
-        }
+    frozen = FROZEN_TENSORS.row(
+        steepest.frozen,
+        control=0.0,
+        threshold=f"0 of {steepest.tensors}",
+        passed=not steepest.frozen,
+        n=n,
     )
     return row, frozen
+
+
+TOOLKIT_FINDING = Metric("h2.toolkit-finding", "toolkit finding {item}")
 
 
 def _toolkit(investigation: Investigation, runs: Sequence[Run]) -> tuple[Evidence, ...]:
     """What the toolkit's own rules say of the subject, notes left out; they decide nothing here."""
     grouped = serious(written(investigation.root, runs))
     return tuple(
-        Evidence(
-            metric=f"toolkit finding {rule} in {module or 'the model'}: {found[0]['evidence']['metric']}",
-            direction="context",
-            treatment=found[0]["evidence"]["value"],
+        TOOLKIT_FINDING.row(
+            found[0]["evidence"]["value"],
+            item=f"{rule} {module}".rstrip(),
+            item_words=f"{rule} in {module or 'the model'}: {found[0]['evidence']['metric']}",
             threshold=f"{len(found)} of {len(runs)} seeds, {found[0]['severity']}",
-            passed=None,
             n=f"steps {found[0]['evidence']['first_step']} to {found[0]['evidence']['last_step']}",
             note=f"{found[0]['message']}. Likely cause: {found[0]['cause']}. What to do: {found[0]['remedy']}",
         )
         for (rule, module), found in grouped.items()
     )
+
+
+CORE_COVERAGE = Instrument("h2.core-coverage", "the core, which every sample passes, has coverage 1")
+CLIPPING = Instrument("h2.clipping", "norms before and after clipping differ by just what clipping did")
+FINITE_NUMBERS = Instrument("h2.finite-numbers", "every logged number is finite")
 
 
 def _instruments(
@@ -264,24 +275,16 @@ def _instruments(
     metrics = [m for run in runs for m in investigation.metrics(run)]
     core = [m.get("core.coverage") for m in metrics]
     compared, wrong = _clipping(metrics, investigation.subject.train.clip_norm)
+    none = "no step can be compared: the optimiser never stepped with a gradient"
     return (
-        InstrumentCheck(
-            name="the core, which every sample passes, has coverage 1",
-            passed=all(value == 1 for value in core) and bool(core),
-            detail=f"{sum(value == 1 for value in core)} of {len(core)} steps",
+        CORE_COVERAGE.check(
+            all(value == 1 for value in core) and bool(core),
+            f"{sum(value == 1 for value in core)} of {len(core)} steps",
         ),
-        InstrumentCheck(
-            name="norms before and after clipping differ by just what clipping did",
-            passed=bool(compared) and not wrong,
-            detail=f"{compared - wrong} of {compared} steps"
-            if compared
-            else "no step can be compared: the optimiser never stepped with a gradient",
+        CLIPPING.check(
+            bool(compared) and not wrong, f"{compared - wrong} of {compared} steps" if compared else none
         ),
-        InstrumentCheck(
-            name="every logged number is finite",
-            passed=facts.finite,
-            detail=f"{len(metrics)} steps",
-        ),
+        FINITE_NUMBERS.check(facts.finite, f"{len(metrics)} steps"),
     )
 
 
@@ -377,7 +380,7 @@ def _series(investigation: Investigation, subject: Sequence[Run], controls: Sequ
 
 def _with_facts(run: Run, facts: Facts) -> Run:
     extra: dict[str, Value] = {
-        "encoder coverage, lowest": facts.coverage_low,
-        "steps without encoder movement": float(facts.without_movement),
+        "encoder_coverage_lowest": facts.coverage_low,
+        "steps_without_encoder_movement": float(facts.without_movement),
     }
-    return run.model_copy(update={"final": run.final | extra})
+    return run.replace(final=run.final | extra)

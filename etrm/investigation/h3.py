@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from torch import Tensor
 
@@ -22,11 +22,14 @@ from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
 from etrm.investigation import frozen_decoder
 from etrm.investigation.contrast import lower_by
+from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.inspection import inspected_controls, judged, sentence, worst_of
 from etrm.investigation.interface import PARTS, ROUNDING, SAME, Passage, passage
 from etrm.investigation.measure import training_queries, with_foreign_demos
 from etrm.investigation.protocol import (
+    CommonReason,
     Investigation,
+    Judgement,
     Statement,
     broken_controls,
     control_arms,
@@ -34,14 +37,13 @@ from etrm.investigation.protocol import (
     seeds_in_words,
 )
 from etrm.investigation.result import (
-    Absent,
     ControlOutcome,
+    Direction,
     Effect,
     Evidence,
     Hypothesis,
     InstrumentCheck,
     Run,
-    Value,
     Verdict,
 )
 from etrm.model.act import Carry
@@ -73,6 +75,17 @@ SCALES = (0.01, 0.03, 0.1, 0.3)
 """Of the context, against 1, in the sweep."""
 LEVEL = 1 - 0.1 / len(SCALES)
 """Of each interval of the sweep: 90 % for all of them together (Bonferroni)."""
+
+
+class SizeReason(StrEnum):
+    """What the size of the context, and the sweep of its scale, say."""
+
+    ALIKE = "h3.size-alike"
+    NO_SWEEP = "h3.no-run-of-the-sweep-finished"
+    COSTS = "h3.size-costs"
+    COSTS_NOTHING = "h3.size-costs-nothing"
+    UNDECIDED = "h3.size-undecided"
+    NOT_USED = "h3.context-not-used-at-that-scale"
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,16 @@ class Sweep:
         return Decision("INCONCLUSIVE", reason, found.screening, False, None)
 
     @property
+    def codes(self) -> tuple[SizeReason, ...]:
+        """What the sweep says of the size, as stable codes."""
+        said = {
+            False: SizeReason.COSTS,
+            True: SizeReason.COSTS_NOTHING,
+            None: SizeReason.UNDECIDED,
+        }[self.decision.ruled_out]
+        return (said,) if self.used or self.interval.mean <= 0 else (said, SizeReason.NOT_USED)
+
+    @property
     def words(self) -> str:
         """What the sweep says of the size, and the best scale with its effect."""
         i = self.interval
@@ -154,7 +177,8 @@ class Sweep:
 def decide(investigation: Investigation) -> Hypothesis:
     """Follow the context of every seed and of the controls, and sweep its scale where its size is another."""
     if investigation.subject.model.variant == "trm":
-        return not_run(STATEMENT, "The subject is a TRM: its context is a puzzle vector.")
+        words = "The subject is a TRM: its context is a puzzle vector."
+        return not_run(STATEMENT, CommonReason.NOT_APPLICABLE, words)
     began, waited = time.perf_counter(), 0.0
     investigation.progress("H3", 0, 1)
     controls = inspected_controls(investigation, "h3", POSITIVE, passage)
@@ -170,12 +194,9 @@ def decide(investigation: Investigation) -> Hypothesis:
             runs = tuple(frozen_decoder.trained(investigation, "H3"))
         waited = time.perf_counter() - waiting
         sweep = _sweep(investigation, runs) if runs else None
-    verdict, sentence = _verdict(worst, error, sizes, sweep, controls, len(investigation.seeds))
     return STATEMENT.decided(
-        verdict,
-        sentence,
+        _judged(worst, error, sizes, sweep, controls, len(investigation.seeds)),
         screening=sweep is not None and sweep.decision.screening,
-        candidate=sweep is not None and sweep.decision.candidate,
         arms=control_arms("h3", investigation.subject, POSITIVE),
         runs=runs,
         evidence=_evidence(worst, sizes, sweep, len(seen)) if worst else (),
@@ -239,132 +260,130 @@ def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:
     return scaled
 
 
-def _verdict(
+def _judged(
     seen: Passage | None,
     error: str,
     sizes: Sizes | None,
     sweep: Sweep | None,
     controls: Sequence[ControlOutcome],
     seeds: int,
-) -> tuple[Verdict, str]:
+) -> Judgement:
     found = judged(seen, error, controls, worst_of(seeds))
-    if seen is None or sizes is None or found[0] is not Verdict.INVALIDATED:
+    if seen is None or sizes is None or found.verdict is not Verdict.INVALIDATED:
         return found
-    words = sentence(seen)
-    size = f"its size is {sizes.ratio:.3g} times that of the decoder's puzzle vectors"
+    words = f"{sentence(seen)}; its size is {sizes.ratio:.3g} times that of the decoder's puzzle vectors"
+    scope = f"({seeds_in_words(seeds)})"
     if sizes.alike:
-        return Verdict.INVALIDATED, f"{words}; {size} ({seeds_in_words(seeds)})."
+        return Judgement(Verdict.INVALIDATED, (*found.codes, SizeReason.ALIKE), f"{words} {scope}.")
     if sweep is None:
-        return Verdict.ERROR, f"{words}; {size}, and no run of the scale sweep finished."
-    verdict = Verdict(sweep.decision.verdict)
-    return verdict, f"{words}; {size}, {sweep.words} ({seeds_in_words(seeds)})."
+        words = f"{words}, and no run of the scale sweep finished."
+        return Judgement(Verdict.ERROR, (*found.codes, SizeReason.NO_SWEEP), words)
+    decision, codes = sweep.decision, (*found.codes, *sweep.codes)
+    return Judgement(Verdict(decision.verdict), codes, f"{words}, {sweep.words} {scope}.", decision.candidate)
+
+
+FINITE = Metric("h3.finite", "the decoder is given finite numbers", Direction.HOLDS)
+CHANGE = Metric(
+    "h3.change-on-its-way",
+    "difference of what the decoder is given to what the encoder says, of its size",
+    Direction.EQUAL,
+)
+OTHER_ROWS = Metric(
+    "h3.change-with-other-rows",
+    "change of a row's context with other rows' demonstrations, of its size",
+    Direction.EQUAL,
+)
+USE = Metric(
+    "h3.change-of-logits",
+    "change of the logits with another task's demonstrations, of their size",
+    Direction.HOLDS,
+)
+UNREAD_PARTS = Metric(
+    "h3.unread-parts",
+    "parts of the demonstrations that some row's context says nothing of",
+    Direction.EQUAL,
+)
+SIZE = Metric("h3.size", "root mean square of the context, over that of the puzzle vectors")
+LOSS_AT_SCALE = Metric("h3.loss-at-scale", "loss at {item} times the context")
+GAIN_AT_SCALE = Metric("h3.gain-at-best-scale", "lower loss at {item} times the context", Direction.LOWER)
 
 
 def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: int) -> tuple[Evidence, ...]:
-    base = Evidence(
-        metric="",
-        direction="must hold",
-        treatment=0.0,
-        threshold="",
-        passed=None,
-        n=f"one batch of {seeds_in_words(seeds)}",
-    )
-    rows: list[dict[str, Any]] = [
-        {
-            "metric": "the decoder is given finite numbers",
-            "treatment": float(seen.finite),
-            "threshold": "all",
-            "passed": seen.finite,
-        },
-        {
-            "metric": "difference of what the decoder is given to what the encoder says, of its size",
-            "direction": "must be equal",
-            "control": 0.0,
-            "treatment": _finite(seen.same),
-            "threshold": f"<= {SAME:g}",
-            "passed": seen.same <= SAME,
-            "note": f"least squares: {seen.scale:.4g} times what it says, cosine {seen.aligned:.3f}",
-        },
-        {
-            "metric": "change of a row's context with other rows' demonstrations, of its size",
-            "direction": "must be equal",
-            "control": 0.0,
-            "treatment": _finite(seen.others),
-            "threshold": f"<= {ROUNDING:g}",
-            "passed": seen.others <= ROUNDING,
-        },
-        {
-            "metric": "change of the logits with another task's demonstrations, of their size",
-            "treatment": _finite(seen.used),
-            "threshold": f"> {ROUNDING:g}",
-            "passed": not seen.unused,
-            "note": "at the random start of the encoder, one ACT step",
-        },
-        {
-            "metric": "parts of the demonstrations that some row's context says nothing of",
-            "direction": "must be equal",
-            "control": 0.0,
-            "treatment": float(len(seen.unread)),
-            "threshold": f"0 of {len(PARTS)}",
-            "passed": not seen.unread,
-            "note": ", ".join(seen.unread)
-            or "inputs, outputs and the last demonstration, each under other colours",
-        },
-    ]
+    n = f"one batch of {seeds_in_words(seeds)}"
+    rows = _passage_rows(seen, n)
     if sizes is not None:
-        rows.append(
-            {
-                "metric": "root mean square of the context, over that of the puzzle vectors",
-                "direction": "context",
-                "control": sizes.table,
-                "treatment": _finite(sizes.ratio),
-                "threshold": f"within {LIKE[0]} and {LIKE[1]}, else the scale sweep decides",
-                "note": f"a puzzle vector fills one of {sizes.tokens} context tokens and leaves the others zero",
-            }
+        size = SIZE.row(
+            sizes.ratio,
+            control=sizes.table,
+            threshold=f"within {LIKE[0]} and {LIKE[1]}, else the scale sweep decides",
+            n=n,
+            note=f"a puzzle vector fills one of {sizes.tokens} context tokens and leaves the others zero",
         )
-    if sweep is not None:
-        i = sweep.interval
-        rows += [
-            {
-                "metric": f"loss at {scale} times the context",
-                "direction": "context",
-                "control": sweep.losses[1.0],
-                "treatment": _finite(loss),
-                "threshold": "against the context as it is",
-                "n": seeds_in_words(i.seeds),
-            }
-            for scale, loss in sweep.losses.items()
-            if scale != 1.0
-        ]
-        rows.append(
-            {
-                "metric": f"lower loss at {sweep.scale} times the context",
-                "direction": "lower is healthy",
-                "control": 0.0,
-                "treatment": _finite(i.mean),
-                "low": i.low if i.low > -float("inf") else None,
-                "high": i.high if i.high < float("inf") else None,
-                "effect": Effect.known(sweep.differences, frozen_decoder.SMALLEST_EFFECT, LEVEL),
-                "threshold": f"{frozen_decoder.SMALLEST_EFFECT} nats per token, interval above 0",
-                "passed": sweep.decision.ruled_out,
-                "n": seeds_in_words(i.seeds),
-                "note": f"{LEVEL:.1%} interval, paired t over seeds; the best of {len(SCALES)} scales",
-            }
+        rows.append(size)
+    return (*rows, *(_sweep_rows(sweep) if sweep is not None else ()))
+
+
+def _passage_rows(seen: Passage, n: str) -> list[Evidence]:
+    unread = ", ".join(part.words for part in seen.unread)
+    return [
+        FINITE.row(float(seen.finite), threshold="all", passed=seen.finite, n=n),
+        CHANGE.row(
+            seen.same,
+            control=0.0,
+            threshold=f"<= {SAME:g}",
+            passed=seen.same <= SAME,
+            n=n,
+            note=f"least squares: {seen.scale:.4g} times what it says, cosine {seen.aligned:.3f}",
+        ),
+        OTHER_ROWS.row(
+            seen.others, control=0.0, threshold=f"<= {ROUNDING:g}", passed=seen.others <= ROUNDING, n=n
+        ),
+        USE.row(
+            seen.used,
+            threshold=f"> {ROUNDING:g}",
+            passed=not seen.unused,
+            n=n,
+            note="at the random start of the encoder, one ACT step",
+        ),
+        UNREAD_PARTS.row(
+            len(seen.unread),
+            control=0.0,
+            threshold=f"0 of {len(PARTS)}",
+            passed=not seen.unread,
+            n=n,
+            note=unread or "inputs, outputs and the last demonstration, each under other colours",
+        ),
+    ]
+
+
+def _sweep_rows(sweep: Sweep) -> list[Evidence]:
+    i = sweep.interval
+    n = seeds_in_words(i.seeds)
+    rows = [
+        LOSS_AT_SCALE.row(
+            loss, item=f"{scale}", control=sweep.losses[1.0], threshold="against the context as it is", n=n
         )
-    for row in rows:
-        if isinstance(row["treatment"], Absent):
-            row["passed"] = None  # what was not measured passes nothing
-    return tuple(base.model_copy(update=row) for row in rows)
+        for scale, loss in sweep.losses.items()
+        if scale != 1.0
+    ]
+    gain = GAIN_AT_SCALE.row(
+        i.mean,
+        item_words=f"{sweep.scale}",
+        control=0.0,
+        low=i.low,
+        high=i.high,
+        effect=Effect.known(sweep.differences, frozen_decoder.SMALLEST_EFFECT, LEVEL),
+        threshold=f"{frozen_decoder.SMALLEST_EFFECT} nats per token, interval above 0",
+        passed=sweep.decision.ruled_out,
+        n=n,
+        note=f"{LEVEL:.1%} interval, paired t over seeds; the best of {len(SCALES)} scales",
+    )
+    return [*rows, gain]
+
+
+HEALTHY_PASSES = Instrument("h3.healthy-context-passes", "a healthy context passes unchanged")
 
 
 def _instruments(controls: Sequence[ControlOutcome]) -> tuple[InstrumentCheck, ...]:
     healthy = next(control for control in controls if control.kind == "negative")
-    return (
-        InstrumentCheck(
-            name="a healthy context passes unchanged", passed=healthy.behaved, detail=healthy.detail
-        ),
-    )
-
-
-def _finite(value: float) -> Value:
-    return value if abs(value) < float("inf") else Absent(absent=f"not finite: {value}")
+    return (HEALTHY_PASSES.check(healthy.behaved, healthy.detail),)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from etrm.config import Config
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation import dynamics
 from etrm.investigation.contrast import Outcome
+from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.protocol import (
     CONTROL_PRESET,
+    CommonReason,
     Investigation,
+    Judgement,
     Statement,
     broken_controls,
     control_outcome,
@@ -27,16 +31,17 @@ from etrm.investigation.protocol import (
 from etrm.investigation.result import (
     Absent,
     ControlOutcome,
+    Direction,
     Evidence,
     Figure,
     Hypothesis,
     InstrumentCheck,
     Run,
     Series,
+    Value,
     Verdict,
 )
 from etrm.investigation.screening import (
-    METRIC_IN_WORDS,
     REFERENCE,
     SMALLEST_EFFECT,
     Screen,
@@ -75,10 +80,21 @@ STATEMENT = Statement(
 WARMUP_SHARE = 0.1
 CURES = {"warmup-too-long": "warm-up"}
 """Faults of the positive controls, and the intervention that must show each."""
+LOSS = Metric("h4.loss", "loss on the training queries: {item}", Direction.LOWER)
+SETTINGS = Metric("h4.settings-that-differ", "settings that differ from the checkpoint's")
 
 
-def interventions(used: Config) -> tuple[list[Treatment], dict[str, str]]:
-    """The interventions of a config with the settings ``used``, and why the others are left out, by name."""
+class DynamicsReason(StrEnum):
+    """What the interventions show."""
+
+    A_CHANGE_GAINS = "h4.a-change-gains"
+    NO_CHANGE_GAINS = "h4.no-change-gains"
+    EVERY_RUN_DIVERGED = "h4.every-run-diverged"
+    UNDECIDED = "h4.undecided"
+
+
+def interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatment, str]]]:
+    """The interventions of a config with the settings ``used``, and those left out with the reason of each."""
     train, model = used.train, used.model
     rate = train.lr * train.encoder_lr_scale
     still = "the encoder does not train" if train.freeze_encoder_steps >= train.steps or not rate else ""
@@ -123,7 +139,7 @@ def interventions(used: Config) -> tuple[list[Treatment], dict[str, str]]:
             "",
         ),
     ]
-    return [t for t, why in every if not why], {t.what: why for t, why in every if why}
+    return [t for t, why in every if not why], [(t, why) for t, why in every if why]
 
 
 def screens(investigation: Investigation) -> list[Screen]:
@@ -143,12 +159,9 @@ def decide(investigation: Investigation) -> Hypothesis:
     given = screen.of_arm(runs)
     outcome = _outcome(screen, runs)
     outcomes = [_control(control, runs) for control in controls]
-    verdict, sentence = judged(outcome, given, broken_controls(outcomes), reference.train.steps)
     return STATEMENT.decided(
-        verdict,
-        sentence,
+        judged(outcome, given, broken_controls(outcomes), reference.train.steps),
         screening=len(screen.seeds) < FULL_SEEDS,
-        candidate=outcome.candidate and verdict is Verdict.INCONCLUSIVE,
         p_value=outcome.p_value,
         arms=(
             *screen.arms("the subject as given"),
@@ -156,8 +169,8 @@ def decide(investigation: Investigation) -> Hypothesis:
         ),
         runs=readable(runs),
         evidence=(
-            *outcome.rows(METRIC_IN_WORDS),
-            *left_out({what: f"changes nothing here: {why}" for what, why in needless.items()}),
+            *outcome.rows(LOSS),
+            *left_out(LOSS, [(t, f"changes nothing here: {why}") for t, why in needless]),
             _settings(investigation.effective),
             *dynamics.rows([investigation.metrics(run) for run in given]),
         ),
@@ -169,8 +182,8 @@ def decide(investigation: Investigation) -> Hypothesis:
     )
 
 
-def judged(outcome: Outcome, given: Sequence[Run], broken: str, steps: int) -> tuple[Verdict, str]:
-    """Verdict and sentence.
+def judged(outcome: Outcome, given: Sequence[Run], broken: str, steps: int) -> Judgement:
+    """What the interventions show.
 
     Args:
         outcome: of the interventions.
@@ -178,21 +191,24 @@ def judged(outcome: Outcome, given: Sequence[Run], broken: str, steps: int) -> t
         broken: why a verdict would mean nothing, if a control did not behave.
         steps: of the runs.
     """
-    if broken or unusable(given):
-        return Verdict.ERROR, broken or unusable(given)
+    if broken:
+        return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
+    if lost := unusable(given):
+        return Judgement(Verdict.ERROR, (CommonReason.RUNS_FAILED,), lost)
     counted = scope(given, steps)
-    change = f"{outcome.best.name} changes the loss on the training queries by {outcome.best.change}"
+    change = f"{outcome.best.words} changes the loss on the training queries by {outcome.best.change}"
     if outcome.gained:
-        return outcome.verdict, f"{change[0].upper()}{change[1:]} {counted}."
+        words = f"{change[0].upper()}{change[1:]} {counted}."
+        return Judgement(outcome.verdict, (DynamicsReason.A_CHANGE_GAINS,), words, outcome.candidate)
     if all(run.diverged for run in given):
-        return Verdict.INCONCLUSIVE, f"Every run diverged, and no intervention saves it {counted}."
+        words = f"Every run diverged, and no intervention saves it {counted}."
+        return Judgement(Verdict.INCONCLUSIVE, (DynamicsReason.EVERY_RUN_DIVERGED,), words)
     if outcome.verdict is Verdict.INVALIDATED:
         least = -100 * math.expm1(-SMALLEST_EFFECT)
-        return (
-            outcome.verdict,
-            f"No single change lowers the loss by {least:.0f} %; the best: {change} {counted}.",
-        )
-    return outcome.verdict, f"Undecided: {change} {counted}; {outcome.open_question}."
+        words = f"No single change lowers the loss by {least:.0f} %; the best: {change} {counted}."
+        return Judgement(outcome.verdict, (DynamicsReason.NO_CHANGE_GAINS,), words)
+    words = f"Undecided: {change} {counted}; {outcome.open_question}."
+    return Judgement(outcome.verdict, (DynamicsReason.UNDECIDED,), words)
 
 
 def _outcome(screen: Screen, runs: Sequence[Run]) -> Outcome:
@@ -209,9 +225,8 @@ def _control_screen(name: str) -> Screen:
 
 def _control(screen: Screen, runs: Sequence[Run]) -> ControlOutcome:
     name = screen.name.removeprefix("few-")
-    outcome = _outcome(screen, runs)
-    verdict, sentence = judged(outcome, screen.of_arm(runs), "", screen.reference.train.steps)
-    return control_outcome(name, name in CURES, verdict, sentence, candidate=outcome.candidate)
+    found = judged(_outcome(screen, runs), screen.of_arm(runs), "", screen.reference.train.steps)
+    return control_outcome(name, name in CURES, found)
 
 
 COMPARED = (
@@ -232,27 +247,28 @@ COMPARED = (
 
 def _settings(used: Config) -> Evidence:
     """Settings against those with which the decoder was trained, where its folder says so."""
-    base = Evidence(
-        metric="settings that differ from the checkpoint's",
-        direction="context",
-        treatment=Absent(absent="the subject starts from no checkpoint"),
-        threshold=f"of {len(COMPARED)} compared",
-        passed=None,
-        n="1 checkpoint",
-    )
+    differ: Value
+    note = ""
     source = used.train.decoder
     if source is None:
-        return base
-    file = Path(source) / "config.json"
-    if not file.exists():
-        return base.model_copy(
-            update={"treatment": Absent(absent="the checkpoint does not say how it was trained")}
+        differ = Absent(absent="the subject starts from no checkpoint")
+    elif not (file := Path(source) / "config.json").exists():
+        differ = Absent(absent="the checkpoint does not say how it was trained")
+    else:
+        theirs = json.loads(file.read_text("utf-8"))
+        ours: dict[str, Any] = used.model_dump(mode="json")
+        found = [(s, n) for s, n in COMPARED if theirs[s].get(n) != ours[s][n]]
+        differ = len(found)
+        note = "; ".join(
+            f"{s}.{n}: trained with {theirs[s].get(n)}, runs with {ours[s][n]}" for s, n in found
         )
-    theirs = json.loads(file.read_text("utf-8"))
-    ours: dict[str, Any] = used.model_dump(mode="json")
-    differ = [(s, n) for s, n in COMPARED if theirs[s].get(n) != ours[s][n]]
-    note = "; ".join(f"{s}.{n}: trained with {theirs[s].get(n)}, runs with {ours[s][n]}" for s, n in differ)
-    return base.model_copy(update={"treatment": float(len(differ)), "note": note})
+    return SETTINGS.row(differ, threshold=f"of {len(COMPARED)} compared", n="1 checkpoint", note=note)
+
+
+SAME_FIRST_LOSS = Instrument(
+    "h4.same-first-loss",
+    "interventions begin where the subject begins: the loss of the first step is the same",
+)
 
 
 def _same_start(investigation: Investigation, screen: Screen, runs: Sequence[Run]) -> InstrumentCheck:
@@ -264,10 +280,8 @@ def _same_start(investigation: Investigation, screen: Screen, runs: Sequence[Run
         if t.steps == 1
         for run in screen.of_arm(runs, t.name)
     ]
-    return InstrumentCheck(
-        name="interventions begin where the subject begins: the loss of the first step is the same",
-        passed=all(same),
-        detail=f"{sum(same)} of {len(same)} runs; a batch of another size begins elsewhere",
+    return SAME_FIRST_LOSS.check(
+        all(same), f"{sum(same)} of {len(same)} runs; a batch of another size begins elsewhere"
     )
 
 

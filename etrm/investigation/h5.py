@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from enum import StrEnum
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from etrm.data import Episodes, Sample
 from etrm.data.splits import Leakage, leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
 from etrm.errors import NonFiniteError
+from etrm.investigation.evidence import Found, Instrument, Metric, Reason
 from etrm.investigation.inspection import inspected_controls, judged, worst_of
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
@@ -28,9 +29,10 @@ from etrm.investigation.protocol import (
     control_arms,
     seeds_in_words,
 )
-from etrm.investigation.provenance import KINDS, Provenance, read_rows
+from etrm.investigation.provenance import Provenance, RowProblem, read_rows
 from etrm.investigation.result import (
     Absent,
+    Direction,
     Evidence,
     Hypothesis,
     InstrumentCheck,
@@ -71,8 +73,19 @@ POSITIVE = (
 )
 
 
+class DataReason(StrEnum):
+    """What is wrong with the data beside single rows (:class:`RowProblem`), or that nothing is."""
+
+    FOREIGN_LABELS = "h5.labels-of-later-samples"
+    WRONG_ENDS = "h5.rows-end-otherwise"
+    LEAK = "h5.held-out-tasks-trained-on"
+    NEVER_DRAWN = "h5.tasks-never-drawn"
+    UNEVEN = "h5.queries-drawn-unevenly"
+    SOUND = "h5.sound"
+
+
 @dataclass(frozen=True)
-class Facts:
+class Facts(Found):
     """What one subject's data holds.
 
     Attributes:
@@ -112,34 +125,37 @@ class Facts:
         return bool(rows or self.leaked.ids or drawn)
 
     @property
-    def words(self) -> str:
-        """The findings with their numbers."""
-        parts = [
-            f"{count} of {self.read.rows} rows have {kind} (first: {self.read.first[kind]})"
+    def reasons(self) -> list[Reason]:
+        """What is wrong with the data, or that nothing is."""
+        found = [
+            Reason(
+                kind,
+                f"{count} of {self.read.rows} rows have {kind.words} (first: {self.read.first[kind]})",
+            )
             for kind, count in self.read.wrong.items()
         ]
         if self.foreign_labels:
-            parts.append(
-                f"the loss of rows that go on is {_in_words(self.loss)}, and {_in_words(self.loss_garbled)} where "
-                "samples that were not drawn yet have other labels"
+            words = (
+                f"the loss of rows that go on is {_in_words(self.loss)}, and {_in_words(self.loss_garbled)} "
             )
+            words += "where samples that were not drawn yet have other labels"
+            found.append(Reason(DataReason.FOREIGN_LABELS, words))
         if self.wrong_ends:
-            parts.append(
-                f"on {self.wrong_ends} of {self.ends} ACT steps a row ends, and takes a new sample, otherwise than its "
-                "halting logit and the maximum of steps say"
-            )
+            words = f"on {self.wrong_ends} of {self.ends} ACT steps a row ends, and takes a new sample, otherwise "
+            words += "than its halting logit and the maximum of steps say"
+            found.append(Reason(DataReason.WRONG_ENDS, words))
         if self.leaked.ids:
-            parts.append(f"{len(self.leaked.ids)} held-out tasks are trained on ({self.leaked.ids[0]}, ...)")
+            words = f"{len(self.leaked.ids)} held-out tasks are trained on ({self.leaked.ids[0]}, ...)"
+            found.append(Reason(DataReason.LEAK, words))
         if self.drawn < self.tasks:
-            parts.append(f"{self.tasks - self.drawn} of {self.tasks} tasks are never drawn")
+            words = f"{self.tasks - self.drawn} of {self.tasks} tasks are never drawn"
+            found.append(Reason(DataReason.NEVER_DRAWN, words))
         if self.uneven:
-            parts.append(f"{self.uneven} of {self.queries} queries are not drawn just once in a pass")
-        if parts:
-            return "; ".join(parts)
-        return (
-            f"all {self.read.rows} rows and {self.read.demos} demonstrations are their tasks' own grids under one "
-            "augmentation, labels stay with their rows, and nothing leaks"
-        )
+            words = f"{self.uneven} of {self.queries} queries are not drawn just once in a pass"
+            found.append(Reason(DataReason.UNEVEN, words))
+        words = f"all {self.read.rows} rows and {self.read.demos} demonstrations are their tasks' own grids under "
+        words += "one augmentation, labels stay with their rows, and nothing leaks"
+        return found or [Reason(DataReason.SOUND, words)]
 
 
 def _in_words(loss: Value) -> str:
@@ -179,10 +195,8 @@ def decide(investigation: Investigation) -> Hypothesis:
     subjects, error = investigation.each_seed("H5", investigation.subject, inspect)
     controls = inspected_controls(investigation, "h5", POSITIVE, inspect)
     worst = max(subjects, key=lambda facts: facts.holds, default=None)
-    verdict, sentence = judged(worst, error, controls, worst_of(len(investigation.seeds)))
     return STATEMENT.decided(
-        verdict,
-        sentence,
+        judged(worst, error, controls, worst_of(len(investigation.seeds))),
         arms=control_arms("h5", investigation.subject, POSITIVE),
         evidence=_evidence(worst, len(subjects)) if worst else (),
         controls=controls,
@@ -265,61 +279,68 @@ def _garble(episodes: Episodes, first: int) -> None:
     episodes.sample = garbled  # type: ignore[method-assign]  # the loader itself, whatever draws from it
 
 
+ROW_PROBLEM = Metric("h5.rows-with-problem", "rows with {item}", Direction.EQUAL)
+LATER_LABELS = Metric(
+    "h5.loss-with-later-labels-exchanged",
+    "loss of rows that go on, labels of later samples exchanged",
+    Direction.EQUAL,
+)
+LEAKED_BY_ID = Metric("h5.leaked-by-id", "held-out tasks that are trained on, by id", Direction.EQUAL)
+LEAKED_BY_GRIDS = Metric(
+    "h5.leaked-by-grids", "held-out tasks that are trained on, by their grids", Direction.EQUAL
+)
+NEVER_DRAWN = Metric("h5.tasks-never-drawn", "training tasks of which nothing is asked", Direction.EQUAL)
+UNEVEN = Metric(
+    "h5.queries-drawn-unevenly",
+    "queries that the loader's first pass does not draw just once",
+    Direction.EQUAL,
+)
+WRONG_ENDS = Metric(
+    "h5.rows-end-otherwise",
+    "ACT steps on which a row ends otherwise than its halting logit and the maximum say",
+    Direction.EQUAL,
+)
+
+
 def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
     n = f"{facts.read.rows} rows, {facts.read.demos} demonstrations, {seeds_in_words(seeds)}"
-    base = Evidence(metric="", direction="must be equal", treatment=0.0, threshold="0", passed=None, n=n)
-    rows: list[dict[str, Any]] = [
-        {
-            "metric": f"rows with {kind}",
-            "control": 0.0,
-            "treatment": float(facts.read.wrong[kind]),
-            "passed": not facts.read.wrong[kind],
-            "note": facts.read.first.get(kind, ""),
-        }
-        for kind in KINDS
-    ]
-    rows += [
-        {
-            "metric": "loss of rows that go on, labels of later samples exchanged",
-            "control": facts.loss,
-            "treatment": facts.loss_garbled,
-            "threshold": "the same to the bit",
-            "passed": not facts.foreign_labels,
-            "n": "one step",
-            "note": "nothing that is drawn later may move the loss of samples that are worked on",
-        },
-        {
-            "metric": "held-out tasks that are trained on, by id",
-            "treatment": float(len(facts.leaked.by_id)),
-            "passed": not facts.leaked.by_id,
-            "n": f"{facts.tasks} training tasks",
-        },
-        {
-            "metric": "held-out tasks that are trained on, by their grids",
-            "treatment": float(len(facts.leaked.by_grids)),
-            "passed": not facts.leaked.by_grids,
-            "n": f"{facts.tasks} training tasks",
-        },
-        {
-            "metric": "training tasks of which nothing is asked",
-            "treatment": float(facts.tasks - facts.drawn),
-            "passed": facts.drawn == facts.tasks,
-            "n": f"{facts.tasks} training tasks",
-        },
-        {
-            "metric": "queries that the loader's first pass does not draw just once",
-            "treatment": float(facts.uneven),
-            "passed": not facts.uneven,
-            "n": f"{facts.queries} queries",
-        },
-        {
-            "metric": "ACT steps on which a row ends otherwise than its halting logit and the maximum say",
-            "treatment": float(facts.wrong_ends),
-            "passed": not facts.wrong_ends,
-            "n": f"{facts.ends} steps of rows",
-        },
-    ]
-    return tuple(base.model_copy(update=row) for row in rows)
+    tasks = f"{facts.tasks} training tasks"
+
+    def none_of(metric: Metric, count: int, n: str) -> Evidence:
+        return metric.row(count, control=0.0, threshold="0", passed=not count, n=n)
+
+    return (
+        *(
+            ROW_PROBLEM.row(
+                facts.read.wrong[kind],
+                item=kind,
+                item_words=kind.words,
+                control=0.0,
+                threshold="0",
+                passed=not facts.read.wrong[kind],
+                n=n,
+                note=facts.read.first.get(kind, ""),
+            )
+            for kind in RowProblem
+        ),
+        LATER_LABELS.row(
+            facts.loss_garbled,
+            control=facts.loss,
+            threshold="the same to the bit",
+            passed=not facts.foreign_labels,
+            n="one step",
+            note="nothing that is drawn later may move the loss of samples that are worked on",
+        ),
+        none_of(LEAKED_BY_ID, len(facts.leaked.by_id), tasks),
+        none_of(LEAKED_BY_GRIDS, len(facts.leaked.by_grids), tasks),
+        none_of(NEVER_DRAWN, facts.tasks - facts.drawn, tasks),
+        none_of(UNEVEN, facts.uneven, f"{facts.queries} queries"),
+        none_of(WRONG_ENDS, facts.wrong_ends, f"{facts.ends} steps of rows"),
+    )
+
+
+ROWS_DRAWN = Instrument("h5.rows-drawn", "rows were drawn")
+FINITE_LOSS = Instrument("h5.finite-loss", "rows that go on have a finite loss")
 
 
 def _instruments(subjects: Sequence[Facts]) -> tuple[InstrumentCheck, ...]:
@@ -327,10 +348,6 @@ def _instruments(subjects: Sequence[Facts]) -> tuple[InstrumentCheck, ...]:
     rows = sum(facts.read.rows for facts in subjects)
     measured = [facts for facts in subjects if not isinstance(facts.loss, Absent)]
     return (
-        InstrumentCheck(name="rows were drawn", passed=rows > 0, detail=f"{rows} rows"),
-        InstrumentCheck(
-            name="rows that go on have a finite loss",
-            passed=len(measured) == len(subjects),
-            detail=f"{len(measured)} of {len(subjects)} seeds",
-        ),
+        ROWS_DRAWN.check(rows > 0, f"{rows} rows"),
+        FINITE_LOSS.check(len(measured) == len(subjects), f"{len(measured)} of {len(subjects)} seeds"),
     )

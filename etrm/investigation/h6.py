@@ -7,23 +7,22 @@ the weights that it asks are compared with those that it says it asks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import torch
 
-from etrm.batch import IGNORE
 from etrm.config import Config, with_overrides
-from etrm.data import Sample, TaskSet, collate, evaluation_samples
-from etrm.data.augment import identity, parse_name
-from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
+from etrm.data import Sample, collate
 from etrm.device import to_device
 from etrm.errors import EtrmError, NonFiniteError
-from etrm.evaluation import Answer, Predictor
+from etrm.evaluation import Answer
+from etrm.investigation.evidence import Found, Instrument, Metric, Reason
 from etrm.investigation.inspection import inspected_controls, judged
+from etrm.investigation.known_answers import VOTES, Planted, evaluate_known_answers, right_answer
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import (
     Investigation,
@@ -31,9 +30,10 @@ from etrm.investigation.protocol import (
     control_arms,
     seeded,
 )
-from etrm.investigation.provenance import KINDS, Provenance, read_rows
+from etrm.investigation.provenance import Provenance, RowProblem, read_rows
 from etrm.investigation.result import (
     Absent,
+    Direction,
     Evidence,
     Hypothesis,
     InstrumentCheck,
@@ -63,55 +63,24 @@ STATEMENT = Statement(
     would_change="One planted prediction that is not scored as planted, or one evaluated tensor that is not averaged.",
 )
 POSITIVE = ("divide-by-all", "no-inverse", "stale-votes", "eval-raw")
-VOTES = 4
-"""Augmentations of a planted evaluation, whatever the subject's: one vote hides a missing inverse."""
-SIZES = (4, 64)
 ROWS = 64
 """Of a batch in which what is asked is read."""
 STEPS = 3
 """Training steps after which averaged and raw weights differ."""
 
 
-@dataclass(frozen=True)
-class Planted:
-    """One evaluation of predictions whose score is known.
+class EvaluatorReason(StrEnum):
+    """What is wrong with the evaluator, or that nothing is."""
 
-    Attributes:
-        what: was planted, and on how many tasks.
-        asked: tasks that were asked.
-        solved: of them, those that were planted right and can be answered.
-        reported_asked, reported_solved: by the evaluator.
-        score: pass@k by the evaluator.
-        wanted: pass@k by counting, the mean over the tasks of the share of queries planted right.
-        k: candidates that may be tried.
-    """
-
-    what: str
-    asked: int
-    solved: int
-    reported_asked: int
-    reported_solved: int
-    score: float
-    wanted: float
-    k: int = 1
-
-    @property
-    def right(self) -> bool:
-        """Whether the evaluator says what was planted."""
-        counts = (self.reported_asked, self.reported_solved) == (self.asked, self.solved)
-        return counts and abs(self.score - self.wanted) < 1e-9
-
-    @property
-    def words(self) -> str:
-        """What was planted and what came out."""
-        return (
-            f"{self.what}, pass@{self.k}: {self.reported_solved} of {self.reported_asked} tasks "
-            f"({self.score:.1%}) reported, {self.solved} of {self.asked} ({self.wanted:.1%}) planted"
-        )
+    MISREPORTED = "h6.known-answers-misreported"
+    WRONG_ROWS = "h6.rows-of-another-task"
+    OTHER_WEIGHTS = "h6.other-weights-evaluated"
+    OTHER_STEPS = "h6.other-number-of-act-steps"
+    SOUND = "h6.sound"
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(Found):
     """What the evaluator of one subject does.
 
     Attributes:
@@ -147,25 +116,29 @@ class Facts:
         )
 
     @property
-    def words(self) -> str:
-        """The findings with their numbers."""
+    def reasons(self) -> list[Reason]:
+        """What is wrong with the evaluator, or that nothing is."""
         wrong = [planted for planted in self.planted if not planted.right]
-        parts = [planted.words for planted in wrong[:2]]
+        found = [Reason(EvaluatorReason.MISREPORTED, planted.words) for planted in wrong[:2]]
         if len(wrong) > 2:
-            parts.append(f"{len(wrong)} of {len(self.planted)} planted evaluations are reported wrongly")
-        parts += [
-            f"{count} of {self.read.rows} rows that are asked have {kind} (first: {self.read.first[kind]})"
-            for kind, count in self.read.wrong.items()
-        ]
+            words = f"{len(wrong)} of {len(self.planted)} planted evaluations are reported wrongly"
+            found.append(Reason(EvaluatorReason.MISREPORTED, words))
+        for kind, count in self.read.wrong.items():
+            words = f"{count} of {self.read.rows} rows that are asked have {kind.words} "
+            words += f"(first: {self.read.first[kind]})"
+            found.append(Reason(EvaluatorReason.WRONG_ROWS, words))
         if self.raw:
-            parts.append(
+            words = (
                 f"{self.averaged:g} of {self.tensors:g} evaluated tensors are the average that was asked for"
             )
+            found.append(Reason(EvaluatorReason.OTHER_WEIGHTS, words))
         if self.act_steps != self.wanted_steps:
-            parts.append(f"rows take {self.act_steps} ACT steps and should take {self.wanted_steps}")
-        if parts:
-            return "; ".join(parts)
-        return f"all {len(self.planted)} planted evaluations are reported as planted, on the averaged weights"
+            words = f"rows take {self.act_steps} ACT steps and should take {self.wanted_steps}"
+            found.append(Reason(EvaluatorReason.OTHER_STEPS, words))
+        words = (
+            f"all {len(self.planted)} planted evaluations are reported as planted, on the averaged weights"
+        )
+        return found or [Reason(EvaluatorReason.SOUND, words)]
 
 
 def inspect(config: Config) -> Facts:
@@ -175,7 +148,7 @@ def inspect(config: Config) -> Facts:
         EtrmError: the subject cannot be built.
     """
     trainer = Trainer(with_overrides(config, ("monitor.enabled=false",)))
-    planted, read = _plant(trainer), _read(trainer)
+    planted, read = evaluate_known_answers(trainer), _read(trainer)
     gap, steps = _paths(trainer)
     averaged, tensors = _weights(trainer)
     return Facts(planted, read, averaged, tensors, steps, trainer.config.model.halt.max_steps, gap)
@@ -192,116 +165,13 @@ def decide(investigation: Investigation) -> Hypothesis:
     except EtrmError as found:
         error = found.what
     controls = inspected_controls(investigation, "h6", POSITIVE, inspect)
-    verdict, sentence = judged(facts, error, controls)
     return STATEMENT.decided(
-        verdict,
-        sentence,
+        judged(facts, error, controls),
         arms=control_arms("h6", investigation.subject, POSITIVE),
         evidence=_evidence(facts) if facts else (),
         controls=controls,
         instruments=_instruments(facts) if facts else (),
         wall_s=round(time.perf_counter() - began, 1),
-    )
-
-
-# -- planted predictions --------------------------------------------------------------------------
-
-
-def right_answer(sample: Sample) -> Answer:
-    """The labels of a sample, PAD where it is not scored."""
-    return np.where(sample.labels == IGNORE, PAD, sample.labels), 0.0
-
-
-def wrong_answer(sample: Sample) -> Answer:
-    """The labels of a sample with every colour exchanged for another."""
-    tokens, logit = right_answer(sample)
-    mirrored = FIRST_COLOUR + VOCAB - 1 - tokens
-    return np.where(tokens >= FIRST_COLOUR, mirrored, tokens), logit
-
-
-def black_answer(sample: Sample) -> Answer:
-    """The labels of a sample with every colour black, which is the same under every augmentation."""
-    tokens, logit = right_answer(sample)
-    return np.where(tokens >= FIRST_COLOUR, FIRST_COLOUR, tokens), logit
-
-
-Right = Callable[[Sample], bool]
-Wrong = Callable[[Sample], Answer]
-
-
-def planted(right: Right, wrong: Wrong = wrong_answer) -> Predictor:
-    """Right for some samples, wrong for the others."""
-
-    def answer(samples: Sequence[Sample]) -> list[Answer]:
-        return [right_answer(s) if right(s) else wrong(s) for s in samples]
-
-    return answer
-
-
-def black(sample: Sample) -> bool:
-    """Whether the right answer is all black."""
-    return bool(np.array_equal(right_answer(sample)[0], black_answer(sample)[0]))
-
-
-def augmented(sample: Sample) -> bool:
-    """Whether the sample is another than the plain one, which is asked first."""
-    return parse_name(sample.name)[1] != identity()
-
-
-def _plant(trainer: Trainer) -> tuple[Planted, ...]:
-    """Evaluations in an order that shows what is kept between them: right answers before wrong ones."""
-    whole = held_out_tasks(trainer.config)
-    sizes = sorted({min(size, len(whole)) for size in (*SIZES, len(whole))})
-    found = []
-    for size in sizes:
-        tasks = replace(whole, tasks=whole.tasks[:size])
-        second = frozenset(task.id for task in tasks.tasks[::2])
-        # What is right, and what is then right by a majority of the votes.
-        cases: tuple[tuple[str, Right, Right], ...] = (
-            ("all right", lambda s: True, lambda s: True),
-            ("every second right", lambda s: s.task_id in second, lambda s: s.task_id in second),  # noqa: B023
-            ("the first query of every task right", lambda s: s.query == 0, lambda s: s.query == 0),
-            ("right under augmentation alone", augmented, lambda s: True),
-            ("all wrong", lambda s: False, lambda s: False),
-        )
-        found += [
-            _asked(trainer, f"{what}, {size} tasks", tasks, planted(right), wins)
-            for what, right, wins in cases
-        ]
-        # One right vote against three that agree: the right answer comes second.
-        second_place = planted(lambda s: not augmented(s), black_answer)
-        what = f"right by one vote of {VOTES}, {size} tasks"
-        found.append(_asked(trainer, what, tasks, second_place, black))
-        found.append(_asked(trainer, what, tasks, second_place, lambda s: True, k=2))
-    return tuple(found)
-
-
-def _asked(
-    trainer: Trainer, what: str, tasks: TaskSet, predictor: Predictor, wins: Right, k: int = 1
-) -> Planted:
-    """What the evaluator says of k candidates, held against a count that it has no part in."""
-    asked: dict[str, list[bool]] = {task.id: [] for task in tasks}
-    for sample in evaluation_samples(tasks, trainer.config.data, 1, 0):
-        asked[sample.task_id].append(sample.in_region and wins(sample))
-    try:
-        report = trainer.recipe.evaluate(
-            tasks, predictor, augmentations=VOTES, data=trainer.config.data, ks=(1, 2)
-        )
-        if (passed := report.pass_at.get(k)) is None:
-            what, reported = f"{what}, not reported", (0, 0, 0.0)
-        else:
-            reported = (passed.asked, passed.solved, passed.score)
-    except ValueError as error:  # answers of the form that was asked for are refused
-        what, reported = f"{what}, refused ({error})", (0, 0, 0.0)
-    return Planted(
-        what=what,
-        asked=len(asked),
-        solved=sum(all(answers) for answers in asked.values()),
-        reported_asked=reported[0],
-        reported_solved=reported[1],
-        score=reported[2],
-        wanted=sum(sum(answers) / len(answers) for answers in asked.values()) / len(asked),
-        k=k,
     )
 
 
@@ -364,72 +234,73 @@ def _weights(trainer: Trainer) -> tuple[Value, Value]:
 # -- in words -------------------------------------------------------------------------------------
 
 
+KNOWN_ANSWERS = Metric("h6.score-of-known-answers", "score of known answers: {item}", Direction.EQUAL)
+WRONG_ROWS = Metric(
+    "h6.kinds-of-wrong-rows", "kinds of rows that are asked and are not their task's own", Direction.EQUAL
+)
+AVERAGED = Metric(
+    "h6.averaged-tensors", "evaluated tensors that are the average that was asked for", Direction.EQUAL
+)
+ACT_STEPS = Metric("h6.act-steps", "ACT steps of an evaluated row, the fewest", Direction.EQUAL)
+PATH_GAP = Metric("h6.path-gap", "largest difference of a logit, training path against evaluation path")
+
+
 def _evidence(facts: Facts) -> tuple[Evidence, ...]:
-    rows = [
-        Evidence(
-            metric=f"pass@{planted.k} reported for planted answers: {planted.what}",
-            direction="must be equal",
-            control=planted.wanted,
-            treatment=planted.score,
-            threshold=f"{planted.solved} of {planted.asked} tasks",
-            passed=planted.right,
-            n=f"{VOTES} votes for each query",
-            note=f"{planted.reported_solved} of {planted.reported_asked} reported",
-        )
-        for planted in facts.planted
-    ]
-    base = Evidence(metric="", direction="must be equal", treatment=0.0, threshold="", passed=None, n="")
-    more: list[dict[str, Any]] = [
-        {
-            "metric": "kinds of rows that are asked and are not their task's own",
-            "control": 0.0,
-            "treatment": float(len(facts.read.wrong)),
-            "threshold": f"0 of {len(KINDS)}",
-            "passed": not facts.read.wrong,
-            "n": f"{facts.read.rows} rows, {facts.read.demos} demonstrations",
-            "note": "; ".join(f"{kind}: {count} rows" for kind, count in facts.read.wrong.items()),
-        },
-        {
-            "metric": "evaluated tensors that are the average that was asked for",
-            "control": facts.tensors,
-            "treatment": facts.averaged,
-            "threshold": "all that differ between averaged and raw weights",
-            "passed": None if isinstance(facts.averaged, Absent) else not facts.raw,
-            "n": f"after {STEPS} steps",
-        },
-        {
-            "metric": "ACT steps of an evaluated row, the fewest",
-            "control": float(facts.wanted_steps),
-            "treatment": float(facts.act_steps),
-            "threshold": "the maximum",
-            "passed": facts.act_steps == facts.wanted_steps,
-            "n": "8 queries",
-        },
-        {
-            "metric": "largest difference of a logit, training path against evaluation path",
-            "direction": "context",
-            "treatment": facts.path_gap,
-            "threshold": "rounding",
-            "n": "8 training queries, first ACT step",
-        },
-    ]
-    return (*rows, *(base.model_copy(update=row) for row in more))
+    problems = "; ".join(f"{kind.words}: {count} rows" for kind, count in facts.read.wrong.items())
+    return (
+        *map(_known_answers, facts.planted),
+        WRONG_ROWS.row(
+            len(facts.read.wrong),
+            control=0.0,
+            threshold=f"0 of {len(RowProblem)}",
+            passed=not facts.read.wrong,
+            n=f"{facts.read.rows} rows, {facts.read.demos} demonstrations",
+            note=problems,
+        ),
+        AVERAGED.row(
+            facts.averaged,
+            control=facts.tensors,
+            threshold="all that differ between averaged and raw weights",
+            passed=None if isinstance(facts.averaged, Absent) else not facts.raw,
+            n=f"after {STEPS} steps",
+        ),
+        ACT_STEPS.row(
+            facts.act_steps,
+            control=facts.wanted_steps,
+            threshold="the maximum",
+            passed=facts.act_steps == facts.wanted_steps,
+            n="8 queries",
+        ),
+        PATH_GAP.row(facts.path_gap, threshold="rounding", n="8 training queries, first ACT step"),
+    )
+
+
+def _known_answers(planted: Planted) -> Evidence:
+    return KNOWN_ANSWERS.row(
+        planted.score,
+        item=f"{planted.answers}.{planted.tasks}-tasks.pass-at-{planted.k}",
+        item_words=f"{planted.what}, pass@{planted.k}",
+        control=planted.wanted,
+        threshold=f"{planted.solved} of {planted.asked} tasks",
+        passed=planted.right,
+        n=f"{VOTES} votes for each query",
+        note=f"{planted.reported_solved} of {planted.reported_asked} reported",
+    )
+
+
+CAN_BE_GIVEN = Instrument("h6.known-answers-can-be-given", "planted right answers can be answered")
+WEIGHTS_DIFFER = Instrument("h6.averaged-weights-differ", "averaged and raw weights differ")
 
 
 def _instruments(facts: Facts) -> tuple[InstrumentCheck, ...]:
     """Whether the planted answers could tell anything."""
     solvable = max((planted.solved for planted in facts.planted), default=0)
+    tensors = facts.tensors
     return (
-        InstrumentCheck(
-            name="planted right answers can be answered",
-            passed=solvable > 0,
-            detail=f"{solvable} tasks whose outputs lie in the region of their queries",
+        CAN_BE_GIVEN.check(
+            solvable > 0, f"{solvable} tasks whose outputs lie in the region of their queries"
         ),
-        InstrumentCheck(
-            name="averaged and raw weights differ",
-            passed=not isinstance(facts.tensors, Absent) and facts.tensors > 0,
-            detail=facts.tensors.absent
-            if isinstance(facts.tensors, Absent)
-            else f"{facts.tensors:.0f} tensors",
-        ),
+        WEIGHTS_DIFFER.check(False, tensors.absent)
+        if isinstance(tensors, Absent)
+        else WEIGHTS_DIFFER.check(tensors > 0, f"{tensors:.0f} tensors"),
     )

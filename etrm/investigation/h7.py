@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from enum import StrEnum
 from statistics import fmean
 
 from etrm.config import Config
@@ -16,9 +17,12 @@ from etrm.config.model import KNOBS, VARIATIONAL, EncoderConfig
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation import dynamics, unseen_rules
 from etrm.investigation.contrast import Outcome
+from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.protocol import (
     CONTROL_PRESET,
+    CommonReason,
     Investigation,
+    Judgement,
     Statement,
     broken_controls,
     control_outcome,
@@ -30,6 +34,7 @@ from etrm.investigation.protocol import (
 from etrm.investigation.result import (
     Absent,
     ControlOutcome,
+    Direction,
     Evidence,
     Figure,
     Hypothesis,
@@ -40,7 +45,6 @@ from etrm.investigation.result import (
     Verdict,
 )
 from etrm.investigation.screening import (
-    METRIC_IN_WORDS,
     REFERENCE,
     SMALLEST_EFFECT,
     TASKS,
@@ -88,6 +92,17 @@ An encoder that is no longer narrow gains .26 of a gap of .43 on `smoke` (ten se
 seeds, 0 to 9, had been seen."""
 NO_GAP = "without a gap to the ceiling there is nothing that it could gain"
 POSITIVE = ("posterior-collapse",)
+LOSS = Metric("h7.loss", "loss on the training queries: {item}", Direction.LOWER)
+
+
+class CapacityReason(StrEnum):
+    """What the ceiling and the stronger encoders show."""
+
+    NOTHING_TO_GAIN = "h7.nothing-to-gain"
+    GAP_UNDECIDED = "h7.gap-undecided"
+    NO_ENCODER_GAINS = "h7.no-stronger-encoder-gains"
+    AN_ENCODER_GAINS = "h7.a-stronger-encoder-gains"
+    ENCODERS_UNDECIDED = "h7.stronger-encoders-undecided"
 
 
 def ladder(used: Config) -> list[Treatment]:
@@ -136,7 +151,8 @@ def screens(investigation: Investigation) -> list[Screen]:
 def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject, the ceiling, the ladder and the controls, and say what they show."""
     if effective(investigation.subject).model.variant == "trm":
-        return not_run(STATEMENT, "The subject is a TRM: it has no encoder.")
+        words = "The subject is a TRM: it has no encoder."
+        return not_run(STATEMENT, CommonReason.NOT_APPLICABLE, words)
     screen, *controls = screens(investigation)
     reference = screen.reference
     runs = run_screens(investigation, "H7", [screen, *controls])
@@ -148,12 +164,9 @@ def decide(investigation: Investigation) -> Hypothesis:
     rungs = _rungs(screen, runs)
     given = screen.of_arm(runs)
     outcomes = [_control(control, runs) for control in controls]
-    verdict, candidate, sentence = judged(gap, rungs, given, broken_controls(outcomes), reference.train.steps)
     return STATEMENT.decided(
-        verdict,
-        sentence,
+        judged(gap, rungs, given, broken_controls(outcomes), reference.train.steps),
         screening=len(screen.seeds) < FULL_SEEDS,
-        candidate=candidate,
         p_value=max(found.p_value for found in (gap, rungs) if found is not None),
         arms=(
             *screen.arms("the subject on few tasks"),
@@ -162,9 +175,9 @@ def decide(investigation: Investigation) -> Hypothesis:
         ),
         runs=readable([*runs, *rule_runs]),
         evidence=(
-            *gap.rows(METRIC_IN_WORDS),
-            *(rungs.rows(METRIC_IN_WORDS) if rungs else ()),
-            *left_out(_not_climbed(screen)),
+            *gap.rows(LOSS),
+            *(rungs.rows(LOSS) if rungs else ()),
+            *left_out(LOSS, _not_climbed(screen)),
             *_context(investigation, screen, runs),
             *unseen_rules.rows(rule_jobs, rule_runs),
         ),
@@ -193,18 +206,16 @@ def _climb(
     return screen, runs
 
 
-def _not_climbed(screen: Screen) -> dict[str, str]:
+def _not_climbed(screen: Screen) -> list[tuple[Treatment, str]]:
     """The stronger encoders that were not run, and why."""
     run = {t.name for t in screen.treatments}
     why = "one below gains already" if len(run) > 1 else NO_GAP
     every = (*frozen_random(screen.reference), *ladder(effective(screen.reference)))
-    return {t.what: why for t in every if t.name not in run}
+    return [(t, why) for t in every if t.name not in run]
 
 
-def judged(
-    gap: Outcome, rungs: Outcome | None, given: Sequence[Run], broken: str, steps: int
-) -> tuple[Verdict, bool, str]:
-    """Verdict, whether it is a candidate, and the sentence.
+def judged(gap: Outcome, rungs: Outcome | None, given: Sequence[Run], broken: str, steps: int) -> Judgement:
+    """What the ceiling and the stronger encoders show.
 
     Args:
         gap: of the ceiling against the subject.
@@ -213,24 +224,36 @@ def judged(
         broken: why a verdict would mean nothing, if a control did not behave.
         steps: of the runs.
     """
-    if broken or unusable(given):
-        return Verdict.ERROR, False, broken or unusable(given)
+    if broken:
+        return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
+    if lost := unusable(given):
+        return Judgement(Verdict.ERROR, (CommonReason.RUNS_FAILED,), lost)
     counted = f"on {TASKS} tasks {scope(given, steps)}"
     told = f"an oracle context changes the loss by {gap.best.change}"
     if len(gap.best.effects) != len(given):
         told += f" ({seeds_in_words(len(gap.best.effects))})"
     if gap.verdict is Verdict.INVALIDATED:
-        return gap.verdict, False, f"Not capacity: there is nothing to gain, for {told} {counted}."
+        words = f"Not capacity: there is nothing to gain, for {told} {counted}."
+        return Judgement(gap.verdict, (CapacityReason.NOTHING_TO_GAIN,), words)
     if rungs is None or not gap.gained:
-        return Verdict.INCONCLUSIVE, False, f"Undecided whether there is anything to gain: {told} {counted}."
-    best = f"{rungs.best.name}, by {rungs.best.change}"
+        words = f"Undecided whether there is anything to gain: {told} {counted}."
+        return Judgement(Verdict.INCONCLUSIVE, (CapacityReason.GAP_UNDECIDED,), words)
+    return _judged_by_rungs(gap, rungs, told, counted)
+
+
+def _judged_by_rungs(gap: Outcome, rungs: Outcome, told: str, counted: str) -> Judgement:
+    """Where there is a gap to the ceiling, the stronger encoders decide."""
+    best = f"{rungs.best.words}, by {rungs.best.change}"
     if rungs.verdict is Verdict.INVALIDATED:
-        return rungs.verdict, False, f"Not capacity: {told}, the best stronger encoder, {best} {counted}."
-    words = "a stronger encoder gains" if rungs.gained else "it is undecided whether a stronger encoder gains"
+        words = f"Not capacity: {told}, the best stronger encoder, {best} {counted}."
+        return Judgement(rungs.verdict, (CapacityReason.NO_ENCODER_GAINS,), words)
+    gains = "a stronger encoder gains" if rungs.gained else "it is undecided whether a stronger encoder gains"
+    words = f"{told[0].upper()}{told[1:]}, and {gains}: {best} {counted}."
+    if not rungs.gained:
+        return Judgement(Verdict.INCONCLUSIVE, (CapacityReason.ENCODERS_UNDECIDED,), words)
     validated = gap.verdict is rungs.verdict is Verdict.VALIDATED
     verdict = Verdict.VALIDATED if validated else Verdict.INCONCLUSIVE
-    candidate = rungs.gained and not validated
-    return verdict, candidate, f"{told[0].upper()}{told[1:]}, and {words}: {best} {counted}."
+    return Judgement(verdict, (CapacityReason.AN_ENCODER_GAINS,), words, candidate=not validated)
 
 
 def _gap(screen: Screen, runs: Sequence[Run]) -> Outcome:
@@ -256,70 +279,72 @@ def _control_screen(name: str) -> Screen:
 
 def _control(screen: Screen, runs: Sequence[Run]) -> ControlOutcome:
     name = screen.name.removeprefix("few-")
-    verdict, candidate, sentence = judged(
+    found = judged(
         _gap(screen, runs), _rungs(screen, runs), screen.of_arm(runs), "", screen.reference.train.steps
     )
-    return control_outcome(name, name in POSITIVE, verdict, sentence, candidate=candidate)
+    return control_outcome(name, name in POSITIVE, found)
+
+
+RETRIEVAL = Metric("h7.task-retrieval", "task retrieval after the run, against the random start")
+SHARE = Metric(
+    "h7.share", "share of the contexts' power that differs between tasks, against the random start"
+)
+FOREIGN_DEMOS = Metric("h7.loss-foreign-demos", "loss with foreign demonstrations, against their own")
+FROZEN_ENCODER = Metric(
+    "h7.loss-frozen-encoder", "loss of the trained encoder, against one frozen at its random start"
+)
 
 
 def _context(investigation: Investigation, screen: Screen, runs: Sequence[Run]) -> list[Evidence]:
     """What the contexts say of their tasks; it names where to look, and decides nothing."""
     given = [run for run in screen.of_arm(runs) if run.state == "finished"]
     n = seeds_in_words(len(given))
-
-    def row(metric: str, control: Value, treatment: Value, threshold: str, note: str) -> Evidence:
-        return Evidence(
-            metric=metric,
-            direction="context",
-            control=control,
-            treatment=treatment,
-            threshold=threshold,
-            passed=None,
-            n=n,
-            note=note,
-        )
-
     shares = [dynamics.looks(investigation.metrics(run), "share") for run in given]
     return [
-        row(
-            "task retrieval after the run, against the random start",
-            _mean_final(given, "retrieval_start"),
+        RETRIEVAL.row(
             _mean_final(given, "retrieval_end"),
-            "above chance",
-            "share of tasks whose odd demonstrations find their even ones by context; chance: "
+            control=_mean_final(given, "retrieval_start"),
+            threshold="above chance",
+            n=n,
+            note="share of tasks whose odd demonstrations find their even ones by context; chance: "
             f"{_text(_mean_final(given, 'retrieval_chance'))}",
         ),
-        row(
-            "share of the contexts' power that differs between tasks, against the random start",
-            _mean([look[0][1] for look in shares if look]),
+        SHARE.row(
             _mean([look[-1][1] for look in shares if look]),
-            "0 is the same context for every task",
-            "on the fixed probe batch",
+            control=_mean([look[0][1] for look in shares if look]),
+            threshold="0 is the same context for every task",
+            n=n,
+            note="on the fixed probe batch",
         ),
-        row(
-            "loss with foreign demonstrations, against their own",
-            _mean_final(given, "loss_end"),
+        FOREIGN_DEMOS.row(
             _mean_final(given, "loss_end_foreign_demos"),
-            "higher, where the context is used",
-            "the same queries, each with the demonstrations of another task",
+            control=_mean_final(given, "loss_end"),
+            threshold="higher, where the context is used",
+            n=n,
+            note="the same queries, each with the demonstrations of another task",
         ),
-        row(
-            "loss of the trained encoder, against one frozen at its random start",
-            _mean_final(screen.of_arm(runs, RANDOM), "loss_end"),
+        FROZEN_ENCODER.row(
             _mean_final(given, "loss_end"),
-            "lower, where training the encoder is worth something",
-            "decoder and data are the same in both arms",
+            control=_mean_final(screen.of_arm(runs, RANDOM), "loss_end"),
+            threshold="lower, where training the encoder is worth something",
+            n=n,
+            note="decoder and data are the same in both arms",
         ),
     ]
+
+
+CEILING_KNOWS = Instrument(
+    "h7.ceiling-needs-no-demonstrations",
+    "the ceiling knows its tasks without demonstrations: foreign ones change nothing",
+)
 
 
 def _told(screen: Screen, runs: Sequence[Run]) -> InstrumentCheck:
     own = _mean_final(screen.of_arm(runs, CEILING.name), "loss_end")
     foreign = _mean_final(screen.of_arm(runs, CEILING.name), "loss_end_foreign_demos")
-    return InstrumentCheck(
-        name="the ceiling knows its tasks without demonstrations: foreign ones change nothing",
-        passed=own == foreign and not isinstance(own, Absent),
-        detail=f"loss {_text(own)} with their own, {_text(foreign)} with foreign demonstrations",
+    return CEILING_KNOWS.check(
+        own == foreign and not isinstance(own, Absent),
+        f"loss {_text(own)} with their own, {_text(foreign)} with foreign demonstrations",
     )
 
 

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from etrm.config import Config
 from etrm.errors import EtrmError
 from etrm.investigation.cache import outcomes
+from etrm.investigation.evidence import Found
 from etrm.investigation.protocol import (
+    CommonReason,
     Investigation,
+    Judgement,
     broken_controls,
     control_outcome,
     control_preset,
     seeds_in_words,
 )
 from etrm.investigation.result import ControlOutcome, Verdict
-
-
-class Found(Protocol):
-    """What an inspection found: whether the hypothesis holds, and why, with the numbers."""
-
-    @property
-    def holds(self) -> bool:
-        """Whether the hypothesis holds."""
-
-    @property
-    def words(self) -> str:
-        """The findings with their numbers."""
 
 
 def inspected_controls(
@@ -41,18 +31,16 @@ def inspected_controls(
         try:
             found = inspect(investigation.control_config(faults))
         except EtrmError as error:
-            return control_outcome(name, bool(faults), Verdict.ERROR, error.what)
-        got = Verdict.VALIDATED if found.holds else Verdict.INVALIDATED
-        return control_outcome(name, bool(faults), got, found.words)
+            failed = Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), error.what)
+            return control_outcome(name, bool(faults), failed)
+        return control_outcome(name, bool(faults), judgement(found, found.words))
 
     configs = [control_preset(faults) for faults in by_name.values()]
     return outcomes(id, configs, lambda: [outcome(*control) for control in by_name.items()])
 
 
-def judged(
-    worst: Found | None, error: str, controls: Sequence[ControlOutcome], scope: str = ""
-) -> tuple[Verdict, str]:
-    """Verdict and sentence of what was looked at.
+def judged(worst: Found | None, error: str, controls: Sequence[ControlOutcome], scope: str = "") -> Judgement:
+    """What is said of what was looked at.
 
     Args:
         worst: of the subjects; None where none could be built.
@@ -61,11 +49,16 @@ def judged(
         scope: what the verdict rests on, at the end of the sentence.
     """
     if broken := broken_controls(controls):
-        return Verdict.ERROR, broken
+        return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
     if worst is None or (error and not worst.holds):
-        return Verdict.ERROR, f"The subject could not be built: {error}"
-    words = sentence(worst)
-    return (Verdict.VALIDATED if worst.holds else Verdict.INVALIDATED), f"{words} {scope}".rstrip() + "."
+        words = f"The subject could not be built: {error}"
+        return Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), words)
+    return judgement(worst, f"{sentence(worst)} {scope}".rstrip() + ".")
+
+
+def judgement(found: Found, words: str) -> Judgement:
+    """A mechanistic hypothesis is decided by whether what was found holds."""
+    return Judgement(Verdict.VALIDATED if found.holds else Verdict.INVALIDATED, found.codes, words)
 
 
 def worst_of(seeds: int) -> str:

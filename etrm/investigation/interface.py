@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from etrm.data.sample import CELLS
 from etrm.data.task import COLOURS
 from etrm.data.tokens import FIRST_COLOUR
 from etrm.errors import DataError
+from etrm.investigation.evidence import Found, Reason
 from etrm.investigation.measure import training_queries
 from etrm.model.recursive import RecursiveModel
 from etrm.training.predict import batch_of
@@ -36,8 +38,38 @@ SAME = 5e-3
 that."""
 
 
+class PassageReason(StrEnum):
+    """What happens to the context between the encoder and the decoder."""
+
+    NOT_FINITE = "h3.not-finite"
+    WRONG_SHAPE = "h3.wrong-shape"
+    CHANGED = "h3.changed-on-its-way"
+    OTHER_ROWS = "h3.depends-on-other-rows"
+    UNUSED = "h3.unused"
+    UNREAD = "h3.demonstrations-unread"
+    SILENT = "h3.zeros-for-a-row"
+    ARRIVES = "h3.arrives-and-is-used"
+
+
+class DemoPart(StrEnum):
+    """A part of the demonstrations, which the context of a row must depend on."""
+
+    INPUTS = "inputs"
+    OUTPUTS = "outputs"
+    LAST = "last"
+
+    @property
+    def words(self) -> str:
+        """The part as a report names it."""
+        return {
+            DemoPart.INPUTS: "the inputs of its demonstrations",
+            DemoPart.OUTPUTS: "the outputs of its demonstrations",
+            DemoPart.LAST: "the last demonstration",
+        }[self]
+
+
 @dataclass(frozen=True)
-class Passage:
+class Passage(Found):
     """The context on its way from the encoder to the decoder.
 
     Attributes:
@@ -65,7 +97,7 @@ class Passage:
     used: float
     others: float
     rms: float
-    unread: tuple[str, ...]
+    unread: tuple[DemoPart, ...]
     silent: bool
 
     @property
@@ -89,31 +121,35 @@ class Passage:
         return self.lost or self.changed or self.shape != self.wanted_shape or self.others > ROUNDING
 
     @property
-    def words(self) -> str:
-        """What is wrong, or that nothing is."""
+    def reasons(self) -> list[Reason]:
+        """What is wrong with the way of the context, or that nothing is."""
         if not self.finite:
-            return "the context that the decoder is given is not finite"
+            words = "the context that the decoder is given is not finite"
+            return [Reason(PassageReason.NOT_FINITE, words)]
         if self.shape != self.wanted_shape:
-            return f"the decoder is given a context of {self.shape} and was made for {self.wanted_shape}"
-        parts = []
+            words = f"the decoder is given a context of {self.shape} and was made for {self.wanted_shape}"
+            return [Reason(PassageReason.WRONG_SHAPE, words)]
+        found = []
         if self.changed:
-            parts.append(
-                f"the decoder is not given what the encoder says: {self.scale:.3g} times it, cosine {self.aligned:.2f}"
-            )
+            words = "the decoder is not given what the encoder says: "
+            words += f"{self.scale:.3g} times it, cosine {self.aligned:.2f}"
+            found.append(Reason(PassageReason.CHANGED, words))
         if self.others > ROUNDING:
-            parts.append(
+            words = (
                 f"a row's context changes by {self.others:.2g} of its size with other rows' demonstrations"
             )
+            found.append(Reason(PassageReason.OTHER_ROWS, words))
         if self.unused:
-            parts.append("no logit changes where every row gets another task's demonstrations")
+            words = "no logit changes where every row gets another task's demonstrations"
+            found.append(Reason(PassageReason.UNUSED, words))
         if self.unread and not self.unused:
-            parts.append(f"the context of some row says nothing of {', nor of '.join(self.unread)}")
-        if parts:
-            return "; ".join(parts)
-        return (
-            "the decoder is given what the encoder says, row by row, and other demonstrations change its logits by "
-            f"{self.used:.2g} of their size"
-        )
+            parts = ", nor of ".join(part.words for part in self.unread)
+            found.append(Reason(PassageReason.UNREAD, f"the context of some row says nothing of {parts}"))
+        if self.silent and not self.changed:
+            found.append(Reason(PassageReason.SILENT, "the decoder is given zeros for some row"))
+        words = "the decoder is given what the encoder says, row by row, and other demonstrations change its "
+        words += f"logits by {self.used:.2g} of their size"
+        return found or [Reason(PassageReason.ARRIVES, words)]
 
 
 def passage(config: Config) -> Passage:
@@ -162,14 +198,14 @@ def passage(config: Config) -> Passage:
 
 
 @torch.no_grad()
-def _unread(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[str, ...]:
+def _unread(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
     """A metamorphic test of the encoder alone: under other colours, each part has to change every row's context."""
     assert model.encoder is not None
     said = model.encoder(batch_of(model, samples).demos).context
     size = said.double().square().mean().sqrt().clamp(min=1e-30)
     found = []
     for part, asked in PARTS.items():
-        rows = [row for row, sample in enumerate(samples) if len(sample.demos) > 1 or part != LAST]
+        rows = [row for row, s in enumerate(samples) if len(s.demos) > 1 or part is not DemoPart.LAST]
         if not rows:
             continue
         recoloured = [_recoloured(samples[row], asked) for row in rows]
@@ -180,11 +216,10 @@ def _unread(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[str, ...]
     return tuple(found)
 
 
-LAST = "the last demonstration"
-PARTS: dict[str, Callable[[int, int, Integers], Flags]] = {
-    "the inputs of its demonstrations": lambda demo, last, positions: positions < CELLS,
-    "the outputs of its demonstrations": lambda demo, last, positions: positions >= CELLS,
-    LAST: lambda demo, last, positions: np.full(positions.shape, demo == last),
+PARTS: dict[DemoPart, Callable[[int, int, Integers], Flags]] = {
+    DemoPart.INPUTS: lambda demo, last, positions: positions < CELLS,
+    DemoPart.OUTPUTS: lambda demo, last, positions: positions >= CELLS,
+    DemoPart.LAST: lambda demo, last, positions: np.full(positions.shape, demo == last),
 }
 """Which tokens of a demonstration are meant, given its number, that of the last, and its tokens' positions."""
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError, RunFolderError
@@ -20,15 +20,18 @@ from etrm.investigation.beside import beside
 from etrm.investigation.cache import compute_of
 from etrm.investigation.code_version import code_hash
 from etrm.investigation.contrast import LARGEST_P
+from etrm.investigation.evidence import Metric
 from etrm.investigation.launch import Launcher
-from etrm.investigation.protocol import ORDER, Investigation, not_run
+from etrm.investigation.protocol import ORDER, CommonReason, Investigation, not_run
 from etrm.investigation.result import (
     Beside,
+    CauseCode,
     Evidence,
     Experiment,
     Hypothesis,
     Reproduce,
     Result,
+    Scenario,
     Verdict,
     explanation,
 )
@@ -43,6 +46,25 @@ OnVerdict = Callable[[Hypothesis], None]
 Conduct = Callable[[Investigation, float], Experiment]
 """Runs an experiment, given the best trivial baseline's pass@1 on the held-out tasks."""
 Confidence = Literal["proven", "candidate"]
+
+
+class RootCause(NamedTuple):
+    """The root cause, or why none is named.
+
+    Attributes:
+        id: of the hypothesis, None where none is named.
+        confidence: whether it is proven, None where none is named.
+        code: stable name of the outcome.
+        sentence: the same in words.
+    """
+
+    id: str | None
+    confidence: Confidence | None
+    code: CauseCode
+    sentence: str
+
+
+BASELINE_SCORE = Metric("baseline.score", "{item}: pass@1 on the held-out tasks")
 MODULES = (h5, h6, h1, h2, h3, h4, h7)
 DECIDED = {module.STATEMENT.id: module.decide for module in MODULES}
 STATEMENTS = {module.STATEMENT.id: module.STATEMENT for module in MODULES}
@@ -64,16 +86,16 @@ NEXT_STEP = {
     "candidate.",
 }
 NEXT_BY_SCENARIO = {
-    "A": "Nothing is wrong with loading or gradients, and the encoder learns. Train longer: `etrm train`, then "
-    "`etrm evaluate`.",
-    "B": "Loading and gradients are sound, yet the encoder is stuck with a frozen decoder. Look at the rates and the "
-    "decoder's own quality (page frozen-decoder), then at H3 and H4.",
-    "C": "Loading and gradients are sound and the encoder trains, but nothing held out is solved. Give it more tasks, "
-    "steps and augmentation (data.augmentations='fresh') before asking for capacity (H7).",
-    "caught": "The checks hold. `etrm frozen-decoder` runs the experiment itself.",
-    "missed": "Do not trust the experiment before the check that was passed is mended.",
-    "none": "Nothing that was tested explains a failure to learn. More seeds and steps narrow the intervals: "
-    "--seeds 5, then `etrm train` and `etrm evaluate`.",
+    Scenario.LEARNS: "Nothing is wrong with loading or gradients, and the encoder learns. Train longer: "
+    "`etrm train`, then `etrm evaluate`.",
+    Scenario.STUCK: "Loading and gradients are sound, yet the encoder is stuck with a frozen decoder. Look at the "
+    "rates and the decoder's own quality (page frozen-decoder), then at H3 and H4.",
+    Scenario.USELESS: "Loading and gradients are sound and the encoder trains, but nothing held out is solved. Give it "
+    "more tasks, steps and augmentation (data.augmentations='fresh') before asking for capacity (H7).",
+    Scenario.CAUGHT: "The checks hold. `etrm frozen-decoder` runs the experiment itself.",
+    Scenario.MISSED: "Do not trust the experiment before the check that was passed is fixed.",
+    Scenario.UNDECIDED: "Nothing that was tested explains a failure to learn. More seeds and steps narrow the "
+    "intervals: --seeds 5, then `etrm train` and `etrm evaluate`.",
 }
 
 
@@ -150,7 +172,7 @@ def investigate(
     )
 
     def reached(hypothesis: Hypothesis) -> Hypothesis:
-        found = hypothesis.model_copy(update={"decided_after_s": round(time.perf_counter() - began, 1)})
+        found = hypothesis.replace(decided_after_s=round(time.perf_counter() - began, 1))
         if found.p_value is None:  # else Holm's correction over all of them may still change it
             on_verdict(found)
         return found
@@ -158,7 +180,7 @@ def investigate(
     decided = _decide_all(investigation, hypotheses, until_root_cause, reached)
     baselines = evaluate_baselines(held_out_tasks(subject), subject.data)
     found: tuple[Experiment, ...] = ()
-    proven = root_cause(decided)[1] == "proven"
+    proven = root_cause(decided).confidence == "proven"
     if not (until_root_cause and proven) and subject.model.variant != "trm":
         best = max(report.pass_at[1].score for report in baselines.values())
         found = tuple(conduct(investigation, best) for conduct in experiments)
@@ -189,25 +211,31 @@ def _decide_all(
     """Every hypothesis in the order, decided, which goes through ``reached``, or with the reason why not."""
     decided: dict[str, Hypothesis] = {}
     for id in ORDER:
-        cause, confidence, _ = root_cause(decided)
-        if until_root_cause and confidence == "proven":
-            decided[id] = not_run(
-                STATEMENTS[id], f"Stands behind the root cause {cause}, where this run stopped."
-            )
+        cause = root_cause(decided)
+        if until_root_cause and cause.confidence == "proven":
+            words = f"Stands behind the root cause {cause.id}, where this run stopped."
+            decided[id] = not_run(STATEMENTS[id], CommonReason.STOPPED_AT_ROOT_CAUSE, words)
         elif id in asked:
             decided[id] = reached(_behind(DECIDED[id](investigation), decided))
         else:
-            decided[id] = not_run(STATEMENTS[id], f"Not asked for: --hypotheses {','.join(asked)}.")
+            words = f"Not asked for: --hypotheses {','.join(asked)}."
+            decided[id] = not_run(STATEMENTS[id], CommonReason.NOT_SELECTED, words)
     return _over_all(decided)
 
 
 def _behind(hypothesis: Hypothesis, upstream: Mapping[str, Hypothesis]) -> Hypothesis:
     """A statistical hypothesis says what it stands behind: its losses may be that fault's doing."""
-    cause, confidence, _ = root_cause(upstream)
-    if confidence != "proven" or hypothesis.kind != "statistical" or hypothesis.verdict is Verdict.NOT_RUN:
+    cause = root_cause(upstream)
+    if (
+        cause.confidence != "proven"
+        or hypothesis.kind != "statistical"
+        or hypothesis.verdict is Verdict.NOT_RUN
+    ):
         return hypothesis
-    sentence = f"{hypothesis.sentence} It stands behind {cause}, which is proven and may be the reason."
-    return hypothesis.model_copy(update={"sentence": sentence})
+    return hypothesis.replace(
+        codes=(*hypothesis.codes, CommonReason.DOWNSTREAM),
+        sentence=f"{hypothesis.sentence} It stands behind {cause.id}, which is proven and may be the reason.",
+    )
 
 
 def _over_all(decided: dict[str, Hypothesis]) -> dict[str, Hypothesis]:
@@ -216,22 +244,20 @@ def _over_all(decided: dict[str, Hypothesis]) -> dict[str, Hypothesis]:
     adjusted = holm([h.p_value for h in tested if h.p_value is not None])
     for hypothesis, p in zip(tested, adjusted, strict=True):
         if hypothesis.verdict is Verdict.VALIDATED and p >= LARGEST_P:
-            words = (
-                f"{hypothesis.sentence} Over all statistical hypotheses its p-value is {p:.2g}: undecided."
+            words = f"Over all statistical hypotheses its p-value is {p:.2g}: undecided."
+            decided[hypothesis.id] = hypothesis.replace(
+                verdict=Verdict.INCONCLUSIVE,
+                codes=(*hypothesis.codes, CommonReason.NOT_SIGNIFICANT),
+                sentence=f"{hypothesis.sentence} {words}",
             )
-            update = {"verdict": Verdict.INCONCLUSIVE, "sentence": words}
-            decided[hypothesis.id] = hypothesis.model_copy(update=update)
     return decided
 
 
-def root_cause(hypotheses: Mapping[str, Hypothesis]) -> tuple[str | None, Confidence | None, str]:
+def root_cause(hypotheses: Mapping[str, Hypothesis]) -> RootCause:
     """The first hypothesis in the order that is VALIDATED, else the first candidate.
 
     Passed over is what another one explains: an encoder whose context the decoder is never given (H3) has no
     gradient (H2). An ERROR that nothing explains leaves the cause open, for what comes after it rests on it.
-
-    Returns:
-        id, confidence and a sentence; the first two None where none can be named.
     """
     found = [hypotheses[id] for id in ORDER if id in hypotheses]
     for hypothesis in found:
@@ -239,18 +265,20 @@ def root_cause(hypotheses: Mapping[str, Hypothesis]) -> tuple[str | None, Confid
             continue
         if hypothesis.verdict is Verdict.ERROR:
             name = f"{hypothesis.id} ({hypothesis.title})"
-            return None, None, f"No root cause can be named: {name} ended in an ERROR. {hypothesis.sentence}"
+            words = f"No root cause can be named: {name} ended in an ERROR. {hypothesis.sentence}"
+            return RootCause(None, None, CauseCode.ERROR, words)
         if hypothesis.verdict is Verdict.VALIDATED:
-            return hypothesis.id, "proven", hypothesis.sentence
+            return RootCause(hypothesis.id, "proven", CauseCode.PROVEN, hypothesis.sentence)
     for hypothesis in found:
         if hypothesis.candidate:
-            return hypothesis.id, "candidate", hypothesis.sentence
+            return RootCause(hypothesis.id, "candidate", CauseCode.CANDIDATE, hypothesis.sentence)
     tested = [hypothesis.id for hypothesis in found if hypothesis.verdict is not Verdict.NOT_RUN]
     if not tested:
-        return None, None, "No hypothesis was asked for."
+        return RootCause(None, None, CauseCode.NOT_TESTED, "No hypothesis was asked for.")
     left_open = [hypothesis.id for hypothesis in found if hypothesis.verdict is Verdict.INCONCLUSIVE]
     undecided = f"; undecided: {', '.join(left_open)}" if left_open else ""
-    return None, None, f"No root cause among the tested hypotheses ({', '.join(tested)}){undecided}."
+    words = f"No root cause among the tested hypotheses ({', '.join(tested)}){undecided}."
+    return RootCause(None, None, CauseCode.NONE, words)
 
 
 def _claim(out: Path, subject: Config, name: str, launcher: Launcher) -> None:
@@ -312,13 +340,14 @@ def _result(
     also: tuple[Beside, ...],
     reproduce: Reproduce,
 ) -> Result:
-    cause, confidence, sentence = root_cause(hypotheses)
+    cause = root_cause(hypotheses)
     return Result(
         subject=name,
-        root_cause=cause,
-        root_cause_confidence=confidence,
-        sentence=sentence,
-        next_step=_next_step(cause, hypotheses, experiments),
+        cause_code=cause.code,
+        root_cause=cause.id,
+        root_cause_confidence=cause.confidence,
+        sentence=cause.sentence,
+        next_step=_next_step(cause.id, hypotheses, experiments),
         order=ORDER,
         hypotheses=hypotheses,
         experiments=experiments,
@@ -335,7 +364,7 @@ def _next_step(
         return NEXT_STEP[cause]
     if any(hypothesis.verdict is Verdict.ERROR for hypothesis in hypotheses.values()):
         return "Mend what the ERROR names, then run the same command again."
-    return NEXT_BY_SCENARIO.get(experiments[0].scenario if experiments else "none", NEXT_BY_SCENARIO["none"])
+    return NEXT_BY_SCENARIO[experiments[0].scenario if experiments else Scenario.UNDECIDED]
 
 
 def _reproduce(
@@ -359,14 +388,12 @@ def _reproduce(
 
 def _baseline(label: str, report: EvaluationReport) -> Evidence:
     first = report.pass_at[1]
-    return Evidence(
-        metric=f"{label}: pass@1 on the held-out tasks",
-        direction="context",
-        treatment=first.score,
+    return BASELINE_SCORE.row(
+        first.score,
+        item=label,
         low=first.low,
         high=first.high,
         threshold="what needs no learning",
-        passed=None,
         n=f"{first.solved} of {first.asked} tasks solved",
         note=f"token accuracy {report.token_accuracy:.3f}",
     )

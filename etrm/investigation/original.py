@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from statistics import median
 
 import torch
@@ -21,11 +22,12 @@ from etrm.errors import ConfigError
 from etrm.evaluation import binomial_interval
 from etrm.investigation import frozen_decoder
 from etrm.investigation.arms import Job
+from etrm.investigation.evidence import Metric
 from etrm.investigation.gradients import gather
 from etrm.investigation.h1 import LOGIT_TOLERANCE, compare
 from etrm.investigation.measure import training_queries
 from etrm.investigation.protocol import Investigation, seeded
-from etrm.investigation.result import Arm, Evidence, Experiment, Run
+from etrm.investigation.result import Arm, Direction, Evidence, Experiment, Run, Scenario
 from etrm.model.recursive import RecursiveModel
 from etrm.training.predict import batch_of, load_model
 from etrm.training.tasks import held_out_tasks
@@ -38,6 +40,13 @@ FEW_TASKS = 4
 LIKE = 0.01
 """Relative difference below which two statistics are the same to a reader."""
 SHORT, SKIPPED = "original-short", "original-optimizer"
+
+
+class OriginalReason(StrEnum):
+    """Whether the checks catch the mistakes."""
+
+    ALL_CAUGHT = "original.all-caught"
+    MISSED = "original.missed"
 
 
 @dataclass(frozen=True)
@@ -102,13 +111,14 @@ def run(investigation: Investigation, mistakes: Sequence[Mistake]) -> Experiment
         id="original-mistakes",
         title="The original's mistakes",
         question="What did the first frozen-decoder experiment read, and would the checks have said otherwise?",
-        scenario="missed" if missed else "caught",
+        scenario=Scenario.MISSED if missed else Scenario.CAUGHT,
+        codes=(OriginalReason.MISSED if missed else OriginalReason.ALL_CAUGHT,),
         sentence=f"{len(caught)} of {len(seen)} mistakes are caught"
         + (f", and not: {', '.join(missed)}" if missed else "")
         + f". Made again: {'; '.join(f'({m.name}) {m.what}' for m in mistakes)}.",
         scenarios=(
-            ("caught", "beside every misreading stands a check that fails"),
-            ("missed", "a mistake passes all checks"),
+            (Scenario.CAUGHT, "beside every misreading stands a check that fails"),
+            (Scenario.MISSED, "a mistake passes all checks"),
         ),
         screening=False,
         arms=tuple(_arm(run) for run in runs.values()),
@@ -116,6 +126,47 @@ def run(investigation: Investigation, mistakes: Sequence[Mistake]) -> Experiment
         evidence=tuple(row for found in seen.values() for row in (*found.read, *found.checks)),
         wall_s=round(time.perf_counter() - began, 1),
     )
+
+
+def _read(mistake: str, what: str, words: str) -> Metric:
+    """What the original read."""
+    return Metric(f"original.{mistake}-{what}", f"({mistake}) {words}")
+
+
+def _check(mistake: str, what: str, words: str, direction: Direction = Direction.HOLDS) -> Metric:
+    """What the check reads."""
+    return Metric(f"original.{mistake}-check-{what}", f"({mistake}) check: {words}", direction)
+
+
+NORM_AFTER = _read("norms", "after-clipping", "encoder gradient norm as logged after clipping, median")
+NORM_BEFORE = _read("norms", "before-clipping", "the same before clipping, median")
+NORM_AT_LIMIT = _check("norms", "at-limit", "steps whose logged norm is the clipping limit itself")
+WITH_GRADIENT = _read("optimizer", "with-gradient", "steps with an encoder gradient")
+WITHOUT_MOVEMENT = _check("optimizer", "no-movement", "steps after which no encoder weight has moved")
+TENSORS_EQUAL = _read("cycles", "tensors-equal", "core tensors equal to the checkpoint's")
+SETTINGS_DIFFER = _check("cycles", "settings", "settings without weights that differ")
+LOGITS_DIFFER = _check("cycles", "logits", "largest difference of logits, same context")
+NONE_SOLVED = _read("tasks", "none-solved", "pass@1 of an evaluation that solves 0 of {item} tasks")
+TASKS_EVALUATED = _check("tasks", "evaluated", "held-out tasks that were asked")
+SCORE_LEFT_OPEN = _check(
+    "tasks",
+    "score-left-open",
+    "score that 0 solved leaves open, upper end of the exact 95 % interval",
+    Direction.CONTEXT,
+)
+NORM = _read("statistics", "norm", "mean norm of a context token")
+DEVIATION = _read("statistics", "deviation", "standard deviation of its channels")
+NORM_TRAINED = _check("statistics", "norm", "mean norm of a context token, trained")
+SHARE_TRAINED = _check(
+    "statistics",
+    "share",
+    "share of the contexts' power that differs between tasks, trained",
+    Direction.CONTEXT,
+)
+
+
+def _as_read(metric: Metric, value: float, taken_for: str, item: str = "") -> Evidence:
+    return metric.row(value, item=item, threshold=f"read as: {taken_for}", n="as the original read it")
 
 
 def _norms(investigation: Investigation) -> Seen:
@@ -131,17 +182,15 @@ def _norms(investigation: Investigation) -> Seen:
 
     return Seen(
         read=(
-            _read("norms", "encoder gradient norm as logged after clipping, median", median(after), "stable"),
-            _read("norms", "the same before clipping, median", median(before), "not looked at"),
+            _as_read(NORM_AFTER, median(after), "stable"),
+            _as_read(NORM_BEFORE, median(before), "not looked at"),
         ),
         checks=(
-            _check(
-                "norms",
-                "steps whose logged norm is the clipping limit itself",
+            NORM_AT_LIMIT.row(
                 at_limit(after),
-                "none: a norm before clipping meets it by chance alone",
-                at_limit(after) == 0,
                 control=at_limit(before),
+                threshold="none: a norm before clipping meets it by chance alone",
+                passed=at_limit(after) == 0,
                 n=f"{len(metrics)} steps; control: the norm before clipping",
             ),
         ),
@@ -155,15 +204,13 @@ def _optimizer(investigation: Investigation) -> Seen:
     facts = gather(investigation.metrics(trained))
     alive = facts.steps - facts.without_gradient
     return Seen(
-        read=(_read("optimizer", "steps with an encoder gradient", float(alive), "the encoder learns"),),
+        read=(_as_read(WITH_GRADIENT, alive, "the encoder learns"),),
         checks=(
-            _check(
-                "optimizer",
-                "steps after which no encoder weight has moved",
-                float(facts.without_movement),
-                "none",
-                facts.without_movement == 0,
+            WITHOUT_MOVEMENT.row(
+                facts.without_movement,
                 control=0.0,
+                threshold="none",
+                passed=facts.without_movement == 0,
                 n=f"{facts.steps} steps",
             ),
         ),
@@ -179,31 +226,16 @@ def _cycles(investigation: Investigation) -> Seen:
         f"{name}: trained with {theirs}, runs with {ours}" for name, theirs, ours in facts.settings
     )
     return Seen(
-        read=(
-            _read(
-                "cycles",
-                "core tensors equal to the checkpoint's",
-                float(facts.matched),
-                "the decoder is loaded",
-            ),
-        ),
+        read=(_as_read(TENSORS_EQUAL, facts.matched, "the decoder is loaded"),),
         checks=(
-            _check(
-                "cycles",
-                "settings without weights that differ",
-                float(len(facts.settings)),
-                "0",
-                not facts.settings,
-                control=0.0,
-                n=words,
+            SETTINGS_DIFFER.row(
+                len(facts.settings), control=0.0, threshold="0", passed=not facts.settings, n=words
             ),
-            _check(
-                "cycles",
-                "largest difference of logits, same context",
+            LOGITS_DIFFER.row(
                 facts.logits,
-                f"<= {LOGIT_TOLERANCE:g}",
-                facts.logits <= LOGIT_TOLERANCE,
                 control=0.0,
+                threshold=f"<= {LOGIT_TOLERANCE:g}",
+                passed=facts.logits <= LOGIT_TOLERANCE,
                 n=f"{facts.contexts} contexts",
             ),
         ),
@@ -215,26 +247,19 @@ def _tasks(investigation: Investigation) -> Seen:
     _, high = binomial_interval(0, FEW_TASKS)
     _, all_high = binomial_interval(0, asked)
     return Seen(
-        read=(
-            _read("tasks", f"pass@1 of an evaluation that solves 0 of {FEW_TASKS} tasks", 0.0, "it fails"),
-        ),
+        read=(_as_read(NONE_SOLVED, 0.0, "it fails", f"{FEW_TASKS}"),),
         checks=(
-            _check(
-                "tasks",
-                "held-out tasks that were asked",
-                float(FEW_TASKS),
-                f">= {frozen_decoder.FEWEST_TASKS}, or no verdict about generalisation",
-                FEW_TASKS >= frozen_decoder.FEWEST_TASKS,
-                control=float(asked),
+            TASKS_EVALUATED.row(
+                FEW_TASKS,
+                control=asked,
+                threshold=f">= {frozen_decoder.FEWEST_TASKS}, or no verdict about generalisation",
+                passed=FEW_TASKS >= frozen_decoder.FEWEST_TASKS,
                 n="control: this subject's",
             ),
-            _check(
-                "tasks",
-                "score that 0 solved leaves open, upper end of the exact 95 % interval",
+            SCORE_LEFT_OPEN.row(
                 high,
-                "scores up to this are not ruled out",
-                None,
                 control=all_high,
+                threshold="scores up to this are not ruled out",
                 n=f"0 of {FEW_TASKS}; control: 0 of {asked}",
             ),
         ),
@@ -249,31 +274,23 @@ def _statistics(investigation: Investigation) -> Seen:
     contexts = [_contexts(kind, samples) for kind in (model, trainer.model)]
     trained, start = map(representation, contexts)
     same = representation(contexts[0][:1].expand_as(contexts[0]))
-    n = f"{len(samples)} tasks; control: one task's context given for every task"
     return Seen(
         read=(
-            _read("statistics", "mean norm of a context token", _known(trained.norm), "a healthy encoder"),
-            _read(
-                "statistics", "standard deviation of its channels", _known(trained.std), "a healthy encoder"
-            ),
+            _as_read(NORM, _known(trained.norm), "a healthy encoder"),
+            _as_read(DEVIATION, _known(trained.std), "a healthy encoder"),
         ),
         checks=(
-            _check(
-                "statistics",
-                "mean norm of a context token, trained",
+            NORM_TRAINED.row(
                 _known(trained.norm),
-                f"evidence only where it differs by {LIKE:.0%} from a context that says nothing",
-                _differ(trained, same),
                 control=_known(same.norm),
-                n=n,
+                threshold=f"evidence only where it differs by {LIKE:.0%} from a context that says nothing",
+                passed=_differ(trained, same),
+                n=f"{len(samples)} tasks; control: one task's context given for every task",
             ),
-            _check(
-                "statistics",
-                "share of the contexts' power that differs between tasks, trained",
+            SHARE_TRAINED.row(
                 _known(trained.share),
-                "beside its random start, never alone",
-                None,
                 control=_known(start.share),
+                threshold="beside its random start, never alone",
                 n=f"{len(samples)} tasks; control: the random start",
             ),
         ),
@@ -350,35 +367,3 @@ def _differ(one: Representation, other: Representation) -> bool:
 def _known(value: float | None) -> float:
     assert value is not None  # finite contexts of several tasks have every figure
     return value
-
-
-def _read(mistake: str, metric: str, value: float, taken_for: str) -> Evidence:
-    return Evidence(
-        metric=f"({mistake}) {metric}",
-        direction="context",
-        treatment=value,
-        threshold=f"read as: {taken_for}",
-        passed=None,
-        n="as the original read it",
-    )
-
-
-def _check(
-    mistake: str,
-    metric: str,
-    value: float,
-    threshold: str,
-    passed: bool | None,
-    *,
-    control: float,
-    n: str,
-) -> Evidence:
-    return Evidence(
-        metric=f"({mistake}) check: {metric}",
-        direction="context" if passed is None else "must hold",
-        control=control,
-        treatment=value,
-        threshold=threshold,
-        passed=passed,
-        n=n,
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,7 +15,7 @@ from etrm.investigation.arms import Job, OnProgress, run_jobs
 from etrm.investigation.interface import Passage, passage
 from etrm.investigation.launch import Launcher
 from etrm.investigation.pretrain import finished, folder_of, pretrained, trm_config
-from etrm.investigation.result import Arm, ControlOutcome, Hypothesis, Run, Series, Verdict
+from etrm.investigation.result import Arm, Code, ControlOutcome, Hypothesis, Run, Series, Verdict
 from etrm.investigation.tiers import LADDER, SCREENING, Tier
 from etrm.training.faults import effective
 from etrm.training.run_folder import read_metrics
@@ -24,6 +25,36 @@ ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
 
 CONTROL_PRESET = "smoke"
 """Controls run on a preset that is known, so that a broken subject cannot break them too."""
+
+
+class CommonReason(StrEnum):
+    """Reasons that any hypothesis can have for its verdict; its own stand in its module."""
+
+    CONTROLS_MISBEHAVED = "any.controls-misbehaved"
+    SUBJECT_NOT_BUILT = "any.subject-not-built"
+    RUNS_FAILED = "any.runs-failed"
+    NOT_SELECTED = "any.not-selected"
+    NOT_APPLICABLE = "any.not-applicable"  # the subject has no such part, or does not use it
+    STOPPED_AT_ROOT_CAUSE = "any.stopped-at-root-cause"
+    DOWNSTREAM = "any.downstream-of-root-cause"
+    NOT_SIGNIFICANT = "any.not-significant-over-all-hypotheses"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict and why.
+
+    Attributes:
+        verdict: of the statement as worded.
+        codes: stable names of the reasons, at least one.
+        sentence: the same in words, with the numbers.
+        candidate: only the number of seeds stands in the way of VALIDATED.
+    """
+
+    verdict: Verdict
+    codes: tuple[Code, ...]
+    sentence: str
+    candidate: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,9 +69,13 @@ class Statement:
     kind: Literal["mechanistic", "statistical", "mixed"]
     would_change: str
 
-    def decided(self, verdict: Verdict, sentence: str, **found: Any) -> Hypothesis:
-        """The hypothesis with a verdict, the sentence that says why, and the fields of what was found."""
-        return Hypothesis(**asdict(self), verdict=verdict, sentence=sentence, **found)
+    def decided(self, judgement: Judgement, **found: Any) -> Hypothesis:
+        """The hypothesis with its verdict, why, and the other fields of what was found.
+
+        Raises:
+            ValidationError: a field that does not exist, or a value that it does not take.
+        """
+        return Hypothesis(**asdict(self), **vars(judgement), **found)
 
 
 Looked = TypeVar("Looked")
@@ -204,11 +239,10 @@ def control_arms(prefix: str, subject: Config, positive: Sequence[str]) -> tuple
     )
 
 
-def control_outcome(
-    name: str, positive: bool, got: Verdict, detail: str, *, candidate: bool = False
-) -> ControlOutcome:
+def control_outcome(name: str, positive: bool, judgement: Judgement) -> ControlOutcome:
     """A positive control must be VALIDATED, or with few seeds a candidate; a negative one must be neither."""
     fault = f"fault {name} on preset {CONTROL_PRESET}"
+    got, candidate = judgement.verdict, judgement.candidate
     return ControlOutcome(
         name=name,
         kind="positive" if positive else "negative",
@@ -216,13 +250,14 @@ def control_outcome(
         expected=Verdict.VALIDATED if positive else Verdict.INVALIDATED,
         got=got,
         behaved=(candidate or got is Verdict.VALIDATED) == positive and got is not Verdict.ERROR,
-        detail=detail,
+        codes=judgement.codes,
+        detail=judgement.sentence,
         candidate=candidate,
     )
 
 
 def broken_controls(controls: Sequence[ControlOutcome]) -> str:
-    """Why a verdict would mean nothing, or nothing."""
+    """CommonReason a verdict would mean nothing, or nothing."""
     names = [control.name for control in controls if not control.behaved]
     return f"Controls did not behave: {', '.join(names)}. The verdict would mean nothing." if names else ""
 
@@ -232,9 +267,9 @@ def seeds_in_words(seeds: int) -> str:
     return f"{seeds} seed{'' if seeds == 1 else 's'}"
 
 
-def not_run(statement: Statement, reason: str) -> Hypothesis:
+def not_run(statement: Statement, code: Code, reason: str) -> Hypothesis:
     """A row of the matrix that says why it was not decided."""
-    return statement.decided(Verdict.NOT_RUN, reason)
+    return statement.decided(Judgement(Verdict.NOT_RUN, (code,), reason))
 
 
 def series(
@@ -258,7 +293,7 @@ def smoothed(curve: Series, window: int) -> Series:
     n = len(curve.x) // window
     y = [sum(curve.y[i * window : (i + 1) * window]) / window for i in range(n)]
     x = [curve.x[(i + 1) * window - 1] for i in range(n)]
-    return curve.model_copy(update={"x": tuple(x), "y": tuple(round(v, 6) for v in y)})
+    return curve.replace(x=tuple(x), y=tuple(round(v, 6) for v in y))
 
 
 def so_far(curve: Series) -> Series:
@@ -267,4 +302,4 @@ def so_far(curve: Series) -> Series:
     for n, value in enumerate(curve.y, start=1):
         total += value
         means.append(round(total / n, 6))
-    return curve.model_copy(update={"y": tuple(means)})
+    return curve.replace(y=tuple(means))

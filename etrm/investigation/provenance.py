@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
@@ -25,14 +26,33 @@ from etrm.data.tokens import FIRST_COLOUR
 
 Integers = npt.NDArray[np.integer]
 
-QUERY = "a query input that is not the task's"
-LABELS = "labels that are not the query's output"
-ANSWER = "a demonstration that is the query with its answer"
-APART = "a demonstration of the task under another augmentation"
-FOREIGN = "a demonstration of another task"
-COUNT = "demonstrations of the task left out or shown twice"
-PLACE = "an output that does not lie where its input does"
-KINDS = (QUERY, LABELS, ANSWER, APART, FOREIGN, COUNT, PLACE)
+
+class RowProblem(StrEnum):
+    """What can be wrong with a row."""
+
+    QUERY = "h5.query-of-another-task"
+    LABELS = "h5.labels-of-another-query"
+    ANSWER = "h5.query-among-its-demonstrations"
+    APART = "h5.demonstration-under-another-augmentation"
+    FOREIGN = "h5.demonstration-of-another-task"
+    COUNT = "h5.demonstrations-left-out-or-repeated"
+    PLACE = "h5.output-out-of-place"
+
+    @property
+    def words(self) -> str:
+        """The problem as a report names it."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    RowProblem.QUERY: "a query input that is not the task's",
+    RowProblem.LABELS: "labels that are not the query's output",
+    RowProblem.ANSWER: "a demonstration that is the query with its answer",
+    RowProblem.APART: "a demonstration of the task under another augmentation",
+    RowProblem.FOREIGN: "a demonstration of another task",
+    RowProblem.COUNT: "demonstrations of the task left out or shown twice",
+    RowProblem.PLACE: "an output that does not lie where its input does",
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +68,8 @@ class Provenance:
 
     rows: int
     demos: int
-    wrong: Counter[str]
-    first: dict[str, str]
+    wrong: Counter[RowProblem]
+    first: dict[RowProblem, str]
 
 
 def read_rows(
@@ -63,8 +83,8 @@ def read_rows(
         max_demos: demonstrations that a row is shown at the most.
     """
     by_id = {task.id: task for task in tasks}
-    wrong: Counter[str] = Counter()
-    first: dict[str, str] = {}
+    wrong: Counter[RowProblem] = Counter()
+    first: dict[RowProblem, str] = {}
     rows = demos = 0
     for batch, samples in batches:
         shown = batch.demos.owner.tolist()
@@ -84,30 +104,30 @@ def _in_words(sample: Sample) -> str:
 
 def problems(
     batch: Batch, row: int, pairs: Sequence[int], sample: Sample, task: Task, max_demos: int
-) -> list[str]:
+) -> list[RowProblem]:
     """The kinds of what is wrong with one row of a batch, each once."""
     _, augmentation = parse_name(sample.name)
     asked = (task.tests + task.demos)[sample.query]
     places, inputs = batch.positions[row].numpy(), batch.inputs[row].numpy()
-    found = []
+    found: list[RowProblem] = []
     if not np.array_equal(augmentation.inverse(grid(inputs, places)), asked.input):
-        found.append(QUERY)
+        found.append(RowProblem.QUERY)
     if asked.output is not None:
         whole = augmentation.apply(asked.output)
         height, width = _room(inputs, places)
         if not np.array_equal(grid(batch.labels[row].numpy(), places), whole[:height, :width]):
-            found.append(LABELS)
+            found.append(RowProblem.LABELS)
     shown = [_demo(batch, pair) for pair in pairs]
     found += sorted({kind for demo in shown if (kind := _demo_problem(demo, augmentation, asked, task))})
     plain = Counter(_undone(demo, augmentation) for demo in shown)
     own = Counter(demo for demo in task.demos if demo != asked)
     too_often = any(plain[demo] > own[demo] for demo in own)
     if too_often or len(shown) != min(own.total(), max_demos):
-        found.append(COUNT)
+        found.append(RowProblem.COUNT)
     corners = [(_corner(inputs, places), _corner(batch.labels[row].numpy(), places))]
     corners += [_demo_corners(batch, pair) for pair in pairs]
     apart = any(first != second for first, second in corners if first is not None and second is not None)
-    return found + ([PLACE] if apart else [])
+    return found + ([RowProblem.PLACE] if apart else [])
 
 
 def _corner(tokens: Integers, places: Integers) -> tuple[int, int] | None:
@@ -172,11 +192,11 @@ def _undone(demo: Pair, augmentation: Augmentation) -> Pair:
     return Pair(augmentation.inverse(demo.input), augmentation.inverse(demo.output))
 
 
-def _demo_problem(demo: Pair, augmentation: Augmentation, asked: Pair, task: Task) -> str | None:
+def _demo_problem(demo: Pair, augmentation: Augmentation, asked: Pair, task: Task) -> RowProblem | None:
     plain = _undone(demo, augmentation)
     if plain == asked:
-        return ANSWER
+        return RowProblem.ANSWER
     if plain in task.demos:
         return None
     own = {canonical(other) for other in task.pairs}
-    return APART if canonical(demo) in own else FOREIGN
+    return RowProblem.APART if canonical(demo) in own else RowProblem.FOREIGN

@@ -11,15 +11,25 @@ import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Interval, Len
-from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 
 from etrm.errors import RunFolderError
 from etrm.files import write_atomically
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Literal[3] = 3
 PREVIOUS = "result.previous.json"
 """What stood in an investigation's folder before its ``result.json`` was written."""
 
@@ -35,9 +45,31 @@ class Verdict(StrEnum):
 
 
 class Record(BaseModel):
-    """Base: immutable and closed."""
+    """Base: immutable, closed, and validated whenever one is made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def replace(self, **changes: Any) -> Self:
+        """The record with some fields changed, validated like a new one.
+
+        Raises:
+            ValidationError: a field that does not exist, or a value that it does not take.
+        """
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy. Pydantic does not validate ``update``, so it is refused.
+
+        Raises:
+            TypeError: an update was given.
+        """
+        if update is not None:
+            raise TypeError("model_copy(update=...) does not validate: use replace(...)")
+        return super().model_copy(deep=deep)
+
+
+Code = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)+$")]
+"""A stable name, ``<part>.<what>``: what a reader or a program may rely on, whatever the words beside it become."""
 
 
 class Absent(Record):
@@ -111,20 +143,67 @@ class Effect(Record):
         return cls(by_seed=tuple(by_seed), smallest=smallest, level=level)
 
 
-class Evidence(Record):
-    """One row of an evidence table."""
+class Direction(StrEnum):
+    """What a healthy value of a metric is like."""
 
-    metric: str
-    direction: Literal["higher is healthy", "lower is healthy", "must be equal", "must hold", "context"]
-    control: Value | None = None  # the arm or baseline it is compared with
-    treatment: Value  # what was measured in the subject
-    low: float | None = None  # interval of the difference, where there is one
-    high: float | None = None
+    HIGHER = "higher"
+    LOWER = "lower"
+    EQUAL = "equal"  # to the control
+    HOLDS = "holds"  # the threshold, in words
+    CONTEXT = "context"  # decides nothing
+
+
+def _measured(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return Absent(absent=f"not finite: {value}")
+    return value
+
+
+def _end(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_Measured = Annotated[Value, BeforeValidator(_measured)]
+_End = Annotated[float | None, BeforeValidator(_end)]
+
+
+class Evidence(Record):
+    """One row of an evidence table. A number that is not finite is ``Absent``, an infinite end of an interval open."""
+
+    code: Code  # of the metric
+    item: str = ""  # which one, where a table has several rows of a metric: a stable name as well
+    metric: str  # in words
+    direction: Direction
+    control: _Measured | None = None  # the arm or baseline it is compared with
+    treatment: _Measured  # what was measured in the subject
+    low: _End = None  # interval of the difference, where there is one
+    high: _End = None
     effect: Effect | None = None  # where a paired comparison decides the row
+    final: str = ""  # key of the runs' final value that is compared, where it is one
     threshold: str  # in words, with the number
-    passed: bool | None  # None where the row is context and decides nothing
+    passed: bool | None = None  # None where the row decides nothing
     n: str  # what was counted, e.g. "3 seeds x 150 steps"
     note: str = ""
+
+    @field_validator("passed")
+    @classmethod
+    def _decides(cls, passed: bool | None, info: ValidationInfo) -> bool | None:
+        """Context decides nothing, and what was not measured passes nothing."""
+        if passed is not None and info.data.get("direction") is Direction.CONTEXT:
+            raise ValueError("a row of context has no outcome")
+        return None if passed and isinstance(info.data.get("treatment"), Absent) else passed
+
+
+def _distinct(rows: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
+    keys = [(row.code, row.item) for row in rows]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two rows of evidence are {' of '.join(filter(None, twice))}")
+    return rows
+
+
+Table = Annotated[tuple[Evidence, ...], AfterValidator(_distinct)]
+"""Rows of which no two have the same code and item, so that each is found again in another result."""
 
 
 class ControlOutcome(Record):
@@ -136,14 +215,16 @@ class ControlOutcome(Record):
     expected: Verdict
     got: Verdict
     behaved: bool
-    detail: str
+    codes: Annotated[tuple[Code, ...], Len(1)]  # what was found, or why nothing could be
+    detail: str  # the same in words
     candidate: bool = False  # what it got is one, and only its few seeds stand in the way of VALIDATED
 
 
 class InstrumentCheck(Record):
     """Can the instruments be trusted in these runs?"""
 
-    name: str
+    code: Code
+    name: str  # what must hold, in words
     passed: bool
     detail: str
 
@@ -191,7 +272,8 @@ class Hypothesis(Record):
     mechanism: str
     kind: Literal["mechanistic", "statistical", "mixed"]
     verdict: Verdict
-    sentence: str  # the verdict in one sentence with its numbers
+    codes: Annotated[tuple[Code, ...], Len(1)]  # why: what was found, or why nothing could be
+    sentence: str  # the same in one sentence with its numbers
     screening: bool = False
     candidate: bool = False  # only the number of seeds stood in the way of VALIDATED
     p_value: float | None = None  # of the gain it rests on, one-sided, Holm-adjusted within the hypothesis
@@ -200,7 +282,7 @@ class Hypothesis(Record):
     )
     arms: tuple[Arm, ...] = ()
     runs: tuple[Run, ...] = ()
-    evidence: tuple[Evidence, ...] = ()
+    evidence: Table = ()
     controls: tuple[ControlOutcome, ...] = ()
     instruments: tuple[InstrumentCheck, ...] = ()
     figures: tuple[Figure, ...] = ()
@@ -219,19 +301,31 @@ def explanation(hypothesis: Hypothesis, hypotheses: Mapping[str, Hypothesis]) ->
     return hypothesis.explained_by if stands else None
 
 
+class Scenario(StrEnum):
+    """What an experiment shows."""
+
+    LEARNS = "A"
+    STUCK = "B"
+    USELESS = "C"
+    UNDECIDED = "none"
+    CAUGHT = "caught"
+    MISSED = "missed"
+
+
 class Experiment(Record):
     """An experiment with scenarios rather than a verdict, such as the frozen decoder."""
 
     id: str
     title: str
     question: str
-    scenario: str  # e.g. "A", "B", "C", "none"
-    sentence: str
-    scenarios: tuple[tuple[str, str], ...]  # (letter, what it would look like)
+    scenario: Scenario
+    codes: Annotated[tuple[Code, ...], Len(1)]  # why
+    sentence: str  # the same in one sentence with its numbers
+    scenarios: tuple[tuple[Scenario, str], ...]  # those that were possible, and what each looks like
     screening: bool
     arms: tuple[Arm, ...] = ()
     runs: tuple[Run, ...] = ()
-    evidence: tuple[Evidence, ...] = ()
+    evidence: Table = ()
     figures: tuple[Figure, ...] = ()
     series: tuple[Series, ...] = ()
     wall_s: float = 0.0
@@ -266,11 +360,22 @@ class Reproduce(Record):
     config: dict[str, Any]
 
 
+class CauseCode(StrEnum):
+    """Whether a root cause is named, and why not."""
+
+    PROVEN = "cause.proven"
+    CANDIDATE = "cause.candidate"
+    ERROR = "cause.open-behind-an-error"
+    NONE = "cause.none-found"
+    NOT_TESTED = "cause.nothing-tested"
+
+
 class Result(Record):
     """An investigation."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     subject: str
+    cause_code: CauseCode
     root_cause: str | None
     root_cause_confidence: Literal["proven", "candidate"] | None
     sentence: str
@@ -278,7 +383,7 @@ class Result(Record):
     order: tuple[str, ...]
     hypotheses: dict[str, Hypothesis]
     experiments: tuple[Experiment, ...] = ()
-    baselines: tuple[Evidence, ...] = ()
+    baselines: Table = ()
     beside: tuple[Beside, ...] = ()
     reproduce: Reproduce
 
@@ -319,7 +424,17 @@ class Result(Record):
             raise RunFolderError(
                 "result.other-version",
                 f"{path} is not a result of this version",
-                got=str(error).splitlines()[0],
+                got=_version(path) or str(error).splitlines()[0],
                 allowed=f"schema_version {SCHEMA_VERSION}",
                 next_step="run the investigation again",
             ) from error
+
+
+def _version(path: Path) -> str:
+    """The schema version that a file names, where it is another one."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return ""
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    return "" if version in (None, SCHEMA_VERSION) else f"schema_version {version}"

@@ -7,7 +7,7 @@ the preset `smoke` and forty steps a loss that spikes cost 4 % (three seeds), wi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ from etrm.config import Config, with_overrides
 from etrm.data import chosen_tasks
 from etrm.investigation.arms import Job
 from etrm.investigation.contrast import Outcome, any_gains, of_runs
+from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.protocol import Investigation, control_preset, seeded, seeds_in_words
 from etrm.investigation.result import Absent, Arm, Evidence, InstrumentCheck, Run
 from etrm.training.tasks import held_out_tasks
@@ -23,7 +24,6 @@ REFERENCE = "as-given"
 """The arm that the others differ from."""
 METRIC = "loss_end"
 """What is compared: mean loss on the training queries after the run and all ACT steps, in nats per token."""
-METRIC_IN_WORDS = "loss on the training queries"
 TASKS = 10
 BATCH = 16
 """Rows of a step that steps are counted in; smaller ones take more of them. In 100 steps of 8 rows (`smoke`) an encoder
@@ -124,7 +124,10 @@ class Screen:
         given = self.of_arm(runs)
         chosen = [t for t in self.treatments if t.name in names]
         return any_gains(
-            [of_runs(t.what, given, self.of_arm(runs, t.name), METRIC, smallest_effect) for t in chosen],
+            [
+                of_runs(t.name, given, self.of_arm(runs, t.name), METRIC, smallest_effect, t.what)
+                for t in chosen
+            ],
             planned,
         )
 
@@ -211,24 +214,21 @@ def interventions(config: Config, settings: Sequence[str]) -> str:
     return f"interventions=[{quoted}]"
 
 
-FINALS = {
-    METRIC: "loss after the run",
-    "loss_end_foreign_demos": "loss after the run, foreign demonstrations",
-    "retrieval_end": "task retrieval after the run",
-    "accuracy_all": "token accuracy, last 25 steps",
-    "held_out_pass_at_1": "unseen rules solved",
-    "held_out_token_accuracy": "token accuracy on unseen rules",
-}
-"""Final values that a report shows, in words."""
+FINALS = (
+    METRIC,
+    "loss_end_foreign_demos",
+    "retrieval_end",
+    "accuracy_all",
+    "held_out_pass_at_1",
+    "held_out_token_accuracy",
+)
+"""Keys of the final values that a report shows."""
 
 
 def readable(runs: Sequence[Run]) -> tuple[Run, ...]:
     """The runs with the final values that a report shows."""
     return tuple(
-        run.model_copy(
-            update={"final": {words: run.final[key] for key, words in FINALS.items() if key in run.final}}
-        )
-        for run in runs
+        run.replace(final={key: run.final[key] for key in FINALS if key in run.final}) for run in runs
     )
 
 
@@ -238,18 +238,11 @@ def unusable(given: Sequence[Run]) -> str:
     return f"{len(failed)} of {len(given)} runs of the subject failed: {failed[0].reason}" if failed else ""
 
 
-def left_out(reasons: Mapping[str, str]) -> list[Evidence]:
+def left_out(metric: Metric, treatments: Iterable[tuple[Treatment, str]]) -> list[Evidence]:
     """A row for each treatment that was not run, with the reason."""
     return [
-        Evidence(
-            metric=f"{METRIC_IN_WORDS}: {what}",
-            direction="context",
-            treatment=Absent(absent=reason),
-            threshold="left out",
-            passed=None,
-            n="0 runs",
-        )
-        for what, reason in reasons.items()
+        metric.row(Absent(absent=reason), item=t.name, item_words=t.what, threshold="left out", n="0 runs")
+        for t, reason in treatments
     ]
 
 
@@ -258,11 +251,12 @@ def scope(given: Sequence[Run], steps: int) -> str:
     return f"({seeds_in_words(len(given))} x {steps} steps)"
 
 
+DIVERGED_COUNT = Instrument(
+    "any.diverged-runs-count-as-worst", "runs that diverged count as the worst score, none is dropped"
+)
+
+
 def diverged(runs: Sequence[Run]) -> InstrumentCheck:
     """Which runs have the worst score because they diverged."""
     names = [f"{run.arm}, seed {run.seed}" for run in runs if run.diverged]
-    return InstrumentCheck(
-        name="runs that diverged count as the worst score, none is dropped",
-        passed=True,
-        detail="; ".join(names) or "none diverged",
-    )
+    return DIVERGED_COUNT.check(True, "; ".join(names) or "none diverged")

@@ -7,12 +7,14 @@ along it need no backward pass: the slope in the direction of a gradient is its 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from etrm.config import Config, with_overrides
 from etrm.errors import NonFiniteError
+from etrm.investigation.evidence import Found, Reason
 from etrm.investigation.screening import interventions
 from etrm.training import recipe
 from etrm.training.trainer import Trainer
@@ -26,8 +28,16 @@ STRIDE = 2e-5
 """Length of the move to either side, as a share of the norm of the encoder's weights."""
 
 
+class SlopeReason(StrEnum):
+    """What the gradient of the first step is."""
+
+    FROZEN_TENSORS = "h2.frozen-tensors"
+    NOT_THE_SLOPE = "h2.gradient-is-not-the-slope"
+    IS_THE_SLOPE = "h2.gradient-is-the-slope"
+
+
 @dataclass(frozen=True)
-class Slope:
+class Slope(Found):
     """The slope of a step's loss along the encoder's gradient.
 
     Attributes:
@@ -55,14 +65,17 @@ class Slope:
         return self.frozen > 0 or not LIKE[0] <= self.ratio <= LIKE[1]
 
     @property
-    def words(self) -> str:
-        """The findings with their numbers."""
-        parts = []
+    def reasons(self) -> list[Reason]:
+        """What is wrong with the gradient, or that nothing is."""
+        found = []
         if self.frozen:
-            parts.append(f"{self.frozen} of {self.tensors} encoder tensors take no gradient")
+            words = f"{self.frozen} of {self.tensors} encoder tensors take no gradient"
+            found.append(Reason(SlopeReason.FROZEN_TENSORS, words))
         if not LIKE[0] <= self.ratio <= LIKE[1]:
-            parts.append(f"the encoder's gradient is {self.ratio:.3g} times the slope of the loss along it")
-        return "; ".join(parts) or f"the encoder's gradient is {self.ratio:.3f} times the slope of the loss"
+            words = f"the encoder's gradient is {self.ratio:.3g} times the slope of the loss along it"
+            found.append(Reason(SlopeReason.NOT_THE_SLOPE, words))
+        words = f"the encoder's gradient is {self.ratio:.3f} times the slope of the loss"
+        return found or [Reason(SlopeReason.IS_THE_SLOPE, words)]
 
 
 def slope(config: Config) -> Slope | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -65,21 +66,34 @@ class Row:
         return sum(numbers) / len(numbers) if numbers else None
 
 
+class PhaseState(StrEnum):
+    """Whether a phase is reached."""
+
+    MET = "met"
+    NOT_MET = "not-met"
+    TOO_SHORT = "too-short"  # nothing speaks against it, and the runs are too short to say
+    NOT_RUN = "not-run"
+
+
 @dataclass(frozen=True)
 class Phase:
     """One of the three phases of success.
 
     Attributes:
-        name: of it.
-        wanted: in words.
-        met: True, False, or None where nothing was measured.
-        found: in words, with numbers.
+        name: of the phase.
+        wanted: what it takes, in words.
+        state: whether it is reached.
+        found: what was found, in words with numbers.
     """
 
     name: str
     wanted: str
-    met: bool | None
+    state: PhaseState
     found: str
+
+
+def _state(met: bool) -> PhaseState:
+    return PhaseState.MET if met else PhaseState.NOT_MET
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,7 @@ def _finished(root: Path, name: str, seeds: int) -> list[Run]:
 
 def _row(root: Path, experiment: Experiment, runs: Sequence[Run], baseline: Sequence[Run]) -> Row:
     compared = experiment.name not in (BASELINE, GATE)
-    found = of_runs(experiment.what, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
+    found = of_runs(experiment.name, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
     collapsed = sum(_gate(root, run).collapsed for run in runs if _long_enough(run))
     return Row(experiment, tuple(runs), found.effects, collapsed)
 
@@ -139,27 +153,25 @@ def _can_overfit(root: Path, row: Row) -> Phase:
     wanted = "E1: over 95 % token accuracy on ten training tasks, without a collapse"
     gates = [_gate(root, run) for run in row.runs if _long_enough(run)]
     if not gates:
-        return Phase("1, can overfit", wanted, None, "E1 was not run")
+        return Phase("1, can overfit", wanted, PhaseState.NOT_RUN, "E1 was not run")
     found = ", ".join(f"{found.accuracy:.3f}{' (collapsed)' if found.collapsed else ''}" for found in gates)
-    return Phase(
-        "1, can overfit", wanted, all(found.passed for found in gates), f"{found}, one number a seed"
-    )
+    state = _state(all(found.passed for found in gates))
+    return Phase("1, can overfit", wanted, state, f"{found}, one number a seed")
 
 
 def _is_stable(root: Path, rows: Sequence[Row]) -> Phase:
     wanted = f"E2 to E4: no collapse in {LONG:,} steps, and an accuracy that rises"
     runs = [run for row in rows for run in row.runs if _long_enough(run)]
     if not runs:
-        return Phase("2, stable training", wanted, None, "none of E2 to E4 was run")
+        return Phase("2, stable training", wanted, PhaseState.NOT_RUN, "none of E2 to E4 was run")
     collapsed = sum(row.collapsed for row in rows)
     rising = sum(_rises(root, run) for run in runs)
     shortest = min(run.steps for run in runs)
     found = f"{collapsed} of {len(runs)} runs collapsed, {rising} rise, {shortest} steps"
-    short = shortest < LONG
-    met = False if collapsed or rising < len(runs) else None if short else True
-    return Phase(
-        "2, stable training", wanted, met, f"{found}{': too short to say' if short and not collapsed else ''}"
-    )
+    state = _state(not collapsed and rising == len(runs))
+    if state is PhaseState.MET and shortest < LONG:
+        state, found = PhaseState.TOO_SHORT, f"{found}: too short to say"
+    return Phase("2, stable training", wanted, state, found)
 
 
 def _rises(root: Path, run: Run) -> bool:
@@ -178,11 +190,11 @@ def _generalises(base: Config, rows: Sequence[Row]) -> Phase:
         if numbers and (best is None or min(numbers) > best[0]):
             best = (min(numbers), row.experiment.name)
     if best is None:
-        return Phase("3, generalisation", wanted, None, "nothing was run")
+        return Phase("3, generalisation", wanted, PhaseState.NOT_RUN, "nothing was run")
     reports = evaluate_baselines(held_out_tasks(base), base.data)
     trivial = max(report.pass_at[1].score for report in reports.values())
     found = f"best lower end {best[0]:.3f} ({best[1]}), best trivial baseline {trivial:.3f}"
-    return Phase("3, generalisation", wanted, best[0] > trivial, found)
+    return Phase("3, generalisation", wanted, _state(best[0] > trivial), found)
 
 
 def answers(root: Path, rows: Sequence[Row]) -> tuple[Answer, ...]:
@@ -259,7 +271,7 @@ def _answer(question: Question, rows: Sequence[Row]) -> Answer:
     return Answer(question, "INCONCLUSIVE", found)
 
 
-def final(run: Run, key: str) -> str:
-    """A number that a run measured, or why there is none."""
+def final(run: Run, key: str, digits: int = 3) -> str:
+    """A number that a run measured, with so many decimals, or why there is none."""
     value = run.final.get(key, Absent(absent="not measured"))
-    return value.absent if isinstance(value, Absent) else f"{value:.3f}"
+    return value.absent if isinstance(value, Absent) else f"{value:.{digits}f}"

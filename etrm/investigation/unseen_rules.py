@@ -12,9 +12,10 @@ from statistics import fmean
 from etrm.config import Config, with_overrides
 from etrm.evaluation import evaluate_baselines, paired_t_interval
 from etrm.investigation.arms import Job
+from etrm.investigation.evidence import Metric
 from etrm.investigation.protocol import Investigation, seeded, seeds_in_words
 from etrm.investigation.result import Absent, Arm, Evidence, Run
-from etrm.investigation.screening import lasting, left_out
+from etrm.investigation.screening import lasting
 from etrm.training.tasks import held_out_tasks
 
 ARM = "rules-as-given"
@@ -26,9 +27,12 @@ ASKED = 200
 BATCH = 32
 """Tasks of a step."""
 MEASURED = {
-    "held_out_pass_at_1": "unseen rules solved, against copying the input",
-    "held_out_token_accuracy": "token accuracy on unseen rules, against copying the input",
+    "held_out_pass_at_1": Metric("rules.solved", "unseen rules solved, against copying the input"),
+    "held_out_token_accuracy": Metric(
+        "rules.token-accuracy", "token accuracy on unseen rules, against copying the input"
+    ),
 }
+"""What the runs measure, by the key of their final value."""
 
 
 def rules_config(subject: Config, steps: int) -> Config:
@@ -83,27 +87,25 @@ def arms(found: Sequence[Job]) -> tuple[Arm, ...]:
 def rows(found: Sequence[Job], runs: Sequence[Run]) -> list[Evidence]:
     """What the runs solve of rules that they never saw, beside a copy of the input; it decides nothing."""
     if not found:
-        return left_out(dict.fromkeys(MEASURED.values(), "takes longer than this tier has: --tier standard"))
+        late = Absent(absent="takes longer than this tier has: --tier standard")
+        return [metric.row(late, threshold="left out", n="0 runs") for metric in MEASURED.values()]
     config = found[0].config
     copy = evaluate_baselines(held_out_tasks(config), config.data)["copy input"]
     baseline = {"held_out_pass_at_1": copy.pass_at[1].score, "held_out_token_accuracy": copy.token_accuracy}
-    return [_row(runs, key, words, baseline[key], config) for key, words in MEASURED.items()]
+    return [_row(runs, key, metric, baseline[key], config) for key, metric in MEASURED.items()]
 
 
-def _row(runs: Sequence[Run], key: str, words: str, baseline: float, config: Config) -> Evidence:
+def _row(runs: Sequence[Run], key: str, metric: Metric, baseline: float, config: Config) -> Evidence:
     values = [run.final.get(key) for run in runs]
     known = [value for value in values if isinstance(value, float)]
-    base = Evidence(
-        metric=words,
-        direction="context",
+    interval = paired_t_interval([value - baseline for value in known]) if len(known) > 1 else None
+    return metric.row(
+        fmean(known) if known else Absent(absent="no run has it"),
         control=baseline,
-        treatment=fmean(known) if known else Absent(absent="no run has it"),
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        final=key,
         threshold="above the copy, where rules are inferred",
-        passed=None,
         n=f"{ASKED} tasks, {seeds_in_words(len(known))} x {config.train.steps} steps",
         note=f"by seed: {', '.join(f'{value:.3f}' for value in known) or 'none'}; one vote, all ACT steps",
     )
-    if len(known) < 2:
-        return base
-    interval = paired_t_interval([value - baseline for value in known])
-    return base.model_copy(update={"low": interval.low, "high": interval.high})

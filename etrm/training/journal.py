@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etrm.training.metrics import finite, step_metrics
+from etrm.training.metrics import StepSums, finite, step_metrics
 
 
 class Landing:
@@ -35,6 +35,19 @@ class Landing:
         return found
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """The numbers of a step on the host.
+
+    Attributes:
+        sums: by name.
+        norm: gradient norm before clipping, None without clipping.
+    """
+
+    sums: StepSums[float]
+    norm: float | None
+
+
 @dataclass
 class Entry:
     """One step.
@@ -42,11 +55,11 @@ class Entry:
     Attributes:
         step: optimiser steps done when it ends.
         place: what the host knows before the step, first in the line.
-        sums: (n,) float64 on the device, see :func:`etrm.training.metrics.step_sums`.
+        sums: on the device, as :func:`etrm.training.metrics.step_sums` gives them.
         norm: () gradient norm before clipping on the device, None without clipping.
         setting: what the host knows, behind the step's numbers.
         observed: what the toolkit saw.
-        values: sums and norm, once fetched.
+        fetched: sums and norm on the host, None until then.
     """
 
     step: int
@@ -55,17 +68,18 @@ class Entry:
     norm: Tensor | None
     setting: dict[str, Any]
     observed: dict[str, Any] = field(default_factory=dict)
-    values: list[float] = field(default_factory=list)
+    fetched: Fetched | None = None
 
     @property
     def norm_value(self) -> float | None:
-        """The gradient norm, once fetched."""
-        return None if self.norm is None else self.values[-1]
+        """The gradient norm, once fetched; None without clipping."""
+        return None if self.fetched is None else self.fetched.norm
 
     def line(self) -> dict[str, Any]:
         """The step's metrics, once fetched."""
+        assert self.fetched is not None
         norm = {} if self.norm is None else {"grad_norm_before_clip": self.norm_value}
-        numbers = step_metrics(self.values[:-1], self.place["rows"])
+        numbers = step_metrics(self.fetched.sums, self.place["rows"])
         return finite(self.place | numbers | self.setting | norm | self.observed)
 
 
@@ -89,16 +103,19 @@ class Journal:
         Returns:
             the steps and their losses (sums over the batch), whose numbers had not been fetched before.
         """
-        unread = [entry for entry in self._entries if not entry.values]
+        unread = [entry for entry in self._entries if entry.fetched is None]
         if not unread:
             return []
         rows = [
             torch.cat((entry.sums, (entry.sums.new_zeros(()) if entry.norm is None else entry.norm).view(1)))
             for entry in unread
         ]
-        for entry, values in zip(unread, torch.stack(rows).tolist(), strict=True):
-            entry.values = values
-        return [(entry.step, entry.values[0]) for entry in unread]
+        found = []
+        for entry, (*values, norm) in zip(unread, torch.stack(rows).tolist(), strict=True):
+            sums = StepSums[float](*values)
+            entry.fetched = Fetched(sums, None if entry.norm is None else norm)
+            found.append((entry.step, sums.loss))
+        return found
 
     def read(self) -> list[dict[str, Any]]:
         """The metrics of all noted steps, in their order; they are noted no longer."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,46 +12,93 @@ from etrm.model.act import Carry
 from etrm.training.loss import Loss
 
 Numbers = dict[str, float | None]
+Number = TypeVar("Number", Tensor, float)
+
+
+class StepSums(NamedTuple, Generic[Number]):
+    """What the metrics of a step are made of: sums over rows, which add up over the parts of a batch.
+
+    The one source of their names and their order: the same fields are tensors on the device and, once
+    they are fetched, floats on the host.
+
+    Attributes:
+        loss: what is trained on.
+        scored: rows with a label that counts.
+        halted: scored rows that halt now.
+        lm_loss: of the scored rows.
+        q_halt_loss: of the scored rows.
+        accuracy: token accuracies of the scored rows.
+        exact: scored rows whose tokens are all right.
+        accuracy_halted: token accuracies of the scored rows that halt now.
+        exact_halted: those of them whose tokens are all right.
+        q_right: scored rows whose halting logit tells whether they are right.
+        q_right_of_exact: those of them that are right.
+        q_right_of_wrong: those of them that are wrong.
+        steps_at_halt: ACT steps of the rows that halt now.
+        halts: rows that halt now.
+        halts_forced: those of them that halt at the maximum of ACT steps.
+        held: rows whose logit says halt and that go on.
+        steps: ACT steps of all rows.
+        kl: divergences of the rows, 0 without any.
+        kl_parts: parts of the batch that have a divergence.
+    """
+
+    loss: Number
+    scored: Number
+    halted: Number
+    lm_loss: Number
+    q_halt_loss: Number
+    accuracy: Number
+    exact: Number
+    accuracy_halted: Number
+    exact_halted: Number
+    q_right: Number
+    q_right_of_exact: Number
+    q_right_of_wrong: Number
+    steps_at_halt: Number
+    halts: Number
+    halts_forced: Number
+    held: Number
+    steps: Number
+    kl: Number
+    kl_parts: Number
 
 
 def step_sums(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_steps: int) -> Tensor:
-    """What the metrics of some rows are made of: sums over them, which add up over the parts of a batch.
+    """The sums of some rows as one tensor, so that one transfer brings them all.
 
     Returns:
-        (19,) float64, the loss first.
+        (number of fields of :class:`StepSums`,) float64, in their order.
     """
     scored, halted = loss.scored, carry.halted & loss.scored
     right = loss.exact & scored
     wrong = ~loss.exact & scored
-    return torch.stack(
-        [
-            value.double()
-            for value in (
-                total.detach(),
-                scored.sum(),
-                halted.sum(),
-                loss.lm.detach().sum(),
-                loss.q_halt.detach().sum(),
-                (loss.token_accuracy * scored).sum(),
-                right.sum(),
-                (loss.token_accuracy * halted).sum(),
-                (loss.exact & halted).sum(),
-                loss.q_correct.sum(),
-                (loss.q_correct & right).sum(),
-                (loss.q_correct & wrong).sum(),
-                (carry.steps * carry.halted).sum(),
-                carry.halted.sum(),
-                (carry.halted & (carry.steps >= max_steps)).sum(),
-                ((q_halt.detach() > 0) & ~carry.halted).sum(),
-                carry.steps.sum(),
-                (torch.zeros_like(loss.lm) if loss.kl is None else loss.kl.detach()).sum(),
-                torch.zeros_like(total) if loss.kl is None else torch.ones_like(total),
-            )
-        ]
+    none = torch.zeros_like(total)
+    sums = StepSums(
+        loss=total.detach(),
+        scored=scored.sum(),
+        halted=halted.sum(),
+        lm_loss=loss.lm.detach().sum(),
+        q_halt_loss=loss.q_halt.detach().sum(),
+        accuracy=(loss.token_accuracy * scored).sum(),
+        exact=right.sum(),
+        accuracy_halted=(loss.token_accuracy * halted).sum(),
+        exact_halted=(loss.exact & halted).sum(),
+        q_right=loss.q_correct.sum(),
+        q_right_of_exact=(loss.q_correct & right).sum(),
+        q_right_of_wrong=(loss.q_correct & wrong).sum(),
+        steps_at_halt=(carry.steps * carry.halted).sum(),
+        halts=carry.halted.sum(),
+        halts_forced=(carry.halted & (carry.steps >= max_steps)).sum(),
+        held=((q_halt.detach() > 0) & ~carry.halted).sum(),
+        steps=carry.steps.sum(),
+        kl=none if loss.kl is None else loss.kl.detach().sum(),
+        kl_parts=none if loss.kl is None else torch.ones_like(total),
     )
+    return torch.stack([value.double() for value in sums])
 
 
-def step_metrics(sums: Sequence[float], rows: int) -> Numbers:
+def step_metrics(sums: StepSums[float], rows: int) -> Numbers:
     """Loss, accuracy and halting of one ACT step, from the sums over all its ``rows``.
 
     ``*_all`` counts every scored row; ``*_halted`` the rows that halted now (the published TRM
@@ -60,27 +106,26 @@ def step_metrics(sums: Sequence[float], rows: int) -> Numbers:
     ``q_halt_base_rate`` is what always predicting the commoner answer scores, and
     ``q_halt_balanced`` the mean of the two classes' accuracies.
     """
-    (loss_sum, n, n_halted, lm, q, accuracy, exact, accuracy_h, exact_h, q_right) = sums[:10]
-    q_of_right, q_of_wrong, steps_h, halts, forced, held, steps, kl, kl_parts = sums[10:]
-    per_class = [_ratio(q_of_right, exact), _ratio(q_of_wrong, n - exact)]
+    s, wrong = sums, sums.scored - sums.exact
+    per_class = [_ratio(s.q_right_of_exact, s.exact), _ratio(s.q_right_of_wrong, wrong)]
     known = [value for value in per_class if value is not None]
     return {
-        "loss": loss_sum / rows if math.isfinite(loss_sum) else None,
-        "lm_loss": _ratio(lm, n),
-        "q_halt_loss": _ratio(q, n),
-        **({"kl": _ratio(kl, n)} if kl_parts else {}),
-        "accuracy_all": _ratio(accuracy, n),
-        "exact_all": _ratio(exact, n),
-        "accuracy_halted": _ratio(accuracy_h, n_halted),
-        "exact_halted": _ratio(exact_h, n_halted),
-        "q_halt_accuracy": _ratio(q_right, n),
-        "q_halt_base_rate": _ratio(max(exact, n - exact), n),
+        "loss": s.loss / rows if math.isfinite(s.loss) else None,
+        "lm_loss": _ratio(s.lm_loss, s.scored),
+        "q_halt_loss": _ratio(s.q_halt_loss, s.scored),
+        **({"kl": _ratio(s.kl, s.scored)} if s.kl_parts else {}),
+        "accuracy_all": _ratio(s.accuracy, s.scored),
+        "exact_all": _ratio(s.exact, s.scored),
+        "accuracy_halted": _ratio(s.accuracy_halted, s.halted),
+        "exact_halted": _ratio(s.exact_halted, s.halted),
+        "q_halt_accuracy": _ratio(s.q_right, s.scored),
+        "q_halt_base_rate": _ratio(max(s.exact, wrong), s.scored),
         "q_halt_balanced": sum(known) / 2 if len(known) == 2 else None,
-        "halted_share": halts / rows,
-        "halted_forced_share": _ratio(forced, halts),
-        "held_by_exploration_share": held / rows,
-        "steps_at_halt": _ratio(steps_h, halts),
-        "steps_mean": steps / rows,
+        "halted_share": s.halts / rows,
+        "halted_forced_share": _ratio(s.halts_forced, s.halts),
+        "held_by_exploration_share": s.held / rows,
+        "steps_at_halt": _ratio(s.steps_at_halt, s.halts),
+        "steps_mean": s.steps / rows,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,43 @@ NUMBERS = {
 RANKED = ("accuracy_all", "exact_all", "loss")
 """Those of which there is a best value."""
 
+
+class DoubtCode(StrEnum):
+    """Why numbers of runs may not be comparable."""
+
+    DATA = "data_hash"
+    COMMIT = "commit"
+    VERSIONS = "versions"
+    DEVICE = "device"
+    PRECISION = "precision"
+    HARDWARE = "hardware"
+    THREADS = "threads"
+    UNCOMMITTED = "uncommitted"
+    STEPS = "steps"
+    BROKEN_LINES = "broken-lines"
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One reason why numbers may not be comparable.
+
+    Attributes:
+        code: stable name of the reason; where records differ, the key of run.json.
+        words: the same with what each run has.
+    """
+
+    code: DoubtCode
+    words: str
+
+
 RECORDED = {
-    "data_hash": "numbers",
-    "commit": "numbers",
-    "versions": "numbers",
-    "device": "numbers",
-    "precision": "numbers",
-    "hardware": "speeds",
-    "threads": "numbers and speeds",
+    DoubtCode.DATA: "numbers",
+    DoubtCode.COMMIT: "numbers",
+    DoubtCode.VERSIONS: "numbers",
+    DoubtCode.DEVICE: "numbers",
+    DoubtCode.PRECISION: "numbers",
+    DoubtCode.HARDWARE: "speeds",
+    DoubtCode.THREADS: "numbers and speeds",
 }
 """What run.json should say alike, and what is in doubt where it does not."""
 
@@ -54,13 +84,13 @@ class Comparison:
         runs: the runs.
         arms: equal where runs differ in nothing but the seed.
         settings: those that differ.
-        doubts: why the numbers may not be comparable, one sentence each.
+        doubts: why the numbers may not be comparable.
     """
 
     runs: list[Followed]
     arms: list[str]
     settings: dict[str, list[Any]]
-    doubts: list[str]
+    doubts: list[Doubt]
 
 
 def compare(folders: Sequence[Path]) -> Comparison:
@@ -78,22 +108,24 @@ def compare(folders: Sequence[Path]) -> Comparison:
     return Comparison(runs, arms(configs), differing(configs), list(_doubts(runs)))
 
 
-def _doubts(runs: Sequence[Followed]) -> Iterator[str]:
+def _doubts(runs: Sequence[Followed]) -> Iterator[Doubt]:
     records = [_record(run.folder) for run in runs]
     for key, doubted in RECORDED.items():
         values = [_flat(record.get(key)) for record in records]
         if any(value != values[0] for value in values):
             each = "; ".join(f"{run.folder.name}: {value}" for run, value in zip(runs, values, strict=True))
-            yield f"{key} differs, so {doubted} need not be comparable ({each})"
+            yield Doubt(key, f"{key} differs, so {doubted} need not be comparable ({each})")
     dirty = [run.folder.name for run, record in zip(runs, records, strict=True) if record.get("dirty")]
     if dirty:
-        yield f"the source tree had uncommitted changes, so its commit does not say what ran ({', '.join(dirty)})"
+        words = "the source tree had uncommitted changes, so its commit does not say what ran"
+        yield Doubt(DoubtCode.UNCOMMITTED, f"{words} ({', '.join(dirty)})")
     if len({run.history.step for run in runs}) > 1:
         each = "; ".join(f"{run.folder.name}: {run.history.step}, {run.status.state}" for run in runs)
-        yield f"the runs stand at different steps ({each})"
+        yield Doubt(DoubtCode.STEPS, f"the runs stand at different steps ({each})")
     for run in runs:
         if run.history.broken:
-            yield f"{run.folder.name}: lines of metrics.jsonl are no record and are left out"
+            words = f"{run.folder.name}: lines of metrics.jsonl are no record and are left out"
+            yield Doubt(DoubtCode.BROKEN_LINES, words)
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -119,7 +151,7 @@ def as_tables(found: Comparison) -> RenderableType:
     parts: list[RenderableType] = [_settings(found), Text(), _numbers(found)]
     if len(set(found.arms)) < len(found.arms):
         parts += [Text(), _groups(found)]
-    parts += [Text(f"\nnot certain: {doubt}", style="yellow") for doubt in found.doubts]
+    parts += [Text(f"\nnot certain: {doubt.words}", style="yellow") for doubt in found.doubts]
     return Group(*parts)
 
 

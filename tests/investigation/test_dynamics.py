@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from etrm.config import load
 from etrm.investigation import dynamics
-from etrm.investigation.result import Absent
+from etrm.investigation.result import Absent, Direction
 from etrm.training.optim import schedule
 
 
@@ -83,11 +83,12 @@ def test_rows_take_the_worst_seed_and_decide_nothing() -> None:
         accuracy_all=[0.9] * 10 + [0.0] * 2,
         grad_norm_before_clip=[1.0] * 11 + [99.0],
     )
-    rows = {row.metric: row for row in dynamics.rows([calm, wild])}
-    values = [row.treatment for row in rows.values()]
-    assert values[0] == 1.0
-    assert isinstance(values[1], Absent), "nobody logged how the encoder moved"
-    assert values[3] == 1.0
-    assert values[4] == pytest.approx(0.18)
-    assert all(row.passed is None for row in rows.values())
-    assert rows[next(iter(rows))].n == "2 seeds x 12 steps"
+    rows = dynamics.rows([calm, wild])
+    values = {(row.code, row.item): row.treatment for row in rows}
+    assert values["dynamics.warmup-share", ""] == 1.0
+    for module in ("encoder", "core"):
+        assert isinstance(values["dynamics.update-ratio", module], Absent), "nobody logged how it moved"
+    assert values["dynamics.spikes", ""] == 1.0
+    assert values["dynamics.lost-accuracy", ""] == pytest.approx(0.18)
+    assert {(row.direction, row.passed) for row in rows} == {(Direction.CONTEXT, None)}
+    assert all("2" in row.n and "12" in row.n for row in rows)

@@ -10,13 +10,16 @@ import pytest
 from etrm.investigation import frozen_decoder
 from etrm.investigation.arms import Job
 from etrm.investigation.contrast import Contrast, of_losses
-from etrm.investigation.frozen_decoder import SMALLEST_EFFECT, _scenario
+from etrm.investigation.frozen_decoder import SMALLEST_EFFECT, FrozenReason, _scenario
 from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Run
+from etrm.investigation.result import Run, Scenario
 
 CLEAR = [0.30, 0.32, 0.31]
 NOTHING = [0.001, -0.002, 0.001]
 UNCLEAR = [0.4, -0.2, 0.1]
+LEARNS = "A: learns-from-demonstrations"
+USELESS = "C: useless-though-demonstrations-are-used"
+FEW_TASKS = "none: too-few-held-out-tasks"
 
 
 def contrast(differences: list[float]) -> Contrast:
@@ -39,59 +42,65 @@ def scenario(
     low: float = 0.0,
     asked: float = 77.0,
     stuck: bool = False,
+    foreign: Sequence[float] = (0.30, 0.32, 0.31),
 ) -> str:
-    letter, sentence = _scenario(
+    """The scenario and why: ``A: learns-from-demonstrations``, say."""
+    found, code, sentence = _scenario(
         stuck=stuck,
         words="the encoder does not move on 9 of 9 steps",
         failed=[],
-        contrasts=[contrast(start), contrast(blind), contrast(CLEAR)],
+        contrasts=[contrast(start), contrast(blind), contrast(list(foreign))],
         trained=runs(solved, low, asked),
         baseline=0.01,
     )
     assert sentence
-    return letter
+    return f"{found}: {code.removeprefix('frozen.')}"
 
 
 def test_learning_needs_gradient_loss_and_a_held_out_score() -> None:
-    assert scenario(CLEAR, CLEAR, solved=20, low=0.17) == "A"
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.17) == LEARNS
 
 
 @pytest.mark.parametrize(("solved", "low"), [(0, 0.0), (1, 0.0003)])
 def test_without_a_held_out_score_it_is_useless(solved: float, low: float) -> None:
-    assert scenario(CLEAR, CLEAR, solved=solved, low=low) == "C"
+    assert scenario(CLEAR, CLEAR, solved=solved, low=low) == USELESS
 
 
 def test_no_better_than_foreign_demos_is_useless_whatever_it_solves() -> None:
-    assert scenario(CLEAR, NOTHING, solved=20, low=0.17) == "C"
+    assert scenario(CLEAR, NOTHING, solved=20, low=0.17) == USELESS
 
 
 @pytest.mark.parametrize("solved", [0, 4])
 def test_few_tasks_say_nothing_of_generalisation(solved: float) -> None:
-    assert scenario(CLEAR, CLEAR, solved=solved, low=0.4 * (solved > 0), asked=4) == "none"
-    assert scenario(CLEAR, NOTHING, solved=solved, asked=4) == "C"
-    assert scenario(CLEAR, CLEAR, solved=20, low=0.4, asked=32) == "A"
+    assert scenario(CLEAR, CLEAR, solved=solved, low=0.4 * (solved > 0), asked=4) == FEW_TASKS
+    assert scenario(CLEAR, NOTHING, solved=solved, asked=4) == USELESS
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.4, asked=32) == LEARNS
 
 
 def test_a_loss_that_does_not_fall_is_stuck() -> None:
-    assert scenario(NOTHING, NOTHING) == "B"
+    assert scenario(NOTHING, NOTHING) == "B: loss-does-not-fall"
 
 
 def test_an_encoder_that_does_not_move_is_stuck_whatever_the_loss() -> None:
-    assert scenario(CLEAR, CLEAR, solved=20, low=0.17, stuck=True) == "B"
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.17, stuck=True) == "B: no-gradient-or-no-movement"
 
 
 def test_wide_intervals_decide_nothing() -> None:
-    assert scenario(UNCLEAR, CLEAR) == "none"
-    assert scenario(CLEAR, UNCLEAR, solved=20, low=0.17) == "none"
+    assert scenario(UNCLEAR, CLEAR) == "none: loss-undecided"
+    assert scenario(CLEAR, UNCLEAR, solved=20, low=0.17) == "none: use-of-demonstrations-undecided"
+
+
+def test_what_is_useless_tells_whether_the_demonstrations_are_used() -> None:
+    assert scenario(CLEAR, CLEAR, foreign=NOTHING) == "C: useless-and-demonstrations-unused"
 
 
 def test_nothing_that_could_train_is_stuck() -> None:
-    failed = runs(0, 0)[0].model_copy(update={"state": "failed", "reason": "nothing requires a gradient"})
-    letter, sentence = _scenario(
+    failed = runs(0, 0)[0].replace(state="failed", reason="nothing requires a gradient")
+    found, code, sentence = _scenario(
         stuck=True, words="", failed=[failed], contrasts=[], trained=[], baseline=0.0
     )
-    assert letter == "B"
-    assert "nothing requires a gradient" in sentence
+    assert (found, code) == (Scenario.STUCK, FrozenReason.NOTHING_TRAINED)
+    assert failed.reason in sentence
 
 
 @pytest.mark.parametrize("follows", [True, False])
@@ -102,7 +111,7 @@ def test_the_other_arm_is_made_with_the_first_where_the_experiment_follows(
 
     def run(phase: str, jobs: Sequence[Job]) -> list[Run]:
         asked.extend(job.arm for job in jobs)
-        return [runs(0, 0)[0].model_copy(update={"arm": job.arm}) for job in jobs]
+        return [runs(0, 0)[0].replace(arm=job.arm) for job in jobs]
 
     monkeypatch.setattr(investigation, "run", run)
     investigation.frozen_decoder = follows

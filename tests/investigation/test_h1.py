@@ -11,7 +11,7 @@ import torch
 from etrm.config import Config, with_overrides
 from etrm.errors import CheckpointError
 from etrm.investigation import h1
-from etrm.investigation.protocol import Investigation
+from etrm.investigation.protocol import CommonReason, Investigation
 from etrm.investigation.result import Verdict
 from etrm.training import faults
 from etrm.training.faults import Fault
@@ -91,7 +91,8 @@ def test_a_fault_that_no_list_knows_is_seen_by_its_effect(subject: Config, decod
 def test_the_verdict_has_both_controls_and_its_numbers(investigation: Investigation) -> None:
     found = h1.decide(investigation)
     assert found.verdict is Verdict.INVALIDATED
-    assert found.sentence.startswith("10/10 core tensors equal the checkpoint's")
+    assert found.codes == (h1.LoadingReason.TENSORS_EQUAL, h1.LoadingReason.LOGITS_EQUAL)
+    assert {row.code: row.treatment for row in found.evidence}["h1.tensors-equal"] == 10
     assert {c.name: c.got for c in found.controls} == {
         "healthy": Verdict.INVALIDATED,
         "decoder-not-loaded": Verdict.VALIDATED,
@@ -100,6 +101,16 @@ def test_the_verdict_has_both_controls_and_its_numbers(investigation: Investigat
         "decoder-cycles-mismatch": Verdict.VALIDATED,
     }
     assert all(c.behaved for c in found.controls)
+    differ, moved = h1.LoadingReason.TENSORS_DIFFER, h1.LoadingReason.FROZEN_TENSORS_MOVED
+    settings = h1.LoadingReason.SETTINGS_DIFFER
+    named = {c.name: set(c.codes) & {differ, moved, settings} for c in found.controls}
+    assert named == {
+        "healthy": set(),
+        "decoder-not-loaded": {differ},
+        "decoder-raw-for-ema": {differ},
+        "decoder-moves": {moved},
+        "decoder-cycles-mismatch": {settings},
+    }
     assert all(check.passed for check in found.instruments)
 
 
@@ -109,8 +120,8 @@ def test_a_control_that_does_not_behave_makes_the_verdict_an_error(
     harmless = Fault("decoder-not-loaded", "nothing", "H1", "a test", lambda recipe: recipe)
     monkeypatch.setitem(faults.FAULTS, "decoder-not-loaded", harmless)
     found = h1.decide(investigation)
-    assert found.verdict is Verdict.ERROR
-    assert "decoder-not-loaded" in found.sentence
+    assert (found.verdict, found.codes) == (Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,))
+    assert [control.name for control in found.controls if not control.behaved] == ["decoder-not-loaded"]
 
 
 def test_a_decoder_of_another_size_is_an_error_that_says_why(subject: Config, decoder: Path) -> None:
@@ -122,7 +133,7 @@ def test_a_decoder_of_another_size_is_an_error_that_says_why(subject: Config, de
 def test_a_trm_that_starts_from_no_other_has_nothing_to_load(investigation: Investigation) -> None:
     overrides = ("model.variant=trm", "data.augmentations=1", "train.decoder=none")
     found = h1.decide(replace(investigation, subject=with_overrides(investigation.subject, overrides)))
-    assert found.verdict is Verdict.NOT_RUN
+    assert (found.verdict, found.codes) == (Verdict.NOT_RUN, (CommonReason.NOT_APPLICABLE,))
 
 
 def test_a_halting_logit_that_never_moves_is_no_matter_of_loading(

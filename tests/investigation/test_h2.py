@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etrm.investigation import h2
-from etrm.investigation.gradients import gather
+from etrm.investigation.gradients import GradientReason, gather
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Absent, Verdict
 
@@ -67,12 +67,26 @@ def test_steps_that_are_not_finite_accuse_nobody() -> None:
 def test_healthy_steps_do_not_validate_and_the_words_say_so() -> None:
     facts = gather([step(i) for i in range(20)])
     assert not facts.holds
-    assert facts.words == "encoder coverage 1.00 on every one of 20 steps, and every tensor moves"
+    assert (facts.codes, facts.steps) == ((GradientReason.EVERY_STEP_TRAINS,), 20)
 
 
 def test_gradient_without_movement_is_said_as_such() -> None:
     facts = gather([step(i, encoder__moved=0.0) for i in range(5)])
-    assert facts.words == "the encoder does not move on 5 of 5 steps, although gradient arrives"
+    assert (facts.codes, facts.without_movement) == ((GradientReason.NO_MOVEMENT,), 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"encoder__coverage": 0.9375}, GradientReason.COVERAGE_BELOW_ONE),
+        ({"encoder__coverage": None}, GradientReason.COVERAGE_BELOW_ONE),
+        ({"encoder__grad_norm_pre_clip": 0.0}, GradientReason.NO_GRADIENT),
+        ({"encoder__moved": 0.0}, GradientReason.NO_MOVEMENT),
+        ({"encoder__params_idle": 1}, GradientReason.IDLE_TENSORS),
+    ],
+)
+def test_each_reason_has_its_code(change: dict[str, Any], code: GradientReason) -> None:
+    assert gather([step(0), step(1, **change)]).codes == (code,)
 
 
 def test_norms_logged_after_clipping_are_seen_for_what_they_are() -> None:
@@ -93,7 +107,9 @@ def test_the_numbers_of_each_control(investigation: Investigation, name: str) ->
     metrics = investigation.metrics(run)
     facts = gather(metrics)
     assert facts.holds
-    rules = {row.metric.split()[2] for row in h2._toolkit(investigation, [run])}
+    found = h2._toolkit(investigation, [run])
+    rules = {row.item.split()[0] for row in found}
+    assert {row.code for row in found} <= {h2.TOOLKIT_FINDING.code}
     assert (
         rules
         == {"cached-context": {"COV001"}, "encoder-frozen": set(), "freeze-skips-optimizer": {"MOVE003"}}[
@@ -115,10 +131,13 @@ def test_the_numbers_of_each_control(investigation: Investigation, name: str) ->
 def test_a_healthy_subject_is_invalidated_with_every_control_behaving(investigation: Investigation) -> None:
     found = h2.decide(investigation)
     assert found.verdict is Verdict.INVALIDATED
-    assert f"coverage 1.00 on every one of {h2.STEPS} steps" in found.sentence
+    assert found.codes == (GradientReason.EVERY_STEP_TRAINS,)
+    rows = {row.code: row for row in found.evidence}
+    assert rows["h2.coverage-lowest"].treatment == 1
+    assert rows["h2.uncovered-steps"].treatment == 0
     assert [c.behaved for c in found.controls] == [True] * 4
     assert all(check.passed for check in found.instruments)
-    assert not [row for row in found.evidence if "toolkit" in row.metric]  # it is quiet on a healthy run
+    assert h2.TOOLKIT_FINDING.code not in rows  # it does not fire on a healthy run
     assert {s.figure for s in found.series} == {figure.key for figure in found.figures}
 
 
@@ -132,6 +151,6 @@ def test_a_trm_has_no_encoder_to_ask_about(investigation: Investigation) -> None
 
 
 def test_what_was_not_measured_passes_nothing() -> None:
-    rows = {row.metric: row for row in h2._evidence(gather([]), 1)}
-    assert isinstance(rows["encoder coverage, lowest step"].treatment, Absent)
-    assert rows["encoder coverage, lowest step"].passed is None
+    rows = {row.code: row for row in h2._evidence(gather([]), 1)}
+    assert isinstance(rows["h2.coverage-lowest"].treatment, Absent)
+    assert rows["h2.coverage-lowest"].passed is None

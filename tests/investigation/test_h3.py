@@ -16,9 +16,10 @@ from etrm.errors import DataError
 from etrm.evaluation import paired_t_interval
 from etrm.investigation import h3
 from etrm.investigation.frozen_decoder import TRAINED
-from etrm.investigation.interface import Passage, passage
+from etrm.investigation.h3 import SizeReason
+from etrm.investigation.interface import Passage, PassageReason, passage
 from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Run, Verdict
+from etrm.investigation.result import Absent, Run, Verdict
 from etrm.model.act import Carry
 from etrm.model.recursive import Given, RecursiveModel, encode_every_step
 from etrm.training.recipe import Recipe, build_model
@@ -81,18 +82,19 @@ def test_a_scale_is_measured() -> None:
     assert seen.scale == pytest.approx(30)
     assert seen.holds
     assert not seen.unused
-    assert "30 times it" in seen.words
+    assert seen.codes == (PassageReason.CHANGED,)
 
 
 def test_a_context_that_is_not_finite() -> None:
     seen = passage(smoke('faults=["context-nan"]'))
     assert not seen.finite
-    assert seen.words == "the context that the decoder is given is not finite"
+    assert seen.codes == (PassageReason.NOT_FINITE,)
 
 
 def test_an_unused_context() -> None:
     seen = passage(smoke('faults=["context-ignored"]'))
     assert seen.unused
+    assert PassageReason.UNUSED in seen.codes
     assert seen.others == 0
 
 
@@ -170,7 +172,7 @@ def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
 
 
 def verdict(seen: Passage, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:
-    return h3._verdict(seen, "", sizes, found, (), 3)[0]
+    return h3._judged(seen, "", sizes, found, (), 3).verdict
 
 
 def test_a_size_alike_needs_no_sweep() -> None:
@@ -192,9 +194,13 @@ def test_another_size_needs_a_sweep_that_says_it_costs() -> None:
 def test_the_sweep_says_what_its_numbers_decide() -> None:
     costs, open_, free = (sweep(d) for d in ([0.5, 0.52, 0.51], [-0.2, 0.3, 0.1], [-0.1, -0.11, -0.12]))
     assert [found.decision.ruled_out for found in (costs, open_, free)] == [False, None, True]
-    assert costs.words.startswith("and that costs: of smaller scales 0.1 does best, with a loss of 1.490")
-    assert open_.words.startswith("and whether that costs is undecided")
-    assert free.words.startswith("which costs nothing that matters")
+    assert [found.codes for found in (costs, open_, free)] == [
+        (SizeReason.COSTS,),
+        (SizeReason.UNDECIDED,),
+        (SizeReason.COSTS_NOTHING,),
+    ]
+    assert "0.1" in costs.words  # the scale that does best
+    assert "1.490" in costs.words  # its loss
 
 
 def test_a_context_that_says_nothing_at_the_better_scale_is_no_matter_of_scale() -> None:
@@ -202,7 +208,7 @@ def test_a_context_that_says_nothing_at_the_better_scale_is_no_matter_of_scale()
     silent = sweep([0.5, 0.52, 0.51, 0.5, 0.49], use=0.04)
     assert verdict(SOUND, far, silent) is Verdict.INCONCLUSIVE
     assert not silent.decision.candidate
-    assert "foreign demonstrations do as well" in silent.words
+    assert silent.codes == (SizeReason.UNDECIDED, SizeReason.NOT_USED)
     assert verdict(SOUND, far, sweep([-0.1, -0.11, -0.12], use=0.0)) is Verdict.INVALIDATED
 
 
@@ -227,9 +233,18 @@ def test_verdict_and_controls(investigation: Investigation) -> None:
     assert [control.name for control in found.controls] == ["healthy", *h3.POSITIVE]
     assert all(control.behaved for control in found.controls)
     assert found.verdict in (Verdict.INVALIDATED, Verdict.INCONCLUSIVE)
-    assert found.evidence[0].passed
+    assert {row.code: row.passed for row in found.evidence}["h3.finite"]
 
 
 def test_what_was_not_measured_passes_nothing() -> None:
     rows = h3._evidence(replace(SOUND, used=math.nan, finite=False), None, None, 1)
-    assert [row.passed for row in rows] == [False, True, True, None, True]
+    assert {row.code: row.passed for row in rows} == {
+        "h3.finite": False,
+        "h3.change-on-its-way": True,
+        "h3.change-with-other-rows": True,
+        "h3.change-of-logits": None,
+        "h3.unread-parts": True,
+    }
+    (lost,) = (row for row in h3._evidence(replace(SOUND, same=math.inf), None, None, 1) if not row.passed)
+    assert (lost.code, lost.passed) == ("h3.change-on-its-way", False)
+    assert isinstance(lost.treatment, Absent)

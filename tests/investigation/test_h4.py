@@ -9,7 +9,8 @@ import pytest
 from etrm.config import Config, load
 from etrm.investigation import h4, screening
 from etrm.investigation.contrast import Outcome
-from etrm.investigation.protocol import Investigation
+from etrm.investigation.h4 import DynamicsReason
+from etrm.investigation.protocol import CommonReason, Investigation, Judgement
 from etrm.investigation.result import Absent, Verdict
 from etrm.investigation.screening import Screen, few_tasks
 from etrm.training.faults import effective
@@ -30,7 +31,8 @@ def test_what_changes_nothing_is_left_out_and_listed() -> None:
     treatments, left_out = h4.interventions(used())
     assert [t.name for t in treatments] == ["rate-x.1", "rate-x.3", "batch"]
     assert len(treatments) + len(left_out) == 7
-    assert left_out["gradients clipped at norm 1"] == "clipped at 1 already"
+    assert {t.name for t, _ in left_out} == {"rate-of-decoder", "clip", "warm-up", "exploration"}
+    assert all(why for _, why in left_out)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +67,7 @@ def test_rates_are_multiples_of_the_rate_in_use() -> None:
     ]
 
 
-def outcome(
-    given: Sequence[float | None], **treated: Sequence[float | None]
-) -> tuple[Outcome, tuple[Verdict, str]]:
+def outcome(given: Sequence[float | None], **treated: Sequence[float | None]) -> tuple[Outcome, Judgement]:
     treatments = tuple(
         t for t in h4.interventions(used())[0] if t.name.replace("-", "_").replace(".", "") in treated
     )
@@ -80,56 +80,58 @@ def outcome(
 
 
 def test_a_gain_on_three_seeds_is_a_candidate_and_is_named() -> None:
-    found, (verdict, sentence) = outcome(GIVEN, rate_x1=[x / 2 for x in GIVEN], batch=GIVEN)
-    assert (verdict, found.candidate) == (Verdict.INCONCLUSIVE, True)
-    assert sentence.startswith("Encoder rate x0.1 changes the loss on the training queries by -50 %")
+    found, judged = outcome(GIVEN, rate_x1=[x / 2 for x in GIVEN], batch=GIVEN)
+    assert (judged.verdict, judged.candidate) == (Verdict.INCONCLUSIVE, True)
+    assert judged.codes == (DynamicsReason.A_CHANGE_GAINS,)
+    assert found.best.name == "rate-x.1"
+    assert "-50 %" in judged.sentence
 
 
 def test_the_same_gain_on_five_seeds_validates() -> None:
     given = [1.0, 1.1, 0.9, 1.05, 0.95]
-    found, (verdict, _) = outcome(given, rate_x1=[x / 2 for x in given], batch=given)
-    assert (verdict, found.candidate) == (Verdict.VALIDATED, False)
+    _, judged = outcome(given, rate_x1=[x / 2 for x in given], batch=given)
+    assert (judged.verdict, judged.candidate) == (Verdict.VALIDATED, False)
+    assert judged.codes == (DynamicsReason.A_CHANGE_GAINS,)
 
 
 def test_no_gain_in_any_invalidates_and_names_the_best() -> None:
-    _, (verdict, sentence) = outcome(GIVEN, rate_x1=[1.01 * x for x in GIVEN], batch=[1.2 * x for x in GIVEN])
-    assert verdict is Verdict.INVALIDATED
-    assert "the best: encoder rate x0.1" in sentence
+    found, judged = outcome(GIVEN, rate_x1=[1.01 * x for x in GIVEN], batch=[1.2 * x for x in GIVEN])
+    assert (judged.verdict, judged.codes) == (Verdict.INVALIDATED, (DynamicsReason.NO_CHANGE_GAINS,))
+    assert found.best.name == "rate-x.1"
+    assert found.best.words in judged.sentence
 
 
 def test_what_is_open_stays_open() -> None:
-    _, (verdict, sentence) = outcome(GIVEN, rate_x1=[0.5, 1.5, 0.9], batch=GIVEN)
-    assert verdict is Verdict.INCONCLUSIVE
-    assert "seeds would settle it" in sentence
+    found, judged = outcome(GIVEN, rate_x1=[0.5, 1.5, 0.9], batch=GIVEN)
+    assert (judged.verdict, judged.codes) == (Verdict.INCONCLUSIVE, (DynamicsReason.UNDECIDED,))
+    assert f"{found.seeds_needed} seeds" in judged.sentence
 
 
 def test_a_subject_that_diverges_is_cured_or_stays_open() -> None:
     cured, _ = outcome([DIVERGED] * 3, rate_x1=GIVEN, batch=[DIVERGED] * 3)
     assert cured.candidate
-    _, (verdict, sentence) = outcome([DIVERGED] * 3, rate_x1=[DIVERGED] * 3, batch=[DIVERGED] * 3)
-    assert verdict is Verdict.INCONCLUSIVE
-    assert "Every run diverged" in sentence
+    _, judged = outcome([DIVERGED] * 3, rate_x1=[DIVERGED] * 3, batch=[DIVERGED] * 3)
+    assert (judged.verdict, judged.codes) == (Verdict.INCONCLUSIVE, (DynamicsReason.EVERY_RUN_DIVERGED,))
 
 
 def test_an_intervention_that_diverges_is_no_gain() -> None:
-    _, (verdict, _) = outcome(GIVEN, rate_x1=[DIVERGED] * 3, batch=GIVEN)
-    assert verdict is Verdict.INVALIDATED
+    _, judged = outcome(GIVEN, rate_x1=[DIVERGED] * 3, batch=GIVEN)
+    assert judged.verdict is Verdict.INVALIDATED
 
 
 def test_a_broken_control_or_a_lost_run_is_an_error() -> None:
-    found, (verdict, sentence) = outcome([1.0, None, 1.0], rate_x1=GIVEN, batch=GIVEN)
-    assert verdict is Verdict.ERROR
-    assert "planted" in sentence
-    assert h4.judged(found, planted("h4-as-given", GIVEN), "a control broke", 80) == (
-        Verdict.ERROR,
-        "a control broke",
+    found, judged = outcome([1.0, None, 1.0], rate_x1=GIVEN, batch=GIVEN)
+    assert (judged.verdict, judged.codes) == (Verdict.ERROR, (CommonReason.RUNS_FAILED,))
+    assert "planted" in judged.sentence  # the reason of the run
+    assert h4.judged(found, planted("h4-as-given", GIVEN), "a control broke", 80) == Judgement(
+        Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), "a control broke"
     )
 
 
 def test_settings_are_compared_with_those_of_the_decoder(decoder: object) -> None:
     same = load("smoke", overrides=(f"train.decoder='{decoder}'",))
     row = h4._settings(same)
-    assert "train.batch_size: trained with 16, runs with 8" in row.note
+    assert all(fact in row.note for fact in ("train.batch_size", "16", "8"))
     assert isinstance(row.treatment, float)
     assert isinstance(h4._settings(used()).treatment, Absent)
 

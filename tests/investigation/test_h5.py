@@ -10,7 +10,7 @@ from etrm.config import Config, load
 from etrm.data import Episodes, Sample
 from etrm.investigation import h5
 from etrm.investigation.protocol import Investigation
-from etrm.investigation.provenance import ANSWER, APART, FOREIGN, LABELS
+from etrm.investigation.provenance import RowProblem
 from etrm.investigation.result import Absent, Verdict
 from etrm.training.recipe import Recipe
 
@@ -25,31 +25,38 @@ def test_a_healthy_subject_has_nothing_wrong() -> None:
     assert not facts.holds
     assert facts.read.rows >= h5.ROWS
     assert facts.loss == facts.loss_garbled
-    assert "nothing leaks" in facts.words
+    assert facts.codes == (h5.DataReason.SOUND,)
 
 
 @pytest.mark.parametrize(
     ("fault", "kind"),
-    [("demos-from-other-task", FOREIGN), ("query-in-demos", ANSWER), ("augment-mismatch", APART)],
+    [
+        ("demos-from-other-task", RowProblem.FOREIGN),
+        ("query-in-demos", RowProblem.ANSWER),
+        ("augment-mismatch", RowProblem.APART),
+    ],
 )
-def test_what_is_wrong_with_the_rows_is_named(fault: str, kind: str) -> None:
+def test_what_is_wrong_with_the_rows_is_named(fault: str, kind: RowProblem) -> None:
     facts = h5.inspect(smoke(fault))
     assert facts.read.wrong[kind] == facts.read.rows
     assert not facts.foreign_labels
     assert not facts.leaked.ids
-    assert f"{facts.read.rows} of {facts.read.rows} rows have {kind}" in facts.words
+    assert kind in facts.codes
+    rows = {row.item: row for row in h5._evidence(facts, 1) if row.code == h5.ROW_PROBLEM.code}
+    assert (rows[kind].treatment, rows[kind].passed) == (facts.read.rows, False)
 
 
 def test_labels_of_later_samples_show_in_the_loss_alone() -> None:
     facts = h5.inspect(smoke("labels-from-new-batch"))
     assert facts.foreign_labels
     assert not facts.read.wrong
-    assert "labels" in facts.words
+    assert facts.codes == (h5.DataReason.FOREIGN_LABELS,)
 
 
 def test_leaked_tasks_are_counted() -> None:
     facts = h5.inspect(smoke("eval-leak"))
     assert len(facts.leaked.by_id) == 2  # every second of the four that are asked
+    assert facts.codes == (h5.DataReason.LEAK,)
     assert not facts.read.wrong
 
 
@@ -62,7 +69,7 @@ def test_a_fault_that_nobody_listed_is_found_by_its_effect(monkeypatch: pytest.M
 
     monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(draw=shuffled))
     facts = h5.inspect(smoke())
-    assert facts.read.wrong[LABELS] > facts.read.rows / 2
+    assert facts.read.wrong[RowProblem.LABELS] > facts.read.rows / 2
 
 
 def test_a_loss_that_is_not_finite_is_absent_and_accuses_nobody() -> None:

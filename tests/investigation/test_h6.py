@@ -13,6 +13,8 @@ from etrm.config import Config, load
 from etrm.data import Sample, TaskSet
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation import h6
+from etrm.investigation.h6 import EvaluatorReason
+from etrm.investigation.known_answers import VOTES, KnownAnswers
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Absent, Verdict
 from etrm.training.recipe import Recipe
@@ -23,12 +25,11 @@ def smoke(*faults: str) -> Config:
     return load("smoke", overrides=("train.threads=1", f"faults=[{named}]"))
 
 
-FIRST = "the first query of every task right"
-SECOND = "right by one vote of 4"
+ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE = KnownAnswers
 
 
-def wrong(facts: h6.Facts) -> list[str]:
-    return [planted.what.partition(",")[0] for planted in facts.planted if not planted.right]
+def wrong(facts: h6.Facts) -> list[KnownAnswers]:
+    return [planted.answers for planted in facts.planted if not planted.right]
 
 
 def test_a_sound_evaluator_reports_what_was_planted() -> None:
@@ -39,7 +40,7 @@ def test_a_sound_evaluator_reports_what_was_planted() -> None:
     assert facts.act_steps == 4
     assert facts.path_gap == 0
     assert not facts.read.wrong
-    assert facts.read.rows == h6.VOTES * 5  # four tasks, one of them with two queries
+    assert facts.read.rows == VOTES * 5  # four tasks, one of them with two queries
 
 
 @pytest.mark.parametrize(
@@ -47,20 +48,17 @@ def test_a_sound_evaluator_reports_what_was_planted() -> None:
     [
         (
             "divide-by-all",
-            [
-                *("all right", "every second right", FIRST, "right under augmentation alone", "all wrong"),
-                *(SECOND, SECOND),
-            ],
+            [ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE, ONE_VOTE],
         ),
-        ("no-inverse", ["all right", "every second right", FIRST, "right under augmentation alone"]),
-        ("stale-votes", ["every second right", FIRST, "all wrong", SECOND]),
+        ("no-inverse", [ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED]),
+        ("stale-votes", [EVERY_SECOND, FIRST, ALL_WRONG, ONE_VOTE]),
     ],
 )
-def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[str]) -> None:
+def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[KnownAnswers]) -> None:
     facts = h6.inspect(smoke(fault))
     assert wrong(facts) == seen
     assert not facts.raw
-    assert "planted" in facts.words
+    assert facts.codes == (EvaluatorReason.MISREPORTED,)
 
 
 def test_raw_weights_are_told_from_averaged_ones() -> None:
@@ -68,6 +66,7 @@ def test_raw_weights_are_told_from_averaged_ones() -> None:
     assert not wrong(facts)
     assert facts.averaged == 0
     assert facts.holds
+    assert facts.codes == (EvaluatorReason.OTHER_WEIGHTS,)
 
 
 Change = Callable[[EvaluationReport], EvaluationReport]
@@ -125,17 +124,17 @@ def _one_vote(tasks: TaskSet, predictor: Predictor, **options: Any) -> Evaluatio
     ("evaluate", "seen"),
     [
         (_first_query_alone, [FIRST]),
-        (_answers_of_the_next, ["all right", "every second right", FIRST, "right under augmentation alone"]),
-        (_one_vote, ["right under augmentation alone"]),
+        (_answers_of_the_next, [ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED]),
+        (_one_vote, [AUGMENTED]),
     ],
 )
 def test_evaluators_that_ask_otherwise(
-    evaluate: Evaluate, seen: list[str], monkeypatch: pytest.MonkeyPatch
+    evaluate: Evaluate, seen: list[KnownAnswers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
     facts = h6.inspect(smoke())
     assert set(seen) <= set(wrong(facts))
-    assert all("refused" in p.what for p in facts.planted) == (evaluate is _answers_of_the_next)
+    assert all(p.refused for p in facts.planted) == (evaluate is _answers_of_the_next)
 
 
 def test_weights_of_a_run_that_cannot_step_are_absent() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.evaluation import paired_t_interval
-from etrm.investigation import h7, screening
+from etrm.investigation import h7, screening, unseen_rules
 from etrm.investigation.contrast import Outcome
-from etrm.investigation.protocol import Investigation
+from etrm.investigation.h7 import CapacityReason
+from etrm.investigation.protocol import CommonReason, Investigation, Judgement
 from etrm.investigation.result import Absent, Run, Verdict
 from etrm.investigation.screening import Screen, few_tasks
 from etrm.training.faults import effective
@@ -72,66 +73,77 @@ def outcomes(
     ceiling: Sequence[float | None],
     deeper: Sequence[float | None],
     given: Sequence[float | None] = tuple(GIVEN),
-) -> tuple[Outcome, Outcome, Verdict, bool, str]:
+) -> tuple[Outcome, Outcome, Judgement]:
     screen = Screen("h7", used(), (h7.CEILING, h7.ladder(used())[0]), tuple(range(len(given))))
     runs = planted("h7-as-given", given) + planted("h7-ceiling", ceiling) + planted("h7-deeper", deeper)
     gap, rungs = h7._gap(screen, runs), h7._rungs(screen, runs)
     assert rungs is not None
-    return gap, rungs, *h7.judged(gap, rungs, screen.of_arm(runs), "", 80)
+    return gap, rungs, h7.judged(gap, rungs, screen.of_arm(runs), "", 80)
 
 
 def test_a_gap_that_a_stronger_encoder_closes_is_a_candidate() -> None:
-    *_, verdict, candidate, sentence = outcomes(LOW, HALF)
-    assert (verdict, candidate) == (Verdict.INCONCLUSIVE, True)
-    assert "encoder twice as deep, by -50 %" in sentence
+    _, rungs, judged = outcomes(LOW, HALF)
+    assert (judged.verdict, judged.candidate) == (Verdict.INCONCLUSIVE, True)
+    assert judged.codes == (CapacityReason.AN_ENCODER_GAINS,)
+    assert rungs.best.name == "deeper"
+    assert "-50 %" in judged.sentence
 
 
 def test_on_five_seeds_it_is_validated() -> None:
     given = [1.0, 1.1, 0.9, 1.05, 0.95]
-    *_, verdict, candidate, _ = outcomes([x / 3 for x in given], [x / 2 for x in given], given)
-    assert (verdict, candidate) == (Verdict.VALIDATED, False)
+    judged = outcomes([x / 3 for x in given], [x / 2 for x in given], given)[2]
+    assert (judged.verdict, judged.candidate) == (Verdict.VALIDATED, False)
+    assert judged.codes == (CapacityReason.AN_ENCODER_GAINS,)
 
 
 def test_a_ceiling_that_lost_a_run_leaves_a_candidate() -> None:
     given = [1.0, 1.1, 0.9, 1.05, 0.95]
-    *_, verdict, candidate, _ = outcomes([None, *(x / 3 for x in given[1:])], [x / 2 for x in given], given)
-    assert (verdict, candidate) == (Verdict.INCONCLUSIVE, True)
+    judged = outcomes([None, *(x / 3 for x in given[1:])], [x / 2 for x in given], given)[2]
+    assert (judged.verdict, judged.candidate) == (Verdict.INCONCLUSIVE, True)
 
 
 def test_a_stronger_encoder_needs_to_gain_half_of_what_the_ceiling_does() -> None:
     given = [1.0, 1.1, 0.9, 1.05, 0.95]
     for gain, verdict in ((0.15, Verdict.VALIDATED), (0.1, Verdict.INVALIDATED)):
         rung = [x * math.exp(-gain + 0.01 * (-1) ** n) for n, x in enumerate(given)]
-        assert outcomes([x / 3 for x in given], rung, given)[2] is verdict
+        assert outcomes([x / 3 for x in given], rung, given)[2].verdict is verdict
     near = [x * math.exp(-0.15 + 0.01 * (-1) ** n) for n, x in enumerate(given)]
-    assert outcomes(near, [x / 2 for x in given], given)[2] is Verdict.INVALIDATED
+    assert outcomes(near, [x / 2 for x in given], given)[2].verdict is Verdict.INVALIDATED
 
 
 @pytest.mark.parametrize("deeper", [HALF, SAME, UNCLEAR])
 def test_without_a_gap_it_is_not_capacity(deeper: list[float]) -> None:
-    *_, verdict, candidate, sentence = outcomes(SAME, deeper)
-    assert (verdict, candidate) == (Verdict.INVALIDATED, False)
-    assert "Not capacity: there is nothing to gain" in sentence
+    judged = outcomes(SAME, deeper)[2]
+    assert (judged.verdict, judged.candidate) == (Verdict.INVALIDATED, False)
+    assert judged.codes == (CapacityReason.NOTHING_TO_GAIN,)
 
 
 def test_a_gap_that_no_encoder_closes_is_not_capacity() -> None:
-    *_, verdict, candidate, sentence = outcomes(LOW, SAME)
-    assert (verdict, candidate) == (Verdict.INVALIDATED, False)
-    assert "Not capacity" in sentence
+    judged = outcomes(LOW, SAME)[2]
+    assert (judged.verdict, judged.candidate) == (Verdict.INVALIDATED, False)
+    assert judged.codes == (CapacityReason.NO_ENCODER_GAINS,)
 
 
-@pytest.mark.parametrize(("ceiling", "deeper"), [(UNCLEAR, HALF), (LOW, UNCLEAR), (UNCLEAR, SAME)])
-def test_what_is_open_stays_open(ceiling: list[float], deeper: list[float]) -> None:
-    *_, verdict, candidate, sentence = outcomes(ceiling, deeper)
-    assert (verdict, candidate) == (Verdict.INCONCLUSIVE, False)
-    assert "ndecided" in sentence
+@pytest.mark.parametrize(
+    ("ceiling", "deeper", "code"),
+    [
+        (UNCLEAR, HALF, CapacityReason.GAP_UNDECIDED),
+        (LOW, UNCLEAR, CapacityReason.ENCODERS_UNDECIDED),
+        (UNCLEAR, SAME, CapacityReason.GAP_UNDECIDED),
+    ],
+)
+def test_what_is_open_stays_open(ceiling: list[float], deeper: list[float], code: CapacityReason) -> None:
+    judged = outcomes(ceiling, deeper)[2]
+    assert (judged.verdict, judged.candidate) == (Verdict.INCONCLUSIVE, False)
+    assert judged.codes == (code,)
 
 
 def test_a_lost_run_or_a_broken_control_is_an_error() -> None:
-    gap, rungs, verdict, _, sentence = outcomes([None] * 3, HALF, [1.0, None, 1.0])
-    assert verdict is Verdict.ERROR
-    assert "planted" in sentence
-    assert h7.judged(gap, rungs, planted("x", GIVEN), "a control broke", 80)[0] is Verdict.ERROR
+    gap, rungs, judged = outcomes([None] * 3, HALF, [1.0, None, 1.0])
+    assert (judged.verdict, judged.codes) == (Verdict.ERROR, (CommonReason.RUNS_FAILED,))
+    assert "planted" in judged.sentence  # the reason of the run
+    broken = h7.judged(gap, rungs, planted("x", GIVEN), "a control broke", 80)
+    assert (broken.verdict, broken.codes) == (Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,))
 
 
 @pytest.mark.parametrize(
@@ -175,9 +187,11 @@ def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gai
     if climbed:  # twice as many seeds, for the gain is smaller than the gap
         assert {asked[name] for name in climbed} == {(0, 1)}
         assert asked["ceiling"] == asked["frozen-random"] == ()
-    rungs = ("encoder twice as deep", "attention pooling", "8 context tokens")
-    rows = [row for what in rungs for row in found.evidence if what in row.metric]
-    assert [isinstance(row.treatment, Absent) for row in rows] == [n >= len(climbed) for n in range(3)]
+    rows = {row.item: row for row in found.evidence if row.code == h7.LOSS.code}
+    rungs = ("deeper", "attention", "tokens")
+    assert [isinstance(rows[rung].treatment, Absent) for rung in rungs] == [
+        n >= len(climbed) for n in range(3)
+    ]
 
 
 def test_holms_correction_is_over_the_whole_ladder() -> None:
@@ -211,9 +225,8 @@ def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.Monke
     assert [check.passed for check in found.instruments] == [True, True]
     assert {arm.name for arm in found.arms} == {run.arm for run in found.runs}
     assert {curve.figure for curve in found.series} == {figure.key for figure in found.figures}
-    retrieval = next(row for row in found.evidence if row.metric.startswith("task retrieval"))
-    assert isinstance(retrieval.treatment, float)
-    assert "chance: 0." in retrieval.note
-    assert all(
-        isinstance(row.treatment, Absent) for row in found.evidence[-2:]
-    )  # a screening asks no unseen rules
+    rows = {row.code: row for row in found.evidence if row.code != h7.LOSS.code}
+    assert isinstance(rows[h7.RETRIEVAL.code].treatment, float)
+    rules = [metric.code for metric in unseen_rules.MEASURED.values()]  # a screening asks none
+    assert all(isinstance(rows[code].treatment, Absent) for code in rules)
+    assert rows[h7.RETRIEVAL.code].note

@@ -12,58 +12,91 @@ import pytest
 from etrm.config import load
 from etrm.errors import ConfigError, RunFolderError
 from etrm.investigation import frozen_decoder
-from etrm.investigation.investigate import STATEMENTS, investigate, root_cause
-from etrm.investigation.protocol import ORDER, Investigation, not_run
-from etrm.investigation.result import Hypothesis, Result, Verdict
+from etrm.investigation.investigate import STATEMENTS, _behind, _over_all, investigate, root_cause
+from etrm.investigation.protocol import ORDER, CommonReason, Investigation, not_run
+from etrm.investigation.result import CauseCode, Hypothesis, Result, Verdict
 from etrm.investigation.tiers import SCREENING
 from tests.errors import raises_code
 from tests.investigation.planted import inline
 
 
 def hypotheses(**verdicts: Verdict) -> dict[str, Hypothesis]:
-    plain = {id: not_run(STATEMENTS[id], "not run") for id in ORDER}
-    return {id: h.model_copy(update={"verdict": verdicts.get(id, h.verdict)}) for id, h in plain.items()}
+    plain = {id: planted_hypothesis(id) for id in ORDER}
+    return {id: h.replace(verdict=verdicts.get(id, h.verdict)) for id, h in plain.items()}
+
+
+def planted_hypothesis(id: str) -> Hypothesis:
+    return not_run(STATEMENTS[id], "test.planted", "planted")
 
 
 def test_the_first_validated_hypothesis_in_the_order_is_the_cause() -> None:
-    assert root_cause(hypotheses(H1=Verdict.VALIDATED, H2=Verdict.VALIDATED))[0] == "H1"
-    assert root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.VALIDATED))[0] == "H2"
-    assert root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.INVALIDATED))[0] is None
+    assert root_cause(hypotheses(H1=Verdict.VALIDATED, H2=Verdict.VALIDATED)).id == "H1"
+    assert root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.VALIDATED)).id == "H2"
+    refuted = root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.INVALIDATED))
+    assert (refuted.id, refuted.code) == (None, CauseCode.NONE)
+    assert root_cause(hypotheses()).code is CauseCode.NOT_TESTED
 
 
 def test_an_error_upstream_leaves_the_cause_open_and_says_where() -> None:
-    cause, confidence, sentence = root_cause(hypotheses(H1=Verdict.ERROR, H2=Verdict.VALIDATED))
-    assert cause is confidence is None
-    assert "H1" in sentence
+    cause = root_cause(hypotheses(H1=Verdict.ERROR, H2=Verdict.VALIDATED))
+    assert cause.id is cause.confidence is None
+    assert cause.code is CauseCode.ERROR
+    assert "H1" in cause.sentence
 
 
 def changed(found: dict[str, Hypothesis], id: str, **update: object) -> dict[str, Hypothesis]:
-    return found | {id: found[id].model_copy(update=update)}
+    return found | {id: found[id].replace(**update)}
 
 
 @pytest.mark.parametrize("verdict", [Verdict.VALIDATED, Verdict.ERROR])
 def test_what_another_hypothesis_explains_is_passed_over_where_that_one_holds(verdict: Verdict) -> None:
     found = changed(hypotheses(H2=verdict, H3=Verdict.VALIDATED), "H2", explained_by="H3")
-    assert root_cause(found)[:2] == ("H3", "proven")
+    assert root_cause(found)[:3] == ("H3", "proven", CauseCode.PROVEN)
     refuted = changed(hypotheses(H2=verdict, H3=Verdict.INVALIDATED), "H2", explained_by="H3")
-    assert root_cause(refuted)[0] == ("H2" if verdict is Verdict.VALIDATED else None)
+    assert root_cause(refuted).id == ("H2" if verdict is Verdict.VALIDATED else None)
     pending = {id: h for id, h in found.items() if id != "H3"}
-    assert root_cause(pending)[0] is None
-    assert "No root cause among" in root_cause(pending)[2]
+    assert (root_cause(pending).id, root_cause(pending).code) == (None, CauseCode.NONE)
 
 
 def test_what_is_undecided_is_said_where_there_is_no_cause() -> None:
-    found = hypotheses(H1=Verdict.INVALIDATED, H3=Verdict.INCONCLUSIVE)
-    assert root_cause(found)[2] == "No root cause among the tested hypotheses (H1, H3); undecided: H3."
-    assert "undecided" not in root_cause(hypotheses(H1=Verdict.INVALIDATED))[2]
+    found = root_cause(hypotheses(H1=Verdict.INVALIDATED, H3=Verdict.INCONCLUSIVE))
+    assert found.code is CauseCode.NONE
+    assert [found.sentence.count(id) for id in ORDER] == [
+        0,
+        0,
+        1,
+        0,
+        2,
+        0,
+        0,
+    ]  # H3 as tested and as undecided
+
+
+def test_what_is_not_significant_over_all_hypotheses_is_not_validated() -> None:
+    def decided(id: str, p: float) -> Hypothesis:
+        return planted_hypothesis(id).replace(verdict=Verdict.VALIDATED, p_value=p)
+
+    found = _over_all({"H4": decided("H4", 0.04), "H7": decided("H7", 0.01)})
+    assert (found["H7"].verdict, found["H7"].codes) == (Verdict.VALIDATED, ("test.planted",))
+    both = _over_all({"H4": decided("H4", 0.04), "H7": decided("H7", 0.04)})
+    assert {h.verdict for h in both.values()} == {Verdict.INCONCLUSIVE}
+    assert both["H4"].codes == ("test.planted", CommonReason.NOT_SIGNIFICANT)
+
+
+def test_a_statistical_hypothesis_behind_a_proven_cause_says_so() -> None:
+    proven = hypotheses(H2=Verdict.VALIDATED)
+    found = _behind(planted_hypothesis("H4").replace(verdict=Verdict.INCONCLUSIVE), proven)
+    assert found.codes == ("test.planted", CommonReason.DOWNSTREAM)
+    mechanistic = planted_hypothesis("H3").replace(verdict=Verdict.VALIDATED)
+    assert _behind(mechanistic, proven) == mechanistic
 
 
 def test_verdicts_are_told_as_they_are_reached_but_for_those_that_others_may_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def planted(id: str) -> Callable[[Investigation], Hypothesis]:
-        found = not_run(STATEMENTS[id], "").model_copy(update={"verdict": Verdict.INVALIDATED})
-        statistical = found.model_copy(update={"p_value": 0.5, "kind": "statistical"})
+        found = planted_hypothesis(id).replace(verdict=Verdict.INVALIDATED)
+        statistical = found.replace(p_value=0.5, kind="statistical")
         return lambda investigation: statistical if id in ("H4", "H7") else found
 
     monkeypatch.setattr("etrm.investigation.investigate.DECIDED", {id: planted(id) for id in ORDER})
@@ -117,6 +150,8 @@ def test_the_injected_fault_is_named(
     assert result.root_cause == cause
     assert result.root_cause_confidence == (cause and "proven")
     assert result.hypotheses["H4"].verdict is Verdict.NOT_RUN
+    stopped = CommonReason.STOPPED_AT_ROOT_CAUSE if faults else CommonReason.NOT_SELECTED
+    assert result.hypotheses["H4"].codes == (stopped,)
     assert Result.read(tmp_path / "result.json") == result
 
 
@@ -129,9 +164,7 @@ def test_it_stops_behind_a_proven_cause_and_not_behind_a_candidate(
         def decide(investigation: Investigation) -> Hypothesis:
             asked.append(id)
             verdict = Verdict.VALIDATED if id == "H2" else Verdict.INCONCLUSIVE
-            return not_run(STATEMENTS[id], "").model_copy(
-                update={"verdict": verdict, "candidate": id == "H6"}
-            )
+            return planted_hypothesis(id).replace(verdict=verdict, candidate=id == "H6")
 
         return decide
 
@@ -139,7 +172,8 @@ def test_it_stops_behind_a_proven_cause_and_not_behind_a_candidate(
     result = _tiny(tmp_path, hypotheses=ORDER, until_root_cause=True)
     assert asked == ["H5", "H6", "H1", "H2"]
     assert result.root_cause == "H2"
-    assert "root cause H2" in result.hypotheses["H3"].sentence
+    assert result.cause_code is CauseCode.PROVEN
+    assert result.hypotheses["H3"].codes == (CommonReason.STOPPED_AT_ROOT_CAUSE,)
     assert result.experiments == ()
 
 

@@ -10,7 +10,7 @@ import pytest
 from etrm.config import load
 from etrm.investigation import pretrain
 from etrm.investigation.cache import outcomes
-from etrm.investigation.protocol import control_outcome
+from etrm.investigation.protocol import Judgement, control_outcome
 from etrm.investigation.result import ControlOutcome, Verdict
 from etrm.training import checkpoint
 from etrm.training.run_folder import RunFolder
@@ -87,7 +87,8 @@ def test_what_was_made_once_is_kept_with_its_code(monkeypatch: pytest.MonkeyPatc
 
     def make() -> list[ControlOutcome]:
         made.append(1)
-        return [control_outcome("healthy", False, Verdict.INVALIDATED, "nothing")]
+        found = Judgement(Verdict.INVALIDATED, ("test.nothing",), "nothing")
+        return [control_outcome("healthy", False, found)]
 
     first = outcomes("h9", [SMOKE], make)
     assert outcomes("h9", [SMOKE], make) == first == tuple(make())

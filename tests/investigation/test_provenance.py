@@ -15,17 +15,7 @@ from etrm.data.augment import Augmentation, random
 from etrm.data.sample import CELLS
 from etrm.data.task import Pair
 from etrm.investigation import provenance
-from etrm.investigation.provenance import (
-    ANSWER,
-    APART,
-    COUNT,
-    FOREIGN,
-    LABELS,
-    PLACE,
-    QUERY,
-    canonical,
-    read_rows,
-)
+from etrm.investigation.provenance import RowProblem, canonical, read_rows
 from etrm.training.faults.data import _as_demo
 
 TASKS = load_tasks("arc-agi-1", "training", 8, 40)
@@ -39,7 +29,7 @@ def episodes(**data: object) -> Episodes:
     return Episodes(TASKS, config, "etrm", 0)
 
 
-def kinds(samples: list[Sample]) -> set[str]:
+def kinds(samples: list[Sample]) -> set[RowProblem]:
     return set(read_rows([(collate(samples), samples)], TASKS, 10).wrong)
 
 
@@ -87,16 +77,16 @@ def test_each_damage_is_named(index: int, data: st.DataObject) -> None:
     first = sound.demos[0]
     moved = np.where(first.positions >= CELLS, first.positions + SIDE + 1, first.positions)
     damaged = {
-        PLACE: replace(sound, demos=(replace(first, positions=moved), *sound.demos[1:])),
-        ANSWER: replace(sound, demos=(_as_demo(sound), *sound.demos[1:])),
-        APART: replace(sound, demos=apart),
-        QUERY: replace(sound, tokens=table[sound.tokens]),
-        LABELS: replace(
+        RowProblem.PLACE: replace(sound, demos=(replace(first, positions=moved), *sound.demos[1:])),
+        RowProblem.ANSWER: replace(sound, demos=(_as_demo(sound), *sound.demos[1:])),
+        RowProblem.APART: replace(sound, demos=apart),
+        RowProblem.QUERY: replace(sound, tokens=table[sound.tokens]),
+        RowProblem.LABELS: replace(
             sound, labels=np.where(sound.labels >= 2, table[np.maximum(sound.labels, 0)], sound.labels)
         ),
     }
     if len(sound.demos) > 1:
-        damaged[COUNT] = replace(
+        damaged[RowProblem.COUNT] = replace(
             sound,
             demos=data.draw(
                 st.sampled_from([sound.demos[1:], sound.demos * 2, sound.demos[:1] * len(sound.demos)])
@@ -105,7 +95,7 @@ def test_each_damage_is_named(index: int, data: st.DataObject) -> None:
     if not {canonical(pair) for pair in BY_ID[sound.task_id].pairs} & {
         canonical(pair) for pair in BY_ID[other.task_id].pairs
     }:  # two tasks can share a pair but for its colours
-        damaged[FOREIGN] = replace(sound, demos=(*sound.demos[1:], other.demos[0]))
+        damaged[RowProblem.FOREIGN] = replace(sound, demos=(*sound.demos[1:], other.demos[0]))
     for kind, sample in damaged.items():
         assert kinds([sample]) == {kind}
 
@@ -114,7 +104,7 @@ def test_labels_that_are_not_scored_are_missed() -> None:
     sound = episodes(augmentations="fresh").sample(0, 3)
     for unscored in (sound.labels >= 0, sound.positions >= sound.positions[sound.labels >= 2].max()):
         assert kinds([replace(sound, labels=np.where(unscored, -100, sound.labels).astype(np.int16))]) == {
-            LABELS
+            RowProblem.LABELS
         }
 
 
@@ -122,7 +112,7 @@ def test_no_more_demos_are_asked_for_than_may_be_shown() -> None:
     drawn = episodes(max_demos=2)
     samples = [drawn.sample(0, index) for index in range(30)]
     assert not read_rows([(collate(samples), samples)], TASKS, 2).wrong
-    assert set(read_rows([(collate(samples), samples)], TASKS, 10).wrong) == {COUNT}
+    assert set(read_rows([(collate(samples), samples)], TASKS, 10).wrong) == {RowProblem.COUNT}
 
 
 def test_the_first_row_of_each_kind_is_named_and_all_are_counted() -> None:
@@ -132,8 +122,8 @@ def test_the_first_row_of_each_kind_is_named_and_all_are_counted() -> None:
     samples[2] = replace(samples[2], demos=(empty,))
     samples[4] = replace(samples[4], demos=(empty,))
     found = read_rows([(collate(samples), samples)], TASKS, 10)
-    assert found.wrong[FOREIGN] == 2
-    assert found.first[FOREIGN].startswith(f"task {samples[2].task_id}, query {samples[2].query}, ")
+    assert found.wrong[RowProblem.FOREIGN] == 2
+    assert samples[2].task_id in found.first[RowProblem.FOREIGN]
 
 
 def test_the_grid_is_the_rectangle_of_the_colours() -> None:

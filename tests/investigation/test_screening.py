@@ -108,4 +108,4 @@ def test_the_outcome_is_of_the_treatments_asked_for() -> None:
 
 def test_a_diverged_reference_is_a_score_and_another_failure_is_not() -> None:
     assert unusable(planted("x", [1.0, DIVERGED])) == ""
-    assert unusable(planted("x", [1.0, None])) == "1 of 2 runs of the subject failed: planted"
+    assert "planted" in unusable(planted("x", [1.0, None]))  # the reason of the run

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from etrm.config import Config, load
-from etrm.investigation.slope import slope
+from etrm.investigation.slope import SlopeReason, slope
 from etrm.model.recursive import RecursiveModel
 from etrm.training.faults import FAULTS, Fault
 from etrm.training.faults.seam import built
@@ -23,6 +23,7 @@ def test_the_gradient_of_a_sound_encoder_is_the_slope_of_the_loss(kind: str) -> 
     assert found is not None
     assert found.ratio == pytest.approx(1, abs=0.05)
     assert not found.holds
+    assert found.codes == (SlopeReason.IS_THE_SLOPE,)
     assert found.frozen == 0
 
 
@@ -64,7 +65,7 @@ def test_a_gradient_that_is_scaled_or_turned_round_is_told(
     assert found is not None
     assert found.ratio == pytest.approx(factor, rel=0.05)
     assert found.holds
-    assert "times the slope of the loss" in found.words
+    assert found.codes == (SlopeReason.NOT_THE_SLOPE,)
 
 
 def test_tensors_that_take_no_gradient_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,8 @@ def test_tensors_that_take_no_gradient_are_counted(monkeypatch: pytest.MonkeyPat
     found = slope(odd(change, monkeypatch))
     assert found is not None
     assert found.holds
-    assert found.words.startswith("3 of 14 encoder tensors take no gradient")
+    assert SlopeReason.FROZEN_TENSORS in found.codes
+    assert (found.frozen, found.tensors) == (3, 14)
 
 
 def test_without_a_gradient_the_ratio_is_nought() -> None:

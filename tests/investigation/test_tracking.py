@@ -13,8 +13,10 @@ import pytest
 from etrm.config import load
 from etrm.investigation import experiments, tracking
 from etrm.investigation.experiments import EXPERIMENTS, find
-from etrm.investigation.tracking import Row, answers, phases, table
-from reports.experiments_page import _decided, listing, page
+from etrm.investigation.falls import drifts_in_words, falls, spikes_in_words
+from etrm.investigation.result import Run
+from etrm.investigation.tracking import PhaseState, Row, answers, phases, table
+from reports.experiments_page import STATES, _decided, listing, page
 from tests.investigation.planted import inline
 
 SMOKE = load("smoke", overrides=("train.threads=1",))
@@ -87,34 +89,32 @@ def test_the_best_of_two_has_to_be_better_than_one_alone(tmp_path: Path) -> None
 def test_what_was_not_run_says_so(tmp_path: Path) -> None:
     rows = table(tmp_path, SMOKE, 3)
     assert all(answer.verdict == "NOT RUN" for answer in answers(tmp_path, rows))
-    assert [phase.met for phase in phases(tmp_path, SMOKE, rows)] == [None, None, None]
-    assert "not measured" in page(tmp_path, SMOKE, 3)
+    assert [phase.state for phase in phases(tmp_path, SMOKE, rows)] == [PhaseState.NOT_RUN] * 3
+    assert page(tmp_path, SMOKE, 3).count(STATES[PhaseState.NOT_RUN]) == 3
 
 
 def test_the_first_phase_is_the_gate(tmp_path: Path) -> None:
     plant(tmp_path, "E1", 0, 0.1, [0.5] * 30 + [0.97] * 30)
-    assert phases(tmp_path, SMOKE, table(tmp_path, SMOKE, 1))[0].met is True
+    assert phases(tmp_path, SMOKE, table(tmp_path, SMOKE, 1))[0].state is PhaseState.MET
     plant(tmp_path, "E1", 1, 0.1, [0.97] * 30 + [0.2] * 30)
-    found = phases(tmp_path, SMOKE, table(tmp_path, SMOKE, 2))[0]
-    assert found.met is False
-    assert "collapsed" in found.found
+    rows = table(tmp_path, SMOKE, 2)
+    assert phases(tmp_path, SMOKE, rows)[0].state is PhaseState.NOT_MET
+    assert {row.experiment.name: row.collapsed for row in rows}["E1"] == 1
 
 
 def test_the_second_phase_needs_long_runs_that_rise(tmp_path: Path) -> None:
     rows = planted(tmp_path / "short", {"E2": [0.1]})
-    short = phases(tmp_path / "short", SMOKE, rows)[1]
-    assert short.met is None
-    assert "too short to say" in short.found
+    assert phases(tmp_path / "short", SMOKE, rows)[1].state is PhaseState.TOO_SHORT
     falling = [0.9 - 0.02 * i for i in range(40)]
     rows = planted(tmp_path / "falling", {"E3": [0.1]}, accuracies=falling)
-    assert phases(tmp_path / "falling", SMOKE, rows)[1].met is False
+    assert phases(tmp_path / "falling", SMOKE, rows)[1].state is PhaseState.NOT_MET
 
 
 def test_the_third_phase_asks_for_more_than_a_trivial_baseline(tmp_path: Path) -> None:
     rows = planted(tmp_path / "none", {"E2": [0.1]})
-    assert phases(tmp_path / "none", SMOKE, rows)[2].met is False
+    assert phases(tmp_path / "none", SMOKE, rows)[2].state is PhaseState.NOT_MET
     rows = planted(tmp_path / "some", {"E2": [0.1]}, low=0.9)
-    assert phases(tmp_path / "some", SMOKE, rows)[2].met is True
+    assert phases(tmp_path / "some", SMOKE, rows)[2].state is PhaseState.MET
 
 
 def test_a_run_that_diverged_counts_as_the_worst(tmp_path: Path) -> None:
@@ -133,10 +133,12 @@ def test_a_run_that_failed_otherwise_has_no_pair(tmp_path: Path) -> None:
 
 
 def test_the_table_fills_itself_from_the_folders(tmp_path: Path) -> None:
-    text = page(tmp_path, SMOKE, 1)
-    assert text.split("Not run: ")[1].split(".")[0].split(", ") == list(EXPERIMENTS)
+    assert [row.experiment.name for row in table(tmp_path, SMOKE, 1) if not row.runs] == list(EXPERIMENTS)
+    empty = page(tmp_path, SMOKE, 1)
     planted(tmp_path, {"E6": [0.3]})
-    assert "1 of 1 done" in page(tmp_path, SMOKE, 1)
+    ran = [row.experiment.name for row in table(tmp_path, SMOKE, 1) if row.runs]
+    assert ran == ["E0", "E6"]
+    assert all(f"| {name} " in page(tmp_path, SMOKE, 1) and f"| {name} " not in empty for name in ran)
     assert all(f"| {name} " in listing() for name in EXPERIMENTS)
 
 
@@ -171,20 +173,30 @@ def test_what_came_before_a_fall(
     """The fall is at step 55: the spike must lie in 5 to 55, the drift before it."""
     planted(tmp_path, {"E2": [0.1]}, accuracies=FALLING)
     log_of_fall(tmp_path, "E2", spike, drift)
-    found = {answer.question.name: answer.found for answer in answers(tmp_path, table(tmp_path, SMOKE, 1))}
-    assert f"1 of 2 runs fall, in {first} of them after a drift" in found["S2"]
-    plant(tmp_path, "E3", 0, 1.0)  # so that S3 is decided
-    found = {answer.question.name: answer.found for answer in answers(tmp_path, table(tmp_path, SMOKE, 1))}
-    assert f"1 of 3 runs fall, {spiked} of them within 50 steps of a spike" in found["S3"]
+    (fall,) = falls(tmp_path, runs_of(tmp_path))
+    assert fall.step == 55
+    assert (fall.spike is not None, fall.drift_first) == (bool(spiked), bool(first))
+    assert numbers(drifts_in_words([fall], 2)) == [1, 2, first]
+    assert numbers(spikes_in_words([fall], 3))[:3] == [1, 3, spiked]
+
+
+def runs_of(root: Path) -> list[Run]:
+    return [run for row in table(root, SMOKE, 1) for run in row.runs]
+
+
+def numbers(words: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", words)]
 
 
 def test_without_a_fall_nothing_is_said_to_come_first(tmp_path: Path) -> None:
     rows = planted(tmp_path, {"E2": [0.1], "E6": [0.1]})
     log_of_fall(tmp_path, "E0", None, None)
-    found = {answer.question.name: answer.found for answer in answers(tmp_path, rows)}
-    assert "no fall in 3 runs, so that none shows what comes first" in found["S2"]
-    assert "rank of a context's tokens 3.0 (E0, at the end, 1 seed)" in found["S4"]
-    assert "Beside it" not in found["S1"]
+    assert falls(tmp_path, runs_of(tmp_path)) == []
+    assert numbers(drifts_in_words([], 3)) == [3]
+    assert "3.0" in tracking._token_rank(tmp_path, rows[0].runs)  # the planted rank
+    found = {answer.question.name: answer for answer in answers(tmp_path, rows)}
+    assert drifts_in_words([], 3) in found["S2"].found
+    assert tracking._token_rank(tmp_path, rows[0].runs) in found["S4"].found
 
 
 def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from etrm.investigation.result import (
     Absent,
     Arm,
     Beside,
+    CauseCode,
     ControlOutcome,
+    Direction,
     Effect,
     Evidence,
     Experiment,
@@ -20,6 +22,7 @@ from etrm.investigation.result import (
     Reproduce,
     Result,
     Run,
+    Scenario,
     Series,
     Verdict,
 )
@@ -57,6 +60,7 @@ def _data() -> Hypothesis:
         mechanism="Demos that do not tell the query's rule teach the encoder nothing.",
         kind="mechanistic",
         verdict=Verdict.ERROR,
+        codes=("any.controls-misbehaved",),
         sentence="Controls did not behave: swapped-demos",
         controls=(
             ControlOutcome(
@@ -66,6 +70,7 @@ def _data() -> Hypothesis:
                 expected=Verdict.VALIDATED,
                 got=Verdict.INVALIDATED,
                 behaved=False,
+                codes=("h5.sound",),
                 detail="0 of 20 rows | none was seen",
             ),
         ),
@@ -96,6 +101,7 @@ def _gradients() -> Hypothesis:
         mechanism="A context that is `cached` and detached lets a few samples train the encoder.",
         kind="mechanistic",
         verdict=Verdict.VALIDATED,
+        codes=("h2.coverage-below-one",),
         sentence="Encoder coverage below 1 on 45 of 60 steps (mean 0.25) in every one of 3 seeds.",
         arms=(
             Arm(
@@ -114,16 +120,18 @@ def _gradients() -> Hypothesis:
         runs=(*runs, failed),
         evidence=(
             Evidence(
+                code="h2.steps",
                 metric="steps in all",
-                direction="context",
+                direction=Direction.CONTEXT,
                 treatment=180,
                 threshold="context",
                 passed=None,
                 n="3 seeds x 60 steps",
             ),
             Evidence(
+                code="h2.coverage-lowest",
                 metric="encoder coverage, lowest step",
-                direction="must hold",
+                direction=Direction.HOLDS,
                 control=1,
                 treatment=0.25,
                 threshold="= 1 on every step",
@@ -132,8 +140,9 @@ def _gradients() -> Hypothesis:
                 note="share of the batch's samples with a gradient",
             ),
             Evidence(
+                code="h2.gradient",
                 metric="|grad| before clipping",
-                direction="higher is healthy",
+                direction=Direction.HIGHER,
                 control=0.0123456,
                 treatment=123456.7,
                 low=-0.5,
@@ -143,8 +152,9 @@ def _gradients() -> Hypothesis:
                 n="180 steps",
             ),
             Evidence(
+                code="h2.score",
                 metric="held_out score",
-                direction="higher is healthy",
+                direction=Direction.HIGHER,
                 control=Absent(absent="no baseline"),
                 treatment=Absent(absent="no task was finished"),
                 threshold="> the copy baseline",
@@ -160,12 +170,23 @@ def _gradients() -> Hypothesis:
                 expected=Verdict.INVALIDATED,
                 got=Verdict.INVALIDATED,
                 behaved=True,
+                codes=("h2.every-step-trains-it",),
                 detail="coverage 1 on 60 steps",
             ),
         ),
         instruments=(
-            InstrumentCheck(name="norms are taken before clipping", passed=True, detail="both are logged"),
-            InstrumentCheck(name="the loss is finite", passed=False, detail="179 of 180 steps"),
+            InstrumentCheck(
+                code="h2.clipping",
+                name="norms are taken before clipping",
+                passed=True,
+                detail="both are logged",
+            ),
+            InstrumentCheck(
+                code="h2.finite-numbers",
+                name="the loss is finite",
+                passed=False,
+                detail="179 of 180 steps",
+            ),
         ),
         figures=(
             Figure(
@@ -213,11 +234,13 @@ def _loading() -> Hypothesis:
         mechanism="A load that matches no key leaves a random decoder.",
         kind="mechanistic",
         verdict=Verdict.INVALIDATED,
+        codes=("h1.tensors-equal",),
         sentence="14/14 tensors equal",
         evidence=(
             Evidence(
+                code="h1.tensors-equal",
                 metric="tensors equal",
-                direction="must be equal",
+                direction=Direction.EQUAL,
                 control=14,
                 treatment=14,
                 threshold="all 14",
@@ -239,6 +262,7 @@ def _interface() -> Hypothesis:
         kind="mixed",
         verdict=Verdict.VALIDATED,
         explained_by="H2",
+        codes=("h3.unused",),
         sentence="No logit changes with another task's demonstrations.",
         would_change="A logit that changes.",
         wall_s=2.0,
@@ -255,6 +279,7 @@ def _dynamics() -> Hypothesis:
         mechanism="The encoder changes faster than the decoder can follow.",
         kind="statistical",
         verdict=Verdict.INCONCLUSIVE,
+        codes=("h4.undecided",),
         sentence="rate x.1 lowers the loss by 0.2 [-0.01, 0.4]; 5 seeds would settle it.",
         screening=True,
         arms=(
@@ -269,9 +294,12 @@ def _dynamics() -> Hypothesis:
         runs=tuple(_run(arm, s, loss=loss[s], steps_done=60.0) for arm, loss in rates.items() for s in SEEDS),
         evidence=(
             Evidence(
+                code="h4.loss",
+                item="rate-x0.1",
                 metric="loss",
-                direction="lower is healthy",
+                direction=Direction.LOWER,
                 control=2.017,
+                final="loss",
                 treatment=1.817,
                 low=-0.01,
                 high=0.4,
@@ -302,6 +330,7 @@ def _not_run() -> Hypothesis:
         mechanism="An encoder that cannot hold the rule gives every task one context.",
         kind="statistical",
         verdict=Verdict.NOT_RUN,
+        codes=("any.not-selected",),
         sentence="Not asked for.",
         would_change="The ladder of encoders over five seeds.",
     )
@@ -312,16 +341,23 @@ def _frozen() -> Experiment:
         id="frozen-decoder",
         title="Frozen decoder",
         question="Can the encoder learn when a pretrained decoder is kept fixed?",
-        scenario="B",
+        scenario=Scenario.STUCK,
+        codes=("frozen.loss-does-not-fall",),
         sentence="The loss does not fall: 2.1 to 2.1.",
-        scenarios=(("A", "the encoder learns"), ("B", "stuck"), ("C", "trains but useless")),
+        scenarios=(
+            (Scenario.LEARNS, "the encoder learns"),
+            (Scenario.STUCK, "stuck"),
+            (Scenario.USELESS, "trains but useless"),
+        ),
         screening=True,
         arms=(Arm(name="trained", role="treatment", difference="decoder frozen"),),
         runs=(_run("trained", 0, loss=2.1),),
         evidence=(
             Evidence(
+                code="frozen.held-in-loss",
+                item="random-start",
                 metric="loss",
-                direction="lower is healthy",
+                direction=Direction.LOWER,
                 control=2.1,
                 treatment=2.1,
                 threshold="lower by 0.05",
@@ -341,6 +377,7 @@ def example() -> Result:
     found = (_data(), _gradients(), _loading(), _interface(), _dynamics(), _not_run())
     return Result(
         subject="preset small",
+        cause_code=CauseCode.PROVEN,
         root_cause="H2",
         root_cause_confidence="proven",
         sentence="Most samples send no gradient through the encoder",
@@ -370,8 +407,10 @@ def example() -> Result:
         ),
         baselines=(
             Evidence(
+                code="baseline.score",
+                item="copy input",
                 metric="copy input: pass@1",
-                direction="context",
+                direction=Direction.CONTEXT,
                 treatment=0.0,
                 low=0.0,
                 high=0.602,
@@ -381,8 +420,10 @@ def example() -> Result:
                 note="token accuracy 0.604",
             ),
             Evidence(
+                code="baseline.score",
+                item="all black",
                 metric="all black: pass@1",
-                direction="context",
+                direction=Direction.CONTEXT,
                 treatment=Absent(absent="no task was read"),
                 threshold="what needs no learning",
                 passed=None,

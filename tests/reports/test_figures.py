@@ -11,11 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etrm.investigation.result import (
+    SCHEMA_VERSION,
     Arm,
+    ControlOutcome,
+    Direction,
     Evidence,
     Experiment,
     Figure,
     Hypothesis,
+    InstrumentCheck,
     Reproduce,
     Result,
     Run,
@@ -45,7 +49,7 @@ def test_the_mean_is_over_seeds_where_every_seed_has_a_value() -> None:
 
 
 def test_the_mean_on_a_logarithmic_axis_is_geometric() -> None:
-    log = FRAME.model_copy(update={"y_log": True})
+    log = FRAME.replace(y_log=True)
     (group,) = groups(log, [curve("a", 0, (1, 0)), curve("a", 1, (100, 1))], ["a"])
     assert group.geometric_mean[0] == (0, pytest.approx(10))
     assert math.isnan(group.geometric_mean[1][1])
@@ -72,12 +76,12 @@ def test_points_without_neighbours_are_found() -> None:
 
 
 def test_limits_show_reference_lines_and_take_only_a_range_that_can_be_used() -> None:
-    lined = FRAME.model_copy(update={"lines": (("copy", 9.0),)})
+    lined = FRAME.replace(lines=(("copy", 9.0),))
     low, high = y_limits(lined, [1.0, 2.0])
     assert low < 1 < 9 < high
-    assert y_limits(lined.model_copy(update={"y_range": (0.0, 3.0)}), [1.0]) == (0.0, 3.0)
-    assert y_limits(lined.model_copy(update={"y_range": (3.0, 0.0)}), [1.0])[1] > 9
-    assert y_limits(lined.model_copy(update={"y_range": (0.0, 3.0), "y_log": True}), [1.0])[0] > 0
+    assert y_limits(lined.replace(y_range=(0.0, 3.0)), [1.0]) == (0.0, 3.0)
+    assert y_limits(lined.replace(y_range=(3.0, 0.0)), [1.0])[1] > 9
+    assert y_limits(lined.replace(y_range=(0.0, 3.0), y_log=True), [1.0])[0] > 0
 
 
 @given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.3))
@@ -92,7 +96,7 @@ def test_labels_are_spread_in_their_order(positions: list[float], gap: float) ->
 def test_text_without_a_glyph_is_replaced_and_dollars_are_not_formulas() -> None:
     assert shown("a \u4e00\x07 \U0001f9ff é") == "a ? ? é"
     assert draw(
-        FRAME.model_copy(update={"title": r"$\frac{", "lines": (("$x_", 1.0),)}), [curve("_a", 0, (1, 2))], []
+        FRAME.replace(title=r"$\frac{", lines=(("$x_", 1.0),)), [curve("_a", 0, (1, 2))], []
     ).startswith(b"\x89PNG")
 
 
@@ -103,7 +107,7 @@ def test_text_without_a_glyph_is_replaced_and_dollars_are_not_formulas() -> None
 )
 @pytest.mark.parametrize("y_log", [False, True])
 def test_any_values_can_be_drawn(y: tuple[float, ...], y_log: bool) -> None:
-    assert draw(FRAME.model_copy(update={"y_log": y_log}), [curve("a", 0, y)], ["a"]).startswith(b"\x89PNG")
+    assert draw(FRAME.replace(y_log=y_log), [curve("a", 0, y)], ["a"]).startswith(b"\x89PNG")
 
 
 def _run(arm: str, seed: int, **final: float) -> Run:
@@ -138,12 +142,26 @@ def some(strategy: st.SearchStrategy[Any], size: int = 3) -> st.SearchStrategy[t
     return st.lists(strategy, max_size=size).map(tuple)
 
 
+CODES = st.sampled_from(["h2.coverage-lowest", "h4.loss", "any.runs-failed"])
+ROWS = st.lists(
+    st.builds(
+        Evidence,
+        code=CODES,
+        item=NAMES,
+        direction=st.sampled_from([d for d in Direction if d is not Direction.CONTEXT]),
+    )
+    | st.builds(Evidence, code=CODES, item=NAMES, direction=st.just(Direction.CONTEXT), passed=st.none()),
+    max_size=3,
+    unique_by=lambda row: (row.code, row.item),
+).map(tuple)
+WHY = st.tuples(CODES)
 SHARED: dict[str, Any] = {
     "arms": some(st.builds(Arm, name=NAMES)),
     "runs": some(
         st.builds(Run, arm=NAMES, seed=st.integers(0, 2), final=st.dictionaries(NAMES, st.from_type(Value)))
     ),
-    "evidence": some(st.from_type(Evidence)),
+    "evidence": ROWS,
+    "codes": WHY,
     "figures": some(st.builds(Figure, key=NAMES), 2),
     "series": some(st.builds(Series, figure=NAMES, arm=NAMES, seed=st.integers(0, 2), label=NAMES)),
 }
@@ -151,9 +169,19 @@ RESULTS = st.builds(
     Result,
     root_cause=st.none() | NAMES,
     order=some(NAMES),
-    hypotheses=st.dictionaries(NAMES, st.builds(Hypothesis, **SHARED), max_size=2),
+    hypotheses=st.dictionaries(
+        NAMES,
+        st.builds(
+            Hypothesis,
+            **SHARED,
+            controls=some(st.builds(ControlOutcome, codes=WHY)),
+            instruments=some(st.builds(InstrumentCheck, code=CODES)),
+        ),
+        max_size=2,
+    ),
     experiments=some(st.builds(Experiment, **SHARED), 1),
-    baselines=some(st.from_type(Evidence)),
+    schema_version=st.just(SCHEMA_VERSION),
+    baselines=ROWS,
     reproduce=st.builds(
         Reproduce, config=st.dictionaries(WORDS, st.none() | WORDS | st.floats() | st.integers())
     ),

@@ -149,9 +149,9 @@ def test_same_names_get_pages_and_figures_of_their_own(example: Result, tmp_path
     twins = {
         "H2": gradients,
         "h2!": gradients,
-        "../Index": gradients.model_copy(update={"figures": gradients.figures * 2}),
+        "../Index": gradients.replace(figures=gradients.figures * 2),
     }
-    written = render(example.model_copy(update={"hypotheses": twins}), tmp_path)
+    written = render(example.replace(hypotheses=twins), tmp_path)
     assert len(set(written)) == len(written)
     assert {p.name for p in written if p.suffix == ".md"} == {
         "h2.md",

@@ -9,7 +9,7 @@ import torch
 
 from etrm.model.act import Carry
 from etrm.training.loss import Loss
-from etrm.training.metrics import finite, step_metrics, step_sums
+from etrm.training.metrics import StepSums, finite, step_metrics, step_sums
 
 
 def metrics(
@@ -34,7 +34,7 @@ def metrics(
     z = torch.zeros(len(lm), 1, 1)
     carry = Carry(z, z, torch.tensor(steps), torch.tensor(halted))
     sums = step_sums(loss, loss.total(0.5), logits, carry, max_steps=4)
-    return step_metrics(sums.tolist(), len(lm))
+    return step_metrics(StepSums(*sums.tolist()), len(lm))
 
 
 def test_every_metric_of_four_rows_by_hand() -> None:
@@ -62,6 +62,17 @@ def test_every_metric_of_four_rows_by_hand() -> None:
         "steps_at_halt": mean([2, 4, 4]),
         "steps_mean": mean([2, 4, 1, 4]),
     }
+
+
+def test_sums_have_names_whatever_their_order() -> None:
+    names = {
+        name: float(10 + place) for place, name in enumerate(("scored", "lm_loss", "kl", "kl_parts", "loss"))
+    }
+    sums = StepSums(**{**dict.fromkeys(StepSums._fields, 0.0), **names})
+    found = step_metrics(sums, rows=7)
+    assert (found["loss"], found["lm_loss"], found["kl"]) == (14 / 7, 11 / 10, 12 / 10)
+    with pytest.raises(TypeError):
+        StepSums(**dict.fromkeys((*StepSums._fields, "q_rihgt"), 0.0))
 
 
 def test_a_row_that_wants_to_halt_and_goes_on_is_held() -> None:

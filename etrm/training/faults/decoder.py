@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch.optim import Optimizer
 
-from etrm.config import Config
+from etrm.config import Config, with_overrides
 from etrm.model.recursive import RecursiveModel
 from etrm.training.decoder import read_source
 from etrm.training.faults.seam import Fault, built, configured, frozen_decoder
@@ -31,8 +31,7 @@ def _decoder_wrong_prefix(recipe: Recipe) -> Recipe:
 def _decoder_raw_for_ema(recipe: Recipe) -> Recipe:
     def load(model: RecursiveModel, config: Config) -> None:
         other = "raw" if config.train.decoder_weights == "ema" else "ema"
-        train = config.train.model_copy(update={"decoder_weights": other})
-        recipe.load_decoder(model, config.model_copy(update={"train": train}))
+        recipe.load_decoder(model, with_overrides(config, (f"train.decoder_weights={other}",)))
 
     return replace(recipe, load_decoder=load)
 

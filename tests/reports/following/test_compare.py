@@ -11,7 +11,7 @@ from rich.console import Console
 
 from etrm.config import load
 from etrm.errors import ConfigError
-from reports.following.compare import as_tables, compare, draw
+from reports.following.compare import DoubtCode, as_tables, compare, draw
 from reports.following.groups import arms, differing, settings
 from tests.errors import raises_code
 
@@ -86,32 +86,34 @@ def test_lines_that_are_no_record_are_a_doubt(write_run: Write) -> None:
     with (folders[1] / "metrics.jsonl").open("a") as file:
         file.write("{\n")
     (doubt,) = compare(folders).doubts
-    assert doubt == "b: lines of metrics.jsonl are no record and are left out"
+    assert doubt.code is DoubtCode.BROKEN_LINES
+    assert doubt.words.startswith(folders[1].name)
 
 
 @pytest.mark.parametrize(
     ("first", "second", "doubt"),
     [
-        ({"data_hash": "a"}, {"data_hash": "b"}, "data_hash differs"),
-        ({"commit": "a"}, {"commit": "b"}, "commit differs"),
-        ({"versions": {"torch": "1"}}, {"versions": {"torch": "2"}}, "torch 1"),
-        ({"hardware": "x"}, {"hardware": "y"}, "so speeds need not be comparable"),
-        ({"device": "cpu: x"}, {"device": "cuda: y"}, "device differs"),
-        ({"dirty": True}, {"dirty": False}, "uncommitted changes"),
+        ({"data_hash": "a"}, {"data_hash": "b"}, DoubtCode.DATA),
+        ({"commit": "a"}, {"commit": "b"}, DoubtCode.COMMIT),
+        ({"versions": {"torch": "1"}}, {"versions": {"torch": "2"}}, DoubtCode.VERSIONS),
+        ({"hardware": "x"}, {"hardware": "y"}, DoubtCode.HARDWARE),
+        ({"device": "cpu: x"}, {"device": "cuda: y"}, DoubtCode.DEVICE),
+        ({"dirty": True}, {"dirty": False}, DoubtCode.UNCOMMITTED),
     ],
 )
 def test_records_that_differ_are_doubts(
-    write_run: Write, first: dict[str, object], second: dict[str, object], doubt: str
+    write_run: Write, first: dict[str, object], second: dict[str, object], doubt: DoubtCode
 ) -> None:
     folders = [write_run("a", record=first), write_run("b", record=second)]
     (found,) = compare(folders).doubts
-    assert doubt in found
+    assert found.code is doubt
     assert compare([folders[0], write_run("c", record=first | {"dirty": False})]).doubts in ([], [found])
 
 
 def test_runs_that_stand_at_different_steps_are_a_doubt(write_run: Write) -> None:
     (doubt,) = compare([write_run("a", logged=20), write_run("b")]).doubts
-    assert "a: 20, failed; b: 30, failed" in doubt
+    assert doubt.code is DoubtCode.STEPS
+    assert all(step in doubt.words for step in ("20", "30"))
 
 
 def test_figures_of_what_all_runs_logged(tmp_path: Path, write_run: Write) -> None:

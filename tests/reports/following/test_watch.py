@@ -35,9 +35,9 @@ def shown(folder: Path, width: int = 120) -> str:
 
 def test_a_frame_has_the_numbers_of_the_run(write_run: Write) -> None:
     text = shown(write_run("run", 'faults=["cached-context"]', logged=30, checkpoints=(30,)))
-    assert "stopped: step 30 of 40, 15.0 s in steps" in text
-    assert "with cached-context" in " ".join(text.split())  # a long folder wraps the title
-    assert "2 steps/s, 16 samples/s" in text
+    facts = ("stopped", "30 of 40", "15.0 s", "2 steps/s", "16 samples/s")
+    assert all(fact in text for fact in facts)
+    assert "cached-context" in " ".join(text.split())  # a long folder wraps the title
     (accuracy,) = (line for line in text.splitlines() if "token accuracy" in line)
     assert accuracy.split()[2:5] == ["0.2900", "0.02000", "0.2900"]  # means of three steps
     (coverage,) = (line for line in text.splitlines() if line.startswith("  encoder"))
@@ -61,18 +61,19 @@ def test_a_frame_fits_its_terminal(write_run: Write, width: int) -> None:
 
 
 def test_a_run_without_a_step_and_one_with_damage_have_frames(write_run: Write) -> None:
-    assert "step 0 of 40" in shown(write_run("empty", logged=0))
+    assert "0 of 40" in shown(write_run("empty", logged=0))
     damaged = write_run("damaged")
     with (damaged / "metrics.jsonl").open("a") as file:
         file.write("{\n")
-    assert "lines that are no record: 31" in shown(damaged)
+    assert list(Followed(damaged).history.broken) == [31]
+    assert ": 31" in shown(damaged)
 
 
 def test_findings_are_shown(write_run: Write) -> None:
     folder = write_run()
     found = [{"severity": "critical", "rule": "COV001", "message": "the encoder is trained by few"}]
     (folder / "findings.json").write_text(json.dumps(found))
-    assert "critical COV001: the encoder is trained by few" in shown(folder)
+    assert all(value in shown(folder) for value in found[0].values())
 
 
 def test_no_run_is_an_error_where_one_frame_is_asked_for(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_a_run_is_waited_for_followed_and_seen_to_finish(tmp_path: Path, trained
     assert watching.wait() == 0
     assert training.wait() == 0  # nobody took its lock
     assert "finished" in text
-    assert "step 20 of 20" in text
+    assert "20 of 20" in text
 
 
 def _config(folder: Path, trained: Path) -> Path:
