@@ -26,7 +26,7 @@ A `result.json` names everything in words, for people, and by a stable code, for
 verdict, of a control and of an experiment (`codes`). Words may change between versions; codes do not, unless
 `schema_version` does. `etrm diff` finds a row again by its code and item.
 
-This page is generated: `python -m etrm.investigation.codes > docs/result-codes.md`."""
+This page is generated: `make pages`."""
 
 
 def modules() -> Iterator[ModuleType]:
