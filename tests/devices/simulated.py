@@ -208,6 +208,22 @@ def _index(index: Any) -> Any:
     return DeviceTensor(torch.tensor(index)) if isinstance(index, (list, range)) else index
 
 
+_torch_apply = torch.nn.Module._apply
+
+
+def _apply(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Module:
+    """Moves a module and keeps what a real device keeps: parameters stay the same objects, with their hooks."""
+    hooks = {p: list((p._backward_hooks or {}).values()) for p in self._parameters.values() if p is not None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+        _torch_apply(self, fn, recurse)
+    for parameter, registered in hooks.items():
+        parameter._backward_hooks = None  # the exchange leaves them to the old tensor
+        for hook in registered:
+            parameter.register_hook(hook)
+    return self
+
+
 class _Event:
     def record(self, *args: Any) -> None: ...
 
@@ -245,7 +261,6 @@ def simulated_device() -> Iterator[torch.device]:
         for name, value in _CUDA.items():
             patch.setattr(torch.cuda, name, value)
         patch.setattr(torch, "autocast", _Autocast)
-        # A parameter stays the same object when its module moves, as on a real device.
-        patch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+        patch.setattr(torch.nn.Module, "_apply", _apply)
         with _NamedDevices():
             yield DEVICE

@@ -86,3 +86,21 @@ def test_what_cuda_allows() -> None:
         assert torch.zeros_like(device).device == device.new_tensor([1]).device == DEVICE
         assert device.to(torch.float64).cpu().dtype == torch.float64
         assert device.cpu().device.type == "cpu"
+
+
+def test_a_parameter_keeps_its_identity_and_its_hooks() -> None:
+    layer = nn.Linear(2, 2)
+    weight = layer.weight
+    weight.register_hook(lambda gradient: -gradient)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    with simulated_device():
+        layer.to("cuda")
+        before = layer.weight.detach().clone()
+        layer(torch.ones(1, 2, device="cuda")).sum().backward()
+        optimizer.step()
+        assert layer.weight is weight
+        assert torch.equal(layer.weight, before + 1)
+        layer.load_state_dict({name: value.cpu() for name, value in layer.state_dict().items()})
+        assert layer.weight is weight
+        assert weight.device == DEVICE
+        assert weight._backward_hooks
