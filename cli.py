@@ -530,7 +530,7 @@ def audit_case(
 
     Exit code 0 nothing above a note, 1 findings, 2 bad input.
     """
-    from diagnostics.case_file import UserError
+    from diagnostics.auditing.case_file import UserError
     from etrm.training.audit import AuditRequest, run_audit
     from reports.console import open_console
 

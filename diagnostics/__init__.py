@@ -16,8 +16,9 @@ else:
 
     def __getattr__(name):
         private = name.startswith("_") and name != "__all__"
-        # `from diagnostics import checks` asks here first, and may itself come from the middle of loading
-        if private or Path(__file__).with_name(f"{name}.py").exists():
+        # `from diagnostics import records` asks here first, and may itself come from the middle of loading
+        here = Path(__file__).with_name(name)
+        if private or here.is_dir() or here.with_suffix(".py").exists():
             raise AttributeError(f"module 'diagnostics' has no attribute {name!r}")
         api = import_module("diagnostics.api")  # `from` would ask this function for it
         if name != "__all__" and name not in api.__all__:

@@ -1,33 +1,7 @@
 """Everything that `import diagnostics` offers; the package loads it, and torch, at the first use."""
 
-from diagnostics.assertions import (
-    assert_all_params_receive_grad,
-    assert_frozen,
-    assert_gradient_coverage,
-    assert_loss_decreases,
-    assert_trains,
-)
-from diagnostics.auditing import Audit, audit
-from diagnostics.baselines import read_baseline, write_baseline
-from diagnostics.capture import RowsFunction
-from diagnostics.causes import Cause
-from diagnostics.drift import DriftProbe, DriftRecord
-from diagnostics.errors import (
-    InvalidType,
-    InvalidValue,
-    NothingRecorded,
-    ToolkitError,
-    UnknownName,
-    WrongOrder,
-)
-from diagnostics.failure import CheckFailed
-from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdown
-from diagnostics.finiteness import FirstNonFinite, Origin, first_nonfinite
-from diagnostics.frozen import Fingerprint, compare, fingerprint
-from diagnostics.halting import Halting, HaltingSummary, Halts, summarise_halts
-from diagnostics.monitor import Monitor
-from diagnostics.output_assertions import assert_output_diversity, assert_sample_independence
-from diagnostics.probes import (
+from diagnostics.auditing.audit import Audit, audit
+from diagnostics.auditing.probes import (
     ContextUse,
     Cost,
     EvaluatorOracle,
@@ -36,6 +10,28 @@ from diagnostics.probes import (
     SampleIndependence,
     probe_finding,
 )
+from diagnostics.errors import (
+    InvalidType,
+    InvalidValue,
+    NothingRecorded,
+    ToolkitError,
+    UnknownName,
+    WrongOrder,
+)
+from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdown
+from diagnostics.measures.drift import DriftProbe, DriftRecord
+from diagnostics.measures.finiteness import FirstNonFinite, Origin, first_nonfinite
+from diagnostics.measures.frozen import Fingerprint, compare, fingerprint
+from diagnostics.measures.halting import Halting, HaltingSummary, Halts, summarise_halts
+from diagnostics.measures.representations import (
+    Representation,
+    cross_sample_share,
+    effective_rank,
+    representation,
+    task_retrieval,
+)
+from diagnostics.monitor import Monitor
+from diagnostics.recording.capture import RowsFunction
 from diagnostics.records import (
     Absent,
     CallRecord,
@@ -50,18 +46,22 @@ from diagnostics.records import (
     StepScalars,
     Stranger,
 )
-from diagnostics.reporters import to_html, to_sarif
-from diagnostics.representations import (
-    Representation,
-    cross_sample_share,
-    effective_rank,
-    representation,
-    task_retrieval,
-)
-from diagnostics.rules import RULES, Rule, explain
+from diagnostics.report.baselines import read_baseline, write_baseline
+from diagnostics.report.sarif_and_html import to_html, to_sarif
+from diagnostics.report.tables import module_table, to_table
+from diagnostics.rules.causes import Cause
+from diagnostics.rules.registry import RULES, Rule, explain
 from diagnostics.step_log import StepLog
 from diagnostics.step_reader import iter_steps, read_steps
-from diagnostics.tables import module_table, to_table
+from diagnostics.testing.assertions import (
+    assert_all_params_receive_grad,
+    assert_frozen,
+    assert_gradient_coverage,
+    assert_loss_decreases,
+    assert_trains,
+)
+from diagnostics.testing.failure import CheckFailed
+from diagnostics.testing.output_assertions import assert_output_diversity, assert_sample_independence
 
 __all__ = [
     "RULES",

@@ -14,9 +14,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from diagnostics.auditing import count_samples
+from diagnostics.auditing.audit import count_samples
+from diagnostics.callback_loop import LoopMonitor
 from diagnostics.findings import Finding
-from diagnostics.loop import LoopMonitor
 from diagnostics.monitor import Monitor
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from diagnostics.auditing import count_samples
+from diagnostics.auditing.audit import count_samples
+from diagnostics.callback_loop import LoopMonitor
 from diagnostics.findings import Finding
-from diagnostics.loop import LoopMonitor
 from diagnostics.monitor import Monitor
 
 

@@ -27,21 +27,27 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from diagnostics.buffers import FrozenBuffers
-from diagnostics.capture import Capture, RowsFunction, sample_index, tensors_in
-from diagnostics.choice import choose
-from diagnostics.drift import DriftProbe, DriftRecord
 from diagnostics.errors import InvalidValue, NothingRecorded, WrongOrder
 from diagnostics.findings import Finding, ordered
-from diagnostics.flow import Flow
-from diagnostics.folding import fold
-from diagnostics.group import StepFacts, everywhere
-from diagnostics.modules import module_record
-from diagnostics.options import Values, settle
-from diagnostics.parameters import ParameterWatch
-from diagnostics.readout import Readout
+from diagnostics.measures.drift import DriftProbe, DriftRecord
+from diagnostics.recording.buffers import FrozenBuffers
+from diagnostics.recording.capture import Capture, RowsFunction, sample_index, tensors_in
+from diagnostics.recording.module_graph import Flow
+from diagnostics.recording.modules import module_record
+from diagnostics.recording.parameters import ParameterWatch
+from diagnostics.recording.process_group import StepFacts, everywhere
+from diagnostics.recording.readout import Readout
+from diagnostics.recording.unregistered_tensors import Strangers
+from diagnostics.recording.watched_parameters import members, track
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
-from diagnostics.rules import OPTIONS
+from diagnostics.report.finding_filter import choose
+from diagnostics.rules.drifts import drifts
+from diagnostics.rules.folding import fold
+from diagnostics.rules.not_run import not_run
+from diagnostics.rules.options import Values, settle
+from diagnostics.rules.registry import OPTIONS
+from diagnostics.rules.spikes import spikes
+from diagnostics.rules.tally import Tally
 from diagnostics.selection import (
     check_patterns,
     covers,
@@ -51,12 +57,6 @@ from diagnostics.selection import (
     select_modules,
     watched_one,
 )
-from diagnostics.silence import not_run
-from diagnostics.slow import drifts
-from diagnostics.spikes import spikes
-from diagnostics.strangers import Strangers
-from diagnostics.tally import Tally
-from diagnostics.tracking import members, track
 
 
 class Monitor:

@@ -56,11 +56,11 @@ def pytest_runtest_makereport(
 
 def _is_ours(error: BaseException) -> bool:
     """Told by its name: to import the class would be to import torch."""
-    return (type(error).__module__, type(error).__name__) == ("diagnostics.failure", "CheckFailed")
+    return (type(error).__module__, type(error).__name__) == ("diagnostics.testing.failure", "CheckFailed")
 
 
 def _last_step(monitor: Monitor) -> str:
-    from diagnostics.tables import module_table, to_table
+    from diagnostics.report.tables import module_table, to_table
 
     if not monitor.history:
         return "the monitor recorded no step\n"

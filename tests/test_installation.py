@@ -147,7 +147,7 @@ def test_the_toolkit_alone_beside_the_program_must_be_the_same_version(installed
     toolkit = sorted((installed / "diagnostics").rglob("*.py"))
     write_record(installed, "etrm_diagnostics-0.1.0.dist-info", "etrm-diagnostics", toolkit)
     assert check(installed).returncode == 0
-    changed = installed / "diagnostics/rules.py"
+    changed = installed / "diagnostics/rules/registry.py"
     changed.write_text(changed.read_text("utf-8") + "\n# of another version\n", "utf-8")
     done = check(installed)
     assert done.returncode == 2
@@ -156,6 +156,6 @@ def test_the_toolkit_alone_beside_the_program_must_be_the_same_version(installed
 
 
 def test_an_edit_of_an_installed_file_is_allowed(installed: Path) -> None:
-    changed = installed / "diagnostics/rules.py"
+    changed = installed / "diagnostics/rules/registry.py"
     changed.write_text(changed.read_text("utf-8") + "\n# while debugging\n", "utf-8")
     assert check(installed).returncode == 0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagnostics import Audit, read_baseline, write_baseline
-from diagnostics.auditing import FORMATS
-from diagnostics.case_file import CaseError, audit_file
+from diagnostics.auditing.audit import FORMATS
+from diagnostics.auditing.case_file import CaseError, audit_file
 from etrm.errors import ConfigError, WriteError
 from etrm.files import write_atomically
 
@@ -32,7 +32,7 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
     Raises:
         ConfigError: The case, a pattern, the format or the baseline cannot be used.
         WriteError: A file cannot be written.
-        diagnostics.case_file.UserError: The user's code raised.
+        diagnostics.auditing.case_file.UserError: The user's code raised.
     """
     if request.form not in FORMATS:
         raise ConfigError(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import RULES, Evidence, Finding, Monitor, Severity, explain, to_json, to_markdown
-from diagnostics.options import settle
 from diagnostics.records import StepScalars
-from diagnostics.rules import OPTIONS
-from diagnostics.spikes import spikes
+from diagnostics.rules.options import settle
+from diagnostics.rules.registry import OPTIONS
+from diagnostics.rules.spikes import spikes
 from tests.diagnostics.refusals import refused
 
 SPIKE = settle(OPTIONS)["SPIKE001"]

@@ -1,0 +1,1 @@
+"""One call that judges a training step, with probes, for the command and for code."""

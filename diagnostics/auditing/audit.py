@@ -1,0 +1,225 @@
+"""One call that judges a training step: run it a few times under a monitor, then put everything back.
+
+report = audit(model, lambda model, batch: loss(model(batch["x"]), batch["y"]), batches, optimizer)
+print(report)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from diagnostics.auditing.probes import Probe
+from diagnostics.errors import InvalidType, InvalidValue
+from diagnostics.findings import Finding, Severity, ordered, to_json, to_markdown
+from diagnostics.monitor import Monitor
+from diagnostics.recording.capture import RowsFunction, tensors_in
+from diagnostics.records import StepRecord, StepScalars
+from diagnostics.report.finding_filter import choose
+from diagnostics.report.sarif_and_html import to_html, to_sarif
+from diagnostics.report.tables import module_table, to_table
+from diagnostics.testing.trials import untouched
+
+Step = Callable[[nn.Module, Any], Any]
+"""`step(model, batch)`: a whole training step, or the forward pass alone, which returns the loss."""
+
+FORMATS = ("table", "markdown", "json", "sarif", "html")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found. As text it is the table of the last step and the table of findings.
+
+    Attributes:
+        findings: Worst first.
+        last: The record of the last step.
+        history: The scalars of every step.
+        losses: What the steps returned, where that was a number.
+    """
+
+    findings: tuple[Finding, ...]
+    last: StepRecord = field(repr=False)
+    history: tuple[StepScalars, ...] = field(repr=False)
+    losses: tuple[float, ...] = field(repr=False)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is above a note."""
+        return all(finding.severity is Severity.NOTE for finding in self.findings)
+
+    def __str__(self) -> str:
+        return f"{module_table(self.last)}\n{to_table(self.findings)}"
+
+    def render(self, form: str = "table", artifact: str = "") -> str:
+        """The report as one of `FORMATS`.
+
+        Args:
+            artifact: The audited file, for SARIF.
+
+        Raises:
+            ValueError: There is no such format.
+        """
+        if form == "table":
+            return str(self)
+        if form == "markdown":
+            return f"```\n{module_table(self.last)}```\n\n{to_markdown(self.findings)}"
+        if form == "json":
+            return to_json(self.findings) + "\n"
+        if form == "sarif":
+            return to_sarif(self.findings, artifact) + "\n"
+        if form == "html":
+            return to_html(self.findings, f"Audit of {artifact or 'a model'}", module_table(self.last))
+        raise InvalidValue(
+            "auditing.unknown-format",
+            "there is no format {got!r}; there are {allowed}",
+            got=form,
+            allowed=", ".join(FORMATS),
+        )
+
+
+def audit(
+    model: nn.Module,
+    step: Step,
+    batches: Iterable[Any],
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    *,
+    steps: int = 20,
+    samples: Callable[[Any], int] | None = None,
+    watch: Sequence[str] | None = None,
+    rows: Mapping[str, RowsFunction] | None = None,
+    expect_frozen: Sequence[str] = (),
+    expect_partial: Sequence[str] = (),
+    probes: Sequence[Probe] = (),
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    baseline: Collection[str] = (),
+) -> Audit:
+    """Runs the training step `steps` times under a `Monitor`; model, optimisers and random numbers are put back.
+
+    Args:
+        step: Called as `step(model, batch)`. Either it is the whole step, with backward and update inside, or it
+            returns the loss, a scalar tensor, and the audit does backward, update and zero_grad. Which of the two
+            is seen from whether gradient arrived at a parameter before it returned.
+        batches: Batches in the order of training, a DataLoader for instance; it starts again where it ends. One
+            batch is `[batch]`.
+        optimizer: The optimiser or optimisers that the step uses, so that they are put back and rules about
+            movement run. Without any, a step that returns the loss is never followed by an update.
+        steps: With fewer than 20 some rules do not run; they are named in a note.
+        samples: Samples in the loss of a batch; by default the leading size of the batch's tensors.
+        watch: As `rows`, `expect_frozen` and `expect_partial`, see `Monitor`.
+        probes: Further questions, each asked once, on the last batch, after the steps: `diagnostics.auditing.probes`.
+        select: As `ignore` and `baseline`, see `Monitor.findings`.
+
+    Raises:
+        ValueError: There is no batch, its samples are not known, `steps` is below 1, the returned loss is no
+            scalar, or a pattern matches nothing.
+        TypeError: `batches` is one batch.
+    """
+    if steps < 1:
+        raise InvalidValue("auditing.too-few-steps", "steps must be at least 1, found {got}", got=steps)
+    if isinstance(batches, (Tensor, Mapping)):
+        raise InvalidType(
+            "auditing.single-batch",
+            "batches must be an iterable of batches, found a {got}; for one batch give [batch]",
+            got=type(batches).__name__,
+        )
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+    losses: list[float] = []
+    with (
+        untouched(model, optimizers),
+        Monitor(
+            model,
+            optimizers,
+            watch=watch,
+            rows=rows,
+            expect_frozen=expect_frozen,
+            expect_partial=expect_partial,
+            history=steps,
+        ) as monitor,
+    ):
+        for batch in islice(_endless(batches), steps):
+            with monitor.step(samples=(samples or count_samples)(batch)):
+                returned = _train(model, step, batch, optimizers)
+            if returned is not None:
+                losses.append(returned)
+        if not monitor.history:
+            raise InvalidValue("auditing.no-batch", "there is no batch in batches")
+        monitor.detach()  # what the probes run is no step
+        found = [*monitor.findings(), *(finding for probe in probes for finding in probe.run(model, batch))]
+        names = {
+            *monitor.last.modules,
+            *(finding.module for finding in found),
+            *(probe.rule for probe in probes),
+        }
+        findings = ordered(choose(found, sorted(names), select, ignore, baseline))
+    return Audit(tuple(findings), monitor.last, tuple(monitor.history), tuple(losses))
+
+
+def count_samples(batch: Any) -> int:
+    """The leading size of the tensors of a batch.
+
+    Raises:
+        ValueError: They differ, or there is none.
+    """
+    sizes = {tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim()}
+    if len(sizes) != 1:
+        raise InvalidValue(
+            "auditing.samples-not-known",
+            "the number of samples in a batch is not known: its tensors have the leading sizes {got}; give"
+            " samples=lambda batch: ...",
+            got=sorted(sizes),
+        )
+    return sizes.pop()
+
+
+def _endless(batches: Iterable[Any]) -> Iterator[Any]:
+    """Ends only where `batches` gives no more when asked again, as a generator does."""
+    while True:
+        count = 0
+        for count, batch in enumerate(batches, start=1):  # noqa: B007 - asked after the loop
+            yield batch
+        if not count:
+            return
+
+
+def _train(model: nn.Module, step: Step, batch: Any, optimizers: Sequence[Optimizer]) -> float | None:
+    """One step, completed where the user's ends at the loss; the loss if it returned one."""
+    with _arrivals(model) as arrived:
+        returned = step(model, batch)
+    if isinstance(returned, Tensor) and returned.requires_grad and not arrived:
+        if returned.numel() != 1:
+            raise InvalidValue(
+                "auditing.loss-not-scalar",
+                "step must return the loss as a scalar, found the shape {got}",
+                got=tuple(returned.shape),
+            )
+        returned.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        model.zero_grad()  # what no optimiser holds has gradient too
+    if isinstance(returned, Tensor):
+        return float(returned.detach()) if returned.numel() == 1 else None
+    return float(returned) if isinstance(returned, (int, float)) else None
+
+
+@contextmanager
+def _arrivals(model: nn.Module) -> Iterator[list[None]]:
+    """A list that is no longer empty once gradient arrived at a parameter."""
+    arrived: list[None] = []
+    handles = [
+        parameter.register_post_accumulate_grad_hook(lambda _: arrived.append(None))
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        yield arrived
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,159 @@
+"""Audits what a file of the user's describes: `etrm audit train.py:make_case`.
+
+    def make_case():
+        return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
+
+The dictionary holds the arguments of `diagnostics.audit` by name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from torch import nn
+
+from diagnostics.auditing.audit import Audit, audit
+from diagnostics.errors import ToolkitError
+
+_HERE = Path(__file__).parents[1]
+_ARGUMENTS = inspect.signature(audit).parameters
+_REQUIRED = tuple(name for name, argument in _ARGUMENTS.items() if argument.default is argument.empty)
+
+
+class CaseError(ToolkitError):
+    """The case cannot be audited; the message says why, and what would do."""
+
+
+class UserError(ToolkitError):
+    """The user's code raised an exception; the message is its traceback, from the user's first line on."""
+
+
+def audit_file(target: str, **options: Any) -> Audit:
+    """Audit the case that `target`, as PATH:FUNCTION, returns.
+
+    Args:
+        options: Arguments of `audit` that come on top of those of the case, such as `ignore`.
+
+    Raises:
+        CaseError: The file or the function is missing, it does not return the arguments of an audit, or the
+            audit cannot take them.
+        UserError: The user's code raised.
+    """
+    path, function = _split(target)
+    try:
+        made = _function(_imported(path), path, function)()
+        return audit(**{**_checked(made, target), **options})
+    except CaseError:
+        raise
+    except Exception as error:
+        theirs = _users_part(error)
+        if theirs is not None or isinstance(error, SyntaxError):  # which names its line by itself
+            lines = traceback.format_exception(type(error), error, theirs)
+            raise UserError("case.user-code", "{trace}", trace="".join(lines)) from error
+        if isinstance(error, ToolkitError):
+            facts = {**error.facts, "target": target, "reason": str(error)}
+            raise CaseError(error.code, "{target}: {reason}", **facts) from error
+        if isinstance(error, (ValueError, TypeError, KeyError)):
+            said = str(error.args[0] if error.args else error)
+            raise CaseError("case.audit-failed", "{target}: {reason}", target=target, reason=said) from error
+        raise
+
+
+def _split(target: str) -> tuple[Path, str]:
+    name, colon, function = target.rpartition(":")
+    if not colon or not name or not function.isidentifier():
+        raise CaseError(
+            "case.bad-target", "{got!r} is not PATH:FUNCTION, such as train.py:make_case", got=target
+        )
+    path = Path(name)
+    if not path.is_file():
+        raise CaseError("case.no-file", "there is no file {got}", got=str(path))
+    return path, function
+
+
+def _imported(path: Path) -> ModuleType:
+    """The file as a module, run as `python FILE` would, less its `__main__` part."""
+    name = f"audited_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise CaseError("case.not-python", "{got} is not a Python file", got=str(path))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look classes up there
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _function(module: ModuleType, path: Path, name: str) -> Callable[[], Any]:
+    found = getattr(module, name, None)
+    if callable(found):
+        return found  # type: ignore[no-any-return]  # whatever it returns is checked
+    functions = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__
+    ]
+    raise CaseError(
+        "case.no-function",
+        "{path} has no function {got!r}; it has {allowed}",
+        path=str(path),
+        got=name,
+        allowed=", ".join(functions) or "none",
+    )
+
+
+def _checked(case: Any, target: str) -> Mapping[str, Any]:
+    if not isinstance(case, Mapping):
+        raise CaseError(
+            "case.no-dictionary",
+            "{target} must return a dictionary of arguments of audit, found {got}",
+            target=target,
+            got=_kind(case),
+        )
+    missing = [name for name in _REQUIRED if name not in case]
+    unknown = [str(name) for name in case if name not in _ARGUMENTS]
+    if missing or unknown:
+        raise CaseError(
+            "case.wrong-arguments",
+            "{target}: missing arguments: {missing}; unknown arguments: {unknown}; an audit takes {allowed}",
+            target=target,
+            missing=", ".join(missing) or "none",
+            unknown=", ".join(unknown) or "none",
+            allowed=", ".join(_ARGUMENTS),
+        )
+    kinds: dict[str, type] = {"model": nn.Module, "step": Callable, "batches": Iterable}  # type: ignore[dict-item]
+    for name, kind in kinds.items():
+        if not isinstance(case[name], kind):
+            raise CaseError(
+                "case.wrong-type",
+                "{target}: {name} must be of type {expected}, found {got}",
+                target=target,
+                name=name,
+                expected=kind.__name__,
+                got=_kind(case[name]),
+            )
+    return case
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _users_part(error: BaseException) -> TracebackType | None:
+    """The traceback from the first line that is neither ours nor the import system's; None if all are."""
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith("<frozen") and Path(file).parent != _HERE:
+            return trace
+        trace = trace.tb_next
+    return None

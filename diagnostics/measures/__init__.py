@@ -1,0 +1,1 @@
+"""Quantities of outputs and weights over several steps or samples: representations, drift, halting, finiteness."""

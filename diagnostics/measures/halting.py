@@ -1,0 +1,248 @@
+"""Halting of a model that decides by itself when a row is done: how rows end, and whether its logit knows anything.
+
+Takes arrays alone, from whatever model and loop. The running step index of all rows says nothing: rows that take
+long are counted more often, and those that go on have not ended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from diagnostics.errors import InvalidValue
+from diagnostics.findings import Finding
+from diagnostics.records import Absent, Number
+from diagnostics.rules import causes
+from diagnostics.testing.failure import failure
+
+_ALL = 0.99
+"""Share of the rows that counts as all of them."""
+
+Phase = Literal["start", "learning", "late"]
+
+
+@dataclass(frozen=True, eq=False)
+class Halts:
+    """Rows that ended in some stretch of training or evaluation, and halting logits beside what they should say.
+
+    Attributes:
+        steps: (N,) integers, the step at which each row ended, from 1.
+        maximum: The step at which a row is ended in any case.
+        logits: (M,) halting logits, of all steps or of the ending ones; above 0 a row asks to end.
+        correct: (M,) bool, whether the answer of that row at that step was right.
+        held: (M,) bool, whether exploration made the row go on at that step although it asked to end; None
+            where nothing is explored.
+        losses: (S,) loss of the halting logit in the order of training; None where it is not known.
+    """
+
+    steps: Tensor
+    maximum: int
+    logits: Tensor
+    correct: Tensor
+    held: Tensor | None = None
+    losses: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that cannot belong together.
+
+        Raises:
+            ValueError: No row, steps outside 1..maximum, or arrays of different lengths.
+        """
+        if not self.steps.numel() or not 1 <= int(self.steps.min()) <= int(self.steps.max()) <= self.maximum:
+            raise InvalidValue(
+                "halting.steps-out-of-range",
+                "steps must be at least one number, all within 1..{maximum}",
+                maximum=self.maximum,
+            )
+        beside = [array for array in (self.correct, self.held) if array is not None]
+        if self.logits.dim() != 1 or any(array.shape != self.logits.shape for array in beside):
+            raise InvalidValue(
+                "halting.lengths-differ", "logits, correct and held must be vectors of the same length"
+            )
+
+
+@dataclass(frozen=True)
+class HaltingSummary:
+    """What the rows did.
+
+    Attributes:
+        distribution: Step -> share of the rows that ended there.
+        mean_step: Mean step at the end.
+        forced: Share of the rows that ended at the maximum.
+        held: Share of the observations at which exploration made a row go on.
+        correct: Share of the observations with a right answer, the base rate.
+        skill: 1 - log loss of the logit / log loss of always saying the base rate: 1 is perfect, 0 no better.
+        auroc: Chance that a right answer has a larger logit than a wrong one, ties counted half.
+        auroc_error: Its standard error where the logit knows nothing, sqrt((M + 1) / (12 right wrong)), from
+            the rank test of Mann and Whitney (1947).
+        loss_trend: Median of the last fifth of the losses over that of the first fifth, less 1.
+        phase: "start" below a tenth of right answers, "late" above nine tenths, "learning" between.
+    """
+
+    distribution: Mapping[int, float]
+    mean_step: float
+    forced: float
+    held: Number
+    correct: Number
+    skill: Number
+    auroc: Number
+    auroc_error: Number
+    loss_trend: Number
+    phase: Phase | Absent
+
+
+def summarise_halts(halts: Halts) -> HaltingSummary:
+    """The numbers of `halts`; what its arrays cannot tell is absent, with the reason."""
+    steps = halts.steps.double()
+    ended, counts = halts.steps.unique(return_counts=True)
+    correct = halts.correct.bool()
+    seen, right = correct.numel(), int(correct.sum())
+    one_sided = (
+        Absent("the answers are all right or all wrong", "one-sided")
+        if seen
+        else Absent("no halting logit was given", "no-logit")
+    )
+    known = 0 < right < seen
+    base = right / seen if seen else one_sided
+    return HaltingSummary(
+        distribution={
+            int(step): int(count) / steps.numel() for step, count in zip(ended, counts, strict=True)
+        },
+        mean_step=float(steps.mean()),
+        forced=float((halts.steps == halts.maximum).double().mean()),
+        held=Absent("nothing is explored", "not-explored")
+        if halts.held is None or not seen
+        else float(halts.held.double().mean()),
+        correct=base,
+        skill=_skill(halts.logits.double(), correct.double()) if known else one_sided,
+        auroc=_auroc(halts.logits, correct) if known else one_sided,
+        auroc_error=math.sqrt((seen + 1) / (12 * right * (seen - right))) if known else one_sided,
+        loss_trend=_trend(halts.losses),
+        phase=base if isinstance(base, Absent) else _phase(base),
+    )
+
+
+def _skill(logits: Tensor, correct: Tensor) -> float:
+    base = correct.mean()
+    guessed = binary_cross_entropy_with_logits(torch.logit(base).expand_as(correct), correct)
+    return 1.0 - float(binary_cross_entropy_with_logits(logits, correct) / guessed)
+
+
+def _auroc(logits: Tensor, correct: Tensor) -> float:
+    """From the mean ranks of tied values."""
+    _, places, counts = logits.unique(return_inverse=True, return_counts=True)
+    ranks = (counts.double().cumsum(0) - (counts.double() - 1) / 2)[places]
+    right = int(correct.sum())
+    above = float(ranks[correct].sum()) - right * (right + 1) / 2
+    return above / (right * (correct.numel() - right))
+
+
+def _trend(losses: Tensor | None) -> Number:
+    count = 0 if losses is None else losses.numel() // 5
+    if losses is None or not count:
+        return Absent("fewer than five losses of the halting logit were given", "few-losses")
+    first, last = median(losses[:count].tolist()), median(losses[-count:].tolist())
+    return last / first - 1.0 if first else Absent("the first losses are zero", "zero-losses")
+
+
+def _phase(correct: float) -> Phase:
+    return "start" if correct < 0.1 else "late" if correct > 0.9 else "learning"
+
+
+@dataclass(frozen=True)
+class Halting:
+    """HALT001 where halting does not follow what is right; always the note HALT002, with the numbers.
+
+    It speaks of a logit that never asks to end though answers are right, of rows that all end at their first
+    step though answers are wrong, of a logit that does not tell right answers from wrong ones, and, once the model
+    was trained, of one that is the same whatever it looks at. While nearly all answers are wrong, rows that all
+    end at the maximum are as they should be.
+
+    Attributes:
+        observe: (model, batch) -> what became of rows; it may run the model, or hand over what was collected.
+        rows: Rows that must have ended before their steps are judged.
+        auroc: The logit knows nothing if its area under the curve is below this by three standard errors.
+        trained: The model was trained: a head that starts at zero weights says the same of all rows until then.
+    """
+
+    observe: Callable[[nn.Module, Any], Halts]
+    rows: int = 30
+    auroc: float = 0.6
+    trained: bool = False
+    rule: ClassVar[str] = "HALT001"
+
+    def run(self, model: nn.Module, batch: Any) -> list[Finding]:
+        """What `observe` shows."""
+        halts = self.observe(model, batch)
+        summary = summarise_halts(halts)
+        found = [] if halts.steps.numel() < self.rows else _without_decision(halts, summary)
+        if (
+            not isinstance(summary.auroc, Absent)
+            and not isinstance(summary.auroc_error, Absent)
+            and summary.auroc + 3 * summary.auroc_error < self.auroc
+        ):
+            said = f"the halting logit ranks a right answer above a wrong one in {summary.auroc:.0%} of pairs"
+            cause = causes.LOGIT_UNINFORMED
+            found.append(
+                failure(self.rule, "", said, summary.auroc, self.auroc, cause, metric="halting_auroc")
+            )
+        if self.trained and halts.maximum > 1 and _constant(halts.logits):
+            said = (
+                f"the halting logit is {float(halts.logits[0]):.3g} for each of {halts.logits.numel()} rows"
+            )
+            cause = causes.LOGIT_CONSTANT
+            found.append(failure(self.rule, "", said, 0.0, None, cause, metric="halting_logit_range"))
+        return [
+            *found,
+            failure("HALT002", "", _in_words(summary), summary.mean_step, None, causes.AS_MEASURED),
+        ]
+
+
+def _constant(logits: Tensor) -> bool:
+    return logits.numel() > 1 and bool((logits == logits[0]).all())
+
+
+def _without_decision(halts: Halts, summary: HaltingSummary) -> list[Finding]:
+    """All rows end at the same place, whatever they answer."""
+    if halts.maximum == 1:
+        return []  # nothing to decide
+    asks = bool((halts.logits > 0).any())
+    if summary.forced >= _ALL and summary.phase in ("learning", "late"):
+        said = (
+            f"{summary.forced:.0%} of the rows end at the maximum, {halts.maximum}, though answers are right"
+        )
+        cause = causes.HELD if asks else causes.NEVER_POSITIVE
+        return [failure(Halting.rule, "", said, summary.forced, _ALL, cause, metric="forced_share")]
+    at_once = summary.distribution.get(1, 0.0)
+    if at_once >= _ALL and summary.phase in ("start", "learning"):
+        said = (
+            f"{at_once:.0%} of the rows end at their first step of {halts.maximum}, though answers are wrong"
+        )
+        cause = causes.STARTS_POSITIVE
+        return [failure(Halting.rule, "", said, at_once, _ALL, cause, metric="halted_at_once_share")]
+    return []
+
+
+def _in_words(summary: HaltingSummary) -> str:
+    shares = ", ".join(f"{step}: {share:.0%}" for step, share in summary.distribution.items())
+    named = {
+        "of the rows end at the maximum": summary.forced,
+        "of the observed steps held by exploration": summary.held,
+        "of the answers right": summary.correct,
+    }
+    parts = [f"{share:.0%} {what}" for what, share in named.items() if not isinstance(share, Absent)]
+    for what, value in (
+        ("skill over the base rate", summary.skill),
+        ("area under the curve", summary.auroc),
+        ("change of the loss", summary.loss_trend),
+    ):
+        parts.append(f"{what} {'not known' if isinstance(value, Absent) else format(value, '.2f')}")
+    phase = "" if isinstance(summary.phase, Absent) else f"; phase: {summary.phase}"
+    return f"mean step at halt {summary.mean_step:.3g} ({shares}); {', '.join(parts)}{phase}"

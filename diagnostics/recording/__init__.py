@@ -1,0 +1,1 @@
+"""What one training step did: calls, gradients, parameters and movement, as records."""

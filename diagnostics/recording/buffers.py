@@ -1,0 +1,64 @@
+"""Compares the buffers that must not move, running statistics above all, at the entry and the exit of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.recording.readout import Readout
+from diagnostics.records import MovedBuffer
+
+
+class FrozenBuffers:
+    """Watches the buffers of which `frozen` is true of the name.
+
+    Those that are not persistent are left out: no checkpoint has them, for they can be computed again.
+
+    Args:
+        owner: Full name -> the innermost watched module.
+    """
+
+    def __init__(self, model: nn.Module, frozen: Callable[[str], bool], owner: Callable[[str], str]) -> None:
+        self._held = [
+            (MovedBuffer(name, owner(name), False), layer, own)
+            for prefix, layer in model.named_modules()
+            for own in layer._buffers
+            if own not in layer._non_persistent_buffers_set
+            and frozen(name := f"{prefix}.{own}".removeprefix("."))
+        ]
+        self._entry: list[Tensor | None] = []
+
+    def begin(self) -> None:
+        """Start a step: copy them."""
+        self._entry = [
+            None if buffer is None else buffer.detach().clone()
+            for buffer in (layer._buffers.get(own) for _, layer, own in self._held)
+        ]
+
+    def finish(self, readout: Readout) -> Callable[[], tuple[MovedBuffer, ...]]:
+        """The function returned tells which changed, once the readout was fetched."""
+        flags = [
+            _differ(before, layer._buffers.get(own))
+            for before, (_, layer, own) in zip(self._entry, self._held, strict=True)
+        ]
+        self._entry = []
+        key = readout.add_scalars(flags)
+
+        def moved() -> tuple[MovedBuffer, ...]:
+            return tuple(
+                MovedBuffer(held.name, held.owner, layer.training)
+                for (held, layer, _), flag in zip(self._held, readout.numbers(key), strict=True)
+                if flag
+            )
+
+        return moved
+
+
+@torch.no_grad()
+def _differ(before: Tensor | None, now: Tensor | None) -> Tensor:
+    """A scalar, not zero where they differ in an element; NaN is equal to NaN."""
+    if before is None or now is None or before.shape != now.shape:
+        return torch.tensor(float(before is not now))
+    return ((before != now) & ~(before.isnan() & now.isnan())).any().float()

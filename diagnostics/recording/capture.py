@@ -1,0 +1,387 @@
+"""Watches the forward calls of one step, and the gradients that come back to their outputs.
+
+A hook on an output tensor receives the gradient with respect to the value that the module returned,
+also where that tensor is later changed in place. A view is the exception: once it or its base is changed
+in place, torch builds it a new history and the hook is never called, so such a call is marked as unknown.
+A module called again inside the backward pass is a recomputation by checkpointing: the non-reentrant kind
+brings its gradient to the first call and the repetition is left out; the reentrant kind brings it to the
+repetition, which is kept and marked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.errors import InvalidType
+from diagnostics.recording.module_graph import Flow
+from diagnostics.recording.process_group import NO_STATS, ModuleFacts, OutputSums
+from diagnostics.recording.readout import Readout
+from diagnostics.records import Absent, CallRecord
+from diagnostics.rules import causes
+from diagnostics.rules.causes import Cause
+
+RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
+"""(args, kwargs, output) of a module's forward -> the sample that each leading row of the output belongs to.
+
+Of shape (rows,); or of two and more dimensions where samples are not first: (T, B) for a sequence-first layout.
+"""
+
+_STATS_WIDTH = 4096
+_NOT_RAW = Absent("gradient flows into its inputs, or they do not lead with the samples", "not-raw")
+
+
+class Call:
+    """One forward call while the step runs."""
+
+    def __init__(self, index: Tensor | None, recomputed: bool) -> None:
+        self.grad_enabled = torch.is_grad_enabled()
+        self.recomputed = recomputed
+        self.index = index
+        self.requires_grad = False
+        self.reached = False
+        self.rows: int | Absent = Absent.because(causes.NO_FLOATING_OUTPUT)
+        self.row_gradients: Tensor | None = None
+        self.unmatched: Tensor | None = None  # largest |gradient| at outputs without row per sample
+        self.unmatched_reason: Cause | None = None
+        self.unknown: Cause | None = None  # why gradient may have come without being seen
+        self.views: list[tuple[Tensor, int]] = []  # alias of a view that was returned, and its version then
+        self.blind = False  # an output lost its hook
+        self.keys: tuple[int, int, int] = (-1, -1, -1)
+
+    def watch(self, tensor: Tensor, matched: bool, rows: int, capture: Capture) -> None:
+        """Note the gradient that arrives at `tensor`."""
+
+        def note(gradient: Tensor | None) -> None:
+            if gradient is None or capture.closed or gradient.numel() == 0:
+                return
+            self.reached = True
+            capture.announce_backward()
+            with torch.no_grad():
+                sizes = gradient.detach().abs()
+                if not matched:
+                    self.unmatched = _larger(self.unmatched, sizes.amax())
+                else:
+                    sizes = sizes.reshape(rows, -1).amax(1)
+                    self.row_gradients = _larger(self.row_gradients, sizes)
+
+        self.requires_grad = True
+        if tensor._is_view():
+            self.views.append((tensor.detach(), tensor._version))
+        tensor.register_hook(note)
+
+    def check_views(self) -> None:
+        """Mark the call as unknown if what it returned lost its hook."""
+        self.blind = any(alias._version != version for alias, version in self.views)
+        if self.blind:
+            self.unknown = causes.CHANGED_VIEW
+        self.views.clear()
+
+
+class Capture:
+    """All forward calls of one step on one process.
+
+    Args:
+        samples: B, the number of its samples in the loss.
+        before_backward: Called once, when the first gradient comes to a watched module.
+        shared: Whether other processes have more samples.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        rows: Mapping[str, RowsFunction],
+        flow: Flow,
+        before_backward: Callable[[], None],
+        shared: bool = False,
+    ) -> None:
+        self.samples = samples
+        self._all = torch.arange(samples)
+        self._shared = shared
+        self.closed = False
+        self.calls: dict[str, list[Call]] = {}
+        self.declared: list[Tensor] = []  # innermost `Monitor.rows` last
+        self._rows = rows
+        self._flow = flow
+        self._before_backward: Callable[[], None] | None = before_backward
+        self._stats: dict[str, tuple[int, int, Tensor, Tensor]] = {}
+        self._stats_keys: dict[str, int] = {}
+
+    def announce_backward(self) -> None:
+        """A gradient has come to a watched module; its parameters have none of this pass yet."""
+        tell, self._before_backward = self._before_backward, None
+        if tell is not None:
+            tell()
+
+    def on_forward(
+        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """Take note of one forward call of the watched module `name`."""
+        index = self._sample_index(name, args, kwargs, output)
+        call = Call(index, recomputed=torch._C._current_graph_task_id() != -1)
+        if call.recomputed and index is None:
+            call.index = index = self._index_of_first_call(name, call)
+        call.unknown = call.unknown or _opaque(output)
+        lead = (self.samples,) if index is None else tuple(index.shape)
+        rows = math.prod(lead)
+        inputs = {id(tensor) for tensor in tensors_in((args, kwargs))}
+        seen: set[int] = set()
+        for tensor in tensors_in(output):
+            if id(tensor) in seen or not (tensor.is_floating_point() or tensor.is_complex()):
+                continue
+            layout = _layout(module, tensor, first=not seen, declared=index is not None)
+            seen.add(id(tensor))
+            matched = self._match(call, tensor, lead, id(tensor) in inputs, layout)
+            plain = matched and len(lead) == 1 and rows > (0 if self._shared else 1) and tensor.dim() > 1
+            if plain and name not in self._stats and tensor.numel():
+                numbers = _output_statistics(tensor, self._shared)
+                apart = _inputs_differ((args, kwargs), rows, tensor.device)
+                self._stats[name] = (rows, tensor.numel() // rows, numbers, apart)
+            if tensor.requires_grad:
+                call.watch(tensor, matched, rows, self)
+        self.calls.setdefault(name, []).append(call)
+        self._flow.note(name, tensors_in((args, kwargs)), tensors_in(output))
+
+    def _match(
+        self, call: Call, tensor: Tensor, lead: tuple[int, ...], is_input: bool, layout: Cause | None
+    ) -> bool:
+        """Whether the leading dimensions of an output are the samples that are known for this call."""
+        if is_input:
+            reason = causes.RETURNS_INPUT
+        elif layout is not None:
+            reason = layout
+        elif tensor.dim() == 0:
+            reason = causes.SCALAR_OUTPUT
+        elif tuple(tensor.shape[: len(lead)]) != lead:
+            declared = "x".join(map(str, lead))
+            rows = f"{self.samples} samples" if call.index is None else f"{declared} rows declared"
+            reason = causes.OTHER_LEADING_SIZE.of(shape=tuple(tensor.shape), rows=rows)
+        else:
+            call.rows = math.prod(lead)
+            return True
+        call.unmatched_reason = call.unmatched_reason or reason
+        if isinstance(call.rows, Absent):
+            call.rows = Absent.because(reason)
+        return False
+
+    def _index_of_first_call(self, name: str, call: Call) -> Tensor | None:
+        """What `Monitor.rows` said of the calls that a recomputation may repeat, where it said one thing."""
+        first = [known.index for known in self.calls.get(name, ()) if not known.recomputed]
+        if all(index is None for index in first):
+            return None
+        known = first[0]
+        if known is None or any(index is None or not torch.equal(index, known) for index in first):
+            call.unknown = causes.RECOMPUTED_ROWS
+            return None
+        return known
+
+    def _sample_index(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Tensor | None:
+        if self.declared:
+            return self.declared[-1]
+        rows = self._rows.get(name)
+        if rows is None:
+            return None
+        with torch.no_grad():
+            return sample_index(rows(args, kwargs, output), f"rows[{name!r}]")
+
+    def close(self, readout: Readout) -> None:
+        """Stop listening, and hand over what has to travel to the CPU."""
+        self.closed = True
+        self._flow.close()
+        empty = torch.zeros(0)
+        for calls in self.calls.values():
+            for call in calls:
+                call.check_views()
+            # a non-reentrant recomputation never receives gradient: its first call does
+            calls[:] = [call for call in calls if call.reached or call.blind or not call.recomputed]
+            for call in calls:
+                parts = (call.row_gradients, call.index, call.unmatched)
+                first, second, third = (readout.add(empty if part is None else part) for part in parts)
+                call.keys = (first, second, third)
+        self._stats_keys = {
+            name: readout.add(torch.cat([apart.reshape(1), numbers]))
+            for name, (_, _, numbers, apart) in self._stats.items()
+        }
+
+    def _call_records(self, name: str, readout: Readout) -> tuple[CallRecord, ...]:
+        """The calls of a module."""
+        return tuple(self._call_record(call, readout) for call in self.calls.get(name, ()))
+
+    def _unmatched_reasons(self, name: str, readout: Readout) -> list[Absent]:
+        """Why gradient came, or may have come, to outputs of a module whose rows are not known."""
+        found = []
+        for call in self.calls.get(name, ()):
+            came = call.unmatched is not None and bool(readout[call.keys[2]].any())
+            reason = call.unknown or (call.unmatched_reason if came else None)
+            if reason is not None:
+                found.append(Absent.because(reason))
+        return found
+
+    def _call_record(self, call: Call, readout: Readout) -> CallRecord:
+        gradients, index, unmatched = (readout[key] for key in call.keys)
+        samples = self._samples_of(call, index)
+        row_gradients: Tensor | Absent
+        if isinstance(call.rows, Absent):
+            row_gradients = call.rows
+        elif call.row_gradients is None:
+            row_gradients = Absent("no gradient arrived", "no-gradient")
+        else:
+            row_gradients = gradients
+        return CallRecord(
+            grad_enabled=call.grad_enabled,
+            requires_grad=call.requires_grad,
+            reached=call.reached,
+            gradient=bool(gradients.any()) or bool(unmatched.any()),
+            rows=call.rows,
+            samples=samples,
+            row_gradients=row_gradients,
+            recomputed=call.recomputed,
+            unknown=call.unknown,
+        )
+
+    def _samples_of(self, call: Call, index: Tensor) -> Tensor | Absent:
+        if isinstance(call.rows, Absent):
+            return call.rows
+        if call.index is None:
+            return self._all
+        samples = index.to(torch.int64)
+        if samples.numel() and not 0 <= int(samples.min()) <= int(samples.max()) < self.samples:
+            return Absent.because(causes.ROWS_OUT_OF_RANGE.of(last=self.samples - 1))
+        return samples
+
+    def facts(self, name: str, readout: Readout, evaluating: tuple[str, ...] = ()) -> ModuleFacts:
+        """What became of a module, after the readout was fetched; `evaluating` as in `ModuleRecord`."""
+        return ModuleFacts(
+            self._call_records(name, readout),
+            self._unmatched_reasons(name, readout),
+            self._output_sums(name, readout),
+            evaluating,
+        )
+
+    def _output_sums(self, name: str, readout: Readout) -> OutputSums | Absent:
+        """Statistics of the first call of a module."""
+        if name not in self._stats:
+            return NO_STATS
+        rows, elements, _, _ = self._stats[name]
+        values = readout[self._stats_keys[name]]
+        apart, variance, mean_square, mean = (float(value) for value in values[:4].tolist())
+        row_mean = values[4:] if self._shared else None
+        differ = _NOT_RAW if apart < 0.0 else apart > 0.0
+        return OutputSums(rows, elements, variance, mean_square, mean, row_mean, differ)
+
+
+def sample_index(index: Tensor, source: str) -> Tensor:
+    """A declared index as float32 (exact to 2^24), for the readout.
+
+    Raises:
+        TypeError: It is no tensor of integers with at least one dimension.
+    """
+    if (
+        not isinstance(index, Tensor)
+        or index.dim() < 1
+        or index.dtype == torch.bool
+        or index.is_floating_point()
+    ):
+        found = (
+            f"{index.dtype} of shape {tuple(index.shape)}"
+            if isinstance(index, Tensor)
+            else type(index).__name__
+        )
+        raise InvalidType(
+            "capture.rows-not-integers",
+            "{source}: expected an integer tensor with the sample of each row, found {got}"
+            " (of a mask, take mask.nonzero().flatten())",
+            source=source,
+            got=found,
+        )
+    return index.detach().to(torch.float32, copy=True)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for member in value.values():
+            yield from tensors_in(member)
+    elif isinstance(value, (tuple, list)):
+        for member in value:
+            yield from tensors_in(member)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for item in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, item.name, None))
+
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device)
+
+
+def _opaque(value: Any) -> Cause | None:
+    """Why tensors may hide in an output, None where none can."""
+    if isinstance(value, (Tensor, *_PLAIN)):
+        return None
+    if isinstance(value, Mapping):
+        return next(filter(None, map(_opaque, value.values())), None)
+    if isinstance(value, (tuple, list)):
+        return next(filter(None, map(_opaque, value)), None)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        members = (getattr(value, item.name, None) for item in dataclasses.fields(value))
+        return next(filter(None, map(_opaque, members)), None)
+    return causes.OPAQUE_OUTPUT.of(type=type(value).__name__)
+
+
+def _layout(module: nn.Module, tensor: Tensor, first: bool, declared: bool) -> Cause | None:
+    """Why the first dimension of an output of a torch module is not the samples, None where it may be."""
+    if isinstance(module, nn.RNNBase) and not first:
+        return causes.HIDDEN_STATE
+    if getattr(module, "batch_first", None) is False and tensor.dim() > 2 and not declared:
+        return causes.SEQUENCE_FIRST
+    return None
+
+
+def _larger(before: Tensor | None, now: Tensor) -> Tensor:
+    return now if before is None else torch.maximum(before, now)
+
+
+@torch.no_grad()
+def _output_statistics(output: Tensor, row_mean: bool) -> Tensor:
+    """(3,): variance across rows, mean square, mean, of at most 4096 elements of each row.
+
+    With `row_mean` those elements' mean over the rows stands behind them.
+    """
+    flat = _some_of_each_row(output.detach().abs() if output.is_complex() else output.detach())
+    if flat.dtype in (torch.float16, torch.bfloat16):
+        flat = flat.float()
+    mean = flat.mean(0)
+    apart = (flat - mean).flatten()
+    variance = torch.dot(apart, apart) / apart.numel()
+    numbers = torch.stack([variance, variance + mean.square().mean(), mean.mean()])
+    return torch.cat([numbers, mean]) if row_mean else numbers
+
+
+@torch.no_grad()
+def _inputs_differ(given: Any, rows: int, device: torch.device) -> Tensor:
+    """(1,) whether raw inputs differ between rows; -1 where they are not raw, or it is not known."""
+    tensors = [tensor for tensor in tensors_in(given) if tensor.dim() and tensor.numel()]
+    leading = [tensor for tensor in tensors if tensor.shape[0] == rows]
+    if not leading or any(tensor.requires_grad for tensor in tensors) or _opaque(given):
+        return torch.full((1,), -1.0, device=device)
+    looked_at = [_some_of_each_row(tensor.detach()) for tensor in leading]
+    apart = [(some[1:] != some[:1]).any().to(device) for some in looked_at]
+    return torch.stack(apart).any().float().reshape(1)
+
+
+def _some_of_each_row(tensor: Tensor) -> Tensor:
+    """(rows, at most 4096)."""
+    flat = tensor.reshape(len(tensor), -1)
+    width = flat.shape[1]
+    if width <= _STATS_WIDTH:
+        return flat
+    return flat[:, :: -(-width // _STATS_WIDTH) | 1]  # odd, so that it meets every channel

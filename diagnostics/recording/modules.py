@@ -1,0 +1,179 @@
+"""Reduces the calls and parameters of one watched module to its record of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from diagnostics.recording.process_group import ModuleFacts
+from diagnostics.records import (
+    Absent,
+    CallRecord,
+    GradientState,
+    ModuleRecord,
+    Number,
+    ParameterRecord,
+    root_sum_squares,
+)
+from diagnostics.rules import causes
+
+_NO_PARAMETERS = Absent("it has no parameters", "no-parameters")
+
+
+def module_record(
+    samples: int,
+    facts: ModuleFacts,
+    parameters: Mapping[str, ParameterRecord],
+) -> ModuleRecord:
+    """The record of one module.
+
+    Args:
+        samples: Samples in the loss, B.
+        facts: What was seen of it.
+        parameters: The module's parameters, those of its submodules included.
+    """
+    calls, unmatched = facts.calls, facts.unmatched
+    state = _gradient_state(calls)
+    gradients = _sample_gradients(samples, calls)
+    coverage = _coverage(samples, gradients, calls, unmatched, state, parameters)
+    trainable = [record for record in parameters.values() if record.requires_grad]
+    arrived = [record.row_gradients for record in calls if isinstance(record.row_gradients, Tensor)]
+    filled = [sizes for sizes in arrived if sizes.numel()]
+    return ModuleRecord(
+        coverage=coverage,
+        waste=_waste(samples, coverage, calls),
+        evenness=_evenness(samples, coverage, gradients, unmatched),
+        calls=calls,
+        state=state,
+        gradient_max=float(torch.cat(filled).max())
+        if filled
+        else Absent("no gradient arrived at a row", "no-gradient"),
+        grad_norm_pre_clip=_norm([record.reach.norm for record in parameters.values()]),
+        grad_norm_post_clip=_norm(
+            [
+                record.place if isinstance(record.place, Absent) else record.place.norm
+                for record in parameters.values()
+            ]
+        ),
+        moved=_moved(parameters),
+        leverage=root_sum_squares(
+            record.reach.norm * record.weight_norm
+            for record in parameters.values()
+            if not isinstance(record.reach.norm, Absent)
+        ),
+        params_total=len(parameters),
+        params_trainable=len(trainable),
+        params_none=sum(record.reach.kind == "none" for record in trainable),
+        params_zero=sum(record.reach.kind == "zero" for record in trainable),
+        output=facts.output if isinstance(facts.output, Absent) else facts.output.stats(),
+        evaluating=facts.evaluating,
+    )
+
+
+def _gradient_state(calls: Sequence[CallRecord]) -> GradientState:
+    live = [call for call in calls if call.rows != 0]
+    if not live:
+        return "not called"
+    if any(call.gradient for call in live):
+        return "arrived"
+    if any(call.reached for call in live):
+        return "zero"
+    if not any(call.grad_enabled for call in live):
+        return "no_grad"
+    return "detached" if any(call.requires_grad for call in live) else "cut inside"
+
+
+def _sample_gradients(samples: int, calls: Sequence[CallRecord]) -> Tensor:
+    """(samples,) float64: the largest |gradient| of each sample over all calls whose rows are known."""
+    pairs = [
+        (call.samples, call.row_gradients)
+        for call in calls
+        if isinstance(call.samples, Tensor) and isinstance(call.row_gradients, Tensor)
+    ]
+    sizes = torch.zeros(samples, dtype=torch.float64)
+    if pairs:
+        index = torch.cat([rows for rows, _ in pairs])
+        values = torch.cat([gradients.to(torch.float64) for _, gradients in pairs])
+        sizes.scatter_reduce_(0, index, values, "amax")
+    return sizes
+
+
+def _coverage(
+    samples: int,
+    gradients: Tensor,
+    calls: Sequence[CallRecord],
+    unmatched: Sequence[Absent],
+    state: GradientState,
+    parameters: Mapping[str, ParameterRecord],
+) -> Number:
+    trainable = [record for record in parameters.values() if record.requires_grad]
+    blind = any(call.unknown is not None for call in calls)
+    if (
+        not blind
+        and state != "arrived"
+        and trainable
+        and all(record.reach.kind in ("some", "all") for record in trainable)
+    ):
+        return Absent.because(causes.OTHER_WAY.of(state=state))
+    covering = int(torch.count_nonzero(gradients))
+    unknown = [
+        *unmatched,
+        *(call.samples for call in calls if isinstance(call.samples, Absent) and call.gradient),
+    ]
+    if unknown and covering < samples:
+        first = unknown[0]
+        cover = f"the rows that are known cover {covering / samples:.3g}"
+        return Absent(f"ambiguous: {first.reason}; {cover}", first.code)
+    return covering / samples
+
+
+def _waste(samples: int, coverage: Number, calls: Sequence[CallRecord]) -> Number:
+    if isinstance(coverage, Absent):
+        return coverage
+    processed = torch.zeros(samples, dtype=torch.bool)
+    indices: dict[int, Tensor] = {}  # calls of all samples share one index
+    for call in calls:
+        if isinstance(call.samples, Absent):
+            return Absent(f"ambiguous: {call.samples.reason}", call.samples.code)
+        indices[id(call.samples)] = call.samples
+    for index in indices.values():
+        processed[index] = True
+    count = int(processed.sum())
+    return (
+        1.0 - coverage * samples / count if count else Absent("it computed no rows in this step", "no-rows")
+    )
+
+
+def _evenness(samples: int, coverage: Number, gradients: Tensor, unmatched: Sequence[Absent]) -> Number:
+    if isinstance(coverage, Absent):
+        return coverage
+    if unmatched:
+        return Absent(f"ambiguous: {unmatched[0].reason}", unmatched[0].code)
+    largest = float(gradients.max())
+    if largest == 0.0:
+        return Absent("no gradient arrived", "no-gradient")
+    if largest - largest != 0.0:
+        return Absent("a gradient is not finite", "not-finite")
+    scaled = gradients / largest  # squares of small gradients underflow
+    return float(scaled.sum() ** 2 / (samples * scaled.square().sum()))
+
+
+def _norm(norms: Sequence[Number]) -> Number:
+    known = [norm for norm in norms if not isinstance(norm, Absent)]
+    if known:
+        return root_sum_squares(known)
+    return next((norm for norm in norms if isinstance(norm, Absent)), _NO_PARAMETERS)
+
+
+def _moved(parameters: Mapping[str, ParameterRecord]) -> Number:
+    if not parameters:
+        return _NO_PARAMETERS
+    update = root_sum_squares(record.update_norm for record in parameters.values())
+    weight = root_sum_squares(record.weight_norm for record in parameters.values())
+    if weight == 0.0 and update > 0.0:
+        return Absent(
+            f"its weights were all zero when the step began; they moved by {update:.3g}", "zero-weights"
+        )
+    return update / weight if weight else 0.0

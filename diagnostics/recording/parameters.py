@@ -1,0 +1,361 @@
+"""Watches the parameters of one step: gradient before clipping, gradient at the optimiser, movement.
+
+The gradient is measured when a backward pass ends, before anybody can clip or clear it: a hook on each
+parameter marks it, and a callback at the end of the backward pass measures all marked ones together.
+The optimiser's own pre-hook measures what is left of it after clipping. Movement compares the weights
+at the entry and the exit of the step, whoever moved them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from diagnostics.recording.optimizer_updates import AppliedUpdates
+from diagnostics.recording.readout import Readout
+from diagnostics.recording.stored_values import stored_values
+from diagnostics.recording.watched_parameters import Tracked
+from diagnostics.records import Absent, Number, OptimizerPlace, ParameterRecord, Reach
+
+_NONE = Absent("no gradient arrived in this step", "no-gradient")
+_NO_REACH = Reach("none", _NONE, _NONE, _NONE)
+
+_Build = Callable[[frozenset[int], Mapping[int, float] | None], dict[str, ParameterRecord]]
+
+
+@dataclass(frozen=True)
+class _Group:
+    optimizer: int
+    group: int
+    lr: Number
+    weight_decay: Number
+    eps: Number
+
+
+class ParameterWatch:
+    """Measures the tracked parameters between `begin` and `finish`."""
+
+    def __init__(self, tracked: Sequence[Tracked], optimizers: Sequence[Optimizer]) -> None:
+        self._tracked = [
+            item for item in tracked if item.parameter.is_floating_point() and item.parameter.numel()
+        ]
+        self._parameters: list[Tensor] = [item.parameter for item in self._tracked]
+        self._position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
+        self._optimizers = list(optimizers)
+        self._handles: list[RemovableHandle] = []
+        self._hooked: set[int] = set()
+        self._entry: list[Tensor] = []
+        self._updates = AppliedUpdates()
+        self._active = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._marked: set[int] = set()
+        self._arrived: set[int] = set()
+        self._callback_queued = False
+        self.measured_again = False
+        self._measured: list[tuple[list[int], list[Tensor], list[Tensor]]] = []
+        self._at_optimizer: list[tuple[list[int], list[Tensor]]] = []
+        self._groups: dict[int, _Group] = {}
+        self._steps = [0] * len(self._optimizers)
+        self._entry_norms: list[Tensor] = []
+        self._leftover: tuple[list[int], list[Tensor]] | None = None
+        self._leftover_key: int | None = None
+
+    def attach(self) -> None:
+        """Register the hooks."""
+        for number, optimizer in enumerate(self._optimizers):
+            self._handles.append(optimizer.register_step_pre_hook(self._optimizer_hook(number)))
+            self._handles.append(optimizer.register_step_post_hook(self._after_optimizer))
+        self._hook_parameters()
+
+    def detach(self) -> None:
+        """Remove every hook and the copy of the weights."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._hooked.clear()
+        self._entry.clear()
+        self._updates.forget()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Forget the step in progress."""
+        self._active = False
+        self._reset()
+
+    def _hook_parameters(self) -> None:
+        """Hook each parameter that asks for gradient now; torch refuses the others until they do."""
+        for index, parameter in enumerate(self._parameters):
+            if parameter.requires_grad and index not in self._hooked:
+                self._hooked.add(index)
+                self._handles.append(parameter.register_hook(self._arrival_hook(index)))
+
+    def _arrival_hook(self, index: int) -> Callable[[Tensor | None], None]:
+        def mark(gradient: Tensor | None) -> None:
+            if not self._active or gradient is None:
+                return
+            self.before_backward()  # here nothing was added to `.grad` yet
+            self._marked.add(index)
+            if not self._callback_queued:
+                self._callback_queued = True
+                # runs when this backward pass ends; DDP and FSDP rely on the same call
+                torch.autograd.Variable._execution_engine.queue_callback(self._measure_gradients)
+
+        return mark
+
+    def before_backward(self) -> None:
+        """Measure what earlier steps left in `.grad`, which the backward pass is about to add to."""
+        if not self._active or self._leftover is not None:
+            return
+        held = [(index, parameter.grad) for index, parameter in enumerate(self._parameters)]
+        present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
+        with torch.no_grad():
+            norms = list(torch._foreach_norm([gradient for _, gradient in present], 2)) if present else []
+        self._leftover = ([index for index, _ in present], norms)
+
+    def _measure_gradients(self) -> None:
+        self._callback_queued = False
+        marked, self._marked = sorted(self._marked), set()
+        self._arrived.update(marked)
+        if self._active:
+            self._measure(marked)
+
+    def measure_again(self) -> None:
+        """Gradients have changed since the backward pass, by a sum over processes: take them as they are now."""
+        if self._active:
+            self.measured_again = True
+            self._measured.clear()
+            self._measure(range(len(self._parameters)))
+
+    def _measure(self, indices: Iterable[int]) -> None:
+        held = [(index, self._parameters[index].grad) for index in indices]
+        present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
+        if not present:
+            return
+        gradients = [gradient for _, gradient in present]
+        with torch.no_grad():
+            norms = list(torch._foreach_norm(gradients, 2))
+            counts = [torch.count_nonzero(gradient) for gradient in gradients]
+        self._measured.append(([index for index, _ in present], norms, counts))
+
+    @property
+    def arrived(self) -> frozenset[int]:
+        """Positions of the parameters that a gradient came to in this step, on this process."""
+        return frozenset(self._arrived)
+
+    def leftover(self, readout: Readout) -> dict[int, float] | None:
+        """Position -> norm of what earlier steps left in `.grad`, after `finish` and once the readout was fetched.
+
+        None where no gradient came to a watched module.
+        """
+        if self._leftover is None or self._leftover_key is None:
+            return None
+        return dict(zip(self._leftover[0], readout.numbers(self._leftover_key), strict=True))
+
+    def _optimizer_hook(self, number: int) -> Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]:
+        def measure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self._active:
+                return
+            self._steps[number] += 1
+            self._note_groups(number, optimizer)
+            held = [
+                (index, self._parameters[index].grad)
+                for index, group in self._groups.items()
+                if group.optimizer == number
+            ]
+            present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
+            if present:
+                with torch.no_grad():
+                    norms = list(torch._foreach_norm([gradient for _, gradient in present], 2))
+                self._at_optimizer.append(([index for index, _ in present], norms))
+
+        return measure
+
+    def _after_optimizer(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._active:
+            self._updates.after_optimizer()
+
+    def _note_groups(self, number: int, optimizer: Optimizer) -> None:
+        for position, group in enumerate(optimizer.param_groups):
+            lr, decay, eps = (_plain(group.get(name, 0.0), name) for name in ("lr", "weight_decay", "eps"))
+            place = _Group(number, position, lr, decay, eps)
+            for parameter in group["params"]:
+                index = self._position.get(id(parameter))
+                if index is not None:
+                    self._groups[index] = place
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Start a step: copy the weights, listen for gradients."""
+        self._reset()
+        self._hook_parameters()
+        self._active = True
+        if not self._parameters:
+            return
+        if not _alike(self._entry, self._parameters):
+            self._entry = [torch.empty_like(parameter) for parameter in self._parameters]
+        torch._foreach_copy_(self._entry, self._parameters)
+        self._entry_norms = list(torch._foreach_norm(self._entry, 2))
+        self._updates.begin(self._entry, self._parameters)
+
+    @torch.no_grad()
+    def finish(self, readout: Readout) -> _Build:
+        """Stop listening.
+
+        The function returned builds the records once the readout was fetched, from the positions of the
+        parameters that a gradient came to on any process, and from what was left over of earlier steps.
+        """
+        self._active = False
+        for number, optimizer in enumerate(self._optimizers):
+            if not self._steps[number]:
+                self._note_groups(number, optimizer)
+        if not self._parameters:
+            return lambda arrived, leftover: {}
+        torch._foreach_sub_(self._entry, self._parameters)
+        weight_key = readout.add_scalars(self._entry_norms)
+        update_key = readout.add_scalars(list(torch._foreach_norm(self._entry, 2)))
+        self._updates.finish(readout)
+        measured = [
+            (indices, readout.add_scalars(norms), readout.add_scalars(counts))
+            for indices, norms, counts in self._measured
+        ]
+        if self._leftover is not None:
+            self._leftover_key = readout.add_scalars(self._leftover[1])
+        at_optimizer = [(indices, readout.add_scalars(norms)) for indices, norms in self._at_optimizer]
+
+        def build(
+            arrived: frozenset[int], leftover: Mapping[int, float] | None
+        ) -> dict[str, ParameterRecord]:
+            gradients: dict[int, tuple[float, float]] = {}
+            for indices, norm_key, count_key in measured:
+                values = zip(readout.numbers(norm_key), readout.numbers(count_key), strict=True)
+                gradients.update(zip(indices, values, strict=True))
+            seen: dict[int, float] = {}
+            for indices, key in at_optimizer:
+                seen.update(zip(indices, readout.numbers(key), strict=True))
+            updates = readout.numbers(update_key)
+            kept = self._updates.kept(readout, len(updates))
+            changed = self._changed(updates)
+            records = {}
+            reaches = [
+                self._reach(index, gradients.get(index)) if index in arrived else _NO_REACH
+                for index in range(len(self._parameters))
+            ]
+            layers = self._layer_sizes(reaches)
+            for index, weight_norm in enumerate(readout.numbers(weight_key)):
+                item, parameter, reach = self._tracked[index], self._parameters[index], reaches[index]
+                records[item.name] = ParameterRecord(
+                    owner=item.owner,
+                    numel=parameter.numel(),
+                    requires_grad=parameter.requires_grad,
+                    expect_frozen=item.expect_frozen,
+                    reach=reach,
+                    place=self._place(index, seen, reach),
+                    weight_norm=weight_norm,
+                    update_norm=updates[index],
+                    changed=changed[index],
+                    leftover=_leftover(leftover, index),
+                    shared=item.shared,
+                    rounding=torch.finfo(parameter.dtype).eps,
+                    layer_size=layers[_layer(item)],
+                    kept=kept[index],
+                    replaced=item.replaced,
+                )
+            return records
+
+        return build
+
+    @torch.no_grad()
+    def _changed(self, updates: Sequence[float]) -> list[bool]:
+        """Whether each parameter changed; where the norm is 0 its squares may have underflowed: count."""
+        still = [index for index, update in enumerate(updates) if update == 0.0]
+        readout = Readout()
+        key = readout.add_scalars([torch.count_nonzero(self._entry[index]) for index in still])
+        readout.fetch()
+        changed = [update != 0.0 for update in updates]
+        for index, count in zip(still, readout.numbers(key), strict=True):
+            changed[index] = count > 0
+        return changed
+
+    def _reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
+        if measured is None:
+            gone = Absent(
+                "the gradient arrived and was taken away before the backward pass ended", "taken-away"
+            )
+            return Reach("some", gone, gone, gone)
+        norm, count = measured
+        share = count / self._parameters[index].numel()
+        kind: Literal["zero", "some", "all"] = "zero" if count == 0 else "all" if share >= 1 else "some"
+        return Reach(kind, min(share, 1.0), norm - norm == 0.0, norm)
+
+    def _layer_sizes(self, reaches: Sequence[Reach]) -> dict[str, float]:
+        """Layer -> the largest root mean square of a gradient in it."""
+        sizes: dict[str, float] = {}
+        for item, reach in zip(self._tracked, reaches, strict=True):
+            layer, size = _layer(item), reach.size(item.parameter.numel())
+            sizes[layer] = max(size, sizes.get(layer, 0.0))
+        return sizes
+
+    def _place(self, index: int, seen: dict[int, float], reach: Reach) -> OptimizerPlace | Absent:
+        group = self._groups.get(index)
+        if group is None:
+            if self._optimizers:
+                return Absent("in no group of the optimisers", "in-no-group")
+            return Absent("no optimiser was given", "no-optimizer")
+        stepped = self._steps[group.optimizer] > 0
+        gradient: Literal["none", "zero", "nonzero"] | Absent
+        norm: Number
+        if not stepped:
+            gradient = norm = Absent("its optimiser did not step", "no-step")
+        elif index not in seen:
+            gradient, norm = "none", Absent("the optimiser found no gradient", "no-gradient")
+        else:
+            norm = seen[index]
+            # squares underflow below 1e-23: a gradient that was tiny all along is not one cleared to zero
+            tiny = norm == 0.0 and reach.norm == 0.0 and reach.kind in ("some", "all")
+            gradient = "zero" if norm == 0.0 and not tiny else "nonzero"
+        return OptimizerPlace(
+            group.optimizer, group.group, group.lr, group.weight_decay, group.eps, stepped, gradient, norm
+        )
+
+    def in_optimizers(self) -> set[int]:
+        """The id of every tensor that an optimiser holds."""
+        groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
+        return {id(parameter) for group in groups for parameter in group["params"]}
+
+    @property
+    def optimizer_steps(self) -> tuple[int, ...]:
+        """How often each optimiser stepped in this step."""
+        return tuple(self._steps)
+
+
+def _layer(item: Tracked) -> str:
+    return item.name.rpartition(".")[0]
+
+
+def _leftover(norms: Mapping[int, float] | None, index: int) -> Literal["none", "zero", "nonzero"] | Absent:
+    if norms is None:
+        return Absent("no gradient came to a watched module", "no-gradient")
+    if index not in norms:
+        return "none"
+    return "nonzero" if norms[index] else "zero"
+
+
+def _plain(value: Any, name: str) -> Number:
+    if isinstance(value, (int, float)):
+        return float(value)
+    return Absent(f"{name} is a {type(value).__name__}", "no-number")
+
+
+def _alike(copies: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
+    return len(copies) == len(parameters) and all(
+        copy.shape == parameter.shape and copy.dtype == parameter.dtype and copy.device == parameter.device
+        for copy, parameter in zip(copies, parameters, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Findings for people and machines: tables, SARIF, HTML, filters and baselines."""

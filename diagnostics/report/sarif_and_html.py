@@ -1,0 +1,137 @@
+"""Findings for machines and browsers: SARIF 2.1.0 for code hosts, and one HTML page without any other file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from diagnostics.findings import Finding, Severity, consequence_line, ordered
+from diagnostics.rules.registry import RULES, Rule, explain
+
+_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
+_LEVELS = {Severity.NOTE: "note", Severity.WARNING: "warning", Severity.CRITICAL: "error"}
+
+
+def to_sarif(findings: Iterable[Finding], artifact: str = "") -> str:
+    """A SARIF 2.1.0 log with one run; every rule is described in it, also those without a finding.
+
+    Args:
+        artifact: Relative path of the file to show the findings at, such as the training script. Code hosts
+            want one; without it the findings have a logical location alone, the module.
+    """
+    index = {rule.id: number for number, rule in enumerate(RULES)}
+    run = {
+        "tool": {
+            "driver": {
+                "name": "diagnostics",
+                "rules": [_descriptor(rule) for rule in RULES],
+            }
+        },
+        "results": [_result(finding, index, artifact) for finding in ordered(findings)],
+    }
+    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, allow_nan=False)
+
+
+def _descriptor(rule: Rule) -> dict[str, Any]:
+    return {
+        "id": rule.id,
+        "shortDescription": {"text": f"{rule.title}."},
+        "help": {"text": rule.remedy, "markdown": explain(rule.id)},
+        "defaultConfiguration": {"level": _LEVELS[rule.severity]},
+    }
+
+
+def _result(finding: Finding, index: dict[str, int], artifact: str) -> dict[str, Any]:
+    evidence = finding.evidence
+    location: dict[str, Any] = {"logicalLocations": [_logical(finding)]}
+    if artifact:
+        location["physicalLocation"] = {
+            "artifactLocation": {"uri": artifact},
+            "region": {"startLine": 1},
+        }
+    result = {
+        "ruleId": finding.rule,
+        # a probe of the user's own has no description here
+        **({"ruleIndex": index[finding.rule]} if finding.rule in index else {}),
+        "level": _LEVELS[finding.severity],
+        "message": {
+            "text": f"{finding.message}. Likely cause: {finding.cause}. What to do: {finding.remedy}"
+        },
+        "locations": [location],
+        "partialFingerprints": {"diagnostics/v2": finding.fingerprint},
+        "properties": {
+            "code": finding.code,
+            "metric": evidence.metric,
+            "value": evidence.value if math.isfinite(evidence.value) else None,
+            "threshold": evidence.threshold,
+            "firstStep": evidence.first_step,
+            "lastStep": evidence.last_step,
+        },
+    }
+    if finding.consequences:
+        result["relatedLocations"] = [
+            {
+                "id": number,
+                "logicalLocations": [_logical(follows)],
+                "message": {"text": f"Explained by this: {consequence_line(follows)}"},
+            }
+            for number, follows in enumerate(finding.consequences)
+        ]
+    return result
+
+
+def _logical(finding: Finding) -> dict[str, Any]:
+    named = {"fullyQualifiedName": finding.module} if finding.module else {}
+    return {"name": finding.module.rpartition(".")[2] or "model", "kind": "module"} | named
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }
+article { border-left: .4em solid #7a7a7a; padding: .1em 1em; margin: 1em 0; background: #7a7a7a14; }
+article.warning { border-color: #b7791f; } article.critical { border-color: #b83227; }
+h2 { font-size: 1em; } dt { font-weight: 600; } dd { margin: 0 0 .4em 0; } pre { overflow-x: auto; }
+"""
+
+
+def to_html(findings: Iterable[Finding], title: str = "Findings", table: str = "") -> str:
+    """A page that needs no other file and no script.
+
+    Args:
+        table: Text to show as it is under the findings, such as `module_table(monitor.last)`.
+    """
+    found = ordered(findings)
+    counts = ", ".join(
+        f"{sum(finding.severity is severity for finding in found)} {severity.label}"
+        for severity in sorted(Severity, reverse=True)
+    )
+    body = "\n".join(_article(finding) for finding in found) or "<p>No findings.</p>"
+    shown = f"<pre>{escape(table)}</pre>\n" if table else ""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n<p>{counts}</p>\n{body}\n{shown}</body>\n</html>\n"
+    )
+
+
+def _article(finding: Finding) -> str:
+    terms = (
+        ("Evidence", str(finding.evidence)),
+        ("Likely cause", finding.cause),
+        *([("Code", finding.code)] if finding.code else []),
+        ("What to do", finding.remedy),
+    )
+    listed = "\n".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in terms)
+    items = "\n".join(f"<li>{escape(consequence_line(follows))}</li>" for follows in finding.consequences)
+    explained = (
+        f"<details><summary>Explains {len(finding.consequences)} more</summary>\n<ul>\n{items}\n</ul></details>\n"
+        if items
+        else ""
+    )
+    return (
+        f'<article class="{finding.severity.label}">\n'
+        f"<h2>{finding.severity.label}: {finding.rule} {escape(finding.module or 'model')}</h2>\n"
+        f"<p>{escape(finding.message)}</p>\n<dl>\n{listed}\n</dl>\n{explained}</article>"
+    )

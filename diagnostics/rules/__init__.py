@@ -1,0 +1,1 @@
+"""What can be wrong with a training step, and how each finding names its cause."""

@@ -1,0 +1,357 @@
+"""Assertions for tests: a failure shows the table of modules and the finding, never a bare number.
+
+Two kinds of functions are handed in, both without arguments, closing over model and data:
+
+- `loss`: runs the forward pass and returns the loss, a scalar tensor. The assertion does the backward pass,
+  and leaves weights, buffers, gradients and random numbers as they were.
+- `train_step`: one whole training step with its backward pass and optimiser. It does train the model.
+
+`ignore` takes names and patterns as `pooler.*`, of modules and parameters alike.
+
+A gradient of zero may have two reasons. Where it is zero only because a neighbouring weight starts at zero (a
+gate, LoRA's second matrix, a zero-initialised head), the first updates end it; where the way is cut, masked or
+dead they do not. So on the first zero the same is tried at other seeds, with every trainable weight moved by
+noise of a tenth of its size (`diagnostics.testing.trials`): what then has gradient was zero at its initialisation and
+passes, unless `allow_zero_at_init=False`; what stays zero in every trial is dead, and fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from diagnostics.errors import InvalidValue
+from diagnostics.findings import Finding
+from diagnostics.measures.frozen import Cause as Mover
+from diagnostics.measures.frozen import compare, fingerprint
+from diagnostics.monitor import Monitor
+from diagnostics.recording.capture import RowsFunction
+from diagnostics.records import Absent, StepRecord
+from diagnostics.report.tables import module_table
+from diagnostics.rules import causes
+from diagnostics.rules.causes import Cause
+from diagnostics.rules.options import settle
+from diagnostics.rules.registry import OPTIONS, find_rule
+from diagnostics.selection import check_patterns, named_by
+from diagnostics.testing.failure import CheckFailed, failure
+from diagnostics.testing.survey import ParameterFate, ParameterSurvey, fate_table
+from diagnostics.testing.trials import nudge, untouched
+
+LossFunction = Callable[[], Tensor]
+TrainStep = Callable[[], object]
+
+
+def assert_gradient_coverage(
+    model: nn.Module,
+    loss: LossFunction,
+    samples: int,
+    *,
+    at_least: float = 1.0,
+    watch: Sequence[str] | None = None,
+    rows: Mapping[str, RowsFunction] | None = None,
+    ignore: Sequence[str] = (),
+    allow_zero_at_init: bool = True,
+    seeds: int = 3,
+) -> StepRecord:
+    """Every watched module that has trainable parameters gets gradient from enough samples.
+
+    Args:
+        samples: Samples in the loss.
+        at_least: Share of them that must send gradient through each module.
+        watch: As for `Monitor`; `rows` too.
+        seeds: Further trials where a module falls short; the best of all trials counts.
+
+    Raises:
+        AssertionError: A module falls short, or its coverage is not known.
+        ValueError: No module is left to judge, or a pattern matches nothing.
+    """
+    __tracebackhide__ = True
+    first = _record(model, loss, samples, watch, rows)
+    check_patterns("ignore", [pattern.removesuffix(".*") for pattern in ignore], first.modules)
+    judged = [
+        name
+        for name, module in first.modules.items()
+        if module.params_trainable and not named_by(ignore, name)
+    ]
+    if not judged:
+        raise InvalidValue(
+            "assertions.no-module", "no watched module with trainable parameters is left to judge"
+        )
+    short = [name for name in judged if not _covers(first, name, at_least)]
+    zero_at_init: set[str] = set()
+    for seed in range(seeds if short else 0):
+        again = _record(model, loss, samples, watch, rows, seed)
+        zero_at_init |= {name for name in short if _covers(again, name, at_least)}
+    dead = [name for name in short if not (allow_zero_at_init and name in zero_at_init)]
+    if dead:
+        raise _coverage_failure(first, dead, zero_at_init, at_least, seeds)
+    return first
+
+
+def _record(
+    model: nn.Module,
+    loss: LossFunction,
+    samples: int,
+    watch: Sequence[str] | None,
+    rows: Mapping[str, RowsFunction] | None,
+    seed: int | None = None,
+) -> StepRecord:
+    with untouched(model):
+        if seed is not None:
+            nudge(model, seed)
+        with Monitor(model, watch=watch, rows=rows) as monitor:
+            with monitor.step(samples=samples):
+                loss().backward()
+            return monitor.last
+
+
+def _covers(record: StepRecord, name: str, at_least: float) -> bool:
+    coverage = record.modules[name].coverage
+    return not isinstance(coverage, Absent) and coverage >= at_least
+
+
+def _coverage_failure(
+    record: StepRecord, dead: Sequence[str], zero_at_init: set[str], at_least: float, seeds: int
+) -> CheckFailed:
+    findings = []
+    seen = _causes(record)
+    for name in dead:
+        coverage = record.modules[name].coverage
+        if isinstance(coverage, Absent):
+            said, value, rule = "coverage is not known", float("nan"), "COV003"
+            cause = coverage.cause
+        else:
+            said = f"{coverage:.3g} of the {record.samples} samples send gradient through it"
+            value, rule = coverage, "COV001" if coverage < OPTIONS["COV001"]["below"].default else "COV002"
+            likely = seen.get(name, causes.UNKNOWN)
+            cause = causes.ZERO_AT_START if name in zero_at_init else _dead(likely, seeds)
+        findings.append(failure(rule, name, f"{name}: {said}, needed {at_least:.3g}", value, at_least, cause))
+    return CheckFailed(findings, module_table(record))
+
+
+def _causes(record: StepRecord) -> dict[str, Cause]:
+    """The likely cause by module; that of a coverage of 0 is the more precise one, and comes last."""
+    options = settle(OPTIONS)
+    order = ("COV001", "COV002", "CALL002", "GRAD002", "GRAD001")
+    looks = {rule: look for rule in order if (look := find_rule(rule).check)}
+    return {seen.module: seen.cause for rule, look in looks.items() for seen in look(record, options[rule])}
+
+
+def _dead(cause: Cause, seeds: int) -> Cause:
+    text = f"; the same at {seeds} further seeds with the weights moved a little, so it is dead"
+    return cause.adding(text)
+
+
+def assert_all_params_receive_grad(
+    model: nn.Module,
+    loss: LossFunction,
+    *,
+    ignore: Sequence[str] = (),
+    allow_zero_at_init: bool = True,
+    seeds: int = 3,
+) -> list[str]:
+    """Every trainable parameter gets a finite gradient that is not all zero.
+
+    Returns:
+        The parameters whose gradient is zero at their initialisation alone.
+
+    Raises:
+        AssertionError: A parameter gets none, zeros alone at every seed, or a gradient that is not finite.
+        ValueError: No trainable parameter is left to judge, or a pattern matches nothing.
+    """
+    __tracebackhide__ = True
+    fates = _survey(model, loss)
+    judged = {fate.name for fate in _judged(fates, ignore)}
+    missing = {fate.name: fate for fate in fates if fate.name in judged and fate.gradient != "arrived"}
+    late: set[str] = set()
+    for seed in range(seeds if missing else 0):
+        late |= {
+            fate.name
+            for fate in _survey(model, loss, seed)
+            if fate.gradient == "arrived" and fate.name in missing
+        }
+    late -= {name for name, fate in missing.items() if fate.gradient == "not finite"}
+    dead = [fate for name, fate in missing.items() if not (allow_zero_at_init and name in late)]
+    if dead:
+        raise CheckFailed(
+            [_gradient_finding(fate, late, seeds) for fate in dead],
+            fate_table(fates, [fate.name for fate in dead]),
+        )
+    return sorted(late)
+
+
+def _survey(model: nn.Module, loss: LossFunction, seed: int | None = None) -> list[ParameterFate]:
+    survey = ParameterSurvey(model)
+    with untouched(model):
+        if seed is not None:
+            nudge(model, seed)
+        with survey.watching():
+            loss().backward()
+    return survey.fates
+
+
+_DEAD = {"none": causes.NOT_IN_LOSS, "zero": causes.DEAD_UNIT}
+_RECEIVES = {
+    "none": ("REACH001", "gets no gradient"),
+    "zero": ("REACH002", "gets a gradient that is all zero"),
+    "not finite": ("REACH003", "gets a gradient that is not finite"),
+}
+
+
+def _gradient_finding(fate: ParameterFate, late: set[str], seeds: int) -> Finding:
+    rule, said = _RECEIVES[fate.gradient]
+    if fate.gradient == "not finite":
+        cause = causes.OVERFLOW
+    else:
+        cause = causes.ZERO_AT_START if fate.name in late else _dead(_DEAD[fate.gradient], seeds)
+    return failure(rule, fate.owner, f"{fate.name} {said}", 0.0, None, cause)
+
+
+def assert_trains(
+    model: nn.Module, train_step: TrainStep, *, steps: int = 3, ignore: Sequence[str] = ()
+) -> None:
+    """Every trainable parameter changes within `steps` training steps. It does train the model.
+
+    Raises:
+        AssertionError: Some do not move.
+        ValueError: No trainable parameter is left to judge, or a pattern matches nothing.
+    """
+    __tracebackhide__ = True
+    fates = _train(model, train_step, steps)
+    judged = _judged(fates, ignore)
+    still = [fate for fate in judged if not fate.changed]
+    if still:
+        raise CheckFailed(
+            [_still_finding(fate, steps) for fate in still], fate_table(fates, [fate.name for fate in still])
+        )
+
+
+def _still_finding(fate: ParameterFate, steps: int) -> Finding:
+    said = f"{fate.name} did not move in {steps} steps"
+    return failure("MOVE001", fate.owner, said, 0.0, None, _STILL[fate.gradient], steps)
+
+
+_STILL = {
+    "none": causes.NO_GRADIENT,
+    "zero": causes.ZERO_GRADIENT,
+    "not finite": causes.SKIPPED_STEP,
+    "arrived": causes.NOT_APPLIED,
+}
+
+
+def assert_frozen(
+    model: nn.Module,
+    train_step: TrainStep,
+    modules: Sequence[str],
+    *,
+    steps: int = 3,
+    optimizers: Iterable[Optimizer] = (),
+    ignore: Sequence[str] = (),
+) -> None:
+    """Not one bit of the named modules changes while the rest trains. It does train the model.
+
+    Args:
+        modules: Names or patterns of what must not move: parameters and buffers.
+        optimizers: With them the cause of a movement is named.
+
+    Raises:
+        AssertionError: Something frozen moved, or nothing else did, so that nothing is shown.
+        ValueError: A pattern matches nothing.
+    """
+    __tracebackhide__ = True
+    optimizers = list(optimizers)
+    before = fingerprint(model, optimizers)
+    check_patterns("modules", modules, before.tensors)
+    check_patterns("ignore", ignore, before.tensors)
+    fates = _train(model, train_step, steps)
+    report = compare(before, model, optimizers)
+    frozen = {name for name in before.tensors if named_by(modules, name)}
+    frozen -= {name for name in frozen if named_by(ignore, name)}
+    moved = [tensor for tensor in report.moved if tensor.name in frozen]
+    rest = [fate for fate in fates if fate.name not in frozen and fate.trainable]
+    findings = [
+        failure(
+            "FROZEN001",
+            tensor.name.rpartition(".")[0],
+            f"{tensor.name} is to be frozen and moved in {steps} steps",
+            float("nan") if tensor.largest is None else tensor.largest,
+            0.0,
+            _MOVED[tensor.cause] if optimizers and tensor.cause else _NOT_TOLD,
+            steps,
+        )
+        for tensor in moved
+    ]
+    if rest and not any(fate.changed for fate in rest):
+        said = "nothing else moved either, so that nothing is shown: the training step does not train"
+        findings.append(failure("MOVE001", "", said, 0.0, None, causes.NO_UPDATE, steps))
+    if findings:
+        raise CheckFailed(findings, fate_table(fates, [tensor.name for tensor in moved]))
+
+
+_NOT_TOLD = causes.UNKNOWN.adding(": give assert_frozen the optimizers")
+_MOVED: Mapping[Mover, Cause] = {
+    "weight decay": Cause(causes.WEIGHT_DECAY.code, "weight decay of its group in the optimiser"),
+    "stale gradients": causes.STALE_GRADIENT_FROZEN,
+    "stale momentum": causes.OPTIMIZER_STATE,
+    "unfrozen": causes.TRAINED,
+    "buffer update": causes.RUNNING_STATISTICS,
+    "outside the optimiser": causes.OUTSIDE_OPTIMIZER,
+}
+
+
+def assert_loss_decreases(
+    model: nn.Module, train_step: Callable[[], Tensor | float], *, steps: int = 50, by: float = 0.1
+) -> list[float]:
+    """The median loss of the last fifth of `steps` is below that of the first fifth. It does train the model.
+
+    Args:
+        train_step: As elsewhere, and it returns the loss.
+        by: The fall that is needed, as a share of the size of the first median.
+
+    Returns:
+        The losses.
+
+    Raises:
+        AssertionError: It falls less, or a loss is not finite.
+        ValueError: `steps` is below 5.
+    """
+    __tracebackhide__ = True
+    if steps < 5:
+        raise InvalidValue(
+            "assertions.too-few-steps", "steps must be at least {least}, found {got}", least=5, got=steps
+        )
+    losses: list[float] = []
+    fates = _train(model, lambda: losses.append(_number(train_step())), steps)
+    fifth = steps // 5
+    start, end = median(losses[:fifth]), median(losses[-fifth:])
+    fall = (start - end) / abs(start) if start else start - end
+    if all(map(math.isfinite, losses)) and fall >= by:
+        return losses
+    idle = [fate.name for fate in fates if fate.trainable and not fate.changed]
+    said = f"the loss went from {start:.4g} to {end:.4g} in {steps} steps; a fall of {by:.3g} of it is needed"
+    cause = causes.SOME_STILL.of(still=len(idle), total=len(fates)) if idle else causes.ALL_MOVE
+    raise CheckFailed([failure("LOSS001", "", said, fall, by, cause, steps)], fate_table(fates, idle))
+
+
+def _number(loss: Tensor | float) -> float:
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)
+
+
+def _train(model: nn.Module, train_step: TrainStep, steps: int) -> list[ParameterFate]:
+    survey = ParameterSurvey(model)
+    with survey.watching():
+        for _ in range(steps):
+            train_step()
+    return survey.fates
+
+
+def _judged(fates: Sequence[ParameterFate], ignore: Sequence[str]) -> list[ParameterFate]:
+    check_patterns("ignore", ignore, [fate.name for fate in fates])
+    judged = [fate for fate in fates if fate.trainable and not named_by(ignore, fate.name)]
+    if not judged:
+        raise InvalidValue("assertions.no-parameter", "no trainable parameter is left to judge")
+    return judged

@@ -1,0 +1,254 @@
+"""Assertions about outputs: samples do not influence each other, and differ from each other.
+
+`inputs` is a tensor, or nested tuples, lists and mappings of them, each with the samples first; `forward`
+takes it, by default as `model(*inputs)` for a tuple and `model(inputs)` otherwise. Nothing of the model is
+changed. `ignore` takes names and patterns as `pooler.*`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.errors import InvalidValue
+from diagnostics.measures.representations import cross_sample_share
+from diagnostics.recording.capture import tensors_in
+from diagnostics.report.tables import cell, text_table
+from diagnostics.rules import causes
+from diagnostics.rules.registry import OPTIONS
+from diagnostics.selection import check_patterns, named_by, select_modules
+from diagnostics.testing.failure import CheckFailed, failure
+from diagnostics.testing.trials import nudge, untouched
+
+Forward = Callable[[Any], object]
+_OUTPUT = "(output)"
+_SEED = 0  # the same for every pass, so that dropout draws alike
+
+
+def assert_sample_independence(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    forward: Forward | None = None,
+    watch: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    tolerance: float = 1e-4,
+    tries: int = 4,
+) -> None:
+    """Changing one sample changes the outputs of that sample alone, in the mode that the model is in.
+
+    Sample j is replaced by another sample of the batch, for `tries` of them; the rows of every watched module
+    and of the output are compared, so that the first module that mixes samples is named. A module whose
+    output does not lead with the samples is left out, the output may not be.
+
+    Args:
+        tolerance: Relative to the root mean square of the output; other rows may be rounded otherwise.
+
+    Raises:
+        AssertionError: Another sample's rows changed.
+        ValueError: Fewer than two samples, no tensor, samples that are all equal, or outputs not led by them.
+    """
+    __tracebackhide__ = True
+    batch = _batch_size(inputs)
+    judged = _judged(model, watch, ignore)
+    with untouched(model):
+        before = _outputs(model, judged, forward, inputs, batch)
+        worst: dict[str, tuple[float, int, int]] = {}
+        changes = 0
+        for changed, donor in _swaps(inputs, batch, tries):
+            after = _outputs(model, judged, forward, _replaced(inputs, changed, donor), batch)
+            changes += 1
+            for name in before.keys() & after.keys():
+                size, row = _leak(before[name], after[name], changed)
+                if size > worst.get(name, (-1.0, 0, 0))[0]:
+                    worst[name] = (size, changed, row)
+    if not changes:
+        raise InvalidValue(
+            "assertions.equal-samples", "all samples of the batch are equal: give a batch of different ones"
+        )
+    _require_output(before, batch)
+    leaking = [name for name in before if worst[name][0] > tolerance]
+    if leaking:
+        size, changed, row = worst[leaking[0]]
+        said = f"changing sample {changed} changes what {leaking[0]} gives for sample {row}, by {size:.3g} of its size"
+        rows = [(name, f"{worst[name][0]:.3g}", "yes" if name in leaking else "no") for name in before]
+        table = text_table(("module, in order of execution", "change of other samples", "leaks"), rows)
+        cause = causes.MIXES_SAMPLES.of(module=leaking[0])
+        raise CheckFailed([failure("LEAK001", _name(leaking[0]), said, size, tolerance, cause)], table)
+
+
+def assert_output_diversity(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    forward: Forward | None = None,
+    at_least: float = OPTIONS["COLLAPSE001"]["below"].default,
+    watch: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    allow_zero_at_init: bool = True,
+    seeds: int = 3,
+) -> None:
+    """The output of every watched module, and of the model, differs between samples.
+
+    Measured is the share of the mean square that lies in differences between samples. A head that starts at
+    zero gives the same for all: on too small a share the same is tried with the weights moved a little.
+
+    Raises:
+        AssertionError: Some output is nearly equal for all samples.
+        ValueError: Fewer than two samples, no tensor, or outputs that are not led by them.
+    """
+    __tracebackhide__ = True
+    batch = _batch_size(inputs)
+    judged = _judged(model, watch, ignore)
+    shares = _shares(model, judged, forward, inputs, batch)
+    equal = {name for name, share in shares.items() if share is None or share < at_least}
+    later: set[str] = set()
+    for seed in range(seeds if equal else 0):
+        again = _shares(model, judged, forward, inputs, batch, seed)
+        later |= {name for name in equal if (share := again.get(name)) is not None and share >= at_least}
+    failing = [name for name in shares if name in equal and not (allow_zero_at_init and name in later)]
+    if failing:
+        share = shares[failing[0]]
+        said = (
+            f"{failing[0]}: {cell(share)} of its mean square differs between samples, needed {at_least:.3g}"
+        )
+        cause = causes.EQUAL_AT_START if failing[0] in later else causes.FIRST_EQUAL.of(seeds=seeds)
+        value = float("nan") if share is None else share
+        rows = [(name, cell(share), "yes" if name in failing else "no") for name, share in shares.items()]
+        raise CheckFailed(
+            [failure("COLLAPSE001", _name(failing[0]), said, value, at_least, cause)],
+            text_table(("module, in order of execution", "share between samples", "too small"), rows),
+        )
+
+
+def _name(module: str) -> str:
+    return "" if module == _OUTPUT else module
+
+
+def _judged(model: nn.Module, watch: Sequence[str] | None, ignore: Sequence[str]) -> dict[str, nn.Module]:
+    alone = watch is None and not any(True for _ in model.children())  # its output is all there is to judge
+    modules = {} if alone else select_modules(model, watch)
+    check_patterns("ignore", [pattern.removesuffix(".*") for pattern in ignore], modules)
+    return {name: module for name, module in modules.items() if not named_by(ignore, name)}
+
+
+def _batch_size(inputs: Any) -> int:
+    sizes = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors_in(inputs)}
+    if len(sizes) != 1:
+        raise InvalidValue(
+            "assertions.inputs-without-samples",
+            "inputs must be tensors that all lead with the samples, found sizes {got}",
+            got=sorted(sizes),
+        )
+    (size,) = sizes
+    if size < 2:
+        raise InvalidValue(
+            "assertions.too-few-samples", "at least two samples are needed, found {got}", got=size
+        )
+    return size
+
+
+def _swaps(inputs: Any, batch: int, tries: int) -> Iterator[tuple[int, int]]:
+    """(changed, donor) pairs in which the two samples differ, spread over the batch."""
+    count = min(tries, batch)
+    for place in range(count):
+        changed = place * batch // count
+        for offset in range(1, batch):
+            donor = (changed + offset) % batch
+            if any(not torch.equal(tensor[changed], tensor[donor]) for tensor in tensors_in(inputs)):
+                yield changed, donor
+                break
+
+
+def _replaced(value: Any, changed: int, donor: int) -> Any:
+    if isinstance(value, Tensor):
+        copy = value.detach().clone()
+        copy[changed] = value[donor]
+        return copy
+    if isinstance(value, Mapping):
+        return {key: _replaced(member, changed, donor) for key, member in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)([_replaced(member, changed, donor) for member in value])
+    return value
+
+
+@torch.no_grad()
+def _outputs(
+    model: nn.Module, judged: Mapping[str, nn.Module], forward: Forward | None, inputs: Any, batch: int
+) -> dict[str, Tensor]:
+    """(B, elements) of each module's first call and of the output, in order of execution; float64."""
+    found: dict[str, Tensor] = {}
+    torch.manual_seed(_SEED)
+    with _hooked(judged, lambda name, output: found.setdefault(name, _rows(output, batch))):
+        if forward is not None:
+            output = forward(inputs)
+        else:
+            output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    found[_OUTPUT] = _rows(output, batch)
+    return {name: rows for name, rows in found.items() if rows.numel()}
+
+
+@contextmanager
+def _hooked(judged: Mapping[str, nn.Module], note: Callable[[str, Any], object]) -> Iterator[None]:
+    def hook(name: str) -> Callable[..., None]:
+        def tell(module: nn.Module, args: Any, output: Any) -> None:
+            note(name, output)
+
+        return tell
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in judged.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _rows(output: Any, batch: int) -> Tensor:
+    """(B, elements) of all tensors that lead with the samples; empty where none does."""
+    parts = [
+        tensor.detach().flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
+        for tensor in tensors_in(output)
+        if tensor.dim() and tensor.shape[0] == batch and not tensor.is_complex()
+    ]
+    return torch.cat([part.double().cpu() for part in parts], 1) if parts else torch.zeros(0)
+
+
+def _leak(before: Tensor, after: Tensor, changed: int) -> tuple[float, int]:
+    """Largest change of a row other than `changed`, relative to the size of all, and which row."""
+    if before.shape != after.shape:
+        return float("inf"), changed
+    difference = (after - before).abs().nan_to_num().amax(1)
+    difference[changed] = 0.0
+    size = float(before.square().mean().sqrt())
+    row = int(difference.argmax())
+    return float(difference[row]) / size if size else float(difference[row]), row
+
+
+def _require_output(found: Mapping[str, Tensor], batch: int) -> None:
+    if _OUTPUT not in found:
+        raise InvalidValue(
+            "assertions.output-without-samples",
+            "no tensor of the output leads with the {samples} samples: give a `forward` whose does",
+            samples=batch,
+        )
+
+
+def _shares(
+    model: nn.Module,
+    judged: Mapping[str, nn.Module],
+    forward: Forward | None,
+    inputs: Any,
+    batch: int,
+    seed: int | None = None,
+) -> dict[str, float | None]:
+    with untouched(model):
+        if seed is not None:
+            nudge(model, seed)
+        found = _outputs(model, judged, forward, inputs, batch)
+    _require_output(found, batch)
+    return {name: cross_sample_share(rows) for name, rows in found.items()}

@@ -1,0 +1,224 @@
+"""An audit leaves nothing behind, says the same as a monitor in the user's loop, and knows both kinds of step."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import Monitor, Severity, audit
+from diagnostics.auditing.audit import count_samples
+from tests.diagnostics.refusals import refused
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Net(nn.Module):
+    """A batch norm, dropout and a cache: three kinds of state that a step changes."""
+
+    def __init__(self, cut: bool = False) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh())
+        self.dropout = nn.Dropout(0.1)
+        self.decoder = nn.Linear(8, 3)
+        self.cut = cut
+        self.cache: Tensor | None = None
+        self.steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += 1
+        context = self.encoder(x)
+        self.cache = context.detach()
+        return self.decoder(self.dropout(context.detach() if self.cut else context))
+
+
+def batches(count: int = 4, samples: int = 10) -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(samples, 6, generator=generator), torch.randint(3, (samples,), generator=generator))
+        for _ in range(count)
+    ]
+
+
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def whole_step(optimizer: torch.optim.Optimizer) -> Callable[[nn.Module, Batch], float]:
+    def step(model: nn.Module, batch: Batch) -> float:
+        random.random()
+        numpy.random.random()  # noqa: NPY002 - the global state is what is put back
+        found = loss(model, batch)
+        found.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.9
+        return found.item()
+
+    return step
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+    """Everything that the user could see change, with the identity of the tensors that hold it."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return [
+        *((id(tensor), tensor.detach().clone()) for tensor in tensors),
+        *((id(p.grad), None if p.grad is None else p.grad.clone()) for p in model.parameters()),
+        copy.deepcopy(optimizer.state_dict()),
+        [id(state) for state in optimizer.state.values()],
+        [(module.training, len(module._forward_hooks)) for module in model.modules()],
+        (model.steps, id(model.cache)),
+        torch.get_rng_state(),
+        random.getstate(),
+        numpy.random.get_state(),  # noqa: NPY002 - as above
+    ]
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, numpy.ndarray):
+        return bool((left == right).all())
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
+
+
+def trained(cut: bool = False) -> tuple[Net, torch.optim.Optimizer]:
+    """A model in the middle of its training: with moments, a cache, gradients that are not yet cleared."""
+    torch.manual_seed(0)
+    model = Net(cut)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    step = whole_step(optimizer)
+    for batch in batches(2):
+        step(model, batch)
+    loss(model, batches(1)[0]).backward()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole step", "loss alone"])
+@pytest.mark.parametrize("fails", [False, True], ids=["ends", "raises"])
+def test_nothing_is_left_behind(whole: bool, fails: bool) -> None:
+    model, optimizer = trained()
+    before = state_of(model, optimizer)
+    chosen = whole_step(optimizer) if whole else loss
+    given = [*batches(3), None] if fails else batches(3)
+    if fails:
+        with pytest.raises((TypeError, ValueError)):
+            audit(model, chosen, given, optimizer)
+    else:
+        report = audit(model, chosen, given, optimizer)
+        assert report.last.parameters["decoder.weight"].changed, "it did train"
+    assert same(before, state_of(model, optimizer))
+
+
+def test_both_kinds_of_step_give_what_a_monitor_in_the_loop_gives() -> None:
+    model, optimizer = trained()
+    twin, other = trained()
+    random_state = torch.get_rng_state()
+    whole = audit(model, whole_step(optimizer), batches(3), optimizer, steps=6)
+    for parameter in twin.parameters():
+        parameter.grad = None
+    torch.set_rng_state(random_state)
+    monitor = Monitor(twin, other)
+    losses = []
+    for number in range(6):
+        batch = batches(3)[number % 3]
+        with monitor.step(samples=10):
+            losses.append(whole_step(other)(twin, batch))
+    assert whole.losses == tuple(losses)
+    assert [record.modules for record in whole.history] == [record.modules for record in monitor.history]
+    torch.set_rng_state(random_state)
+    alone = audit(model, loss, batches(3), optimizer, steps=1)
+    assert alone.losses == whole.losses[:1]
+    assert alone.history[0].modules == whole.history[0].modules
+
+
+def test_names_the_cut_and_is_silent_on_the_sound_twin() -> None:
+    broken = audit(*_arguments(cut=True))
+    assert [(f.rule, f.module) for f in broken.findings if f.severity > Severity.NOTE] == [
+        ("GRAD001", "encoder")
+    ]
+    assert not broken.clean
+    assert not audit(*_arguments(cut=True), ignore=["encoder"], select=["GRAD001"]).findings
+    sound = audit(*_arguments(cut=False))
+    assert sound.clean, str(sound)
+    assert len(sound.history) == len(sound.losses) == 20
+
+
+def _arguments(cut: bool) -> tuple[Any, ...]:
+    model, optimizer = trained(cut)
+    return model, loss, batches(), optimizer
+
+
+def test_a_loss_without_gradient_is_judged_and_not_refused() -> None:
+    model, optimizer = trained()
+
+    def forgets(model: nn.Module, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return loss(model, batch)
+
+    report = audit(model, forgets, batches(), optimizer)
+    (found,) = [finding for finding in report.findings if finding.rule == "GRAD001"]
+    assert found.module == ""  # both modules alike: the cause is in none of them
+    assert {"encoder", "decoder"} <= {follows.module for follows in found.consequences}
+    assert found.code == "no-grad"
+
+
+def test_without_an_optimizer_the_weights_stay_and_the_rules_say_so() -> None:
+    model, _ = trained()
+    report = audit(model, loss, batches(1), steps=4)
+    assert not report.last.parameters["decoder.weight"].changed
+    assert report.last.parameters["decoder.weight"].reach.kind == "all"
+    assert ("RULE001", "no-optimizer") in {(finding.rule, finding.code) for finding in report.findings}
+
+
+def test_a_generator_is_used_once() -> None:
+    model, optimizer = trained()
+    assert len(audit(model, loss, iter(batches(3)), optimizer).history) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "facts"),
+    [
+        ({"batches": []}, "auditing.no-batch", {}),
+        ({"steps": 0}, "auditing.too-few-steps", {"got": 0}),
+        ({"batches": [3]}, "auditing.samples-not-known", {"got": []}),
+        ({"batches": [(torch.ones(3, 6), torch.ones(2))]}, "auditing.samples-not-known", {"got": [2, 3]}),
+        ({"step": lambda model, batch: model(batch[0])}, "auditing.loss-not-scalar", {"got": (10, 3)}),
+        ({"watch": ["encodr"]}, "selection.no-match", {"argument": "watch", "nearest": "encoder"}),
+        ({"ignore": ["decodr"]}, "selection.no-match", {"argument": "ignore", "nearest": "decoder"}),
+    ],
+)
+def test_refuses(arguments: dict[str, Any], code: str, facts: dict[str, Any]) -> None:
+    model, _ = trained()
+    with refused(ValueError, code, **facts):
+        audit(**{"model": model, "step": loss, "batches": batches(), **arguments})
+
+
+def test_one_batch_in_place_of_batches_is_a_type_error() -> None:
+    model, _ = trained()
+    with refused(TypeError, "auditing.single-batch", got="Tensor"):
+        audit(model, loss, torch.ones(3, 6))
+
+
+def test_samples_are_counted_over_nested_tensors_and_scalars_are_passed_over() -> None:
+    assert count_samples({"x": torch.ones(7, 2), "more": [torch.ones(7), torch.tensor(3.0)]}) == 7
+
+
+def test_every_format_holds_the_finding() -> None:
+    report = audit(*_arguments(cut=True))
+    for form in ("table", "markdown", "json", "sarif", "html"):
+        assert "GRAD001" in report.render(form, "train.py")
+    assert str(report) == report.render()
+    with refused(ValueError, "auditing.unknown-format", got="pdf"):
+        report.render("pdf")

@@ -1,0 +1,184 @@
+"""Identity hangs on codes: words may change, codes are closed, unique and documented."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import diagnostics
+from diagnostics import RULES, Cause, Evidence, Finding, InvalidValue, Rule, ToolkitError, UnknownName
+from diagnostics.findings import METRICS, Severity
+from diagnostics.rules import causes
+from tests.diagnostics.refusals import refused
+
+CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+ERROR_CODE = re.compile(rf"{CODE.pattern}\.{CODE.pattern}")
+SOURCES = sorted(Path(diagnostics.__file__).parent.rglob("*.py"))
+PAIRS = [(rule, cause) for rule in RULES for cause in rule.causes]
+WORDS = st.text(max_size=30)
+
+
+def example(rule: Rule, cause: Cause, module: str = "encoder") -> Finding:
+    fields = re.findall(r"\{(\w+)", cause.sentence)
+    told = cause.of(**dict.fromkeys(fields, 3))
+    return rule.finding(module, "a message", Evidence(rule.metric, 0.5, None, 0, 4), told)
+
+
+@given(pair=st.sampled_from(PAIRS), words=st.tuples(WORDS, WORDS, WORDS), value=st.floats(allow_nan=True))
+def test_a_fingerprint_depends_on_rule_module_and_code_alone(
+    pair: tuple[Rule, Cause], words: tuple[str, str, str], value: float
+) -> None:
+    found = example(*pair)
+    message, cause, remedy = words
+    reworded = replace(
+        found,
+        message=message,
+        cause=cause,
+        remedy=remedy,
+        severity=Severity.NOTE,
+        evidence=Evidence("another", value, value, 7, 9),
+        consequences=(found,),
+    )
+    assert reworded.fingerprint == found.fingerprint
+
+
+@given(pair=st.sampled_from(PAIRS), words=WORDS)
+def test_a_rule_that_words_its_causes_otherwise_finds_the_same(pair: tuple[Rule, Cause], words: str) -> None:
+    rule, cause = pair
+    other = Cause(cause.code, words.replace("{", "").replace("}", ""))
+    assert example(replace(rule, title=words, remedy=words), other).fingerprint == example(*pair).fingerprint
+
+
+def test_another_rule_module_or_code_is_another_fingerprint() -> None:
+    prints = {example(rule, cause, module).fingerprint for rule, cause in PAIRS for module in ("", "encoder")}
+    assert len(prints) == 2 * len(PAIRS)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_the_causes_of_a_rule_are_a_closed_list(rule: Rule) -> None:
+    codes = [cause.code for cause in rule.causes]
+    assert codes
+    assert len(set(codes)) == len(codes)
+    assert all(CODE.fullmatch(code) for code in codes)
+    assert rule.metric in METRICS
+    evidence = Evidence(rule.metric, 0.0, None, 0, 0)
+    with refused(ValueError, "rules.unlisted-cause", rule=rule.id, cause="no-such-cause"):
+        rule.finding("", "", evidence, Cause("no-such-cause", "words"))
+
+
+def test_every_cause_is_of_a_rule_and_a_code_names_one() -> None:
+    named = [value for value in vars(causes).values() if isinstance(value, Cause)]
+    assert {cause.code for cause in named} == {cause.code for _, cause in PAIRS}
+    assert len({cause.code for cause in named}) == len(named)
+
+
+def test_a_cause_is_what_its_code_and_facts_are() -> None:
+    decay = causes.WEIGHT_DECAY.of(group=0)
+    assert decay == Cause("weight-decay", "reworded {group}").of(group=0).adding(", more words")
+    assert decay != causes.WEIGHT_DECAY.of(group=1)
+    assert "group 0 " in str(decay)
+    assert "group GROUP " in causes.WEIGHT_DECAY.documented
+    assert "rows={...}" in str(causes.RECOMPUTED_ROWS)
+
+
+def calls(name: str) -> list[tuple[str, ast.Call]]:
+    """Every call of something of this name in the toolkit, with its file."""
+    return [
+        (path.name, node)
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and name in (getattr(node.func, "id", None), getattr(node.func, "attr", None))
+    ]
+
+
+KINDS = [
+    "CaseError",
+    "InvalidType",
+    "InvalidValue",
+    "NothingRecorded",
+    "UnknownName",
+    "UserError",
+    "WrongOrder",
+]
+"""The kinds of `ToolkitError`."""
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    found: dict[str, set[tuple[str, str]]] = {}
+    for kind in KINDS:
+        for file, call in calls(kind):
+            code = call.args[0]
+            if isinstance(code, ast.Constant):
+                assert ERROR_CODE.fullmatch(code.value), code.value
+                found.setdefault(code.value, set()).add((file, ast.dump(call.args[1])))
+            else:  # hands an error of the toolkit on
+                assert (file, ast.unparse(code)) == ("case_file.py", "error.code")
+    assert [code for code, places in found.items() if len(places) > 1] == []
+    assert len(found) > 40
+
+
+def test_the_page_lists_every_error() -> None:
+    rows = set()
+    for kind in KINDS:
+        for _, call in calls(kind):
+            if isinstance(call.args[0], ast.Constant):
+                code, message = (argument.value for argument in call.args[:2])
+                rows.add(f"| `{code}` | `{kind}` | {message} |")
+    page = Path(diagnostics.__file__).parents[1] / "docs" / "toolkit-errors.md"
+    listed = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert listed == sorted(rows)
+
+
+def test_no_other_error_is_raised() -> None:
+    raised = {
+        (path.name, ast.unparse(node.exc.func))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    }
+    assert {(file, name) for file, name in raised if name not in KINDS} == {
+        ("__init__.py", "AttributeError"),  # the protocol of modules
+        ("assertions.py", "CheckFailed"),  # its findings have codes
+        ("assertions.py", "_coverage_failure"),
+        ("output_assertions.py", "CheckFailed"),
+        ("selection.py", "_no_match"),
+        ("step_reader.py", "_damaged"),
+    }
+
+
+def test_everything_that_the_toolkit_leaves_absent_has_a_code() -> None:
+    for file, call in calls("Absent"):
+        assert len(call.args) == 2 or file == "step_reader.py", f"{file}:{call.lineno}"
+
+
+def test_errors_travel_between_processes() -> None:
+    error = UnknownName("selection.not-watched", "{got!r} is not {allowed}", got="a{b}", allowed="c")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.code, copy.facts, str(copy)) == (
+        UnknownName,
+        "selection.not-watched",
+        {"got": "a{b}", "allowed": "c"},
+        "'a{b}' is not c",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (InvalidValue, ValueError),
+        (diagnostics.InvalidType, TypeError),
+        (UnknownName, KeyError),
+        (diagnostics.NothingRecorded, LookupError),
+        (diagnostics.WrongOrder, RuntimeError),
+    ],
+)
+def test_an_error_is_still_of_its_builtin_class(kind: type[ToolkitError], builtin: type[Exception]) -> None:
+    assert issubclass(kind, builtin)
