@@ -153,7 +153,7 @@ def _users_part(error: BaseException) -> TracebackType | None:
     trace = error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if not file.startswith("<frozen") and Path(file).parent != _HERE:
+        if not file.startswith("<frozen") and _HERE not in Path(file).parents:
             return trace
         trace = trace.tb_next
     return None
