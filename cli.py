@@ -232,8 +232,8 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on where the run in --out stopped.")] = False,
 ) -> None:
     """Train a model; Ctrl-C keeps a checkpoint, --resume goes on exactly from there."""
+    from etrm.checkpoints.run_folder import read_config
     from etrm.processes import rank
-    from etrm.training.run_folder import read_config
     from etrm.training.trainer import train as run_training
     from reports.console import TrainBar, open_console
 
@@ -643,8 +643,8 @@ def inspect_checkpoint(
     path: CheckpointArgument, weights: WeightsOption = "ema", as_json: JsonOption = False
 ) -> None:
     """Show every tensor with its statistics, the totals, the settings, and what is known of their origin."""
-    from etrm.training.inspection import inspect_weights
-    from etrm.training.weights import read_weights
+    from etrm.checkpoints.inspect_tensors import inspect_weights
+    from etrm.checkpoints.weights import read_weights
     from reports.checkpoint_tables import inspection, print_result
 
     print_result(inspect_weights(read_weights(path, _weights(weights))), inspection, as_json)
@@ -661,8 +661,8 @@ def compare_checkpoints(
 
     Exit code 0 equal bit for bit, 1 different, 2 bad input.
     """
-    from etrm.training.inspection import compare_weights
-    from etrm.training.weights import read_weights
+    from etrm.checkpoints.inspect_tensors import compare_weights
+    from etrm.checkpoints.weights import read_weights
     from reports.checkpoint_tables import comparison, print_result
 
     kind = _weights(weights)
@@ -685,7 +685,7 @@ def import_published(
 
     What its weights do not say (cycles, heads, ...) comes from --set or a settings file, and is never guessed.
     """
-    from etrm.training.importing import import_checkpoint
+    from etrm.checkpoints.import_published import import_checkpoint
     from reports.checkpoint_tables import imported, print_result
 
     found = import_checkpoint(file, out, settings_file, tuple(settings or ()))
@@ -700,7 +700,7 @@ def export_published(
     form: Annotated[str, typer.Option("--format", help="safetensors or torch.")] = "safetensors",
 ) -> None:
     """Write weights of ours under the published names, for the published code."""
-    from etrm.training.exporting import export_checkpoint
+    from etrm.checkpoints.export_published import export_checkpoint
     from reports.console import open_console
 
     found = export_checkpoint(
@@ -993,7 +993,7 @@ def _resolved(
             allowed="a run folder, or one of its checkpoints",
             next_step=f"etrm checkpoint import {run} --out DIR, then give DIR",
         )
-    from etrm.training.run_folder import read_config
+    from etrm.checkpoints.run_folder import read_config
 
     folder = run.parents[1] if _is_checkpoint(run) else run
     return resolve_run(folder, read_config(folder), overrides)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from etrm.checkpoints.import_published import Imported
+from etrm.checkpoints.inspect_tensors import Comparison, Inspection, TensorComparison, TensorSummary
 from etrm.override import flat
-from etrm.training.importing import Imported
-from etrm.training.inspection import Comparison, Inspection, TensorComparison, TensorSummary
 from reports.console import open_console
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from statistics import median
 
 import pandas as pd
 
+from etrm.checkpoints.run_folder import read_config, read_findings
+from etrm.checkpoints.run_table import read_table
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.files import write_atomically
 from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
 from etrm.training.gate import GOAL, WINDOW, gate, own_and_foreign
-from etrm.training.run_folder import read_config, read_findings
-from etrm.training.run_table import read_table
 from etrm.training.scoring import score_steps
 from etrm.training.tasks import held_out_tasks
 from reports.console import open_console

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from etrm.checkpoints.run_folder import read_config
 from etrm.errors import RunFolderError
 from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
-from etrm.training.run_folder import read_config
 from reports.figures import draw
 from reports.following.groups import arms
 from reports.following.history import WINDOW, History

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cli
-import etrm.training.checkpoint
+import etrm.checkpoints.format
 import etrm.training.nonfinite  # noqa: F401 -- the two modules with error classes of their own
 from etrm.errors import ArgumentError, ConfigError, EtrmError
 from reports.error_codes import CODE, page, sites

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from etrm.checkpoints.run_folder import read_metrics, read_record
 from etrm.config import Config, with_overrides
 from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError
 from etrm.files import write_atomically
@@ -22,7 +23,6 @@ from etrm.investigation import cache
 from etrm.investigation.code_version import code_hash
 from etrm.investigation.launch import Attempt, Launcher
 from etrm.investigation.result import Absent, EnvironmentChange, Run, Value
-from etrm.training.run_folder import read_metrics, read_record
 
 SUMMARY = "summary.json"
 OnProgress = Callable[[int, int], None]

@@ -18,10 +18,10 @@ from etrm.config import Config
 from etrm.data import chosen_tasks
 from etrm.device import pick_device
 from etrm.files import write_atomically
+from etrm.hardware import Compute, compute
 from etrm.investigation.code_version import code_hash, judging_hash
 from etrm.investigation.result import ControlOutcome
 from etrm.training.faults import effective
-from etrm.training.hardware import Compute, compute
 from etrm.training.tasks import held_out_tasks
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from etrm.checkpoints.run_folder import read_findings, read_metrics
 from etrm.investigation import dynamics
 from etrm.investigation.result import Run
 from etrm.training.gate import gate
-from etrm.training.run_folder import read_findings, read_metrics
 
 BEFORE = 50
 """Steps before a fall within which a spike counts as coming before it (registered with S3)."""

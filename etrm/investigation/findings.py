@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diagnostics import Severity
+from etrm.checkpoints.run_folder import read_findings
 from etrm.investigation.result import Run
-from etrm.training.run_folder import read_findings
 
 Record = dict[str, Any]
 """A finding as ``diagnostics.findings.to_json`` writes it."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from etrm.checkpoints.decoder_loading import SETTINGS, DecoderSource, read_source
 from etrm.config import SIDE, Config, ModelConfig, with_overrides
 from etrm.device import to_device, to_host
 from etrm.errors import CheckpointError, NonFiniteError
@@ -38,7 +39,6 @@ from etrm.investigation.result import (
 )
 from etrm.model.core import Core
 from etrm.model.recursive import RecursiveModel
-from etrm.training.decoder import SETTINGS, DecoderSource, read_source
 from etrm.training.predict import batch_of
 from etrm.training.stage import FrozenSpan
 from etrm.training.trainer import Trainer

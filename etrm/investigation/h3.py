@@ -17,6 +17,7 @@ from statistics import fmean
 from torch import Tensor
 
 from etrm.batch import Batch
+from etrm.checkpoints.decoder_loading import read_source
 from etrm.data import Sample
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
@@ -48,7 +49,6 @@ from etrm.investigation.result import (
 )
 from etrm.model.act import Carry
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
-from etrm.training.decoder import read_source
 from etrm.training.predict import load_model, mean_loss
 from etrm.training.trainer import Trainer
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from etrm.checkpoints.run_folder import environment
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError, RunFolderError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
@@ -38,7 +39,6 @@ from etrm.investigation.result import (
 from etrm.investigation.screening import jobs_of
 from etrm.investigation.tiers import SCREENING, Tier
 from etrm.training.faults import recipe_for
-from etrm.training.run_folder import environment
 from etrm.training.tasks import held_out_tasks, training_tasks
 
 Progress = Callable[[str, int, int], None]

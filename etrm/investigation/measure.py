@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from diagnostics import task_retrieval
+from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config
 from etrm.data import Sample, evaluation_samples
 from etrm.files import write_atomically
 from etrm.training.predict import batch_of, mean_loss, predictor
-from etrm.training.run_folder import RunFolder
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from etrm.checkpoints import format as checkpoints
 from etrm.config import Config, with_settings
 from etrm.errors import FolderInUseError, Interrupted
 from etrm.investigation import cache
-from etrm.training import checkpoint as checkpoints
 from etrm.training.trainer import train
 
 AUGMENTATIONS = 4

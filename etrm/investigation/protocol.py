@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config, load, with_overrides, with_settings
 from etrm.errors import EtrmError
 from etrm.investigation.arms import Job, OnProgress, run_jobs
@@ -18,7 +19,6 @@ from etrm.investigation.pretrain import finished, folder_of, pretrained, trm_con
 from etrm.investigation.result import Arm, Code, ControlOutcome, Hypothesis, Run, Series, Verdict
 from etrm.investigation.tiers import LADDER, SCREENING, Tier
 from etrm.training.faults import effective
-from etrm.training.run_folder import read_metrics
 
 ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
 """From the cheap and structural to the expensive; the first VALIDATED one is the root cause."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
+from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
 from etrm.evaluation import Decision, PairedInterval, decide, evaluate_baselines, paired_t_interval
 from etrm.investigation import dynamics
@@ -23,7 +24,6 @@ from etrm.investigation.result import Absent, Run
 from etrm.model.encoders.standard import GridEncoder
 from etrm.training.gate import Gate, gate
 from etrm.training.predict import load_model
-from etrm.training.run_folder import read_metrics
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 

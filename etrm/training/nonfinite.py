@@ -32,11 +32,11 @@ from torch import Tensor, nn
 
 from diagnostics import Origin, first_nonfinite
 from etrm.batch import Batch, Demos
+from etrm.checkpoints import format as checkpoints
 from etrm.data import Sample, collate
 from etrm.device import to_host
 from etrm.errors import EtrmError, NonFiniteError
 from etrm.files import write_atomically
-from etrm.training import checkpoint as checkpoints
 from etrm.training import state
 from etrm.training.compiling import uncompiled
 

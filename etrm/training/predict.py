@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 
 from etrm.batch import Batch
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.run_folder import read_config
 from etrm.config import Config
 from etrm.data import Sample, TaskSet, collate
 from etrm.data.episodes import Episodes
@@ -16,10 +18,8 @@ from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, Predictor
 from etrm.model.recursive import RecursiveModel, StepOutput
-from etrm.training import checkpoint as checkpoints
 from etrm.training.faults import recipe_for
 from etrm.training.loss import act_loss
-from etrm.training.run_folder import read_config
 
 
 def predictor(model: RecursiveModel, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:

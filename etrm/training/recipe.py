@@ -13,17 +13,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from etrm import evaluation
+from etrm.checkpoints import decoder_loading as decoder
+from etrm.checkpoints.format import Checkpoint, WeightsKind
+from etrm.checkpoints.weights import load_weights
 from etrm.config import SIDE, Config, check_request
 from etrm.data import Episodes, Sample, TaskSet
 from etrm.evaluation import EvaluationReport
 from etrm.model.recursive import RecursiveModel
-from etrm.training import decoder, optim
-from etrm.training.checkpoint import Checkpoint, WeightsKind
+from etrm.training import optim
 from etrm.training.parts import Part
 from etrm.training.slots import Slots
 from etrm.training.stage import Freeze, part_of
 from etrm.training.tasks import training_tasks
-from etrm.training.weights import load_weights
 
 
 def build_model(config: Config, episodes: Episodes) -> RecursiveModel:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.run_folder import read_config
 from etrm.config import Config, with_overrides
 from etrm.data import TaskSet, check_leakage
 from etrm.evaluation import EvaluationReport, Submitted, evaluate_baselines, write_submission
 from etrm.model.recursive import RecursiveModel
-from etrm.training import checkpoint as checkpoints
 from etrm.training.faults import recipe_for
 from etrm.training.predict import load_model, predictor
-from etrm.training.run_folder import read_config
 from etrm.training.tasks import held_out_tasks, whole_set
 
 

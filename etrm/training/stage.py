@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from diagnostics import compare, fingerprint
+from etrm.checkpoints.run_folder import writing
 from etrm.config import TrainConfig
 from etrm.device import to_host
 from etrm.errors import CheckpointError
 from etrm.files import write_atomically
 from etrm.model.recursive import RecursiveModel
-from etrm.training.run_folder import writing
 
 Freeze = Callable[[RecursiveModel, str, bool], None]
 """Take a part out of training (True) or put it back (False)."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from etrm.checkpoints.format import Checkpoint
+from etrm.checkpoints.weights import load_weights
 from etrm.device import to_device
 from etrm.errors import CheckpointError
 from etrm.model.act import Carry
-from etrm.training.checkpoint import Checkpoint
-from etrm.training.weights import load_weights
 
 if TYPE_CHECKING:
     from etrm.training.trainer import Trainer

@@ -23,19 +23,20 @@ import torch
 from torch import Tensor
 
 from diagnostics import to_json
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.format import Checkpoint
+from etrm.checkpoints.run_folder import RunFolder, environment
 from etrm.config import Config
 from etrm.data import Episodes
 from etrm.device import pick_device, to_device
 from etrm.errors import CheckpointError, TrainingError
+from etrm.hardware import compute
 from etrm.model.act import Carry
-from etrm.training import checkpoint as checkpoints
 from etrm.training import nonfinite, state
-from etrm.training.checkpoint import Checkpoint
 from etrm.training.compiling import compile_networks
 from etrm.training.distributed import ALONE, World, joined
 from etrm.training.ema import Ema
 from etrm.training.faults import recipe_for
-from etrm.training.hardware import compute
 from etrm.training.journal import Entry, Journal, Landing
 from etrm.training.loss import act_loss
 from etrm.training.metrics import step_sums
@@ -44,7 +45,6 @@ from etrm.training.optim import schedule, set_rates
 from etrm.training.parts import Part, parts_of_step, split
 from etrm.training.precision import autocast, check_precision
 from etrm.training.prefetch import Prefetch
-from etrm.training.run_folder import RunFolder, environment
 from etrm.training.slots import Slots
 from etrm.training.stage import Stage
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from etrm.checkpoints.run_folder import read_config, read_findings
 from etrm.config import Config
-from etrm.training.run_folder import read_config, read_findings
 from reports.following.history import History
 from reports.following.state import Status, lock_holder, status
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from etrm.training.run_table import is_number, metrics_table
+from etrm.checkpoints.run_table import is_number, metrics_table
 from reports.following.tail import Tail
 
 WINDOW = 25
@@ -39,7 +39,7 @@ class History:
     def __init__(self, folder: Path) -> None:
         self._metrics, self._timing = Tail(folder / "metrics.jsonl"), Tail(folder / "timing.jsonl")
         self.table = metrics_table([])
-        """See :func:`etrm.training.run_table.metrics_table`."""
+        """See :func:`etrm.checkpoints.run_table.metrics_table`."""
         self.step = 0
         """The last logged step."""
         self.seconds = array("d")

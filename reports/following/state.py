@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from etrm.checkpoints import format as checkpoints
 from etrm.errors import RunFolderError
-from etrm.training import checkpoint as checkpoints
 
 LOCKS = Path("/proc/locks")
 """Where Linux lists every lock of this machine."""

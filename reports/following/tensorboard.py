@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etrm.checkpoints.run_table import is_number
 from etrm.errors import ConfigError
-from etrm.training.run_table import is_number
 from reports.following.followed import Followed
 from reports.following.tail import Tail
 

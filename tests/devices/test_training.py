@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config, load
 from etrm.data import evaluation_samples
 from etrm.errors import NonFiniteError
@@ -16,7 +17,6 @@ from etrm.investigation.measure import measured_run
 from etrm.investigation.position import position_skill
 from etrm.training.faults import FAULTS
 from etrm.training.predict import load_model, mean_loss, predictor
-from etrm.training.run_folder import RunFolder
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 from tests.devices.simulated import simulated_device

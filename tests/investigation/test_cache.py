@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from etrm.checkpoints.run_folder import read_record
 from etrm.config import load
 from etrm.device import pick_device
 from etrm.errors import RunFolderError
+from etrm.hardware import describe
 from etrm.investigation import cache, pretrain
 from etrm.investigation.arms import Job, read_run, run_jobs
 from etrm.investigation.launch import launcher
-from etrm.training.hardware import describe
-from etrm.training.run_folder import read_record
 from tests.investigation.planted import inline
 
 SMOKE = load("smoke", overrides=("train.threads=1", "train.steps=2", "train.warmup_steps=1"))
@@ -32,7 +32,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Makes this machine's device another one, as far as anybody can tell."""
-    return lambda name: monkeypatch.setattr("etrm.training.hardware.describe", lambda device: name)
+    return lambda name: monkeypatch.setattr("etrm.hardware.describe", lambda device: name)
 
 
 def silent(done: int, total: int) -> None:

@@ -191,7 +191,7 @@ def test_runs_of_other_code_are_refused(tmp_path: Path) -> None:
 
 def test_runs_of_another_device_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def named(name: str) -> None:
-        monkeypatch.setattr("etrm.training.hardware.describe", lambda device: name)
+        monkeypatch.setattr("etrm.hardware.describe", lambda device: name)
 
     named("cuda: NVIDIA H100")
     _tiny(tmp_path, hypotheses=(), experiments=())

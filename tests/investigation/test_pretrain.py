@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from etrm.checkpoints import format as checkpoint
+from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import load
 from etrm.investigation import pretrain
 from etrm.investigation.cache import outcomes
 from etrm.investigation.protocol import Judgement, control_outcome
 from etrm.investigation.result import ControlOutcome, Verdict
-from etrm.training import checkpoint
-from etrm.training.run_folder import RunFolder
 
 SMOKE = load("smoke", overrides=("train.threads=1",))
 
@@ -97,6 +97,6 @@ def test_what_was_made_once_is_kept_with_its_code(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("etrm.investigation.cache.judging_hash", lambda *configs: "edited")
     outcomes("h9", [SMOKE], make)
     assert len(made) == 4
-    monkeypatch.setattr("etrm.training.hardware.describe", lambda device: "another device")
+    monkeypatch.setattr("etrm.hardware.describe", lambda device: "another device")
     outcomes("h9", [SMOKE], make)
     assert len(made) == 5

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from etrm.batch import Batch, Demos
+from etrm.checkpoints.format import Checkpoint, WeightsKind
 from etrm.config import SIDE, Config, load, with_overrides
 from etrm.data import DemoPair, Episodes, Sample, TaskSet
 from etrm.data.sample import CELLS
@@ -24,7 +25,6 @@ from etrm.investigation.interface import passage
 from etrm.investigation.slope import slope
 from etrm.model.act import Carry
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, StepOutput
-from etrm.training.checkpoint import Checkpoint, WeightsKind
 from etrm.training.faults import FAULTS, Fault
 from etrm.training.faults.seam import built, handed_over, with_policy
 from etrm.training.parts import Part

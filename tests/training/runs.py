@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from etrm.checkpoints import format as checkpoints
 from etrm.config import Config
-from etrm.training import checkpoint as checkpoints
 
 Smoke = Callable[..., Config]
 RunBytes = Callable[[Path], dict[str, bytes]]

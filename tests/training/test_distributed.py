@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.run_folder import read_config, read_metrics
 from etrm.errors import ConfigError
-from etrm.training import checkpoint as checkpoints
 from etrm.training.distributed import Processes
-from etrm.training.run_folder import read_config, read_metrics
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 

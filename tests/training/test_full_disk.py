@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from etrm.checkpoints import format as checkpoints
 from etrm.errors import CheckpointError, EtrmError, RunFolderError
-from etrm.training import checkpoint as checkpoints
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 from tests.training.runs import (

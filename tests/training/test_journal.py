@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
-from etrm.training.run_folder import read_metrics
 from etrm.training.trainer import Trainer, train
 
 Smoke = Callable[..., Config]

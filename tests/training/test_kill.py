@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from etrm.training import checkpoint as checkpoints
+from etrm.checkpoints import format as checkpoints
 from etrm.training.trainer import train
 from tests.training.runs import (
     ROOT,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.run_folder import RunFolder, read_metrics, read_record
 from etrm.config import Config, TrainConfig
-from etrm.training import checkpoint as checkpoints
-from etrm.training.hardware import Change, changes, compute, describe
-from etrm.training.run_folder import RunFolder, read_metrics, read_record
+from etrm.hardware import Change, changes, compute, describe
 from etrm.training.trainer import Trainer, train
 
 Smoke = Callable[..., Config]
@@ -34,7 +34,7 @@ def stopped_at(config: Config, folder: Path, step: int) -> None:
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Gives this machine's device another name."""
-    return lambda name: monkeypatch.setattr("etrm.training.hardware.describe", lambda device: name)
+    return lambda name: monkeypatch.setattr("etrm.hardware.describe", lambda device: name)
 
 
 def test_a_moved_run_records_what_changed_and_at_which_step(

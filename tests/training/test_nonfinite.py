@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
 from etrm.data import collate
 from etrm.errors import NonFiniteError
-from etrm.training import checkpoint as checkpoints
 from etrm.training import nonfinite, state
-from etrm.training.run_folder import read_metrics
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
 from etrm.errors import CheckpointError, RunFolderError
-from etrm.training import checkpoint as checkpoints
-from etrm.training.run_folder import read_metrics
 from etrm.training.trainer import train
 from tests.errors import assert_holds, raises_code
 from tests.training.runs import (

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from etrm.checkpoints.run_table import metrics_table, read_table
 from etrm.errors import RunFolderError
-from etrm.training.run_table import metrics_table, read_table
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from etrm.training import checkpoint as checkpoints
-from etrm.training.run_folder import read_metrics
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.run_folder import read_metrics
 from etrm.training.trainer import Trainer, train
 from tests.training.runs import (
     ENDLESS,

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
 from etrm.data import collate
 from etrm.device import pick_device
 from etrm.errors import CheckpointError, LeakageError, NonFiniteError, TrainingError
-from etrm.training import checkpoint as checkpoints
 from etrm.training import state
 from etrm.training.loss import act_loss
 from etrm.training.optim import schedule, set_rates
 from etrm.training.recipe import update
-from etrm.training.run_folder import read_metrics
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 

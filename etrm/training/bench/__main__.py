@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
+from etrm.checkpoints.run_folder import environment
 from etrm.training.bench import document
 from etrm.training.bench.parts import PARTS
 from etrm.training.bench.section import Conditions
-from etrm.training.run_folder import environment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch.optim import Optimizer
 
+from etrm.checkpoints.decoder_loading import read_source
 from etrm.config import Config, with_overrides
 from etrm.model.recursive import RecursiveModel
-from etrm.training.decoder import read_source
 from etrm.training.faults.seam import Fault, built, configured, frozen_decoder
 from etrm.training.recipe import Recipe
 

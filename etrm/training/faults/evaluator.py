@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from etrm.checkpoints.format import Checkpoint, WeightsKind
 from etrm.config import SIDE, DataConfig
 from etrm.data import TaskSet, evaluation_samples, load_tasks
 from etrm.data.task import Grid
@@ -16,7 +17,6 @@ from etrm.data.tokens import PAD, grid_from_canvas
 from etrm.evaluation import EvaluationReport, PassK, Prediction, Predictor, binomial_interval
 from etrm.evaluation.passk import KS, predict, score
 from etrm.model.recursive import RecursiveModel
-from etrm.training.checkpoint import Checkpoint, WeightsKind
 from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from etrm.training.run_table import read_table
+from etrm.checkpoints.run_table import read_table
 from reports.following.history import RECENT, WINDOW, History, smoothed
 
 Write = Callable[..., Path]

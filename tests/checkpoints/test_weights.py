@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from etrm.checkpoints.format import Checkpoint, WeightsKind, save
+from etrm.checkpoints.weights import load_weights, read_weights
 from etrm.errors import CheckpointError
-from etrm.training.checkpoint import Checkpoint, WeightsKind, save
-from etrm.training.weights import load_weights, read_weights
 from tests.errors import raises_code
 
 SETTINGS = {"hidden_size": 2}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from etrm.training.run_folder import read_metrics
+from etrm.checkpoints.run_folder import read_metrics
 
 
 def read_table(folder: Path) -> pd.DataFrame:

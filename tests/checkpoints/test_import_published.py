@@ -17,18 +17,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from etrm.batch import Batch
+from etrm.checkpoints import export_published as exporting
+from etrm.checkpoints import import_published as importing
+from etrm.checkpoints.decoder_loading import read_source
+from etrm.checkpoints.export_published import export_checkpoint
+from etrm.checkpoints.format import Checkpoint, read, save
+from etrm.checkpoints.import_published import import_checkpoint
+from etrm.checkpoints.weights import read_weights
 from etrm.config import Config, ModelConfig
 from etrm.errors import CheckpointError, ConfigError, EtrmError
 from etrm.model.encoders import ENCODERS
 from etrm.model.recursive import RecursiveModel
-from etrm.training import exporting, importing
-from etrm.training.checkpoint import Checkpoint, read, save
-from etrm.training.decoder import read_source
-from etrm.training.exporting import export_checkpoint
-from etrm.training.importing import import_checkpoint
 from etrm.training.predict import load_model
 from etrm.training.trainer import Trainer, train
-from etrm.training.weights import read_weights
 from tests.errors import assert_holds, raises_code
 
 PARITY = Path(__file__).parent.parent / "parity"

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from etrm.checkpoints.format import WeightsKind
+from etrm.checkpoints.published_names import our_name
+from etrm.checkpoints.weights import read_weights
 from etrm.config import ModelConfig, TrainConfig
 from etrm.errors import CheckpointError
 from etrm.model.core import Core
-from etrm.training.checkpoint import WeightsKind
-from etrm.training.published import our_name
-from etrm.training.weights import read_weights
 
 SETTINGS = ("H_cycles", "L_cycles", "num_heads")
 """Settings of the recursion that change the function and leave no trace in the weights."""

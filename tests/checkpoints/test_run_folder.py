@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from etrm.checkpoints.run_folder import RunFolder, read_config, read_metrics, source_state
 from etrm.config import Config
 from etrm.errors import FolderInUseError, LeakageError, RunFolderError
-from etrm.training.run_folder import RunFolder, read_config, read_metrics, source_state
 from etrm.training.trainer import train
 from tests.errors import assert_holds, raises_code
 from tests.training.runs import (

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from etrm.checkpoints.published_names import our_name
+from etrm.checkpoints.weights import Weights
 from etrm.errors import CheckpointError
 from etrm.override import flat
-from etrm.training.published import our_name
-from etrm.training.weights import Weights
 
 PARTS = {"core.": "core", "encoder.": "encoder", "puzzle_table.": "puzzle table"}
 
@@ -53,7 +53,7 @@ class Total:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A file of weights: what :class:`~etrm.training.weights.Weights` knows, and its tensors."""
+    """A file of weights: what :class:`~etrm.checkpoints.weights.Weights` knows, and its tensors."""
 
     path: str
     weights: str

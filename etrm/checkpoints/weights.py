@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.format import WEIGHTS, Checkpoint, WeightsKind
 from etrm.errors import CheckpointError
-from etrm.training import checkpoint as checkpoints
-from etrm.training.checkpoint import WEIGHTS, Checkpoint, WeightsKind
 
 DTYPES = frozenset(
     {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8}
