@@ -21,7 +21,7 @@ test-gpu: $(READY)
 # What `make test` skips where its packages are not installed: callbacks, docs/examples, jobs through submitit.
 test-extras: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lightning,transformers,examples,cluster]'
-	$(BIN)/pytest tests/diagnostics/test_lightning.py tests/diagnostics/test_hugging_face.py tests/examples tests/investigation/test_launch.py
+	$(BIN)/pytest tests/diagnostics/test_lightning.py tests/diagnostics/test_hugging_face.py tests/examples tests/investigation/runs/test_launchers.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

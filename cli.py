@@ -19,10 +19,10 @@ from etrm.processes import reports_error
 
 if TYPE_CHECKING:
     from etrm.config import Config, Resolved
-    from etrm.investigation.experiments import Experiment
-    from etrm.investigation.launch import Launcher
+    from etrm.investigation.experiments.registry import Experiment
     from etrm.investigation.result import Result
-    from etrm.investigation.tiers import Tier
+    from etrm.investigation.runs.budget import Tier
+    from etrm.investigation.runs.launchers import Launcher
     from reports.console import Phases
 
 app = typer.Typer(
@@ -159,9 +159,9 @@ def investigate(
     130 interrupted (the same command goes on).
     """
     from etrm.errors import ConfigError
-    from etrm.investigation.frozen_decoder import run as frozen
-    from etrm.investigation.investigate import chosen
+    from etrm.investigation.experiments.frozen_decoder import run as frozen
     from etrm.investigation.result import Verdict
+    from etrm.investigation.run import chosen
 
     if fail_on not in (None, "validated"):
         raise ConfigError("cli.unknown-fail-on", f"unknown --fail-on {fail_on!r}", allowed="validated")
@@ -208,8 +208,8 @@ def frozen_decoder(
     pretrain_steps: PretrainOption = None,
 ) -> None:
     """Keep a pretrained decoder fixed and train the encoder: does it learn (A), is it stuck (B), or useless (C)?"""
-    from etrm.investigation import original
-    from etrm.investigation.frozen_decoder import run as frozen
+    from etrm.investigation.experiments import replayed_mistakes as original
+    from etrm.investigation.experiments.frozen_decoder import run as frozen
 
     mistakes = original.chosen(as_original or ())
     _decide(
@@ -764,7 +764,7 @@ def bench_faults(
 ) -> None:
     """Inject each fault, investigate blind, and count whether its root cause is named."""
     from etrm.files import write_atomically
-    from etrm.investigation import fault_bench
+    from etrm.investigation import fault_benchmark as fault_bench
     from reports.console import open_console
     from reports.fault_bench import page
 
@@ -816,7 +816,7 @@ def experiment_run(
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
     """Run some experiments beside the baseline, and print the table."""
-    from etrm.investigation.experiments import BASELINE, find
+    from etrm.investigation.experiments.registry import BASELINE, find
 
     chosen = [find(name) for name in dict.fromkeys((BASELINE, *names))]
     _experiments(
@@ -842,7 +842,7 @@ def experiment_suite(
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
     """Run a whole suite, the overfit gate first, and print the table."""
-    from etrm.investigation.experiments import of_suite
+    from etrm.investigation.experiments.registry import of_suite
 
     _experiments(
         of_suite(name),
@@ -871,7 +871,7 @@ def experiment_table(
 
 def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: Launcher, out: Path) -> None:
     from etrm.files import write_atomically
-    from etrm.investigation.experiments import run
+    from etrm.investigation.experiments.registry import run
     from reports.console import open_console
     from reports.experiments_page import page
 
@@ -886,7 +886,7 @@ def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: L
 
 def _decide(subject: tuple[Config, str], out: Path, **options: Any) -> Result:
     """Investigate, render and print."""
-    from etrm.investigation.investigate import investigate
+    from etrm.investigation.run import investigate
     from reports import read_and_render, summary
     from reports.console import open_console
     from reports.terminal import announcement
@@ -911,7 +911,7 @@ def _decide(subject: tuple[Config, str], out: Path, **options: Any) -> Result:
 
 def _tier(name: str, seeds: int | None, pretrain_steps: int | None) -> Tier:
     """A tier, with what was asked for in place of its own."""
-    from etrm.investigation.tiers import find
+    from etrm.investigation.runs.budget import find
 
     tier = find(name)
     if seeds is not None:
@@ -920,7 +920,7 @@ def _tier(name: str, seeds: int | None, pretrain_steps: int | None) -> Tier:
 
 
 def _launcher(name: str, jobs: int, threads: int, settings: list[str] | None) -> Launcher:
-    from etrm.investigation.launch import launcher
+    from etrm.investigation.runs.launchers import launcher
 
     return launcher(name, jobs, settings or (), threads)
 

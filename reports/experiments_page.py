@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etrm.config import Config
-from etrm.investigation.experiments import EXPERIMENTS, QUESTIONS
-from etrm.investigation.tracking import PhaseState, Row, answers, final, phases, table
+from etrm.investigation.experiments.registry import EXPERIMENTS, QUESTIONS
+from etrm.investigation.experiments.results_table import PhaseState, Row, answers, final, phases, table
 from reports.text import count, escape
 from reports.text import table as markdown_table
 

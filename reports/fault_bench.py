@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from etrm.investigation.fault_bench import NOTHING, Outcome, Score, score
+from etrm.investigation.fault_benchmark import NOTHING, Outcome, Score, score
 from etrm.investigation.protocol import ORDER
 from reports.text import escape, table
 

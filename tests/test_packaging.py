@@ -101,7 +101,7 @@ def strings(tree: ast.Module) -> Iterator[tuple[ast.Constant, str]]:
 def test_every_pip_install_line_installs_what_it_says() -> None:
     lines = installing()
     files = {file for file, _ in lines}
-    assert {"README.md", "Makefile", "docs/installation.md", "etrm/investigation/launch.py"} <= files
+    assert {"README.md", "Makefile", "docs/installation.md", "etrm/investigation/runs/launchers.py"} <= files
     wrong = [
         f"{file}: {requirement}: {fault}"
         for file, line in lines

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from importlib import import_module
-from pathlib import Path
+from pkgutil import walk_packages
 from types import ModuleType
 from typing import TypeVar
 
+import etrm.investigation
 from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.result import CauseCode, Direction, Scenario, Verdict
 
@@ -31,9 +32,9 @@ This page is generated: `make pages`."""
 
 def modules() -> Iterator[ModuleType]:
     """The modules of the investigation."""
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        if file.stem not in ("__init__", Path(__file__).stem):
-            yield import_module(f"etrm.investigation.{file.stem}")
+    for found in walk_packages(etrm.investigation.__path__, "etrm.investigation."):
+        if found.name != "etrm.investigation.codes":  # which may be running as __main__
+            yield import_module(found.name)
 
 
 def declared(kind: type[Kind]) -> list[Kind]:

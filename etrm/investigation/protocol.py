@@ -12,12 +12,12 @@ from typing import Any, Literal, TypeVar
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config, load, with_overrides, with_settings
 from etrm.errors import EtrmError
-from etrm.investigation.arms import Job, OnProgress, run_jobs
-from etrm.investigation.interface import Passage, passage
-from etrm.investigation.launch import Launcher
-from etrm.investigation.pretrain import finished, folder_of, pretrained, trm_config
+from etrm.investigation.measurements.context_path import Passage, passage
 from etrm.investigation.result import Arm, Code, ControlOutcome, Hypothesis, Run, Series, Verdict
-from etrm.investigation.tiers import LADDER, SCREENING, Tier
+from etrm.investigation.runs.budget import LADDER, SCREENING, Tier
+from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
+from etrm.investigation.runs.launchers import Launcher
+from etrm.investigation.runs.pretrained_decoder import finished, folder_of, pretrained, trm_config
 from etrm.training.faults import effective
 
 ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from etrm.config import load
-from etrm.investigation import pretrain
+from etrm.investigation.runs import pretrained_decoder as pretrain
 from tests.devices.simulated import DEVICE, simulated_device
 
 

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import cli
-from etrm.investigation import launch
+from etrm.investigation.runs import launchers as launch
 from tests.investigation.planted import inline
 
 Run = Callable[..., str]

@@ -9,11 +9,19 @@ import pytest
 import torch
 
 from etrm.config import Config, load, with_settings
-from etrm.investigation import frozen_decoder, h1, h2, h3, h4, h5, h6, h7, original
-from etrm.investigation.investigate import investigate
+from etrm.investigation.experiments import frozen_decoder
+from etrm.investigation.experiments import replayed_mistakes as original
+from etrm.investigation.hypotheses import h1_decoder_loading as h1
+from etrm.investigation.hypotheses import h2_encoder_gradients as h2
+from etrm.investigation.hypotheses import h3_context_interface as h3
+from etrm.investigation.hypotheses import h4_training_dynamics as h4
+from etrm.investigation.hypotheses import h5_data as h5
+from etrm.investigation.hypotheses import h6_evaluator as h6
+from etrm.investigation.hypotheses import h7_encoder_capacity as h7
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Hypothesis, Result, Verdict
-from etrm.investigation.tiers import SCREENING
+from etrm.investigation.run import investigate
+from etrm.investigation.runs.budget import SCREENING
 from etrm.training.faults import FAULTS
 from tests.investigation.planted import inline
 

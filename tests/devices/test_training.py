@@ -13,8 +13,8 @@ from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config, load
 from etrm.data import evaluation_samples
 from etrm.errors import NonFiniteError
-from etrm.investigation.measure import measured_run
-from etrm.investigation.position import position_skill
+from etrm.investigation.experiments.position_probe import position_skill
+from etrm.investigation.runs.measured_run import measured_run
 from etrm.training.faults import FAULTS
 from etrm.training.predict import load_model, mean_loss, predictor
 from etrm.training.tasks import held_out_tasks

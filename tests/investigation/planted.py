@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from etrm.investigation.launch import Attempt, Launcher
 from etrm.investigation.result import Run
+from etrm.investigation.runs.launchers import Attempt, Launcher
 
 DIVERGED = float("inf")
 

@@ -9,10 +9,10 @@ import pytest
 
 from etrm.config import load, with_overrides
 from etrm.errors import NonFiniteError
-from etrm.investigation import pretrain
-from etrm.investigation.arms import Job
 from etrm.investigation.protocol import Investigation
-from etrm.investigation.tiers import SCREENING
+from etrm.investigation.runs import pretrained_decoder as pretrain
+from etrm.investigation.runs.budget import SCREENING
+from etrm.investigation.runs.jobs import Job
 from tests.investigation.planted import inline
 
 SHORT = replace(SCREENING, pretrain_steps=4)

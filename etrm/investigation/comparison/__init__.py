@@ -1,0 +1,1 @@
+"""Runs compared with runs: registered contrasts, short runs on few tasks, training dynamics."""

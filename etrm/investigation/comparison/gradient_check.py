@@ -1,0 +1,139 @@
+"""Whether what the encoder is given is the slope of the loss.
+
+A gradient that is scaled, turned round or only a part still arrives and still moves something. Differences of the loss
+along it need no backward pass: the slope in the direction of a gradient is its own norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from etrm.config import Config, with_overrides
+from etrm.errors import NonFiniteError
+from etrm.investigation.comparison.screening import interventions
+from etrm.investigation.evidence import Found, Reason
+from etrm.training import recipe
+from etrm.training.trainer import Trainer
+
+LIKE = (0.2, 5.0)
+"""Ratios of the two slopes that count as one. Healthy encoders gave .48 to 1.85 on the preset `smoke`: what is itself
+recursive (trm_style) cuts its gradient by design, and the loss bends."""
+SETTINGS = ("train.clip_norm=none", "model.H_cycles=1")
+"""Under which the two are the same: all cycles but the last have no gradient, by design."""
+STRIDE = 2e-5
+"""Length of the move to either side, as a share of the norm of the encoder's weights."""
+
+
+class SlopeReason(StrEnum):
+    """What the gradient of the first step is."""
+
+    FROZEN_TENSORS = "h2.frozen-tensors"
+    NOT_THE_SLOPE = "h2.gradient-is-not-the-slope"
+    IS_THE_SLOPE = "h2.gradient-is-the-slope"
+
+
+@dataclass(frozen=True)
+class Slope(Found):
+    """The slope of a step's loss along the encoder's gradient.
+
+    Attributes:
+        claimed: by the backward pass, the norm of the gradient before clipping.
+        measured: by the loss on either side; in the unit of the loss per unit of weight.
+        frozen: encoder tensors that take no gradient.
+        tensors: of the encoder.
+    """
+
+    claimed: float
+    measured: float
+    frozen: int
+    tensors: int
+
+    @property
+    def ratio(self) -> float:
+        """Claimed over measured; infinite where the loss does not move, 0 without a gradient."""
+        if not self.claimed:
+            return 0.0
+        return self.claimed / self.measured if self.measured else float("inf")
+
+    @property
+    def holds(self) -> bool:
+        """Whether the encoder is given something else than the slope of the loss."""
+        return self.frozen > 0 or not LIKE[0] <= self.ratio <= LIKE[1]
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """What is wrong with the gradient, or that nothing is."""
+        found = []
+        if self.frozen:
+            words = f"{self.frozen} of {self.tensors} encoder tensors take no gradient"
+            found.append(Reason(SlopeReason.FROZEN_TENSORS, words))
+        if not LIKE[0] <= self.ratio <= LIKE[1]:
+            words = f"the encoder's gradient is {self.ratio:.3g} times the slope of the loss along it"
+            found.append(Reason(SlopeReason.NOT_THE_SLOPE, words))
+        words = f"the encoder's gradient is {self.ratio:.3f} times the slope of the loss"
+        return found or [Reason(SlopeReason.IS_THE_SLOPE, words)]
+
+
+def slope(config: Config) -> Slope | None:
+    """Build a subject as a run would, and hold the gradient of its first step against differences of its loss.
+
+    Returns:
+        None where the first step has no finite loss.
+
+    Raises:
+        EtrmError: the subject cannot be built, or nothing in it takes a gradient.
+    """
+    alone = ("monitor.enabled=false", "train.freeze_encoder_steps=0", "train.decoder=none")
+    config = with_overrides(config, alone)
+    config = with_overrides(config, (interventions(config, SETTINGS),))
+    try:
+        weights, gradient = _first_step(config, {})[:2]
+        length = _norm(gradient)
+        frozen = len(weights) - len(gradient)
+        if not length:
+            return Slope(0.0, 0.0, frozen, len(weights))
+        stride = STRIDE * _norm(weights) / length
+        there, back = (
+            _first_step(config, {name: weights[name] + sign * stride * g for name, g in gradient.items()})[2]
+            for sign in (1, -1)
+        )
+    except NonFiniteError:
+        return None
+    return Slope(length, (there - back) / (2 * stride * length), frozen, len(weights))
+
+
+def _first_step(
+    config: Config, changed: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+    """The encoder's weights, its gradients as the optimiser gets them, and the loss, of a step that updates nothing.
+
+    The gradients are those of what the run trains on, the loss that of a changed encoder as it is meant.
+    """
+    trainer = Trainer(config)
+    weigh = recipe.weigh if changed else trainer.recipe.weigh
+    trainer.recipe = replace(trainer.recipe, update=lambda optimizers, frozen: keep(), weigh=weigh)
+    encoder = trainer.model.encoder
+    assert encoder is not None
+    gradient: dict[str, Tensor] = {}
+
+    def keep() -> None:
+        found = {name: p.grad for name, p in encoder.named_parameters()}
+        gradient.update({name: grad.clone() for name, grad in found.items() if grad is not None})
+
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            parameter.copy_(changed.get(name, parameter))
+    weights = {name: p.detach().clone() for name, p in encoder.named_parameters()}
+    return weights, gradient, float(trainer.train_step()["loss"])
+
+
+def _norm(tensors: dict[str, Tensor]) -> float:
+    return (
+        float(torch.stack([t.double().square().sum() for t in tensors.values()]).sum().sqrt())
+        if tensors
+        else 0.0
+    )

@@ -1,0 +1,1 @@
+"""The named experiments, the frozen-decoder experiment and the mistakes of the original one."""

@@ -1,0 +1,218 @@
+"""The named experiments: one change each against a baseline, decided over paired seeds.
+
+E0-E11 and the phases are those of the encoder study (seed 002), A, O and X of the project briefing
+(seed 003); S1-S6 are the questions of the former, which its own numbering calls H1-H6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from etrm.config import Config, with_overrides
+from etrm.errors import ConfigError
+from etrm.investigation.protocol import seeded
+from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
+from etrm.investigation.runs.launchers import Launcher
+
+BASELINE, GATE = "E0", "E1"
+
+Settings = Callable[[Config], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named change.
+
+    Attributes:
+        name: E7 and the like.
+        suite: that it belongs to.
+        what: the one difference from the baseline.
+        settings: the change, given the baseline's config.
+    """
+
+    name: str
+    suite: str
+    what: str
+    settings: Settings
+
+
+def _fixed(*settings: str) -> Settings:
+    return lambda config: settings
+
+
+def _rate(factor: float) -> Settings:
+    return lambda config: (f"train.lr={factor * config.train.lr:.6g}",)
+
+
+def _scaled_encoder(config: Config) -> tuple[str, ...]:
+    return (f"train.encoder_lr_scale={0.1 * config.train.encoder_lr_scale:.6g}",)
+
+
+def _overfit(config: Config) -> tuple[str, ...]:
+    """Ten tasks for 500 steps, the warm-up scaled to the run."""
+    warmup = round(500 * config.train.warmup_steps / config.train.steps)
+    return ("data.max_tasks=10", "train.steps=500", f"train.warmup_steps={warmup}")
+
+
+def _doubled(key: str, now: Callable[[Config], int]) -> Settings:
+    return lambda config: (f"{key}={2 * now(config)}",)
+
+
+def _encoder(kind: str) -> Settings:
+    return lambda config: (f"model.encoder.kind={kind}", "model.encoder.pooling=mean")
+
+
+def _staged(config: Config) -> tuple[str, ...]:
+    return (f"train.freeze_decoder_steps={config.train.steps // 2}",)
+
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment("E0", "baseline", "nothing: the config as given", _fixed()),
+        Experiment("E1", "gate", "ten tasks, 500 steps: can it overfit?", _overfit),
+        Experiment("E2", "stability", "all rates x 0.3", _rate(0.3)),
+        Experiment("E3", "stability", "gradient norm clipped at 1", _fixed("train.clip_norm=1.0")),
+        Experiment(
+            "E4", "stability", "rates x 0.3 and clipping", lambda c: (*_rate(0.3)(c), "train.clip_norm=1.0")
+        ),
+        Experiment(
+            "E5",
+            "encoder",
+            "twice the layers of the grid encoder",
+            _doubled("model.encoder.layers", lambda c: c.model.encoder.layers),
+        ),
+        Experiment(
+            "E6",
+            "encoder",
+            "twice the context tokens",
+            _doubled("model.context_tokens", lambda c: c.model.context_tokens),
+        ),
+        Experiment("E7", "encoder", "attention pooling", _fixed("model.encoder.pooling=attention")),
+        Experiment(
+            "E8",
+            "encoder",
+            "twice the set layers",
+            _doubled("model.encoder.set_layers", lambda c: c.model.encoder.set_layers),
+        ),
+        Experiment(
+            "E9", "stability", "layer scale that begins at 1e-4", _fixed("model.encoder.layer_scale=1e-4")
+        ),
+        Experiment("E10", "stability", "norms before the layers", _fixed("model.encoder.norm=pre")),
+        Experiment("E11", "stability", "rate of the encoder x 0.1, decay setting unchanged", _scaled_encoder),
+        *(
+            Experiment(f"A{n}", "halting", f"at most {n} ACT steps", _fixed(f"model.halt.max_steps={n}"))
+            for n in (1, 4, 8, 16)
+        ),
+        *(
+            Experiment(f"O{i}", "halting", f"exploration {share}", _fixed(f"model.halt.exploration={share}"))
+            for i, share in enumerate((0.5, 0.3, 0.7), start=1)
+        ),
+        *(
+            Experiment(f"X{i}", "kinds", f"encoder {kind}", _encoder(kind))
+            for i, kind in enumerate(("hybrid_standard", "hybrid_variational", "lpn_variational"), start=1)
+        ),
+        Experiment(
+            "cached",
+            "kinds",
+            "context of a sample's first ACT step kept",
+            _fixed("model.variant=etrm_cached"),
+        ),
+        Experiment("staged", "encoder", "decoder frozen for the first half of the steps", _staged),
+    )
+}
+SUITES = tuple(
+    dict.fromkeys(experiment.suite for experiment in EXPERIMENTS.values() if experiment.name != BASELINE)
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One of S1-S6: held by what helps.
+
+    Attributes:
+        name, statement: as registered.
+        by: experiments, any of which has to lower the loss by the smallest effect.
+    """
+
+    name: str
+    statement: str
+    by: tuple[str, ...]
+
+
+QUESTIONS = (
+    Question("S1", "the encoder is too shallow", ("E5", "E8")),
+    Question("S2", "the rate makes the encoder's output shift", ("E2", "E11", "E4")),
+    Question("S3", "gradient spikes upset it", ("E3", "E4")),
+    Question("S4", "the context has too few tokens", ("E6",)),
+    Question("S5", "mean pooling loses where things are", ("E7",)),
+    Question("S6", "encoder and decoder co-adapt", ("staged",)),
+)
+
+
+def find(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in EXPERIMENTS:
+        raise ConfigError(
+            "experiment.unknown",
+            f"unknown experiment {name!r}",
+            allowed=", ".join(EXPERIMENTS),
+            next_step="etrm experiment list",
+        )
+    return EXPERIMENTS[name]
+
+
+def of_suite(name: str) -> list[Experiment]:
+    """The experiments of a suite, the gate and the baseline first.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in (*SUITES, "all"):
+        raise ConfigError(
+            "experiment.unknown-suite", f"unknown suite {name!r}", allowed=", ".join((*SUITES, "all"))
+        )
+    first = [EXPERIMENTS[GATE], EXPERIMENTS[BASELINE]]
+    return first + [e for e in EXPERIMENTS.values() if name in (e.suite, "all") and e not in first]
+
+
+def job(experiment: Experiment, base: Config, seed: int) -> Job:
+    """One run.
+
+    Raises:
+        ConfigError: the change is impossible for this baseline, such as a pooling that its encoder has not.
+    """
+    try:
+        config = seeded(with_overrides(base, experiment.settings(base)), seed)
+    except ConfigError as error:
+        raise ConfigError(
+            "experiment.impossible",
+            f"{experiment.name} ({experiment.what}) is impossible for this baseline: {error.what}",
+            next_step="leave it out: etrm experiment run NAME ...",
+            codes=("experiment.impossible", *error.codes),
+        ) from error
+    return Job(experiment.name, seed, config, measure=True)
+
+
+def run(
+    chosen: Sequence[Experiment],
+    base: Config,
+    root: Path,
+    seeds: int,
+    launcher: Launcher,
+    progress: OnProgress,
+) -> None:
+    """Run experiments with every seed; what is finished is not run again.
+
+    Raises:
+        EtrmError: a change is impossible, or the folder holds runs of another baseline.
+        Interrupted: Ctrl-C; the same command goes on.
+    """
+    for experiment in chosen:  # one at a time, so that the gate is known before the others begin
+        run_jobs(root, [job(experiment, base, seed) for seed in range(seeds)], launcher, progress)

@@ -1,0 +1,284 @@
+"""What the named experiments have shown so far: the tracking table, S1-S6 and the three phases, from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from etrm.checkpoints.run_folder import read_metrics
+from etrm.config import Config
+from etrm.evaluation import Decision, PairedInterval, decide, evaluate_baselines, paired_t_interval
+from etrm.investigation.comparison import dynamics
+from etrm.investigation.comparison.paired_contrast import LARGEST_P, of_runs
+from etrm.investigation.experiments.accuracy_collapse import drifts_in_words, falls, spikes_in_words
+from etrm.investigation.experiments.position_probe import PositionSkill, position_skill
+from etrm.investigation.experiments.registry import (
+    BASELINE,
+    EXPERIMENTS,
+    GATE,
+    QUESTIONS,
+    Experiment,
+    Question,
+)
+from etrm.investigation.protocol import seeds_in_words
+from etrm.investigation.result import Absent, Run
+from etrm.investigation.runs.jobs import read_run
+from etrm.model.encoders.standard import GridEncoder
+from etrm.training.gate import Gate, gate
+from etrm.training.predict import load_model
+from etrm.training.tasks import held_out_tasks
+from etrm.training.trainer import Trainer
+
+SMALLEST_EFFECT = 0.05
+"""Smallest difference of the log of the loss that matters, about 5 %; fixed before any run."""
+LONG = 5000
+"""Steps for which training has to be stable by the second phase."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment as far as it was run.
+
+    Attributes:
+        experiment: it.
+        runs: by seed; those that are not finished are missing.
+        effects: how much lower the log of its loss is than the baseline's, for every seed of both.
+        collapsed: seeds whose token accuracy fell to less than half of a peak.
+    """
+
+    experiment: Experiment
+    runs: tuple[Run, ...]
+    effects: tuple[float, ...]
+    collapsed: int
+
+    @property
+    def interval(self) -> PairedInterval | None:
+        """Of the mean effect, None without a pair."""
+        return paired_t_interval(self.effects) if self.effects else None
+
+    @property
+    def decision(self) -> Decision | None:
+        """Of the registered rule, None without a pair."""
+        return decide(self.interval, SMALLEST_EFFECT) if self.interval else None
+
+    def mean(self, key: str) -> float | None:
+        """Mean over the seeds of what the runs measured, or None."""
+        values = [run.final.get(key) for run in self.runs if run.state == "finished"]
+        numbers = [value for value in values if isinstance(value, float) and isfinite(value)]
+        return sum(numbers) / len(numbers) if numbers else None
+
+
+class PhaseState(StrEnum):
+    """Whether a phase is reached."""
+
+    MET = "met"
+    NOT_MET = "not-met"
+    TOO_SHORT = "too-short"  # nothing speaks against it, and the runs are too short to say
+    NOT_RUN = "not-run"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One of the three phases of success.
+
+    Attributes:
+        name: of the phase.
+        wanted: what it takes, in words.
+        state: whether it is reached.
+        found: what was found, in words with numbers.
+    """
+
+    name: str
+    wanted: str
+    state: PhaseState
+    found: str
+
+
+def _state(met: bool) -> PhaseState:
+    return PhaseState.MET if met else PhaseState.NOT_MET
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the experiments say of a question.
+
+    Attributes:
+        question: it.
+        verdict: of the registered rule over its experiments, Holm's step-down among them; NOT RUN without any.
+        found: in words, with numbers.
+    """
+
+    question: Question
+    verdict: Literal["VALIDATED", "INVALIDATED", "INCONCLUSIVE", "CANDIDATE", "NOT RUN"]
+    found: str
+
+
+def table(root: Path, base: Config, seeds: int) -> list[Row]:
+    """Every experiment as far as the folder holds its runs."""
+    by_name = {name: _finished(root, name, seeds) for name in EXPERIMENTS}
+    return [
+        _row(root, experiment, by_name[name], by_name[BASELINE]) for name, experiment in EXPERIMENTS.items()
+    ]
+
+
+def _finished(root: Path, name: str, seeds: int) -> list[Run]:
+    found = [read_run(root, name, seed) for seed in range(seeds)]
+    return [run for run in found if run is not None]
+
+
+def _row(root: Path, experiment: Experiment, runs: Sequence[Run], baseline: Sequence[Run]) -> Row:
+    compared = experiment.name not in (BASELINE, GATE)
+    found = of_runs(experiment.name, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
+    collapsed = sum(_gate(root, run).collapsed for run in runs if _long_enough(run))
+    return Row(experiment, tuple(runs), found.effects, collapsed)
+
+
+def _long_enough(run: Run) -> bool:
+    return run.state == "finished" and run.steps >= 25
+
+
+def _gate(root: Path, run: Run) -> Gate:
+    return gate([m["accuracy_all"] or 0.0 for m in read_metrics(root / run.folder)])
+
+
+def phases(root: Path, base: Config, rows: Sequence[Row]) -> tuple[Phase, ...]:
+    """The three phases of success, met or not."""
+    by_name = {row.experiment.name: row for row in rows}
+    return (
+        _can_overfit(root, by_name[GATE]),
+        _is_stable(root, [by_name[name] for name in ("E2", "E3", "E4")]),
+        _generalises(base, rows),
+    )
+
+
+def _can_overfit(root: Path, row: Row) -> Phase:
+    wanted = "E1: over 95 % token accuracy on ten training tasks, without a collapse"
+    gates = [_gate(root, run) for run in row.runs if _long_enough(run)]
+    if not gates:
+        return Phase("1, can overfit", wanted, PhaseState.NOT_RUN, "E1 was not run")
+    found = ", ".join(f"{found.accuracy:.3f}{' (collapsed)' if found.collapsed else ''}" for found in gates)
+    state = _state(all(found.passed for found in gates))
+    return Phase("1, can overfit", wanted, state, f"{found}, one number a seed")
+
+
+def _is_stable(root: Path, rows: Sequence[Row]) -> Phase:
+    wanted = f"E2 to E4: no collapse in {LONG:,} steps, and an accuracy that rises"
+    runs = [run for row in rows for run in row.runs if _long_enough(run)]
+    if not runs:
+        return Phase("2, stable training", wanted, PhaseState.NOT_RUN, "none of E2 to E4 was run")
+    collapsed = sum(row.collapsed for row in rows)
+    rising = sum(_rises(root, run) for run in runs)
+    shortest = min(run.steps for run in runs)
+    found = f"{collapsed} of {len(runs)} runs collapsed, {rising} rise, {shortest} steps"
+    state = _state(not collapsed and rising == len(runs))
+    if state is PhaseState.MET and shortest < LONG:
+        state, found = PhaseState.TOO_SHORT, f"{found}: too short to say"
+    return Phase("2, stable training", wanted, state, found)
+
+
+def _rises(root: Path, run: Run) -> bool:
+    """Whether the last quarter of the steps is more accurate than the first."""
+    seen = [m["accuracy_all"] or 0.0 for m in read_metrics(root / run.folder)]
+    quarter = max(1, len(seen) // 4)
+    return sum(seen[-quarter:]) > sum(seen[:quarter])
+
+
+def _generalises(base: Config, rows: Sequence[Row]) -> Phase:
+    wanted = "held-out tasks solved by more than the best trivial baseline, by the lower end of the interval"
+    best: tuple[float, str] | None = None
+    for row in rows:
+        lows = [run.final.get("held_out_low") for run in row.runs if run.state == "finished"]
+        numbers = [low for low in lows if isinstance(low, float)]
+        if numbers and (best is None or min(numbers) > best[0]):
+            best = (min(numbers), row.experiment.name)
+    if best is None:
+        return Phase("3, generalisation", wanted, PhaseState.NOT_RUN, "nothing was run")
+    reports = evaluate_baselines(held_out_tasks(base), base.data)
+    trivial = max(report.pass_at[1].score for report in reports.values())
+    found = f"best lower end {best[0]:.3f} ({best[1]}), best trivial baseline {trivial:.3f}"
+    return Phase("3, generalisation", wanted, _state(best[0] > trivial), found)
+
+
+def answers(root: Path, rows: Sequence[Row]) -> tuple[Answer, ...]:
+    """S1 to S6 from their experiments, with what the logged steps of all runs say beside them."""
+    by_name = {row.experiment.name: row for row in rows}
+    found = [_answer(question, [by_name[name] for name in question.by]) for question in QUESTIONS]
+    runs = [run for row in rows for run in row.runs if _long_enough(run)]
+    fallen = falls(root, runs)
+    baseline = [run for run in by_name[BASELINE].runs if run.state == "finished"]
+    beside: dict[str, Callable[[], str]] = {
+        "S2": lambda: drifts_in_words(fallen, len(runs)),
+        "S3": lambda: spikes_in_words(fallen, len(runs)),
+        "S4": lambda: _token_rank(root, baseline),
+        "S5": lambda: _position(root, baseline),
+    }
+    return tuple(
+        replace(answer, found=f"{answer.found}. Beside it: {beside[answer.question.name]()}")
+        if answer.verdict != "NOT RUN" and answer.question.name in beside
+        else answer
+        for answer in found
+    )
+
+
+def _token_rank(root: Path, runs: Sequence[Run]) -> str:
+    looks = [dynamics.looks(read_metrics(root / run.folder), "token_rank") for run in runs]
+    ranks = [found[-1][1] for found in looks if found]
+    known = f"{fmean(ranks):.1f}" if ranks else "not measured"
+    return (
+        f"effective rank of a context's tokens {known} ({BASELINE}, at the end, {seeds_in_words(len(ranks))})"
+    )
+
+
+def _position(root: Path, runs: Sequence[Run]) -> str:
+    skills = []
+    for run in runs:
+        model, config, _, _ = load_model(root / run.folder, "raw")
+        for encoder in (model.encoder, Trainer(config).model.encoder):
+            if encoder is None or not isinstance(encoder.grid_encoder, GridEncoder):
+                return "position before and after pooling not measured (another kind of encoder)"
+            skills.append(position_skill(encoder.grid_encoder))
+    trained, start = skills[::2], skills[1::2]
+    return (
+        f"where a single cell lies is read with R2 {_mean(trained, 'before')} from its token and "
+        f"{_mean(trained, 'after')} after pooling ({BASELINE}, {seeds_in_words(len(runs))}; at the random start "
+        f"{_mean(start, 'before')} and {_mean(start, 'after')})"
+    )
+
+
+def _mean(skills: Sequence[PositionSkill], name: str) -> str:
+    return f"{fmean(getattr(skill, name) for skill in skills):.2f}"
+
+
+def _answer(question: Question, rows: Sequence[Row]) -> Answer:
+    decided = [(row, row.decision, row.interval) for row in rows if row.decision is not None and row.interval]
+    if not decided:
+        return Answer(question, "NOT RUN", f"none of {', '.join(question.by)} was run beside {BASELINE}")
+    found = "; ".join(
+        f"{row.experiment.name} lowers the log of the loss by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}], {i.seeds} seeds"
+        for row, _, i in decided
+    )
+    verdicts = [decision.verdict for _, decision, _ in decided]
+    # The best of several is flattered: Bonferroni, the first step of Holm's, on one-sided p-values.
+    helped = any(
+        i.p_value <= LARGEST_P / len(decided)
+        for _, d, i in decided
+        if d.verdict == "VALIDATED" or d.candidate
+    )
+    if helped and "VALIDATED" in verdicts:
+        return Answer(question, "VALIDATED", found)
+    if helped:
+        return Answer(question, "CANDIDATE", f"{found}; five seeds can validate")
+    if all(verdict == "INVALIDATED" for verdict in verdicts):
+        return Answer(question, "INVALIDATED", found)
+    return Answer(question, "INCONCLUSIVE", found)
+
+
+def final(run: Run, key: str, digits: int = 3) -> str:
+    """A number that a run measured, with so many decimals, or why there is none."""
+    value = run.final.get(key, Absent(absent="not measured"))
+    return value.absent if isinstance(value, Absent) else f"{value:.{digits}f}"

@@ -1,0 +1,257 @@
+"""The bench of the investigation: inject a fault, investigate blind, is its root cause named?
+
+Every case is a whole investigation of a subject that has a fault. Only this file knows which; the
+investigation gets a config, and has to find the fault by its effect.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from etrm.config import Config, with_overrides
+from etrm.errors import ConfigError, EtrmError, Interrupted, RunFolderError
+from etrm.evaluation import binomial_interval
+from etrm.files import write_atomically
+from etrm.investigation.protocol import ORDER, Investigation
+from etrm.investigation.result import Verdict
+from etrm.investigation.run import investigate
+from etrm.investigation.runs.budget import Tier
+from etrm.investigation.runs.cache import compute_of
+from etrm.investigation.runs.code_version import judging_hash
+from etrm.investigation.runs.launchers import launcher
+from etrm.pool import worker_pool
+from etrm.training.faults import FAULTS
+
+NOTHING = "none"
+"""What is named of a subject that is healthy, or whose fault belongs to no hypothesis."""
+FAILED = "error"
+"""Where no cause could be named because the investigation itself failed."""
+CASES = "cases.json"
+HEALTHY = {
+    "healthy": (),
+    "healthy-frozen-decoder": ("train.freeze_encoder_steps=0",),
+    "healthy-trm": ("model.variant=trm", "data.augmentations=1"),
+}
+"""Controls: names and the settings that make them of the subject."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One injection.
+
+    Attributes:
+        fault: its name, or that of a control.
+        seed: the first of the investigation's seeds.
+        expected: the hypothesis that the fault belongs to, or none.
+    """
+
+    fault: str
+    seed: int
+    expected: str
+
+    @property
+    def folder(self) -> str:
+        """Relative to the bench's folder."""
+        return f"{self.fault}/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an investigation named.
+
+    Attributes:
+        case: the injection.
+        named: hypothesis, none, or that the investigation failed.
+        confidence: proven or candidate, empty where nothing is named.
+        sentence: of the root cause.
+        seconds: of the investigation, on one worker.
+        code: of the error that ended the investigation, see docs/errors.md; empty where none did.
+    """
+
+    case: Case
+    named: str
+    confidence: str
+    sentence: str
+    seconds: float
+    code: str = ""
+
+    @property
+    def right(self) -> bool:
+        """Whether the root cause is the fault's."""
+        return self.named == self.case.expected
+
+
+@dataclass(frozen=True)
+class Score:
+    """Right of some cases, with the exact 95 % interval."""
+
+    right: int
+    cases: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the share."""
+        return binomial_interval(self.right, self.cases)
+
+
+def cases(names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
+    """Every fault and control with each of its first seeds.
+
+    Args:
+        names: of faults and controls; all of them where there is none.
+        seeds: cases of each.
+        per_case: seeds of one investigation, so that no two cases share one.
+
+    Raises:
+        ConfigError: a name that is not known.
+    """
+    known = {**{name: fault.root_cause for name, fault in FAULTS.items()}, **dict.fromkeys(HEALTHY, NOTHING)}
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                "fault.unknown", f"unknown fault {name!r}", allowed=", ".join(known), next_step="etrm faults"
+            )
+    chosen = {name: known[name] for name in names} if names else known
+    return [
+        Case(name, per_case * seed, cause if cause in ORDER else NOTHING)
+        for seed in range(seeds)
+        for name, cause in chosen.items()
+    ]
+
+
+def subject_of(case: Case, base: Config) -> Config:
+    """The config that is investigated."""
+    if case.fault in FAULTS:
+        return with_overrides(base, (f'faults=["{case.fault}"]',))
+    settings = HEALTHY[case.fault]
+    if case.fault == "healthy-frozen-decoder":
+        settings = (*settings, f"train.freeze_decoder_steps={base.train.steps}")
+    return with_overrides(base, settings)
+
+
+def run(
+    base: Config,
+    chosen: Sequence[Case],
+    root: Path,
+    *,
+    workers: int,
+    tier: Tier,
+    progress: Progress,
+) -> list[Outcome]:
+    """Investigate every case that was not yet, and keep each outcome as it comes.
+
+    Args:
+        base: the healthy subject.
+        chosen: what is injected.
+        root: of the bench; finished cases in it are not run again.
+        workers: investigations at a time, one process each.
+        tier: seeds and steps of each.
+        progress: called with a phase, cases done and cases in all.
+
+    Raises:
+        Interrupted: Ctrl-C; finished cases stay.
+        RunFolderError: the folder holds cases of another subject or of other code.
+    """
+    identity = _identity(base)
+    done = _claim(root, identity)
+    _prepare(base, root, workers, tier, progress)
+    waiting = [case for case in chosen if case not in done]
+    with worker_pool(workers) as pool:
+        attempts: dict[Future[Outcome], Case] = {
+            pool.submit(_investigate, case, subject_of(case, base), root / case.folder, tier): case
+            for case in waiting
+        }
+        try:
+            while attempts:
+                finished, _ = wait(attempts, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    done[attempts.pop(future)] = future.result()
+                    _keep(root, identity, done)
+                progress("cases", len(chosen) - len(attempts), len(chosen))
+        except KeyboardInterrupt:
+            for future in attempts:
+                future.cancel()
+            raise Interrupted from None
+    return [done[case] for case in chosen]
+
+
+def score(outcomes: Sequence[Outcome]) -> tuple[Score, Score]:
+    """Faults of a hypothesis whose root cause is named; and subjects without one of which none is."""
+    of_hypothesis = [outcome for outcome in outcomes if outcome.case.expected != NOTHING]
+    others = [outcome for outcome in outcomes if outcome.case.expected == NOTHING]
+    return (
+        Score(sum(outcome.right for outcome in of_hypothesis), len(of_hypothesis)),
+        Score(sum(outcome.right for outcome in others), len(others)),
+    )
+
+
+def _investigate(case: Case, subject: Config, out: Path, tier: Tier) -> Outcome:
+    began = time.perf_counter()
+    try:
+        result = investigate(
+            subject,
+            out,
+            name="subject",
+            first_seed=case.seed,
+            launcher=launcher("processes", 1),
+            command="",
+            progress=lambda phase, done, total: None,
+            experiments=(),
+            tier=tier,
+            until_root_cause=True,
+        )
+    except EtrmError as error:
+        return Outcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1), error.code)
+    failed = any(hypothesis.verdict is Verdict.ERROR for hypothesis in result.hypotheses.values())
+    named = result.root_cause or (FAILED if failed else NOTHING)
+    seconds = round(time.perf_counter() - began, 1)
+    return Outcome(case, named, result.root_cause_confidence or "", result.sentence, seconds)
+
+
+def _prepare(base: Config, root: Path, workers: int, tier: Tier, progress: Progress) -> None:
+    """Train the decoders before several processes want them at once."""
+    investigation = Investigation(root, base, (0,), launcher("processes", workers), progress, tier)
+    _ = investigation.control_decoder, investigation.brief_decoder, investigation.decoder
+
+
+def _claim(root: Path, identity: dict[str, Any]) -> dict[Case, Outcome]:
+    """The cases that the folder holds."""
+    root.mkdir(parents=True, exist_ok=True)
+    file = root / CASES
+    if not file.exists():
+        return {}
+    found = json.loads(file.read_text("utf-8"))
+    differ = [name for name, value in identity.items() if found.get(name) != value]
+    if differ:
+        raise RunFolderError(
+            "bench.other-subject",
+            f"{root} holds another bench",
+            got=f"another {' and '.join(differ)}",
+            allowed="the same subject, code and device, which continue it",
+            next_step="give another --out, or remove that folder",
+        )
+    read = [Outcome(**{**item, "case": Case(**item["case"])}) for item in found["outcomes"]]
+    return {outcome.case: outcome for outcome in read}
+
+
+def _keep(root: Path, identity: dict[str, Any], done: dict[Case, Outcome]) -> None:
+    record = identity | {"outcomes": [asdict(outcome) for outcome in done.values()]}
+    write_atomically(root / CASES, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _identity(base: Config) -> dict[str, Any]:
+    """What every outcome of a bench depends on, code of faults from outside the package included."""
+    faulty = [with_overrides(base, (f'faults=["{name}"]',)) for name in FAULTS]
+    return {
+        "subject": json.loads(base.to_json()),
+        "code": judging_hash(base, *faulty),
+        "compute": asdict(replace(compute_of(base), threads=1)),  # see the launcher of _investigate
+    }

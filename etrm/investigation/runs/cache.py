@@ -1,0 +1,104 @@
+"""What investigations share: decoders and controls, kept in the user's cache folder.
+
+A kept thing is found again by everything that its numbers depend on: its config, the code that made it, the tasks, and
+what computed it. So changed code never meets an old number, nor one device the decoder of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from etrm.config import Config
+from etrm.data import chosen_tasks
+from etrm.device import pick_device
+from etrm.files import write_atomically
+from etrm.hardware import Compute, compute
+from etrm.investigation.runs.code_version import code_hash, judging_hash
+from etrm.investigation.result import ControlOutcome
+from etrm.training.faults import effective
+from etrm.training.tasks import held_out_tasks
+
+
+def cache_folder() -> Path:
+    """``$ETRM_CACHE``, or ``etrm`` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("ETRM_CACHE") or Path(home) / "etrm")
+
+
+def compute_of(config: Config, elsewhere: str = "") -> Compute:
+    """What computes a run of this config: ``auto`` resolved to this machine's device, by its hardware's name.
+
+    Args:
+        config: of the run.
+        elsewhere: the machines of a cluster that run it (:class:`etrm.investigation.runs.launchers.Launcher`), which stand in
+            place of a device that this process cannot see; empty for this machine.
+    """
+    train = effective(config).train
+    here = compute(train, pick_device(train.device))
+    return replace(here, device=elsewhere) if elsewhere else here
+
+
+def key(config: Config, elsewhere: str = "") -> str:
+    """Name of what a config makes, with this code, on these tasks, and on this or another machine.
+
+    A decoder that it starts from must itself be kept here, so that its path says what it was made of.
+
+    Raises:
+        ConfigError: a fault is not known.
+        DataError: the tasks cannot be read.
+    """
+    return _named([config], code_hash(config), elsewhere)
+
+
+def outcomes(
+    name: str, configs: Sequence[Config], make: Callable[[], Sequence[ControlOutcome]]
+) -> tuple[ControlOutcome, ...]:
+    """How the controls of a hypothesis behaved, by this code: found in the cache, or made and kept.
+
+    Args:
+        name: of the hypothesis.
+        configs: of the controls, but for the decoder, which they determine.
+        make: looks at the controls.
+    """
+    file = cache_folder() / "controls" / f"{name}-{_named(configs, judging_hash(*configs))}.json"
+    if file.exists():
+        return tuple(ControlOutcome.model_validate(item) for item in json.loads(file.read_text("utf-8")))
+    made = tuple(make())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps([outcome.model_dump(mode="json") for outcome in made], indent=1) + "\n")
+    return made
+
+
+def restore(config: Config, folder: Path, elsewhere: str = "") -> None:
+    """Put the kept run of a config in ``folder``, if there is one."""
+    kept = cache_folder() / "controls" / key(config, elsewhere)
+    if kept.exists():
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+
+
+def keep(config: Config, folder: Path, elsewhere: str = "") -> None:
+    """Keep the finished run in ``folder`` for other investigations."""
+    kept = cache_folder() / "controls" / key(config, elsewhere)
+    if kept.exists():
+        return
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    new = kept.with_name(f"{kept.name}.{os.getpid()}.new")
+    shutil.copytree(folder, new)
+    try:
+        new.rename(kept)
+    except OSError:  # another investigation was faster, and kept the same
+        shutil.rmtree(new)
+
+
+def _named(configs: Sequence[Config], code: str, elsewhere: str = "") -> str:
+    parts = [code]
+    for config in configs:
+        tasks = (chosen_tasks(config.data).hash, held_out_tasks(config).hash)  # files of a user may change
+        parts += [config.to_json(), json.dumps(asdict(compute_of(config, elsewhere))), *tasks]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

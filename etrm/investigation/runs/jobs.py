@@ -1,0 +1,264 @@
+"""Arms as resumable training runs, several at a time.
+
+An arm-run is a config in a folder. What is finished is never run again; what was interrupted goes
+on where it stopped; what failed is tried once more and then reported as failed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from etrm.checkpoints.run_folder import read_metrics, read_record
+from etrm.config import Config, with_overrides
+from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError
+from etrm.files import write_atomically
+from etrm.investigation.runs import cache
+from etrm.investigation.runs.code_version import code_hash
+from etrm.investigation.runs.launchers import Attempt, Launcher
+from etrm.investigation.result import Absent, EnvironmentChange, Run, Value
+
+SUMMARY = "summary.json"
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm with one seed.
+
+    Attributes:
+        arm: name of the arm.
+        seed: of the run; also in the config.
+        config: what is trained.
+        measure: also measure held-in loss before and after, and the held-out score.
+        held_out: measure the held-out score too, which takes longest.
+        shared: the same in every investigation, so that it is kept for the next one.
+        place: its folder, where that is not one of the investigation's.
+    """
+
+    arm: str
+    seed: int
+    config: Config
+    measure: bool = False
+    held_out: bool = True
+    shared: bool = False
+    place: Path | None = None
+
+    @property
+    def folder(self) -> str:
+        """Relative to the investigation's folder, or absolute."""
+        return folder_of(self.arm, self.seed) if self.place is None else str(self.place.absolute())
+
+
+def folder_of(arm: str, seed: int) -> str:
+    """Where an arm's run with a seed stands, relative to the investigation's folder."""
+    return f"runs/{arm}/seed{seed}"
+
+
+def run_jobs(
+    root: Path, jobs: Sequence[Job], launcher: Launcher, progress: OnProgress
+) -> dict[tuple[str, int], Run]:
+    """Run all jobs that are not finished.
+
+    Args:
+        root: the investigation's folder.
+        jobs: what to run.
+        launcher: where and how many at a time.
+        progress: called with steps done and steps in all.
+
+    Returns:
+        every job's run by (arm, seed).
+
+    Raises:
+        Interrupted: Ctrl-C; finished steps are kept.
+        RunFolderError: the folder holds an investigation of another subject, or runs of another device.
+    """
+    jobs = [_threaded(job, launcher.threads) for job in jobs]
+    for job in jobs:
+        _check_config(root, job)
+        if not launcher.elsewhere:
+            _check_device(root, job)
+    for job in jobs:
+        if job.shared and not _finished(root, job):
+            cache.restore(job.config, root / job.folder, launcher.elsewhere)
+    waiting = [job for job in jobs if not _finished(root, job)]
+    total = sum(job.config.train.steps for job in jobs)
+    if waiting:
+        _run_all(root, waiting, launcher, lambda: progress(sum(_steps(root, job) for job in jobs), total))
+    for job in waiting:
+        if job.shared and _finished(root, job):
+            cache.keep(job.config, root / job.folder, launcher.elsewhere)
+    progress(total, total)
+    found = {(job.arm, job.seed): read_run(root, job.arm, job.seed, job.folder) for job in jobs}
+    return {key: run for key, run in found.items() if run is not None}
+
+
+def _threaded(job: Job, threads: int) -> Job:
+    if job.shared or job.place is not None:
+        return job
+    return replace(job, config=with_overrides(job.config, (f"train.threads={threads}",)))
+
+
+def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[[], None]) -> None:
+    queue = deque((job, 1) for job in waiting)
+    running: list[tuple[Attempt, Job, int]] = []
+    with launcher.open(root) as executor:
+        try:
+            while queue or running:
+                while queue and len(running) < launcher.jobs:
+                    job, attempt = queue.popleft()
+                    try:
+                        started = executor.submit(work, job, str(root / job.folder), code_hash(job.config))
+                    except BrokenExecutor as error:  # no worker is left
+                        _failed(root / job.folder, error)
+                    else:
+                        running.append((started, job, attempt))
+                ended = [entry for entry in running if entry[0].done()]
+                for entry in ended:
+                    running.remove(entry)
+                    started, job, attempt = entry
+                    problem = started.exception()
+                    if problem is not None and attempt == 1 and not isinstance(problem, BrokenExecutor):
+                        queue.append((job, 2))
+                    elif problem is not None:
+                        _failed(root / job.folder, problem)
+                tick()
+                if running and not ended:
+                    time.sleep(0.2)
+        except KeyboardInterrupt:
+            executor.stop([started for started, _, _ in running])
+            raise Interrupted from None
+
+
+def work(job: Job, folder: str, code: str) -> None:
+    """Run one job in this process, from wherever it stands.
+
+    Args:
+        job: the run.
+        folder: its folder.
+        code: hash of the code of the process that started this one, under which the run is kept.
+    """
+    from etrm.investigation.runs.measured_run import measured_run  # torch is loaded in the worker alone
+
+    path = Path(folder)
+    began = time.perf_counter()
+    try:
+        _check_code(job, code)
+        summary = measured_run(job.config, path, measure=job.measure, held_out=job.held_out)
+    except EtrmError as error:  # it would be the same again
+        _failed(path, error)
+        return
+    if summary is not None:
+        before = _earlier_seconds(path)
+        _write_summary(path, {"state": "finished", "wall_s": before + time.perf_counter() - began, **summary})
+
+
+def _check_code(job: Job, code: str) -> None:
+    """Raise RunFolderError where this process loaded other code than the one that started it."""
+    found = code_hash(job.config)
+    if found != code:
+        raise RunFolderError(
+            "investigate.code-edited",
+            "the code was edited while its runs were being made",
+            got=f"sha256 {found[:16]}…",
+            allowed=f"sha256 {code[:16]}…, the code of the process that started them",
+            next_step="run the same command again with another --out",
+        )
+
+
+def _failed(path: Path, error: BaseException) -> None:
+    diverged = isinstance(error, NonFiniteError)
+    code = error.code if isinstance(error, EtrmError) else ""
+    summary = {"state": "failed", "code": code, "reason": str(error), "wall_s": 0.0, "diverged": diverged}
+    _write_summary(path, summary)
+
+
+def _earlier_seconds(path: Path) -> float:
+    summary = path / SUMMARY
+    return float(json.loads(summary.read_text("utf-8"))["wall_s"]) if summary.exists() else 0.0
+
+
+def _write_summary(path: Path, summary: dict[str, Any]) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    write_atomically(path / SUMMARY, json.dumps(summary, indent=1, sort_keys=True) + "\n")
+
+
+def _check_config(root: Path, job: Job) -> None:
+    """Raise RunFolderError where the job's folder holds a run of another config."""
+    file = root / job.folder / "config.json"
+    if file.exists() and Config.from_json(file.read_text("utf-8")) != job.config:
+        raise RunFolderError(
+            "investigate.other-subject",
+            f"{root} holds an investigation of another subject: the config of {job.folder} differs",
+            allowed="the same preset, settings and faults, which continue it",
+            next_step="give another --out",
+        )
+
+
+def _check_device(root: Path, job: Job) -> None:
+    """Raise RunFolderError where the job's run was made or begun on another device: arms are compared."""
+    before = read_record(root / job.folder).get("device")
+    now = cache.compute_of(job.config).device
+    if before not in (None, now):
+        raise RunFolderError(
+            "investigate.other-device",
+            f"the run in {root / job.folder} was made on another device, and arms of two devices are not compared",
+            got=now,
+            allowed=before,
+            next_step="continue on that device, or give another --out",
+        )
+
+
+def _finished(root: Path, job: Job) -> bool:
+    path = root / job.folder / SUMMARY
+    if not path.exists():
+        return False
+    summary = json.loads(path.read_text("utf-8"))
+    return summary["state"] == "finished" or bool(summary.get("diverged"))  # it would diverge again
+
+
+def _steps(root: Path, job: Job) -> int:
+    path = root / job.folder / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return min(job.config.train.steps, sum(1 for _ in file))
+
+
+def read_run(root: Path, arm: str, seed: int, folder: str = "") -> Run | None:
+    """What a folder, by default the arm's own, holds of its run; None where it has not ended."""
+    folder = folder or folder_of(arm, seed)
+    file = root / folder / SUMMARY
+    if not file.exists():
+        return None
+    summary = json.loads(file.read_text("utf-8"))
+    metrics = read_metrics(root / folder)
+    final: dict[str, Value] = {}
+    for key in ("loss", "accuracy_all", "exact_all"):
+        values = [m[key] for m in metrics[-25:] if m.get(key) is not None]
+        final[key] = sum(values) / len(values) if values else Absent(absent="no step logged it")
+    for key, value in summary.get("measured", {}).items():
+        final[key] = Absent(absent="not measured") if value is None else value
+    record = read_record(root / folder)
+    return Run(
+        arm=arm,
+        seed=seed,
+        folder=folder,
+        device=record.get("device"),
+        precision=record.get("precision"),
+        threads=record.get("threads"),
+        changes=tuple(EnvironmentChange(**change) for change in record.get("changes", ())),
+        steps=len(metrics),
+        wall_s=round(summary["wall_s"], 1),
+        state=summary["state"],
+        diverged=summary.get("diverged", False),
+        code=summary.get("code", ""),
+        reason=summary.get("reason", ""),
+        final=final,
+    )

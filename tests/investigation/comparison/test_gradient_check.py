@@ -1,0 +1,91 @@
+"""The gradient of the first step against differences of its loss, where it arrives as it is and where not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from etrm.config import Config, load
+from etrm.investigation.comparison.gradient_check import SlopeReason, slope
+from etrm.model.recursive import RecursiveModel
+from etrm.training.faults import FAULTS, Fault
+from etrm.training.faults.seam import built
+
+
+def smoke(*settings: str) -> Config:
+    return load("smoke", overrides=("train.threads=1", *settings))
+
+
+@pytest.mark.parametrize("kind", ["standard", "lpn_variational", "recurrent"])
+def test_the_gradient_of_a_sound_encoder_is_the_slope_of_the_loss(kind: str) -> None:
+    found = slope(smoke(f"model.encoder.kind={kind}"))
+    assert found is not None
+    assert found.ratio == pytest.approx(1, abs=0.05)
+    assert not found.holds
+    assert found.codes == (SlopeReason.IS_THE_SLOPE,)
+    assert found.frozen == 0
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model.encoder.kind=trm_style",
+        "model.encoder.kind=hybrid_variational",
+        "model.variant=etrm_cached",
+        "train.batch_size=1",
+        "train.freeze_decoder_steps=20",
+        "train.clip_norm=1e-3",
+        'faults=["lr-too-high"]',
+    ],
+)
+def test_what_is_no_fault_of_the_gradient_is_passed(setting: str) -> None:
+    found = slope(smoke(setting))
+    assert found is not None
+    assert not found.holds
+
+
+def odd(change: Callable[[RecursiveModel], None], monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The preset with a fault that nobody listed: the model is changed once it is built."""
+    fault = Fault("odd", "", "H2", "", lambda recipe: built(recipe, change))
+    monkeypatch.setitem(FAULTS, "odd", fault)
+    return smoke('faults=["odd"]')
+
+
+@pytest.mark.parametrize("factor", [1e-6, -1.0, 100.0])
+def test_a_gradient_that_is_scaled_or_turned_round_is_told(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(model: RecursiveModel) -> None:
+        assert model.encoder is not None
+        for parameter in model.encoder.parameters():
+            parameter.register_hook(lambda gradient: factor * gradient)
+
+    found = slope(odd(change, monkeypatch))
+    assert found is not None
+    assert found.ratio == pytest.approx(factor, rel=0.05)
+    assert found.holds
+    assert found.codes == (SlopeReason.NOT_THE_SLOPE,)
+
+
+def test_tensors_that_take_no_gradient_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(model: RecursiveModel) -> None:
+        assert model.encoder is not None
+        for parameter in list(model.encoder.parameters())[:3]:
+            parameter.requires_grad_(False)
+
+    found = slope(odd(change, monkeypatch))
+    assert found is not None
+    assert found.holds
+    assert SlopeReason.FROZEN_TENSORS in found.codes
+    assert (found.frozen, found.tensors) == (3, 14)
+
+
+def test_without_a_gradient_the_ratio_is_nought() -> None:
+    found = slope(smoke('faults=["context-detached"]'))
+    assert found is not None
+    assert (found.ratio, found.holds) == (0.0, True)
+
+
+def test_a_step_without_a_loss_says_nothing() -> None:
+    assert slope(smoke('faults=["context-nan"]')) is None

@@ -1,0 +1,121 @@
+"""The scenarios of the frozen-decoder experiment, on planted numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from etrm.investigation.comparison.paired_contrast import Contrast, of_losses
+from etrm.investigation.experiments import frozen_decoder
+from etrm.investigation.experiments.frozen_decoder import SMALLEST_EFFECT, FrozenReason, _scenario
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.result import Run, Scenario
+from etrm.investigation.runs.jobs import Job
+
+CLEAR = [0.30, 0.32, 0.31]
+NOTHING = [0.001, -0.002, 0.001]
+UNCLEAR = [0.4, -0.2, 0.1]
+LEARNS = "A: learns-from-demonstrations"
+USELESS = "C: useless-though-demonstrations-are-used"
+FEW_TASKS = "none: too-few-held-out-tasks"
+
+
+def contrast(differences: list[float]) -> Contrast:
+    return of_losses("an arm", [(1.0, 1.0 - d) for d in differences], SMALLEST_EFFECT)
+
+
+def runs(solved: float, low: float, asked: float = 77.0) -> list[Run]:
+    final: dict[str, Any] = {"held_out_solved": solved, "held_out_asked": asked, "held_out_low": low}
+    return [
+        Run(arm="a", seed=seed, folder="", steps=1, wall_s=1, state="finished", final=final)
+        for seed in range(3)
+    ]
+
+
+def scenario(
+    start: list[float],
+    blind: list[float],
+    *,
+    solved: float = 0,
+    low: float = 0.0,
+    asked: float = 77.0,
+    stuck: bool = False,
+    foreign: Sequence[float] = (0.30, 0.32, 0.31),
+) -> str:
+    """The scenario and why: ``A: learns-from-demonstrations``, say."""
+    found, code, sentence = _scenario(
+        stuck=stuck,
+        words="the encoder does not move on 9 of 9 steps",
+        failed=[],
+        contrasts=[contrast(start), contrast(blind), contrast(list(foreign))],
+        trained=runs(solved, low, asked),
+        baseline=0.01,
+    )
+    assert sentence
+    return f"{found}: {code.removeprefix('frozen.')}"
+
+
+def test_learning_needs_gradient_loss_and_a_held_out_score() -> None:
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.17) == LEARNS
+
+
+@pytest.mark.parametrize(("solved", "low"), [(0, 0.0), (1, 0.0003)])
+def test_without_a_held_out_score_it_is_useless(solved: float, low: float) -> None:
+    assert scenario(CLEAR, CLEAR, solved=solved, low=low) == USELESS
+
+
+def test_no_better_than_foreign_demos_is_useless_whatever_it_solves() -> None:
+    assert scenario(CLEAR, NOTHING, solved=20, low=0.17) == USELESS
+
+
+@pytest.mark.parametrize("solved", [0, 4])
+def test_few_tasks_say_nothing_of_generalisation(solved: float) -> None:
+    assert scenario(CLEAR, CLEAR, solved=solved, low=0.4 * (solved > 0), asked=4) == FEW_TASKS
+    assert scenario(CLEAR, NOTHING, solved=solved, asked=4) == USELESS
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.4, asked=32) == LEARNS
+
+
+def test_a_loss_that_does_not_fall_is_stuck() -> None:
+    assert scenario(NOTHING, NOTHING) == "B: loss-does-not-fall"
+
+
+def test_an_encoder_that_does_not_move_is_stuck_whatever_the_loss() -> None:
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.17, stuck=True) == "B: no-gradient-or-no-movement"
+
+
+def test_wide_intervals_decide_nothing() -> None:
+    assert scenario(UNCLEAR, CLEAR) == "none: loss-undecided"
+    assert scenario(CLEAR, UNCLEAR, solved=20, low=0.17) == "none: use-of-demonstrations-undecided"
+
+
+def test_what_is_useless_tells_whether_the_demonstrations_are_used() -> None:
+    assert scenario(CLEAR, CLEAR, foreign=NOTHING) == "C: useless-and-demonstrations-unused"
+
+
+def test_nothing_that_could_train_is_stuck() -> None:
+    failed = runs(0, 0)[0].replace(state="failed", reason="nothing requires a gradient")
+    found, code, sentence = _scenario(
+        stuck=True, words="", failed=[failed], contrasts=[], trained=[], baseline=0.0
+    )
+    assert (found, code) == (Scenario.STUCK, FrozenReason.NOTHING_TRAINED)
+    assert failed.reason in sentence
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_the_other_arm_is_made_with_the_first_where_the_experiment_follows(
+    investigation: Investigation, monkeypatch: pytest.MonkeyPatch, follows: bool
+) -> None:
+    asked: list[str] = []
+
+    def run(phase: str, jobs: Sequence[Job]) -> list[Run]:
+        asked.extend(job.arm for job in jobs)
+        return [runs(0, 0)[0].replace(arm=job.arm) for job in jobs]
+
+    monkeypatch.setattr(investigation, "run", run)
+    investigation.frozen_decoder = follows
+    investigation.seeds = (0, 1)
+    found = frozen_decoder.trained(investigation, "H3")
+    assert [run.arm for run in found] == [frozen_decoder.TRAINED] * 2
+    assert asked == [frozen_decoder.TRAINED] * 2 + [frozen_decoder.BLIND] * 2 * follows

@@ -1,0 +1,156 @@
+"""H2 is decided on every step: one bad step among many is enough, and none is invented."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etrm.investigation.hypotheses import h2_encoder_gradients as h2
+from etrm.investigation.measurements.encoder_gradients import GradientReason, gather
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.result import Absent, Verdict
+
+
+def step(number: int, **changes: Any) -> dict[str, Any]:
+    """A healthy logged step, with some values changed."""
+    values = {
+        "step": number,
+        "loss": 1.0,
+        "reset_share": 0.25,
+        "encoder.coverage": 1.0,
+        "encoder.waste": 0.0,
+        "encoder.calls": 1,
+        "encoder.calls_with_gradient": 1,
+        "encoder.grad_norm_pre_clip": 0.5,
+        "encoder.moved": 1e-3,
+        "encoder.params_idle": 0,
+    }
+    return values | {key.replace("__", "."): value for key, value in changes.items()}
+
+
+@given(
+    bad=st.integers(0, 19),
+    change=st.sampled_from(
+        [
+            {"encoder__coverage": 0.9375},
+            {"encoder__coverage": None},
+            {"encoder__grad_norm_pre_clip": 0.0},
+            {"encoder__moved": 0.0},
+            {"encoder__params_idle": 1},
+        ]
+    ),
+)
+def test_one_bad_step_validates(bad: int, change: dict[str, Any]) -> None:
+    steps = [step(i, **(change if i == bad else {})) for i in range(20)]
+    assert gather(steps).holds
+
+
+def test_steps_in_which_the_settings_freeze_the_encoder_accuse_nobody() -> None:
+    idle = {"encoder__coverage": None, "encoder__grad_norm_pre_clip": None, "encoder__moved": 0.0}
+    staged = [step(i, frozen="encoder", **idle) for i in range(5)] + [step(i) for i in range(5, 9)]
+    facts = gather(staged)
+    assert not facts.holds
+    assert (facts.steps, facts.finite) == (4, True)
+    assert gather([step(i, frozen="decoder", **idle) for i in range(5)]).holds
+
+
+def test_steps_that_are_not_finite_accuse_nobody() -> None:
+    broken = step(1, encoder__moved=None, nonfinite=["encoder.moved"])
+    facts = gather([step(0), broken])
+    assert not facts.holds
+    assert not facts.finite
+
+
+def test_healthy_steps_do_not_validate_and_the_words_say_so() -> None:
+    facts = gather([step(i) for i in range(20)])
+    assert not facts.holds
+    assert (facts.codes, facts.steps) == ((GradientReason.EVERY_STEP_TRAINS,), 20)
+
+
+def test_gradient_without_movement_is_said_as_such() -> None:
+    facts = gather([step(i, encoder__moved=0.0) for i in range(5)])
+    assert (facts.codes, facts.without_movement) == ((GradientReason.NO_MOVEMENT,), 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"encoder__coverage": 0.9375}, GradientReason.COVERAGE_BELOW_ONE),
+        ({"encoder__coverage": None}, GradientReason.COVERAGE_BELOW_ONE),
+        ({"encoder__grad_norm_pre_clip": 0.0}, GradientReason.NO_GRADIENT),
+        ({"encoder__moved": 0.0}, GradientReason.NO_MOVEMENT),
+        ({"encoder__params_idle": 1}, GradientReason.IDLE_TENSORS),
+    ],
+)
+def test_each_reason_has_its_code(change: dict[str, Any], code: GradientReason) -> None:
+    assert gather([step(0), step(1, **change)]).codes == (code,)
+
+
+def test_norms_logged_after_clipping_are_seen_for_what_they_are() -> None:
+    honest = {
+        "encoder__grad_norm_pre_clip": 3.0,
+        "encoder__grad_norm_post_clip": 0.75,
+        "grad_norm_before_clip": 4.0,
+    }
+    assert h2._clipping([step(0, **honest)], 1.0) == (1, 0)
+    assert h2._clipping([step(0, **honest | {"encoder__grad_norm_pre_clip": 0.75})], 1.0) == (1, 1)
+    assert h2._clipping([step(0, **honest | {"encoder__grad_norm_post_clip": None})], 1.0) == (0, 0)
+
+
+@pytest.mark.parametrize("name", h2.POSITIVE)
+def test_the_numbers_of_each_control(investigation: Investigation, name: str) -> None:
+    job = h2.Job(f"h2-{name}", 0, investigation.control_config([name]))
+    (run,) = investigation.run("H2", [job])
+    metrics = investigation.metrics(run)
+    facts = gather(metrics)
+    assert facts.holds
+    found = h2._toolkit(investigation, [run])
+    rules = {row.item.split()[0] for row in found}
+    assert {row.code for row in found} <= {h2.TOOLKIT_FINDING.code}
+    assert (
+        rules
+        == {"cached-context": {"COV001"}, "encoder-frozen": set(), "freeze-skips-optimizer": {"MOVE003"}}[
+            name
+        ]
+    )
+    if name == "cached-context":
+        # Coverage is the share of rows that reset, on every single step.
+        assert [m["encoder.coverage"] for m in metrics] == [m["reset_share"] for m in metrics]
+        assert 0 < facts.coverage_mean < 1
+    if name == "encoder-frozen":
+        assert facts.uncovered_steps == facts.steps
+    if name == "freeze-skips-optimizer":
+        assert facts.coverage_low == 1
+        assert facts.without_gradient == 0
+        assert facts.without_movement == facts.steps
+
+
+def test_a_healthy_subject_is_invalidated_with_every_control_behaving(investigation: Investigation) -> None:
+    found = h2.decide(investigation)
+    assert found.verdict is Verdict.INVALIDATED
+    assert found.codes == (GradientReason.EVERY_STEP_TRAINS,)
+    rows = {row.code: row for row in found.evidence}
+    assert rows["h2.coverage-lowest"].treatment == 1
+    assert rows["h2.uncovered-steps"].treatment == 0
+    assert [c.behaved for c in found.controls] == [True] * 4
+    assert all(check.passed for check in found.instruments)
+    assert h2.TOOLKIT_FINDING.code not in rows  # it does not fire on a healthy run
+    assert {s.figure for s in found.series} == {figure.key for figure in found.figures}
+
+
+def test_a_trm_has_no_encoder_to_ask_about(investigation: Investigation) -> None:
+    from etrm.config import with_overrides
+
+    investigation.subject = with_overrides(
+        investigation.subject, ("model.variant=trm", "data.augmentations=1", "train.decoder=none")
+    )
+    assert h2.decide(investigation).verdict is Verdict.NOT_RUN
+
+
+def test_what_was_not_measured_passes_nothing() -> None:
+    rows = {row.code: row for row in h2._evidence(gather([]), 1)}
+    assert isinstance(rows["h2.coverage-lowest"].treatment, Absent)
+    assert rows["h2.coverage-lowest"].passed is None

@@ -1,0 +1,250 @@
+"""H3: the context followed through sound and broken models, and the rule of the scale sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from etrm.batch import Batch
+from etrm.config import Config, load
+from etrm.data import Episodes
+from etrm.errors import DataError
+from etrm.evaluation import paired_t_interval
+from etrm.investigation.experiments.frozen_decoder import TRAINED
+from etrm.investigation.hypotheses import h3_context_interface as h3
+from etrm.investigation.hypotheses.h3_context_interface import SizeReason
+from etrm.investigation.measurements.context_path import Passage, PassageReason, passage
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.result import Absent, Run, Verdict
+from etrm.model.act import Carry
+from etrm.model.recursive import Given, RecursiveModel, encode_every_step
+from etrm.training.recipe import Recipe, build_model
+from tests.errors import raises_code
+
+KINDS = (
+    "standard",
+    "hybrid_standard",
+    "lpn_standard",
+    "lpn_variational",
+    "hybrid_variational",
+    "recurrent",
+    "trm_style",
+)
+
+
+def smoke(*settings: str) -> Config:
+    return load("smoke", overrides=("train.threads=1", *settings))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_healthy_context_passes_whatever_the_encoder(kind: str) -> None:
+    seen = passage(smoke(f"model.encoder.kind={kind}"))
+    assert not seen.holds
+    assert (seen.same, seen.scale, seen.aligned) == (0, pytest.approx(1), pytest.approx(1))
+    assert seen.used > 0.1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["context-detached", "encoder-no-grad", "cached-context", "encoder-frozen", "freeze-skips-optimizer"],
+)
+def test_what_cuts_gradients_alone_is_not_accused(fault: str) -> None:
+    assert not passage(smoke(f'faults=["{fault}"]')).holds
+
+
+@pytest.mark.parametrize(
+    "settings", [("train.batch_size=1",), ("train.batch_size=2",), ("data.max_tasks=2",)]
+)
+def test_a_batch_of_one_task_is_not_accused(settings: tuple[str, ...]) -> None:
+    seen = passage(smoke(*settings))
+    assert not seen.holds
+    assert seen.used > 0.1
+
+
+def test_one_task_alone_cannot_be_asked() -> None:
+    with raises_code(DataError, "investigate.single-task", 1):
+        passage(smoke("data.max_tasks=1"))
+
+
+def test_a_mean_over_the_batch_is_still_used() -> None:
+    seen = passage(smoke('faults=["context-collapsed"]'))
+    assert seen.holds
+    assert not seen.unused
+    assert seen.others > 0.01
+
+
+def test_a_scale_is_measured() -> None:
+    seen = passage(smoke('faults=["context-scale"]'))
+    assert seen.scale == pytest.approx(30)
+    assert seen.holds
+    assert not seen.unused
+    assert seen.codes == (PassageReason.CHANGED,)
+
+
+def test_a_context_that_is_not_finite() -> None:
+    seen = passage(smoke('faults=["context-nan"]'))
+    assert not seen.finite
+    assert seen.codes == (PassageReason.NOT_FINITE,)
+
+
+def test_an_unused_context() -> None:
+    seen = passage(smoke('faults=["context-ignored"]'))
+    assert seen.unused
+    assert PassageReason.UNUSED in seen.codes
+    assert seen.others == 0
+
+
+Policy = Callable[[RecursiveModel, Carry, Batch], Given]
+
+
+def _rolled(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    return replace(given, context=given.context.roll(1, dims=0))
+
+
+def _noisy(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    return replace(given, context=given.context + 0.01)
+
+
+def _one_token_less(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    last = torch.zeros(given.context.shape[1], 1)
+    last[-1] = 1
+    return replace(given, context=given.context * (1 - last))
+
+
+def _at_the_beginning_alone(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    return replace(given, context=given.context * carry.halted[:, None, None])
+
+
+def _larger_later(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    return replace(given, context=given.context * (1 + 29 * ~carry.halted[:, None, None]))
+
+
+def _rolled_in_training(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    return (_rolled if model.training else encode_every_step)(model, carry, batch)
+
+
+def _silent_in_training(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    given = encode_every_step(model, carry, batch)
+    return replace(given, context=given.context * (not model.training))
+
+
+@pytest.mark.parametrize(
+    ("policy", "lost"),
+    [
+        (_rolled_in_training, False),
+        (_silent_in_training, True),
+        (_rolled, False),
+        (_noisy, False),
+        (_one_token_less, False),
+        (_larger_later, False),
+        (_at_the_beginning_alone, True),  # so that no gradient could come back from the later steps
+    ],
+)
+def test_faults_that_nobody_listed(policy: Policy, lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(config: Config, episodes: Episodes) -> RecursiveModel:
+        model = build_model(config, episodes)
+        model.context_policy = policy
+        return model
+
+    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(build_model=build))
+    seen = passage(smoke())
+    assert (seen.holds, seen.lost) == (True, lost)
+
+
+# -- the rule ---------------------------------------------------------------------------------------------
+
+SOUND = Passage(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, (), False)
+
+
+def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
+    interval = paired_t_interval(differences, h3.LEVEL)
+    losses = {1.0: 2.0, 0.1: 2.0 - interval.mean}
+    return h3.Sweep(losses, 0.1, tuple(differences), interval, use)
+
+
+def verdict(seen: Passage, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:
+    return h3._judged(seen, "", sizes, found, (), 3).verdict
+
+
+def test_a_size_alike_needs_no_sweep() -> None:
+    assert verdict(SOUND, h3.Sizes(1.0, 1.9, 4)) is Verdict.INVALIDATED
+    assert not h3.Sizes(1.0, 2.1, 4).alike
+    assert not h3.Sizes(1.0, 0.4, 4).alike
+    assert h3.Sizes(0.0, 1.0, 4).ratio == math.inf
+
+
+def test_another_size_needs_a_sweep_that_says_it_costs() -> None:
+    far = h3.Sizes(1.0, 30.0, 4)
+    assert verdict(SOUND, far, sweep([0.5, 0.52, 0.51, 0.5, 0.49])) is Verdict.VALIDATED
+    assert verdict(SOUND, far, sweep([0.5, 0.52, 0.51])) is Verdict.INCONCLUSIVE
+    assert sweep([0.5, 0.52, 0.51]).decision.candidate
+    assert verdict(SOUND, far, sweep([-0.1, -0.11, -0.12])) is Verdict.INVALIDATED
+    assert verdict(SOUND, far, None) is Verdict.ERROR
+
+
+def test_the_sweep_says_what_its_numbers_decide() -> None:
+    costs, open_, free = (sweep(d) for d in ([0.5, 0.52, 0.51], [-0.2, 0.3, 0.1], [-0.1, -0.11, -0.12]))
+    assert [found.decision.ruled_out for found in (costs, open_, free)] == [False, None, True]
+    assert [found.codes for found in (costs, open_, free)] == [
+        (SizeReason.COSTS,),
+        (SizeReason.UNDECIDED,),
+        (SizeReason.COSTS_NOTHING,),
+    ]
+    assert "0.1" in costs.words  # the scale that does best
+    assert "1.490" in costs.words  # its loss
+
+
+def test_a_context_that_says_nothing_at_the_better_scale_is_no_matter_of_scale() -> None:
+    far = h3.Sizes(1.0, 30.0, 4)
+    silent = sweep([0.5, 0.52, 0.51, 0.5, 0.49], use=0.04)
+    assert verdict(SOUND, far, silent) is Verdict.INCONCLUSIVE
+    assert not silent.decision.candidate
+    assert silent.codes == (SizeReason.UNDECIDED, SizeReason.NOT_USED)
+    assert verdict(SOUND, far, sweep([-0.1, -0.11, -0.12], use=0.0)) is Verdict.INVALIDATED
+
+
+def test_a_broken_passage_is_enough() -> None:
+    assert verdict(replace(SOUND, used=0.0)) is Verdict.VALIDATED
+
+
+def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigation: Investigation) -> None:
+    """Every scale is evaluated on the same weights and queries, and 1 is what the model does as it is."""
+    investigation.root.mkdir(exist_ok=True)
+    runs: list[Run] = investigation.run("H3", h3.frozen_decoder.arm_jobs(investigation, TRAINED))
+    found = h3._sweep(investigation, runs)
+    assert found is not None
+    assert found.losses[1.0] == pytest.approx(runs[0].final["loss_end"])
+    assert set(found.losses) == {1.0, *h3.SCALES}
+    assert abs(found.use) < 1
+    assert found.losses[found.scale] == min(loss for scale, loss in found.losses.items() if scale != 1)
+
+
+def test_verdict_and_controls(investigation: Investigation) -> None:
+    found = h3.decide(investigation)
+    assert [control.name for control in found.controls] == ["healthy", *h3.POSITIVE]
+    assert all(control.behaved for control in found.controls)
+    assert found.verdict in (Verdict.INVALIDATED, Verdict.INCONCLUSIVE)
+    assert {row.code: row.passed for row in found.evidence}["h3.finite"]
+
+
+def test_what_was_not_measured_passes_nothing() -> None:
+    rows = h3._evidence(replace(SOUND, used=math.nan, finite=False), None, None, 1)
+    assert {row.code: row.passed for row in rows} == {
+        "h3.finite": False,
+        "h3.change-on-its-way": True,
+        "h3.change-with-other-rows": True,
+        "h3.change-of-logits": None,
+        "h3.unread-parts": True,
+    }
+    (lost,) = (row for row in h3._evidence(replace(SOUND, same=math.inf), None, None, 1) if not row.passed)
+    assert (lost.code, lost.passed) == ("h3.change-on-its-way", False)
+    assert isinstance(lost.treatment, Absent)

@@ -1,0 +1,155 @@
+"""H4 on planted losses, its interventions, and from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from etrm.config import Config, load
+from etrm.investigation.comparison import screening
+from etrm.investigation.comparison.paired_contrast import Outcome
+from etrm.investigation.comparison.screening import Screen, few_tasks
+from etrm.investigation.hypotheses import h4_training_dynamics as h4
+from etrm.investigation.hypotheses.h4_training_dynamics import DynamicsReason
+from etrm.investigation.protocol import CommonReason, Investigation, Judgement
+from etrm.investigation.result import Absent, Verdict
+from etrm.training.faults import effective
+from tests.investigation.planted import DIVERGED, planted
+
+GIVEN = [1.0, 1.1, 0.9]
+
+
+def used(*settings: str) -> Config:
+    return load("small", overrides=settings)
+
+
+def names(config: Config) -> list[str]:
+    return [t.name for t in h4.interventions(config)[0]]
+
+
+def test_what_changes_nothing_is_left_out_and_listed() -> None:
+    treatments, left_out = h4.interventions(used())
+    assert [t.name for t in treatments] == ["rate-x.1", "rate-x.3", "batch"]
+    assert len(treatments) + len(left_out) == 7
+    assert {t.name for t, _ in left_out} == {"rate-of-decoder", "clip", "warm-up", "exploration"}
+    assert all(why for _, why in left_out)
+
+
+@pytest.mark.parametrize(
+    ("setting", "added"),
+    [
+        ("train.clip_norm=none", "clip"),
+        ("train.clip_norm=5", "clip"),
+        ("train.warmup_steps=41", "warm-up"),
+        ("model.halt.exploration=0.5", "exploration"),
+        ("model.halt.exploration=0", "exploration"),
+    ],
+)
+def test_what_differs_is_put_to_the_test(setting: str, added: str) -> None:
+    assert set(names(used(setting))) - set(names(used())) == {added}
+
+
+def test_without_a_training_encoder_its_rate_is_left_out() -> None:
+    for settings in (
+        ("model.variant=trm", "train.kl_weight=0"),
+        ("train.freeze_encoder_steps=400",),
+        ("train.encoder_lr_scale=0",),
+    ):
+        assert names(used(*settings)) == ["rate-x.3", "batch"]
+
+
+def test_rates_are_multiples_of_the_rate_in_use() -> None:
+    treatments, _ = h4.interventions(used("train.encoder_lr_scale=100"))
+    assert [t.settings for t in treatments[:3]] == [
+        ("train.encoder_lr_scale=1",),
+        ("train.encoder_lr_scale=10",),
+        ("train.lr=0.0003",),
+    ]
+
+
+def outcome(given: Sequence[float | None], **treated: Sequence[float | None]) -> tuple[Outcome, Judgement]:
+    treatments = tuple(
+        t for t in h4.interventions(used())[0] if t.name.replace("-", "_").replace(".", "") in treated
+    )
+    screen = Screen("h4", used(), treatments, tuple(range(len(given))))
+    runs = planted("h4-as-given", given)
+    for t in treatments:
+        runs += planted(f"h4-{t.name}", treated[t.name.replace("-", "_").replace(".", "")])
+    found = screen.outcome(runs, [t.name for t in treatments])
+    return found, h4.judged(found, screen.of_arm(runs), "", 80)
+
+
+def test_a_gain_on_three_seeds_is_a_candidate_and_is_named() -> None:
+    found, judged = outcome(GIVEN, rate_x1=[x / 2 for x in GIVEN], batch=GIVEN)
+    assert (judged.verdict, judged.candidate) == (Verdict.INCONCLUSIVE, True)
+    assert judged.codes == (DynamicsReason.A_CHANGE_GAINS,)
+    assert found.best.name == "rate-x.1"
+    assert "-50 %" in judged.sentence
+
+
+def test_the_same_gain_on_five_seeds_validates() -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    _, judged = outcome(given, rate_x1=[x / 2 for x in given], batch=given)
+    assert (judged.verdict, judged.candidate) == (Verdict.VALIDATED, False)
+    assert judged.codes == (DynamicsReason.A_CHANGE_GAINS,)
+
+
+def test_no_gain_in_any_invalidates_and_names_the_best() -> None:
+    found, judged = outcome(GIVEN, rate_x1=[1.01 * x for x in GIVEN], batch=[1.2 * x for x in GIVEN])
+    assert (judged.verdict, judged.codes) == (Verdict.INVALIDATED, (DynamicsReason.NO_CHANGE_GAINS,))
+    assert found.best.name == "rate-x.1"
+    assert found.best.words in judged.sentence
+
+
+def test_what_is_open_stays_open() -> None:
+    found, judged = outcome(GIVEN, rate_x1=[0.5, 1.5, 0.9], batch=GIVEN)
+    assert (judged.verdict, judged.codes) == (Verdict.INCONCLUSIVE, (DynamicsReason.UNDECIDED,))
+    assert f"{found.seeds_needed} seeds" in judged.sentence
+
+
+def test_a_subject_that_diverges_is_cured_or_stays_open() -> None:
+    cured, _ = outcome([DIVERGED] * 3, rate_x1=GIVEN, batch=[DIVERGED] * 3)
+    assert cured.candidate
+    _, judged = outcome([DIVERGED] * 3, rate_x1=[DIVERGED] * 3, batch=[DIVERGED] * 3)
+    assert (judged.verdict, judged.codes) == (Verdict.INCONCLUSIVE, (DynamicsReason.EVERY_RUN_DIVERGED,))
+
+
+def test_an_intervention_that_diverges_is_no_gain() -> None:
+    _, judged = outcome(GIVEN, rate_x1=[DIVERGED] * 3, batch=GIVEN)
+    assert judged.verdict is Verdict.INVALIDATED
+
+
+def test_a_broken_control_or_a_lost_run_is_an_error() -> None:
+    found, judged = outcome([1.0, None, 1.0], rate_x1=GIVEN, batch=GIVEN)
+    assert (judged.verdict, judged.codes) == (Verdict.ERROR, (CommonReason.RUNS_FAILED,))
+    assert "planted" in judged.sentence  # the reason of the run
+    assert h4.judged(found, planted("h4-as-given", GIVEN), "a control broke", 80) == Judgement(
+        Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), "a control broke"
+    )
+
+
+def test_settings_are_compared_with_those_of_the_decoder(decoder: object) -> None:
+    same = load("smoke", overrides=(f"train.decoder='{decoder}'",))
+    row = h4._settings(same)
+    assert all(fact in row.note for fact in ("train.batch_size", "16", "8"))
+    assert isinstance(row.treatment, float)
+    assert isinstance(h4._settings(used()).treatment, Absent)
+
+
+def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = h4.interventions(effective(investigation.subject))
+    monkeypatch.setattr(h4, "interventions", lambda used: (few[0][-2:], few[1]))
+    monkeypatch.setattr(h4, "CURES", {})
+    monkeypatch.setattr(screening, "CONTROL_STEPS", 2)
+    monkeypatch.setattr(screening, "CONTROL_SEEDS", (0,))
+    monkeypatch.setattr(h4, "few_tasks", lambda subject, steps: few_tasks(subject, 5))
+    monkeypatch.setattr(h4, "broken_controls", lambda controls: "")  # two steps show nothing
+    found = h4.decide(investigation)
+    assert found.screening
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert not found.candidate
+    assert all(run.state == "finished" for run in found.runs)
+    assert [check.passed for check in found.instruments] == [True, True]
+    assert {arm.name for arm in found.arms} == {run.arm for run in found.runs}
+    assert {curve.figure for curve in found.series} == {figure.key for figure in found.figures}

@@ -1,0 +1,234 @@
+"""H7 on planted losses, its ladder, and from end to end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from etrm.config import Config, load
+from etrm.evaluation import paired_t_interval
+from etrm.investigation.comparison import screening
+from etrm.investigation.comparison.paired_contrast import Outcome
+from etrm.investigation.comparison.screening import Screen, few_tasks
+from etrm.investigation.hypotheses import h7_encoder_capacity as h7
+from etrm.investigation.hypotheses import unseen_rules
+from etrm.investigation.hypotheses.h7_encoder_capacity import CapacityReason
+from etrm.investigation.protocol import CommonReason, Investigation, Judgement
+from etrm.investigation.result import Absent, Run, Verdict
+from etrm.training.faults import effective
+from tests.investigation.planted import planted
+
+GIVEN = [1.0, 1.1, 0.9]
+LOW = [x / 3 for x in GIVEN]
+HALF = [x / 2 for x in GIVEN]
+SAME = [1.01 * x for x in GIVEN]
+UNCLEAR = [0.5, 1.5, 0.9]
+
+
+def used(*settings: str) -> Config:
+    return load("small", overrides=settings)
+
+
+def names(config: Config) -> list[str]:
+    return [t.name for t in h7.ladder(config)]
+
+
+def test_every_rung_of_the_standard_encoder_is_one_step_up() -> None:
+    assert names(used()) == ["deeper", "attention", "tokens"]
+    deeper = h7.ladder(used())[0]
+    assert deeper.settings == ("model.encoder.layers=4", "model.encoder.set_layers=2")
+
+
+def test_a_variational_encoder_has_the_rungs_of_its_own_weaknesses() -> None:
+    weak = used(
+        "model.encoder.kind=hybrid_variational", "model.encoder.latent_size=4", "train.kl_weight=1000"
+    )
+    assert names(weak) == ["standard", "no-divergence", "wider-latent", "deeper", "tokens"]
+    assert names(used("model.encoder.kind=lpn_variational", "model.encoder.latent_size=256")) == [
+        "standard",
+        "deeper",
+        "tokens",
+    ]
+
+
+@pytest.mark.parametrize("fault", ["encoder-one-token", "posterior-collapse"])
+@pytest.mark.parametrize("kind", ["standard", "hybrid_standard", "lpn_variational", "recurrent"])
+def test_every_arm_is_a_valid_config(fault: str, kind: str) -> None:
+    subject = used(f'faults=["{fault}"]', f"model.encoder.kind={kind}")
+    reference = few_tasks(subject, 20)
+    treatments = (h7.CEILING, *h7.frozen_random(reference), *h7.ladder(effective(reference)))
+    for job in Screen("x", reference, treatments, (0,)).jobs():
+        config = effective(job.config)
+        assert config.data.max_tasks == 10
+        assert config.data.augmentations == 1
+        assert (config.model.variant == "trm") == (job.arm == "x-ceiling")
+
+
+def test_where_only_the_encoder_trains_it_is_not_frozen() -> None:
+    reference = few_tasks(used("train.freeze_decoder_steps=400"), 20)
+    assert h7.frozen_random(reference) == []
+
+
+def outcomes(
+    ceiling: Sequence[float | None],
+    deeper: Sequence[float | None],
+    given: Sequence[float | None] = tuple(GIVEN),
+) -> tuple[Outcome, Outcome, Judgement]:
+    screen = Screen("h7", used(), (h7.CEILING, h7.ladder(used())[0]), tuple(range(len(given))))
+    runs = planted("h7-as-given", given) + planted("h7-ceiling", ceiling) + planted("h7-deeper", deeper)
+    gap, rungs = h7._gap(screen, runs), h7._rungs(screen, runs)
+    assert rungs is not None
+    return gap, rungs, h7.judged(gap, rungs, screen.of_arm(runs), "", 80)
+
+
+def test_a_gap_that_a_stronger_encoder_closes_is_a_candidate() -> None:
+    _, rungs, judged = outcomes(LOW, HALF)
+    assert (judged.verdict, judged.candidate) == (Verdict.INCONCLUSIVE, True)
+    assert judged.codes == (CapacityReason.AN_ENCODER_GAINS,)
+    assert rungs.best.name == "deeper"
+    assert "-50 %" in judged.sentence
+
+
+def test_on_five_seeds_it_is_validated() -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    judged = outcomes([x / 3 for x in given], [x / 2 for x in given], given)[2]
+    assert (judged.verdict, judged.candidate) == (Verdict.VALIDATED, False)
+    assert judged.codes == (CapacityReason.AN_ENCODER_GAINS,)
+
+
+def test_a_ceiling_that_lost_a_run_leaves_a_candidate() -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    judged = outcomes([None, *(x / 3 for x in given[1:])], [x / 2 for x in given], given)[2]
+    assert (judged.verdict, judged.candidate) == (Verdict.INCONCLUSIVE, True)
+
+
+def test_a_stronger_encoder_needs_to_gain_half_of_what_the_ceiling_does() -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    for gain, verdict in ((0.15, Verdict.VALIDATED), (0.1, Verdict.INVALIDATED)):
+        rung = [x * math.exp(-gain + 0.01 * (-1) ** n) for n, x in enumerate(given)]
+        assert outcomes([x / 3 for x in given], rung, given)[2].verdict is verdict
+    near = [x * math.exp(-0.15 + 0.01 * (-1) ** n) for n, x in enumerate(given)]
+    assert outcomes(near, [x / 2 for x in given], given)[2].verdict is Verdict.INVALIDATED
+
+
+@pytest.mark.parametrize("deeper", [HALF, SAME, UNCLEAR])
+def test_without_a_gap_it_is_not_capacity(deeper: list[float]) -> None:
+    judged = outcomes(SAME, deeper)[2]
+    assert (judged.verdict, judged.candidate) == (Verdict.INVALIDATED, False)
+    assert judged.codes == (CapacityReason.NOTHING_TO_GAIN,)
+
+
+def test_a_gap_that_no_encoder_closes_is_not_capacity() -> None:
+    judged = outcomes(LOW, SAME)[2]
+    assert (judged.verdict, judged.candidate) == (Verdict.INVALIDATED, False)
+    assert judged.codes == (CapacityReason.NO_ENCODER_GAINS,)
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "deeper", "code"),
+    [
+        (UNCLEAR, HALF, CapacityReason.GAP_UNDECIDED),
+        (LOW, UNCLEAR, CapacityReason.ENCODERS_UNDECIDED),
+        (UNCLEAR, SAME, CapacityReason.GAP_UNDECIDED),
+    ],
+)
+def test_what_is_open_stays_open(ceiling: list[float], deeper: list[float], code: CapacityReason) -> None:
+    judged = outcomes(ceiling, deeper)[2]
+    assert (judged.verdict, judged.candidate) == (Verdict.INCONCLUSIVE, False)
+    assert judged.codes == (code,)
+
+
+def test_a_lost_run_or_a_broken_control_is_an_error() -> None:
+    gap, rungs, judged = outcomes([None] * 3, HALF, [1.0, None, 1.0])
+    assert (judged.verdict, judged.codes) == (Verdict.ERROR, (CommonReason.RUNS_FAILED,))
+    assert "planted" in judged.sentence  # the reason of the run
+    broken = h7.judged(gap, rungs, planted("x", GIVEN), "a control broke", 80)
+    assert (broken.verdict, broken.codes) == (Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,))
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "gains", "climbed"),
+    [
+        (LOW, "deeper", ["deeper"]),
+        (LOW, "attention", ["deeper", "attention"]),
+        (LOW, "none of them", ["deeper", "attention", "tokens"]),
+        (SAME, "deeper", []),
+        (UNCLEAR, "deeper", []),
+    ],
+)
+def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gains(
+    ceiling: list[float],
+    gains: str,
+    climbed: list[str],
+    investigation: Investigation,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, tuple[int, ...]] = {}
+
+    def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[Run]:
+        asked.update({t.name: t.seeds for t in screens[0].treatments})
+        losses = {"ceiling": ceiling, gains: HALF}
+        return [
+            run
+            for screen in screens
+            for arm, found in [
+                (screen.arm(), GIVEN),
+                *((screen.arm(t.name), losses.get(t.name, SAME)) for t in screen.treatments),
+            ]
+            for run in planted(arm, found)
+        ]
+
+    monkeypatch.setattr(h7, "run_screens", run_screens)
+    monkeypatch.setattr(h7, "broken_controls", lambda controls: "")
+    monkeypatch.setattr(investigation, "metrics", lambda run: [])
+    found = h7.decide(investigation)
+    assert [name for name in asked if name not in ("ceiling", "frozen-random")] == climbed
+    assert found.candidate == (gains in climbed)
+    if climbed:  # twice as many seeds, for the gain is smaller than the gap
+        assert {asked[name] for name in climbed} == {(0, 1)}
+        assert asked["ceiling"] == asked["frozen-random"] == ()
+    rows = {row.item: row for row in found.evidence if row.code == h7.LOSS.code}
+    rungs = ("deeper", "attention", "tokens")
+    assert [isinstance(rows[rung].treatment, Absent) for rung in rungs] == [
+        n >= len(climbed) for n in range(3)
+    ]
+
+
+def test_holms_correction_is_over_the_whole_ladder() -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    effects = [0.5, 0.2, 0.35, 0.05, 0.4]
+    rung = [x * math.exp(-effect) for x, effect in zip(given, effects, strict=True)]
+    screen = Screen("h7", used(), (h7.ladder(used())[0],), tuple(range(5)))
+    runs = planted("h7-as-given", given) + planted("h7-deeper", rung)
+    found = h7._rungs(screen, runs)
+    assert found is not None
+    assert found.p_value == pytest.approx(3 * paired_t_interval(effects).p_value)
+
+
+def test_a_trm_has_no_encoder_to_be_weak(investigation: Investigation) -> None:
+    investigation.subject = load("smoke", overrides=("model.variant=trm", "data.augmentations=1"))
+    assert h7.decide(investigation).verdict is Verdict.NOT_RUN
+
+
+def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
+    rung = h7.ladder(effective(investigation.subject))[-1]
+    monkeypatch.setattr(h7, "ladder", lambda used: [rung])
+    monkeypatch.setattr(h7, "POSITIVE", ())
+    monkeypatch.setattr(screening, "CONTROL_STEPS", 2)
+    monkeypatch.setattr(screening, "CONTROL_SEEDS", (0,))
+    monkeypatch.setattr(h7, "few_tasks", lambda subject, steps: few_tasks(subject, 5))
+    monkeypatch.setattr(h7, "broken_controls", lambda controls: "")  # two steps show nothing
+    found = h7.decide(investigation)
+    assert found.screening
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert all(run.state == "finished" for run in found.runs)
+    assert [check.passed for check in found.instruments] == [True, True]
+    assert {arm.name for arm in found.arms} == {run.arm for run in found.runs}
+    assert {curve.figure for curve in found.series} == {figure.key for figure in found.figures}
+    rows = {row.code: row for row in found.evidence if row.code != h7.LOSS.code}
+    assert isinstance(rows[h7.RETRIEVAL.code].treatment, float)
+    rules = [metric.code for metric in unseen_rules.MEASURED.values()]  # a screening asks none
+    assert all(isinstance(rows[code].treatment, Absent) for code in rules)
+    assert rows[h7.RETRIEVAL.code].note

@@ -1,0 +1,99 @@
+"""The subject's model on the rule family: its config, its rows, and a whole run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+
+from etrm.config import Config, load
+from etrm.investigation.hypotheses import unseen_rules
+from etrm.investigation.protocol import Investigation
+from etrm.investigation.result import Absent, Run
+from etrm.investigation.runs.budget import SCREENING, TIERS
+from etrm.training.faults import effective
+from etrm.training.tasks import held_out_tasks, training_tasks
+from tests.investigation.planted import planted
+
+ACCURACY = "held_out_token_accuracy"
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unseen_rules, "TRAINED", 12)
+    monkeypatch.setattr(unseen_rules, "ASKED", 6)
+
+
+def small(*settings: str) -> Config:
+    return load("small", overrides=settings)
+
+
+@pytest.mark.parametrize("variant", ["etrm", "etrm_fct", "etrm_cached"])
+@pytest.mark.parametrize("fault", ["encoder-one-token", "posterior-collapse", "context-scale"])
+def test_it_is_the_subject_on_other_tasks(variant: str, fault: str) -> None:
+    subject = small(
+        f"model.variant={variant}",
+        f'faults=["{fault}"]',
+        'data.augmentations="fresh"',
+        "data.translate=2",
+        'data.exclude=["40853293"]',
+        "data.queries=all",
+        "train.freeze_decoder_steps=400",
+        "train.decoder=/nowhere",
+    )
+    config = unseen_rules.rules_config(subject, 50)
+    used = effective(config)
+    assert config.faults == (fault,)
+    assert used.model.encoder == effective(subject).model.encoder
+    assert (used.train.steps, used.train.warmup_steps, used.train.decoder) == (50, 5, None)
+    assert (used.train.freeze_decoder_steps, used.model.halt.max_steps) == (0, 1)
+
+
+def test_no_rule_that_is_asked_is_trained_on() -> None:
+    config = unseen_rules.rules_config(small(), 50)
+    trained, asked = training_tasks(config), held_out_tasks(config)
+    assert (len(trained), len(asked)) == (12, 6)
+    rules = [{task.id.rpartition("-")[2] for task in tasks} for tasks in (trained, asked)]
+    assert not rules[0] & rules[1]
+
+
+def test_a_screening_leaves_it_out_and_says_so(investigation: Investigation) -> None:
+    assert SCREENING.rule_steps == 0
+    assert unseen_rules.jobs(investigation) == []
+    rows = unseen_rules.rows([], [])
+    assert [row.code for row in rows] == ["rules.solved", "rules.token-accuracy"]
+    assert all(isinstance(row.treatment, Absent) for row in rows)
+    assert unseen_rules.arms([]) == ()
+    assert all(tier.rule_steps > 0 for name, tier in TIERS.items() if name != "screening")
+
+
+def test_rows_hold_the_copy_beside_every_seed(investigation: Investigation) -> None:
+    investigation.tier = replace(SCREENING, rule_steps=3)
+    jobs = unseen_rules.jobs(investigation)
+    values = [0.7, 0.8, 0.75]
+    solved, accuracy = unseen_rules.rows(jobs, planted(unseen_rules.ARM, values, ACCURACY))
+    assert isinstance(solved.treatment, Absent)
+    assert solved.control == 0  # a copy is never right
+    assert isinstance(accuracy.control, float)
+    assert 0 < accuracy.control < 1
+    assert accuracy.treatment == pytest.approx(fmean(values))
+    assert accuracy.low is not None
+    assert accuracy.high is not None
+    assert accuracy.low + accuracy.high == pytest.approx(2 * (fmean(values) - accuracy.control))
+    assert accuracy.passed is None
+    assert all(f"{value:.3f}" in accuracy.note for value in values)
+    one = unseen_rules.rows(jobs, planted(unseen_rules.ARM, [0.7], ACCURACY))[1]
+    assert (one.low, one.high) == (None, None)
+
+
+def test_from_end_to_end(investigation: Investigation) -> None:
+    investigation.tier = replace(SCREENING, rule_steps=3)
+    jobs = unseen_rules.jobs(investigation)
+    runs: list[Run] = investigation.run("rules", jobs)
+    assert [(run.state, run.steps) for run in runs] == [("finished", 3)]
+    solved, accuracy = unseen_rules.rows(jobs, runs)
+    assert solved.treatment == runs[0].final["held_out_pass_at_1"]
+    assert accuracy.treatment == runs[0].final[ACCURACY]
+    assert runs[0].final["held_out_asked"] == 6
+    assert [arm.name for arm in unseen_rules.arms(jobs)] == [runs[0].arm]

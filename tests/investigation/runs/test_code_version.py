@@ -1,0 +1,167 @@
+"""The hash of the code: which files change it, and that the code left out computes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from etrm.config import load
+from etrm.investigation.runs.jobs import Job, work
+from etrm.investigation.runs.code_version import ONLY_JUDGE, ONLY_RENDER, PACKAGES, code_hash, hash_files
+
+ROOT = Path(__file__).resolve().parents[3]
+RENDERING = ("etrm/training/bench/",)
+"""What may be edited without touching a verdict, written down here a second time on purpose."""
+RUNS = (
+    "__init__",
+    "result",
+    "runs/__init__",
+    "runs/cache",
+    "runs/code_version",
+    "runs/jobs",
+    "runs/launchers",
+    "runs/measured_run",
+    "runs/outside_code",
+    "runs/pretrained_decoder",
+)
+"""Files of etrm/investigation that a run is made by; the others judge runs."""
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Mapping[str, Path]:
+    """A copy of the packages as they are on the disk."""
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    return {
+        name: Path(shutil.copytree(folder, tmp_path / name, ignore=ignored))
+        for name, folder in PACKAGES.items()
+    }
+
+
+def names(packages: Mapping[str, Path]) -> dict[str, Path]:
+    return {
+        f"{package}/{path.relative_to(folder).as_posix()}": path
+        for package, folder in packages.items()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def moved_by_an_edit(packages: Mapping[str, Path], without: tuple[str, ...]) -> set[str]:
+    """Names of the files whose edit changes the hash."""
+    found, before = set(), hash_files(packages, without)
+    for name, path in names(packages).items():
+        path.write_bytes(path.read_bytes() + b"\n# edited")
+        after = hash_files(packages, without)
+        if after != before:
+            found.add(name)
+        before = after
+    return found
+
+
+def test_every_edit_changes_the_hash_of_verdicts_but_of_what_only_renders(
+    copies: Mapping[str, Path],
+) -> None:
+    everything = set(names(copies))
+    assert {
+        "etrm/batch.py",
+        "etrm/config/tree.py",
+        "etrm/presets/smoke.toml",
+        "diagnostics/api.py",
+    } < everything
+    left = {name for name in everything if name.startswith(RENDERING)}
+    assert moved_by_an_edit(copies, ONLY_RENDER) == everything - left
+
+
+def test_every_edit_changes_the_hash_of_runs_but_of_what_judges_them(copies: Mapping[str, Path]) -> None:
+    everything = set(names(copies))
+    investigation = {name for name in everything if name.startswith("etrm/investigation/")}
+    left = {name for name in everything if name.startswith(RENDERING)}
+    left |= investigation - {f"etrm/investigation/{name}.py" for name in RUNS}
+    assert moved_by_an_edit(copies, (*ONLY_RENDER, *ONLY_JUDGE)) == everything - left
+
+
+def test_what_is_left_out_exists(copies: Mapping[str, Path]) -> None:
+    for name in (*ONLY_RENDER, *ONLY_JUDGE):
+        package, _, inside = name.partition("/")
+        assert (copies[package] / inside).exists(), name
+
+
+LOADED = """
+import importlib, json, pkgutil, sys
+from pathlib import Path
+from tests.investigation.runs.test_code_version import make_a_run
+
+def loaded():
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    return [file for file in files if file]
+
+make_a_run(Path(sys.argv[1]))
+by_a_run = loaded()
+import etrm.investigation
+for module in pkgutil.walk_packages(etrm.investigation.__path__, "etrm.investigation."):
+    importlib.import_module(module.name)
+print(json.dumps([by_a_run, loaded()]))
+"""
+
+
+def make_a_run(folder: Path) -> None:
+    """A measured run, as a worker makes it."""
+    config = load("smoke", overrides=("train.steps=2", "train.warmup_steps=1", "train.threads=1"))
+    job = Job("arm", 0, config, measure=True)
+    work(job, str(folder), code_hash(config))
+    assert (folder / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_no_process_loads_code_that_its_hash_leaves_out(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    by_a_run, by_all = ({Path(file).resolve() for file in files} for files in json.loads(done.stdout))
+    everything = {name: path.resolve() for name, path in names(PACKAGES).items()}
+    ours = {name for name, path in everything.items() if path in by_a_run}
+    assert {"etrm/batch.py", "etrm/training/trainer.py", "etrm/investigation/runs/measured_run.py"} <= ours
+    assert not [name for name in ours if name.startswith((*ONLY_RENDER, *ONLY_JUDGE))]
+    assert everything["etrm/investigation/hypotheses/h7_encoder_capacity.py"] in by_all - by_a_run
+    assert not [name for name, path in everything.items() if path in by_all and name.startswith(ONLY_RENDER)]
+    assert not by_all & {ROOT / "cli.py", *(ROOT / "reports").rglob("*.py")}
+
+
+def test_names_and_limits_of_files_are_in_the_hash(tmp_path: Path) -> None:
+    def hashed(**files: str) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_text(content)
+        return hash_files({"package": folder})
+
+    found = [hashed(a="12", b="3"), hashed(a="1", b="23"), hashed(a="3", b="12"), hashed(a="12", c="3")]
+    found += [hashed(a="123"), hashed(a="12", b="3", c=""), hash_files({"other": tmp_path / "0"})]
+    assert len(set(found)) == len(found)
+    assert hashed(b="3", a="12") == found[0]
+
+
+def test_what_python_and_editors_leave_is_not_in_the_hash(copies: Mapping[str, Path]) -> None:
+    before = hash_files(copies)
+    cached = copies["etrm"] / "__pycache__"
+    cached.mkdir()
+    (cached / "batch.cpython-311.pyc").write_bytes(b"compiled")
+    (copies["etrm"] / "config" / ".tree.py.swp").write_bytes(b"an editor's")
+    assert hash_files(copies) == before
+
+
+def test_a_worker_that_loaded_other_code_makes_no_run(tmp_path: Path) -> None:
+    config = load("smoke", overrides=("train.steps=2", "train.warmup_steps=1", "train.threads=1"))
+    work(Job("arm", 0, config), str(tmp_path), "0" * 64)
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.json"}
+    assert '"state": "failed"' in (tmp_path / "summary.json").read_text()

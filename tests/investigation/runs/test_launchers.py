@@ -1,0 +1,152 @@
+"""Launchers: names and settings, how arms are handed over and stopped, and submitit's local executor for real."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etrm.config import Config, load
+from etrm.errors import ConfigError, Interrupted
+from etrm.investigation.runs import launchers as launch
+from etrm.investigation.runs.jobs import Job, run_jobs
+from etrm.investigation.runs.launchers import Launcher, launcher
+from tests.errors import raises_code
+from tests.investigation.planted import inline
+
+CONFIG = load("smoke", overrides=("train.steps=3", "train.threads=1"))
+JOBS = [Job("arm", seed, CONFIG) for seed in range(5)]
+
+
+def silent(done: int, total: int) -> None:
+    """No progress."""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "code", "values"),
+    [
+        ("cloud", [], "launch.unknown-launcher", ["'cloud'", "slurm"]),
+        ("processes", ["timeout_min=1"], "launch.settings-without-cluster", ["'timeout_min=1'"]),
+        ("slurm", ["partition"], "launch.unreadable-setting", ["'partition'", "KEY=VALUE"]),
+    ],
+)
+def test_what_cannot_be_is_refused(name: str, settings: list[str], code: str, values: list[str]) -> None:
+    with raises_code(ConfigError, code, *values):
+        launcher(name, 1, settings)
+
+
+def test_more_threads_than_cores_are_refused_with_a_fair_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "usable_cores", lambda: 8)
+    assert launcher("processes", 2, threads=4).threads == 4
+    with raises_code(ConfigError, "launch.too-many-threads", 3, 4) as caught:
+        launcher("processes", 3, threads=4)
+    assert (caught.value.got, caught.value.allowed) == ("12 threads on 8 cores", "--threads 2 with --jobs 3")
+    assert launcher("processes", 9).threads == 1  # as it has always been: more runs than cores only wait
+
+
+def test_runs_have_the_threads_that_were_asked_and_what_is_kept_has_one(tmp_path: Path) -> None:
+    jobs = [Job("arm", 0, CONFIG), Job("kept", 0, CONFIG, place=tmp_path / "kept")]
+    found = run_jobs(tmp_path, jobs, inline(threads=2), silent)
+    folders = [tmp_path / run.folder for run in found.values()]
+    read = [Config.from_json((folder / "config.json").read_text("utf-8")) for folder in folders]
+    assert [config.train.threads for config in read] == [2, 1]
+
+
+def test_without_submitit_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = builtins.__import__
+
+    def missing(name: str, *arguments: Any) -> Any:
+        if name == "submitit":
+            raise ImportError(name)
+        return known(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with raises_code(ConfigError, "launch.submitit-absent", "slurm") as caught:
+        run_jobs(tmp_path, JOBS[:1], launcher("slurm", 1), silent)
+    assert caught.value.next_step == "pip install 'submitit>=1.5'"
+
+
+class Planted:
+    """An executor whose calls end as planted, each after it was asked twice."""
+
+    def __init__(self, ends: Sequence[BaseException | None]) -> None:
+        self.ends = list(ends)
+        self.folders: list[str] = []
+        self.running = self.most = 0
+        self.stopped = 0
+
+    def submit(self, call: Callable[..., None], *arguments: Any) -> Any:
+        self.folders.append(arguments[1])
+        self.running += 1
+        self.most = max(self.most, self.running)
+        return PlantedAttempt(self, self.ends.pop(0))
+
+    def stop(self, attempts: Sequence[Any]) -> None:
+        self.stopped = len(attempts)
+
+
+class PlantedAttempt:
+    def __init__(self, executor: Planted, end: BaseException | None) -> None:
+        self.executor, self.end, self.asked = executor, end, 0
+
+    def done(self) -> bool:
+        self.asked += 1
+        if self.asked == 2:
+            self.executor.running -= 1
+        return self.asked >= 2
+
+    def exception(self) -> BaseException | None:
+        return self.end
+
+
+def planted(executor: Planted, jobs: int) -> Launcher:
+    @contextmanager
+    def opened(folder: Path) -> Iterator[Planted]:
+        yield executor
+
+    return Launcher(jobs, opened)
+
+
+def test_no_more_run_at_a_time_than_asked_for(tmp_path: Path) -> None:
+    executor = Planted([None] * 5)
+    run_jobs(tmp_path, JOBS, planted(executor, 2), silent)
+    assert (len(executor.folders), executor.most) == (5, 2)
+
+
+def test_an_arm_is_tried_once_more_and_then_reported(tmp_path: Path) -> None:
+    executor = Planted([RuntimeError("the node was lost"), None])
+    assert run_jobs(tmp_path / "once", JOBS[:1], planted(executor, 1), silent) == {}  # nothing was really run
+    assert len(executor.folders) == 2
+    executor = Planted([RuntimeError("the node was lost")] * 2)
+    (run,) = run_jobs(tmp_path / "twice", JOBS[:1], planted(executor, 1), silent).values()
+    assert (run.state, run.reason, run.diverged) == ("failed", "the node was lost", False)
+    assert executor.ends == []
+
+
+def test_ctrl_c_stops_what_runs(tmp_path: Path) -> None:
+    executor = Planted([None] * 5)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        run_jobs(tmp_path, JOBS, planted(executor, 3), interrupt)
+    assert executor.stopped == 3
+
+
+@pytest.mark.slow
+def test_submitit_runs_arms_in_jobs_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    jobs = [*JOBS[:2], Job("diverges", 0, load("smoke", overrides=("train.lr=1e30", "train.threads=1")))]
+    found = run_jobs(tmp_path, jobs, launcher("local", 2, ["timeout_min=5"]), silent)
+    assert [found["arm", seed].steps for seed in (0, 1)] == [3, 3]
+    assert (found["diverges", 0].state, found["diverges", 0].diverged) == ("failed", True)
+    assert len(list((tmp_path / "submitit").glob("*_submitted.pkl"))) == 3
+    with raises_code(ConfigError, "launch.submitit-refuses", "local", "no_such"):
+        run_jobs(tmp_path / "x", JOBS[:1], launcher("local", 1, ["no_such=1"]), silent)
+    again = run_jobs(tmp_path, jobs, launcher("processes", 1), silent)  # what another launcher ran is kept
+    assert again == found

@@ -1,0 +1,125 @@
+"""Cases, scores and the page of the bench from planted outcomes; one real case; what a folder refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from etrm.config import load
+from etrm.errors import ConfigError, RunFolderError
+from etrm.evaluation import binomial_interval
+from etrm.investigation import fault_benchmark as fault_bench
+from etrm.investigation.fault_benchmark import HEALTHY, NOTHING, Case, Outcome, cases, score, subject_of
+from etrm.investigation.runs.budget import SCREENING
+from etrm.training.faults import FAULTS
+from reports.fault_bench import page
+from tests.errors import raises_code
+
+TIER = replace(SCREENING, seeds=1, short_seeds=1, pretrain_steps=20)
+SMOKE = load("smoke", overrides=("train.threads=1",))
+
+
+def test_every_fault_and_control_is_a_case_with_seeds_of_its_own() -> None:
+    found = cases((), seeds=3, per_case=2)
+    assert len(found) == 3 * (len(FAULTS) + len(HEALTHY))
+    assert {case.seed for case in found} == {0, 2, 4}
+    assert len({case.folder for case in found}) == len(found)
+    expected = {case.fault: case.expected for case in found}
+    assert expected["cached-context"] == "H2"
+    assert {expected[name] for name in (*HEALTHY, "halting-stuck", "encode-all-discard")} == {NOTHING}
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with raises_code(ConfigError, "fault.unknown", repr("zzz")):
+        cases(("zzz",), 1, 1)
+
+
+def test_subjects_have_the_fault_and_controls_have_none() -> None:
+    for case in cases((), 1, 1):
+        subject = subject_of(case, SMOKE)
+        assert subject.faults == ((case.fault,) if case.fault in FAULTS else ())
+    frozen = subject_of(Case("healthy-frozen-decoder", 0, NOTHING), SMOKE)
+    assert frozen.train.freeze_decoder_steps == SMOKE.train.steps
+    assert subject_of(Case("healthy-trm", 0, NOTHING), SMOKE).model.variant == "trm"
+
+
+def planted(fault: str, expected: str, named: str) -> Outcome:
+    return Outcome(Case(fault, 0, expected), named, "proven" if named[0] == "H" else "", "why | not", 10.0)
+
+
+OUTCOMES = [
+    planted("cached-context", "H2", "H2"),
+    planted("context-scale", "H3", "H2"),
+    planted("lr-too-high", "H4", NOTHING),
+    planted("healthy", NOTHING, NOTHING),
+    planted("halting-stuck", NOTHING, "H4"),
+    planted("healthy-trm", NOTHING, "error"),
+]
+
+
+def test_the_score_counts_faults_and_controls_apart() -> None:
+    named, quiet = score(OUTCOMES)
+    assert (named.right, named.cases) == (1, 3)
+    assert (quiet.right, quiet.cases) == (1, 3)
+    assert named.interval == binomial_interval(1, 3)
+
+
+def test_the_page_has_the_score_the_matrix_and_what_was_missed() -> None:
+    text = page(OUTCOMES)
+    assert text.count("1 of 3 (33.3%") == 2
+    lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+    matrix = {line[1]: line[2:-1] for line in lines if len(line) == 12}
+    columns = matrix["injected / named"]
+    assert {
+        key: matrix[key][columns.index(named)] for key, named in (("H2", "H2"), ("H3", "H2"), ("H4", "none"))
+    } == {
+        "H2": "1",
+        "H3": "1",
+        "H4": "1",
+    }
+    assert matrix["none"][columns.index("error")] == "1"
+    assert "why \\| not" in text
+    assert page(OUTCOMES[:1]).count("not measured") == 1
+
+
+def test_a_case_is_investigated_kept_and_not_run_again(
+    tmp_path: Path, decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETRM_CACHE", str(decoder.parent.parent))
+    chosen = [Case("stale-votes", 0, "H6")]
+
+    def run() -> list[Outcome]:
+        return fault_bench.run(
+            SMOKE,
+            chosen,
+            tmp_path / "bench",
+            workers=1,
+            tier=TIER,
+            progress=lambda phase, done, total: None,
+        )
+
+    (outcome,) = run()
+    assert outcome.right
+    assert outcome.confidence == "proven"
+    monkeypatch.setattr(fault_bench, "_investigate", lambda *arguments: pytest.fail("it was run again"))
+    assert run() == [outcome]
+    with raises_code(RunFolderError, "bench.other-subject", tmp_path / "bench"):
+        fault_bench.run(
+            replace_steps(),
+            chosen,
+            tmp_path / "bench",
+            workers=1,
+            tier=TIER,
+            progress=lambda phase, done, total: None,
+        )
+
+
+def replace_steps() -> fault_bench.Config:
+    return SMOKE.model_copy(update={"train": SMOKE.train.model_copy(update={"steps": 19})})
+
+
+def test_an_outcome_is_right_where_the_cause_is_the_fault_s() -> None:
+    assert OUTCOMES[0].right
+    assert not replace(OUTCOMES[0], named="error").right

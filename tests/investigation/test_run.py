@@ -1,0 +1,227 @@
+"""Root causes from end to end on the smoke preset, and the order that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etrm.config import load
+from etrm.errors import ConfigError, RunFolderError
+from etrm.investigation.experiments import frozen_decoder
+from etrm.investigation.protocol import ORDER, CommonReason, Investigation, not_run
+from etrm.investigation.result import CauseCode, Hypothesis, Result, Verdict
+from etrm.investigation.run import STATEMENTS, _behind, _over_all, investigate, root_cause
+from etrm.investigation.runs.budget import SCREENING
+from tests.errors import raises_code
+from tests.investigation.planted import inline
+
+
+def hypotheses(**verdicts: Verdict) -> dict[str, Hypothesis]:
+    plain = {id: planted_hypothesis(id) for id in ORDER}
+    return {id: h.replace(verdict=verdicts.get(id, h.verdict)) for id, h in plain.items()}
+
+
+def planted_hypothesis(id: str) -> Hypothesis:
+    return not_run(STATEMENTS[id], "test.planted", "planted")
+
+
+def test_the_first_validated_hypothesis_in_the_order_is_the_cause() -> None:
+    assert root_cause(hypotheses(H1=Verdict.VALIDATED, H2=Verdict.VALIDATED)).id == "H1"
+    assert root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.VALIDATED)).id == "H2"
+    refuted = root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.INVALIDATED))
+    assert (refuted.id, refuted.code) == (None, CauseCode.NONE)
+    assert root_cause(hypotheses()).code is CauseCode.NOT_TESTED
+
+
+def test_an_error_upstream_leaves_the_cause_open_and_says_where() -> None:
+    cause = root_cause(hypotheses(H1=Verdict.ERROR, H2=Verdict.VALIDATED))
+    assert cause.id is cause.confidence is None
+    assert cause.code is CauseCode.ERROR
+    assert "H1" in cause.sentence
+
+
+def changed(found: dict[str, Hypothesis], id: str, **update: object) -> dict[str, Hypothesis]:
+    return found | {id: found[id].replace(**update)}
+
+
+@pytest.mark.parametrize("verdict", [Verdict.VALIDATED, Verdict.ERROR])
+def test_what_another_hypothesis_explains_is_passed_over_where_that_one_holds(verdict: Verdict) -> None:
+    found = changed(hypotheses(H2=verdict, H3=Verdict.VALIDATED), "H2", explained_by="H3")
+    assert root_cause(found)[:3] == ("H3", "proven", CauseCode.PROVEN)
+    refuted = changed(hypotheses(H2=verdict, H3=Verdict.INVALIDATED), "H2", explained_by="H3")
+    assert root_cause(refuted).id == ("H2" if verdict is Verdict.VALIDATED else None)
+    pending = {id: h for id, h in found.items() if id != "H3"}
+    assert (root_cause(pending).id, root_cause(pending).code) == (None, CauseCode.NONE)
+
+
+def test_what_is_undecided_is_said_where_there_is_no_cause() -> None:
+    found = root_cause(hypotheses(H1=Verdict.INVALIDATED, H3=Verdict.INCONCLUSIVE))
+    assert found.code is CauseCode.NONE
+    assert [found.sentence.count(id) for id in ORDER] == [
+        0,
+        0,
+        1,
+        0,
+        2,
+        0,
+        0,
+    ]  # H3 as tested and as undecided
+
+
+def test_what_is_not_significant_over_all_hypotheses_is_not_validated() -> None:
+    def decided(id: str, p: float) -> Hypothesis:
+        return planted_hypothesis(id).replace(verdict=Verdict.VALIDATED, p_value=p)
+
+    found = _over_all({"H4": decided("H4", 0.04), "H7": decided("H7", 0.01)})
+    assert (found["H7"].verdict, found["H7"].codes) == (Verdict.VALIDATED, ("test.planted",))
+    both = _over_all({"H4": decided("H4", 0.04), "H7": decided("H7", 0.04)})
+    assert {h.verdict for h in both.values()} == {Verdict.INCONCLUSIVE}
+    assert both["H4"].codes == ("test.planted", CommonReason.NOT_SIGNIFICANT)
+
+
+def test_a_statistical_hypothesis_behind_a_proven_cause_says_so() -> None:
+    proven = hypotheses(H2=Verdict.VALIDATED)
+    found = _behind(planted_hypothesis("H4").replace(verdict=Verdict.INCONCLUSIVE), proven)
+    assert found.codes == ("test.planted", CommonReason.DOWNSTREAM)
+    mechanistic = planted_hypothesis("H3").replace(verdict=Verdict.VALIDATED)
+    assert _behind(mechanistic, proven) == mechanistic
+
+
+def test_verdicts_are_told_as_they_are_reached_but_for_those_that_others_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(id: str) -> Callable[[Investigation], Hypothesis]:
+        found = planted_hypothesis(id).replace(verdict=Verdict.INVALIDATED)
+        statistical = found.replace(p_value=0.5, kind="statistical")
+        return lambda investigation: statistical if id in ("H4", "H7") else found
+
+    monkeypatch.setattr("etrm.investigation.run.DECIDED", {id: planted(id) for id in ORDER})
+    told: list[Hypothesis] = []
+    result = _tiny(tmp_path, hypotheses=ORDER, on_verdict=told.append, experiments=())
+    assert [hypothesis.id for hypothesis in told] == ["H5", "H6", "H1", "H2", "H3"]
+    after = [result.hypotheses[id].decided_after_s for id in ORDER]
+    assert all(seconds is not None for seconds in after)
+    assert after == sorted(s for s in after if s is not None)
+
+
+def test_a_candidate_is_named_where_nothing_is_proven() -> None:
+    leading = changed(hypotheses(H4=Verdict.INCONCLUSIVE, H7=Verdict.INCONCLUSIVE), "H7", candidate=True)
+    assert root_cause(leading)[:2] == ("H7", "candidate")
+    both = changed(leading, "H4", candidate=True)
+    assert root_cause(both)[:2] == ("H4", "candidate")
+    assert root_cause(changed(both, "H2", verdict=Verdict.VALIDATED))[:2] == ("H2", "proven")
+
+
+@pytest.mark.parametrize(
+    ("faults", "cause"),
+    [
+        ((), None),
+        (("cached-context",), "H2"),
+        (("freeze-skips-optimizer",), "H2"),
+        (("decoder-not-loaded",), "H1"),
+        (("decoder-cycles-mismatch",), "H1"),
+        (("context-ignored",), "H3"),
+        (("context-nan",), "H3"),
+        (("labels-from-new-batch",), "H5"),
+        (("stale-votes",), "H6"),
+    ],
+)
+def test_the_injected_fault_is_named(
+    tmp_path: Path, decoder: Path, faults: tuple[str, ...], cause: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ETRM_CACHE", str(decoder.parent.parent))
+    names = ", ".join(f'"{name}"' for name in faults)
+    result = investigate(
+        load("smoke", overrides=(f"faults=[{names}]", f"train.decoder='{decoder}'")),
+        tmp_path,
+        name="preset smoke",
+        tier=replace(SCREENING, seeds=1, short_seeds=1),
+        launcher=inline(),
+        command="etrm investigate",
+        progress=lambda phase, done, total: None,
+        experiments=() if faults else (frozen_decoder.run,),
+        hypotheses=("H5", "H6", "H1", "H2", "H3"),
+        until_root_cause=bool(faults),
+    )
+    assert result.root_cause == cause
+    assert result.root_cause_confidence == (cause and "proven")
+    assert result.hypotheses["H4"].verdict is Verdict.NOT_RUN
+    stopped = CommonReason.STOPPED_AT_ROOT_CAUSE if faults else CommonReason.NOT_SELECTED
+    assert result.hypotheses["H4"].codes == (stopped,)
+    assert Result.read(tmp_path / "result.json") == result
+
+
+def test_it_stops_behind_a_proven_cause_and_not_behind_a_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def planted(id: str) -> Callable[[Investigation], Hypothesis]:
+        def decide(investigation: Investigation) -> Hypothesis:
+            asked.append(id)
+            verdict = Verdict.VALIDATED if id == "H2" else Verdict.INCONCLUSIVE
+            return planted_hypothesis(id).replace(verdict=verdict, candidate=id == "H6")
+
+        return decide
+
+    monkeypatch.setattr("etrm.investigation.run.DECIDED", {id: planted(id) for id in ORDER})
+    result = _tiny(tmp_path, hypotheses=ORDER, until_root_cause=True)
+    assert asked == ["H5", "H6", "H1", "H2"]
+    assert result.root_cause == "H2"
+    assert result.cause_code is CauseCode.PROVEN
+    assert result.hypotheses["H3"].codes == (CommonReason.STOPPED_AT_ROOT_CAUSE,)
+    assert result.experiments == ()
+
+
+def test_a_folder_of_another_subject_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "subject.json").write_text("{}")
+    with raises_code(RunFolderError, "investigate.other-subject", tmp_path):
+        _tiny(tmp_path)
+
+
+def test_runs_of_other_code_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "subject.json").write_text('{"code": "an older version"}')
+    with raises_code(RunFolderError, "investigate.other-code", tmp_path):
+        _tiny(tmp_path)
+
+
+def test_runs_of_another_device_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(name: str) -> None:
+        monkeypatch.setattr("etrm.hardware.describe", lambda device: name)
+
+    named("cuda: NVIDIA H100")
+    _tiny(tmp_path, hypotheses=(), experiments=())
+    named("cpu: a laptop")
+    with pytest.raises(RunFolderError) as caught:
+        _tiny(tmp_path, hypotheses=(), experiments=())
+    assert (caught.value.got, caught.value.allowed) == ("device cpu: a laptop", "device cuda: NVIDIA H100")
+
+
+def test_an_unknown_hypothesis_is_refused(tmp_path: Path) -> None:
+    with raises_code(ConfigError, "investigate.unknown-hypothesis", repr("H9")):
+        _tiny(tmp_path, hypotheses=("H9",))
+
+
+def _tiny(
+    out: Path,
+    hypotheses: tuple[str, ...] = ("H1",),
+    *,
+    until_root_cause: bool = False,
+    **options: Any,
+) -> Result:
+    return investigate(
+        load("smoke"),
+        out,
+        name="preset smoke",
+        tier=replace(SCREENING, seeds=1, short_seeds=1),
+        launcher=inline(),
+        command="etrm investigate",
+        progress=lambda phase, done, total: None,
+        hypotheses=hypotheses,
+        until_root_cause=until_root_cause,
+        **options,
+    )
