@@ -38,8 +38,8 @@ bench: $(READY)
 
 # docs/settings.md, docs/errors.md and docs/result-codes.md, which tests compare with the code.
 pages: $(READY)
-	$(BIN)/python -m reports.settings_page --out docs/settings.md
-	$(BIN)/python -m reports.error_codes --out docs/errors.md
+	$(BIN)/python -m reports.documents.settings_page --out docs/settings.md
+	$(BIN)/python -m reports.documents.error_codes --out docs/errors.md
 	$(BIN)/python -m etrm.investigation.codes > docs/result-codes.md
 
 # docs/coverage.md: two small real runs, seconds.
@@ -63,14 +63,14 @@ gates: $(READY)
 	    $(BIN)/etrm train --preset overfit --set model.encoder.kind=$$kind --set train.seed=$$seed \
 	        --set train.threads=1 --resume --out runs/gates/$$kind-seed$$seed || exit 1; \
 	done; done
-	$(BIN)/python -m reports.learning gates runs/gates/*-seed? --out docs/figures/overfit-gates.png
+	$(BIN)/python -m reports.documents.learning gates runs/gates/*-seed? --out docs/figures/overfit-gates.png
 
 # docs/learning.md: held-out rules; about 15 minutes of one core for each of 3 runs.
 rules: $(READY)
 	for seed in 0 1 2; do \
 	    $(BIN)/etrm train --preset rules --set train.seed=$$seed --set train.threads=1 --resume --out runs/rules/seed$$seed || exit 1; \
 	done
-	$(BIN)/python -m reports.learning held-out runs/rules/seed? --out docs/figures/rules.png
+	$(BIN)/python -m reports.documents.learning held-out runs/rules/seed? --out docs/figures/rules.png
 
 # docs/investigations: about an hour of one core.
 REVISITED := --preset small --set train.steps=120 --set train.clip_norm=none --out runs/revisited-experiments

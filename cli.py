@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from etrm.investigation.result import Result
     from etrm.investigation.runs.budget import Tier
     from etrm.investigation.runs.launchers import Launcher
-    from reports.console import Phases
+    from reports.terminal.console import Phases
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -113,7 +113,7 @@ def main() -> NoReturn:
 
 def _report(error: EtrmError) -> None:
     """Print an error as a user meets it: the message, and its code in an unobtrusive last line."""
-    from reports.console import open_console
+    from reports.terminal.console import open_console
 
     show = partial(open_console(stderr=True).print, markup=False, highlight=False, soft_wrap=True)
     show(f"error: {error}", style="red")
@@ -235,7 +235,7 @@ def train(
     from etrm.checkpoints.run_folder import read_config
     from etrm.processes import rank
     from etrm.training.trainer import train as run_training
-    from reports.console import TrainBar, open_console
+    from reports.terminal.console import TrainBar, open_console
 
     if resume and not (preset or config or settings or inject):
         chosen = read_config(out)
@@ -271,8 +271,8 @@ def evaluate(
     from rich.table import Table
 
     from etrm.training.scoring import score_run
-    from reports.console import open_console
-    from reports.terminal import submission_line
+    from reports.terminal.console import open_console
+    from reports.terminal.summary import submission_line
 
     scores = score_run(run, tuple(settings or ()), submission)
     asked = scores.config.evaluate
@@ -304,7 +304,7 @@ def evaluate(
 def report(folder: Annotated[Path, typer.Argument(help="Folder with a result.json.")]) -> None:
     """Render the report of an investigation again, markdown and HTML, from its result.json alone."""
     from reports import read_and_render, summary
-    from reports.console import open_console
+    from reports.terminal.console import open_console
 
     result = read_and_render(folder)
     open_console().print(summary(result))
@@ -312,7 +312,7 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder with a result.jso
 
 
 def _say_where(folder: Path) -> None:
-    from reports.console import open_console
+    from reports.terminal.console import open_console
 
     for name in ("index.md", "report.html"):
         open_console().print(f"report: {folder / name}", highlight=False, soft_wrap=True)
@@ -330,9 +330,9 @@ def diff(
 ) -> None:
     """Say what changed between two investigations of a subject: verdicts, evidence, settings, code, cost."""
     from etrm.investigation.result import Result
-    from reports.console import open_console
-    from reports.difference import compare as compare_results
-    from reports.difference_page import difference_page, terminal_difference
+    from reports.pages.difference import compare as compare_results
+    from reports.pages.difference_page import difference_page, terminal_difference
+    from reports.terminal.console import open_console
     from reports.write import write_file
 
     found = compare_results(
@@ -355,8 +355,8 @@ def plot(
 ) -> None:
     """Draw logged quantities of runs over their steps, every run visible."""
     from etrm.errors import ConfigError
-    from reports.console import open_console
-    from reports.run_plot import plot_runs
+    from reports.plots.run_plot import plot_runs
+    from reports.terminal.console import open_console
 
     reference = None
     if line is not None:
@@ -377,8 +377,8 @@ def watch(
     once: Annotated[bool, typer.Option(help="One frame, as in a pipe.")] = False,
 ) -> None:
     """Follow a run in the terminal until it ends: curves, halting, coverage, speed, findings."""
-    from reports.console import open_console
-    from reports.following.watch import watch as follow
+    from reports.runs.watch import watch as follow
+    from reports.terminal.console import open_console
 
     try:
         follow(run, open_console(), once=once)
@@ -397,8 +397,8 @@ def runs(
     as_json: Annotated[bool, typer.Option("--json", help="As a JSON array.")] = False,
 ) -> None:
     """List every run with its state, its last and its best numbers."""
-    from reports.console import open_console
-    from reports.following import listing
+    from reports.runs import listing
+    from reports.terminal.console import open_console
 
     entries = listing.list_runs(folders or [Path("runs")], sort)
     if as_json:
@@ -413,9 +413,9 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder to write overlaid curves to, as PNG.")] = None,
 ) -> None:
     """Put runs side by side: settings that differ, numbers, speed, and whether they may be compared."""
-    from reports.console import open_console
-    from reports.following.compare import as_tables, draw
-    from reports.following.compare import compare as read
+    from reports.runs.compare import as_tables, draw
+    from reports.runs.compare import compare as read
+    from reports.terminal.console import open_console
 
     found = read(runs)
     console = open_console(pipe_width=180)
@@ -438,9 +438,9 @@ def predictions(
     What is asked stands in the run's evaluate section; change it with --set evaluate.subset=..., .source,
     .max_tasks, .weights, .augmentations.
     """
-    from reports.console import open_console
-    from reports.following.prediction_drawing import as_png, caption, in_terminal
-    from reports.following.predictions import predictions as answers_of
+    from reports.runs.prediction_drawing import as_png, caption, in_terminal
+    from reports.runs.predictions import predictions as answers_of
+    from reports.terminal.console import open_console
     from reports.write import write_file
 
     found, answers = answers_of(run, settings or (), tasks=tasks, only=task or ())
@@ -461,8 +461,8 @@ def tensorboard(
     ] = None,
 ) -> None:
     """Write a run's metrics as TensorBoard events, as they come, until the run ends."""
-    from reports.console import open_console
-    from reports.following.tensorboard import export
+    from reports.runs.tensorboard import export
+    from reports.terminal.console import open_console
 
     target = out or run / "tensorboard"
     console = open_console()
@@ -486,7 +486,7 @@ def show_config(
 
     In a pipe the output is a TOML file that --config reads: etrm config --preset small > mine.toml
     """
-    from reports.settings_table import print_settings
+    from reports.terminal.settings_table import print_settings
 
     print_settings(_resolved(run, preset, config, tuple(settings or ())), as_json)
 
@@ -497,7 +497,7 @@ def faults() -> None:
     from rich.table import Table
 
     from etrm.training.faults import FAULTS
-    from reports.console import open_console
+    from reports.terminal.console import open_console
 
     table = Table("fault", "root cause", "what it does", "seen in")
     for fault in FAULTS.values():
@@ -532,7 +532,7 @@ def audit_case(
     """
     from diagnostics.auditing.case_file import UserError
     from etrm.training.audit import AuditRequest, run_audit
-    from reports.console import open_console
+    from reports.terminal.console import open_console
 
     request = AuditRequest(target, form, out, select or (), ignore or (), baseline, write_baseline)
     try:
@@ -564,7 +564,7 @@ def show(
     """Draw a task in the terminal, or one of its episodes under an augmentation."""
     from etrm.data.draw import draw_episode, draw_task
     from etrm.data.episodes import episode_of
-    from reports.console import open_console
+    from reports.terminal.console import open_console
 
     found = _find_task(task, source, subset)
     if augmentation is None:
@@ -587,8 +587,8 @@ def check(
     """Count and validate tasks, or a store."""
     from etrm.data import describe, load_tasks
     from etrm.data.store import Store
-    from reports.console import open_console
-    from reports.data_tables import store_table, summary_table
+    from reports.terminal.console import open_console
+    from reports.terminal.data_tables import store_table, summary_table
 
     if store is None:
         open_console().print(summary_table(describe(load_tasks(source, subset, max_side, None))))
@@ -614,8 +614,8 @@ def build(
     from etrm.data import chosen_tasks
     from etrm.data.build import build_store
     from etrm.errors import ConfigError
-    from reports.console import open_console
-    from reports.data_tables import store_table
+    from reports.terminal.console import open_console
+    from reports.terminal.data_tables import store_table
 
     chosen = _config(preset, config, settings, None)
     augmentations = chosen.data.augmentations
@@ -645,7 +645,7 @@ def inspect_checkpoint(
     """Show every tensor with its statistics, the totals, the settings, and what is known of their origin."""
     from etrm.checkpoints.inspect_tensors import inspect_weights
     from etrm.checkpoints.weights import read_weights
-    from reports.checkpoint_tables import inspection, print_result
+    from reports.terminal.checkpoint_tables import inspection, print_result
 
     print_result(inspect_weights(read_weights(path, _weights(weights))), inspection, as_json)
 
@@ -663,7 +663,7 @@ def compare_checkpoints(
     """
     from etrm.checkpoints.inspect_tensors import compare_weights
     from etrm.checkpoints.weights import read_weights
-    from reports.checkpoint_tables import comparison, print_result
+    from reports.terminal.checkpoint_tables import comparison, print_result
 
     kind = _weights(weights)
     found = compare_weights(read_weights(first, kind), read_weights(second, kind))
@@ -686,7 +686,7 @@ def import_published(
     What its weights do not say (cycles, heads, ...) comes from --set or a settings file, and is never guessed.
     """
     from etrm.checkpoints.import_published import import_checkpoint
-    from reports.checkpoint_tables import imported, print_result
+    from reports.terminal.checkpoint_tables import imported, print_result
 
     found = import_checkpoint(file, out, settings_file, tuple(settings or ()))
     print_result(found, imported, as_json=False)
@@ -701,7 +701,7 @@ def export_published(
 ) -> None:
     """Write weights of ours under the published names, for the published code."""
     from etrm.checkpoints.export_published import export_checkpoint
-    from reports.console import open_console
+    from reports.terminal.console import open_console
 
     found = export_checkpoint(
         source, out, _weights(weights), _one_of("--format", form, "safetensors", "torch")
@@ -765,8 +765,8 @@ def bench_faults(
     """Inject each fault, investigate blind, and count whether its root cause is named."""
     from etrm.files import write_atomically
     from etrm.investigation import fault_benchmark as fault_bench
-    from reports.console import open_console
-    from reports.fault_bench import page
+    from reports.pages.fault_benchmark_page import page
+    from reports.terminal.console import open_console
 
     base = _config(preset, config, settings, None)
     budget = _tier(tier, per_case, pretrain_steps)
@@ -796,8 +796,8 @@ ExperimentOut = Annotated[Path, typer.Option("--out", help="Folder of the runs; 
 @experiment_app.command("list")
 def experiment_list() -> None:
     """What there is, and the one difference of each."""
-    from reports.console import open_console
-    from reports.experiments_page import listing
+    from reports.pages.experiments_page import listing
+    from reports.terminal.console import open_console
 
     open_console().print(listing(), markup=False, highlight=False, soft_wrap=True)
 
@@ -862,8 +862,8 @@ def experiment_table(
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
     """The tracking table of what a folder holds now; nothing is run."""
-    from reports.console import open_console
-    from reports.experiments_page import page
+    from reports.pages.experiments_page import page
+    from reports.terminal.console import open_console
 
     base = _config(preset, config, settings, None)
     open_console().print(page(out, base, seeds), markup=False, highlight=False, soft_wrap=True)
@@ -872,8 +872,8 @@ def experiment_table(
 def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: Launcher, out: Path) -> None:
     from etrm.files import write_atomically
     from etrm.investigation.experiments.registry import run
-    from reports.console import open_console
-    from reports.experiments_page import page
+    from reports.pages.experiments_page import page
+    from reports.terminal.console import open_console
 
     with _resumable() as phases:
         for experiment in chosen:
@@ -888,8 +888,8 @@ def _decide(subject: tuple[Config, str], out: Path, **options: Any) -> Result:
     """Investigate, render and print."""
     from etrm.investigation.run import investigate
     from reports import read_and_render, summary
-    from reports.console import open_console
-    from reports.terminal import announcement
+    from reports.terminal.console import open_console
+    from reports.terminal.summary import announcement
 
     chosen, name = subject
     command = "etrm " + shlex.join(sys.argv[1:])
@@ -929,7 +929,7 @@ def _launcher(name: str, jobs: int, threads: int, settings: list[str] | None) ->
 def _resumable(unit: str = "steps") -> Iterator[Phases]:
     """The bars of long work whose finished parts stay; Ctrl-C ends with exit code 130."""
     from etrm.errors import Interrupted
-    from reports.console import Phases, open_console
+    from reports.terminal.console import Phases, open_console
 
     with Phases(unit) as phases:
         try:

@@ -30,7 +30,7 @@ def render(result: Result, folder: Path, previous: Result | None = None) -> list
     Returns:
         The files written, the index last.
     """
-    from reports.site import files
+    from reports.pages.site import files
     from reports.write import write
 
     return write(files(result, previous), folder)
@@ -53,6 +53,6 @@ def read_and_render(folder: Path) -> Result:
 
 def summary(result: Result) -> RenderableType:
     """The result for a terminal: root cause, verdicts, next step. Needs no colour to be read."""
-    from reports.terminal import terminal
+    from reports.terminal.summary import terminal
 
     return terminal(result)

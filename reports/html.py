@@ -18,8 +18,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from etrm.investigation.result import Verdict
-from reports.names import unique
-from reports.text import FOLD_END, FOLD_START
+from reports.markdown import FOLD_END, FOLD_START
+from reports.pages.names import unique
 
 ASSETS = Path(__file__).parent / "assets"
 CLASSES = {verdict.value: f"verdict {verdict.name.lower().replace('_', '-')}" for verdict in Verdict}
@@ -125,7 +125,7 @@ class _Converter:
 
 
 def _folded(tokens: Sequence[Token]) -> Iterator[Token]:
-    """The one fold that :func:`reports.text.folded` makes, which would else be shown as text."""
+    """The one fold that :func:`reports.markdown.folded` makes, which would else be shown as text."""
     place = 0
     while place < len(tokens):
         inline = tokens[place + 1] if tokens[place].type == "paragraph_open" else None

@@ -13,7 +13,7 @@ import cli
 import etrm.checkpoints.format
 import etrm.training.nonfinite  # noqa: F401 -- the two modules with error classes of their own
 from etrm.errors import ArgumentError, ConfigError, EtrmError
-from reports.error_codes import CODE, page, sites
+from reports.documents.error_codes import CODE, page, sites
 
 ROOT = Path(__file__).parent.parent
 SHARED = {  # one mistake that several modules notice
@@ -91,7 +91,7 @@ def test_validators_of_the_config_refuse_with_a_code() -> None:
 
 def test_the_page_of_the_codes_is_up_to_date() -> None:
     written = (ROOT / "docs" / "errors.md").read_text("utf-8")
-    assert written == page(), "python -m reports.error_codes --out docs/errors.md"
+    assert written == page(), "python -m reports.documents.error_codes --out docs/errors.md"
 
 
 def test_a_new_raise_site_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

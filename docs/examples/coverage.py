@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diagnostics import Absent, ModuleRecord, Monitor, StepRecord
 from etrm.files import write_atomically
-from reports.figures import COLOURS, GREY, fixed_style, png
+from reports.plots.figures import COLOURS, GREY, fixed_style, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from etrm.investigation import fault_benchmark as fault_bench
 from etrm.investigation.fault_benchmark import HEALTHY, NOTHING, Case, Outcome, cases, score, subject_of
 from etrm.investigation.runs.budget import SCREENING
 from etrm.training.faults import FAULTS
-from reports.fault_bench import page
+from reports.pages.fault_benchmark_page import page
 from tests.errors import raises_code
 
 TIER = replace(SCREENING, seeds=1, short_seeds=1, pretrain_steps=20)

@@ -17,7 +17,7 @@ import pytest
 
 from etrm.investigation.result import Result
 from reports.html import document
-from reports.site import files
+from reports.pages.site import files
 from tests.reports.test_render import GOLDEN, REGENERATE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -121,8 +121,8 @@ def hostile(example: Result, text: str) -> Result:
 def test_text_cannot_become_an_element_or_a_link(
     example: Result, text: str, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reports.figures.draw", lambda *_: b"drawn")
-    monkeypatch.setattr("reports.paired.draw", lambda *_: b"drawn")
+    monkeypatch.setattr("reports.plots.figures.draw", lambda *_: b"drawn")
+    monkeypatch.setattr("reports.plots.paired.draw", lambda *_: b"drawn")
     elements = Elements(files(hostile(example, text))["report.html"].decode())
     usual = Elements(page)
     tags = {tag for tag, _ in usual.found}

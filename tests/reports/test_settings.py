@@ -15,9 +15,9 @@ from rich.console import Console
 
 from etrm.config import load, presets, resolve, resolve_run, settings, with_settings
 from etrm.override import flat
-from reports.settings_page import main, page
-from reports.settings_table import settings_json, settings_toml, tables
-from reports.text import escape
+from reports.documents.settings_page import main, page
+from reports.markdown import escape
+from reports.terminal.settings_table import settings_json, settings_toml, tables
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "settings.md"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)

@@ -14,13 +14,7 @@ from rich.console import Console
 
 from etrm.investigation.result import Absent, CauseCode, Effect, Result, Verdict
 from reports import summary
-from reports.hypothesis_page import hypothesis_page, primary
-from reports.index_page import SHARED_ONCE, cause_kind, cause_name, index_page, root_cause
-from reports.names import page_names, slug, unique
-from reports.sections import controls_table, cost, screening_note
-from reports.standing import explained_by, marks, place
-from reports.terminal import announcement
-from reports.text import (
+from reports.markdown import (
     code,
     count,
     duration,
@@ -34,6 +28,12 @@ from reports.text import (
     table,
     value,
 )
+from reports.pages.hypothesis_page import hypothesis_page, primary
+from reports.pages.index_page import SHARED_ONCE, cause_kind, cause_name, index_page, root_cause
+from reports.pages.names import page_names, slug, unique
+from reports.pages.sections import controls_table, cost, screening_note
+from reports.pages.standing import explained_by, marks, place
+from reports.terminal.summary import announcement
 
 ORDER = ("H4", "H1", "H2")
 MARKDOWN = MarkdownIt("commonmark").enable("table")

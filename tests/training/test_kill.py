@@ -52,7 +52,7 @@ def place_of_death(folder: Path, steps_before: int, keep: int) -> str:
 
 LAUNCHER = """
 import json, os, sys
-import torch._dynamo, cli, reports.console, etrm.training.trainer  # the optimiser asks for _dynamo
+import torch._dynamo, cli, reports.terminal.console, etrm.training.trainer  # the optimiser asks for _dynamo
 
 for line in sys.stdin:
     child = os.fork()

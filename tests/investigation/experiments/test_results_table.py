@@ -17,7 +17,7 @@ from etrm.investigation.experiments.accuracy_collapse import drifts_in_words, fa
 from etrm.investigation.experiments.registry import EXPERIMENTS, find
 from etrm.investigation.experiments.results_table import PhaseState, Row, answers, phases, table
 from etrm.investigation.result import Run
-from reports.experiments_page import STATES, _decided, listing, page
+from reports.pages.experiments_page import STATES, _decided, listing, page
 from tests.investigation.planted import inline
 
 SMOKE = load("smoke", overrides=("train.threads=1",))

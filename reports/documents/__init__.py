@@ -1,0 +1,1 @@
+"""Pages and figures of docs/ that are generated from the source or from runs."""

@@ -1,0 +1,61 @@
+"""The page docs/settings.md, generated from the fields of the config: `make pages`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from etrm.config import presets, sections
+from etrm.override import as_toml
+from reports.markdown import code, escape, table
+from reports.write import write_file
+
+_HEAD = """# Settings
+
+This page is generated from the fields of the config (`make pages`). `etrm config` prints the same for your
+settings, with the value of each and where it comes from:
+
+```
+etrm config --preset small --set train.lr=3e-4     # or --config FILE, or a run folder
+etrm config --preset small > mine.toml             # a TOML file with every setting, for --config
+etrm config runs/mine --json                       # for machines
+```
+
+A config begins at the defaults below, a preset ({presets}), a TOML file (`--config`)
+or a run. `--set KEY=VALUE` changes a setting of it; the last `--set` of a key wins.
+
+**TOML files.** With `preset = "small"` in its first lines a file extends that preset, otherwise the defaults. The text
+`"none"` unsets a setting that may be `none`.
+
+**Values on the command line** are TOML: `3`, `1e-3`, `true`, `'text'`, `["a", "b"]`. The word `none` unsets a setting
+that may be `none`. A word without spaces, quotes, brackets, braces, `=`, `#` and `\\` needs no quotes:
+`--set train.optimizer=adamw`, `--set train.decoder=runs/x`. Anything else is an error. Quote a text once for TOML and
+once for the shell: `--set "train.decoder='my runs/x'"`, `--set 'data.exclude=["0d3d703e"]'`.
+
+**In code**, `etrm.config.with_settings(config, train={{"steps": 3}}, faults=())` gives a changed config, checked again.
+"""
+
+
+def page() -> str:
+    """The page as markdown."""
+    parts = [_HEAD.format(presets=", ".join(code(name) for name in presets()))]
+    for section in sections():
+        rows = [
+            (code(setting.name), code(as_toml(setting.default)), setting.values, escape(setting.description))
+            for setting in section.settings
+        ]
+        title = f"## {section.name or 'The whole run'}\n\n{escape(section.summary)}"
+        parts.append(f"{title}\n\n{table(('setting', 'default', 'values', 'description'), rows)}\n")
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m reports.documents.settings_page", description=__doc__)
+    parser.add_argument("--out", required=True, type=Path, help="the markdown file to write")
+    write_file(parser.parse_args(arguments).out, page().encode())
+
+
+if __name__ == "__main__":
+    main()

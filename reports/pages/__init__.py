@@ -1,0 +1,1 @@
+"""Pages of a report as markdown, and the parts that they share."""

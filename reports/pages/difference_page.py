@@ -1,0 +1,80 @@
+"""What changed between two investigations, as markdown and for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reports.markdown import count, escape, paragraph, plain, table
+from reports.pages.difference import Change, Difference
+from reports.pages.sections import join
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+HEADERS = ("of", "what", "before", "after")
+SAME = "Both found the same."
+
+
+def difference_page(difference: Difference, before: str, after: str) -> str:
+    """Markdown with a title.
+
+    Args:
+        difference: what changed.
+        before: how the earlier investigation is called, e.g. its folder.
+        after: how the later one is called.
+    """
+    names = paragraph(f"Before: {escape(before)}. After: {escape(after)}.")
+    return join(["# What changed between two investigations", names, changes(difference)])
+
+
+def changes(difference: Difference) -> str:
+    """Markdown without a title: tables of what changed, and the cost."""
+    parts = [SAME] if difference.same else []
+    for title, found in _tables(difference):
+        rows = [[escape(cell) for cell in _cells(change)] for change in found]
+        parts.append(f"{title}:\n\n{table(HEADERS, rows)}")
+    return "\n\n".join([*parts, *map(paragraph, _lines(difference))])
+
+
+def terminal_difference(difference: Difference) -> RenderableType:
+    """The same for a terminal."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(SAME, "bold")] if difference.same else []
+    for title, found in _tables(difference):
+        parts += [Text(f"{title}:", "bold"), _terminal_table(found), Text()]
+    return Group(*parts, *map(Text, _lines(difference)))
+
+
+def _tables(difference: Difference) -> list[tuple[str, Sequence[Change]]]:
+    named = (
+        ("Found", difference.found),
+        ("Evidence that changed by more than its interval or threshold allows", difference.evidence),
+        ("Circumstances that are not the same", difference.circumstances),
+    )
+    return [(title, found) for title, found in named if found]
+
+
+def _lines(difference: Difference) -> list[str]:
+    before, after = difference.cost
+    rows = count(difference.within, "row")
+    moved = f"{rows} of evidence moved within what its interval or threshold allows, or decides nothing."
+    return [*([moved] if difference.within else []), f"Cost before: {before}; after: {after}."]
+
+
+def _cells(change: Change) -> tuple[str, str, str, str]:
+    return change.part, change.what, change.before, change.after
+
+
+def _terminal_table(found: Sequence[Change]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*HEADERS, box=box.SIMPLE, pad_edge=False, show_edge=False)
+    for change in found:
+        drawn.add_row(*(Text(plain(cell)) for cell in _cells(change)))
+    return drawn

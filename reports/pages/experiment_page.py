@@ -1,0 +1,74 @@
+"""The page of one experiment: scenarios rather than a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from etrm.investigation.result import Experiment, Result, Scenario
+from reports.markdown import escape, paragraph, sentence, table
+from reports.pages.sections import (
+    arms_table,
+    cost,
+    evidence_table,
+    join,
+    prose,
+    raw_data,
+    reproduce,
+    runs_tables,
+    screening_note,
+    section,
+    seeds,
+)
+
+
+def experiment_page(
+    result: Result, experiment: Experiment, images: Sequence[str], navigation: str = ""
+) -> str:
+    """Markdown of an experiment.
+
+    Args:
+        result: the investigation.
+        experiment: one of its experiments.
+        images: markdown of its figures.
+        navigation: markdown that stands under the title.
+    """
+    return join(
+        [
+            f"# Experiment: {escape(experiment.title)}",
+            navigation,
+            _scenario_line(experiment),
+            screening_note(experiment.screening),
+            prose("Question", experiment.question),
+            section("Scenarios", _scenarios(experiment)),
+            section("Arms", arms_table(experiment.arms)),
+            section("Evidence", evidence_table(experiment.evidence)),
+            section("Runs", runs_tables(experiment.runs)),
+            section("Figures", *images),
+            reproduce(result.reproduce, experiment.runs, experiment.wall_s),
+            raw_data(experiment.runs),
+        ]
+    )
+
+
+def scenario(experiment: Experiment) -> str:
+    """``scenario A``, or that none was found."""
+    if experiment.scenario is Scenario.UNDECIDED:
+        return "no scenario decided"
+    return f"scenario {experiment.scenario.value}"
+
+
+def _scenario_line(experiment: Experiment) -> str:
+    mark = " (screening)" if experiment.screening else ""
+    name = scenario(experiment)
+    first = f"**{name[:1].upper()}{name[1:]}**{mark} — {sentence(escape(experiment.sentence))}"
+    used = seeds([run.seed for run in experiment.runs])
+    facts = f"Seeds: {used}. Budget: {cost(experiment.runs, experiment.wall_s)}."
+    return f"{paragraph(first, '> ')}\n>\n{paragraph(facts, '> ')}"
+
+
+def _scenarios(experiment: Experiment) -> str:
+    rows = [
+        [possible.value, "**this one**" if possible is experiment.scenario else "", escape(words)]
+        for possible, words in experiment.scenarios
+    ]
+    return table(["scenario", "found", "what it would look like"], rows) if rows else ""

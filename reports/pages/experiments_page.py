@@ -1,0 +1,127 @@
+"""The named experiments as tables: what there is, what was run, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from etrm.config import Config
+from etrm.investigation.experiments.registry import EXPERIMENTS, QUESTIONS
+from etrm.investigation.experiments.results_table import PhaseState, Row, answers, final, phases, table
+from reports.markdown import count, escape
+from reports.markdown import table as markdown_table
+
+STATES = {
+    PhaseState.MET: "met",
+    PhaseState.NOT_MET: "not met",
+    PhaseState.TOO_SHORT: "too short",
+    PhaseState.NOT_RUN: "not measured",
+}
+
+
+def listing() -> str:
+    """Every experiment with its one difference, and the questions."""
+    by_question = {name: ", ".join(q.name for q in QUESTIONS if name in q.by) for name in EXPERIMENTS}
+    rows = [[e.name, e.suite, escape(e.what), by_question[e.name]] for e in EXPERIMENTS.values()]
+    return markdown_table(["experiment", "suite", "the one difference", "decides"], rows) + "\n"
+
+
+def page(root: Path, base: Config, seeds: int) -> str:
+    """The tracking table, the questions and the phases, from what the folder holds now."""
+    rows = table(root, base, seeds)
+    return (
+        "\n\n".join(
+            (
+                "# Experiments",
+                f"Baseline: preset {base.preset or 'of a config'}, {base.train.steps} steps, batch "
+                f"{base.train.batch_size}; up to {count(seeds, 'seed')} each. Losses are those of the training queries "
+                "after the run, all ACT steps; the gain is the log of the baseline's loss less that of the "
+                "experiment's, paired by seed, with "
+                "its 90 % interval.",
+                _tracking(rows, seeds),
+                "## Questions",
+                _questions(root, rows),
+                "## Phases",
+                _phases(root, base, rows),
+            )
+        )
+        + "\n"
+    )
+
+
+def _tracking(rows: Sequence[Row], seeds: int) -> str:
+    cells = []
+    waiting = [row.experiment.name for row in rows if not row.runs]
+    for row in rows:
+        if not row.runs:
+            continue
+        failed = sum(run.state == "failed" for run in row.runs)
+        status = f"{len(row.runs) - failed} of {seeds} done"
+        i = row.interval
+        cells.append(
+            [
+                row.experiment.name,
+                escape(row.experiment.what),
+                status + (f", {failed} failed" if failed else ""),
+                _number(row.mean("loss_end")),
+                _number(row.mean("loss_end_foreign_demos")),
+                _number(row.mean("accuracy_all")),
+                f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]" if i else "",
+                _decided(row),
+                str(row.collapsed),
+                _held_out(row),
+            ]
+        )
+    headers = [
+        "",
+        "change",
+        "status",
+        "loss",
+        "with foreign demos",
+        "token accuracy",
+        "gain",
+        "helps",
+        "collapsed",
+    ]
+    done = markdown_table([*headers, "held out"], cells, numeric="lllrrrrlrl") if cells else ""
+    rest = f"Not run: {', '.join(waiting)}." if waiting else ""
+    return "\n\n".join(filter(None, (done, rest)))
+
+
+def _decided(row: Row) -> str:
+    if row.decision is None:
+        return ""
+    if not any(row.effects):
+        return "the same runs"  # the change never acted, which is no answer
+    words = {"VALIDATED": "yes", "INVALIDATED": "no", "INCONCLUSIVE": "undecided"}
+    if row.decision.candidate:
+        return "likely (screening)"
+    return words[row.decision.verdict]
+
+
+def _held_out(row: Row) -> str:
+    done = [run for run in row.runs if run.state == "finished"]
+    if not done:
+        return ""
+    solved = ", ".join(final(run, "held_out_solved", digits=0) for run in done)
+    return f"{solved} of {final(done[0], 'held_out_asked', digits=0)}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _questions(root: Path, rows: Sequence[Row]) -> str:
+    cells = [
+        [a.question.name, escape(a.question.statement), a.verdict, escape(a.found)]
+        for a in answers(root, rows)
+    ]
+    return markdown_table(["", "statement", "verdict", "found"], cells)
+
+
+def _phases(root: Path, base: Config, rows: Sequence[Row]) -> str:
+    cells = [
+        [escape(phase.name), escape(phase.wanted), STATES[phase.state], escape(phase.found)]
+        for phase in phases(root, base, rows)
+    ]
+    return markdown_table(["phase", "wanted", "", "found"], cells)

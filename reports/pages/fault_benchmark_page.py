@@ -1,0 +1,63 @@
+"""The bench of the investigation as a page: injected against named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from etrm.investigation.fault_benchmark import NOTHING, Outcome, Score, score
+from etrm.investigation.protocol import ORDER
+from reports.markdown import escape, table
+
+
+def page(outcomes: Sequence[Outcome]) -> str:
+    """Markdown: the score, the confusion matrix, every case, and what was missed."""
+    named, quiet = score(outcomes)
+    seconds = sorted(outcome.seconds for outcome in outcomes)
+    lines = [
+        f"- root cause named first: {_score(named)}",
+        f"- nothing named where there is nothing: {_score(quiet)}",
+        f"- seconds an investigation, on one worker: median {seconds[len(seconds) // 2]:.0f}, "
+        f"longest {seconds[-1]:.0f}",
+    ]
+    return "\n\n".join(("\n".join(lines), _matrix(outcomes), _cases(outcomes))) + "\n"
+
+
+def _score(found: Score) -> str:
+    if not found.cases:
+        return "not measured"
+    low, high = found.interval
+    share = found.right / found.cases
+    return f"{found.right} of {found.cases} ({share:.1%}, 95 % interval {low:.1%} to {high:.1%})"
+
+
+def _matrix(outcomes: Sequence[Outcome]) -> str:
+    counts = Counter((outcome.case.expected, outcome.named) for outcome in outcomes)
+    rows = [key for key in (*ORDER, NOTHING) if any(expected == key for expected, _ in counts)]
+    columns = [*ORDER, NOTHING, "error"]
+    return table(
+        ["injected / named", *columns],
+        [[key, *(str(counts[key, column] or "") for column in columns)] for key in rows],
+        numeric="l" + "r" * len(columns),
+    )
+
+
+def _cases(outcomes: Sequence[Outcome]) -> str:
+    by_fault: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_fault.setdefault(outcome.case.fault, []).append(outcome)
+    rows = []
+    for fault, found in by_fault.items():
+        said = Counter(f"{o.named} ({o.confidence})" if o.confidence else o.named for o in found)
+        missed = next((o.sentence for o in found if not o.right), found[0].sentence)
+        rows.append(
+            [
+                escape(fault),
+                found[0].case.expected,
+                f"{sum(o.right for o in found)} of {len(found)}",
+                ", ".join(said),
+                f"{sorted(o.seconds for o in found)[len(found) // 2]:.0f}",
+                escape(" ".join(missed.split())[:160]),
+            ]
+        )
+    return table(["fault", "belongs to", "right", "named", "seconds", "sentence"], rows)

@@ -1,0 +1,130 @@
+"""The page of one hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from etrm.investigation.result import Evidence, Hypothesis, Result, Verdict
+from reports.markdown import NOTHING, bullets, escape, link, paragraph, sentence, value
+from reports.pages.margins import margins
+from reports.pages.names import page_names
+from reports.pages.sections import (
+    MEANING,
+    arms_table,
+    change,
+    controls_table,
+    cost,
+    difference,
+    evidence_table,
+    has_interval,
+    instruments_table,
+    join,
+    prose,
+    raw_data,
+    reproduce,
+    runs_tables,
+    screening_note,
+    section,
+    seeds,
+)
+from reports.pages.standing import explained_by, marks, place
+
+
+def hypothesis_page(result: Result, key: str, images: Sequence[str], navigation: str = "") -> str:
+    """Markdown of a hypothesis; one that was not run gets a short page with its reason.
+
+    Args:
+        result: the investigation.
+        key: of the hypothesis.
+        images: markdown of its figures.
+        navigation: markdown that stands under the title.
+    """
+    hypothesis = result.hypotheses[key]
+    head = [f"# {escape(key)}: {escape(hypothesis.title)}", navigation, verdict_line(result, key)]
+    head += [screening_note(hypothesis.screening), _place_note(result, key), _explained_note(result, key)]
+    words = [
+        prose("Statement", hypothesis.statement),
+        prose("What would refute it", hypothesis.refuted_by),
+        prose("Mechanism", hypothesis.mechanism),
+    ]
+    if hypothesis.verdict is Verdict.NOT_RUN and not hypothesis.runs and not hypothesis.evidence:
+        return join([*head, *words, prose("What would decide it", hypothesis.would_change), raw_data(())])
+    return join(
+        [
+            *head,
+            *words,
+            section("Arms", arms_table(hypothesis.arms)),
+            section("Evidence", evidence_table(hypothesis.evidence)),
+            section("Did the controls fire?", controls_table(hypothesis.controls)),
+            section("Runs", runs_tables(hypothesis.runs)),
+            section("Figures", *images),
+            section("Instrument check", instruments_table(hypothesis.instruments)),
+            section(
+                "What would change this verdict",
+                paragraph(escape(hypothesis.would_change)),
+                bullets(margins(hypothesis)),
+            ),
+            reproduce(result.reproduce, hypothesis.runs, hypothesis.wall_s),
+            raw_data(hypothesis.runs),
+        ]
+    )
+
+
+def verdict_line(result: Result, key: str) -> str:
+    """Verdict, its meaning, the sentence, and what it rests on."""
+    hypothesis = result.hypotheses[key]
+    verdict = hypothesis.verdict
+    words = [f"**{verdict.value}**", escape(marks(result, key)), "—", sentence(escape(hypothesis.sentence))]
+    lines = [paragraph(" ".join(filter(None, words)), "> "), paragraph(MEANING[verdict], "> ")]
+    if hypothesis.runs or hypothesis.evidence:
+        facts = [f"Effect: {_effect(hypothesis)}."]
+        facts += [f"Seeds: {seeds([run.seed for run in hypothesis.runs])}."] if hypothesis.runs else []
+        facts += [f"Budget: {cost(hypothesis.runs, hypothesis.wall_s)}.", f"Kind: {hypothesis.kind}."]
+        lines += [paragraph(" ".join(facts), "> ")]
+    return "\n>\n".join(lines)
+
+
+def _effect(hypothesis: Hypothesis) -> str:
+    row = primary(hypothesis.evidence)
+    if row is None:
+        return "none was measured"
+    compared = "" if row.control is None else f", control {value(row.control)}"
+    kind = "interval" if has_interval(row) else "difference"
+    changed = has_interval(row) or difference(row) is not None
+    beside = f", {kind} {change(row)}" if changed else ""
+    threshold = escape(row.threshold) or NOTHING
+    return f"{escape(row.metric)}: {value(row.treatment)}{compared}{beside} (threshold: {threshold})"
+
+
+def primary(rows: Sequence[Evidence]) -> Evidence | None:
+    """The row that speaks first: one that failed, else one that more seeds would decide, else one that decides."""
+    deciding = [row for row in rows if row.passed is not None]
+    failing = [row for row in deciding if not row.passed]
+    undecided = [row for row in rows if row.passed is None and row.effect is not None]
+    return next(iter([*failing, *undecided, *deciding]), None)
+
+
+def _place_note(result: Result, key: str) -> str:
+    cause = result.root_cause
+    standing = place(result, key)
+    if standing == "clear" or cause is None:
+        return ""
+    what = "leading candidate" if result.root_cause_confidence == "candidate" else "root cause"
+    if standing == "root cause":
+        return paragraph(f"This hypothesis is the **{what}** of the investigation.")
+    return paragraph(
+        f"This hypothesis stands behind the {what}, {escape(cause)}: what is measured here may be its "
+        "consequence. Mend it first, then measure again."
+    )
+
+
+def _explained_note(result: Result, key: str) -> str:
+    other = explained_by(result, key)
+    if other is None:
+        return ""
+    pages = page_names(result)[0]
+    name = link(escape(other), pages[other]) if other in pages else escape(other)
+    return paragraph(
+        f"This verdict is **explained by {name}**: the fault that is named there gives what is measured here, so this "
+        "is passed over when the root cause is named. Mend that one first, then measure again."
+    )

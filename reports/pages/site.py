@@ -1,0 +1,80 @@
+"""The whole report as bytes by file name: pages and figures, nothing written yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from etrm.investigation.result import Experiment, Hypothesis, Result
+from reports import html
+from reports.markdown import escape, link, paragraph
+from reports.pages.experiment_page import experiment_page
+from reports.pages.hypothesis_page import hypothesis_page
+from reports.pages.index_page import index_page
+from reports.pages.names import ordered, page_names, unique
+from reports.plots import figures, paired
+
+HOW_TO_READ = "Thin lines: one seed each; bold: their mean, wherever every seed has a value."
+HOW_TO_READ_LOG = "Thin lines: one seed each; bold: their geometric mean, wherever every seed has a value."
+
+
+def files(result: Result, previous: Result | None = None) -> dict[str, bytes]:
+    """Every file of the report; figures first, the index last, so that no page links to what is not there.
+
+    Args:
+        result: the investigation.
+        previous: the one that stood in the folder before it.
+    """
+    names, experiment_names = page_names(result)
+    drawn: dict[str, bytes] = {}
+    index = index_page(result, names, experiment_names, previous)
+    pages: dict[str, Callable[[str], str]] = {}  # each as markdown, given what stands under its title
+    for key in ordered(result):
+        images, found = _images(result.hypotheses[key], names[key])
+        drawn |= found
+        pages[names[key]] = partial(hypothesis_page, result, key, images)
+    for experiment, name in zip(result.experiments, experiment_names, strict=True):
+        images, found = _images(experiment, name)
+        drawn |= found
+        pages[name] = partial(experiment_page, result, experiment, images)
+    whole = html.document(
+        f"Why does {result.subject} not learn?",
+        {"index.md": index} | {name: page("") for name, page in pages.items()},
+        _navigation(result),
+        drawn,
+    )
+    markdown = {name: page(_navigation(result, name)) for name, page in reversed(pages.items())}
+    texts = {"report.html": whole} | markdown | {"index.md": index}
+    return drawn | {name: text.encode() for name, text in texts.items()}
+
+
+def _images(part: Hypothesis | Experiment, page: str) -> tuple[list[str], dict[str, bytes]]:
+    """Markdown and bytes of a page's figures."""
+    arms = [arm.name for arm in part.arms]
+    stem = page.removesuffix(".md")
+    keys = [figure.key for figure in part.figures]
+    prefixed = [key if key.startswith(stem) else f"{stem}-{key}" for key in keys]
+    *names, paired_name = (f"figures/{name}.png" for name in unique([*prefixed, f"{stem}-paired"]))
+    shown, drawn = [], {}
+    for figure, name in zip(part.figures, names, strict=True):
+        drawn[name] = figures.draw(figure, part.series, arms)
+        several = len({series.seed for series in part.series if series.figure == figure.key}) > 1
+        how = (HOW_TO_READ_LOG if figure.y_log else HOW_TO_READ) if several else ""
+        shown.append(_image(figure.title, name, f"{escape(figure.caption)} {how}".strip()))
+    compared, panels = paired.panels(part.arms, part.runs, part.evidence)
+    if panels:
+        drawn[paired_name] = paired.draw(compared, panels)
+        shown.append(_image("Final values by seed", paired_name, paired.CAPTION))
+    return shown, drawn
+
+
+def _image(title: str, path: str, caption: str) -> str:
+    image = f"!{link(escape(title), path)}"
+    return "\n\n".join(filter(None, [image, paragraph(caption)]))
+
+
+def _navigation(result: Result, current: str = "") -> str:
+    pages, experiment_pages = page_names(result)
+    entries = [("Index", "index.md"), *((escape(key), pages[key]) for key in ordered(result))]
+    entries += [(escape(e.title), page) for e, page in zip(result.experiments, experiment_pages, strict=True)]
+    return " · ".join(f"**{name}**" if page == current else link(name, page) for name, page in entries)

@@ -1,0 +1,103 @@
+"""The paired plot: final values of arms that share seeds, one line for each seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etrm.investigation.result import Absent, Arm, Evidence, Run
+from reports.pages.words import final_value
+from reports.plots.curves import LARGEST
+from reports.plots.figures import COLOURS, GREY, WIDTH_IN, fixed_style, png, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PANELS = 6
+CAPTION = (
+    "Final values, one thin line for each seed, the mean bold. Lines that all go the same way are an effect that "
+    "does not depend on the seed; lines that cross are not. Values that are the same in every run are left out."
+)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One final value, by its key: for each seed its value in every arm."""
+
+    metric: str
+    by_seed: Mapping[int, tuple[float, ...]]
+
+
+def compared(arms: Sequence[Arm]) -> list[str]:
+    """Names of the arms that a paired plot shows: controls first; none without both sides."""
+    controls = [arm.name for arm in arms if arm.role == "control"]
+    others = [arm.name for arm in arms if arm.role in ("treatment", "subject")]
+    return controls + others if controls and others else []
+
+
+def panels(
+    arms: Sequence[Arm], runs: Sequence[Run], evidence: Sequence[Evidence]
+) -> tuple[list[str], list[Panel]]:
+    """The arms shown, and up to six metrics that vary; those that decide something come first."""
+    names = [name for name in compared(arms) if any(run.arm == name for run in runs)]
+    sides = {arm.role == "control" for arm in arms if arm.name in names}
+    if len(sides) < 2:
+        return [], []
+    finals = {(run.arm, run.seed): run.final for run in runs}
+    seeds = sorted({seed for _, seed in finals})
+    complete = [seed for seed in seeds if all((name, seed) in finals for name in names)]
+    metrics = sorted({key for seed in complete for key in finals[names[0], seed]})
+    deciding = [row.final for row in evidence if row.passed is not None]
+    metrics.sort(key=lambda m: (deciding.index(m) if m in deciding else len(deciding), m))
+    found = [_panel(metric, names, complete, finals) for metric in metrics]
+    return names, [panel for panel in found if panel is not None][:PANELS]
+
+
+def _panel(
+    metric: str,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    finals: Mapping[tuple[str, int], Mapping[str, float | Absent]],
+) -> Panel | None:
+    by_seed = {}
+    for seed in seeds:
+        values = [finals[name, seed].get(metric) for name in names]
+        kept = tuple(v for v in values if isinstance(v, float | int) and abs(v) <= LARGEST)
+        if len(kept) == len(names):
+            by_seed[seed] = kept
+    varies = len({v for values in by_seed.values() for v in values}) > 1
+    return Panel(metric, by_seed) if varies else None
+
+
+def draw(names: Sequence[str], found: Sequence[Panel]) -> bytes:
+    """Small multiples, one panel for each metric."""
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
+    with fixed_style():
+        canvas = Canvas(figsize=(max(4.2, WIDTH_IN * columns / 3), 0.4 + 2.5 * rows))
+        for i, panel in enumerate(found):
+            _draw_panel(canvas.add_subplot(rows, columns, i + 1), names, panel)
+        return png(canvas)
+
+
+def _draw_panel(axes: Axes, names: Sequence[str], panel: Panel) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    x = range(len(names))
+    for values in panel.by_seed.values():
+        axes.plot(
+            x, values, color=GREY, linewidth=0.9, alpha=0.7, marker="o", markersize=3, markeredgewidth=0
+        )
+    means = [sum(column) / len(column) for column in zip(*panel.by_seed.values(), strict=True)]
+    axes.plot(x, means, color=COLOURS[0], linewidth=2.3, marker="o", markersize=5.5, markeredgewidth=0)
+    axes.set_title(shown(final_value(panel.metric), 26), fontsize=9.5)
+    axes.set_xticks(list(x), [shown(name, 14, lines=3) for name in names], fontsize=9)
+    if len(names) > 3:  # side by side they would overlap
+        axes.tick_params(axis="x", labelrotation=90)
+    axes.set_xlim(-0.35, len(names) - 0.65)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.6g}"))
+    axes.grid(axis="x", visible=False)

@@ -1,0 +1,73 @@
+"""One logged quantity of some runs as a figure, every run visible, beside a reference line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from etrm.checkpoints.run_folder import read_config
+from etrm.errors import RunFolderError
+from etrm.investigation.protocol import smoothed
+from etrm.investigation.result import Figure, Series
+from reports.plots.figures import draw
+from reports.runs.groups import arms
+from reports.runs.history import WINDOW, History
+from reports.write import write_file
+
+
+def plot_runs(
+    folders: Sequence[Path], keys: Sequence[str], out: Path, title: str, line: tuple[str, float] | None = None
+) -> None:
+    """Draw quantities of ``metrics.jsonl`` over the steps of run folders.
+
+    Args:
+        folders: run folders; runs that differ in nothing but their seed share a colour.
+        keys: names of logged quantities.
+        out: the PNG to write.
+        title: of the figure.
+        line: a labelled horizontal reference line.
+
+    Raises:
+        RunFolderError: a folder is no run, no step logged the quantity, or ``out`` cannot be written.
+    """
+    configs = [read_config(folder) for folder in folders]
+    names = arms(configs)
+    curves = [
+        curve
+        for folder, config, arm in zip(folders, configs, names, strict=True)
+        for curve in _curves(folder, keys, arm, config.train.seed)
+    ]
+    figure = Figure(
+        key="runs",
+        title=title,
+        x_label="optimiser step",
+        y_label=", ".join(keys),
+        caption="",
+        lines=(line,) if line else (),
+    )
+    write_file(out, draw(figure, curves, sorted(set(names))))
+
+
+def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Series]:
+    history = History(folder)
+    history.update()
+    unknown = [key for key in keys if key not in history.table]
+    if unknown:
+        raise RunFolderError(
+            "plot.unknown-key",
+            f"no step of {folder} logged {unknown[0]!r}",
+            allowed=", ".join(sorted(history.table)) or "a run with at least one step",
+        )
+    curves = []
+    for key in keys:
+        logged = history.curve(key)
+        curve = Series(
+            figure="runs",
+            arm=arm,
+            seed=seed,
+            label=key,
+            x=tuple(map(float, logged.index)),
+            y=tuple(map(float, logged)),
+        )
+        curves.append(smoothed(curve, WINDOW))
+    return curves

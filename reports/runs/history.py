@@ -1,0 +1,97 @@
+"""What a run has logged so far, as a table that grows."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from etrm.checkpoints.run_table import is_number, metrics_table
+from reports.runs.json_lines_tail import Tail
+
+WINDOW = 25
+"""Steps that a smoothed value is the mean of; a tenth of the steps where there are fewer than ten windows."""
+
+RECENT = 50
+"""Steps that the present speed is the mean of."""
+
+LOWER_IS_BETTER = frozenset({"loss", "lm_loss", "q_halt_loss", "kl"})
+
+
+def smoothed(curve: pd.Series) -> npt.NDArray[np.float64]:
+    """Means over :data:`WINDOW` neighbouring values, one for each place of the window.
+
+    Args:
+        curve: (n,) values without a NaN, n at least 1.
+    """
+    values = curve.to_numpy()
+    window = max(1, min(WINDOW, len(values) // 10))
+    return np.convolve(values, np.ones(window), mode="valid") / window
+
+
+class History:
+    """The metrics and the timing of a run folder, read on as they grow."""
+
+    def __init__(self, folder: Path) -> None:
+        self._metrics, self._timing = Tail(folder / "metrics.jsonl"), Tail(folder / "timing.jsonl")
+        self.table = metrics_table([])
+        """See :func:`etrm.checkpoints.run_table.metrics_table`."""
+        self.step = 0
+        """The last logged step."""
+        self.seconds = array("d")
+        """Of every step that was done, those done again after a resume among them."""
+
+    def update(self) -> None:
+        """Read what has come."""
+        metrics, timing = self._metrics.read(), self._timing.read()
+        if metrics.restarted:
+            self.table, self.step = metrics_table([]), 0
+        if metrics.lines:
+            new = metrics_table(metrics.lines)
+            self.table = pd.concat((self.table, new)) if len(self.table) else new
+            self.step = metrics.lines[-1]["step"]
+        if timing.restarted:
+            self.seconds = array("d")
+        self.seconds.extend(line["seconds"] for line in timing.lines if is_number(line.get("seconds")))
+
+    def curve(self, key: str) -> pd.Series:
+        """The finite values of a column of the table, by step."""
+        return self.table[key].dropna()
+
+    @property
+    def broken(self) -> list[int]:
+        """Numbers of the lines of metrics.jsonl that hold no record."""
+        return self._metrics.broken
+
+    def last(self, key: str) -> float | None:
+        """The mean of a quantity over its last steps; None where it was never logged."""
+        return float(smoothed(self.curve(key))[-1]) if key in self.table else None
+
+    def best(self, key: str) -> float | None:
+        """The best of the smoothed values of a quantity: the lowest loss, the highest of anything else."""
+        if key not in self.table:
+            return None
+        means = smoothed(self.curve(key))
+        return float(means.min() if key in LOWER_IS_BETTER else means.max())
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent in steps by all the processes that worked on the run."""
+        return math.fsum(self.seconds)
+
+    @property
+    def steps_per_s(self) -> float | None:
+        """Of the last :data:`RECENT` steps; None before the first."""
+        recent = self.seconds[-RECENT:]
+        return len(recent) / math.fsum(recent) if recent and math.fsum(recent) > 0 else None
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """Rows that went through a step, per second."""
+        if not self.steps_per_s or "rows" not in self.table:
+            return None
+        return self.steps_per_s * float(np.mean(self.curve("rows").to_numpy()[-RECENT:]))

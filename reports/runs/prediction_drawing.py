@@ -1,0 +1,225 @@
+"""Answers as ARC grids: input, target and answer side by side, wrong cells marked; in the terminal and as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from etrm.data import Grid, Pair
+from etrm.data.draw import COLOUR_HEX, INK_HEX, draw_grid
+from etrm.training.scoring import Evaluated
+from reports.plots.figures import GREY, fixed_style, png, shown
+from reports.runs.predictions import Answered, Mask, size
+from reports.markdown import count
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WORDS_IN, LABEL_IN, GAP_IN, LINE_IN = 2.1, 0.22, 0.3, 0.18
+LABEL_CHARACTER_IN, TITLE_CHARACTER_IN = 0.075, 0.09
+RIGHT, WRONG = "#00684B", "#A33B00"
+LARGEST_CELL_IN, LARGEST_IN = 0.26, 2.3
+"""Inches of a cell, and of the longest side of a grid, which the cells shrink to."""
+
+DEMO_SCALE = 0.6
+"""Size of a demonstration against a query."""
+
+
+def caption(run: Path, found: Evaluated, answers: Sequence[Answered]) -> str:
+    """Whose answers these are, to what, and how many of those drawn are right."""
+    asked = found.config.evaluate
+    right = sum(one.solved for one in answers)
+    return (
+        f"{run}, step {found.step}, {found.weights} weights, {asked.source} {asked.subset}: "
+        f"{right} of {count(len(answers), 'query', 'queries')} drawn solved; all asked: {found.report.pass_at[1]}"
+    )
+
+
+def in_terminal(answers: Sequence[Answered], *, demos: bool = False) -> RenderableType:
+    """Answers to print with rich; digits where there are no colours, a wrong one with a star.
+
+    Args:
+        answers: what to draw.
+        demos: also the demonstrations of each task, above its queries.
+    """
+    parts: list[RenderableType] = []
+    for place, one in enumerate(answers):
+        if demos and (place == 0 or answers[place - 1].task.id != one.task.id):
+            parts += [_demo_rows(one.task.demos), Text()]
+        style = "bold green" if one.solved else "bold red"
+        head = Text.assemble((f"{one.task.id} test {one.query}: ", "bold"), (one.words()[0], style))
+        head.append("".join(f", {words}" for words in one.words()[1:]))
+        grids = Table.grid(padding=(0, 3, 0, 0))
+        grids.add_row(
+            _titled("input", one.pair.input),
+            _titled("target", one.target),
+            _titled("answer", one.grid, one.wrong_cells),
+        )
+        parts += [head, grids, Text()]
+    return Group(*parts)
+
+
+def _titled(title: str, grid: Grid, marked: Mask | None = None) -> RenderableType:
+    head = Text(f"{title} {size(grid)}" if grid.size else f"{title}: none", style="dim")
+    return Group(head, draw_grid(grid, marked)) if grid.size else head
+
+
+def _demo_rows(pairs: Sequence[Pair]) -> RenderableType:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    for number, pair in enumerate(pairs):
+        table.add_row(*(_titled(f"demo {number}", grid) for grid in pair.grids))
+    return table
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A grid under its label; ``marked`` cells are crossed."""
+
+    label: str
+    grid: Grid
+    marked: Mask | None = None
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """Panels side by side, and what stands left of them."""
+
+    words: list[str]
+    colour: str
+    panels: list[Panel]
+    scale: float = 1.0
+
+    @property
+    def cell_in(self) -> float:
+        """Inches of a cell, the same in the whole row."""
+        longest = max(max(panel.grid.shape) for panel in self.panels)
+        return self.scale * min(LARGEST_CELL_IN, LARGEST_IN / longest)
+
+    @property
+    def width_in(self) -> float:
+        """Of the panels with their gaps."""
+        return sum(_width_in(panel, self.cell_in) + GAP_IN for panel in self.panels)
+
+    @property
+    def height_in(self) -> float:
+        """Of the panels or the words, with labels and the gap below."""
+        grids = LABEL_IN + self.cell_in * max(panel.grid.shape[0] for panel in self.panels)
+        return max(grids, LINE_IN * (len(self.words) + 1)) + GAP_IN
+
+
+def as_png(title: str, answers: Sequence[Answered], *, demos: bool = False) -> bytes:
+    """Answers as one picture: a row for each, wrong cells crossed.
+
+    Args:
+        title: above it.
+        answers: what to draw.
+        demos: also the demonstrations of each task, in a row above its queries.
+    """
+    from matplotlib.figure import Figure
+
+    rows = _rows(answers, demos)
+    width = WORDS_IN + max((row.width_in for row in rows), default=0.0)
+    head = shown(title, round(width / TITLE_CHARACTER_IN), lines=3)
+    head_in = GAP_IN + LINE_IN * (head.count("\n") + 1)
+    height = head_in + sum(row.height_in for row in rows)
+    with fixed_style():
+        canvas = Figure(figsize=(width, height))
+        canvas.set_layout_engine("none")  # every panel has its place
+        place = _Place(canvas, width, height)
+        place.text(GAP_IN / 2, GAP_IN / 3, head, weight="bold", va="top", fontsize=10)
+        top = head_in
+        for row in rows:
+            for number, line in enumerate(row.words):
+                style = {"weight": "bold", "color": row.colour} if number < 2 else {"color": GREY}
+                place.text(GAP_IN / 2, top + number * LINE_IN, shown(line), va="top", fontsize=9, **style)
+            left = WORDS_IN
+            for panel in row.panels:
+                place.text(left, top, shown(panel.label), va="top", fontsize=9, color=GREY)
+                if panel.grid.size:
+                    _cells(place.axes(left, top + LABEL_IN, panel.grid, row.cell_in), panel)
+                left += _width_in(panel, row.cell_in) + GAP_IN
+            top += row.height_in
+        return png(canvas)
+
+
+class _Place:
+    """Inches from the top-left corner, for matplotlib's shares from the bottom-left."""
+
+    def __init__(self, canvas: Figure, width: float, height: float) -> None:
+        self._canvas, self._width, self._height = canvas, width, height
+
+    def text(self, left: float, top: float, text: str, **style: Any) -> None:
+        self._canvas.text(left / self._width, 1 - top / self._height, text, **style)
+
+    def axes(self, left: float, top: float, grid: Grid, cell: float) -> Axes:
+        height, width = (side * cell for side in grid.shape)
+        return self._canvas.add_axes(
+            (
+                left / self._width,
+                1 - (top + height) / self._height,
+                width / self._width,
+                height / self._height,
+            )
+        )
+
+
+def _width_in(panel: Panel, cell: float) -> float:
+    return max(cell * panel.grid.shape[1], LABEL_CHARACTER_IN * len(panel.label))
+
+
+def _rows(answers: Sequence[Answered], demos: bool) -> list[PanelRow]:
+    rows = []
+    for place, one in enumerate(answers):
+        if demos and (place == 0 or answers[place - 1].task.id != one.task.id):
+            panels = [
+                Panel(f"demo {number} {side}", grid)
+                for number, pair in enumerate(one.task.demos)
+                for side, grid in zip(("in", "out"), pair.grids, strict=True)
+            ]
+            rows.append(PanelRow([f"{one.task.id} demos"], GREY, panels, DEMO_SCALE))
+        panels = [
+            Panel(_label("input", one.pair.input), one.pair.input),
+            Panel(_label("target", one.target), one.target),
+            Panel(_label("answer", one.grid), one.grid, one.wrong_cells),
+        ]
+        head = f"{one.task.id} test {one.query}"
+        rows.append(PanelRow([head, *one.words()], RIGHT if one.solved else WRONG, panels))
+    return rows
+
+
+def _label(title: str, grid: Grid) -> str:
+    return f"{title} {size(grid)}" if grid.size else f"{title}: none"
+
+
+def _cells(axes: Axes, panel: Panel) -> None:
+    """The grid in ARC's colours, a line between cells, a cross on each marked one."""
+    from matplotlib.colors import ListedColormap
+
+    rows, columns = panel.grid.shape
+    axes.imshow(panel.grid, cmap=ListedColormap(COLOUR_HEX), vmin=0, vmax=9, aspect="auto")
+    axes.set_xticks(np.arange(columns + 1) - 0.5, [""] * (columns + 1))
+    axes.set_yticks(np.arange(rows + 1) - 0.5, [""] * (rows + 1))
+    axes.tick_params(length=0)
+    axes.set_axisbelow(False)
+    axes.grid(color="#555555", linewidth=0.5)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color="#555555", linewidth=0.5)
+    if panel.marked is not None:
+        for row, column in np.argwhere(panel.marked):
+            ink = INK_HEX[panel.grid[row, column]]
+            for slope in (-1, 1):
+                axes.plot(
+                    (column - 0.3, column + 0.3),
+                    (row - 0.3 * slope, row + 0.3 * slope),
+                    color=ink,
+                    linewidth=1.1,
+                )
+        axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))

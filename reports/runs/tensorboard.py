@@ -1,0 +1,86 @@
+"""The metrics of a run as TensorBoard events, written as they come."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etrm.checkpoints.run_table import is_number
+from etrm.errors import ConfigError
+from reports.runs.followed_run import Followed
+from reports.runs.json_lines_tail import Tail
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+INTERVAL_S = 2.0
+
+
+class Exporter:
+    """Writes every number of metrics.jsonl under its own name and step; TensorBoard holds float32.
+
+    Events of the same steps that an earlier export left in the folder, and those of steps that the run
+    has gone back behind, are purged the way TensorBoard has it: by a mark at which it forgets them.
+
+    Raises:
+        ConfigError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, run: Path, out: Path) -> None:
+        self._tail = Tail(run / "metrics.jsonl")
+        self._out = out
+        self._writer = _open(out)
+
+    def update(self) -> int:
+        """Write what has come; the number of steps written."""
+        news = self._tail.read()
+        if news.restarted:
+            self.close()
+            self._writer = _open(self._out)
+        for line in news.lines:
+            for key, value in line.items():
+                if key != "step" and is_number(value):
+                    # module.quantity becomes module/quantity: TensorBoard groups by what precedes the slash
+                    self._writer.add_scalar(key.replace(".", "/"), value, line["step"])
+        self._writer.flush()
+        return len(news.lines)
+
+    def close(self) -> None:
+        """Write everything down."""
+        self._writer.close()
+
+
+def export(run: Path, out: Path) -> int:
+    """Write a run's metrics as events into ``out``, those to come too, until the run ends.
+
+    Returns:
+        The number of steps written.
+
+    Raises:
+        EtrmError: there is no run, or the package tensorboard is not installed.
+    """
+    followed = Followed(run)
+    exporter = Exporter(run, out)
+    try:
+        written = exporter.update()
+        while not followed.status.ended:
+            time.sleep(INTERVAL_S)
+            followed.update()
+            written += exporter.update()
+        return written
+    finally:
+        exporter.close()
+
+
+def _open(out: Path) -> SummaryWriter:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "tensorboard.absent",
+            "the package tensorboard is not installed",
+            got=str(error),
+            next_step="pip install 'tensorboard>=2.16'",
+        ) from error
+    return SummaryWriter(str(out), purge_step=0)

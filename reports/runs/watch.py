@@ -1,0 +1,155 @@
+"""A run in the terminal while it trains: one frame drawn from what its folder holds, again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from reports.runs.followed_run import Followed
+from reports.runs.history import RECENT, WINDOW, History, smoothed
+from reports.runs.run_state import State
+from reports.runs.text_plot import binned, text_plot
+from reports.markdown import duration, number
+
+INTERVAL_S = 1.0
+BESIDE_PLOT = 67
+"""Characters of a line of the table that are not plot."""
+
+STYLES = {
+    State.RUNNING: "bold green",
+    State.FINISHED: "bold",
+    State.STOPPED: "bold yellow",
+    State.FAILED: "bold red",
+    State.UNKNOWN: "bold magenta",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A quantity of the frame.
+
+    Attributes:
+        label: in words.
+        key: in metrics.jsonl.
+        limits: of its plot; its own lowest and highest values where there are none.
+        height: lines of its plot.
+    """
+
+    label: str
+    key: str
+    limits: tuple[float, float] | None = None
+    height: int = 1
+
+
+SHARE = (0.0, 1.0)
+LEARNING = (
+    Row("token accuracy", "accuracy_all", height=3),
+    Row("rows all right", "exact_all"),
+    Row("loss", "loss", height=3),
+)
+HALTING = (
+    Row("steps at halt", "steps_at_halt"),
+    Row("rows halted in a step", "halted_share", SHARE),
+    Row("halt decision right", "q_halt_accuracy", SHARE),
+    Row("  if always the commoner", "q_halt_base_rate", SHARE),
+)
+PROBE = (
+    Row("share that differs", "probe.share"),
+    Row("effective rank", "probe.effective_rank"),
+    Row("loss", "probe.loss_true"),
+    Row("  contexts shuffled", "probe.loss_shuffled"),
+    Row("  mean context", "probe.loss_mean"),
+)
+
+
+def watch(folder: Path, console: Console, *, once: bool = False) -> None:
+    """Show a run until it ends; one frame where the console is no terminal, or ``once``.
+
+    A folder that holds no run yet is waited for, unless there is to be one frame.
+
+    Raises:
+        EtrmError: the folder cannot be read, or holds no run where one frame is asked for.
+    """
+    if once or not console.is_terminal:
+        console.print(frame(Followed(folder), console.width))
+        return
+    waiting = Text(f"{folder}: no run yet; waiting for one to begin (Ctrl-C ends)")
+    with Live(waiting, console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        live.refresh()
+        while not (folder / "config.json").exists():
+            time.sleep(INTERVAL_S)
+        run = Followed(folder)
+        live.update(frame(run, console.width), refresh=True)
+        while not run.status.ended:
+            time.sleep(INTERVAL_S)
+            run.update()
+            live.update(frame(run, console.width), refresh=True)
+
+
+def frame(run: Followed, width: int) -> RenderableType:
+    """One look at a run, for a terminal of so many characters."""
+    history, plot_width = run.history, max(10, width - BESIDE_PLOT)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=True, min_width=26)
+    for name in ("now", "lowest", "highest"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=9)
+    table.add_column(f"steps 1 to {history.step}", no_wrap=True)
+    for title, rows in _sections(history):
+        shown = [row for row in rows if row.key in history.table]
+        if shown:
+            table.add_row(Text(title, style="bold"))
+        for row in shown:
+            _add(table, row, history, plot_width)
+    return Group(*_head(run, plot_width), Text(), table, *_foot(run))
+
+
+def _sections(history: History) -> Iterator[tuple[str, Sequence[Row]]]:
+    modules = [key.removesuffix(".coverage") for key in history.table if key.endswith(".coverage")]
+    drift = [key for key in history.table if key.startswith("drift.")]
+    yield "learning", LEARNING
+    yield "halting", HALTING
+    yield "coverage", [Row(name, f"{name}.coverage", SHARE) for name in modules]
+    yield "movement in a step", [Row(name, f"{name}.moved") for name in modules]
+    yield "contexts of a probe batch", PROBE
+    yield "drift", [Row(key.removeprefix("drift."), key) for key in drift]
+
+
+def _add(table: Table, row: Row, history: History, plot_width: int) -> None:
+    means = smoothed(history.curve(row.key))
+    low, high = float(means.min()), float(means.max())
+    plot = text_plot(binned(means, plot_width), *(row.limits or (low, high)), height=row.height)
+    numbers = (number(value) for value in (float(means[-1]), low, high))
+    table.add_row(Text(f"  {row.label}"), *numbers, Text("\n".join(plot), style="cyan"))
+
+
+def _head(run: Followed, plot_width: int) -> Iterator[RenderableType]:
+    config, history = run.config, run.history
+    parts = [config.preset, run.model, f"seed {config.train.seed}"]
+    parts += [f"with {', '.join(config.faults)}"] if config.faults else []
+    yield Text.assemble((str(run.folder), "bold"), ": ", ", ".join(part for part in parts if part))
+    line = [f"step {history.step} of {config.train.steps}", f"{duration(history.wall_s)} in steps"]
+    if run.eta_s is not None and not run.status.ended:
+        line.append(f"{duration(run.eta_s)} left")
+    yield Text.assemble((str(run.status), STYLES[run.status.state]), ": ", ", ".join(line))
+    if history.steps_per_s is not None and history.samples_per_s is not None:
+        speed = f"{number(history.steps_per_s)} steps/s, {number(history.samples_per_s)} samples/s"
+        yield Text(f"{speed}, over the last {RECENT} steps")
+    yield ProgressBar(total=config.train.steps, completed=history.step, width=plot_width)
+
+
+def _foot(run: Followed) -> Iterator[RenderableType]:
+    yield Text(f"every number and curve: means over {WINDOW} values, or a tenth of a short run", style="dim")
+    if run.history.broken:
+        lines = ", ".join(map(str, run.history.broken[:5]))
+        yield Text(f"metrics.jsonl holds lines that are no record: {lines}", style="red")
+    for finding in run.findings:
+        yield Text(f"{finding['severity']} {finding['rule']}: {finding['message']}")

@@ -1,0 +1,134 @@
+"""What `etrm checkpoint` prints: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from etrm.checkpoints.import_published import Imported
+from etrm.checkpoints.inspect_tensors import Comparison, Inspection, TensorComparison, TensorSummary
+from etrm.override import flat
+from reports.terminal.console import open_console
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+Found = TypeVar("Found", Inspection, Comparison, Imported)
+
+
+def print_result(found: Found, render: Callable[[Found], RenderableType], as_json: bool) -> None:
+    """Print a result of a command."""
+    console = open_console()
+    if as_json:
+        text = json.dumps(asdict(found), indent=1, allow_nan=False)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    else:
+        console.print(render(found))
+
+
+def inspection(found: Inspection) -> Group:
+    """Where it comes from, its settings, totals, then every tensor."""
+    origin = {
+        "file": found.path,
+        "weights": found.weights,
+        "step": _or_unknown(found.step),
+        "digest": "verified" if found.verified else "the file has none",
+        "data hash": _or_unknown(found.data_hash),
+    }
+    settings = "unknown" if found.settings is None else _words(flat(found.settings))
+    totals = _table("part", "tensors", "values", "bytes", "not finite")
+    for part, total in found.totals.items():
+        totals.add_row(
+            part, *(f"{n:,}" for n in (total.tensors, total.values, total.bytes, total.non_finite))
+        )
+    return _group(_words(origin, "\n"), f"settings: {settings}", totals, _summaries(found.tensors))
+
+
+def _summaries(tensors: tuple[TensorSummary, ...]) -> Table:
+    """A row per tensor; what is not finite has a column where there is any."""
+    some_odd = any(t.non_finite for t in tensors)
+    odd = ("not finite",) if some_odd else ()
+    table = _table("tensor", "shape", "dtype", "mean", "std", "min", "max", "norm", *odd)
+    for t in tensors:
+        numbers = [_number(value) for value in (t.mean, t.std, t.min, t.max, t.norm)]
+        numbers += [f"{t.non_finite:,}"] if some_odd else []
+        table.add_row(t.name, _shape(t.shape), t.dtype, *numbers)
+    return table
+
+
+def comparison(found: Comparison) -> Group:
+    """The verdict, settings that differ, then every tensor that is not equal."""
+    verdict = "equal" if found.equal else "different"
+    parts: list[Any] = [
+        f"first:  {found.first}\nsecond: {found.second}",
+        f"{verdict}: {found.matched}/{found.total} tensors are equal bit for bit",
+    ]
+    if found.settings is None:
+        parts.append("settings: not compared, a side does not say its own")
+    elif found.settings:
+        pairs = (f"{name} {first} and {second}" for name, (first, second) in found.settings.items())
+        parts.append("settings that differ: " + ", ".join(pairs))
+    unequal = [tensor for tensor in found.tensors if tensor.status != "equal"]
+    if unequal:
+        table = _table("tensor", "what", "largest difference", "mean difference", "not finite")
+        for t in unequal:
+            table.add_row(t.name, _what(t), _number(t.largest), _number(t.mean), f"{t.non_finite:,}")
+        parts.append(table)
+    for side, names in (("first", found.only_first), ("second", found.only_second)):
+        if names:
+            parts.append(f"only in the {side}: " + ", ".join(names))
+    return _group(*parts)
+
+
+def imported(found: Imported) -> Group:
+    """The folder, and of every setting its value and where it is known from."""
+    values = flat(found.config.model.model_dump(mode="json"))
+    table = _table("setting", "value", "known from")
+    for name, source in found.sources.items():
+        table.add_row(name, str(values[name]), source)
+    count = sum(tensor.numel() for tensor in found.tensors.values())
+    head = f"{found.folder}: {len(found.tensors)} tensors, {count:,} values"
+    return _group(head, table)
+
+
+def _what(tensor: TensorComparison) -> str:
+    if tensor.status == "other shape":
+        return f"shape {_shape(tensor.shapes[0])} and {_shape(tensor.shapes[1])}"
+    return " and ".join(tensor.dtypes) if tensor.status == "other dtype" else tensor.status
+
+
+def _table(first: str, *others: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, padding=(0, 0))
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _group(*parts: Any) -> Group:
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(*(Text(part) if isinstance(part, str) else part for part in parts))
+
+
+def _words(values: dict[str, Any], between: str = ", ") -> str:
+    return between.join(f"{name}: {value}" for name, value in values.items())
+
+
+def _or_unknown(value: Any) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) if shape else "scalar"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

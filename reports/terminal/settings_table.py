@@ -1,0 +1,98 @@
+"""What `etrm config` prints: tables in a terminal, a TOML file with comments in a pipe, or JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from etrm.config import Resolved, Setting, sections, settings
+from etrm.override import as_toml, flat
+from reports.runs.groups import shown
+from reports.terminal.console import open_console
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+_COMMENT = 40
+"""Column of the comments in TOML, where the setting before it is not longer."""
+
+
+def print_settings(found: Resolved, json_wanted: bool) -> None:
+    """Print every setting with its value, source, default, allowed values and description."""
+    console = open_console()
+    if console.is_terminal and not json_wanted:
+        console.print(tables(found))
+    else:
+        text = settings_json(found) if json_wanted else settings_toml(found)
+        console.out(text, end="", highlight=False)
+
+
+def settings_toml(found: Resolved) -> str:
+    """The settings as a TOML file, a line each, that gives the same config when it is read."""
+    values = flat(found.config.model_dump(mode="json"))
+    lines = []
+    for name, setting in settings().items():
+        source, default = _source(found, name), as_toml(setting.default)
+        origin = source if source == "default" else f"{source}, default {default}"
+        assignment = f"{name} = {as_toml(values[name])}"
+        lines.append(f"{assignment:<{_COMMENT}}  # {origin} | {setting.values} | {setting.description}\n")
+    return "".join(lines)
+
+
+def settings_json(found: Resolved) -> str:
+    """The settings as a JSON array of objects, the fields of :class:`etrm.config.Setting` among their keys."""
+    values = flat(found.config.model_dump(mode="json"))
+    rows = [
+        {"value": values[name], "source": asdict(found.sources[name]), **asdict(setting)}
+        for name, setting in settings().items()
+    ]
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def tables(found: Resolved) -> Group:
+    """A table for every section; what is not at its default is bold."""
+    from rich.console import Group
+
+    values = flat(found.config.model_dump(mode="json"))
+    return Group(*(_table(section.name, section.settings, values, found) for section in sections()))
+
+
+def _table(title: str, rows: tuple[Setting, ...], values: dict[str, Any], found: Resolved) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    for column, ratio in (
+        ("setting", 4),
+        ("value", 3),
+        ("from", 2),
+        ("default", 2),
+        ("values", 4),
+        ("description", 7),
+    ):
+        table.add_column(column, ratio=ratio, overflow="fold")
+    for setting in rows:
+        cells = (
+            setting.name,
+            shown(values[setting.name]),
+            _source(found, setting.name),
+            _default(setting),
+            setting.values,
+            setting.description,
+        )
+        changed = values[setting.name] != setting.default
+        table.add_row(*map(Text, cells), style="bold" if changed else "")
+    return table
+
+
+def _source(found: Resolved, name: str) -> str:
+    """The source of a setting on one line, whatever characters a path has."""
+    text = str(found.sources[name])
+    return text if text.isprintable() else repr(text)
+
+
+def _default(setting: Setting) -> str:
+    return shown(setting.default) or "''"

@@ -1,0 +1,117 @@
+"""The result for a terminal, readable without colour and in a pipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from etrm.investigation.result import Hypothesis, Result, Verdict
+from reports.markdown import duration, plain, sentence
+from reports.pages.experiment_page import scenario
+from reports.pages.names import ordered
+from reports.pages.standing import marks
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from etrm.evaluation import Submitted
+
+STYLES = {
+    Verdict.VALIDATED: "bold red",
+    Verdict.INVALIDATED: "green",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.ERROR: "bold magenta",
+    Verdict.NOT_RUN: "dim",
+}
+
+
+def terminal(result: Result) -> RenderableType:
+    """Root cause first, then verdicts and experiments, then the next step."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    if _decided(result) or not result.experiments:
+        parts.append(Text.assemble((_cause(result), "bold"), "\n", sentence(plain(result.sentence))))
+    if _decided(result):
+        parts.append(Padding(_verdicts(result), (1, 0, 0, 0)))
+        parts += [Padding(Text(line), (1, 0, 0, 0)) for line in _not_run(result)]
+    if result.beside:
+        said = [f"{finding.rule}, {sentence(plain(finding.message))}" for finding in result.beside]
+        parts.append(
+            Padding(Text.assemble(("Beside the hypotheses: ", "bold"), " ".join(said)), (1, 0, 0, 0))
+        )
+    for experiment in result.experiments:
+        name = scenario(experiment)
+        mark = " (screening)" if experiment.screening else ""
+        text = Text.assemble(
+            (f"{plain(experiment.title)}: ", "bold"), f"{name}{mark}. ", sentence(plain(experiment.sentence))
+        )
+        parts.append(Padding(text, (1, 0, 0, 0)))
+    parts.append(Padding(Text.assemble(("Next step: ", "bold"), plain(result.next_step)), (1, 0)))
+    return Group(*parts)
+
+
+def submission_line(done: Submitted) -> str:
+    """Where a submission is, and how many of its tasks hold no answer, by reason."""
+    line = f"submission: {done.path}: {done.tasks} tasks"
+    if not done.placeholders:
+        return line
+    reasons = Counter(str(reason) for reason in done.placeholders.values())
+    each = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return f"{line}, {len(done.placeholders)} with placeholders in place of answers ({each}): {done.listing}"
+
+
+def announcement(hypothesis: Hypothesis) -> str:
+    """One line on a hypothesis that has just been decided, while others are still open."""
+    after = hypothesis.decided_after_s
+    when = "" if after is None else f" after {duration(after)}"
+    unless = f" (unless {plain(hypothesis.explained_by)} explains it)" if hypothesis.explained_by else ""
+    name = f"{plain(hypothesis.id)} {plain(hypothesis.title)}"
+    return f"{name}: {hypothesis.verdict.value}{unless}{when}. {sentence(plain(hypothesis.sentence))}"
+
+
+def _cause(result: Result) -> str:
+    if result.root_cause is None:
+        return "Root cause: none found"
+    kind = "Leading candidate (not proven)" if result.root_cause_confidence == "candidate" else "Root cause"
+    hypothesis = result.hypotheses.get(result.root_cause)
+    title = f", {plain(hypothesis.title)}" if hypothesis else ""
+    return f"{kind}: {plain(result.root_cause)}{title}"
+
+
+def _decided(result: Result) -> list[str]:
+    return [key for key in ordered(result) if result.hypotheses[key].verdict is not Verdict.NOT_RUN]
+
+
+def _not_run(result: Result) -> list[str]:
+    """One line for each reason, so that what was not run does not hide what was."""
+    by_reason: dict[str, list[str]] = {}
+    for key in ordered(result):
+        hypothesis = result.hypotheses[key]
+        if hypothesis.verdict is Verdict.NOT_RUN:
+            name = f"{plain(key)} {plain(hypothesis.title)}"
+            by_reason.setdefault(sentence(plain(hypothesis.sentence)), []).append(name)
+    return [f"{Verdict.NOT_RUN.value}: {', '.join(names)}. {reason}" for reason, names in by_reason.items()]
+
+
+def _verdicts(result: Result) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("hypothesis", max_width=20)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("in one sentence", ratio=1)
+    for key in _decided(result):
+        hypothesis = result.hypotheses[key]
+        verdict = Text(hypothesis.verdict.value, style=STYLES[hypothesis.verdict])
+        verdict.append(f"\n{marks(result, key)}".rstrip())
+        table.add_row(
+            Text(plain(key)), Text(plain(hypothesis.title)), verdict, Text(plain(hypothesis.sentence))
+        )
+    return table
