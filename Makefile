@@ -34,7 +34,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python -m etrm.training.bench
+	$(BIN)/python -m benchmarks.performance
 
 # docs/settings.md, docs/errors.md and docs/result-codes.md, which tests compare with the code.
 pages: $(READY)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.timing import Contender, Work, ratios, spread, take_turns
 from etrm.config import Config, load
 from etrm.data import Episodes, Sample
-from etrm.training.bench.section import Conditions, Section, Table
-from etrm.training.bench.timing import Contender, Work, ratios, spread, take_turns
 from etrm.training.slots import Draw
 from etrm.training.trainer import Trainer
 

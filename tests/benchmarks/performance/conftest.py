@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.performance.workload import configured
 from etrm.config import Config
 from etrm.data import Pair, Task, TaskSet
-from etrm.training.bench.workload import configured
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What it costs to watch a training step: plain and watched steps in turns, and memory over many steps.
 
-As a command it trains in a process of its own and prints its memory: python -m etrm.training.bench.watching STEPS
+As a command it trains in a process of its own and prints its memory: python -m benchmarks.performance.watching STEPS
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from contextlib import nullcontext
 
 import torch
 
+from benchmarks.performance.memory import resident
+from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.subjects import SUBJECTS, Subject, Training, toy
+from benchmarks.performance.timing import Contender, Timing, Work, ratios, spread, take_turns
 from diagnostics import Monitor
-from etrm.training.bench.memory import resident
-from etrm.training.bench.section import Conditions, Section, Table
-from etrm.training.bench.subjects import SUBJECTS, Subject, Training, toy
-from etrm.training.bench.timing import Contender, Timing, Work, ratios, spread, take_turns
 
 SAMPLED = 20
 """At leaf level one step in this many is recorded."""
@@ -111,7 +111,7 @@ def watched(name: str, training: Training, monitor: Monitor | None) -> Contender
 
 def memory_over_steps() -> str:
     """What a watched run of the toy holds, measured in a process of its own, in one sentence."""
-    command = [sys.executable, "-m", "etrm.training.bench.watching", *map(str, CHECKED)]
+    command = [sys.executable, "-m", "benchmarks.performance.watching", *map(str, CHECKED)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     held = [value / 2**20 for value in json.loads(done.stdout)]
     listed = ", ".join(f"{value:.1f} after {steps:,}" for steps, value in zip(CHECKED, held, strict=True))

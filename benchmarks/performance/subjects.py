@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from benchmarks.performance.workload import OURS, Arm, Layout, configured, real_tasks
 from diagnostics import RowsFunction
-from etrm.training.bench.workload import OURS, Arm, Layout, configured, real_tasks
 
 BATCHES = 8
 

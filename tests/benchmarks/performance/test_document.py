@@ -9,10 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from etrm.training.bench import __main__ as command
-from etrm.training.bench import document
-from etrm.training.bench.parts import PARTS
-from etrm.training.bench.section import Conditions, Part, Section, Table
+from benchmarks.performance import __main__ as command
+from benchmarks.performance import document
+from benchmarks.performance.parts import PARTS
+from benchmarks.performance.section import Conditions, Part, Section, Table
 
 
 def section(number: str) -> Section:

@@ -11,10 +11,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.timing import Contender, spread, synchronize, take_turns
+from benchmarks.performance.workload import OURS, Arm, Layout, Step, configured, real_tasks
 from etrm.batch import Batch
-from etrm.training.bench.section import Conditions, Section, Table
-from etrm.training.bench.timing import Contender, spread, synchronize, take_turns
-from etrm.training.bench.workload import OURS, Arm, Layout, Step, configured, real_tasks
 
 WIDTHS = {"cpu": (64, 128, 256), "cuda": (128, 256, 512)}
 SQUARES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.performance import evaluation as bench
+from benchmarks.performance.section import Conditions
+from benchmarks.performance.workload import REGION, Batches, build_model
 from etrm.batch import Batch
 from etrm.config import Config, with_overrides
 from etrm.data import TaskSet
 from etrm.model.recursive import RecursiveModel
-from etrm.training.bench import evaluation as bench
-from etrm.training.bench.section import Conditions
-from etrm.training.bench.workload import REGION, Batches, build_model
 
 CPU = torch.device("cpu")
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from etrm.training.bench import timing as bench
-from etrm.training.bench.timing import Contender, Timing, Work
+from benchmarks.performance import timing as bench
+from benchmarks.performance.timing import Contender, Timing, Work
 
 CPU = torch.device("cpu")
 

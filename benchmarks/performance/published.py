@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from etrm.batch import Batch
-from etrm.config import SIDE
-from etrm.training.bench.plain import LADDER, plain_copy
-from etrm.training.bench.section import Conditions, Section, Table
-from etrm.training.bench.timing import HEADER, Contender, Timing, Work, columns, ratios, spread, take_turns
-from etrm.training.bench.workload import (
+from benchmarks.performance.plain import LADDER, plain_copy
+from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.timing import HEADER, Contender, Timing, Work, columns, ratios, spread, take_turns
+from benchmarks.performance.workload import (
     PUBLISHED,
     Batches,
     Step,
@@ -16,6 +14,8 @@ from etrm.training.bench.workload import (
     encode_padded,
     real_tasks,
 )
+from etrm.batch import Batch
+from etrm.config import SIDE
 
 BATCH = 2
 """Small, because the obvious attention keeps every matrix of scores: 20 pairs of 1,800 tokens each."""
@@ -58,7 +58,7 @@ def published(conditions: Conditions) -> Section:
         f"tasks, 900 query tokens and 10 pairs of 1,800 tokens each; D {config.model.hidden_size}, "
         f"{config.model.num_heads} heads, {config.model.H_cycles} H x {config.model.L_cycles} L cycles. In a "
         "turn every row trains on the same samples. All rows compute the same outputs from the same weights, "
-        "to rounding (tests/training/bench/test_plain.py)."
+        "to rounding (tests/benchmarks/performance/test_plain.py)."
     )
     return Section((Table(("published mode", *HEADER), rows),), (verdict, setting))
 

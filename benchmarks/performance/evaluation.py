@@ -10,13 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from etrm.batch import Batch
-from etrm.config import Config
-from etrm.data import collate, evaluation_samples
-from etrm.device import to_device
-from etrm.model.recursive import RecursiveModel
-from etrm.training.bench.section import Conditions, Section, Table
-from etrm.training.bench.timing import (
+from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.timing import (
     HEADER,
     Contender,
     Work,
@@ -26,7 +21,12 @@ from etrm.training.bench.timing import (
     synchronize,
     take_turns,
 )
-from etrm.training.bench.workload import REGION, build_model, configured
+from benchmarks.performance.workload import REGION, build_model, configured
+from etrm.batch import Batch
+from etrm.config import Config
+from etrm.data import collate, evaluation_samples
+from etrm.device import to_device
+from etrm.model.recursive import RecursiveModel
 from etrm.training.tasks import held_out_tasks
 
 SAMPLES, BATCH = 12, 6

@@ -14,15 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from etrm.batch import Batch
-from etrm.config import Config, with_overrides
-from etrm.data import Episodes, TaskSet, collate
-from etrm.model.act import explore, halts
-from etrm.model.lengths import by_length
-from etrm.model.recursive import encode_every_step
-from etrm.training import recipe
-from etrm.training.bench.section import Conditions, Section, Table
-from etrm.training.bench.timing import (
+from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.timing import (
     HEADER,
     Contender,
     Timing,
@@ -32,7 +25,7 @@ from etrm.training.bench.timing import (
     spread,
     take_turns,
 )
-from etrm.training.bench.workload import (
+from benchmarks.performance.workload import (
     OURS,
     PUBLISHED,
     REGION,
@@ -43,6 +36,13 @@ from etrm.training.bench.workload import (
     encode_ungrouped,
     real_tasks,
 )
+from etrm.batch import Batch
+from etrm.config import Config, with_overrides
+from etrm.data import Episodes, TaskSet, collate
+from etrm.model.act import explore, halts
+from etrm.model.lengths import by_length
+from etrm.model.recursive import encode_every_step
+from etrm.training import recipe
 from etrm.training.slots import Slots
 
 

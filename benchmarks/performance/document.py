@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from benchmarks.performance.section import Part, Section
 from etrm.files import write_atomically
-from etrm.training.bench.section import Part, Section
 
-DOCS = Path(__file__).parents[3] / "docs"
-PREFACE = """Printed by `make bench`, kept by `.venv/bin/python -m etrm.training.bench --write`; no number here is
+DOCS = Path(__file__).parents[2] / "docs"
+PREFACE = """Printed by `make bench`, kept by `.venv/bin/python -m benchmarks.performance --write`; no number here is
 written by hand. Everything that is compared takes turns within one run; a ratio is taken within a turn, and what is
 given is its median [quartiles]. Turns are counted as repetitions x units of work in one. A part alone:
 `--only NAME`."""
@@ -75,7 +75,7 @@ def render(record: Mapping[str, Any], order: Sequence[str]) -> str:
         if not sections:
             blocks.append(
                 "Not measured: there was none. "
-                f"`.venv/bin/python -m etrm.training.bench --device {device} --write` measures every part on it."
+                f"`.venv/bin/python -m benchmarks.performance --device {device} --write` measures every part on it."
             )
         for name in (*(n for n in order if n in sections), *sorted(set(sections) - set(order))):
             blocks += _section(name, sections[name])

@@ -1,14 +1,14 @@
 """The parts of the bench, in the order of the document. A new one is a line here."""
 
-from etrm.training.bench.evaluation import evaluation
-from etrm.training.bench.feeding import feeding
-from etrm.training.bench.growth import growth
-from etrm.training.bench.layout import layout
-from etrm.training.bench.peers import peers
-from etrm.training.bench.published import published
-from etrm.training.bench.section import Part
-from etrm.training.bench.throughput import throughput
-from etrm.training.bench.watching import watching
+from benchmarks.performance.evaluation import evaluation
+from benchmarks.performance.feeding import feeding
+from benchmarks.performance.growth import growth
+from benchmarks.performance.layout import layout
+from benchmarks.performance.peers import peers
+from benchmarks.performance.published import published
+from benchmarks.performance.section import Part
+from benchmarks.performance.throughput import throughput
+from benchmarks.performance.watching import watching
 
 PARTS = (
     Part("layout", "Training against the published layout, D 64", layout(64)),

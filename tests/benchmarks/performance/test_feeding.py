@@ -5,9 +5,9 @@ import time
 import pytest
 import torch
 
+from benchmarks.performance import feeding as bench
+from benchmarks.performance.section import Conditions
 from etrm.data import Episodes, Sample
-from etrm.training.bench import feeding as bench
-from etrm.training.bench.section import Conditions
 from tests.training.runs import wait_for_no_worker
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.performance.plain import LADDER, Ways, plain_copy
+from benchmarks.performance.workload import encode_padded
 from etrm.batch import Batch, Demos
 from etrm.config import ModelConfig
 from etrm.model.encoders import PAD
 from etrm.model.recursive import RecursiveModel, StepOutput
-from etrm.training.bench.plain import LADDER, Ways, plain_copy
-from etrm.training.bench.workload import encode_padded
 from etrm.training.loss import act_loss
 
 SIDE, PAIRS, BATCH = 4, 5, 3

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 
-from etrm.training.bench.section import Conditions, Section, Table
-from etrm.training.bench.subjects import Subject, Training, toy
-from etrm.training.bench.timing import Contender, ratios, spread, take_turns
-from etrm.training.bench.watching import monitor, watched
+from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.subjects import Subject, Training, toy
+from benchmarks.performance.timing import Contender, ratios, spread, take_turns
+from benchmarks.performance.watching import monitor, watched
 
 Step = Callable[[int], None]
 """A training step of this number with a package at work."""

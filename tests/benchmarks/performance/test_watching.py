@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from etrm.training.bench import watching as bench
-from etrm.training.bench.section import Conditions
-from etrm.training.bench.subjects import toy
-from etrm.training.bench.timing import Timing
+from benchmarks.performance import watching as bench
+from benchmarks.performance.section import Conditions
+from benchmarks.performance.subjects import toy
+from benchmarks.performance.timing import Timing
 
 CPU = torch.device("cpu")
 TINY = toy(4, 6)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from etrm.training.bench import growth as bench
-from etrm.training.bench import memory
-from etrm.training.bench.timing import Timing
+from benchmarks.performance import growth as bench
+from benchmarks.performance import memory
+from benchmarks.performance.timing import Timing
 
 CPU = torch.device("cpu")
 TINY = bench.Point(width=16, side=3, demos=2, rows=3)
@@ -41,7 +41,7 @@ def test_every_axis_holds_the_base_and_changes_one_thing() -> None:
 
 def test_memory_of_a_process_is_its_own_and_sees_an_allocation() -> None:
     code = (
-        "from etrm.training.bench.memory import resident; import numpy as np\n"
+        "from benchmarks.performance.memory import resident; import numpy as np\n"
         "before = resident('VmRSS'); x = np.ones(50 * 2**17); del x\n"
         "print(resident('VmHWM') - before, resident('VmRSS') - before)"
     )

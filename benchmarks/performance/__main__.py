@@ -9,16 +9,18 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
+from benchmarks.performance import document
+from benchmarks.performance.parts import PARTS
+from benchmarks.performance.section import Conditions
 from etrm.checkpoints.run_folder import environment
-from etrm.training.bench import document
-from etrm.training.bench.parts import PARTS
-from etrm.training.bench.section import Conditions
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the parts that were asked for."""
     names = [part.name for part in PARTS]
-    parser = argparse.ArgumentParser(prog="python -m etrm.training.bench", description="How fast, and why.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.performance", description="How fast, and why."
+    )
     parser.add_argument("--only", action="append", choices=names, help="a part; may be given again")
     parser.add_argument("--repetitions", type=int, help="turns of everything; each part's own by default")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")

@@ -5,11 +5,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.performance import throughput as bench
+from benchmarks.performance.growth import Point
+from benchmarks.performance.workload import Arm, Layout
 from etrm.config import Config
 from etrm.data import TaskSet
-from etrm.training.bench import throughput as bench
-from etrm.training.bench.growth import Point
-from etrm.training.bench.workload import Arm, Layout
 
 CPU = torch.device("cpu")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.performance import layout as bench
+from benchmarks.performance.section import Conditions
+from benchmarks.performance.timing import Timing
+from benchmarks.performance.workload import PADDED_DEMOS, Arm, Layout
 from etrm.config import Config, with_overrides
 from etrm.data import TaskSet, collate
 from etrm.model.encoders import PAD
-from etrm.training.bench import layout as bench
-from etrm.training.bench.section import Conditions
-from etrm.training.bench.timing import Timing
-from etrm.training.bench.workload import PADDED_DEMOS, Arm, Layout
 
 CPU = torch.device("cpu")
 PUBLISHED_PADDED, PUBLISHED_REAL, REGIONS, BUCKETS, OURS = (rung.layout for rung in bench.LADDER)
