@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -67,6 +68,7 @@ class Readings(TorchDispatchMode):
 def noted(counting: Readings, plain: Callable[..., Any]) -> Callable[..., Any]:
     """A method of tensors, counted as well: of a tensor on the CPU it dispatches nothing."""
 
+    @functools.wraps(plain)  # the simulated device knows methods by their names
     def ask(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         if torch.utils._python_dispatch._get_current_dispatch_mode() is counting:
             counting.by[asker()] += 1
