@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import torch
 
 from etrm.batch import Batch
 from etrm.config import Config, load
