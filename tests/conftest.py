@@ -29,8 +29,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def _simulated(request: pytest.FixtureRequest) -> Iterator[None]:
-    """With ETRM_TEST_DEVICE=simulated every test meets a GPU, as on a machine that has one."""
-    if os.environ.get("ETRM_TEST_DEVICE") != "simulated" or "devices" in request.path.parts:
+    """With ETRM_TEST_DEVICE=simulated every test meets a GPU, as on a machine that has one.
+
+    Excepted are the tests of the simulation itself, and those marked ``processes``: this process would have a GPU, and
+    its workers none. On a real GPU both have it.
+    """
+    wanted = os.environ.get("ETRM_TEST_DEVICE") == "simulated"
+    if not wanted or "devices" in request.path.parts or request.node.get_closest_marker("processes"):
         yield
         return
     with simulated_device():

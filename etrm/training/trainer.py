@@ -217,7 +217,8 @@ class Trainer:
         if limit is None:
             return None
         dense = [p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse]
-        return torch.nn.utils.clip_grad_norm_(dense, limit)
+        # The norm of no gradient at all would lie on the host.
+        return to_device(torch.nn.utils.clip_grad_norm_(dense, limit), self.device)
 
     def set_carry(self, bucket: int, carry: Carry) -> None:
         """Put the state of this process's rows of a bucket in place."""

@@ -39,6 +39,11 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "adam_atan2": ("train.optimizer=adam_atan2",),
     "accumulated": ("train.accumulate=2", "train.log_every=2"),
     "frozen": ("train.freeze_decoder_steps=2",),
+    "steps without a gradient": (
+        "model.variant=etrm_cached",
+        "train.freeze_decoder_steps=3",
+        "data.buckets=1",
+    ),
     "published canvas": ("data.canvas=published", "train.batch_size=2", "data.max_tasks=3"),
     "several buckets": ("data.buckets=3",),
     "without monitor": ("monitor.enabled=false",),

@@ -40,7 +40,7 @@ def graphs() -> Iterator[Callable[[], int]]:
 def test_without_a_compiler_it_is_refused(smoke: Smoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with raises_code(ConfigError, "train.no-compiler", "g++", "CXX", "train.compile=false"):
-        Trainer(smoke("train.compile=true"))
+        Trainer(smoke("train.compile=true", "train.device=cpu"))
     Trainer(smoke())
 
 

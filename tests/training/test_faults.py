@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etrm.config import Config
+from etrm.device import to_device, to_host
 from etrm.errors import ConfigError, NonFiniteError, TrainingError
 from etrm.model.recursive import encode_at_reset, encode_every_step
 from etrm.training.faults import FAULTS, find, recipe_for
@@ -238,7 +239,7 @@ def handed(trainer: Trainer) -> tuple[Tensor, Tensor]:
     """What the encoder says and what the core is given, for one batch."""
     slots = trainer.slots[0]
     slots.refill([True] * len(slots.indices))
-    batch = slots.batch()
+    batch = to_device(slots.batch(), trainer.device)
     model = trainer.model.eval()
     assert model.encoder is not None
     with torch.no_grad():
@@ -266,7 +267,8 @@ def test_a_stuck_halting_head_never_says_stop_and_never_learns(smoke: Smoke) -> 
     trainer.train_step()
     assert not any("q_head" in name for name in seen[0])
     with torch.no_grad():
-        _, output = trainer.model(trainer.carries[0], trainer.slots[0].batch())
+        batch = to_device(trainer.slots[0].batch(), trainer.device)
+        _, output = trainer.model(trainer.carries[0], batch)
     assert set(output.q_halt.tolist()) == {-50.0}
 
 
@@ -304,7 +306,7 @@ def test_spikes_are_one_step_in_twenty_five(smoke: Smoke) -> None:
 
 def test_the_narrow_encoder_says_four_numbers(smoke: Smoke) -> None:
     trainer = faulty(smoke, "encoder-one-token")
-    said, _ = handed(trainer)
+    said = to_host(handed(trainer)[0])
     assert trainer.config.model.encoder.latent_size == 4
     assert torch.linalg.matrix_rank((said - said.mean(0)).flatten(1).double(), rtol=1e-4) <= 4
 

@@ -14,6 +14,7 @@ from diagnostics import (
     assert_trains,
 )
 from etrm.config import VARIATIONAL, Config
+from etrm.device import to_device
 from etrm.model.encoders import ENCODERS
 from etrm.training.loss import act_loss
 from etrm.training.trainer import Trainer
@@ -42,7 +43,7 @@ def loss_of(trainer: Trainer) -> Callable[[], Tensor]:
     """The loss of the rows in hand, one step further from the same carry."""
     train, slots = trainer.config.train, trainer.slots[0]
     slots.refill(trainer.carries[0].halted.tolist())
-    batch = slots.batch()
+    batch = to_device(slots.batch(), trainer.device)
 
     def loss() -> Tensor:
         _, output = trainer.model(trainer.carries[0], batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -50,6 +51,8 @@ class Readings(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.by: Counter[str] = Counter()
+        self.asking = False
+        """Whether a counted method is running: under a function mode torch calls it from within itself."""
         self.of_the_host: list[Tensor] = []
         """Tensors that lie on the host, whatever the device of the run."""
 
@@ -67,10 +70,16 @@ class Readings(TorchDispatchMode):
 def noted(counting: Readings, plain: Callable[..., Any]) -> Callable[..., Any]:
     """A method of tensors, counted as well: of a tensor on the CPU it dispatches nothing."""
 
+    @functools.wraps(plain)  # the simulated device knows methods by their names
     def ask(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if torch.utils._python_dispatch._get_current_dispatch_mode() is counting:
+        active = torch.utils._python_dispatch._get_current_dispatch_mode() is counting
+        if active and not counting.asking:
             counting.by[asker()] += 1
-        return plain(tensor, *args, **kwargs)
+        before, counting.asking = counting.asking, True
+        try:
+            return plain(tensor, *args, **kwargs)
+        finally:
+            counting.asking = before
 
     return ask
 

@@ -53,4 +53,4 @@ def test_bfloat16_is_for_matrix_products_alone(
 
 def test_bfloat16_on_a_cpu_is_warned_of(smoke: Callable[..., Config]) -> None:
     with pytest.warns(UserWarning, match="seldom pays on a CPU"):
-        Trainer(smoke("train.precision=bfloat16"))
+        Trainer(smoke("train.precision=bfloat16", "train.device=cpu"))

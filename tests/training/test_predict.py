@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from etrm.config import Config
-from etrm.data import Sample, collate, evaluation_samples, load_tasks
+from etrm.data import Sample, evaluation_samples, load_tasks
+from etrm.device import to_host
 from etrm.errors import CheckpointError, LeakageError, RunFolderError
 from etrm.training.loss import act_loss
-from etrm.training.predict import load_model, mean_loss, predictor, solve
+from etrm.training.predict import batch_of, load_model, mean_loss, predictor, solve
 from etrm.training.scoring import score_run
 from etrm.training.trainer import train
 from tests.errors import raises_code
@@ -38,7 +39,7 @@ def samples(tasks_folder: Path, smoke: Smoke) -> list[Sample]:
 def test_a_model_is_loaded_with_the_weights_asked_for(run: Path, weights: str, file: str) -> None:
     model, config, tasks, step = load_model(run, weights)
     stored = load_file(run / "checkpoints" / "step_00000003" / f"{file}.safetensors")
-    assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(to_host(value), stored[name]) for name, value in model.state_dict().items())
     assert not model.training
     assert (config.train.steps, len(tasks), step) == (3, 6, 3)
 
@@ -69,7 +70,7 @@ def test_solving_leaves_the_mode_and_the_weights_as_they_were(
 
 def test_mean_loss_is_that_of_the_last_step_per_scored_token(run: Path, samples: list[Sample]) -> None:
     model = load_model(run, "ema")[0]
-    batch = collate(samples)
+    batch = batch_of(model, samples)
     expected = act_loss(model.solve(batch), batch.labels).lm.mean().item()
     assert mean_loss(model, samples) == pytest.approx(expected)
 

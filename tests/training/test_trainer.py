@@ -17,12 +17,12 @@ from torch.optim import Optimizer
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
-from etrm.data import collate
-from etrm.device import pick_device
+from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError, LeakageError, NonFiniteError, TrainingError
 from etrm.training import state
 from etrm.training.loss import act_loss
 from etrm.training.optim import schedule, set_rates
+from etrm.training.predict import batch_of
 from etrm.training.recipe import update
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
@@ -228,7 +228,7 @@ def test_fixed_time_is_n_steps_on_one_batch_then_the_next(
         bucket = reference.episodes.bucket_at(turn)
         rows = [reference.episodes.sample(bucket, taken[bucket] + row) for row in range(4)]
         taken[bucket] += 4
-        batch, carry = collate(rows), model.initial_carry(4)
+        batch, carry = batch_of(model, rows), model.initial_carry(4)
         for step in range(n):
             set_rates(reference.optimizers, schedule(turn * n + step, config.train))
             assert model.encoder is not None
@@ -259,8 +259,9 @@ def test_a_step_is_forward_backward_clip_and_update(
 
     slots.refill(carry.halted.tolist())
     minimum = model.draw_minimum(carry.halted.numel(), halting)
-    _, output = model(carry, slots.batch(), minimum)
-    (act_loss(output, slots.batch().labels).total(config.q_halt_weight) / config.batch_size).backward()
+    batch = to_device(slots.batch(), trainer.device)
+    _, output = model(carry, batch, to_device(minimum, trainer.device))
+    (act_loss(output, batch.labels).total(config.q_halt_weight) / config.batch_size).backward()
     norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
     if config.clip_norm is not None:
         assert norm > config.clip_norm
@@ -290,9 +291,9 @@ def test_checkpoints_hold_raw_and_averaged_weights_and_say_which(tmp_path: Path,
     found = checkpoints.read(checkpoints.saved(tmp_path / "checkpoints")[-1])
     assert found.state["weights"] == {"model.safetensors": "raw", "ema.safetensors": "ema"}
     for name, value in trainers[-1].model.state_dict().items():
-        assert torch.equal(found.model[name], value), name
+        assert torch.equal(found.model[name], to_host(value)), name
     for name, value in trainers[-1].ema.average().items():
-        assert torch.equal(found.ema[name], value), name
+        assert torch.equal(found.ema[name], to_host(value)), name
 
 
 def test_metrics_say_where_the_run_stands(smoke: Smoke) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import torch
 
 from etrm.batch import Batch
 from etrm.config import Config, load
@@ -113,7 +112,7 @@ def _noisy(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
 
 def _one_token_less(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     given = encode_every_step(model, carry, batch)
-    last = torch.zeros(given.context.shape[1], 1)
+    last = given.context.new_zeros(given.context.shape[1], 1)
     last[-1] = 1
     return replace(given, context=given.context * (1 - last))
 

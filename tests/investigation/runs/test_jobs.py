@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
+import pytest
+
 from etrm.config import load, with_overrides
 from etrm.errors import RunFolderError
 from etrm.investigation.runs.jobs import Job, run_jobs
@@ -16,6 +18,7 @@ ONE, TWO = launcher("processes", 1), launcher("processes", 2)
 CONFIG = load("smoke", overrides=("train.steps=4", "train.threads=1"))
 
 
+@pytest.mark.processes
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     jobs = [Job("arm", 0, CONFIG)]
     first = run_jobs(tmp_path, jobs, ONE, lambda done, total: None)
@@ -36,6 +39,7 @@ def test_a_folder_of_another_subject_is_refused_before_anything_runs(tmp_path: P
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.processes
 def test_a_failed_run_is_reported_and_the_others_finish(tmp_path: Path) -> None:
     broken = with_overrides(CONFIG, ("train.decoder='/nowhere/at/all'",))
     found = run_jobs(
@@ -50,6 +54,7 @@ def test_a_failed_run_is_reported_and_the_others_finish(tmp_path: Path) -> None:
     assert found["good", 0].state == "finished"
 
 
+@pytest.mark.processes
 def test_a_worker_that_dies_is_reported_and_nothing_crashes(tmp_path: Path) -> None:
     long = with_overrides(CONFIG, ("train.steps=5000",))
 
