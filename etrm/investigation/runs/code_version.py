@@ -23,8 +23,9 @@ PACKAGES: Mapping[str, Path] = {
 """Every file in them counts unless it is listed below. `cli` and `reports` are not among them: they turn options into
 a config and results into text, and an import contract keeps both out of these packages."""
 
-ONLY_RENDER: tuple[str, ...] = ()
-"""Files and folders of the packages that change no run and no verdict: none today, since what renders is in `reports`."""
+ONLY_RENDER = ("etrm/commands",)
+"""Files and folders of the packages that change no run and no verdict: the commands choose settings, which are in the key
+themselves, and print."""
 
 ONLY_JUDGE = tuple(
     f"etrm/investigation/{name}"

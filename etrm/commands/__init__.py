@@ -1,0 +1,18 @@
+"""The commands of `etrm`, a module per group; each imports what it needs when it runs, so that --help is fast."""
+
+from importlib import import_module
+
+from etrm.commands.apps import app
+
+__all__ = ["app"]
+
+for _group in (  # in the order of --help; loading a module adds its commands
+    "investigation",
+    "training",
+    "following",
+    "toolkit",
+    "tasks",
+    "checkpoint_files",
+    "named_experiments",
+):
+    import_module(f"etrm.commands.{_group}")

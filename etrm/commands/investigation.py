@@ -1,0 +1,221 @@
+"""Investigate a subject, read the report, and test the investigation itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from etrm.commands.apps import app, bench_app
+from etrm.commands.options import (
+    ConfigOption,
+    InjectOption,
+    JobsOption,
+    LauncherOption,
+    LauncherSetOption,
+    PresetOption,
+    PretrainOption,
+    SeedsOption,
+    SetOption,
+    ThreadsOption,
+    TierOption,
+)
+from etrm.commands.shared import (
+    budget_of,
+    make_launcher,
+    print_report_paths,
+    read_subject,
+    resolve_config,
+    resumable_work,
+    run_investigation,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def investigate(
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder or a checkpoint of one: its config is investigated.")
+    ] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    inject: InjectOption = None,
+    hypotheses: Annotated[str, typer.Option(help="Which to decide, e.g. H1,H2.")] = "all",
+    until_root_cause: Annotated[bool, typer.Option(help="Stop at the first proven root cause.")] = False,
+    tier: TierOption = "screening",
+    seeds: SeedsOption = None,
+    jobs: JobsOption = 2,
+    threads: ThreadsOption = 1,
+    launcher: LauncherOption = "processes",
+    launcher_set: LauncherSetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the investigation.")] = Path("runs/investigation"),
+    experiments: Annotated[bool, typer.Option(help="Also run the frozen-decoder experiment.")] = True,
+    pretrain_steps: PretrainOption = None,
+    fail_on: Annotated[
+        str | None, typer.Option(help="'validated' gives exit code 1 where a fault is found.")
+    ] = None,
+) -> None:
+    """Find out why a subject does not learn; writes result.json and a report.
+
+    Exit code 0 done, 1 with --fail-on validated where a hypothesis is VALIDATED, 2 bad input, 3 an ERROR verdict,
+    130 interrupted (the same command goes on).
+    """
+    from etrm.errors import ConfigError
+    from etrm.investigation.experiments.frozen_decoder import run as frozen
+    from etrm.investigation.result import Verdict
+    from etrm.investigation.run import chosen
+
+    if fail_on not in (None, "validated"):
+        raise ConfigError("cli.unknown-fail-on", f"unknown --fail-on {fail_on!r}", allowed="validated")
+    result = run_investigation(
+        read_subject(run, preset, config, settings, inject),
+        out,
+        launcher=make_launcher(launcher, jobs, threads, launcher_set),
+        tier=budget_of(tier, seeds, pretrain_steps),
+        hypotheses=chosen(hypotheses),
+        until_root_cause=until_root_cause,
+        experiments=(frozen,) if experiments else (),
+    )
+    verdicts = [hypothesis.verdict for hypothesis in result.hypotheses.values()]
+    if Verdict.ERROR in verdicts:
+        raise typer.Exit(3)
+    if fail_on and Verdict.VALIDATED in verdicts:
+        raise typer.Exit(1)
+
+
+@app.command("frozen-decoder")
+def frozen_decoder(
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder or a checkpoint of one: its config is the subject.")
+    ] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    inject: InjectOption = None,
+    as_original: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MISTAKE",
+            help="Make a mistake of the original again, in place of the experiment, and see which check catches it: "
+            "norms, optimizer, cycles, tasks, statistics or all.",
+        ),
+    ] = None,
+    tier: TierOption = "screening",
+    seeds: SeedsOption = None,
+    jobs: JobsOption = 2,
+    threads: ThreadsOption = 1,
+    launcher: LauncherOption = "processes",
+    launcher_set: LauncherSetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the experiment.")] = Path("runs/frozen-decoder"),
+    pretrain_steps: PretrainOption = None,
+) -> None:
+    """Keep a pretrained decoder fixed and train the encoder: does it learn (A), is it stuck (B), or useless (C)?"""
+    from etrm.investigation.experiments import replayed_mistakes as original
+    from etrm.investigation.experiments.frozen_decoder import run as frozen
+
+    mistakes = original.chosen(as_original or ())
+    run_investigation(
+        read_subject(run, preset, config, settings, inject),
+        out,
+        launcher=make_launcher(launcher, jobs, threads, launcher_set),
+        tier=budget_of(tier, seeds, pretrain_steps),
+        hypotheses=(),
+        experiments=((lambda found, _: original.run(found, mistakes)) if mistakes else frozen,),
+    )
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder with a result.json.")]) -> None:
+    """Render the report of an investigation again, markdown and HTML, from its result.json alone."""
+    from reports import read_and_render, summary
+    from reports.terminal.console import open_console
+
+    result = read_and_render(folder)
+    open_console().print(summary(result))
+    print_report_paths(folder)
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="Folder of the earlier investigation.")],
+    after: Annotated[Path, typer.Argument(help="Folder of the later one.")],
+    out: Annotated[Path | None, typer.Option(help="Also write it to this file, as markdown.")] = None,
+    any_subject: Annotated[
+        bool, typer.Option(help="Compare different subjects too, e.g. before and after a fault is mended.")
+    ] = False,
+    exit_code: Annotated[bool, typer.Option(help="Exit code 1 where they did not find the same.")] = False,
+) -> None:
+    """Say what changed between two investigations of a subject: verdicts, evidence, settings, code, cost."""
+    from etrm.investigation.result import Result
+    from reports.pages.difference import compare as compare_results
+    from reports.pages.difference_page import difference_page, terminal_difference
+    from reports.terminal.console import open_console
+    from reports.write import write_file
+
+    found = compare_results(
+        *(Result.read(folder / "result.json") for folder in (before, after)), any_subject=any_subject
+    )
+    open_console().print(terminal_difference(found))
+    if out:
+        write_file(out, difference_page(found, str(before), str(after)).encode())
+    if exit_code and not found.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def faults() -> None:
+    """List the faults that --inject can switch on."""
+    from rich.table import Table
+
+    from etrm.training.faults import FAULTS
+    from reports.terminal.console import open_console
+
+    table = Table("fault", "root cause", "what it does", "seen in")
+    for fault in FAULTS.values():
+        table.add_row(fault.name, fault.root_cause, fault.what, fault.seen)
+    open_console().print(table)
+
+
+@bench_app.command("faults")
+def bench_faults(
+    names: Annotated[list[str] | None, typer.Argument(help="Faults and controls; all by default.")] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Cases of each fault.")] = 3,
+    tier: TierOption = "screening",
+    per_case: Annotated[
+        int | None,
+        typer.Option(min=1, help="Seeds of each arm of an investigation in place of the tier's."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Investigations at a time, one process each.")] = 2,
+    pretrain_steps: PretrainOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the bench; finished cases stay.")] = Path(
+        "runs/fault-bench"
+    ),
+) -> None:
+    """Inject each fault, investigate blind, and count whether its root cause is named."""
+    from etrm.files import write_atomically
+    from etrm.investigation import fault_benchmark as fault_bench
+    from reports.pages.fault_benchmark_page import page
+    from reports.terminal.console import open_console
+
+    base = resolve_config(preset, config, settings, None)
+    budget = budget_of(tier, per_case, pretrain_steps)
+    chosen = fault_bench.cases(names or (), seeds, budget.most_seeds)
+    with resumable_work("") as phases:
+        outcomes = fault_bench.run(
+            base,
+            chosen,
+            out,
+            workers=jobs,
+            tier=budget,
+            progress=phases.update,
+        )
+    text = page(outcomes)
+    write_atomically(out / "index.md", f"# Injected and named\n\n{text}")
+    open_console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,123 @@
+"""The named experiments and their tables."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from etrm.commands.apps import experiment_app
+from etrm.commands.options import (
+    ConfigOption,
+    JobsOption,
+    LauncherOption,
+    LauncherSetOption,
+    PresetOption,
+    SetOption,
+    ThreadsOption,
+)
+from etrm.commands.shared import make_launcher, resolve_config, resumable_work
+
+if TYPE_CHECKING:
+    from etrm.config import Config
+    from etrm.investigation.experiments.registry import Experiment
+    from etrm.investigation.runs.launchers import Launcher
+
+
+ExperimentSeeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds of each; five can validate.")]
+
+
+ExperimentOut = Annotated[Path, typer.Option("--out", help="Folder of the runs; finished ones stay.")]
+
+
+@experiment_app.command("list")
+def experiment_list() -> None:
+    """What there is, and the one difference of each."""
+    from reports.pages.experiments_page import listing
+    from reports.terminal.console import open_console
+
+    open_console().print(listing(), markup=False, highlight=False, soft_wrap=True)
+
+
+@experiment_app.command("run")
+def experiment_run(
+    names: Annotated[list[str], typer.Argument(help="E7 and the like; E0 is run beside them.")],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    seeds: ExperimentSeeds = 3,
+    jobs: JobsOption = 2,
+    threads: ThreadsOption = 1,
+    launcher: LauncherOption = "processes",
+    launcher_set: LauncherSetOption = None,
+    out: ExperimentOut = Path("runs/experiments"),
+) -> None:
+    """Run some experiments beside the baseline, and print the table."""
+    from etrm.investigation.experiments.registry import BASELINE, find
+
+    chosen = [find(name) for name in dict.fromkeys((BASELINE, *names))]
+    _experiments(
+        chosen,
+        resolve_config(preset, config, settings, None),
+        seeds,
+        make_launcher(launcher, jobs, threads, launcher_set),
+        out,
+    )
+
+
+@experiment_app.command("suite")
+def experiment_suite(
+    name: Annotated[str, typer.Argument(help="gate, stability, encoder, halting, kinds or all.")],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    seeds: ExperimentSeeds = 3,
+    jobs: JobsOption = 2,
+    threads: ThreadsOption = 1,
+    launcher: LauncherOption = "processes",
+    launcher_set: LauncherSetOption = None,
+    out: ExperimentOut = Path("runs/experiments"),
+) -> None:
+    """Run a whole suite, the overfit gate first, and print the table."""
+    from etrm.investigation.experiments.registry import of_suite
+
+    _experiments(
+        of_suite(name),
+        resolve_config(preset, config, settings, None),
+        seeds,
+        make_launcher(launcher, jobs, threads, launcher_set),
+        out,
+    )
+
+
+@experiment_app.command("table")
+def experiment_table(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    seeds: ExperimentSeeds = 3,
+    out: ExperimentOut = Path("runs/experiments"),
+) -> None:
+    """The tracking table of what a folder holds now; nothing is run."""
+    from reports.pages.experiments_page import page
+    from reports.terminal.console import open_console
+
+    base = resolve_config(preset, config, settings, None)
+    open_console().print(page(out, base, seeds), markup=False, highlight=False, soft_wrap=True)
+
+
+def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: Launcher, out: Path) -> None:
+    from etrm.files import write_atomically
+    from etrm.investigation.experiments.registry import run
+    from reports.pages.experiments_page import page
+    from reports.terminal.console import open_console
+
+    with resumable_work() as phases:
+        for experiment in chosen:
+            name = f"{experiment.name}, {experiment.what}"
+            run([experiment], base, out, seeds, launcher, partial(phases.update, name))
+    text = page(out, base, seeds)
+    write_atomically(out / "index.md", text)
+    open_console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,159 @@
+"""What several commands do: choose a subject and its budget, run resumable work, print where a report is."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from etrm.config import Config, Resolved
+    from etrm.investigation.result import Result
+    from etrm.investigation.runs.budget import Tier
+    from etrm.investigation.runs.launchers import Launcher
+    from reports.terminal.console import Phases
+
+
+def run_investigation(subject: tuple[Config, str], out: Path, **options: Any) -> Result:
+    """Investigate, render and print."""
+    from etrm.investigation.run import investigate
+    from reports import read_and_render, summary
+    from reports.terminal.console import open_console
+    from reports.terminal.summary import announcement
+
+    chosen, name = subject
+    command = "etrm " + shlex.join(sys.argv[1:])
+    with resumable_work() as phases:
+        investigate(
+            chosen,
+            out,
+            name=name,
+            command=command,
+            progress=phases.update,
+            on_verdict=lambda found: phases.say(announcement(found)),
+            **options,
+        )
+    result = read_and_render(out)
+    open_console().print(summary(result))
+    print_report_paths(out)
+    return result
+
+
+def budget_of(name: str, seeds: int | None, pretrain_steps: int | None) -> Tier:
+    """A tier, with what was asked for in place of its own."""
+    from etrm.investigation.runs.budget import find
+
+    tier = find(name)
+    if seeds is not None:
+        tier = replace(tier, seeds=seeds, short_seeds=seeds)
+    return replace(tier, pretrain_steps=pretrain_steps or tier.pretrain_steps)
+
+
+def make_launcher(name: str, jobs: int, threads: int, settings: list[str] | None) -> Launcher:
+    from etrm.investigation.runs.launchers import launcher
+
+    return launcher(name, jobs, settings or (), threads)
+
+
+@contextmanager
+def resumable_work(unit: str = "steps") -> Iterator[Phases]:
+    """The bars of long work whose finished parts stay; Ctrl-C ends with exit code 130."""
+    from etrm.errors import Interrupted
+    from reports.terminal.console import Phases, open_console
+
+    with Phases(unit) as phases:
+        try:
+            yield phases
+        except (Interrupted, KeyboardInterrupt):
+            phases.close()
+            open_console(stderr=True).print("interrupted; the same command goes on from here")
+            raise typer.Exit(130) from None
+
+
+def read_subject(
+    run: Path | None,
+    preset: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    inject: list[str] | None,
+) -> tuple[Config, str]:
+    """The config to be judged and how to call it."""
+    chosen = check_faults(resolve_settings(run, preset, config, overrides_of(settings, inject)).config)
+    if run is not None:
+        name = f"{'checkpoint' if is_checkpoint(run) else 'run'} {run}"
+    else:
+        name = str(config) if config else f"preset {chosen.preset}"
+    faults = f" with {', '.join(chosen.faults)}" if chosen.faults else ""
+    return chosen, name + faults
+
+
+def resolve_config(
+    preset: str | None, path: Path | None, settings: list[str] | None, inject: list[str] | None
+) -> Config:
+    return check_faults(resolve_settings(None, preset, path, overrides_of(settings, inject)).config)
+
+
+def check_faults(config: Config) -> Config:
+    """The config, whose faults are all known."""
+    from etrm.training.faults import recipe_for
+
+    recipe_for(config)
+    return config
+
+
+def resolve_settings(
+    run: Path | None, preset: str | None, path: Path | None, overrides: tuple[str, ...]
+) -> Resolved:
+    """The config of a run, a preset or a file with its overrides; of the preset small where none is given."""
+    from etrm.config import resolve, resolve_run
+    from etrm.errors import ConfigError
+
+    if run is None:
+        return resolve("small" if preset is None and path is None else preset, path, overrides)
+    if preset or path:
+        raise ConfigError(
+            "cli.two-subjects",
+            "both a run and a preset or config were given",
+            next_step="give one of them",
+        )
+    if run.is_file():
+        raise ConfigError(
+            "cli.file-without-config",
+            f"{run} is a file, which does not say how it is trained",
+            allowed="a run folder, or one of its checkpoints",
+            next_step=f"etrm checkpoint import {run} --out DIR, then give DIR",
+        )
+    from etrm.checkpoints.run_folder import read_config
+
+    folder = run.parents[1] if is_checkpoint(run) else run
+    return resolve_run(folder, read_config(folder), overrides)
+
+
+def is_checkpoint(run: Path) -> bool:
+    return run.parent.name == "checkpoints"
+
+
+def overrides_of(settings: list[str] | None, inject: list[str] | None) -> tuple[str, ...]:
+    names = ", ".join(f'"{name}"' for name in inject or ())
+    return (*(settings or ()), *((f"faults=[{names}]",) if inject else ()))
+
+
+def print_report_paths(folder: Path) -> None:
+    from reports.terminal.console import open_console
+
+    for name in ("index.md", "report.html"):
+        open_console().print(f"report: {folder / name}", highlight=False, soft_wrap=True)
+
+
+def check_choice(option: str, given: str, *allowed: str) -> Any:
+    from etrm.errors import ConfigError
+
+    if given not in allowed:
+        raise ConfigError("cli.unknown-choice", f"unknown {option} {given!r}", allowed=" or ".join(allowed))
+    return given
