@@ -11,7 +11,7 @@ import typer
 
 from etrm.commands import app
 from etrm.errors import EtrmError
-from etrm.processes import reports_error
+from etrm.rank import reports_error
 
 _REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """A full or unwritable disk is no bug of ours, wherever it is met."""

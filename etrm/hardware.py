@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from etrm.config import TrainConfig
-from etrm.override import flat
+from etrm.setting_texts import flat
 
 COMPARED = ("device", "precision", "threads", "versions", "commit")
 """Entries of a run's record that its numbers may depend on."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from etrm.atomic_files import write_atomically
 from etrm.errors import RunFolderError
-from etrm.files import write_atomically
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from benchmarks.performance.section import Part, Section
-from etrm.files import write_atomically
+from etrm.atomic_files import write_atomically
 
 DOCS = Path(__file__).parents[2] / "docs"
 PREFACE = """Printed by `make bench`, kept by `.venv/bin/python -m benchmarks.performance --write`; no number here is

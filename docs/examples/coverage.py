@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Absent, ModuleRecord, Monitor, StepRecord
-from etrm.files import write_atomically
+from etrm.atomic_files import write_atomically
 from reports.plots.figures import COLOURS, GREY, fixed_style, png
 
 if TYPE_CHECKING:

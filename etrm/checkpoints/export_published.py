@@ -12,12 +12,12 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save
 
+from etrm.atomic_files import write_atomically
 from etrm.checkpoints.format import WeightsKind
 from etrm.checkpoints.published_names import published_name, published_settings
 from etrm.checkpoints.weights import read_weights
 from etrm.config import ModelConfig
 from etrm.errors import CheckpointError
-from etrm.files import write_atomically
 
 Format = Literal["safetensors", "torch"]
 

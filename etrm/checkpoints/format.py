@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from etrm.atomic_files import sync_folder
 from etrm.device import to_host
 from etrm.errors import CheckpointError
-from etrm.files import sync_folder
 
 PREFIX = "step_"
 WeightsKind = Literal["ema", "raw"]

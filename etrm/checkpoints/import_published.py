@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etrm.atomic_files import write_atomically
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import WEIGHTS, Checkpoint
 from etrm.checkpoints.inspect_tensors import named_as_ours
@@ -23,9 +24,8 @@ from etrm.checkpoints.run_folder import environment
 from etrm.checkpoints.weights import read_weights
 from etrm.config import KNOBS, SIDE, Config, EncoderKind, ModelConfig, build, check_request, override
 from etrm.errors import CheckpointError, ConfigError
-from etrm.files import write_atomically
 from etrm.model.recursive import RecursiveModel
-from etrm.override import flat
+from etrm.setting_texts import flat
 
 PUBLISHED_CODE: dict[str, Any] = {"qk_norm": False, "mlp_t_norm": "tokens", "encoder.qk_norm": False}
 """What the published code always computes, under our names."""

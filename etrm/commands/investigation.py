@@ -199,7 +199,7 @@ def bench_faults(
     ),
 ) -> None:
     """Inject each fault, investigate blind, and count whether its root cause is named."""
-    from etrm.files import write_atomically
+    from etrm.atomic_files import write_atomically
     from etrm.investigation import fault_benchmark as fault_bench
     from reports.pages.fault_benchmark_page import page
     from reports.terminal.console import open_console

@@ -109,7 +109,7 @@ def experiment_table(
 
 
 def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: Launcher, out: Path) -> None:
-    from etrm.files import write_atomically
+    from etrm.atomic_files import write_atomically
     from etrm.investigation.experiments.registry import run
     from reports.pages.experiments_page import page
     from reports.terminal.console import open_console

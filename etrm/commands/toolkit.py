@@ -39,7 +39,7 @@ def audit_case(
     Exit code 0 nothing above a note, 1 findings, 2 bad input.
     """
     from diagnostics.auditing.case_file import UserError
-    from etrm.training.audit import AuditRequest, run_audit
+    from etrm.commands.audit_case import AuditRequest, run_audit
     from reports.terminal.console import open_console
 
     request = AuditRequest(target, form, out, select or (), ignore or (), baseline, write_baseline)

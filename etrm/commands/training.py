@@ -27,7 +27,7 @@ def train(
 ) -> None:
     """Train a model; Ctrl-C keeps a checkpoint, --resume goes on exactly from there."""
     from etrm.checkpoints.run_folder import read_config
-    from etrm.processes import rank
+    from etrm.rank import rank
     from etrm.training.trainer import train as run_training
     from reports.terminal.console import TrainBar, open_console
 
@@ -64,7 +64,7 @@ def evaluate(
     """
     from rich.table import Table
 
-    from etrm.training.scoring import score_run
+    from etrm.training.scoring.score_run import score_run
     from reports.terminal.console import open_console
     from reports.terminal.summary import submission_line
 

@@ -34,4 +34,4 @@ from etrm.config.tree import with_overrides as with_overrides
 from etrm.config.tree import with_settings as with_settings
 from etrm.config.watch import EvaluateConfig as EvaluateConfig
 from etrm.config.watch import MonitorConfig as MonitorConfig
-from etrm.override import override as override
+from etrm.setting_texts import override as override

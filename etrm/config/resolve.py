@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from etrm.config.describe import settings
 from etrm.config.tree import Config, build, check_request, nearest
 from etrm.errors import ConfigError
-from etrm.override import UNSET, flat, merged, override, parse, read_toml
+from etrm.setting_texts import UNSET, flat, merged, override, parse, read_toml
 
 Tree: TypeAlias = dict[str, Any]
 

@@ -15,7 +15,7 @@ from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig
 from etrm.config.watch import EvaluateConfig, MonitorConfig
 from etrm.errors import ConfigError
-from etrm.override import merged, override
+from etrm.setting_texts import merged, override
 
 
 class Config(Section):
@@ -166,7 +166,7 @@ def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:
     """A config with some settings replaced, given as text, checked again.
 
     Raises:
-        ConfigError: see :func:`etrm.override.override` and :func:`build`.
+        ConfigError: see :func:`etrm.setting_texts.override` and :func:`build`.
     """
     return build(override(config.model_dump(mode="json"), overrides))
 

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from etrm.atomic_files import sync_folder, write_atomically
 from etrm.data.shard import Shard, encode
 from etrm.data.sources import TaskSet
 from etrm.data.store import INDEX, SHARDS, Entry, Index, read_index
 from etrm.data.task import Task
 from etrm.errors import DataError
-from etrm.files import sync_folder, write_atomically
-from etrm.pool import worker_pool
+from etrm.process_pool import worker_pool
 
 
 def build_store(

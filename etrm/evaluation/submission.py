@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from etrm.atomic_files import write_atomically
 from etrm.data.task import Task
 from etrm.errors import DataError
 from etrm.evaluation.passk import Candidates
 from etrm.evaluation.voting import Candidate
-from etrm.files import write_atomically
 
 ATTEMPTS = ("attempt_1", "attempt_2")
 

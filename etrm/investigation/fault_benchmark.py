@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from etrm.atomic_files import write_atomically
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError, EtrmError, Interrupted, RunFolderError
 from etrm.evaluation import binomial_interval
-from etrm.files import write_atomically
 from etrm.investigation.protocol import ORDER, Investigation
 from etrm.investigation.result import Verdict
 from etrm.investigation.run import investigate
@@ -25,7 +25,7 @@ from etrm.investigation.runs.budget import Tier
 from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.code_version import judging_hash
 from etrm.investigation.runs.launchers import launcher
-from etrm.pool import worker_pool
+from etrm.process_pool import worker_pool
 from etrm.training.faults import FAULTS
 
 NOTHING = "none"

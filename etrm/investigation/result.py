@@ -26,8 +26,8 @@ from pydantic import (
     field_validator,
 )
 
+from etrm.atomic_files import write_atomically
 from etrm.errors import RunFolderError
-from etrm.files import write_atomically
 
 SCHEMA_VERSION: Literal[3] = 3
 PREVIOUS = "result.previous.json"

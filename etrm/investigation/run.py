@@ -9,12 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import environment
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError, RunFolderError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.evaluation.statistics import holm
-from etrm.files import write_atomically
 from etrm.investigation.comparison.paired_contrast import LARGEST_P
 from etrm.investigation.comparison.screening import jobs_of
 from etrm.investigation.evidence import Metric

@@ -31,14 +31,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diagnostics import Origin, first_nonfinite
+from etrm.atomic_files import write_atomically
 from etrm.batch import Batch, Demos
 from etrm.checkpoints import format as checkpoints
 from etrm.data import Sample, collate
 from etrm.device import to_host
 from etrm.errors import EtrmError, NonFiniteError
-from etrm.files import write_atomically
-from etrm.training import state
-from etrm.training.compiling import uncompiled
+from etrm.training import train_state as state
+from etrm.training.execution.compiling import uncompiled
 
 if TYPE_CHECKING:
     from etrm.training.trainer import Trainer

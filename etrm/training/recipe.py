@@ -21,9 +21,9 @@ from etrm.data import Episodes, Sample, TaskSet
 from etrm.evaluation import EvaluationReport
 from etrm.model.recursive import RecursiveModel
 from etrm.training import optim
-from etrm.training.parts import Part
+from etrm.training.freeze_schedule import Freeze, part_of
+from etrm.training.micro_batches import Part
 from etrm.training.slots import Slots
-from etrm.training.stage import Freeze, part_of
 from etrm.training.tasks import training_tasks
 
 

@@ -32,21 +32,22 @@ from etrm.device import pick_device, to_device
 from etrm.errors import CheckpointError, TrainingError
 from etrm.hardware import compute
 from etrm.model.act import Carry
-from etrm.training import nonfinite, state
-from etrm.training.compiling import compile_networks
-from etrm.training.distributed import ALONE, World, joined
+from etrm.training import nonfinite
+from etrm.training import train_state as state
 from etrm.training.ema import Ema
+from etrm.training.execution.compiling import compile_networks
+from etrm.training.execution.distributed import ALONE, World, joined
+from etrm.training.execution.precision import autocast, check_precision
+from etrm.training.execution.prefetch import Prefetch
 from etrm.training.faults import recipe_for
-from etrm.training.journal import Entry, Journal, Landing
+from etrm.training.freeze_schedule import Stage
 from etrm.training.loss import act_loss
+from etrm.training.metric_log import Entry, Journal, Landing
 from etrm.training.metrics import step_sums
-from etrm.training.observe import Observer
+from etrm.training.micro_batches import Part, parts_of_step, split
+from etrm.training.observer import Observer
 from etrm.training.optim import schedule, set_rates
-from etrm.training.parts import Part, parts_of_step, split
-from etrm.training.precision import autocast, check_precision
-from etrm.training.prefetch import Prefetch
 from etrm.training.slots import Slots
-from etrm.training.stage import Stage
 
 _log = logging.getLogger(__name__)
 OnStep = Callable[["Trainer", dict[str, Any]], None]

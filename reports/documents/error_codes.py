@@ -16,7 +16,7 @@ from pathlib import Path
 
 import etrm
 import reports
-from etrm.files import write_atomically
+from etrm.atomic_files import write_atomically
 from reports.markdown import code, escape
 
 CODE = re.compile(r"[a-z]+\.[a-z0-9]+(-[a-z0-9]+)*")

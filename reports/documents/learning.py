@@ -15,14 +15,14 @@ from statistics import median
 
 import pandas as pd
 
+from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import read_config, read_findings
 from etrm.checkpoints.run_table import read_table
 from etrm.evaluation import EvaluationReport, evaluate_baselines
-from etrm.files import write_atomically
 from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
-from etrm.training.gate import GOAL, WINDOW, gate, own_and_foreign
-from etrm.training.scoring import score_steps
+from etrm.training.scoring.overfit_gate import GOAL, WINDOW, gate, own_and_foreign
+from etrm.training.scoring.score_run import score_steps
 from etrm.training.tasks import held_out_tasks
 from reports.markdown import number, table
 from reports.plots.figures import draw

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etrm.config import presets, sections
-from etrm.override import as_toml
+from etrm.setting_texts import as_toml
 from reports.markdown import code, escape, table
 from reports.write import write_file
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from etrm.errors import ConfigError
 from etrm.investigation.result import Absent, Direction, Evidence, Experiment, Result, Value
-from etrm.override import flat
+from etrm.setting_texts import flat
 from reports.markdown import NOTHING, interval, number, plain
 from reports.pages.names import ordered
 from reports.pages.sections import cost, seeds

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from etrm.config import Config
-from etrm.override import flat
+from etrm.setting_texts import flat
 
 Settings = dict[str, Any]
 

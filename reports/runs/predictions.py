@@ -13,7 +13,7 @@ from etrm.data import Grid, Pair
 from etrm.data.task import Task
 from etrm.errors import DataError
 from etrm.evaluation import Candidate, QueryResult
-from etrm.training.scoring import Evaluated, evaluate_run
+from etrm.training.scoring.score_run import Evaluated, evaluate_run
 
 Mask = npt.NDArray[np.bool_]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from etrm.checkpoints.import_published import Imported
 from etrm.checkpoints.inspect_tensors import Comparison, Inspection, TensorComparison, TensorSummary
-from etrm.override import flat
+from etrm.setting_texts import flat
 from reports.terminal.console import open_console
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from etrm.config import Resolved, Setting, sections, settings
-from etrm.override import as_toml, flat
+from etrm.setting_texts import as_toml, flat
 from reports.runs.groups import shown
 from reports.terminal.console import open_console
 

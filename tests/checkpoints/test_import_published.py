@@ -29,7 +29,7 @@ from etrm.device import to_host
 from etrm.errors import CheckpointError, ConfigError, EtrmError
 from etrm.model.encoders import ENCODERS
 from etrm.model.recursive import RecursiveModel
-from etrm.training.predict import load_model
+from etrm.training.scoring.predictor import load_model
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 

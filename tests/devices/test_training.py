@@ -16,7 +16,7 @@ from etrm.errors import NonFiniteError
 from etrm.investigation.experiments.position_probe import position_skill
 from etrm.investigation.runs.measured_run import measured_run
 from etrm.training.faults import FAULTS
-from etrm.training.predict import load_model, mean_loss, predictor
+from etrm.training.scoring.predictor import load_model, mean_loss, predictor
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 from tests.devices.simulated import simulated_device

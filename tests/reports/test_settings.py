@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from etrm.config import load, presets, resolve, resolve_run, settings, with_settings
-from etrm.override import flat
+from etrm.setting_texts import flat
 from reports.documents.settings_page import main, page
 from reports.markdown import escape
 from reports.terminal.settings_table import settings_json, settings_toml, tables

@@ -10,7 +10,7 @@ import torch
 
 from etrm.config import STATEFUL, VARIATIONAL, Config
 from etrm.model.encoders import ENCODERS
-from etrm.training import state
+from etrm.training import train_state as state
 from etrm.training.trainer import Trainer, train
 
 Smoke = Callable[..., Config]

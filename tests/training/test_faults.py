@@ -15,7 +15,7 @@ from etrm.device import to_device, to_host
 from etrm.errors import ConfigError, NonFiniteError, TrainingError
 from etrm.model.recursive import encode_at_reset, encode_every_step
 from etrm.training.faults import FAULTS, find, recipe_for
-from etrm.training.parts import Part
+from etrm.training.micro_batches import Part
 from etrm.training.recipe import Recipe
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer, train

@@ -19,7 +19,8 @@ from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
 from etrm.data import collate
 from etrm.errors import NonFiniteError
-from etrm.training import nonfinite, state
+from etrm.training import nonfinite
+from etrm.training import train_state as state
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 

@@ -19,11 +19,11 @@ from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
 from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError, LeakageError, NonFiniteError, TrainingError
-from etrm.training import state
+from etrm.training import train_state as state
 from etrm.training.loss import act_loss
 from etrm.training.optim import schedule, set_rates
-from etrm.training.predict import batch_of
 from etrm.training.recipe import update
+from etrm.training.scoring.predictor import batch_of
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from etrm.checkpoints.run_folder import read_findings, read_metrics
 from etrm.investigation.comparison import dynamics
 from etrm.investigation.result import Run
-from etrm.training.gate import gate
+from etrm.training.scoring.overfit_gate import gate
 
 BEFORE = 50
 """Steps before a fall within which a spike counts as coming before it (registered with S3)."""

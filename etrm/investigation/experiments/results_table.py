@@ -29,8 +29,8 @@ from etrm.investigation.protocol import seeds_in_words
 from etrm.investigation.result import Absent, Run
 from etrm.investigation.runs.jobs import read_run
 from etrm.model.encoders.standard import GridEncoder
-from etrm.training.gate import Gate, gate
-from etrm.training.predict import load_model
+from etrm.training.scoring.overfit_gate import Gate, gate
+from etrm.training.scoring.predictor import load_model
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 

@@ -39,8 +39,8 @@ from etrm.investigation.result import (
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.core import Core
 from etrm.model.recursive import RecursiveModel
-from etrm.training.predict import batch_of
-from etrm.training.stage import FrozenSpan
+from etrm.training.freeze_schedule import FrozenSpan
+from etrm.training.scoring.predictor import batch_of
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(

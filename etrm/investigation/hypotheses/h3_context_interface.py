@@ -49,7 +49,7 @@ from etrm.investigation.result import (
 from etrm.investigation.runs.measured_run import training_queries, with_foreign_demos
 from etrm.model.act import Carry
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
-from etrm.training.predict import load_model, mean_loss
+from etrm.training.scoring.predictor import load_model, mean_loss
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(

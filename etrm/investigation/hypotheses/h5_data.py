@@ -38,8 +38,8 @@ from etrm.investigation.result import (
     Value,
 )
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.training.parts import Part
-from etrm.training.predict import batch_of
+from etrm.training.micro_batches import Part
+from etrm.training.scoring.predictor import batch_of
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 

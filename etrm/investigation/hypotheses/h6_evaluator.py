@@ -39,8 +39,8 @@ from etrm.investigation.result import (
     Value,
 )
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.training import state
-from etrm.training.predict import solve
+from etrm.training import train_state as state
+from etrm.training.scoring.predictor import solve
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 

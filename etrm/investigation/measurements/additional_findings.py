@@ -15,7 +15,7 @@ from etrm.investigation.measurements.run_findings import serious, written
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Beside, Run
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.training.predict import load_model, solve
+from etrm.training.scoring.predictor import load_model, solve
 from etrm.training.trainer import Trainer
 
 SUBJECTS = ("few-as-given", "h2-subject")

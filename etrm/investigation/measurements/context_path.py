@@ -24,7 +24,7 @@ from etrm.errors import DataError
 from etrm.investigation.evidence import Found, Reason
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.recursive import RecursiveModel
-from etrm.training.predict import batch_of
+from etrm.training.scoring.predictor import batch_of
 from etrm.training.trainer import Trainer
 
 Integers = npt.NDArray[np.integer]

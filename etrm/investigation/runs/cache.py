@@ -17,7 +17,7 @@ from pathlib import Path
 from etrm.config import Config
 from etrm.data import chosen_tasks
 from etrm.device import pick_device
-from etrm.files import write_atomically
+from etrm.atomic_files import write_atomically
 from etrm.hardware import Compute, compute
 from etrm.investigation.runs.code_version import code_hash, judging_hash
 from etrm.investigation.result import ControlOutcome

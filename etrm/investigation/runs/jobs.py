@@ -18,7 +18,7 @@ from typing import Any
 from etrm.checkpoints.run_folder import read_metrics, read_record
 from etrm.config import Config, with_overrides
 from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError
-from etrm.files import write_atomically
+from etrm.atomic_files import write_atomically
 from etrm.investigation.runs import cache
 from etrm.investigation.runs.code_version import code_hash
 from etrm.investigation.runs.launchers import Attempt, Launcher

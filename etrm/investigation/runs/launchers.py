@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from etrm.errors import ConfigError
-from etrm.pool import worker_pool
+from etrm.process_pool import worker_pool
 
 LAUNCHERS = ("processes", "local", "slurm")
 

@@ -16,7 +16,7 @@ from etrm.data.tokens import PAD
 from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.training.faults.seam import Fault
-from etrm.training.parts import Part
+from etrm.training.micro_batches import Part
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Slots
 from etrm.training.tasks import held_out_tasks

@@ -14,8 +14,8 @@ from diagnostics import Finding, RowsFunction, SampleIndependence
 from etrm.config import load
 from etrm.data import collate, evaluation_samples
 from etrm.training.loss import act_loss
+from etrm.training.micro_batches import parts_of_step
 from etrm.training.optim import schedule, set_rates
-from etrm.training.parts import parts_of_step
 from etrm.training.trainer import Trainer
 from tests.diagnostics.release.subject import STEPS, Encoding
 

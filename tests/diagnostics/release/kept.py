@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from etrm.files import write_atomically
+from etrm.atomic_files import write_atomically
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "runs" / "release-test"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from etrm.files import write_atomically
+from etrm.atomic_files import write_atomically
 from tests.diagnostics.release.etrm_smoke import EtrmSubject
 from tests.diagnostics.release.faults import FAULTS, Fault
 from tests.diagnostics.release.kept import FOLDER, ROOT, Kept, Outcome, Task, code_hash

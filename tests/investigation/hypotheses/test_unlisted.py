@@ -29,7 +29,7 @@ from etrm.model.act import Carry
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, StepOutput
 from etrm.training.faults import FAULTS, Fault
 from etrm.training.faults.seam import built, handed_over, with_policy
-from etrm.training.parts import Part
+from etrm.training.micro_batches import Part
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Slots
 

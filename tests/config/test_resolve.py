@@ -24,10 +24,10 @@ from etrm.config import (
     with_settings,
 )
 from etrm.errors import ConfigError
-from etrm.override import flat
+from etrm.setting_texts import flat
 from etrm.training.faults import FAULTS, effective
 
-CONFIG_CODE = Path(__file__).parent.parent / "etrm" / "config"
+CONFIG_CODE = Path(__file__).parents[2] / "etrm" / "config"
 
 
 @pytest.fixture

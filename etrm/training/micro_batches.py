@@ -13,7 +13,7 @@ from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.model.act import Carry
 from etrm.model.recursive import RecursiveModel
-from etrm.training.distributed import World
+from etrm.training.execution.distributed import World
 from etrm.training.slots import Slots
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from etrm.config import load
-from etrm.training.gate import gate
+from etrm.training.scoring.overfit_gate import gate
 from etrm.training.trainer import Trainer
 
 

@@ -11,7 +11,7 @@ import torch
 
 from etrm.config import Config
 from etrm.errors import ConfigError, NonFiniteError
-from etrm.training import state
+from etrm.training import train_state as state
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 

@@ -115,10 +115,10 @@ def test_a_step_whose_numbers_are_not_read_asks_only_which_rows_halted(
         readings.by.clear()
         with readings:
             assert trainer.advance(read=False) == []
-        assert readings.by == {"etrm.training.journal.Landing.read": parts}
+        assert readings.by == {"etrm.training.metric_log.Landing.read": parts}
     with readings:  # the counter sees a reading where there is one
         assert len(trainer.advance(read=True)) == 4
-    assert readings.by["etrm.training.journal.Journal.fetch"] == 1
+    assert readings.by["etrm.training.metric_log.Journal.fetch"] == 1
 
 
 def test_log_every_changes_no_line_and_no_weight(

@@ -8,7 +8,7 @@ import pytest
 
 from etrm.config import Config, Setting, build, sections, settings
 from etrm.errors import ConfigError
-from etrm.override import flat
+from etrm.setting_texts import flat
 
 NUMBERS = [
     setting for setting in settings().values() if "integer" in setting.values or "number" in setting.values

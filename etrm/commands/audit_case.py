@@ -9,8 +9,8 @@ from pathlib import Path
 from diagnostics import Audit, read_baseline, write_baseline
 from diagnostics.auditing.audit import FORMATS
 from diagnostics.auditing.case_file import CaseError, audit_file
+from etrm.atomic_files import write_atomically
 from etrm.errors import ConfigError, WriteError
-from etrm.files import write_atomically
 
 
 @dataclass(frozen=True)

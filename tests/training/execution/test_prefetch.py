@@ -21,8 +21,8 @@ from etrm.config import Config, load
 from etrm.data import Episodes, Sample, chosen_tasks
 from etrm.data.build import build_store
 from etrm.errors import DataError
+from etrm.training.execution.prefetch import CHUNK, Prefetch
 from etrm.training.faults import recipe_for
-from etrm.training.prefetch import CHUNK, Prefetch
 from etrm.training.trainer import train
 from tests.errors import raises_code
 from tests.training.runs import wait_for_no_worker

@@ -14,7 +14,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from etrm.errors import ConfigError
-from etrm.override import SIGNIFICANT, as_toml, is_bare_word, merged, override, parse, quoted
+from etrm.setting_texts import SIGNIFICANT, as_toml, is_bare_word, merged, override, parse, quoted
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 """Any text but lone surrogates, which no file holds either."""

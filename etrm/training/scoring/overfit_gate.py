@@ -9,7 +9,7 @@ from statistics import fmean
 
 from etrm.data import evaluation_samples
 from etrm.errors import ArgumentError
-from etrm.training.predict import load_model, mean_loss
+from etrm.training.scoring.predictor import load_model, mean_loss
 
 GOAL = 0.95
 """Token accuracy to be exceeded at the end."""
@@ -72,7 +72,7 @@ def own_and_foreign(folder: Path) -> tuple[float, float]:
         those of the next task.
 
     Raises:
-        EtrmError: see :func:`etrm.training.predict.load_model`.
+        EtrmError: see :func:`etrm.training.scoring.predictor.load_model`.
     """
     model, config, tasks, _ = load_model(folder, "ema")
     samples = evaluation_samples(tasks, config.data, 1, config.train.seed)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import cli
 from tests.errors import assert_holds
 
-PARITY = Path(__file__).parent / "parity"
+PARITY = Path(__file__).parents[1] / "parity"
 TRM = str(PARITY / "trm" / "weights.safetensors")
 ETRM = str(PARITY / "etrm_lpn_standard" / "weights.safetensors")
 

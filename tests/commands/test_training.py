@@ -12,7 +12,7 @@ import pytest
 
 from etrm.config import load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def etrm_config(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

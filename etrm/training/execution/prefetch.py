@@ -11,7 +11,7 @@ from concurrent.futures import BrokenExecutor, Future
 
 from etrm.config import Config
 from etrm.data import Episodes, Sample
-from etrm.pool import worker_pool
+from etrm.process_pool import worker_pool
 from etrm.training.slots import Draw
 
 CHUNK = 8

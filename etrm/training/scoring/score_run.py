@@ -12,7 +12,7 @@ from etrm.data import TaskSet, check_leakage
 from etrm.evaluation import EvaluationReport, Submitted, evaluate_baselines, write_submission
 from etrm.model.recursive import RecursiveModel
 from etrm.training.faults import recipe_for
-from etrm.training.predict import load_model, predictor
+from etrm.training.scoring.predictor import load_model, predictor
 from etrm.training.tasks import held_out_tasks, whole_set
 
 

@@ -14,8 +14,8 @@ from etrm.data import Sample, evaluation_samples, load_tasks
 from etrm.device import to_host
 from etrm.errors import CheckpointError, LeakageError, RunFolderError
 from etrm.training.loss import act_loss
-from etrm.training.predict import batch_of, load_model, mean_loss, predictor, solve
-from etrm.training.scoring import score_run
+from etrm.training.scoring.predictor import batch_of, load_model, mean_loss, predictor, solve
+from etrm.training.scoring.score_run import score_run
 from etrm.training.trainer import train
 from tests.errors import raises_code
 

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from etrm import processes
+from etrm import rank as processes
 from etrm.errors import ConfigError, ProcessError
 
 PATIENCE = timedelta(minutes=10)

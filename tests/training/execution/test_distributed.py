@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config, read_metrics
 from etrm.errors import ConfigError
-from etrm.training.distributed import Processes
+from etrm.training.execution.distributed import Processes
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HELD = "model.halt.exploration=0.5"
 SLOW = "train.lr=1e-4"  # the first steps of these optimisers have the size of the rate, whatever the gradient
 SCENARIOS: dict[str, tuple[tuple[str, ...], int]] = {

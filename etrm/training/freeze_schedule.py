@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from diagnostics import compare, fingerprint
+from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import writing
 from etrm.config import TrainConfig
 from etrm.device import to_host
 from etrm.errors import CheckpointError
-from etrm.files import write_atomically
 from etrm.model.recursive import RecursiveModel
 
 Freeze = Callable[[RecursiveModel, str, bool], None]

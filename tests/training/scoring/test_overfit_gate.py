@@ -10,7 +10,7 @@ from etrm.config import Config
 from etrm.errors import ArgumentError
 from etrm.model.encoders.base import Encoded
 from etrm.model.encoders.standard import StandardEncoder
-from etrm.training.gate import Gate, gate, own_and_foreign
+from etrm.training.scoring.overfit_gate import Gate, gate, own_and_foreign
 from etrm.training.trainer import train
 from tests.errors import raises_code
 

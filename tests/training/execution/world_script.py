@@ -15,7 +15,7 @@ import torch
 
 from etrm.config import load
 from etrm.data import Episodes, Sample
-from etrm.training.distributed import World, joined
+from etrm.training.execution.distributed import World, joined
 from etrm.training.trainer import Trainer
 
 

@@ -1,0 +1,1 @@
+"""How a step is computed: compiled, in lower precision, on several processes, with samples drawn ahead."""
