@@ -145,7 +145,7 @@ def diff(
     after: Annotated[Path, typer.Argument(help="Folder of the later one.")],
     out: Annotated[Path | None, typer.Option(help="Also write it to this file, as markdown.")] = None,
     any_subject: Annotated[
-        bool, typer.Option(help="Compare different subjects too, e.g. before and after a fault is mended.")
+        bool, typer.Option(help="Compare different subjects too, e.g. before and after a fault is fixed.")
     ] = False,
     exit_code: Annotated[bool, typer.Option(help="Exit code 1 where they did not find the same.")] = False,
 ) -> None:

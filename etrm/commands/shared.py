@@ -72,7 +72,7 @@ def resumable_work(unit: str = "steps") -> Iterator[Phases]:
             yield phases
         except (Interrupted, KeyboardInterrupt):
             phases.close()
-            open_console(stderr=True).print("interrupted; the same command goes on from here")
+            open_console(stderr=True).print("interrupted; the same command resumes")
             raise typer.Exit(130) from None
 
 

@@ -25,7 +25,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/train"),
     resume: Annotated[bool, typer.Option(help="Go on where the run in --out stopped.")] = False,
 ) -> None:
-    """Train a model; Ctrl-C keeps a checkpoint, --resume goes on exactly from there."""
+    """Train a model; Ctrl-C keeps a checkpoint, --resume continues exactly from there."""
     from etrm.checkpoints.run_folder import read_config
     from etrm.rank import rank
     from etrm.training.trainer import train as run_training

@@ -354,6 +354,8 @@ class Reproduce(Record):
     data_hash: str
     versions: dict[str, str]
     hardware: str
+    device: str = ""  # of arms that are inspected and not trained; empty in results of earlier versions
+    precision: str = ""  # the same
     threads: int
     tier: str = ""  # of the budget; empty in results that were written before there were tiers
     wall_s: float

@@ -378,6 +378,7 @@ def _reproduce(
     investigation: Investigation, command: str, where: dict[str, Any], seconds: float
 ) -> Reproduce:
     subject = investigation.subject
+    here = compute_of(subject)
     return Reproduce(
         command=command,
         commit=where["commit"],
@@ -386,6 +387,8 @@ def _reproduce(
         data_hash=training_tasks(subject).hash,
         versions=where["versions"],
         hardware=where["hardware"],
+        device=here.device,
+        precision=here.precision,
         threads=investigation.launcher.threads,
         tier=investigation.tier.name,
         wall_s=round(seconds, 1),

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from etrm.errors import ConfigError, RunFolderError
+from reports.markdown import NOTHING, duration, number
+from reports.plots.run_plot import plot_runs
 from reports.runs.followed_run import Followed
 from reports.runs.groups import arms, differing, shown
 from reports.runs.history import WINDOW
-from reports.plots.run_plot import plot_runs
-from reports.markdown import NOTHING, duration, number
 
 NUMBERS = {
     "accuracy_all": "token accuracy, all rows",

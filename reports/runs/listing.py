@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from etrm.errors import ConfigError, EtrmError, RunFolderError
+from reports.markdown import NOTHING, duration
 from reports.runs.followed_run import Followed
 from reports.runs.history import WINDOW
 from reports.runs.watch import STYLES
-from reports.markdown import NOTHING, duration
 
 NUMBERS = ("accuracy_all", "exact_all", "loss")
 

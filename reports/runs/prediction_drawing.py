@@ -15,9 +15,9 @@ from rich.text import Text
 from etrm.data import Grid, Pair
 from etrm.data.draw import COLOUR_HEX, INK_HEX, draw_grid
 from etrm.training.scoring.score_run import Evaluated
+from reports.markdown import count
 from reports.plots.figures import GREY, fixed_style, png, shown
 from reports.runs.predictions import Answered, Mask, size
-from reports.markdown import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,11 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from reports.markdown import duration, number
 from reports.runs.followed_run import Followed
 from reports.runs.history import RECENT, WINDOW, History, smoothed
 from reports.runs.run_state import State
 from reports.runs.text_plot import binned, text_plot
-from reports.markdown import duration, number
 
 INTERVAL_S = 1.0
 BESIDE_PLOT = 67

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from etrm.config import load
+from etrm.device import pick_device
 from etrm.errors import ConfigError, RunFolderError
+from etrm.hardware import describe
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.protocol import ORDER, CommonReason, Investigation, not_run
 from etrm.investigation.result import CauseCode, Hypothesis, Result, Verdict
@@ -148,6 +150,7 @@ def test_the_injected_fault_is_named(
         until_root_cause=bool(faults),
     )
     assert result.root_cause == cause
+    assert (result.reproduce.device, result.reproduce.precision) == (describe(pick_device("auto")), "float32")
     assert result.root_cause_confidence == (cause and "proven")
     assert result.hypotheses["H4"].verdict is Verdict.NOT_RUN
     stopped = CommonReason.STOPPED_AT_ROOT_CAUSE if faults else CommonReason.NOT_SELECTED

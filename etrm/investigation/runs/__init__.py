@@ -1,1 +1,1 @@
-"""How arms become finished runs: jobs, launchers, budgets, the pretrained decoder, and what is kept for the next investigation."""
+"""How arms become finished runs: jobs, launchers, budgets, the pretrained decoder, the cache."""

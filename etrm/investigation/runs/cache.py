@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from etrm.atomic_files import write_atomically
 from etrm.config import Config
 from etrm.data import chosen_tasks
 from etrm.device import pick_device
-from etrm.atomic_files import write_atomically
 from etrm.hardware import Compute, compute
-from etrm.investigation.runs.code_version import code_hash, judging_hash
 from etrm.investigation.result import ControlOutcome
+from etrm.investigation.runs.code_version import code_hash, judging_hash
 from etrm.training.faults import effective
 from etrm.training.tasks import held_out_tasks
 
@@ -36,8 +36,8 @@ def compute_of(config: Config, elsewhere: str = "") -> Compute:
 
     Args:
         config: of the run.
-        elsewhere: the machines of a cluster that run it (:class:`etrm.investigation.runs.launchers.Launcher`), which stand in
-            place of a device that this process cannot see; empty for this machine.
+        elsewhere: the machines of a cluster that run it (see :class:`~etrm.investigation.runs.launchers.Launcher`),
+            whose devices this process cannot see; empty for this machine.
     """
     train = effective(config).train
     here = compute(train, pick_device(train.device))

@@ -24,8 +24,8 @@ PACKAGES: Mapping[str, Path] = {
 a config and results into text, and an import contract keeps both out of these packages."""
 
 ONLY_RENDER = ("etrm/commands",)
-"""Files and folders of the packages that change no run and no verdict: the commands choose settings, which are in the key
-themselves, and print."""
+"""Files and folders of the packages that change no run and no verdict: commands choose settings, which are in the
+key themselves, and print."""
 
 ONLY_JUDGE = tuple(
     f"etrm/investigation/{name}"

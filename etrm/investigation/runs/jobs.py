@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import read_metrics, read_record
 from etrm.config import Config, with_overrides
 from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError
-from etrm.atomic_files import write_atomically
+from etrm.investigation.result import Absent, EnvironmentChange, Run, Value
 from etrm.investigation.runs import cache
 from etrm.investigation.runs.code_version import code_hash
 from etrm.investigation.runs.launchers import Attempt, Launcher
-from etrm.investigation.result import Absent, EnvironmentChange, Run, Value
 
 SUMMARY = "summary.json"
 OnProgress = Callable[[int, int], None]

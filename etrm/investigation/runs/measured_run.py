@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from diagnostics import task_retrieval
+from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config
 from etrm.data import Sample, evaluation_samples
-from etrm.atomic_files import write_atomically
 from etrm.training.scoring.predictor import batch_of, mean_loss, predictor
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer

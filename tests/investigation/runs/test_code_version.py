@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from etrm.config import load
-from etrm.investigation.runs.jobs import Job, work
 from etrm.investigation.runs.code_version import ONLY_JUDGE, ONLY_RENDER, PACKAGES, code_hash, hash_files
+from etrm.investigation.runs.jobs import Job, work
 
 ROOT = Path(__file__).resolve().parents[3]
 RENDERING = ("etrm/commands/",)

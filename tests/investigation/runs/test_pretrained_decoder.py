@@ -10,10 +10,10 @@ import pytest
 from etrm.checkpoints import format as checkpoint
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import load
-from etrm.investigation.runs import pretrained_decoder as pretrain
-from etrm.investigation.runs.cache import outcomes
 from etrm.investigation.protocol import Judgement, control_outcome
 from etrm.investigation.result import ControlOutcome, Verdict
+from etrm.investigation.runs import pretrained_decoder as pretrain
+from etrm.investigation.runs.cache import outcomes
 
 SMOKE = load("smoke", overrides=("train.threads=1",))
 
