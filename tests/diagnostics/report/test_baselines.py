@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
 
 from diagnostics import RULES, Monitor, read_baseline, write_baseline
 from diagnostics.findings import fingerprint_of
@@ -19,28 +17,6 @@ from tests.diagnostics.refusals import refused
 
 OLD = Path(__file__).parent / "baselines" / "version_1.json"
 """Written by `write_baseline` of commit aa7834e: what its own tests found, a finding per rule and cause."""
-
-
-class Cut(nn.Module):
-    """Encoder and pooler are detached; the head trains."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.pooler, self.head = (nn.Linear(4, 4) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.pooler(x).detach() + self.encoder(x).detach())
-
-
-@pytest.fixture
-def monitor() -> Monitor:
-    torch.manual_seed(0)
-    model = Cut()
-    watching = Monitor(model)
-    for _ in range(6):
-        with watching.step(samples=3):
-            model(torch.randn(3, 4)).sum().backward()
-    return watching
 
 
 def modules(monitor: Monitor, baseline: frozenset[str]) -> list[str]:
