@@ -170,6 +170,7 @@ def use(there: Environment) -> None:
     """Every command that reads files of the package: presets, rule pages, assets, tasks."""
     (there.work / "case.py").write_text(CASE)
     there.run("etrm", "train", "--preset", "smoke", "--set", "train.steps=3", "--out", "run")
+    assert "train.steps = 3 " in there.run("etrm", "config", "run")
     assert "run" in there.run("etrm", "runs", ".")
     there.run("etrm", "plot", "run", "--keys", "loss", "--out", "loss.png")
     assert (there.work / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -262,7 +262,7 @@ def reproduce(record: Reproduce, runs: Sequence[Run] = (), wall_s: float | None 
         ["versions", versions or NOTHING],
         ["hardware", escape(record.hardware) or NOTHING],
         *([["device", escape(record.device)]] if record.device else []),
-        *([["precision", record.precision]] if record.precision else []),
+        *([["precision", escape(record.precision)]] if record.precision else []),
         ["threads of a run", str(record.threads)],
         ["wall time, all", duration(record.wall_s)],
     ]
