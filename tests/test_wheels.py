@@ -14,7 +14,6 @@ import pytest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-NOT_COPIED = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__")
 TORCH_ALONE = {
     "etrm-diagnostics",
     "torch",
@@ -106,7 +105,11 @@ class Environment:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean copy of the checkout as a git repository."""
     copy = tmp_path_factory.mktemp("source") / "etrm"
-    shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
+    listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0"):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "copy"]):
         identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
         subprocess.run(["git", "-C", str(copy), *identity, *arguments], check=True)
