@@ -157,7 +157,7 @@ def test_the_program_works_from_its_wheel_and_beside_the_toolkit(
     there.install("--no-deps", str(wheels["etrm-diagnostics"]))
     assert "investigate" in there.run("etrm", "--help")
 
-    rules = next(there.bin.parent.rglob("site-packages/diagnostics/rules.py"))
+    rules = next(there.bin.parent.rglob("site-packages/diagnostics/rules/registry.py"))
     rules.write_text(rules.read_text("utf-8") + "\n# of another version\n", "utf-8")
     refused = there.try_("etrm", "--help")
     assert (refused.returncode, refused.stdout) == (2, "")
