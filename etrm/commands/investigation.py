@@ -62,7 +62,7 @@ def investigate(
     """Find out why a subject does not learn; writes result.json and a report.
 
     Exit code 0 done, 1 with --fail-on validated where a hypothesis is VALIDATED, 2 bad input, 3 an ERROR verdict,
-    130 interrupted (the same command goes on).
+    130 interrupted (the same command resumes it).
     """
     from etrm.errors import ConfigError
     from etrm.investigation.experiments.frozen_decoder import run as frozen

@@ -86,7 +86,7 @@ def build(
     """Build a store of augmented tasks for large runs; read with --set data.store=FOLDER.
 
     The tasks, data.augmentations and train.seed are those of the config. Ctrl-C and kill lose nothing: the same command
-    goes on.
+    resumes.
     """
     from etrm.data import chosen_tasks
     from etrm.data.build import build_store
