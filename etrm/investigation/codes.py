@@ -14,8 +14,9 @@ from types import ModuleType
 from typing import TypeVar
 
 import etrm.investigation
-from etrm.investigation.evidence import Instrument, Metric
-from etrm.investigation.result import CauseCode, Direction, Scenario, Verdict
+from etrm.investigation.evidence.table import Direction, Instrument, Metric
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import CauseCode, Scenario
 
 Kind = TypeVar("Kind")
 NOT_REASONS = (CauseCode, Direction, Scenario, Verdict)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etrm.investigation.result import Evidence, Hypothesis, Result, Verdict
+from etrm.investigation.evidence.table import EvidenceRow
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import HypothesisResult, Result
 from reports.markdown import NOTHING, bullets, escape, link, paragraph, sentence, value
 from reports.pages.margins import margins
 from reports.pages.names import page_names
@@ -84,7 +86,7 @@ def verdict_line(result: Result, key: str) -> str:
     return "\n>\n".join(lines)
 
 
-def _effect(hypothesis: Hypothesis) -> str:
+def _effect(hypothesis: HypothesisResult) -> str:
     row = primary(hypothesis.evidence)
     if row is None:
         return "none was measured"
@@ -96,7 +98,7 @@ def _effect(hypothesis: Hypothesis) -> str:
     return f"{escape(row.metric)}: {value(row.treatment)}{compared}{beside} (threshold: {threshold})"
 
 
-def primary(rows: Sequence[Evidence]) -> Evidence | None:
+def primary(rows: Sequence[EvidenceRow]) -> EvidenceRow | None:
     """The row that speaks first: one that failed, else one that more seeds would decide, else one that decides."""
     deciding = [row for row in rows if row.passed is not None]
     failing = [row for row in deciding if not row.passed]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from etrm.investigation.result import Experiment, Hypothesis, Result, Run
+from etrm.investigation.records import Run
+from etrm.investigation.result import ExperimentResult, HypothesisResult, Result
 from reports.markdown import NOTHING, bullets, code, count, duration, escape, link, paragraph, sentence, table
 from reports.pages.difference import compare
 from reports.pages.difference_page import changes
@@ -134,7 +135,7 @@ def _order(result: Result, pages: Mapping[str, str]) -> str:
     )
 
 
-def _experiments(experiments: Sequence[Experiment], files: Sequence[str]) -> str:
+def _experiments(experiments: Sequence[ExperimentResult], files: Sequence[str]) -> str:
     rows = [
         [
             link(escape(experiment.title), file),
@@ -146,9 +147,9 @@ def _experiments(experiments: Sequence[Experiment], files: Sequence[str]) -> str
     return table(["experiment", "outcome", "in one sentence"], rows) if rows else ""
 
 
-def _parts(result: Result) -> list[tuple[str, Hypothesis | Experiment]]:
+def _parts(result: Result) -> list[tuple[str, HypothesisResult | ExperimentResult]]:
     """What was run, with the name that tables give it."""
-    parts: list[tuple[str, Hypothesis | Experiment]] = [
+    parts: list[tuple[str, HypothesisResult | ExperimentResult]] = [
         (escape(key), result.hypotheses[key]) for key in ordered(result)
     ]
     return parts + [(escape(experiment.title), experiment) for experiment in result.experiments]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etrm.investigation.result import Direction
+from etrm.investigation.evidence.table import Direction
 
 DIRECTIONS = {
     Direction.HIGHER: "higher is healthy",

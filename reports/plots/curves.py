@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etrm.investigation.result import Figure, Series
+from etrm.investigation.evidence.figures import Figure, Series
 
 LARGEST = 1e30
 """Values beyond this are gaps, as are NaN and infinities: an axis that held them would show nothing else."""

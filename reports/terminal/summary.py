@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from etrm.investigation.result import Hypothesis, Result, Verdict
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import HypothesisResult, Result
 from reports.markdown import duration, plain, sentence
 from reports.pages.experiment_page import scenario
 from reports.pages.names import ordered
@@ -64,7 +65,7 @@ def submission_line(done: Submitted) -> str:
     return f"{line}, {len(done.placeholders)} with placeholders in place of answers ({each}): {done.listing}"
 
 
-def announcement(hypothesis: Hypothesis) -> str:
+def announcement(hypothesis: HypothesisResult) -> str:
     """One line on a hypothesis that has just been decided, while others are still open."""
     after = hypothesis.decided_after_s
     when = "" if after is None else f" after {duration(after)}"

@@ -18,8 +18,9 @@ from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses import h5_data as h5
 from etrm.investigation.hypotheses import h6_evaluator as h6
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Hypothesis, Result, Verdict
+from etrm.investigation.investigation import Investigation
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import HypothesisResult, Result
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import SCREENING
 from etrm.training.faults import FAULTS
@@ -52,7 +53,7 @@ def test_a_healthy_subject_is_not_accused(
     investigation: Investigation, module: object, precision: str
 ) -> None:
     investigation.subject = with_settings(investigation.subject, train={"precision": precision})
-    found: Hypothesis = module.decide(investigation)  # type: ignore[attr-defined]
+    found: HypothesisResult = module.decide(investigation)  # type: ignore[attr-defined]
     assert found.verdict is Verdict.INVALIDATED
     assert all(control.behaved for control in found.controls)
 
@@ -61,7 +62,7 @@ def test_a_healthy_subject_is_not_accused(
     "module", [h3, pytest.param(h4, marks=pytest.mark.slow), pytest.param(h7, marks=pytest.mark.slow)]
 )
 def test_what_compares_runs_is_decided(investigation: Investigation, module: object) -> None:
-    found: Hypothesis = module.decide(investigation)  # type: ignore[attr-defined]
+    found: HypothesisResult = module.decide(investigation)  # type: ignore[attr-defined]
     assert found.runs
     assert all(run.state == "finished" for run in found.runs)
     # Runs of four steps decide nothing; an error would name a control that this is too short for.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from etrm.config import Config, load
-from etrm.investigation.protocol import Investigation
+from etrm.investigation.investigation import Investigation
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from tests.investigation.planted import inline
 

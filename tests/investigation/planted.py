@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from etrm.investigation.result import Run
+from etrm.investigation.records import Run
 from etrm.investigation.runs.launchers import Attempt, Launcher
 
 DIVERGED = float("inf")

@@ -10,8 +10,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from etrm.investigation import codes
-from etrm.investigation.evidence import Instrument, Metric
-from etrm.investigation.result import CauseCode, Code
+from etrm.investigation.evidence.table import Instrument, Metric
+from etrm.investigation.records import Code
+from etrm.investigation.result import CauseCode
 
 PAGE = Path(__file__).parents[2] / "docs" / "result-codes.md"
 REGENERATE = "REGENERATE_GOLDEN"

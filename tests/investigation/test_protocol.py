@@ -9,7 +9,7 @@ import pytest
 
 from etrm.config import load, with_overrides
 from etrm.errors import NonFiniteError
-from etrm.investigation.protocol import Investigation
+from etrm.investigation.investigation import Investigation
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.runs.budget import SCREENING
 from etrm.investigation.runs.jobs import Job

@@ -8,26 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from etrm.investigation.protocol import ORDER
 
 from etrm.config import load
 from etrm.device import pick_device
 from etrm.errors import ConfigError, RunFolderError
 from etrm.hardware import describe
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.protocol import ORDER, CommonReason, Investigation, not_run
-from etrm.investigation.result import CauseCode, Hypothesis, Result, Verdict
-from etrm.investigation.run import STATEMENTS, _behind, _over_all, investigate, root_cause
+from etrm.investigation.hypotheses.base import CommonReason, not_run
+from etrm.investigation.investigation import Investigation
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import CauseCode, HypothesisResult, Result
+from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import SCREENING
 from tests.errors import raises_code
 from tests.investigation.planted import inline
 
 
-def hypotheses(**verdicts: Verdict) -> dict[str, Hypothesis]:
+def hypotheses(**verdicts: Verdict) -> dict[str, HypothesisResult]:
     plain = {id: planted_hypothesis(id) for id in ORDER}
     return {id: h.replace(verdict=verdicts.get(id, h.verdict)) for id, h in plain.items()}
 
 
-def planted_hypothesis(id: str) -> Hypothesis:
+def planted_hypothesis(id: str) -> HypothesisResult:
     return not_run(STATEMENTS[id], "test.planted", "planted")
 
 
@@ -46,7 +49,7 @@ def test_an_error_upstream_leaves_the_cause_open_and_says_where() -> None:
     assert "H1" in cause.sentence
 
 
-def changed(found: dict[str, Hypothesis], id: str, **update: object) -> dict[str, Hypothesis]:
+def changed(found: dict[str, HypothesisResult], id: str, **update: object) -> dict[str, HypothesisResult]:
     return found | {id: found[id].replace(**update)}
 
 
@@ -75,7 +78,7 @@ def test_what_is_undecided_is_said_where_there_is_no_cause() -> None:
 
 
 def test_what_is_not_significant_over_all_hypotheses_is_not_validated() -> None:
-    def decided(id: str, p: float) -> Hypothesis:
+    def decided(id: str, p: float) -> HypothesisResult:
         return planted_hypothesis(id).replace(verdict=Verdict.VALIDATED, p_value=p)
 
     found = _over_all({"H4": decided("H4", 0.04), "H7": decided("H7", 0.01)})
@@ -96,13 +99,13 @@ def test_a_statistical_hypothesis_behind_a_proven_cause_says_so() -> None:
 def test_verdicts_are_told_as_they_are_reached_but_for_those_that_others_may_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def planted(id: str) -> Callable[[Investigation], Hypothesis]:
+    def planted(id: str) -> Callable[[Investigation], HypothesisResult]:
         found = planted_hypothesis(id).replace(verdict=Verdict.INVALIDATED)
         statistical = found.replace(p_value=0.5, kind="statistical")
         return lambda investigation: statistical if id in ("H4", "H7") else found
 
     monkeypatch.setattr("etrm.investigation.run.DECIDED", {id: planted(id) for id in ORDER})
-    told: list[Hypothesis] = []
+    told: list[HypothesisResult] = []
     result = _tiny(tmp_path, hypotheses=ORDER, on_verdict=told.append, experiments=())
     assert [hypothesis.id for hypothesis in told] == ["H5", "H6", "H1", "H2", "H3"]
     after = [result.hypotheses[id].decided_after_s for id in ORDER]
@@ -163,8 +166,8 @@ def test_it_stops_behind_a_proven_cause_and_not_behind_a_candidate(
 ) -> None:
     asked: list[str] = []
 
-    def planted(id: str) -> Callable[[Investigation], Hypothesis]:
-        def decide(investigation: Investigation) -> Hypothesis:
+    def planted(id: str) -> Callable[[Investigation], HypothesisResult]:
+        def decide(investigation: Investigation) -> HypothesisResult:
             asked.append(id)
             verdict = Verdict.VALIDATED if id == "H2" else Verdict.INCONCLUSIVE
             return planted_hypothesis(id).replace(verdict=verdict, candidate=id == "H6")

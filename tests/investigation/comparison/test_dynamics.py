@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from etrm.config import load
 from etrm.investigation.comparison import dynamics
-from etrm.investigation.result import Absent, Direction
+from etrm.investigation.evidence.table import Direction
+from etrm.investigation.records import NotMeasured
 from etrm.training.optim import schedule
 
 
@@ -87,7 +88,7 @@ def test_rows_take_the_worst_seed_and_decide_nothing() -> None:
     values = {(row.code, row.item): row.treatment for row in rows}
     assert values["dynamics.warmup-share", ""] == 1.0
     for module in ("encoder", "core"):
-        assert isinstance(values["dynamics.update-ratio", module], Absent), "nobody logged how it moved"
+        assert isinstance(values["dynamics.update-ratio", module], NotMeasured), "nobody logged how it moved"
     assert values["dynamics.spikes", ""] == 1.0
     assert values["dynamics.lost-accuracy", ""] == pytest.approx(0.18)
     assert {(row.direction, row.passed) for row in rows} == {(Direction.CONTEXT, None)}

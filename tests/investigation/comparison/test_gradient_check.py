@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from etrm.config import Config, load
-from etrm.investigation.comparison.gradient_check import SlopeReason, slope
+from etrm.investigation.comparison.gradient_check import SlopeReason
 from etrm.model.recursive import RecursiveModel
 from etrm.training.faults import FAULTS, Fault
 from etrm.training.faults.seam import built

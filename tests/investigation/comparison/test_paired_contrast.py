@@ -10,18 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etrm.evaluation.statistics import PairedInterval
-from etrm.investigation.comparison.paired_contrast import (
-    KNOWS_NOTHING,
-    LARGEST_P,
-    Contrast,
-    any_gains,
-    lower_by,
-    of_log_losses,
-    of_losses,
-    of_runs,
-)
-from etrm.investigation.evidence import Metric
-from etrm.investigation.result import Absent, Direction, Verdict
+from etrm.investigation.comparison.paired_contrast import KNOWS_NOTHING, LARGEST_P, Contrast
+from etrm.investigation.evidence.table import Direction, Metric
+from etrm.investigation.records import NotMeasured, Verdict
 from tests.investigation.planted import DIVERGED, planted
 
 M = 0.1
@@ -84,7 +75,7 @@ def test_without_a_pair_nothing_is_claimed() -> None:
     outcome = any_gains([empty])
     assert (outcome.verdict, outcome.gained) == (Verdict.INCONCLUSIVE, False)
     row = outcome.rows(LOSS)[0]
-    assert isinstance(row.treatment, Absent)
+    assert isinstance(row.treatment, NotMeasured)
     assert row.passed is row.low is row.high is None
 
 

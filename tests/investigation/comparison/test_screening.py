@@ -6,15 +6,8 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.data import chosen_tasks
-from etrm.investigation.comparison.screening import (
-    Screen,
-    Treatment,
-    few_tasks,
-    interventions,
-    lasting,
-    unusable,
-)
-from etrm.investigation.result import Verdict
+from etrm.investigation.comparison.screening import Screen, Treatment, few_tasks
+from etrm.investigation.records import Verdict
 from etrm.training.faults import effective
 from etrm.training.tasks import held_out_tasks
 from tests.investigation.planted import DIVERGED, planted

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from etrm.investigation.comparison.paired_contrast import Contrast, of_losses
+from etrm.investigation.comparison.paired_contrast import Contrast
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.experiments.frozen_decoder import SMALLEST_EFFECT, FrozenReason, _scenario
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Run, Scenario
+from etrm.investigation.experiments.frozen_decoder import SMALLEST_EFFECT, FrozenReason
+from etrm.investigation.investigation import Investigation
+from etrm.investigation.records import Run
+from etrm.investigation.result import Scenario
 from etrm.investigation.runs.jobs import Job
 
 CLEAR = [0.30, 0.32, 0.31]

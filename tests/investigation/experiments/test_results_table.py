@@ -13,10 +13,9 @@ import pytest
 from etrm.config import load
 from etrm.investigation.experiments import registry as experiments
 from etrm.investigation.experiments import results_table as tracking
-from etrm.investigation.experiments.accuracy_collapse import drifts_in_words, falls, spikes_in_words
 from etrm.investigation.experiments.registry import EXPERIMENTS, find
-from etrm.investigation.experiments.results_table import PhaseState, Row, answers, phases, table
-from etrm.investigation.result import Run
+from etrm.investigation.experiments.results_table import PhaseState, answers, phases, table
+from etrm.investigation.records import Run
 from reports.pages.experiments_page import STATES, _decided, listing, page
 from tests.investigation.planted import inline
 

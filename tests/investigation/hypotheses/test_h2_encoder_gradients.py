@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etrm.investigation.hypotheses import h2_encoder_gradients as h2
+from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.encoder_gradients import GradientReason, gather
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Absent, Verdict
+from etrm.investigation.records import NotMeasured, Verdict
 
 
 def step(number: int, **changes: Any) -> dict[str, Any]:
@@ -152,5 +152,5 @@ def test_a_trm_has_no_encoder_to_ask_about(investigation: Investigation) -> None
 
 def test_what_was_not_measured_passes_nothing() -> None:
     rows = {row.code: row for row in h2._evidence(gather([]), 1)}
-    assert isinstance(rows["h2.coverage-lowest"].treatment, Absent)
+    assert isinstance(rows["h2.coverage-lowest"].treatment, NotMeasured)
     assert rows["h2.coverage-lowest"].passed is None

@@ -16,9 +16,9 @@ from etrm.evaluation import paired_t_interval
 from etrm.investigation.experiments.frozen_decoder import TRAINED
 from etrm.investigation.hypotheses import h3_context_interface as h3
 from etrm.investigation.hypotheses.h3_context_interface import SizeReason
-from etrm.investigation.measurements.context_path import Passage, PassageReason, passage
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Absent, Run, Verdict
+from etrm.investigation.investigation import Investigation
+from etrm.investigation.measurements.context_path import ContextTrace, trace_context
+from etrm.investigation.records import NotMeasured, Run, Verdict
 from etrm.model.act import Carry
 from etrm.model.recursive import Given, RecursiveModel, encode_every_step
 from etrm.training.recipe import Recipe, build_model
@@ -41,7 +41,7 @@ def smoke(*settings: str) -> Config:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_healthy_context_passes_whatever_the_encoder(kind: str) -> None:
-    seen = passage(smoke(f"model.encoder.kind={kind}"))
+    seen = trace_context(smoke(f"model.encoder.kind={kind}"))
     assert not seen.holds
     assert (seen.same, seen.scale, seen.aligned) == (0, pytest.approx(1), pytest.approx(1))
     assert seen.used > 0.1
@@ -52,32 +52,32 @@ def test_a_healthy_context_passes_whatever_the_encoder(kind: str) -> None:
     ["context-detached", "encoder-no-grad", "cached-context", "encoder-frozen", "freeze-skips-optimizer"],
 )
 def test_what_cuts_gradients_alone_is_not_accused(fault: str) -> None:
-    assert not passage(smoke(f'faults=["{fault}"]')).holds
+    assert not trace_context(smoke(f'faults=["{fault}"]')).holds
 
 
 @pytest.mark.parametrize(
     "settings", [("train.batch_size=1",), ("train.batch_size=2",), ("data.max_tasks=2",)]
 )
 def test_a_batch_of_one_task_is_not_accused(settings: tuple[str, ...]) -> None:
-    seen = passage(smoke(*settings))
+    seen = trace_context(smoke(*settings))
     assert not seen.holds
     assert seen.used > 0.1
 
 
 def test_one_task_alone_cannot_be_asked() -> None:
     with raises_code(DataError, "investigate.single-task", 1):
-        passage(smoke("data.max_tasks=1"))
+        trace_context(smoke("data.max_tasks=1"))
 
 
 def test_a_mean_over_the_batch_is_still_used() -> None:
-    seen = passage(smoke('faults=["context-collapsed"]'))
+    seen = trace_context(smoke('faults=["context-collapsed"]'))
     assert seen.holds
     assert not seen.unused
     assert seen.others > 0.01
 
 
 def test_a_scale_is_measured() -> None:
-    seen = passage(smoke('faults=["context-scale"]'))
+    seen = trace_context(smoke('faults=["context-scale"]'))
     assert seen.scale == pytest.approx(30)
     assert seen.holds
     assert not seen.unused
@@ -85,13 +85,13 @@ def test_a_scale_is_measured() -> None:
 
 
 def test_a_context_that_is_not_finite() -> None:
-    seen = passage(smoke('faults=["context-nan"]'))
+    seen = trace_context(smoke('faults=["context-nan"]'))
     assert not seen.finite
     assert seen.codes == (PassageReason.NOT_FINITE,)
 
 
 def test_an_unused_context() -> None:
-    seen = passage(smoke('faults=["context-ignored"]'))
+    seen = trace_context(smoke('faults=["context-ignored"]'))
     assert seen.unused
     assert PassageReason.UNUSED in seen.codes
     assert seen.others == 0
@@ -155,13 +155,13 @@ def test_faults_that_nobody_listed(policy: Policy, lost: bool, monkeypatch: pyte
         return model
 
     monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(build_model=build))
-    seen = passage(smoke())
+    seen = trace_context(smoke())
     assert (seen.holds, seen.lost) == (True, lost)
 
 
 # -- the rule ---------------------------------------------------------------------------------------------
 
-SOUND = Passage(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, (), False)
+SOUND = ContextTrace(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, (), False)
 
 
 def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
@@ -170,7 +170,7 @@ def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
     return h3.Sweep(losses, 0.1, tuple(differences), interval, use)
 
 
-def verdict(seen: Passage, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:
+def verdict(seen: ContextTrace, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:
     return h3._judged(seen, "", sizes, found, (), 3).verdict
 
 
@@ -246,4 +246,4 @@ def test_what_was_not_measured_passes_nothing() -> None:
     }
     (lost,) = (row for row in h3._evidence(replace(SOUND, same=math.inf), None, None, 1) if not row.passed)
     assert (lost.code, lost.passed) == ("h3.change-on-its-way", False)
-    assert isinstance(lost.treatment, Absent)
+    assert isinstance(lost.treatment, NotMeasured)

@@ -8,12 +8,13 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.investigation.comparison import screening
-from etrm.investigation.comparison.paired_contrast import Outcome
+from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h4_training_dynamics as h4
+from etrm.investigation.hypotheses.base import CommonReason, Judgement
 from etrm.investigation.hypotheses.h4_training_dynamics import DynamicsReason
-from etrm.investigation.protocol import CommonReason, Investigation, Judgement
-from etrm.investigation.result import Absent, Verdict
+from etrm.investigation.investigation import Investigation
+from etrm.investigation.records import NotMeasured, Verdict
 from etrm.training.faults import effective
 from tests.investigation.planted import DIVERGED, planted
 
@@ -68,7 +69,9 @@ def test_rates_are_multiples_of_the_rate_in_use() -> None:
     ]
 
 
-def outcome(given: Sequence[float | None], **treated: Sequence[float | None]) -> tuple[Outcome, Judgement]:
+def outcome(
+    given: Sequence[float | None], **treated: Sequence[float | None]
+) -> tuple[TreatmentComparison, Judgement]:
     treatments = tuple(
         t for t in h4.interventions(used())[0] if t.name.replace("-", "_").replace(".", "") in treated
     )
@@ -134,7 +137,7 @@ def test_settings_are_compared_with_those_of_the_decoder(decoder: object) -> Non
     row = h4._settings(same)
     assert all(fact in row.note for fact in ("train.batch_size", "16", "8"))
     assert isinstance(row.treatment, float)
-    assert isinstance(h4._settings(used()).treatment, Absent)
+    assert isinstance(h4._settings(used()).treatment, NotMeasured)
 
 
 def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ import pytest
 from etrm.config import Config, load
 from etrm.data import Episodes, Sample
 from etrm.investigation.hypotheses import h5_data as h5
+from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.row_provenance import RowProblem
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Absent, Verdict
+from etrm.investigation.records import NotMeasured, Verdict
 from etrm.training.recipe import Recipe
 
 
@@ -74,7 +74,7 @@ def test_a_fault_that_nobody_listed_is_found_by_its_effect(monkeypatch: pytest.M
 
 def test_a_loss_that_is_not_finite_is_absent_and_accuses_nobody() -> None:
     facts = h5.inspect(smoke("context-nan"))
-    assert isinstance(facts.loss, Absent)
+    assert isinstance(facts.loss, NotMeasured)
     assert not facts.holds
 
 

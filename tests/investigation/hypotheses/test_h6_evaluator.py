@@ -14,9 +14,9 @@ from etrm.data import Sample, TaskSet
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation.hypotheses import h6_evaluator as h6
 from etrm.investigation.hypotheses.h6_evaluator import EvaluatorReason
+from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.known_answers import VOTES, KnownAnswers
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Absent, Verdict
+from etrm.investigation.records import NotMeasured, Verdict
 from etrm.training.recipe import Recipe
 
 
@@ -139,7 +139,7 @@ def test_evaluators_that_ask_otherwise(
 
 def test_weights_of_a_run_that_cannot_step_are_absent() -> None:
     facts = h6.inspect(smoke("context-nan"))
-    assert isinstance(facts.averaged, Absent)
+    assert isinstance(facts.averaged, NotMeasured)
     assert not facts.holds
 
 

@@ -10,13 +10,14 @@ import pytest
 from etrm.config import Config, load
 from etrm.evaluation import paired_t_interval
 from etrm.investigation.comparison import screening
-from etrm.investigation.comparison.paired_contrast import Outcome
+from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
 from etrm.investigation.hypotheses import unseen_rules
+from etrm.investigation.hypotheses.base import CommonReason, Judgement
 from etrm.investigation.hypotheses.h7_encoder_capacity import CapacityReason
-from etrm.investigation.protocol import CommonReason, Investigation, Judgement
-from etrm.investigation.result import Absent, Run, Verdict
+from etrm.investigation.investigation import Investigation
+from etrm.investigation.records import NotMeasured, Run, Verdict
 from etrm.training.faults import effective
 from tests.investigation.planted import planted
 
@@ -75,7 +76,7 @@ def outcomes(
     ceiling: Sequence[float | None],
     deeper: Sequence[float | None],
     given: Sequence[float | None] = tuple(GIVEN),
-) -> tuple[Outcome, Outcome, Judgement]:
+) -> tuple[TreatmentComparison, TreatmentComparison, Judgement]:
     screen = Screen("h7", used(), (h7.CEILING, h7.ladder(used())[0]), tuple(range(len(given))))
     runs = planted("h7-as-given", given) + planted("h7-ceiling", ceiling) + planted("h7-deeper", deeper)
     gap, rungs = h7._gap(screen, runs), h7._rungs(screen, runs)
@@ -191,7 +192,7 @@ def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gai
         assert asked["ceiling"] == asked["frozen-random"] == ()
     rows = {row.item: row for row in found.evidence if row.code == h7.LOSS.code}
     rungs = ("deeper", "attention", "tokens")
-    assert [isinstance(rows[rung].treatment, Absent) for rung in rungs] == [
+    assert [isinstance(rows[rung].treatment, NotMeasured) for rung in rungs] == [
         n >= len(climbed) for n in range(3)
     ]
 
@@ -230,5 +231,5 @@ def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.Monke
     rows = {row.code: row for row in found.evidence if row.code != h7.LOSS.code}
     assert isinstance(rows[h7.RETRIEVAL.code].treatment, float)
     rules = [metric.code for metric in unseen_rules.MEASURED.values()]  # a screening asks none
-    assert all(isinstance(rows[code].treatment, Absent) for code in rules)
+    assert all(isinstance(rows[code].treatment, NotMeasured) for code in rules)
     assert rows[h7.RETRIEVAL.code].note

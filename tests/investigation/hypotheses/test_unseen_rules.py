@@ -9,8 +9,8 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.investigation.hypotheses import unseen_rules
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Absent, Run
+from etrm.investigation.investigation import Investigation
+from etrm.investigation.records import NotMeasured, Run
 from etrm.investigation.runs.budget import SCREENING, TIERS
 from etrm.training.faults import effective
 from etrm.training.tasks import held_out_tasks, training_tasks
@@ -63,7 +63,7 @@ def test_a_screening_leaves_it_out_and_says_so(investigation: Investigation) -> 
     assert unseen_rules.jobs(investigation) == []
     rows = unseen_rules.rows([], [])
     assert [row.code for row in rows] == ["rules.solved", "rules.token-accuracy"]
-    assert all(isinstance(row.treatment, Absent) for row in rows)
+    assert all(isinstance(row.treatment, NotMeasured) for row in rows)
     assert unseen_rules.arms([]) == ()
     assert all(tier.rule_steps > 0 for name, tier in TIERS.items() if name != "screening")
 
@@ -73,7 +73,7 @@ def test_rows_hold_the_copy_beside_every_seed(investigation: Investigation) -> N
     jobs = unseen_rules.jobs(investigation)
     values = [0.7, 0.8, 0.75]
     solved, accuracy = unseen_rules.rows(jobs, planted(unseen_rules.ARM, values, ACCURACY))
-    assert isinstance(solved.treatment, Absent)
+    assert isinstance(solved.treatment, NotMeasured)
     assert solved.control == 0  # a copy is never right
     assert isinstance(accuracy.control, float)
     assert 0 < accuracy.control < 1

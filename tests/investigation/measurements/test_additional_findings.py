@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etrm.config import with_overrides
-from etrm.investigation.measurements.additional_findings import beside
-from etrm.investigation.protocol import Investigation, seeded
+from etrm.investigation.investigation import Investigation, with_seed
 from etrm.investigation.runs.jobs import Job
 
 
@@ -23,8 +22,8 @@ def test_cost_and_halting_are_found(
     investigation: Investigation, settings: str, expected: tuple[str, str] | None, facts: tuple[str, ...]
 ) -> None:
     config = with_overrides(investigation.subject, (settings, "train.steps=10"))
-    jobs = [Job("h2-subject", seed, seeded(config, seed)) for seed in (0, 1)]
-    investigation.run("H2", [*jobs, Job("h2-healthy", 0, seeded(config, 2))])  # a control is no subject
+    jobs = [Job("h2-subject", seed, with_seed(config, seed)) for seed in (0, 1)]
+    investigation.run("H2", [*jobs, Job("h2-healthy", 0, with_seed(config, 2))])  # a control is no subject
     found = beside(investigation)
     assert [(f.rule, f.module) for f in found] == ([expected] if expected else [])
     assert all(fact in f.message for f in found for fact in facts)

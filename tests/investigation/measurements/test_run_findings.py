@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from etrm.errors import RunFolderError
-from etrm.investigation.measurements.run_findings import serious, written
-from etrm.investigation.result import Run
+from etrm.investigation.records import Run
 from tests.errors import raises_code
 
 

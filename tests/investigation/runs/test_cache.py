@@ -17,7 +17,7 @@ from etrm.errors import RunFolderError
 from etrm.hardware import describe
 from etrm.investigation.runs import cache
 from etrm.investigation.runs import pretrained_decoder as pretrain
-from etrm.investigation.runs.jobs import Job, read_run, run_jobs
+from etrm.investigation.runs.jobs import Job, run_jobs
 from etrm.investigation.runs.launchers import launcher
 from tests.investigation.planted import inline
 

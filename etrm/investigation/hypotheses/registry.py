@@ -1,0 +1,114 @@
+"""All hypotheses by id: those of this package, found by their modules, and those that are registered at run time."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+import etrm.investigation.hypotheses as package
+from etrm.errors import ConfigError
+from etrm.investigation.hypotheses.base import Hypothesis, Statement
+
+ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+"""An id is a word on the command line and the name of a file."""
+_REGISTERED: dict[str, Hypothesis] = {}
+
+
+def all_hypotheses() -> dict[str, Hypothesis]:
+    """Every hypothesis by id, in the order in which they are decided."""
+    known = _built_in() | _REGISTERED
+    return dict(sorted(known.items(), key=lambda item: (item[1].precedence, item[0])))
+
+
+def register(hypothesis: object) -> Hypothesis:
+    """Add a hypothesis from outside this package for the life of this process.
+
+    The same class may be registered again, as when its file is loaded twice; the later object counts.
+
+    Args:
+        hypothesis: an object with the members of :class:`~etrm.investigation.hypotheses.base.Hypothesis`, or a class
+            that makes one without arguments.
+
+    Raises:
+        ConfigError: it lacks a member, a member has the wrong type, or its id is taken.
+    """
+    made = check(hypothesis() if isinstance(hypothesis, type) else hypothesis)
+    other = (_built_in() | _REGISTERED).get(made.id)
+    if other is not None and _origin(other) != _origin(made):
+        raise ConfigError(
+            "hypothesis.id-taken",
+            f"there is a hypothesis {made.id!r} already: {other.statement.title}",
+            got=_origin(made),
+            allowed="an id that no other has",
+            next_step=f"give it another id than {', '.join(all_hypotheses())}",
+        )
+    _REGISTERED[made.id] = made
+    return made
+
+
+def check(found: object) -> Hypothesis:
+    """The object as a hypothesis.
+
+    Raises:
+        ConfigError: it lacks a member, or a member has the wrong type.
+    """
+    statement = getattr(found, "statement", None)
+    if not isinstance(statement, Statement):
+        raise _invalid(found, f"statement: {_kind(statement)}", "statement, a Statement")
+    if not isinstance(statement.id, str) or not ID.fullmatch(statement.id):
+        raise _invalid(
+            found, f"statement.id: {statement.id!r}", "an id of letters, digits, '-' and '_', a letter first"
+        )
+    for name, kind in (("next_step", str), ("precedence", int), ("controls", tuple)):
+        value = getattr(found, name, None)
+        if not isinstance(value, kind):
+            raise _invalid(found, f"{name}: {_kind(value)}", f"{name}, {_article(kind.__name__)}")
+    for name in ("decide", "screens", "arms", "not_run"):
+        if not callable(getattr(found, name, None)):
+            raise _invalid(
+                found,
+                f"{name}: {_kind(getattr(found, name, None))}",
+                f"a method {name}, as a class has that derives from etrm.investigation.hypotheses.base.Hypothesis",
+            )
+    if (
+        type(found).__dict__.get("decide") is None
+        and getattr(type(found), "decide", None) is Hypothesis.decide
+    ):
+        raise _invalid(
+            found, "the decide of the interface, which decides nothing", "a method decide of its own"
+        )
+    return found  # type: ignore[return-value]  # each member was checked
+
+
+@cache
+def _built_in() -> dict[str, Hypothesis]:
+    modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
+    objects = [check(module.HYPOTHESIS) for module in modules if hasattr(module, "HYPOTHESIS")]
+    return {hypothesis.id: hypothesis for hypothesis in objects}
+
+
+def _invalid(found: object, got: str, allowed: str) -> ConfigError:
+    return ConfigError(
+        "hypothesis.invalid",
+        f"{type(found).__name__} is no hypothesis",
+        got=got,
+        allowed=allowed,
+        next_step="see docs/extending.md",
+    )
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else _article(type(value).__name__)
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def _origin(hypothesis: Hypothesis) -> str:
+    """Where the class of a hypothesis is defined; the same for a file that is loaded twice."""
+    kind = type(hypothesis)
+    code = getattr(kind.decide, "__code__", None)
+    return f"{code.co_filename if code else kind.__module__}:{kind.__qualname__}"
