@@ -61,7 +61,7 @@ def find_root_cause(hypotheses: Mapping[str, HypothesisResult]) -> RootCause:
 def mark_downstream(
     hypothesis: HypothesisResult, upstream: Mapping[str, HypothesisResult]
 ) -> HypothesisResult:
-    """A statistical hypothesis downstream of a proven cause, with a note: that fault may be the reason for its losses."""
+    """The result; one that is statistical and downstream of a proven cause gets the note that this may explain it."""
     cause = find_root_cause(upstream)
     if (
         cause.confidence != "proven"

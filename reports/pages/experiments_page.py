@@ -62,7 +62,7 @@ def _tracking(rows: Sequence[ExperimentRow], seeds: int) -> str:
     for row in rows:
         if not row.runs:
             continue
-        failed = sum(run.state == "failed" for run in row.runs)
+        failed = sum(run.failed for run in row.runs)
         status = f"{len(row.runs) - failed} of {seeds} done"
         i = row.interval
         cells.append(

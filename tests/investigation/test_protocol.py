@@ -11,6 +11,7 @@ from etrm.config import load, with_overrides
 from etrm.errors import NonFiniteError
 from etrm.investigation.investigation import Investigation
 from etrm.investigation.runs import pretrained_decoder as pretrain
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.budget import SCREENING
 from etrm.investigation.runs.jobs import Job
 from tests.investigation.planted import inline
@@ -34,7 +35,7 @@ def test_what_is_needed_anyway_is_trained_beside_the_decoder(without_decoder: In
 
     def meanwhile() -> list[Job]:
         asked.append(1)
-        return [Job("few", seed, config) for seed in (0, 1)]
+        return [Job(ArmId("few"), seed, config) for seed in (0, 1)]
 
     one = replace(without_decoder, meanwhile=meanwhile)
     assert pretrain.finished(pretrain.trm_config(one.subject, 4)) is False

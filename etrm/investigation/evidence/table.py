@@ -67,7 +67,7 @@ _End = Annotated[float | None, BeforeValidator(_end)]
 
 
 class EvidenceRow(Record):
-    """One row of an evidence table. A number that is not finite is ``NotMeasured``, an infinite end of an interval None."""
+    """One row of an evidence table. A number that is not finite is ``NotMeasured``, an infinite end None."""
 
     code: Code  # of the metric
     item: str = ""  # which one, where a table has several rows of a metric: a stable name as well

@@ -144,7 +144,10 @@ class EncoderCapacity(Hypothesis):
     statement = STATEMENT
     precedence = 70
     controls = ("posterior-collapse",)
-    next_step = "Use the encoder that page H7 names, then run the same command again, with --seeds 5 if it is only a candidate."
+    next_step = (
+        "Use the encoder that page H7 names, then run the same command again, with --seeds 5 if it is only a "
+        "candidate."
+    )
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The unchanged run with the ceiling, the rule family, and the controls."""
@@ -381,7 +384,7 @@ FIGURES = (
         title="Training loss on ten tasks: unchanged, ceiling and stronger encoders",
         x_label="optimiser step",
         y_label="lm loss (nats per token)",
-        caption="The ceiling is given the task by a puzzle table. What lies between it and the unchanged run can be gained.",
+        caption="A puzzle table gives the ceiling the task. The distance from the unchanged run to it can be gained.",
     ),
     Figure(
         key="h7-share",

@@ -240,7 +240,7 @@ def _recolour(sample: Sample, belongs: Callable[[int, int, Integers], Flags]) ->
 
 @dataclass(frozen=True)
 class _Step:
-    """The last full output of the encoder, the context that the core received (B, P, D), and the logits of an ACT step."""
+    """The last full output of the encoder, the context that the core received (B, P, D), and the logits of a step."""
 
     encoded: Tensor
     given: Tensor

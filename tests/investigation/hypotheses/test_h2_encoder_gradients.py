@@ -100,7 +100,7 @@ def test_norms_logged_after_clipping_are_seen_for_what_they_are() -> None:
     assert h2._clipping([step(0, **honest | {"encoder__grad_norm_post_clip": None})], 1.0) == (0, 0)
 
 
-@pytest.mark.parametrize("name", h2.POSITIVE)
+@pytest.mark.parametrize("name", h2.HYPOTHESIS.controls)
 def test_the_numbers_of_each_control(investigation: Investigation, name: str) -> None:
     job = h2.Job(f"h2-{name}", 0, investigation.control_config([name]))
     (run,) = investigation.run("H2", [job])
@@ -129,7 +129,7 @@ def test_the_numbers_of_each_control(investigation: Investigation, name: str) ->
 
 
 def test_a_healthy_subject_is_invalidated_with_every_control_behaving(investigation: Investigation) -> None:
-    found = h2.decide(investigation)
+    found = h2.HYPOTHESIS.decide(investigation)
     assert found.verdict is Verdict.INVALIDATED
     assert found.codes == (GradientReason.EVERY_STEP_TRAINS,)
     rows = {row.code: row for row in found.evidence}
@@ -147,7 +147,7 @@ def test_a_trm_has_no_encoder_to_ask_about(investigation: Investigation) -> None
     investigation.subject = with_overrides(
         investigation.subject, ("model.variant=trm", "data.augmentations=1", "train.decoder=none")
     )
-    assert h2.decide(investigation).verdict is Verdict.NOT_RUN
+    assert h2.HYPOTHESIS.decide(investigation).verdict is Verdict.NOT_RUN
 
 
 def test_what_was_not_measured_passes_nothing() -> None:

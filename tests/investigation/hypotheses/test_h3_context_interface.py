@@ -17,7 +17,7 @@ from etrm.investigation.experiments.frozen_decoder import TRAINED
 from etrm.investigation.hypotheses import h3_context_interface as h3
 from etrm.investigation.hypotheses.h3_context_interface import SizeReason
 from etrm.investigation.investigation import Investigation
-from etrm.investigation.measurements.context_path import ContextTrace, trace_context
+from etrm.investigation.measurements.context_path import ContextReason, ContextTrace, trace_context
 from etrm.investigation.records import NotMeasured, Run, Verdict
 from etrm.model.act import Carry
 from etrm.model.recursive import Given, RecursiveModel, encode_every_step
@@ -81,19 +81,19 @@ def test_a_scale_is_measured() -> None:
     assert seen.scale == pytest.approx(30)
     assert seen.holds
     assert not seen.unused
-    assert seen.codes == (PassageReason.CHANGED,)
+    assert seen.codes == (ContextReason.CHANGED,)
 
 
 def test_a_context_that_is_not_finite() -> None:
     seen = trace_context(smoke('faults=["context-nan"]'))
     assert not seen.finite
-    assert seen.codes == (PassageReason.NOT_FINITE,)
+    assert seen.codes == (ContextReason.NOT_FINITE,)
 
 
 def test_an_unused_context() -> None:
     seen = trace_context(smoke('faults=["context-ignored"]'))
     assert seen.unused
-    assert PassageReason.UNUSED in seen.codes
+    assert ContextReason.UNUSED in seen.codes
     assert seen.others == 0
 
 
@@ -218,7 +218,7 @@ def test_a_broken_passage_is_enough() -> None:
 def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigation: Investigation) -> None:
     """Every scale is evaluated on the same weights and queries, and 1 is what the model does as it is."""
     investigation.root.mkdir(exist_ok=True)
-    runs: list[Run] = investigation.run("H3", h3.frozen_decoder.arm_jobs(investigation, TRAINED))
+    runs: list[Run] = investigation.run("H3", h3.frozen_decoder.plan_jobs(investigation, TRAINED))
     found = h3._sweep(investigation, runs)
     assert found is not None
     assert found.losses[1.0] == pytest.approx(runs[0].final["loss_end"])
@@ -228,8 +228,8 @@ def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigat
 
 
 def test_verdict_and_controls(investigation: Investigation) -> None:
-    found = h3.decide(investigation)
-    assert [control.name for control in found.controls] == ["healthy", *h3.POSITIVE]
+    found = h3.HYPOTHESIS.decide(investigation)
+    assert [control.name for control in found.controls] == ["healthy", *h3.HYPOTHESIS.controls]
     assert all(control.behaved for control in found.controls)
     assert found.verdict in (Verdict.INVALIDATED, Verdict.INCONCLUSIVE)
     assert {row.code: row.passed for row in found.evidence}["h3.finite"]

@@ -33,7 +33,7 @@ def wrong(facts: h6.Facts) -> list[KnownAnswers]:
 
 
 def test_a_sound_evaluator_reports_what_was_planted() -> None:
-    facts = h6.inspect(smoke())
+    facts = h6.inspect_evaluator(smoke())
     assert not facts.holds
     assert [planted.score for planted in facts.planted] == [1.0, 0.5, 0.875, 1.0, 0.0, 0.0, 1.0]
     assert facts.averaged == facts.tensors
@@ -55,14 +55,14 @@ def test_a_sound_evaluator_reports_what_was_planted() -> None:
     ],
 )
 def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[KnownAnswers]) -> None:
-    facts = h6.inspect(smoke(fault))
+    facts = h6.inspect_evaluator(smoke(fault))
     assert wrong(facts) == seen
     assert not facts.raw
     assert facts.codes == (EvaluatorReason.MISREPORTED,)
 
 
 def test_raw_weights_are_told_from_averaged_ones() -> None:
-    facts = h6.inspect(smoke("eval-raw"))
+    facts = h6.inspect_evaluator(smoke("eval-raw"))
     assert not wrong(facts)
     assert facts.averaged == 0
     assert facts.holds
@@ -97,7 +97,7 @@ def test_evaluators_that_nobody_listed(change: Change, monkeypatch: pytest.Monke
         return change(evaluation.evaluate(tasks, predictor, **options))
 
     monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
-    assert h6.inspect(smoke()).holds
+    assert h6.inspect_evaluator(smoke()).holds
 
 
 Evaluate = Callable[..., EvaluationReport]
@@ -132,21 +132,21 @@ def test_evaluators_that_ask_otherwise(
     evaluate: Evaluate, seen: list[KnownAnswers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
-    facts = h6.inspect(smoke())
+    facts = h6.inspect_evaluator(smoke())
     assert set(seen) <= set(wrong(facts))
     assert all(p.refused for p in facts.planted) == (evaluate is _answers_of_the_next)
 
 
 def test_weights_of_a_run_that_cannot_step_are_absent() -> None:
-    facts = h6.inspect(smoke("context-nan"))
+    facts = h6.inspect_evaluator(smoke("context-nan"))
     assert isinstance(facts.averaged, NotMeasured)
     assert not facts.holds
 
 
 def test_verdict_controls_and_evidence(investigation: Investigation) -> None:
-    found = h6.decide(investigation)
+    found = h6.HYPOTHESIS.decide(investigation)
     assert found.verdict is Verdict.INVALIDATED
-    assert [control.name for control in found.controls] == ["healthy", *h6.POSITIVE]
+    assert [control.name for control in found.controls] == ["healthy", *h6.HYPOTHESIS.controls]
     assert all(control.behaved for control in found.controls)
     assert all(row.passed is not False for row in found.evidence)
     assert all(check.passed for check in found.instruments)

@@ -31,10 +31,12 @@ def test_the_steps_of_a_tier_are_those_of_its_runs(investigation: Investigation)
     assert investigation.tier is SCREENING
     investigation.tier = replace(SCREENING, frozen_steps=7, pretrain_steps=3)
     assert {
-        job.config.train.steps for job in frozen_decoder.arm_jobs(investigation, frozen_decoder.TRAINED)
+        job.config.train.steps for job in frozen_decoder.plan_jobs(investigation, frozen_decoder.TRAINED)
     } == {7}
     investigation.tier = replace(SCREENING, frozen_steps=7000)
-    steps = {job.config.train.steps for job in frozen_decoder.arm_jobs(investigation, frozen_decoder.TRAINED)}
+    steps = {
+        job.config.train.steps for job in frozen_decoder.plan_jobs(investigation, frozen_decoder.TRAINED)
+    }
     assert steps == {investigation.subject.train.steps}
 
 
