@@ -22,6 +22,7 @@ from etrm.investigation.comparison.paired_contrast import (
 )
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.runs.arms import ArmId
 from tests.investigation.planted import DIVERGED, planted
 
 M = 0.1
@@ -65,22 +66,30 @@ def test_logarithms_make_an_effect_a_ratio_whatever_the_unit() -> None:
 
 
 def test_a_run_that_diverged_scores_worst_and_is_not_dropped() -> None:
-    found = compare_runs("x", planted("a", [1.0, 1.0]), planted("b", [0.5, DIVERGED]), "loss_end", M)
+    found = compare_runs(
+        "x", planted(ArmId("a"), [1.0, 1.0]), planted(ArmId("b"), [0.5, DIVERGED]), "loss_end", M
+    )
     assert found.effects == pytest.approx((math.log(2), -math.log(KNOWS_NOTHING)))
-    worse = compare_runs("x", planted("a", [1.0, 9.0]), planted("b", [0.5, DIVERGED]), "loss_end", M)
+    worse = compare_runs(
+        "x", planted(ArmId("a"), [1.0, 9.0]), planted(ArmId("b"), [0.5, DIVERGED]), "loss_end", M
+    )
     assert worse.effects[1] == 0.0, "no better than the worst loss of the comparison"
-    cured = compare_runs("x", planted("a", [DIVERGED] * 2), planted("b", [1.0, 1.1]), "loss_end", M)
+    cured = compare_runs(
+        "x", planted(ArmId("a"), [DIVERGED] * 2), planted(ArmId("b"), [1.0, 1.1]), "loss_end", M
+    )
     assert min(cured.effects) > 0
 
 
 def test_a_run_that_failed_otherwise_has_no_pair() -> None:
-    found = compare_runs("x", planted("a", [1.0, 1.0, None]), planted("b", [0.5, None, 0.5]), "loss_end", M)
+    found = compare_runs(
+        "x", planted(ArmId("a"), [1.0, 1.0, None]), planted(ArmId("b"), [0.5, None, 0.5]), "loss_end", M
+    )
     assert found.effects == pytest.approx((math.log(2),))
     assert found.interval is None
 
 
 def test_without_a_pair_nothing_is_claimed() -> None:
-    empty = compare_runs("x", planted("a", [1.0]), planted("b", [None]), "loss_end", M)
+    empty = compare_runs("x", planted(ArmId("a"), [1.0]), planted(ArmId("b"), [None]), "loss_end", M)
     outcome = compare_treatments([empty])
     assert (outcome.verdict, outcome.gained) == (Verdict.INCONCLUSIVE, False)
     row = outcome.rows(LOSS)[0]

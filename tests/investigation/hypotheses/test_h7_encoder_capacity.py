@@ -17,7 +17,8 @@ from etrm.investigation.hypotheses import unseen_rules
 from etrm.investigation.hypotheses.base import CommonReason, Judgement
 from etrm.investigation.hypotheses.h7_encoder_capacity import CapacityReason
 from etrm.investigation.investigation import Investigation
-from etrm.investigation.records import NotMeasured, Run, Verdict
+from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.training.faults import effective
 from tests.investigation.planted import planted
 
@@ -77,9 +78,7 @@ def outcomes(
     deeper: Sequence[float | None],
     given: Sequence[float | None] = tuple(GIVEN),
 ) -> tuple[TreatmentComparison, TreatmentComparison, Judgement]:
-    screen = Screen(
-        "h7", used(), (h7.CEILING, h7.list_stronger_encoders(used())[0]), tuple(range(len(given)))
-    )
+    screen = Screen(used(), (h7.CEILING, h7.list_stronger_encoders(used())[0]), tuple(range(len(given))))
     runs = (
         planted(screen.arm(), given)
         + planted(screen.arm("ceiling"), ceiling)
@@ -174,7 +173,7 @@ def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gai
 ) -> None:
     asked: dict[str, tuple[int, ...]] = {}
 
-    def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[Run]:
+    def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[LoadedRun]:
         asked.update({t.name: t.seeds for t in screens[0].treatments})
         losses = {"ceiling": ceiling, gains: HALF}
         return [
@@ -189,7 +188,6 @@ def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gai
 
     monkeypatch.setattr(h7, "run_screens", run_screens)
     monkeypatch.setattr(h7, "broken_controls", lambda controls: "")
-    monkeypatch.setattr(investigation, "metrics", lambda run: [])
     found = h7.HYPOTHESIS.decide(investigation)
     assert [name for name in asked if name not in ("ceiling", "frozen-random")] == climbed
     assert found.candidate == (gains in climbed)
@@ -221,8 +219,8 @@ def test_a_trm_has_no_encoder_to_be_weak(investigation: Investigation) -> None:
 
 def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
     rung = h7.list_stronger_encoders(effective(investigation.subject))[-1]
-    monkeypatch.setattr(h7, "ladder", lambda used: [rung])
-    monkeypatch.setattr(h7, "POSITIVE", ())
+    monkeypatch.setattr(h7, "list_stronger_encoders", lambda used: [rung])
+    monkeypatch.setattr(type(h7.HYPOTHESIS), "controls", ())
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)
     monkeypatch.setattr(screening, "CONTROL_SEEDS", (0,))
     monkeypatch.setattr(h7, "few_tasks", lambda subject, steps: few_tasks(subject, 5))
