@@ -4,6 +4,7 @@ EtrmError                    exit code 2: message, what to do next, and the code
 ├── ConfigError              a setting is unknown, malformed or impossible
 ├── DataError                a task, grid or file of tasks cannot be used
 │   └── LeakageError         a task stands on both sides of a split
+├── FormulaError             a formula or rule of the symbolic solver cannot be read, or its parts do not fit together
 ├── CheckpointError          a checkpoint is missing, of other code, altered or does not fit
 ├── RunFolderError           a run folder is missing, in use or of another run
 ├── InstallationError        a package of another distribution is found in place of one of ours
@@ -72,6 +73,10 @@ class DataError(EtrmError):
 
 class LeakageError(DataError):
     """A task, by id or by the hash of its grids, stands on both sides of a split."""
+
+
+class FormulaError(EtrmError):
+    """A formula or rule of the symbolic solver cannot be read, or its parts do not fit together."""
 
 
 class CheckpointError(EtrmError):

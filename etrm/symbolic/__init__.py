@@ -1,0 +1,1 @@
+"""The symbolic solver: formulas over grids, their evaluation, and the search for one that explains demonstrations."""
