@@ -38,7 +38,7 @@ from etrm.training.execution.compiling import compile_networks
 from etrm.training.execution.distributed import ALONE, World, joined
 from etrm.training.execution.precision import autocast, check_precision
 from etrm.training.execution.prefetch import Prefetch
-from etrm.training.faults import recipe_for
+from etrm.training.faults import draw_function, recipe_for
 from etrm.training.freeze_schedule import Stage
 from etrm.training.loss import act_loss
 from etrm.training.metric_log import Entry, Landing
@@ -94,7 +94,7 @@ class Trainer:
         self.prefetch: Prefetch | None = None
         if self.config.data.workers:
             depth = 2 * train.batch_size  # a step takes a batch at the most
-            self.prefetch = Prefetch(self.config, self.episodes, self.recipe.draw, depth)
+            self.prefetch = Prefetch(self.config, self.episodes, draw_function, depth)
         draw = self.prefetch or self.recipe.draw
         self.slots = {
             bucket: Slots(self.episodes, bucket, train.batch_size, draw, self.mine)
