@@ -39,7 +39,7 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class Change:
+class RecordChange:
     """An entry of a run's record that is not what it was in the process before.
 
     Attributes:
@@ -77,11 +77,11 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> list[Change]:
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> list[RecordChange]:
     """What differs between two records of a run; an entry that one of them lacks is passed over."""
     old, new = (flat({name: record[name] for name in COMPARED if name in record}) for record in (before, now))
     return [
-        Change(step, name, str(old[name]), str(value))
+        RecordChange(step, name, str(old[name]), str(value))
         for name, value in new.items()
         if name in old and old[name] != value
     ]

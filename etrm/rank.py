@@ -9,14 +9,14 @@ import os
 from typing import Protocol
 
 
-class Store(Protocol):
+class ProcessCounter(Protocol):
     """The counter that the processes of a run share."""
 
     def add(self, key: str, amount: int) -> int:
         """Add to a counter; the new value is returned."""
 
 
-_store: Store | None = None
+_store: ProcessCounter | None = None
 
 
 def launched() -> bool:
@@ -29,7 +29,7 @@ def rank() -> int:
     return int(os.environ["RANK"]) if launched() else 0
 
 
-def share_store(store: Store | None) -> None:
+def share_store(store: ProcessCounter | None) -> None:
     """Keep the store that the processes met at, or forget it."""
     global _store
     _store = store
