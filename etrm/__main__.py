@@ -8,11 +8,13 @@ from etrm.installation import check_installation
 
 
 def main() -> NoReturn:
-    """Check the installation, then run the command line, which must not be imported before."""
+    """Check the installation, then import and run the command line."""
     try:
         check_installation()
     except InstallationError as error:
-        sys.stderr.write(f"error: {error}\n")  # the console of `reports` may be the foreign one
+        sys.stderr.write(
+            f"error: {error}\n"
+        )  # `reports` may be the wrong package, so its console is not used
         sys.exit(2)
     from cli import main as run
 
