@@ -64,14 +64,15 @@ def compare(
     ] = None,
 ) -> None:
     """Compare runs: settings that differ, results, speed, and reasons why they may not be comparable."""
-    from reports.runs.compare import as_tables, draw
+    from reports.plots.run_plot import plot_comparison
+    from reports.runs.compare import as_tables
     from reports.runs.compare import compare as read
     from reports.terminal.console import open_console
 
     found = read(runs)
     console = open_console(pipe_width=180)
     console.print(as_tables(found))
-    for file in draw(found, out) if out else ():
+    for file in plot_comparison(found, out) if out else ():
         console.print(f"figure: {file}", highlight=False, soft_wrap=True)
 
 
@@ -93,7 +94,7 @@ def predictions(
     The answers are those that `etrm evaluate` scores. The run's evaluate section chooses the tasks; change it with
     --set evaluate.subset=..., .source, .max_tasks, .weights, .augmentations.
     """
-    from reports.runs.prediction_drawing import as_png, caption, in_terminal
+    from reports.plots.prediction_drawing import as_png, caption, in_terminal
     from reports.runs.predictions import predictions as answers_of
     from reports.terminal.console import open_console
     from reports.write import write_file

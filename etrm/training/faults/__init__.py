@@ -14,8 +14,9 @@ from etrm.errors import ConfigError
 from etrm.training.faults import data, decoder, dynamics, encoder, evaluator, interface
 from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
+from etrm.training.slots import Draw
 
-__all__ = ["FAULTS", "Fault", "effective", "find", "recipe_for"]
+__all__ = ["FAULTS", "Fault", "draw_function", "effective", "find", "recipe_for"]
 
 FAULTS = {
     fault.name: fault
@@ -37,6 +38,11 @@ def recipe_for(config: Config) -> Recipe:
         return recipe
     configure = recipe.configure
     return replace(recipe, configure=lambda given: with_overrides(configure(given), given.interventions))
+
+
+def draw_function(config: Config) -> Draw:
+    """The loader of a config; a worker process builds its own with this."""
+    return recipe_for(config).draw
 
 
 def effective(config: Config) -> Config:
