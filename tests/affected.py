@@ -5,7 +5,7 @@ changed module comes first, then the files that import it, then those that impor
 near ones, those of the same folder come first.
 
     python -m tests.affected                      # list them
-    python -m tests.affected --run --seconds 35   # run them; further options go to pytest
+    python -m tests.affected --run --seconds 30   # run them; further options go to pytest
 """
 
 from __future__ import annotations
@@ -18,111 +18,99 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import grimp
-
 from tests.mirrors import PACKAGES, ROOT, mirrored
-
-Importers = dict[str, set[str]]
-"""The modules that import a module, by its name."""
 
 MOST_FILES = 40
 """Test files that are run: collecting all of them takes 10 seconds of the minute, and the far ones rarely fail."""
 
 
 def changed_files(since: str | None = None) -> list[Path]:
-    """Files that differ from `since`, untracked files included; relative to the repository.
+    """Files that differ from a commit, untracked files included; relative to the repository.
 
     Args:
-        since: a commit; without one it is where this branch left `main`.
+        since: the commit; without one it is where this branch left `main`.
     """
     since = since or _left_main()
     names = _git("diff", "--name-only", since) + "\n" + _git("ls-files", "--others", "--exclude-standard")
     return [Path(name) for name in dict.fromkeys(names.split("\n")) if name]
 
 
-def affected(changed: Iterable[Path]) -> list[Path]:
-    """Test files that depend on a changed file, nearest first; relative to the repository."""
-    changed = list(changed)
-    importers = _importers()
-    near = _distances([_module(path) for path in changed if path.suffix == ".py"], importers)
-    found = {test: near[_module(test)] for test in _test_files() if _module(test) in near}
-    for path in changed:
-        if path.suffix != ".py":
-            found |= {test: min(1, found.get(test, 1)) for test in _tests_that_name(path)}
-    named = {test for test in found if mirrored(test) in changed}
-    beside = {_folder_of_tests(path) for path in changed}
-    return sorted(found, key=lambda test: (test not in named, found[test], test.parent not in beside, test))
+class Imports:
+    """Which module imports which, of a checkout; read from the sources, so imports inside functions count.
 
+    A test file imports the conftests above it. A package that loads its modules by name (``import_module``) imports
+    all of them.
 
-def _importers() -> Importers:
-    """The imports of the packages, of `cli.py` and of the tests; a file imports the conftests above it.
-
-    A package that loads its modules by name (``import_module``) is taken to import all of them.
+    Args:
+        root: the folder of the checkout.
     """
-    graph = grimp.build_graph(*PACKAGES, cache_dir=str(ROOT / ".import_linter_cache"))
-    loaders = {_module(path) for path in _packages() if "import_module(" in (ROOT / path).read_text("utf-8")}
-    found: Importers = defaultdict(set)
-    for module in graph.modules:
-        found[module] |= graph.find_modules_that_directly_import(module)
-        package = module.rpartition(".")[0]
-        if package in loaders:
-            found[module].add(package)
-    sources = [Path("cli.py"), *_relative((ROOT / "tests").rglob("*.py"))]
-    known = {*graph.modules, *map(_module, sources)}
-    for path in sources:
-        for name in _imported(path, known):
-            found[name].add(_module(path))
-    return found
 
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
+        folders = [root / name for name in (*PACKAGES, "tests")]
+        found = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+        self.sources = [Path("cli.py"), *(path.relative_to(root) for path in found)]
+        self.tests = [path for path in self.sources if path.parts[0] == "tests" and path.match("test_*.py")]
+        self._known = set(map(_module, self.sources))
+        self.importers: dict[str, set[str]] = defaultdict(set)
+        """The modules that import a module, by its name."""
+        for path in self.sources:
+            for name in self._imported(path):
+                self.importers[name].add(_module(path))
 
-def _packages() -> list[Path]:
-    return [path for package in PACKAGES for path in _relative((ROOT / package).rglob("__init__.py"))]
+    def affected(self, changed: Iterable[Path]) -> list[Path]:
+        """Test files that depend on a changed file, nearest first; paths are relative to the checkout."""
+        changed = list(changed)
+        near = self._distances([_module(path) for path in changed if path.suffix == ".py"])
+        found = {test: near[_module(test)] for test in self.tests if _module(test) in near}
+        for path in changed:
+            if path.suffix != ".py":
+                found |= {test: min(1, found.get(test, 1)) for test in self._tests_that_name(path)}
+        named = {test for test in found if mirrored(test, self.root) in changed}
+        beside = {_folder_of_tests(path) for path in changed}
+        return sorted(
+            found, key=lambda test: (test not in named, found[test], test.parent not in beside, test)
+        )
 
+    def _imported(self, path: Path) -> Iterator[str]:
+        text = (self.root / path).read_text("utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                yield from self._modules([alias.name for alias in node.names])
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                yield from self._modules([f"{node.module}.{alias.name}" for alias in node.names])
+        if path.parts[0] == "tests":
+            yield from self._modules([_module(folder / "conftest.py") for folder in path.parents[:-1]])
+        elif path.name == "__init__.py" and "import_module(" in text:
+            package = _module(path)
+            yield from (name for name in self._known if name.rpartition(".")[0] == package)
 
-def _imported(path: Path, known: set[str]) -> Iterator[str]:
-    """The known modules that a file imports, anywhere in it, and the conftests that pytest loads for it."""
-    for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+    def _modules(self, names: Iterable[str]) -> Iterator[str]:
+        """The modules of this checkout among some dotted names, each the longest part of one."""
         for name in names:
-            while name and name not in known:
+            while name and name not in self._known:
                 name = name.rpartition(".")[0]
             if name:
                 yield name
-    if path.parts[0] == "tests":
-        yield from (name for folder in path.parents if (name := _module(folder / "conftest.py")) in known)
 
+    def _distances(self, modules: Iterable[str]) -> dict[str, int]:
+        """Imports between each module that depends on one of `modules` and the nearest of these."""
+        found = dict.fromkeys(modules, 0)
+        front = list(found)
+        while front:
+            reached = {importer: found[module] + 1 for module in front for importer in self.importers[module]}
+            front = [module for module in reached if module not in found]
+            found = reached | found
+        return found
 
-def _distances(modules: Iterable[str], importers: Importers) -> dict[str, int]:
-    """Imports between each module that depends on one of `modules` and the nearest of these."""
-    found = dict.fromkeys(modules, 0)
-    front = list(found)
-    while front:
-        found_now = {importer: found[module] + 1 for module in front for importer in importers[module]}
-        front = [module for module in found_now if module not in found]
-        found = found_now | found
-    return found
+    def _tests_that_name(self, path: Path) -> list[Path]:
+        """For a file that is not Python: the test files whose text names it."""
+        return [test for test in self.tests if path.name in (self.root / test).read_text("utf-8")]
 
 
 def _folder_of_tests(path: Path) -> Path:
     """Where the tests that mirror a folder's files are."""
     return Path("tests", *path.parent.parts[path.parts[0] == "etrm" :])
-
-
-def _tests_that_name(path: Path) -> list[Path]:
-    """For a file that is not Python: the test files whose text names it."""
-    return [test for test in _test_files() if path.name in (ROOT / test).read_text("utf-8")]
-
-
-def _test_files() -> list[Path]:
-    return _relative((ROOT / "tests").rglob("test_*.py"))
-
-
-def _relative(paths: Iterable[Path]) -> list[Path]:
-    return [path.relative_to(ROOT) for path in sorted(paths)]
 
 
 def _module(path: Path) -> str:
@@ -152,10 +140,9 @@ def main() -> int:
     parser.add_argument("--run", action="store_true", help="run the tests; further options go to pytest")
     options, further = parser.parse_known_args()
     changed = changed_files(options.since)
-    tests = affected(changed)
+    tests = Imports().affected(changed)
     print(
-        f"{len(changed)} changed files, {len(tests)} affected test files; the nearest {MOST_FILES} at most:",
-        flush=True,
+        f"{len(changed)} changed files, {len(tests)} affected test files; the nearest {MOST_FILES} at most:"
     )
     print("\n".join(f"  {test}" for test in tests[:MOST_FILES]), flush=True)
     if not (tests and options.run):
