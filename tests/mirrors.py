@@ -1,6 +1,7 @@
 """Which code a test file is named for.
 
-`tests/a/test_b.py` mirrors `etrm/a/b.py`, `a/b.py`, the example `docs/a/b.py` or the helper `tests/a/b.py`.
+`tests/model/test_core.py` mirrors `etrm/model/core.py`; others mirror a module of another package, an example of the
+documents, or a helper of the tests.
 """
 
 from __future__ import annotations
