@@ -2,7 +2,7 @@
 
 from etrm.symbolic.evaluate import Evaluator as Evaluator
 from etrm.symbolic.evaluate import apply as apply
-from etrm.symbolic.evaluate import evaluate as evaluate
+from etrm.symbolic.evaluate import truth as truth
 from etrm.symbolic.formula import Formula as Formula
 from etrm.symbolic.formula import Rule as Rule
 from etrm.symbolic.grids import Grids as Grids

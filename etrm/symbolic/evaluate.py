@@ -162,7 +162,7 @@ class Evaluator:
         return self._view(1, value, 1).colours.view(self.grids.colours.shape)
 
 
-def evaluate(
+def truth(
     formula: Formula,
     grids: Grids,
     predicates: Predicates,

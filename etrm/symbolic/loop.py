@@ -36,14 +36,14 @@ Place = tuple[int, int]
 """Row and column of a cell."""
 
 
-def evaluate(
+def truth(
     formula: Formula,
     grids: Grids,
     predicates: Predicates,
     semantics: Semantics,
     variables: Sequence[str] = (CELL,),
 ) -> Tensor:
-    """How true a formula is, as :func:`etrm.symbolic.evaluate.evaluate` has it.
+    """How true a formula is, as :func:`etrm.symbolic.evaluate.truth` has it.
 
     Raises:
         FormulaError: a free variable is not among the variables, or a learned predicate does not exist.
