@@ -29,7 +29,7 @@ from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.runs.outside_code import outside_digests
 from etrm.training.faults import recipe_for
-from etrm.training.tasks import held_out_tasks, training_tasks
+from etrm.training.task_sets import held_out_tasks, training_tasks
 
 Progress = Callable[[str, int, int], None]
 """Takes a phase, the steps done and the steps in all."""

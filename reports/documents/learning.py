@@ -22,7 +22,7 @@ from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.investigation.evidence.figures import Figure, Series, smooth
 from etrm.training.scoring.overfit_gate import GOAL, WINDOW, gate, own_and_foreign
 from etrm.training.scoring.score_run import score_steps
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from reports.markdown import number, table
 from reports.plots.figures import draw
 from reports.terminal.console import open_console

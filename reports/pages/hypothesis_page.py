@@ -8,8 +8,8 @@ from etrm.investigation.evidence.table import EvidenceRow
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import HypothesisResult, Result
 from reports.markdown import NOTHING, bullets, escape, link, paragraph, sentence, value
+from reports.names import page_names
 from reports.pages.margins import margins
-from reports.pages.names import page_names
 from reports.pages.sections import (
     MEANING,
     arms_table,

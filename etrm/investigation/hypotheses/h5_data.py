@@ -31,9 +31,9 @@ from etrm.investigation.measurements.row_provenance import RowProblem, RowProven
 from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.training.micro_batches import Part
+from etrm.training.micro_batches import MicroBatch
 from etrm.training.scoring.predictor import batch_of
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
@@ -222,7 +222,7 @@ def _read_rows(trainer: Trainer) -> RowProvenance:
         for _ in range(-(-ROWS // size)):
             slots.refill([True] * size)
             batch = slots.batch()
-            part = Part(slice(None), trainer.model.initial_carry(size), batch, None)
+            part = MicroBatch(slice(None), trainer.model.initial_carry(size), batch, None)
             scored = replace(batch, labels=trainer.recipe.labels(slots, part))
             batches.append((scored, slots.samples))
     return read_rows(batches, trainer.tasks, trainer.config.data.max_demos)
@@ -271,7 +271,9 @@ def _measure_continuing_loss(config: Config, *, garbled: bool) -> Value:
     trainer = Trainer(small)
     try:
         trainer.train_step()
-        trainer.set_carry(0, replace(trainer.carries[0], halted=torch.zeros_like(trainer.carries[0].halted)))
+        trainer.state.set_carry(
+            0, replace(trainer.carries[0], halted=torch.zeros_like(trainer.carries[0].halted))
+        )
         if garbled:
             _garble(trainer.episodes, trainer.slots[0].next_index)
         return float(trainer.train_step()["lm_loss"])

@@ -36,9 +36,8 @@ from etrm.investigation.measurements.row_provenance import RowProblem, RowProven
 from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.training import train_state as state
-from etrm.training.scoring.predictor import solve
-from etrm.training.tasks import held_out_tasks
+from etrm.training.scoring.predictor import solve_samples
+from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
@@ -197,7 +196,7 @@ def _read_evaluated_rows(trainer: Trainer) -> RowProvenance:
 def _compare_paths(trainer: Trainer) -> tuple[Value, int]:
     """The largest difference of a logit between training and evaluation, and the ACT steps of the latter."""
     model = trainer.model
-    batch, output = solve(model, training_queries(trainer)[:8])
+    batch, output = solve_samples(model, training_queries(trainer)[:8])
     assert output.steps is not None
     steps = int(output.steps.min())
     if model.encoder is not None and model.encoder.noise_shape(1) is not None:
@@ -222,7 +221,7 @@ def _count_averaged(trainer: Trainer) -> tuple[Value, Value]:
             trainer.train_step()
     except NonFiniteError as error:
         return NotMeasured(absent=error.what), NotMeasured(absent=error.what)
-    checkpoint = state.capture(trainer)
+    checkpoint = trainer.state.capture()
     model = to_device(trainer.recipe.build_model(trainer.config, trainer.episodes), trainer.device)
     trainer.recipe.load_weights(model, checkpoint, "ema")
     loaded = model.state_dict()

@@ -19,7 +19,7 @@ from etrm.investigation.records import Arm, NotMeasured
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 
 ARM = ArmId("rules", UNCHANGED)
 FAMILY = "rules:colours"

@@ -12,7 +12,7 @@ from etrm.investigation.comparison.screening import Screen, Treatment, explain_u
 from etrm.investigation.records import Verdict
 from etrm.investigation.runs.arms import ArmId
 from etrm.training.faults import effective
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from tests.investigation.planted import DIVERGED, planted
 
 SLOW = Treatment("slow", "rate x0.1", {"train": {"encoder_lr_scale": 0.1}})
