@@ -19,14 +19,14 @@ from etrm.config import Config, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import ConfigError, EtrmError, Interrupted, RunFolderError
 from etrm.evaluation import binomial_interval
-from etrm.investigation.hypotheses.registry import all_hypotheses
-from etrm.investigation.investigation import Investigation
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.records import Verdict
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import Tier
 from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.code_version import judging_hash
 from etrm.investigation.runs.launchers import launcher
+from etrm.investigation.session import Investigation
 from etrm.process_pool import worker_pool
 from etrm.training.faults import FAULTS
 

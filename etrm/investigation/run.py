@@ -16,9 +16,8 @@ from etrm.investigation.comparison.screening import jobs_of
 from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.folder_claim import claim_folder
-from etrm.investigation.hypotheses.base import CommonReason, Hypothesis
-from etrm.investigation.hypotheses.registry import all_hypotheses
-from etrm.investigation.investigation import Investigation
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import AdditionalFinding, ExperimentResult, HypothesisResult, Reproduce, Result
@@ -28,6 +27,7 @@ from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.runs.outside_code import outside_digests
+from etrm.investigation.session import Investigation
 from etrm.training.faults import recipe_for
 from etrm.training.task_sets import held_out_tasks, training_tasks
 

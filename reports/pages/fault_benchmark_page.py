@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from etrm.investigation.fault_benchmark import NOTHING, CaseOutcome, Score, score
-from etrm.investigation.hypotheses.registry import all_hypotheses
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from reports.markdown import escape, table
 
 

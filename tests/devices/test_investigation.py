@@ -18,11 +18,11 @@ from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses import h5_data as h5
 from etrm.investigation.hypotheses import h6_evaluator as h6
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import HypothesisResult, Result
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import SCREENING
+from etrm.investigation.session import Investigation
 from etrm.training.faults import FAULTS
 from tests.investigation.planted import inline
 

@@ -14,14 +14,14 @@ from etrm.device import pick_device
 from etrm.errors import ConfigError, RunFolderError
 from etrm.hardware import describe
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.hypotheses.base import CommonReason, Hypothesis
-from etrm.investigation.hypotheses.registry import all_hypotheses
-from etrm.investigation.investigation import Investigation
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, Result
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import SCREENING
+from etrm.investigation.session import Investigation
 from tests.errors import raises_code
 from tests.investigation.planted import inline
 

@@ -16,7 +16,7 @@ from etrm.config import Config, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import NonFiniteError
 from etrm.investigation.comparison.interventions import with_interventions
-from etrm.investigation.evidence.reasons import Inspection, VerdictReason
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.training import recipe
 from etrm.training.trainer import Trainer
 
@@ -38,7 +38,7 @@ class SlopeReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class SlopeCheck(Inspection):
+class SlopeCheck(InspectionFacts):
     """The slope of the loss of a step along the gradient of the encoder.
 
     Attributes:

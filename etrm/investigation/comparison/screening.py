@@ -23,11 +23,11 @@ from etrm.investigation.controls import CONTROL_PRESET, control_preset
 from etrm.investigation.evidence.figures import Series, logged_curve, smooth
 from etrm.investigation.evidence.table import EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import format_seeds
-from etrm.investigation.investigation import Investigation, with_seed
 from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Role, Run
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation, with_seed
 from etrm.training.task_sets import held_out_tasks
 
 STUDY = "few"

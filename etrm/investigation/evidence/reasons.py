@@ -22,7 +22,7 @@ class VerdictReason:
     words: str
 
 
-class Inspection(ABC):
+class InspectionFacts(ABC):
     """What an inspection of one config found."""
 
     @property

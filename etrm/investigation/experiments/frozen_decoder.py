@@ -18,13 +18,13 @@ from etrm.investigation.comparison import dynamics
 from etrm.investigation.comparison.paired_contrast import Contrast, compare_losses, describe_change
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, make_curve, smooth
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
-from etrm.investigation.investigation import Investigation, with_seed
 from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
 from etrm.investigation.records import Arm, Code, NotMeasured
 from etrm.investigation.result import ExperimentResult, Scenario
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun, Metrics, records_of
+from etrm.investigation.session import Investigation, with_seed
 
 SMALLEST_EFFECT = 0.05
 """Smallest difference of held-in loss that matters, in nats per token; fixed before the run."""

@@ -14,10 +14,10 @@ from typing import Unpack
 from etrm.config import Config, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import ConfigError
-from etrm.investigation.investigation import with_seed
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
+from etrm.investigation.session import with_seed
 
 BASELINE = "E0"
 GATE = "E1"

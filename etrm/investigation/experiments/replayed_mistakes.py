@@ -23,7 +23,6 @@ from etrm.evaluation import binomial_interval
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.hypotheses.h1_decoder_loading import LOGIT_TOLERANCE, compare_with_checkpoint
-from etrm.investigation.investigation import Investigation, with_seed
 from etrm.investigation.measurements.encoder_gradients import gather
 from etrm.investigation.records import Arm
 from etrm.investigation.result import ExperimentResult, Scenario
@@ -31,6 +30,7 @@ from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun, records_of
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.session import Investigation, with_seed
 from etrm.model.recursive import RecursiveModel
 from etrm.training.scoring.predictor import batch_of, load_model
 from etrm.training.task_sets import held_out_tasks

@@ -19,15 +19,15 @@ from etrm.config import SIDE, Config, ModelConfig, with_settings
 from etrm.device import to_device, to_host
 from etrm.errors import CheckpointError, NonFiniteError
 from etrm.investigation.controls import inspected_arms
-from etrm.investigation.evidence.reasons import Inspection, VerdictReason
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import format_seeds
-from etrm.investigation.hypotheses.base import CommonReason, Hypothesis, Statement
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import describe_scope, inspect_controls, judge
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.session import Investigation
 from etrm.model.core import Core
 from etrm.model.recursive import RecursiveModel
 from etrm.training.freeze_schedule import FrozenSpan
@@ -71,7 +71,7 @@ class LoadingReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class LoadingFacts(Inspection):
+class LoadingFacts(InspectionFacts):
     """A model that was built, compared with the checkpoint of its decoder."""
 
     matched: int

@@ -26,14 +26,14 @@ from etrm.investigation.controls import broken_controls, inspected_arms
 from etrm.investigation.evidence.table import Direction, Effect, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.hypotheses.base import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
 from etrm.investigation.hypotheses.inspection import describe_scope, inspect_controls, judge
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.context_path import PARTS, ROUNDING, SAME, ContextTrace, trace_context
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.loaded_run import LoadedRun, records_of
 from etrm.investigation.runs.measured_run import training_queries, with_mismatched_demos
+from etrm.investigation.session import Investigation
 from etrm.model.act import Carry
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
 from etrm.training.scoring.predictor import load_model, mean_loss

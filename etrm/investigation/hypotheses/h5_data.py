@@ -21,16 +21,16 @@ from etrm.data.splits import Leakage, leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
 from etrm.errors import NonFiniteError
 from etrm.investigation.controls import inspected_arms
-from etrm.investigation.evidence.reasons import Inspection, VerdictReason
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import format_seeds
-from etrm.investigation.hypotheses.base import Hypothesis, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import describe_scope, inspect_controls, judge
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.row_provenance import RowProblem, RowProvenance, read_rows
 from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.session import Investigation
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.scoring.predictor import batch_of
 from etrm.training.task_sets import held_out_tasks
@@ -73,7 +73,7 @@ class DataReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class DataFacts(Inspection):
+class DataFacts(InspectionFacts):
     """What the data of one config holds.
 
     Attributes:
@@ -177,7 +177,7 @@ def inspect_data(config: Config) -> DataFacts:
     )
 
 
-class Data(Hypothesis):
+class WrongData(Hypothesis):
     """H5."""
 
     statement = STATEMENT
@@ -358,4 +358,4 @@ def _check_instruments(subjects: Sequence[DataFacts]) -> tuple[InstrumentCheck, 
     )
 
 
-HYPOTHESIS = Data()
+HYPOTHESIS = WrongData()

@@ -21,11 +21,10 @@ from etrm.device import to_device
 from etrm.errors import NonFiniteError
 from etrm.evaluation import Answer
 from etrm.investigation.controls import inspected_arms
-from etrm.investigation.evidence.reasons import Inspection, VerdictReason
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
-from etrm.investigation.hypotheses.base import Hypothesis, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import inspect_controls, judge
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.known_answers import (
     VOTES,
     KnownAnswerScore,
@@ -36,6 +35,7 @@ from etrm.investigation.measurements.row_provenance import RowProblem, RowProven
 from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.session import Investigation
 from etrm.training.scoring.predictor import solve_samples
 from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer
@@ -75,7 +75,7 @@ class EvaluatorReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class EvaluatorFacts(Inspection):
+class EvaluatorFacts(InspectionFacts):
     """What the evaluator of one config does.
 
     Attributes:
@@ -145,7 +145,7 @@ def inspect_evaluator(config: Config) -> EvaluatorFacts:
     return EvaluatorFacts(planted, read, averaged, tensors, steps, trainer.config.model.halt.max_steps, gap)
 
 
-class Evaluator(Hypothesis):
+class MisreportingEvaluator(Hypothesis):
     """H6."""
 
     statement = STATEMENT
@@ -293,4 +293,4 @@ def _check_instruments(facts: EvaluatorFacts) -> tuple[InstrumentCheck, ...]:
     )
 
 
-HYPOTHESIS = Evaluator()
+HYPOTHESIS = MisreportingEvaluator()

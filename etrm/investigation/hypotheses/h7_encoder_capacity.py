@@ -40,13 +40,13 @@ from etrm.investigation.evidence.figures import Figure, Series, make_curve
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.hypotheses import unseen_rules
-from etrm.investigation.hypotheses.base import CommonReason, Hypothesis, Judgement, Statement
-from etrm.investigation.investigation import Investigation
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Value, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.budget import LADDER
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation
 from etrm.training.faults import effective
 
 STATEMENT = Statement(

@@ -7,16 +7,19 @@ from collections.abc import Callable, Sequence
 from etrm.config import Config
 from etrm.errors import EtrmError
 from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome, control_preset
-from etrm.investigation.evidence.reasons import Inspection
+from etrm.investigation.evidence.reasons import InspectionFacts
 from etrm.investigation.evidence.words import capitalise, format_seeds
-from etrm.investigation.hypotheses.base import CommonReason, Judgement
-from etrm.investigation.investigation import Investigation
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
 from etrm.investigation.records import ControlOutcome, Verdict
 from etrm.investigation.runs.cache import outcomes
+from etrm.investigation.session import Investigation
 
 
 def inspect_controls(
-    investigation: Investigation, id: str, positive: Sequence[str], inspect: Callable[[Config], Inspection]
+    investigation: Investigation,
+    id: str,
+    positive: Sequence[str],
+    inspect: Callable[[Config], InspectionFacts],
 ) -> tuple[ControlOutcome, ...]:
     """Inspect the healthy control and each fault; the outcomes are kept between investigations.
 
@@ -41,7 +44,7 @@ def inspect_controls(
 
 
 def judge(
-    worst: Inspection | None, error: str, controls: Sequence[ControlOutcome], scope: str = ""
+    worst: InspectionFacts | None, error: str, controls: Sequence[ControlOutcome], scope: str = ""
 ) -> Judgement:
     """The verdict that the inspections give.
 
@@ -59,7 +62,7 @@ def judge(
     return judge_inspection(worst, f"{capitalise(worst.words)} {scope}".rstrip() + ".")
 
 
-def judge_inspection(found: Inspection, words: str) -> Judgement:
+def judge_inspection(found: InspectionFacts, words: str) -> Judgement:
     """The verdict of one inspection: VALIDATED where the hypothesis holds, else INVALIDATED."""
     return Judgement(Verdict.VALIDATED if found.holds else Verdict.INVALIDATED, found.codes, words)
 

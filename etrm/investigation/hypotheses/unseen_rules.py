@@ -14,11 +14,11 @@ from etrm.evaluation import evaluate_baselines, paired_t_interval
 from etrm.investigation.comparison.screening import UNCHANGED, with_steps
 from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.evidence.words import format_seeds
-from etrm.investigation.investigation import Investigation, with_seed
 from etrm.investigation.records import Arm, NotMeasured
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation, with_seed
 from etrm.training.task_sets import held_out_tasks
 
 ARM = ArmId("rules", UNCHANGED)

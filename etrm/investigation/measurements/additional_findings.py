@@ -10,11 +10,11 @@ import torch
 from diagnostics import Finding, Halting, Halts
 from diagnostics.findings import to_json
 from etrm.batch import IGNORE
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.run_findings import group_serious
 from etrm.investigation.result import AdditionalFinding
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.session import Investigation
 from etrm.training.scoring.predictor import load_model, solve_samples
 from etrm.training.trainer import Trainer
 

@@ -21,7 +21,7 @@ from etrm.data.sample import CELLS
 from etrm.data.task import COLOURS
 from etrm.data.tokens import FIRST_COLOUR
 from etrm.errors import DataError
-from etrm.investigation.evidence.reasons import Inspection, VerdictReason
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.recursive import RecursiveModel
 from etrm.training.scoring.predictor import batch_of
@@ -69,7 +69,7 @@ class DemoPart(StrEnum):
 
 
 @dataclass(frozen=True)
-class ContextTrace(Inspection):
+class ContextTrace(InspectionFacts):
     """The context on its way from the encoder to the decoder.
 
     Attributes:

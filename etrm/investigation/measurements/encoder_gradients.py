@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from etrm.investigation.evidence.reasons import Inspection, VerdictReason
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.records import NotMeasured, Value
 
 
@@ -22,7 +22,7 @@ class GradientReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class GradientFacts(Inspection):
+class GradientFacts(InspectionFacts):
     """What the logged steps of some runs show about the encoder; every field is over all of them."""
 
     steps: int

@@ -40,7 +40,7 @@ ONLY_JUDGE = tuple(
         "controls.py",
         "fault_benchmark.py",
         "folder_claim.py",
-        "investigation.py",
+        "session.py",
         "result.py",
         "root_cause.py",
         "run.py",

@@ -11,11 +11,11 @@ import pytest
 from etrm.investigation.comparison.paired_contrast import Contrast, compare_losses
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.experiments.frozen_decoder import SMALLEST_EFFECT, FrozenReason
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.result import Scenario
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation
 from tests.investigation.planted import planted
 
 CLEAR = [0.30, 0.32, 0.31]

@@ -8,8 +8,8 @@ from etrm.config import with_overrides
 from etrm.errors import ConfigError
 from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.experiments import replayed_mistakes as original
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.result import ExperimentResult, Scenario
+from etrm.investigation.session import Investigation
 from tests.errors import raises_code
 
 

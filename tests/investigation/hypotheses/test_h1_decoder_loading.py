@@ -11,9 +11,9 @@ import torch
 from etrm.config import Config, with_overrides
 from etrm.errors import CheckpointError
 from etrm.investigation.hypotheses import h1_decoder_loading as h1
-from etrm.investigation.hypotheses.base import CommonReason
-from etrm.investigation.investigation import Investigation
+from etrm.investigation.hypotheses.hypothesis import CommonReason
 from etrm.investigation.records import Verdict
+from etrm.investigation.session import Investigation
 from etrm.training import faults
 from etrm.training.faults import Fault
 from tests.errors import raises_code

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etrm.investigation.hypotheses import h2_encoder_gradients as h2
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.encoder_gradients import GradientReason, gather
 from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.session import Investigation
 
 
 def step(number: int, **changes: Any) -> dict[str, Any]:

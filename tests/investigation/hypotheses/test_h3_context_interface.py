@@ -16,9 +16,9 @@ from etrm.evaluation import paired_t_interval
 from etrm.investigation.experiments.frozen_decoder import TRAINED
 from etrm.investigation.hypotheses import h3_context_interface as h3
 from etrm.investigation.hypotheses.h3_context_interface import SizeReason
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.context_path import ContextReason, ContextTrace, trace_context
 from etrm.investigation.records import NotMeasured, Run, Verdict
+from etrm.investigation.session import Investigation
 from etrm.model.act import Carry
 from etrm.model.recursive import Given, RecursiveModel, encode_every_step
 from etrm.training.recipe import Recipe, build_model

@@ -9,9 +9,9 @@ import pytest
 from etrm.config import Config, load
 from etrm.data import Episodes, Sample
 from etrm.investigation.hypotheses import h5_data as h5
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.row_provenance import RowProblem
 from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.session import Investigation
 from etrm.training.recipe import Recipe
 
 

@@ -14,9 +14,9 @@ from etrm.data import Sample, TaskSet
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation.hypotheses import h6_evaluator as h6
 from etrm.investigation.hypotheses.h6_evaluator import EvaluatorReason
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.measurements.known_answers import VOTES, KnownAnswers
 from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.session import Investigation
 from etrm.training.recipe import Recipe
 
 

@@ -14,11 +14,12 @@ from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
 from etrm.investigation.hypotheses import unseen_rules
-from etrm.investigation.hypotheses.base import CommonReason, Judgement
 from etrm.investigation.hypotheses.h7_encoder_capacity import CapacityReason
-from etrm.investigation.investigation import Investigation
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
 from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation
 from etrm.training.faults import effective
 from tests.investigation.planted import planted
 
@@ -150,7 +151,7 @@ def test_a_lost_run_or_a_broken_control_is_an_error() -> None:
     gap, rungs, judged = outcomes([None] * 3, HALF, [1.0, None, 1.0])
     assert (judged.verdict, judged.codes) == (Verdict.ERROR, (CommonReason.RUNS_FAILED,))
     assert "planted" in judged.sentence  # the reason of the run
-    broken = h7.judge(gap, rungs, planted("x", GIVEN), "a control broke", 80)
+    broken = h7.judge(gap, rungs, planted(ArmId("x"), GIVEN), "a control broke", 80)
     assert (broken.verdict, broken.codes) == (Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,))
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.investigation.hypotheses import unseen_rules
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.records import NotMeasured, Run
 from etrm.investigation.runs.budget import SCREENING, TIERS
+from etrm.investigation.session import Investigation
 from etrm.training.faults import effective
 from etrm.training.task_sets import held_out_tasks, training_tasks
 from tests.investigation.planted import planted

@@ -6,9 +6,9 @@ import pytest
 
 from etrm.config import with_overrides
 from etrm.investigation.controls import control_arm, subject_arm
-from etrm.investigation.investigation import Investigation, with_seed
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
 from etrm.investigation.runs.jobs import Job
+from etrm.investigation.session import Investigation, with_seed
 
 
 @pytest.mark.parametrize(

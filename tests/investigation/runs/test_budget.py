@@ -9,8 +9,8 @@ from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.runs.budget import SCREENING, TIERS, find
+from etrm.investigation.session import Investigation
 from tests.errors import raises_code
 
 

@@ -1,7 +1,7 @@
 """The interface of a hypothesis: a statement that is fixed before any run, and a way to decide it.
 
 A hypothesis is one object in one file. A module of this package names its object ``HYPOTHESIS``; one from outside the
-package is added by :func:`etrm.investigation.hypotheses.registry.register`.
+package is added by :func:`etrm.investigation.hypotheses.hypothesis_registry.register`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from etrm.investigation.result import HypothesisResult
 
 if TYPE_CHECKING:  # both import this module
     from etrm.investigation.comparison.screening import Screen
-    from etrm.investigation.investigation import Investigation
+    from etrm.investigation.session import Investigation
 
 
 class CommonReason(StrEnum):

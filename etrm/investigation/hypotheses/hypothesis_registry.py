@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 import etrm.investigation.hypotheses as package
 from etrm.errors import ConfigError
-from etrm.investigation.hypotheses.base import Hypothesis, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 
 ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """An id is a word on the command line and the name of a file."""
@@ -28,7 +28,7 @@ def register(hypothesis: object) -> Hypothesis:
     The same class may be registered again, as when its file is loaded twice; the later object counts.
 
     Args:
-        hypothesis: an object with the members of :class:`~etrm.investigation.hypotheses.base.Hypothesis`, or a class
+        hypothesis: an object with the members of :class:`~etrm.investigation.hypotheses.hypothesis.Hypothesis`, or a class
             that makes one without arguments.
 
     Raises:
@@ -70,7 +70,7 @@ def check(found: object) -> Hypothesis:
             raise _invalid(
                 found,
                 f"{name}: {_kind(getattr(found, name, None))}",
-                f"a method {name}, as a class has that derives from etrm.investigation.hypotheses.base.Hypothesis",
+                f"a method {name}, as a class has that derives from etrm.investigation.hypotheses.hypothesis.Hypothesis",
             )
     if (
         type(found).__dict__.get("decide") is None

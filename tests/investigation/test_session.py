@@ -9,11 +9,11 @@ import pytest
 
 from etrm.config import load, with_overrides
 from etrm.errors import NonFiniteError
-from etrm.investigation.investigation import Investigation
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.budget import SCREENING
 from etrm.investigation.runs.jobs import Job
+from etrm.investigation.session import Investigation
 from tests.investigation.planted import inline
 
 SHORT = replace(SCREENING, pretrain_steps=4)
