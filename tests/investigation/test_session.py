@@ -40,10 +40,10 @@ def test_what_is_needed_anyway_is_trained_beside_the_decoder(without_decoder: In
     one = replace(without_decoder, meanwhile=meanwhile)
     assert pretrain.finished(pretrain.trm_config(one.subject, 4)) is False
     assert one.decoder == pretrain.folder_of(pretrain.trm_config(one.subject, 4))
-    assert [run.steps for run in one.finished("few")] == [3, 3]
+    assert [run.steps for run in one.finished(ArmId("few"))] == [3, 3]
     other = replace(without_decoder, root=without_decoder.root / "other", meanwhile=meanwhile)
     assert other.decoder == one.decoder  # kept: there is nothing to wait for
-    assert (len(asked), other.finished("few")) == (1, [])
+    assert (len(asked), other.finished(ArmId("few"))) == (1, [])
 
 
 def test_a_decoder_that_cannot_be_trained_says_why(

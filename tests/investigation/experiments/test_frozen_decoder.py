@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def test_what_is_useless_tells_whether_the_demonstrations_are_used() -> None:
 
 
 def test_nothing_that_could_train_is_stuck() -> None:
-    failed = runs(0, 0)[0].replace(state="failed", reason="nothing requires a gradient")
+    one = runs(0, 0)[0]
+    failed = replace(one, record=one.record.replace(state="failed", reason="nothing requires a gradient"))
     found, code, sentence = frozen_decoder._name_scenario(
         stuck=True, words="", failed=[failed], contrasts=[], trained=[], baseline=0.0
     )
@@ -109,11 +111,11 @@ def test_nothing_that_could_train_is_stuck() -> None:
 def test_the_other_arm_is_made_with_the_first_where_the_experiment_follows(
     investigation: Investigation, monkeypatch: pytest.MonkeyPatch, follows: bool
 ) -> None:
-    asked: list[str] = []
+    asked: list[ArmId] = []
 
     def run(phase: str, jobs: Sequence[Job]) -> list[LoadedRun]:
         asked.extend(job.arm for job in jobs)
-        return [runs(0, 0)[0].replace(arm=job.arm) for job in jobs]
+        return [replace(runs(0, 0)[0], arm=job.arm) for job in jobs]
 
     monkeypatch.setattr(investigation, "run", run)
     investigation.frozen_decoder = follows

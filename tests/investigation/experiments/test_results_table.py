@@ -16,7 +16,7 @@ from etrm.investigation.experiments import results_table as tracking
 from etrm.investigation.experiments.accuracy_collapse import describe_drifts, describe_spikes, find_falls
 from etrm.investigation.experiments.registry import EXPERIMENTS, find
 from etrm.investigation.experiments.results_table import ExperimentRow, PhaseState, answers, phases, table
-from etrm.investigation.records import Run
+from etrm.investigation.runs.loaded_run import LoadedRun
 from reports.pages.experiments_page import STATES, _decided, listing, page
 from tests.investigation.planted import inline
 
@@ -105,17 +105,17 @@ def test_the_first_phase_is_the_gate(tmp_path: Path) -> None:
 
 def test_the_second_phase_needs_long_runs_that_rise(tmp_path: Path) -> None:
     rows = planted(tmp_path / "short", {"E2": [0.1]})
-    assert phases(tmp_path / "short", SMOKE, rows)[1].state is PhaseState.TOO_SHORT
+    assert phases(SMOKE, rows)[1].state is PhaseState.TOO_SHORT
     falling = [0.9 - 0.02 * i for i in range(40)]
     rows = planted(tmp_path / "falling", {"E3": [0.1]}, accuracies=falling)
-    assert phases(tmp_path / "falling", SMOKE, rows)[1].state is PhaseState.NOT_MET
+    assert phases(SMOKE, rows)[1].state is PhaseState.NOT_MET
 
 
 def test_the_third_phase_asks_for_more_than_a_trivial_baseline(tmp_path: Path) -> None:
     rows = planted(tmp_path / "none", {"E2": [0.1]})
-    assert phases(tmp_path / "none", SMOKE, rows)[2].state is PhaseState.NOT_MET
+    assert phases(SMOKE, rows)[2].state is PhaseState.NOT_MET
     rows = planted(tmp_path / "some", {"E2": [0.1]}, low=0.9)
-    assert phases(tmp_path / "some", SMOKE, rows)[2].state is PhaseState.MET
+    assert phases(SMOKE, rows)[2].state is PhaseState.MET
 
 
 def test_a_run_that_diverged_counts_as_the_worst(tmp_path: Path) -> None:
@@ -174,14 +174,14 @@ def test_what_came_before_a_fall(
     """The fall is at step 55: the spike must lie in 5 to 55, the drift before it."""
     planted(tmp_path, {"E2": [0.1]}, accuracies=FALLING)
     log_of_fall(tmp_path, "E2", spike, drift)
-    (fall,) = find_falls(tmp_path, runs_of(tmp_path))
+    (fall,) = find_falls(runs_of(tmp_path))
     assert fall.step == 55
     assert (fall.spike is not None, fall.drift_first) == (bool(spiked), bool(first))
     assert numbers(describe_drifts([fall], 2)) == [1, 2, first]
     assert numbers(describe_spikes([fall], 3))[:3] == [1, 3, spiked]
 
 
-def runs_of(root: Path) -> list[Run]:
+def runs_of(root: Path) -> list[LoadedRun]:
     return [run for row in table(root, SMOKE, 1) for run in row.runs]
 
 
@@ -190,14 +190,15 @@ def numbers(words: str) -> list[int]:
 
 
 def test_without_a_fall_nothing_is_said_to_come_first(tmp_path: Path) -> None:
-    rows = planted(tmp_path, {"E2": [0.1], "E6": [0.1]})
+    planted(tmp_path, {"E2": [0.1], "E6": [0.1]})
     log_of_fall(tmp_path, "E0", None, None)
-    assert find_falls(tmp_path, runs_of(tmp_path)) == []
+    rows = table(tmp_path, SMOKE, 1)
+    assert find_falls(runs_of(tmp_path)) == []
     assert numbers(describe_drifts([], 3)) == [3]
-    assert "3.0" in tracking._token_rank(tmp_path, rows[0].runs)  # the planted rank
+    assert "3.0" in tracking._token_rank(rows[0].runs)  # the planted rank
     found = {answer.question.name: answer for answer in answers(rows)}
     assert describe_drifts([], 3) in found["S2"].found
-    assert tracking._token_rank(tmp_path, rows[0].runs) in found["S4"].found
+    assert tracking._token_rank(rows[0].runs) in found["S4"].found
 
 
 def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from etrm.investigation.experiments.frozen_decoder import TRAINED
 from etrm.investigation.hypotheses import h3_context_interface as h3
 from etrm.investigation.hypotheses.h3_context_interface import SizeReason
 from etrm.investigation.measurements.context_path import ContextReason, ContextTrace, trace_context
-from etrm.investigation.records import NotMeasured, Run, Verdict
+from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.session import Investigation
 from etrm.model.act import Carry
 from etrm.model.recursive import Given, RecursiveModel, encode_every_step
@@ -171,7 +171,7 @@ def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
 
 
 def verdict(seen: ContextTrace, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:
-    return h3._judged(seen, "", sizes, found, (), 3).verdict
+    return h3.judge_context(seen, "", sizes, found, (), 3).verdict
 
 
 def test_a_size_alike_needs_no_sweep() -> None:
@@ -218,8 +218,8 @@ def test_a_broken_passage_is_enough() -> None:
 def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigation: Investigation) -> None:
     """Every scale is evaluated on the same weights and queries, and 1 is what the model does as it is."""
     investigation.root.mkdir(exist_ok=True)
-    runs: list[Run] = investigation.run("H3", h3.frozen_decoder.plan_jobs(investigation, TRAINED))
-    found = h3._sweep(investigation, runs)
+    runs = investigation.run("H3", h3.frozen_decoder.plan_jobs(investigation, TRAINED))
+    found = h3._sweep_scales(runs)
     assert found is not None
     assert found.losses[1.0] == pytest.approx(runs[0].final["loss_end"])
     assert set(found.losses) == {1.0, *h3.SCALES}
@@ -236,7 +236,7 @@ def test_verdict_and_controls(investigation: Investigation) -> None:
 
 
 def test_what_was_not_measured_passes_nothing() -> None:
-    rows = h3._evidence(replace(SOUND, used=math.nan, finite=False), None, None, 1)
+    rows = h3._make_rows(replace(SOUND, used=math.nan, finite=False), None, None, 1)
     assert {row.code: row.passed for row in rows} == {
         "h3.finite": False,
         "h3.change-on-its-way": True,
@@ -244,6 +244,6 @@ def test_what_was_not_measured_passes_nothing() -> None:
         "h3.change-of-logits": None,
         "h3.unread-parts": True,
     }
-    (lost,) = (row for row in h3._evidence(replace(SOUND, same=math.inf), None, None, 1) if not row.passed)
+    (lost,) = (row for row in h3._make_rows(replace(SOUND, same=math.inf), None, None, 1) if not row.passed)
     assert (lost.code, lost.passed) == ("h3.change-on-its-way", False)
     assert isinstance(lost.treatment, NotMeasured)

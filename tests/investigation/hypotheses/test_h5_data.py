@@ -42,7 +42,7 @@ def test_what_is_wrong_with_the_rows_is_named(fault: str, kind: RowProblem) -> N
     assert not facts.foreign_labels
     assert not facts.leaked.ids
     assert kind in facts.codes
-    rows = {row.item: row for row in h5._evidence(facts, 1) if row.code == h5.ROW_PROBLEM.code}
+    rows = {row.item: row for row in h5._make_rows(facts, 1) if row.code == h5.ROW_PROBLEM.code}
     assert (rows[kind].treatment, rows[kind].passed) == (facts.read.rows, False)
 
 

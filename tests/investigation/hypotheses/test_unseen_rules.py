@@ -9,7 +9,7 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.investigation.hypotheses import unseen_rules
-from etrm.investigation.records import NotMeasured, Run
+from etrm.investigation.records import NotMeasured
 from etrm.investigation.runs.budget import SCREENING, TIERS
 from etrm.investigation.session import Investigation
 from etrm.training.faults import effective
@@ -90,10 +90,10 @@ def test_rows_hold_the_copy_beside_every_seed(investigation: Investigation) -> N
 def test_from_end_to_end(investigation: Investigation) -> None:
     investigation.tier = replace(SCREENING, rule_steps=3)
     jobs = unseen_rules.plan_jobs(investigation)
-    runs: list[Run] = investigation.run("rules", jobs)
-    assert [(run.state, run.steps) for run in runs] == [("finished", 3)]
+    runs = investigation.run("rules", jobs)
+    assert [(run.finished, run.steps) for run in runs] == [(True, 3)]
     solved, accuracy = unseen_rules.make_rows(jobs, runs)
     assert solved.treatment == runs[0].final["held_out_pass_at_1"]
     assert accuracy.treatment == runs[0].final[ACCURACY]
     assert runs[0].final["held_out_asked"] == 6
-    assert [arm.name for arm in unseen_rules.describe_arms(jobs)] == [runs[0].arm]
+    assert [arm.name for arm in unseen_rules.describe_arms(jobs)] == [runs[0].arm.name]
