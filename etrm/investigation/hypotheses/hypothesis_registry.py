@@ -13,6 +13,8 @@ from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 
 ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """An id is a word on the command line and the name of a file."""
+ATTRIBUTES = {"next_step": str, "precedence": int, "controls": tuple}
+METHODS = ("arms", "screens", "decide", "not_run")
 _REGISTERED: dict[str, Hypothesis] = {}
 
 
@@ -28,8 +30,8 @@ def register(hypothesis: object) -> Hypothesis:
     The same class may be registered again, as when its file is loaded twice; the later object counts.
 
     Args:
-        hypothesis: an object with the members of :class:`~etrm.investigation.hypotheses.hypothesis.Hypothesis`, or a class
-            that makes one without arguments.
+        hypothesis: an object with the members of
+            :class:`~etrm.investigation.hypotheses.hypothesis.Hypothesis`, or a class that makes one without arguments.
 
     Raises:
         ConfigError: it lacks a member, a member has the wrong type, or its id is taken.
@@ -41,7 +43,7 @@ def register(hypothesis: object) -> Hypothesis:
             "hypothesis.id-taken",
             f"there is a hypothesis {made.id!r} already: {other.statement.title}",
             got=_origin(made),
-            allowed="an id that no other has",
+            allowed="an id that no other hypothesis has",
             next_step=f"give it another id than {', '.join(all_hypotheses())}",
         )
     _REGISTERED[made.id] = made
@@ -56,29 +58,17 @@ def check(found: object) -> Hypothesis:
     """
     statement = getattr(found, "statement", None)
     if not isinstance(statement, Statement):
-        raise _invalid(found, f"statement: {_kind(statement)}", "statement, a Statement")
-    if not isinstance(statement.id, str) or not ID.fullmatch(statement.id):
-        raise _invalid(
-            found, f"statement.id: {statement.id!r}", "an id of letters, digits, '-' and '_', a letter first"
-        )
-    for name, kind in (("next_step", str), ("precedence", int), ("controls", tuple)):
-        value = getattr(found, name, None)
-        if not isinstance(value, kind):
-            raise _invalid(found, f"{name}: {_kind(value)}", f"{name}, {_article(kind.__name__)}")
-    for name in ("decide", "screens", "arms", "not_run"):
-        if not callable(getattr(found, name, None)):
-            raise _invalid(
-                found,
-                f"{name}: {_kind(getattr(found, name, None))}",
-                f"a method {name}, as a class has that derives from etrm.investigation.hypotheses.hypothesis.Hypothesis",
-            )
-    if (
-        type(found).__dict__.get("decide") is None
-        and getattr(type(found), "decide", None) is Hypothesis.decide
-    ):
-        raise _invalid(
-            found, "the decide of the interface, which decides nothing", "a method decide of its own"
-        )
+        raise _refuse(found, "statement", statement, "a Statement")
+    if not ID.fullmatch(statement.id):
+        raise _refuse(found, "statement.id", statement.id, "letters, digits, '-' and '_', a letter first")
+    for name, kind in ATTRIBUTES.items():
+        if not isinstance(value := getattr(found, name, None), kind):
+            raise _refuse(found, name, value, kind.__name__)
+    for name in METHODS:
+        if not callable(value := getattr(found, name, None)):
+            raise _refuse(found, name, value, "a method; derive the class from Hypothesis, which has one")
+    if getattr(type(found), "decide", None) is Hypothesis.decide:
+        raise _refuse(found, "decide", "that of the interface", "a method of its own")
     return found  # type: ignore[return-value]  # each member was checked
 
 
@@ -89,22 +79,15 @@ def _built_in() -> dict[str, Hypothesis]:
     return {hypothesis.id: hypothesis for hypothesis in objects}
 
 
-def _invalid(found: object, got: str, allowed: str) -> ConfigError:
+def _refuse(found: object, member: str, value: object, expected: str) -> ConfigError:
+    got = "nothing" if value is None else repr(value) if isinstance(value, str) else type(value).__name__
     return ConfigError(
         "hypothesis.invalid",
-        f"{type(found).__name__} is no hypothesis",
+        f"{type(found).__name__} is no hypothesis: its {member} cannot be used",
         got=got,
-        allowed=allowed,
-        next_step="see docs/extending.md",
+        allowed=expected,
+        next_step="derive the class from etrm.investigation.hypotheses.hypothesis.Hypothesis",
     )
-
-
-def _kind(value: object) -> str:
-    return "nothing" if value is None else _article(type(value).__name__)
-
-
-def _article(noun: str) -> str:
-    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def _origin(hypothesis: Hypothesis) -> str:

@@ -45,7 +45,7 @@ def test_the_short_runs_have_their_own_seeds_and_those_of_every_arm_by_default(
 ) -> None:
     assert investigation.short_seeds == investigation.seeds == (0,)
     more = replace(investigation, short_seeds=(4, 5))
-    assert more.ladder_seeds == (4, 5, 6, 7)
-    for module in (h4, h7):
-        given = [job for job in module.screens(more)[0].jobs() if job.arm == "few-as-given"]
+    assert h7.ladder_seeds(more) == (4, 5, 6, 7)
+    for hypothesis in (h4.HYPOTHESIS, h7.HYPOTHESIS):
+        given = [job for job in hypothesis.screens(more)[0].jobs() if job.arm.name == "few-as-given"]
         assert [job.seed for job in given] == [4, 5]

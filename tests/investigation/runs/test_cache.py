@@ -110,7 +110,7 @@ def test_a_kept_control_of_one_device_is_not_used_on_another(
         on(device)
         run_jobs(tmp_path / str(number), [Job(ArmId("arm"), 0, SMOKE, shared=True)], inline(), silent)
     runs = [load_run(tmp_path / str(number), ArmId("arm"), 0) for number in range(3)]
-    assert [run and run.device for run in runs] == devices
+    assert [run and run.record.device for run in runs] == devices
     first, second, third = (
         (tmp_path / str(number) / "runs/arm/seed0/timing.jsonl").read_bytes() for number in range(3)
     )
@@ -120,14 +120,19 @@ def test_a_kept_control_of_one_device_is_not_used_on_another(
 def test_the_record_of_a_run_says_what_computed_it(tmp_path: Path) -> None:
     (run,) = run_jobs(tmp_path, [Job(ArmId("arm"), 0, SMOKE)], inline(), silent).values()
     here = describe(pick_device("auto"))
-    assert (run.device, run.precision, run.threads) == (here, "float32", 1)
-    assert run.changes == ()
+    assert (run.record.device, run.record.precision, run.record.threads) == (here, "float32", 1)
+    assert run.record.changes == ()
 
 
 def test_a_run_that_failed_before_it_began_says_nothing_of_a_device(tmp_path: Path) -> None:
     broken = load("smoke", overrides=("train.threads=1", "train.decoder='/nowhere/at/all'"))
     (run,) = run_jobs(tmp_path, [Job(ArmId("arm"), 0, broken)], inline(), silent).values()
-    assert (run.state, run.device, run.precision, run.threads) == ("failed", None, None, None)
+    assert (run.failed, run.record.device, run.record.precision, run.record.threads) == (
+        True,
+        None,
+        None,
+        None,
+    )
 
 
 def test_runs_of_another_device_are_refused_before_anything_runs(
@@ -154,4 +159,4 @@ def test_a_cluster_is_another_place_and_its_nodes_are_not_compared_with_this_mac
     on("cpu: a login node")
     nodes = replace(inline(), elsewhere=cluster.elsewhere)
     (run,) = run_jobs(tmp_path, [Job(ArmId("arm"), 0, SMOKE)], nodes, silent).values()
-    assert run.device == H100
+    assert run.record.device == H100

@@ -21,7 +21,9 @@ RENDERING = ("etrm/commands/",)
 """What may be edited without touching a verdict, written down here a second time on purpose."""
 RUNS = (
     "__init__",
-    "result",
+    "records",
+    "runs/arms",
+    "runs/loaded_run",
     "runs/__init__",
     "runs/cache",
     "runs/code_version",

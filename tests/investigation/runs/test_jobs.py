@@ -93,5 +93,5 @@ def test_a_run_can_have_its_place_outside_the_folder_of_the_investigation(tmp_pa
     assert (run.finished, run.steps, run.path) == (True, 4, home)
     assert [path.name for path in (tmp_path / "one" / "runs").iterdir()] == ["other"]
     stamp = (home / "metrics.jsonl").stat().st_mtime_ns
-    assert run_jobs(tmp_path / "two", [job], inline(), lambda done, total: None)["arm", 0] == run
+    assert run_jobs(tmp_path / "two", [job], inline(), lambda done, total: None)[ArmId("arm"), 0] == run
     assert (home / "metrics.jsonl").stat().st_mtime_ns == stamp

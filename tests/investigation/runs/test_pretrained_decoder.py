@@ -95,7 +95,7 @@ def test_what_was_made_once_is_kept_with_its_code(monkeypatch: pytest.MonkeyPatc
     assert outcomes("h9", [SMOKE], make) == first == tuple(make())
     assert len(made) == 2  # once for the cache, once here
     assert outcomes("h8", [SMOKE], make) == first
-    monkeypatch.setattr("etrm.investigation.runs.cache.judging_hash", lambda *configs: "edited")
+    monkeypatch.setattr("etrm.investigation.runs.cache.judging_hash", lambda *configs, judges: "edited")
     outcomes("h9", [SMOKE], make)
     assert len(made) == 4
     monkeypatch.setattr("etrm.hardware.describe", lambda device: "another device")
