@@ -36,8 +36,9 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.performance
 
-# docs/settings.md, docs/errors.md and docs/result-codes.md, which tests compare with the code.
+# docs/rules, docs/settings.md, docs/errors.md and docs/result-codes.md, which tests compare with the code.
 pages: $(READY)
+	$(BIN)/python -m diagnostics pages --out docs/rules
 	$(BIN)/python -m reports.documents.settings_page --out docs/settings.md
 	$(BIN)/python -m reports.documents.error_codes --out docs/errors.md
 	$(BIN)/python -m etrm.investigation.codes > docs/result-codes.md
