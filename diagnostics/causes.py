@@ -45,7 +45,5 @@ class Cause:
 
 
 UNKNOWN = Cause("unknown", "not known")
-ZERO_AT_START = Cause(
-    "zero-at-start", "zero at initialisation: gradient arrives once the weights have moved a little"
-)
+ZERO_AT_START = Cause("zero-at-start", "zero at initialisation: gradient arrives once the weights have moved")
 """An assertion names it for modules and for parameters."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 from diagnostics.error_catalog import Site, toolkit_sites
@@ -34,14 +35,11 @@ Groups = Mapping[str, list[Topic]]
 
 def toolkit_groups() -> Groups:
     """The rules, by family, and the errors of the toolkit."""
-    rules = {
-        f"Rules: {family.title}": [
-            Topic(rule.id, rule.title, lambda rule=rule: page(rule))  # type: ignore[misc]
-            for rule in family.rules
-        ]
-        for family in families()
-    }
-    return rules | {"Errors of the toolkit": error_topics(toolkit_sites())}
+    groups: dict[str, list[Topic]] = {}
+    for family in families():
+        topics = groups.setdefault(f"Rules: {family.title}", [])
+        topics += [Topic(rule.id, rule.title, partial(page, rule)) for rule in family.rules]
+    return groups | {"Errors of the toolkit": error_topics(toolkit_sites())}
 
 
 def error_topics(sites: Iterable[Site]) -> list[Topic]:
@@ -53,7 +51,7 @@ def error_topics(sites: Iterable[Site]) -> list[Topic]:
     topics = []
     for code, same in groupby(sites, key=lambda site: site.code):
         places = list(same)
-        topics.append(Topic(code, places[0].meaning, lambda places=places: error_page(places)))  # type: ignore[misc]
+        topics.append(Topic(code, places[0].meaning, partial(error_page, places)))
     return topics
 
 

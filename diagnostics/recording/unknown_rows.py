@@ -6,8 +6,8 @@ from diagnostics.causes import Cause
 
 OTHER_WAY = Cause(
     "other-way",
-    "its parameters receive gradient by another way than its forward ({state}): other methods, shared weights, or a"
-    " torch.compile from before the monitor was made",
+    "its parameters receive gradient by another way than its forward ({state}): other methods, shared weights, or"
+    " torch.compile before the monitor was made",
 )
 OTHER_LEADING_SIZE = Cause(
     "other-leading-size",

@@ -29,10 +29,10 @@ def _sections(rule: Rule) -> Iterator[str]:
         yield f"**False alarms.** {rule.false_alarms}"
     yield f"**Remedy.** {rule.remedy}"
     if rule.options:
-        yield f'**Options** of `Monitor(options={{"{rule.id}": {{...}}}})`'
+        yield "**Options** (`Monitor(options=...)`)"
         yield "\n".join(_option(name, option) for name, option in rule.options.items())
     if rule.arguments:
-        yield f"**Options.** The arguments of `diagnostics.{rule.arguments}`."
+        yield f"**Options.** Arguments of `{rule.arguments}`."
 
 
 def _summary(rule: Rule) -> str:

@@ -177,8 +177,8 @@ def lasting(
         why_share: Reason for the share, "" where it is every step.
     """
     return {
-        "min_steps": Option(steps, 1, 1e6, "recorded steps needed", whole=True, why=why),
-        "share": Option(share, 0.01, 1.0, "share of them on which it must hold", why=why_share),
+        "min_steps": Option(steps, 1, 1e6, "steps needed", whole=True, why=why),
+        "share": Option(share, 0.01, 1.0, "share of them needed", why=why_share),
     }
 
 

@@ -25,8 +25,8 @@ LOSS001 = Rule(
     source="assertion",
     causes=(SOME_STILL, ALL_MOVE),
     arguments="assert_loss_decreases",
-    what="`assert_loss_decreases`: the median loss of the last fifth of the steps is not below that of the"
-    " first fifth by the required share, or is not finite.",
+    what="`assert_loss_decreases`: the median loss of the last fifth of the steps is not below that of the first"
+    " fifth by the required share, or not finite.",
     why="The model cannot even fit the data of the test.",
     example="A learning rate of 0.",
     false_alarms="Too few steps, or batches so different that the loss is mostly noise.",

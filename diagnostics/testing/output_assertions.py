@@ -40,15 +40,12 @@ LEAK001 = Rule(
     source="assertion",
     causes=(MIXES_SAMPLES,),
     arguments="assert_sample_independence",
-    what="`assert_sample_independence`, or the probe `SampleIndependence`: replacing one sample by another"
-    " changed the output"
-    " of the model, or of a watched module, for a third one, by more than the tolerance relative to its"
-    " root mean square.",
-    why="Test scores then depend on the rest of the batch, and labels can leak.",
+    what="`assert_sample_independence`, or the probe `SampleIndependence`: replacing one sample changed the"
+    " output of the model, or of a watched module, for another one, by more than the tolerance.",
+    why="Test scores then depend on the batch, and labels can leak.",
     example="BatchNorm in training mode; a softmax over the batch dimension.",
-    false_alarms="Modules that mix by design, such as batch statistics or a contrastive head: `ignore` them, or test in"
-    " evaluation mode. The order of sums depends on the batch: a long recursion in single precision reached 1e-5, the"
-    " tolerance is 1e-4.",
+    false_alarms="Modules that mix by design: `ignore` them, or test in evaluation mode. The order of sums"
+    " depends on the batch: a long recursion in single precision reached 1e-5, the tolerance is 1e-4.",
 )
 FAMILY = Family(140, "Independence of samples", (LEAK001,))
 _SEED = 0  # the same for every pass, so that dropout draws alike

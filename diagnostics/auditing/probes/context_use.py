@@ -27,12 +27,11 @@ CONTEXT001 = Rule(
     source="audit",
     causes=(CONTEXT_LOST,),
     arguments="ContextUse",
-    what="The probe `ContextUse`: giving every sample the context of another one changed the loss by less than a"
-    " ten-thousandth of it, in evaluation mode, for each of three cyclic shifts.",
+    what="The probe `ContextUse`: giving every sample the context of another changed the loss by less than a"
+    " ten-thousandth, in evaluation mode, for each of three cyclic shifts.",
     why="A model that does not read its context can only have memorised; its loss falls all the same.",
     example="A decoder that multiplies the context with a gate that stayed at zero.",
-    false_alarms="Equal contexts, or a batch of one task. An untrained head whose weights are zero reads nothing yet:"
-    " train some steps first.",
+    false_alarms="Equal contexts; an untrained head whose weights are zero.",
 )
 FAMILY = Family(160, "Use of the context", (CONTEXT001,))
 

@@ -41,21 +41,19 @@ HALT001 = Rule(
     WARNING,
     "Halting does not follow the answers",
     "halting",
-    "Compare the halting logit with its training target, row by row: sign, bias, labels of the right rows,"
-    " and whether its loss has any weight.",
+    "Compare the halting logit with its target, row by row: sign, bias, labels of the right rows, weight of its"
+    " loss.",
     source="audit",
     causes=(LOGIT_UNINFORMED, LOGIT_CONSTANT, HELD, NEVER_POSITIVE, STARTS_POSITIVE),
     arguments="Halting",
-    what="The probe `Halting`, for a model that decides by itself when a row is done. It fires where, of at least 30"
-    " rows, 99 % end at the maximum though a tenth of the answers or more is right; or 99 % end at their"
-    " first step though"
-    " a tenth or more is wrong; where the logit ranks right answers above wrong ones in less than 60 % of"
-    " pairs, by three standard errors; and, with `trained=True`, where the logit is the same for every row.",
-    why="Halting then costs steps or answers, and its accuracy hides it: while 1 % of the answers is right, always"
-    " continuing is right in 99 % of the cases.",
+    what="The probe `Halting`, for a model that decides when a row is done. It fires where 99 % of at least 30"
+    " rows end at the maximum though a tenth of the answers is right, or at their first step though a tenth is"
+    " wrong; where the logit ranks right answers above wrong ones in less than 60 % of pairs, by three standard"
+    " errors; and, with `trained=True`, where the logit is constant.",
+    why="Halting then costs steps or answers, and its accuracy hides it.",
     example="A halting head with weight and bias 0, which gives 0.5 for every row, against a threshold of 0.5.",
-    false_alarms="A fixed number of steps by design; a logit that is still catching up at a tenth of right"
-    " answers: look at the trend of its loss.",
+    false_alarms="A fixed number of steps by design; a logit that is still learning: look at the trend of its"
+    " loss.",
 )
 HALT002 = Rule(
     "HALT002",
@@ -66,11 +64,10 @@ HALT002 = Rule(
     source="audit",
     causes=(AS_MEASURED,),
     arguments="Halting",
-    what="The probe `Halting`, always: the distribution of the steps at which rows end, the shares that the maximum and"
-    " exploration forced, the share of right answers, skill and area under the curve of the logit, the change of its"
-    ' loss, and the phase: "start" below a tenth of right answers, "late" above nine tenths, "learning" between.',
-    why="The mean step index of running rows, which is often logged, is not the mean step at halt: rows"
-    " that take long are counted more often.",
+    what="The probe `Halting`, always: at which steps rows end, the shares that the maximum and exploration"
+    " forced, the share of right answers, skill, area under the curve and change of the loss of the logit, and"
+    ' the phase: "start" below a tenth of right answers, "late" above nine tenths, "learning" between.',
+    why="The often logged mean step of running rows counts long rows more often; it is not the mean step at halt.",
     example="`mean step at halt 11.3 (4: 20%, 9: 20%, 16: 60%); 60% of the rows end at the maximum, ...`",
     false_alarms="None: it is a note.",
 )

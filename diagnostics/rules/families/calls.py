@@ -65,17 +65,17 @@ CALL001 = Rule(
     WARNING,
     "Only some calls receive gradient",
     "calls_with_gradient",
-    "If it is the design, declare it with expect_partial: then it is a note. Otherwise move the calls out of no_grad,"
-    " or remove the detach().",
+    "If it is the design, declare it with expect_partial; otherwise move the calls out of no_grad, or remove the"
+    " detach().",
     find_partial_calls,
     lasting(5),
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT),
     what="The module is called several times in a step, and some calls receive no gradient. It is a note where"
-    " `expect_partial` names the module and every call without gradient ran with gradients disabled. It does not fire"
-    " where checkpointing repeats calls.",
+    " `expect_partial` names the module and all these calls ran with gradients disabled. It does not fire where"
+    " checkpointing repeats calls.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
-    false_alarms="Truncation by design that is not declared; an auxiliary call whose result is only logged.",
+    false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",
     rank=180,
 )
 CALL002 = Rule(
@@ -90,9 +90,9 @@ CALL002 = Rule(
     what="The forward of a module with trainable parameters never runs.",
     why="It is dead code with weights, or its results come from a cache of an earlier step.",
     example="`self.pooler` is created and never used.",
-    false_alarms="A module whose methods other than `forward` are called. If all its parameters receive gradient,"
-    " COV003 is reported instead.",
+    false_alarms="A module that is called through other methods than `forward`. If all its parameters receive"
+    " gradient, COV003 is reported instead.",
     explains=UNTRAINED | {"GRAD001"},
     rank=20,
 )
-FAMILY = Family(40, "Calls of a module", (CALL001, CALL002))
+FAMILY = Family(40, "Calls", (CALL001, CALL002))

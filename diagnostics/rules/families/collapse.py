@@ -17,8 +17,8 @@ EQUAL_AT_START = Cause(
 )
 FIRST_EQUAL = Cause(
     "first-equal",
-    "it is the first in order of execution, and still equal at {seeds} further seeds with the weights moved a little;"
-    " modules after it inherit the collapse",
+    "it is the first in order of execution, and still equal at {seeds} further seeds with the weights moved a"
+    " little",
 )
 
 
@@ -55,7 +55,7 @@ COLLAPSE001 = Rule(
             1e-3,
             0.0,
             1.0,
-            "share of the mean square that differs between samples, below which a step counts",
+            "share of the mean square that must differ",
             why="a random standard encoder at paper size has 0.1, and 1 % of noise on a constant output has 1e-4",
         ),
         "elements": Option(
@@ -78,14 +78,13 @@ COLLAPSE001 = Rule(
     },
     "below",
     causes=(SWAMPED, EQUAL_AT_START, FIRST_EQUAL),
-    what="Less than a thousandth of the mean square of the module's output differs between samples, on five recorded"
-    " steps. Only the first such module is reported. A module that got the same raw data for every sample, while the"
-    " samples differ, is left out.",
-    why="What follows cannot tell the samples apart, and the loss may fall all the same.",
+    what="Less than a thousandth of the mean square of the module's output differs between samples. Only the"
+    " first such module is reported. A module whose raw input is the same for every sample is left out.",
+    why="The modules after it cannot tell the samples apart, and the loss may fall all the same.",
     example="`output.mean(0) + 1e-3 * output`.",
     false_alarms="A large constant offset on a healthy signal; batches of nearly equal inputs.",
     explains=frozenset({"SPIKE001", "DRIFT001"}),
     spreads="forward",
     rank=160,
 )
-FAMILY = Family(100, "Collapsed outputs", (COLLAPSE001,))
+FAMILY = Family(100, "Outputs", (COLLAPSE001,))

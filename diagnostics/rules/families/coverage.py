@@ -25,17 +25,16 @@ from diagnostics.rules.rule import (
 
 LOSS_WITHOUT_GRADIENT = Cause(
     "loss-without-gradient",
-    "all watched modules have this coverage: the loss itself has no gradient for the other samples",
+    "all watched modules have this coverage: the loss has no gradient for the other samples",
 )
 PART_OF_BATCH = Cause(
     "part-of-batch",
-    "it computes part of the batch in a step; the other samples use results of earlier steps (a carry or a cache),"
-    " through which no gradient flows back",
+    "it computes part of the batch in a step; the other samples use a carry or a cache of earlier steps, which"
+    " has no gradient",
 )
 SAMPLES_CUT = Cause(
     "samples-cut",
-    "the other samples are cut between its output and the loss: detach(), where() with a detached branch, or a"
-    " cache of earlier outputs",
+    "the other samples are cut between its output and the loss: detach(), where() with a detached branch, a cache",
 )
 _CAUSES = (
     LOSS_WITHOUT_GRADIENT,
@@ -104,24 +103,22 @@ COV001 = Rule(
             0.0,
             1.0,
             "coverage below which a step counts",
-            why="below one half, the samples that train the module are the exception; masks, dropout and saturated"
-            " units take away far less",
+            why="beyond that, samples that train it are the exception; masks, dropout and saturated units remove"
+            " far less",
         ),
         **lasting(
             5,
             0.6,
-            why_share="a cache that is refilled every third step leaves two steps in three low; one bad step in two"
-            " must not count",
+            why_share="a cache refilled every third step leaves two steps in three low; one in two must not count",
         ),
     },
     "below",
     causes=_CAUSES,
     what="Less than half of the samples in the loss have a non-zero gradient through the module, on 60 % of the"
-    " recorded steps since it began. The value is the mean over these steps.",
-    why="The decoder can lower the loss without the module, so the loss curve looks healthy while the module learns"
-    " from a fraction of the data.",
-    example="`context = torch.where(reset, encoder(x), cache)`: the one row of 50 that resets trains the encoder, so"
-    " coverage is 0.02.",
+    " recorded steps since it began.",
+    why="The decoder lowers the loss without the module, so the loss curve looks healthy.",
+    example="`context = torch.where(reset, encoder(x), cache)`: one row of 50 resets and trains the encoder,"
+    " coverage 0.02.",
     false_alarms='A mixture of experts, where each expert sees its share by design: `ignore=["COV001:experts.*"]`.',
     explains=LITTLE_USED | {"DRIFT001"},
     spreads="backward",
@@ -138,13 +135,12 @@ COV002 = Rule(
         "below": Option(1.0, 0.0, 1.0, "coverage below which a step counts", why="every sample should count"),
         **lasting(
             10,
-            why="a sample that lacks gradient by chance (a saturated unit, a satisfied hinge) does not do so in ten"
-            " batches in a row",
+            why="samples that lack gradient by chance do not do so in ten batches in a row",
         ),
     },
     "below",
     causes=(LOSS_WITHOUT_GRADIENT, PART_OF_BATCH, SAMPLES_CUT, ZERO_AT_START, UNKNOWN),
-    what="Coverage stays between one half and one on ten recorded steps in a row.",
+    what="Coverage stays between one half and one.",
     why="The samples that are left out may always be the same ones.",
     example="A mask that drops one sample in four before the loss reads the module's output.",
     false_alarms="Samples whose gradient is exactly zero: saturated units, satisfied hinge losses, rows that are all"
@@ -165,6 +161,6 @@ COV003 = Rule(
     what="The rows of the module's output cannot be matched to samples.",
     why="A guess would be a wrong number, so no number is given.",
     example="A module that runs on (B * K, D).",
-    false_alarms="None: it is a statement about the tool. A module that does not matter need not be watched.",
+    false_alarms="None: it is a statement about the tool. Modules that do not matter need not be watched.",
 )
-FAMILY = Family(10, "Coverage: how many samples train a module", (COV001, COV002, COV003))
+FAMILY = Family(10, "Coverage", (COV001, COV002, COV003))

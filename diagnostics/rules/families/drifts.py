@@ -16,8 +16,7 @@ OWN_WEIGHTS = Cause(
 )
 UNDER_WAY = Cause(
     "under-way",
-    "it was under way when the reference ended, as learning from a random start is; start to probe later to see other"
-    " drifts",
+    "it was under way when the reference ended, as in learning from a random start; start to probe later",
 )
 
 
@@ -63,14 +62,14 @@ DRIFT001 = Rule(
             0.0,
             1e9,
             "reference spreads below which no departure counts",
-            why="at one spread the average row is where the edge of the reference distribution was; small encoders that"
-            " trained well for 600 steps from a random start ended 0.3 to 0.65 away",
+            why="the average row then is where the edge of the reference was; small encoders that trained well"
+            " for 600 steps ended 0.3 to 0.65 away",
         ),
         "noise": Option(
             12.0,
             0.0,
             1e9,
-            "robust deviations of the series that it must exceed too",
+            "robust deviations that it must exceed too",
             why="a normal tail never reaches twelve, a Laplace tail once in 100,000 values",
         ),
         "reference": Option(
@@ -85,15 +84,14 @@ DRIFT001 = Rule(
     "min_size",
     source="probe",
     causes=(OWN_WEIGHTS, UNDER_WAY),
-    what="The module's output on a fixed probe batch, given to `Monitor.probe`, leaves its reference by more than one"
-    " reference spread and twelve robust deviations, for at least four of at least twelve probes. The distance is the"
-    " sliced Wasserstein distance. It is a note unless the pace triples somewhere in the drift, over that of the five"
-    " probes before: nothing else shows that the output was steady. The drift then begins where the"
-    " contrast is largest.",
+    what="The module's output on a fixed probe batch, given to `Monitor.probe`, leaves its reference by more than"
+    " one reference spread and twelve robust deviations (sliced Wasserstein distance), for at least four of at"
+    " least twelve probes. It is a note unless the pace triples somewhere in the drift: nothing else shows that"
+    " the output was steady before.",
     why="The modules that read the output were tuned to its old place.",
     example="An encoder whose output gains an offset from step 30 to 70.",
-    false_alarms="An output that is steady through a long warm-up and then begins to learn: start to probe after the"
-    ' warm-up, or give `drift={"encoder": DriftProbe(min_size=...)}`. Dropout in the probe passes.',
+    false_alarms="An output that begins to learn after a long warm-up: start to probe later, or give"
+    ' `drift={"encoder": DriftProbe(min_size=...)}`. Dropout in the probe passes.',
     spreads="forward",
 )
-FAMILY = Family(120, "Drift on a fixed batch", (DRIFT001,))
+FAMILY = Family(120, "Outputs", (DRIFT001,))

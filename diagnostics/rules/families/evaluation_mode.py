@@ -34,13 +34,13 @@ MODE001 = Rule(
     find_evaluation_mode,
     lasting(5, why="more than one odd step after an evaluation"),
     causes=(LEFT_IN_EVALUATION,),
-    what="A module is trained in evaluation mode, and holds layers to which that matters: dropout above 0, batch"
+    what="A module is trained in evaluation mode, and holds layers to which that matters: dropout, batch"
     " statistics, recurrent or attention layers with dropout.",
-    why="Dropout does nothing and batch norms use old statistics; after an evaluation in mid-run nobody notices.",
+    why="Dropout does nothing, and batch norms use old statistics.",
     example="`model.eval()` in the evaluation function, and no `model.train()` after it.",
-    false_alarms="A backbone that is tuned in evaluation mode on purpose: ignore it. Single layers in"
-    " evaluation mode, such as frozen batch norms, do not count while the module around them trains.",
+    false_alarms="A backbone that is tuned in evaluation mode on purpose. Single frozen batch norms do not count"
+    " while the module around them trains.",
     spreads="together",
     rank=200,
 )
-FAMILY = Family(80, "Evaluation mode", (MODE001,))
+FAMILY = Family(80, "Frozen, shared and evaluation mode", (MODE001,))

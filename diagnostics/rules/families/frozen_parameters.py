@@ -13,7 +13,7 @@ from diagnostics.rules.rule import CRITICAL, Family, Observation, Rule, lasting
 
 RUNNING_STATISTICS = Cause(
     "running-statistics",
-    "running statistics: its layer is in training mode and updates them on every batch, whatever requires_grad is",
+    "running statistics: its layer is in training mode and updates them on every batch",
 )
 WRITTEN_BUFFER = Cause("written-buffer", "its forward writes it, or it is copied into (EMA, loading)")
 
@@ -47,8 +47,7 @@ FROZEN001 = Rule(
     find_moved_frozen,
     lasting(1, why="values are compared bit by bit, and the declaration is yours"),
     causes=(*MOVERS, TRAINED, TRAINED_ELSEWHERE, RUNNING_STATISTICS, WRITTEN_BUFFER, UNKNOWN),
-    what="Parameters, or buffers such as running statistics, that `expect_frozen` names changed. Buffers that are not"
-    " persistent are left out. It is reported on the first step.",
+    what="Parameters, or persistent buffers such as running statistics, that `expect_frozen` names changed.",
     why="The module that others are compared with, or built on, is no longer the same.",
     example='"Freezing" by clearing the gradients, under weight decay; a frozen BatchNorm after `model.train()`.',
     false_alarms="Running statistics that should follow the data: declare the parameters alone,"
@@ -56,4 +55,4 @@ FROZEN001 = Rule(
     explains=frozenset({"MOVE002"}),
     rank=100,
 )
-FAMILY = Family(70, "Frozen modules", (FROZEN001,))
+FAMILY = Family(70, "Frozen, shared and evaluation mode", (FROZEN001,))

@@ -24,15 +24,13 @@ from diagnostics.rules.rule import (
 NO_GRAD = Cause("no-grad", "it runs only inside torch.no_grad() or inference_mode()")
 DETACHED = Cause(
     "detached",
-    "its output is not used, or is cut off after it: .item(), .data, detach(), a copy through Python or numpy",
+    "its output is unused or cut off: .item(), .data, detach(), a copy through Python or numpy",
 )
-CUT_INSIDE = Cause(
-    "cut-inside", "its own forward cuts the graph: .item(), argmax, detach() or no_grad() inside it"
-)
+CUT_INSIDE = Cause("cut-inside", "its own forward cuts the graph: .item(), argmax, detach(), no_grad()")
 ZERO_FACTOR = Cause(
     "zero-factor",
-    "its output meets a factor of zero on the way to the loss (a mask, gate or weight), or a function that is flat"
-    " there: a saturated unit, clamp(), round(), sign()",
+    "a factor of zero (mask, gate, weight) or a flat function (saturated unit, clamp(), round(), sign()) between"
+    " its output and the loss",
 )
 TINY_FACTOR = Cause(
     "tiny-factor", "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach()"
@@ -53,8 +51,8 @@ _NO_GRADIENT = {
 }
 """State of the module's gradient -> what happened, and the cause."""
 _FLAT_START = (
-    "a gate, LoRA's second matrix or a head that starts at zero receives gradient after the first update; five"
-    " steps also outlast a warm-up whose first rate is 0"
+    "a gate, LoRA's second matrix or a head that starts at zero ends with the first update; five steps also outlast"
+    " a warm-up from 0"
 )
 
 
@@ -118,12 +116,11 @@ GRAD001 = Rule(
     find_no_gradient,
     lasting(5),
     causes=(NO_GRAD, DETACHED, CUT_INSIDE),
-    what="No gradient reaches the module in five recorded steps. The cause tells calls with gradients disabled, outputs"
-    " that the backward pass never reaches, and outputs without a graph apart.",
+    what="No gradient reaches the module, for one of three reasons.",
     why="It stays as it was initialised.",
     example="`scores = torch.tensor([scorer(row).item() for row in x])`.",
-    false_alarms="A target network or feature extractor that must not train: set `requires_grad` to False, and it is"
-    " GRAD003.",
+    false_alarms="A target network or feature extractor that must not train: set `requires_grad` to False, and it"
+    " is GRAD003.",
     explains=UNTRAINED,
     spreads="backward",
     rank=30,
@@ -139,8 +136,7 @@ GRAD002 = Rule(
     causes=(ZERO_FACTOR,),
     what="The backward pass reaches the module, with zeros alone.",
     why="The module does not learn, although the graph is complete.",
-    example="A frozen gate that was initialised at zero; `round()` without a straight-through estimator; a clamp whose"
-    " range is never met.",
+    example="A frozen gate that was initialised at zero; `round()` without a straight-through estimator.",
     false_alarms="None known: a gate that starts at zero and trains has gradient before five steps are over.",
     explains=UNTRAINED,
     spreads="backward",
@@ -192,9 +188,9 @@ GRAD005 = Rule(
             1e-5,
             0.0,
             1.0,
-            "share of the largest leverage below which a step counts",
-            why="single precision keeps seven digits, so what is smaller by five is within two digits of rounding;"
-            " modules of healthy models differ by factors of tens or hundreds",
+            "share of the largest leverage",
+            why="within two of the seven digits of single precision; modules of healthy models differ by factors"
+            " of tens or hundreds",
         ),
         **lasting(
             20,
@@ -203,15 +199,15 @@ GRAD005 = Rule(
     },
     "below",
     causes=(TINY_FACTOR,),
-    what="The leverage of the module, the norm of its gradient times the norm of its weights, is less than a hundred"
-    " thousandth of the largest among the watched modules, on 20 recorded steps. It does not depend on the unit of the"
-    " weights.",
-    why="The module covers every sample and hardly learns. Adam hides it, and moves the weights by rounding and `eps`.",
+    what="The leverage of the module, the norm of its gradient times the norm of its weights, is less than a"
+    " hundred thousandth of the largest among the watched modules.",
+    why="The module covers every sample and hardly learns. Adam hides it, and moves the weights by rounding and"
+    " `eps`.",
     example="`context = 1e-6 * context + (1 - 1e-6) * context.detach()`.",
-    false_alarms="A module that only an auxiliary loss of tiny weight trains, by design. A deep plain network whose"
-    " gradient vanishes is a true finding.",
+    false_alarms="A module that only an auxiliary loss of tiny weight trains. A deep plain network whose gradient"
+    " vanishes is a true finding.",
     explains=frozenset({"MOVE004"}),
     spreads="backward",
     rank=70,
 )
-FAMILY = Family(30, "Gradients of a module", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005))
+FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005))

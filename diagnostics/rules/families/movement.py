@@ -20,52 +20,49 @@ CLEARED_GRADIENT = Cause(
 SET_BACK = Cause("set-back", "its weights were set back after the optimiser's step")
 ROUNDED_OR_SET_BACK = Cause(
     "rounded-or-set-back",
-    "the optimiser stepped and changed no bit of it: the update is below the rounding of its type, or the weights"
-    " were set back",
+    "the optimiser stepped and changed no bit of it: the update is below rounding, or the weights were set back",
 )
 NO_GRADIENT = Cause("no-gradient", "it receives no gradient")
 ZERO_GRADIENT = Cause("zero-gradient", "its gradient is all zero")
 SKIPPED_STEP = Cause("skipped-step", "its gradient is not finite, and the step may have been skipped")
 NOT_APPLIED = Cause(
     "not-applied",
-    "it receives gradient, but is in no group of the optimiser, its learning rate is 0, the gradient is cleared before"
-    " the step, or the update is below the rounding of its type",
+    "it receives gradient: it is in no group, its learning rate is 0, the gradient is cleared, or the update is"
+    " below rounding",
 )
 NO_UPDATE = Cause("no-update", "no trainable parameter was updated")
 NO_STEP_INSIDE = Cause("no-step-inside", "its optimiser never stepped inside the monitored step")
 BELOW_EPS = Cause(
     "below-eps",
-    "the gradient is clipped or divided between the backward pass and the optimiser's step, to below the optimiser's"
-    " eps of {eps:g}",
+    "clipping or division after the backward pass leaves a gradient below the optimiser's eps of {eps:g}",
 )
 BELOW_ROUNDING = Cause(
     "below-rounding",
-    "the gradient is clipped or divided between the backward pass and the optimiser's step, and then moves the weights"
-    " by less than their rounding",
+    "clipping or division after the backward pass leaves a gradient that moves the weights by less than their"
+    " rounding",
 )
 OVERWRITTEN = Cause(
     "overwritten", "weights are written after the optimiser's step, with an average (EMA) or an older copy"
 )
 WEIGHT_DECAY = Cause(
-    "weight-decay", "weight decay: its gradient is zero, and group {group} decays all of its weights"
+    "weight-decay", "weight decay: its gradient is zero, and group {group} decays its weights"
 )
 OPTIMIZER_STATE = Cause(
-    "optimizer-state", "optimiser state: its gradient is zero, and momentum of earlier steps still moves it"
+    "optimizer-state", "optimiser state: its gradient is zero, and earlier momentum moves it"
 )
 STALE_GRADIENT = Cause(
     "stale-gradient",
-    "stale gradients: .grad holds a gradient of an earlier step, and the optimiser still applies it",
+    "stale gradients: .grad holds a gradient of an earlier step, which the optimiser applies",
 )
 STALE_GRADIENT_FROZEN = Cause(
     "stale-gradient-frozen",
-    "stale gradients: .grad holds a gradient of an earlier step, and the optimiser still applies it (requires_grad is"
-    " False)",
+    "stale gradients: the optimiser applies a gradient of an earlier step, although requires_grad is False",
 )
 TRAINED = Cause("trained", "training: it receives gradient and the optimiser applies it")
 TRAINED_ELSEWHERE = Cause("trained-elsewhere", "training: it receives gradient")
 OUTSIDE_OPTIMIZER = Cause(
     "outside-optimizer",
-    "outside the optimiser: weights assigned or copied in place (EMA, loading), or another optimiser",
+    "outside the optimiser: assigned or copied in place (EMA, loading), or another optimiser",
 )
 MOVERS = (WEIGHT_DECAY, OPTIMIZER_STATE, STALE_GRADIENT, STALE_GRADIENT_FROZEN, OUTSIDE_OPTIMIZER)
 """What moves a parameter without a gradient of the step."""
@@ -166,8 +163,7 @@ MOVE001 = Rule(
     grouped("receive gradient and do not move", _judge_still),
     lasting(
         5,
-        why="the first step of a warm-up often has a rate of 0, and a GradScaler skips its first steps; five in a row"
-        " are neither",
+        why="a warm-up may begin with a rate of 0, and a GradScaler skips its first steps",
     ),
     needs_optimizer=True,
     causes=(
@@ -182,8 +178,8 @@ MOVE001 = Rule(
         NOT_APPLIED,
         NO_UPDATE,
     ),
-    what="Parameters receive gradient and not one bit of them changes, though their optimiser steps or they are in"
-    " none. REACH004 reports gradients that are rounding alone, MOVE004 those lost before the update.",
+    what="Parameters receive gradient and not one bit of them changes, though their optimiser steps or they are"
+    " in none. REACH004 and MOVE004 report gradients that are rounding, or lost before the update.",
     why="They are meant to train and do not.",
     example="The optimiser was made before the head was replaced.",
     false_alarms="Updates below the rounding of bfloat16 weights: true, and worth knowing.",
@@ -199,7 +195,7 @@ MOVE002 = Rule(
     lasting(5),
     causes=MOVERS,
     what="Parameters change in a step that gave them no gradient.",
-    why="Weights that look untrained are shrinking, or an old gradient is applied again and again.",
+    why="Weights that look untrained are shrinking, or an old gradient is applied again.",
     example="`p.grad.zero_()` instead of `p.grad = None`, with AdamW.",
     false_alarms="An embedding table with weight decay, on steps in which it is not used.",
     rank=190,
@@ -214,7 +210,7 @@ MOVE003 = Rule(
     lasting(20, why="micro-steps of gradient accumulation do not step either; 20 is more than usual"),
     needs_optimizer=True,
     causes=(NO_STEP_INSIDE,),
-    what="Parameters receive gradient and their optimiser did not step in twenty recorded steps.",
+    what="Parameters receive gradient and their optimiser did not step.",
     why="Nothing trains.",
     example="A scheduler is stepped where the optimiser should be.",
     false_alarms="Gradient accumulation over more than twenty monitored micro-steps: put the whole"
@@ -232,13 +228,11 @@ MOVE004 = Rule(
     lasting(20, why="a few exploding steps that are rightly clipped must not count"),
     needs_optimizer=True,
     causes=(BELOW_EPS, BELOW_ROUNDING),
-    what="The optimiser finds less than a tenth of the norm that the backward pass left, too little to act on: per"
-    " element below its `eps`, or, without an `eps`, an update below the machine epsilon of the weights.",
-    why="Adam ignores the size of a gradient until `eps` outweighs it; below that its steps shrink with the gradient."
-    " Norms before clipping look healthy.",
+    what="The optimiser finds less than a tenth of the norm that the backward pass left, too little to act on:"
+    " per element below its `eps`, or, without `eps`, an update below the machine epsilon of the weights.",
+    why="Adam ignores the size of a gradient until `eps` outweighs it. Norms before clipping look healthy.",
     example="`clip_grad_norm_(parameters, 1e-9)`; gradients divided by the number of tokens after the loss was.",
-    false_alarms="A GradScaler removes its scale in between, which alone is no finding; at the end of a run"
-    " whose loss is almost zero it may be one.",
+    false_alarms="The end of a half-precision run whose loss is almost zero.",
     rank=130,
 )
 MOVE005 = Rule(
@@ -253,18 +247,17 @@ MOVE005 = Rule(
             0.1,
             0.0,
             1.0,
-            "share of the optimiser's change that is left, below which a step counts",
+            "share of the change that must be left",
             why="projections by design keep most of an update, an average with a decay of 0.99 keeps a hundredth",
         ),
         **lasting(5, why="an average that is swapped in every few steps must not count"),
     },
     needs_optimizer=True,
     causes=(OVERWRITTEN,),
-    what="At the end of the step less than a tenth of the optimiser's change is left, by the norm of the"
-    " first 64 numbers of a parameter. If nothing is left, MOVE001 is reported.",
-    why="The loss falls as slowly as with a far too small learning rate, and neither gradients nor rates show it.",
-    example="An average (EMA) is copied into the trained weights; `load_state_dict` of an older copy after"
-    " each update.",
+    what="At the end of the step less than a tenth of the optimiser's change is left, by the first 64 numbers of"
+    " a parameter. If nothing is left, it is MOVE001.",
+    why="The loss falls as slowly as with a tiny learning rate, and neither gradients nor rates show it.",
+    example="An average (EMA), or an older copy, is loaded into the trained weights after each update.",
     false_alarms="Weights that are projected onto a small set after each update, such as a narrow range.",
 )
 FAMILY = Family(60, "Movement of parameters", (MOVE001, MOVE002, MOVE003, MOVE004, MOVE005))

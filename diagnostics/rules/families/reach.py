@@ -13,20 +13,20 @@ from diagnostics.rules.rule import CRITICAL, NOTE, UNTRAINED, WARNING, Family, O
 
 REPLACED_PARAMETER = Cause(
     "replaced-parameter",
-    "the model holds another tensor instead: the parameter was replaced after the monitor was made",
+    "the model holds another tensor instead: it was replaced after the monitor was made",
 )
 NOT_IN_LOSS = Cause("not-in-loss", "the loss does not use it, or its result is detached inside the module")
 DEAD_UNIT = Cause("dead-unit", "a dead unit, a mask, or a neighbouring weight that stays at zero")
 OVERFLOW_IN_OUTPUT = Cause(
     "overflow-in-output",
-    "overflow, a division by zero or the logarithm of zero: the output of {module} is the first that is not finite",
+    "overflow, division by zero or the logarithm of zero: the output of {module} is the first that is not finite",
 )
 OVERFLOW_ELSEWHERE = Cause(
     "overflow-elsewhere",
-    "overflow, a division by zero or the logarithm of zero: all outputs of watched modules are finite, so it arises"
-    " after the last of them or in the backward pass",
+    "overflow, division by zero or the logarithm of zero, after the last watched module or in the backward pass:"
+    " all outputs are finite",
 )
-OVERFLOW = Cause("overflow", "overflow, a division by zero or the logarithm of zero in forward or backward")
+OVERFLOW = Cause("overflow", "overflow, division by zero or the logarithm of zero, in forward or backward")
 NO_EFFECT = Cause(
     "no-effect",
     "it cannot change the loss: a bias before a normalisation, or of the keys of an attention",
@@ -124,8 +124,7 @@ REACH002 = Rule(
     grouped("receive a gradient that is all zero", _judge_zero),
     lasting(
         5,
-        why="a zero that is due to the initialisation ends with the first update; five steps also outlast a warm-up"
-        " whose first rate is 0",
+        why="a zero at initialisation ends with the first update; five steps also outlast a warm-up from 0",
     ),
     causes=(DEAD_UNIT, ZERO_AT_START),
     what="Trainable parameters got a gradient that is zero in every element.",
@@ -144,7 +143,7 @@ REACH003 = Rule(
     grouped("have a gradient that is not finite", _judge_finite),
     lasting(1, why="one applied step is enough to destroy the weights"),
     causes=(OVERFLOW_IN_OUTPUT, OVERFLOW_ELSEWHERE, OVERFLOW),
-    what="A gradient was NaN or infinite, and the parameter changed in that step. It is reported on the first step.",
+    what="A gradient was NaN or infinite, and the parameter changed in that step.",
     why="The weights are now damaged.",
     example="The logarithm of a probability that underflows.",
     false_alarms="None known: steps that a GradScaler skips are not reported.",
@@ -164,11 +163,11 @@ REACH004 = Rule(
     causes=(NO_EFFECT,),
     what="The elements of a parameter's gradient are smaller than a hundred machine epsilons of its type, times the"
     " largest root mean square of a gradient in the same layer.",
-    why="In exact arithmetic its gradient is zero: what arrives is the rounding of a sum that cancels. SGD"
-    " does not move it, Adam moves it at random. MOVE001 does not report such a parameter.",
+    why="In exact arithmetic its gradient is zero: what arrives is rounding. SGD does not move it, Adam moves it"
+    " at random. MOVE001 does not report it.",
     example="The bias of a convolution before BatchNorm, which subtracts the mean; the bias of the keys of"
     " an attention, which softmax cancels.",
-    false_alarms="A gradient that is this small for another reason: the parameter then has next to no effect either.",
+    false_alarms="None known: a gradient that is this small for another reason has next to no effect either.",
 )
 REACH005 = Rule(
     "REACH005",
@@ -182,11 +181,9 @@ REACH005 = Rule(
     causes=(UNREGISTERED_LAYERS, PLAIN_TENSOR),
     what="In the first two recorded steps the same tensor received gradient between inputs and outputs, and neither"
     " `model.parameters()` nor an optimiser holds it.",
-    why="It looks trained, but no optimiser moves it, no checkpoint holds it, and `model.to(device)` leaves it behind.",
+    why="It looks trained, but no optimiser moves it, no checkpoint holds it, and `model.to(device)` leaves it.",
     example="`self.scale = torch.ones(16, requires_grad=True)`; `self.layers = [nn.Linear(16, 16), ...]`.",
-    false_alarms="A tensor that the loop changes by hand, such as an adversarial perturbation. Inputs of the call and"
-    " tensors made anew in each step do not count. A tensor that only the loss function uses is not seen.",
+    false_alarms="A tensor that the loop changes by hand, such as an adversarial perturbation. A tensor that only"
+    " the loss function uses is not seen.",
 )
-FAMILY = Family(
-    50, "Reach: gradients of single parameters", (REACH001, REACH002, REACH003, REACH004, REACH005)
-)
+FAMILY = Family(50, "Gradients of parameters", (REACH001, REACH002, REACH003, REACH004, REACH005))

@@ -39,11 +39,11 @@ SHARE001 = Rule(
     find_shared,
     lasting(5, why="weights are tied or not; five steps as for other rules"),
     causes=(SHARED_TENSOR,),
-    what="A parameter belongs to two watched modules, and neither contains the other. The finding is for"
-    " the one that is called first; the cause names the others.",
+    what="A parameter belongs to two watched modules, and neither contains the other. The finding is for the one"
+    " called first.",
     why="Tied weights get the gradients of both places; if that is an accident, both learn the wrong thing.",
     example="`self.second = self.first`, or a list made by `[block] * 4`.",
     false_alarms="Weights that are tied on purpose, such as an embedding and the head.",
     rank=210,
 )
-FAMILY = Family(90, "Shared parameters", (SHARE001,))
+FAMILY = Family(90, "Frozen, shared and evaluation mode", (SHARE001,))

@@ -132,7 +132,7 @@ SPIKE001 = Rule(
             6.0,
             0.0,
             1e9,
-            "robust deviations of the neighbourhood that it must exceed too",
+            "robust deviations that it must exceed too",
             why="a normal tail reaches six once in 10^9 steps",
         ),
         "at_most": Option(
@@ -140,7 +140,7 @@ SPIKE001 = Rule(
             0.0,
             1.0,
             "share of the steps above which it is no spike",
-            why="what happens on more than a quarter of the steps is the normal course",
+            why="more often, it is the normal course",
         ),
         "min_steps": Option(
             20,
@@ -153,12 +153,11 @@ SPIKE001 = Rule(
     },
     source="history",
     causes=(OUTPUT_SPIKES, GRADIENT_SPIKES),
-    what="On at least two steps, not side by side, the root mean square of the module's output is 8 times,"
-    " or the largest"
-    " gradient at it 20 times, the median of the 21 steps around, and six robust deviations away. An output is reported"
-    " at the first module that spikes, a gradient at the last.",
+    what="On at least two steps, not side by side, the root mean square of the output is 8 times, or the largest"
+    " gradient at it 20 times, the median of the 21 steps around, and six robust deviations away. An output is"
+    " reported at the first module that spikes, a gradient at the last.",
     why="Spikes undo training, and a mean or z-score hides them.",
     example="Outputs times 40 on 4 % of the steps.",
     false_alarms="Batches of very different kinds in turn.",
 )
-FAMILY = Family(110, "Spikes", (SPIKE001,))
+FAMILY = Family(110, "Outputs", (SPIKE001,))

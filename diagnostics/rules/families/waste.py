@@ -46,10 +46,10 @@ WASTE001 = Rule(
     "above",
     causes=(ROWS_DROPPED,),
     what="At least half of the samples that the module computed got no gradient back, while some did.",
-    why="The computation is thrown away; most often this is the other side of a low coverage.",
+    why="The computation is thrown away; often it is the other side of a low coverage.",
     example="Encode 256 rows and keep the 10 that reset: waste 0.96.",
     false_alarms="Negatives of a contrastive loss behind a stop-gradient.",
     spreads="backward",
     rank=170,
 )
-FAMILY = Family(20, "Waste: what is computed and not used", (WASTE001,))
+FAMILY = Family(20, "Waste", (WASTE001,))
