@@ -116,7 +116,7 @@ GRAD001 = Rule(
     find_no_gradient,
     lasting(5),
     causes=(NO_GRAD, DETACHED, CUT_INSIDE),
-    what="No gradient reaches the module, for one of three reasons.",
+    what="No gradient reaches the module at all.",
     why="It stays as it was initialised.",
     example="`scores = torch.tensor([scorer(row).item() for row in x])`.",
     false_alarms="A target network or feature extractor that must not train: set `requires_grad` to False, and it"
