@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import (
     HEADER,
     Contender,
@@ -27,7 +27,8 @@ from etrm.config import Config
 from etrm.data import collate, evaluation_samples
 from etrm.device import to_device
 from etrm.model.recursive import RecursiveModel
-from etrm.training.tasks import held_out_tasks
+from etrm.model.solve import solve
+from etrm.training.task_sets import held_out_tasks
 
 SAMPLES, BATCH = 12, 6
 SHARES = (0.0, 0.5, 0.9)
@@ -36,9 +37,9 @@ SHARES = (0.0, 0.5, 0.9)
 Solve = Callable[[RecursiveModel, Batch], Any]
 
 
-def evaluation(conditions: Conditions) -> Section:
+def evaluation(conditions: Conditions) -> BenchmarkSection:
     """Both comparisons on the same samples."""
-    config = configured(*REGION, "model.halt.max_steps=16")
+    config = configured(data=REGION, model={"halt": {"max_steps": 16}})
     model, batches = (
         build_model(config, conditions.device).eval(),
         held_out_batches(config, conditions.device),
@@ -51,7 +52,7 @@ def evaluation(conditions: Conditions) -> Section:
         f"{config.model.hidden_size}, {config.model.H_cycles} H x {config.model.L_cycles} L cycles, encoder "
         f"{config.model.encoder.layers} + {config.model.encoder.set_layers} layers."
     )
-    return Section((context_table, halting_table), (context_words, halting_words, setting))
+    return BenchmarkSection((context_table, halting_table), (context_words, halting_words, setting))
 
 
 def held_out_batches(config: Config, device: torch.device) -> list[Batch]:
@@ -75,7 +76,7 @@ def encode_again(model: RecursiveModel, batch: Batch) -> None:
 
 def solve_all(model: RecursiveModel, batch: Batch) -> None:
     """Ours."""
-    model.solve(batch)
+    solve(model, batch)
 
 
 class EncoderClock:
@@ -140,7 +141,7 @@ def _all(solve: Solve, model: RecursiveModel, batches: Sequence[Batch]) -> None:
 
 def solve_early(model: RecursiveModel, batch: Batch) -> None:
     """Rows leave when their halting logit is positive."""
-    model.solve(batch, early=True)
+    solve(model, batch, early=True)
 
 
 @torch.no_grad()
@@ -164,7 +165,7 @@ def let_halt(model: RecursiveModel, batches: Sequence[Batch], share: float) -> f
         ordered[-1] - 1.0,
     ]
     head.bias.fill_(-bars[leaving] if leaving else -1e9)
-    steps = [model.solve(batch, early=True).steps for batch in batches]
+    steps = [solve(model, batch, early=True).steps for batch in batches]
     return float(torch.cat([taken for taken in steps if taken is not None]).float().mean())
 
 

@@ -9,17 +9,32 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_interventions
 from etrm.errors import ConfigError
-from etrm.training.faults import data, decoder, dynamics, encoder, evaluator, interface
+from etrm.training.faults import (
+    data_faults,
+    decoder_faults,
+    dynamics_faults,
+    encoder_faults,
+    evaluator_faults,
+    interface_faults,
+)
 from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
+from etrm.training.slots import Draw
 
-__all__ = ["FAULTS", "Fault", "effective", "find", "recipe_for"]
+__all__ = ["FAULTS", "Fault", "draw_function", "effective", "find", "recipe_for"]
 
 FAULTS = {
     fault.name: fault
-    for group in (encoder, decoder, interface, dynamics, data, evaluator)
+    for group in (
+        encoder_faults,
+        decoder_faults,
+        interface_faults,
+        dynamics_faults,
+        data_faults,
+        evaluator_faults,
+    )
     for fault in group.FAULTS
 }
 
@@ -36,7 +51,12 @@ def recipe_for(config: Config) -> Recipe:
     if not config.interventions:
         return recipe
     configure = recipe.configure
-    return replace(recipe, configure=lambda given: with_overrides(configure(given), given.interventions))
+    return replace(recipe, configure=lambda given: with_interventions(configure(given)))
+
+
+def draw_function(config: Config) -> Draw:
+    """The loader of a config; a worker process builds its own with this."""
+    return recipe_for(config).draw
 
 
 def effective(config: Config) -> Config:
