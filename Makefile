@@ -43,8 +43,6 @@ bench: $(READY)  ## performance against the published layout and other tools
 pages: $(READY)  ## generate the pages that tests compare with the code
 	$(BIN)/python -m diagnostics pages --out docs/rules
 	$(BIN)/python -m reports.documents.settings_page --out docs/settings.md
-	$(BIN)/python -m reports.documents.error_codes --out docs/errors.md
-	$(BIN)/python -m etrm.investigation.codes > docs/result-codes.md
 
 coverage: $(READY)  ## draw the figure that explains coverage, from two small runs (seconds)
 	$(BIN)/python docs/examples/coverage.py --out docs/figures/coverage.png

@@ -6,6 +6,7 @@ The raise sites are the only list of errors, so nothing can be listed that no co
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def _name(node: ast.expr) -> str:
 
 def _message(node: ast.expr) -> str:
     """The words of a message in the source, in one line."""
-    return " ".join(_words(node).split())
+    return re.sub(f"{GAP}+", GAP, " ".join(_words(node).split()))
 
 
 def _words(node: ast.AST) -> str:

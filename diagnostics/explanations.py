@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -19,7 +19,7 @@ class Topic:
     """One code that can be explained.
 
     Attributes:
-        code: The code, such as COV001 or config.unknown-key.
+        code: The code, such as COV001 or config.unknown-setting.
         title: What it means, in one line.
         text: Function that makes the explanation, as markdown.
     """
@@ -29,7 +29,7 @@ class Topic:
     text: Callable[[], str]
 
 
-Groups = Mapping[str, list[Topic]]
+Groups = dict[str, list[Topic]]
 """Topics by the heading of their group, in the order of the list."""
 
 
@@ -84,7 +84,7 @@ def explain_code(code: str, groups: Groups) -> str:
     found = [topic for topic in topics if topic.code.lower() == code.lower()]
     if not found:
         raise UnknownName(
-            "explain.unknown-code",
+            "codes.unknown",
             "nothing has the code {got!r}; nearest: {nearest}",
             got=code,
             nearest=", ".join(nearest(code, [topic.code for topic in topics])) or "none",
