@@ -74,7 +74,7 @@ class Config(Section):
             raise refused(
                 "config.fresh-augmentations-of-trm",
                 "model.variant trm looks up a row for each task and augmentation, and fresh augmentations have none, "
-                "so data.augmentations must be a number",
+                "so data.augmentations must be a number, not 'fresh'",
             )
         return self
 
