@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: investigate test test-slow test-gpu test-extras lint format bench coverage figures gates rules investigations pages clean
+.PHONY: investigate test test-slow test-gpu test-extras lint format bench coverage screenshots figures gates rules investigations pages clean
 
 investigate: $(READY)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
@@ -42,37 +42,41 @@ pages: $(READY)
 	$(BIN)/python -m reports.documents.error_codes --out docs/errors.md
 	$(BIN)/python -m etrm.investigation.codes > docs/result-codes.md
 
+# The screenshots of the README, from a real investigation: a minute; needs chromium.
+screenshots: $(READY)
+	$(BIN)/python docs/figures/screenshots.py
+
 # docs/coverage.md: two small real runs, seconds.
 coverage: $(READY)
 	$(BIN)/python docs/examples/coverage.py --out docs/figures/coverage.png
 
-# The figures of the README, from real runs: about 15 minutes on two cores.
+# Figures of docs/results, from real runs: about 15 minutes on two cores.
 figures: $(READY)
 	$(BIN)/etrm investigate --preset small --inject cached-context --hypotheses H2 --no-experiments --out runs/cached-context
-	cp runs/cached-context/figures/h2-reset.png docs/figures/cached-context.png
+	cp runs/cached-context/figures/h2-reset.png docs/results/figures/cached-context.png
 	for seed in 0 1 2; do \
 	    $(BIN)/etrm train --preset overfit --set train.seed=$$seed --resume --out runs/overfit/seed$$seed || exit 1; \
 	done
 	$(BIN)/etrm plot runs/overfit/seed0 runs/overfit/seed1 runs/overfit/seed2 --line gate=0.95 \
-	    --title "Overfit gate: ten tasks, token accuracy of all rows" --out docs/figures/overfit-gate.png
+	    --title "Overfit gate: ten tasks, token accuracy of all rows" --out docs/results/figures/overfit-gate.png
 
-# docs/learning.md: the overfit gate of the other encoders; about 3 minutes of one core for each of 18 runs.
+# docs/results/learning.md: the overfit gate of the other encoders; about 3 minutes of one core for each of 18 runs.
 KINDS := hybrid_standard lpn_standard lpn_variational hybrid_variational recurrent trm_style
 gates: $(READY)
 	for seed in 0 1 2; do for kind in $(KINDS); do \
 	    $(BIN)/etrm train --preset overfit --set model.encoder.kind=$$kind --set train.seed=$$seed \
 	        --set train.threads=1 --resume --out runs/gates/$$kind-seed$$seed || exit 1; \
 	done; done
-	$(BIN)/python -m reports.documents.learning gates runs/gates/*-seed? --out docs/figures/overfit-gates.png
+	$(BIN)/python -m reports.documents.learning gates runs/gates/*-seed? --out docs/results/figures/overfit-gates.png
 
-# docs/learning.md: held-out rules; about 15 minutes of one core for each of 3 runs.
+# docs/results/learning.md: held-out rules; about 15 minutes of one core for each of 3 runs.
 rules: $(READY)
 	for seed in 0 1 2; do \
 	    $(BIN)/etrm train --preset rules --set train.seed=$$seed --set train.threads=1 --resume --out runs/rules/seed$$seed || exit 1; \
 	done
-	$(BIN)/python -m reports.documents.learning held-out runs/rules/seed? --out docs/figures/rules.png
+	$(BIN)/python -m reports.documents.learning held-out runs/rules/seed? --out docs/results/figures/rules.png
 
-# docs/investigations: about an hour of one core.
+# docs/results/first-questions.md: about an hour of one core.
 REVISITED := --preset small --set train.steps=120 --set train.clip_norm=none --out runs/revisited-experiments
 investigations: $(READY)
 	$(BIN)/etrm experiment run cached $(REVISITED)

@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from benchmarks.performance.section import Part, Section
 from etrm.atomic_files import write_atomically
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "results"
 PREFACE = """Printed by `make bench`, kept by `.venv/bin/python -m benchmarks.performance --write`; no number here is
 written by hand. Everything that is compared takes turns within one run; a ratio is taken within a turn, and what is
 given is its median [quartiles]. Turns are counted as repetitions x units of work in one. A part alone:

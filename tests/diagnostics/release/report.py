@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.diagnostics.release", description="The release test."
     )
-    parser.add_argument("--write", action="store_true", help="renew docs/release-test.md and the README")
+    parser.add_argument("--write", action="store_true", help="renew docs/results/release-test.md and the README")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--case", type=_case, action="append", help="FAMILY:SEED, for a look at a single one")
     options = parser.parse_args()
@@ -142,7 +142,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         planted = run(FAULTS, listed, kept, pool)
         beyond = run(UNLISTED, others, kept, pool)
-    page = ROOT / "docs" / "release-test.md"
+    page = ROOT / "docs" / "results" / "release-test.md"
     for path, part, text in (
         (page, "listed", table(FAULTS, listed, planted)),
         (ROOT / "README.md", "summary", summary(listed, planted)),

@@ -1,6 +1,6 @@
 """The overfit gate of seed 002, for real: minutes of training, run by `make test-slow`.
 
-Of the standard encoder; `make gates` runs every kind (docs/learning.md).
+Of the standard encoder; `make gates` runs every kind (docs/results/learning.md).
 """
 
 from __future__ import annotations
