@@ -64,11 +64,12 @@ def evaluate(
     """
     from rich.table import Table
 
+    from etrm.config import settings_of_texts
     from etrm.training.scoring.score_run import score_run
     from reports.terminal.console import open_console
     from reports.terminal.summary import submission_line
 
-    scores = score_run(run, tuple(settings or ()), submission)
+    scores = score_run(run, settings_of_texts(settings or ()), submission)
     asked = scores.config.evaluate
     title = f"{run}, step {scores.step}, {scores.weights} weights: {asked.source} {asked.subset}, "
     table = Table(title=f"{title}{asked.augmentations} votes per query", title_justify="left")

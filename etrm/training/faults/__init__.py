@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_interventions
 from etrm.errors import ConfigError
 from etrm.training.faults import data, decoder, dynamics, encoder, evaluator, interface
 from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
+from etrm.training.slots import Draw
 
-__all__ = ["FAULTS", "Fault", "effective", "find", "recipe_for"]
+__all__ = ["FAULTS", "Fault", "draw_function", "effective", "find", "recipe_for"]
 
 FAULTS = {
     fault.name: fault
@@ -36,7 +37,12 @@ def recipe_for(config: Config) -> Recipe:
     if not config.interventions:
         return recipe
     configure = recipe.configure
-    return replace(recipe, configure=lambda given: with_overrides(configure(given), given.interventions))
+    return replace(recipe, configure=lambda given: with_interventions(configure(given)))
+
+
+def draw_function(config: Config) -> Draw:
+    """The loader of a config; a worker process builds its own with this."""
+    return recipe_for(config).draw
 
 
 def effective(config: Config) -> Config:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from etrm.config import Config
+from etrm.config import Changes, Config
 from etrm.data import Sample, evaluation_samples, load_tasks
 from etrm.device import to_host
 from etrm.errors import CheckpointError, LeakageError, RunFolderError
+from etrm.model.solve import solve
 from etrm.training.loss import act_loss
-from etrm.training.scoring.predictor import batch_of, load_model, mean_loss, predictor, solve
+from etrm.training.scoring.predictor import batch_of, load_model, mean_loss, predictor, solve_samples
 from etrm.training.scoring.score_run import score_run
 from etrm.training.trainer import train
 from tests.errors import raises_code
@@ -62,7 +63,7 @@ def test_solving_leaves_the_mode_and_the_weights_as_they_were(
 ) -> None:
     model = load_model(run, "raw")[0].train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    _, output = solve(model, samples)
+    _, output = solve_samples(model, samples)
     assert model.training is training
     assert not output.logits.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -71,7 +72,7 @@ def test_solving_leaves_the_mode_and_the_weights_as_they_were(
 def test_mean_loss_is_that_of_the_last_step_per_scored_token(run: Path, samples: list[Sample]) -> None:
     model = load_model(run, "ema")[0]
     batch = batch_of(model, samples)
-    expected = act_loss(model.solve(batch), batch.labels).lm.mean().item()
+    expected = act_loss(solve(model, batch), batch.labels).lm.mean().item()
     assert mean_loss(model, samples) == pytest.approx(expected)
 
 
@@ -97,7 +98,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(run: Path, tmp_path: Pat
 
 def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "submission.json"
-    scores = score_run(run, ("evaluate.weights=raw",), file)
+    scores = score_run(run, {"evaluate": {"weights": "raw"}}, file)
     assert scores.submitted is not None
     assert (scores.submitted.tasks, scores.submitted.path) == (3, file)
     assert (scores.step, scores.weights) == (3, "raw")
@@ -111,7 +112,7 @@ def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path
 def test_a_submission_holds_the_whole_data_set_and_names_what_was_not_evaluated(
     run: Path, tmp_path: Path
 ) -> None:
-    score_run(run, ("evaluate.max_tasks=1",), tmp_path / "submission.json")
+    score_run(run, {"evaluate": {"max_tasks": 1}}, tmp_path / "submission.json")
     assert set(json.loads((tmp_path / "submission.json").read_text())) == {"task100", "task101", "task102"}
     found = json.loads((tmp_path / "submission.placeholders.json").read_text())
     assert found["tasks"] == 3
@@ -121,6 +122,6 @@ def test_a_submission_holds_the_whole_data_set_and_names_what_was_not_evaluated(
 
 def test_scoring_what_was_trained_on_is_refused(run: Path) -> None:
     with raises_code(LeakageError, "data.leakage", "4 of 4"):
-        score_run(run, ("evaluate.subset=training",), None)
-    allowed = ("evaluate.subset=training", 'evaluate.allow_trained=["all"]')
+        score_run(run, {"evaluate": {"subset": "training"}}, None)
+    allowed: Changes = {"evaluate": {"subset": "training", "allow_trained": ("all",)}}
     assert score_run(run, allowed, None).model.pass_at[1].asked == 4
