@@ -1,4 +1,4 @@
-"""The named experiments and their tables."""
+"""Run the named experiments and print their tables."""
 
 from __future__ import annotations
 
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
     from etrm.investigation.runs.launchers import Launcher
 
 
-ExperimentSeeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds of each; five can validate.")]
+ExperimentSeeds = Annotated[
+    int, typer.Option("--seeds", min=1, help="Seeds of each experiment. A verdict needs at least five.")
+]
 
 
-ExperimentOut = Annotated[Path, typer.Option("--out", help="Folder of the runs; finished ones stay.")]
+ExperimentOut = Annotated[
+    Path, typer.Option("--out", help="Folder for the runs. Finished runs are kept and not run again.")
+]
 
 
 @experiment_app.command("list")
 def experiment_list() -> None:
-    """What there is, and the one difference of each."""
+    """List the experiments and how each differs from the baseline."""
     from reports.pages.experiments_page import listing
     from reports.terminal.console import open_console
 
@@ -43,7 +47,9 @@ def experiment_list() -> None:
 
 @experiment_app.command("run")
 def experiment_run(
-    names: Annotated[list[str], typer.Argument(help="E7 and the like; E0 is run beside them.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Names of experiments, e.g. E7. The baseline E0 is always run too.")
+    ],
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -54,7 +60,7 @@ def experiment_run(
     launcher_set: LauncherSetOption = None,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
-    """Run some experiments beside the baseline, and print the table."""
+    """Run experiments and the baseline, and print the results."""
     from etrm.investigation.experiments.registry import BASELINE, find
 
     chosen = [find(name) for name in dict.fromkeys((BASELINE, *names))]
@@ -69,7 +75,9 @@ def experiment_run(
 
 @experiment_app.command("suite")
 def experiment_suite(
-    name: Annotated[str, typer.Argument(help="gate, stability, encoder, halting, kinds or all.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the suite: gate, stability, encoder, halting, kinds or all.")
+    ],
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -80,7 +88,7 @@ def experiment_suite(
     launcher_set: LauncherSetOption = None,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
-    """Run a whole suite, the overfit gate first, and print the table."""
+    """Run all experiments of a suite, the overfit gate first, and print the results."""
     from etrm.investigation.experiments.registry import of_suite
 
     _experiments(
@@ -100,7 +108,7 @@ def experiment_table(
     seeds: ExperimentSeeds = 3,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
-    """The tracking table of what a folder holds now; nothing is run."""
+    """Print the results that a folder holds now, without running anything."""
     from reports.pages.experiments_page import page
     from reports.terminal.console import open_console
 
