@@ -37,7 +37,9 @@ def terminal(folder: Path) -> None:
     """What the command prints, with its colours, as a picture of a terminal."""
     etrm = [sys.executable, "-m", "etrm", *COMMAND]
     colours = os.environ | {"FORCE_COLOR": "1", "COLUMNS": str(COLUMNS)}
-    out = subprocess.run([*etrm, "--out", str(folder)], env=colours, stdout=subprocess.PIPE, text=True, check=True)
+    out = subprocess.run(
+        [*etrm, "--out", str(folder)], env=colours, stdout=subprocess.PIPE, text=True, check=True
+    )
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(f"$ etrm {' '.join(COMMAND)}", markup=False, highlight=False)
     console.print(Text.from_ansi(out.stdout.rstrip()), soft_wrap=True)

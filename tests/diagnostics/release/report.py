@@ -125,7 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.diagnostics.release", description="The release test."
     )
-    parser.add_argument("--write", action="store_true", help="renew docs/results/release-test.md and the README")
+    parser.add_argument(
+        "--write", action="store_true", help="renew docs/results/release-test.md and the README"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--case", type=_case, action="append", help="FAMILY:SEED, for a look at a single one")
     options = parser.parse_args()
