@@ -39,7 +39,7 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class Change:
+class RecordChange:
     """An entry of ``run.json`` that changed between two processes of a run.
 
     Attributes:
@@ -77,11 +77,11 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> list[Change]:
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> list[RecordChange]:
     """Return what differs between two records of a run. Entries that only one of them has are skipped."""
     old, new = (flat({name: record[name] for name in COMPARED if name in record}) for record in (before, now))
     return [
-        Change(step, name, str(old[name]), str(value))
+        RecordChange(step, name, str(old[name]), str(value))
         for name, value in new.items()
         if name in old and old[name] != value
     ]

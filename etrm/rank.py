@@ -9,14 +9,14 @@ import os
 from typing import Protocol
 
 
-class Store(Protocol):
+class ProcessCounter(Protocol):
     """A counter that all processes of a run share."""
 
     def add(self, key: str, amount: int) -> int:
         """Add ``amount`` to the counter ``key`` and return its new value."""
 
 
-_store: Store | None = None
+_store: ProcessCounter | None = None
 
 
 def launched() -> bool:
@@ -29,7 +29,7 @@ def rank() -> int:
     return int(os.environ["RANK"]) if launched() else 0
 
 
-def share_store(store: Store | None) -> None:
+def share_store(store: ProcessCounter | None) -> None:
     """Set the store that the processes of this run share; None for no store."""
     global _store
     _store = store

@@ -66,14 +66,14 @@ def check(
 ) -> None:
     """Count and validate the tasks of a source, or verify a store."""
     from etrm.data import describe, load_tasks
-    from etrm.data.store import Store
+    from etrm.data.store import EpisodeStore
     from reports.terminal.console import open_console
     from reports.terminal.data_tables import store_table, summary_table
 
     if store is None:
         open_console().print(summary_table(describe(load_tasks(source, subset, max_side, None))))
         return
-    found = Store(store)
+    found = EpisodeStore(store)
     found.verify()
     open_console().print(store_table(f"{store}: all shards are intact", found.index))
 

@@ -13,7 +13,7 @@ from etrm.evaluation import EvaluationReport, Submitted, evaluate_baselines, wri
 from etrm.model.recursive import RecursiveModel
 from etrm.training.faults import recipe_for
 from etrm.training.scoring.predictor import load_model, predictor
-from etrm.training.tasks import held_out_tasks, whole_set
+from etrm.training.task_sets import held_out_tasks, whole_set
 
 
 @dataclass(frozen=True)
