@@ -17,10 +17,10 @@ from benchmarks.performance.section import Benchmark, BenchmarkSection
 from etrm.atomic_files import write_atomically
 
 DOCS = Path(__file__).parents[2] / "docs" / "results"
-PREFACE = """How fast training, evaluation and watching are, and against what. `make bench` prints it, `.venv/bin/python -m
-benchmarks.performance --write` keeps it, `--only NAME` measures one part. What is compared takes turns within one run; a
-ratio is taken within a turn and given as median [quartiles]. Turns are counted as repetitions x units of work. A part with a
-figure has its table in `benchmarks.json`."""
+PREFACE = """How fast training, evaluation and watching are, and against what. `make bench` prints it,
+`.venv/bin/python -m benchmarks.performance --write` keeps it, `--only NAME` measures one part. What is compared takes
+turns within one run; a ratio is taken within a turn and given as median [quartiles]. Turns are counted as repetitions x
+units of work. A part with a figure has its table in `benchmarks.json`."""
 DEVICES = {"cpu": "On a processor", "cuda": "On a GPU"}
 
 

@@ -98,3 +98,13 @@ def test_the_document_in_the_repository_is_what_was_kept() -> None:
     assert (document.DOCS / "benchmarks.md").read_text("utf-8") == rendered
     for figure in re.findall(r"\((figures/.*?)\)", rendered):
         assert (document.DOCS / figure).exists()
+
+
+def test_conditions_that_all_parts_share_are_given_once(part: Part, tmp_path: Path) -> None:
+    other = Part("size", "How large?", part.run)
+    for each, load in ((part, "load 1"), (other, "load 2")):
+        document.keep(each, section("3 s"), "cpu", f"a machine; {load}.", ["speed", "size"], tmp_path)
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert text.count("a machine") == 1
+    assert "All parts: a machine." in text
+    assert text.index("*load 1.*") < text.index("How large?") < text.index("*load 2.*")
