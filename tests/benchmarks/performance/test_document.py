@@ -100,8 +100,8 @@ def test_the_document_in_the_repository_is_what_was_kept() -> None:
         assert (document.DOCS / figure).exists()
 
 
-def test_conditions_that_all_parts_share_are_given_once(part: Part, tmp_path: Path) -> None:
-    other = Part("size", "How large?", part.run)
+def test_conditions_that_all_parts_share_are_given_once(part: Benchmark, tmp_path: Path) -> None:
+    other = Benchmark("size", "How large?", part.run)
     for each, load in ((part, "load 1"), (other, "load 2")):
         document.keep(each, section("3 s"), "cpu", f"a machine; {load}.", ["speed", "size"], tmp_path)
     text = (tmp_path / "benchmarks.md").read_text()
