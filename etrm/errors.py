@@ -4,6 +4,7 @@ EtrmError                    exit code 2; has a message, a next step and a code
 ├── ConfigError              a setting is unknown, malformed or impossible
 ├── DataError                a task, grid or file of tasks cannot be used
 │   └── LeakageError         a task is in both sides of a split
+├── FormulaError             a formula or rule cannot be read, or its parts do not fit together
 ├── CheckpointError          a checkpoint is missing, changed, made by other code, or does not fit the config
 ├── RunFolderError           a run folder is missing, in use, or belongs to another run
 ├── InstallationError        Python finds a package of another distribution instead of ours
@@ -72,6 +73,10 @@ class DataError(EtrmError):
 
 class LeakageError(DataError):
     """A task, identified by its id or the hash of its grids, is in both sides of a split."""
+
+
+class FormulaError(EtrmError):
+    """A formula or rule of the symbolic solver cannot be read, or its parts do not fit together."""
 
 
 class CheckpointError(EtrmError):
