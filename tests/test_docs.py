@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from cli import app
-from etrm.config import presets, settings
+from etrm.config import list_presets, list_settings
 from etrm.training.faults import FAULTS
 
 ROOT = Path(__file__).parents[1]
@@ -136,8 +136,8 @@ def fault_of(arguments: list[str]) -> str | None:
         return str(error)
     keys = {text.partition("=")[0] for text in options.get("--set", ())}
     unknown = {
-        *keys - set(settings()),
-        *set(options.get("--preset", ())) - set(presets()),
+        *keys - set(list_settings()),
+        *set(options.get("--preset", ())) - set(list_presets()),
         *set(options.get("--inject", ())) - set(FAULTS),
     }
     return f"unknown {sorted(unknown)}" if unknown else None
