@@ -126,7 +126,7 @@ def _clear_unfinished(folder: Path) -> None:
 
 def _drop_old(newest: Path, keep: int) -> None:
     # Checkpoints after `newest` were damaged, so the run went back; they do not count among those to keep.
-    for old in [path for path in saved(newest.parent) if path.name <= newest.name][:-keep]:
+    for old in [path for path in list_saved(newest.parent) if path.name <= newest.name][:-keep]:
         _drop(old)
 
 
@@ -135,7 +135,7 @@ def name_of(step: int) -> str:
     return f"{PREFIX}{step:08d}"
 
 
-def saved(folder: Path) -> list[Path]:
+def list_saved(folder: Path) -> list[Path]:
     """Return the complete checkpoints in ``folder``, oldest first."""
     return sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
 

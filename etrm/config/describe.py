@@ -73,15 +73,15 @@ class SectionDescription:
 
 
 @lru_cache
-def sections() -> tuple[SectionDescription, ...]:
+def list_sections() -> tuple[SectionDescription, ...]:
     """Return every section with its settings; the first one holds the settings outside any section."""
     return tuple(_sections(Config, ""))
 
 
 @lru_cache
-def settings() -> dict[str, Setting]:
+def list_settings() -> dict[str, Setting]:
     """Return every setting by its dotted name, section by section."""
-    return {setting.name: setting for section in sections() for setting in section.settings}
+    return {setting.name: setting for section in list_sections() for setting in section.settings}
 
 
 def _sections(section: type[Section], prefix: str) -> Iterator[SectionDescription]:
