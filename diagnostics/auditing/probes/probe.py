@@ -1,7 +1,7 @@
 """What a probe is: one question to a model beyond its gradients, answered by `audit(..., probes=[...])`.
 
 A probe is anything with a `rule`, the id of its findings, and `run(model, batch) -> list[Finding]`. A probe of your
-own is a class in a file of your own that makes its findings with `probe_finding` (docs/probes.md). The audit runs each
+own is a class in a file of your own that makes its findings with `probe_finding` (docs/toolkit.md). The audit runs each
 probe once, on the last batch, after the steps, and restores the model. A probe that raises ends the audit: a missing
 answer is not the same as no finding.
 """
