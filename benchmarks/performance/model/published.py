@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from benchmarks.performance.plain import LADDER, plain_copy
+from benchmarks.performance.model.plain import LADDER, plain_copy
+from benchmarks.performance.model.workload import (
+    PUBLISHED,
+    Batches,
+    TrainingStep,
+    build_model,
+    encode_padded,
+    load_real_tasks,
+    make_config,
+)
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import (
     HEADER,
@@ -13,15 +22,6 @@ from benchmarks.performance.timing import (
     format_columns,
     format_spread,
     take_turns,
-)
-from benchmarks.performance.workload import (
-    PUBLISHED,
-    Batches,
-    TrainingStep,
-    build_model,
-    encode_padded,
-    load_real_tasks,
-    make_config,
 )
 from etrm.batch import Batch
 from etrm.config import SIDE
@@ -67,7 +67,7 @@ def compare_published(conditions: Conditions) -> BenchmarkSection:
         f"tasks, 900 query tokens and 10 pairs of 1,800 tokens each; D {config.model.hidden_size}, "
         f"{config.model.num_heads} heads, {config.model.H_cycles} H x {config.model.L_cycles} L cycles. In a "
         "turn every row trains on the same samples. All rows compute the same outputs from the same weights, "
-        "to rounding (tests/benchmarks/performance/test_plain.py)."
+        "to rounding (tests/benchmarks/performance/model/test_plain.py)."
     )
     return BenchmarkSection((Table(("published mode", *HEADER), rows),), (verdict, setting))
 
