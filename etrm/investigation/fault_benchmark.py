@@ -27,7 +27,7 @@ from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.code_version import judging_hash
 from etrm.investigation.runs.launchers import launcher
 from etrm.investigation.session import Investigation
-from etrm.process_pool import worker_pool
+from etrm.process_pool import start_workers
 from etrm.training.faults import FAULTS
 
 NOTHING = "none"
@@ -77,7 +77,7 @@ class CaseOutcome:
         confidence: proven or candidate, empty where nothing is named.
         sentence: of the root cause.
         seconds: of the investigation, on one worker.
-        code: of the error that ended the investigation, see docs/errors.md; empty where none did.
+        code: code of the error that ended the investigation (`etrm explain CODE`); empty where none did.
     """
 
     case: Case
@@ -166,7 +166,7 @@ def run(
     done = _claim(root, identity)
     _prepare(base, root, workers, tier, progress)
     waiting = [case for case in chosen if case not in done]
-    with worker_pool(workers) as pool:
+    with start_workers(workers) as pool:
         attempts: dict[Future[CaseOutcome], Case] = {
             pool.submit(_investigate, case, subject_of(case, base), root / case.folder, tier): case
             for case in waiting

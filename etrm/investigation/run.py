@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from etrm.checkpoints.run_folder import environment
+from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
 from etrm.errors import ConfigError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
@@ -28,8 +28,8 @@ from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.runs.outside_code import outside_digests
 from etrm.investigation.session import Investigation
-from etrm.training.faults import recipe_for
-from etrm.training.task_sets import held_out_tasks, training_tasks
+from etrm.training.faults import build_recipe
+from etrm.training.task_sets import load_held_out_tasks, load_training_tasks
 
 Progress = Callable[[str, int, int], None]
 """Takes a phase, the steps done and the steps in all."""
@@ -101,8 +101,8 @@ def investigate(
         Interrupted: Ctrl-C; the same command resumes.
     """
     chosen = choose("all" if hypotheses is None else ",".join(hypotheses))  # refused before any work
-    began, where = time.perf_counter(), environment()
-    recipe_for(subject)  # an unknown fault is refused before any work
+    began, where = time.perf_counter(), describe_environment()
+    build_recipe(subject)  # an unknown fault is refused before any work
     claim_folder(out, subject, name, launcher)
     # A store has one seed and every arm its own; neither a store nor workers change a sample.
     subject = with_settings(subject, data={"store": None, "workers": 0})
@@ -125,7 +125,7 @@ def investigate(
         return found
 
     decided = _decide_all(investigation, chosen, until_root_cause, reached)
-    baselines = evaluate_baselines(held_out_tasks(subject), subject.data)
+    baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
     found: tuple[ExperimentResult, ...] = ()
     proven = find_root_cause(decided).confidence == "proven"
     if not (until_root_cause and proven) and subject.model.variant != "trm":
@@ -227,7 +227,7 @@ def _reproduce(
         commit=where["commit"],
         dirty=where["dirty"],
         seeds=investigation.seeds,
-        data_hash=training_tasks(subject).hash,
+        data_hash=load_training_tasks(subject).hash,
         versions=where["versions"],
         hardware=where["hardware"],
         device=here.device,

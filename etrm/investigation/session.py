@@ -18,7 +18,7 @@ from etrm.investigation.runs.jobs import Job, OnProgress, RunKey, run_jobs
 from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.runs.pretrained_decoder import finished, folder_of, pretrained, trm_config
-from etrm.training.faults import effective
+from etrm.training.faults import apply_faults
 
 Inspected = TypeVar("Inspected")
 BRIEF_STEPS = 10
@@ -60,7 +60,7 @@ class Investigation:
     @cached_property
     def effective(self) -> Config:
         """The settings that the runs under test really use, as their records say."""
-        return effective(self.subject)
+        return apply_faults(self.subject)
 
     @cached_property
     def decoder(self) -> Path:

@@ -64,7 +64,7 @@ class Report:
 
     Attributes:
         step: the optimiser step, counted from 1.
-        code: which error it is, see docs/errors.md.
+        code: which error it is, `etrm explain CODE` explains it.
         what, got: what was not finite, and its value.
         replay: None where an update was made, after which no step can be repeated.
         weights: names of the parameters that are not finite now.
@@ -138,7 +138,7 @@ def _bad_weights(model: nn.Module) -> list[str]:
 
 
 @contextmanager
-def explained(state: TrainState, step: Callable[[], object]) -> Iterator[None]:
+def explain_nonfinite(state: TrainState, step: Callable[[], object]) -> Iterator[None]:
     """Around one step of a run: one that is not finite is replayed and kept, and its error says where.
 
     Args:
@@ -167,7 +167,7 @@ def _explain(
         kept = copy.deepcopy(state.capture())
         replay = _replay(state, step)
     folder = state.folder
-    newest = checkpoints.saved(folder.checkpoints)[-1:] if folder else []
+    newest = checkpoints.list_saved(folder.checkpoints)[-1:] if folder else []
     report = Report(
         step=state.step + 1,
         code=error.code,

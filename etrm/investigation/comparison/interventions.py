@@ -7,7 +7,7 @@ from typing import Any
 
 from etrm.config import Config, with_settings
 from etrm.config.tree import Changes
-from etrm.setting_texts import flat, is_bare_word
+from etrm.setting_texts import flatten, is_bare_word
 
 
 def with_interventions(config: Config, changes: Changes) -> Config:
@@ -21,7 +21,7 @@ def with_interventions(config: Config, changes: Changes) -> Config:
 
 def as_texts(changes: Changes) -> tuple[str, ...]:
     """Settings as text, ``section.key=value``, the form in which a config keeps its interventions."""
-    return tuple(f"{name}={_as_text(value)}" for name, value in flat(dict(changes)).items())
+    return tuple(f"{name}={_as_text(value)}" for name, value in flatten(dict(changes)).items())
 
 
 def _as_text(value: Any) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from etrm.config import Config, with_settings
 from etrm.config.tree import Changes
-from etrm.data import chosen_tasks
+from etrm.data import choose_tasks
 from etrm.investigation.comparison.interventions import as_texts, with_interventions
 from etrm.investigation.comparison.paired_contrast import (
     TreatmentComparison,
@@ -28,7 +28,7 @@ from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import Investigation, with_seed
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 
 STUDY = "few"
 UNCHANGED = "as-given"
@@ -188,8 +188,8 @@ def few_tasks(subject: Config, steps: int) -> Config:
 
 def _side(subject: Config, tasks: int) -> int:
     """The smallest side that so many training tasks and one held-out task fit."""
-    sides = sorted(task.max_side for task in chosen_tasks(subject.data))
-    return max(sides[min(tasks, len(sides)) - 1], min(task.max_side for task in held_out_tasks(subject)))
+    sides = sorted(task.max_side for task in choose_tasks(subject.data))
+    return max(sides[min(tasks, len(sides)) - 1], min(task.max_side for task in load_held_out_tasks(subject)))
 
 
 def subject_screen(

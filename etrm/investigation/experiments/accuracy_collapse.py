@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from etrm.investigation.comparison import dynamics
 from etrm.investigation.runs.loaded_run import LoadedRun
-from etrm.training.scoring.overfit_gate import gate
+from etrm.training.scoring.overfit_gate import judge
 
 BEFORE = 50
 """Steps before a fall within which a spike counts as preceding it (registered with S3)."""
@@ -37,7 +37,7 @@ def find_falls(runs: Sequence[LoadedRun]) -> list[Fall]:
     """The falls among some finished runs."""
     found = []
     for run in runs:
-        step = gate([m["accuracy_all"] or 0.0 for m in run.metrics]).fell
+        step = judge([m["accuracy_all"] or 0.0 for m in run.metrics]).fell
         if step is not None:
             spikes = [s for s in dynamics.find_spikes(run.metrics) if step - BEFORE <= s <= step]
             found.append(Fall(step, max(spikes, default=None), _first_drift(run)))

@@ -32,8 +32,8 @@ from etrm.investigation.runs.loaded_run import LoadedRun, records_of
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.investigation.session import Investigation, with_seed
 from etrm.model.recursive import RecursiveModel
-from etrm.training.scoring.predictor import batch_of, load_model
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.scoring.predictor import load_model, make_batch
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 STEPS = 20
@@ -254,7 +254,7 @@ def _cycles(investigation: Investigation) -> ReplayedMistake:
 
 
 def _tasks(investigation: Investigation) -> ReplayedMistake:
-    evaluated = len(held_out_tasks(investigation.subject))
+    evaluated = len(load_held_out_tasks(investigation.subject))
     _, high = binomial_interval(0, FEW_TASKS)
     _, all_high = binomial_interval(0, evaluated)
     return ReplayedMistake(
@@ -367,7 +367,7 @@ def _describe_arm(run: LoadedRun) -> Arm:
 def _contexts(model: RecursiveModel, samples: Sequence[Sample]) -> Tensor:
     assert model.encoder is not None
     model.encoder.eval()
-    return model.encoder(batch_of(model, samples).demos).context
+    return model.encoder(make_batch(model, samples).demos).context
 
 
 def _differ(one: Representation, other: Representation) -> bool:

@@ -31,7 +31,7 @@ from etrm.investigation.session import Investigation
 from etrm.model.core import Core
 from etrm.model.recursive import RecursiveModel
 from etrm.training.freeze_schedule import FrozenSpan
-from etrm.training.scoring.predictor import batch_of
+from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
@@ -227,7 +227,7 @@ def _trm(source: DecoderSource) -> RecursiveModel:
 def _functional(trainer: Trainer, theirs: RecursiveModel) -> tuple[int, float]:
     """The number of contexts, and the largest difference of logits with contexts of the table and random ones."""
     assert theirs.puzzle_table is not None
-    batch = batch_of(theirs, training_queries(trainer)[:16])
+    batch = make_batch(theirs, training_queries(trainer)[:16])
     rows = torch.arange(batch.size, device=theirs.device) % len(theirs.puzzle_table.weights)
     known = theirs.puzzle_table(rows)
     # Its own random numbers: no token is zero, as in the context of an encoder.

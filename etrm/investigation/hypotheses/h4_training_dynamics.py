@@ -42,7 +42,7 @@ from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, Not
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import Investigation
-from etrm.training.faults import effective
+from etrm.training.faults import apply_faults
 
 STATEMENT = Statement(
     id="H4",
@@ -152,7 +152,7 @@ class TrainingDynamics(Hypothesis):
     def screens(self, investigation: Investigation) -> list[Screen]:
         """The run under test with its interventions, then the controls."""
         reference = few_tasks(investigation.subject, investigation.tier.short_steps)
-        treatments, _ = list_interventions(effective(reference))
+        treatments, _ = list_interventions(apply_faults(reference))
         subject = subject_screen(investigation, reference, treatments)
         return [subject, *(_control_screen(name) for name in (HEALTHY, *CURES))]
 
@@ -184,7 +184,7 @@ def _make_rows(
     unchanged: Sequence[LoadedRun],
 ) -> tuple[EvidenceRow, ...]:
     """The interventions, the settings of the checkpoint, and the dynamics of the unchanged runs."""
-    _, needless = list_interventions(effective(screen.reference))
+    _, needless = list_interventions(apply_faults(screen.reference))
     return (
         *comparison.rows(LOSS),
         *list_left_out(LOSS, [(t, f"changes nothing here: {why}") for t, why in needless]),
@@ -231,7 +231,7 @@ def _compare(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentComparison:
 def _control_screen(name: str) -> Screen:
     """The healthy control has every intervention, a fault only the one that must show it."""
     config = control_config([name] if name in CURES else [])
-    treatments, _ = list_interventions(effective(config))
+    treatments, _ = list_interventions(apply_faults(config))
     kept = [t for t in treatments if name not in CURES or t.name == CURES[name]]
     return control_screen(name, config, kept)
 

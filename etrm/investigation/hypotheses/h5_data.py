@@ -17,7 +17,7 @@ import torch
 
 from etrm.config import Config, with_settings
 from etrm.data import Episodes, Sample
-from etrm.data.splits import Leakage, leakage
+from etrm.data.splits import Leakage, find_leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
 from etrm.errors import NonFiniteError
 from etrm.investigation.controls import inspected_arms
@@ -32,8 +32,8 @@ from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.investigation.session import Investigation
 from etrm.training.micro_batches import MicroBatch
-from etrm.training.scoring.predictor import batch_of
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.scoring.predictor import make_batch
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
@@ -158,10 +158,10 @@ def inspect_data(config: Config) -> DataFacts:
     used = trainer.config
     ends = _check_ends(trainer)
     open_to_all = "all" in used.evaluate.allow_trained
-    evaluated = held_out_tasks(used)
+    evaluated = load_held_out_tasks(used)
     return DataFacts(
         read=_read_rows(trainer),
-        leaked=leakage(
+        leaked=find_leakage(
             trainer.tasks,
             evaluated,
             {t.id for t in evaluated} if open_to_all else used.evaluate.allow_trained,
@@ -245,7 +245,7 @@ def _count_uneven(trainer: Trainer) -> int:
 def _check_ends(trainer: Trainer) -> list[bool]:
     """For each row and ACT step, whether the row ends exactly if its logit is positive or the maximum is reached."""
     model, maximum = trainer.model, trainer.config.model.halt.max_steps
-    batch = batch_of(model, training_queries(trainer)[:CONTINUING_ROWS])
+    batch = make_batch(model, training_queries(trainer)[:CONTINUING_ROWS])
     carry = model.initial_carry(batch.size)
     found: list[bool] = []
     for step in range(1, maximum + 1):

@@ -37,7 +37,7 @@ from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.investigation.session import Investigation
 from etrm.training.scoring.predictor import solve_samples
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
@@ -180,7 +180,7 @@ class MisreportingEvaluator(Hypothesis):
 
 def _read_evaluated_rows(trainer: Trainer) -> RowProvenance:
     """The rows that the evaluator evaluates, as the tensors that a model receives."""
-    tasks, evaluated = held_out_tasks(trainer.config), list[Sample]()
+    tasks, evaluated = load_held_out_tasks(trainer.config), list[Sample]()
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
         evaluated.extend(samples)

@@ -47,7 +47,7 @@ from etrm.investigation.runs.budget import LADDER
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import Investigation
-from etrm.training.faults import effective
+from etrm.training.faults import apply_faults
 
 STATEMENT = Statement(
     id="H7",
@@ -161,7 +161,7 @@ class EncoderCapacity(Hypothesis):
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Run the unchanged config, the ceiling, the stronger encoders and the controls, and compare them."""
-        if effective(investigation.subject).model.variant == "trm":
+        if apply_faults(investigation.subject).model.variant == "trm":
             words = "The model is a TRM: it has no encoder."
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
         screen, *controls = self.screens(investigation)
@@ -208,7 +208,7 @@ class EncoderCapacity(Hypothesis):
         """Run one stronger encoder after the other, up to the first that gains; each costs five to ten runs."""
         reference, seeds = screen.reference, ladder_seeds(investigation)
         below = (*screen.treatments, *freeze_encoder(reference))
-        rungs = [replace(t, seeds=seeds) for t in list_stronger_encoders(effective(reference))]
+        rungs = [replace(t, seeds=seeds) for t in list_stronger_encoders(apply_faults(reference))]
         runs: list[LoadedRun] = []
         for count in range(1, len(rungs) + 1):
             screen = subject_screen(investigation, reference, (*below, *rungs[:count]))
@@ -221,7 +221,7 @@ class EncoderCapacity(Hypothesis):
     def _control_screen(self, name: str) -> Screen:
         """The ceiling and the first stronger encoder: for an injected fault that is the encoder without it."""
         config = control_config([name] if name in self.controls else [])
-        return control_screen(name, config, (CEILING, *list_stronger_encoders(effective(config))[:1]))
+        return control_screen(name, config, (CEILING, *list_stronger_encoders(apply_faults(config))[:1]))
 
     def _judge_control(self, screen: Screen, runs: Sequence[LoadedRun]) -> ControlOutcome:
         gap, rungs = _compare_ceiling(screen, runs), _compare_encoders(screen, runs)
@@ -233,7 +233,7 @@ def _not_climbed(screen: Screen) -> list[tuple[Treatment, str]]:
     """The stronger encoders that were not run, each with the reason."""
     run = {t.name for t in screen.treatments}
     why = "a smaller change gains already" if len(run) > 1 else NO_GAP
-    every = (*freeze_encoder(screen.reference), *list_stronger_encoders(effective(screen.reference)))
+    every = (*freeze_encoder(screen.reference), *list_stronger_encoders(apply_faults(screen.reference)))
     return [(t, why) for t in every if t.name not in run]
 
 
@@ -298,7 +298,7 @@ def _compare_encoders(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentCom
     Holm's correction is over all stronger encoders of a config, however many of them were run.
     """
     names = [t.name for t in screen.treatments if t.name not in (CEILING.name, RANDOM)]
-    planned = 0 if screen.control else len(list_stronger_encoders(effective(screen.reference)))
+    planned = 0 if screen.control else len(list_stronger_encoders(apply_faults(screen.reference)))
     return screen.compare(runs, names, SMALLEST_GAIN, planned) if names else None
 
 

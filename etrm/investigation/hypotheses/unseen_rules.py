@@ -19,7 +19,7 @@ from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import Investigation, with_seed
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 
 ARM = ArmId("rules", UNCHANGED)
 FAMILY = "rules:colours"
@@ -101,7 +101,7 @@ def make_rows(jobs: Sequence[Job], runs: Sequence[LoadedRun]) -> list[EvidenceRo
         late = NotMeasured(absent="this tier has no time for it: --tier standard")
         return [metric.row(late, threshold="left out", n="0 runs") for metric in MEASURED.values()]
     config = jobs[0].config
-    copy = evaluate_baselines(held_out_tasks(config), config.data)["copy input"]
+    copy = evaluate_baselines(load_held_out_tasks(config), config.data)["copy input"]
     baseline = {"held_out_pass_at_1": copy.pass_at[1].score, "held_out_token_accuracy": copy.token_accuracy}
     return [_make_row(runs, key, metric, baseline[key], config) for key, metric in MEASURED.items()]
 

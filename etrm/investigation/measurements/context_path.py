@@ -24,7 +24,7 @@ from etrm.errors import DataError
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.recursive import RecursiveModel
-from etrm.training.scoring.predictor import batch_of
+from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer
 
 Integers = npt.NDArray[np.integer]
@@ -175,8 +175,8 @@ def trace_context(config: Config) -> ContextTrace:
     # From outside the batch: a mean over its rows would not change if they exchanged theirs.
     others = [replace(s, demos=o.demos) for s, o in zip(samples, queries[rows:], strict=False)]
     model = trainer.model.eval()
-    batch, mismatched = batch_of(model, samples), batch_of(model, others)
-    neighbours = batch_of(model, [samples[0], *others[1:]])
+    batch, mismatched = make_batch(model, samples), make_batch(model, others)
+    neighbours = make_batch(model, [samples[0], *others[1:]])
     first, second = _follow(model, batch, 2)
     other = _follow(model, mismatched)[0]
     beside = _follow(model, neighbours)[0]
@@ -205,7 +205,7 @@ def trace_context(config: Config) -> ContextTrace:
 def _find_unread(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
     """A metamorphic test of the encoder alone: in other colours, each part has to change the context of every row."""
     assert model.encoder is not None
-    encoded = model.encoder(batch_of(model, samples).demos).context
+    encoded = model.encoder(make_batch(model, samples).demos).context
     size = encoded.double().square().mean().sqrt().clamp(min=1e-30)
     found = []
     for part, belongs in PARTS.items():
@@ -213,7 +213,7 @@ def _find_unread(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[Demo
         if not rows:
             continue
         recoloured = [_recolour(samples[row], belongs) for row in rows]
-        changed = model.encoder(batch_of(model, recoloured).demos).context
+        changed = model.encoder(make_batch(model, recoloured).demos).context
         moved = (changed.double() - encoded[rows].double()).abs().flatten(1).amax(1) / size
         if bool((moved <= ROUNDING).any()):
             found.append(part)

@@ -16,7 +16,7 @@ from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.session import Investigation
-from etrm.training.faults import effective
+from etrm.training.faults import apply_faults
 from tests.investigation.planted import DIVERGED, planted
 
 GIVEN = [1.0, 1.1, 0.9]
@@ -142,7 +142,7 @@ def test_settings_are_compared_with_those_of_the_decoder(decoder: object) -> Non
 
 
 def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = h4.list_interventions(effective(investigation.subject))
+    few = h4.list_interventions(apply_faults(investigation.subject))
     monkeypatch.setattr(h4, "list_interventions", lambda used: (few[0][-2:], few[1]))
     monkeypatch.setattr(h4, "CURES", {})
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)

@@ -20,7 +20,7 @@ from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import Investigation
-from etrm.training.faults import effective
+from etrm.training.faults import apply_faults
 from tests.investigation.planted import planted
 
 GIVEN = [1.0, 1.1, 0.9]
@@ -61,9 +61,13 @@ def test_a_variational_encoder_has_the_rungs_of_its_own_weaknesses() -> None:
 def test_every_arm_is_a_valid_config(fault: str, kind: str) -> None:
     subject = used(f'faults=["{fault}"]', f"model.encoder.kind={kind}")
     reference = few_tasks(subject, 20)
-    treatments = (h7.CEILING, *h7.freeze_encoder(reference), *h7.list_stronger_encoders(effective(reference)))
+    treatments = (
+        h7.CEILING,
+        *h7.freeze_encoder(reference),
+        *h7.list_stronger_encoders(apply_faults(reference)),
+    )
     for job in Screen(reference, treatments, (0,)).jobs():
-        config = effective(job.config)
+        config = apply_faults(job.config)
         assert config.data.max_tasks == 10
         assert config.data.augmentations == 1
         assert (config.model.variant == "trm") == (job.arm.setting == "ceiling")
@@ -219,7 +223,7 @@ def test_a_trm_has_no_encoder_to_be_weak(investigation: Investigation) -> None:
 
 
 def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
-    rung = h7.list_stronger_encoders(effective(investigation.subject))[-1]
+    rung = h7.list_stronger_encoders(apply_faults(investigation.subject))[-1]
     monkeypatch.setattr(h7, "list_stronger_encoders", lambda used: [rung])
     monkeypatch.setattr(type(h7.HYPOTHESIS), "controls", ())
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)

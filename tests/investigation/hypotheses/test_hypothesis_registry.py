@@ -17,7 +17,7 @@ from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, Result
 from etrm.investigation.run import choose, investigate
 from etrm.investigation.runs.budget import SCREENING
-from etrm.investigation.runs.code_version import outside_digests
+from etrm.investigation.runs.outside_code import outside_digests
 from etrm.investigation.session import Investigation
 from etrm.training.faults import FAULTS
 from reports import read_and_render

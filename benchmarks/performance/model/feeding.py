@@ -1,0 +1,136 @@
+"""What processes that draw samples ahead (``data.workers``) gain: whole trainers with none, one and two of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
+from benchmarks.performance.timing import Contender, Work, compute_ratios, format_spread, take_turns
+from etrm.config import Changes, Config, load, with_settings
+from etrm.data import Episodes, Sample
+from etrm.training.slots import Draw
+from etrm.training.trainer import Trainer
+
+WORKERS = (0, 1, 2)
+WARM_STEPS, STEPS = 3, 12
+LOADS: dict[str, Changes] = {
+    "preset small": {},
+    "a small model, many new samples": {
+        "data": {
+            "max_side": 30,
+            "exclude": ("40853293",),  # the grids of evaluation task 070dd51e
+            "buckets": 8,
+        },
+        "model": {
+            "hidden_size": 16,
+            "layers": 1,
+            "encoder": {"layers": 1},
+            "H_cycles": 1,
+            "L_cycles": 1,
+            "halt": {"max_steps": 1},
+        },
+        "train": {"batch_size": 32},
+    },
+}
+"""By name, what is changed in preset ``small``. With one ACT step every row takes a new sample in every step."""
+
+
+@dataclass
+class Waiting:
+    """A loader, and how long the trainer waited for it: for a sample to be drawn, here or elsewhere.
+
+    Attributes:
+        draw: the loader.
+        seconds: waited so far.
+        samples: handed over so far.
+    """
+
+    draw: Draw
+    seconds: float = 0.0
+    samples: int = 0
+
+    def __call__(self, episodes: Episodes, bucket: int, index: int) -> Sample:
+        began = time.perf_counter()
+        sample = self.draw(episodes, bucket, index)
+        self.seconds += time.perf_counter() - began
+        self.samples += 1
+        return sample
+
+
+@dataclass
+class Fed:
+    """Trainers with so many workers, one after the other; a turn is :data:`STEPS` steps of a new one.
+
+    Attributes:
+        config: of the trainers.
+        waited: seconds of each turn.
+        samples: new ones of each turn.
+    """
+
+    config: Config
+    waited: list[float] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
+    _trainer: Trainer | None = None
+
+    def turn(self) -> Work:
+        """A trainer that has done :data:`WARM_STEPS` steps, so that its workers are at work."""
+        self.close()
+        trainer = self._trainer = Trainer(self.config)
+        for _ in range(WARM_STEPS):
+            trainer.train_step()
+        waiting = Waiting(trainer.prefetch or trainer.recipe.draw)
+        for slots in trainer.slots.values():
+            slots.draw = waiting
+
+        def work() -> None:
+            for _ in range(STEPS):
+                trainer.train_step()
+            self.waited.append(waiting.seconds)
+            self.samples.append(waiting.samples)
+
+        return work
+
+    def close(self) -> None:
+        """End the workers of the last turn."""
+        if self._trainer is not None and self._trainer.prefetch is not None:
+            self._trainer.prefetch.close()
+
+
+def make_config(changes: Changes, workers: int, device: str) -> Config:
+    """Preset ``small`` without a monitor, every sample augmented afresh, and what is changed in it."""
+    fresh = with_settings(load("small"), data={"augmentations": "fresh"}, monitor={"enabled": False})
+    changed = with_settings(fresh, **changes)
+    return with_settings(changed, data={"workers": workers}, train={"device": device})
+
+
+def measure_feeding(conditions: Conditions) -> BenchmarkSection:
+    """Rows per second, and the share of the time that the trainer waits for samples."""
+    rows: list[tuple[str, ...]] = []
+    for name, settings in LOADS.items():
+        arms = [Fed(make_config(settings, n, conditions.device.type)) for n in WORKERS]
+        contenders = [Contender(str(n), arm.turn, STEPS) for n, arm in zip(WORKERS, arms, strict=True)]
+        timings = take_turns(contenders, conditions.repetitions, conditions.device)
+        for workers, arm, timing in zip(WORKERS, arms, timings, strict=True):
+            arm.close()
+            turns = len(timing.seconds)  # behind the untimed first one
+            shares = [w / (s * STEPS) for w, s in zip(arm.waited[-turns:], timing.seconds, strict=True)]
+            batch = arm.config.train.batch_size
+            rows.append(
+                (
+                    name,
+                    str(workers),
+                    format_spread(batch / seconds for seconds in timing.seconds),
+                    format_spread(compute_ratios(timings[0].seconds, timing.seconds)),
+                    format_spread(100 * share for share in shares),
+                    f"{sum(arm.samples[-turns:]) / (turns * STEPS):.1f} of {batch}",
+                    f"{turns} x {STEPS}",
+                )
+            )
+    header = ("run", "workers", "rows per s", "x no workers", "waiting, %", "new samples per step", "turns")
+    setting = (
+        "Steps of a whole trainer with fresh augmentations, without the monitor, ARC-AGI-1 training tasks; workers "
+        "are started and have drawn ahead before the clock runs. Waiting is the share of the time between asking "
+        "for samples and having them: drawing them where there are no workers."
+    )
+    return BenchmarkSection((Table(header, tuple(rows)),), (setting,))
