@@ -31,7 +31,7 @@ from torch import nn
 
 import etrm_helper_of_a_user
 from etrm.model.encoders import StandardEncoder
-from etrm.training.faults.seam import built
+from etrm.training.faults.seam import change_model
 
 
 def change(model):
@@ -44,7 +44,7 @@ def decorated(model):
 
 
 def with_default(recipe, change=change):
-    return built(recipe, change)
+    return change_model(recipe, change)
 
 
 class MyEncoder(StandardEncoder):
