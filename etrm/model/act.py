@@ -85,7 +85,7 @@ class Carry:
         return cls.of({name: torch.cat([part[name] for part in tensors]) for name in tensors[0]})
 
     def begin(self, length: int, H_init: Tensor, L_init: Tensor) -> Carry:
-        """Fit the states to ``length`` tokens and start the halted rows anew.
+        """Fit the states to ``length`` tokens and reset the halted rows.
 
         Cutting loses nothing: a row that continues is never longer than its batch, and the positions after
         its own tokens are masked everywhere.

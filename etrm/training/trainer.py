@@ -93,7 +93,7 @@ class Trainer:
         self._slices = split(self.mine, train.accumulate)
         self.prefetch: Prefetch | None = None
         if self.config.data.workers:
-            depth = 2 * train.batch_size  # a step takes a batch at the most
+            depth = 2 * train.batch_size  # a step takes at most one batch
             self.prefetch = Prefetch(self.config, self.episodes, build_loader, depth)
         draw = self.prefetch or self.recipe.draw
         self.slots = {
