@@ -2,6 +2,7 @@
 
 from benchmarks.performance.evaluation import evaluation
 from benchmarks.performance.feeding import feeding
+from benchmarks.performance.formulas import formulas
 from benchmarks.performance.growth import growth
 from benchmarks.performance.layout import layout
 from benchmarks.performance.peers import peers
@@ -19,6 +20,7 @@ PARTS = (
     ),
     Benchmark("throughput", "Matrix throughput over the machine's peak", throughput, repetitions=3),
     Benchmark("feeding", "Processes that draw samples ahead", feeding),
+    Benchmark("formulas", "Formulas: all cells at once against a loop", formulas, repetitions=3),
     Benchmark("growth", "How time and memory grow", growth),
     Benchmark("watching", "What watching a training step costs", watching, repetitions=40),
     Benchmark("peers", "What watching costs with other packages", peers, repetitions=40),

@@ -6,7 +6,11 @@ from etrm.symbolic.evaluate import truth as truth
 from etrm.symbolic.formula import Formula as Formula
 from etrm.symbolic.formula import Rule as Rule
 from etrm.symbolic.grids import Grids as Grids
+from etrm.symbolic.library import Library as Library
 from etrm.symbolic.parser import parse as parse
 from etrm.symbolic.parser import parse_formula as parse_formula
 from etrm.symbolic.predicates import Predicates as Predicates
 from etrm.symbolic.semantics import Semantics as Semantics
+from etrm.symbolic.search import Explanation as Explanation
+from etrm.symbolic.search import answer as answer
+from etrm.symbolic.search import explain as explain

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from etrm.device import to_host
 from etrm.symbolic.formula import BLACK, COLOURS
 
 
@@ -76,8 +77,8 @@ class Grids:
         """The likeliest grids, each (rows, columns) of colours."""
         sizes = zip(self.heights.tolist(), self.widths.tolist(), strict=True)
         return [
-            grid[:height, :width].numpy(force=True).astype(np.uint8)
-            for grid, (height, width) in zip(self.hard, sizes, strict=True)
+            grid[:height, :width].numpy().astype(np.uint8)
+            for grid, (height, width) in zip(to_host(self.hard), sizes, strict=True)
         ]
 
     def select(self, index: int) -> Grids:
