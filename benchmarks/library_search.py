@@ -15,7 +15,7 @@ from etrm.config import SymbolicConfig
 from etrm.data import Task, TaskSet, load_tasks
 from etrm.symbolic.formula import Rule
 from etrm.symbolic.library import Library
-from etrm.symbolic.search import agreement, answer, find_recolouring
+from etrm.symbolic.search import apply_crisply, find_recolouring, measure_agreement
 
 SIDE = 10
 ROWS = (
@@ -47,30 +47,30 @@ class Judged:
 def judge(task: Task, rule: Rule) -> Judged:
     """Apply a rule to the demonstrations and queries of a task."""
     pairs = [(pair.input, pair.output) for pair in task.pairs if pair.output is not None]
-    made = answer(rule, [given for given, _ in pairs])
-    right = [agreement(grid, wanted) for grid, (_, wanted) in zip(made, pairs, strict=True)]
+    made = apply_crisply(rule, [given for given, _ in pairs])
+    right = [measure_agreement(grid, wanted) for grid, (_, wanted) in zip(made, pairs, strict=True)]
     demos, tests = right[: len(task.demos)], right[len(task.demos) :]
     return Judged(rule, sum(demos) / len(demos), bool(tests) and min(tests) == 1)
 
 
-def best(judged: Sequence[Judged]) -> Judged:
+def pick_best(judged: Sequence[Judged]) -> Judged:
     """The one that fits best, the first of equals."""
     return max(judged, key=lambda one: one.fit)
 
 
-def solved(task: Task, library: Library) -> dict[str, Rule]:
+def search_task(task: Task, library: Library) -> dict[str, Rule]:
     """The row of the table that each search solves the task in, with its rule."""
     judged = {name: [judge(task, rule) for rule in family.rules] for name, family in library.families.items()}
     demos = [(pair.input, pair.output) for pair in task.demos if pair.output is not None]
     recolouring = find_recolouring(demos, library.conditions)
     coloured = [] if recolouring is None else [judge(task, recolouring)]
     by_fit = {
-        ROWS[0]: [best(judged["original"])],
+        ROWS[0]: [pick_best(judged["original"])],
         ROWS[1]: judged["original"],
-        ROWS[2]: [best(judged["dihedral"])],
+        ROWS[2]: [pick_best(judged["dihedral"])],
         ROWS[3]: judged["dihedral"],
         ROWS[4]: coloured,
-        ROWS[6]: [best([*coloured, *judged["original"], *judged["dihedral"]])],
+        ROWS[6]: [pick_best([*coloured, *judged["original"], *judged["dihedral"]])],
     }
     by_fit[ROWS[5]] = [one for row in (0, 2, 4) for one in by_fit[ROWS[row]]]
     found = {}
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"{name}: {len(family.rules)} rules, {len(family.conditions)} conditions")
     for subset in ("training", "evaluation"):
         tasks: TaskSet = load_tasks("arc-agi-1", subset, SIDE, given.tasks)
-        found = {task.id: solved(task, library) for task in tasks}
+        found = {task.id: search_task(task, library) for task in tasks}
         console.print(f"\n{subset}: {len(tasks)} tasks within {SIDE}x{SIDE}", markup=False)
         for row in ROWS:
             count = sum(row in rules for rules in found.values())

@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.performance import document
 from benchmarks.performance.parts import PARTS
 from benchmarks.performance.section import Conditions
-from etrm.checkpoints.run_folder import environment
+from etrm.checkpoints.run_folder import describe_environment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,13 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, help="turns of everything; each part's own by default")
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--write", action="store_true", help="keep the results in docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="keep the results in docs/results/benchmarks.md")
     given = parser.parse_args(arguments)
     if given.threads is not None:
         torch.set_num_threads(given.threads)
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(found if given.device == "auto" else given.device)
-    record = environment()  # before the first result is written into the tree
+    record = describe_environment()  # before the first result is written into the tree
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         load = os.getloadavg()[0]
         section = part.run(Conditions(device, given.repetitions or part.repetitions))
-        conditions = document.machine(record, load)
+        conditions = document.describe_machine(record, load)
         document.show(console, part, section, conditions)
         if given.write:
             document.keep(part, section, device.type, conditions, names)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
-from benchmarks.performance.timing import Contender, Timing, Work, ratios, spread, take_turns
+from benchmarks.performance.timing import Contender, Timing, Work, compute_ratios, format_spread, take_turns
 from etrm.config import SymbolicConfig
 from etrm.device import to_device
 from etrm.symbolic import Grids, Predicates, Semantics, evaluate, loop, parse
@@ -23,7 +23,7 @@ RULES = {
 }
 
 
-def formulas(conditions: Conditions) -> BenchmarkSection:
+def compare_evaluators(conditions: Conditions) -> BenchmarkSection:
     """A row for each rule.
 
     Raises:
@@ -37,9 +37,13 @@ def formulas(conditions: Conditions) -> BenchmarkSection:
             contender(evaluate, text, BATCH, conditions.device),
         ]
         slow, fast = take_turns(contenders, conditions.repetitions, conditions.device)
-        times = ratios(slow.seconds, fast.seconds)
-        assert np.median(times) >= GOAL, f"{name}: {spread(times)} times as fast as the loop, goal {GOAL}"
-        rows.append((name, text, _milliseconds(slow), _milliseconds(fast), spread(times), str(len(times))))
+        times = compute_ratios(slow.seconds, fast.seconds)
+        assert np.median(times) >= GOAL, (
+            f"{name}: {format_spread(times)} times as fast as the loop, goal {GOAL}"
+        )
+        rows.append(
+            (name, text, _milliseconds(slow), _milliseconds(fast), format_spread(times), str(len(times)))
+        )
     header = ("rule", "text", "ms a grid, loop", "ms a grid, all cells", "times as fast", "turns")
     words = (
         f"Forward and backward on grids of {SIDE}x{SIDE} with learned predicates of width "
@@ -62,7 +66,7 @@ def contender(evaluator: ModuleType, text: str, count: int, device: torch.device
         predicates.zero_grad()
 
         def work() -> None:
-            painted = evaluator.apply(rule, grids, predicates, semantics)
+            painted = evaluator.apply_rule(rule, grids, predicates, semantics)
             painted.colours[..., 3].clamp(min=1e-6).log().sum().backward()
 
         return work
@@ -71,4 +75,4 @@ def contender(evaluator: ModuleType, text: str, count: int, device: torch.device
 
 
 def _milliseconds(timing: Timing) -> str:
-    return spread(1e3 * seconds for seconds in timing.seconds)
+    return format_spread(1e3 * seconds for seconds in timing.seconds)

@@ -20,9 +20,9 @@ from benchmarks.performance.timing import (
     Contender,
     Timing,
     Work,
-    columns,
-    ratios,
-    spread,
+    compute_ratios,
+    format_columns,
+    format_spread,
     take_turns,
 )
 from benchmarks.performance.workload import (
@@ -31,16 +31,16 @@ from benchmarks.performance.workload import (
     REGION,
     BatchLayout,
     LayoutRun,
-    configured,
     encode_padded,
     encode_ungrouped,
-    real_tasks,
+    load_real_tasks,
+    make_config,
 )
 from etrm.batch import Batch
 from etrm.config import Config, with_settings
 from etrm.data import Episodes, TaskSet, collate
 from etrm.model.act import explore, halts
-from etrm.model.lengths import by_length
+from etrm.model.lengths import group_by_length
 from etrm.model.recursive import encode_every_step
 from etrm.training import recipe
 from etrm.training.slots import Slots
@@ -63,18 +63,23 @@ LADDER = (
     Rung("+ pairs grouped by length: ours", BatchLayout(OURS), 8),
 )
 """From the published layout to ours, the last."""
+DESCRIBED = 64
+"""The width whose part describes what is timed; the others refer to it."""
 
 
-def layout(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions], BenchmarkSection]:
+def compare_layouts(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions], BenchmarkSection]:
     """The part for one width D."""
 
     def run(conditions: Conditions) -> BenchmarkSection:
-        config = configured(model={"hidden_size": width})
-        tasks = real_tasks()
+        config = make_config(model={"hidden_size": width})
+        tasks = load_real_tasks()
         timings, tokens = measure(config, tasks, conditions, ladder)
+        steps = table(timings, tokens, config.train.batch_size)
+        if width != DESCRIBED:
+            return BenchmarkSection((steps,), (verdict(timings), f"Otherwise as `layout`, with D {width}."))
         drawn = count_draws(with_settings(config, model={"halt": {"max_steps": 16}}), tasks)
         paragraphs = (verdict(timings), drawn.sentence(config.train.batch_size), setting(config, tasks))
-        return BenchmarkSection((table(timings, tokens, config.train.batch_size),), paragraphs)
+        return BenchmarkSection((steps,), paragraphs)
 
     return run
 
@@ -89,7 +94,7 @@ def measure(
     def contender(rung: Rung, arm: LayoutRun, counts: list[int]) -> Contender:
         def prepare() -> Work:
             batches = [arm.batches.next() for _ in range(rung.steps)]
-            counts.extend(computed_tokens(rung.layout, batch) for batch in batches)
+            counts.extend(count_computed_tokens(rung.layout, batch) for batch in batches)
 
             def work() -> None:
                 for batch in batches:
@@ -104,12 +109,12 @@ def measure(
     return timings, [float(np.mean(counts)) for counts in counted]
 
 
-def computed_tokens(layout: BatchLayout, batch: Batch) -> int:
+def count_computed_tokens(layout: BatchLayout, batch: Batch) -> int:
     """Tokens that one pass computes: the queries' and the pairs', padding included."""
     demos, queries = batch.demos, batch.inputs.numel()
     if demos.valid is None or layout.policy is not encode_every_step:
         return queries + demos.tokens.numel()
-    return queries + sum(len(rows) * length for rows, length in by_length(demos.valid.sum(1).tolist()))
+    return queries + sum(len(rows) * length for rows, length in group_by_length(demos.valid.sum(1).tolist()))
 
 
 @dataclass(frozen=True)
@@ -135,15 +140,10 @@ class Drawn:
 
     def sentence(self, batch_size: int) -> str:
         """Data efficiency in words."""
-        each = np.median(self.seconds) * 1e3
-        published, ours = (each * drawn / self.steps for drawn in (self.published, self.ours))
         return (
-            f"Rows drawn only when needed, a count: in {self.steps:,} steps of batch {batch_size} in which no row "
-            f"asks to halt, as at the start of training, the published loader draws {self.published:,} samples and "
-            f"rows begin with {self.ours:,} of them; ours draws those {self.ours:,} alone, {self.ratio:.3g} times "
-            f"fewer. Drawing and collating a sample of ours takes {spread([1e3 * s for s in self.seconds])} ms "
-            f"(n {len(self.seconds)}): {published:.2g} ms a step if every row were drawn, {ours:.2g} as it is. "
-            "That is outside the times of the table."
+            f"Not in the table: in {self.steps:,} steps of batch {batch_size} in which no row halts early, ours draws "
+            f"{self.ours:,} samples and the published loader {self.published:,} ({self.ratio:.3g} times as many). "
+            f"A sample of ours takes {format_spread([1e3 * s for s in self.seconds])} ms (n {len(self.seconds)})."
         )
 
 
@@ -177,7 +177,7 @@ def table(timings: Sequence[Timing], tokens: Sequence[float], batch_size: int) -
     """A row for each rung."""
     rows = tuple(
         (timing.name, *cells, f"{batch_size / np.median(timing.seconds):.3g}", f"{count:,.0f}")
-        for timing, cells, count in zip(timings, columns(timings), tokens, strict=True)
+        for timing, cells, count in zip(timings, format_columns(timings), tokens, strict=True)
     )
     return Table(("layout", *HEADER, "samples/s", "tokens a step"), rows)
 
@@ -186,9 +186,9 @@ def verdict(timings: Sequence[Timing]) -> str:
     """The ratio in one sentence."""
     first, ours = timings[0], timings[-1]
     return (
-        f"Ours trains {spread(ratios(first.seconds, ours.seconds))} times as many samples a second as the "
-        f"published layout (median [quartiles] of {len(first.seconds)} turns); in processor time "
-        f"{spread(ratios(first.cpu, ours.cpu))} times."
+        f"Ours trains {format_spread(compute_ratios(first.seconds, ours.seconds))} times as many samples a second "
+        f"as the published layout (median [quartiles] of {len(first.seconds)} turns); in processor time "
+        f"{format_spread(compute_ratios(first.cpu, ours.cpu))} times."
     )
 
 
@@ -196,12 +196,10 @@ def setting(config: Config, tasks: TaskSet) -> str:
     """What was timed, in one paragraph."""
     model, data = config.model, config.data
     return (
-        "A step is forward, loss, backward and AdamW; a sample is a row of it, and has up to 16 of them. "
+        "A step is forward, loss, backward and AdamW on new samples. "
         f"Variant {model.variant}, D {model.hidden_size}, {model.num_heads} heads, {model.layers} layers, "
         f"{model.H_cycles} H x {model.L_cycles} L cycles, P {model.context_tokens}, encoder "
         f"{model.encoder.layers} + {model.encoder.set_layers} layers, batch {config.train.batch_size}, float32, "
-        f"no compilation. Data: {len(tasks)} tasks of {data.source} {data.subset} (largest side "
-        f"{data.max_side}), for every layout the same, no shift. Every step takes new samples; the time of a "
-        "turn is the mean of its steps. Rows 1 and 2 compute the same function, and so do rows 3 to 5; between "
-        "rows 2 and 3 PAD stops being attended."
+        f"no compilation, {len(tasks)} tasks of {data.source} {data.subset} (largest side {data.max_side}). Rows 1 "
+        "and 2 compute the same function, and so do the others; between rows 2 and 3 PAD stops being attended."
     )

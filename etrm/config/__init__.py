@@ -1,8 +1,8 @@
-"""The one configuration tree: frozen, closed, typed, and cross-checked when it is built.
+"""The configuration: one frozen, typed tree that is checked when it is built.
 
-A config comes from a preset, a TOML file or a run, then from ``--set section.key=value`` overrides
-(``resolve``); code changes one by ``with_settings``. An unknown key names the nearest known one; a
-combination under which nothing sensible could happen is refused here, before any data is read.
+A config comes from a preset, a TOML file or a run, with ``--set section.key=value`` overrides (:func:`resolve`). Code
+changes a config with :func:`with_settings`. The error for an unknown key names the nearest known one. Impossible
+combinations are refused here, before any data is read.
 """
 
 from etrm.config.data import RULES as RULES
@@ -11,8 +11,8 @@ from etrm.config.data import Asked as Asked
 from etrm.config.data import DataConfig as DataConfig
 from etrm.config.data import is_rules as is_rules
 from etrm.config.describe import Setting as Setting
-from etrm.config.describe import sections as sections
-from etrm.config.describe import settings as settings
+from etrm.config.describe import list_sections as list_sections
+from etrm.config.describe import list_settings as list_settings
 from etrm.config.model import KNOBS as KNOBS
 from etrm.config.model import STATEFUL as STATEFUL
 from etrm.config.model import VARIATIONAL as VARIATIONAL
@@ -22,8 +22,8 @@ from etrm.config.model import HaltConfig as HaltConfig
 from etrm.config.model import ModelConfig as ModelConfig
 from etrm.config.resolve import Resolved as Resolved
 from etrm.config.resolve import Source as Source
+from etrm.config.resolve import list_presets as list_presets
 from etrm.config.resolve import load as load
-from etrm.config.resolve import presets as presets
 from etrm.config.resolve import resolve as resolve
 from etrm.config.resolve import resolve_run as resolve_run
 from etrm.config.symbolic import SymbolicConfig as SymbolicConfig
@@ -32,7 +32,7 @@ from etrm.config.tree import Changes as Changes
 from etrm.config.tree import Config as Config
 from etrm.config.tree import build as build
 from etrm.config.tree import check_request as check_request
-from etrm.config.tree import settings_of_texts as settings_of_texts
+from etrm.config.tree import parse_settings as parse_settings
 from etrm.config.tree import with_interventions as with_interventions
 from etrm.config.tree import with_overrides as with_overrides
 from etrm.config.tree import with_settings as with_settings

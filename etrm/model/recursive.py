@@ -57,7 +57,7 @@ ContextPolicy = Callable[["RecursiveModel", Carry, Batch], Given]
 """From model, carry and batch to the context, and what the loss and the next carry take of it."""
 
 
-def by_puzzle_id(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+def look_up_puzzle(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     """TRM: the row of the puzzle table."""
     assert model.puzzle_table is not None
     return Given(model.puzzle_table(batch.puzzle_ids))
@@ -94,7 +94,7 @@ def encode_at_reset(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
 
 
 POLICIES: dict[str, ContextPolicy] = {
-    "trm": by_puzzle_id,
+    "trm": look_up_puzzle,
     "etrm": encode_every_step,
     "etrm_cached": encode_at_reset,
     "etrm_fct": encode_every_step,

@@ -90,7 +90,7 @@ class Grids:
     @cached_property
     def components(self) -> Tensor:
         """(B, H, W) int64, equal in cells of one colour that a path of touching cells connects; -1 outside."""
-        return connected(self.hard, self.mask)
+        return label_components(self.hard, self.mask)
 
     @cached_property
     def component_sizes(self) -> Tensor:
@@ -128,7 +128,7 @@ class Grids:
         return painted.cumsum(2), painted.cumsum(1)
 
 
-def connected(colours: Tensor, mask: Tensor) -> Tensor:
+def label_components(colours: Tensor, mask: Tensor) -> Tensor:
     """Labels of the components of equal neighbours (left, right, above, below).
 
     Args:

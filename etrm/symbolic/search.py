@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from etrm.errors import ArgumentError
-from etrm.symbolic.evaluate import Evaluator, apply
+from etrm.symbolic.evaluate import Evaluator, apply_rule
 from etrm.symbolic.formula import Also, And, Formula, Rule, Where
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.library import Library, recolour
@@ -43,7 +43,7 @@ class Explanation:
     fit: float
 
 
-def explain(demos: Sequence[Demo], library: Library) -> list[Explanation]:
+def rank_rules(demos: Sequence[Demo], library: Library) -> list[Explanation]:
     """The rules of a library that fit best, best first; among equals in the order of the library, recolourings first.
 
     Args:
@@ -55,28 +55,30 @@ def explain(demos: Sequence[Demo], library: Library) -> list[Explanation]:
     """
     recolouring = find_recolouring(demos, library.conditions)
     found = [] if recolouring is None else [Explanation(recolouring, 1.0)]
-    found += [Explanation(rule, fit(rule, demos)) for rule in library.rules]
+    found += [Explanation(rule, measure_fit(rule, demos)) for rule in library.rules]
     return sorted(found, key=lambda explanation: -explanation.fit)
 
 
-def answer(rule: Rule, grids: Sequence[Array]) -> list[Array]:
+def apply_crisply(rule: Rule, grids: Sequence[Array]) -> list[Array]:
     """What a rule makes of each grid."""
-    painted: list[Array] = list(apply(rule, Grids.of(grids), _PREDICATES, CRISP).arrays())
+    painted: list[Array] = list(apply_rule(rule, Grids.of(grids), _PREDICATES, CRISP).arrays())
     return painted
 
 
-def fit(rule: Rule, demos: Sequence[Demo]) -> float:
+def measure_fit(rule: Rule, demos: Sequence[Demo]) -> float:
     """Mean over the demonstrations of the share of cells that a rule gets right.
 
     Raises:
         ArgumentError: there are no demonstrations.
     """
     _check(demos)
-    found = answer(rule, [given for given, _ in demos])
-    return float(np.mean([agreement(made, wanted) for made, (_, wanted) in zip(found, demos, strict=True)]))
+    found = apply_crisply(rule, [given for given, _ in demos])
+    return float(
+        np.mean([measure_agreement(made, wanted) for made, (_, wanted) in zip(found, demos, strict=True)])
+    )
 
 
-def agreement(made: Array, wanted: Array) -> float:
+def measure_agreement(made: Array, wanted: Array) -> float:
     """The share of cells that are right; 0 where the size is wrong."""
     return float((made == wanted).mean()) if made.shape == wanted.shape and made.size else 0.0
 

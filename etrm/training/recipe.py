@@ -21,10 +21,10 @@ from etrm.data import Episodes, Sample, TaskSet
 from etrm.evaluation import EvaluationReport
 from etrm.model.recursive import RecursiveModel
 from etrm.training import optim
-from etrm.training.freeze_schedule import Freeze, part_of
+from etrm.training.freeze_schedule import Freeze, find_part
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.slots import Slots
-from etrm.training.task_sets import training_tasks
+from etrm.training.task_sets import load_training_tasks
 
 
 def build_model(config: Config, episodes: Episodes) -> RecursiveModel:
@@ -44,7 +44,7 @@ def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
 
     Without a gradient the optimiser skips it, decay included.
     """
-    for parameter in part_of(model, part).parameters():
+    for parameter in find_part(model, part).parameters():
         parameter.requires_grad_(not frozen)
         parameter.grad = None
 
@@ -90,7 +90,7 @@ class Recipe:
     """
 
     configure: Callable[[Config], Config] = check_request
-    tasks: Callable[[Config], TaskSet] = training_tasks
+    tasks: Callable[[Config], TaskSet] = load_training_tasks
     build_model: Callable[[Config, Episodes], RecursiveModel] = build_model
     load_decoder: Callable[[RecursiveModel, Config], None] = load_decoder
     build_optimizers: Callable[..., list[Optimizer]] = optim.build_optimizers

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.library_search import ROWS, judge, main, solved
+from benchmarks.library_search import ROWS, judge, main, search_task
 from etrm.config import SymbolicConfig
 from etrm.data import Pair, Task
 from etrm.symbolic import parse
 from etrm.symbolic.library import Library
-from etrm.symbolic.search import explain
+from etrm.symbolic.search import rank_rules
 
 LIBRARY = Library.of(SymbolicConfig())
 
@@ -24,11 +24,12 @@ def task() -> Task:
 
 def test_a_task_is_solved_where_every_query_is_right() -> None:
     turn = parse("where true paint x.rotate_90")
-    found = solved(task(), LIBRARY)
+    found = search_task(task(), LIBRARY)
     assert set(found) == {ROWS[row] for row in (0, 1, 2, 3, 5, 6)}
     assert set(found.values()) == {turn}
     assert (
-        explain([(p.input, p.output) for p in task().demos if p.output is not None], LIBRARY)[0].rule == turn
+        rank_rules([(p.input, p.output) for p in task().demos if p.output is not None], LIBRARY)[0].rule
+        == turn
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from etrm.checkpoints.decoder_loading import (
     DecoderSource,
-    differing_settings,
+    find_differing_settings,
     load_decoder,
     read_source,
 )
@@ -86,7 +86,7 @@ def test_everything_that_is_missing_or_misshapen_is_listed_and_nothing_is_loaded
     before = {name: value.clone() for name, value in target.state_dict().items()}
     with raises_code(CheckpointError, "decoder.does-not-fit", "3 of 14", "somewhere.pt") as caught:
         load_decoder(target, source(tensors), config(), TrainConfig())
-    for part in ("lm_head.weight: missing", "H_init: missing", "q_head.bias: shape (3,), wanted (2,)"):
+    for part in ("lm_head.weight: missing", "H_init: missing", "q_head.bias: shape (3,), expected (2,)"):
         assert part in caught.value.got
     assert "somewhere.pt" in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
@@ -107,7 +107,7 @@ def test_a_setting_without_weights_that_differs_is_refused_unless_allowed_by_nam
     tensors = read_source(PUBLISHED, "ema").tensors
     found = source(tensors, **{**PUBLISHED_CONFIG, name: theirs})
     ours = getattr(config(), name)
-    assert differing_settings(found, config()) == {name: (theirs, ours)}
+    assert find_differing_settings(found, config()) == {name: (theirs, ours)}
     with raises_code(CheckpointError, "decoder.other-function", f"{name} {theirs}", ours) as caught:
         load_decoder(core(), found, config(), TrainConfig())
     assert f"model.{name}={theirs}" in caught.value.next_step
@@ -119,7 +119,7 @@ def test_a_setting_without_weights_that_differs_is_refused_unless_allowed_by_nam
 
 
 def test_a_file_that_says_nothing_of_its_settings_is_taken_as_it_is() -> None:
-    assert differing_settings(source({}), config()) == {}
+    assert find_differing_settings(source({}), config()) == {}
 
 
 # -- sources ------------------------------------------------------------------------------------------

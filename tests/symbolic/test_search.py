@@ -12,7 +12,7 @@ from etrm.config.symbolic import FAMILIES
 from etrm.errors import ArgumentError
 from etrm.symbolic.library import Library
 from etrm.symbolic.parser import parse
-from etrm.symbolic.search import agreement, answer, explain, find_recolouring, fit
+from etrm.symbolic.search import apply_crisply, find_recolouring, measure_agreement, measure_fit, rank_rules
 from tests.errors import raises_code
 
 LIBRARY = Library.of(SymbolicConfig(families=FAMILIES))
@@ -22,7 +22,7 @@ QUERY = GENERATOR.integers(0, 4, (6, 6))
 
 
 def demos(text: str) -> list[tuple[Any, Any]]:
-    return list(zip(INPUTS, answer(parse(text), INPUTS), strict=True))
+    return list(zip(INPUTS, apply_crisply(parse(text), INPUTS), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def demos(text: str) -> list[tuple[Any, Any]]:
 def test_a_hidden_recolouring_is_found(text: str) -> None:
     found = find_recolouring(demos(text), LIBRARY.conditions)
     assert found is not None
-    assert fit(found, demos(text)) == 1
-    assert answer(found, [QUERY])[0].tolist() == answer(parse(text), [QUERY])[0].tolist()
+    assert measure_fit(found, demos(text)) == 1
+    assert apply_crisply(found, [QUERY])[0].tolist() == apply_crisply(parse(text), [QUERY])[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -55,20 +55,20 @@ def test_a_hidden_recolouring_is_found(text: str) -> None:
 )
 def test_a_hidden_map_is_found(text: str) -> None:
     small = Library.of(SymbolicConfig(families=("dihedral",)))
-    best = explain(demos(text), small)[0]
+    best = rank_rules(demos(text), small)[0]
     assert best.fit == 1
-    assert answer(best.rule, [QUERY])[0].tolist() == answer(parse(text), [QUERY])[0].tolist()
+    assert apply_crisply(best.rule, [QUERY])[0].tolist() == apply_crisply(parse(text), [QUERY])[0].tolist()
 
 
 def test_what_no_rule_explains_has_no_recolouring_and_a_fit_below_one() -> None:
     noise = [(grid, GENERATOR.integers(0, 4, grid.shape)) for grid in INPUTS]
     assert find_recolouring(noise, LIBRARY.conditions) is None
-    assert explain(noise, Library.of(SymbolicConfig(families=("original",))))[0].fit < 1
+    assert rank_rules(noise, Library.of(SymbolicConfig(families=("original",))))[0].fit < 1
 
 
 def test_fits_fall_and_equal_ones_keep_the_order_of_the_library() -> None:
     small = Library.of(SymbolicConfig(families=("original",)))
-    found = explain(demos("where colour(x, 1) paint 5"), small)
+    found = rank_rules(demos("where colour(x, 1) paint 5"), small)
     assert [one.fit for one in found] == sorted((one.fit for one in found), reverse=True)
     places = [small.rules.index(one.rule) for one in found[1:] if one.fit == found[-1].fit]
     assert places == sorted(places)
@@ -80,19 +80,19 @@ def test_a_single_condition_goes_before_two_together() -> None:
 
 
 def test_agreement_counts_cells_and_refuses_another_size() -> None:
-    assert agreement(np.array([[1, 2]]), np.array([[1, 3]])) == 0.5
-    assert agreement(np.array([[1, 2]]), np.array([[1], [2]])) == 0
-    assert agreement(np.zeros((0, 0)), np.zeros((0, 0))) == 0
+    assert measure_agreement(np.array([[1, 2]]), np.array([[1, 3]])) == 0.5
+    assert measure_agreement(np.array([[1, 2]]), np.array([[1], [2]])) == 0
+    assert measure_agreement(np.zeros((0, 0)), np.zeros((0, 0))) == 0
 
 
 def test_nothing_can_be_found_without_demonstrations() -> None:
     with raises_code(ArgumentError, "search.no-demonstrations"):
         find_recolouring([], LIBRARY.conditions)
     with raises_code(ArgumentError, "search.no-demonstrations"):
-        fit(parse("where true paint 1"), [])
+        measure_fit(parse("where true paint 1"), [])
 
 
 def test_a_copy_is_no_recolouring() -> None:
     assert find_recolouring([(INPUTS[0], INPUTS[0])], LIBRARY.conditions) is None
-    best = explain([(INPUTS[0], INPUTS[0])], Library.of(SymbolicConfig(families=("dihedral",))))[0]
+    best = rank_rules([(INPUTS[0], INPUTS[0])], Library.of(SymbolicConfig(families=("dihedral",))))[0]
     assert str(best.rule) == "where true paint x.identity"

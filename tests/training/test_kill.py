@@ -36,7 +36,7 @@ CHECKPOINT_FILES = {"model.safetensors", "ema.safetensors", "state.safetensors",
 def place_of_death(folder: Path, steps_before: int, keep: int) -> str:
     """Where a process was when it was killed, from what it left."""
     found = folder / "checkpoints"
-    saved = checkpoints.saved(found)
+    saved = checkpoints.list_saved(found)
     if not saved:
         return "before the first checkpoint was whole"
     if list(found.glob(".step_*.tmp")):
@@ -165,5 +165,5 @@ def test_many_kills_of_one_run_leave_the_same_bytes(
     places = killed_run(tmp_path / "killed", settings_of_smoke(*settings), kills, steps, random.Random(seed))
     lost = steps_ever_done(tmp_path / "killed") - steps
     with capsys.disabled():
-        print(f"\n{kills} kills, seed {seed}, {steps} steps, {lost} done again: {json.dumps(places)}")  # noqa: T201 (the counts of docs/reliability.md)
+        print(f"\n{kills} kills, seed {seed}, {steps} steps, {lost} done again: {json.dumps(places)}")  # noqa: T201 (the counts of docs/results/README.md)
     assert_same_run(run_bytes(tmp_path / "whole"), run_bytes(tmp_path / "killed"))

@@ -21,7 +21,7 @@ import diagnostics
 import etrm
 from etrm.config import Config
 from etrm.model.encoders import ENCODERS
-from etrm.training.faults import find, recipe_for
+from etrm.training.faults import build_recipe, find
 
 _OURS = tuple(Path(file).resolve().parent for file in (etrm.__file__, diagnostics.__file__))
 _INSTALLED = tuple(
@@ -35,7 +35,7 @@ def seams(config: Config) -> list[object]:
     Raises:
         ConfigError: a fault is not known.
     """
-    recipe = recipe_for(config)
+    recipe = build_recipe(config)
     return [
         *(find(name).apply for name in config.faults),
         *(getattr(recipe, field.name) for field in fields(recipe)),

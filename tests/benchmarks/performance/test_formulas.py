@@ -15,11 +15,11 @@ def test_a_rule_that_is_not_fast_enough_fails_the_bench(monkeypatch: pytest.Monk
     monkeypatch.setattr(bench, "loop", evaluate)
     monkeypatch.setattr(bench, "SIDE", 2)
     with pytest.raises(AssertionError, match="no quantifier"):
-        bench.formulas(Conditions(CPU, 1))
+        bench.compare_evaluators(Conditions(CPU, 1))
 
 
 def test_a_row_for_each_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SIDE", 2)
     monkeypatch.setattr(bench, "GOAL", 0)
-    (table,) = bench.formulas(Conditions(CPU, 1)).tables
+    (table,) = bench.compare_evaluators(Conditions(CPU, 1)).tables
     assert [row[1] for row in table.rows] == list(bench.RULES.values())
