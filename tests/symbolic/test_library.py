@@ -10,6 +10,7 @@ from etrm.config.symbolic import FAMILIES, Family
 from etrm.symbolic.formula import TRUE, Where, free_variables
 from etrm.symbolic.library import ORIGINAL, Library, recolour
 from etrm.symbolic.parser import parse, parse_formula
+from etrm.symbolic.search import apply_crisply
 
 EVERY = Library.of(SymbolicConfig(families=FAMILIES))
 
