@@ -20,7 +20,7 @@ ENCODERS: dict[EncoderKind, type[Encoder]] = {
 
 
 def build_encoder(config: ModelConfig, side: int) -> Encoder:
-    """The encoder of a model section, for a canvas of that side."""
+    """Build the encoder of a model section for a canvas with the given side."""
     return ENCODERS[config.encoder.kind](config, side)
 
 
