@@ -43,7 +43,11 @@ def page() -> str:
 
 def _line(setting: Setting) -> str:
     default = code(f"{setting.name}={to_toml(setting.default)}")
-    return f"- {default} ({escape(setting.values)}): {escape(setting.description)}"
+    return f"- {default} ({_values(setting)}): {escape(setting.description)}"
+
+
+def _values(setting: Setting) -> str:
+    return escape(setting.values.replace(">= ", "≥").replace("<= ", "≤"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

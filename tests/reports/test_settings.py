@@ -33,7 +33,12 @@ def test_the_page_is_up_to_date(tmp_path: Path) -> None:
 def test_the_page_has_a_line_for_every_setting() -> None:
     lines = re.findall(r"^- `+ ?([\w.]+)=(.*?) ?`+ \((.*?)\): (.*)$", page(), flags=re.MULTILINE)
     assert lines == [
-        (name, to_toml(setting.default), escape(setting.values), escape(setting.description))
+        (
+            name,
+            to_toml(setting.default),
+            escape(setting.values.replace(">= ", "≥").replace("<= ", "≤")),
+            escape(setting.description),
+        )
         for name, setting in list_settings().items()
     ]
 
