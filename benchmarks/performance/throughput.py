@@ -84,12 +84,13 @@ def measure_throughput(conditions: Conditions) -> BenchmarkSection:
     seconds, wall = profile_steps(arms[PROFILED], batches[PROFILED], device)
     shares = _shares(seconds, wall, counted[PROFILED])
     largest = max(shares.rows, key=lambda row: float(row[1]))
+    reached = ", ".join(f"{row[4]} % at {row[0]}" for row in rows)
     words = (
-        f"A step reaches {', '.join(f'{row[4]} % at {row[0]}' for row in rows)} of the peak, which is the best of square "
-        f"float32 products in the same turns: {format_spread(peaks / 1e9)} GFLOP/s. Operations are those of products and "
-        "attention, forward and backward, counted by torch.utils.flop_counter.",
-        f"At D {PROFILED} {largest[1]} % of the time is {largest[0]} (torch.profiler over {len(batches[PROFILED])} steps, "
-        "once, self time on the main thread).",
+        f"A step reaches {reached} of the peak, which is the best of square float32 products in the same turns: "
+        f"{format_spread(peaks / 1e9)} GFLOP/s. Operations are those of products and attention, forward and backward, "
+        "counted by torch.utils.flop_counter.",
+        f"At D {PROFILED} {largest[1]} % of the time is {largest[0]} (torch.profiler over {len(batches[PROFILED])} "
+        "steps, once, self time on the main thread).",
     )
     return BenchmarkSection((table, shares), words)
 
