@@ -2,6 +2,7 @@
 
 from benchmarks.performance.model.evaluation import measure_evaluation
 from benchmarks.performance.model.feeding import measure_feeding
+from benchmarks.performance.model.formulas import compare_evaluators
 from benchmarks.performance.model.growth import measure_growth
 from benchmarks.performance.model.layout import compare_layouts
 from benchmarks.performance.model.published import compare_published
@@ -37,6 +38,7 @@ PARTS = (
         in_full=False,
     ),
     Benchmark("feeding", "Processes that draw samples ahead", measure_feeding),
+    Benchmark("formulas", "Formulas: all cells at once against a loop", compare_evaluators, repetitions=3),
     Benchmark("growth", "How time and memory grow", measure_growth, in_full=False),
     Benchmark("watching", "What watching a training step costs", measure_watching, repetitions=40),
     Benchmark("peers", "What watching costs with other packages", compare_peers, repetitions=40),
