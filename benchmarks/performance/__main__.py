@@ -16,7 +16,7 @@ from etrm.checkpoints.run_folder import describe_environment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the parts that were asked for."""
+    """Measure the chosen parts."""
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.performance", description="How fast, and why."

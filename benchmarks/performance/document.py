@@ -67,7 +67,7 @@ def keep(
     order: Sequence[str],
     docs: Path = DOCS,
 ) -> None:
-    """Put a section in the place of its predecessor, and render the document anew, parts in their order."""
+    """Replace a section and render the document again, with the parts in their order."""
     path = docs / "benchmarks.json"
     record: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     entry = asdict(section) | {"question": part.question, "conditions": conditions, "in_full": part.in_full}
