@@ -48,9 +48,11 @@ class Benchmark:
         question: the heading of its section.
         run: the function that measures.
         repetitions: the number of repetitions, unless ``--repetitions`` is given.
+        in_full: whether the document has the tables; ``--kept`` prints those of every part.
     """
 
     name: str
     question: str
     run: Callable[[Conditions], BenchmarkSection]
     repetitions: int = 5
+    in_full: bool = True
