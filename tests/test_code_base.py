@@ -10,14 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("etrm", "diagnostics", "reports", "benchmarks")
 SAME_NAMES = {
-    "DiagnosticsCallback",  # of two frameworks; a user imports the one of theirs
     "Absent",
-    "ContextUse",
     "Evidence",
     "Experiment",
     "Facts",
     "Outcome",
-    "Provenance",
     "Run",
 }
 """Names of classes that two modules share, with the reason."""
