@@ -6,6 +6,7 @@ EtrmError                    exit code 2: message, what to do next, and the code
 │   └── LeakageError         a task stands on both sides of a split
 ├── CheckpointError          a checkpoint is missing, of other code, altered or does not fit
 ├── RunFolderError           a run folder is missing, in use or of another run
+├── ExtensionError           code that a user adds from outside is missing, fails, may not run or is something else
 ├── InstallationError        a package of another distribution is found in place of one of ours
 ├── WriteError               a file cannot be written (a full disk, a folder without permission)
 ├── ProcessError             another process of the same run has ended, or cannot be met
@@ -84,6 +85,10 @@ class RunFolderError(EtrmError):
 
 class FolderInUseError(RunFolderError):
     """Another process works in the folder."""
+
+
+class ExtensionError(EtrmError):
+    """Code that a user adds from outside is missing, fails, may not run, or is something else than was expected."""
 
 
 class InstallationError(EtrmError, ImportError):

@@ -78,7 +78,7 @@ def our_name(name: str) -> str:
     return _LPN_PUBLISHED.sub(r"\1self_attn.\2", name)
 
 
-def published_name(name: str, kind: EncoderKind) -> str:
+def published_name(name: str, kind: str) -> str:
     """The inverse of :func:`our_name` for a tensor of a model with that kind of encoder."""
     if kind in _LPN:
         name = _LPN_OURS.sub(r"\1", name)
@@ -119,7 +119,7 @@ def published_settings(model: ModelConfig) -> dict[str, Any]:
     return values | _kind_settings(encoder.kind)
 
 
-def _kind_settings(kind: EncoderKind) -> dict[str, Any]:
+def _kind_settings(kind: str) -> dict[str, Any]:
     if kind not in STATEFUL:
         return {"encoder_type": kind}
     return {"recurrent_encoder_type": _CARRIED[kind]} | (_TRM_STYLE if kind == "trm_style" else {})

@@ -5,6 +5,7 @@ A config comes from a preset, a TOML file or a run, then from ``--set section.ke
 combination under which nothing sensible could happen is refused here, before any data is read.
 """
 
+from etrm.config.code_names import named_code as named_code
 from etrm.config.data import RULES as RULES
 from etrm.config.data import SIDE as SIDE
 from etrm.config.data import Asked as Asked
@@ -13,6 +14,7 @@ from etrm.config.data import is_rules as is_rules
 from etrm.config.describe import Setting as Setting
 from etrm.config.describe import sections as sections
 from etrm.config.describe import settings as settings
+from etrm.config.model import KINDS as KINDS
 from etrm.config.model import KNOBS as KNOBS
 from etrm.config.model import STATEFUL as STATEFUL
 from etrm.config.model import VARIATIONAL as VARIATIONAL
@@ -20,6 +22,7 @@ from etrm.config.model import EncoderConfig as EncoderConfig
 from etrm.config.model import EncoderKind as EncoderKind
 from etrm.config.model import HaltConfig as HaltConfig
 from etrm.config.model import ModelConfig as ModelConfig
+from etrm.config.model import Variant as Variant
 from etrm.config.resolve import Resolved as Resolved
 from etrm.config.resolve import Source as Source
 from etrm.config.resolve import load as load

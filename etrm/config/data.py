@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from etrm.config.code_names import Named
 from etrm.config.section import Section, refused
 
 SIDE = 30
@@ -27,9 +28,10 @@ Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
 class DataConfig(Section):
     """Which tasks, how they are laid out as tokens, and how they are augmented."""
 
-    source: str = Field(
+    source: Annotated[str, Named("data_sources")] = Field(
         "arc-agi-1",
-        description="source of the tasks: arc-agi-1, arc-agi-2, rules, a folder, or a Kaggle challenges file",
+        description="source of the tasks: arc-agi-1, arc-agi-2, rules, a folder, a Kaggle challenges file, or code "
+        "such as my_code.py:my_tasks",
     )
     subset: Literal["training", "evaluation"] = Field(
         "training", description="subset of the source to train on; a source of one set ignores it"

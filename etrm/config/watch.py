@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from etrm.config.code_names import Named
 from etrm.config.section import Section
 
 
@@ -23,7 +24,9 @@ class MonitorConfig(Section):
 class EvaluateConfig(Section):
     """Pass@k over tasks that were never trained on."""
 
-    source: str = Field("arc-agi-1", description="source of the evaluation tasks, as data.source")
+    source: Annotated[str, Named("data_sources")] = Field(
+        "arc-agi-1", description="source of the evaluation tasks, as data.source"
+    )
     subset: Literal["training", "evaluation"] = Field(
         "evaluation", description="subset of the source to evaluate on"
     )

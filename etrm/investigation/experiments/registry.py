@@ -12,6 +12,7 @@ from pathlib import Path
 
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError
+from etrm.extensions import Seam, parse, registered
 from etrm.investigation.protocol import seeded
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
@@ -152,12 +153,24 @@ QUESTIONS = (
 )
 
 
+SEAM: Seam[Experiment] = Seam(
+    "experiments",
+    "experiment",
+    "etrm.investigation.experiments.registry.Experiment(name, suite, what, settings), settings a function from Config "
+    "to settings",
+    lambda found: isinstance(found, Experiment) and callable(found.settings),
+)
+
+
 def find(name: str) -> Experiment:
-    """The experiment of that name.
+    """The experiment of that name: one of ours, or code from outside.
 
     Raises:
         ConfigError: there is none.
+        ExtensionError: its code cannot be loaded, or is no experiment.
     """
+    if name not in EXPERIMENTS and (parse(name) is not None or name in registered(SEAM.kind)):
+        return SEAM.load(name)
     if name not in EXPERIMENTS:
         raise ConfigError(
             "experiment.unknown",

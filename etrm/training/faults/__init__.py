@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError
+from etrm.extensions import Seam, describe, in_users_code, parse, registered
 from etrm.training.faults import data, decoder, dynamics, encoder, evaluator, interface
 from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
@@ -22,6 +23,12 @@ FAULTS = {
     for group in (encoder, decoder, interface, dynamics, data, evaluator)
     for fault in group.FAULTS
 }
+SEAM: Seam[Fault] = Seam(
+    "faults",
+    "fault",
+    "etrm.training.faults.Fault(name, what, root_cause, seen, apply), apply a function from Recipe to Recipe",
+    lambda found: isinstance(found, Fault) and callable(found.apply),
+)
 
 
 def recipe_for(config: Config) -> Recipe:
@@ -29,14 +36,26 @@ def recipe_for(config: Config) -> Recipe:
 
     Raises:
         ConfigError: a fault that is not known.
+        ExtensionError: a fault from outside cannot be loaded, raises, or returns no recipe.
     """
     recipe = Recipe()
     for name in config.faults:
-        recipe = find(name).apply(recipe)
+        recipe = _applied(name, recipe)
     if not config.interventions:
         return recipe
     configure = recipe.configure
     return replace(recipe, configure=lambda given: with_overrides(configure(given), given.interventions))
+
+
+def _applied(name: str, recipe: Recipe) -> Recipe:
+    fault = find(name)
+    if name in FAULTS:
+        return fault.apply(recipe)
+    with in_users_code(name):
+        changed: object = fault.apply(recipe)
+    if not isinstance(changed, Recipe):
+        raise SEAM.wrong(name, f"apply returns {describe(changed)}", "apply returns a Recipe")
+    return changed
 
 
 def effective(config: Config) -> Config:
@@ -49,17 +68,20 @@ def effective(config: Config) -> Config:
 
 
 def find(name: str) -> Fault:
-    """The fault of that name.
+    """The fault of that name: one of ours, or code from outside.
 
     Raises:
         ConfigError: there is none; names the nearest.
+        ExtensionError: its code cannot be loaded, or is no fault.
     """
+    if name not in FAULTS and (parse(name) is not None or name in registered(SEAM.kind)):
+        return SEAM.load(name)
     if name not in FAULTS:
         close = difflib.get_close_matches(name, FAULTS, n=1, cutoff=0.4)
         raise ConfigError(
             "fault.unknown",
             f"unknown fault {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-            allowed=", ".join(FAULTS),
+            allowed=", ".join((*FAULTS, *registered(SEAM.kind), "or code such as my_code.py:MY_FAULT")),
             next_step="etrm faults",
         )
     return FAULTS[name]
