@@ -62,6 +62,7 @@ def _usage_error(error: Exception) -> int | None:
 
 
 if __name__ == "__main__":
-    from etrm.__main__ import main as checked_main
+    from etrm.installation import exit_unless_installed
 
-    checked_main()
+    exit_unless_installed()
+    main()

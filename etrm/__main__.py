@@ -1,19 +1,13 @@
 """The command `etrm`, also as `python -m etrm` for torchrun."""
 
-import sys
 from typing import NoReturn
 
-from etrm.errors import InstallationError
-from etrm.installation import check_installation
+from etrm.installation import exit_unless_installed
 
 
 def main() -> NoReturn:
     """Check the installation, then run the command line, which must not be imported before."""
-    try:
-        check_installation()
-    except InstallationError as error:
-        sys.stderr.write(f"error: {error}\n")  # the console of `reports` may be the foreign one
-        sys.exit(2)
+    exit_unless_installed()
     from cli import main as run
 
     run()

@@ -45,6 +45,15 @@ def check_installation() -> None:
         )
 
 
+def exit_unless_installed() -> None:
+    """Print what :func:`check_installation` refuses, and end the process with exit code 2."""
+    try:
+        check_installation()
+    except InstallationError as error:
+        sys.stderr.write(f"error: {error}\n")  # the console of `reports` may be the foreign one
+        sys.exit(2)
+
+
 def check_origin(name: str) -> None:
     """Check that a top-level name is imported from the folder that `etrm` is in.
 

@@ -19,7 +19,7 @@ from markdown_it.token import Token
 
 from etrm.investigation.result import Verdict
 from reports.markdown import FOLD_END, FOLD_START
-from reports.pages.names import unique
+from reports.names import unique
 
 ASSETS = Path(__file__).parent / "assets"
 CLASSES = {verdict.value: f"verdict {verdict.name.lower().replace('_', '-')}" for verdict in Verdict}

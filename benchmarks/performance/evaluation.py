@@ -27,6 +27,7 @@ from etrm.config import Config
 from etrm.data import collate, evaluation_samples
 from etrm.device import to_device
 from etrm.model.recursive import RecursiveModel
+from etrm.model.solve import solve
 from etrm.training.tasks import held_out_tasks
 
 SAMPLES, BATCH = 12, 6
@@ -75,7 +76,7 @@ def encode_again(model: RecursiveModel, batch: Batch) -> None:
 
 def solve_all(model: RecursiveModel, batch: Batch) -> None:
     """Ours."""
-    model.solve(batch)
+    solve(model, batch)
 
 
 class EncoderClock:
@@ -140,7 +141,7 @@ def _all(solve: Solve, model: RecursiveModel, batches: Sequence[Batch]) -> None:
 
 def solve_early(model: RecursiveModel, batch: Batch) -> None:
     """Rows leave when their halting logit is positive."""
-    model.solve(batch, early=True)
+    solve(model, batch, early=True)
 
 
 @torch.no_grad()
@@ -164,7 +165,7 @@ def let_halt(model: RecursiveModel, batches: Sequence[Batch], share: float) -> f
         ordered[-1] - 1.0,
     ]
     head.bias.fill_(-bars[leaving] if leaving else -1e9)
-    steps = [model.solve(batch, early=True).steps for batch in batches]
+    steps = [solve(model, batch, early=True).steps for batch in batches]
     return float(torch.cat([taken for taken in steps if taken is not None]).float().mean())
 
 

@@ -7,9 +7,9 @@ Names follow the checkpoints of SamsungSAILMontreal/TinyRecursiveModels and bdsa
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
-from etrm.config import KNOBS, STATEFUL, EncoderKind, ModelConfig
+from etrm.config import KINDS, KNOBS, STATEFUL, EncoderKind, ModelConfig, Variant
 from etrm.errors import CheckpointError
 from etrm.model.core import VOCABULARY
 from etrm.model.encoders.carried import H_CYCLES, L_CYCLES, LAYERS
@@ -96,6 +96,8 @@ def published_settings(model: ModelConfig) -> dict[str, Any]:
     """
     encoder = model.encoder
     impossible = {
+        "model.variant": model.variant not in get_args(Variant),
+        "model.encoder.kind": model.variant != "trm" and encoder.kind not in KINDS,
         "model.qk_norm": model.qk_norm,
         "model.encoder.qk_norm": model.variant != "trm" and encoder.qk_norm,
         "model.mlp_t_norm": model.mlp_t and model.mlp_t_norm == "channels",
@@ -109,7 +111,7 @@ def published_settings(model: ModelConfig) -> dict[str, Any]:
             "export.other-function",
             "the published code would compute something else with these weights",
             got=", ".join(refused),
-            allowed="models without qk_norm, without layer_scale in a carried encoder, and with "
+            allowed="variants and encoders of this package, without qk_norm, without layer_scale in a carried encoder, and with "
             "model.mlp_t_norm = 'tokens' where mlp_t is on",
         )
     tree = model.model_dump(mode="json")

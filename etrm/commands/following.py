@@ -56,14 +56,15 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder to write overlaid curves to, as PNG.")] = None,
 ) -> None:
     """Put runs side by side: settings that differ, numbers, speed, and whether they may be compared."""
-    from reports.runs.compare import as_tables, draw
+    from reports.plots.run_plot import plot_comparison
+    from reports.runs.compare import as_tables
     from reports.runs.compare import compare as read
     from reports.terminal.console import open_console
 
     found = read(runs)
     console = open_console(pipe_width=180)
     console.print(as_tables(found))
-    for file in draw(found, out) if out else ():
+    for file in plot_comparison(found, out) if out else ():
         console.print(f"figure: {file}", highlight=False, soft_wrap=True)
 
 
@@ -81,7 +82,7 @@ def predictions(
     What is asked stands in the run's evaluate section; change it with --set evaluate.subset=..., .source,
     .max_tasks, .weights, .augmentations.
     """
-    from reports.runs.prediction_drawing import as_png, caption, in_terminal
+    from reports.plots.prediction_drawing import as_png, caption, in_terminal
     from reports.runs.predictions import predictions as answers_of
     from reports.terminal.console import open_console
     from reports.write import write_file

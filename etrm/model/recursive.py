@@ -15,7 +15,6 @@ from etrm.model.act import Carry, EncoderState, explore, halts
 from etrm.model.core import Core
 from etrm.model.encoders import Encoded, Encoder, build_encoder
 from etrm.model.puzzle import PuzzleTable
-from etrm.model.solve import solve
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class StepOutput:
         q_halt: (B,) float32 halting logits.
         context: (B, P, D) that the core was given.
         kl: (B,) divergence of a variational encoder, else None.
-        steps: (B,) int64 ACT steps that each row took, of an answer (:meth:`RecursiveModel.solve`).
+        steps: (B,) int64 ACT steps that each row took, of an answer (:func:`etrm.model.solve.solve`).
     """
 
     logits: Tensor
@@ -188,7 +187,3 @@ class RecursiveModel(nn.Module):
             halted = steps >= self.config.halt.max_steps
         carry = Carry(z_H=z_H.detach(), z_L=z_L.detach(), steps=steps, halted=halted)
         return carry, StepOutput(logits, q_halt, context)
-
-    def solve(self, batch: Batch, *, early: bool = False) -> StepOutput:
-        """All ACT steps, or with ``early`` as many as each row asks for: :func:`etrm.model.solve.solve`."""
-        return solve(self, batch, early=early)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +15,7 @@ from torch.nn.functional import pad
 
 from etrm.batch import Batch
 from etrm.model.act import Carry, EncoderState
-
-if TYPE_CHECKING:
-    from etrm.model.recursive import RecursiveModel, StepOutput
+from etrm.model.recursive import RecursiveModel, StepOutput
 
 T = TypeVar("T")
 

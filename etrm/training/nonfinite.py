@@ -20,11 +20,11 @@ import copy
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -37,11 +37,8 @@ from etrm.checkpoints import format as checkpoints
 from etrm.data import Sample, collate
 from etrm.device import to_host
 from etrm.errors import EtrmError, NonFiniteError
-from etrm.training import train_state as state
 from etrm.training.execution.compiling import uncompiled
-
-if TYPE_CHECKING:
-    from etrm.training.trainer import Trainer
+from etrm.training.train_state import Moment, TrainState
 
 FOLDER = "nonfinite"
 
@@ -141,37 +138,43 @@ def _bad_weights(model: nn.Module) -> list[str]:
 
 
 @contextmanager
-def explained(trainer: Trainer) -> Iterator[None]:
+def explained(state: TrainState, step: Callable[[], object]) -> Iterator[None]:
     """Around one step of a run: one that is not finite is replayed and kept, and its error says where.
+
+    Args:
+        state: the state of the run.
+        step: a function that does the next step of the run.
 
     Raises:
         NonFiniteError: the step's own, with the module that came first and the folder that holds the batch.
     """
-    before = state.moment(trainer)
+    before = state.moment()
     try:
         yield
     except NonFiniteError as error:
-        raise _explain(trainer, before, error) from error
+        raise _explain(state, step, before, error) from error
 
 
-def _explain(trainer: Trainer, before: state.Moment, error: NonFiniteError) -> NonFiniteError:
-    world, carry = trainer.world, trainer.carries[trainer.bucket]
-    samples = [sample for part in world.gather(trainer.slots[trainer.bucket].samples) for sample in part]
+def _explain(
+    state: TrainState, step: Callable[[], object], before: Moment, error: NonFiniteError
+) -> NonFiniteError:
+    world, carry = state.world, state.carries[state.bucket]
+    samples = [sample for part in world.gather(state.slots[state.bucket].samples) for sample in part]
     begun = world.gather_rows(carry.steps.masked_fill(carry.halted, 0)).tolist()
     replay, kept = None, None
     if not isinstance(error, _LostStateError):
-        state.rewind(trainer, before)
-        kept = copy.deepcopy(state.capture(trainer))
-        replay = _replay(trainer)
-    folder = trainer.folder
+        state.rewind(before)
+        kept = copy.deepcopy(state.capture())
+        replay = _replay(state, step)
+    folder = state.folder
     newest = checkpoints.saved(folder.checkpoints)[-1:] if folder else []
     report = Report(
-        step=trainer.step + 1,
+        step=state.step + 1,
         code=error.code,
         what=error.what,
         got=error.got,
         replay=replay,
-        weights=_bad_weights(trainer.model),
+        weights=_bad_weights(state.model),
         state_before=None if kept is None else checkpoints.name_of(kept.step),
         newest_checkpoint=newest[0].name if newest else None,
     )
@@ -188,25 +191,25 @@ def _explain(trainer: Trainer, before: state.Moment, error: NonFiniteError) -> N
     return NonFiniteError(error.code, error.what, got=_told(report, samples), next_step="; ".join(steps))
 
 
-def _replay(trainer: Trainer) -> Replay:
+def _replay(state: TrainState, step: Callable[[], object]) -> Replay:
     rows: list[int] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], returned: Any) -> None:
         output = returned[1]
         bad = ~(torch.isfinite(output.logits).flatten(1).all(1) & torch.isfinite(output.q_halt))
-        first = trainer.mine.start + (trainer.observer.part.start or 0)
+        first = state.rows.start + (state.part.start or 0)
         rows.extend(first + row for row in bad.nonzero().flatten().tolist())
 
-    handle = trainer.model.register_forward_hook(note)
+    handle = state.model.register_forward_hook(note)
     try:
-        with uncompiled(trainer.config.train), first_nonfinite(trainer.model) as found:
-            trainer.train_step()
+        with uncompiled(state.config.train), first_nonfinite(state.model) as found:
+            step()
         failed = False
     except NonFiniteError:
         failed = True
     finally:
         handle.remove()
-    seen = trainer.world.gather((found.origin, rows))
+    seen = state.world.gather((found.origin, rows))
     origins = [origin for origin, _ in seen if origin is not None]
     return Replay(failed, origins[0] if origins else None, [row for _, part in seen for row in part])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,58 +14,57 @@ from etrm.batch import Batch
 from etrm.data import collate, evaluation_samples
 from etrm.device import to_device
 from etrm.training.loss import act_loss
-
-if TYPE_CHECKING:
-    from etrm.training.trainer import Trainer
+from etrm.training.train_state import TrainState
 
 
 class Observer:
-    """Records of one trainer: gradient coverage per step, and a look at a fixed probe batch.
+    """Records of one run: gradient coverage per step, and a look at a fixed probe batch.
 
     With ``monitor.enabled`` off it does nothing; training is bit-identical either way.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._settings = trainer.config.monitor
-        self._has_encoder = trainer.model.encoder is not None
+    def __init__(self, state: TrainState) -> None:
+        self._state = state
+        self._settings = state.config.monitor
+        self._has_encoder = state.model.encoder is not None
         self._watched = ["encoder", "core"] if self._has_encoder else ["core"]
         self.monitor: Monitor | None = None
         self._probe: Batch | None = None
         self._recorded = False
-        self.part = slice(None)  # the rows that are being computed, set by the trainer
         self._start: dict[str, Any] = {}
         if not self._settings.enabled:
             return
         self.monitor = Monitor(
-            trainer.model,
-            trainer.optimizers,
+            state.model,
+            state.optimizers,
             watch=self._watched,
             rows=self._row_functions(),
-            group=trainer.world.group,
+            group=state.world.group,
         )
         if self._has_encoder:
-            self._probe = to_device(_probe_batch(trainer), trainer.device)
+            self._probe = to_device(_probe_batch(state), state.device)
 
     def _row_functions(self) -> dict[str, RowsFunction]:
         """Which samples of this process the rows of a call are; where not all in order, the module is told."""
         found: dict[str, RowsFunction] = {}
         if self._has_encoder:
             found["encoder"] = lambda args, kwargs, output: args[0].slots
-        if self._trainer.config.train.accumulate > 1:
-            found["core"] = lambda args, kwargs, output: torch.arange(self.part.start, self.part.stop)
+        if self._state.config.train.accumulate > 1:
+            found["core"] = lambda args, kwargs, output: torch.arange(
+                self._state.part.start, self._state.part.stop
+            )
         return found
 
     @property
     def _due(self) -> bool:
-        # Counted by the trainer's step, so that a resumed run records the same steps.
-        return self.monitor is not None and self._trainer.step % self._settings.every == 0
+        # Counted by the run's step, so that a resumed run records the same steps.
+        return self.monitor is not None and self._state.step % self._settings.every == 0
 
     @contextmanager
     def step(self, samples: int) -> Iterator[None]:
         """Around forward, backward and update."""
         self._recorded = self._due
-        if self._probe is not None and self._trainer.step == 0:
+        if self._probe is not None and self._state.step == 0:
             self._start = self._look(self._probe)
         if not self._recorded:
             yield
@@ -85,7 +84,7 @@ class Observer:
         The first step also has the probe as it was before any update, under ``start.``.
         """
         values: dict[str, Any] = {}
-        done = self._trainer.step
+        done = self._state.step
         if self._recorded:
             for name in self._watched:
                 values |= self._module(name)
@@ -110,17 +109,17 @@ class Observer:
     @torch.no_grad()
     def _look(self, probe: Batch) -> dict[str, Any]:
         """Representation of the probe's contexts, and what the decoder loses without them."""
-        model = self._trainer.model
+        model = self._state.model
         assert model.encoder is not None
         model.eval()
         context = model.encoder(probe.demos).context
-        if self.monitor is not None and self._recorded and self._trainer.step:  # one probe per recorded step
+        if self.monitor is not None and self._recorded and self._state.step:  # one probe per recorded step
             self.monitor.probe("encoder", context)
         seen = representation(context)
         losses = {
-            "true": _loss(self._trainer, probe, context),
-            "shuffled": _loss(self._trainer, probe, context.roll(1, dims=0)),
-            "mean": _loss(self._trainer, probe, context.mean(0, keepdim=True).expand_as(context)),
+            "true": _loss(self._state, probe, context),
+            "shuffled": _loss(self._state, probe, context.roll(1, dims=0)),
+            "mean": _loss(self._state, probe, context.mean(0, keepdim=True).expand_as(context)),
         }
         model.train()
         values = {
@@ -133,16 +132,16 @@ class Observer:
         return values | {f"loss_{name}": value for name, value in losses.items()}
 
 
-def _probe_batch(trainer: Trainer) -> Batch:
+def _probe_batch(state: TrainState) -> Batch:
     """One query of each of the first tasks, not augmented: fixed, so that only weights move."""
-    config = trainer.config
-    samples = evaluation_samples(trainer.tasks, config.data, 1, config.train.seed)
+    config = state.config
+    samples = evaluation_samples(state.episodes.tasks, config.data, 1, config.train.seed)
     first = {sample.task_id: sample for sample in reversed(samples)}
     return collate([first[name] for name in sorted(first)][: config.monitor.probe_tasks])
 
 
-def _loss(trainer: Trainer, probe: Batch, context: Tensor) -> float:
+def _loss(state: TrainState, probe: Batch, context: Tensor) -> float:
     """Mean lm loss of one ACT step from a fresh carry."""
-    model = trainer.model
+    model = state.model
     _, output = model.step(model.initial_carry(probe.size), probe, context)
-    return float(act_loss(output, probe.labels, trainer.config.train.loss).lm.mean())
+    return float(act_loss(output, probe.labels, state.config.train.loss).lm.mean())

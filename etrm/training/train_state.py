@@ -1,89 +1,28 @@
-"""The state of a run as tensors and JSON, and back: what makes resuming exact."""
+"""The state of a run between two steps, and the same as tensors and JSON: what makes resuming exact."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from etrm.checkpoints.format import Checkpoint
+from etrm.checkpoints.run_folder import RunFolder
 from etrm.checkpoints.weights import load_weights
+from etrm.config import Config
+from etrm.data import Episodes
 from etrm.device import to_device
 from etrm.errors import CheckpointError
 from etrm.model.act import Carry
-
-if TYPE_CHECKING:
-    from etrm.training.trainer import Trainer
-
-
-def capture(trainer: Trainer) -> Checkpoint:
-    """Everything that the next step depends on, the same on any number of processes.
-
-    With several, each must call this; what is returned is that of the whole run, on each of them.
-    """
-    tensors: dict[str, Tensor] = {f"ema.{name}": value for name, value in trainer.ema.sums.items()}
-    tensors |= dict(_optimizer_tensors(trainer.optimizers))
-    tensors["random.halting"] = trainer.halting.get_state()
-    tensors["random.torch"] = torch.get_rng_state()
-    for bucket, carry in trainer.carries.items():
-        for name, value in carry.tensors().items():
-            tensors[f"carry.{bucket}.{name}"] = trainer.world.gather_rows(value)
-    raw = dict(trainer.model.state_dict())
-    state: dict[str, Any] = {
-        "ema_updates": trainer.ema.updates,
-        "slots": {
-            str(bucket): {"indices": slots.indices, "next_index": slots.next_index}
-            for bucket, slots in trainer.slots.items()
-        },
-        "metrics_bytes": trainer.folder.metrics_bytes if trainer.folder else 0,
-        "model_settings": trainer.config.model.model_dump(mode="json"),
-        "weights": {"model.safetensors": "raw", "ema.safetensors": "ema"},
-    }
-    averaged = raw | trainer.ema.average() if trainer.ema.updates else raw
-    return Checkpoint(trainer.step, raw, averaged, tensors, state)
-
-
-def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Put a captured state back; the next step is the one that would have come.
-
-    Raises:
-        CheckpointError: it is of another model or another version of etrm.
-    """
-    try:
-        _restore(trainer, checkpoint)
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            "checkpoint.does-not-fit-run",
-            f"the checkpoint of step {checkpoint.step} does not fit this run",
-            got=f"{type(error).__name__}: {error}",
-            next_step="continue with the version of etrm that run.json names, or begin another run",
-        ) from error
-
-
-def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    tensors, state = checkpoint.tensors, checkpoint.state
-    trainer.step = checkpoint.step
-    load_weights(trainer.model, checkpoint, "raw")
-    if "imported" in state:  # weights alone: all else begins
-        return
-    ema = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
-    trainer.ema.load(ema, state["ema_updates"])
-    _restore_optimizers(trainer.optimizers, tensors)
-    trainer.halting.set_state(tensors["random.halting"])
-    torch.set_rng_state(tensors["random.torch"])
-    for key, position in state["slots"].items():
-        bucket = int(key)
-        trainer.slots[bucket].restore(position["indices"], position["next_index"])
-        prefix = f"carry.{key}."
-        whole = Carry.of({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        mine = whole.rows(slice(trainer.mine.start, trainer.mine.stop))
-        trainer.set_carry(
-            bucket, Carry.of({k: to_device(v, trainer.device) for k, v in mine.tensors().items()})
-        )
+from etrm.model.recursive import RecursiveModel
+from etrm.training.ema import Ema
+from etrm.training.execution.distributed import World
+from etrm.training.metric_log import Journal, Landing
+from etrm.training.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -100,21 +39,133 @@ class Moment:
     slots: dict[int, tuple[list[int], int]]
 
 
-def moment(trainer: Trainer) -> Moment:
-    """Where a run stands between two steps, cheap enough for every step."""
-    positions = {bucket: (list(slots.indices), slots.next_index) for bucket, slots in trainer.slots.items()}
-    return Moment(torch.get_rng_state(), trainer.halting.get_state(), positions)
+@dataclass
+class TrainState:
+    """Where a run stands; the trainer, its observer and the handling of non-finite steps share one.
 
+    Attributes:
+        config: the settings that the run really uses.
+        device: the device that the model is on.
+        world: the processes of the run.
+        folder: the run folder, None for a run that leaves no trace.
+        episodes: the training episodes.
+        model, optimizers, ema: the weights, their optimisers and their averages.
+        halting: the random generator of the halting exploration.
+        slots: the samples that the rows work on, by bucket.
+        carries: the latent states of this process's rows, by bucket.
+        halted: flags of the rows that halted, on their way to the host, by bucket.
+        step: optimiser steps done.
+        part: the rows of this process that are being computed.
+        journal: the numbers of steps that were not read yet.
+    """
 
-def rewind(trainer: Trainer, before: Moment) -> None:
-    """Undo a step that was given up before its update: the next one is the same again, bit for bit."""
-    torch.set_rng_state(before.random_torch)
-    trainer.halting.set_state(before.random_halting)
-    for bucket, (indices, next_index) in before.slots.items():
-        trainer.slots[bucket].restore(indices, next_index)
-    for optimizer in trainer.optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    trainer.journal.forget()
+    config: Config
+    device: torch.device
+    world: World
+    folder: RunFolder | None
+    episodes: Episodes
+    model: RecursiveModel
+    optimizers: list[Optimizer]
+    ema: Ema
+    halting: torch.Generator
+    slots: dict[int, Slots]
+    carries: dict[int, Carry] = field(default_factory=dict)
+    halted: dict[int, list[Landing]] = field(default_factory=dict)
+    step: int = 0
+    part: slice = field(default_factory=lambda: slice(None))
+    journal: Journal = field(default_factory=Journal)
+
+    @property
+    def bucket(self) -> int:
+        """The bucket of the next step."""
+        return self.episodes.bucket_at(self.step // self.model.steps_per_turn)
+
+    @property
+    def rows(self) -> range:
+        """The rows of the global batch that this process computes."""
+        return self.world.share(self.config.train.batch_size)
+
+    def set_carry(self, bucket: int, carry: Carry) -> None:
+        """Put the state of this process's rows of a bucket in place."""
+        self.carries[bucket], self.halted[bucket] = carry, [Landing(carry.halted)]
+
+    def capture(self) -> Checkpoint:
+        """Everything that the next step depends on, the same on any number of processes.
+
+        With several, each must call this; what is returned is that of the whole run, on each of them.
+        """
+        tensors: dict[str, Tensor] = {f"ema.{name}": value for name, value in self.ema.sums.items()}
+        tensors |= dict(_optimizer_tensors(self.optimizers))
+        tensors["random.halting"] = self.halting.get_state()
+        tensors["random.torch"] = torch.get_rng_state()
+        for bucket, carry in self.carries.items():
+            for name, value in carry.tensors().items():
+                tensors[f"carry.{bucket}.{name}"] = self.world.gather_rows(value)
+        raw = dict(self.model.state_dict())
+        state: dict[str, Any] = {
+            "ema_updates": self.ema.updates,
+            "slots": {
+                str(bucket): {"indices": slots.indices, "next_index": slots.next_index}
+                for bucket, slots in self.slots.items()
+            },
+            "metrics_bytes": self.folder.metrics_bytes if self.folder else 0,
+            "model_settings": self.config.model.model_dump(mode="json"),
+            "weights": {"model.safetensors": "raw", "ema.safetensors": "ema"},
+        }
+        averaged = raw | self.ema.average() if self.ema.updates else raw
+        return Checkpoint(self.step, raw, averaged, tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put a captured state back; the next step is the one that would have come.
+
+        Raises:
+            CheckpointError: it is of another model or another version of etrm.
+        """
+        try:
+            self._restore(checkpoint)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                "checkpoint.does-not-fit-run",
+                f"the checkpoint of step {checkpoint.step} does not fit this run",
+                got=f"{type(error).__name__}: {error}",
+                next_step="continue with the version of etrm that run.json names, or begin another run",
+            ) from error
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        tensors, state = checkpoint.tensors, checkpoint.state
+        self.step = checkpoint.step
+        load_weights(self.model, checkpoint, "raw")
+        if "imported" in state:  # weights alone: all else begins
+            return
+        ema = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
+        self.ema.load(ema, state["ema_updates"])
+        _restore_optimizers(self.optimizers, tensors)
+        self.halting.set_state(tensors["random.halting"])
+        torch.set_rng_state(tensors["random.torch"])
+        for key, position in state["slots"].items():
+            bucket = int(key)
+            self.slots[bucket].restore(position["indices"], position["next_index"])
+            prefix = f"carry.{key}."
+            whole = Carry.of({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            mine = whole.rows(slice(self.rows.start, self.rows.stop))
+            self.set_carry(
+                bucket, Carry.of({k: to_device(v, self.device) for k, v in mine.tensors().items()})
+            )
+
+    def moment(self) -> Moment:
+        """Where a run stands between two steps, cheap enough for every step."""
+        positions = {bucket: (list(slots.indices), slots.next_index) for bucket, slots in self.slots.items()}
+        return Moment(torch.get_rng_state(), self.halting.get_state(), positions)
+
+    def rewind(self, before: Moment) -> None:
+        """Undo a step that was given up before its update: the next one is the same again, bit for bit."""
+        torch.set_rng_state(before.random_torch)
+        self.halting.set_state(before.random_halting)
+        for bucket, (indices, next_index) in before.slots.items():
+            self.slots[bucket].restore(indices, next_index)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.journal.forget()
 
 
 def _optimizer_tensors(optimizers: list[Optimizer]) -> Iterator[tuple[str, Tensor]]:

@@ -33,21 +33,21 @@ from etrm.errors import CheckpointError, TrainingError
 from etrm.hardware import compute
 from etrm.model.act import Carry
 from etrm.training import nonfinite
-from etrm.training import train_state as state
 from etrm.training.ema import Ema
 from etrm.training.execution.compiling import compile_networks
 from etrm.training.execution.distributed import ALONE, World, joined
 from etrm.training.execution.precision import autocast, check_precision
 from etrm.training.execution.prefetch import Prefetch
-from etrm.training.faults import recipe_for
+from etrm.training.faults import draw_function, recipe_for
 from etrm.training.freeze_schedule import Stage
 from etrm.training.loss import act_loss
-from etrm.training.metric_log import Entry, Journal, Landing
+from etrm.training.metric_log import Entry, Landing
 from etrm.training.metrics import step_sums
 from etrm.training.micro_batches import Part, parts_of_step, split
 from etrm.training.observer import Observer
 from etrm.training.optim import schedule, set_rates
 from etrm.training.slots import Slots
+from etrm.training.train_state import TrainState
 
 _log = logging.getLogger(__name__)
 OnStep = Callable[["Trainer", dict[str, Any]], None]
@@ -94,27 +94,36 @@ class Trainer:
         self.prefetch: Prefetch | None = None
         if self.config.data.workers:
             depth = 2 * train.batch_size  # a step takes a batch at the most
-            self.prefetch = Prefetch(self.config, self.episodes, self.recipe.draw, depth)
+            self.prefetch = Prefetch(self.config, self.episodes, draw_function, depth)
         draw = self.prefetch or self.recipe.draw
         self.slots = {
             bucket: Slots(self.episodes, bucket, train.batch_size, draw, self.mine)
             for bucket in range(self.episodes.buckets)
         }
-        self.carries: dict[int, Carry] = {}
-        self._halted: dict[int, list[Landing]] = {}
+        self.state = TrainState(
+            self.config,
+            self.device,
+            world,
+            folder,
+            self.episodes,
+            self.model,
+            self.optimizers,
+            self.ema,
+            self.halting,
+            self.slots,
+        )
+        self.carries = self.state.carries
         for bucket in self.slots:
-            self.set_carry(bucket, self.model.initial_carry(len(self.mine)))
-        self.step = 0
-        self.journal = Journal()
+            self.state.set_carry(bucket, self.model.initial_carry(len(self.mine)))
         self.stage = Stage(self.model, train, self.recipe.freeze, folder.path if folder else None)
-        self.observer = Observer(self)
+        self.observer = Observer(self.state)
         self._recorded = world.any(folder is not None)
         self._stop = False
 
     @property
-    def bucket(self) -> int:
-        """Whose turn the next step is."""
-        return self.episodes.bucket_at(self.step // self.model.steps_per_turn)
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.state.step
 
     # -- one step ---------------------------------------------------------------------------------
 
@@ -146,9 +155,9 @@ class Trainer:
         self.stage.enter(self.step)
         factor = schedule(self.step, train)
         set_rates(self.optimizers, factor)
-        bucket = self.bucket
+        bucket = self.state.bucket
         slots = self.slots[bucket]
-        resets = self.world.gather_flags([flag for part in self._halted[bucket] for flag in part.read()])
+        resets = self.world.gather_flags([flag for part in self.state.halted[bucket] for flag in part.read()])
         slots.refill(resets)
         parts = parts_of_step(self.model, slots, self.carries[bucket], self._slices, self.world, self.halting)
 
@@ -165,9 +174,9 @@ class Trainer:
             tokens = train.batch_size * parts[0].batch.inputs.shape[1]
             setting = {"lr_factor": factor, "frozen": self.stage.frozen, "tokens": tokens}
             entry = Entry(self.step + 1, place, self.world.sum(sums), self._clip(), setting)
-            self.journal.note(entry)
+            self.state.journal.note(entry)
             if read:
-                nonfinite.check_losses(self.journal.fetch(), self.step + 1)
+                nonfinite.check_losses(self.state.journal.fetch(), self.step + 1)
                 nonfinite.check_gradients(self.model, entry.norm_value, self.step + 1)
             self.recipe.update(self.optimizers, self.stage.frozen)
             if read:
@@ -176,10 +185,10 @@ class Trainer:
                 optimizer.zero_grad(set_to_none=True)
 
         self.ema.update(self.model)
-        self.carries[bucket], self._halted[bucket] = carry, halted
-        self.step += 1
+        self.carries[bucket], self.state.halted[bucket] = carry, halted
+        self.state.step += 1
         entry.observed = self.observer.metrics()
-        return self.journal.read() if read else []
+        return self.state.journal.read() if read else []
 
     def _forward_and_backward(
         self, slots: Slots, parts: Sequence[Part], all_begin: bool
@@ -192,7 +201,7 @@ class Trainer:
         train = self.config.train
         carries, halted, sums = [], [], []
         for part in parts:
-            self.observer.part = part.rows
+            self.state.part = part.rows
             with autocast(train, self.device):
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
@@ -221,10 +230,6 @@ class Trainer:
         # The norm of no gradient at all would lie on the host.
         return to_device(torch.nn.utils.clip_grad_norm_(dense, limit), self.device)
 
-    def set_carry(self, bucket: int, carry: Carry) -> None:
-        """Put the state of this process's rows of a bucket in place."""
-        self.carries[bucket], self._halted[bucket] = carry, [Landing(carry.halted)]
-
     # -- a whole run ------------------------------------------------------------------------------
 
     def run(self, on_step: OnStep | None = None) -> bool:
@@ -248,7 +253,7 @@ class Trainer:
         with self._signals(), closing(self.prefetch) if self.prefetch else nullcontext():
             began = time.perf_counter()
             while self.step < self.config.train.steps and not self.world.any(self._stop):
-                with nonfinite.explained(self):
+                with nonfinite.explained(self.state, self.train_step):
                     found = self.advance(read=self._due(self.step + 1))
                 if found:
                     now = time.perf_counter()
@@ -256,7 +261,7 @@ class Trainer:
                     began = time.perf_counter()
                 if self.step % self.config.train.checkpoint_every == 0:
                     self._save()
-            if unread := self.journal.read():  # stopped between two readings
+            if unread := self.state.journal.read():  # stopped between two readings
                 self._log(unread, (time.perf_counter() - began) / len(unread), on_step)
             self.stage.close(self.step)
             self._save()
@@ -275,7 +280,7 @@ class Trainer:
         if path is None:
             return False
         checkpoint = found[1] if found else checkpoints.read(path)
-        state.restore(self, checkpoint)
+        self.state.restore(checkpoint)
         self._metrics_bytes = checkpoint.state["metrics_bytes"]
         self._saved_step = checkpoint.step
         if self.folder:
@@ -321,7 +326,7 @@ class Trainer:
         # Writing a step again would leave a moment without it, fatal where it is the only one.
         if not self._recorded or self._saved_step == self.step:
             return
-        captured = state.capture(self)
+        captured = self.state.capture()
         if self.folder:
             checkpoints.save(self.folder.checkpoints, captured, self.config.train.keep_checkpoints)
         self._saved_step = self.step

@@ -10,7 +10,7 @@ from etrm.errors import ConfigError
 from etrm.investigation.result import Absent, Direction, Evidence, Experiment, Result, Value
 from etrm.setting_texts import flat
 from reports.markdown import NOTHING, interval, number, plain
-from reports.pages.names import ordered
+from reports.names import ordered
 from reports.pages.sections import cost, seeds
 from reports.pages.standing import marks
 

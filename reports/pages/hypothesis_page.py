@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from etrm.investigation.result import Evidence, Hypothesis, Result, Verdict
 from reports.markdown import NOTHING, bullets, escape, link, paragraph, sentence, value
+from reports.names import page_names
 from reports.pages.margins import margins
-from reports.pages.names import page_names
 from reports.pages.sections import (
     MEANING,
     arms_table,

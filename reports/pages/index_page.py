@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from etrm.investigation.result import Experiment, Hypothesis, Result, Run
 from reports.markdown import NOTHING, bullets, code, count, duration, escape, link, paragraph, sentence, table
+from reports.names import ordered
 from reports.pages.difference import compare
 from reports.pages.difference_page import changes
 from reports.pages.experiment_page import scenario
-from reports.pages.names import ordered
 from reports.pages.sections import baselines_table, cost, join, raw_data, reproduce, section
 from reports.pages.standing import marks
 

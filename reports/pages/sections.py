@@ -33,7 +33,7 @@ from reports.markdown import (
     table,
     value,
 )
-from reports.pages.words import DIRECTIONS, final_value
+from reports.words import DIRECTIONS, final_value
 
 MEANING = {
     Verdict.VALIDATED: "VALIDATED means that the statement below holds: this fault is present.",

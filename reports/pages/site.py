@@ -8,10 +8,10 @@ from functools import partial
 from etrm.investigation.result import Experiment, Hypothesis, Result
 from reports import html
 from reports.markdown import escape, link, paragraph
+from reports.names import ordered, page_names, unique
 from reports.pages.experiment_page import experiment_page
 from reports.pages.hypothesis_page import hypothesis_page
 from reports.pages.index_page import index_page
-from reports.pages.names import ordered, page_names, unique
 from reports.plots import figures, paired
 
 HOW_TO_READ = "Thin lines: one seed each; bold: their mean, wherever every seed has a value."

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etrm.investigation.result import Absent, Arm, Evidence, Run
-from reports.pages.words import final_value
 from reports.plots.curves import LARGEST
 from reports.plots.figures import COLOURS, GREY, WIDTH_IN, fixed_style, png, shown
+from reports.words import final_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,6 +10,7 @@ from etrm.errors import RunFolderError
 from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
 from reports.plots.figures import draw
+from reports.runs.compare import NUMBERS, Comparison
 from reports.runs.groups import arms
 from reports.runs.history import WINDOW, History
 from reports.write import write_file
@@ -71,3 +72,19 @@ def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Seri
         )
         curves.append(smoothed(curve, WINDOW))
     return curves
+
+
+def plot_comparison(found: Comparison, folder: Path) -> list[Path]:
+    """Write an overlay of every compared quantity that all runs logged, as PNG.
+
+    Runs that differ in nothing but the seed share a colour; their mean is bold, each of them thin.
+
+    Returns:
+        The files.
+    """
+    files = []
+    for key, words in NUMBERS.items():
+        if all(key in run.history.table for run in found.runs):
+            files.append(folder / f"{key.replace('.', '-')}.png")
+            plot_runs([run.folder for run in found.runs], [key], files[-1], words)
+    return files

@@ -16,7 +16,6 @@ from rich.text import Text
 
 from etrm.errors import ConfigError, RunFolderError
 from reports.markdown import NOTHING, duration, number
-from reports.plots.run_plot import plot_runs
 from reports.runs.followed_run import Followed
 from reports.runs.groups import arms, differing, shown
 from reports.runs.history import WINDOW
@@ -222,19 +221,3 @@ def _beside(values: Sequence[float | None]) -> Iterator[str]:
             yield number(value)
         else:
             yield f"{number(value)} ({'+' if value >= first else '-'}{number(abs(value - first))})"
-
-
-def draw(found: Comparison, folder: Path) -> list[Path]:
-    """Write an overlay of every compared quantity that all runs logged, as PNG.
-
-    Runs that differ in nothing but the seed share a colour; their mean is bold, each of them thin.
-
-    Returns:
-        The files.
-    """
-    files = []
-    for key, words in NUMBERS.items():
-        if all(key in run.history.table for run in found.runs):
-            files.append(folder / f"{key.replace('.', '-')}.png")
-            plot_runs([run.folder for run in found.runs], [key], files[-1], words)
-    return files

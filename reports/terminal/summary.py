@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from etrm.investigation.result import Hypothesis, Result, Verdict
 from reports.markdown import duration, plain, sentence
+from reports.names import ordered
 from reports.pages.experiment_page import scenario
-from reports.pages.names import ordered
 from reports.pages.standing import marks
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from etrm.errors import ConfigError
 from etrm.model.encoders import ENCODERS
 from etrm.model.layers import key_mask, rms_norm
 from etrm.model.recursive import RecursiveModel, encode_at_reset
+from etrm.model.solve import solve
 from tests.errors import raises_code
 
 PAIRS = [((2, 2), (3, 1)), ((1, 4), (2, 2)), ((1, 1), (1, 1))]
@@ -187,7 +188,7 @@ def test_solve_moves_the_context_on_at_every_step(world: Any, batch: Batch, kind
         for _ in range(3):
             carry, output = model(carry, batch)
             contexts.append(output.context)
-    solved = model.solve(batch)
+    solved = solve(model, batch)
     for name in ("logits", "q_halt", "context"):
         torch.testing.assert_close(getattr(solved, name), getattr(output, name))
     assert not torch.allclose(contexts[0], contexts[-1], atol=1e-3)
@@ -198,7 +199,7 @@ def test_solve_keeps_the_pair_vectors(world: Any, batch: Batch, kind: str) -> No
     model = model_of(world, kind, halt={"max_steps": 6, "exploration": 0.0}).eval()
     calls: list[int] = []
     model.encoder.grid_encoder.register_forward_hook(lambda *_: calls.append(1))
-    model.solve(batch)
+    solve(model, batch)
     assert len(calls) <= 2
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from etrm.batch import Batch
 from etrm.model.act import Carry
 from etrm.model.recursive import RecursiveModel
+from etrm.model.solve import solve
 
 VARIANTS = ("etrm", "etrm_cached", "etrm_fct", "trm")
 PAIR = ((2, 2), (2, 2))
@@ -134,7 +135,7 @@ def test_solve_is_the_loop_of_all_steps_in_evaluation(world: Any, batch: Batch, 
         for _ in range(3):
             carry, output = model(carry, batch)
             outputs.append(output)
-    solved = model.solve(batch)
+    solved = solve(model, batch)
     for name in ("logits", "q_halt", "context"):
         torch.testing.assert_close(getattr(solved, name), getattr(outputs[-1], name))
     assert not torch.allclose(solved.logits, outputs[0].logits, atol=1e-3)
@@ -144,7 +145,7 @@ def test_solve_encodes_the_demos_once(world: Any, batch: Batch) -> None:
     model = world.model(world.config()).eval()
     calls: list[int] = []
     model.encoder.register_forward_hook(lambda *_: calls.append(1))
-    model.solve(batch)
+    solve(model, batch)
     assert len(calls) == 1
 
 

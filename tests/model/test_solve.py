@@ -11,6 +11,7 @@ from torch import Tensor
 
 from etrm.batch import Batch
 from etrm.model.recursive import RecursiveModel, StepOutput
+from etrm.model.solve import solve
 
 MODELS = [
     ("etrm", "standard"),
@@ -68,7 +69,7 @@ def test_a_row_that_leaves_early_says_what_it_said_at_that_step(
 ) -> None:
     model = model_of(world, variant, kind)
     leaves = shift_halting(model, every_step(model, batch))
-    outputs, found = every_step(model, batch), model.solve(batch, early=True)
+    outputs, found = every_step(model, batch), solve(model, batch, early=True)
     assert torch.equal(found.steps, leaves)
     assert found.logits.shape == outputs[0].logits.shape
     for row, step in enumerate(leaves.tolist()):
@@ -85,7 +86,7 @@ def test_a_row_that_leaves_early_says_what_it_said_at_that_step(
 def test_by_default_every_row_takes_every_step(world: Any, batch: Batch, variant: str, kind: str) -> None:
     model = model_of(world, variant, kind)
     shift_halting(model, every_step(model, batch))
-    last, found = every_step(model, batch)[-1], model.solve(batch)
+    last, found = every_step(model, batch)[-1], solve(model, batch)
     assert found.steps.tolist() == [STEPS] * len(SIZES)
     for name in ("logits", "q_halt", "context"):
         torch.testing.assert_close(getattr(found, name), getattr(last, name))
@@ -96,7 +97,7 @@ def test_the_core_sees_no_row_after_it_left_and_no_needless_padding(world: Any, 
     leaves = shift_halting(model, every_step(model, batch))
     seen: list[tuple[int, int]] = []
     model.core.register_forward_hook(lambda module, args, out: seen.append(tuple(args[3].shape)))
-    model.solve(batch, early=True)
+    solve(model, batch, early=True)
     lengths = torch.tensor([height * width for height, width in SIZES])
     for step, (rows, length) in enumerate(seen, start=1):
         present = leaves >= step
@@ -111,7 +112,7 @@ def test_nothing_runs_once_every_row_has_left(world: Any, batch: Batch) -> None:
         model.core.q_head.bias[0] += 1e4
     calls: list[int] = []
     model.core.register_forward_hook(lambda *_: calls.append(1))
-    found = model.solve(batch, early=True)
+    found = solve(model, batch, early=True)
     assert (len(calls), found.steps.tolist()) == (1, [1] * len(SIZES))
     first = every_step(model, batch)[0]
     torch.testing.assert_close(found.logits, first.logits)
@@ -122,14 +123,14 @@ def test_a_logit_of_exactly_zero_goes_on(world: Any, batch: Batch) -> None:
     with torch.no_grad():
         model.core.q_head.weight.zero_()
         model.core.q_head.bias.zero_()
-    assert model.solve(batch, early=True).steps.tolist() == [STEPS] * len(SIZES)
+    assert solve(model, batch, early=True).steps.tolist() == [STEPS] * len(SIZES)
 
 
 def test_the_whole_canvas_needs_no_mask(world: Any, batch: Batch) -> None:
     whole = replace(batch, valid=None, demos=replace(batch.demos, valid=None))
     model = model_of(world, "etrm", "standard")
     leaves = shift_halting(model, every_step(model, whole))
-    outputs, found = every_step(model, whole), model.solve(whole, early=True)
+    outputs, found = every_step(model, whole), solve(model, whole, early=True)
     expected = torch.stack([outputs[step - 1].logits[row] for row, step in enumerate(leaves.tolist())])
     torch.testing.assert_close(found.logits, expected, rtol=1e-4, atol=1e-4)
 

@@ -28,9 +28,9 @@ from reports.markdown import (
     table,
     value,
 )
+from reports.names import page_names, slug, unique
 from reports.pages.hypothesis_page import hypothesis_page, primary
 from reports.pages.index_page import SHARED_ONCE, cause_kind, cause_name, index_page, root_cause
-from reports.pages.names import page_names, slug, unique
 from reports.pages.sections import controls_table, cost, screening_note
 from reports.pages.standing import explained_by, marks, place
 from reports.terminal.summary import announcement

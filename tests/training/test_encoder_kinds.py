@@ -10,7 +10,6 @@ import torch
 
 from etrm.config import STATEFUL, VARIATIONAL, Config
 from etrm.model.encoders import ENCODERS
-from etrm.training import train_state as state
 from etrm.training.trainer import Trainer, train
 
 Smoke = Callable[..., Config]
@@ -59,11 +58,11 @@ def test_a_run_that_was_stopped_and_resumed_leaves_the_same_bytes(
 def test_a_checkpoint_holds_the_state_of_the_encoder(smoke: Smoke, kind: str) -> None:
     trainer = Trainer(smoke(*settings_of(kind), "data.buckets=1", "monitor.enabled=false"))
     trainer.train_step()
-    captured = state.capture(trainer)
+    captured = trainer.state.capture()
     carried = trainer.carries[0].encoder_state
     assert carried
     trainer.train_step()
-    state.restore(trainer, captured)
+    trainer.state.restore(captured)
     restored = trainer.carries[0].encoder_state
     assert restored is not None
     assert restored.keys() == carried.keys()

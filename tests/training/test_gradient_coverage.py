@@ -35,7 +35,7 @@ def trainer_of(smoke: Smoke, variant: str, kind: str) -> Trainer:
     carry = trainer.carries[0]
     carry.halted[: len(carry.halted) // 2] = True
     carry.halted[len(carry.halted) // 2 :] = False
-    trainer.set_carry(0, carry)
+    trainer.state.set_carry(0, carry)
     return trainer
 
 

@@ -20,7 +20,6 @@ from etrm.config import Config
 from etrm.data import collate
 from etrm.errors import NonFiniteError
 from etrm.training import nonfinite
-from etrm.training import train_state as state
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 
@@ -194,7 +193,7 @@ def test_the_state_before_the_step_is_the_state_before_the_step(
     assert report["state_before"] == "step_00000003"
     resumed, whole = Trainer(config), Trainer(config)
     expected = [whole.train_step() for _ in range(6)]
-    state.restore(resumed, checkpoints.read(report["path"] / report["state_before"]))
+    resumed.state.restore(checkpoints.read(report["path"] / report["state_before"]))
     assert [resumed.train_step() for _ in range(3)] == expected[3:]
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name

@@ -19,7 +19,6 @@ from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
 from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError, LeakageError, NonFiniteError, TrainingError
-from etrm.training import train_state as state
 from etrm.training.loss import act_loss
 from etrm.training.optim import schedule, set_rates
 from etrm.training.recipe import update
@@ -88,13 +87,13 @@ def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(
 
 def test_every_random_stream_goes_on_where_it_was(smoke: Smoke) -> None:
     trainer, _ = steps_of(smoke(QUIET), 1)
-    captured = copy.deepcopy(state.capture(trainer))
+    captured = copy.deepcopy(trainer.state.capture())
 
     def draws() -> list[Tensor]:
         return [torch.rand(3), torch.rand(3, generator=trainer.halting)]
 
     first = draws()
-    state.restore(trainer, captured)
+    trainer.state.restore(captured)
     assert all(torch.equal(a, b) for a, b in zip(first, draws(), strict=True))
 
 

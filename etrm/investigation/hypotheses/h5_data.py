@@ -259,7 +259,9 @@ def _loss_of_rows_that_go_on(config: Config, *, garbled: bool) -> Value:
     )
     try:
         trainer.train_step()
-        trainer.set_carry(0, replace(trainer.carries[0], halted=torch.zeros_like(trainer.carries[0].halted)))
+        trainer.state.set_carry(
+            0, replace(trainer.carries[0], halted=torch.zeros_like(trainer.carries[0].halted))
+        )
         if garbled:
             _garble(trainer.episodes, trainer.slots[0].next_index)
         return float(trainer.train_step()["lm_loss"])

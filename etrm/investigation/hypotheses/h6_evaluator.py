@@ -39,8 +39,7 @@ from etrm.investigation.result import (
     Value,
 )
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.training import train_state as state
-from etrm.training.scoring.predictor import solve
+from etrm.training.scoring.predictor import solve_samples
 from etrm.training.tasks import held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -196,7 +195,7 @@ def _read(trainer: Trainer) -> Provenance:
 def _paths(trainer: Trainer) -> tuple[Value, int]:
     """Logits of the training path against those of the evaluation path, and ACT steps of the latter."""
     model = trainer.model
-    batch, output = solve(model, training_queries(trainer)[:8])
+    batch, output = solve_samples(model, training_queries(trainer)[:8])
     assert output.steps is not None
     steps = int(output.steps.min())
     if model.encoder is not None and model.encoder.noise_shape(1) is not None:
@@ -221,7 +220,7 @@ def _weights(trainer: Trainer) -> tuple[Value, Value]:
             trainer.train_step()
     except NonFiniteError as error:
         return Absent(absent=error.what), Absent(absent=error.what)
-    checkpoint = state.capture(trainer)
+    checkpoint = trainer.state.capture()
     model = to_device(trainer.recipe.build_model(trainer.config, trainer.episodes), trainer.device)
     trainer.recipe.load_weights(model, checkpoint, "ema")
     loaded = model.state_dict()

@@ -15,7 +15,7 @@ from etrm.investigation.measurements.run_findings import serious, written
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Beside, Run
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.training.scoring.predictor import load_model, solve
+from etrm.training.scoring.predictor import load_model, solve_samples
 from etrm.training.trainer import Trainer
 
 SUBJECTS = ("few-as-given", "h2-subject")
@@ -50,7 +50,7 @@ def _halting(folder: Path, run: Run) -> Sequence[Finding]:
     model, config, _, _ = load_model(folder, "raw")
     if config.model.variant == "etrm_fct":  # it always takes every step
         return []
-    batch, output = solve(model, training_queries(Trainer(config))[:QUERIES], early=True)
+    batch, output = solve_samples(model, training_queries(Trainer(config))[:QUERIES], early=True)
     scored = batch.labels != IGNORE
     right = ((output.logits.argmax(-1) == batch.labels) | ~scored).all(-1)
     assert output.steps is not None

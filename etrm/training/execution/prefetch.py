@@ -7,6 +7,7 @@ ones are known before they are asked for. What was drawn ahead and is not asked 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 
 from etrm.config import Config
@@ -24,15 +25,17 @@ class Prefetch:
     A worker that dies takes nothing along: this process draws on by itself, and says so.
 
     Args:
-        config: of the run; every worker takes its own loader from it, faults included.
+        config: of the run; its faults are those of the loader too.
         episodes: copied to every worker.
-        draw: the loader of this process, for what the workers cannot give.
+        loader: from a config to a loader, a function of a module; every worker calls it.
         depth: indices drawn ahead in every bucket.
     """
 
-    def __init__(self, config: Config, episodes: Episodes, draw: Draw, depth: int) -> None:
-        self._episodes, self._draw = episodes, draw
-        self._pool = worker_pool(config.data.workers, _prepare, (config, episodes))
+    def __init__(
+        self, config: Config, episodes: Episodes, loader: Callable[[Config], Draw], depth: int
+    ) -> None:
+        self._episodes, self._draw = episodes, loader(config)
+        self._pool = worker_pool(config.data.workers, _prepare, (loader, config, episodes))
         self._ahead: list[dict[int, Future[list[Sample]]]] = [{} for _ in range(episodes.buckets)]
         self._chunks = -(-depth // CHUNK)
         self._open = True
@@ -81,13 +84,9 @@ class Prefetch:
 _worker: tuple[Draw, Episodes]
 
 
-def _prepare(config: Config, episodes: Episodes) -> None:
-    from etrm.training.faults import (
-        recipe_for,
-    )  # imports this package's model, which only a worker needs here
-
+def _prepare(loader: Callable[[Config], Draw], config: Config, episodes: Episodes) -> None:
     global _worker
-    _worker = recipe_for(config).draw, episodes
+    _worker = loader(config), episodes
 
 
 def _draw_chunk(bucket: int, first: int) -> list[Sample]:

@@ -15,8 +15,9 @@ from etrm.extensions import Seam, describe, in_users_code, parse, registered
 from etrm.training.faults import data, decoder, dynamics, encoder, evaluator, interface
 from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
+from etrm.training.slots import Draw
 
-__all__ = ["FAULTS", "Fault", "effective", "find", "recipe_for"]
+__all__ = ["FAULTS", "Fault", "draw_function", "effective", "find", "recipe_for"]
 
 FAULTS = {
     fault.name: fault
@@ -56,6 +57,11 @@ def _applied(name: str, recipe: Recipe) -> Recipe:
     if not isinstance(changed, Recipe):
         raise SEAM.wrong(name, f"apply returns {describe(changed)}", "apply returns a Recipe")
     return changed
+
+
+def draw_function(config: Config) -> Draw:
+    """The loader of a config; a worker process builds its own with this."""
+    return recipe_for(config).draw
 
 
 def effective(config: Config) -> Config:

@@ -18,6 +18,7 @@ from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, Predictor
 from etrm.model.recursive import RecursiveModel, StepOutput
+from etrm.model.solve import solve
 from etrm.training.faults import recipe_for
 from etrm.training.loss import act_loss
 
@@ -26,7 +27,7 @@ def predictor(model: RecursiveModel, halting: Literal["all_steps", "early"] = "a
     """Answers as ``evaluate.halting`` says; the context is computed once per sample."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
-        _, output = solve(model, samples, early=halting == "early")
+        _, output = solve_samples(model, samples, early=halting == "early")
         tokens = to_host(output.logits.argmax(-1)).numpy().astype(np.int16)
         logits = output.q_halt.tolist()
         return [(row[: len(s.tokens)], q) for s, row, q in zip(samples, tokens, logits, strict=True)]
@@ -39,14 +40,14 @@ def batch_of(model: RecursiveModel, samples: Sequence[Sample]) -> Batch:
     return to_device(collate(samples), model.device)
 
 
-def solve(
+def solve_samples(
     model: RecursiveModel, samples: Sequence[Sample], *, early: bool = False
 ) -> tuple[Batch, StepOutput]:
-    """:meth:`RecursiveModel.solve` on samples, in evaluation mode; the model's mode is left as it was."""
+    """:func:`etrm.model.solve.solve` on samples, in evaluation mode; the model's mode is left as it was."""
     batch = batch_of(model, samples)
     was_training = model.training
     model.eval()
-    output = model.solve(batch, early=early)
+    output = solve(model, batch, early=early)
     model.train(was_training)
     return batch, output
 
@@ -88,5 +89,5 @@ def load_model(
 
 def mean_loss(model: RecursiveModel, samples: Sequence[Sample], kind: str = "stablemax") -> float:
     """Mean lm loss after all ACT steps, in nats per scored token; ``kind`` as ``train.loss``."""
-    batch, output = solve(model, samples)
+    batch, output = solve_samples(model, samples)
     return float(act_loss(output, batch.labels, kind).lm.mean())

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from etrm.config import load
 from etrm.errors import ConfigError
-from reports.runs.compare import DoubtCode, as_tables, compare, draw
+from reports.plots.run_plot import plot_comparison
+from reports.runs.compare import DoubtCode, as_tables, compare
 from reports.runs.groups import arms, differing, settings
 from tests.errors import raises_code
 
@@ -118,7 +119,7 @@ def test_runs_that_stand_at_different_steps_are_a_doubt(write_run: Write) -> Non
 
 def test_figures_of_what_all_runs_logged(tmp_path: Path, write_run: Write) -> None:
     found = compare([write_run("a"), write_run("b", "train.seed=1")])
-    files = draw(found, tmp_path / "new" / "figures")
+    files = plot_comparison(found, tmp_path / "new" / "figures")
     assert {file.name for file in files} == {
         "accuracy_all.png", "exact_all.png", "loss.png", "steps_at_halt.png", "encoder-coverage.png",
         "core-coverage.png",

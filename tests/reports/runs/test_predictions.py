@@ -13,7 +13,7 @@ from rich.console import Console
 from etrm.errors import DataError
 from etrm.evaluation import Candidate
 from etrm.training.scoring.score_run import score_run
-from reports.runs.prediction_drawing import as_png, in_terminal
+from reports.plots.prediction_drawing import as_png, in_terminal
 from reports.runs.predictions import Answered, differs, predictions
 from tests.errors import raises_code
 

@@ -11,7 +11,6 @@ import torch
 
 from etrm.config import Config
 from etrm.errors import ConfigError, NonFiniteError
-from etrm.training import train_state as state
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 
@@ -93,10 +92,10 @@ def test_a_checkpoint_does_not_know_who_made_it(smoke: Smoke, compiled_first: bo
     for _ in range(3):
         first.train_step()
     second = Trainer(smoke(f"train.compile={str(not compiled_first).lower()}", *settings))
-    state.restore(second, state.capture(first))
+    second.state.restore(first.state.capture())
     for _ in range(3):
         assert second.train_step()["loss"] == pytest.approx(whole.train_step()["loss"], rel=1e-2)
-    ours, theirs = state.capture(second), state.capture(whole)
+    ours, theirs = second.state.capture(), whole.state.capture()
     assert list(ours.model) == list(theirs.model)
     for name, value in theirs.model.items():
         torch.testing.assert_close(ours.model[name], value, rtol=1e-3, atol=1e-4, msg=name)

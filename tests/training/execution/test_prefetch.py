@@ -22,7 +22,7 @@ from etrm.data import Episodes, Sample, chosen_tasks
 from etrm.data.build import build_store
 from etrm.errors import DataError
 from etrm.training.execution.prefetch import CHUNK, Prefetch
-from etrm.training.faults import recipe_for
+from etrm.training.faults import draw_function, recipe_for
 from etrm.training.trainer import train
 from tests.errors import raises_code
 from tests.training.runs import wait_for_no_worker
@@ -42,7 +42,7 @@ def episodes_of(config: Config) -> Episodes:
 
 @pytest.fixture
 def prefetch() -> Iterator[Prefetch]:
-    found = Prefetch(CONFIG, episodes_of(CONFIG), recipe_for(CONFIG).draw, depth=20)
+    found = Prefetch(CONFIG, episodes_of(CONFIG), draw_function, depth=20)
     yield found
     found.close()
     wait_for_no_worker()
@@ -82,7 +82,7 @@ def test_the_workers_hand_over_the_very_same_samples_and_end(prefetch: Prefetch)
 
 
 def test_other_episodes_are_drawn_here() -> None:
-    prefetch = Prefetch(CONFIG, episodes_of(CONFIG), recipe_for(CONFIG).draw, depth=20)
+    prefetch = Prefetch(CONFIG, episodes_of(CONFIG), draw_function, depth=20)
     other = episodes_of(CONFIG)
     assert plain(prefetch(other, 1, 5)) == plain(recipe_for(CONFIG).draw(other, 1, 5))
     prefetch.close()

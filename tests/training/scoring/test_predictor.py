@@ -13,8 +13,9 @@ from etrm.config import Config
 from etrm.data import Sample, evaluation_samples, load_tasks
 from etrm.device import to_host
 from etrm.errors import CheckpointError, LeakageError, RunFolderError
+from etrm.model.solve import solve
 from etrm.training.loss import act_loss
-from etrm.training.scoring.predictor import batch_of, load_model, mean_loss, predictor, solve
+from etrm.training.scoring.predictor import batch_of, load_model, mean_loss, predictor, solve_samples
 from etrm.training.scoring.score_run import score_run
 from etrm.training.trainer import train
 from tests.errors import raises_code
@@ -62,7 +63,7 @@ def test_solving_leaves_the_mode_and_the_weights_as_they_were(
 ) -> None:
     model = load_model(run, "raw")[0].train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    _, output = solve(model, samples)
+    _, output = solve_samples(model, samples)
     assert model.training is training
     assert not output.logits.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -71,7 +72,7 @@ def test_solving_leaves_the_mode_and_the_weights_as_they_were(
 def test_mean_loss_is_that_of_the_last_step_per_scored_token(run: Path, samples: list[Sample]) -> None:
     model = load_model(run, "ema")[0]
     batch = batch_of(model, samples)
-    expected = act_loss(model.solve(batch), batch.labels).lm.mean().item()
+    expected = act_loss(solve(model, batch), batch.labels).lm.mean().item()
     assert mean_loss(model, samples) == pytest.approx(expected)
 
 
