@@ -17,7 +17,7 @@ import torch
 from etrm.config import TrainConfig
 from etrm.setting_texts import flat
 
-COMPARED = ("device", "precision", "threads", "versions", "commit")
+COMPARED = ("device", "precision", "threads", "versions", "commit", "code")
 """Entries of a run's record that its numbers may depend on."""
 
 

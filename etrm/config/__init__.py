@@ -5,12 +5,12 @@ A config comes from a preset, a TOML file or a run, then from ``--set section.ke
 combination under which nothing sensible could happen is refused here, before any data is read.
 """
 
+from etrm.config.code_names import RULES as RULES
+from etrm.config.code_names import is_rules as is_rules
 from etrm.config.code_names import named_code as named_code
-from etrm.config.data import RULES as RULES
 from etrm.config.data import SIDE as SIDE
 from etrm.config.data import Asked as Asked
 from etrm.config.data import DataConfig as DataConfig
-from etrm.config.data import is_rules as is_rules
 from etrm.config.describe import Setting as Setting
 from etrm.config.describe import sections as sections
 from etrm.config.describe import settings as settings

@@ -23,6 +23,13 @@ SETTINGS = {
 }
 """Settings whose words may name code, and the kind of it."""
 CODE_FORM = "code such as my_code.py:Name"
+RULES = "rules"
+"""Source of the rule family (``etrm.data.rules``); ``rules:`` and parts for some of it."""
+
+
+def is_rules(source: str) -> bool:
+    """Whether a source is the rule family."""
+    return source.partition(":")[0] == RULES
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,4 @@ def _found(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_code(name: str, text: str) -> bool:
-    from etrm.config.data import is_rules
-
     return parse(text) is not None and not (SETTINGS[name] == "data_sources" and is_rules(text))

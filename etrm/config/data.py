@@ -12,15 +12,6 @@ from etrm.config.section import Section, refused
 
 SIDE = 30
 """Largest side of an ARC grid, and side of the published canvas."""
-RULES = "rules"
-"""Source of the rule family (``etrm.data.rules``); ``rules:`` and parts for some of it."""
-
-
-def is_rules(source: str) -> bool:
-    """Whether a source is the rule family."""
-    return source.partition(":")[0] == RULES
-
-
 Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
 """Which pairs of a task are queries."""
 

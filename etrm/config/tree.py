@@ -9,8 +9,8 @@ from typing import Annotated, Any, NamedTuple, TypedDict, Unpack
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from etrm.config.code_names import Named
-from etrm.config.data import DataConfig, is_rules
+from etrm.config.code_names import Named, is_rules
+from etrm.config.data import DataConfig
 from etrm.config.model import KINDS, VARIATIONAL, ModelConfig
 from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig

@@ -9,6 +9,7 @@ from etrm.extensions.names import absolute as absolute
 from etrm.extensions.names import parse as parse
 from etrm.extensions.names import registered as registered
 from etrm.extensions.permission import allow as allow
+from etrm.extensions.permission import read_source as read_source
 from etrm.extensions.seam import Seam as Seam
 from etrm.extensions.seam import describe as describe
 from etrm.extensions.source_hash import outside_digests as outside_digests

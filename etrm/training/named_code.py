@@ -7,6 +7,7 @@ from dataclasses import fields
 from etrm.config import Config
 from etrm.data.sources import find_source
 from etrm.extensions import source_digest
+from etrm.model.construct import VARIANTS, find_variant
 from etrm.model.encoders import ENCODERS, find_encoder
 from etrm.training.faults import FAULTS, effective, find, recipe_for
 
@@ -22,6 +23,8 @@ def objects(config: Config) -> dict[str, object]:
     found: dict[str, object] = {name: find(name) for name in config.faults if name not in FAULTS}
     if used.model.encoder.kind not in ENCODERS:
         found[used.model.encoder.kind] = find_encoder(used.model.encoder.kind)
+    if used.model.variant not in VARIANTS:
+        found[used.model.variant] = find_variant(used.model.variant)
     for name in (used.data.source, used.evaluate.source):
         if (source := find_source(name)) is not None:
             found[name] = source

@@ -239,9 +239,10 @@ def _position(root: Path, runs: Sequence[Run]) -> str:
     for run in runs:
         model, config, _, _ = load_model(root / run.folder, "raw")
         for encoder in (model.encoder, Trainer(config).model.encoder):
-            if encoder is None or not isinstance(encoder.grid_encoder, GridEncoder):
+            reader = getattr(encoder, "grid_encoder", None)
+            if not isinstance(reader, GridEncoder):
                 return "position before and after pooling not measured (another kind of encoder)"
-            skills.append(position_skill(encoder.grid_encoder))
+            skills.append(position_skill(reader))
     trained, start = skills[::2], skills[1::2]
     return (
         f"where a single cell lies is read with R2 {_mean(trained, 'before')} from its token and "

@@ -9,7 +9,7 @@ from etrm.batch import Batch
 from etrm.config import Config, with_overrides
 from etrm.data import Episodes
 from etrm.model.act import Carry
-from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
+from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.recipe import Recipe
 
 
@@ -43,10 +43,10 @@ def configured(recipe: Recipe, settings: Callable[[Config], tuple[str, ...]]) ->
     return replace(recipe, configure=configure)
 
 
-def built(recipe: Recipe, change: Callable[[RecursiveModel], None]) -> Recipe:
+def built(recipe: Recipe, change: Callable[[Variant], None]) -> Recipe:
     """The recipe with a model that is changed once it is built."""
 
-    def build(config: Config, episodes: Episodes) -> RecursiveModel:
+    def build(config: Config, episodes: Episodes) -> Variant:
         model = recipe.build_model(config, episodes)
         change(model)
         return model
@@ -57,7 +57,7 @@ def built(recipe: Recipe, change: Callable[[RecursiveModel], None]) -> Recipe:
 def with_policy(recipe: Recipe, wrap: Callable[[ContextPolicy], ContextPolicy]) -> Recipe:
     """The recipe with another way from the demonstrations to the context; a TRM has none and stays."""
 
-    def change(model: RecursiveModel) -> None:
+    def change(model: Variant) -> None:
         if model.encoder is not None:
             model.context_policy = wrap(model.context_policy)
 
@@ -68,7 +68,7 @@ def handed_over(recipe: Recipe, change: Callable[[Given], Given]) -> Recipe:
     """The recipe with a change to what the decoder is given, after the encoder."""
 
     def wrap(policy: ContextPolicy) -> ContextPolicy:
-        def changed(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+        def changed(model: Variant, carry: Carry, batch: Batch) -> Given:
             return change(policy(model, carry, batch))
 
         return changed

@@ -17,13 +17,13 @@ from etrm.data.episodes import Episodes
 from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, Predictor
-from etrm.model.recursive import RecursiveModel, StepOutput
 from etrm.model.solve import solve
+from etrm.model.variant import StepOutput, Variant
 from etrm.training.faults import recipe_for
 from etrm.training.loss import act_loss
 
 
-def predictor(model: RecursiveModel, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
+def predictor(model: Variant, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
     """Answers as ``evaluate.halting`` says; the context is computed once per sample."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
@@ -35,13 +35,13 @@ def predictor(model: RecursiveModel, halting: Literal["all_steps", "early"] = "a
     return answer
 
 
-def batch_of(model: RecursiveModel, samples: Sequence[Sample]) -> Batch:
+def batch_of(model: Variant, samples: Sequence[Sample]) -> Batch:
     """Samples as one batch on the model's device."""
     return to_device(collate(samples), model.device)
 
 
 def solve_samples(
-    model: RecursiveModel, samples: Sequence[Sample], *, early: bool = False
+    model: Variant, samples: Sequence[Sample], *, early: bool = False
 ) -> tuple[Batch, StepOutput]:
     """:func:`etrm.model.solve.solve` on samples, in evaluation mode; the model's mode is left as it was."""
     batch = batch_of(model, samples)
@@ -54,7 +54,7 @@ def solve_samples(
 
 def load_model(
     folder: Path, weights: Literal["ema", "raw"], place: int = -1
-) -> tuple[RecursiveModel, Config, TaskSet, int]:
+) -> tuple[Variant, Config, TaskSet, int]:
     """A checkpoint of a run folder as a model in evaluation mode.
 
     Args:
@@ -87,7 +87,7 @@ def load_model(
     return model, config, tasks, checkpoint.step
 
 
-def mean_loss(model: RecursiveModel, samples: Sequence[Sample], kind: str = "stablemax") -> float:
+def mean_loss(model: Variant, samples: Sequence[Sample], kind: str = "stablemax") -> float:
     """Mean lm loss after all ACT steps, in nats per scored token; ``kind`` as ``train.loss``."""
     batch, output = solve_samples(model, samples)
     return float(act_loss(output, batch.labels, kind).lm.mean())
