@@ -39,7 +39,7 @@ Solve = Callable[[RecursiveModel, Batch], Any]
 
 def evaluation(conditions: Conditions) -> Section:
     """Both comparisons on the same samples."""
-    config = configured(*REGION, "model.halt.max_steps=16")
+    config = configured(data=REGION, model={"halt": {"max_steps": 16}})
     model, batches = (
         build_model(config, conditions.device).eval(),
         held_out_batches(config, conditions.device),

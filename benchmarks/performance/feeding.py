@@ -7,29 +7,31 @@ from dataclasses import dataclass, field
 
 from benchmarks.performance.section import Conditions, Section, Table
 from benchmarks.performance.timing import Contender, Work, ratios, spread, take_turns
-from etrm.config import Config, load
+from etrm.config import Changes, Config, load, with_settings
 from etrm.data import Episodes, Sample
 from etrm.training.slots import Draw
 from etrm.training.trainer import Trainer
 
 WORKERS = (0, 1, 2)
 WARM_STEPS, STEPS = 3, 12
-FRESH = ("data.augmentations=fresh", "monitor.enabled=false")
-LOADS = {
-    "preset small": FRESH,
-    "a small model, many new samples": (
-        *FRESH,
-        "data.max_side=30",
-        'data.exclude=["40853293"]',  # the grids of evaluation task 070dd51e
-        "data.buckets=8",
-        "model.hidden_size=16",
-        "model.layers=1",
-        "model.encoder.layers=1",
-        "model.H_cycles=1",
-        "model.L_cycles=1",
-        "model.halt.max_steps=1",
-        "train.batch_size=32",
-    ),
+LOADS: dict[str, Changes] = {
+    "preset small": {},
+    "a small model, many new samples": {
+        "data": {
+            "max_side": 30,
+            "exclude": ("40853293",),  # the grids of evaluation task 070dd51e
+            "buckets": 8,
+        },
+        "model": {
+            "hidden_size": 16,
+            "layers": 1,
+            "encoder": {"layers": 1},
+            "H_cycles": 1,
+            "L_cycles": 1,
+            "halt": {"max_steps": 1},
+        },
+        "train": {"batch_size": 32},
+    },
 }
 """By name, what is changed in preset ``small``. With one ACT step every row takes a new sample in every step."""
 
@@ -95,19 +97,18 @@ class Fed:
             self._trainer.prefetch.close()
 
 
+def configured(changes: Changes, workers: int, device: str) -> Config:
+    """Preset ``small`` without a monitor, every sample augmented afresh, and what is changed in it."""
+    fresh = with_settings(load("small"), data={"augmentations": "fresh"}, monitor={"enabled": False})
+    changed = with_settings(fresh, **changes)
+    return with_settings(changed, data={"workers": workers}, train={"device": device})
+
+
 def feeding(conditions: Conditions) -> Section:
     """Rows per second, and the share of the time that the trainer waits for samples."""
     rows: list[tuple[str, ...]] = []
     for name, settings in LOADS.items():
-        arms = [
-            Fed(
-                load(
-                    "small",
-                    overrides=(*settings, f"data.workers={n}", f"train.device={conditions.device.type}"),
-                )
-            )
-            for n in WORKERS
-        ]
+        arms = [Fed(configured(settings, n, conditions.device.type)) for n in WORKERS]
         contenders = [Contender(str(n), arm.turn, STEPS) for n, arm in zip(WORKERS, arms, strict=True)]
         timings = take_turns(contenders, conditions.repetitions, conditions.device)
         for workers, arm, timing in zip(WORKERS, arms, timings, strict=True):

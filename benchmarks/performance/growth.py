@@ -40,7 +40,7 @@ class Point:
 
     def step(self, device: torch.device) -> Step:
         """A new model's training step."""
-        config = configured(f"model.hidden_size={self.width}")
+        config = configured(model={"hidden_size": self.width})
         return Step(config, build_model(config, device))
 
     def batch(self, device: torch.device) -> Batch:

@@ -37,7 +37,7 @@ from benchmarks.performance.workload import (
     real_tasks,
 )
 from etrm.batch import Batch
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
 from etrm.data import Episodes, TaskSet, collate
 from etrm.model.act import explore, halts
 from etrm.model.lengths import by_length
@@ -58,7 +58,7 @@ class Rung:
 LADDER = (
     Rung("published: whole canvas, 10 padded demos", Layout(PUBLISHED, encode_padded, padded=True), 1),
     Rung("+ real demos only", Layout(PUBLISHED), 2),
-    Rung("+ regions in place of the canvas", Layout((*REGION, "data.buckets=1"), encode_ungrouped), 8),
+    Rung("+ regions in place of the canvas", Layout({**REGION, "buckets": 1}, encode_ungrouped), 8),
     Rung("+ batches of similar size (8 buckets)", Layout(OURS, encode_ungrouped), 8),
     Rung("+ pairs grouped by length: ours", Layout(OURS), 8),
 )
@@ -69,10 +69,10 @@ def layout(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions]
     """The part for one width D."""
 
     def run(conditions: Conditions) -> Section:
-        config = configured(f"model.hidden_size={width}")
+        config = configured(model={"hidden_size": width})
         tasks = real_tasks()
         timings, tokens = measure(config, tasks, conditions, ladder)
-        drawn = count_draws(with_overrides(config, ("model.halt.max_steps=16",)), tasks)
+        drawn = count_draws(with_settings(config, model={"halt": {"max_steps": 16}}), tasks)
         paragraphs = (verdict(timings), drawn.sentence(config.train.batch_size), setting(config, tasks))
         return Section((table(timings, tokens, config.train.batch_size),), paragraphs)
 

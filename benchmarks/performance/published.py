@@ -23,7 +23,7 @@ BATCH = 2
 
 def published(conditions: Conditions) -> Section:
     """Plain layers, one way after the other exchanged, then our modules, padded and not."""
-    config = configured(*PUBLISHED, f"train.batch_size={BATCH}")
+    config = configured(data=PUBLISHED, train={"batch_size": BATCH})
     device, tasks = conditions.device, real_tasks()
     steps: list[tuple[str, Step, bool]] = []
     for name, ways in LADDER:

@@ -98,7 +98,7 @@ def ours(width: int) -> Subject:
     """Our model on real tasks, as the other parts of the bench train it."""
 
     def make(device: torch.device) -> Training:
-        arm = Arm(Layout(OURS), configured(f"model.hidden_size={width}"), real_tasks(), device)
+        arm = Arm(Layout(OURS), configured(model={"hidden_size": width}), real_tasks(), device)
         samples = arm.config.train.batch_size
         return Training(
             model=arm.model,

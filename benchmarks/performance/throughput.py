@@ -43,7 +43,7 @@ def throughput(conditions: Conditions) -> Section:
     """Floating-point operations of a step over its time, at several widths, in turns with plain products."""
     device = conditions.device
     arms = {
-        width: Arm(Layout(OURS), configured(f"model.hidden_size={width}"), real_tasks(), device)
+        width: Arm(Layout(OURS), configured(model={"hidden_size": width}), real_tasks(), device)
         for width in WIDTHS[device.type]
     }
     batches = {width: [arm.batches.next() for _ in range(8)] for width, arm in arms.items()}

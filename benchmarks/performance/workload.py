@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from etrm.batch import Batch, Demos
-from etrm.config import Config, load, with_overrides
+from etrm.config import Changes, Config, load, with_settings
 from etrm.data import Episodes, TaskSet, collate
 from etrm.device import to_device
 from etrm.model.act import Carry
@@ -23,25 +24,26 @@ from etrm.training.tasks import training_tasks
 PADDED_DEMOS = 10
 """Demos that the published loader pads every sample to."""
 
-SETTINGS = (
-    "data.max_side=30",
-    'data.exclude=["40853293"]',  # the grids of evaluation task 070dd51e
-    "data.augmentations=1",
-    "model.context_tokens=16",
-    "train.batch_size=8",
-    "train.seed=0",
-)
+SETTINGS: Changes = {
+    "data": {
+        "max_side": 30,
+        "exclude": ("40853293",),  # the grids of evaluation task 070dd51e
+        "augmentations": 1,
+    },
+    "model": {"context_tokens": 16},
+    "train": {"batch_size": 8, "seed": 0},
+}
 """What is changed in preset ``small``: the whole training set, at the batch size of peers' numbers."""
 
-PUBLISHED = ('data.canvas="published"',)
-REGION = ('data.canvas="region"',)
-OURS = (*REGION, "data.buckets=8")
+PUBLISHED = {"canvas": "published"}
+REGION = {"canvas": "region"}
+OURS = {**REGION, "buckets": 8}
 """The default of 2 buckets suits small grids; sizes of the whole set spread more."""
 
 
-def configured(*settings: str) -> Config:
-    """The bench's config with more settings."""
-    return load("small", overrides=(*SETTINGS, *settings))
+def configured(**changes: Unpack[Changes]) -> Config:
+    """The bench's config with more settings, as :func:`etrm.config.with_settings` takes them."""
+    return with_settings(with_settings(load("small"), **SETTINGS), **changes)
 
 
 @cache
@@ -87,12 +89,12 @@ class Layout:
     """How a batch is laid out, and what the encoder does with its padding.
 
     Attributes:
-        settings: of the config.
+        data: settings of the data section.
         policy: how the context is computed.
         padded: demos are padded to :data:`PADDED_DEMOS`.
     """
 
-    settings: tuple[str, ...]
+    data: Mapping[str, Any]
     policy: ContextPolicy = encode_every_step
     padded: bool = False
 
@@ -150,7 +152,7 @@ class Arm:
     """A layout at work: its own model, step and place in the episodes."""
 
     def __init__(self, layout: Layout, config: Config, tasks: TaskSet, device: torch.device) -> None:
-        self.config = with_overrides(config, layout.settings)
+        self.config = with_settings(config, data=layout.data)
         self.batches = Batches(self.config, tasks, device, padded=layout.padded)
         self.model = build_model(self.config, device)
         self.model.context_policy = layout.policy

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etrm.commands.apps import app
-from etrm.commands.options import SetOption
+from etrm.commands.options import AllowCodeOption, SetOption
+from etrm.commands.shared import allow_code_of
 
 if TYPE_CHECKING:
     pass
@@ -76,18 +77,21 @@ def predictions(
     task: Annotated[list[str] | None, typer.Option(help="This task; may be given again.")] = None,
     demos: Annotated[bool, typer.Option(help="Draw the tasks' demonstrations too.")] = False,
     out: Annotated[Path | None, typer.Option(help="The PNG to write.")] = None,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Draw what a run answers, as `etrm evaluate` scores it: input, target, answer with its wrong cells marked.
 
     What is asked stands in the run's evaluate section; change it with --set evaluate.subset=..., .source,
     .max_tasks, .weights, .augmentations.
     """
+    from etrm.config import settings_of_texts
     from reports.plots.prediction_drawing import as_png, caption, in_terminal
     from reports.runs.predictions import predictions as answers_of
     from reports.terminal.console import open_console
     from reports.write import write_file
 
-    found, answers = answers_of(run, settings or (), tasks=tasks, only=task or ())
+    allow_code_of(run, allowed=allow_code, settings=settings)
+    found, answers = answers_of(run, settings_of_texts(settings or ()), tasks=tasks, only=task or ())
     console = open_console()
     console.print(in_terminal(answers, demos=demos))
     title = caption(run, found, answers)

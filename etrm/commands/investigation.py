@@ -9,6 +9,7 @@ import typer
 
 from etrm.commands.apps import app, bench_app
 from etrm.commands.options import (
+    AllowCodeOption,
     ConfigOption,
     InjectOption,
     JobsOption,
@@ -22,6 +23,8 @@ from etrm.commands.options import (
     TierOption,
 )
 from etrm.commands.shared import (
+    allow_code_of,
+    allow_named,
     budget_of,
     make_launcher,
     print_report_paths,
@@ -44,6 +47,7 @@ def investigate(
     config: ConfigOption = None,
     settings: SetOption = None,
     inject: InjectOption = None,
+    allow_code: AllowCodeOption = False,
     hypotheses: Annotated[str, typer.Option(help="Which to decide, e.g. H1,H2.")] = "all",
     until_root_cause: Annotated[bool, typer.Option(help="Stop at the first proven root cause.")] = False,
     tier: TierOption = "screening",
@@ -71,6 +75,7 @@ def investigate(
 
     if fail_on not in (None, "validated"):
         raise ConfigError("cli.unknown-fail-on", f"unknown --fail-on {fail_on!r}", allowed="validated")
+    allow_code_of(run, allowed=allow_code)
     result = run_investigation(
         read_subject(run, preset, config, settings, inject),
         out,
@@ -96,6 +101,7 @@ def frozen_decoder(
     config: ConfigOption = None,
     settings: SetOption = None,
     inject: InjectOption = None,
+    allow_code: AllowCodeOption = False,
     as_original: Annotated[
         list[str] | None,
         typer.Option(
@@ -118,6 +124,7 @@ def frozen_decoder(
     from etrm.investigation.experiments.frozen_decoder import run as frozen
 
     mistakes = original.chosen(as_original or ())
+    allow_code_of(run, allowed=allow_code)
     run_investigation(
         read_subject(run, preset, config, settings, inject),
         out,
@@ -204,6 +211,7 @@ def bench_faults(
     from reports.pages.fault_benchmark_page import page
     from reports.terminal.console import open_console
 
+    allow_named(names or ())
     base = resolve_config(preset, config, settings, None)
     budget = budget_of(tier, per_case, pretrain_steps)
     chosen = fault_bench.cases(names or (), seeds, budget.most_seeds)

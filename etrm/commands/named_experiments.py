@@ -18,7 +18,7 @@ from etrm.commands.options import (
     SetOption,
     ThreadsOption,
 )
-from etrm.commands.shared import make_launcher, resolve_config, resumable_work
+from etrm.commands.shared import allow_named, make_launcher, resolve_config, resumable_work
 
 if TYPE_CHECKING:
     from etrm.config import Config
@@ -43,7 +43,10 @@ def experiment_list() -> None:
 
 @experiment_app.command("run")
 def experiment_run(
-    names: Annotated[list[str], typer.Argument(help="E7 and the like; E0 is run beside them.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(help="E7 and the like, or code: my_code.py:MY_EXPERIMENT; E0 is run beside them."),
+    ],
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -57,6 +60,7 @@ def experiment_run(
     """Run some experiments beside the baseline, and print the table."""
     from etrm.investigation.experiments.registry import BASELINE, find
 
+    allow_named(names)
     chosen = [find(name) for name in dict.fromkeys((BASELINE, *names))]
     _experiments(
         chosen,

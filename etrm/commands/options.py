@@ -14,13 +14,29 @@ ConfigOption = Annotated[
     Path | None, typer.Option(help='A TOML file; preset = "NAME" in it extends that preset.')
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.lr=1e-3.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, e.g. train.lr=1e-3 or model.encoder.kind=my_code.py:MyEncoder.",
+    ),
 ]
 InjectOption = Annotated[
-    list[str] | None, typer.Option("--inject", metavar="FAULT", help="See `etrm faults`.")
+    list[str] | None,
+    typer.Option("--inject", metavar="FAULT", help="A name of `etrm faults`, or code: my_code.py:MY_FAULT."),
+]
+AllowCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Run the code that the run's config names, as its files are now: read them first.",
+    ),
 ]
 SourceOption = Annotated[
-    str, typer.Option(help="arc-agi-1, arc-agi-2, rules, a folder, or a Kaggle challenges file.")
+    str,
+    typer.Option(
+        help="arc-agi-1, arc-agi-2, rules, a folder, a Kaggle challenges file, or code: my_code.py:my_tasks."
+    ),
 ]
 SubsetOption = Annotated[str, typer.Option(help="training or evaluation.")]
 WeightsOption = Annotated[str, typer.Option(help="ema or raw: a checkpoint of ours holds both.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etrm.commands.apps import app
+from etrm.commands.shared import allow_named
 
 if TYPE_CHECKING:
     pass
@@ -25,6 +26,10 @@ def audit_case(
     ignore: Annotated[list[str] | None, typer.Option(help="The same, to be left out.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="Findings that are known.")] = None,
     write_baseline: Annotated[Path | None, typer.Option(help="Write what is found as a baseline.")] = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE", help="A probe to run instead of the case's: my_code.py:MyProbe."),
+    ] = None,
 ) -> None:
     """Audit a training step of your own: any torch model.
 
@@ -42,7 +47,10 @@ def audit_case(
     from etrm.commands.audit_case import AuditRequest, run_audit
     from reports.terminal.console import open_console
 
-    request = AuditRequest(target, form, out, select or (), ignore or (), baseline, write_baseline)
+    allow_named(probe or ())
+    request = AuditRequest(
+        target, form, out, select or (), ignore or (), baseline, write_baseline, probe or ()
+    )
     try:
         found, text = run_audit(request)
     except UserError as error:

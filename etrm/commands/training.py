@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etrm.commands.apps import app
-from etrm.commands.options import ConfigOption, InjectOption, JsonOption, PresetOption, SetOption
-from etrm.commands.shared import resolve_config, resolve_settings
+from etrm.commands.options import (
+    AllowCodeOption,
+    ConfigOption,
+    InjectOption,
+    JsonOption,
+    PresetOption,
+    SetOption,
+)
+from etrm.commands.shared import allow_code_of, resolve_config, resolve_settings
 
 if TYPE_CHECKING:
     pass
@@ -24,6 +31,7 @@ def train(
     inject: InjectOption = None,
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/train"),
     resume: Annotated[bool, typer.Option(help="Go on where the run in --out stopped.")] = False,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Train a model; Ctrl-C keeps a checkpoint, --resume continues exactly from there."""
     from etrm.checkpoints.run_folder import read_config
@@ -31,6 +39,7 @@ def train(
     from etrm.training.trainer import train as run_training
     from reports.terminal.console import TrainBar, open_console
 
+    allow_code_of(out if resume else None, allowed=allow_code)
     if resume and not (preset or config or settings or inject):
         chosen = read_config(out)
     else:
@@ -56,6 +65,7 @@ def evaluate(
             "names the tasks without an answer."
         ),
     ] = None,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Pass@k of a run on held-out tasks, beside what needs no learning.
 
@@ -64,11 +74,13 @@ def evaluate(
     """
     from rich.table import Table
 
+    from etrm.config import settings_of_texts
     from etrm.training.scoring.score_run import score_run
     from reports.terminal.console import open_console
     from reports.terminal.summary import submission_line
 
-    scores = score_run(run, tuple(settings or ()), submission)
+    allow_code_of(run, allowed=allow_code, settings=settings)
+    scores = score_run(run, settings_of_texts(settings or ()), submission)
     asked = scores.config.evaluate
     title = f"{run}, step {scores.step}, {scores.weights} weights: {asked.source} {asked.subset}, "
     table = Table(title=f"{title}{asked.augmentations} votes per query", title_justify="left")

@@ -30,9 +30,12 @@ from etrm.config.resolve import presets as presets
 from etrm.config.resolve import resolve as resolve
 from etrm.config.resolve import resolve_run as resolve_run
 from etrm.config.train import TrainConfig as TrainConfig
+from etrm.config.tree import Changes as Changes
 from etrm.config.tree import Config as Config
 from etrm.config.tree import build as build
 from etrm.config.tree import check_request as check_request
+from etrm.config.tree import settings_of_texts as settings_of_texts
+from etrm.config.tree import with_interventions as with_interventions
 from etrm.config.tree import with_overrides as with_overrides
 from etrm.config.tree import with_settings as with_settings
 from etrm.config.watch import EvaluateConfig as EvaluateConfig

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple, TypedDict, Unpack
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, TypedDict, Unpack, cast
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -165,6 +165,24 @@ def with_settings(config: Config, **changes: Unpack[Changes]) -> Config:
             next_step="load(preset, overrides=...)",
         )
     return build(merged(config.model_dump(), changes))
+
+
+def settings_of_texts(texts: Iterable[str]) -> Changes:
+    """Settings given as ``section.key=value`` on a command line, as the values that :func:`with_settings` takes.
+
+    Raises:
+        ConfigError: a text is not of that form, or its value cannot be read.
+    """
+    return cast(Changes, override({}, tuple(texts)))
+
+
+def with_interventions(config: Config) -> Config:
+    """A config with its interventions applied, which it keeps as text.
+
+    Raises:
+        ConfigError: see :func:`with_overrides`.
+    """
+    return with_overrides(config, config.interventions) if config.interventions else config
 
 
 def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from etrm.config import Changes
 from etrm.data import Grid, Pair
 from etrm.data.task import Task
 from etrm.errors import DataError
@@ -87,7 +88,7 @@ def differs(grid: Grid, target: Grid) -> Mask:
 
 
 def predictions(
-    folder: Path, settings: Sequence[str] = (), *, tasks: int = 6, only: Sequence[str] = ()
+    folder: Path, settings: Changes | None = None, *, tasks: int = 6, only: Sequence[str] = ()
 ) -> tuple[Evaluated, list[Answered]]:
     """The answers of a run's newest checkpoint, as ``etrm evaluate`` with the same settings scores them.
 
@@ -95,14 +96,14 @@ def predictions(
 
     Args:
         folder: of the run.
-        settings: overrides of the evaluate section.
+        settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
         tasks: how many, by id, where none are named.
         only: ids of tasks.
 
     Raises:
         EtrmError: see :func:`evaluate_run`; or a named task is not asked.
     """
-    found = evaluate_run(folder, tuple(settings))
+    found = evaluate_run(folder, settings or {})
     known = [task.id for task in found.asked]
     missing = [name for name in only if name not in known]
     if missing:

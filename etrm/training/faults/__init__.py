@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_interventions
 from etrm.errors import ConfigError
 from etrm.extensions import Seam, describe, in_users_code, parse, registered
 from etrm.training.faults import data, decoder, dynamics, encoder, evaluator, interface
@@ -45,7 +45,7 @@ def recipe_for(config: Config) -> Recipe:
     if not config.interventions:
         return recipe
     configure = recipe.configure
-    return replace(recipe, configure=lambda given: with_overrides(configure(given), given.interventions))
+    return replace(recipe, configure=lambda given: with_interventions(configure(given)))
 
 
 def _applied(name: str, recipe: Recipe) -> Recipe:

@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from etrm.checkpoints.decoder_loading import read_source
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
 from etrm.model.recursive import recursive_core
 from etrm.model.variant import Variant
 from etrm.training.faults.seam import Fault, built, configured, frozen_decoder
@@ -32,7 +32,7 @@ def _decoder_wrong_prefix(recipe: Recipe) -> Recipe:
 def _decoder_raw_for_ema(recipe: Recipe) -> Recipe:
     def load(model: Variant, config: Config) -> None:
         other = "raw" if config.train.decoder_weights == "ema" else "ema"
-        recipe.load_decoder(model, with_overrides(config, (f"train.decoder_weights={other}",)))
+        recipe.load_decoder(model, with_settings(config, train={"decoder_weights": other}))
 
     return replace(recipe, load_decoder=load)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from etrm.config import VARIATIONAL, Config
+from etrm.config import VARIATIONAL, Changes, Config
 from etrm.training.faults.seam import Fault, configured
 from etrm.training.recipe import Recipe
 
@@ -15,9 +15,10 @@ SPIKE, EVERY = 40.0, 25
 
 
 def _lr_too_high(recipe: Recipe) -> Recipe:
-    return configured(
-        recipe, lambda config: (f"train.encoder_lr_scale={min(1e4, 100 * config.train.encoder_lr_scale)}",)
-    )
+    def settings(config: Config) -> Changes:
+        return {"train": {"encoder_lr_scale": min(1e4, 100 * config.train.encoder_lr_scale)}}
+
+    return configured(recipe, settings)
 
 
 def _no_clip_spikes(recipe: Recipe) -> Recipe:
@@ -25,30 +26,26 @@ def _no_clip_spikes(recipe: Recipe) -> Recipe:
         loss = recipe.weigh(loss, step)
         return SPIKE * loss if step % EVERY == EVERY // 2 else loss
 
-    return replace(configured(recipe, lambda config: ("train.clip_norm=none",)), weigh=weigh)
+    return replace(configured(recipe, lambda config: {"train": {"clip_norm": None}}), weigh=weigh)
 
 
 def _warmup_too_long(recipe: Recipe) -> Recipe:
-    return configured(recipe, lambda config: (f"train.warmup_steps={20 * config.train.steps}",))
+    return configured(recipe, lambda config: {"train": {"warmup_steps": 20 * config.train.steps}})
 
 
-def _narrow(config: Config) -> tuple[str, ...]:
-    """Settings of an encoder whose context goes through one vector of four numbers."""
-    return (*_variational("hybrid_variational"), "model.encoder.latent_size=4")
-
-
-def _variational(kind: str) -> tuple[str, ...]:
-    return (f"model.encoder.kind={kind}", "model.encoder.pooling=mean")
+VARIATIONAL_ENCODER = {"kind": "hybrid_variational", "pooling": "mean"}
 
 
 def _encoder_one_token(recipe: Recipe) -> Recipe:
-    return configured(recipe, _narrow)
+    """The context goes through one vector of four numbers."""
+    narrow: Changes = {"model": {"encoder": {**VARIATIONAL_ENCODER, "latent_size": 4}}}
+    return configured(recipe, lambda config: narrow)
 
 
 def _posterior_collapse(recipe: Recipe) -> Recipe:
-    def settings(config: Config) -> tuple[str, ...]:
+    def settings(config: Config) -> Changes:
         already = config.model.encoder.kind in VARIATIONAL
-        return (*(() if already else _variational("hybrid_variational")), "train.kl_weight=1000")
+        return {"model": {"encoder": {} if already else VARIATIONAL_ENCODER}, "train": {"kl_weight": 1000}}
 
     return configured(recipe, settings)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from etrm.batch import Batch
-from etrm.config import Config, with_overrides
+from etrm.config import Changes, Config, with_settings
 from etrm.data import Episodes
 from etrm.model.act import Carry
 from etrm.model.variant import ContextPolicy, Given, Variant
@@ -33,12 +33,12 @@ class Fault:
     apply: Callable[[Recipe], Recipe]
 
 
-def configured(recipe: Recipe, settings: Callable[[Config], tuple[str, ...]]) -> Recipe:
+def configured(recipe: Recipe, settings: Callable[[Config], Changes]) -> Recipe:
     """The recipe with other settings than it was given."""
 
     def configure(config: Config) -> Config:
         config = recipe.configure(config)
-        return with_overrides(config, settings(config))
+        return with_settings(config, **settings(config))
 
     return replace(recipe, configure=configure)
 
@@ -76,6 +76,6 @@ def handed_over(recipe: Recipe, change: Callable[[Given], Given]) -> Recipe:
     return with_policy(recipe, wrap)
 
 
-def frozen_decoder(config: Config) -> tuple[str, ...]:
+def frozen_decoder(config: Config) -> Changes:
     """Settings that mean to freeze the decoder for the whole run."""
-    return ("train.freeze_encoder_steps=0", f"train.freeze_decoder_steps={config.train.steps}")
+    return {"train": {"freeze_encoder_steps": 0, "freeze_decoder_steps": config.train.steps}}

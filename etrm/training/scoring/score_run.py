@@ -7,7 +7,7 @@ from pathlib import Path
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config
-from etrm.config import Config, with_overrides
+from etrm.config import Changes, Config, with_settings
 from etrm.data import TaskSet, check_leakage
 from etrm.evaluation import EvaluationReport, Submitted, evaluate_baselines, write_submission
 from etrm.model.construct import build_variant
@@ -63,32 +63,32 @@ class Scores:
     submitted: Submitted | None = None
 
 
-def evaluate_run(folder: Path, settings: tuple[str, ...]) -> Evaluated:
+def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
     """Ask the newest checkpoint of a run folder.
 
     Args:
         folder: of the run.
-        settings: overrides of the evaluate section.
+        settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
 
     Raises:
         LeakageError: an asked task was trained on and is not in ``evaluate.allow_trained``.
         EtrmError: there is no run, no whole checkpoint, or no such tasks.
     """
-    weights = with_overrides(read_config(folder), settings).evaluate.weights
+    weights = with_settings(read_config(folder), **settings).evaluate.weights
     model, trained_with, tasks, step = load_model(folder, weights)
-    config = with_overrides(trained_with, settings)
+    config = with_settings(trained_with, **settings)
     asked = held_out_tasks(config)
     if "all" not in config.evaluate.allow_trained:
         check_leakage(tasks, asked, config.evaluate.allow_trained)
     return Evaluated(config, step, weights, model, tasks, asked, _evaluate(model, asked, config, tasks))
 
 
-def score_run(folder: Path, settings: tuple[str, ...], submission: Path | None) -> Scores:
+def score_run(folder: Path, settings: Changes, submission: Path | None) -> Scores:
     """Evaluate the newest checkpoint of a run folder beside what needs no learning.
 
     Args:
         folder: of the run.
-        settings: overrides of the evaluate section.
+        settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
         submission: where to write a Kaggle submission of the whole data set, if anywhere.
 
     Raises:

@@ -11,9 +11,7 @@ from etrm.data import Pair, Task, TaskSet
 @pytest.fixture(scope="session")
 def config() -> Config:
     """The bench's config, small."""
-    return configured(
-        "train.batch_size=2", "model.hidden_size=8", "model.num_heads=2", "model.context_tokens=2"
-    )
+    return configured(train={"batch_size": 2}, model={"hidden_size": 8, "num_heads": 2, "context_tokens": 2})
 
 
 @pytest.fixture(scope="session")

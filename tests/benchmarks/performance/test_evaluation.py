@@ -9,7 +9,7 @@ from benchmarks.performance import evaluation as bench
 from benchmarks.performance.section import Conditions
 from benchmarks.performance.workload import REGION, Batches, build_model
 from etrm.batch import Batch
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
 from etrm.data import TaskSet
 from etrm.model.recursive import RecursiveModel
 from etrm.model.solve import solve
@@ -19,13 +19,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def model(config: Config) -> RecursiveModel:
-    return build_model(with_overrides(config, ("model.halt.max_steps=3",)), CPU).eval()
+    return build_model(with_settings(config, model={"halt": {"max_steps": 3}}), CPU).eval()
 
 
 @pytest.fixture
 def batches(config: Config, tasks: TaskSet) -> list[Batch]:
-    settings = (*REGION, "train.batch_size=5", "data.buckets=1", "data.max_demos=2")
-    source = Batches(with_overrides(config, settings), tasks, CPU)
+    changed = with_settings(config, train={"batch_size": 5}, data={**REGION, "buckets": 1, "max_demos": 2})
+    source = Batches(changed, tasks, CPU)
     return [source.next(), source.next()]
 
 

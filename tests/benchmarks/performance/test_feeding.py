@@ -24,14 +24,12 @@ def test_waiting_is_the_time_that_drawing_takes() -> None:
 
 
 def test_every_number_of_workers_is_timed_on_the_same_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = (
-        *bench.FRESH,
-        "data.max_side=4",
-        "model.halt.max_steps=1",
-        "model.hidden_size=16",
-        "train.batch_size=4",
-    )
-    monkeypatch.setattr(bench, "LOADS", {"tiny": settings})
+    tiny = {
+        "data": {"max_side": 4},
+        "model": {"halt": {"max_steps": 1}, "hidden_size": 16},
+        "train": {"batch_size": 4},
+    }
+    monkeypatch.setattr(bench, "LOADS", {"tiny": tiny})
     monkeypatch.setattr(bench, "WORKERS", (0, 1))
     (table,) = bench.feeding(Conditions(torch.device("cpu"), repetitions=1)).tables
     columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True))

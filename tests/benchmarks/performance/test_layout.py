@@ -9,7 +9,7 @@ from benchmarks.performance import layout as bench
 from benchmarks.performance.section import Conditions
 from benchmarks.performance.timing import Timing
 from benchmarks.performance.workload import PADDED_DEMOS, Arm, Layout
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
 from etrm.data import TaskSet, collate
 from etrm.model.encoders import PAD
 
@@ -38,7 +38,7 @@ def loss_and_gradients(
 def test_a_rung_that_only_saves_work_computes_the_same(
     one: Layout, other: Layout, rows: int, config: Config, tasks: TaskSet
 ) -> None:
-    config = with_overrides(config, (f"train.batch_size={rows}",))
+    config = with_settings(config, train={"batch_size": rows})
     loss, gradients = loss_and_gradients(one, config, tasks)
     same_loss, same_gradients = loss_and_gradients(other, config, tasks)
     assert loss == pytest.approx(same_loss, rel=1e-5)
@@ -81,7 +81,7 @@ def test_the_published_layout_is_ten_pairs_on_the_whole_canvas(config: Config, t
 
 def test_work_is_counted_with_its_padding(config: Config, tasks: TaskSet) -> None:
     def tokens(layout: Layout) -> int:
-        at_work = arm(layout, with_overrides(config, ("train.batch_size=4",)), tasks)
+        at_work = arm(layout, with_settings(config, train={"batch_size": 4}), tasks)
         batch = at_work.batches.next()
         return bench.computed_tokens(layout, batch)
 
@@ -90,7 +90,7 @@ def test_work_is_counted_with_its_padding(config: Config, tasks: TaskSet) -> Non
 
 
 def test_a_loader_that_fills_every_row_draws_sixteen_times_more(config: Config, tasks: TaskSet) -> None:
-    halting = with_overrides(config, ("model.halt.max_steps=16",))
+    halting = with_settings(config, model={"halt": {"max_steps": 16}})
     drawn = bench.count_draws(halting, tasks, cycles=3, timed=4)
     assert (drawn.steps, drawn.published, drawn.ours) == (48, 96, 6)
     assert drawn.ratio == 16

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from etrm.config import Changes
 from etrm.errors import DataError
 from etrm.evaluation import Candidate
 from etrm.training.scoring.score_run import score_run
@@ -20,7 +21,7 @@ from tests.errors import raises_code
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
 def test_each_answer_is_the_one_that_evaluate_scores(trained: Path, weights: str) -> None:
-    setting = (f"evaluate.weights={weights}",)
+    setting: Changes = {"evaluate": {"weights": weights}}
     scored = score_run(trained, setting, None).model
     _, answers = predictions(trained, setting, tasks=100)
     assert len(answers) == len(scored.queries) == 8

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from etrm.config import Config
+from etrm.config import Changes, Config
 from etrm.data import Sample, evaluation_samples, load_tasks
 from etrm.device import to_host
 from etrm.errors import CheckpointError, LeakageError, RunFolderError
@@ -98,7 +98,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(run: Path, tmp_path: Pat
 
 def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "submission.json"
-    scores = score_run(run, ("evaluate.weights=raw",), file)
+    scores = score_run(run, {"evaluate": {"weights": "raw"}}, file)
     assert scores.submitted is not None
     assert (scores.submitted.tasks, scores.submitted.path) == (3, file)
     assert (scores.step, scores.weights) == (3, "raw")
@@ -112,7 +112,7 @@ def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path
 def test_a_submission_holds_the_whole_data_set_and_names_what_was_not_evaluated(
     run: Path, tmp_path: Path
 ) -> None:
-    score_run(run, ("evaluate.max_tasks=1",), tmp_path / "submission.json")
+    score_run(run, {"evaluate": {"max_tasks": 1}}, tmp_path / "submission.json")
     assert set(json.loads((tmp_path / "submission.json").read_text())) == {"task100", "task101", "task102"}
     found = json.loads((tmp_path / "submission.placeholders.json").read_text())
     assert found["tasks"] == 3
@@ -122,6 +122,6 @@ def test_a_submission_holds_the_whole_data_set_and_names_what_was_not_evaluated(
 
 def test_scoring_what_was_trained_on_is_refused(run: Path) -> None:
     with raises_code(LeakageError, "data.leakage", "4 of 4"):
-        score_run(run, ("evaluate.subset=training",), None)
-    allowed = ("evaluate.subset=training", 'evaluate.allow_trained=["all"]')
+        score_run(run, {"evaluate": {"subset": "training"}}, None)
+    allowed: Changes = {"evaluate": {"subset": "training", "allow_trained": ("all",)}}
     assert score_run(run, allowed, None).model.pass_at[1].asked == 4
