@@ -24,7 +24,6 @@ from etrm.commands.options import (
 )
 from etrm.commands.shared import (
     allow_code_of,
-    allow_named,
     budget_of,
     make_launcher,
     print_report_paths,
@@ -211,7 +210,6 @@ def bench_faults(
     from reports.pages.fault_benchmark_page import page
     from reports.terminal.console import open_console
 
-    allow_named(names or ())
     base = resolve_config(preset, config, settings, None)
     budget = budget_of(tier, per_case, pretrain_steps)
     chosen = fault_bench.cases(names or (), seeds, budget.most_seeds)

@@ -98,18 +98,24 @@ def experiment_suite(
 
 @experiment_app.command("table")
 def experiment_table(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Experiments that are code, to be listed too.")
+    ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     seeds: ExperimentSeeds = 3,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
-    """The tracking table of what a folder holds now; nothing is run."""
+    """Print the tracking table of what a folder holds now; nothing is run."""
+    from etrm.investigation.experiments.registry import find
     from reports.pages.experiments_page import page
     from reports.terminal.console import open_console
 
+    allow_named(names or ())
+    outside = [find(name) for name in names or ()]
     base = resolve_config(preset, config, settings, None)
-    open_console().print(page(out, base, seeds), markup=False, highlight=False, soft_wrap=True)
+    open_console().print(page(out, base, seeds, outside), markup=False, highlight=False, soft_wrap=True)
 
 
 def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: Launcher, out: Path) -> None:
@@ -122,6 +128,6 @@ def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: L
         for experiment in chosen:
             name = f"{experiment.name}, {experiment.what}"
             run([experiment], base, out, seeds, launcher, partial(phases.update, name))
-    text = page(out, base, seeds)
+    text = page(out, base, seeds, chosen)
     write_atomically(out / "index.md", text)
     open_console().print(text, markup=False, highlight=False, soft_wrap=True)

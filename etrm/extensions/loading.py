@@ -21,6 +21,9 @@ _loaded: dict[str, tuple[bytes, ModuleType]] = {}
 _PACKAGES = tuple(Path(__file__).parents[2] / name for name in ("etrm", "diagnostics", "reports", "cli.py"))
 
 
+_FIX = "fix it, then the same command again"
+
+
 def load_object(code: CodeName) -> object:
     """The object of a name.
 
@@ -56,7 +59,7 @@ def _file_module(code: CodeName) -> ModuleType:
     sys.modules[module.__name__] = module
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # at the end: a helper beside the file hides no installed package
-    with in_users_code(str(code), "extension.import-failed"):
+    with in_users_code(str(code), importing=True):
         exec(compile(source, code.place, "exec"), vars(module))
     _loaded[code.place] = source, module
     return module
@@ -65,7 +68,7 @@ def _file_module(code: CodeName) -> ModuleType:
 def _installed_module(code: CodeName) -> ModuleType:
     check_allowed(code)
     try:
-        with in_users_code(str(code), "extension.import-failed"):
+        with in_users_code(str(code), importing=True):
             return importlib.import_module(code.place)
     except ExtensionError as error:
         missing = error.__cause__
@@ -80,12 +83,12 @@ def _installed_module(code: CodeName) -> ModuleType:
 
 
 @contextmanager
-def in_users_code(name: str, code: str = "extension.raised") -> Iterator[None]:
+def in_users_code(name: str, *, importing: bool = False) -> Iterator[None]:
     """Around a call of a user's code: what it raises becomes an error that shows the user's lines alone.
 
     Args:
         name: name of the code.
-        code: stable code of the error.
+        importing: whether the call is the import of the code.
 
     Raises:
         ExtensionError: the user's code raised. Errors of this project pass unchanged.
@@ -95,33 +98,43 @@ def in_users_code(name: str, code: str = "extension.raised") -> Iterator[None]:
     except EtrmError:
         raise
     except Exception as error:
-        raise _failure(error, name, code) from error
+        shown = _users_lines(error)
+        if importing:
+            raise ExtensionError(
+                "extension.import-failed", f"the code {name} cannot be imported", got=shown, next_step=_FIX
+            ) from error
+        raise _raised(name, shown) from error
 
 
 def explained(error: BaseException) -> ExtensionError | None:
     """The error to show where the code of a loaded file raised; None where no such file was running."""
-    files = {str(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)}
-    for place in _loaded:
-        if place in files:
-            return _failure(error, place, "extension.raised")
-    return None
+    place = next((file for file, _ in _frames(error) if file in _loaded), None)
+    return None if place is None else _raised(place, _users_lines(error))
 
 
-def _failure(error: BaseException, name: str, code: str) -> ExtensionError:
-    lines = traceback.format_exception(type(error), error, _users_part(error.__traceback__), chain=False)
-    shown = "".join(lines).rstrip()
-    what = "cannot be imported" if code == "extension.import-failed" else "raised an exception"
+def _raised(name: str, shown: str) -> ExtensionError:
     return ExtensionError(
-        code, f"the code {name} {what}", got=shown, next_step="fix it, then the same command again"
+        "extension.raised", f"the code {name} raised an exception", got=shown, next_step=_FIX
     )
 
 
-def _users_part(trace: TracebackType | None) -> TracebackType | None:
-    """A traceback from the first line that is neither ours nor the import system's."""
+def _users_lines(error: BaseException) -> str:
+    """The traceback of an error, from the user's first line on."""
+    theirs = [trace for file, trace in _frames(error) if file in _loaded]
+    theirs += [trace for file, trace in _frames(error) if not _is_ours(file)]
+    start = theirs[0] if theirs else None  # a syntax error names its line by itself
+    return "".join(traceback.format_exception(type(error), error, start, chain=False)).rstrip()
+
+
+def _frames(error: BaseException) -> Iterator[tuple[str, TracebackType]]:
+    trace = error.__traceback__
     while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        ours = any(Path(file).is_relative_to(folder) for folder in _PACKAGES)
-        if not (ours or file.startswith("<frozen") or Path(file).parent.name == "importlib"):
-            return trace
+        yield trace.tb_frame.f_code.co_filename, trace
         trace = trace.tb_next
-    return None
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a file is of this project or of the import system."""
+    if file.startswith("<frozen") or Path(file).parent.name == "importlib":
+        return True
+    return any(Path(file).is_relative_to(folder) for folder in _PACKAGES)

@@ -46,7 +46,7 @@ class Seam(Generic[T]):
         """
         points = registered(self.kind)
         if name in points:
-            with in_users_code(name, "extension.import-failed"):
+            with in_users_code(name, importing=True):
                 found: object = points[name].load()
         else:
             code = parse(name)

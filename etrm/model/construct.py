@@ -62,4 +62,14 @@ def build_variant(config: ModelConfig, *, puzzles: int = 0, side: int = SIDE) ->
         raise SEAM.wrong(
             config.variant, f"a model without {', '.join(missing)}", "the attributes that Variant documents"
         )
+    owned = {
+        id(p) for part in (model.core, model.encoder, model.puzzle_table) if part for p in part.parameters()
+    }
+    strays = [name for name, parameter in model.named_parameters() if id(parameter) not in owned]
+    if strays:
+        raise SEAM.wrong(
+            config.variant,
+            f"parameters outside them: {', '.join(strays[:5])}",
+            "every parameter in core, encoder or puzzle_table, which are what is trained",
+        )
     return model

@@ -170,7 +170,12 @@ def find(name: str) -> Experiment:
         ExtensionError: its code cannot be loaded, or is no experiment.
     """
     if name not in EXPERIMENTS and (parse(name) is not None or name in registered(SEAM.kind)):
-        return SEAM.load(name)
+        found = SEAM.load(name)
+        if found.name in EXPERIMENTS or not found.name.isidentifier():
+            raise SEAM.wrong(
+                name, f"the name {found.name!r}", "a name of letters and digits that is not taken"
+            )
+        return found
     if name not in EXPERIMENTS:
         raise ConfigError(
             "experiment.unknown",

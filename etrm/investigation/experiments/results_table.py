@@ -118,12 +118,11 @@ class Answer:
     found: str
 
 
-def table(root: Path, base: Config, seeds: int) -> list[Row]:
-    """Every experiment as far as the folder holds its runs."""
-    by_name = {name: _finished(root, name, seeds) for name in EXPERIMENTS}
-    return [
-        _row(root, experiment, by_name[name], by_name[BASELINE]) for name, experiment in EXPERIMENTS.items()
-    ]
+def table(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()) -> list[Row]:
+    """Every experiment, those from outside last, as far as the folder holds its runs."""
+    every = EXPERIMENTS | {experiment.name: experiment for experiment in outside}
+    by_name = {name: _finished(root, name, seeds) for name in every}
+    return [_row(root, experiment, by_name[name], by_name[BASELINE]) for name, experiment in every.items()]
 
 
 def _finished(root: Path, name: str, seeds: int) -> list[Run]:

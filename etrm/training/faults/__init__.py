@@ -87,7 +87,7 @@ def find(name: str) -> Fault:
         raise ConfigError(
             "fault.unknown",
             f"unknown fault {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-            allowed=", ".join((*FAULTS, *registered(SEAM.kind), "or code such as my_code.py:MY_FAULT")),
-            next_step="etrm faults",
+            allowed=", ".join((*FAULTS, *registered(SEAM.kind))),
+            next_step="etrm faults lists them; a fault of yours is named as my_code.py:MY_FAULT",
         )
     return FAULTS[name]
