@@ -3,51 +3,52 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: investigate test test-slow test-gpu test-extras lint format bench coverage figures gates rules investigations pages clean
+.PHONY: help investigate quick test test-slow test-gpu test-extras lint format bench coverage figures gates rules investigations pages clean
 
-investigate: $(READY)
+help:  ## print this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-15s %s\n", $$1, $$2 }'
+
+investigate: $(READY)  ## investigate the preset small; writes runs/investigation (17 minutes on two cores)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
 
-test: $(READY)
+quick: lint  ## lint, and the tests nearest to what changed since main: under a minute
+	$(BIN)/python -m tests.affected --run --seconds 30 -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(READY)  ## all tests but the slow ones (under 8 minutes on two cores)
 	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
-test-slow: $(READY)
+test-slow: $(READY)  ## tests that train for minutes
 	$(BIN)/pytest -m "slow and not gpu"
 
-# What needs a GPU; on a machine without one every test is skipped and says so.
-test-gpu: $(READY)
+test-gpu: $(READY)  ## tests that need a GPU; skipped where there is none
 	$(BIN)/pytest -m gpu
 
-# What `make test` skips where its packages are not installed: callbacks, docs/examples, jobs through submitit.
-test-extras: $(READY)
+test-extras: $(READY)  ## install the extras and run the tests that need them (callbacks, docs/examples, submitit)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lightning,transformers,examples,cluster]'
 	$(BIN)/pytest tests/diagnostics/test_lightning.py tests/diagnostics/test_hugging_face.py tests/examples tests/investigation/runs/test_launchers.py
 
-lint: $(READY)
+lint: $(READY)  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(READY)
+format: $(READY)  ## fix what ruff can fix, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)
+bench: $(READY)  ## performance against the published layout and other tools
 	$(BIN)/python -m benchmarks.performance
 
-# docs/settings.md, docs/errors.md and docs/result-codes.md, which tests compare with the code.
-pages: $(READY)
+pages: $(READY)  ## generate the pages that tests compare with the code
 	$(BIN)/python -m reports.documents.settings_page --out docs/settings.md
 	$(BIN)/python -m reports.documents.error_codes --out docs/errors.md
 	$(BIN)/python -m etrm.investigation.codes > docs/result-codes.md
 
-# docs/coverage.md: two small real runs, seconds.
-coverage: $(READY)
+coverage: $(READY)  ## draw the figure that explains coverage, from two small runs (seconds)
 	$(BIN)/python docs/examples/coverage.py --out docs/figures/coverage.png
 
-# The figures of the README, from real runs: about 15 minutes on two cores.
-figures: $(READY)
+figures: $(READY)  ## draw the figures of the README, from real runs (15 minutes on two cores)
 	$(BIN)/etrm investigate --preset small --inject cached-context --hypotheses H2 --no-experiments --out runs/cached-context
 	cp runs/cached-context/figures/h2-reset.png docs/figures/cached-context.png
 	for seed in 0 1 2; do \
@@ -56,31 +57,28 @@ figures: $(READY)
 	$(BIN)/etrm plot runs/overfit/seed0 runs/overfit/seed1 runs/overfit/seed2 --line gate=0.95 \
 	    --title "Overfit gate: ten tasks, token accuracy of all rows" --out docs/figures/overfit-gate.png
 
-# docs/learning.md: the overfit gate of the other encoders; about 3 minutes of one core for each of 18 runs.
 KINDS := hybrid_standard lpn_standard lpn_variational hybrid_variational recurrent trm_style
-gates: $(READY)
+gates: $(READY)  ## run the overfit gate of every encoder but the standard one (18 runs of 3 minutes of one core)
 	for seed in 0 1 2; do for kind in $(KINDS); do \
 	    $(BIN)/etrm train --preset overfit --set model.encoder.kind=$$kind --set train.seed=$$seed \
 	        --set train.threads=1 --resume --out runs/gates/$$kind-seed$$seed || exit 1; \
 	done; done
 	$(BIN)/python -m reports.documents.learning gates runs/gates/*-seed? --out docs/figures/overfit-gates.png
 
-# docs/learning.md: held-out rules; about 15 minutes of one core for each of 3 runs.
-rules: $(READY)
+rules: $(READY)  ## train on invented rules, score held-out ones (3 runs of 15 minutes of one core)
 	for seed in 0 1 2; do \
 	    $(BIN)/etrm train --preset rules --set train.seed=$$seed --set train.threads=1 --resume --out runs/rules/seed$$seed || exit 1; \
 	done
 	$(BIN)/python -m reports.documents.learning held-out runs/rules/seed? --out docs/figures/rules.png
 
-# docs/investigations: about an hour of one core.
 REVISITED := --preset small --set train.steps=120 --set train.clip_norm=none --out runs/revisited-experiments
-investigations: $(READY)
+investigations: $(READY)  ## repeat the investigations of the documents (about an hour of one core)
 	$(BIN)/etrm experiment run cached $(REVISITED)
 	$(BIN)/etrm experiment suite stability $(REVISITED)
 	$(BIN)/etrm frozen-decoder --preset small --out runs/revisited-frozen
 	$(BIN)/etrm frozen-decoder --preset small --as-original all --out runs/revisited-mistakes
 
-clean:
+clean:  ## remove .venv, builds and caches
 	rm -rf .venv build dist *.egg-info diagnostics/build diagnostics/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,4 +1,4 @@
-"""The entry point of `etrm`: runs a command, and turns what a user can cause into an exit code."""
+"""The entry point of `etrm`: runs a command and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from etrm.extensions import explained
 from etrm.rank import reports_error
 
 _REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""A full or unwritable disk is no bug of ours, wherever it is met."""
+"""Errors of a full or unwritable disk. They can occur anywhere and are not a bug of ours."""
 
 
 def main() -> NoReturn:
-    """Run the command line; what a user can cause ends with exit code 2 and no traceback."""
+    """Run the command line. Errors that a user can cause end with exit code 2 and no traceback."""
     try:
         code = app(standalone_mode=False)
     except EtrmError as error:
@@ -34,7 +34,7 @@ def main() -> NoReturn:
         if error.errno not in _REFUSED_BY_THE_SYSTEM:
             raise
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        _report(EtrmError("system.refused", "the system refused to continue", got=what))
+        _report(EtrmError("system.refused", "the operating system refused an operation", got=what))
         sys.exit(2)
     except Exception as error:
         usage = _usage_error(error)
@@ -50,7 +50,7 @@ def main() -> NoReturn:
 
 
 def _report(error: EtrmError) -> None:
-    """Print an error as a user meets it: the message, and its code in an unobtrusive last line."""
+    """Print the message of an error, and its code in a dim last line."""
     from reports.terminal.console import open_console
 
     show = partial(open_console(stderr=True).print, markup=False, highlight=False, soft_wrap=True)
@@ -59,7 +59,7 @@ def _report(error: EtrmError) -> None:
 
 
 def _usage_error(error: Exception) -> int | None:
-    """Show a wrong option or argument as click does; anything else is a bug of ours and keeps its traceback."""
+    """Show a wrong option or argument as click does and return its exit code; None for any other error."""
     show = getattr(error, "show", None)
     if show is None:
         return None

@@ -6,7 +6,7 @@ from etrm.installation import exit_unless_installed
 
 
 def main() -> NoReturn:
-    """Check the installation, then run the command line, which must not be imported before."""
+    """Check the installation, then import and run the command line."""
     exit_unless_installed()
     from cli import main as run
 

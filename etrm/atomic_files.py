@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, flushed, then renamed."""
+"""Atomic file writes: write to a temporary name, flush, then rename."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """Replace ``path`` by ``data``; a reader sees the old file or the new one, never a part."""
+    """Replace the file ``path`` with ``data``. A reader sees the old content or the new one, never a mixture."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -20,7 +20,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make renames inside ``path`` durable."""
+    """Flush the folder ``path`` to disk, so that renames in it survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
-"""The tensors that travel from the data to the model, and nothing else.
+"""The batch: the tensors that the data pipeline hands to the model.
 
-Shapes: B samples, S query tokens, N demo pairs of all samples together, L tokens of a pair.
+Shapes: B samples, S query tokens, N demonstration pairs (of all samples together), L tokens per pair.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Demos:
-    """The real demonstration pairs of some samples; no padded pair ever stands here.
+    """The demonstration pairs of some samples. Every pair is real: there are no padding pairs.
 
     Attributes:
-        tokens: (N, L) int64, input tokens then output tokens of each pair, PAD = 0 behind them.
-        positions: (N, L) int64, place on the canvas: 30r + c for the input grid,
-            side**2 + 30r + c for the output grid (``side`` of the canvas, 30 unless said).
-        valid: (N, L) bool, tokens that exist; None where all do (published canvas, PAD attended).
-        owner: (N,) int64, the context row (0..rows-1) that each pair belongs to, ascending.
-        slots: (rows,) int64, for each context row its sample in the batch. All samples in order
+        tokens: (N, L) int64, the input tokens, then the output tokens of each pair, then PAD = 0.
+        positions: (N, L) int64, the position of each token on the canvas: 30r + c in the input grid,
+            side**2 + 30r + c in the output grid, where ``side`` is the side of the canvas (30 by default).
+        valid: (N, L) bool, True for tokens that are not padding; None if no token is masked (the published
+            canvas, where PAD is attended to).
+        owner: (N,) int64, the index of the context row (0..rows-1) that each pair belongs to, ascending.
+        slots: (rows,) int64, the index of each context row's sample in the batch. This is every sample in order,
             unless a variant encodes only some of them, or the batch is one of several parts.
-        noise: (rows, ...) standard normal, for the latents of a variational encoder in training; None
-            where it draws its own.
-        lengths: tokens of each of the N pairs; None where the host does not know them and would have to
-            wait for the device.
-        most: pairs of the row that has most; None likewise.
+        noise: (rows, ...) standard normal samples for the latents of a variational encoder in training; None if
+            the encoder draws its own.
+        lengths: the number of tokens of each of the N pairs; None if the host would have to wait for the device
+            to know them.
+        most: the largest number of pairs of one row; None in the same case.
     """
 
     tokens: Tensor
@@ -48,7 +49,7 @@ class Demos:
         return self.slots.shape[0]
 
     def select(self, rows: Tensor) -> Demos:
-        """The demos of some context rows alone; ``rows`` is (n,) int64, ascending."""
+        """Return the demonstrations of some context rows; ``rows`` is (n,) int64, ascending indices."""
         renumbered = torch.full((self.rows,), -1, dtype=torch.long, device=self.owner.device)
         renumbered[rows] = torch.arange(len(rows), device=self.owner.device)
         keep = renumbered[self.owner] >= 0
@@ -68,12 +69,12 @@ class Batch:
 
     Attributes:
         inputs: (B, S) int64 tokens of the query input.
-        labels: (B, S) int64 tokens of the query output, IGNORE where not scored.
-        positions: (B, S) int64, 30r + c on the canvas (without the P context positions).
-        valid: (B, S) bool, tokens that exist; None where all do (published canvas).
-        puzzle_ids: (B,) int64, row of the puzzle table (0 when the variant has none).
-        sample_ids: (B,) int64, provenance: the serial number of the drawn episode.
-        demos: the demonstration pairs.
+        labels: (B, S) int64 tokens of the query output, IGNORE for tokens that are not scored.
+        positions: (B, S) int64, the position of each token on the canvas, 30r + c (context tokens not counted).
+        valid: (B, S) bool, True for tokens that are not padding; None if no token is masked (published canvas).
+        puzzle_ids: (B,) int64, the row of the puzzle table for each sample (0 if the variant has no table).
+        sample_ids: (B,) int64, the serial number of the episode that each sample comes from.
+        demos: the demonstration pairs of all samples.
     """
 
     inputs: Tensor
@@ -90,7 +91,7 @@ class Batch:
         return self.inputs.shape[0]
 
     def select(self, rows: Tensor) -> Batch:
-        """Some samples alone, no longer than the longest of them; ``rows`` is (n,) int64, ascending."""
+        """Return some samples, cut to the longest of them; ``rows`` is (n,) int64, ascending indices."""
         valid = None if self.valid is None else self.valid[rows]
         length = self.inputs.shape[1] if valid is None else int(valid.sum(1).max())
         return Batch(

@@ -1,7 +1,7 @@
-"""Devices: which one a run uses, and the only two places where tensors cross between it and the host.
+"""Devices: which one a run uses, and the only two functions that move tensors between it and the host.
 
-Samples are made on the host, a model computes on its device, and files hold what the host has. No other module calls
-``.to(device)`` or ``.cpu()``; a test keeps that.
+Samples are made on the host, the model computes on the device, and files are written from the host. No other module
+calls ``.to(device)`` or ``.cpu()``; a test enforces this.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that ``train.device`` names; ``auto`` takes a GPU where there is one."""
+    """Return the device that ``train.device`` names; ``auto`` is a GPU if there is one, else the CPU."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
@@ -25,11 +25,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def to_device(value: T, device: torch.device) -> T:
-    """The same value on ``device``; what is there already is not copied.
+    """Return ``value`` on ``device``. Tensors that are already there are not copied.
 
     Args:
-        value: a tensor, a module (moved in place), or a dataclass whose fields may be tensors or such dataclasses.
-        device: the target. The host does not wait for the copy.
+        value: a tensor, a module (moved in place), or a dataclass whose fields may be tensors or dataclasses.
+        device: the target device. The host does not wait for the copy.
     """
     moved: Any = value
     if isinstance(value, nn.Module):
@@ -46,5 +46,5 @@ def to_device(value: T, device: torch.device) -> T:
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """The values of a tensor on the host, without its graph; the host waits for them."""
+    """Return a detached copy of a tensor on the host. The host waits for the device."""
     return tensor.detach().cpu()

@@ -1,19 +1,20 @@
-"""Every error that a user can cause, as one small tree; each carries a stable code (docs/errors.md).
+"""The errors that a user can cause. Each has a stable code, listed in docs/errors.md.
 
-EtrmError                    exit code 2: message, what to do next, and the code
+EtrmError                    exit code 2; has a message, a next step and a code
 ├── ConfigError              a setting is unknown, malformed or impossible
 ├── DataError                a task, grid or file of tasks cannot be used
-│   └── LeakageError         a task stands on both sides of a split
-├── CheckpointError          a checkpoint is missing, of other code, altered or does not fit
-├── RunFolderError           a run folder is missing, in use or of another run
-├── ExtensionError           code that a user adds from outside is missing, fails, may not run or is something else
-├── InstallationError        a package of another distribution is found in place of one of ours
-├── WriteError               a file cannot be written (a full disk, a folder without permission)
-├── ProcessError             another process of the same run has ended, or cannot be met
+│   └── LeakageError         a task is in both sides of a split
+├── FormulaError             a formula or rule cannot be read, or its parts do not fit together
+├── CheckpointError          a checkpoint is missing, changed, made by other code, or does not fit the config
+├── RunFolderError           a run folder is missing, in use, or belongs to another run
+├── ExtensionError           code from outside is missing, fails, may not run, or is not what was expected
+├── InstallationError        Python finds a package of another distribution instead of ours
+├── WriteError               a file cannot be written (full disk, missing permission)
+├── ProcessError             another process of the same run has ended, or cannot be reached
 └── TrainingError            training cannot continue
     └── NonFiniteError       a loss, a gradient or a weight is NaN or infinite
 
-ArgumentError                a Python caller passed an impossible argument: a bug of the caller, with its traceback
+ArgumentError                a Python caller passed an invalid argument: a bug in the caller, so the traceback is shown
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from typing import Any
 
 
 class EtrmError(Exception):
-    """Base of all errors that are shown without a traceback.
+    """Base class of all errors that are shown without a traceback.
 
     Args:
-        code: which mistake this is, as ``area.kind``; it stays the same when the message is reworded.
-        what: what is wrong, naming the file, task, key or tensor.
-        got: what was found there.
-        allowed: what would have been accepted.
-        next_step: the command or edit that fixes it.
-        codes: the code of each problem, where the error reports several of different kinds.
+        code: the identity of the error, as ``area.kind``; it does not change when the message is reworded.
+        what: a description of the problem, with the name of the file, task, key or tensor.
+        got: the value that was found.
+        allowed: the values that are accepted.
+        next_step: the command or edit that fixes the problem.
+        codes: the codes of all problems, if the error reports several of different kinds.
     """
 
     def __init__(
@@ -59,12 +60,12 @@ class EtrmError(Exception):
 
     @property
     def brief(self) -> str:
-        """What is wrong in one line, for a list or another message."""
+        """The problem in one line, for use in a list or in another message."""
         return " ".join(": ".join(filter(None, (self.what, self.got))).split())
 
 
 class ConfigError(EtrmError):
-    """A setting is unknown, malformed, or impossible together with another."""
+    """A setting is unknown, malformed, or incompatible with another."""
 
 
 class DataError(EtrmError):
@@ -72,11 +73,15 @@ class DataError(EtrmError):
 
 
 class LeakageError(DataError):
-    """A task, by id or by the hash of its grids, stands on both sides of a split."""
+    """A task, identified by its id or the hash of its grids, is in both sides of a split."""
+
+
+class FormulaError(EtrmError):
+    """A formula or rule of the symbolic solver cannot be read, or its parts do not fit together."""
 
 
 class CheckpointError(EtrmError):
-    """A checkpoint is missing, of other code, altered, or does not fit the config."""
+    """A checkpoint is missing, changed, made by other code, or does not fit the config."""
 
 
 class RunFolderError(EtrmError):
@@ -84,19 +89,19 @@ class RunFolderError(EtrmError):
 
 
 class FolderInUseError(RunFolderError):
-    """Another process works in the folder."""
+    """Another process is working in the folder."""
 
 
 class ExtensionError(EtrmError):
-    """Code that a user adds from outside is missing, fails, may not run, or is something else than was expected."""
+    """Code from outside is missing, fails, may not run, or is not what was expected."""
 
 
 class InstallationError(EtrmError, ImportError):
-    """A package of another distribution, or another copy of one of ours, is found in place of ours."""
+    """Python finds a package of another distribution, or another copy of one of ours, instead of ours."""
 
 
 class WriteError(EtrmError):
-    """A file cannot be written: the disk is full, or the folder may not be written to."""
+    """A file cannot be written: the disk is full, or permission is missing."""
 
 
 class TrainingError(EtrmError):
@@ -108,19 +113,19 @@ class NonFiniteError(TrainingError):
 
 
 class ProcessError(EtrmError):
-    """Another process of the same run has ended, or cannot be met."""
+    """Another process of the same run has ended, or cannot be reached."""
 
 
 class Interrupted(Exception):
-    """Ctrl-C: what is finished stays, and the same command resumes there."""
+    """The user pressed Ctrl-C. Finished work is kept, and the same command resumes it."""
 
 
 class ArgumentError(ValueError):
-    """A function was called with an argument that it cannot take.
+    """A function was called with an invalid argument.
 
     Args:
-        code: which mistake this is, as ``area.kind``.
-        what: what is wrong, naming the value.
+        code: the identity of the error, as ``area.kind``.
+        what: a description of the problem, with the name of the value.
     """
 
     def __init__(self, code: str, what: str) -> None:

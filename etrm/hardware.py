@@ -1,7 +1,7 @@
-"""What computes a run, as far as its numbers depend on it, and what changed when a run moved.
+"""The hardware and software that a run's numbers depend on, and what changed between the processes of a run.
 
-The same seed gives the same bits on the same device, precision, number of threads and version of torch. Between two
-of any of these it gives the same numbers to rounding, which training amplifies (docs/scale.md).
+The same seed gives identical bits on the same device, precision, number of threads and version of torch. If one of
+these differs, the numbers agree only to rounding, and training amplifies the rounding (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from etrm.config import TrainConfig
 from etrm.setting_texts import flat
 
 COMPARED = ("device", "precision", "threads", "versions", "commit", "code")
-"""Entries of a run's record that its numbers may depend on."""
+"""Entries of ``run.json`` that the numbers of a run may depend on."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What computes a run.
+    """The hardware and software of a run.
 
     Attributes:
-        device: its type and the name of its hardware, see :func:`describe`.
-        precision: of matrix products.
-        threads: CPU threads of torch.
-        torch: its version.
+        device: the type of the device and the name of its hardware, see :func:`describe`.
+        precision: the precision of matrix products.
+        threads: the number of CPU threads of torch.
+        torch: the version of torch.
     """
 
     device: str
@@ -39,14 +39,14 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class Change:
-    """An entry of a run's record that is not what it was in the process before.
+class RecordChange:
+    """An entry of ``run.json`` that changed between two processes of a run.
 
     Attributes:
-        step: optimiser steps done before the change.
-        name: dotted name of the entry, e.g. ``versions.torch``.
-        before: its old value.
-        now: its new value.
+        step: the number of optimiser steps done before the change.
+        name: the dotted name of the entry, e.g. ``versions.torch``.
+        before: the old value.
+        now: the new value.
     """
 
     step: int
@@ -56,19 +56,19 @@ class Change:
 
 
 def compute(train: TrainConfig, device: torch.device) -> Compute:
-    """What computes a run of this train section on this device in a process of this machine."""
+    """Return what a run with this ``train`` section uses on this machine and device."""
     threads = torch.get_num_threads() if train.threads is None else train.threads
     return Compute(describe(device), train.precision, threads, torch.__version__)
 
 
 def describe(device: torch.device) -> str:
-    """Type and hardware of a device, e.g. ``cuda: NVIDIA H100`` or ``cpu: AMD EPYC 9B45``."""
+    """Return the type and hardware of a device, e.g. ``cuda: NVIDIA H100`` or ``cpu: AMD EPYC 9B45``."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return f"{device.type}: {name}"
 
 
 def processor() -> str:
-    """Model of the processor, or its architecture where the system does not name one."""
+    """Return the model of the processor, or its architecture if the system does not name the model."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -77,11 +77,11 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> list[Change]:
-    """What differs between two records of a run; an entry that one of them lacks is passed over."""
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> list[RecordChange]:
+    """Return what differs between two records of a run. Entries that only one of them has are skipped."""
     old, new = (flat({name: record[name] for name in COMPARED if name in record}) for record in (before, now))
     return [
-        Change(step, name, str(old[name]), str(value))
+        RecordChange(step, name, str(old[name]), str(value))
         for name, value in new.items()
         if name in old and old[name] != value
     ]

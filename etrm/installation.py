@@ -1,7 +1,7 @@
-"""Checks that `etrm`, `cli`, `diagnostics` and `reports` are the ones of this installation.
+"""Check that Python imports our `etrm`, `cli`, `diagnostics` and `reports`, not other packages of these names.
 
-Other distributions have packages of these names. One that is found first on the import path would run in place of ours,
-and pip overwrites files of one distribution with those of another without a word.
+Other distributions have packages of these names. Python would run theirs if it finds them first, and pip overwrites
+the files of one distribution with those of another without a warning.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ TOOLKIT = "etrm-diagnostics"
 NAMES = ("etrm", "cli", "diagnostics", "reports")
 FIRST_FILES = ("etrm/__init__.py", "cli.py", "diagnostics/__init__.py", "reports/__init__.py")
 ROOT = Path(__file__).resolve().parents[1]
-"""The folder that all of our packages are in: a checkout, or site-packages."""
+"""The folder that contains all of our packages: a checkout, or site-packages."""
 
 REINSTALL = f"install {DISTRIBUTION} again, with --force-reinstall --no-deps"
 
 
 def check_installation() -> None:
-    """Check where each name is imported from, and that no file of an installed wheel was overwritten.
+    """Check where each package is imported from, and that no file of an installed wheel was overwritten.
 
     Raises:
-        InstallationError: a foreign package or another copy of ours is found first, or a file was overwritten.
+        InstallationError: another package or another copy of ours is found first, or a file was overwritten.
     """
     for name in NAMES:
         check_origin(name)
@@ -40,7 +40,7 @@ def check_installation() -> None:
         raise InstallationError(
             "installation.overwritten-file",
             f"{path} is not the file that {DISTRIBUTION} installed",
-            got=f"a file of the distribution {owner}" if owner else "a file that was changed or removed",
+            got=f"a file of the distribution {owner}" if owner else "the file was changed or removed",
             next_step=f"pip uninstall {owner}, then {REINSTALL}" if owner else REINSTALL,
         )
 
@@ -55,19 +55,19 @@ def exit_unless_installed() -> None:
 
 
 def check_origin(name: str) -> None:
-    """Check that a top-level name is imported from the folder that `etrm` is in.
+    """Check that a top-level package is imported from the folder that contains `etrm`.
 
     Args:
-        name: a top-level package or module of ours.
+        name: the name of one of our top-level packages or modules.
 
     Raises:
-        InstallationError: it is imported from elsewhere, or is missing.
+        InstallationError: the package is missing, or is imported from another folder.
     """
     found = _location(name)
     if found is None or not any((ROOT / ours).exists() for ours in (name, f"{name}.py")):
         raise InstallationError(
             "installation.missing-package",
-            f"there is no {name!r} in {ROOT}",
+            f"the package {name!r} is missing from {ROOT}",
             got=str(found or "none"),
             next_step=REINSTALL,
         )
@@ -77,7 +77,7 @@ def check_origin(name: str) -> None:
     move = f"remove {found.parent} from PYTHONPATH, start in another folder, or rename {found.name}"
     raise InstallationError(
         "installation.foreign-package",
-        f"Python imports another {name!r} instead of the one of {DISTRIBUTION}",
+        f"Python imports a package {name!r} that does not belong to {DISTRIBUTION}",
         got=str(found) + (f", of the distribution {owner}" if owner else ""),
         allowed=str(ROOT / found.name),
         next_step=f"pip uninstall {owner}" if owner else move,
@@ -85,7 +85,7 @@ def check_origin(name: str) -> None:
 
 
 def _location(name: str) -> Path | None:
-    """The folder of a package or the file of a module, loaded or not; None where there is none."""
+    """Return the folder of a package or the file of a module; None if Python finds neither."""
     spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
     if spec is None or spec.origin is None:  # a folder without __init__.py is what an uninstall leaves
         return None
@@ -94,9 +94,10 @@ def _location(name: str) -> Path | None:
 
 
 def _overwritten() -> Iterator[Path]:
-    """Installed files whose content is not what the wheel recorded.
+    """Yield the installed files whose content differs from the wheel's RECORD.
 
-    The first file of each package is checked and, where the toolkit is also installed on its own, all of `diagnostics`.
+    To start fast, only the first file of each package is checked, and every file of `diagnostics` if the toolkit is
+    also installed on its own.
     """
     with_toolkit = any(ROOT.glob(f"{TOOLKIT.replace('-', '_')}-*.dist-info"))
     for record in ROOT.glob(f"{DISTRIBUTION.replace('-', '_')}-*.dist-info/RECORD"):  # none in a checkout
@@ -107,7 +108,7 @@ def _overwritten() -> Iterator[Path]:
 
 
 def _hash(path: Path) -> str:
-    """The hash of a file as RECORD has it; empty where there is no file."""
+    """Return the hash of a file in the format of RECORD; empty if there is no file."""
     if not path.exists():
         return ""
     digest = hashlib.sha256(path.read_bytes()).digest()
@@ -115,8 +116,8 @@ def _hash(path: Path) -> str:
 
 
 def _owners(path: Path) -> str:
-    """The names of the other distributions that installed this file or folder, separated by spaces."""
-    from importlib import metadata  # slow to import, and only an error needs it
+    """Return the names of the other distributions that installed this file or folder, separated by spaces."""
+    from importlib import metadata  # imported here because it is slow and only an error needs it
 
     found = sorted(
         distribution.name

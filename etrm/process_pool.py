@@ -1,4 +1,4 @@
-"""Worker processes that leave signals to their parent and never outlive it."""
+"""Worker processes that ignore Ctrl-C and end when their parent ends."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from typing import Any
 def worker_pool(
     workers: int, prepare: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
 ) -> ProcessPoolExecutor:
-    """A pool of fresh processes: a forked torch deadlocks in its thread pools.
+    """Return a pool of spawned processes; after a fork, torch would deadlock in its thread pools.
 
     Args:
-        workers: processes at the most; they start when they are needed.
-        prepare: called once in every worker with ``arguments``.
-        arguments: pickled once for each worker.
+        workers: the largest number of processes; each starts when it is first needed.
+        prepare: a function that is called once in every worker.
+        arguments: the arguments of ``prepare``, pickled once for each worker.
     """
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, context, _begin, (prepare, arguments))
 
 
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole process group; only the parent handles it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
         prepare(*arguments)
 
 
 def _end_with_parent() -> None:
-    """A parent killed with SIGKILL cannot say so, and the executor's workers would wait for ever."""
+    """End this process when its parent is gone. A parent that is killed with SIGKILL cannot tell its workers."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,6 +1,6 @@
-"""How many processes make this run, and which of them this one is, as the launcher (torchrun) says.
+"""The rank of this process among the processes of a run, as set by the launcher (torchrun).
 
-Nothing here imports torch, so that the command line can ask before it does anything.
+This module does not import torch, so that the command line can use it without the cost of that import.
 """
 
 from __future__ import annotations
@@ -9,36 +9,37 @@ import os
 from typing import Protocol
 
 
-class Store(Protocol):
-    """The counter that the processes of a run share."""
+class ProcessCounter(Protocol):
+    """A counter that all processes of a run share."""
 
     def add(self, key: str, amount: int) -> int:
-        """Add to a counter; the new value is returned."""
+        """Add ``amount`` to the counter ``key`` and return its new value."""
 
 
-_store: Store | None = None
+_store: ProcessCounter | None = None
 
 
 def launched() -> bool:
-    """Whether a launcher started this process beside others."""
+    """Return whether a launcher started this process as one of several."""
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
 def rank() -> int:
-    """Number of this process, from 0; 0 without a launcher."""
+    """Return the rank of this process, from 0; 0 without a launcher."""
     return int(os.environ["RANK"]) if launched() else 0
 
 
-def share_store(store: Store | None) -> None:
-    """Keep the store that the processes met at, or forget it."""
+def share_store(store: ProcessCounter | None) -> None:
+    """Set the store that the processes of this run share; None for no store."""
     global _store
     _store = store
 
 
 def reports_error() -> bool:
-    """Whether this process is the one that tells the user of an error; the first that asks is.
+    """Return whether this process reports its error to the user. Only the first process that asks does.
 
-    An error that all processes meet is told once, and the others' loss of the one that failed not at all.
+    An error that occurs in all processes is therefore reported once, and the errors of processes that only lost
+    contact with the failed one are not reported.
     """
     if _store is None:
         return rank() == 0

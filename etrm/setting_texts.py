@@ -4,10 +4,10 @@ A value on the command line is one of
 
 - a TOML value: ``3``, ``1e-3``, ``true``, ``'text'``, ``["a", "b"]``, ``{max_steps = 4}``;
 - ``none`` or ``null`` in any case, for a setting that may be left unset;
-- a bare word, which is the text itself: ``adamw``, ``runs/x``, ``rules:colours``. It is not empty, and has printable
-  characters only and none of :data:`SIGNIFICANT`.
+- a bare word, which needs no quotes: ``adamw``, ``runs/x``, ``rules:colours``. It is not empty, and it has only
+  printable characters, none of them in :data:`SIGNIFICANT`.
 
-Anything else is an error: nothing that looks like broken TOML becomes a text.
+Anything else is an error, so broken TOML is never taken for a text.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from typing import Any
 from etrm.errors import ConfigError
 
 SIGNIFICANT = frozenset(" \"'[]{}=#\\")
-"""Characters that mean something to TOML, so that a text with one of them needs quotes."""
+"""Characters with a meaning in TOML; a text that contains one of them needs quotes."""
 UNSET = ("none", "null")
-"""Words, in any case, for the absence of a value, which TOML cannot write."""
+"""Words, in any case, for the absence of a value. TOML has no such word."""
 
 
 def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
-    """A copy of a plain tree with ``section.key=value`` settings put in.
+    """Return a copy of a tree of settings with ``section.key=value`` overrides applied.
 
     Raises:
-        ConfigError: an override is not of that form, or its value cannot be read.
+        ConfigError: an override does not have this form, or its value cannot be read.
     """
     tree = json.loads(json.dumps(tree, default=str))
     for text in overrides:
@@ -48,10 +48,10 @@ def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
 
 
 def parse(text: str) -> tuple[str, Any]:
-    """The dotted name and the value of ``section.key=value``.
+    """Return the dotted name and the value of ``section.key=value``.
 
     Raises:
-        ConfigError: it is not of that form, its value cannot be read, or it names a preset.
+        ConfigError: the text does not have this form, its value cannot be read, or its name is ``preset``.
     """
     dotted, equals, value = text.partition("=")
     name = dotted.strip()
@@ -62,11 +62,11 @@ def parse(text: str) -> tuple[str, Any]:
             allowed="section.key=value",
             next_step="--set train.lr=1e-3",
         )
-    if name == "preset":  # as a label it would claim settings that the config does not have
+    if name == "preset":  # changing only the label would claim settings that the config does not have
         wanted = value.strip().strip("\"'")
         raise ConfigError(
             "config.preset-as-setting",
-            "preset cannot be set like a setting: it is what the settings extend",
+            "preset is not a setting, so it cannot be changed with --set",
             got=repr(text),
             allowed="the option --preset, or preset = 'NAME' in the first lines of a TOML file",
             next_step=f"--preset {wanted if is_bare_word(wanted) else 'NAME'}",
@@ -75,7 +75,7 @@ def parse(text: str) -> tuple[str, Any]:
 
 
 def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree with the values of another put in; sections that both have are merged, anything else is replaced."""
+    """Return a tree with the values of another one. Sections that both have are merged; other values are replaced."""
     result = dict(tree)
     for name, value in changes.items():
         below = result.get(name)
@@ -86,7 +86,7 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as dotted names, the way ``--set`` takes them."""
+    """Return a tree of settings as dotted names and values, as ``--set`` takes them."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -94,10 +94,10 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a plain tree.
+    """Read a TOML file as a tree of settings.
 
     Raises:
-        ConfigError: it cannot be read, or is not valid TOML.
+        ConfigError: the file cannot be read, or is not valid TOML.
     """
     try:
         return tomllib.loads(path.read_text("utf-8"))
@@ -110,14 +110,16 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _value(name: str, text: str) -> Any:
-    """What the text after ``name=`` means."""
+    """Return the value that the text after ``name=`` stands for."""
     if text.lower() in UNSET:
         return None
     try:
         parsed = tomllib.loads(f"v = {text}")
         if len(parsed) == 1:
-            tomllib.loads(f"v = [{text}]")  # not after a comment, which would be lost without a word
-    except (ValueError, RecursionError) as error:  # not TOML, or nothing that a TOML parser can hold
+            tomllib.loads(
+                f"v = [{text}]"
+            )  # fails if the text has a comment, which would otherwise be dropped silently
+    except (ValueError, RecursionError) as error:  # not TOML, or too large for the TOML parser
         if is_bare_word(text):
             return text
         raise ConfigError(
@@ -131,7 +133,7 @@ def _value(name: str, text: str) -> Any:
     if len(parsed) > 1:
         raise ConfigError(
             "config.several-lines",
-            "a setting holds several lines of TOML",
+            "the value of a setting is one line of TOML",
             got=repr(text),
             allowed="one value",
             next_step="give --set once for every key",
@@ -140,12 +142,12 @@ def _value(name: str, text: str) -> Any:
 
 
 def is_bare_word(text: str) -> bool:
-    """Whether a text that is no TOML value may stand without quotes on the command line."""
+    """Return whether a text that is not a TOML value may be written without quotes on the command line."""
     return bool(text) and text.isprintable() and not SIGNIFICANT & set(text)
 
 
 def _as_it_may_be_meant(name: str, text: str) -> str:
-    """The option with the value quoted for TOML and for the shell."""
+    """Return the option as the user probably meant it: the value quoted for TOML and for the shell."""
     if text.startswith(("[", "{")):
         return 'close every quote and bracket, e.g. --set \'data.exclude=["a", "b"]\''
     if any(unicodedata.category(character) == "Cs" for character in name + text):
@@ -154,7 +156,7 @@ def _as_it_may_be_meant(name: str, text: str) -> str:
 
 
 def as_toml(value: Any) -> str:
-    """A value of the resolved config (text, number, true or false, list, none) as TOML."""
+    """Return a value of the resolved config (text, number, boolean, list, none) as TOML."""
     if value is None:
         return quoted(UNSET[0])
     if isinstance(value, list):
@@ -165,5 +167,5 @@ def as_toml(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as a TOML string; what is no Unicode text (a lone surrogate) has none."""
+    """Return a text as a TOML string, or None if the text is not valid Unicode (it has a lone surrogate)."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("etrm", "diagnostics", "reports", "benchmarks")
+SAME_NAMES = {
+    "DiagnosticsCallback",  # of two frameworks; a user imports the one of theirs
+    "Absent",
+    "ContextUse",
+    "Evidence",
+    "Experiment",
+    "Facts",
+    "Outcome",
+    "Provenance",
+    "Run",
+}
+"""Names of classes that two modules share, with the reason."""
+SAME_FILES: set[str] = set()
 
 
 def modules(*folders: str) -> Iterator[tuple[str, ast.Module]]:
@@ -28,3 +42,33 @@ def test_settings_are_text_at_the_command_line_alone() -> None:
     ]
     allowed = ("etrm/config/", "etrm/commands/", "etrm/investigation/")
     assert [path for path in found if not path.startswith(allowed)] == []
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    """A leading underscore does not tell two names apart: a reader who meets `_Group` thinks of `Group`."""
+    found = defaultdict(list)
+    for path, tree in modules(*PACKAGES):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                found[node.name.lstrip("_")].append(path)
+    assert {name: paths for name, paths in found.items() if len(paths) > 1 and name not in SAME_NAMES} == {}
+
+
+def test_no_two_files_of_a_package_have_the_same_name() -> None:
+    found = defaultdict(list)
+    for path, _ in modules(*PACKAGES):
+        name = Path(path).name
+        if not name.startswith("__"):
+            found[path.partition("/")[0], name].append(path)
+    assert {key: paths for key, paths in found.items() if len(paths) > 1 and key[1] not in SAME_FILES} == {}
+
+
+def test_every_exception_is_needed() -> None:
+    """An exception that no longer applies is taken off the list."""
+    names = [
+        node.name.lstrip("_")
+        for _, tree in modules(*PACKAGES)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert {name for name in SAME_NAMES if names.count(name) < 2} == set()

@@ -196,7 +196,7 @@ LINKED = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 def test_every_cited_and_every_linked_file_exists() -> None:
     missing = []
     for path in texts():
-        if path.name == HERE:
+        if path.name in (HERE, "test_affected.py"):  # which invents a checkout
             continue
         text = path.read_text("utf-8")
         targets = [ROOT / name for name in CITED.findall(text)]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from benchmarks.performance.section import Part, Section
+from benchmarks.performance.section import Benchmark, BenchmarkSection
 from etrm.atomic_files import write_atomically
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -34,7 +34,7 @@ def machine(record: Mapping[str, Any], load_before: float) -> str:
     )
 
 
-def show(console: Console, part: Part, section: Section, conditions: str) -> None:
+def show(console: Console, part: Benchmark, section: BenchmarkSection, conditions: str) -> None:
     """Print a section."""
     console.rule(part.question)
     for table in section.tables:
@@ -47,7 +47,12 @@ def show(console: Console, part: Part, section: Section, conditions: str) -> Non
 
 
 def keep(
-    part: Part, section: Section, device: str, conditions: str, order: Sequence[str], docs: Path = DOCS
+    part: Benchmark,
+    section: BenchmarkSection,
+    device: str,
+    conditions: str,
+    order: Sequence[str],
+    docs: Path = DOCS,
 ) -> None:
     """Put a section in the place of its predecessor, and render the document anew, parts in their order."""
     path = docs / "benchmarks.json"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import (
     HEADER,
     Contender,
@@ -28,7 +28,7 @@ from etrm.data import collate, evaluation_samples
 from etrm.device import to_device
 from etrm.model.recursive import RecursiveModel
 from etrm.model.solve import solve
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 
 SAMPLES, BATCH = 12, 6
 SHARES = (0.0, 0.5, 0.9)
@@ -37,7 +37,7 @@ SHARES = (0.0, 0.5, 0.9)
 Solve = Callable[[RecursiveModel, Batch], Any]
 
 
-def evaluation(conditions: Conditions) -> Section:
+def evaluation(conditions: Conditions) -> BenchmarkSection:
     """Both comparisons on the same samples."""
     config = configured(data=REGION, model={"halt": {"max_steps": 16}})
     model, batches = (
@@ -52,7 +52,7 @@ def evaluation(conditions: Conditions) -> Section:
         f"{config.model.hidden_size}, {config.model.H_cycles} H x {config.model.L_cycles} L cycles, encoder "
         f"{config.model.encoder.layers} + {config.model.encoder.set_layers} layers."
     )
-    return Section((context_table, halting_table), (context_words, halting_words, setting))
+    return BenchmarkSection((context_table, halting_table), (context_words, halting_words, setting))
 
 
 def held_out_batches(config: Config, device: torch.device) -> list[Batch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import Contender, Work, ratios, spread, take_turns
 from etrm.config import Changes, Config, load, with_settings
 from etrm.data import Episodes, Sample
@@ -104,7 +104,7 @@ def configured(changes: Changes, workers: int, device: str) -> Config:
     return with_settings(changed, data={"workers": workers}, train={"device": device})
 
 
-def feeding(conditions: Conditions) -> Section:
+def feeding(conditions: Conditions) -> BenchmarkSection:
     """Rows per second, and the share of the time that the trainer waits for samples."""
     rows: list[tuple[str, ...]] = []
     for name, settings in LOADS.items():
@@ -133,4 +133,4 @@ def feeding(conditions: Conditions) -> Section:
         "are started and have drawn ahead before the clock runs. Waiting is the share of the time between asking "
         "for samples and having them: drawing them where there are no workers."
     )
-    return Section((Table(header, tuple(rows)),), (setting,))
+    return BenchmarkSection((Table(header, tuple(rows)),), (setting,))

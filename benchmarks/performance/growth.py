@@ -15,9 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import Contender, Timing, Work, ratios, spread, take_turns
-from benchmarks.performance.workload import Step, build_model, configured
+from benchmarks.performance.workload import TrainingStep, build_model, configured
 from etrm.batch import Batch, Demos
 from etrm.config import SIDE
 
@@ -38,10 +38,10 @@ class Point:
     demos: int = 3
     rows: int = 8
 
-    def step(self, device: torch.device) -> Step:
+    def step(self, device: torch.device) -> TrainingStep:
         """A new model's training step."""
         config = configured(model={"hidden_size": self.width})
-        return Step(config, build_model(config, device))
+        return TrainingStep(config, build_model(config, device))
 
     def batch(self, device: torch.device) -> Batch:
         """Random colours; every token exists, so nothing is padding."""
@@ -82,7 +82,7 @@ CHECKS = 3
 """Processes of the base point, to see how much memory varies."""
 
 
-def growth(conditions: Conditions) -> Section:
+def growth(conditions: Conditions) -> BenchmarkSection:
     """Times in turns in this process, memory in a fresh process for each point."""
     points = sorted({point for axis in AXES for point in along(axis)}, key=str)
     contenders = [_contender(point, conditions.device) for point in points]
@@ -114,7 +114,7 @@ def growth(conditions: Conditions) -> Section:
         f"{CHECKS} more: {', '.join(f'{value:,.0f}' for value in again)} MiB.",
         growth_rates(timings, memory),
     )
-    return Section((Table(header, tuple(rows)),), words, {"growth": draw(timings, memory)})
+    return BenchmarkSection((Table(header, tuple(rows)),), words, {"growth": draw(timings, memory)})
 
 
 def along(axis: str) -> list[Point]:

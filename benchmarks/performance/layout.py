@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import (
     HEADER,
     Contender,
@@ -29,8 +29,8 @@ from benchmarks.performance.workload import (
     OURS,
     PUBLISHED,
     REGION,
-    Arm,
-    Layout,
+    BatchLayout,
+    LayoutRun,
     configured,
     encode_padded,
     encode_ungrouped,
@@ -51,30 +51,30 @@ class Rung:
     """A layout of the ladder, and how many steps of it are timed in a turn: few where all cost the same."""
 
     name: str
-    layout: Layout
+    layout: BatchLayout
     steps: int
 
 
 LADDER = (
-    Rung("published: whole canvas, 10 padded demos", Layout(PUBLISHED, encode_padded, padded=True), 1),
-    Rung("+ real demos only", Layout(PUBLISHED), 2),
-    Rung("+ regions in place of the canvas", Layout({**REGION, "buckets": 1}, encode_ungrouped), 8),
-    Rung("+ batches of similar size (8 buckets)", Layout(OURS, encode_ungrouped), 8),
-    Rung("+ pairs grouped by length: ours", Layout(OURS), 8),
+    Rung("published: whole canvas, 10 padded demos", BatchLayout(PUBLISHED, encode_padded, padded=True), 1),
+    Rung("+ real demos only", BatchLayout(PUBLISHED), 2),
+    Rung("+ regions in place of the canvas", BatchLayout({**REGION, "buckets": 1}, encode_ungrouped), 8),
+    Rung("+ batches of similar size (8 buckets)", BatchLayout(OURS, encode_ungrouped), 8),
+    Rung("+ pairs grouped by length: ours", BatchLayout(OURS), 8),
 )
 """From the published layout to ours, the last."""
 
 
-def layout(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions], Section]:
+def layout(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions], BenchmarkSection]:
     """The part for one width D."""
 
-    def run(conditions: Conditions) -> Section:
+    def run(conditions: Conditions) -> BenchmarkSection:
         config = configured(model={"hidden_size": width})
         tasks = real_tasks()
         timings, tokens = measure(config, tasks, conditions, ladder)
         drawn = count_draws(with_settings(config, model={"halt": {"max_steps": 16}}), tasks)
         paragraphs = (verdict(timings), drawn.sentence(config.train.batch_size), setting(config, tasks))
-        return Section((table(timings, tokens, config.train.batch_size),), paragraphs)
+        return BenchmarkSection((table(timings, tokens, config.train.batch_size),), paragraphs)
 
     return run
 
@@ -83,10 +83,10 @@ def measure(
     config: Config, tasks: TaskSet, conditions: Conditions, ladder: Sequence[Rung] = LADDER
 ) -> tuple[list[Timing], list[float]]:
     """The times of every rung's training step, and the tokens that it computes on average."""
-    arms = [Arm(rung.layout, config, tasks, conditions.device) for rung in ladder]
+    arms = [LayoutRun(rung.layout, config, tasks, conditions.device) for rung in ladder]
     counted: list[list[int]] = [[] for _ in ladder]
 
-    def contender(rung: Rung, arm: Arm, counts: list[int]) -> Contender:
+    def contender(rung: Rung, arm: LayoutRun, counts: list[int]) -> Contender:
         def prepare() -> Work:
             batches = [arm.batches.next() for _ in range(rung.steps)]
             counts.extend(computed_tokens(rung.layout, batch) for batch in batches)
@@ -104,7 +104,7 @@ def measure(
     return timings, [float(np.mean(counts)) for counts in counted]
 
 
-def computed_tokens(layout: Layout, batch: Batch) -> int:
+def computed_tokens(layout: BatchLayout, batch: Batch) -> int:
     """Tokens that one pass computes: the queries' and the pairs', padding included."""
     demos, queries = batch.demos, batch.inputs.numel()
     if demos.valid is None or layout.policy is not encode_every_step:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 
-from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.subjects import Subject, Training, toy
 from benchmarks.performance.timing import Contender, ratios, spread, take_turns
 from benchmarks.performance.watching import monitor, watched
@@ -78,7 +78,7 @@ PEERS: dict[str, tuple[str, Callable[[Training], AbstractContextManager[Step]]]]
 SUBJECTS = (toy(16, 50), toy(256, 256), toy(1024, 256))
 
 
-def peers(conditions: Conditions) -> Section:
+def peers(conditions: Conditions) -> BenchmarkSection:
     """Ours at its boundaries and at leaf level, and every package that is installed, over plain steps."""
     installed = {name: enter for name, (module, enter) in PEERS.items() if find_spec(module) is not None}
     missing = [name for name in PEERS if name not in installed]
@@ -92,7 +92,7 @@ def peers(conditions: Conditions) -> Section:
             else ""
         ),
     )
-    return Section((Table(header, tuple(lines)),), words)
+    return BenchmarkSection((Table(header, tuple(lines)),), words)
 
 
 def _row(

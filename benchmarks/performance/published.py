@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from benchmarks.performance.plain import LADDER, plain_copy
-from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import HEADER, Contender, Timing, Work, columns, ratios, spread, take_turns
 from benchmarks.performance.workload import (
     PUBLISHED,
     Batches,
-    Step,
+    TrainingStep,
     build_model,
     configured,
     encode_padded,
@@ -21,20 +21,20 @@ BATCH = 2
 """Small, because the obvious attention keeps every matrix of scores: 20 pairs of 1,800 tokens each."""
 
 
-def published(conditions: Conditions) -> Section:
+def published(conditions: Conditions) -> BenchmarkSection:
     """Plain layers, one way after the other exchanged, then our modules, padded and not."""
     config = configured(data=PUBLISHED, train={"batch_size": BATCH})
     device, tasks = conditions.device, real_tasks()
-    steps: list[tuple[str, Step, bool]] = []
+    steps: list[tuple[str, TrainingStep, bool]] = []
     for name, ways in LADDER:
         copy = plain_copy(build_model(config, device), SIDE, ways)
-        steps.append((name, Step(config, copy, copy), True))
+        steps.append((name, TrainingStep(config, copy, copy), True))
     padded = build_model(config, device)
     padded.context_policy = encode_padded
-    steps.append(("our modules, on the same padded demos", Step(config, padded), True))
-    steps.append(("+ real demos only: ours", Step(config, build_model(config, device)), False))
+    steps.append(("our modules, on the same padded demos", TrainingStep(config, padded), True))
+    steps.append(("+ real demos only: ours", TrainingStep(config, build_model(config, device)), False))
 
-    def contender(name: str, step: Step, batches: Batches) -> Contender:
+    def contender(name: str, step: TrainingStep, batches: Batches) -> Contender:
         def prepare() -> Work:
             batch: Batch = batches.next()
             return lambda: step(batch)
@@ -60,7 +60,7 @@ def published(conditions: Conditions) -> Section:
         "turn every row trains on the same samples. All rows compute the same outputs from the same weights, "
         "to rounding (tests/benchmarks/performance/test_plain.py)."
     )
-    return Section((Table(("published mode", *HEADER), rows),), (verdict, setting))
+    return BenchmarkSection((Table(("published mode", *HEADER), rows),), (verdict, setting))
 
 
 def _times(slow: Timing, fast: Timing) -> str:

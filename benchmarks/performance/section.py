@@ -17,7 +17,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class BenchmarkSection:
     """The answer of a part.
 
     Attributes:
@@ -40,7 +40,7 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Part:
+class Benchmark:
     """A question and how it is answered.
 
     Attributes:
@@ -52,5 +52,5 @@ class Part:
 
     name: str
     question: str
-    run: Callable[[Conditions], Section]
+    run: Callable[[Conditions], BenchmarkSection]
     repetitions: int = 5

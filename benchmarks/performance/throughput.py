@@ -11,9 +11,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import Contender, spread, synchronize, take_turns
-from benchmarks.performance.workload import OURS, Arm, Layout, Step, configured, real_tasks
+from benchmarks.performance.workload import OURS, BatchLayout, LayoutRun, TrainingStep, configured, real_tasks
 from etrm.batch import Batch
 
 WIDTHS = {"cpu": (64, 128, 256), "cuda": (128, 256, 512)}
@@ -39,11 +39,11 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 REST = "python, autograd, views and dispatch"
 
 
-def throughput(conditions: Conditions) -> Section:
+def throughput(conditions: Conditions) -> BenchmarkSection:
     """Floating-point operations of a step over its time, at several widths, in turns with plain products."""
     device = conditions.device
     arms = {
-        width: Arm(Layout(OURS), configured(model={"hidden_size": width}), real_tasks(), device)
+        width: LayoutRun(BatchLayout(OURS), configured(model={"hidden_size": width}), real_tasks(), device)
         for width in WIDTHS[device.type]
     }
     batches = {width: [arm.batches.next() for _ in range(8)] for width, arm in arms.items()}
@@ -81,10 +81,10 @@ def throughput(conditions: Conditions) -> Section:
         f"Where the time of a step goes at D {PROFILED} (torch.profiler over {len(batches[PROFILED])} steps, once, "
         "self time of the operations on the main thread):",
     )
-    return Section((table, _shares(seconds, wall, counted[PROFILED])), words)
+    return BenchmarkSection((table, _shares(seconds, wall, counted[PROFILED])), words)
 
 
-def count_flops(step: Step, batches: Sequence[Batch]) -> dict[str, int]:
+def count_flops(step: TrainingStep, batches: Sequence[Batch]) -> dict[str, int]:
     """Operations of training on the batches, by kind: in matrix products and in attention."""
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         for batch in batches:
@@ -115,7 +115,9 @@ ATTENTION: dict[Any, Callable[..., int]] = {
 """torch's counter knows no kernel of the processor, and counts what others compute again."""
 
 
-def profiled(arm: Arm, batches: Sequence[Batch], device: torch.device) -> tuple[dict[str, float], float]:
+def profiled(
+    arm: LayoutRun, batches: Sequence[Batch], device: torch.device
+) -> tuple[dict[str, float], float]:
     """Seconds of each kind of operation in training on the batches, and of all of it."""
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
@@ -152,7 +154,7 @@ def _shares(seconds: dict[str, float], wall: float, flops: dict[str, int]) -> Ta
     return Table(("of a step", "% of time", "GFLOP/s within"), rows)
 
 
-def _training(width: int, arm: Arm, batches: Sequence[Batch]) -> Contender:
+def _training(width: int, arm: LayoutRun, batches: Sequence[Batch]) -> Contender:
     def work() -> None:
         for batch in batches:
             arm.step(batch)

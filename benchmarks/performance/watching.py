@@ -15,7 +15,7 @@ from contextlib import nullcontext
 import torch
 
 from benchmarks.performance.memory import resident
-from benchmarks.performance.section import Conditions, Section, Table
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.subjects import SUBJECTS, Subject, Training, toy
 from benchmarks.performance.timing import Contender, Timing, Work, ratios, spread, take_turns
 from diagnostics import Monitor
@@ -27,7 +27,7 @@ CHECKED = (2_000, 4_000, 6_000, 8_000, 10_000)
 IDLE = 10**9
 
 
-def watching(conditions: Conditions) -> Section:
+def watching(conditions: Conditions) -> BenchmarkSection:
     """Ratios within a turn, for every subject."""
     rows = [_row(subject, conditions) for subject in SUBJECTS]
     header = (
@@ -50,7 +50,7 @@ def watching(conditions: Conditions) -> Section:
         "with the samples too.",
         memory_over_steps(),
     )
-    return Section((Table(header, tuple(rows)),), words)
+    return BenchmarkSection((Table(header, tuple(rows)),), words)
 
 
 def _row(subject: Subject, conditions: Conditions) -> tuple[str, ...]:

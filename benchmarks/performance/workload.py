@@ -19,7 +19,7 @@ from etrm.model.encoders import PAD, StandardEncoder, as_sets
 from etrm.model.recursive import RecursiveModel, encode_every_step
 from etrm.model.variant import ContextPolicy, Given, StepOutput, Variant
 from etrm.training.loss import act_loss
-from etrm.training.tasks import training_tasks
+from etrm.training.task_sets import training_tasks
 
 PADDED_DEMOS = 10
 """Demos that the published loader pads every sample to."""
@@ -85,7 +85,7 @@ def encode_ungrouped(model: Variant, carry: Carry, batch: Batch) -> Given:
 
 
 @dataclass(frozen=True)
-class Layout:
+class BatchLayout:
     """How a batch is laid out, and what the encoder does with its padding.
 
     Attributes:
@@ -115,7 +115,7 @@ class Batches:
         return pad_demos(batch) if self._padded else batch
 
 
-class Step:
+class TrainingStep:
     """One training step of rows that begin: forward, loss, backward and update.
 
     Args:
@@ -148,15 +148,15 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-class Arm:
+class LayoutRun:
     """A layout at work: its own model, step and place in the episodes."""
 
-    def __init__(self, layout: Layout, config: Config, tasks: TaskSet, device: torch.device) -> None:
+    def __init__(self, layout: BatchLayout, config: Config, tasks: TaskSet, device: torch.device) -> None:
         self.config = with_settings(config, data=layout.data)
         self.batches = Batches(self.config, tasks, device, padded=layout.padded)
         self.model = build_model(self.config, device)
         self.model.context_policy = layout.policy
-        self.step = Step(self.config, self.model)
+        self.step = TrainingStep(self.config, self.model)
 
 
 def build_model(config: Config, device: torch.device) -> RecursiveModel:

@@ -30,7 +30,7 @@ _Build = Callable[[frozenset[int], Mapping[int, float] | None], dict[str, Parame
 
 
 @dataclass(frozen=True)
-class _Group:
+class _OptimizerGroup:
     optimizer: int
     group: int
     lr: Number
@@ -62,7 +62,7 @@ class ParameterWatch:
         self.measured_again = False
         self._measured: list[tuple[list[int], list[Tensor], list[Tensor]]] = []
         self._at_optimizer: list[tuple[list[int], list[Tensor]]] = []
-        self._groups: dict[int, _Group] = {}
+        self._groups: dict[int, _OptimizerGroup] = {}
         self._steps = [0] * len(self._optimizers)
         self._entry_norms: list[Tensor] = []
         self._leftover: tuple[list[int], list[Tensor]] | None = None
@@ -185,7 +185,7 @@ class ParameterWatch:
     def _note_groups(self, number: int, optimizer: Optimizer) -> None:
         for position, group in enumerate(optimizer.param_groups):
             lr, decay, eps = (_plain(group.get(name, 0.0), name) for name in ("lr", "weight_decay", "eps"))
-            place = _Group(number, position, lr, decay, eps)
+            place = _OptimizerGroup(number, position, lr, decay, eps)
             for parameter in group["params"]:
                 index = self._position.get(id(parameter))
                 if index is not None:

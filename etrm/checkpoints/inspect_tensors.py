@@ -86,7 +86,7 @@ class TensorComparison:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class WeightsComparison:
     """Two files of weights, side by side.
 
     Attributes:
@@ -129,7 +129,7 @@ def inspect_weights(weights: Weights) -> Inspection:
     )
 
 
-def compare_weights(first: Weights, second: Weights) -> Comparison:
+def compare_weights(first: Weights, second: Weights) -> WeightsComparison:
     """Compare tensor by tensor, under our names.
 
     Raises:
@@ -138,7 +138,7 @@ def compare_weights(first: Weights, second: Weights) -> Comparison:
     ours, theirs = named_as_ours(first), named_as_ours(second)
     both = sorted(ours.keys() & theirs.keys())
     tensors = tuple(_compare(name, ours[name], theirs[name]) for name in both)
-    return Comparison(
+    return WeightsComparison(
         first=str(first.path),
         second=str(second.path),
         matched=sum(tensor.status == "equal" for tensor in tensors),

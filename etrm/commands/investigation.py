@@ -1,9 +1,9 @@
-"""Investigate a subject, read the report, and test the investigation itself."""
+"""Investigate a run or a config, render reports, and benchmark the investigation itself."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -33,21 +33,18 @@ from etrm.commands.shared import (
     run_investigation,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 @app.command()
 def investigate(
     run: Annotated[
-        Path | None, typer.Argument(help="A run folder or a checkpoint of one: its config is investigated.")
+        Path | None, typer.Argument(help="A run folder or a checkpoint in one, whose config is investigated.")
     ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     inject: InjectOption = None,
     allow_code: AllowCodeOption = False,
-    hypotheses: Annotated[str, typer.Option(help="Which to decide, e.g. H1,H2.")] = "all",
+    hypotheses: Annotated[str, typer.Option(help="Hypotheses to decide, e.g. H1,H2.")] = "all",
     until_root_cause: Annotated[bool, typer.Option(help="Stop at the first proven root cause.")] = False,
     tier: TierOption = "screening",
     seeds: SeedsOption = None,
@@ -55,17 +52,20 @@ def investigate(
     threads: ThreadsOption = 1,
     launcher: LauncherOption = "processes",
     launcher_set: LauncherSetOption = None,
-    out: Annotated[Path, typer.Option(help="Folder of the investigation.")] = Path("runs/investigation"),
+    out: Annotated[Path, typer.Option(help="Folder for the results and the report.")] = Path(
+        "runs/investigation"
+    ),
     experiments: Annotated[bool, typer.Option(help="Also run the frozen-decoder experiment.")] = True,
     pretrain_steps: PretrainOption = None,
     fail_on: Annotated[
-        str | None, typer.Option(help="'validated' gives exit code 1 where a fault is found.")
+        str | None,
+        typer.Option(help="validated: exit code 1 if a hypothesis is VALIDATED, i.e. a fault is found."),
     ] = None,
 ) -> None:
-    """Find out why a subject does not learn; writes result.json and a report.
+    """Find out why a run or a config does not learn. Writes result.json and a report.
 
-    Exit code 0 done, 1 with --fail-on validated where a hypothesis is VALIDATED, 2 bad input, 3 an ERROR verdict,
-    130 interrupted (the same command resumes it).
+    Exit code: 0 if the investigation finished, 1 with --fail-on validated if a hypothesis is VALIDATED, 2 for bad
+    input, 3 if a verdict is ERROR, 130 if interrupted (the same command resumes).
     """
     from etrm.errors import ConfigError
     from etrm.investigation.experiments.frozen_decoder import run as frozen
@@ -94,7 +94,7 @@ def investigate(
 @app.command("frozen-decoder")
 def frozen_decoder(
     run: Annotated[
-        Path | None, typer.Argument(help="A run folder or a checkpoint of one: its config is the subject.")
+        Path | None, typer.Argument(help="A run folder or a checkpoint in one, whose config is used.")
     ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -105,7 +105,7 @@ def frozen_decoder(
         list[str] | None,
         typer.Option(
             metavar="MISTAKE",
-            help="Make a mistake of the original again, in place of the experiment, and see which check catches it: "
+            help="Instead of the experiment, repeat a mistake of the original one and show which check catches it: "
             "norms, optimizer, cycles, tasks, statistics or all.",
         ),
     ] = None,
@@ -115,10 +115,12 @@ def frozen_decoder(
     threads: ThreadsOption = 1,
     launcher: LauncherOption = "processes",
     launcher_set: LauncherSetOption = None,
-    out: Annotated[Path, typer.Option(help="Folder of the experiment.")] = Path("runs/frozen-decoder"),
+    out: Annotated[Path, typer.Option(help="Folder for the results and the report.")] = Path(
+        "runs/frozen-decoder"
+    ),
     pretrain_steps: PretrainOption = None,
 ) -> None:
-    """Keep a pretrained decoder fixed and train the encoder: does it learn (A), is it stuck (B), or useless (C)?"""
+    """Freeze a pretrained decoder and train only the encoder: does it learn (A), stay stuck (B) or not help (C)?"""
     from etrm.investigation.experiments import replayed_mistakes as original
     from etrm.investigation.experiments.frozen_decoder import run as frozen
 
@@ -135,8 +137,10 @@ def frozen_decoder(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder with a result.json.")]) -> None:
-    """Render the report of an investigation again, markdown and HTML, from its result.json alone."""
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of an investigation, with its result.json.")],
+) -> None:
+    """Render the report of an investigation again (markdown and HTML) from its result.json."""
     from reports import read_and_render, summary
     from reports.terminal.console import open_console
 
@@ -148,14 +152,19 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder with a result.jso
 @app.command()
 def diff(
     before: Annotated[Path, typer.Argument(help="Folder of the earlier investigation.")],
-    after: Annotated[Path, typer.Argument(help="Folder of the later one.")],
-    out: Annotated[Path | None, typer.Option(help="Also write it to this file, as markdown.")] = None,
+    after: Annotated[Path, typer.Argument(help="Folder of the later investigation.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Markdown file to which the differences are also written.")
+    ] = None,
     any_subject: Annotated[
-        bool, typer.Option(help="Compare different subjects too, e.g. before and after a fault is fixed.")
+        bool,
+        typer.Option(help="Also compare investigations of different configs, e.g. before and after a fix."),
     ] = False,
-    exit_code: Annotated[bool, typer.Option(help="Exit code 1 where they did not find the same.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option(help="Exit with code 1 if the two found different things.")
+    ] = False,
 ) -> None:
-    """Say what changed between two investigations of a subject: verdicts, evidence, settings, code, cost."""
+    """Show what changed between two investigations: verdicts, evidence, settings, code, cost."""
     from etrm.investigation.result import Result
     from reports.pages.difference import compare as compare_results
     from reports.pages.difference_page import difference_page, terminal_difference
@@ -180,7 +189,7 @@ def faults() -> None:
     from etrm.training.faults import FAULTS
     from reports.terminal.console import open_console
 
-    table = Table("fault", "root cause", "what it does", "seen in")
+    table = Table("fault", "root cause", "what it does", "where it shows")
     for fault in FAULTS.values():
         table.add_row(fault.name, fault.root_cause, fault.what, fault.seen)
     open_console().print(table)
@@ -188,23 +197,27 @@ def faults() -> None:
 
 @bench_app.command("faults")
 def bench_faults(
-    names: Annotated[list[str] | None, typer.Argument(help="Faults and controls; all by default.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of faults and controls. Default: all.")
+    ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Cases of each fault.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of cases of each fault, one seed each.")] = 3,
     tier: TierOption = "screening",
     per_case: Annotated[
         int | None,
-        typer.Option(min=1, help="Seeds of each arm of an investigation in place of the tier's."),
+        typer.Option(min=1, help="Seeds per arm of each investigation. Default: the tier's."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Investigations at a time, one process each.")] = 2,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Investigations that run at the same time, one process each.")
+    ] = 2,
     pretrain_steps: PretrainOption = None,
-    out: Annotated[Path, typer.Option(help="Folder of the bench; finished cases stay.")] = Path(
-        "runs/fault-bench"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results. Finished cases are kept and not run again.")
+    ] = Path("runs/fault-bench"),
 ) -> None:
-    """Inject each fault, investigate blind, and count whether its root cause is named."""
+    """Inject each fault, investigate without knowing it, and count how often the root cause is found."""
     from etrm.atomic_files import write_atomically
     from etrm.investigation import fault_benchmark as fault_bench
     from reports.pages.fault_benchmark_page import page

@@ -1,4 +1,4 @@
-"""The named experiments and their tables."""
+"""Run the named experiments and print their tables."""
 
 from __future__ import annotations
 
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
     from etrm.investigation.runs.launchers import Launcher
 
 
-ExperimentSeeds = Annotated[int, typer.Option("--seeds", min=1, help="Seeds of each; five can validate.")]
+ExperimentSeeds = Annotated[
+    int, typer.Option("--seeds", min=1, help="Seeds of each experiment. A verdict needs at least five.")
+]
 
 
-ExperimentOut = Annotated[Path, typer.Option("--out", help="Folder of the runs; finished ones stay.")]
+ExperimentOut = Annotated[
+    Path, typer.Option("--out", help="Folder for the runs. Finished runs are kept and not run again.")
+]
 
 
 @experiment_app.command("list")
 def experiment_list() -> None:
-    """What there is, and the one difference of each."""
+    """List the experiments and how each differs from the baseline."""
     from reports.pages.experiments_page import listing
     from reports.terminal.console import open_console
 
@@ -45,7 +49,10 @@ def experiment_list() -> None:
 def experiment_run(
     names: Annotated[
         list[str],
-        typer.Argument(help="E7 and the like, or code: my_code.py:MY_EXPERIMENT; E0 is run beside them."),
+        typer.Argument(
+            help="Names of experiments, e.g. E7, or of code: my_code.py:MY_EXPERIMENT. "
+            "The baseline E0 is always run too."
+        ),
     ],
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -57,7 +64,7 @@ def experiment_run(
     launcher_set: LauncherSetOption = None,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
-    """Run some experiments beside the baseline, and print the table."""
+    """Run experiments and the baseline, and print the results."""
     from etrm.investigation.experiments.registry import BASELINE, find
 
     allow_named(names)
@@ -73,7 +80,9 @@ def experiment_run(
 
 @experiment_app.command("suite")
 def experiment_suite(
-    name: Annotated[str, typer.Argument(help="gate, stability, encoder, halting, kinds or all.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the suite: gate, stability, encoder, halting, kinds or all.")
+    ],
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -84,7 +93,7 @@ def experiment_suite(
     launcher_set: LauncherSetOption = None,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
-    """Run a whole suite, the overfit gate first, and print the table."""
+    """Run all experiments of a suite, the overfit gate first, and print the results."""
     from etrm.investigation.experiments.registry import of_suite
 
     _experiments(
@@ -107,7 +116,7 @@ def experiment_table(
     seeds: ExperimentSeeds = 3,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
-    """Print the tracking table of what a folder holds now; nothing is run."""
+    """Print the results that a folder holds now, without running anything."""
     from etrm.investigation.experiments.registry import find
     from reports.pages.experiments_page import page
     from reports.terminal.console import open_console

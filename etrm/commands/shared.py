@@ -1,4 +1,4 @@
-"""What several commands do: choose a subject and its budget, run resumable work, print where a report is."""
+"""Functions that several commands share: choose the config and the budget, run resumable work, print report paths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run_investigation(subject: tuple[Config, str], out: Path, **options: Any) -> Result:
-    """Investigate, render and print."""
+    """Run an investigation, render its report and print its summary."""
     from etrm.investigation.run import investigate
     from reports import read_and_render, summary
     from reports.terminal.console import open_console
@@ -46,7 +46,7 @@ def run_investigation(subject: tuple[Config, str], out: Path, **options: Any) ->
 
 
 def budget_of(name: str, seeds: int | None, pretrain_steps: int | None) -> Tier:
-    """A tier, with what was asked for in place of its own."""
+    """Return a tier, with its seeds and pretraining steps replaced by the given ones."""
     from etrm.investigation.runs.budget import find
 
     tier = find(name)
@@ -63,7 +63,7 @@ def make_launcher(name: str, jobs: int, threads: int, settings: list[str] | None
 
 @contextmanager
 def resumable_work(unit: str = "steps") -> Iterator[Phases]:
-    """The bars of long work whose finished parts stay; Ctrl-C ends with exit code 130."""
+    """Show progress bars of work that can be resumed; Ctrl-C ends it with exit code 130."""
     from etrm.errors import Interrupted
     from reports.terminal.console import Phases, open_console
 
@@ -83,7 +83,7 @@ def read_subject(
     settings: list[str] | None,
     inject: list[str] | None,
 ) -> tuple[Config, str]:
-    """The config to be judged and how to call it."""
+    """Return the config under test and its name in the report."""
     chosen = check_faults(resolve_settings(run, preset, config, overrides_of(settings, inject)).config)
     if run is not None:
         name = f"{'checkpoint' if is_checkpoint(run) else 'run'} {run}"
@@ -129,7 +129,7 @@ def resolve_config(
 
 
 def check_faults(config: Config) -> Config:
-    """The config, whose faults are all known."""
+    """Return the config after checking that its faults exist."""
     from etrm.training.faults import recipe_for
 
     recipe_for(config)
@@ -139,7 +139,7 @@ def check_faults(config: Config) -> Config:
 def resolve_settings(
     run: Path | None, preset: str | None, path: Path | None, overrides: tuple[str, ...]
 ) -> Resolved:
-    """The config of a run, a preset or a file with its overrides; of the preset small where none is given."""
+    """Return the config of a run, a preset or a file, with its overrides applied. Default: the preset small."""
     from etrm.config import resolve, resolve_run
     from etrm.errors import ConfigError
 
@@ -148,15 +148,16 @@ def resolve_settings(
     if preset or path:
         raise ConfigError(
             "cli.two-subjects",
-            "both a run and a preset or config were given",
-            next_step="give one of them",
+            "a run and a preset or config file were given together",
+            allowed="a run, or a preset or config file",
+            next_step=f"leave out {run}, or leave out --preset and --config",
         )
     if run.is_file():
         raise ConfigError(
             "cli.file-without-config",
-            f"{run} is a file, which does not say how it is trained",
-            allowed="a run folder, or one of its checkpoints",
-            next_step=f"etrm checkpoint import {run} --out DIR, then give DIR",
+            f"{run} is a file, which does not contain the config of a run",
+            allowed="a run folder, or a checkpoint in one",
+            next_step=f"etrm checkpoint import {run} --out DIR, then use DIR",
         )
     from etrm.checkpoints.run_folder import read_config
 

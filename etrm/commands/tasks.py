@@ -1,9 +1,9 @@
-"""Look at tasks, check them, and build stores."""
+"""Show tasks, check them, and build stores of augmented tasks."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,27 +18,32 @@ from etrm.commands.options import (
 )
 from etrm.commands.shared import allow_named, resolve_config, resumable_work
 
-if TYPE_CHECKING:
-    pass
-
 
 @data_app.command()
 def show(
-    task: Annotated[str, typer.Argument(help="Task id.")],
+    task: Annotated[str, typer.Argument(help="Id of the task.")],
     source: SourceOption = "arc-agi-1",
     subset: Annotated[
-        str | None, typer.Option(help="training or evaluation; both are searched by default.")
+        str | None, typer.Option(help="Subset to search: training or evaluation. Default: both.")
     ] = None,
     augmentation: Annotated[
         int | None,
-        typer.Option(min=0, max=9999, help="Draw an episode as the model sees it; 0 is the identity."),
+        typer.Option(
+            min=0, max=9999, help="Number of an augmentation: draw an episode under it. 0 is the identity."
+        ),
     ] = None,
     query: Annotated[
-        int, typer.Option(min=0, help="With --augmentation: a test, then a demonstration left out.")
+        int,
+        typer.Option(
+            min=0,
+            help="Index of the query, with --augmentation. Test pairs come first, then left-out demonstrations.",
+        ),
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="With --augmentation: train.seed of the run.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the augmentation, with --augmentation: the run's train.seed.")
+    ] = 0,
 ) -> None:
-    """Draw a task in the terminal, or one of its episodes under an augmentation."""
+    """Draw a task in the terminal, or one of its episodes as the model sees it."""
     from etrm.data.draw import draw_episode, draw_task
     from etrm.data.episodes import episode_of
     from reports.terminal.console import open_console
@@ -58,13 +63,11 @@ def check(
     source: SourceOption = "arc-agi-1",
     subset: SubsetOption = "training",
     max_side: SideOption = 30,
-    store: Annotated[
-        Path | None, typer.Option(help="Verify every shard of this store in place of tasks.")
-    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of a store to verify, instead of tasks.")] = None,
 ) -> None:
-    """Count and validate tasks, or a store."""
+    """Count and validate the tasks of a source, or verify a store."""
     from etrm.data import describe, load_tasks
-    from etrm.data.store import Store
+    from etrm.data.store import EpisodeStore
     from reports.terminal.console import open_console
     from reports.terminal.data_tables import store_table, summary_table
 
@@ -72,23 +75,25 @@ def check(
     if store is None:
         open_console().print(summary_table(describe(load_tasks(source, subset, max_side, None))))
         return
-    found = Store(store)
+    found = EpisodeStore(store)
     found.verify()
-    open_console().print(store_table(f"{store}: every shard is what was written", found.index))
+    open_console().print(store_table(f"{store}: all shards are intact", found.index))
 
 
 @data_app.command()
 def build(
-    out: Annotated[Path, typer.Option(help="Folder of the store.")],
+    out: Annotated[Path, typer.Option(help="Folder of the store to write.")],
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; the files do not depend on it.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of processes. The files do not depend on it.")
+    ] = 1,
 ) -> None:
-    """Build a store of augmented tasks for large runs; read with --set data.store=FOLDER.
+    """Build a store of augmented tasks for large runs. A run reads it with --set data.store=FOLDER.
 
-    The tasks, data.augmentations and train.seed are those of the config. Ctrl-C and kill lose nothing: the same command
-    resumes.
+    The tasks, data.augmentations and train.seed come from the config. If the command is interrupted or killed, the same
+    command resumes it.
     """
     from etrm.data import chosen_tasks
     from etrm.data.build import build_store
@@ -101,8 +106,9 @@ def build(
     if augmentations == "fresh":
         raise ConfigError(
             "store.fresh-augmentations",
-            "a store holds fixed augmentations",
-            got="fresh",
+            "a store holds fixed augmentations, so their number is needed",
+            got="data.augmentations = fresh",
+            allowed="data.augmentations: an integer >= 1",
             next_step="--set data.augmentations=1000",
         )
     with resumable_work("tasks") as phases:

@@ -1,37 +1,51 @@
-"""The toolkit on a user's own model."""
+"""Run the toolkit on a user's own model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from etrm.commands.apps import app
 from etrm.commands.shared import allow_named
 
-if TYPE_CHECKING:
-    pass
-
 
 @app.command("audit")
 def audit_case(
     target: Annotated[
         str,
-        typer.Argument(metavar="PATH:FUNCTION", help="A function that returns the arguments of an audit."),
+        typer.Argument(
+            metavar="PATH:FUNCTION",
+            help="File and name of a function that returns the arguments of the audit.",
+        ),
     ],
-    form: Annotated[str, typer.Option("--format", help="table, markdown, json, sarif or html.")] = "table",
-    out: Annotated[Path | None, typer.Option(help="The file to write, in place of the terminal.")] = None,
-    select: Annotated[list[str] | None, typer.Option(help="Rules, modules, or RULE:MODULE.")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="The same, to be left out.")] = None,
-    baseline: Annotated[Path | None, typer.Option(help="Findings that are known.")] = None,
-    write_baseline: Annotated[Path | None, typer.Option(help="Write what is found as a baseline.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="Output format: table, markdown, json, sarif or html.")
+    ] = "table",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write the output to, instead of the terminal.")
+    ] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Findings to keep: a rule, a module, or RULE:MODULE. Repeatable.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Findings to leave out, in the same form. Repeatable.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Baseline file of known findings, which are not reported again.")
+    ] = None,
+    write_baseline: Annotated[
+        Path | None, typer.Option(help="Baseline file to write the findings to.")
+    ] = None,
     probe: Annotated[
         list[str] | None,
-        typer.Option(metavar="CODE", help="A probe to run instead of the case's: my_code.py:MyProbe."),
+        typer.Option(
+            metavar="CODE", help="Probe to run instead of the case's own: my_code.py:MyProbe. Repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Audit a training step of your own: any torch model.
+    """Audit a training step of any torch model.
 
     The function returns the arguments of `diagnostics.audit`:
 
@@ -39,9 +53,9 @@ def audit_case(
         def make_case():
             return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
 
-    step(model, batch) returns the loss, or makes the whole step.
+    step(model, batch) returns the loss, or does the whole training step itself.
 
-    Exit code 0 nothing above a note, 1 findings, 2 bad input.
+    Exit code: 0 if nothing above a note was found, 1 if there are findings, 2 for bad input.
     """
     from diagnostics.auditing.case_file import UserError
     from etrm.commands.audit_case import AuditRequest, run_audit

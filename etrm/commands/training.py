@@ -1,10 +1,10 @@
-"""Train a run, evaluate it, and print settings."""
+"""Train a model, evaluate a run, and print settings."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,9 +19,6 @@ from etrm.commands.options import (
 )
 from etrm.commands.shared import allow_code_of, resolve_config, resolve_settings
 
-if TYPE_CHECKING:
-    pass
-
 
 @app.command()
 def train(
@@ -29,11 +26,11 @@ def train(
     config: ConfigOption = None,
     settings: SetOption = None,
     inject: InjectOption = None,
-    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/train"),
-    resume: Annotated[bool, typer.Option(help="Go on where the run in --out stopped.")] = False,
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/train"),
+    resume: Annotated[bool, typer.Option(help="Resume the run in --out where it stopped.")] = False,
     allow_code: AllowCodeOption = False,
 ) -> None:
-    """Train a model; Ctrl-C keeps a checkpoint, --resume continues exactly from there."""
+    """Train a model. Ctrl-C saves a checkpoint; --resume continues exactly from there."""
     from etrm.checkpoints.run_folder import read_config
     from etrm.rank import rank
     from etrm.training.trainer import train as run_training
@@ -47,8 +44,8 @@ def train(
     console = open_console(stderr=True, quiet=rank() > 0)
     with TrainBar(chosen.train.steps, console) as bar:
         finished = run_training(chosen, out, resume=resume, on_step=bar.update)
-    state = "finished" if finished else f"stopped early; go on with: etrm train --resume --out {out}"
-    with suppress(OSError):  # a terminal that was closed, which is one way to stop early
+    state = "finished" if finished else f"stopped early; resume with: etrm train --resume --out {out}"
+    with suppress(OSError):  # the run may have stopped because its terminal was closed
         console.print(f"{out}: {state}", highlight=False, soft_wrap=True)
     if not finished:
         raise typer.Exit(130)
@@ -61,15 +58,15 @@ def evaluate(
     submission: Annotated[
         Path | None,
         typer.Option(
-            help="Also write a Kaggle submission file of the whole data set, NAME.json say; NAME.placeholders.json "
-            "names the tasks without an answer."
+            help="Kaggle submission file to write, e.g. NAME.json, with every task of the data set. "
+            "NAME.placeholders.json lists the tasks without an answer."
         ),
     ] = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
-    """Pass@k of a run on held-out tasks, beside what needs no learning.
+    """Score a run on held-out tasks (pass@k), next to baselines that need no learning.
 
-    What is asked stands in the run's evaluate section; change it with --set evaluate.subset=..., .source, .weights,
+    The run's evaluate section chooses the tasks; change it with --set evaluate.subset=..., .source, .weights,
     .augmentations.
     """
     from rich.table import Table
@@ -84,8 +81,16 @@ def evaluate(
     asked = scores.config.evaluate
     title = f"{run}, step {scores.step}, {scores.weights} weights: {asked.source} {asked.subset}, "
     table = Table(title=f"{title}{asked.augmentations} votes per query", title_justify="left")
-    for column in ("what", "pass@1", "pass@2", "solved/asked", "95 % interval", "token accuracy", "exact"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+    for column in (
+        "answers of",
+        "pass@1",
+        "pass@2",
+        "solved/evaluated",
+        "95 % interval",
+        "token accuracy",
+        "exact",
+    ):
+        table.add_column(column, justify="left" if column == "answers of" else "right")
     for name, found in {"this run": scores.model, **scores.others}.items():
         first, second = found.pass_at[1], found.pass_at.get(2)
         table.add_row(
@@ -100,7 +105,8 @@ def evaluate(
     console = open_console()
     console.print(table)
     console.print(
-        f"{len(scores.model.out_of_region)} queries out of region, counted as unsolved", highlight=False
+        f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",
+        highlight=False,
     )
     if scores.submitted:
         console.print(submission_line(scores.submitted), highlight=False, soft_wrap=True)
@@ -108,15 +114,15 @@ def evaluate(
 
 @app.command("config")
 def show_config(
-    run: Annotated[Path | None, typer.Argument(help="A run folder or a checkpoint of one.")] = None,
+    run: Annotated[Path | None, typer.Argument(help="A run folder or a checkpoint in one.")] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print every setting: its value, where that comes from, its default, its allowed values, its description.
+    """Print every setting with its value, the origin of the value, its default, allowed values and description.
 
-    In a pipe the output is a TOML file that --config reads: etrm config --preset small > mine.toml
+    In a pipe the output is a TOML file for --config: etrm config --preset small > mine.toml
     """
     from reports.terminal.settings_table import print_settings
 

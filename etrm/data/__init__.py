@@ -1,7 +1,7 @@
 """Tasks, tokens, augmentation, regions, episodes and splits: everything before the model."""
 
 from etrm.data.augment import Augmentation, augmented_name, parse_name
-from etrm.data.check import RegionSummary, Summary, describe
+from etrm.data.check import RegionSummary, TaskSetSummary, describe
 from etrm.data.collate import collate
 from etrm.data.episodes import Episodes, evaluation_samples
 from etrm.data.region import region
@@ -20,9 +20,9 @@ __all__ = [
     "Pair",
     "RegionSummary",
     "Sample",
-    "Summary",
     "Task",
     "TaskSet",
+    "TaskSetSummary",
     "augmented_name",
     "check_leakage",
     "chosen_tasks",

@@ -16,7 +16,7 @@ from pathlib import Path
 from etrm.atomic_files import sync_folder, write_atomically
 from etrm.data.shard import Shard, encode
 from etrm.data.sources import TaskSet
-from etrm.data.store import INDEX, SHARDS, Entry, Index, read_index
+from etrm.data.store import INDEX, SHARDS, Index, IndexEntry, read_index
 from etrm.data.task import Task
 from etrm.errors import DataError
 from etrm.process_pool import worker_pool
@@ -67,7 +67,7 @@ def build_store(
     return index
 
 
-def _shards(folder: Path, tasks: TaskSet, plan: Index, workers: int) -> Iterator[Entry]:
+def _shards(folder: Path, tasks: TaskSet, plan: Index, workers: int) -> Iterator[IndexEntry]:
     paths = [folder / SHARDS / f"{number:05d}.safetensors" for number in range(len(tasks))]
     if workers == 1:
         for task, path in zip(tasks, paths, strict=True):
@@ -85,14 +85,14 @@ def _shards(folder: Path, tasks: TaskSet, plan: Index, workers: int) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def build_shard(path: Path, task: Task, augmentations: int, seed: int) -> Entry:
+def build_shard(path: Path, task: Task, augmentations: int, seed: int) -> IndexEntry:
     """Write one shard, unless it stands there whole."""
     rows = _rows_of_whole(path, task)
     if rows is None:
         write_atomically(path, encode(task, augmentations, seed))
         rows = len(Shard.open(path).cells)
     data = path.read_bytes()
-    return Entry(path.name, task.id, task.canonical, rows, len(data), hashlib.sha256(data).hexdigest())
+    return IndexEntry(path.name, task.id, task.canonical, rows, len(data), hashlib.sha256(data).hexdigest())
 
 
 def _rows_of_whole(path: Path, task: Task) -> int | None:

@@ -37,7 +37,7 @@ class RegionSummary:
 
 
 @dataclass(frozen=True)
-class Summary:
+class TaskSetSummary:
     """The counts of a task set.
 
     Attributes:
@@ -72,14 +72,14 @@ class Summary:
     problems: tuple[str, ...]
 
 
-def describe(tasks: TaskSet) -> Summary:
+def describe(tasks: TaskSet) -> TaskSetSummary:
     """Count a task set."""
     queries = [query for index, task in enumerate(tasks) for query in queries_of(task, index)]
     left_out = [q for index, task in enumerate(tasks) for q in queries_of(task, index, "leave_one_out")]
     cells = [grid.size for task in tasks for grid in task.grids]
     demos = sum(len(task.demos) for task in tasks)
     sides = Counter(task.max_side for task in tasks)
-    return Summary(
+    return TaskSetSummary(
         source=tasks.source,
         subset=tasks.subset,
         version=tasks.version,

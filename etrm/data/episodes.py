@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from etrm.config import Asked, DataConfig
 from etrm.data.augment import Augmentation, fixed, random
-from etrm.data.sample import DemoPair, Layout, Query, Sample, build, queries_of
+from etrm.data.sample import DemoPair, GridLayout, Query, Sample, build, queries_of
 from etrm.data.sources import TaskSet
-from etrm.data.store import Store
+from etrm.data.store import EpisodeStore
 from etrm.data.task import Pair, Task
 from etrm.errors import DataError
 
@@ -63,16 +63,16 @@ class Episodes:
         if variant != "trm":
             _check_demos(tasks, self.queries, variant)
         self._store = self._opened_store()
-        self._layout = Layout(data.canvas, data.max_demos, data.translate)
+        self._layout = GridLayout(data.canvas, data.max_demos, data.translate)
         self._buckets = _bucketed(self.queries, 1 if data.canvas == "published" else data.buckets)
         shares = np.cumsum([len(bucket) for bucket in self._buckets]) / len(self.queries)
         self._edges = shares[:-1]
         self._phase = float(_stream(_SCHEDULE, seed).random())
 
-    def _opened_store(self) -> Store | None:
+    def _opened_store(self) -> EpisodeStore | None:
         if self.data.store is None or self.data.augmentations == "fresh":
             return None
-        store = Store(self.data.store)
+        store = EpisodeStore(self.data.store)
         store.require(self.tasks, self.data.augmentations, self.seed)
         return store
 
@@ -151,7 +151,7 @@ def episode_of(task: Task, query: int, number: int, seed: int) -> tuple[Query, S
             "demonstrations, each left out",
         )
     data, augmentation = DataConfig(), fixed(task.id, number + 1, seed)[number]
-    layout = Layout(data.canvas, data.max_demos)
+    layout = GridLayout(data.canvas, data.max_demos)
     return queries[query], build(queries[query], augmentation, layout, serial=0)
 
 
@@ -181,7 +181,7 @@ def evaluation_samples(
     queries = _all_queries(tasks, "test")
     if variant != "trm":
         _check_demos(tasks, queries, variant)
-    layout = Layout(data.canvas, data.max_demos)
+    layout = GridLayout(data.canvas, data.max_demos)
     first_ids = _puzzle_rows(tasks, data, augmentations, trained)
     samples: list[Sample] = []
     for query in queries:

@@ -78,7 +78,7 @@ there are, only on which cells share one."""
 
 
 @dataclass(frozen=True)
-class Rule:
+class TaskRule:
     """A hidden rule; the defaults change nothing.
 
     Attributes:
@@ -125,7 +125,7 @@ class Rule:
         return out
 
 
-KINDS = tuple(field.name for field in fields(Rule))
+KINDS = tuple(field.name for field in fields(TaskRule))
 """The names of the parts."""
 COMBINATIONS = tuple(frozenset(names) for size in (1, 2) for names in combinations(KINDS, size))
 """The parts that rules are made of."""
@@ -136,7 +136,7 @@ def rule_id(task_id: str) -> str:
     return task_id.partition("-")[2]
 
 
-def explanations(demos: Sequence[Pair]) -> list[Rule]:
+def explanations(demos: Sequence[Pair]) -> list[TaskRule]:
     """Every rule of the family that turns each input into its output: the family's oracle.
 
     A part that shows nowhere in the demonstrations counts with every value that it could have, so
@@ -162,10 +162,10 @@ def explanations(demos: Sequence[Pair]) -> list[Rule]:
     return [rule for rule in found if frozenset(rule.kinds) in COMBINATIONS]
 
 
-_GEOMETRIES = tuple(Rule(dihedral=number, shift=shift) for number in range(8) for shift in _SHIFTS)
+_GEOMETRIES = tuple(TaskRule(dihedral=number, shift=shift) for number in range(8) for shift in _SHIFTS)
 
 
-def _with_colours(rule: Rule, shown: set[tuple[int, int]]) -> list[Rule]:
+def _with_colours(rule: TaskRule, shown: set[tuple[int, int]]) -> list[TaskRule]:
     """The rule with the permutation that was shown: none, or one that moves every colour."""
     if all(a == b for a, b in shown):
         return [rule]
@@ -175,7 +175,7 @@ def _with_colours(rule: Rule, shown: set[tuple[int, int]]) -> list[Rule]:
     return [replace(rule, colours=tuple(sorted(shown)))]
 
 
-def _with_recolour(rule: Rule, condition: str | None, became: npt.NDArray[np.uint8]) -> list[Rule]:
+def _with_recolour(rule: TaskRule, condition: str | None, became: npt.NDArray[np.uint8]) -> list[TaskRule]:
     """The rule with a recolouring of cells that ``became`` these colours; any colour where there are none."""
     if condition is None:
         return [rule]
@@ -257,9 +257,9 @@ def _task(wanted: Sequence[frozenset[str]], subset: str, max_side: int, index: i
             return Task(f"{index:06d}-{rule.id}", pairs[:DEMOS], pairs[DEMOS:])
 
 
-def _draw(rng: np.random.Generator, parts: frozenset[str], palette: npt.NDArray[np.int64]) -> Rule:
+def _draw(rng: np.random.Generator, parts: frozenset[str], palette: npt.NDArray[np.int64]) -> TaskRule:
     """A rule of these parts, each uniform; a part that came out as its default leaves the rule short."""
-    rule = Rule()
+    rule = TaskRule()
     if "dihedral" in parts:
         rule = replace(rule, dihedral=int(rng.integers(8)))
     if "shift" in parts:

@@ -100,7 +100,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Layout:
+class GridLayout:
     """How grids become tokens: the canvas, the demos shown, and the random shift, if any."""
 
     canvas: str
@@ -121,7 +121,7 @@ def queries_of(task: Task, task_index: int, asked: Asked = "test") -> tuple[Quer
 def build(
     query: Query,
     augmentation: Augmentation,
-    layout: Layout,
+    layout: GridLayout,
     rng: np.random.Generator | None = None,
     *,
     serial: int,
@@ -178,7 +178,9 @@ def _query_canvases(given: Grid, target: Grid | None, shift: tuple[int, int]) ->
     return tokens, labels_from_canvas(to_canvas(visible, SIDE, shift))
 
 
-def _demos(pairs: Sequence[Pair], layout: Layout, rng: np.random.Generator | None) -> tuple[DemoPair, ...]:
+def _demos(
+    pairs: Sequence[Pair], layout: GridLayout, rng: np.random.Generator | None
+) -> tuple[DemoPair, ...]:
     shown = []
     for pair in pairs:
         grids = pair.grids
@@ -189,7 +191,7 @@ def _demos(pairs: Sequence[Pair], layout: Layout, rng: np.random.Generator | Non
     return tuple(shown)
 
 
-def _demo_pair(first: Tokens, second: Tokens, layout: Layout) -> DemoPair:
+def _demo_pair(first: Tokens, second: Tokens, layout: GridLayout) -> DemoPair:
     if layout.canvas == "published":
         return DemoPair(np.concatenate([first, second]), np.arange(2 * CELLS, dtype=np.int16))
     here, there = np.flatnonzero(first != PAD), np.flatnonzero(second != PAD)
@@ -199,7 +201,7 @@ def _demo_pair(first: Tokens, second: Tokens, layout: Layout) -> DemoPair:
     )
 
 
-def _shift(extent: Region, layout: Layout, rng: np.random.Generator | None) -> tuple[int, int]:
+def _shift(extent: Region, layout: GridLayout, rng: np.random.Generator | None) -> tuple[int, int]:
     """A uniform shift that keeps ``extent`` on the canvas.
 
     For a query the extent is its region, which the label has no part in.

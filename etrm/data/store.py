@@ -25,7 +25,7 @@ SHARDS = "shards"
 
 
 @dataclass(frozen=True)
-class Entry:
+class IndexEntry:
     """A shard: its file, its task (``Task.canonical`` beside the id), its distinct rows and its digest."""
 
     file: str
@@ -53,7 +53,7 @@ class Index:
     data_hash: str
     seed: int
     augmentations: int
-    shards: tuple[Entry, ...] | None = None
+    shards: tuple[IndexEntry, ...] | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -95,7 +95,9 @@ def read_index(folder: Path) -> Index:
             raise ValueError(f"not schema {SCHEMA}")
         counts = tree.pop("counts")
         shards = tree.pop("shards")
-        index = Index(**tree, shards=None if shards is None else tuple(Entry(**entry) for entry in shards))
+        index = Index(
+            **tree, shards=None if shards is None else tuple(IndexEntry(**entry) for entry in shards)
+        )
         if counts != index.counts:
             raise ValueError("the counts do not fit the shards")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -109,7 +111,7 @@ def read_index(folder: Path) -> Index:
     return index
 
 
-class Store:
+class EpisodeStore:
     """A finished store, opened for reading.
 
     Raises:
@@ -178,7 +180,7 @@ class Store:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": {}}  # another process maps the files itself
 
-    def _open(self, entry: Entry) -> Shard:
+    def _open(self, entry: IndexEntry) -> Shard:
         path = self.folder / SHARDS / entry.file
         self._check_size(entry)
         with path.open("rb") as file:
@@ -186,7 +188,7 @@ class Store:
                 raise self._damaged(path, "its SHA-256 is not the one in the index")
         return Shard.open(path)
 
-    def _check_size(self, entry: Entry) -> None:
+    def _check_size(self, entry: IndexEntry) -> None:
         path = self.folder / SHARDS / entry.file
         try:
             size = path.stat().st_size

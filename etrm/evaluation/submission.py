@@ -22,7 +22,7 @@ PLACEHOLDER = [[0, 0], [0, 0]]
 Rows = list[list[int]]
 
 
-class Reason(StrEnum):
+class PlaceholderReason(StrEnum):
     """Why a task has a test whose attempts are placeholders."""
 
     MAX_SIDE = "max_side"  # not evaluated: a grid is larger than data.max_side
@@ -44,7 +44,7 @@ class Submitted:
     path: Path
     listing: Path
     tasks: int
-    placeholders: Mapping[str, Reason]
+    placeholders: Mapping[str, PlaceholderReason]
 
 
 def submission(tasks: Iterable[Task], candidates: Candidates) -> dict[str, list[dict[str, Rows]]]:
@@ -55,7 +55,9 @@ def submission(tasks: Iterable[Task], candidates: Candidates) -> dict[str, list[
     }
 
 
-def placeholders(tasks: Iterable[Task], candidates: Candidates, max_side: int) -> dict[str, Reason]:
+def placeholders(
+    tasks: Iterable[Task], candidates: Candidates, max_side: int
+) -> dict[str, PlaceholderReason]:
     """Why tasks have a test without an answer; a task that is answered is not in it.
 
     Args:
@@ -63,13 +65,15 @@ def placeholders(tasks: Iterable[Task], candidates: Candidates, max_side: int) -
         candidates: of the tasks that were evaluated.
         max_side: longest side of the grids that were evaluated.
     """
-    found: dict[str, Reason] = {}
+    found: dict[str, PlaceholderReason] = {}
     for task in tasks:
         ranked = candidates.get(task.id)
         if ranked is None:
-            found[task.id] = Reason.MAX_SIDE if task.max_side > max_side else Reason.MAX_TASKS
+            found[task.id] = (
+                PlaceholderReason.MAX_SIDE if task.max_side > max_side else PlaceholderReason.MAX_TASKS
+            )
         elif not all(any(candidate.grid.size for candidate in test) for test in ranked):
-            found[task.id] = Reason.NO_GRID
+            found[task.id] = PlaceholderReason.NO_GRID
     return found
 
 

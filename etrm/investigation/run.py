@@ -46,7 +46,7 @@ from etrm.investigation.runs.code_version import code_hash
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.launchers import Launcher
 from etrm.training.faults import recipe_for
-from etrm.training.tasks import held_out_tasks, training_tasks
+from etrm.training.task_sets import held_out_tasks, training_tasks
 
 Progress = Callable[[str, int, int], None]
 OnVerdict = Callable[[Hypothesis], None]

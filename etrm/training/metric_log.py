@@ -49,7 +49,7 @@ class Fetched:
 
 
 @dataclass
-class Entry:
+class LoggedStep:
     """One step.
 
     Attributes:
@@ -87,9 +87,9 @@ class Journal:
     """The steps that were noted and not yet handed out."""
 
     def __init__(self) -> None:
-        self._entries: list[Entry] = []
+        self._entries: list[LoggedStep] = []
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: LoggedStep) -> None:
         """Keep a step; nothing is read."""
         self._entries.append(entry)
 

@@ -18,7 +18,7 @@ from etrm.training.slots import Slots
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """Some rows of one step, on the device.
 
     Attributes:
@@ -56,7 +56,7 @@ def parts_of_step(
     slices: Sequence[slice],
     world: World,
     halting: torch.Generator,
-) -> list[Part]:
+) -> list[MicroBatch]:
     """The parts of the next step of some slots.
 
     Random numbers are drawn for the global batch and each part takes those of its rows. All parts
@@ -74,7 +74,7 @@ def parts_of_step(
         if noise is not None:
             batch = replace(batch, demos=replace(batch.demos, noise=noise[mine.start : mine.stop]))
         found.append(
-            Part(
+            MicroBatch(
                 rows=rows,
                 carry=carry if len(slices) == 1 else carry.rows(rows),
                 batch=to_device(batch, device),

@@ -24,9 +24,9 @@ from etrm.model.recursive import recursive_core
 from etrm.model.variant import Variant
 from etrm.training import optim
 from etrm.training.freeze_schedule import Freeze, part_of
-from etrm.training.micro_batches import Part
+from etrm.training.micro_batches import MicroBatch
 from etrm.training.slots import Slots
-from etrm.training.tasks import training_tasks
+from etrm.training.task_sets import training_tasks
 
 
 def build_model(config: Config, episodes: Episodes) -> Variant:
@@ -62,7 +62,7 @@ def draw(episodes: Episodes, bucket: int, index: int) -> Sample:
     return episodes.sample(bucket, index)
 
 
-def labels(slots: Slots, part: Part) -> Tensor:
+def labels(slots: Slots, part: MicroBatch) -> Tensor:
     """What the rows of a part are scored against, (b, S): the labels of the samples that they work on."""
     return part.batch.labels
 
@@ -98,7 +98,7 @@ class Recipe:
     build_optimizers: Callable[..., list[Optimizer]] = optim.build_optimizers
     freeze: Freeze = freeze
     draw: Callable[[Episodes, int, int], Sample] = draw
-    labels: Callable[[Slots, Part], Tensor] = labels
+    labels: Callable[[Slots, MicroBatch], Tensor] = labels
     weigh: Callable[[Tensor, int], Tensor] = weigh
     update: Callable[[list[Optimizer], str | None], None] = update
     load_weights: Callable[[Variant, Checkpoint, WeightsKind], None] = load_weights

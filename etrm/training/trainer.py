@@ -41,9 +41,9 @@ from etrm.training.execution.prefetch import Prefetch
 from etrm.training.faults import draw_function, recipe_for
 from etrm.training.freeze_schedule import Stage
 from etrm.training.loss import act_loss
-from etrm.training.metric_log import Entry, Landing
+from etrm.training.metric_log import Landing, LoggedStep
 from etrm.training.metrics import step_sums
-from etrm.training.micro_batches import Part, parts_of_step, split
+from etrm.training.micro_batches import MicroBatch, parts_of_step, split
 from etrm.training.observer import Observer
 from etrm.training.optim import schedule, set_rates
 from etrm.training.slots import Slots
@@ -174,7 +174,7 @@ class Trainer:
             }
             tokens = train.batch_size * parts[0].batch.inputs.shape[1]
             setting = {"lr_factor": factor, "frozen": self.stage.frozen, "tokens": tokens}
-            entry = Entry(self.step + 1, place, self.world.sum(sums), self._clip(), setting)
+            entry = LoggedStep(self.step + 1, place, self.world.sum(sums), self._clip(), setting)
             self.state.journal.note(entry)
             if read:
                 nonfinite.check_losses(self.state.journal.fetch(), self.step + 1)
@@ -192,7 +192,7 @@ class Trainer:
         return self.state.journal.read() if read else []
 
     def _forward_and_backward(
-        self, slots: Slots, parts: Sequence[Part], all_begin: bool
+        self, slots: Slots, parts: Sequence[MicroBatch], all_begin: bool
     ) -> tuple[Carry, list[Landing], Tensor]:
         """The gradient of this process's rows.
 

@@ -23,7 +23,7 @@ from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
 from etrm.training.scoring.overfit_gate import GOAL, WINDOW, gate, own_and_foreign
 from etrm.training.scoring.score_run import score_steps
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from reports.markdown import number, table
 from reports.plots.figures import draw
 from reports.terminal.console import open_console

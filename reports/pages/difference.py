@@ -16,7 +16,7 @@ from reports.pages.standing import marks
 
 
 @dataclass(frozen=True)
-class Change:
+class ResultChange:
     """One thing that is not as it was; all plain text."""
 
     part: str
@@ -37,10 +37,10 @@ class Difference:
         cost: of the earlier and of the later one.
     """
 
-    found: tuple[Change, ...]
-    evidence: tuple[Change, ...]
+    found: tuple[ResultChange, ...]
+    evidence: tuple[ResultChange, ...]
     within: int
-    circumstances: tuple[Change, ...]
+    circumstances: tuple[ResultChange, ...]
     cost: tuple[str, str]
 
     @property
@@ -71,7 +71,7 @@ def compare(before: Result, after: Result, *, any_subject: bool = False) -> Diff
     for part, old, new in _rows(before, after):
         if _listed(old, new):
             shown = [_shown(row, other) for row, other in ((old, new), (new, old))]
-            evidence.append(Change(part, plain((new or old).metric), *shown))  # type: ignore[union-attr]  # one is a row
+            evidence.append(ResultChange(part, plain((new or old).metric), *shown))  # type: ignore[union-attr]  # one is a row
         else:
             within += _key(old) != _key(new)
     return Difference(
@@ -83,7 +83,7 @@ def compare(before: Result, after: Result, *, any_subject: bool = False) -> Diff
     )
 
 
-def _found(before: Result, after: Result) -> Iterator[Change]:
+def _found(before: Result, after: Result) -> Iterator[ResultChange]:
     pairs = [("subject", "", *(plain(result.subject) for result in (before, after)))]
     pairs.append(("root cause", "", _cause(before), _cause(after)))
     pairs += [(key, "verdict", *(_verdict(r, key) for r in (before, after))) for key in _keys(before, after)]
@@ -93,7 +93,7 @@ def _found(before: Result, after: Result) -> Iterator[Change]:
         (title, "scenario", *(_scenario(found.get(id)) for found in experiments))
         for id, title in titles.items()
     ]
-    return (Change(*pair) for pair in pairs if pair[2] != pair[3])
+    return (ResultChange(*pair) for pair in pairs if pair[2] != pair[3])
 
 
 def _keys(before: Result, after: Result) -> list[str]:
@@ -183,7 +183,7 @@ def _text(found: Value | None) -> str:
     return f"not measured ({plain(found.absent)})" if isinstance(found, Absent) else number(found)
 
 
-def _circumstances(before: Result, after: Result) -> Iterator[Change]:
+def _circumstances(before: Result, after: Result) -> Iterator[ResultChange]:
     old, new = before.reproduce, after.reproduce
     facts = [
         (
@@ -198,7 +198,7 @@ def _circumstances(before: Result, after: Result) -> Iterator[Change]:
     ]
     facts += [("versions", *change) for change in _changed(old.versions, new.versions)]
     facts += [("settings", *change) for change in _changed(flat(old.config), flat(new.config))]
-    return (Change(*map(plain, fact)) for fact in facts if fact[2] != fact[3])
+    return (ResultChange(*map(plain, fact)) for fact in facts if fact[2] != fact[3])
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:

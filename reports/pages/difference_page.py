@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reports.markdown import count, escape, paragraph, plain, table
-from reports.pages.difference import Change, Difference
+from reports.pages.difference import Difference, ResultChange
 from reports.pages.sections import join
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def terminal_difference(difference: Difference) -> RenderableType:
     return Group(*parts, *map(Text, _lines(difference)))
 
 
-def _tables(difference: Difference) -> list[tuple[str, Sequence[Change]]]:
+def _tables(difference: Difference) -> list[tuple[str, Sequence[ResultChange]]]:
     named = (
         ("Found", difference.found),
         ("Evidence that changed by more than its interval or threshold allows", difference.evidence),
@@ -65,11 +65,11 @@ def _lines(difference: Difference) -> list[str]:
     return [*([moved] if difference.within else []), f"Cost before: {before}; after: {after}."]
 
 
-def _cells(change: Change) -> tuple[str, str, str, str]:
+def _cells(change: ResultChange) -> tuple[str, str, str, str]:
     return change.part, change.what, change.before, change.after
 
 
-def _terminal_table(found: Sequence[Change]) -> Table:
+def _terminal_table(found: Sequence[ResultChange]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text

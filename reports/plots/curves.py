@@ -16,7 +16,7 @@ Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Group:
+class CurveGroup:
     """The curves of one arm and label, one for each seed.
 
     Attributes:
@@ -58,7 +58,7 @@ def _mean_of(ys: Sequence[float], geometric: bool) -> float:
     return math.fsum(ys) / len(ys)
 
 
-def groups(figure: Figure, series: Sequence[Series], arms: Sequence[str]) -> list[Group]:
+def groups(figure: Figure, series: Sequence[Series], arms: Sequence[str]) -> list[CurveGroup]:
     """The figure's curves by arm and label.
 
     Where the arms share their labels, an arm keeps its colour through all figures of a page and the line
@@ -78,7 +78,7 @@ def groups(figure: Figure, series: Sequence[Series], arms: Sequence[str]) -> lis
         colour = i if own else _position(arm, arms) if arm in arms else len(arms) + shown.index(arm)
         dash = labels.index(label) if several else shown.index(arm)
         name = _name(arm, label, keys)
-        result.append(Group(name=name, colour=colour, dash=dash, curves=tuple(found[arm, label])))
+        result.append(CurveGroup(name=name, colour=colour, dash=dash, curves=tuple(found[arm, label])))
     return result
 
 

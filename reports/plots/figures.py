@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from etrm.investigation.result import Figure, Series
 from reports.markdown import number, plain
-from reports.plots.curves import Group, Points, groups, isolated, spread, y_limits
+from reports.plots.curves import CurveGroup, Points, groups, isolated, spread, y_limits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +120,7 @@ def _frame(legend_rows: int) -> tuple[Canvas, Axes]:
     return canvas, canvas.subplots()
 
 
-def _axes(axes: Axes, figure: Figure, curves: Sequence[Group]) -> None:
+def _axes(axes: Axes, figure: Figure, curves: Sequence[CurveGroup]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     points = [p for group in curves for curve in group.curves for p in curve if p[1] == p[1]]
@@ -157,7 +157,7 @@ def _log_ticks(axes: Axes, low: float, high: float) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _group(axes: Axes, group: Group, y_log: bool) -> Any:
+def _group(axes: Axes, group: CurveGroup, y_log: bool) -> Any:
     """Draw the seeds and their mean; return what stands for them in the legend."""
     from matplotlib.lines import Line2D
 
@@ -208,12 +208,12 @@ def _fraction(axes: Axes, y: float) -> float:
     return min(max(float(position), 0.0), 1.0)
 
 
-def _entry(group: Group) -> str:
+def _entry(group: CurveGroup) -> str:
     seeds = f" ({len(group.curves)} seeds)" if len(group.curves) > 1 else ""
     return (shown(group.name, 66, lines=1).lstrip("_") or "unnamed") + seeds
 
 
-def _legend_layout(curves: Sequence[Group]) -> tuple[int, int]:
+def _legend_layout(curves: Sequence[CurveGroup]) -> tuple[int, int]:
     if not curves:
         return 1, 0
     widest = max(len(_entry(group)) for group in curves) + 9
@@ -221,7 +221,7 @@ def _legend_layout(curves: Sequence[Group]) -> tuple[int, int]:
     return columns, -(-len(curves) // columns)
 
 
-def _legend(canvas: Canvas, handles: Sequence[Any], curves: Sequence[Group]) -> None:
+def _legend(canvas: Canvas, handles: Sequence[Any], curves: Sequence[CurveGroup]) -> None:
     if handles:
         canvas.legend(
             handles, [_entry(g) for g in curves], loc="outside lower left", ncols=_legend_layout(curves)[0]

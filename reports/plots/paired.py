@@ -22,7 +22,7 @@ CAPTION = (
 
 
 @dataclass(frozen=True)
-class Panel:
+class PairedPanel:
     """One final value, by its key: for each seed its value in every arm."""
 
     metric: str
@@ -38,7 +38,7 @@ def compared(arms: Sequence[Arm]) -> list[str]:
 
 def panels(
     arms: Sequence[Arm], runs: Sequence[Run], evidence: Sequence[Evidence]
-) -> tuple[list[str], list[Panel]]:
+) -> tuple[list[str], list[PairedPanel]]:
     """The arms shown, and up to six metrics that vary; those that decide something come first."""
     names = [name for name in compared(arms) if any(run.arm == name for run in runs)]
     sides = {arm.role == "control" for arm in arms if arm.name in names}
@@ -59,7 +59,7 @@ def _panel(
     names: Sequence[str],
     seeds: Sequence[int],
     finals: Mapping[tuple[str, int], Mapping[str, float | Absent]],
-) -> Panel | None:
+) -> PairedPanel | None:
     by_seed = {}
     for seed in seeds:
         values = [finals[name, seed].get(metric) for name in names]
@@ -67,10 +67,10 @@ def _panel(
         if len(kept) == len(names):
             by_seed[seed] = kept
     varies = len({v for values in by_seed.values() for v in values}) > 1
-    return Panel(metric, by_seed) if varies else None
+    return PairedPanel(metric, by_seed) if varies else None
 
 
-def draw(names: Sequence[str], found: Sequence[Panel]) -> bytes:
+def draw(names: Sequence[str], found: Sequence[PairedPanel]) -> bytes:
     """Small multiples, one panel for each metric."""
     from matplotlib.figure import Figure as Canvas
 
@@ -83,7 +83,7 @@ def draw(names: Sequence[str], found: Sequence[Panel]) -> bytes:
         return png(canvas)
 
 
-def _draw_panel(axes: Axes, names: Sequence[str], panel: Panel) -> None:
+def _draw_panel(axes: Axes, names: Sequence[str], panel: PairedPanel) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     x = range(len(names))

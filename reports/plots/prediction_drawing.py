@@ -80,7 +80,7 @@ def _demo_rows(pairs: Sequence[Pair]) -> RenderableType:
 
 
 @dataclass(frozen=True)
-class Panel:
+class GridPanel:
     """A grid under its label; ``marked`` cells are crossed."""
 
     label: str
@@ -94,7 +94,7 @@ class PanelRow:
 
     words: list[str]
     colour: str
-    panels: list[Panel]
+    panels: list[GridPanel]
     scale: float = 1.0
 
     @property
@@ -171,7 +171,7 @@ class _Place:
         )
 
 
-def _width_in(panel: Panel, cell: float) -> float:
+def _width_in(panel: GridPanel, cell: float) -> float:
     return max(cell * panel.grid.shape[1], LABEL_CHARACTER_IN * len(panel.label))
 
 
@@ -180,15 +180,15 @@ def _rows(answers: Sequence[Answered], demos: bool) -> list[PanelRow]:
     for place, one in enumerate(answers):
         if demos and (place == 0 or answers[place - 1].task.id != one.task.id):
             panels = [
-                Panel(f"demo {number} {side}", grid)
+                GridPanel(f"demo {number} {side}", grid)
                 for number, pair in enumerate(one.task.demos)
                 for side, grid in zip(("in", "out"), pair.grids, strict=True)
             ]
             rows.append(PanelRow([f"{one.task.id} demos"], GREY, panels, DEMO_SCALE))
         panels = [
-            Panel(_label("input", one.pair.input), one.pair.input),
-            Panel(_label("target", one.target), one.target),
-            Panel(_label("answer", one.grid), one.grid, one.wrong_cells),
+            GridPanel(_label("input", one.pair.input), one.pair.input),
+            GridPanel(_label("target", one.target), one.target),
+            GridPanel(_label("answer", one.grid), one.grid, one.wrong_cells),
         ]
         head = f"{one.task.id} test {one.query}"
         rows.append(PanelRow([head, *one.words()], RIGHT if one.solved else WRONG, panels))
@@ -199,7 +199,7 @@ def _label(title: str, grid: Grid) -> str:
     return f"{title} {size(grid)}" if grid.size else f"{title}: none"
 
 
-def _cells(axes: Axes, panel: Panel) -> None:
+def _cells(axes: Axes, panel: GridPanel) -> None:
     """The grid in ARC's colours, a line between cells, a cross on each marked one."""
     from matplotlib.colors import ListedColormap
 

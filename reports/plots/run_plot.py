@@ -10,7 +10,7 @@ from etrm.errors import RunFolderError
 from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
 from reports.plots.figures import draw
-from reports.runs.compare import NUMBERS, Comparison
+from reports.runs.compare import NUMBERS, RunComparison
 from reports.runs.groups import arms
 from reports.runs.history import WINDOW, History
 from reports.write import write_file
@@ -74,7 +74,7 @@ def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Seri
     return curves
 
 
-def plot_comparison(found: Comparison, folder: Path) -> list[Path]:
+def plot_comparison(found: RunComparison, folder: Path) -> list[Path]:
     """Write an overlay of every compared quantity that all runs logged, as PNG.
 
     Runs that differ in nothing but the seed share a colour; their mean is bold, each of them thin.

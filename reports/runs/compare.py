@@ -76,7 +76,7 @@ RECORDED = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Some runs side by side; every list has a place for each run, in their order.
 
     Attributes:
@@ -92,7 +92,7 @@ class Comparison:
     doubts: list[Doubt]
 
 
-def compare(folders: Sequence[Path]) -> Comparison:
+def compare(folders: Sequence[Path]) -> RunComparison:
     """Read some runs.
 
     Raises:
@@ -104,7 +104,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
         )
     runs = [Followed(folder) for folder in folders]
     configs = [run.config for run in runs]
-    return Comparison(runs, arms(configs), differing(configs), list(_doubts(runs)))
+    return RunComparison(runs, arms(configs), differing(configs), list(_doubts(runs)))
 
 
 def _doubts(runs: Sequence[Followed]) -> Iterator[Doubt]:
@@ -145,7 +145,7 @@ def _flat(value: Any) -> str:
     return shown(value)[:40]  # a whole hash says no more than its beginning
 
 
-def as_tables(found: Comparison) -> RenderableType:
+def as_tables(found: RunComparison) -> RenderableType:
     """For a terminal: what differs, the numbers with their differences from the first run, the doubts."""
     parts: list[RenderableType] = [_settings(found), Text(), _numbers(found)]
     if len(set(found.arms)) < len(found.arms):
@@ -154,7 +154,7 @@ def as_tables(found: Comparison) -> RenderableType:
     return Group(*parts)
 
 
-def _table(found: Comparison, first: str) -> Table:
+def _table(found: RunComparison, first: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(first, no_wrap=True)
     for run in found.runs:
@@ -162,7 +162,7 @@ def _table(found: Comparison, first: str) -> Table:
     return table
 
 
-def _settings(found: Comparison) -> RenderableType:
+def _settings(found: RunComparison) -> RenderableType:
     if not found.settings:
         return Text("the settings are the same, the seed too")
     table = _table(found, "settings that differ")
@@ -171,7 +171,7 @@ def _settings(found: Comparison) -> RenderableType:
     return table
 
 
-def _numbers(found: Comparison) -> Table:
+def _numbers(found: RunComparison) -> Table:
     table = _table(found, f"last mean over {WINDOW} steps")
     for key, words in NUMBERS.items():
         if any(key in run.history.table for run in found.runs):
@@ -188,7 +188,7 @@ def _numbers(found: Comparison) -> Table:
     return table
 
 
-def _groups(found: Comparison) -> Table:
+def _groups(found: RunComparison) -> Table:
     """Means over the seeds of each arm, every seed beside it."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("runs that differ only by the seed")

@@ -23,7 +23,7 @@ NUMBERS = ("accuracy_all", "exact_all", "loss")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedRun:
     """One run folder.
 
     Attributes:
@@ -76,7 +76,7 @@ def run_folders(roots: Iterable[Path]) -> Iterator[Path]:
         yield from sorted({path.parent for name in ("config.json", "lock") for path in root.rglob(name)})
 
 
-def list_runs(roots: Iterable[Path], sort: str = "folder") -> list[Entry]:
+def list_runs(roots: Iterable[Path], sort: str = "folder") -> list[ListedRun]:
     """The runs below some folders, damaged ones among them.
 
     Args:
@@ -96,19 +96,19 @@ def list_runs(roots: Iterable[Path], sort: str = "folder") -> list[Entry]:
     return [one for _, one in known] + [one for value, one in values if value in (None, "")]
 
 
-def _sort_value(one: Entry, name: str) -> Any:
+def _sort_value(one: ListedRun, name: str) -> Any:
     return one.best.get(name) if name in NUMBERS else getattr(one, name)
 
 
-def entry(folder: Path) -> Entry:
+def entry(folder: Path) -> ListedRun:
     """What stands in one run folder; ``damaged`` with the reason where that cannot be read."""
     try:
         run = Followed(folder)
         started = datetime.fromtimestamp((folder / "config.json").stat().st_mtime).isoformat(" ", "seconds")
     except (EtrmError, OSError) as error:
-        return Entry(str(folder), "damaged", error.brief if isinstance(error, EtrmError) else str(error))
+        return ListedRun(str(folder), "damaged", error.brief if isinstance(error, EtrmError) else str(error))
     history, broken = run.history, run.history.broken
-    return Entry(
+    return ListedRun(
         folder=str(folder),
         state="damaged" if broken else run.status.state.value,
         detail=f"metrics.jsonl: line {broken[0]} is no record" if broken else run.status.detail,
@@ -125,12 +125,12 @@ def entry(folder: Path) -> Entry:
     )
 
 
-def as_json(entries: Sequence[Entry]) -> str:
+def as_json(entries: Sequence[ListedRun]) -> str:
     """The entries as a JSON array, times in seconds."""
     return json.dumps([asdict(entry) for entry in entries], indent=1, allow_nan=False)
 
 
-def as_table(entries: Sequence[Entry]) -> Table:
+def as_table(entries: Sequence[ListedRun]) -> Table:
     """The entries for a terminal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("run", overflow="fold")
@@ -149,7 +149,7 @@ def as_table(entries: Sequence[Entry]) -> Table:
     return table
 
 
-def _cells(one: Entry) -> list[str | Text]:
+def _cells(one: ListedRun) -> list[str | Text]:
     style = {state.value: style for state, style in STYLES.items()}.get(one.state, "bold red")
     state = Text.assemble((one.state, style), f" ({one.detail})" if one.detail else "")
     if not one.last:

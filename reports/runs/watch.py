@@ -34,7 +34,7 @@ STYLES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class WatchedQuantity:
     """A quantity of the frame.
 
     Attributes:
@@ -52,22 +52,22 @@ class Row:
 
 SHARE = (0.0, 1.0)
 LEARNING = (
-    Row("token accuracy", "accuracy_all", height=3),
-    Row("rows all right", "exact_all"),
-    Row("loss", "loss", height=3),
+    WatchedQuantity("token accuracy", "accuracy_all", height=3),
+    WatchedQuantity("rows all right", "exact_all"),
+    WatchedQuantity("loss", "loss", height=3),
 )
 HALTING = (
-    Row("steps at halt", "steps_at_halt"),
-    Row("rows halted in a step", "halted_share", SHARE),
-    Row("halt decision right", "q_halt_accuracy", SHARE),
-    Row("  if always the commoner", "q_halt_base_rate", SHARE),
+    WatchedQuantity("steps at halt", "steps_at_halt"),
+    WatchedQuantity("rows halted in a step", "halted_share", SHARE),
+    WatchedQuantity("halt decision right", "q_halt_accuracy", SHARE),
+    WatchedQuantity("  if always the commoner", "q_halt_base_rate", SHARE),
 )
 PROBE = (
-    Row("share that differs", "probe.share"),
-    Row("effective rank", "probe.effective_rank"),
-    Row("loss", "probe.loss_true"),
-    Row("  contexts shuffled", "probe.loss_shuffled"),
-    Row("  mean context", "probe.loss_mean"),
+    WatchedQuantity("share that differs", "probe.share"),
+    WatchedQuantity("effective rank", "probe.effective_rank"),
+    WatchedQuantity("loss", "probe.loss_true"),
+    WatchedQuantity("  contexts shuffled", "probe.loss_shuffled"),
+    WatchedQuantity("  mean context", "probe.loss_mean"),
 )
 
 
@@ -112,18 +112,18 @@ def frame(run: Followed, width: int) -> RenderableType:
     return Group(*_head(run, plot_width), Text(), table, *_foot(run))
 
 
-def _sections(history: History) -> Iterator[tuple[str, Sequence[Row]]]:
+def _sections(history: History) -> Iterator[tuple[str, Sequence[WatchedQuantity]]]:
     modules = [key.removesuffix(".coverage") for key in history.table if key.endswith(".coverage")]
     drift = [key for key in history.table if key.startswith("drift.")]
     yield "learning", LEARNING
     yield "halting", HALTING
-    yield "coverage", [Row(name, f"{name}.coverage", SHARE) for name in modules]
-    yield "movement in a step", [Row(name, f"{name}.moved") for name in modules]
+    yield "coverage", [WatchedQuantity(name, f"{name}.coverage", SHARE) for name in modules]
+    yield "movement in a step", [WatchedQuantity(name, f"{name}.moved") for name in modules]
     yield "contexts of a probe batch", PROBE
-    yield "drift", [Row(key.removeprefix("drift."), key) for key in drift]
+    yield "drift", [WatchedQuantity(key.removeprefix("drift."), key) for key in drift]
 
 
-def _add(table: Table, row: Row, history: History, plot_width: int) -> None:
+def _add(table: Table, row: WatchedQuantity, history: History, plot_width: int) -> None:
     means = smoothed(history.curve(row.key))
     low, high = float(means.min()), float(means.max())
     plot = text_plot(binned(means, plot_width), *(row.limits or (low, high)), height=row.height)

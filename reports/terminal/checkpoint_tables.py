@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from etrm.checkpoints.import_published import Imported
-from etrm.checkpoints.inspect_tensors import Comparison, Inspection, TensorComparison, TensorSummary
+from etrm.checkpoints.inspect_tensors import Inspection, TensorComparison, TensorSummary, WeightsComparison
 from etrm.setting_texts import flat
 from reports.terminal.console import open_console
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
 
-Found = TypeVar("Found", Inspection, Comparison, Imported)
+Found = TypeVar("Found", Inspection, WeightsComparison, Imported)
 
 
 def print_result(found: Found, render: Callable[[Found], RenderableType], as_json: bool) -> None:
@@ -59,7 +59,7 @@ def _summaries(tensors: tuple[TensorSummary, ...]) -> Table:
     return table
 
 
-def comparison(found: Comparison) -> Group:
+def comparison(found: WeightsComparison) -> Group:
     """The verdict, settings that differ, then every tensor that is not equal."""
     verdict = "equal" if found.equal else "different"
     parts: list[Any] = [

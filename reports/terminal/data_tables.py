@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from etrm.data.check import Summary
+from etrm.data.check import TaskSetSummary
 from etrm.data.store import Index
 
 
-def summary_table(found: Summary) -> Table:
+def summary_table(found: TaskSetSummary) -> Table:
     """The counts of a task set, and what is odd in it."""
     rows = {
         "version": found.version or "files",

@@ -16,12 +16,11 @@ from etrm.checkpoints.run_folder import RunFolder, read_config, read_metrics, so
 from etrm.config import Config
 from etrm.errors import FolderInUseError, LeakageError, RunFolderError
 from etrm.training.trainer import train
+from tests.command_line import etrm
 from tests.errors import assert_holds, raises_code
 from tests.training.runs import (
     ENDLESS,
-    ROOT,
     SettingsOfSmoke,
-    command,
     kill,
     new_run,
     started,
@@ -180,9 +179,8 @@ def test_a_second_process_is_told_who_works_here_until_that_one_is_killed(
     first = started(run, *new_run(settings_of_smoke(*ENDLESS)))
     wait_for_steps(first, run, 1)
     for _ in range(2):  # the refused one must not wipe the name out
-        second = subprocess.run(command(run, "--resume"), cwd=ROOT, capture_output=True, text=True)
-        assert second.returncode == 2
-        assert_holds(second.stderr, "run.in-use", run, first.pid, platform.node())
-        assert "Traceback" not in second.stderr
+        second = etrm("train", "--out", run, "--resume")
+        assert second.code == 2
+        assert_holds(second.err, "run.in-use", run, first.pid, platform.node())
     kill(first)
     RunFolder(run, read_config(run), resume=True).close()

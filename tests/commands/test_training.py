@@ -1,25 +1,46 @@
-"""`etrm config` as a user meets it."""
+"""`etrm train`, `etrm evaluate` and `etrm config` as a user meets them."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from etrm.config import load
+from etrm.data import load_tasks
+from tests.command_line import etrm
 
-ROOT = Path(__file__).parents[2]
+
+def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = ["--preset", "smoke", "--set", "train.steps=4", "--out", str(run)]
+    assert etrm("train", *small).code == 0
+    assert etrm("train", *small).code == 2
+    assert etrm("train", "--resume", "--out", str(run)).code == 0
+    done = etrm("evaluate", str(run), "--submission", str(tmp_path / "submission.json"))
+    assert done.code == 0, done.err
+    for name in ("this run", "copy input", "all black", "untrained model"):
+        assert name in done.out
+    assert_whole_submission(tmp_path / "submission.json", done.out)
 
 
-def etrm_config(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "cli.py"), "config", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "120"}, timeout=300
-    )
+def assert_whole_submission(file: Path, printed: str) -> None:
+    """Preset smoke evaluates 4 of the 6 tasks that fit into 5x5; all 400 are in the file."""
+    tasks = load_tasks("arc-agi-1", "evaluation")
+    small = sorted(task.id for task in tasks if task.max_side <= 5)
+    reasons = {task.id: "max_side" for task in tasks if task.max_side > 5}
+    reasons |= dict.fromkeys(small[4:], "max_tasks")
+    submission = json.loads(file.read_text())
+    listing = json.loads(file.with_name("submission.placeholders.json").read_text())
+    assert (len(submission), listing["tasks"], len(reasons)) == (400, 400, 396)
+    # What was evaluated may have no grid after four steps.
+    evaluated = {name: "no_grid" for name in small[:4] if name in listing["placeholders"]}
+    assert listing["placeholders"] == reasons | evaluated
+    blank = {key: [[0, 0], [0, 0]] for key in ("attempt_1", "attempt_2")}
+    assert all(blank in submission[name] for name in listing["placeholders"])
+    for text in ("394 max_side", "2 max_tasks", "submission.placeholders.json"):
+        assert text in printed
 
 
 @pytest.fixture
@@ -32,25 +53,25 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_output_of_a_pipe_is_a_config_file(tmp_path: Path) -> None:
-    done = etrm_config("--preset", "smoke", "--set", "train.lr=3e-4", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = etrm("config", "--preset", "smoke", "--set", "train.lr=3e-4", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
     path = tmp_path / "mine.toml"
-    path.write_text(done.stdout)
+    path.write_text(done.out)
     assert load(path=path) == load("smoke", overrides=("train.lr=3e-4",))
-    again = etrm_config("--config", "mine.toml", "--json", cwd=tmp_path)
-    rows = {row["name"]: row for row in json.loads(again.stdout)}
+    again = etrm("config", "--config", "mine.toml", "--json", cwd=tmp_path)
+    rows = {row["name"]: row for row in json.loads(again.out)}
     assert rows["train.lr"]["source"] == {"kind": "file", "name": "mine.toml"}
 
 
 def test_without_a_source_it_is_the_preset_that_commands_begin_with(tmp_path: Path) -> None:
-    rows = json.loads(etrm_config("--json", cwd=tmp_path).stdout)
+    rows = json.loads(etrm("config", "--json", cwd=tmp_path).out)
     assert {"preset": "small"}.items() <= {row["name"]: row["value"] for row in rows}.items()
 
 
 @pytest.mark.parametrize("place", ["run", "run/checkpoints/step_00000002"])
 def test_a_run_or_its_checkpoint_is_shown_as_it_was_trained(run: Path, place: str, tmp_path: Path) -> None:
-    done = etrm_config(place, "--set", "train.steps=7", "--json", cwd=tmp_path)
-    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    done = etrm("config", place, "--set", "train.steps=7", "--json", cwd=tmp_path)
+    rows = {row["name"]: row for row in json.loads(done.out)}
     assert (rows["train.seed"]["value"], rows["train.seed"]["source"]["kind"]) == (4, "run")
     assert (rows["train.steps"]["value"], rows["train.steps"]["source"]["kind"]) == (7, "--set")
 
@@ -66,10 +87,9 @@ def test_a_run_or_its_checkpoint_is_shown_as_it_was_trained(run: Path, place: st
         (("run", "--set", "train.warmup_steps=999"), "999"),
     ],
 )
-def test_bad_input_is_exit_2_without_a_traceback(
+def test_bad_input_is_exit_2_with_a_message(
     run: Path, words: tuple[str, ...], shown: str, tmp_path: Path
 ) -> None:
-    done = etrm_config(*words, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert shown in done.stderr
-    assert "Traceback" not in done.stderr
+    done = etrm("config", *words, cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert shown in done.err

@@ -15,7 +15,7 @@ import pytest
 
 from etrm.data import Task, TaskSet, build, load_tasks
 from etrm.data.build import build_store
-from etrm.data.store import Store, read_index
+from etrm.data.store import EpisodeStore, read_index
 from etrm.errors import DataError
 from tests.errors import raises_code
 
@@ -97,7 +97,7 @@ def test_killed_at_any_point_the_same_build_goes_on(
         os.kill(build.pid, signal.SIGKILL)
         build.join()
         with raises_code(DataError, "store.unfinished", folder):
-            Store(folder)
+            EpisodeStore(folder)
         for path, written in kept.items():
             assert path.stat().st_mtime_ns == written  # what was finished is not made again
         kept = {path: path.stat().st_mtime_ns for path in shards.glob("0*")}
@@ -106,7 +106,7 @@ def test_killed_at_any_point_the_same_build_goes_on(
     for path, written in kept.items():
         assert path.stat().st_mtime_ns == written
     assert content(folder) == content(tmp_path / "whole")
-    Store(folder).verify()
+    EpisodeStore(folder).verify()
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_a_full_disk_keeps_what_is_finished(
     assert len(list((tmp_path / "store" / "shards").iterdir())) == 3
     monkeypatch.setattr(build, "write_atomically", write)
     build_store(tmp_path / "store", small_set, 2, 0)
-    Store(tmp_path / "store").verify()
+    EpisodeStore(tmp_path / "store").verify()
 
 
 def test_progress_counts_every_shard(tmp_path: Path, make_task: Callable[..., Task]) -> None:

@@ -26,7 +26,7 @@ from etrm.data import (
     parse_name,
     to_canvas,
 )
-from etrm.data.sample import Layout, build, queries_of
+from etrm.data.sample import GridLayout, build, queries_of
 from etrm.errors import DataError
 from tests.errors import raises_code
 
@@ -70,7 +70,7 @@ def test_an_episode_is_built_again_from_its_name(as_plain: AsPlain, small_set: T
         task_id, augmentation = parse_name(sample.name)
         task = small_set.get(task_id)
         query = queries_of(task, small_set.tasks.index(task))[sample.query]
-        again = build(query, augmentation, Layout("region", 10), serial=sample.serial)
+        again = build(query, augmentation, GridLayout("region", 10), serial=sample.serial)
         assert as_plain(again) == as_plain(sample)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from etrm.config import load
 from etrm.data import check_leakage, leakage, load_tasks
-from etrm.data.rules import COMBINATIONS, KINDS, Rule, explanations, rule_id, rule_tasks
+from etrm.data.rules import COMBINATIONS, KINDS, TaskRule, explanations, rule_id, rule_tasks
 from etrm.data.task import Pair, Task
 from etrm.errors import ConfigError, DataError, LeakageError
 from tests.errors import raises_code
@@ -131,7 +131,7 @@ def test_what_no_rule_does_has_no_explanation() -> None:
 def test_two_colours_do_not_become_the_same_one() -> None:
     grid = np.array([[1, 2, 0], [0, 1, 2], [2, 2, 1]], np.uint8)
     apart, merged = (np.where(grid == 0, 0, became).astype(np.uint8) for became in (3 + grid, 3))
-    assert Rule(colours=((1, 4), (2, 5))) in explanations([Pair(grid, apart)])
+    assert TaskRule(colours=((1, 4), (2, 5))) in explanations([Pair(grid, apart)])
     assert not [rule for rule in explanations([Pair(grid, merged)]) if len(rule.colours) > 1]
 
 
@@ -139,7 +139,7 @@ def test_a_part_that_shows_nowhere_counts_with_every_value() -> None:
     """Where the inside is black in every demonstration, any recolouring of the inside would explain them."""
     grid = np.array([[1, 2, 3], [0, 0, 1], [0, 2, 2]], np.uint8)
     found = explanations([Pair(grid, np.rot90(grid).copy())])
-    assert Rule(dihedral=1) in found
+    assert TaskRule(dihedral=1) in found
     assert {rule.recolour for rule in found} >= {("inner", colour) for colour in range(1, 10)}
 
 
@@ -191,10 +191,10 @@ def test_a_shorter_side_keeps_the_tasks_that_fit() -> None:
 
 
 def test_a_rule_has_a_readable_name() -> None:
-    rule = Rule(dihedral=3, shift=(-1, 1), colours=((1, 4), (4, 2)), recolour=("edge", 5))
+    rule = TaskRule(dihedral=3, shift=(-1, 1), colours=((1, 4), (4, 2)), recolour=("edge", 5))
     assert rule.id == "dihedral-3+shift-ur+colours-14.42+recolour-edge-5"
     assert rule_id(f"000012-{rule.id}") == rule.id
-    assert Rule(shift=(1, 0)).id == "shift-d."
+    assert TaskRule(shift=(1, 0)).id == "shift-d."
 
 
 def test_parts_that_do_not_exist_and_sides_too_small_are_refused() -> None:

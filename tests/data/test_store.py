@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from etrm.config import DataConfig
 from etrm.data import Episodes, Sample, Task, TaskSet
 from etrm.data.build import build_store
-from etrm.data.store import Store, read_index
+from etrm.data.store import EpisodeStore, read_index
 from etrm.errors import DataError
 from tests.errors import raises_code
 
@@ -81,7 +81,7 @@ def test_a_task_that_changed_is_named(
     changed = Task("task3", small_set.tasks[3].demos[::-1], small_set.tasks[3].tests)
     tasks = TaskSet((small_set.tasks[0], changed, make_task("new")), "s", "training")
     with raises_code(DataError, "store.absent-tasks", "2 of 3", got="new, task3"):
-        Store(built).require(tasks, 3, SEED)
+        EpisodeStore(built).require(tasks, 3, SEED)
 
 
 def test_the_index_counts_and_digests(built: Path, small_set: TaskSet) -> None:
@@ -114,10 +114,10 @@ def test_an_altered_shard_is_named_when_it_is_read_and_when_all_are_verified(
     with raises_code(DataError, "store.altered-file", store / "shards" / "00002.safetensors", "SHA-256"):
         [episodes.sample(0, index) for index in range(40)]
     with raises_code(DataError, "store.altered-file", store / "shards" / "00002.safetensors"):
-        Store(store).verify()
+        EpisodeStore(store).verify()
     # What the error says to do fixes it.
     build_store(store, small_set, AUGMENTATIONS, SEED)
-    Store(store).verify()
+    EpisodeStore(store).verify()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
@@ -137,7 +137,7 @@ def test_shards_that_changed_places_are_seen(store: Path, make_task: Callable[..
     first.write_bytes(second.read_bytes())
     second.write_bytes(one)
     with raises_code(DataError, "store.altered-file", first):
-        Store(store).verify()
+        EpisodeStore(store).verify()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path, text: str | None) -> None:
         else ("store.unreadable-index", f"remove {index}")
     )
     with raises_code(DataError, code, tmp_path, index.name, advice):
-        Store(tmp_path)
+        EpisodeStore(tmp_path)
 
 
 def test_what_is_advised_for_a_damaged_index_mends_the_store(store: Path, small_set: TaskSet) -> None:
@@ -181,7 +181,7 @@ def test_an_unfinished_store_says_so(store: Path) -> None:
     tree["shards"], tree["counts"] = None, dict.fromkeys(tree["counts"], 0)
     (store / "index.json").write_text(json.dumps(tree))
     with raises_code(DataError, "store.unfinished", store, "etrm data build"):
-        Store(store)
+        EpisodeStore(store)
 
 
 def test_another_process_maps_the_files_itself(as_plain: AsPlain, built: Path, small_set: TaskSet) -> None:

@@ -17,7 +17,7 @@ from etrm.investigation.experiments.position_probe import position_skill
 from etrm.investigation.runs.measured_run import measured_run
 from etrm.training.faults import FAULTS
 from etrm.training.scoring.predictor import load_model, mean_loss, predictor
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer
 from tests.devices.simulated import simulated_device
 

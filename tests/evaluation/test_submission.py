@@ -13,7 +13,13 @@ from etrm.data.sample import Sample
 from etrm.data.sources import TaskSet
 from etrm.errors import DataError
 from etrm.evaluation.passk import evaluate
-from etrm.evaluation.submission import PLACEHOLDER, Reason, placeholders, submission, write_submission
+from etrm.evaluation.submission import (
+    PLACEHOLDER,
+    PlaceholderReason,
+    placeholders,
+    submission,
+    write_submission,
+)
 from etrm.evaluation.voting import Candidate, Predictor
 from tests.errors import raises_code
 
@@ -35,7 +41,7 @@ def test_every_asked_task_stands_there_with_two_attempts_per_test(
         assert test.output is not None
         assert attempts == {"attempt_1": test.output.tolist(), "attempt_2": PLACEHOLDER}
     assert found["00000001"] == [{"attempt_1": PLACEHOLDER, "attempt_2": PLACEHOLDER}] * 2
-    assert done.placeholders == {"00000001": Reason.NO_GRID}
+    assert done.placeholders == {"00000001": PlaceholderReason.NO_GRID}
     listing = json.loads((path.parent / "submission.placeholders.json").read_text())
     assert listing == {"tasks": 3, "placeholders": {"00000001": "no_grid"}}
     assert sorted(item.name for item in path.parent.iterdir()) == [path.name, done.listing.name]
@@ -64,9 +70,9 @@ def test_every_task_without_an_answer_has_its_reason(make_tasks: MakeTasks) -> N
     one, nothing = (candidate([1]),), (Candidate(np.zeros((0, 0), dtype=np.uint8), 5, 0.5),)
     ids = [task.id for task in tasks]
     answers = {ids[0]: (one, one), ids[1]: (one, nothing), ids[2]: (one, ())}
-    partly = {ids[1]: Reason.NO_GRID, ids[2]: Reason.NO_GRID}
-    assert placeholders(tasks, answers, largest) == partly | {ids[3]: Reason.MAX_TASKS}
-    assert placeholders(tasks, answers, 0) == partly | {ids[3]: Reason.MAX_SIDE}
+    partly = {ids[1]: PlaceholderReason.NO_GRID, ids[2]: PlaceholderReason.NO_GRID}
+    assert placeholders(tasks, answers, largest) == partly | {ids[3]: PlaceholderReason.MAX_TASKS}
+    assert placeholders(tasks, answers, 0) == partly | {ids[3]: PlaceholderReason.MAX_SIDE}
     assert placeholders(list(tasks)[:1], answers, largest) == {}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from etrm.batch import IGNORE
 from etrm.data.augment import Augmentation, identity
-from etrm.data.sample import Layout, Sample, build, queries_of
+from etrm.data.sample import GridLayout, Sample, build, queries_of
 from etrm.data.task import Grid, Pair, Task, grid_hash
 from etrm.data.tokens import PAD, to_canvas
 from etrm.errors import ArgumentError
@@ -39,7 +39,7 @@ def sample_of(
         (Pair(output, given_grid), Pair(given_grid, filled(1, *output.shape))),
         (Pair(given_grid, output),),
     )
-    return build(queries_of(task, 0)[0], augmentation or identity(), Layout(canvas, 10), serial=0)
+    return build(queries_of(task, 0)[0], augmentation or identity(), GridLayout(canvas, 10), serial=0)
 
 
 def says(answer: Grid, q_halt: float = 0.0, augmentation: Augmentation | None = None) -> Prediction:

@@ -15,9 +15,9 @@ from etrm.device import to_device, to_host
 from etrm.errors import ConfigError, NonFiniteError, TrainingError
 from etrm.model.recursive import encode_at_reset, encode_every_step
 from etrm.training.faults import FAULTS, find, recipe_for
-from etrm.training.micro_batches import Part
+from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 
@@ -318,7 +318,7 @@ def test_labels_come_from_samples_that_no_row_works_on(smoke: Smoke) -> None:
     slots.refill([True] * rows)
     halted = torch.arange(rows) % 2 == 0
     carry = replace(trainer.carries[0], halted=halted)
-    part = Part(slice(None), carry, slots.batch(), None)
+    part = MicroBatch(slice(None), carry, slots.batch(), None)
     found = trainer.recipe.labels(slots, part)
     for row, begins in enumerate(halted.tolist()):
         assert torch.equal(found[row], part.batch.labels[row]) == begins

@@ -12,7 +12,7 @@ import torch
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import RunFolder, read_metrics, read_record
 from etrm.config import Config, TrainConfig
-from etrm.hardware import Change, changes, compute, describe
+from etrm.hardware import RecordChange, changes, compute, describe
 from etrm.training.trainer import Trainer, train
 
 Smoke = Callable[..., Config]
@@ -96,9 +96,9 @@ def test_what_differs_between_two_records() -> None:
         "commit": "b",
     }
     assert changes(before, now, 7) == [
-        Change(7, "threads", "8", "1"),
-        Change(7, "versions.torch", "2.6.0", "2.7.0"),
-        Change(7, "commit", "a", "b"),
+        RecordChange(7, "threads", "8", "1"),
+        RecordChange(7, "versions.torch", "2.6.0", "2.7.0"),
+        RecordChange(7, "commit", "a", "b"),
     ]
     assert changes({}, now, 7) == changes({"imported": "weights"}, now, 7) == changes(now, now, 7) == []
 

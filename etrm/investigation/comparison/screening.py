@@ -18,7 +18,7 @@ from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.protocol import Investigation, control_preset, seeded, seeds_in_words
 from etrm.investigation.result import Absent, Arm, Evidence, InstrumentCheck, Run
 from etrm.investigation.runs.jobs import Job
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 
 REFERENCE = "as-given"
 """The arm that the others differ from."""

@@ -30,7 +30,7 @@ from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import batch_of, load_model
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer
 
 STEPS = 20

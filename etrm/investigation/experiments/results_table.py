@@ -31,7 +31,7 @@ from etrm.investigation.runs.jobs import read_run
 from etrm.model.encoders.standard import GridEncoder
 from etrm.training.scoring.overfit_gate import Gate, gate
 from etrm.training.scoring.predictor import load_model
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer
 
 SMALLEST_EFFECT = 0.05

@@ -38,9 +38,9 @@ from etrm.investigation.result import (
     Value,
 )
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.training.micro_batches import Part
+from etrm.training.micro_batches import MicroBatch
 from etrm.training.scoring.predictor import batch_of
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
@@ -213,7 +213,7 @@ def _read(trainer: Trainer) -> Provenance:
         for _ in range(-(-ROWS // size)):
             slots.refill([True] * size)
             batch = slots.batch()
-            part = Part(slice(None), trainer.model.initial_carry(size), batch, None)
+            part = MicroBatch(slice(None), trainer.model.initial_carry(size), batch, None)
             scored = replace(batch, labels=trainer.recipe.labels(slots, part))
             batches.append((scored, slots.samples))
     return read_rows(batches, trainer.tasks, trainer.config.data.max_demos)

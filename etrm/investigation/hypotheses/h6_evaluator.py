@@ -40,7 +40,7 @@ from etrm.investigation.result import (
 )
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.training.scoring.predictor import solve_samples
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(

@@ -16,7 +16,7 @@ from etrm.investigation.evidence import Metric
 from etrm.investigation.protocol import Investigation, seeded, seeds_in_words
 from etrm.investigation.result import Absent, Arm, Evidence, Run
 from etrm.investigation.runs.jobs import Job
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 
 ARM = "rules-as-given"
 FAMILY = "rules:colours"

@@ -13,7 +13,7 @@ from etrm.data import Sample, TaskSet, evaluation_samples
 from etrm.data.augment import identity, parse_name
 from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
 from etrm.evaluation import Answer, Predictor
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer
 
 VOTES = 4

@@ -23,7 +23,7 @@ from etrm.hardware import Compute, compute
 from etrm.investigation.result import ControlOutcome
 from etrm.investigation.runs.code_version import code_hash, judging_hash
 from etrm.training.faults import effective
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 
 
 def compute_of(config: Config, elsewhere: str = "") -> Compute:

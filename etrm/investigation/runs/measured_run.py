@@ -16,7 +16,7 @@ from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config
 from etrm.data import Sample, evaluation_samples
 from etrm.training.scoring.predictor import batch_of, mean_loss, predictor
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from etrm.training.trainer import Trainer
 
 BEFORE = "before.json"

@@ -99,7 +99,7 @@ class World:
 ALONE = World()
 
 
-class Processes(World):
+class LaunchedWorld(World):
     """The processes that a launcher started, in step with each other.
 
     Every method must be called by all of them, in the same order.
@@ -241,7 +241,7 @@ def joined(device: str) -> Iterator[World]:
         processes.share_store(store)
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    yield Processes(rank, size)
+    yield LaunchedWorld(rank, size)
     # After an error the connections stand until this process has told of it and ends: see reports_error.
     with _peers():  # the leader may hold the store: nobody leaves before all are done
         dist.barrier()

@@ -12,7 +12,14 @@ from dataclasses import replace
 from etrm.config import Config, with_interventions
 from etrm.errors import ConfigError
 from etrm.extensions import Seam, describe, in_users_code, parse, registered
-from etrm.training.faults import data, decoder, dynamics, encoder, evaluator, interface
+from etrm.training.faults import (
+    data_faults,
+    decoder_faults,
+    dynamics_faults,
+    encoder_faults,
+    evaluator_faults,
+    interface_faults,
+)
 from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Draw
@@ -21,7 +28,14 @@ __all__ = ["FAULTS", "Fault", "draw_function", "effective", "find", "recipe_for"
 
 FAULTS = {
     fault.name: fault
-    for group in (encoder, decoder, interface, dynamics, data, evaluator)
+    for group in (
+        encoder_faults,
+        decoder_faults,
+        interface_faults,
+        dynamics_faults,
+        data_faults,
+        evaluator_faults,
+    )
     for fault in group.FAULTS
 }
 SEAM: Seam[Fault] = Seam(

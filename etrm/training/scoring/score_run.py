@@ -14,7 +14,7 @@ from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.training.faults import recipe_for
 from etrm.training.scoring.predictor import load_model, predictor
-from etrm.training.tasks import held_out_tasks, whole_set
+from etrm.training.task_sets import held_out_tasks, whole_set
 
 
 @dataclass(frozen=True)

@@ -12,23 +12,25 @@ from rich.console import Console
 from benchmarks.performance import __main__ as command
 from benchmarks.performance import document
 from benchmarks.performance.parts import PARTS
-from benchmarks.performance.section import Conditions, Part, Section, Table
+from benchmarks.performance.section import Benchmark, BenchmarkSection, Conditions, Table
 
 
-def section(number: str) -> Section:
+def section(number: str) -> BenchmarkSection:
     table = Table(("what", "seconds"), (("slow [sic]", number), ("fast", "1 [1, 1]")))
-    return Section((table,), (f"It took {number}.",), {"curve": b"png"})
+    return BenchmarkSection((table,), (f"It took {number}.",), {"curve": b"png"})
 
 
 @pytest.fixture
-def part() -> Part:
-    return Part("speed", "How fast?", lambda conditions: section(str(conditions.repetitions)), repetitions=7)
+def part() -> Benchmark:
+    return Benchmark(
+        "speed", "How fast?", lambda conditions: section(str(conditions.repetitions)), repetitions=7
+    )
 
 
 def test_a_section_takes_the_place_of_its_predecessor_and_leaves_the_others(
-    part: Part, tmp_path: Path
+    part: Benchmark, tmp_path: Path
 ) -> None:
-    other = Part("size", "How large?", part.run)
+    other = Benchmark("size", "How large?", part.run)
     order = ["size", "speed"]
     document.keep(part, section("3 s"), "cpu", "machine A.", order, tmp_path)
     document.keep(other, section("9 MB"), "cpu", "machine A.", order, tmp_path)
@@ -44,7 +46,7 @@ def test_a_section_takes_the_place_of_its_predecessor_and_leaves_the_others(
     assert "![How fast?](figures/curve.png)" in text
 
 
-def test_a_gpu_stands_beside_the_processor(part: Part, tmp_path: Path) -> None:
+def test_a_gpu_stands_beside_the_processor(part: Benchmark, tmp_path: Path) -> None:
     for device in ("cpu", "cuda"):
         document.keep(part, section(device), device, "a machine.", ["speed"], tmp_path)
     text = (tmp_path / "benchmarks.md").read_text()
@@ -55,7 +57,7 @@ def test_a_gpu_stands_beside_the_processor(part: Part, tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "curve-cuda.png").exists()
 
 
-def test_what_is_printed_holds_every_cell_and_paragraph(part: Part) -> None:
+def test_what_is_printed_holds_every_cell_and_paragraph(part: Benchmark) -> None:
     out = io.StringIO()
     document.show(Console(file=out, width=100), part, section("3 s"), "a machine.")
     for words in ("How fast?", "slow [sic]", "3 s", "1 [1, 1]", "It took 3 s.", "a machine."):
@@ -63,16 +65,16 @@ def test_what_is_printed_holds_every_cell_and_paragraph(part: Part) -> None:
 
 
 def test_the_command_measures_what_is_asked_as_often_as_asked(
-    part: Part, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    part: Benchmark, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[tuple[str, Conditions]] = []
 
-    def recorded(name: str) -> Part:
-        def run(conditions: Conditions) -> Section:
+    def recorded(name: str) -> Benchmark:
+        def run(conditions: Conditions) -> BenchmarkSection:
             seen.append((name, conditions))
             return section("1 s")
 
-        return Part(name, f"{name}?", run, repetitions=7)
+        return Benchmark(name, f"{name}?", run, repetitions=7)
 
     monkeypatch.setattr(command, "PARTS", tuple(recorded(name) for name in "abc"))
     cpu = torch.device("cpu")

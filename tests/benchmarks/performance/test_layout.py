@@ -8,7 +8,7 @@ import torch
 from benchmarks.performance import layout as bench
 from benchmarks.performance.section import Conditions
 from benchmarks.performance.timing import Timing
-from benchmarks.performance.workload import PADDED_DEMOS, Arm, Layout
+from benchmarks.performance.workload import PADDED_DEMOS, BatchLayout, LayoutRun
 from etrm.config import Config, with_settings
 from etrm.data import TaskSet, collate
 from etrm.model.encoders import PAD
@@ -17,12 +17,12 @@ CPU = torch.device("cpu")
 PUBLISHED_PADDED, PUBLISHED_REAL, REGIONS, BUCKETS, OURS = (rung.layout for rung in bench.LADDER)
 
 
-def arm(layout: Layout, config: Config, tasks: TaskSet) -> Arm:
-    return Arm(layout, config, tasks, CPU)
+def arm(layout: BatchLayout, config: Config, tasks: TaskSet) -> LayoutRun:
+    return LayoutRun(layout, config, tasks, CPU)
 
 
 def loss_and_gradients(
-    layout: Layout, config: Config, tasks: TaskSet
+    layout: BatchLayout, config: Config, tasks: TaskSet
 ) -> tuple[float, dict[str, torch.Tensor]]:
     at_work = arm(layout, config, tasks)
     loss = at_work.step.loss(at_work.batches.next())
@@ -36,7 +36,7 @@ def loss_and_gradients(
     ids=["padding", "pairs"],
 )
 def test_a_rung_that_only_saves_work_computes_the_same(
-    one: Layout, other: Layout, rows: int, config: Config, tasks: TaskSet
+    one: BatchLayout, other: BatchLayout, rows: int, config: Config, tasks: TaskSet
 ) -> None:
     config = with_settings(config, train={"batch_size": rows})
     loss, gradients = loss_and_gradients(one, config, tasks)
@@ -80,7 +80,7 @@ def test_the_published_layout_is_ten_pairs_on_the_whole_canvas(config: Config, t
 
 
 def test_work_is_counted_with_its_padding(config: Config, tasks: TaskSet) -> None:
-    def tokens(layout: Layout) -> int:
+    def tokens(layout: BatchLayout) -> int:
         at_work = arm(layout, with_settings(config, train={"batch_size": 4}), tasks)
         batch = at_work.batches.next()
         return bench.computed_tokens(layout, batch)

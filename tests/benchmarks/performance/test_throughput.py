@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.performance import throughput as bench
 from benchmarks.performance.growth import Point
-from benchmarks.performance.workload import Arm, Layout
+from benchmarks.performance.workload import BatchLayout, LayoutRun
 from etrm.config import Config
 from etrm.data import TaskSet
 
@@ -66,7 +66,7 @@ def test_every_operation_has_a_kind(name: str, kind: str | None) -> None:
 
 
 def test_a_profile_leaves_no_time_out(config: Config, tasks: TaskSet) -> None:
-    arm = Arm(Layout({}), config, tasks, CPU)
+    arm = LayoutRun(BatchLayout({}), config, tasks, CPU)
     seconds, wall = bench.profiled(arm, [arm.batches.next()], CPU)
     assert all(spent > 0 for spent in seconds.values())
     assert sum(seconds.values()) < wall

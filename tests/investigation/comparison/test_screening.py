@@ -16,7 +16,7 @@ from etrm.investigation.comparison.screening import (
 )
 from etrm.investigation.result import Verdict
 from etrm.training.faults import effective
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 from tests.investigation.planted import DIVERGED, planted
 
 SLOW = Treatment("slow", "rate x0.1", ("train.encoder_lr_scale=0.1",))

@@ -29,7 +29,7 @@ from etrm.model.act import Carry
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, StepOutput
 from etrm.training.faults import FAULTS, Fault
 from etrm.training.faults.seam import built, handed_over, with_policy
-from etrm.training.micro_batches import Part
+from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Slots
 
@@ -79,7 +79,7 @@ def turned_round(demo: DemoPair) -> DemoPair:
 
 def labelled(change: Callable[[Tensor], Tensor]) -> Apply:
     def apply(recipe: Recipe) -> Recipe:
-        def labels(slots: Slots, part: Part) -> Tensor:
+        def labels(slots: Slots, part: MicroBatch) -> Tensor:
             return change(recipe.labels(slots, part).clone())
 
         return replace(recipe, labels=labels)

@@ -13,7 +13,7 @@ from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Absent, Run
 from etrm.investigation.runs.budget import SCREENING, TIERS
 from etrm.training.faults import effective
-from etrm.training.tasks import held_out_tasks, training_tasks
+from etrm.training.task_sets import held_out_tasks, training_tasks
 from tests.investigation.planted import planted
 
 ACCURACY = "held_out_token_accuracy"

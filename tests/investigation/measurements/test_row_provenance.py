@@ -16,7 +16,7 @@ from etrm.data.sample import CELLS
 from etrm.data.task import Pair
 from etrm.investigation.measurements import row_provenance as provenance
 from etrm.investigation.measurements.row_provenance import RowProblem, canonical, read_rows
-from etrm.training.faults.data import _as_demo
+from etrm.training.faults.data_faults import _as_demo
 
 TASKS = load_tasks("arc-agi-1", "training", 8, 40)
 BY_ID = {task.id: task for task in TASKS}

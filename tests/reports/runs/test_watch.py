@@ -21,6 +21,7 @@ from etrm.errors import RunFolderError
 from reports.runs.followed_run import Followed
 from reports.runs.text_plot import binned, text_plot
 from reports.runs.watch import frame, watch
+from tests.command_line import etrm
 from tests.errors import raises_code
 
 Write = Callable[..., Path]
@@ -102,7 +103,7 @@ def test_a_plot_has_one_level_for_each_eighth_of_a_line() -> None:
     assert text_plot(np.array([3.0, 3.0]), 3, 3) == ["▅▅"]
 
 
-def etrm(*words: str, **options: object) -> subprocess.Popen[bytes]:
+def started(*words: str, **options: object) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(ROOT / "cli.py"), *words]
     env = {**os.environ, "COLUMNS": "120", "LINES": "60", "TERM": "xterm"}
     # Where the tests themselves run in the background of a shell, they hand on that Ctrl-C is ignored.
@@ -126,9 +127,9 @@ def read_terminal(descriptor: int) -> str:
 
 def test_a_run_is_waited_for_followed_and_seen_to_finish(tmp_path: Path, trained: Path) -> None:
     reader, terminal = pty.openpty()
-    watching = etrm("watch", str(tmp_path / "run"), stdout=terminal, stderr=terminal)
+    watching = started("watch", str(tmp_path / "run"), stdout=terminal, stderr=terminal)
     os.close(terminal)
-    training = etrm(
+    training = started(
         "train", "--config", str(_config(tmp_path, trained)), "--out", str(tmp_path / "run"),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -152,7 +153,7 @@ def _config(folder: Path, trained: Path) -> Path:
 
 def test_ctrl_c_ends_the_watch_and_nothing_else(tmp_path: Path) -> None:
     reader, terminal = pty.openpty()
-    watching = etrm("watch", str(tmp_path / "none"), stdout=terminal, stderr=terminal)
+    watching = started("watch", str(tmp_path / "none"), stdout=terminal, stderr=terminal)
     os.close(terminal)
     seen = b""
     while b"waiting" not in seen:
@@ -167,8 +168,7 @@ def test_ctrl_c_ends_the_watch_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_pipe_gets_one_frame(write_run: Write) -> None:
-    process = etrm("watch", str(write_run()), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = process.communicate()
-    assert (process.returncode, err) == (0, b"")
-    assert out.decode().count("token accuracy") == 1
-    assert b"\x1b" not in out
+    ended = etrm("watch", write_run())
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.count("token accuracy") == 1
+    assert "\x1b" not in ended.out

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config, read_metrics
 from etrm.errors import ConfigError
-from etrm.training.execution.distributed import Processes
+from etrm.training.execution.distributed import LaunchedWorld
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 
@@ -168,8 +168,8 @@ def test_parts_of_a_batch_give_the_numbers_of_the_whole(
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
     with raises_code(ConfigError, "train.indivisible-batch", 5, 2):
-        Processes(0, 2).share(5)
-    assert [Processes(rank, 3).share(6) for rank in range(3)] == [range(2), range(2, 4), range(4, 6)]
+        LaunchedWorld(0, 2).share(5)
+    assert [LaunchedWorld(rank, 3).share(6) for rank in range(3)] == [range(2), range(2, 4), range(4, 6)]
 
 
 # -- one run on changing numbers of processes, and processes that end --------------------------------

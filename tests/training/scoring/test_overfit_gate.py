@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from etrm.config import Config
+from etrm.config import Config, load
 from etrm.errors import ArgumentError
 from etrm.model.encoders.base import Encoded
 from etrm.model.encoders.standard import StandardEncoder
 from etrm.training.scoring.overfit_gate import Gate, gate, own_and_foreign
-from etrm.training.trainer import train
+from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 
 Smoke = Callable[..., Config]
@@ -62,3 +62,13 @@ def test_a_cut_off_encoder_is_worth_nothing_and_a_working_one_something(tmp_path
         patch.setattr(StandardEncoder, "read", lambda *args: Encoded(torch.zeros_like(read(*args).context)))
         own, foreign = own_and_foreign(tmp_path / "run")
     assert own == foreign
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ten_tasks_are_fitted_in_500_steps_without_collapse(seed: int) -> None:
+    trainer = Trainer(load("overfit", overrides=(f"train.seed={seed}", "train.threads=1")))
+    metrics = [trainer.train_step() for _ in range(trainer.config.train.steps)]
+    found = gate([step["accuracy_all"] for step in metrics])
+    assert found.passed, found
+    assert {step["encoder.coverage"] for step in metrics} == {1.0}

@@ -16,10 +16,10 @@ from etrm.data.tokens import PAD
 from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.training.faults.seam import Fault
-from etrm.training.micro_batches import Part
+from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Slots
-from etrm.training.tasks import held_out_tasks
+from etrm.training.task_sets import held_out_tasks
 
 FIRST_COLOUR = 3
 """Token of colour 1, the first that an augmentation may change; PAD, EOS and colour 0 stand before it."""
@@ -69,7 +69,7 @@ def _augment_mismatch(recipe: Recipe) -> Recipe:
 
 
 def _labels_from_new_batch(recipe: Recipe) -> Recipe:
-    def labels(slots: Slots, part: Part) -> Tensor:
+    def labels(slots: Slots, part: MicroBatch) -> Tensor:
         """Rows that go on are scored against the samples that a loader would have drawn for them."""
         found = recipe.labels(slots, part).clone()
         for row, begins in enumerate(part.carry.halted.tolist()):

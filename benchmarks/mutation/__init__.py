@@ -1,0 +1,1 @@
+"""`python -m benchmarks.mutation`: known defects, planted one at a time; which test catches each?"""

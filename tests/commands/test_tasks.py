@@ -1,0 +1,41 @@
+"""`etrm data` as a user meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.command_line import etrm
+from tests.errors import assert_holds
+
+
+def test_data_show_draws_every_grid() -> None:
+    done = etrm("data", "show", "0d3d703e")
+    assert done.code == 0
+    assert "4 demos, 1 tests" in done.out
+    assert "9 5 4" in done.out
+
+
+def test_data_show_draws_an_episode_as_the_model_sees_it() -> None:
+    done = etrm("data", "show", "0d3d703e", "--augmentation", "3", "--query", "1")
+    assert done.code == 0
+    assert "0d3d703e|||t5|||0641738925" in done.out
+    assert "the inverse gives back 8 of 8 grids exactly" in done.out
+    refused = etrm("data", "show", "0d3d703e", "--augmentation", "3", "--query", "5")
+    assert refused.code == 2
+    assert_holds(refused.err, "data.unknown-query", 5)
+
+
+def test_a_store_is_built_checked_and_refused_when_altered(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    build = ("data", "build", "--preset", "smoke", "--out", str(store))
+    refused = etrm(*build)
+    assert refused.code == 2
+    assert_holds(refused.err, "store.fresh-augmentations", "data.augmentations=1000")
+    built = etrm(*build, "--set", "data.augmentations=20")
+    assert (built.code, built.err) == (0, "")  # no progress in a pipe
+    assert "of 240 augmented tasks" in built.out
+    shard = store / "shards" / "00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    broken = etrm("data", "check", "--store", str(store))
+    assert broken.code == 2
+    assert_holds(broken.err, "store.altered-file", shard)

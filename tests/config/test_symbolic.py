@@ -1,0 +1,33 @@
+"""The settings of the symbolic solver: what cannot be meant is refused under a code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from etrm.config import SymbolicConfig
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"families": ()}, "config.empty-library"),
+        ({"families": ("original", "orignal")}, "config.unknown-family"),
+        ({"families": ("original", "original")}, "config.repeated-family"),
+        ({"exponent": 2.0}, "config.exponent-without-mean"),
+        ({"guards": 3}, "config.learned-setting-without-family"),
+        ({"width": 3}, "config.learned-setting-without-family"),
+        ({"reach": 3}, "config.learned-setting-without-family"),
+    ],
+)
+def test_what_has_no_effect_or_no_meaning_is_refused(settings: dict[str, Any], code: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        SymbolicConfig(**settings)
+    assert [error["type"] for error in caught.value.errors()] == [code]
+
+
+def test_learned_settings_have_their_effect_with_the_family() -> None:
+    config = SymbolicConfig(families=("learned",), guards=3, quantifier="mean", exponent=2)
+    assert (config.guards, config.exponent) == (3, 2)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.mirrors import ROOT, mirrored
+
+NAMED_FOR_WHAT_THEY_TEST = {
+    "tests/data/test_bad_files.py": "every way in which a file of tasks can be wrong",
+    "tests/devices/test_boundary.py": "tensors cross between host and device in one module",
+    "tests/devices/test_commands.py": "the commands of the README with a model on a device",
+    "tests/devices/test_gpu.py": "a real GPU",
+    "tests/devices/test_investigation.py": "the investigation with its models on a device",
+    "tests/devices/test_training.py": "training with its model on a device",
+    "tests/diagnostics/rules/test_collapse.py": "which module is named for a collapse",
+    "tests/diagnostics/test_compile.py": "compiled models under the monitor",
+    "tests/diagnostics/test_docs.py": "the pages of the rules",
+    "tests/diagnostics/test_exactness.py": "training loops with more than one forward and backward under the monitor",
+    "tests/diagnostics/test_programs.py": "random programs under the monitor",
+    "tests/diagnostics/test_toys.py": "runs of the release test's toy",
+    "tests/examples/test_examples.py": "models of docs/examples that nobody here wrote",
+    "tests/examples/test_watched_encoder.py": "the project in examples/watched-encoder",
+    "tests/investigation/hypotheses/test_unlisted.py": "faults that are not in the list of faults",
+    "tests/model/test_parity.py": "arrays that the published implementations computed",
+    "tests/model/test_region.py": "a sample's outputs depend on the sample alone",
+    "tests/reports/test_render.py": "a whole report",
+    "tests/reports/test_settings.py": "the settings in the terminal and on their page",
+    "tests/test_code_base.py": "the layout of the code",
+    "tests/test_packaging.py": "pyproject.toml, constraints.txt and cited documents",
+    "tests/test_wheels.py": "both distributions, built and installed",
+    "tests/training/test_encoder_kinds.py": "every encoder under the trainer",
+    "tests/training/test_full_disk.py": "full and unwritable disks",
+    "tests/training/test_gradient_coverage.py": "our own models under the toolkit's assertions",
+    "tests/training/test_kill.py": "runs that are killed",
+    "tests/training/test_moved_run.py": "runs that move to another device",
+    "tests/training/test_odd_folders.py": "run folders in odd states",
+    "tests/training/test_signals.py": "runs that get a signal",
+}
+"""Test files that mirror no module: they test a property of many, or a file that is no module."""
+
+
+def test_every_other_test_file_is_named_for_a_module() -> None:
+    tests = [path.relative_to(ROOT) for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    without = {test.as_posix() for test in tests if mirrored(test) is None}
+    assert without - NAMED_FOR_WHAT_THEY_TEST.keys() == set(), "name it for a module, or list it above"
+    assert NAMED_FOR_WHAT_THEY_TEST.keys() - without == set(), "no longer there, or named for a module"
+
+
+@pytest.mark.parametrize(
+    ("test", "code"),
+    [
+        ("tests/model/test_core.py", "etrm/model/core.py"),
+        ("tests/model/encoders/test_carried.py", "etrm/model/encoders/carried.py"),
+        ("tests/model/test_encoders.py", "etrm/model/encoders/__init__.py"),
+        ("tests/diagnostics/test_monitor.py", "diagnostics/monitor.py"),
+        ("tests/test_cli.py", "cli.py"),
+        ("tests/test_mirrors.py", "tests/mirrors.py"),
+        ("tests/examples/test_coverage.py", "docs/examples/coverage.py"),
+        ("tests/model/test_of_no_module", None),
+    ],
+)
+def test_the_code_that_a_test_file_is_named_for(test: str, code: str | None) -> None:
+    found = mirrored(Path(test))
+    assert (None if found is None else found.as_posix()) == code
