@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def _probed(done: Done) -> None:
 
 
 def _experiment(done: Done) -> None:
-    assert "| SLOWER | half the learning rate | 1 of 1 done |" in done.out
+    assert re.search(r"\| SLOWER +\| half the learning rate +\| 1 of 1 done +\|", done.out)
 
 
 EXPECTED: dict[str, tuple[int, Callable[[Done], None]]] = {
