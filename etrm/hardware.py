@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from etrm.config import TrainConfig
-from etrm.setting_texts import flat
+from etrm.setting_texts import flatten
 
 COMPARED = ("device", "precision", "threads", "versions", "commit", "code")
 """Entries of ``run.json`` that the numbers of a run may depend on."""
@@ -63,11 +63,11 @@ def compute(train: TrainConfig, device: torch.device) -> Compute:
 
 def describe(device: torch.device) -> str:
     """Return the type and hardware of a device, e.g. ``cuda: NVIDIA H100`` or ``cpu: AMD EPYC 9B45``."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else read_processor_name()
     return f"{device.type}: {name}"
 
 
-def processor() -> str:
+def read_processor_name() -> str:
     """Return the model of the processor, or its architecture if the system does not name the model."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -77,9 +77,11 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> list[RecordChange]:
+def find_changes(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> list[RecordChange]:
     """Return what differs between two records of a run. Entries that only one of them has are skipped."""
-    old, new = (flat({name: record[name] for name in COMPARED if name in record}) for record in (before, now))
+    old, new = (
+        flatten({name: record[name] for name in COMPARED if name in record}) for record in (before, now)
+    )
     return [
         RecordChange(step, name, str(old[name]), str(value))
         for name, value in new.items()

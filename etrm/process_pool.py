@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 
-def worker_pool(
+def start_workers(
     workers: int, prepare: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
 ) -> ProcessPoolExecutor:
     """Return a pool of spawned processes; after a fork, torch would deadlock in its thread pools.

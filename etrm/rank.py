@@ -19,14 +19,14 @@ class ProcessCounter(Protocol):
 _store: ProcessCounter | None = None
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Return whether a launcher started this process as one of several."""
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
-def rank() -> int:
+def read_rank() -> int:
     """Return the rank of this process, from 0; 0 without a launcher."""
-    return int(os.environ["RANK"]) if launched() else 0
+    return int(os.environ["RANK"]) if is_launched() else 0
 
 
 def share_store(store: ProcessCounter | None) -> None:
@@ -42,7 +42,7 @@ def reports_error() -> bool:
     contact with the failed one are not reported.
     """
     if _store is None:
-        return rank() == 0
+        return read_rank() == 0
     try:
         return _store.add("errors told", 1) == 1
     except RuntimeError:  # the process that held the store has died

@@ -74,22 +74,22 @@ def parse(text: str) -> tuple[str, Any]:
     return name, _value(name, value.strip())
 
 
-def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a tree with the values of another one. Sections that both have are merged; other values are replaced."""
     result = dict(tree)
     for name, value in changes.items():
         below = result.get(name)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
-            value = merged(below, value)
+            value = merge(below, value)
         result[name] = value
     return result
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a tree of settings as dotted names and values, as ``--set`` takes them."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return found
 
 
@@ -152,20 +152,20 @@ def _as_it_may_be_meant(name: str, text: str) -> str:
         return 'close every quote and bracket, e.g. --set \'data.exclude=["a", "b"]\''
     if any(unicodedata.category(character) == "Cs" for character in name + text):
         return "write the setting in UTF-8"
-    return f"--set {shlex.quote(f'{name}={quoted(text.strip(chr(34) + chr(39)))}')}"
+    return f"--set {shlex.quote(f'{name}={quote(text.strip(chr(34) + chr(39)))}')}"
 
 
-def as_toml(value: Any) -> str:
+def to_toml(value: Any) -> str:
     """Return a value of the resolved config (text, number, boolean, list, none) as TOML."""
     if value is None:
-        return quoted(UNSET[0])
+        return quote(UNSET[0])
     if isinstance(value, list):
-        return f"[{', '.join(map(as_toml, value))}]"
+        return f"[{', '.join(map(to_toml, value))}]"
     if isinstance(value, str):
-        return quoted(value)
+        return quote(value)
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """Return a text as a TOML string, or None if the text is not valid Unicode (it has a lone surrogate)."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

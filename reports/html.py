@@ -19,7 +19,7 @@ from markdown_it.token import Token
 
 from etrm.investigation.result import Verdict
 from reports.markdown import FOLD_END, FOLD_START
-from reports.names import unique
+from reports.names import make_unique
 
 ASSETS = Path(__file__).parent / "assets"
 CLASSES = {verdict.value: f"verdict {verdict.name.lower().replace('_', '-')}" for verdict in Verdict}
@@ -93,7 +93,7 @@ class _Converter:
         """HTML of a page; but for the top one, headings stand a level lower."""
         tokens = list(_folded(self._markdown.parse(text)))
         headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
-        anchors = iter(unique(f"{_anchor(name)}-{heading}" for heading in headings))
+        anchors = iter(make_unique(f"{_anchor(name)}-{heading}" for heading in headings))
         for token in tokens:
             if token.type == "heading_open":
                 token.attrs["id"] = next(anchors)

@@ -15,7 +15,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:LONGEST].strip("-") or "page"
 
 
-def unique(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+def make_unique(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     """Slugs of names, with a number where two would be the same."""
     used, result = set(taken), []
     for name in names:
@@ -27,15 +27,15 @@ def unique(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     return result
 
 
-def ordered(result: Result) -> list[str]:
+def order_hypotheses(result: Result) -> list[str]:
     """Keys of the hypotheses in the order of dependence; those that it does not name come last."""
     named = [key for key in dict.fromkeys(result.order) if key in result.hypotheses]
     return named + sorted(set(result.hypotheses) - set(named))
 
 
-def page_names(result: Result) -> tuple[dict[str, str], list[str]]:
+def name_pages(result: Result) -> tuple[dict[str, str], list[str]]:
     """Files of the hypotheses by key, and of the experiments in their order."""
-    keys = ordered(result)
-    stems = unique([*keys, *(experiment.id for experiment in result.experiments)], taken=["index"])
+    keys = order_hypotheses(result)
+    stems = make_unique([*keys, *(experiment.id for experiment in result.experiments)], taken=["index"])
     files = [f"{stem}.md" for stem in stems]
     return dict(zip(keys, files, strict=False)), files[len(keys) :]

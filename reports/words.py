@@ -28,6 +28,6 @@ _FINALS = {
 }
 
 
-def final_value(key: str) -> str:
+def name_final_value(key: str) -> str:
     """A final value of a run by its key; a key without words is shown as it is."""
     return _FINALS.get(key, key)

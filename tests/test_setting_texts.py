@@ -14,7 +14,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from etrm.errors import ConfigError
-from etrm.setting_texts import SIGNIFICANT, as_toml, is_bare_word, merged, override, parse, quoted
+from etrm.setting_texts import SIGNIFICANT, is_bare_word, merge, override, parse, quote, to_toml
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 """Any text but lone surrogates, which no file holds either."""
@@ -35,8 +35,8 @@ def code_of(text: str) -> str:
 
 @given(TEXTS)
 def test_any_text_in_toml_quotes_is_that_text(text: str) -> None:
-    assert value_of(quoted(text)) == text
-    assert value_of(f"  {quoted(text)} ") == text
+    assert value_of(quote(text)) == text
+    assert value_of(f"  {quote(text)} ") == text
 
 
 @given(st.text(st.characters(exclude_categories=["C"], exclude_characters="'")))
@@ -64,7 +64,7 @@ def test_dates_and_times_are_what_toml_makes_of_them(value: date | datetime | ti
 
 @given(st.lists(st.one_of(TEXTS, st.integers(), st.booleans())))
 def test_arrays_round_trip(values: list[object]) -> None:
-    assert value_of(as_toml(values)) == values
+    assert value_of(to_toml(values)) == values
 
 
 @given(WORDS, st.sampled_from("\"'[]{}"), st.data())
@@ -157,10 +157,10 @@ def test_significant_characters_are_no_part_of_a_bare_word() -> None:
 def test_a_merge_keeps_what_only_one_has_and_replaces_values() -> None:
     tree = {"a": 1, "b": {"c": 2, "d": {"e": 3}}}
     before = json.dumps(tree)
-    assert merged(tree, {"b": {"d": {"f": 4}, "c": {"g": 5}}, "h": 6}) == {
+    assert merge(tree, {"b": {"d": {"f": 4}, "c": {"g": 5}}, "h": 6}) == {
         "a": 1,
         "b": {"c": {"g": 5}, "d": {"e": 3, "f": 4}},
         "h": 6,
     }
-    assert merged(tree, {"b": 7}) == {"a": 1, "b": 7}
+    assert merge(tree, {"b": 7}) == {"a": 1, "b": 7}
     assert json.dumps(tree) == before

@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.performance import document
 from benchmarks.performance.parts import PARTS
 from benchmarks.performance.section import Conditions
-from etrm.checkpoints.run_folder import environment
+from etrm.checkpoints.run_folder import describe_environment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(given.threads)
     found = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(found if given.device == "auto" else given.device)
-    record = environment()  # before the first result is written into the tree
+    record = describe_environment()  # before the first result is written into the tree
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         load = os.getloadavg()[0]
         section = part.run(Conditions(device, given.repetitions or part.repetitions))
-        conditions = document.machine(record, load)
+        conditions = document.describe_machine(record, load)
         document.show(console, part, section, conditions)
         if given.write:
             document.keep(part, section, device.type, conditions, names)

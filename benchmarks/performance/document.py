@@ -24,7 +24,7 @@ given is its median [quartiles]. Turns are counted as repetitions x units of wor
 DEVICES = {"cpu": "On a processor", "cuda": "On a GPU"}
 
 
-def machine(record: Mapping[str, Any], load_before: float) -> str:
+def describe_machine(record: Mapping[str, Any], load_before: float) -> str:
     """Hardware, versions and commit of a run's environment, and how busy the machine was."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     dirty = " with uncommitted changes" if record["dirty"] else ""

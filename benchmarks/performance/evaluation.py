@@ -15,20 +15,20 @@ from benchmarks.performance.timing import (
     HEADER,
     Contender,
     Work,
-    columns,
-    ratios,
-    spread,
+    compute_ratios,
+    format_columns,
+    format_spread,
     synchronize,
     take_turns,
 )
-from benchmarks.performance.workload import REGION, build_model, configured
+from benchmarks.performance.workload import REGION, build_model, make_config
 from etrm.batch import Batch
 from etrm.config import Config
-from etrm.data import collate, evaluation_samples
+from etrm.data import build_evaluation_samples, collate
 from etrm.device import to_device
 from etrm.model.recursive import RecursiveModel
 from etrm.model.solve import solve
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 
 SAMPLES, BATCH = 12, 6
 SHARES = (0.0, 0.5, 0.9)
@@ -37,9 +37,9 @@ SHARES = (0.0, 0.5, 0.9)
 Solve = Callable[[RecursiveModel, Batch], Any]
 
 
-def evaluation(conditions: Conditions) -> BenchmarkSection:
+def measure_evaluation(conditions: Conditions) -> BenchmarkSection:
     """Both comparisons on the same samples."""
-    config = configured(data=REGION, model={"halt": {"max_steps": 16}})
+    config = make_config(data=REGION, model={"halt": {"max_steps": 16}})
     model, batches = (
         build_model(config, conditions.device).eval(),
         held_out_batches(config, conditions.device),
@@ -57,7 +57,7 @@ def evaluation(conditions: Conditions) -> BenchmarkSection:
 
 def held_out_batches(config: Config, device: torch.device) -> list[Batch]:
     """Queries of every size, those of similar size together."""
-    samples = evaluation_samples(held_out_tasks(config), config.data, 1, 0)
+    samples = build_evaluation_samples(load_held_out_tasks(config), config.data, 1, 0)
     samples.sort(key=lambda sample: len(sample.tokens))
     chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, SAMPLES).astype(int)]
     return [to_device(collate(chosen[start : start + BATCH]), device) for start in range(0, SAMPLES, BATCH)]
@@ -121,12 +121,13 @@ def _context(model: RecursiveModel, batches: Sequence[Batch], conditions: Condit
     measured = clock.turns[len(ways) :]  # the untimed turns are the first
     again, once = measured[0 :: len(ways)], measured[1 :: len(ways)]
     rows = tuple(
-        (timing.name, spread(inside), *cells)
-        for timing, inside, cells in zip(timings, (again, once), columns(timings), strict=True)
+        (timing.name, format_spread(inside), *cells)
+        for timing, inside, cells in zip(timings, (again, once), format_columns(timings), strict=True)
     )
     words = (
-        f"The encoder's share takes {spread(ratios(again, once))} times less when the context is computed once per "
-        f"sample; the whole evaluation {spread(ratios(timings[0].seconds, timings[1].seconds))} times less."
+        f"The encoder's share takes {format_spread(compute_ratios(again, once))} times less when the context is "
+        "computed once per sample; the whole evaluation "
+        f"{format_spread(compute_ratios(timings[0].seconds, timings[1].seconds))} times less."
     )
     return Table(("context", "seconds in the encoder", *HEADER), rows), words
 
@@ -184,7 +185,7 @@ def _halting(model: RecursiveModel, batches: Sequence[Batch], conditions: Condit
     timings = take_turns([case for case, _ in cases], conditions.repetitions, conditions.device)
     rows = tuple(
         (timing.name, f"{steps:.1f}", *cells)
-        for timing, (_, steps), cells in zip(timings, cases, columns(timings), strict=True)
+        for timing, (_, steps), cells in zip(timings, cases, format_columns(timings), strict=True)
     )
     words = (
         'With `evaluate.halting = "early"` a row leaves the batch with what it said when its halting logit turns '

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
-from benchmarks.performance.timing import Contender, Work, ratios, spread, take_turns
+from benchmarks.performance.timing import Contender, Work, compute_ratios, format_spread, take_turns
 from etrm.config import Changes, Config, load, with_settings
 from etrm.data import Episodes, Sample
 from etrm.training.slots import Draw
@@ -97,18 +97,18 @@ class Fed:
             self._trainer.prefetch.close()
 
 
-def configured(changes: Changes, workers: int, device: str) -> Config:
+def make_config(changes: Changes, workers: int, device: str) -> Config:
     """Preset ``small`` without a monitor, every sample augmented afresh, and what is changed in it."""
     fresh = with_settings(load("small"), data={"augmentations": "fresh"}, monitor={"enabled": False})
     changed = with_settings(fresh, **changes)
     return with_settings(changed, data={"workers": workers}, train={"device": device})
 
 
-def feeding(conditions: Conditions) -> BenchmarkSection:
+def measure_feeding(conditions: Conditions) -> BenchmarkSection:
     """Rows per second, and the share of the time that the trainer waits for samples."""
     rows: list[tuple[str, ...]] = []
     for name, settings in LOADS.items():
-        arms = [Fed(configured(settings, n, conditions.device.type)) for n in WORKERS]
+        arms = [Fed(make_config(settings, n, conditions.device.type)) for n in WORKERS]
         contenders = [Contender(str(n), arm.turn, STEPS) for n, arm in zip(WORKERS, arms, strict=True)]
         timings = take_turns(contenders, conditions.repetitions, conditions.device)
         for workers, arm, timing in zip(WORKERS, arms, timings, strict=True):
@@ -120,9 +120,9 @@ def feeding(conditions: Conditions) -> BenchmarkSection:
                 (
                     name,
                     str(workers),
-                    spread(batch / seconds for seconds in timing.seconds),
-                    spread(ratios(timings[0].seconds, timing.seconds)),
-                    spread(100 * share for share in shares),
+                    format_spread(batch / seconds for seconds in timing.seconds),
+                    format_spread(compute_ratios(timings[0].seconds, timing.seconds)),
+                    format_spread(100 * share for share in shares),
                     f"{sum(arm.samples[-turns:]) / (turns * STEPS):.1f} of {batch}",
                     f"{turns} x {STEPS}",
                 )

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
-from benchmarks.performance.timing import Contender, Timing, Work, ratios, spread, take_turns
-from benchmarks.performance.workload import TrainingStep, build_model, configured
+from benchmarks.performance.timing import Contender, Timing, Work, compute_ratios, format_spread, take_turns
+from benchmarks.performance.workload import TrainingStep, build_model, make_config
 from etrm.batch import Batch, Demos
 from etrm.config import SIDE
 
@@ -40,7 +40,7 @@ class Point:
 
     def step(self, device: torch.device) -> TrainingStep:
         """A new model's training step."""
-        config = configured(model={"hidden_size": self.width})
+        config = make_config(model={"hidden_size": self.width})
         return TrainingStep(config, build_model(config, device))
 
     def batch(self, device: torch.device) -> Batch:
@@ -82,7 +82,7 @@ CHECKS = 3
 """Processes of the base point, to see how much memory varies."""
 
 
-def growth(conditions: Conditions) -> BenchmarkSection:
+def measure_growth(conditions: Conditions) -> BenchmarkSection:
     """Times in turns in this process, memory in a fresh process for each point."""
     points = sorted({point for axis in AXES for point in along(axis)}, key=str)
     contenders = [_contender(point, conditions.device) for point in points]
@@ -98,8 +98,8 @@ def growth(conditions: Conditions) -> BenchmarkSection:
             rows.append(
                 (
                     f"{LABELS[axis]} {getattr(point, axis)}",
-                    spread(seconds),
-                    spread(ratios(seconds, timings[BASE].seconds)),
+                    format_spread(seconds),
+                    format_spread(compute_ratios(seconds, timings[BASE].seconds)),
                     f"{memory[point] / 2**20:,.0f}",
                     f"{memory[point] / memory[BASE]:.2f}",
                 )
@@ -112,7 +112,7 @@ def growth(conditions: Conditions) -> BenchmarkSection:
         "the highest resident memory of a fresh process over what it holds before them (model, batch, libraries), "
         "on a GPU what torch allocates; a process for each point, and for the base "
         f"{CHECKS} more: {', '.join(f'{value:,.0f}' for value in again)} MiB.",
-        growth_rates(timings, memory),
+        fit_growth_rates(timings, memory),
     )
     return BenchmarkSection((Table(header, tuple(rows)),), words, {"growth": draw(timings, memory)})
 
@@ -139,18 +139,18 @@ def peak_memory(point: Point, device: torch.device) -> float:
     return float(json.loads(done.stdout))
 
 
-def exponent(values: Sequence[float], costs: Sequence[float]) -> float:
+def fit_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
     """b of cost ~ value^b between the last two points, where fixed costs weigh least."""
     return float(np.log(costs[-1] / costs[-2]) / np.log(values[-1] / values[-2]))
 
 
-def growth_rates(timings: dict[Point, Timing], memory: dict[Point, float]) -> str:
+def fit_growth_rates(timings: dict[Point, Timing], memory: dict[Point, float]) -> str:
     """The exponents at the far end of each axis, in one sentence."""
     parts = []
     for axis, values in AXES.items():
         points = along(axis)
-        time = exponent(values, [float(np.median(timings[point].seconds)) for point in points])
-        space = exponent(values, [memory[point] for point in points])
+        time = fit_exponent(values, [float(np.median(timings[point].seconds)) for point in points])
+        space = fit_exponent(values, [memory[point] for point in points])
         parts.append(f"{LABELS[axis]} {time:.1f} and {space:.1f}")
     return f"Between the last two points time and memory grow with a power of: {'; '.join(parts)}."
 

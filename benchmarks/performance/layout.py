@@ -20,9 +20,9 @@ from benchmarks.performance.timing import (
     Contender,
     Timing,
     Work,
-    columns,
-    ratios,
-    spread,
+    compute_ratios,
+    format_columns,
+    format_spread,
     take_turns,
 )
 from benchmarks.performance.workload import (
@@ -31,16 +31,16 @@ from benchmarks.performance.workload import (
     REGION,
     BatchLayout,
     LayoutRun,
-    configured,
     encode_padded,
     encode_ungrouped,
-    real_tasks,
+    load_real_tasks,
+    make_config,
 )
 from etrm.batch import Batch
 from etrm.config import Config, with_settings
 from etrm.data import Episodes, TaskSet, collate
 from etrm.model.act import explore, halts
-from etrm.model.lengths import by_length
+from etrm.model.lengths import group_by_length
 from etrm.model.recursive import encode_every_step
 from etrm.training import recipe
 from etrm.training.slots import Slots
@@ -65,12 +65,12 @@ LADDER = (
 """From the published layout to ours, the last."""
 
 
-def layout(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions], BenchmarkSection]:
+def compare_layouts(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions], BenchmarkSection]:
     """The part for one width D."""
 
     def run(conditions: Conditions) -> BenchmarkSection:
-        config = configured(model={"hidden_size": width})
-        tasks = real_tasks()
+        config = make_config(model={"hidden_size": width})
+        tasks = load_real_tasks()
         timings, tokens = measure(config, tasks, conditions, ladder)
         drawn = count_draws(with_settings(config, model={"halt": {"max_steps": 16}}), tasks)
         paragraphs = (verdict(timings), drawn.sentence(config.train.batch_size), setting(config, tasks))
@@ -89,7 +89,7 @@ def measure(
     def contender(rung: Rung, arm: LayoutRun, counts: list[int]) -> Contender:
         def prepare() -> Work:
             batches = [arm.batches.next() for _ in range(rung.steps)]
-            counts.extend(computed_tokens(rung.layout, batch) for batch in batches)
+            counts.extend(count_computed_tokens(rung.layout, batch) for batch in batches)
 
             def work() -> None:
                 for batch in batches:
@@ -104,12 +104,12 @@ def measure(
     return timings, [float(np.mean(counts)) for counts in counted]
 
 
-def computed_tokens(layout: BatchLayout, batch: Batch) -> int:
+def count_computed_tokens(layout: BatchLayout, batch: Batch) -> int:
     """Tokens that one pass computes: the queries' and the pairs', padding included."""
     demos, queries = batch.demos, batch.inputs.numel()
     if demos.valid is None or layout.policy is not encode_every_step:
         return queries + demos.tokens.numel()
-    return queries + sum(len(rows) * length for rows, length in by_length(demos.valid.sum(1).tolist()))
+    return queries + sum(len(rows) * length for rows, length in group_by_length(demos.valid.sum(1).tolist()))
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Drawn:
             f"Rows drawn only when needed, a count: in {self.steps:,} steps of batch {batch_size} in which no row "
             f"asks to halt, as at the start of training, the published loader draws {self.published:,} samples and "
             f"rows begin with {self.ours:,} of them; ours draws those {self.ours:,} alone, {self.ratio:.3g} times "
-            f"fewer. Drawing and collating a sample of ours takes {spread([1e3 * s for s in self.seconds])} ms "
+            f"fewer. Drawing and collating a sample of ours takes {format_spread([1e3 * s for s in self.seconds])} ms "
             f"(n {len(self.seconds)}): {published:.2g} ms a step if every row were drawn, {ours:.2g} as it is. "
             "That is outside the times of the table."
         )
@@ -177,7 +177,7 @@ def table(timings: Sequence[Timing], tokens: Sequence[float], batch_size: int) -
     """A row for each rung."""
     rows = tuple(
         (timing.name, *cells, f"{batch_size / np.median(timing.seconds):.3g}", f"{count:,.0f}")
-        for timing, cells, count in zip(timings, columns(timings), tokens, strict=True)
+        for timing, cells, count in zip(timings, format_columns(timings), tokens, strict=True)
     )
     return Table(("layout", *HEADER, "samples/s", "tokens a step"), rows)
 
@@ -186,9 +186,9 @@ def verdict(timings: Sequence[Timing]) -> str:
     """The ratio in one sentence."""
     first, ours = timings[0], timings[-1]
     return (
-        f"Ours trains {spread(ratios(first.seconds, ours.seconds))} times as many samples a second as the "
-        f"published layout (median [quartiles] of {len(first.seconds)} turns); in processor time "
-        f"{spread(ratios(first.cpu, ours.cpu))} times."
+        f"Ours trains {format_spread(compute_ratios(first.seconds, ours.seconds))} times as many samples a second "
+        f"as the published layout (median [quartiles] of {len(first.seconds)} turns); in processor time "
+        f"{format_spread(compute_ratios(first.cpu, ours.cpu))} times."
     )
 
 

@@ -17,7 +17,7 @@ from benchmarks.performance.growth import Point
 STATUS = Path("/proc/self/status")
 
 
-def resident(field: str) -> int:
+def read_resident(field: str) -> int:
     """A line of the process's status in bytes: VmRSS for now, VmHWM for the highest so far.
 
     Not ``getrusage``: its maximum is inherited from the process that started this one.
@@ -27,16 +27,16 @@ def resident(field: str) -> int:
     return 1024 * int(found[1])
 
 
-def added_by_training(point: Point, device: torch.device) -> int:
+def measure_added_by_training(point: Point, device: torch.device) -> int:
     """Bytes over what is held before the first step."""
     step, batch = point.step(device), point.batch(device)
-    before = torch.cuda.memory_allocated() if device.type == "cuda" else resident("VmRSS")
+    before = torch.cuda.memory_allocated() if device.type == "cuda" else read_resident("VmRSS")
     for _ in range(2):
         step(batch)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident("VmHWM")
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else read_resident("VmHWM")
     return peak - before
 
 
 if __name__ == "__main__":
     *numbers, name = sys.argv[1:]
-    sys.stdout.write(json.dumps(added_by_training(Point(*map(int, numbers)), torch.device(name))))
+    sys.stdout.write(json.dumps(measure_added_by_training(Point(*map(int, numbers)), torch.device(name))))

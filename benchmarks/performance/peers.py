@@ -10,8 +10,8 @@ from importlib.util import find_spec
 
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.subjects import Subject, Training, toy
-from benchmarks.performance.timing import Contender, ratios, spread, take_turns
-from benchmarks.performance.watching import monitor, watched
+from benchmarks.performance.timing import Contender, compute_ratios, format_spread, take_turns
+from benchmarks.performance.watching import monitor, watch_steps
 
 Step = Callable[[int], None]
 """A training step of this number with a package at work."""
@@ -78,7 +78,7 @@ PEERS: dict[str, tuple[str, Callable[[Training], AbstractContextManager[Step]]]]
 SUBJECTS = (toy(16, 50), toy(256, 256), toy(1024, 256))
 
 
-def peers(conditions: Conditions) -> BenchmarkSection:
+def compare_peers(conditions: Conditions) -> BenchmarkSection:
     """Ours at its boundaries and at leaf level, and every package that is installed, over plain steps."""
     installed = {name: enter for name, (module, enter) in PEERS.items() if find_spec(module) is not None}
     missing = [name for name in PEERS if name not in installed]
@@ -106,14 +106,14 @@ def _row(
     with ExitStack() as stack:
         plain, boundaries, leaves = make(), make(), make()
         contenders = [
-            watched("plain", plain, None),
-            watched("boundaries", boundaries, monitor(boundaries, boundaries.boundaries)),
-            watched("leaves", leaves, monitor(leaves, leaves.leaves)),
+            watch_steps("plain", plain, None),
+            watch_steps("boundaries", boundaries, monitor(boundaries, boundaries.boundaries)),
+            watch_steps("leaves", leaves, monitor(leaves, leaves.leaves)),
             *(_contender(name, stack.enter_context(enter(make()))) for name, enter in installed.items()),
         ]
         first, *others = take_turns(contenders, conditions.repetitions, conditions.device)
-    cells = [spread(ratios(timing.seconds, first.seconds)) for timing in others]
-    return (subject.name, spread(first.seconds), *cells, str(conditions.repetitions))
+    cells = [format_spread(compute_ratios(timing.seconds, first.seconds)) for timing in others]
+    return (subject.name, format_spread(first.seconds), *cells, str(conditions.repetitions))
 
 
 def _contender(name: str, step: Step) -> Contender:

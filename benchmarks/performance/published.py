@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from benchmarks.performance.plain import LADDER, plain_copy
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
-from benchmarks.performance.timing import HEADER, Contender, Timing, Work, columns, ratios, spread, take_turns
+from benchmarks.performance.timing import (
+    HEADER,
+    Contender,
+    Timing,
+    Work,
+    compute_ratios,
+    format_columns,
+    format_spread,
+    take_turns,
+)
 from benchmarks.performance.workload import (
     PUBLISHED,
     Batches,
     TrainingStep,
     build_model,
-    configured,
     encode_padded,
-    real_tasks,
+    load_real_tasks,
+    make_config,
 )
 from etrm.batch import Batch
 from etrm.config import SIDE
@@ -21,10 +30,10 @@ BATCH = 2
 """Small, because the obvious attention keeps every matrix of scores: 20 pairs of 1,800 tokens each."""
 
 
-def published(conditions: Conditions) -> BenchmarkSection:
+def compare_published(conditions: Conditions) -> BenchmarkSection:
     """Plain layers, one way after the other exchanged, then our modules, padded and not."""
-    config = configured(data=PUBLISHED, train={"batch_size": BATCH})
-    device, tasks = conditions.device, real_tasks()
+    config = make_config(data=PUBLISHED, train={"batch_size": BATCH})
+    device, tasks = conditions.device, load_real_tasks()
     steps: list[tuple[str, TrainingStep, bool]] = []
     for name, ways in LADDER:
         copy = plain_copy(build_model(config, device), SIDE, ways)
@@ -45,7 +54,7 @@ def published(conditions: Conditions) -> BenchmarkSection:
         contender(name, step, Batches(config, tasks, device, padded=pad)) for name, step, pad in steps
     ]
     timings = take_turns(contenders, conditions.repetitions, device)
-    rows = tuple((t.name, *cells) for t, cells in zip(timings, columns(timings), strict=True))
+    rows = tuple((t.name, *cells) for t, cells in zip(timings, format_columns(timings), strict=True))
     plain, code, same, ours = timings[0], timings[1], timings[-2], timings[-1]
     verdict = (
         f"On the same batch, padded demos included, our layers train {_times(plain, same)} times as fast as the "
@@ -64,4 +73,4 @@ def published(conditions: Conditions) -> BenchmarkSection:
 
 
 def _times(slow: Timing, fast: Timing) -> str:
-    return spread(ratios(slow.seconds, fast.seconds))
+    return format_spread(compute_ratios(slow.seconds, fast.seconds))

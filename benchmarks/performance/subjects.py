@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.performance.workload import OURS, BatchLayout, LayoutRun, configured, real_tasks
+from benchmarks.performance.workload import OURS, BatchLayout, LayoutRun, load_real_tasks, make_config
 from diagnostics import RowsFunction
 
 BATCHES = 8
@@ -98,7 +98,9 @@ def ours(width: int) -> Subject:
     """Our model on real tasks, as the other parts of the bench train it."""
 
     def make(device: torch.device) -> Training:
-        arm = LayoutRun(BatchLayout(OURS), configured(model={"hidden_size": width}), real_tasks(), device)
+        arm = LayoutRun(
+            BatchLayout(OURS), make_config(model={"hidden_size": width}), load_real_tasks(), device
+        )
         samples = arm.config.train.batch_size
         return Training(
             model=arm.model,

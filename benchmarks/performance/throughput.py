@@ -12,8 +12,15 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
-from benchmarks.performance.timing import Contender, spread, synchronize, take_turns
-from benchmarks.performance.workload import OURS, BatchLayout, LayoutRun, TrainingStep, configured, real_tasks
+from benchmarks.performance.timing import Contender, format_spread, synchronize, take_turns
+from benchmarks.performance.workload import (
+    OURS,
+    BatchLayout,
+    LayoutRun,
+    TrainingStep,
+    load_real_tasks,
+    make_config,
+)
 from etrm.batch import Batch
 
 WIDTHS = {"cpu": (64, 128, 256), "cuda": (128, 256, 512)}
@@ -39,11 +46,13 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 REST = "python, autograd, views and dispatch"
 
 
-def throughput(conditions: Conditions) -> BenchmarkSection:
+def measure_throughput(conditions: Conditions) -> BenchmarkSection:
     """Floating-point operations of a step over its time, at several widths, in turns with plain products."""
     device = conditions.device
     arms = {
-        width: LayoutRun(BatchLayout(OURS), configured(model={"hidden_size": width}), real_tasks(), device)
+        width: LayoutRun(
+            BatchLayout(OURS), make_config(model={"hidden_size": width}), load_real_tasks(), device
+        )
         for width in WIDTHS[device.type]
     }
     batches = {width: [arm.batches.next() for _ in range(8)] for width, arm in arms.items()}
@@ -64,18 +73,18 @@ def throughput(conditions: Conditions) -> BenchmarkSection:
             (
                 f"D {width}",
                 f"{flops / 1e9:.3g}",
-                spread(timing.seconds),
-                spread(achieved / 1e9),
-                spread(100 * achieved / peaks),
+                format_spread(timing.seconds),
+                format_spread(achieved / 1e9),
+                format_spread(100 * achieved / peaks),
                 f"{len(timing.seconds)} x {timing.units}",
             )
         )
     header = ("step", "GFLOP", "seconds", "GFLOP/s", "% of peak", "turns")
     table = Table(header, tuple(rows))
-    seconds, wall = profiled(arms[PROFILED], batches[PROFILED], device)
+    seconds, wall = profile_steps(arms[PROFILED], batches[PROFILED], device)
     words = (
         f"The peak is the best of square float32 products of sides {', '.join(map(str, SQUARES[device.type]))} in "
-        f"the same turns: {spread(peaks / 1e9)} GFLOP/s. Operations are those of the products and of attention, "
+        f"the same turns: {format_spread(peaks / 1e9)} GFLOP/s. Operations are those of the products and of attention, "
         "forward and backward, counted by torch.utils.flop_counter; what a kernel computes again in its backward "
         "pass is not counted.",
         f"Where the time of a step goes at D {PROFILED} (torch.profiler over {len(batches[PROFILED])} steps, once, "
@@ -115,7 +124,7 @@ ATTENTION: dict[Any, Callable[..., int]] = {
 """torch's counter knows no kernel of the processor, and counts what others compute again."""
 
 
-def profiled(
+def profile_steps(
     arm: LayoutRun, batches: Sequence[Batch], device: torch.device
 ) -> tuple[dict[str, float], float]:
     """Seconds of each kind of operation in training on the batches, and of all of it."""
@@ -131,13 +140,13 @@ def profiled(
         wall = time.perf_counter() - began
     seconds = dict.fromkeys((kind for kind, _ in KINDS), 0.0)
     for event in profiler.key_averages():
-        kind = kind_of(event.key)
+        kind = classify(event.key)
         if kind and event.device_type.name == "CPU":  # a GPU's time stands with what launched it
             seconds[kind] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
     return seconds, wall
 
 
-def kind_of(name: str) -> str | None:
+def classify(name: str) -> str | None:
     """The kind of an operation; None of what computes nothing, such as a view or a node of autograd."""
     operation = name.removeprefix("aten::")
     if operation == name or operation.strip("_") in VIEWS:

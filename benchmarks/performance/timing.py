@@ -68,28 +68,28 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def ratios(slow: Iterable[float], fast: Iterable[float]) -> list[float]:
+def compute_ratios(slow: Iterable[float], fast: Iterable[float]) -> list[float]:
     """How many times faster, turn by turn."""
     return [a / b for a, b in zip(slow, fast, strict=True)]
 
 
-def spread(values: Iterable[float]) -> str:
+def format_spread(values: Iterable[float]) -> str:
     """Median and quartiles."""
     low, middle, high = np.percentile(list(values), (25, 50, 75))
     return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
 
 
 HEADER = ("seconds", "x first row", "x row above", "turns")
-"""Columns of :func:`columns`."""
+"""Columns of :func:`format_columns`."""
 
 
-def columns(timings: Sequence[Timing]) -> list[tuple[str, ...]]:
+def format_columns(timings: Sequence[Timing]) -> list[tuple[str, ...]]:
     """For each contender its time, and how many times faster it is than the first and than the one above."""
     first = timings[0]
-    cells: list[tuple[str, ...]] = [(spread(first.seconds), "1", "", _turns(first))]
+    cells: list[tuple[str, ...]] = [(format_spread(first.seconds), "1", "", _turns(first))]
     for above, timing in pairwise(timings):
-        against = (spread(ratios(other.seconds, timing.seconds)) for other in (first, above))
-        cells.append((spread(timing.seconds), *against, _turns(timing)))
+        against = (format_spread(compute_ratios(other.seconds, timing.seconds)) for other in (first, above))
+        cells.append((format_spread(timing.seconds), *against, _turns(timing)))
     return cells
 
 

@@ -14,10 +14,10 @@ from contextlib import nullcontext
 
 import torch
 
-from benchmarks.performance.memory import resident
+from benchmarks.performance.memory import read_resident
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.subjects import SUBJECTS, Subject, Training, toy
-from benchmarks.performance.timing import Contender, Timing, Work, ratios, spread, take_turns
+from benchmarks.performance.timing import Contender, Timing, Work, compute_ratios, format_spread, take_turns
 from diagnostics import Monitor
 
 SAMPLED = 20
@@ -27,7 +27,7 @@ CHECKED = (2_000, 4_000, 6_000, 8_000, 10_000)
 IDLE = 10**9
 
 
-def watching(conditions: Conditions) -> BenchmarkSection:
+def measure_watching(conditions: Conditions) -> BenchmarkSection:
     """Ratios within a turn, for every subject."""
     rows = [_row(subject, conditions) for subject in SUBJECTS]
     header = (
@@ -57,23 +57,23 @@ def _row(subject: Subject, conditions: Conditions) -> tuple[str, ...]:
     trainings = [subject.make(conditions.device) for _ in range(4)]
     leaves = trainings[2].leaves
     contenders = [
-        watched("plain", trainings[0], None),
-        watched("boundaries", trainings[1], monitor(trainings[1], trainings[1].boundaries)),
-        watched("leaves", trainings[2], monitor(trainings[2], leaves)),
-        watched("between", trainings[3], monitor(trainings[3], leaves, every=IDLE)),
+        watch_steps("plain", trainings[0], None),
+        watch_steps("boundaries", trainings[1], monitor(trainings[1], trainings[1].boundaries)),
+        watch_steps("leaves", trainings[2], monitor(trainings[2], leaves)),
+        watch_steps("between", trainings[3], monitor(trainings[3], leaves, every=IDLE)),
     ]
     timings = take_turns(contenders, conditions.repetitions, conditions.device)
     plain, boundaries, recorded, between = timings
     more = [1e3 * (watched - plain) for watched, plain in zip(boundaries.seconds, plain.seconds, strict=True)]
     return (
         subject.name,
-        spread(plain.seconds),
-        spread(ratios(boundaries.seconds, plain.seconds)),
-        spread(more),
+        format_spread(plain.seconds),
+        format_spread(compute_ratios(boundaries.seconds, plain.seconds)),
+        format_spread(more),
         str(len(leaves)),
-        spread(ratios(recorded.seconds, plain.seconds)),
-        spread(ratios(between.seconds, plain.seconds)),
-        spread(on_average(recorded, between, plain, SAMPLED)),
+        format_spread(compute_ratios(recorded.seconds, plain.seconds)),
+        format_spread(compute_ratios(between.seconds, plain.seconds)),
+        format_spread(on_average(recorded, between, plain, SAMPLED)),
         str(conditions.repetitions),
     )
 
@@ -84,7 +84,7 @@ def on_average(recorded: Timing, between: Timing, plain: Timing, every: int) -> 
         (once + (every - 1) * other) / every
         for once, other in zip(recorded.seconds, between.seconds, strict=True)
     ]
-    return ratios(mixed, plain.seconds)
+    return compute_ratios(mixed, plain.seconds)
 
 
 def monitor(training: Training, watch: Sequence[str], every: int = 1) -> Monitor:
@@ -93,7 +93,7 @@ def monitor(training: Training, watch: Sequence[str], every: int = 1) -> Monitor
     return Monitor(training.model, training.optimizer, watch=watch, rows=rows, every=every)
 
 
-def watched(name: str, training: Training, monitor: Monitor | None) -> Contender:
+def watch_steps(name: str, training: Training, monitor: Monitor | None) -> Contender:
     """Steps on one batch after the other, in those of the monitor where there is one."""
     numbers = itertools.count()
 
@@ -121,18 +121,18 @@ def memory_over_steps() -> str:
     )
 
 
-def held_after(steps: Sequence[int]) -> list[int]:
+def measure_held(steps: Sequence[int]) -> list[int]:
     """Bytes that this process holds after so many watched steps of the toy."""
     training = toy(16, 50).make(torch.device("cpu"))
-    contender = watched("toy", training, monitor(training, training.boundaries))
+    contender = watch_steps("toy", training, monitor(training, training.boundaries))
     held, done = [], 0
     for count in steps:
         for _ in range(count - done):
             contender.prepare()()
         done = count
-        held.append(resident("VmRSS"))
+        held.append(read_resident("VmRSS"))
     return held
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(held_after([int(steps) for steps in sys.argv[1:]])))
+    sys.stdout.write(json.dumps(measure_held([int(steps) for steps in sys.argv[1:]])))

@@ -19,7 +19,7 @@ from etrm.model.encoders import PAD, StandardEncoder, as_sets
 from etrm.model.recursive import RecursiveModel, encode_every_step
 from etrm.model.variant import ContextPolicy, Given, StepOutput, Variant
 from etrm.training.loss import act_loss
-from etrm.training.task_sets import training_tasks
+from etrm.training.task_sets import load_training_tasks
 
 PADDED_DEMOS = 10
 """Demos that the published loader pads every sample to."""
@@ -41,15 +41,15 @@ OURS = {**REGION, "buckets": 8}
 """The default of 2 buckets suits small grids; sizes of the whole set spread more."""
 
 
-def configured(**changes: Unpack[Changes]) -> Config:
+def make_config(**changes: Unpack[Changes]) -> Config:
     """The bench's config with more settings, as :func:`etrm.config.with_settings` takes them."""
     return with_settings(with_settings(load("small"), **SETTINGS), **changes)
 
 
 @cache
-def real_tasks() -> TaskSet:
+def load_real_tasks() -> TaskSet:
     """The training tasks of ARC-AGI-1, less one that is an evaluation task too."""
-    return training_tasks(configured())
+    return load_training_tasks(make_config())
 
 
 def pad_demos(batch: Batch, count: int = PADDED_DEMOS) -> Batch:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from etrm.checkpoints.format import WeightsKind
-from etrm.checkpoints.published_names import our_name
+from etrm.checkpoints.published_names import to_our_name
 from etrm.checkpoints.weights import read_weights
 from etrm.config import ModelConfig, TrainConfig
 from etrm.errors import CheckpointError
@@ -46,7 +46,7 @@ def read_source(path: Path, weights: WeightsKind) -> DecoderSource:
         CheckpointError: nothing there can be read as a checkpoint, or a checkpoint of ours was altered.
     """
     found = read_weights(path, weights)
-    named = {our_name(name): tensor for name, tensor in found.tensors.items()}
+    named = {to_our_name(name): tensor for name, tensor in found.tensors.items()}
     core = {n.removeprefix("core."): t for n, t in named.items() if n.startswith("core.")}
     return DecoderSource(
         found.path, found.kind, core, named.get("puzzle_table.weights"), found.settings or {}
@@ -76,7 +76,7 @@ def load_decoder(core: Core, source: DecoderSource, model: ModelConfig, train: T
             allowed="a TRM checkpoint of the same hidden_size, num_heads, expansion and layers",
             next_step="compare the model section with the checkpoint's config",
         )
-    for name, (theirs, ours) in differing_settings(source, model).items():
+    for name, (theirs, ours) in find_differing_settings(source, model).items():
         if name not in train.allow_decoder_mismatch:
             raise CheckpointError(
                 "decoder.other-function",
@@ -88,7 +88,7 @@ def load_decoder(core: Core, source: DecoderSource, model: ModelConfig, train: T
     core.load_state_dict({name: source.tensors[name] for name in wanted})
 
 
-def differing_settings(source: DecoderSource, model: ModelConfig) -> dict[str, tuple[Any, Any]]:
+def find_differing_settings(source: DecoderSource, model: ModelConfig) -> dict[str, tuple[Any, Any]]:
     """Settings without weights that differ: name to (the checkpoint's, ours)."""
     pairs = {name: (source.settings.get(name), getattr(model, name)) for name in _ALL_SETTINGS}
     return {name: pair for name, pair in pairs.items() if pair[0] is not None and pair[0] != pair[1]}

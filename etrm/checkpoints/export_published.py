@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from etrm.atomic_files import write_atomically
 from etrm.checkpoints.format import WeightsKind
-from etrm.checkpoints.published_names import published_name, published_settings
+from etrm.checkpoints.published_names import to_published_name, to_published_settings
 from etrm.checkpoints.weights import read_weights
 from etrm.config import ModelConfig
 from etrm.errors import CheckpointError
@@ -64,8 +64,8 @@ def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format)
         raise CheckpointError(
             "export.unknown-settings", f"{source} holds settings that this version does not know"
         ) from error
-    settings = published_settings(model)
-    named = {published_name(name, model.encoder.kind): t.clone() for name, t in weights.tensors.items()}
+    settings = to_published_settings(model)
+    named = {to_published_name(name, model.encoder.kind): t.clone() for name, t in weights.tensors.items()}
     if form == "safetensors":
         content = save(named)
     else:

@@ -125,7 +125,7 @@ def _clear_unfinished(folder: Path) -> None:
 
 def _drop_old(newest: Path, keep: int) -> None:
     # One that stands ahead is an altered one that the run went back behind: it keeps no place.
-    for old in [path for path in saved(newest.parent) if path.name <= newest.name][:-keep]:
+    for old in [path for path in list_saved(newest.parent) if path.name <= newest.name][:-keep]:
         _drop(old)
 
 
@@ -134,7 +134,7 @@ def name_of(step: int) -> str:
     return f"{PREFIX}{step:08d}"
 
 
-def saved(folder: Path) -> list[Path]:
+def list_saved(folder: Path) -> list[Path]:
     """The complete checkpoints below ``folder``, oldest first."""
     return sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
 

@@ -17,15 +17,15 @@ from torch import Tensor
 from etrm.atomic_files import write_atomically
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import WEIGHTS, Checkpoint
-from etrm.checkpoints.inspect_tensors import named_as_ours
-from etrm.checkpoints.published_names import our_settings
+from etrm.checkpoints.inspect_tensors import use_our_names
+from etrm.checkpoints.published_names import to_our_settings
 from etrm.checkpoints.published_settings import find_settings, read_settings
-from etrm.checkpoints.run_folder import environment
+from etrm.checkpoints.run_folder import describe_environment
 from etrm.checkpoints.weights import read_weights
 from etrm.config import KNOBS, SIDE, Config, EncoderKind, ModelConfig, build, check_request, override
 from etrm.errors import CheckpointError, ConfigError
 from etrm.model.recursive import RecursiveModel
-from etrm.setting_texts import flat
+from etrm.setting_texts import flatten
 
 PUBLISHED_CODE: dict[str, Any] = {"qk_norm": False, "mlp_t_norm": "tokens", "encoder.qk_norm": False}
 """What the published code always computes, under our names."""
@@ -73,7 +73,7 @@ def import_checkpoint(
             "import.exists", f"{folder} exists", next_step="give another --out; nothing is overwritten"
         )
     weights = read_weights(file, "raw")
-    tensors = {name: _float32(name, tensor, file) for name, tensor in named_as_ours(weights).items()}
+    tensors = {name: _float32(name, tensor, file) for name, tensor in use_our_names(weights).items()}
     config, sources = _settings(tensors, file, settings or find_settings(file), overrides)
     _check(tensors, config.model, file)
     _write(folder, file, tensors, config, sources)
@@ -104,9 +104,9 @@ def _settings(
         raise ConfigError(
             "config.not-a-value", "model is a section, not a value", next_step="--set model.num_heads=8"
         )
-    by_hand = flat(tree["model"])
+    by_hand = flatten(tree["model"])
     stored = read_settings(beside) if beside else {}
-    by_file = our_settings(stored, seen["variant"], seen["encoder.kind"])
+    by_file = to_our_settings(stored, seen["variant"], seen["encoder.kind"])
     is_trm = seen["variant"] == "trm"
     idle = {"encoder.qk_norm", "encoder.kind"} if is_trm else set()
     idle |= set() if seen["mlp_t"] else {"mlp_t_norm"}
@@ -268,7 +268,7 @@ def _write(
     try:
         temporary.mkdir(parents=True)
         write_atomically(temporary / "config.json", config.to_json())
-        record = json.dumps(environment() | {"imported": origin}, indent=1, sort_keys=True)
+        record = json.dumps(describe_environment() | {"imported": origin}, indent=1, sort_keys=True)
         write_atomically(temporary / "run.json", record + "\n")
         checkpoints.save(temporary / "checkpoints", Checkpoint(0, tensors, tensors, {}, state), keep=1)
         temporary.rename(folder)

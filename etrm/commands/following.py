@@ -96,14 +96,14 @@ def predictions(
     The answers are those that `etrm evaluate` scores. The run's evaluate section chooses the tasks; change it with
     --set evaluate.subset=..., .source, .max_tasks, .weights, .augmentations.
     """
-    from etrm.config import settings_of_texts
+    from etrm.config import parse_settings
     from reports.plots.prediction_drawing import as_png, caption, in_terminal
-    from reports.runs.predictions import predictions as answers_of
+    from reports.runs.predictions import read_predictions as answers_of
     from reports.terminal.console import open_console
     from reports.write import write_file
 
     allow_code_of(run, allowed=allow_code, settings=settings)
-    found, answers = answers_of(run, settings_of_texts(settings or ()), tasks=tasks, only=task or ())
+    found, answers = answers_of(run, parse_settings(settings or ()), tasks=tasks, only=task or ())
     console = open_console()
     console.print(in_terminal(answers, demos=demos))
     title = caption(run, found, answers)

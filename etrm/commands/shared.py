@@ -130,9 +130,9 @@ def resolve_config(
 
 def check_faults(config: Config) -> Config:
     """Return the config after checking that its faults exist."""
-    from etrm.training.faults import recipe_for
+    from etrm.training.faults import build_recipe
 
-    recipe_for(config)
+    build_recipe(config)
     return config
 
 

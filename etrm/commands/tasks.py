@@ -45,7 +45,7 @@ def show(
 ) -> None:
     """Draw a task in the terminal, or one of its episodes as the model sees it."""
     from etrm.data.draw import draw_episode, draw_task
-    from etrm.data.episodes import episode_of
+    from etrm.data.episodes import build_episode
     from reports.terminal.console import open_console
 
     allow_named([source])
@@ -53,7 +53,7 @@ def show(
     if augmentation is None:
         drawn = draw_task(found)
     else:
-        asked, sample = episode_of(found, query, augmentation, seed)
+        asked, sample = build_episode(found, query, augmentation, seed)
         drawn = draw_episode(sample, asked)
     open_console().print(drawn)
 
@@ -95,7 +95,7 @@ def build(
     The tasks, data.augmentations and train.seed come from the config. If the command is interrupted or killed, the same
     command resumes it.
     """
-    from etrm.data import chosen_tasks
+    from etrm.data import choose_tasks
     from etrm.data.build import build_store
     from etrm.errors import ConfigError
     from reports.terminal.console import open_console
@@ -114,7 +114,7 @@ def build(
     with resumable_work("tasks") as phases:
         index = build_store(
             out,
-            chosen_tasks(chosen.data),
+            choose_tasks(chosen.data),
             augmentations,
             chosen.train.seed,
             workers=workers,

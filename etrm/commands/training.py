@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C saves a checkpoint; --resume continues exactly from there."""
     from etrm.checkpoints.run_folder import read_config
-    from etrm.rank import rank
+    from etrm.rank import read_rank
     from etrm.training.trainer import train as run_training
     from reports.terminal.console import TrainBar, open_console
 
@@ -41,7 +41,7 @@ def train(
         chosen = read_config(out)
     else:
         chosen = resolve_config(preset, config, settings, inject)
-    console = open_console(stderr=True, quiet=rank() > 0)
+    console = open_console(stderr=True, quiet=read_rank() > 0)
     with TrainBar(chosen.train.steps, console) as bar:
         finished = run_training(chosen, out, resume=resume, on_step=bar.update)
     state = "finished" if finished else f"stopped early; resume with: etrm train --resume --out {out}"
@@ -71,13 +71,13 @@ def evaluate(
     """
     from rich.table import Table
 
-    from etrm.config import settings_of_texts
+    from etrm.config import parse_settings
     from etrm.training.scoring.score_run import score_run
     from reports.terminal.console import open_console
     from reports.terminal.summary import submission_line
 
     allow_code_of(run, allowed=allow_code, settings=settings)
-    scores = score_run(run, settings_of_texts(settings or ()), submission)
+    scores = score_run(run, parse_settings(settings or ()), submission)
     asked = scores.config.evaluate
     title = f"{run}, step {scores.step}, {scores.weights} weights: {asked.source} {asked.subset}, "
     table = Table(title=f"{title}{asked.augmentations} votes per query", title_justify="left")

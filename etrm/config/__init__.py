@@ -12,8 +12,8 @@ from etrm.config.data import SIDE as SIDE
 from etrm.config.data import Asked as Asked
 from etrm.config.data import DataConfig as DataConfig
 from etrm.config.describe import Setting as Setting
-from etrm.config.describe import sections as sections
-from etrm.config.describe import settings as settings
+from etrm.config.describe import list_sections as list_sections
+from etrm.config.describe import list_settings as list_settings
 from etrm.config.model import KINDS as KINDS
 from etrm.config.model import KNOBS as KNOBS
 from etrm.config.model import STATEFUL as STATEFUL
@@ -25,8 +25,8 @@ from etrm.config.model import ModelConfig as ModelConfig
 from etrm.config.model import Variant as Variant
 from etrm.config.resolve import Resolved as Resolved
 from etrm.config.resolve import Source as Source
+from etrm.config.resolve import list_presets as list_presets
 from etrm.config.resolve import load as load
-from etrm.config.resolve import presets as presets
 from etrm.config.resolve import resolve as resolve
 from etrm.config.resolve import resolve_run as resolve_run
 from etrm.config.symbolic import SymbolicConfig as SymbolicConfig
@@ -35,7 +35,7 @@ from etrm.config.tree import Changes as Changes
 from etrm.config.tree import Config as Config
 from etrm.config.tree import build as build
 from etrm.config.tree import check_request as check_request
-from etrm.config.tree import settings_of_texts as settings_of_texts
+from etrm.config.tree import parse_settings as parse_settings
 from etrm.config.tree import with_interventions as with_interventions
 from etrm.config.tree import with_overrides as with_overrides
 from etrm.config.tree import with_settings as with_settings

@@ -11,7 +11,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from etrm.extensions import absolute, parse, registered
-from etrm.setting_texts import flat
+from etrm.setting_texts import flatten
 from etrm.setting_texts import parse as parse_setting
 
 SETTINGS = {
@@ -70,7 +70,7 @@ def named_code(settings: Mapping[str, Any]) -> list[str]:
 
     Interventions are settings too, and may name code.
     """
-    return list(dict.fromkeys(_found(flat(dict(settings)))))
+    return list(dict.fromkeys(_found(flatten(dict(settings)))))
 
 
 def _found(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -81,7 +81,7 @@ def _found(settings: Mapping[str, Any]) -> Iterator[str]:
                 continue
             if name == "interventions":
                 inner, changed = parse_setting(text)
-                yield from _found(flat({inner: changed}))
+                yield from _found(flatten({inner: changed}))
             elif name in SETTINGS and _is_code(name, text):
                 yield absolute(text)
 

@@ -74,15 +74,15 @@ class SectionDescription:
 
 
 @lru_cache
-def sections() -> tuple[SectionDescription, ...]:
+def list_sections() -> tuple[SectionDescription, ...]:
     """Every section with its settings, the settings of no section first."""
     return tuple(_sections(Config, ""))
 
 
 @lru_cache
-def settings() -> dict[str, Setting]:
+def list_settings() -> dict[str, Setting]:
     """Every setting by its dotted name, section by section."""
-    return {setting.name: setting for section in sections() for setting in section.settings}
+    return {setting.name: setting for section in list_sections() for setting in section.settings}
 
 
 def _sections(section: type[Section], prefix: str) -> Iterator[SectionDescription]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from etrm.config.code_names import named_code
-from etrm.config.describe import settings
-from etrm.config.tree import Config, build, check_request, nearest
+from etrm.config.describe import list_settings
+from etrm.config.tree import Config, build, check_request, suggest_nearest
 from etrm.errors import ConfigError
 from etrm.extensions import allow
-from etrm.setting_texts import UNSET, flat, merged, override, parse, read_toml
+from etrm.setting_texts import UNSET, flatten, merge, override, parse, read_toml
 
 Tree: TypeAlias = dict[str, Any]
 
@@ -38,7 +38,7 @@ class Resolved:
     sources: dict[str, Source]
 
 
-def presets() -> list[str]:
+def list_presets() -> list[str]:
     """Names of the presets that the package ships."""
     folder = resources.files("etrm") / "presets"
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
@@ -110,15 +110,15 @@ def _resolved(layers: Sequence[tuple[Source, Tree]], overrides: Sequence[str]) -
     tree: Tree = {}
     sources: dict[str, Source] = {}
     for source, layer in layers:
-        tree = merged(tree, layer)
-        sources |= dict.fromkeys(flat(layer), source)
+        tree = merge(tree, layer)
+        sources |= dict.fromkeys(flatten(layer), source)
     for text in overrides:
         name, value = parse(text)
         # A whole section that is set, model.halt={max_steps = 4}, begins at the defaults again.
         sources = {known: source for known, source in sources.items() if not known.startswith(f"{name}.")}
-        sources |= dict.fromkeys(flat({name: value}), Source("--set"))
+        sources |= dict.fromkeys(flatten({name: value}), Source("--set"))
     config = check_request(build(override(tree, tuple(overrides))))
-    return Resolved(config, {name: sources.get(name, Source("default")) for name in settings()})
+    return Resolved(config, {name: sources.get(name, Source("default")) for name in list_settings()})
 
 
 def _from_file(path: Path) -> list[tuple[Source, Tree]]:
@@ -130,11 +130,11 @@ def _from_file(path: Path) -> list[tuple[Source, Tree]]:
 
 
 def _preset(name: str, place: str = "") -> tuple[Source, Tree]:
-    if name not in presets():
+    if name not in list_presets():
         raise ConfigError(
             "config.unknown-preset",
-            f"unknown preset {name!r}{place}{nearest(name, presets())}",
-            allowed=", ".join(presets()),
+            f"unknown preset {name!r}{place}{suggest_nearest(name, list_presets())}",
+            allowed=", ".join(list_presets()),
         )
     text = (resources.files("etrm") / "presets" / f"{name}.toml").read_text("utf-8")
     return Source("preset", name), tomllib.loads(text) | {"preset": name}
@@ -144,7 +144,7 @@ def _unset(tree: Tree, prefix: str = "") -> Tree:
     """The tree of a file in which the text "none" unsets what may be unset, for TOML has no null."""
     result: Tree = {}
     for name, value in tree.items():
-        known = settings().get(prefix + name)
+        known = list_settings().get(prefix + name)
         if isinstance(value, dict):
             result[name] = _unset(value, f"{prefix}{name}.")
         elif isinstance(value, str) and value.lower() in UNSET and known is not None and known.optional:

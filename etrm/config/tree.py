@@ -16,7 +16,7 @@ from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig
 from etrm.config.watch import EvaluateConfig, MonitorConfig
 from etrm.errors import ConfigError
-from etrm.setting_texts import merged, override
+from etrm.setting_texts import merge, override
 
 
 class Config(Section):
@@ -164,10 +164,10 @@ def with_settings(config: Config, **changes: Unpack[Changes]) -> Config:
             allowed="'' to drop the label",
             next_step="load(preset, overrides=...)",
         )
-    return build(merged(config.model_dump(), changes))
+    return build(merge(config.model_dump(), changes))
 
 
-def settings_of_texts(texts: Iterable[str]) -> Changes:
+def parse_settings(texts: Iterable[str]) -> Changes:
     """Settings given as ``section.key=value`` on a command line, as the values that :func:`with_settings` takes.
 
     Raises:
@@ -203,7 +203,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return found
 
 
-def nearest(name: str, known: list[str]) -> str:
+def suggest_nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -234,7 +234,7 @@ def _explained(error: ValidationError) -> list[_Problem]:
         dotted = ".".join(str(part) for part in item["loc"])
         message, code = item["msg"], item["type"]
         if code == "extra_forbidden":
-            hint = nearest(dotted, known)
+            hint = suggest_nearest(dotted, known)
             problems.append(_Problem("config.unknown-setting", f"unknown setting {dotted!r}{hint}"))
         elif "problem" in item.get("ctx", {}):  # of a section, by its own validator
             problems.append(_Problem(code, message))

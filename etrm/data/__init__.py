@@ -1,15 +1,15 @@
 """Tasks, tokens, augmentation, regions, episodes and splits: everything before the model."""
 
-from etrm.data.augment import Augmentation, augmented_name, parse_name
+from etrm.data.augment import Augmentation, name_augmented, parse_name
 from etrm.data.check import RegionSummary, TaskSetSummary, describe
 from etrm.data.collate import collate
-from etrm.data.episodes import Episodes, evaluation_samples
-from etrm.data.region import region
+from etrm.data.episodes import Episodes, build_evaluation_samples
+from etrm.data.region import find_region
 from etrm.data.sample import DemoPair, Sample
-from etrm.data.sources import TaskSet, chosen_tasks, load_tasks
-from etrm.data.splits import Leakage, check_leakage, leakage
-from etrm.data.task import Grid, Pair, Task, grid_hash
-from etrm.data.tokens import grid_from_canvas, labels_from_canvas, to_canvas
+from etrm.data.sources import TaskSet, choose_tasks, load_tasks
+from etrm.data.splits import Leakage, check_leakage, find_leakage
+from etrm.data.task import Grid, Pair, Task, hash_grid
+from etrm.data.tokens import read_grid, read_labels, to_canvas
 
 __all__ = [
     "Augmentation",
@@ -23,18 +23,18 @@ __all__ = [
     "Task",
     "TaskSet",
     "TaskSetSummary",
-    "augmented_name",
+    "build_evaluation_samples",
     "check_leakage",
-    "chosen_tasks",
+    "choose_tasks",
     "collate",
     "describe",
-    "evaluation_samples",
-    "grid_from_canvas",
-    "grid_hash",
-    "labels_from_canvas",
-    "leakage",
+    "find_leakage",
+    "find_region",
+    "hash_grid",
     "load_tasks",
+    "name_augmented",
     "parse_name",
-    "region",
+    "read_grid",
+    "read_labels",
     "to_canvas",
 ]

@@ -134,14 +134,14 @@ def identity() -> Augmentation:
     return Augmentation(0, tuple(range(COLOURS)))
 
 
-def random(rng: np.random.Generator) -> Augmentation:
+def draw_augmentation(rng: np.random.Generator) -> Augmentation:
     """A uniformly random augmentation."""
     transform = int(rng.integers(8))
     return Augmentation(transform, (0, *(int(colour) for colour in 1 + rng.permutation(COLOURS - 1))))
 
 
 @lru_cache(maxsize=1024)
-def fixed(task_id: str, n: int, seed: int) -> tuple[Augmentation, ...]:
+def list_augmentations(task_id: str, n: int, seed: int) -> tuple[Augmentation, ...]:
     """The first n augmentations of a task: the identity, then distinct random ones.
 
     They depend on the id and the seed alone; a larger n only adds to them.
@@ -155,17 +155,17 @@ def fixed(task_id: str, n: int, seed: int) -> tuple[Augmentation, ...]:
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words])))
     found = {identity(): None}
     while len(found) < n:
-        found[random(rng)] = None
+        found[draw_augmentation(rng)] = None
     return tuple(found)
 
 
-def augmented_name(task_id: str, augmentation: Augmentation) -> str:
+def name_augmented(task_id: str, augmentation: Augmentation) -> str:
     """The name of a task under an augmentation, which carries the way back."""
     return f"{task_id}{SEPARATOR}{augmentation.name}"
 
 
 def parse_name(name: str) -> tuple[str, Augmentation]:
-    """The inverse of :func:`augmented_name`; a bare task id stands for the identity.
+    """The inverse of :func:`name_augmented`; a bare task id stands for the identity.
 
     Raises:
         DataError: the part behind the id names no augmentation.

@@ -19,7 +19,7 @@ from etrm.data.sources import TaskSet
 from etrm.data.store import INDEX, SHARDS, Index, IndexEntry, read_index
 from etrm.data.task import Task
 from etrm.errors import DataError
-from etrm.process_pool import worker_pool
+from etrm.process_pool import start_workers
 
 
 def build_store(
@@ -73,7 +73,7 @@ def _shards(folder: Path, tasks: TaskSet, plan: Index, workers: int) -> Iterator
         for task, path in zip(tasks, paths, strict=True):
             yield build_shard(path, task, plan.augmentations, plan.seed)
         return
-    pool = worker_pool(workers)
+    pool = start_workers(workers)
     try:
         asked = [
             pool.submit(build_shard, path, task, plan.augmentations, plan.seed)

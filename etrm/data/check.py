@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from etrm.data.region import holds
-from etrm.data.sample import Query, queries_of
+from etrm.data.sample import Query, list_queries
 from etrm.data.sources import TaskSet
 from etrm.data.task import Grid, Task
 
@@ -74,8 +74,8 @@ class TaskSetSummary:
 
 def describe(tasks: TaskSet) -> TaskSetSummary:
     """Count a task set."""
-    queries = [query for index, task in enumerate(tasks) for query in queries_of(task, index)]
-    left_out = [q for index, task in enumerate(tasks) for q in queries_of(task, index, "leave_one_out")]
+    queries = [query for index, task in enumerate(tasks) for query in list_queries(task, index)]
+    left_out = [q for index, task in enumerate(tasks) for q in list_queries(task, index, "leave_one_out")]
     cells = [grid.size for task in tasks for grid in task.grids]
     demos = sum(len(task.demos) for task in tasks)
     sides = Counter(task.max_side for task in tasks)

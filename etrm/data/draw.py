@@ -17,7 +17,7 @@ from etrm.config import SIDE
 from etrm.data.augment import parse_name
 from etrm.data.sample import CELLS, DemoPair, Query, Sample
 from etrm.data.task import Grid, Pair, Task
-from etrm.data.tokens import EOS, FIRST_COLOUR, PAD, Tokens, grid_from_canvas
+from etrm.data.tokens import EOS, FIRST_COLOUR, PAD, Tokens, read_grid
 
 COLOUR_NAMES = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "sky", "maroon")
 COLOUR_HEX = (
@@ -175,7 +175,7 @@ def _canvases(demo: DemoPair) -> tuple[Tokens, Tokens]:
 def _grid(canvas: Tokens) -> Grid:
     """The grid on a canvas, wherever it was shifted to."""
     top, left = np.argwhere(canvas >= FIRST_COLOUR).min(axis=0)
-    return grid_from_canvas(canvas[top:, left:])
+    return read_grid(canvas[top:, left:])
 
 
 def _titled(title: str, drawn: RenderableType) -> RenderableType:

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from etrm.config import Asked, DataConfig
-from etrm.data.augment import Augmentation, fixed, random
-from etrm.data.sample import DemoPair, GridLayout, Query, Sample, build, queries_of
+from etrm.data.augment import Augmentation, draw_augmentation, list_augmentations
+from etrm.data.sample import DemoPair, GridLayout, Query, Sample, build, list_queries
 from etrm.data.sources import TaskSet
 from etrm.data.store import EpisodeStore
 from etrm.data.task import Pair, Task
 from etrm.errors import DataError
 
-__all__ = ["DemoPair", "Episodes", "Sample", "evaluation_samples"]
+__all__ = ["DemoPair", "Episodes", "Sample", "build_evaluation_samples"]
 
 # First word of each random stream, so that no two draws share numbers.
 _ORDER, _EPISODE, _SCHEDULE = 1, 2, 3
@@ -119,18 +119,18 @@ class Episodes:
         """The augmentation of an episode, its row in the puzzle table, and where the pairs under it come from."""
         n = self.data.augmentations
         if n == "fresh":
-            augmentation = random(rng)
+            augmentation = draw_augmentation(rng)
             return augmentation, 0, augmentation.pair
         chosen = int(rng.integers(n))
         puzzle_id = query.task_index * n + chosen
         if self._store is None:
-            augmentation = fixed(query.task.id, n, self.seed)[chosen]
+            augmentation = list_augmentations(query.task.id, n, self.seed)[chosen]
             return augmentation, puzzle_id, augmentation.pair
         shard = self._store.shard(query.task)
         return shard.augmentation(chosen), puzzle_id, shard.pairs(query.task, chosen).__getitem__
 
 
-def episode_of(task: Task, query: int, number: int, seed: int) -> tuple[Query, Sample]:
+def build_episode(task: Task, query: int, number: int, seed: int) -> tuple[Query, Sample]:
     """One query of a task under one of its fixed augmentations, as evaluation would ask it.
 
     Args:
@@ -142,7 +142,7 @@ def episode_of(task: Task, query: int, number: int, seed: int) -> tuple[Query, S
     Raises:
         DataError: the task has no such query.
     """
-    queries = queries_of(task, 0, "all")
+    queries = list_queries(task, 0, "all")
     if not 0 <= query < len(queries):
         raise DataError(
             "data.unknown-query",
@@ -150,12 +150,12 @@ def episode_of(task: Task, query: int, number: int, seed: int) -> tuple[Query, S
             allowed=f"0 to {len(queries) - 1}: its {len(task.tests)} tests, then its {len(task.demos)} "
             "demonstrations, each left out",
         )
-    data, augmentation = DataConfig(), fixed(task.id, number + 1, seed)[number]
+    data, augmentation = DataConfig(), list_augmentations(task.id, number + 1, seed)[number]
     layout = GridLayout(data.canvas, data.max_demos)
     return queries[query], build(queries[query], augmentation, layout, serial=0)
 
 
-def evaluation_samples(
+def build_evaluation_samples(
     tasks: TaskSet,
     data: DataConfig,
     augmentations: int,
@@ -185,7 +185,7 @@ def evaluation_samples(
     first_ids = _puzzle_rows(tasks, data, augmentations, trained)
     samples: list[Sample] = []
     for query in queries:
-        for number, augmentation in enumerate(fixed(query.task.id, augmentations, seed)):
+        for number, augmentation in enumerate(list_augmentations(query.task.id, augmentations, seed)):
             puzzle_id = first_ids[query.task.id] + number if first_ids else 0
             samples.append(build(query, augmentation, layout, serial=len(samples), puzzle_id=puzzle_id))
     return samples
@@ -218,7 +218,7 @@ def _puzzle_rows(
 
 
 def _all_queries(tasks: TaskSet, asked: Asked) -> tuple[Query, ...]:
-    return tuple(query for index, task in enumerate(tasks) for query in queries_of(task, index, asked))
+    return tuple(query for index, task in enumerate(tasks) for query in list_queries(task, index, asked))
 
 
 def _check_answers(tasks: TaskSet, queries: Sequence[Query]) -> None:

@@ -16,7 +16,7 @@ Region = tuple[int, int]
 """Rows and columns from the top-left of the canvas."""
 
 
-def region(demos: Sequence[Pair], query_input: Grid) -> Region:
+def find_region(demos: Sequence[Pair], query_input: Grid) -> Region:
     """Rows and columns that hold the query input and, going by the demos, its output.
 
     Along either axis: one more (for EOS) than the longest of every demo grid, the query input,

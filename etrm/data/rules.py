@@ -131,12 +131,12 @@ COMBINATIONS = tuple(frozenset(names) for size in (1, 2) for names in combinatio
 """The parts that rules are made of."""
 
 
-def rule_id(task_id: str) -> str:
+def parse_rule_id(task_id: str) -> str:
     """The id of the rule that a task of the family is made of."""
     return task_id.partition("-")[2]
 
 
-def explanations(demos: Sequence[Pair]) -> list[TaskRule]:
+def find_explanations(demos: Sequence[Pair]) -> list[TaskRule]:
     """Every rule of the family that turns each input into its output: the family's oracle.
 
     A part that shows nowhere in the demonstrations counts with every value that it could have, so
@@ -186,7 +186,7 @@ def _with_recolour(rule: TaskRule, condition: str | None, became: npt.NDArray[np
 
 
 @lru_cache(maxsize=8)
-def rule_tasks(source: str, subset: str, max_side: int, count: int | None) -> tuple[Task, ...]:
+def draw_rule_tasks(source: str, subset: str, max_side: int, count: int | None) -> tuple[Task, ...]:
     """The first tasks of the family.
 
     Args:
@@ -253,7 +253,7 @@ def _task(wanted: Sequence[frozenset[str]], subset: str, max_side: int, index: i
         if np.array_equal(inputs[-1], outputs[-1]):  # or copying the query would answer it
             continue
         pairs = tuple(Pair(_frozen(a), _frozen(b)) for a, b in zip(inputs, outputs, strict=True))
-        if explanations(pairs[:DEMOS]) == [rule]:
+        if find_explanations(pairs[:DEMOS]) == [rule]:
             return Task(f"{index:06d}-{rule.id}", pairs[:DEMOS], pairs[DEMOS:])
 
 

@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from etrm.config import SIDE, Asked
-from etrm.data.augment import Augmentation, augmented_name
-from etrm.data.region import Region, holds, region
+from etrm.data.augment import Augmentation, name_augmented
+from etrm.data.region import Region, find_region, holds
 from etrm.data.task import Grid, Pair, Task
-from etrm.data.tokens import PAD, Tokens, labels_from_canvas, to_canvas
+from etrm.data.tokens import PAD, Tokens, read_labels, to_canvas
 
 CELLS = SIDE * SIDE
 """Cells of the whole canvas; an output's positions start here in a demonstration pair."""
@@ -96,7 +96,7 @@ class Query:
     @cached_property
     def region(self) -> Region:
         """Rows and columns, before augmentation and translation."""
-        return region(self.demos, self.pair.input)
+        return find_region(self.demos, self.pair.input)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class GridLayout:
     translate: int = 0
 
 
-def queries_of(task: Task, task_index: int, asked: Asked = "test") -> tuple[Query, ...]:
+def list_queries(task: Task, task_index: int, asked: Asked = "test") -> tuple[Query, ...]:
     """The queries of a task; none has its own pair, by content, or a test pair among its demonstrations."""
     every = tuple(
         Query(task, task_index, index, pair, tuple(demo for demo in task.demos if demo != pair))
@@ -153,7 +153,7 @@ def build(
     )
     return Sample(
         task_id=query.task.id,
-        name=augmented_name(query.task.id, augmentation),
+        name=name_augmented(query.task.id, augmentation),
         query=query.index,
         puzzle_id=puzzle_id,
         serial=serial,
@@ -173,9 +173,9 @@ def _query_canvases(given: Grid, target: Grid | None, shift: tuple[int, int]) ->
     """Canvas of the input, and labels of the output as far as it lies on the shifted canvas."""
     tokens = to_canvas(given, SIDE, shift)
     if target is None:
-        return tokens, labels_from_canvas(np.zeros_like(tokens))
+        return tokens, read_labels(np.zeros_like(tokens))
     visible = target[: SIDE - shift[0], : SIDE - shift[1]]
-    return tokens, labels_from_canvas(to_canvas(visible, SIDE, shift))
+    return tokens, read_labels(to_canvas(visible, SIDE, shift))
 
 
 def _demos(

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from etrm.data.augment import SWAPS_SIDES, Augmentation, dihedral, fixed
+from etrm.data.augment import SWAPS_SIDES, Augmentation, dihedral, list_augmentations
 from etrm.data.task import Grid, Pair, Task
 
 _DTYPES = {"U8": "u1", "U32": "<u4"}
@@ -32,7 +32,7 @@ _META = "etrm"  # one key: with several, their order in the file is not fixed
 
 def encode(task: Task, augmentations: int, seed: int) -> bytes:
     """The file of a task; the same bytes for the same task, number and seed."""
-    chosen = fixed(task.id, augmentations, seed)
+    chosen = list_augmentations(task.id, augmentations, seed)
     transform = np.array([(one.dihedral, *one.colours) for one in chosen], dtype=np.uint8)
     moved = np.stack([_laid_out([dihedral(grid, number) for grid in task.grids]) for number in range(8)])
     every = np.take_along_axis(transform[:, 1:], moved[transform[:, 0]], axis=1)

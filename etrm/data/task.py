@@ -31,8 +31,8 @@ class Pair:
     @cached_property
     def hash(self) -> str:
         """Identifies the contents of both grids."""
-        output = "unknown" if self.output is None else grid_hash(self.output)
-        return _sha(grid_hash(self.input), output)
+        output = "unknown" if self.output is None else hash_grid(self.output)
+        return _sha(hash_grid(self.input), output)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Pair) and self.hash == other.hash
@@ -80,7 +80,7 @@ class Task:
         return _sha(self.id, "demos", *(p.hash for p in self.demos), "tests", *(p.hash for p in self.tests))
 
 
-def grid_hash(grid: Grid) -> str:
+def hash_grid(grid: Grid) -> str:
     """SHA-256 over the shape and the colours of a grid."""
     digest = hashlib.sha256(f"{grid.shape[0]}x{grid.shape[1]}:".encode())
     digest.update(np.ascontiguousarray(grid, dtype=np.uint8).tobytes())
@@ -111,7 +111,7 @@ def parse_task(task_id: str, raw: Any, where: str, *, outputs: bool = True) -> T
         raise DataError(
             "task.not-an-object",
             f"{name} is not an object",
-            got=brief(raw),
+            got=shorten(raw),
             allowed='{"train": [...], "test": [...]}',
         )
     demos = _pairs(raw, "train", name, outputs=True)
@@ -129,7 +129,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
         raise DataError(
             "task.not-a-grid",
             f"{name} is not a grid",
-            got=brief(raw),
+            got=shorten(raw),
             allowed="a list of rows, each a list of colours",
         )
     for r, row in enumerate(raw):
@@ -137,7 +137,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
             raise DataError(
                 "task.row-not-a-list",
                 f"{name} is not a grid: row {r} is no list",
-                got=brief(row),
+                got=shorten(row),
                 allowed="a list of colours",
             )
         if len(row) != len(raw[0]):
@@ -161,7 +161,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
                 raise DataError(
                     "task.bad-colour",
                     f"{name} holds something but a colour at row {r}, column {c}",
-                    got=brief(cell),
+                    got=shorten(cell),
                     allowed=f"whole numbers from 0 to {COLOURS - 1}",
                 )
     grid = np.array(raw, dtype=np.uint8)
@@ -172,7 +172,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
 def _pairs(raw: dict[str, Any], key: str, name: str, *, outputs: bool) -> tuple[Pair, ...]:
     items = raw.get(key)
     if not isinstance(items, list) or not items:
-        got = brief(items) if key in raw else f"keys {sorted(map(str, raw))}"
+        got = shorten(items) if key in raw else f"keys {sorted(map(str, raw))}"
         what = "demonstrations" if key == "train" else "test pairs"
         raise DataError(
             "task.no-pairs", f"{name} has no {what}", got=got, allowed=f'a list of pairs under "{key}"'
@@ -183,7 +183,10 @@ def _pairs(raw: dict[str, Any], key: str, name: str, *, outputs: bool) -> tuple[
 def _pair(raw: Any, name: str, *, outputs: bool) -> Pair:
     if not isinstance(raw, dict) or "input" not in raw:
         raise DataError(
-            "task.no-input", f"{name} has no input", got=brief(raw), allowed='{"input": grid, "output": grid}'
+            "task.no-input",
+            f"{name} has no input",
+            got=shorten(raw),
+            allowed='{"input": grid, "output": grid}',
         )
     output = raw.get("output")
     if output is None and outputs:
@@ -214,7 +217,7 @@ _SHORT = _Brief()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
 
 
-def brief(value: Any, limit: int = 60) -> str:
+def shorten(value: Any, limit: int = 60) -> str:
     """A value as one short line for a message."""
     text = _SHORT.repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

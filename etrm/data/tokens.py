@@ -41,12 +41,12 @@ def to_canvas(grid: Grid, side: int = SIDE, offset: tuple[int, int] = (0, 0)) ->
     return canvas
 
 
-def labels_from_canvas(canvas: Tokens) -> Tokens:
+def read_labels(canvas: Tokens) -> Tokens:
     """The labels of a canvas: colours and EOS are scored, PAD is not."""
     return np.where(canvas == PAD, np.int16(IGNORE), canvas)
 
 
-def grid_from_canvas(tokens: npt.NDArray[np.integer]) -> Grid:
+def read_grid(tokens: npt.NDArray[np.integer]) -> Grid:
     """The published crop rule: the largest all-colour rectangle that starts at the top-left.
 
     Inverts :func:`to_canvas` at offset (0, 0). Among equal areas the one with fewer rows wins.

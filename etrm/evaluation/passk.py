@@ -10,13 +10,13 @@ import numpy as np
 
 from etrm.batch import IGNORE
 from etrm.config import DataConfig
-from etrm.data.episodes import evaluation_samples
+from etrm.data.episodes import build_evaluation_samples
 from etrm.data.sample import Sample
 from etrm.data.sources import TaskSet
-from etrm.data.task import Grid, Task, grid_hash
+from etrm.data.task import Grid, Task, hash_grid
 from etrm.errors import ArgumentError, DataError
 from etrm.evaluation.statistics import binomial_interval
-from etrm.evaluation.voting import Candidate, Prediction, Predictor, by_query, rank
+from etrm.evaluation.voting import Candidate, Prediction, Predictor, group_by_query, rank
 
 KS = (1, 2, 5, 10, 100, 1000)
 
@@ -122,7 +122,7 @@ def evaluate(
     """Ask every test query of the tasks under some augmentations, vote, and score.
 
     Nothing outlives the call. The other arguments are those of
-    :func:`etrm.data.episodes.evaluation_samples`, which lays the samples out.
+    :func:`etrm.data.episodes.build_evaluation_samples`, which lays the samples out.
 
     Raises:
         DataError: a test output is unknown, or a sample cannot be laid out.
@@ -136,7 +136,7 @@ def evaluate(
             next_step="put the solutions file next to the challenges file, or write a submission",
         )
     layout = DataConfig() if data is None else data
-    samples = evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
+    samples = build_evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
     return score(tuple(tasks), samples, predict(samples, predictor, batch_size), ks)
 
 
@@ -163,10 +163,10 @@ def predict(samples: Sequence[Sample], predictor: Predictor, batch_size: int = 6
 
 def rank_candidates(tasks: Iterable[Task], predictions: Iterable[Prediction | None]) -> Candidates:
     """The candidates of every test of every task; none where nothing was predicted."""
-    groups = by_query(prediction for prediction in predictions if prediction is not None)
+    groups = group_by_query(prediction for prediction in predictions if prediction is not None)
     ranked = {key: rank(group) for key, group in groups.items()}
     return {
-        task.id: tuple(ranked.get((task.id, grid_hash(pair.input)), ()) for pair in task.tests)
+        task.id: tuple(ranked.get((task.id, hash_grid(pair.input)), ()) for pair in task.tests)
         for task in tasks
     }
 

@@ -138,11 +138,11 @@ def decide(interval: PairedInterval, smallest_effect: float, *, full_seeds: int 
         f"neither rule holds: {found}",
         screening,
         False,
-        seeds_needed(interval, m, full_seeds),
+        count_seeds_needed(interval, m, full_seeds),
     )
 
 
-def seeds_needed(
+def count_seeds_needed(
     interval: PairedInterval, smallest_effect: float, full_seeds: int = FULL_SEEDS
 ) -> int | None:
     """Fewest seeds at which the rule would decide, were mean and deviation to stay as observed.

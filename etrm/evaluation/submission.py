@@ -47,7 +47,7 @@ class Submitted:
     placeholders: Mapping[str, PlaceholderReason]
 
 
-def submission(tasks: Iterable[Task], candidates: Candidates) -> dict[str, list[dict[str, Rows]]]:
+def build_submission(tasks: Iterable[Task], candidates: Candidates) -> dict[str, list[dict[str, Rows]]]:
     """The contents of the file. Empty grids are no attempt: the next candidate takes their place."""
     return {
         task.id: [_attempts(ranked) for ranked in candidates.get(task.id, ((),) * len(task.tests))]
@@ -55,7 +55,7 @@ def submission(tasks: Iterable[Task], candidates: Candidates) -> dict[str, list[
     }
 
 
-def placeholders(
+def find_placeholders(
     tasks: Iterable[Task], candidates: Candidates, max_side: int
 ) -> dict[str, PlaceholderReason]:
     """Why tasks have a test without an answer; a task that is answered is not in it.
@@ -91,10 +91,10 @@ def write_submission(path: Path, tasks: Iterable[Task], candidates: Candidates, 
     """
     tasks = tuple(tasks)
     listing = path.with_name(f"{path.stem}.placeholders.json")
-    done = Submitted(path, listing, len(tasks), placeholders(tasks, candidates, max_side))
+    done = Submitted(path, listing, len(tasks), find_placeholders(tasks, candidates, max_side))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(submission(tasks, candidates)))
+        write_atomically(path, json.dumps(build_submission(tasks, candidates)))
         text = json.dumps({"tasks": done.tasks, "placeholders": done.placeholders}, indent=1)
         write_atomically(listing, text + "\n")
     except OSError as error:

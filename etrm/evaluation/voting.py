@@ -18,8 +18,8 @@ import numpy.typing as npt
 from etrm.config import SIDE
 from etrm.data.augment import parse_name
 from etrm.data.sample import Sample
-from etrm.data.task import Grid, grid_hash
-from etrm.data.tokens import PAD, grid_from_canvas
+from etrm.data.task import Grid, hash_grid
+from etrm.data.tokens import PAD, read_grid
 from etrm.errors import ArgumentError
 
 Answer: TypeAlias = tuple[npt.NDArray[np.integer], float]
@@ -50,12 +50,12 @@ class Prediction:
     @cached_property
     def grid(self) -> Grid:
         """The predicted grid without augmentation; (0, 0) where the first token is no colour."""
-        return plain_grid(self.sample, self.tokens)
+        return undo_augmentation(self.sample, self.tokens)
 
     @cached_property
     def query(self) -> QueryKey:
         """The query that this is a vote on."""
-        return self.sample.task_id, grid_hash(plain_grid(self.sample, self.sample.tokens))
+        return self.sample.task_id, hash_grid(undo_augmentation(self.sample, self.sample.tokens))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class Candidate:
     halting: float
 
 
-def plain_grid(sample: Sample, tokens: npt.NDArray[np.integer]) -> Grid:
+def undo_augmentation(sample: Sample, tokens: npt.NDArray[np.integer]) -> Grid:
     """The grid that a sample's tokens show, without the sample's augmentation."""
     if sample.translated != (0, 0):
         raise ArgumentError(
@@ -83,10 +83,10 @@ def plain_grid(sample: Sample, tokens: npt.NDArray[np.integer]) -> Grid:
     canvas = np.full((SIDE, SIDE), PAD, dtype=np.int64)
     canvas[np.divmod(sample.positions, SIDE)] = tokens
     _, augmentation = parse_name(sample.name)
-    return augmentation.inverse(grid_from_canvas(canvas))
+    return augmentation.inverse(read_grid(canvas))
 
 
-def by_query(predictions: Iterable[Prediction]) -> dict[QueryKey, list[Prediction]]:
+def group_by_query(predictions: Iterable[Prediction]) -> dict[QueryKey, list[Prediction]]:
     """Predictions grouped by what they answer."""
     groups: dict[QueryKey, list[Prediction]] = {}
     for prediction in predictions:
@@ -103,7 +103,7 @@ def rank(predictions: Iterable[Prediction]) -> tuple[Candidate, ...]:
     """
     ballots: dict[str, list[Prediction]] = {}
     for prediction in predictions:
-        ballots.setdefault(grid_hash(prediction.grid), []).append(prediction)
+        ballots.setdefault(hash_grid(prediction.grid), []).append(prediction)
     found = {key: _candidate(ballot) for key, ballot in ballots.items()}
     order = sorted(found, key=lambda key: (-found[key].votes, -found[key].halting, key))
     return tuple(found[key] for key in order)

@@ -25,7 +25,7 @@ from etrm.investigation.runs.budget import Tier
 from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.code_version import judging_hash
 from etrm.investigation.runs.launchers import launcher
-from etrm.process_pool import worker_pool
+from etrm.process_pool import start_workers
 from etrm.training.faults import FAULTS
 
 NOTHING = "none"
@@ -164,7 +164,7 @@ def run(
     done = _claim(root, identity)
     _prepare(base, root, workers, tier, progress)
     waiting = [case for case in chosen if case not in done]
-    with worker_pool(workers) as pool:
+    with start_workers(workers) as pool:
         attempts: dict[Future[Outcome], Case] = {
             pool.submit(_investigate, case, subject_of(case, base), root / case.folder, tier): case
             for case in waiting

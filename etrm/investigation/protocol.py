@@ -18,7 +18,7 @@ from etrm.investigation.runs.budget import LADDER, SCREENING, Tier
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.runs.pretrained_decoder import finished, folder_of, pretrained, trm_config
-from etrm.training.faults import effective
+from etrm.training.faults import apply_faults
 
 ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
 """From the cheap and structural to the expensive; the first VALIDATED one is the root cause."""
@@ -122,7 +122,7 @@ class Investigation:
     @cached_property
     def effective(self) -> Config:
         """The settings that the subject's runs really use, as their records say."""
-        return effective(self.subject)
+        return apply_faults(self.subject)
 
     @cached_property
     def decoder(self) -> Path:

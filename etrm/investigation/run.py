@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from etrm.atomic_files import write_atomically
-from etrm.checkpoints.run_folder import environment
+from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError, RunFolderError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
@@ -45,8 +45,8 @@ from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.code_version import code_hash
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.launchers import Launcher
-from etrm.training.faults import recipe_for
-from etrm.training.task_sets import held_out_tasks, training_tasks
+from etrm.training.faults import build_recipe
+from etrm.training.task_sets import load_held_out_tasks, load_training_tasks
 
 Progress = Callable[[str, int, int], None]
 OnVerdict = Callable[[Hypothesis], None]
@@ -161,8 +161,8 @@ def investigate(
         Interrupted: Ctrl-C; the same command goes on from there.
     """
     chosen(",".join(hypotheses))  # refused before any work
-    began, where = time.perf_counter(), environment()
-    recipe_for(subject)  # an unknown fault is refused before any work
+    began, where = time.perf_counter(), describe_environment()
+    build_recipe(subject)  # an unknown fault is refused before any work
     _claim(out, subject, name, launcher)
     # Every arm has its own seed, a store has one, and neither it nor workers change a sample.
     subject = with_overrides(subject, ("data.store=none", "data.workers=0"))
@@ -185,7 +185,7 @@ def investigate(
         return found
 
     decided = _decide_all(investigation, hypotheses, until_root_cause, reached)
-    baselines = evaluate_baselines(held_out_tasks(subject), subject.data)
+    baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
     found: tuple[Experiment, ...] = ()
     proven = root_cause(decided).confidence == "proven"
     if not (until_root_cause and proven) and subject.model.variant != "trm":
@@ -384,7 +384,7 @@ def _reproduce(
         commit=where["commit"],
         dirty=where["dirty"],
         seeds=investigation.seeds,
-        data_hash=training_tasks(subject).hash,
+        data_hash=load_training_tasks(subject).hash,
         versions=where["versions"],
         hardware=where["hardware"],
         device=here.device,

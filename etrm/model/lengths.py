@@ -10,7 +10,7 @@ from torch import Tensor
 from etrm.device import to_device
 
 
-def by_length(
+def group_by_length(
     lengths: Sequence[int], device: torch.device | None = None, waste: float = 0.15
 ) -> list[tuple[Tensor, int]]:
     """Rows in groups of similar length, the longest first.

@@ -20,7 +20,7 @@ from etrm.model.variant import StepOutput as StepOutput
 from etrm.model.variant import Variant
 
 
-def by_puzzle_id(model: Variant, carry: Carry, batch: Batch) -> Given:
+def look_up_puzzle(model: Variant, carry: Carry, batch: Batch) -> Given:
     """TRM: the row of the puzzle table."""
     assert model.puzzle_table is not None
     return Given(model.puzzle_table(batch.puzzle_ids))
@@ -56,7 +56,7 @@ def encode_at_reset(model: Variant, carry: Carry, batch: Batch) -> Given:
 
 
 POLICIES: dict[str, ContextPolicy] = {
-    "trm": by_puzzle_id,
+    "trm": look_up_puzzle,
     "etrm": encode_every_step,
     "etrm_cached": encode_at_reset,
     "etrm_fct": encode_every_step,

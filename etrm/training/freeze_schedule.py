@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diagnostics import compare, fingerprint
 from etrm.atomic_files import write_atomically
-from etrm.checkpoints.run_folder import writing
+from etrm.checkpoints.run_folder import explain_refused_writes
 from etrm.config import TrainConfig
 from etrm.device import to_host
 from etrm.errors import CheckpointError
@@ -24,7 +24,7 @@ Freeze = Callable[[Variant, str, bool], None]
 """Take a part out of training (True) or put it back (False)."""
 
 
-def part_of(model: Variant, part: str) -> nn.Module:
+def find_part(model: Variant, part: str) -> nn.Module:
     """The module of a part: ``decoder`` or ``encoder``."""
     module = model.core if part == "decoder" else model.encoder
     assert module is not None  # the config refuses to freeze an encoder that is not there
@@ -88,7 +88,7 @@ class Stage:
         """Freezing ends after ``step`` steps, or the run does: compare, and record it."""
         if self.frozen is None:
             return
-        module = part_of(self._model, self._part)
+        module = find_part(self._model, self._part)
         before = copy.deepcopy(module)
         before.load_state_dict(self._reference)
         report = compare(fingerprint(before), module)
@@ -102,17 +102,17 @@ class Stage:
             largest=max((tensor.largest or 0.0 for tensor in learned), default=0.0),
         )
         if self._folder is not None:
-            with writing(self._folder):
+            with explain_refused_writes(self._folder):
                 write_atomically(self._folder / "frozen.json", json.dumps(asdict(self.span), indent=1) + "\n")
 
     def _read_or_keep(self) -> dict[str, Tensor]:
         path = None if self._folder is None else self._folder / "frozen_reference.safetensors"
         if path is not None and path.exists():
             return _read(path)
-        state = part_of(self._model, self._part).state_dict()
+        state = find_part(self._model, self._part).state_dict()
         reference = {name: to_host(tensor).clone() for name, tensor in state.items()}
         if path is not None:
-            with writing(path):
+            with explain_refused_writes(path):
                 write_atomically(path, save(reference))
         return reference
 

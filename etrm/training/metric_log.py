@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etrm.training.metrics import StepSums, finite, step_metrics
+from etrm.training.metrics import StepSums, compute_step_metrics, replace_nonfinite
 
 
 class Landing:
@@ -55,7 +55,7 @@ class LoggedStep:
     Attributes:
         step: optimiser steps done when it ends.
         place: what the host knows before the step, first in the line.
-        sums: on the device, as :func:`etrm.training.metrics.step_sums` gives them.
+        sums: on the device, as :func:`etrm.training.metrics.sum_step` gives them.
         norm: () gradient norm before clipping on the device, None without clipping.
         setting: what the host knows, behind the step's numbers.
         observed: what the toolkit saw.
@@ -79,8 +79,8 @@ class LoggedStep:
         """The step's metrics, once fetched."""
         assert self.fetched is not None
         norm = {} if self.norm is None else {"grad_norm_before_clip": self.norm_value}
-        numbers = step_metrics(self.fetched.sums, self.place["rows"])
-        return finite(self.place | numbers | self.setting | norm | self.observed)
+        numbers = compute_step_metrics(self.fetched.sums, self.place["rows"])
+        return replace_nonfinite(self.place | numbers | self.setting | norm | self.observed)
 
 
 class Journal:

@@ -64,7 +64,7 @@ class StepSums(NamedTuple, Generic[Number]):
     kl_parts: Number
 
 
-def step_sums(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_steps: int) -> Tensor:
+def sum_step(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_steps: int) -> Tensor:
     """The sums of some rows as one tensor, so that one transfer brings them all.
 
     Returns:
@@ -98,7 +98,7 @@ def step_sums(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_steps
     return torch.stack([value.double() for value in sums])
 
 
-def step_metrics(sums: StepSums[float], rows: int) -> Numbers:
+def compute_step_metrics(sums: StepSums[float], rows: int) -> Numbers:
     """Loss, accuracy and halting of one ACT step, from the sums over all its ``rows``.
 
     ``*_all`` counts every scored row; ``*_halted`` the rows that halted now (the published TRM
@@ -133,7 +133,7 @@ def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole and math.isfinite(part) else None
 
 
-def finite(values: dict[str, Any]) -> dict[str, Any]:
+def replace_nonfinite(values: dict[str, Any]) -> dict[str, Any]:
     """The same values with None in place of what JSON cannot hold, and its names under ``nonfinite``."""
     broken = [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
     if not broken:

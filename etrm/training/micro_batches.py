@@ -49,7 +49,7 @@ def split(rows: range, parts: int) -> list[slice]:
     return [slice(part * each, (part + 1) * each) for part in range(parts)]
 
 
-def parts_of_step(
+def build_micro_batches(
     model: Variant,
     slots: Slots,
     carry: Carry,

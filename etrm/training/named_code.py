@@ -9,7 +9,7 @@ from etrm.data.sources import find_source
 from etrm.extensions import source_digest
 from etrm.model.construct import VARIANTS, find_variant
 from etrm.model.encoders import ENCODERS, find_encoder
-from etrm.training.faults import FAULTS, effective, find, recipe_for
+from etrm.training.faults import FAULTS, apply_faults, build_recipe, find
 
 
 def objects(config: Config) -> dict[str, object]:
@@ -19,7 +19,7 @@ def objects(config: Config) -> dict[str, object]:
         ConfigError: a fault is not known.
         ExtensionError: code cannot be loaded, or is something else than its setting takes.
     """
-    used = effective(config)
+    used = apply_faults(config)
     found: dict[str, object] = {name: find(name) for name in config.faults if name not in FAULTS}
     if used.model.encoder.kind not in ENCODERS:
         found[used.model.encoder.kind] = find_encoder(used.model.encoder.kind)
@@ -43,12 +43,12 @@ def seams(config: Config) -> list[object]:
         ConfigError: a fault is not known.
         ExtensionError: see :func:`objects`.
     """
-    recipe = recipe_for(config)
+    recipe = build_recipe(config)
     return [
         *(find(name).apply for name in config.faults),
         *(getattr(recipe, field.name) for field in fields(recipe)),
         *map(_code, objects(config).values()),
-        find_encoder(effective(config).model.encoder.kind),
+        find_encoder(apply_faults(config).model.encoder.kind),
     ]
 
 

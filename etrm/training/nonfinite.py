@@ -138,7 +138,7 @@ def _bad_weights(model: nn.Module) -> list[str]:
 
 
 @contextmanager
-def explained(state: TrainState, step: Callable[[], object]) -> Iterator[None]:
+def explain_nonfinite(state: TrainState, step: Callable[[], object]) -> Iterator[None]:
     """Around one step of a run: one that is not finite is replayed and kept, and its error says where.
 
     Args:
@@ -167,7 +167,7 @@ def _explain(
         kept = copy.deepcopy(state.capture())
         replay = _replay(state, step)
     folder = state.folder
-    newest = checkpoints.saved(folder.checkpoints)[-1:] if folder else []
+    newest = checkpoints.list_saved(folder.checkpoints)[-1:] if folder else []
     report = Report(
         step=state.step + 1,
         code=error.code,

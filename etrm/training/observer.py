@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diagnostics import Absent, Finding, Monitor, RowsFunction, representation
 from etrm.batch import Batch
-from etrm.data import collate, evaluation_samples
+from etrm.data import build_evaluation_samples, collate
 from etrm.device import to_device
 from etrm.training.loss import act_loss
 from etrm.training.train_state import TrainState
@@ -135,7 +135,7 @@ class Observer:
 def _probe_batch(state: TrainState) -> Batch:
     """One query of each of the first tasks, not augmented: fixed, so that only weights move."""
     config = state.config
-    samples = evaluation_samples(state.episodes.tasks, config.data, 1, config.train.seed)
+    samples = build_evaluation_samples(state.episodes.tasks, config.data, 1, config.train.seed)
     first = {sample.task_id: sample for sample in reversed(samples)}
     return collate([first[name] for name in sorted(first)][: config.monitor.probe_tasks])
 

@@ -23,10 +23,10 @@ from etrm.model.construct import build_variant
 from etrm.model.recursive import recursive_core
 from etrm.model.variant import Variant
 from etrm.training import optim
-from etrm.training.freeze_schedule import Freeze, part_of
+from etrm.training.freeze_schedule import Freeze, find_part
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.slots import Slots
-from etrm.training.task_sets import training_tasks
+from etrm.training.task_sets import load_training_tasks
 
 
 def build_model(config: Config, episodes: Episodes) -> Variant:
@@ -46,7 +46,7 @@ def freeze(model: Variant, part: str, frozen: bool) -> None:
 
     Without a gradient the optimiser skips it, decay included.
     """
-    for parameter in part_of(model, part).parameters():
+    for parameter in find_part(model, part).parameters():
         parameter.requires_grad_(not frozen)
         parameter.grad = None
 
@@ -92,7 +92,7 @@ class Recipe:
     """
 
     configure: Callable[[Config], Config] = check_request
-    tasks: Callable[[Config], TaskSet] = training_tasks
+    tasks: Callable[[Config], TaskSet] = load_training_tasks
     build_model: Callable[[Config, Episodes], Variant] = build_model
     load_decoder: Callable[[Variant, Config], None] = load_decoder
     build_optimizers: Callable[..., list[Optimizer]] = optim.build_optimizers

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from etrm.config import Config, is_rules
-from etrm.data import TaskSet, check_leakage, chosen_tasks, load_tasks
+from etrm.data import TaskSet, check_leakage, choose_tasks, load_tasks
 
 
-def training_tasks(config: Config) -> TaskSet:
+def load_training_tasks(config: Config) -> TaskSet:
     """The tasks of the data section, none of which the evaluate section asks.
 
     Raises:
         DataError: the tasks cannot be read.
         LeakageError: a task stands on both sides and is not in ``evaluate.allow_trained``.
     """
-    tasks = chosen_tasks(config.data)
+    tasks = choose_tasks(config.data)
     if "all" not in config.evaluate.allow_trained:
-        check_leakage(tasks, held_out_tasks(config), config.evaluate.allow_trained)
+        check_leakage(tasks, load_held_out_tasks(config), config.evaluate.allow_trained)
     return tasks
 
 
-def held_out_tasks(config: Config) -> TaskSet:
+def load_held_out_tasks(config: Config) -> TaskSet:
     """The tasks that the evaluate section asks."""
     asked = config.evaluate
     return load_tasks(asked.source, asked.subset, config.data.max_side, asked.max_tasks)
 
 
-def whole_set(config: Config, held_out: TaskSet) -> TaskSet:
+def load_whole_set(config: Config, held_out: TaskSet) -> TaskSet:
     """All tasks of the data set that the held-out tasks are taken from, however large and however many.
 
     The rule family has no end: of it, the held-out tasks are the whole.

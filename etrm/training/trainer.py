@@ -25,7 +25,7 @@ from torch import Tensor
 from diagnostics import to_json
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint
-from etrm.checkpoints.run_folder import RunFolder, environment
+from etrm.checkpoints.run_folder import RunFolder, describe_environment
 from etrm.config import Config
 from etrm.data import Episodes
 from etrm.device import pick_device, to_device
@@ -35,15 +35,15 @@ from etrm.model.act import Carry
 from etrm.training import named_code, nonfinite
 from etrm.training.ema import Ema
 from etrm.training.execution.compiling import compile_networks
-from etrm.training.execution.distributed import ALONE, World, joined
+from etrm.training.execution.distributed import ALONE, World, join_processes
 from etrm.training.execution.precision import autocast, check_precision
 from etrm.training.execution.prefetch import Prefetch
-from etrm.training.faults import draw_function, recipe_for
+from etrm.training.faults import build_loader, build_recipe
 from etrm.training.freeze_schedule import Stage
 from etrm.training.loss import act_loss
 from etrm.training.metric_log import Landing, LoggedStep
-from etrm.training.metrics import step_sums
-from etrm.training.micro_batches import MicroBatch, parts_of_step, split
+from etrm.training.metrics import sum_step
+from etrm.training.micro_batches import MicroBatch, build_micro_batches, split
 from etrm.training.observer import Observer
 from etrm.training.optim import schedule, set_rates
 from etrm.training.slots import Slots
@@ -68,7 +68,7 @@ class Trainer:
 
     def __init__(self, config: Config, folder: RunFolder | None = None, world: World = ALONE) -> None:
         self.world = world
-        self.recipe = recipe_for(config)
+        self.recipe = build_recipe(config)
         self.config = self.recipe.configure(config)
         self._requested = config
         self.folder = folder
@@ -95,7 +95,7 @@ class Trainer:
         self.prefetch: Prefetch | None = None
         if self.config.data.workers:
             depth = 2 * train.batch_size  # a step takes a batch at the most
-            self.prefetch = Prefetch(self.config, self.episodes, draw_function, depth)
+            self.prefetch = Prefetch(self.config, self.episodes, build_loader, depth)
         draw = self.prefetch or self.recipe.draw
         self.slots = {
             bucket: Slots(self.episodes, bucket, train.batch_size, draw, self.mine)
@@ -160,7 +160,9 @@ class Trainer:
         slots = self.slots[bucket]
         resets = self.world.gather_flags([flag for part in self.state.halted[bucket] for flag in part.read()])
         slots.refill(resets)
-        parts = parts_of_step(self.model, slots, self.carries[bucket], self._slices, self.world, self.halting)
+        parts = build_micro_batches(
+            self.model, slots, self.carries[bucket], self._slices, self.world, self.halting
+        )
 
         with self.observer.step(len(self.mine)):
             carry, halted, sums = self._forward_and_backward(slots, parts, all(resets))
@@ -209,7 +211,7 @@ class Trainer:
             carries.append(carry)
             loss = act_loss(output, self.recipe.labels(slots, part), train.loss)
             total = self.recipe.weigh(loss.total(train.q_halt_weight, train.kl_weight), self.step)
-            sums.append(step_sums(loss, total, output.q_halt, carry, self.config.model.halt.max_steps))
+            sums.append(sum_step(loss, total, output.q_halt, carry, self.config.model.halt.max_steps))
             if total.requires_grad:
                 torch.autograd.backward(total / train.batch_size)
             # A cached context trains the encoder only through rows that begin: with a frozen decoder the
@@ -240,7 +242,11 @@ class Trainer:
             False where a signal asked to stop early; a checkpoint of that point is kept.
         """
         on = compute(self.config.train, self.device)
-        record = environment() | {"device": on.device, "precision": on.precision, "threads": on.threads}
+        record = describe_environment() | {
+            "device": on.device,
+            "precision": on.precision,
+            "threads": on.threads,
+        }
         record |= {"seed": self.config.train.seed, "data_hash": self.tasks.hash}
         record |= {"queries": len(self.episodes.queries), "skipped_queries": len(self.episodes.skipped)}
         record |= {"tasks": len(self.tasks), "parameters": sum(p.numel() for p in self.model.parameters())}
@@ -257,7 +263,7 @@ class Trainer:
         with self._signals(), closing(self.prefetch) if self.prefetch else nullcontext():
             began = time.perf_counter()
             while self.step < self.config.train.steps and not self.world.any(self._stop):
-                with nonfinite.explained(self.state, self.train_step):
+                with nonfinite.explain_nonfinite(self.state, self.train_step):
                     found = self.advance(read=self._due(self.step + 1))
                 if found:
                     now = time.perf_counter()
@@ -294,7 +300,7 @@ class Trainer:
     def _newest(self) -> tuple[Path, Checkpoint] | None:
         assert self.folder is not None
         problems = []
-        for path in reversed(checkpoints.saved(self.folder.checkpoints)):
+        for path in reversed(checkpoints.list_saved(self.folder.checkpoints)):
             try:
                 return path, checkpoints.read(path)
             except checkpoints.FormatError:
@@ -368,9 +374,9 @@ def train(config: Config, path: Path, *, resume: bool = False, on_step: OnStep |
         False where a signal asked to stop early.
 
     Raises:
-        EtrmError: see :class:`Trainer`, :class:`RunFolder` and :func:`joined`.
+        EtrmError: see :class:`Trainer`, :class:`RunFolder` and :func:`join_processes`.
     """
-    with joined(config.train.device) as world, ExitStack() as held:
+    with join_processes(config.train.device) as world, ExitStack() as held:
         folder = None
         if world.leader:
             folder = RunFolder(path, config, resume=resume)

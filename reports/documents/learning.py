@@ -21,9 +21,9 @@ from etrm.checkpoints.run_table import read_table
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
-from etrm.training.scoring.overfit_gate import GOAL, WINDOW, gate, own_and_foreign
+from etrm.training.scoring.overfit_gate import GOAL, WINDOW, compare_demonstrations, judge
 from etrm.training.scoring.score_run import score_steps
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 from reports.markdown import number, table
 from reports.plots.figures import draw
 from reports.terminal.console import open_console
@@ -68,9 +68,9 @@ def gates(folders: Sequence[Path]) -> tuple[str, bytes]:
 
 
 def _gate_row(kind: str, seed: int, metrics: pd.DataFrame, folder: Path) -> list[str]:
-    found = gate(metrics["accuracy_all"].fillna(0.0).tolist())
+    found = judge(metrics["accuracy_all"].fillna(0.0).tolist())
     warned = {f["rule"] for f in read_findings(folder) if f["severity"] != "note"}
-    own, foreign = own_and_foreign(folder)
+    own, foreign = compare_demonstrations(folder)
     return [
         kind,
         str(seed),
@@ -91,7 +91,7 @@ def held_out(folders: Sequence[Path]) -> tuple[str, bytes]:
     """The table and the figure of every kept checkpoint's exact score on the held-out tasks of its run."""
     runs = [(read_config(folder), score_steps(folder)) for folder in folders]
     config = runs[0][0]
-    baselines = evaluate_baselines(held_out_tasks(config), config.data)
+    baselines = evaluate_baselines(load_held_out_tasks(config), config.data)
     rows = [_held_out_row(name, "", report) for name, report in baselines.items()]
     rows += [
         _held_out_row(f"seed {c.train.seed}", str(step), reports[step])

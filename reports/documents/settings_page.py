@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from etrm.config import presets, sections
-from etrm.setting_texts import as_toml
+from etrm.config import list_presets, list_sections
+from etrm.setting_texts import to_toml
 from reports.markdown import code, escape, table
 from reports.write import write_file
 
@@ -39,10 +39,10 @@ once for the shell: `--set "train.decoder='my runs/x'"`, `--set 'data.exclude=["
 
 def page() -> str:
     """The page as markdown."""
-    parts = [_HEAD.format(presets=", ".join(code(name) for name in presets()))]
-    for section in sections():
+    parts = [_HEAD.format(presets=", ".join(code(name) for name in list_presets()))]
+    for section in list_sections():
         rows = [
-            (code(setting.name), code(as_toml(setting.default)), setting.values, escape(setting.description))
+            (code(setting.name), code(to_toml(setting.default)), setting.values, escape(setting.description))
             for setting in section.settings
         ]
         title = f"## {section.name or 'The whole run'}\n\n{escape(section.summary)}"

@@ -8,9 +8,9 @@ from typing import Any
 
 from etrm.errors import ConfigError
 from etrm.investigation.result import Absent, Direction, Evidence, Experiment, Result, Value
-from etrm.setting_texts import flat
+from etrm.setting_texts import flatten
 from reports.markdown import NOTHING, interval, number, plain
-from reports.names import ordered
+from reports.names import order_hypotheses
 from reports.pages.sections import cost, seeds
 from reports.pages.standing import marks
 
@@ -97,7 +97,7 @@ def _found(before: Result, after: Result) -> Iterator[ResultChange]:
 
 
 def _keys(before: Result, after: Result) -> list[str]:
-    return list(dict.fromkeys((*ordered(after), *ordered(before))))
+    return list(dict.fromkeys((*order_hypotheses(after), *order_hypotheses(before))))
 
 
 def _cause(result: Result) -> str:
@@ -197,7 +197,7 @@ def _circumstances(before: Result, after: Result) -> Iterator[ResultChange]:
         ("machine", "threads of a run", str(old.threads), str(new.threads)),
     ]
     facts += [("versions", *change) for change in _changed(old.versions, new.versions)]
-    facts += [("settings", *change) for change in _changed(flat(old.config), flat(new.config))]
+    facts += [("settings", *change) for change in _changed(flatten(old.config), flatten(new.config))]
     return (ResultChange(*map(plain, fact)) for fact in facts if fact[2] != fact[3])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from etrm.investigation.result import Evidence, Hypothesis, Result, Verdict
 from reports.markdown import NOTHING, bullets, escape, link, paragraph, sentence, value
-from reports.names import page_names
+from reports.names import name_pages
 from reports.pages.margins import margins
 from reports.pages.sections import (
     MEANING,
@@ -122,7 +122,7 @@ def _explained_note(result: Result, key: str) -> str:
     other = explained_by(result, key)
     if other is None:
         return ""
-    pages = page_names(result)[0]
+    pages = name_pages(result)[0]
     name = link(escape(other), pages[other]) if other in pages else escape(other)
     return paragraph(
         f"This verdict is **explained by {name}**: the fault that is named there gives what is measured here, so this "

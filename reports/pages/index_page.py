@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from etrm.investigation.result import Experiment, Hypothesis, Result, Run
 from reports.markdown import NOTHING, bullets, code, count, duration, escape, link, paragraph, sentence, table
-from reports.names import ordered
+from reports.names import order_hypotheses
 from reports.pages.difference import compare
 from reports.pages.difference_page import changes
 from reports.pages.experiment_page import scenario
@@ -116,7 +116,7 @@ def cause_name(result: Result) -> str:
 
 def _matrix(result: Result, pages: Mapping[str, str]) -> str:
     rows = []
-    for key in ordered(result):
+    for key in order_hypotheses(result):
         hypothesis = result.hypotheses[key]
         name = f"{escape(key)}: {escape(hypothesis.title)}"
         marked = f"**{hypothesis.verdict.value}** {escape(marks(result, key))}".rstrip()
@@ -149,7 +149,7 @@ def _experiments(experiments: Sequence[Experiment], files: Sequence[str]) -> str
 def _parts(result: Result) -> list[tuple[str, Hypothesis | Experiment]]:
     """What was run, with the name that tables give it."""
     parts: list[tuple[str, Hypothesis | Experiment]] = [
-        (escape(key), result.hypotheses[key]) for key in ordered(result)
+        (escape(key), result.hypotheses[key]) for key in order_hypotheses(result)
     ]
     return parts + [(escape(experiment.title), experiment) for experiment in result.experiments]
 

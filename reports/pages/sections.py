@@ -33,7 +33,7 @@ from reports.markdown import (
     table,
     value,
 )
-from reports.words import DIRECTIONS, final_value
+from reports.words import DIRECTIONS, name_final_value
 
 MEANING = {
     Verdict.VALIDATED: "VALIDATED means that the statement below holds: this fault is present.",
@@ -212,7 +212,8 @@ def _final_values(arm: str, runs: Sequence[Run]) -> str:
     if not metrics:
         return ""
     rows = [
-        [escape(final_value(metric)), *(value(run.final.get(metric)) for run in runs)] for metric in metrics
+        [escape(name_final_value(metric)), *(value(run.final.get(metric)) for run in runs)]
+        for metric in metrics
     ]
     headers = ["final value", *(f"seed {run.seed}" for run in runs)]
     return f"Arm {code(arm)}:\n\n{table(headers, rows, 'l' + 'r' * len(runs))}"

@@ -8,7 +8,7 @@ from functools import partial
 from etrm.investigation.result import Experiment, Hypothesis, Result
 from reports import html
 from reports.markdown import escape, link, paragraph
-from reports.names import ordered, page_names, unique
+from reports.names import make_unique, name_pages, order_hypotheses
 from reports.pages.experiment_page import experiment_page
 from reports.pages.hypothesis_page import hypothesis_page
 from reports.pages.index_page import index_page
@@ -25,11 +25,11 @@ def files(result: Result, previous: Result | None = None) -> dict[str, bytes]:
         result: the investigation.
         previous: the one that stood in the folder before it.
     """
-    names, experiment_names = page_names(result)
+    names, experiment_names = name_pages(result)
     drawn: dict[str, bytes] = {}
     index = index_page(result, names, experiment_names, previous)
     pages: dict[str, Callable[[str], str]] = {}  # each as markdown, given what stands under its title
-    for key in ordered(result):
+    for key in order_hypotheses(result):
         images, found = _images(result.hypotheses[key], names[key])
         drawn |= found
         pages[names[key]] = partial(hypothesis_page, result, key, images)
@@ -54,7 +54,7 @@ def _images(part: Hypothesis | Experiment, page: str) -> tuple[list[str], dict[s
     stem = page.removesuffix(".md")
     keys = [figure.key for figure in part.figures]
     prefixed = [key if key.startswith(stem) else f"{stem}-{key}" for key in keys]
-    *names, paired_name = (f"figures/{name}.png" for name in unique([*prefixed, f"{stem}-paired"]))
+    *names, paired_name = (f"figures/{name}.png" for name in make_unique([*prefixed, f"{stem}-paired"]))
     shown, drawn = [], {}
     for figure, name in zip(part.figures, names, strict=True):
         drawn[name] = figures.draw(figure, part.series, arms)
@@ -74,7 +74,7 @@ def _image(title: str, path: str, caption: str) -> str:
 
 
 def _navigation(result: Result, current: str = "") -> str:
-    pages, experiment_pages = page_names(result)
-    entries = [("Index", "index.md"), *((escape(key), pages[key]) for key in ordered(result))]
+    pages, experiment_pages = name_pages(result)
+    entries = [("Index", "index.md"), *((escape(key), pages[key]) for key in order_hypotheses(result))]
     entries += [(escape(e.title), page) for e, page in zip(result.experiments, experiment_pages, strict=True)]
     return " · ".join(f"**{name}**" if page == current else link(name, page) for name, page in entries)

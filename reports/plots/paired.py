@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from etrm.investigation.result import Absent, Arm, Evidence, Run
 from reports.plots.curves import LARGEST
 from reports.plots.figures import COLOURS, GREY, WIDTH_IN, fixed_style, png, shown
-from reports.words import final_value
+from reports.words import name_final_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,7 @@ def _draw_panel(axes: Axes, names: Sequence[str], panel: PairedPanel) -> None:
         )
     means = [sum(column) / len(column) for column in zip(*panel.by_seed.values(), strict=True)]
     axes.plot(x, means, color=COLOURS[0], linewidth=2.3, marker="o", markersize=5.5, markeredgewidth=0)
-    axes.set_title(shown(final_value(panel.metric), 26), fontsize=9.5)
+    axes.set_title(shown(name_final_value(panel.metric), 26), fontsize=9.5)
     axes.set_xticks(list(x), [shown(name, 14, lines=3) for name in names], fontsize=9)
     if len(names) > 3:  # side by side they would overlap
         axes.tick_params(axis="x", labelrotation=90)

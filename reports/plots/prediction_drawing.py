@@ -17,7 +17,7 @@ from etrm.data.draw import COLOUR_HEX, INK_HEX, draw_grid
 from etrm.training.scoring.score_run import Evaluated
 from reports.markdown import count
 from reports.plots.figures import GREY, fixed_style, png, shown
-from reports.runs.predictions import Answered, Mask, size
+from reports.runs.predictions import Answered, Mask, format_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def in_terminal(answers: Sequence[Answered], *, demos: bool = False) -> Renderab
 
 
 def _titled(title: str, grid: Grid, marked: Mask | None = None) -> RenderableType:
-    head = Text(f"{title} {size(grid)}" if grid.size else f"{title}: none", style="dim")
+    head = Text(f"{title} {format_size(grid)}" if grid.size else f"{title}: none", style="dim")
     return Group(head, draw_grid(grid, marked)) if grid.size else head
 
 
@@ -196,7 +196,7 @@ def _rows(answers: Sequence[Answered], demos: bool) -> list[PanelRow]:
 
 
 def _label(title: str, grid: Grid) -> str:
-    return f"{title} {size(grid)}" if grid.size else f"{title}: none"
+    return f"{title} {format_size(grid)}" if grid.size else f"{title}: none"
 
 
 def _cells(axes: Axes, panel: GridPanel) -> None:

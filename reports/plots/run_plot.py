@@ -11,7 +11,7 @@ from etrm.investigation.protocol import smoothed
 from etrm.investigation.result import Figure, Series
 from reports.plots.figures import draw
 from reports.runs.compare import NUMBERS, RunComparison
-from reports.runs.groups import arms
+from reports.runs.groups import group_by_setting
 from reports.runs.history import WINDOW, History
 from reports.write import write_file
 
@@ -32,7 +32,7 @@ def plot_runs(
         RunFolderError: a folder is no run, no step logged the quantity, or ``out`` cannot be written.
     """
     configs = [read_config(folder) for folder in folders]
-    names = arms(configs)
+    names = group_by_setting(configs)
     curves = [
         curve
         for folder, config, arm in zip(folders, configs, names, strict=True)

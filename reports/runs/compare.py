@@ -17,7 +17,7 @@ from rich.text import Text
 from etrm.errors import ConfigError, RunFolderError
 from reports.markdown import NOTHING, duration, number
 from reports.runs.followed_run import Followed
-from reports.runs.groups import arms, differing, shown
+from reports.runs.groups import find_differing, group_by_setting, shorten_setting
 from reports.runs.history import WINDOW
 
 NUMBERS = {
@@ -104,7 +104,7 @@ def compare(folders: Sequence[Path]) -> RunComparison:
         )
     runs = [Followed(folder) for folder in folders]
     configs = [run.config for run in runs]
-    return RunComparison(runs, arms(configs), differing(configs), list(_doubts(runs)))
+    return RunComparison(runs, group_by_setting(configs), find_differing(configs), list(_doubts(runs)))
 
 
 def _doubts(runs: Sequence[Followed]) -> Iterator[Doubt]:
@@ -142,7 +142,7 @@ def _record(folder: Path) -> dict[str, Any]:
 def _flat(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in sorted(value.items()))
-    return shown(value)[:40]  # a whole hash says no more than its beginning
+    return shorten_setting(value)[:40]  # a whole hash says no more than its beginning
 
 
 def as_tables(found: RunComparison) -> RenderableType:
@@ -167,7 +167,7 @@ def _settings(found: RunComparison) -> RenderableType:
         return Text("the settings are the same, the seed too")
     table = _table(found, "settings that differ")
     for key, values in found.settings.items():
-        table.add_row(key, *(Text(shown(value)) for value in values))
+        table.add_row(key, *(Text(shorten_setting(value)) for value in values))
     return table
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from etrm.checkpoints.run_folder import read_config, read_findings
 from etrm.config import Config
 from reports.runs.history import History
-from reports.runs.run_state import Status, lock_holder, status
+from reports.runs.run_state import Status, find_lock_holder, read_status
 
 
 class Followed:
@@ -34,9 +34,9 @@ class Followed:
     def update(self) -> None:
         """Look again."""
         # The lock first: whoever is seen to have let go of it has logged all its steps.
-        holder = lock_holder(self.folder / "lock")
+        holder = find_lock_holder(self.folder / "lock")
         self.history.update()
-        self.status: Status = status(self.folder, self.config.train.steps, self.history.step, holder)
+        self.status: Status = read_status(self.folder, self.config.train.steps, self.history.step, holder)
         self.findings: list[dict[str, Any]] = read_findings(self.folder)
 
     @property

@@ -6,30 +6,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from etrm.config import Config
-from etrm.setting_texts import flat
+from etrm.setting_texts import flatten
 
 Settings = dict[str, Any]
 
 
-def settings(config: Config) -> Settings:
+def read_settings(config: Config) -> Settings:
     """The config as ``section.key`` and value, the way ``--set`` takes it."""
-    return flat(config.model_dump(mode="json"))
+    return flatten(config.model_dump(mode="json"))
 
 
-def differing(configs: Sequence[Config]) -> dict[str, list[Any]]:
+def find_differing(configs: Sequence[Config]) -> dict[str, list[Any]]:
     """The settings that not all configs share, each with its value in every config."""
-    trees = [settings(config) for config in configs]
+    trees = [read_settings(config) for config in configs]
     values = {key: [tree.get(key) for tree in trees] for key in trees[0]} if trees else {}
     return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
 
 
-def arms(configs: Sequence[Config]) -> list[str]:
+def group_by_setting(configs: Sequence[Config]) -> list[str]:
     """A name for every config; the same where they differ in nothing but the seed.
 
     The name is the preset, or the variant of the model, then the faults, and where that does not tell
     the arms apart, the settings in which they differ.
     """
-    differences = differing(configs)
+    differences = find_differing(configs)
     differences.pop("train.seed", None)
     apart = [tuple(repr(found[i]) for found in differences.values()) for i in range(len(configs))]
     short = [_short(config) for config in configs]
@@ -37,15 +37,17 @@ def arms(configs: Sequence[Config]) -> list[str]:
         return short
     spelt = [key for key in differences if key not in ("preset", "faults")]
     return [
-        ", ".join([name, *(f"{key.rpartition('.')[2]} {shown(differences[key][i])}" for key in spelt)])
+        ", ".join(
+            [name, *(f"{key.rpartition('.')[2]} {shorten_setting(differences[key][i])}" for key in spelt)]
+        )
         for i, name in enumerate(short)
     ]
 
 
-def shown(value: Any) -> str:
+def shorten_setting(value: Any) -> str:
     """A setting as a person writes it."""
     if isinstance(value, list):
-        return ", ".join(map(shown, value)) or "none"
+        return ", ".join(map(shorten_setting, value)) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from etrm.checkpoints.run_table import is_number, metrics_table
+from etrm.checkpoints.run_table import is_number, read_metrics_table
 from reports.runs.json_lines_tail import Tail
 
 WINDOW = 25
@@ -22,7 +22,7 @@ RECENT = 50
 LOWER_IS_BETTER = frozenset({"loss", "lm_loss", "q_halt_loss", "kl"})
 
 
-def smoothed(curve: pd.Series) -> npt.NDArray[np.float64]:
+def smooth(curve: pd.Series) -> npt.NDArray[np.float64]:
     """Means over :data:`WINDOW` neighbouring values, one for each place of the window.
 
     Args:
@@ -38,8 +38,8 @@ class History:
 
     def __init__(self, folder: Path) -> None:
         self._metrics, self._timing = Tail(folder / "metrics.jsonl"), Tail(folder / "timing.jsonl")
-        self.table = metrics_table([])
-        """See :func:`etrm.checkpoints.run_table.metrics_table`."""
+        self.table = read_metrics_table([])
+        """See :func:`etrm.checkpoints.run_table.read_metrics_table`."""
         self.step = 0
         """The last logged step."""
         self.seconds = array("d")
@@ -49,9 +49,9 @@ class History:
         """Read what has come."""
         metrics, timing = self._metrics.read(), self._timing.read()
         if metrics.restarted:
-            self.table, self.step = metrics_table([]), 0
+            self.table, self.step = read_metrics_table([]), 0
         if metrics.lines:
-            new = metrics_table(metrics.lines)
+            new = read_metrics_table(metrics.lines)
             self.table = pd.concat((self.table, new)) if len(self.table) else new
             self.step = metrics.lines[-1]["step"]
         if timing.restarted:
@@ -69,13 +69,13 @@ class History:
 
     def last(self, key: str) -> float | None:
         """The mean of a quantity over its last steps; None where it was never logged."""
-        return float(smoothed(self.curve(key))[-1]) if key in self.table else None
+        return float(smooth(self.curve(key))[-1]) if key in self.table else None
 
     def best(self, key: str) -> float | None:
         """The best of the smoothed values of a quantity: the lowest loss, the highest of anything else."""
         if key not in self.table:
             return None
-        means = smoothed(self.curve(key))
+        means = smooth(self.curve(key))
         return float(means.min() if key in LOWER_IS_BETTER else means.max())
 
     @property

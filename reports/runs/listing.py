@@ -89,7 +89,7 @@ def list_runs(roots: Iterable[Path], sort: str = "folder") -> list[ListedRun]:
     name = sort.removeprefix("-")
     if name not in SORTS:
         raise ConfigError("runs.unknown-sort", f"cannot sort runs by {name!r}", allowed=", ".join(SORTS))
-    entries = [entry(folder) for folder in dict.fromkeys(run_folders(roots))]
+    entries = [read_entry(folder) for folder in dict.fromkeys(run_folders(roots))]
     values = [(_sort_value(one, name), one) for one in entries]
     known = [(value, one) for value, one in values if value not in (None, "")]
     known.sort(key=lambda pair: pair[0], reverse=sort.startswith("-"))
@@ -100,7 +100,7 @@ def _sort_value(one: ListedRun, name: str) -> Any:
     return one.best.get(name) if name in NUMBERS else getattr(one, name)
 
 
-def entry(folder: Path) -> ListedRun:
+def read_entry(folder: Path) -> ListedRun:
     """What stands in one run folder; ``damaged`` with the reason where that cannot be read."""
     try:
         run = Followed(folder)

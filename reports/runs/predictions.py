@@ -59,7 +59,7 @@ class Answered:
     @property
     def wrong_cells(self) -> Mask:
         """(rows, columns) of the answer: which of its cells differ from the target, or lie outside it."""
-        return differs(self.grid, self.target)
+        return find_wrong_cells(self.grid, self.target)
 
     def words(self) -> list[str]:
         """What to say beside the grids."""
@@ -71,7 +71,7 @@ class Answered:
         if self.grid.size == 0:
             lines.append("the answer holds no grid")
         elif self.grid.shape != self.target.shape:
-            lines.append(f"{size(self.grid)}, should be {size(self.target)}")
+            lines.append(f"{format_size(self.grid)}, should be {format_size(self.target)}")
         elif not self.solved:
             lines.append(f"{int(self.wrong_cells.sum())} of {self.target.size} cells differ")
         lines.append(f"{self.answer.votes} of {self.result.votes} votes")
@@ -79,7 +79,7 @@ class Answered:
         return lines
 
 
-def differs(grid: Grid, target: Grid) -> Mask:
+def find_wrong_cells(grid: Grid, target: Grid) -> Mask:
     """(rows, columns) of ``grid``: which cells the target has otherwise, or has not."""
     wrong = np.ones(grid.shape, dtype=bool)
     rows, columns = min(grid.shape[0], target.shape[0]), min(grid.shape[1], target.shape[1])
@@ -87,7 +87,7 @@ def differs(grid: Grid, target: Grid) -> Mask:
     return wrong
 
 
-def predictions(
+def read_predictions(
     folder: Path, settings: Changes | None = None, *, tasks: int = 6, only: Sequence[str] = ()
 ) -> tuple[Evaluated, list[Answered]]:
     """The answers of a run's newest checkpoint, as ``etrm evaluate`` with the same settings scores them.
@@ -123,6 +123,6 @@ def _of_task(found: Evaluated, task: Task) -> Iterator[Answered]:
         yield Answered(task, query, candidates[0] if candidates else None, results[query])
 
 
-def size(grid: Grid) -> str:
+def format_size(grid: Grid) -> str:
     """Rows x columns."""
     return f"{grid.shape[0]}x{grid.shape[1]}"

@@ -52,21 +52,23 @@ class Status:
         return f"{self.state} ({self.detail})" if self.detail else str(self.state)
 
 
-def status(folder: Path, steps: int, logged: int, holder: int | None) -> Status:
+def read_status(folder: Path, steps: int, logged: int, holder: int | None) -> Status:
     """The state of a run folder.
 
     Args:
         folder: of the run.
         steps: that its config asks for.
         logged: the last step in its metrics.
-        holder: of its lock, asked for before the metrics were read, see :func:`lock_holder`.
+        holder: of its lock, asked for before the metrics were read, see :func:`find_lock_holder`.
 
     Raises:
         RunFolderError: its record of where it ran is damaged.
     """
     if holder is not None:
         return Status(State.RUNNING, f"process {holder}")
-    names = [path.name.removeprefix(checkpoints.PREFIX) for path in checkpoints.saved(folder / "checkpoints")]
+    names = [
+        path.name.removeprefix(checkpoints.PREFIX) for path in checkpoints.list_saved(folder / "checkpoints")
+    ]
     newest = max((int(name) for name in names if name.isdecimal()), default=-1)
     if newest >= steps:
         return Status(State.FINISHED)
@@ -80,7 +82,7 @@ def status(folder: Path, steps: int, logged: int, holder: int | None) -> Status:
     return Status(State.FAILED, f"newest checkpoint: step {newest}" if newest >= 0 else "no checkpoint")
 
 
-def lock_holder(lock: Path) -> int | None:
+def find_lock_holder(lock: Path) -> int | None:
     """The process that holds the lock of a file; None where none can be seen from here."""
     if not LOCKS.exists():
         return None

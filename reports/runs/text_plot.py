@@ -8,7 +8,7 @@ import numpy.typing as npt
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
-def binned(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
+def bin_points(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
     """``width`` values: means over equal stretches, or each repeated where there are fewer than ``width``."""
     if len(values) < width:
         return values[np.arange(width) * len(values) // width]
@@ -16,7 +16,7 @@ def binned(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float6
     return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
 
 
-def text_plot(values: npt.NDArray[np.float64], low: float, high: float, height: int = 1) -> list[str]:
+def draw_text_plot(values: npt.NDArray[np.float64], low: float, high: float, height: int = 1) -> list[str]:
     """Columns, one for each value, as lines of text from the top.
 
     Args:

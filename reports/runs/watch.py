@@ -16,9 +16,9 @@ from rich.text import Text
 
 from reports.markdown import duration, number
 from reports.runs.followed_run import Followed
-from reports.runs.history import RECENT, WINDOW, History, smoothed
+from reports.runs.history import RECENT, WINDOW, History, smooth
 from reports.runs.run_state import State
-from reports.runs.text_plot import binned, text_plot
+from reports.runs.text_plot import bin_points, draw_text_plot
 
 INTERVAL_S = 1.0
 BESIDE_PLOT = 67
@@ -80,7 +80,7 @@ def watch(folder: Path, console: Console, *, once: bool = False) -> None:
         EtrmError: the folder cannot be read, or holds no run where one frame is asked for.
     """
     if once or not console.is_terminal:
-        console.print(frame(Followed(folder), console.width))
+        console.print(build_frame(Followed(folder), console.width))
         return
     waiting = Text(f"{folder}: no run yet; waiting for one to begin (Ctrl-C ends)")
     with Live(waiting, console=console, auto_refresh=False, vertical_overflow="crop") as live:
@@ -88,14 +88,14 @@ def watch(folder: Path, console: Console, *, once: bool = False) -> None:
         while not (folder / "config.json").exists():
             time.sleep(INTERVAL_S)
         run = Followed(folder)
-        live.update(frame(run, console.width), refresh=True)
+        live.update(build_frame(run, console.width), refresh=True)
         while not run.status.ended:
             time.sleep(INTERVAL_S)
             run.update()
-            live.update(frame(run, console.width), refresh=True)
+            live.update(build_frame(run, console.width), refresh=True)
 
 
-def frame(run: Followed, width: int) -> RenderableType:
+def build_frame(run: Followed, width: int) -> RenderableType:
     """One look at a run, for a terminal of so many characters."""
     history, plot_width = run.history, max(10, width - BESIDE_PLOT)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -124,9 +124,9 @@ def _sections(history: History) -> Iterator[tuple[str, Sequence[WatchedQuantity]
 
 
 def _add(table: Table, row: WatchedQuantity, history: History, plot_width: int) -> None:
-    means = smoothed(history.curve(row.key))
+    means = smooth(history.curve(row.key))
     low, high = float(means.min()), float(means.max())
-    plot = text_plot(binned(means, plot_width), *(row.limits or (low, high)), height=row.height)
+    plot = draw_text_plot(bin_points(means, plot_width), *(row.limits or (low, high)), height=row.height)
     numbers = (number(value) for value in (float(means[-1]), low, high))
     table.add_row(Text(f"  {row.label}"), *numbers, Text("\n".join(plot), style="cyan"))
 

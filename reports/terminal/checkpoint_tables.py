@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from etrm.checkpoints.import_published import Imported
 from etrm.checkpoints.inspect_tensors import Inspection, TensorComparison, TensorSummary, WeightsComparison
-from etrm.setting_texts import flat
+from etrm.setting_texts import flatten
 from reports.terminal.console import open_console
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def inspection(found: Inspection) -> Group:
         "digest": "verified" if found.verified else "the file has none",
         "data hash": _or_unknown(found.data_hash),
     }
-    settings = "unknown" if found.settings is None else _words(flat(found.settings))
+    settings = "unknown" if found.settings is None else _words(flatten(found.settings))
     totals = _table("part", "tensors", "values", "bytes", "not finite")
     for part, total in found.totals.items():
         totals.add_row(
@@ -85,7 +85,7 @@ def comparison(found: WeightsComparison) -> Group:
 
 def imported(found: Imported) -> Group:
     """The folder, and of every setting its value and where it is known from."""
-    values = flat(found.config.model.model_dump(mode="json"))
+    values = flatten(found.config.model.model_dump(mode="json"))
     table = _table("setting", "value", "known from")
     for name, source in found.sources.items():
         table.add_row(name, str(values[name]), source)

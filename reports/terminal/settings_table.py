@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from etrm.config import Resolved, Setting, sections, settings
-from etrm.setting_texts import as_toml, flat
-from reports.runs.groups import shown
+from etrm.config import Resolved, Setting, list_sections, list_settings
+from etrm.setting_texts import flatten, to_toml
+from reports.runs.groups import shorten_setting
 from reports.terminal.console import open_console
 
 if TYPE_CHECKING:
@@ -31,22 +31,22 @@ def print_settings(found: Resolved, json_wanted: bool) -> None:
 
 def settings_toml(found: Resolved) -> str:
     """The settings as a TOML file, a line each, that gives the same config when it is read."""
-    values = flat(found.config.model_dump(mode="json"))
+    values = flatten(found.config.model_dump(mode="json"))
     lines = []
-    for name, setting in settings().items():
-        source, default = _source(found, name), as_toml(setting.default)
+    for name, setting in list_settings().items():
+        source, default = _source(found, name), to_toml(setting.default)
         origin = source if source == "default" else f"{source}, default {default}"
-        assignment = f"{name} = {as_toml(values[name])}"
+        assignment = f"{name} = {to_toml(values[name])}"
         lines.append(f"{assignment:<{_COMMENT}}  # {origin} | {setting.values} | {setting.description}\n")
     return "".join(lines)
 
 
 def settings_json(found: Resolved) -> str:
     """The settings as a JSON array of objects, the fields of :class:`etrm.config.Setting` among their keys."""
-    values = flat(found.config.model_dump(mode="json"))
+    values = flatten(found.config.model_dump(mode="json"))
     rows = [
         {"value": values[name], "source": asdict(found.sources[name]), **asdict(setting)}
-        for name, setting in settings().items()
+        for name, setting in list_settings().items()
     ]
     return json.dumps(rows, indent=1) + "\n"
 
@@ -55,8 +55,8 @@ def tables(found: Resolved) -> Group:
     """A table for every section; what is not at its default is bold."""
     from rich.console import Group
 
-    values = flat(found.config.model_dump(mode="json"))
-    return Group(*(_table(section.name, section.settings, values, found) for section in sections()))
+    values = flatten(found.config.model_dump(mode="json"))
+    return Group(*(_table(section.name, section.settings, values, found) for section in list_sections()))
 
 
 def _table(title: str, rows: tuple[Setting, ...], values: dict[str, Any], found: Resolved) -> Table:
@@ -77,7 +77,7 @@ def _table(title: str, rows: tuple[Setting, ...], values: dict[str, Any], found:
     for setting in rows:
         cells = (
             setting.name,
-            shown(values[setting.name]),
+            shorten_setting(values[setting.name]),
             _source(found, setting.name),
             _default(setting),
             setting.values,
@@ -95,4 +95,4 @@ def _source(found: Resolved, name: str) -> str:
 
 
 def _default(setting: Setting) -> str:
-    return shown(setting.default) or "''"
+    return shorten_setting(setting.default) or "''"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from etrm.investigation.result import Hypothesis, Result, Verdict
 from reports.markdown import duration, plain, sentence
-from reports.names import ordered
+from reports.names import order_hypotheses
 from reports.pages.experiment_page import scenario
 from reports.pages.standing import marks
 
@@ -83,13 +83,13 @@ def _cause(result: Result) -> str:
 
 
 def _decided(result: Result) -> list[str]:
-    return [key for key in ordered(result) if result.hypotheses[key].verdict is not Verdict.NOT_RUN]
+    return [key for key in order_hypotheses(result) if result.hypotheses[key].verdict is not Verdict.NOT_RUN]
 
 
 def _not_run(result: Result) -> list[str]:
     """One line for each reason, so that what was not run does not hide what was."""
     by_reason: dict[str, list[str]] = {}
-    for key in ordered(result):
+    for key in order_hypotheses(result):
         hypothesis = result.hypotheses[key]
         if hypothesis.verdict is Verdict.NOT_RUN:
             name = f"{plain(key)} {plain(hypothesis.title)}"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from etrm.checkpoints.decoder_loading import (
     DecoderSource,
-    differing_settings,
+    find_differing_settings,
     load_decoder,
     read_source,
 )
@@ -107,7 +107,7 @@ def test_a_setting_without_weights_that_differs_is_refused_unless_allowed_by_nam
     tensors = read_source(PUBLISHED, "ema").tensors
     found = source(tensors, **{**PUBLISHED_CONFIG, name: theirs})
     ours = getattr(config(), name)
-    assert differing_settings(found, config()) == {name: (theirs, ours)}
+    assert find_differing_settings(found, config()) == {name: (theirs, ours)}
     with raises_code(CheckpointError, "decoder.other-function", f"{name} {theirs}", ours) as caught:
         load_decoder(core(), found, config(), TrainConfig())
     assert f"model.{name}={theirs}" in caught.value.next_step
@@ -119,7 +119,7 @@ def test_a_setting_without_weights_that_differs_is_refused_unless_allowed_by_nam
 
 
 def test_a_file_that_says_nothing_of_its_settings_is_taken_as_it_is() -> None:
-    assert differing_settings(source({}), config()) == {}
+    assert find_differing_settings(source({}), config()) == {}
 
 
 # -- sources ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etrm.checkpoints import format as checkpoints
-from etrm.checkpoints.format import Checkpoint, read, read_weights, save, saved
+from etrm.checkpoints.format import Checkpoint, list_saved, read, read_weights, save
 from etrm.errors import CheckpointError
 from tests.errors import assert_holds, raises_code
 
@@ -62,11 +62,11 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10, 200):
         save(tmp_path, made(step), keep=3)
     assert names(tmp_path) == ["step_00000003", "step_00000010", "step_00000200"]
-    assert [path.name for path in saved(tmp_path)] == names(tmp_path)
+    assert [path.name for path in list_saved(tmp_path)] == names(tmp_path)
 
 
 def test_a_folder_that_is_not_there_holds_no_checkpoint(tmp_path: Path) -> None:
-    assert saved(tmp_path / "none") == []
+    assert list_saved(tmp_path / "none") == []
 
 
 def test_a_step_may_be_written_again(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_goes(tmp_p
     half = tmp_path / f".step_00000002.{os.getpid() + 1}.tmp"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
-    assert saved(tmp_path) == []
+    assert list_saved(tmp_path) == []
     save(tmp_path, made(3), keep=1)
     assert names(tmp_path) == ["step_00000003"]
 

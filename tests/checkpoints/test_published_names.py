@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from etrm.checkpoints.published_names import (
-    our_name,
-    our_settings,
-    published_name,
-    published_settings,
     strip_wrappers,
+    to_our_name,
+    to_our_settings,
+    to_published_name,
+    to_published_settings,
 )
 from etrm.config import ModelConfig
 from etrm.errors import CheckpointError
@@ -63,18 +63,18 @@ def test_only_what_stands_in_front_is_stripped(name: str) -> None:
 def test_every_name_of_every_model_goes_there_and_back(model: str) -> None:
     config = MODELS[model]
     ours = names_of(config)
-    theirs = [published_name(name, config.encoder.kind) for name in ours]
+    theirs = [to_published_name(name, config.encoder.kind) for name in ours]
     assert len(set(theirs)) == len(ours)
-    assert [our_name(name) for name in theirs] == ours
-    assert [our_name("_orig_mod." + name) for name in theirs] == ours
-    assert [our_name(name) for name in ours] == ours
+    assert [to_our_name(name) for name in theirs] == ours
+    assert [to_our_name("_orig_mod." + name) for name in theirs] == ours
+    assert [to_our_name(name) for name in ours] == ours
 
 
 @pytest.mark.parametrize("case", sorted(path.name for path in PARITY.iterdir()))
 def test_published_files_have_the_published_names(case: str) -> None:
     theirs = set(load_file(PARITY / case / "weights.safetensors"))
     kind = case.removeprefix("etrm_") if "hybrid" in case or "lpn" in case else "standard"
-    assert {published_name(our_name(name), kind) for name in theirs} == theirs
+    assert {to_published_name(to_our_name(name), kind) for name in theirs} == theirs
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_published_files_have_the_published_names(case: str) -> None:
     ],
 )
 def test_names_that_no_parity_case_has(theirs: str, kind: str, ours: str) -> None:
-    assert our_name(theirs) == ours
-    assert published_name(ours, kind) == "model." + theirs
+    assert to_our_name(theirs) == ours
+    assert to_published_name(ours, kind) == "model." + theirs
     assert ours in {name for config in MODELS.values() for name in names_of(config)}
 
 
@@ -117,7 +117,7 @@ def test_names_that_no_parity_case_has(theirs: str, kind: str, ours: str) -> Non
 @pytest.mark.parametrize("model", MODELS)
 def test_the_settings_of_a_model_go_there_and_back(model: str) -> None:
     config = MODELS[model]
-    found = our_settings(published_settings(config), config.variant, config.encoder.kind)
+    found = to_our_settings(to_published_settings(config), config.variant, config.encoder.kind)
     for name, value in found.items():
         section, _, knob = name.rpartition(".")
         assert getattr(getattr(config, section) if section else config, knob) == value, name
@@ -138,13 +138,13 @@ def test_a_model_that_the_published_code_cannot_compute_has_no_published_setting
     changed: dict[str, object], named: str
 ) -> None:
     with raises_code(CheckpointError, "export.other-function", got=named) as caught:
-        published_settings(ModelConfig(**changed))
+        to_published_settings(ModelConfig(**changed))
     assert caught.value.got == named
 
 
 def test_what_the_settings_of_an_encoder_say_is_nothing_to_a_model_without_one() -> None:
     given = ModelConfig(variant="trm", encoder={"qk_norm": True, "kind": "recurrent", "layer_scale": 0.1})
-    assert published_settings(given) == published_settings(ModelConfig(variant="trm"))
+    assert to_published_settings(given) == to_published_settings(ModelConfig(variant="trm"))
 
 
 @pytest.mark.parametrize(
@@ -159,11 +159,11 @@ def test_what_the_settings_of_an_encoder_say_is_nothing_to_a_model_without_one()
 )
 def test_settings_of_another_model_are_refused(values: dict[str, object], kind: str) -> None:
     with raises_code(CheckpointError, "import.settings-of-other-model") as caught:
-        our_settings(values, "etrm", kind)
+        to_our_settings(values, "etrm", kind)
     assert next(iter(values)) in caught.value.got
-    assert our_settings(values | {"vocab_size": 12}, "trm", "standard") == {}
+    assert to_our_settings(values | {"vocab_size": 12}, "trm", "standard") == {}
 
 
 def test_settings_that_say_nothing_of_this_model_are_passed_over() -> None:
     values = {"encoder_pooling_method": "mean", "encoder_type": "lpn_standard", "freeze_encoder": False}
-    assert our_settings(values | {"H_cycles": 3}, "etrm", "lpn_standard") == {"H_cycles": 3}
+    assert to_our_settings(values | {"H_cycles": 3}, "etrm", "lpn_standard") == {"H_cycles": 3}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from etrm.checkpoints.run_folder import RunFolder, read_config, read_metrics, source_state
+from etrm.checkpoints.run_folder import RunFolder, read_config, read_metrics, read_source_state
 from etrm.config import Config
 from etrm.errors import FolderInUseError, LeakageError, RunFolderError
 from etrm.training.trainer import train
@@ -167,7 +167,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 
 
 def test_the_source_is_the_commit_of_the_tree() -> None:
-    commit, dirty = source_state()
+    commit, dirty = read_source_state()
     assert commit == "unknown" or len(commit) == 40
     assert isinstance(dirty, bool)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etrm.checkpoints.run_table import metrics_table, read_table
+from etrm.checkpoints.run_table import read_metrics_table, read_table
 from etrm.errors import RunFolderError
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def test_values_are_those_of_the_file_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_what_is_no_finite_number_is_nan_and_a_quantity_without_numbers_has_no_column() -> None:
-    table = metrics_table(
+    table = read_metrics_table(
         [
             {"step": 4, "rows": 8, "loss": None, "frozen": True, "never": None},
             {"step": 5, "rows": 9, "loss": math.inf, "frozen": False, "kl": 0.5},

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from etrm.config import Config, Setting, build, sections, settings
+from etrm.config import Config, Setting, build, list_sections, list_settings
 from etrm.errors import ConfigError
-from etrm.setting_texts import flat
+from etrm.setting_texts import flatten
 
 NUMBERS = [
-    setting for setting in settings().values() if "integer" in setting.values or "number" in setting.values
+    setting
+    for setting in list_settings().values()
+    if "integer" in setting.values or "number" in setting.values
 ]
-CHOICES = [(setting, word) for setting in settings().values() for word in setting.choices]
+CHOICES = [(setting, word) for setting in list_settings().values() for word in setting.choices]
 LIMITS = [
     (setting, kind, getattr(setting.bounds, kind))
     for setting in NUMBERS
@@ -39,21 +41,21 @@ def accepts(setting: Setting, value: Any) -> bool:
 
 
 def test_every_setting_of_the_tree_is_described_once_with_its_default() -> None:
-    assert {name: setting.default for name, setting in settings().items()} == flat(
+    assert {name: setting.default for name, setting in list_settings().items()} == flatten(
         Config().model_dump(mode="json")
     )
-    listed = [setting.name for section in sections() for setting in section.settings]
-    assert listed == list(settings())
+    listed = [setting.name for section in list_sections() for setting in section.settings]
+    assert listed == list(list_settings())
     assert len(set(listed)) == len(listed)
 
 
 def test_sections_hold_their_own_settings_and_have_a_summary() -> None:
-    for section in sections():
+    for section in list_sections():
         assert section.summary.endswith(".")
         assert {setting.name.rpartition(".")[0] for setting in section.settings} == {section.name}
 
 
-@pytest.mark.parametrize("setting", settings().values(), ids=named)
+@pytest.mark.parametrize("setting", list_settings().values(), ids=named)
 def test_a_description_is_a_phrase(setting: Setting) -> None:
     assert len(setting.description.split()) >= 3
     assert not setting.description.endswith(".")
@@ -79,7 +81,7 @@ def test_every_choice_is_accepted(setting: Setting, word: str) -> None:
         assert not accepts(setting, ["no such word"] if isinstance(setting.default, list) else "no such word")
 
 
-@pytest.mark.parametrize("setting", settings().values(), ids=named)
+@pytest.mark.parametrize("setting", list_settings().values(), ids=named)
 def test_none_is_accepted_where_it_is_said(setting: Setting) -> None:
     takes_the_word = "none" in setting.choices  # null stands for that word
     assert accepts(setting, None) == (setting.optional or takes_the_word)
@@ -87,7 +89,7 @@ def test_none_is_accepted_where_it_is_said(setting: Setting) -> None:
 
 
 def test_the_values_are_named_in_words() -> None:
-    found = {name: setting.values for name, setting in settings().items()}
+    found = {name: setting.values for name, setting in list_settings().items()}
     assert found["data.max_side"] == "integer >= 1, <= 30"
     assert found["data.augmentations"] == "integer >= 1 or fresh"
     assert found["train.optimizer"] == "adam_atan2 or adamw"

@@ -16,16 +16,16 @@ from etrm.config import (
     Source,
     build,
     check_request,
+    list_presets,
     load,
-    presets,
     resolve,
     resolve_run,
     with_overrides,
     with_settings,
 )
 from etrm.errors import ConfigError
-from etrm.setting_texts import flat
-from etrm.training.faults import FAULTS, effective
+from etrm.setting_texts import flatten
+from etrm.training.faults import FAULTS, apply_faults
 
 CONFIG_CODE = Path(__file__).parents[2] / "etrm" / "config"
 
@@ -39,12 +39,12 @@ def mine(tmp_path: Path) -> Path:
 
 
 def values(config: Config) -> dict[str, Any]:
-    return flat(config.model_dump(mode="json"))
+    return flatten(config.model_dump(mode="json"))
 
 
 def preset_values(name: str) -> dict[str, Any]:
     text = (resources.files("etrm") / "presets" / f"{name}.toml").read_text("utf-8")
-    return flat(tomllib.loads(text))
+    return flatten(tomllib.loads(text))
 
 
 def code_of(*arguments: Any, **named: Any) -> str:
@@ -87,7 +87,7 @@ def test_an_unknown_preset_of_a_file_names_file_and_presets(tmp_path: Path) -> N
         load(path=path)
     assert str(path) in caught.value.what
     assert "'smoke'" in caught.value.what
-    assert caught.value.allowed.split(", ") == presets()
+    assert caught.value.allowed.split(", ") == list_presets()
 
 
 def test_none_in_a_file_unsets_what_may_be_unset_and_is_a_word_elsewhere(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_preset_is_chosen_in_one_place(mine: Path) -> None:
 # -- sources ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("preset", list_presets())
 def test_every_value_comes_from_the_layer_that_is_named(preset: str) -> None:
     given = ("train.lr=0.5", "model.encoder.layers=2")
     found = resolve(preset, overrides=given)
@@ -178,7 +178,7 @@ def test_the_config_of_a_run_is_read_as_it_is_whatever_its_preset_says() -> None
 
 def test_a_warm_up_beyond_the_run_can_be_built_and_not_requested() -> None:
     long = build({"train": {"steps": 5, "warmup_steps": 6}})
-    for refused in (lambda: check_request(long), lambda: effective(long)):
+    for refused in (lambda: check_request(long), lambda: apply_faults(long)):
         with pytest.raises(ConfigError) as caught:
             refused()
         assert caught.value.code == "config.warmup-beyond-run"
@@ -189,7 +189,7 @@ def test_a_warm_up_beyond_the_run_can_be_built_and_not_requested() -> None:
 def test_a_fault_that_warms_up_too_long_can_be_injected_and_not_requested_by_hand() -> None:
     inject = "faults=['warmup-too-long']"
     requested = load("smoke", overrides=(inject,))
-    used = effective(requested)
+    used = apply_faults(requested)
     assert used.train.warmup_steps == 20 * used.train.steps
     assert Config.from_json(used.to_json()) == used
     assert code_of("smoke", overrides=(inject, "train.warmup_steps=999")) == "config.warmup-beyond-run"

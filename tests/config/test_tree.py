@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from etrm.config import Config, build, load, override, presets, with_overrides
+from etrm.config import Config, build, list_presets, load, override, with_overrides
 from etrm.config import tree as subject
 from etrm.errors import ConfigError
 from tests.errors import raises_code
@@ -32,8 +32,8 @@ KEYS = dotted_keys(Config().model_dump(mode="json"))
 
 
 def test_presets_all_load() -> None:
-    assert {"smoke", "small"} <= set(presets())
-    for name in presets():
+    assert {"smoke", "small"} <= set(list_presets())
+    for name in list_presets():
         config = load(name)
         assert config.preset == name
         assert Config.from_json(config.to_json()) == config
@@ -327,7 +327,7 @@ def test_any_tree_gives_a_config_or_a_config_error(tree: dict[str, Any]) -> None
     attempt(lambda: build(tree))
 
 
-@given(st.lists(SETTINGS, max_size=4).map(tuple), st.sampled_from([None, *presets()]))
+@given(st.lists(SETTINGS, max_size=4).map(tuple), st.sampled_from([None, *list_presets()]))
 @example(("train.lr=" + "1" * 5000,), None)
 @example(("train.lr=" + "[" * 5000,), None)
 @example(("data.source=\ud800",), None)
@@ -342,7 +342,7 @@ def test_any_text_as_json_gives_a_config_or_a_config_error(text: str) -> None:
     attempt(lambda: Config.from_json(text))
 
 
-PRESETS = [(resources.files("etrm") / "presets" / f"{name}.toml").read_bytes() for name in presets()]
+PRESETS = [(resources.files("etrm") / "presets" / f"{name}.toml").read_bytes() for name in list_presets()]
 
 
 @st.composite
@@ -386,7 +386,7 @@ def test_anything_gives_a_config_or_a_config_error_at_length(tmp_path: Path, dat
         attempt(lambda: build(tree))
     elif kind == "settings":
         settings = tuple(data.draw(st.lists(SETTINGS, max_size=4)))
-        attempt(lambda: load(data.draw(st.sampled_from([None, *presets()])), overrides=settings))
+        attempt(lambda: load(data.draw(st.sampled_from([None, *list_presets()])), overrides=settings))
     else:
         text = data.draw(st.one_of(st.text(max_size=40), TREES.map(json.dumps)))
         attempt(lambda: Config.from_json(text))

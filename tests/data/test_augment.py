@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from etrm.data.augment import Augmentation, augmented_name, dihedral, fixed, identity, parse_name, random
+from etrm.data.augment import (
+    Augmentation,
+    dihedral,
+    draw_augmentation,
+    identity,
+    list_augmentations,
+    name_augmented,
+    parse_name,
+)
 from etrm.errors import ArgumentError, DataError
 from tests.errors import raises_code
 
@@ -55,11 +63,11 @@ def test_the_numbering_is_the_published_one() -> None:
 @given(augmentations, st.sampled_from(["007bbfb7", "a|||b", "späße"]))
 def test_names_carry_the_way_back(augmentation: Augmentation, task_id: str) -> None:
     assert Augmentation.parse(augmentation.name) == augmentation
-    assert parse_name(augmented_name(task_id, augmentation)) == (task_id, augmentation)
+    assert parse_name(name_augmented(task_id, augmentation)) == (task_id, augmentation)
 
 
 def test_the_form_of_a_name() -> None:
-    assert augmented_name("007bbfb7", identity()) == "007bbfb7|||t0|||0123456789"
+    assert name_augmented("007bbfb7", identity()) == "007bbfb7|||t0|||0123456789"
     assert parse_name("007bbfb7") == ("007bbfb7", identity())
 
 
@@ -80,23 +88,23 @@ def test_a_bad_augmentation_is_refused() -> None:
 
 def test_random_reaches_every_transform_and_keeps_the_background() -> None:
     rng = np.random.default_rng(0)
-    drawn = [random(rng) for _ in range(400)]
+    drawn = [draw_augmentation(rng) for _ in range(400)]
     assert {a.dihedral for a in drawn} == set(range(8))
     assert {a.colours[1] for a in drawn} == set(range(1, 10))
     assert {a.colours[0] for a in drawn} == {0}
 
 
 def test_fixed_are_distinct_stable_and_begin_with_the_identity() -> None:
-    found = fixed("007bbfb7", 50, 3)
+    found = list_augmentations("007bbfb7", 50, 3)
     assert found[0] == identity()
     assert len(set(found)) == 50
-    assert fixed("007bbfb7", 8, 3) == found[:8]
-    assert fixed("007bbfb7", 8, 4) != found[:8]
-    assert fixed("00d62c1b", 8, 3) != found[:8]
+    assert list_augmentations("007bbfb7", 8, 3) == found[:8]
+    assert list_augmentations("007bbfb7", 8, 4) != found[:8]
+    assert list_augmentations("00d62c1b", 8, 3) != found[:8]
     # Pinned: a puzzle table is only worth something while these stay.
     assert found[1].name == "t4|||0652948173"
 
 
 def test_too_many_are_refused() -> None:
     with raises_code(ArgumentError, "augment.impossible-number", 0):
-        fixed("a", 0, 0)
+        list_augmentations("a", 0, 0)

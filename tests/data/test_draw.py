@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console, RenderableType
 
 from etrm.config import DataConfig
-from etrm.data import Episodes, Task, TaskSet, evaluation_samples
+from etrm.data import Episodes, Task, TaskSet, build_evaluation_samples
 from etrm.data.augment import TRANSFORMS, dihedral
 from etrm.data.draw import COLOUR_HEX, COLOUR_NAMES, DrawnCanvas, draw_episode, draw_grid, draw_task
-from etrm.data.episodes import episode_of
+from etrm.data.episodes import build_episode
 from etrm.data.sample import Query, Sample
 from etrm.errors import DataError
 from tests.errors import raises_code
@@ -88,7 +88,7 @@ def test_an_episode_is_what_the_words_above_it_say(
 ) -> None:
     """The words are done to the task with numpy, and found in the drawing; the inverse gives the task."""
     task = make_task("task", demos=3, seed=number)
-    asked, sample = episode_of(task, query, number, seed=7)
+    asked, sample = build_episode(task, query, number, seed=7)
     text = show(draw_episode(sample, asked), None)
     done = text.split("augmentation: ")[1].splitlines()[0]
     how, _, colours = done.partition("; colours ")
@@ -116,10 +116,10 @@ def test_an_episode_is_what_the_words_above_it_say(
 def test_an_episode_is_the_one_that_evaluation_asks(
     small_set: TaskSet, as_plain: Callable[[Sample], dict[str, object]]
 ) -> None:
-    asked = evaluation_samples(small_set, DataConfig(), 5, seed=3)
+    asked = build_evaluation_samples(small_set, DataConfig(), 5, seed=3)
     for sample in asked:
         number = sample.serial % 5
-        _, found = episode_of(small_set.get(sample.task_id), sample.query, number, seed=3)
+        _, found = build_episode(small_set.get(sample.task_id), sample.query, number, seed=3)
         assert as_plain(found) | {"serial": sample.serial} == as_plain(sample)
 
 
@@ -140,7 +140,7 @@ def test_shifted_and_fresh_episodes_are_read_back_too(small_set: TaskSet, canvas
 
 def test_grids_that_the_inverse_does_not_give_back_are_counted(make_task: Callable[..., Task]) -> None:
     task, other = make_task("task"), make_task("other")
-    asked, sample = episode_of(task, 0, 3, seed=0)
+    asked, sample = build_episode(task, 0, 3, seed=0)
     mixed = Task("task", (task.demos[0], *other.demos[1:]), task.tests)
     wrong = Query(mixed, 0, 0, asked.pair, mixed.demos)
     assert "gives back 4 of 8 grids exactly" in show(draw_episode(sample, wrong), None)
@@ -149,7 +149,7 @@ def test_grids_that_the_inverse_does_not_give_back_are_counted(make_task: Callab
 def test_a_target_that_nobody_knows_is_said_to_be_unknown(make_task: Callable[..., Task]) -> None:
     task = make_task("task")
     unknown = Task("task", task.demos, (type(task.tests[0])(task.tests[0].input, None),))
-    asked, sample = episode_of(unknown, 0, 1, seed=0)
+    asked, sample = build_episode(unknown, 0, 1, seed=0)
     text = show(draw_episode(sample, asked), None)
     assert "target  unknown" in text
     assert "gives back 7 of 7" in text
@@ -157,7 +157,7 @@ def test_a_target_that_nobody_knows_is_said_to_be_unknown(make_task: Callable[..
 
 def test_a_query_that_a_task_has_not_is_refused(make_task: Callable[..., Task]) -> None:
     with raises_code(DataError, "data.unknown-query", 4, "0 to 3"):
-        episode_of(make_task("task"), 4, 0, seed=0)
+        build_episode(make_task("task"), 4, 0, seed=0)
 
 
 def test_marks_of_rows_and_padding_stand_beside_the_colours() -> None:

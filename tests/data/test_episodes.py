@@ -19,14 +19,14 @@ from etrm.data import (
     Sample,
     Task,
     TaskSet,
-    evaluation_samples,
-    grid_from_canvas,
-    labels_from_canvas,
+    build_evaluation_samples,
     load_tasks,
     parse_name,
+    read_grid,
+    read_labels,
     to_canvas,
 )
-from etrm.data.sample import GridLayout, build, queries_of
+from etrm.data.sample import GridLayout, build, list_queries
 from etrm.errors import DataError
 from tests.errors import raises_code
 
@@ -49,7 +49,7 @@ def grids_of(demo: DemoPair) -> list[np.ndarray]:
 
 def cut(canvas: np.ndarray) -> np.ndarray:
     top, left = (int(np.argmax((canvas >= 2).any(axis=axis))) for axis in (1, 0))
-    return grid_from_canvas(canvas[top:, left:])
+    return read_grid(canvas[top:, left:])
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_an_episode_is_built_again_from_its_name(as_plain: AsPlain, small_set: T
     for sample in every_sample(Episodes(small_set, FRESH, "etrm", seed=1), 10):
         task_id, augmentation = parse_name(sample.name)
         task = small_set.get(task_id)
-        query = queries_of(task, small_set.tasks.index(task))[sample.query]
+        query = list_queries(task, small_set.tasks.index(task))[sample.query]
         again = build(query, augmentation, GridLayout("region", 10), serial=sample.serial)
         assert as_plain(again) == as_plain(sample)
 
@@ -126,7 +126,7 @@ def test_published_layout_is_the_whole_canvas(small_set: TaskSet) -> None:
     asked = small_set.get(sample.task_id)
     pair = asked.tests[sample.query]
     np.testing.assert_array_equal(sample.tokens, to_canvas(pair.input).ravel())
-    np.testing.assert_array_equal(sample.labels, labels_from_canvas(to_canvas(pair.output)).ravel())
+    np.testing.assert_array_equal(sample.labels, read_labels(to_canvas(pair.output)).ravel())
     np.testing.assert_array_equal(sample.positions, np.arange(900))
     assert sample.region == (30, 30)
     first = asked.demos[0]
@@ -261,11 +261,11 @@ def test_the_schedule_is_proportional_and_starves_nobody(small_set: TaskSet, buc
 def test_the_query_is_never_among_the_demos(make_task: Callable[..., Task]) -> None:
     task = make_task("a", demos=3)
     double = Task("a", (*task.demos, task.tests[0], task.demos[0]), task.tests)
-    (query,) = queries_of(double, 0)
+    (query,) = list_queries(double, 0)
     assert query.demos == (*task.demos, task.demos[0])
-    every = queries_of(task, 0, "all")
-    assert queries_of(task, 0, "test") == every[:1]
-    assert queries_of(task, 0, "leave_one_out") == every[1:]
+    every = list_queries(task, 0, "all")
+    assert list_queries(task, 0, "test") == every[:1]
+    assert list_queries(task, 0, "leave_one_out") == every[1:]
     assert [query.left_out for query in every] == [False, True, True, True]
     assert [query.pair for query in every] == [*task.tests, *task.demos]
     assert [len(query.demos) for query in every] == [3, 2, 2, 2]
@@ -327,7 +327,8 @@ def test_what_cannot_be_left_out_is_skipped_and_named(make_task: Callable[..., T
 
 def test_evaluation_never_asks_a_demonstration(as_plain: AsPlain, small_set: TaskSet) -> None:
     usual, left_out = (
-        evaluation_samples(small_set, DataConfig(queries=asked), 2, 0) for asked in ("test", "leave_one_out")
+        build_evaluation_samples(small_set, DataConfig(queries=asked), 2, 0)
+        for asked in ("test", "leave_one_out")
     )
     assert [as_plain(sample) for sample in usual] == [as_plain(sample) for sample in left_out]
 
@@ -361,7 +362,7 @@ def test_unknown_answers_cannot_be_trained_on(make_task: Callable[..., Task]) ->
     unknown = TaskSet((Task("a", task.demos, (Pair(task.tests[0].input, None),)),), "file", "training")
     with raises_code(DataError, "data.unknown-outputs", "file", 1, got="a"):
         Episodes(unknown, DataConfig(), "etrm", 0)
-    (sample,) = evaluation_samples(unknown, DataConfig(), 1, 0)
+    (sample,) = build_evaluation_samples(unknown, DataConfig(), 1, 0)
     assert set(sample.labels.tolist()) == {IGNORE}
     assert (sample.target, sample.in_region) == (None, True)
 
@@ -371,7 +372,7 @@ def test_a_query_without_demos_needs_a_puzzle_id(make_task: Callable[..., Task])
     alone = TaskSet((Task("a", task.tests, task.tests),), "s", "training")
     for build_samples in (
         lambda variant: Episodes(alone, DataConfig(), variant, 0),
-        lambda variant: evaluation_samples(alone, DataConfig(), 1, 0, variant=variant),
+        lambda variant: build_evaluation_samples(alone, DataConfig(), 1, 0, variant=variant),
     ):
         with raises_code(DataError, "data.no-demonstrations", 1, "etrm", got="a"):
             build_samples("etrm")
@@ -381,7 +382,7 @@ def test_a_query_without_demos_needs_a_puzzle_id(make_task: Callable[..., Task])
 
 
 def test_evaluation_asks_every_query_under_the_fixed_augmentations(small_set: TaskSet) -> None:
-    samples = evaluation_samples(small_set, SHIFTED, 4, seed=3)
+    samples = build_evaluation_samples(small_set, SHIFTED, 4, seed=3)
     assert len(samples) == 10 * 4
     assert [sample.serial for sample in samples] == list(range(40))
     assert {sample.translated for sample in samples} == {(0, 0)}
@@ -394,29 +395,29 @@ def test_evaluation_asks_every_query_under_the_fixed_augmentations(small_set: Ta
             task_id, augmentation = parse_name(vote.name)
             asked = small_set.get(task_id).tests[vote.query]
             tokens = vote.labels.reshape(vote.region)
-            np.testing.assert_array_equal(augmentation.inverse(grid_from_canvas(tokens)), asked.output)
+            np.testing.assert_array_equal(augmentation.inverse(read_grid(tokens)), asked.output)
 
 
 def test_evaluation_finds_the_rows_of_a_puzzle_table(small_set: TaskSet) -> None:
     data = DataConfig(augmentations=4)
     rows = {s.puzzle_id: s.name for s in every_sample(Episodes(small_set, data, "trm", 3), 300)}
     asked = TaskSet(small_set.tasks[4:6], "invented", "evaluation")
-    samples = evaluation_samples(asked, data, 3, 3, variant="trm", trained=small_set)
+    samples = build_evaluation_samples(asked, data, 3, 3, variant="trm", trained=small_set)
     assert len(samples) == 9
     assert all(rows[sample.puzzle_id] == sample.name for sample in samples)
     with raises_code(DataError, "data.untrained-augmentations", 4, got="evaluate.augmentations 5"):
-        evaluation_samples(asked, data, 5, 3, variant="trm", trained=small_set)
+        build_evaluation_samples(asked, data, 5, 3, variant="trm", trained=small_set)
     with raises_code(DataError, "data.untrained-tasks", 7, "task0"):
-        evaluation_samples(small_set, data, 2, 3, variant="trm", trained=asked)
+        build_evaluation_samples(small_set, data, 2, 3, variant="trm", trained=asked)
 
 
 def test_true_outputs_survive_layout_on_a_published_set() -> None:
     tasks = load_tasks("arc-agi-1", "evaluation")
-    samples = evaluation_samples(tasks, DataConfig(), 2, 0)
+    samples = build_evaluation_samples(tasks, DataConfig(), 2, 0)
     lost = 0
     for sample in samples:
         _, augmentation = parse_name(sample.name)
-        found = augmentation.inverse(grid_from_canvas(sample.labels.reshape(sample.region)))
+        found = augmentation.inverse(read_grid(sample.labels.reshape(sample.region)))
         true = tasks.get(sample.task_id).tests[sample.query].output
         lost += not (sample.in_region and np.array_equal(found, true))
         assert sample.in_region == np.array_equal(found, true)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from etrm.config import load
-from etrm.data import check_leakage, leakage, load_tasks
-from etrm.data.rules import COMBINATIONS, KINDS, TaskRule, explanations, rule_id, rule_tasks
+from etrm.data import check_leakage, find_leakage, load_tasks
+from etrm.data.rules import COMBINATIONS, KINDS, TaskRule, draw_rule_tasks, find_explanations, parse_rule_id
 from etrm.data.task import Pair, Task
 from etrm.errors import ConfigError, DataError, LeakageError
 from tests.errors import raises_code
@@ -101,13 +101,13 @@ def answers(task: Task) -> list[Array]:
 
 
 def combination(task: Task) -> frozenset[str]:
-    return frozenset(part.partition("-")[0] for part in rule_id(task.id).split("+"))
+    return frozenset(part.partition("-")[0] for part in parse_rule_id(task.id).split("+"))
 
 
 @pytest.mark.parametrize("subset", ["training", "evaluation"])
 @pytest.mark.parametrize("parts", COMBINATIONS, ids=lambda parts: "+".join(sorted(parts)))
 def test_the_demonstrations_determine_the_answer(subset: str, parts: frozenset[str]) -> None:
-    (task,) = rule_tasks(f"rules:{'+'.join(parts)}", subset, 4, 1)
+    (task,) = draw_rule_tasks(f"rules:{'+'.join(parts)}", subset, 4, 1)
     assert combination(task) == parts
     (answer,) = answers(task)
     np.testing.assert_array_equal(answer, task.tests[0].output)
@@ -119,26 +119,26 @@ def test_an_ambiguous_task_has_several_answers() -> None:
     query = np.arange(9, dtype=np.uint8).reshape(3, 3) % 2
     task = Task("x", (Pair(grid, grid),), (Pair(query, query),))
     assert len(answers(task)) > 1
-    assert len(explanations(task.demos)) > 1
+    assert len(find_explanations(task.demos)) > 1
 
 
 def test_what_no_rule_does_has_no_explanation() -> None:
     grid = np.array([[1, 2, 0], [0, 1, 2], [2, 0, 1]], np.uint8)
     torn = np.array([[2, 1, 0], [0, 3, 4], [5, 0, 6]], np.uint8)
-    assert explanations([Pair(grid, torn)]) == []
+    assert find_explanations([Pair(grid, torn)]) == []
 
 
 def test_two_colours_do_not_become_the_same_one() -> None:
     grid = np.array([[1, 2, 0], [0, 1, 2], [2, 2, 1]], np.uint8)
     apart, merged = (np.where(grid == 0, 0, became).astype(np.uint8) for became in (3 + grid, 3))
-    assert TaskRule(colours=((1, 4), (2, 5))) in explanations([Pair(grid, apart)])
-    assert not [rule for rule in explanations([Pair(grid, merged)]) if len(rule.colours) > 1]
+    assert TaskRule(colours=((1, 4), (2, 5))) in find_explanations([Pair(grid, apart)])
+    assert not [rule for rule in find_explanations([Pair(grid, merged)]) if len(rule.colours) > 1]
 
 
 def test_a_part_that_shows_nowhere_counts_with_every_value() -> None:
     """Where the inside is black in every demonstration, any recolouring of the inside would explain them."""
     grid = np.array([[1, 2, 3], [0, 0, 1], [0, 2, 2]], np.uint8)
-    found = explanations([Pair(grid, np.rot90(grid).copy())])
+    found = find_explanations([Pair(grid, np.rot90(grid).copy())])
     assert TaskRule(dihedral=1) in found
     assert {rule.recolour for rule in found} >= {("inner", colour) for colour in range(1, 10)}
 
@@ -146,9 +146,9 @@ def test_a_part_that_shows_nowhere_counts_with_every_value() -> None:
 def test_no_rule_stands_on_both_sides() -> None:
     train = load_tasks("rules", "training", max_tasks=100)
     held_out = load_tasks("rules", "evaluation", max_tasks=100)
-    assert not {rule_id(task.id) for task in train} & {rule_id(task.id) for task in held_out}
+    assert not {parse_rule_id(task.id) for task in train} & {parse_rule_id(task.id) for task in held_out}
     check_leakage(train, held_out)
-    assert leakage(train, train).ids == tuple(task.id for task in train)
+    assert find_leakage(train, train).ids == tuple(task.id for task in train)
     with raises_code(LeakageError, "data.leakage", len(train)):
         check_leakage(train, train)
 
@@ -156,21 +156,23 @@ def test_no_rule_stands_on_both_sides() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_single_part_has_rules_on_both_sides(kind: str) -> None:
     for subset in ("training", "evaluation"):
-        found = rule_tasks(f"rules:{kind}", subset, 6, 10)
+        found = draw_rule_tasks(f"rules:{kind}", subset, 6, 10)
         assert {combination(task) for task in found} == {frozenset([kind])}
 
 
 def test_combinations_come_in_turn_and_only_those_asked_for() -> None:
-    every = Counter(combination(task) for task in rule_tasks("rules", "training", 6, 3 * len(COMBINATIONS)))
+    every = Counter(
+        combination(task) for task in draw_rule_tasks("rules", "training", 6, 3 * len(COMBINATIONS))
+    )
     assert every == dict.fromkeys(COMBINATIONS, 3)
-    two = Counter(combination(t) for t in rule_tasks("rules:shift, colours+dihedral", "training", 6, 10))
+    two = Counter(combination(t) for t in draw_rule_tasks("rules:shift, colours+dihedral", "training", 6, 10))
     assert two == {frozenset(["shift"]): 5, frozenset(["colours", "dihedral"]): 5}
 
 
 @pytest.mark.parametrize("subset", ["training", "evaluation"])
 def test_copying_the_input_is_never_right(subset: str) -> None:
     """Not even where it easily would be: on 3x3 grids few cells are inside, or stand alone."""
-    for task in rule_tasks("rules:recolour", subset, 3, 60):
+    for task in draw_rule_tasks("rules:recolour", subset, 3, 60):
         assert task.tests[0] != Pair(task.tests[0].input, task.tests[0].input)
 
 
@@ -183,17 +185,17 @@ def test_the_tasks_are_pinned_and_a_larger_set_begins_with_a_smaller_one() -> No
 
 
 def test_a_shorter_side_keeps_the_tasks_that_fit() -> None:
-    all_sizes = rule_tasks("rules", "training", 6, 60)
+    all_sizes = draw_rule_tasks("rules", "training", 6, 60)
     fitting = [task.id for task in all_sizes if task.max_side <= 4]
     assert 10 < len(fitting) < 50
-    assert [task.id for task in rule_tasks("rules", "training", 4, len(fitting))] == fitting
+    assert [task.id for task in draw_rule_tasks("rules", "training", 4, len(fitting))] == fitting
     assert {task.max_side for task in all_sizes} == {3, 4, 5, 6}
 
 
 def test_a_rule_has_a_readable_name() -> None:
     rule = TaskRule(dihedral=3, shift=(-1, 1), colours=((1, 4), (4, 2)), recolour=("edge", 5))
     assert rule.id == "dihedral-3+shift-ur+colours-14.42+recolour-edge-5"
-    assert rule_id(f"000012-{rule.id}") == rule.id
+    assert parse_rule_id(f"000012-{rule.id}") == rule.id
     assert TaskRule(shift=(1, 0)).id == "shift-d."
 
 

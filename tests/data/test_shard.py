@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from etrm.data import Pair, Task, TaskSet
-from etrm.data.augment import fixed
+from etrm.data.augment import list_augmentations
 from etrm.data.shard import Shard, encode
 
 
@@ -25,7 +25,7 @@ def opened(folder: Path, task: Task, augmentations: int = 40, seed: int = 3) -> 
 def test_every_grid_is_the_augmented_one(tmp_path: Path, small_set: TaskSet) -> None:
     for task in small_set:
         shard = opened(tmp_path, task)
-        for number, augmentation in enumerate(fixed(task.id, 40, 3)):
+        for number, augmentation in enumerate(list_augmentations(task.id, 40, 3)):
             assert shard.augmentation(number) == augmentation
             found = shard.pairs(task, number)
             for pair in task.pairs:
@@ -64,10 +64,10 @@ def test_rows_are_as_many_as_brute_force_finds(tmp_path: Path, published: Callab
         shard = opened(tmp_path, task, augmentations=60)
         seen = {
             tuple((augmented.shape, augmented.tobytes()) for augmented in map(one.apply, task.grids))
-            for one in fixed(task.id, 60, 3)
+            for one in list_augmentations(task.id, 60, 3)
         }
         assert len(shard.cells) == len(seen)
-        for number, one in enumerate(fixed(task.id, 60, 3)):
+        for number, one in enumerate(list_augmentations(task.id, 60, 3)):
             found = shard.pairs(task, number)[task.tests[0]].input
             np.testing.assert_array_equal(found, one.apply(task.tests[0].input))
         fewer += len(seen) < 60

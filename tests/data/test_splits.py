@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from etrm.data import Pair, Task, TaskSet, check_leakage, leakage
+from etrm.data import Pair, Task, TaskSet, check_leakage, find_leakage
 from etrm.data.splits import TWINS
 from etrm.errors import LeakageError
 from tests.errors import raises_code
@@ -33,7 +33,7 @@ def test_counts_on_the_published_sets(
     by_id: int,
     by_grids: int,
 ) -> None:
-    found = leakage(published(*train), published(*held_out))
+    found = find_leakage(published(*train), published(*held_out))
     assert (len(found.by_id), len(found.by_grids)) == (by_id, by_grids)
 
 
@@ -58,8 +58,8 @@ def test_a_renamed_task_is_found_by_its_grids(make_task: Callable[..., Task]) ->
     as_demo = Task("c", (*b.demos, a.tests[0]), b.tests)
     shuffled = Task("d", a.demos[::-1], a.tests)
     for train in (as_demo, shuffled):
-        assert leakage(a_set(train), a_set(a)).by_grids == ("a",)
-    assert leakage(a_set(b), a_set(a)).ids == ()
+        assert find_leakage(a_set(train), a_set(a)).by_grids == ("a",)
+    assert find_leakage(a_set(b), a_set(a)).ids == ()
 
 
 def test_shared_demonstrations_alone_are_no_leak_while_answers_are_known(
@@ -67,14 +67,14 @@ def test_shared_demonstrations_alone_are_no_leak_while_answers_are_known(
 ) -> None:
     a = make_task("a")
     other_question = Task("b", a.demos, make_task("b").tests)
-    assert leakage(a_set(other_question), a_set(a)).ids == ()
+    assert find_leakage(a_set(other_question), a_set(a)).ids == ()
 
 
 def test_without_answers_the_demonstrations_decide(make_task: Callable[..., Task]) -> None:
     a = make_task("a")
     asked = Task("asked", a.demos, (Pair(np.ones((2, 2), dtype=np.uint8), None),))
-    assert leakage(a_set(a), a_set(asked)).by_grids == ("asked",)
-    assert leakage(a_set(make_task("b")), a_set(asked)).ids == ()
+    assert find_leakage(a_set(a), a_set(asked)).by_grids == ("asked",)
+    assert find_leakage(a_set(make_task("b")), a_set(asked)).ids == ()
 
 
 def test_an_allowed_task_passes(make_task: Callable[..., Task]) -> None:

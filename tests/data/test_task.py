@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from etrm.data.task import Pair, Task, grid_hash, parse_grid, parse_task
+from etrm.data.task import Pair, Task, hash_grid, parse_grid, parse_task
 from etrm.errors import DataError
 from tests.errors import raises_code
 
@@ -91,9 +91,9 @@ def test_grids_cannot_be_changed() -> None:
 
 def test_the_hash_of_a_grid_knows_its_shape() -> None:
     cells = np.arange(6, dtype=np.uint8)
-    hashes = {grid_hash(cells.reshape(shape)) for shape in [(1, 6), (6, 1), (2, 3), (3, 2)]}
+    hashes = {hash_grid(cells.reshape(shape)) for shape in [(1, 6), (6, 1), (2, 3), (3, 2)]}
     assert len(hashes) == 4
-    assert grid_hash(np.array([[1, 2]])) == grid_hash(np.array([[1, 2]], dtype=np.uint8))
+    assert hash_grid(np.array([[1, 2]])) == hash_grid(np.array([[1, 2]], dtype=np.uint8))
 
 
 def test_the_hash_of_a_task_knows_its_pairs_and_nothing_else() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from etrm.batch import IGNORE
-from etrm.data.tokens import EOS, PAD, grid_from_canvas, labels_from_canvas, to_canvas
+from etrm.data.tokens import EOS, PAD, read_grid, read_labels, to_canvas
 from etrm.errors import ArgumentError
 from tests.errors import raises_code
 
@@ -48,7 +48,7 @@ def test_a_grid_off_the_canvas_is_refused(offset: tuple[int, int]) -> None:
 
 @given(grids)
 def test_cropping_inverts_laying_out(grid: npt.NDArray[np.uint8]) -> None:
-    np.testing.assert_array_equal(grid_from_canvas(to_canvas(grid)), grid)
+    np.testing.assert_array_equal(read_grid(to_canvas(grid)), grid)
 
 
 @given(
@@ -57,18 +57,18 @@ def test_cropping_inverts_laying_out(grid: npt.NDArray[np.uint8]) -> None:
     )
 )
 def test_cropping_is_the_largest_rectangle_from_the_top_left(tokens: npt.NDArray[np.int64]) -> None:
-    np.testing.assert_array_equal(grid_from_canvas(tokens), brute_force_crop(tokens))
+    np.testing.assert_array_equal(read_grid(tokens), brute_force_crop(tokens))
 
 
 def test_no_rectangle_gives_an_empty_grid() -> None:
-    assert grid_from_canvas(np.array([[EOS, 5], [5, 5]])).shape == (0, 0)
-    assert grid_from_canvas(np.array([[12, 5]])).shape == (0, 0)
+    assert read_grid(np.array([[EOS, 5], [5, 5]])).shape == (0, 0)
+    assert read_grid(np.array([[12, 5]])).shape == (0, 0)
 
 
 @given(grids)
 def test_labels_score_colours_and_eos_alone(grid: npt.NDArray[np.uint8]) -> None:
     canvas = to_canvas(grid)
-    labels = labels_from_canvas(canvas)
+    labels = read_labels(canvas)
     h, w = grid.shape
     assert (labels != IGNORE).sum() == h * w + (w if h < 30 else 0) + (h if w < 30 else 0)
     np.testing.assert_array_equal(labels[canvas != PAD], canvas[canvas != PAD])

@@ -11,13 +11,13 @@ import torch
 
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config, load
-from etrm.data import evaluation_samples
+from etrm.data import build_evaluation_samples
 from etrm.errors import NonFiniteError
 from etrm.investigation.experiments.position_probe import position_skill
 from etrm.investigation.runs.measured_run import measured_run
 from etrm.training.faults import FAULTS
-from etrm.training.scoring.predictor import load_model, mean_loss, predictor
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.scoring.predictor import compute_mean_loss, load_model, make_predictor
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 from tests.devices.simulated import simulated_device
 
@@ -133,9 +133,9 @@ def test_answers_are_those_of_the_host(tmp_path: Path) -> None:
 
     def answers() -> tuple[torch.device, list[Any], float]:
         model, config, *_ = load_model(tmp_path, "ema")
-        samples = evaluation_samples(held_out_tasks(config), config.data, 1, 0)
-        found = [(tokens.tolist(), logit) for tokens, logit in predictor(model)(samples)]
-        return model.core.H_init.device, found, mean_loss(model, samples)
+        samples = build_evaluation_samples(load_held_out_tasks(config), config.data, 1, 0)
+        found = [(tokens.tolist(), logit) for tokens, logit in make_predictor(model)(samples)]
+        return model.core.H_init.device, found, compute_mean_loss(model, samples)
 
     on_host = answers()
     with simulated_device() as device:

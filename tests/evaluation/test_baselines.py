@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from etrm.config import DataConfig
-from etrm.data.episodes import evaluation_samples
+from etrm.data.episodes import build_evaluation_samples
 from etrm.data.sources import TaskSet, load_tasks
 from etrm.data.task import Pair, Task
 from etrm.evaluation.baselines import BASELINES, evaluate_baselines
@@ -31,7 +31,7 @@ def tiny() -> TaskSet:
     ],
 )
 def test_each_baseline_by_hand(name: str, expected: list[list[list[int]]]) -> None:
-    samples = evaluation_samples(tiny(), DataConfig(), 1, 0)
+    samples = build_evaluation_samples(tiny(), DataConfig(), 1, 0)
     found = [
         prediction for prediction in predict(samples, BASELINES[name]) if isinstance(prediction, Prediction)
     ]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from etrm.config import DataConfig
 from etrm.data.augment import identity
-from etrm.data.episodes import evaluation_samples
+from etrm.data.episodes import build_evaluation_samples
 from etrm.data.sample import Sample
 from etrm.data.sources import TaskSet, load_tasks
 from etrm.data.task import Pair, Task
@@ -115,7 +115,7 @@ def test_a_task_that_was_asked_but_has_no_sample_counts_zero(
     make_tasks: MakeTasks, oracle: Predictor
 ) -> None:
     tasks = make_tasks(4)
-    samples = [s for s in evaluation_samples(tasks, DataConfig(), 2, 0) if s.task_id != "00000001"]
+    samples = [s for s in build_evaluation_samples(tasks, DataConfig(), 2, 0) if s.task_id != "00000001"]
     report = score(tuple(tasks), samples, predict(samples, oracle))
     assert (report.pass_at[1].score, report.pass_at[1].asked) == (0.75, 4)
     assert report.unanswered == ("00000001",)
@@ -124,7 +124,7 @@ def test_a_task_that_was_asked_but_has_no_sample_counts_zero(
 def test_predictions_for_tasks_that_were_not_asked_change_nothing(
     make_tasks: MakeTasks, oracle: Predictor
 ) -> None:
-    samples = evaluation_samples(make_tasks(4), DataConfig(), 2, 0)
+    samples = build_evaluation_samples(make_tasks(4), DataConfig(), 2, 0)
     report = score(make_tasks(2).tasks, samples, predict(samples, oracle))
     assert (report.pass_at[1].solved, report.pass_at[1].asked) == (2, 2)
 

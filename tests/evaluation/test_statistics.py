@@ -13,10 +13,10 @@ from etrm.errors import ArgumentError
 from etrm.evaluation.statistics import (
     PairedInterval,
     binomial_interval,
+    count_seeds_needed,
     decide,
     holm,
     paired_t_interval,
-    seeds_needed,
     t_quantile,
 )
 from tests.errors import raises_code
@@ -171,7 +171,7 @@ def test_seeds_needed_is_the_first_number_that_decides(mean: float, half: float)
 
 
 def test_a_hopeless_question_names_no_number() -> None:
-    assert seeds_needed(interval(0.2 - 1e-9, 10.0), 0.2) is None
+    assert count_seeds_needed(interval(0.2 - 1e-9, 10.0), 0.2) is None
 
 
 def test_decide_refuses_an_effect_that_is_not_positive() -> None:

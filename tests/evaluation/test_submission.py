@@ -16,8 +16,8 @@ from etrm.evaluation.passk import evaluate
 from etrm.evaluation.submission import (
     PLACEHOLDER,
     PlaceholderReason,
-    placeholders,
-    submission,
+    build_submission,
+    find_placeholders,
     write_submission,
 )
 from etrm.evaluation.voting import Candidate, Predictor
@@ -54,13 +54,13 @@ def candidate(*rows: list[int]) -> Candidate:
 def test_attempts_follow_the_rank_and_skip_the_empty_grid(make_tasks: MakeTasks) -> None:
     nothing = Candidate(np.zeros((0, 0), dtype=np.uint8), 5, 0.5)
     ranked = (candidate([1]), nothing, candidate([2, 3]), candidate([4]))
-    assert submission(make_tasks(1), {"00000000": (ranked,)}) == {
+    assert build_submission(make_tasks(1), {"00000000": (ranked,)}) == {
         "00000000": [{"attempt_1": [[1]], "attempt_2": [[2, 3]]}]
     }
 
 
 def test_a_task_without_candidates_is_not_left_out(make_tasks: MakeTasks) -> None:
-    found = submission(make_tasks(2, tests=3), {})
+    found = build_submission(make_tasks(2, tests=3), {})
     assert [len(tests) for tests in found.values()] == [3, 3]
 
 
@@ -71,9 +71,9 @@ def test_every_task_without_an_answer_has_its_reason(make_tasks: MakeTasks) -> N
     ids = [task.id for task in tasks]
     answers = {ids[0]: (one, one), ids[1]: (one, nothing), ids[2]: (one, ())}
     partly = {ids[1]: PlaceholderReason.NO_GRID, ids[2]: PlaceholderReason.NO_GRID}
-    assert placeholders(tasks, answers, largest) == partly | {ids[3]: PlaceholderReason.MAX_TASKS}
-    assert placeholders(tasks, answers, 0) == partly | {ids[3]: PlaceholderReason.MAX_SIDE}
-    assert placeholders(list(tasks)[:1], answers, largest) == {}
+    assert find_placeholders(tasks, answers, largest) == partly | {ids[3]: PlaceholderReason.MAX_TASKS}
+    assert find_placeholders(tasks, answers, 0) == partly | {ids[3]: PlaceholderReason.MAX_SIDE}
+    assert find_placeholders(list(tasks)[:1], answers, largest) == {}
 
 
 def test_a_failed_write_leaves_the_old_file(

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from etrm.batch import IGNORE
 from etrm.data.augment import Augmentation, identity
-from etrm.data.sample import GridLayout, Sample, build, queries_of
-from etrm.data.task import Grid, Pair, Task, grid_hash
+from etrm.data.sample import GridLayout, Sample, build, list_queries
+from etrm.data.task import Grid, Pair, Task, hash_grid
 from etrm.data.tokens import PAD, to_canvas
 from etrm.errors import ArgumentError
-from etrm.evaluation.voting import Candidate, Prediction, by_query, rank
+from etrm.evaluation.voting import Candidate, Prediction, group_by_query, rank
 from tests.errors import raises_code
 
 SIDES = st.integers(1, 6)
@@ -39,7 +39,7 @@ def sample_of(
         (Pair(output, given_grid), Pair(given_grid, filled(1, *output.shape))),
         (Pair(given_grid, output),),
     )
-    return build(queries_of(task, 0)[0], augmentation or identity(), GridLayout(canvas, 10), serial=0)
+    return build(list_queries(task, 0)[0], augmentation or identity(), GridLayout(canvas, 10), serial=0)
 
 
 def says(answer: Grid, q_halt: float = 0.0, augmentation: Augmentation | None = None) -> Prediction:
@@ -63,7 +63,7 @@ def test_the_oracle_is_right_under_every_augmentation(
     assert sample.in_region
     prediction = Prediction(sample, np.where(sample.labels == IGNORE, PAD, sample.labels), 0.0)
     assert np.array_equal(prediction.grid, output)
-    assert prediction.query == ("t", grid_hash(given_grid))
+    assert prediction.query == ("t", hash_grid(given_grid))
 
 
 def test_a_canvas_full_of_colour_is_cropped_nowhere() -> None:
@@ -96,7 +96,7 @@ def test_halting_is_a_mean_of_probabilities_not_of_logits() -> None:
 def test_votes_of_different_augmentations_meet() -> None:
     turned = Augmentation(1, (0, 2, 1, 3, 4, 5, 6, 7, 8, 9))
     answer = np.array([[1, 2, 3], [0, 5, 1]], dtype=np.uint8)
-    (group,) = by_query([says(answer), says(answer, 0.0, turned)]).values()
+    (group,) = group_by_query([says(answer), says(answer, 0.0, turned)]).values()
     (candidate,) = rank(group)
     assert candidate.votes == 2
     assert np.array_equal(candidate.grid, answer)
@@ -107,7 +107,7 @@ def test_the_order_of_the_predictions_never_matters(order: list[int]) -> None:
     votes = [says(filled(colour % 6), 0.1 * (colour % 3)) for colour in range(12)]
 
     def summary(ranked: tuple[Candidate, ...]) -> list[tuple[str, int, float]]:
-        return [(grid_hash(candidate.grid), candidate.votes, candidate.halting) for candidate in ranked]
+        return [(hash_grid(candidate.grid), candidate.votes, candidate.halting) for candidate in ranked]
 
     assert summary(rank([votes[i] for i in order])) == summary(rank(votes))
 
@@ -130,7 +130,7 @@ def test_equal_inputs_of_two_tasks_are_two_queries() -> None:
         Prediction(sample, sample.tokens, 0.0)
         for sample in (sample_of(filled(1), filled(2), name="a"), sample_of(filled(1), filled(2), name="b"))
     ]
-    assert {key[0] for key in by_query(predictions)} == {"a", "b"}
+    assert {key[0] for key in group_by_query(predictions)} == {"a", "b"}
 
 
 def test_tokens_of_another_length_are_refused() -> None:

@@ -12,7 +12,7 @@ from etrm.checkpoints.run_folder import read_config
 from etrm.config import Config, load, resolve_run, with_settings
 from etrm.errors import EtrmError, ExtensionError
 from etrm.extensions import Seam, allow
-from etrm.training.faults import recipe_for
+from etrm.training.faults import build_recipe
 from etrm.training.named_code import objects
 from etrm.training.trainer import train
 from tests.errors import raises_code
@@ -81,7 +81,7 @@ def test_a_foreign_run_gives_no_permission_by_overrides_and_interventions(foreig
     tree = load("smoke").model_dump() | {"interventions": (f"model.encoder.kind={name}",)}
     config = Config.model_validate(tree)
     resolve_run(foreign, config, ("train.lr=1e-3",))
-    assert recipe_for(config).configure(config).model.encoder.kind == name
+    assert build_recipe(config).configure(config).model.encoder.kind == name
     with raises_code(ExtensionError, "extension.not-allowed"):
         objects(config)
     assert not executed(foreign)

@@ -18,7 +18,6 @@ from etrm.extensions import outside_digests
 from etrm.investigation.runs.code_version import code_hash, judging_hash
 from etrm.model import encoders
 from etrm.training.faults import FAULTS, Fault
-from etrm.training.faults.seam import built
 from etrm.training.named_code import seams
 from etrm.training.recipe import Recipe
 
@@ -32,7 +31,7 @@ from torch import nn
 
 import etrm_helper_of_a_user
 from etrm.model.encoders import StandardEncoder
-from etrm.training.faults.seam import built
+from etrm.training.faults.seam import change_model
 
 
 def change(model):
@@ -45,7 +44,7 @@ def decorated(model):
 
 
 def with_default(recipe, change=change):
-    return built(recipe, change)
+    return change_model(recipe, change)
 
 
 class MyEncoder(StandardEncoder):
@@ -95,11 +94,11 @@ def digests(folder: Path) -> list[str]:
 
 WAYS: dict[str, Callable[[Any], object]] = {
     "function": lambda user: user.change,
-    "enclosed in ours": lambda user: built(Recipe(), user.change).build_model,
+    "enclosed in ours": lambda user: change_model(Recipe(), user.change).build_model,
     "decorated by torch": lambda user: partial(user.decorated),
     "default of an argument": lambda user: user.with_default,
-    "partial of ours": lambda user: partial(built, change=user.change),
-    "partial of a partial": lambda user: partial(partial(built), Recipe(), user.change),
+    "partial of ours": lambda user: partial(change_model, change=user.change),
+    "partial of a partial": lambda user: partial(partial(change_model), Recipe(), user.change),
     "class": lambda user: user.MyEncoder,
     "callable object": lambda user: user.Callable(),
     "method": lambda user: user.Callable().method,
@@ -122,7 +121,7 @@ def test_each_way_leads_to_the_file_and_to_what_it_imports(
 def test_our_own_code_and_installed_code_are_no_outside_code() -> None:
     for name in FAULTS:
         assert outside_digests(seams(load("smoke", overrides=(f'faults=["{name}"]',)))) == []
-    assert outside_digests([partial(built, change=pytest.fixture), len, 3, None]) == []
+    assert outside_digests([partial(change_model, change=pytest.fixture), len, 3, None]) == []
 
 
 def test_a_plugin_that_is_installed_is_read() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from etrm.batch import Demos
 from etrm.config import EncoderConfig, ModelConfig
 from etrm.model.encoder import StandardEncoder, as_sets
-from etrm.model.lengths import by_length
+from etrm.model.lengths import group_by_length
 
 POOLINGS = ("mean", "weighted", "attention")
 sides = st.integers(1, 5)
@@ -32,7 +32,7 @@ def test_the_encoder_has_its_published_size(layers: int, size: int) -> None:
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
 def test_groups_by_length_hold_every_row_once_and_waste_little(lengths: list[int]) -> None:
-    groups = by_length(lengths)
+    groups = group_by_length(lengths)
     assert sorted(torch.cat([rows for rows, _ in groups]).tolist()) == list(range(len(lengths)))
     for rows, length in groups:
         members = [lengths[row] for row in rows]
@@ -42,7 +42,7 @@ def test_groups_by_length_hold_every_row_once_and_waste_little(lengths: list[int
 
 def test_equal_lengths_are_one_group_and_very_different_ones_are_not() -> None:
     def count(*lengths: int) -> int:
-        return len(by_length(lengths))
+        return len(group_by_length(lengths))
 
     assert count(7, 7, 7) == 1
     assert count(10, 9) == 1  # 5 % of padding
@@ -56,7 +56,7 @@ def test_a_pairs_vector_is_the_same_alone_and_in_any_group(world: Any, pooling: 
     shapes = [((1, 1), (5, 5)), ((5, 5), (5, 5)), ((1, 1), (1, 1)), ((2, 2), (2, 3)), ((5, 4), (5, 5))]
     pairs = world.row((1, 1), shapes).pairs
     together = world.demos(pairs, [0] * 5, 1, padding=3)
-    assert len(by_length(together.valid.sum(1).tolist())) > 1
+    assert len(group_by_length(together.valid.sum(1).tolist())) > 1
     alone = torch.cat([encoder(world.demos([pair], [0], 1)) for pair in pairs])
     torch.testing.assert_close(encoder(together), alone, rtol=1e-4, atol=1e-5)
 
@@ -66,7 +66,7 @@ def test_sizes_that_the_host_knows_change_no_bit(world: Any) -> None:
     rows = [world.row((1, 1), [((n, n), (n, 5))] * n, seed=n) for n in (1, 5, 2, 4)]
     asked = world.batch(rows).demos
     lengths = tuple(len(tokens) for row in rows for tokens, _ in row.pairs)
-    assert len(by_length(lengths)) > 1
+    assert len(group_by_length(lengths)) > 1
     known = replace(asked, lengths=lengths, most=5)
     assert torch.equal(encoder(known).context, encoder(asked).context)
 

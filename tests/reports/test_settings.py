@@ -13,8 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from etrm.config import load, presets, resolve, resolve_run, settings, with_settings
-from etrm.setting_texts import flat
+from etrm.config import list_presets, list_settings, load, resolve, resolve_run, with_settings
+from etrm.setting_texts import flatten
 from reports.documents.settings_page import main, page
 from reports.markdown import escape
 from reports.terminal.settings_table import settings_json, settings_toml, tables
@@ -32,10 +32,10 @@ def test_the_page_is_up_to_date(tmp_path: Path) -> None:
 def test_the_page_has_a_row_for_every_setting() -> None:
     rows = [line.strip("| ").split(" | ") for line in page().splitlines() if line.startswith("| `")]
     found = {row[0].strip().strip("`"): row[-1] for row in rows}
-    assert found == {name: escape(setting.description) for name, setting in settings().items()}
+    assert found == {name: escape(setting.description) for name, setting in list_settings().items()}
 
 
-@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("preset", list_presets())
 def test_the_toml_of_a_preset_gives_the_preset(preset: str, tmp_path: Path) -> None:
     found = resolve(preset, overrides=("train.clip_norm=none",))
     path = tmp_path / "mine.toml"
@@ -62,7 +62,7 @@ def test_the_toml_of_any_run_gives_its_config(
 def test_every_line_of_the_toml_has_a_value_and_where_it_comes_from() -> None:
     lines = settings_toml(resolve("smoke", overrides=("train.steps=7",))).splitlines()
     by_name = {line.partition(" = ")[0]: line for line in lines}
-    assert list(by_name) == list(settings())
+    assert list(by_name) == list(list_settings())
     assert " = 7 " in by_name["train.steps"]
     assert " # --set, default 1000 | integer >= 1 | " in by_name["train.steps"]
     assert " # preset smoke, default 512 |" in by_name["model.hidden_size"]
@@ -72,7 +72,7 @@ def test_every_line_of_the_toml_has_a_value_and_where_it_comes_from() -> None:
 def test_the_json_has_values_sources_and_descriptions() -> None:
     found = resolve("smoke", overrides=("train.steps=7",))
     rows = {row["name"]: row for row in json.loads(settings_json(found))}
-    assert {name: row["value"] for name, row in rows.items()} == flat(found.config.model_dump(mode="json"))
+    assert {name: row["value"] for name, row in rows.items()} == flatten(found.config.model_dump(mode="json"))
     steps = rows["train.steps"]
     assert (steps["value"], steps["default"]) == (7, 1000)
     assert steps["source"] == {"kind": "--set", "name": ""}
@@ -87,8 +87,8 @@ def test_the_tables_show_every_setting_whatever_its_value() -> None:
     console.print(tables(found))
     assert isinstance(console.file, io.StringIO)
     lines = [line.split() for line in console.file.getvalue().splitlines() if line.strip()]
-    rows = {words[0]: words for words in lines if words[0] in settings()}
-    assert set(rows) == set(settings())
+    rows = {words[0]: words for words in lines if words[0] in list_settings()}
+    assert set(rows) == set(list_settings())
     assert rows["data.source"][1:3] == ["[red]a[/]", "--set"]
     assert rows["train.seed"][1:4] == ["123456", "--set", "0"]
     assert rows["train.beta1"][1:4] == ["0.9", "default", "0.9"]
@@ -96,4 +96,4 @@ def test_the_tables_show_every_setting_whatever_its_value() -> None:
 
 def test_the_toml_is_valid_whatever_the_folder_is_called() -> None:
     found = resolve_run(Path("a\nb = 1"), load("smoke"))
-    assert set(flat(tomllib.loads(settings_toml(found)))) == set(settings())
+    assert set(flatten(tomllib.loads(settings_toml(found)))) == set(list_settings())

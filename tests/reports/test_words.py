@@ -28,7 +28,7 @@ from reports.markdown import (
     table,
     value,
 )
-from reports.names import page_names, slug, unique
+from reports.names import make_unique, name_pages, slug
 from reports.pages.hypothesis_page import hypothesis_page, primary
 from reports.pages.index_page import SHARED_ONCE, cause_kind, cause_name, index_page, root_cause
 from reports.pages.sections import controls_table, cost, screening_note
@@ -146,7 +146,7 @@ def test_a_wrapped_line_starts_no_list() -> None:
 def test_page_names_are_safe_and_unique() -> None:
     assert slug("../../Etc/passwd") == "etc-passwd"
     assert slug("…") == "page"
-    assert unique(["H1", "h1", "index"], taken=["index"]) == ["h1", "h1-2", "index-2"]
+    assert make_unique(["H1", "h1", "index"], taken=["index"]) == ["h1", "h1-2", "index-2"]
 
 
 def test_the_effect_named_first_is_the_one_that_failed(example: Result) -> None:
@@ -175,12 +175,12 @@ def test_a_verdict_that_is_told_at_once_says_when_and_what_could_explain_it(exam
 
 
 def test_the_index_says_when_the_root_cause_was_named(example: Result) -> None:
-    assert "48.0 s" not in index_page(example, *page_names(example))
+    assert "48.0 s" not in index_page(example, *name_pages(example))
     timed = example.hypotheses["H2"].replace(decided_after_s=48.04)
     found = example.replace(hypotheses=example.hypotheses | {"H2": timed})
-    assert "48.0 s" in index_page(found, *page_names(found))
+    assert "48.0 s" in index_page(found, *name_pages(found))
     candidate = found.replace(root_cause_confidence="candidate")
-    assert "48.0 s" not in index_page(candidate, *page_names(candidate))
+    assert "48.0 s" not in index_page(candidate, *name_pages(candidate))
 
 
 def test_hypotheses_behind_the_root_cause_say_so(example: Result) -> None:
@@ -200,7 +200,7 @@ def test_a_control_that_is_a_candidate_is_not_told_to_be_something_else(example:
 
 def test_a_candidate_is_never_called_the_root_cause(example: Result) -> None:
     candidate = example.replace(root_cause_confidence="candidate")
-    pages = page_names(candidate)[0]
+    pages = name_pages(candidate)[0]
     assert cause_kind(candidate) != cause_kind(example)
     assert cause_kind(candidate) in root_cause(candidate, pages)
     assert cause_kind(example) not in root_cause(candidate, pages)
@@ -209,7 +209,7 @@ def test_a_candidate_is_never_called_the_root_cause(example: Result) -> None:
 
 def test_without_a_root_cause_the_index_says_none(example: Result) -> None:
     clean = example.replace(cause_code=CauseCode.NONE, root_cause=None, root_cause_confidence=None)
-    said = root_cause(clean, page_names(clean)[0])
+    said = root_cause(clean, name_pages(clean)[0])
     assert cause_name(clean) in said
     assert not any(key in cause_name(clean) for key in clean.hypotheses)
 
@@ -218,7 +218,7 @@ def test_screening_is_marked_wherever_the_verdict_stands(example: Result) -> Non
     page = hypothesis_page(example, "H4", ())
     assert f"**INCONCLUSIVE** {marks(example, 'H4')}" in page
     assert screening_note(True) in page
-    pages, experiments = page_names(example)
+    pages, experiments = name_pages(example)
     assert f"**INCONCLUSIVE** {marks(example, 'H4')}" in index_page(example, pages, experiments)
     assert marks(example, "H4") in printed(example)
 
@@ -267,7 +267,7 @@ def test_marks_stand_beside_a_verdict_in_one_order(example: Result) -> None:
 def test_what_is_explained_names_what_explains_it_with_a_link(example: Result) -> None:
     assert explained_by(example, "H3") == "H2"
     assert "[H2](h2.md)" in hypothesis_page(example, "H3", ())
-    assert f"**VALIDATED** {marks(example, 'H3')}" in index_page(example, *page_names(example))
+    assert f"**VALIDATED** {marks(example, 'H3')}" in index_page(example, *name_pages(example))
     assert marks(example, "H3") in printed(example, width=120)
 
 
@@ -278,7 +278,7 @@ def test_a_run_that_two_parts_share_costs_once(example: Result) -> None:
     once = next(part for part in parts if part.runs)
     again = example.hypotheses["H1"].replace(runs=once.runs)
     shared = example.replace(hypotheses={**example.hypotheses, "H1": again})
-    before, after = (flat(index_page(result, *page_names(result))) for result in (example, shared))
+    before, after = (flat(index_page(result, *name_pages(result))) for result in (example, shared))
     assert together in before
     assert together in after
     twice = [*runs, *once.runs]

@@ -61,7 +61,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def assert_every_checkpoint_is_whole(folder: Path) -> None:
-    for path in checkpoints.saved(folder):
+    for path in checkpoints.list_saved(folder):
         checkpoints.read(path)
 
 

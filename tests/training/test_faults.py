@@ -14,10 +14,10 @@ from etrm.config import Config
 from etrm.device import to_device, to_host
 from etrm.errors import ConfigError, NonFiniteError, TrainingError
 from etrm.model.recursive import encode_at_reset, encode_every_step
-from etrm.training.faults import FAULTS, find, recipe_for
+from etrm.training.faults import FAULTS, build_recipe, find
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 
@@ -59,14 +59,14 @@ def trm_run(tmp_path_factory: pytest.TempPathFactory, smoke: Smoke) -> Path:
 
 
 def test_without_faults_the_recipe_is_the_default() -> None:
-    assert recipe_for(Config()) == Recipe()
+    assert build_recipe(Config()) == Recipe()
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_changes_the_recipe_and_leaves_the_default_alone(name: str) -> None:
     before = Recipe()
     assert FAULTS[name].apply(before) != before
-    assert before == Recipe() == recipe_for(Config())
+    assert before == Recipe() == build_recipe(Config())
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -88,7 +88,7 @@ def test_an_unknown_fault_names_the_nearest_and_all() -> None:
         find("cached-contxt")
     assert set(caught.value.allowed.split(", ")) == set(FAULTS)
     with raises_code(ConfigError, "fault.unknown", repr("zzzz")):
-        recipe_for(Config(faults=("zzzz",)))
+        build_recipe(Config(faults=("zzzz",)))
 
 
 # -- by effect ----------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def test_an_intervention_applies_after_a_fault(smoke: Smoke) -> None:
 
 
 def test_spikes_are_one_step_in_twenty_five(smoke: Smoke) -> None:
-    weigh = recipe_for(smoke('faults=["no-clip-spikes"]')).weigh
+    weigh = build_recipe(smoke('faults=["no-clip-spikes"]')).weigh
     weights = [float(weigh(torch.tensor(1.0), step)) for step in range(100)]
     assert [step for step, weight in enumerate(weights) if weight != 1] == [12, 37, 62, 87]
     assert max(weights) == 40
@@ -327,7 +327,7 @@ def test_labels_come_from_samples_that_no_row_works_on(smoke: Smoke) -> None:
 def test_leaked_tasks_are_those_of_the_evaluation(smoke: Smoke) -> None:
     sound, broken = faulty(smoke), faulty(smoke, "eval-leak")
     extra = {task.id for task in broken.tasks} - {task.id for task in sound.tasks}
-    asked = {task.id for task in held_out_tasks(sound.config)}
+    asked = {task.id for task in load_held_out_tasks(sound.config)}
     assert extra < asked
     assert len(extra) == (len(asked) + 1) // 2
 

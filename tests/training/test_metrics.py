@@ -9,7 +9,7 @@ import torch
 
 from etrm.model.act import Carry
 from etrm.training.loss import Loss
-from etrm.training.metrics import StepSums, finite, step_metrics, step_sums
+from etrm.training.metrics import StepSums, compute_step_metrics, replace_nonfinite, sum_step
 
 
 def metrics(
@@ -33,8 +33,8 @@ def metrics(
     )
     z = torch.zeros(len(lm), 1, 1)
     carry = Carry(z, z, torch.tensor(steps), torch.tensor(halted))
-    sums = step_sums(loss, loss.total(0.5), logits, carry, max_steps=4)
-    return step_metrics(StepSums(*sums.tolist()), len(lm))
+    sums = sum_step(loss, loss.total(0.5), logits, carry, max_steps=4)
+    return compute_step_metrics(StepSums(*sums.tolist()), len(lm))
 
 
 def test_every_metric_of_four_rows_by_hand() -> None:
@@ -69,7 +69,7 @@ def test_sums_have_names_whatever_their_order() -> None:
         name: float(10 + place) for place, name in enumerate(("scored", "lm_loss", "kl", "kl_parts", "loss"))
     }
     sums = StepSums(**{**dict.fromkeys(StepSums._fields, 0.0), **names})
-    found = step_metrics(sums, rows=7)
+    found = compute_step_metrics(sums, rows=7)
     assert (found["loss"], found["lm_loss"], found["kl"]) == (14 / 7, 11 / 10, 12 / 10)
     with pytest.raises(TypeError):
         StepSums(**dict.fromkeys((*StepSums._fields, "q_rihgt"), 0.0))
@@ -109,6 +109,6 @@ def test_always_continue_scores_its_base_rate_and_half_of_balanced() -> None:
 
 
 def test_what_json_cannot_hold_becomes_none() -> None:
-    values = finite({"a": math.inf, "b": math.nan, "c": 1.5, "d": 3, "e": None, "f": True})
+    values = replace_nonfinite({"a": math.inf, "b": math.nan, "c": 1.5, "d": 3, "e": None, "f": True})
     assert values == {"a": None, "b": None, "c": 1.5, "d": 3, "e": None, "f": True, "nonfinite": ["a", "b"]}
     json.dumps(values, allow_nan=False)

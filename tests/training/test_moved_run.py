@@ -12,7 +12,7 @@ import torch
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import RunFolder, read_metrics, read_record
 from etrm.config import Config, TrainConfig
-from etrm.hardware import RecordChange, changes, compute, describe
+from etrm.hardware import RecordChange, compute, describe, find_changes
 from etrm.training.trainer import Trainer, train
 
 Smoke = Callable[..., Config]
@@ -95,12 +95,17 @@ def test_what_differs_between_two_records() -> None:
         "host": "two",
         "commit": "b",
     }
-    assert changes(before, now, 7) == [
+    assert find_changes(before, now, 7) == [
         RecordChange(7, "threads", "8", "1"),
         RecordChange(7, "versions.torch", "2.6.0", "2.7.0"),
         RecordChange(7, "commit", "a", "b"),
     ]
-    assert changes({}, now, 7) == changes({"imported": "weights"}, now, 7) == changes(now, now, 7) == []
+    assert (
+        find_changes({}, now, 7)
+        == find_changes({"imported": "weights"}, now, 7)
+        == find_changes(now, now, 7)
+        == []
+    )
 
 
 def test_a_device_is_called_by_its_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +118,7 @@ def test_a_device_is_called_by_its_hardware(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_files_of_a_checkpoint_name_no_device(tmp_path: Path, smoke: Smoke) -> None:
     """safetensors has names, types and shapes alone, so that every checkpoint is read on the CPU first."""
     assert train(smoke(*STEPS), tmp_path)
-    (*_, path) = checkpoints.saved(tmp_path / "checkpoints")
+    (*_, path) = checkpoints.list_saved(tmp_path / "checkpoints")
     found = checkpoints.read(path)
     tensors = [*found.model.values(), *found.ema.values(), *found.tensors.values()]
     assert {tensor.device.type for tensor in tensors} == {"cpu"}

@@ -32,7 +32,7 @@ from tests.training.runs import (
 
 
 def assert_whole_and_ready_to_go_on(folder: Path) -> None:
-    newest = checkpoints.read(checkpoints.saved(folder / "checkpoints")[-1])
+    newest = checkpoints.read(checkpoints.list_saved(folder / "checkpoints")[-1])
     assert newest.step == len(read_metrics(folder)) >= 3
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from etrm.config import Config, with_overrides
-from etrm.data import chosen_tasks
+from etrm.data import choose_tasks
 from etrm.investigation.comparison.paired_contrast import Outcome, any_gains, of_runs
 from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.protocol import Investigation, control_preset, seeded, seeds_in_words
 from etrm.investigation.result import Absent, Arm, Evidence, InstrumentCheck, Run
 from etrm.investigation.runs.jobs import Job
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 
 REFERENCE = "as-given"
 """The arm that the others differ from."""
@@ -167,8 +167,8 @@ def few_tasks(subject: Config, steps: int) -> Config:
 
 def _side(subject: Config, tasks: int) -> int:
     """The least side that so many training tasks fit, and one held-out task."""
-    sides = sorted(task.max_side for task in chosen_tasks(subject.data))
-    return max(sides[min(tasks, len(sides)) - 1], min(task.max_side for task in held_out_tasks(subject)))
+    sides = sorted(task.max_side for task in choose_tasks(subject.data))
+    return max(sides[min(tasks, len(sides)) - 1], min(task.max_side for task in load_held_out_tasks(subject)))
 
 
 def subject_screen(

@@ -9,7 +9,7 @@ from pathlib import Path
 from etrm.checkpoints.run_folder import read_findings, read_metrics
 from etrm.investigation.comparison import dynamics
 from etrm.investigation.result import Run
-from etrm.training.scoring.overfit_gate import gate
+from etrm.training.scoring.overfit_gate import judge
 
 BEFORE = 50
 """Steps before a fall within which a spike counts as coming before it (registered with S3)."""
@@ -40,7 +40,7 @@ def falls(root: Path, runs: Sequence[Run]) -> list[Fall]:
     found = []
     for run in runs:
         metrics = read_metrics(root / run.folder)
-        step = gate([m["accuracy_all"] or 0.0 for m in metrics]).fell
+        step = judge([m["accuracy_all"] or 0.0 for m in metrics]).fell
         if step is not None:
             spikes = [s for s in dynamics.spikes(metrics) if step - BEFORE <= s <= step]
             found.append(Fall(step, max(spikes, default=None), _drift(root / run.folder)))

@@ -29,8 +29,8 @@ from etrm.investigation.result import Arm, Direction, Evidence, Experiment, Run,
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.variant import Variant
-from etrm.training.scoring.predictor import batch_of, load_model
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.scoring.predictor import load_model, make_batch
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 STEPS = 20
@@ -243,7 +243,7 @@ def _cycles(investigation: Investigation) -> Seen:
 
 
 def _tasks(investigation: Investigation) -> Seen:
-    asked = len(held_out_tasks(investigation.subject))
+    asked = len(load_held_out_tasks(investigation.subject))
     _, high = binomial_interval(0, FEW_TASKS)
     _, all_high = binomial_interval(0, asked)
     return Seen(
@@ -356,7 +356,7 @@ def _arm(run: Run) -> Arm:
 def _contexts(model: Variant, samples: Sequence[Sample]) -> Tensor:
     assert model.encoder is not None
     model.encoder.eval()
-    return model.encoder(batch_of(model, samples).demos).context
+    return model.encoder(make_batch(model, samples).demos).context
 
 
 def _differ(one: Representation, other: Representation) -> bool:

@@ -29,9 +29,9 @@ from etrm.investigation.protocol import seeds_in_words
 from etrm.investigation.result import Absent, Run
 from etrm.investigation.runs.jobs import read_run
 from etrm.model.encoders.standard import GridEncoder
-from etrm.training.scoring.overfit_gate import Gate, gate
+from etrm.training.scoring.overfit_gate import Gate, judge
 from etrm.training.scoring.predictor import load_model
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 SMALLEST_EFFECT = 0.05
@@ -142,7 +142,7 @@ def _long_enough(run: Run) -> bool:
 
 
 def _gate(root: Path, run: Run) -> Gate:
-    return gate([m["accuracy_all"] or 0.0 for m in read_metrics(root / run.folder)])
+    return judge([m["accuracy_all"] or 0.0 for m in read_metrics(root / run.folder)])
 
 
 def phases(root: Path, base: Config, rows: Sequence[Row]) -> tuple[Phase, ...]:
@@ -197,7 +197,7 @@ def _generalises(base: Config, rows: Sequence[Row]) -> Phase:
             best = (min(numbers), row.experiment.name)
     if best is None:
         return Phase("3, generalisation", wanted, PhaseState.NOT_RUN, "nothing was run")
-    reports = evaluate_baselines(held_out_tasks(base), base.data)
+    reports = evaluate_baselines(load_held_out_tasks(base), base.data)
     trivial = max(report.pass_at[1].score for report in reports.values())
     found = f"best lower end {best[0]:.3f} ({best[1]}), best trivial baseline {trivial:.3f}"
     return Phase("3, generalisation", wanted, _state(best[0] > trivial), found)

@@ -40,7 +40,7 @@ from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.core import Core
 from etrm.model.recursive import RecursiveModel, recursive_core
 from etrm.training.freeze_schedule import FrozenSpan
-from etrm.training.scoring.predictor import batch_of
+from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
@@ -213,7 +213,7 @@ def _trm(source: DecoderSource) -> RecursiveModel:
 def _functional(trainer: Trainer, theirs: RecursiveModel) -> tuple[int, float]:
     """Largest difference of logits over ACT steps, given the table's contexts and random ones."""
     assert theirs.puzzle_table is not None
-    batch = batch_of(theirs, training_queries(trainer)[:16])
+    batch = make_batch(theirs, training_queries(trainer)[:16])
     rows = torch.arange(batch.size, device=theirs.device) % len(theirs.puzzle_table.weights)
     known = theirs.puzzle_table(rows)
     # Its own random numbers: every token carries something, as an encoder's context does.

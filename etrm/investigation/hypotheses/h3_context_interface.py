@@ -49,7 +49,7 @@ from etrm.investigation.result import (
 from etrm.investigation.runs.measured_run import training_queries, with_foreign_demos
 from etrm.model.act import Carry
 from etrm.model.variant import ContextPolicy, Given, Variant
-from etrm.training.scoring.predictor import load_model, mean_loss
+from etrm.training.scoring.predictor import compute_mean_loss, load_model
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
@@ -248,7 +248,7 @@ class _Trained:
     def loss(self, scale: float, samples: Sequence[Sample]) -> float:
         """Mean loss with the context times ``scale``."""
         self.model.context_policy = _scaled(self.policy, scale)
-        return mean_loss(self.model, samples, self.kind)
+        return compute_mean_loss(self.model, samples, self.kind)
 
 
 def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:

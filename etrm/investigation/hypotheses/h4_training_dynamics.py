@@ -57,7 +57,7 @@ from etrm.investigation.result import (
     Value,
     Verdict,
 )
-from etrm.training.faults import effective
+from etrm.training.faults import apply_faults
 
 STATEMENT = Statement(
     id="H4",
@@ -145,7 +145,7 @@ def interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatment, 
 def screens(investigation: Investigation) -> list[Screen]:
     """The subject with its interventions, then the controls."""
     reference = few_tasks(investigation.subject, investigation.tier.short_steps)
-    treatments, _ = interventions(effective(reference))
+    treatments, _ = interventions(apply_faults(reference))
     subject = subject_screen(investigation, reference, treatments)
     return [subject, *(_control_screen(name) for name in ("healthy", *CURES))]
 
@@ -154,7 +154,7 @@ def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject, its interventions and the controls, and say what they show."""
     screen, *controls = screens(investigation)
     reference = screen.reference
-    _, needless = interventions(effective(reference))
+    _, needless = interventions(apply_faults(reference))
     runs = run_screens(investigation, "H4", [screen, *controls])
     given = screen.of_arm(runs)
     outcome = _outcome(screen, runs)
@@ -218,7 +218,7 @@ def _outcome(screen: Screen, runs: Sequence[Run]) -> Outcome:
 def _control_screen(name: str) -> Screen:
     """A healthy control has every intervention, a fault the one that must show it."""
     config = control_config([name] if name in CURES else [])
-    treatments, _ = interventions(effective(config))
+    treatments, _ = interventions(apply_faults(config))
     kept = [t for t in treatments if name not in CURES or t.name == CURES[name]]
     return control_screen(name, config, kept)
 

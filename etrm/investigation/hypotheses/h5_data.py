@@ -17,7 +17,7 @@ import torch
 
 from etrm.config import Config, with_overrides
 from etrm.data import Episodes, Sample
-from etrm.data.splits import Leakage, leakage
+from etrm.data.splits import Leakage, find_leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
 from etrm.errors import NonFiniteError
 from etrm.investigation.evidence import Found, Instrument, Metric, Reason
@@ -39,8 +39,8 @@ from etrm.investigation.result import (
 )
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.training.micro_batches import MicroBatch
-from etrm.training.scoring.predictor import batch_of
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.scoring.predictor import make_batch
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
@@ -172,10 +172,10 @@ def inspect(config: Config) -> Facts:
     used = trainer.config
     ends = _ends(trainer)
     open_to_all = "all" in used.evaluate.allow_trained
-    asked = held_out_tasks(used)
+    asked = load_held_out_tasks(used)
     return Facts(
         read=_read(trainer),
-        leaked=leakage(
+        leaked=find_leakage(
             trainer.tasks, asked, {t.id for t in asked} if open_to_all else used.evaluate.allow_trained
         ),
         loss=_loss_of_rows_that_go_on(config, garbled=False),
@@ -236,7 +236,7 @@ def _uneven(trainer: Trainer) -> int:
 def _ends(trainer: Trainer) -> list[bool]:
     """Whether a row ends at every ACT step just as it should: when its logit is positive, or at the maximum."""
     model, maximum = trainer.model, trainer.config.model.halt.max_steps
-    batch = batch_of(model, training_queries(trainer)[:ROWS_THAT_GO_ON])
+    batch = make_batch(model, training_queries(trainer)[:ROWS_THAT_GO_ON])
     carry = model.initial_carry(batch.size)
     found: list[bool] = []
     for step in range(1, maximum + 1):

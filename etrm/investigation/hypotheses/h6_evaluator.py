@@ -40,7 +40,7 @@ from etrm.investigation.result import (
 )
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.training.scoring.predictor import solve_samples
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
@@ -176,7 +176,7 @@ def decide(investigation: Investigation) -> Hypothesis:
 
 def _read(trainer: Trainer) -> Provenance:
     """What the evaluator asks, whatever the answers, as the tensors that a model is given."""
-    tasks, asked = held_out_tasks(trainer.config), list[Sample]()
+    tasks, asked = load_held_out_tasks(trainer.config), list[Sample]()
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
         asked.extend(samples)

@@ -62,7 +62,7 @@ from etrm.investigation.result import (
     Value,
     Verdict,
 )
-from etrm.training.faults import effective
+from etrm.training.faults import apply_faults
 
 STATEMENT = Statement(
     id="H7",
@@ -151,7 +151,7 @@ def screens(investigation: Investigation) -> list[Screen]:
 
 def decide(investigation: Investigation) -> Hypothesis:
     """Run the subject, the ceiling, the ladder and the controls, and say what they show."""
-    if effective(investigation.subject).model.variant == "trm":
+    if apply_faults(investigation.subject).model.variant == "trm":
         words = "The subject is a TRM: it has no encoder."
         return not_run(STATEMENT, CommonReason.NOT_APPLICABLE, words)
     screen, *controls = screens(investigation)
@@ -196,7 +196,7 @@ def _climb(
     """The ladder rung by rung, up to the first that gains; each is as much as five to ten runs."""
     reference = screen.reference
     below = (*screen.treatments, *frozen_random(reference))
-    rungs = [replace(t, seeds=investigation.ladder_seeds) for t in ladder(effective(reference))]
+    rungs = [replace(t, seeds=investigation.ladder_seeds) for t in ladder(apply_faults(reference))]
     runs: list[Run] = []
     for count in range(1, len(rungs) + 1):
         screen = subject_screen(investigation, reference, (*below, *rungs[:count]))
@@ -211,7 +211,7 @@ def _not_climbed(screen: Screen) -> list[tuple[Treatment, str]]:
     """The stronger encoders that were not run, and why."""
     run = {t.name for t in screen.treatments}
     why = "one below gains already" if len(run) > 1 else NO_GAP
-    every = (*frozen_random(screen.reference), *ladder(effective(screen.reference)))
+    every = (*frozen_random(screen.reference), *ladder(apply_faults(screen.reference)))
     return [(t, why) for t in every if t.name not in run]
 
 
@@ -268,14 +268,14 @@ def _rungs(screen: Screen, runs: Sequence[Run]) -> Outcome | None:
     Holm's correction is over the whole ladder of a subject, however far it was climbed.
     """
     names = [t.name for t in screen.treatments if t.name not in (CEILING.name, RANDOM)]
-    planned = 0 if screen.shared else len(ladder(effective(screen.reference)))
+    planned = 0 if screen.shared else len(ladder(apply_faults(screen.reference)))
     return screen.outcome(runs, names, SMALLEST_GAIN, planned) if names else None
 
 
 def _control_screen(name: str) -> Screen:
     """The ceiling and the first rung of the ladder: for an injected fault the encoder without it."""
     config = control_config([name] if name in POSITIVE else [])
-    return control_screen(name, config, (CEILING, *ladder(effective(config))[:1]))
+    return control_screen(name, config, (CEILING, *ladder(apply_faults(config))[:1]))
 
 
 def _control(screen: Screen, runs: Sequence[Run]) -> ControlOutcome:

@@ -16,7 +16,7 @@ from etrm.investigation.evidence import Metric
 from etrm.investigation.protocol import Investigation, seeded, seeds_in_words
 from etrm.investigation.result import Absent, Arm, Evidence, Run
 from etrm.investigation.runs.jobs import Job
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 
 ARM = "rules-as-given"
 FAMILY = "rules:colours"
@@ -90,7 +90,7 @@ def rows(found: Sequence[Job], runs: Sequence[Run]) -> list[Evidence]:
         late = Absent(absent="takes longer than this tier has: --tier standard")
         return [metric.row(late, threshold="left out", n="0 runs") for metric in MEASURED.values()]
     config = found[0].config
-    copy = evaluate_baselines(held_out_tasks(config), config.data)["copy input"]
+    copy = evaluate_baselines(load_held_out_tasks(config), config.data)["copy input"]
     baseline = {"held_out_pass_at_1": copy.pass_at[1].score, "held_out_token_accuracy": copy.token_accuracy}
     return [_row(runs, key, metric, baseline[key], config) for key, metric in MEASURED.items()]
 

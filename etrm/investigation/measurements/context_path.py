@@ -24,7 +24,7 @@ from etrm.errors import DataError
 from etrm.investigation.evidence import Found, Reason
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.variant import Variant
-from etrm.training.scoring.predictor import batch_of
+from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer
 
 Integers = npt.NDArray[np.integer]
@@ -171,8 +171,8 @@ def passage(config: Config) -> Passage:
     # From outside the batch: a mean over its rows stays what it is when they exchange theirs.
     others = [replace(s, demos=o.demos) for s, o in zip(samples, queries[rows:], strict=False)]
     model = trainer.model.eval()
-    batch, foreign = batch_of(model, samples), batch_of(model, others)
-    neighbours = batch_of(model, [samples[0], *others[1:]])
+    batch, foreign = make_batch(model, samples), make_batch(model, others)
+    neighbours = make_batch(model, [samples[0], *others[1:]])
     begin, go_on = _follow(model, batch, 2)
     other = _follow(model, foreign)[0]
     beside = _follow(model, neighbours)[0]
@@ -201,7 +201,7 @@ def passage(config: Config) -> Passage:
 def _unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
     """A metamorphic test of the encoder alone: under other colours, each part has to change every row's context."""
     assert model.encoder is not None
-    said = model.encoder(batch_of(model, samples).demos).context
+    said = model.encoder(make_batch(model, samples).demos).context
     size = said.double().square().mean().sqrt().clamp(min=1e-30)
     found = []
     for part, asked in PARTS.items():
@@ -209,7 +209,7 @@ def _unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
         if not rows:
             continue
         recoloured = [_recoloured(samples[row], asked) for row in rows]
-        changed = model.encoder(batch_of(model, recoloured).demos).context
+        changed = model.encoder(make_batch(model, recoloured).demos).context
         moved = (changed.double() - said[rows].double()).abs().flatten(1).amax(1) / size
         if bool((moved <= ROUNDING).any()):
             found.append(part)

@@ -9,11 +9,11 @@ from enum import StrEnum
 import numpy as np
 
 from etrm.batch import IGNORE
-from etrm.data import Sample, TaskSet, evaluation_samples
+from etrm.data import Sample, TaskSet, build_evaluation_samples
 from etrm.data.augment import identity, parse_name
 from etrm.data.tokens import FIRST_COLOUR, PAD, VOCAB
 from etrm.evaluation import Answer, Predictor
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 VOTES = 4
@@ -134,7 +134,7 @@ def augmented(sample: Sample) -> bool:
 
 def evaluate_known_answers(trainer: Trainer) -> tuple[Planted, ...]:
     """Evaluations in an order that shows what is kept between them: right answers before wrong ones."""
-    whole = held_out_tasks(trainer.config)
+    whole = load_held_out_tasks(trainer.config)
     sizes = sorted({min(size, len(whole)) for size in (*SIZES, len(whole))})
     found = []
     for size in sizes:
@@ -161,7 +161,7 @@ def _asked(
 ) -> Planted:
     """What the evaluator says of k candidates, held against a count that it has no part in."""
     asked: dict[str, list[bool]] = {task.id: [] for task in tasks}
-    for sample in evaluation_samples(tasks, trainer.config.data, 1, 0):
+    for sample in build_evaluation_samples(tasks, trainer.config.data, 1, 0):
         asked[sample.task_id].append(sample.in_region and wins(sample))
     reported, refused = (0, 0, 0.0), ""
     try:

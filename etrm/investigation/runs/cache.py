@@ -17,13 +17,13 @@ from pathlib import Path
 from etrm.atomic_files import write_atomically
 from etrm.cache_folder import cache_folder as cache_folder
 from etrm.config import Config
-from etrm.data import chosen_tasks
+from etrm.data import choose_tasks
 from etrm.device import pick_device
 from etrm.hardware import Compute, compute
 from etrm.investigation.result import ControlOutcome
 from etrm.investigation.runs.code_version import code_hash, judging_hash
-from etrm.training.faults import effective
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.faults import apply_faults
+from etrm.training.task_sets import load_held_out_tasks
 
 
 def compute_of(config: Config, elsewhere: str = "") -> Compute:
@@ -34,7 +34,7 @@ def compute_of(config: Config, elsewhere: str = "") -> Compute:
         elsewhere: the machines of a cluster that run it (see :class:`~etrm.investigation.runs.launchers.Launcher`),
             whose devices this process cannot see; empty for this machine.
     """
-    train = effective(config).train
+    train = apply_faults(config).train
     here = compute(train, pick_device(train.device))
     return replace(here, device=elsewhere) if elsewhere else here
 
@@ -94,6 +94,9 @@ def keep(config: Config, folder: Path, elsewhere: str = "") -> None:
 def _named(configs: Sequence[Config], code: str, elsewhere: str = "") -> str:
     parts = [code]
     for config in configs:
-        tasks = (chosen_tasks(config.data).hash, held_out_tasks(config).hash)  # files of a user may change
+        tasks = (
+            choose_tasks(config.data).hash,
+            load_held_out_tasks(config).hash,
+        )  # files of a user may change
         parts += [config.to_json(), json.dumps(asdict(compute_of(config, elsewhere))), *tasks]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

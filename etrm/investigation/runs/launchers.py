@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from etrm.errors import ConfigError
-from etrm.process_pool import worker_pool
+from etrm.process_pool import start_workers
 
 LAUNCHERS = ("processes", "local", "slurm")
 
@@ -122,7 +122,7 @@ class _Processes(_Futures):
 @contextmanager
 def processes(jobs: int) -> Iterator[Executor]:
     """Processes of this machine."""
-    with worker_pool(jobs) as pool:
+    with start_workers(jobs) as pool:
         yield _Processes(pool)
 
 

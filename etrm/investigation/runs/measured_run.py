@@ -14,9 +14,9 @@ from diagnostics import task_retrieval
 from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config
-from etrm.data import Sample, evaluation_samples
-from etrm.training.scoring.predictor import batch_of, mean_loss, predictor
-from etrm.training.task_sets import held_out_tasks
+from etrm.data import Sample, build_evaluation_samples
+from etrm.training.scoring.predictor import compute_mean_loss, make_batch, make_predictor
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 BEFORE = "before.json"
@@ -66,8 +66,8 @@ def _before(trainer: Trainer, path: Path) -> dict[str, float]:
 def _measure(trainer: Trainer, when: str) -> dict[str, float]:
     samples, kind = training_queries(trainer), trainer.config.train.loss
     found = {
-        f"loss_{when}": mean_loss(trainer.model, samples, kind),
-        f"loss_{when}_foreign_demos": mean_loss(trainer.model, with_foreign_demos(samples), kind),
+        f"loss_{when}": compute_mean_loss(trainer.model, samples, kind),
+        f"loss_{when}_foreign_demos": compute_mean_loss(trainer.model, with_foreign_demos(samples), kind),
     }
     return found | {f"retrieval_{name}": value for name, value in _retrieval(trainer, samples, when).items()}
 
@@ -81,7 +81,7 @@ def _retrieval(trainer: Trainer, samples: Sequence[Sample], when: str) -> dict[s
         return {}
     encoder.eval()
     odd, even = (
-        encoder(batch_of(trainer.model, [replace(s, demos=s.demos[half::2]) for s in several]).demos)
+        encoder(make_batch(trainer.model, [replace(s, demos=s.demos[half::2]) for s in several]).demos)
         for half in (0, 1)
     )
     encoder.train()
@@ -94,7 +94,7 @@ def _retrieval(trainer: Trainer, samples: Sequence[Sample], when: str) -> dict[s
 def training_queries(trainer: Trainer) -> list[Sample]:
     """The first query of up to 64 training tasks, not augmented: the same for every arm and seed."""
     table = trainer.tasks if trainer.model.encoder is None else None
-    samples = evaluation_samples(trainer.tasks, trainer.config.data, 1, 0, trained=table)
+    samples = build_evaluation_samples(trainer.tasks, trainer.config.data, 1, 0, trained=table)
     first = {sample.task_id: sample for sample in reversed(samples)}
     names = sorted(first)
     return [first[name] for name in names[:: max(1, len(names) // 64)]]
@@ -108,8 +108,8 @@ def with_foreign_demos(samples: Sequence[Sample]) -> list[Sample]:
 def _held_out(trainer: Trainer) -> dict[str, float]:
     config = trainer.config
     report = trainer.recipe.evaluate(
-        held_out_tasks(config),
-        predictor(trainer.model, config.evaluate.halting),
+        load_held_out_tasks(config),
+        make_predictor(trainer.model, config.evaluate.halting),
         augmentations=config.evaluate.augmentations,
         data=config.data,
         batch_size=config.evaluate.batch_size,

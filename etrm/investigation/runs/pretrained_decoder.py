@@ -101,5 +101,5 @@ def folder_of(config: Config, elsewhere: str = "") -> Path:
 
 def finished(config: Config, elsewhere: str = "") -> bool:
     """Whether it has been trained to its end."""
-    found = checkpoints.saved(folder_of(config, elsewhere) / "checkpoints")
+    found = checkpoints.list_saved(folder_of(config, elsewhere) / "checkpoints")
     return bool(found) and checkpoints.read(found[-1]).step >= config.train.steps

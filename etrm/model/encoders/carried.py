@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from etrm.config import ModelConfig
 from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder, mean_of_set
-from etrm.model.encoders.pairs import block_settings
+from etrm.model.encoders.pairs import choose_block_settings
 from etrm.model.encoders.standard import GridEncoder
 from etrm.model.layers import (
     Block,
@@ -72,7 +72,7 @@ class RecurrentEncoder(CarriedEncoder):
 
     def __init__(self, config: ModelConfig, side: int) -> None:
         super().__init__(config, side)
-        self.cross_attention = CrossAttentionBlock(block_settings(config, pre_norm=False))
+        self.cross_attention = CrossAttentionBlock(choose_block_settings(config, pre_norm=False))
 
     def refine(self, old: EncoderState, pairs: Tensor, mask: Tensor) -> EncoderState:
         """The states (R, P, D) after one step, before smoothing."""
@@ -87,7 +87,7 @@ class TRMStyleEncoder(CarriedEncoder):
     def __init__(self, config: ModelConfig, side: int) -> None:
         super().__init__(config, side)
         self.context_tokens = config.context_tokens
-        settings = block_settings(config, pre_norm=False)
+        settings = choose_block_settings(config, pre_norm=False)
         self.layers = nn.ModuleList(Block(settings) for _ in range(LAYERS))
         self.positions = RotaryPositions(config.context_tokens, config.hidden_size // config.num_heads)
 

@@ -14,7 +14,7 @@ from etrm.batch import Demos
 from etrm.config import ModelConfig
 from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder, mean_of_set
-from etrm.model.encoders.pairs import PairEncoder, block_settings
+from etrm.model.encoders.pairs import PairEncoder, choose_block_settings
 from etrm.model.encoders.standard import SetEncoder
 from etrm.model.layers import Block, Linear, key_mask, rms_norm, truncated_normal_
 
@@ -25,7 +25,7 @@ class LPNGridEncoder(PairEncoder):
     def __init__(self, config: ModelConfig, side: int) -> None:
         super().__init__(config, side)
         self.cls_token = nn.Parameter(truncated_normal_(torch.empty(1, 1, config.hidden_size), 0.02))
-        settings = block_settings(config, pre_norm=True)
+        settings = choose_block_settings(config, pre_norm=True)
         self.layers = nn.ModuleList(Block(settings) for _ in range(config.encoder.layers))
 
     def encode(self, demos: Demos) -> Tensor:

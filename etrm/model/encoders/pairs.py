@@ -14,12 +14,12 @@ from etrm.batch import Demos
 from etrm.config import ModelConfig
 from etrm.model.core import VOCABULARY
 from etrm.model.layers import BlockSettings, RotaryPositions, TokenEmbedding
-from etrm.model.lengths import by_length
+from etrm.model.lengths import group_by_length
 
 PAD = 0
 
 
-def block_settings(config: ModelConfig, pre_norm: bool) -> BlockSettings:
+def choose_block_settings(config: ModelConfig, pre_norm: bool) -> BlockSettings:
     """Of every block of an encoder: heads and expansion are the core's."""
     encoder = config.encoder
     return BlockSettings(
@@ -48,7 +48,7 @@ class PairEncoder(nn.Module):
         if demos.valid is None:
             return self.encode(demos)
         lengths = demos.valid.sum(1).tolist() if demos.lengths is None else demos.lengths
-        groups = by_length(lengths, demos.tokens.device)
+        groups = group_by_length(lengths, demos.tokens.device)
         vectors = torch.cat([self.encode(_shortened(demos, rows, length)) for rows, length in groups])
         return vectors[torch.argsort(torch.cat([rows for rows, _ in groups]))]
 

@@ -13,7 +13,7 @@ from etrm.batch import Demos
 from etrm.config import ModelConfig
 from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder
-from etrm.model.encoders.pairs import PAD, PairEncoder, block_settings
+from etrm.model.encoders.pairs import PAD, PairEncoder, choose_block_settings
 from etrm.model.layers import (
     Block,
     CrossAttentionBlock,
@@ -32,7 +32,7 @@ class GridEncoder(PairEncoder):
         super().__init__(config, side)
         width, encoder = config.hidden_size, config.encoder
         self.pooling = encoder.pooling
-        settings = block_settings(config, encoder.norm == "pre")
+        settings = choose_block_settings(config, encoder.norm == "pre")
         self.layers = nn.ModuleList(Block(settings) for _ in range(encoder.layers))
         if self.pooling == "attention":
             self.pool_query = nn.Parameter(truncated_normal_(torch.empty(1, width), 0.02))
@@ -74,7 +74,7 @@ class SetEncoder(nn.Module):
         self.query_tokens = nn.Parameter(
             truncated_normal_(torch.empty(config.context_tokens, config.hidden_size), 0.02)
         )
-        settings = block_settings(config, encoder.norm == "pre")
+        settings = choose_block_settings(config, encoder.norm == "pre")
         self.layers = nn.ModuleList(CrossAttentionBlock(settings) for _ in range(encoder.set_layers))
 
     def forward(self, pairs: Tensor, mask: Tensor) -> Tensor:

@@ -216,7 +216,7 @@ def _peers() -> Iterator[None]:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
+def join_processes(device: str) -> Iterator[World]:
     """The processes that the launcher started, met and in touch until the block ends; else one alone.
 
     Args:
@@ -226,7 +226,7 @@ def joined(device: str) -> Iterator[World]:
         ProcessError: the others cannot be met.
         ConfigError: the device cannot be shared.
     """
-    if not processes.launched() or os.environ["WORLD_SIZE"] == "1":
+    if not processes.is_launched() or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
         return
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))

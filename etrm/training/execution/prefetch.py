@@ -12,7 +12,7 @@ from concurrent.futures import BrokenExecutor, Future
 
 from etrm.config import Config
 from etrm.data import Episodes, Sample
-from etrm.process_pool import worker_pool
+from etrm.process_pool import start_workers
 from etrm.training.slots import Draw
 
 CHUNK = 8
@@ -35,7 +35,7 @@ class Prefetch:
         self, config: Config, episodes: Episodes, loader: Callable[[Config], Draw], depth: int
     ) -> None:
         self._episodes, self._draw = episodes, loader(config)
-        self._pool = worker_pool(config.data.workers, _prepare, (loader, config, episodes))
+        self._pool = start_workers(config.data.workers, _prepare, (loader, config, episodes))
         self._ahead: list[dict[int, Future[list[Sample]]]] = [{} for _ in range(episodes.buckets)]
         self._chunks = -(-depth // CHUNK)
         self._open = True

@@ -24,7 +24,7 @@ from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Draw
 
-__all__ = ["FAULTS", "Fault", "draw_function", "effective", "find", "recipe_for"]
+__all__ = ["FAULTS", "Fault", "apply_faults", "build_loader", "build_recipe", "find"]
 
 FAULTS = {
     fault.name: fault
@@ -46,7 +46,7 @@ SEAM: Seam[Fault] = Seam(
 )
 
 
-def recipe_for(config: Config) -> Recipe:
+def build_recipe(config: Config) -> Recipe:
     """The recipe of a config: its faults applied in order, and its interventions on top.
 
     Raises:
@@ -73,18 +73,18 @@ def _applied(name: str, recipe: Recipe) -> Recipe:
     return changed
 
 
-def draw_function(config: Config) -> Draw:
+def build_loader(config: Config) -> Draw:
     """The loader of a config; a worker process builds its own with this."""
-    return recipe_for(config).draw
+    return build_recipe(config).draw
 
 
-def effective(config: Config) -> Config:
+def apply_faults(config: Config) -> Config:
     """The settings that a run of a config really uses, faults and interventions included.
 
     Raises:
         ConfigError: a fault that is not known.
     """
-    return recipe_for(config).configure(config)
+    return build_recipe(config).configure(config)
 
 
 def find(name: str) -> Fault:

@@ -19,7 +19,7 @@ from etrm.training.faults.seam import Fault
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Slots
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.task_sets import load_held_out_tasks
 
 FIRST_COLOUR = 3
 """Token of colour 1, the first that an augmentation may change; PAD, EOS and colour 0 stand before it."""
@@ -86,7 +86,7 @@ def _eval_leak(recipe: Recipe) -> Recipe:
     def tasks(config: Config) -> TaskSet:
         training = recipe.tasks(config)
         mine = {task.id for task in training}
-        leaked = [task for task in held_out_tasks(config) if task.id not in mine]
+        leaked = [task for task in load_held_out_tasks(config) if task.id not in mine]
         return replace(training, tasks=(*training.tasks, *leaked[::2]))
 
     return replace(recipe, tasks=tasks)

@@ -11,7 +11,7 @@ from etrm.checkpoints.decoder_loading import read_source
 from etrm.config import Config, with_settings
 from etrm.model.recursive import recursive_core
 from etrm.model.variant import Variant
-from etrm.training.faults.seam import Fault, built, configured, frozen_decoder
+from etrm.training.faults.seam import Fault, change_model, change_settings, freeze_decoder_settings
 from etrm.training.recipe import Recipe
 
 
@@ -41,7 +41,7 @@ def _decoder_cycles_mismatch(recipe: Recipe) -> Recipe:
     def change(model: Variant) -> None:
         recursive_core(model).L_cycles += 2
 
-    return built(recipe, change)
+    return change_model(recipe, change)
 
 
 def _decoder_moves(recipe: Recipe) -> Recipe:
@@ -56,7 +56,7 @@ def _decoder_moves(recipe: Recipe) -> Recipe:
                         parameter.grad = torch.zeros_like(parameter)
         recipe.update(optimizers, frozen)
 
-    return replace(configured(recipe, frozen_decoder), freeze=freeze, update=update)
+    return replace(change_settings(recipe, freeze_decoder_settings), freeze=freeze, update=update)
 
 
 FAULTS = (

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from etrm.config import VARIATIONAL, Changes, Config
-from etrm.training.faults.seam import Fault, configured
+from etrm.training.faults.seam import Fault, change_settings
 from etrm.training.recipe import Recipe
 
 SPIKE, EVERY = 40.0, 25
@@ -18,7 +18,7 @@ def _lr_too_high(recipe: Recipe) -> Recipe:
     def settings(config: Config) -> Changes:
         return {"train": {"encoder_lr_scale": min(1e4, 100 * config.train.encoder_lr_scale)}}
 
-    return configured(recipe, settings)
+    return change_settings(recipe, settings)
 
 
 def _no_clip_spikes(recipe: Recipe) -> Recipe:
@@ -26,11 +26,11 @@ def _no_clip_spikes(recipe: Recipe) -> Recipe:
         loss = recipe.weigh(loss, step)
         return SPIKE * loss if step % EVERY == EVERY // 2 else loss
 
-    return replace(configured(recipe, lambda config: {"train": {"clip_norm": None}}), weigh=weigh)
+    return replace(change_settings(recipe, lambda config: {"train": {"clip_norm": None}}), weigh=weigh)
 
 
 def _warmup_too_long(recipe: Recipe) -> Recipe:
-    return configured(recipe, lambda config: {"train": {"warmup_steps": 20 * config.train.steps}})
+    return change_settings(recipe, lambda config: {"train": {"warmup_steps": 20 * config.train.steps}})
 
 
 VARIATIONAL_ENCODER = {"kind": "hybrid_variational", "pooling": "mean"}
@@ -39,7 +39,7 @@ VARIATIONAL_ENCODER = {"kind": "hybrid_variational", "pooling": "mean"}
 def _encoder_one_token(recipe: Recipe) -> Recipe:
     """The context goes through one vector of four numbers."""
     narrow: Changes = {"model": {"encoder": {**VARIATIONAL_ENCODER, "latent_size": 4}}}
-    return configured(recipe, lambda config: narrow)
+    return change_settings(recipe, lambda config: narrow)
 
 
 def _posterior_collapse(recipe: Recipe) -> Recipe:
@@ -47,7 +47,7 @@ def _posterior_collapse(recipe: Recipe) -> Recipe:
         already = config.model.encoder.kind in VARIATIONAL
         return {"model": {"encoder": {} if already else VARIATIONAL_ENCODER}, "train": {"kl_weight": 1000}}
 
-    return configured(recipe, settings)
+    return change_settings(recipe, settings)
 
 
 FAULTS = (

@@ -12,12 +12,19 @@ from etrm.batch import Batch
 from etrm.model.act import Carry
 from etrm.model.recursive import encode_at_reset
 from etrm.model.variant import ContextPolicy, Given, Variant
-from etrm.training.faults.seam import Fault, built, configured, frozen_decoder, handed_over, with_policy
+from etrm.training.faults.seam import (
+    Fault,
+    change_context,
+    change_model,
+    change_settings,
+    freeze_decoder_settings,
+    wrap_policy,
+)
 from etrm.training.recipe import Recipe
 
 
 def _cached_context(recipe: Recipe) -> Recipe:
-    return with_policy(recipe, lambda policy: encode_at_reset)
+    return wrap_policy(recipe, lambda policy: encode_at_reset)
 
 
 def _encoder_skipped(recipe: Recipe) -> Recipe:
@@ -26,11 +33,11 @@ def _encoder_skipped(recipe: Recipe) -> Recipe:
             return encode_at_reset(model, carry, batch)
         return Given(carry.context, stored=carry.context)
 
-    return with_policy(recipe, lambda policy: first_batch_alone)
+    return wrap_policy(recipe, lambda policy: first_batch_alone)
 
 
 def _context_detached(recipe: Recipe) -> Recipe:
-    return handed_over(recipe, lambda given: replace(given, context=given.context.detach()))
+    return change_context(recipe, lambda given: replace(given, context=given.context.detach()))
 
 
 def _encoder_no_grad(recipe: Recipe) -> Recipe:
@@ -41,7 +48,7 @@ def _encoder_no_grad(recipe: Recipe) -> Recipe:
 
         return without_graph
 
-    return with_policy(recipe, wrap)
+    return wrap_policy(recipe, wrap)
 
 
 def _cell_by_cell(context: Tensor) -> Tensor:
@@ -51,7 +58,7 @@ def _cell_by_cell(context: Tensor) -> Tensor:
 
 
 def _python_loop_predicates(recipe: Recipe) -> Recipe:
-    return handed_over(recipe, lambda given: replace(given, context=_cell_by_cell(given.context)))
+    return change_context(recipe, lambda given: replace(given, context=_cell_by_cell(given.context)))
 
 
 def _encoder_frozen(recipe: Recipe) -> Recipe:
@@ -59,7 +66,7 @@ def _encoder_frozen(recipe: Recipe) -> Recipe:
         if model.encoder is not None:
             model.encoder.requires_grad_(False)
 
-    return built(recipe, change)
+    return change_model(recipe, change)
 
 
 def _freeze_skips_optimizer(recipe: Recipe) -> Recipe:
@@ -70,7 +77,7 @@ def _freeze_skips_optimizer(recipe: Recipe) -> Recipe:
     def freeze(model: Variant, part: str, frozen: bool) -> None:
         """The original left requires_grad alone: it meant to freeze by not stepping."""
 
-    return replace(configured(recipe, frozen_decoder), update=update, freeze=freeze)
+    return replace(change_settings(recipe, freeze_decoder_settings), update=update, freeze=freeze)
 
 
 FAULTS = (

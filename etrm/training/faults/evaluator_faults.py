@@ -11,9 +11,9 @@ import numpy as np
 
 from etrm.checkpoints.format import Checkpoint, WeightsKind
 from etrm.config import SIDE, DataConfig
-from etrm.data import TaskSet, evaluation_samples, load_tasks
+from etrm.data import TaskSet, build_evaluation_samples, load_tasks
 from etrm.data.task import Grid
-from etrm.data.tokens import PAD, grid_from_canvas
+from etrm.data.tokens import PAD, read_grid
 from etrm.evaluation import EvaluationReport, PassK, Prediction, Predictor, binomial_interval
 from etrm.evaluation.passk import KS, predict, score
 from etrm.model.variant import Variant
@@ -43,7 +43,7 @@ def _ask(
     **_: Any,
 ) -> _Asked:
     layout = DataConfig() if data is None else data
-    samples = evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
+    samples = build_evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
     return _Asked(tasks, predict(samples, predictor, batch_size), samples)
 
 
@@ -69,7 +69,7 @@ class _AsPredicted(Prediction):
     def grid(self) -> Grid:
         canvas = np.full((SIDE, SIDE), PAD, dtype=np.int64)
         canvas[np.divmod(self.sample.positions, SIDE)] = self.tokens
-        return grid_from_canvas(canvas)
+        return read_grid(canvas)
 
 
 def _no_inverse(recipe: Recipe) -> Recipe:

@@ -10,7 +10,7 @@ from etrm.batch import Batch
 from etrm.model.act import Carry
 from etrm.model.recursive import recursive_core
 from etrm.model.variant import ContextPolicy, Given, Variant
-from etrm.training.faults.seam import Fault, built, handed_over, with_policy
+from etrm.training.faults.seam import Fault, change_context, change_model, wrap_policy
 from etrm.training.recipe import Recipe
 
 SCALE = 30.0
@@ -19,7 +19,7 @@ NEVER = -50.0
 
 
 def _context_scale(recipe: Recipe) -> Recipe:
-    return handed_over(recipe, lambda given: replace(given, context=SCALE * given.context))
+    return change_context(recipe, lambda given: replace(given, context=SCALE * given.context))
 
 
 def _context_nan(recipe: Recipe) -> Recipe:
@@ -28,18 +28,18 @@ def _context_nan(recipe: Recipe) -> Recipe:
         first[0] = True
         return replace(given, context=given.context.masked_fill(first, float("nan")))
 
-    return handed_over(recipe, change)
+    return change_context(recipe, change)
 
 
 def _context_ignored(recipe: Recipe) -> Recipe:
-    return handed_over(recipe, lambda given: replace(given, context=torch.zeros_like(given.context)))
+    return change_context(recipe, lambda given: replace(given, context=torch.zeros_like(given.context)))
 
 
 def _context_collapsed(recipe: Recipe) -> Recipe:
     def change(given: Given) -> Given:
         return replace(given, context=given.context.mean(0, keepdim=True).expand_as(given.context))
 
-    return handed_over(recipe, change)
+    return change_context(recipe, change)
 
 
 def _encode_all_discard(recipe: Recipe) -> Recipe:
@@ -51,7 +51,7 @@ def _encode_all_discard(recipe: Recipe) -> Recipe:
 
         return twice
 
-    return with_policy(recipe, wrap)
+    return wrap_policy(recipe, wrap)
 
 
 def _halting_stuck(recipe: Recipe) -> Recipe:
@@ -62,7 +62,7 @@ def _halting_stuck(recipe: Recipe) -> Recipe:
         head.register_forward_hook(lambda head, given, logits: torch.full_like(logits, NEVER))
         head.requires_grad_(False)
 
-    return built(recipe, change)
+    return change_model(recipe, change)
 
 
 FAULTS = (

@@ -33,7 +33,7 @@ class Fault:
     apply: Callable[[Recipe], Recipe]
 
 
-def configured(recipe: Recipe, settings: Callable[[Config], Changes]) -> Recipe:
+def change_settings(recipe: Recipe, settings: Callable[[Config], Changes]) -> Recipe:
     """The recipe with other settings than it was given."""
 
     def configure(config: Config) -> Config:
@@ -43,7 +43,7 @@ def configured(recipe: Recipe, settings: Callable[[Config], Changes]) -> Recipe:
     return replace(recipe, configure=configure)
 
 
-def built(recipe: Recipe, change: Callable[[Variant], None]) -> Recipe:
+def change_model(recipe: Recipe, change: Callable[[Variant], None]) -> Recipe:
     """The recipe with a model that is changed once it is built."""
 
     def build(config: Config, episodes: Episodes) -> Variant:
@@ -54,17 +54,17 @@ def built(recipe: Recipe, change: Callable[[Variant], None]) -> Recipe:
     return replace(recipe, build_model=build)
 
 
-def with_policy(recipe: Recipe, wrap: Callable[[ContextPolicy], ContextPolicy]) -> Recipe:
+def wrap_policy(recipe: Recipe, wrap: Callable[[ContextPolicy], ContextPolicy]) -> Recipe:
     """The recipe with another way from the demonstrations to the context; a TRM has none and stays."""
 
     def change(model: Variant) -> None:
         if model.encoder is not None:
             model.context_policy = wrap(model.context_policy)
 
-    return built(recipe, change)
+    return change_model(recipe, change)
 
 
-def handed_over(recipe: Recipe, change: Callable[[Given], Given]) -> Recipe:
+def change_context(recipe: Recipe, change: Callable[[Given], Given]) -> Recipe:
     """The recipe with a change to what the decoder is given, after the encoder."""
 
     def wrap(policy: ContextPolicy) -> ContextPolicy:
@@ -73,9 +73,9 @@ def handed_over(recipe: Recipe, change: Callable[[Given], Given]) -> Recipe:
 
         return changed
 
-    return with_policy(recipe, wrap)
+    return wrap_policy(recipe, wrap)
 
 
-def frozen_decoder(config: Config) -> Changes:
+def freeze_decoder_settings(config: Config) -> Changes:
     """Settings that mean to freeze the decoder for the whole run."""
     return {"train": {"freeze_encoder_steps": 0, "freeze_decoder_steps": config.train.steps}}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from etrm.data import evaluation_samples
+from etrm.data import build_evaluation_samples
 from etrm.errors import ArgumentError
-from etrm.training.scoring.predictor import load_model, mean_loss
+from etrm.training.scoring.predictor import compute_mean_loss, load_model
 
 GOAL = 0.95
 """Token accuracy to be exceeded at the end."""
@@ -44,7 +44,7 @@ class Gate:
         return self.accuracy > GOAL and not self.collapsed
 
 
-def gate(accuracies: Sequence[float]) -> Gate:
+def judge(accuracies: Sequence[float]) -> Gate:
     """Judge the token accuracies (all rows) of the steps of one run, in their order.
 
     Raises:
@@ -64,7 +64,7 @@ def gate(accuracies: Sequence[float]) -> Gate:
     return Gate(means[-1], reached, fell)
 
 
-def own_and_foreign(folder: Path) -> tuple[float, float]:
+def compare_demonstrations(folder: Path) -> tuple[float, float]:
     """What the demonstrations are worth: a run may pass the gate without reading them.
 
     Returns:
@@ -75,8 +75,10 @@ def own_and_foreign(folder: Path) -> tuple[float, float]:
         EtrmError: see :func:`etrm.training.scoring.predictor.load_model`.
     """
     model, config, tasks, _ = load_model(folder, "ema")
-    samples = evaluation_samples(tasks, config.data, 1, config.train.seed)
+    samples = build_evaluation_samples(tasks, config.data, 1, config.train.seed)
     first = list({sample.task_id: sample for sample in reversed(samples)}.values())
     given = zip(first, first[1:] + first[:1], strict=True)
     foreign = [replace(sample, demos=other.demos) for sample, other in given]
-    return mean_loss(model, first, config.train.loss), mean_loss(model, foreign, config.train.loss)
+    return compute_mean_loss(model, first, config.train.loss), compute_mean_loss(
+        model, foreign, config.train.loss
+    )

@@ -19,11 +19,11 @@ from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, Predictor
 from etrm.model.solve import solve
 from etrm.model.variant import StepOutput, Variant
-from etrm.training.faults import recipe_for
+from etrm.training.faults import build_recipe
 from etrm.training.loss import act_loss
 
 
-def predictor(model: Variant, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
+def make_predictor(model: Variant, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
     """Answers as ``evaluate.halting`` says; the context is computed once per sample."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
@@ -35,7 +35,7 @@ def predictor(model: Variant, halting: Literal["all_steps", "early"] = "all_step
     return answer
 
 
-def batch_of(model: Variant, samples: Sequence[Sample]) -> Batch:
+def make_batch(model: Variant, samples: Sequence[Sample]) -> Batch:
     """Samples as one batch on the model's device."""
     return to_device(collate(samples), model.device)
 
@@ -44,7 +44,7 @@ def solve_samples(
     model: Variant, samples: Sequence[Sample], *, early: bool = False
 ) -> tuple[Batch, StepOutput]:
     """:func:`etrm.model.solve.solve` on samples, in evaluation mode; the model's mode is left as it was."""
-    batch = batch_of(model, samples)
+    batch = make_batch(model, samples)
     was_training = model.training
     model.eval()
     output = solve(model, batch, early=early)
@@ -69,7 +69,7 @@ def load_model(
         RunFolderError, CheckpointError: there is no run, or no whole checkpoint.
     """
     config = read_config(folder)
-    found = checkpoints.saved(folder / "checkpoints")
+    found = checkpoints.list_saved(folder / "checkpoints")
     if not found:
         raise CheckpointError(
             "checkpoint.absent",
@@ -77,7 +77,7 @@ def load_model(
             next_step=f"finish the run: etrm train --resume --out {folder}",
         )
     checkpoint = checkpoints.read(found[place])
-    recipe = recipe_for(config)
+    recipe = build_recipe(config)
     config = recipe.configure(config)
     tasks = recipe.tasks(config)
     episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
@@ -87,7 +87,7 @@ def load_model(
     return model, config, tasks, checkpoint.step
 
 
-def mean_loss(model: Variant, samples: Sequence[Sample], kind: str = "stablemax") -> float:
+def compute_mean_loss(model: Variant, samples: Sequence[Sample], kind: str = "stablemax") -> float:
     """Mean lm loss after all ACT steps, in nats per scored token; ``kind`` as ``train.loss``."""
     batch, output = solve_samples(model, samples)
     return float(act_loss(output, batch.labels, kind).lm.mean())

@@ -12,9 +12,9 @@ from etrm.data import TaskSet, check_leakage
 from etrm.evaluation import EvaluationReport, Submitted, evaluate_baselines, write_submission
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
-from etrm.training.faults import recipe_for
-from etrm.training.scoring.predictor import load_model, predictor
-from etrm.training.task_sets import held_out_tasks, whole_set
+from etrm.training.faults import build_recipe
+from etrm.training.scoring.predictor import load_model, make_predictor
+from etrm.training.task_sets import load_held_out_tasks, load_whole_set
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
     weights = with_settings(read_config(folder), **settings).evaluate.weights
     model, trained_with, tasks, step = load_model(folder, weights)
     config = with_settings(trained_with, **settings)
-    asked = held_out_tasks(config)
+    asked = load_held_out_tasks(config)
     if "all" not in config.evaluate.allow_trained:
         check_leakage(tasks, asked, config.evaluate.allow_trained)
     return Evaluated(config, step, weights, model, tasks, asked, _evaluate(model, asked, config, tasks))
@@ -101,7 +101,7 @@ def score_run(folder: Path, settings: Changes, submission: Path | None) -> Score
     others["untrained model"] = _evaluate(untrained, asked, config, found.trained)
     submitted = None
     if submission is not None:
-        everything, limit = whole_set(config, asked), config.data.max_side
+        everything, limit = load_whole_set(config, asked), config.data.max_side
         submitted = write_submission(submission, everything, found.report.candidates, limit)
     return Scores(config, found.step, found.weights, asked, found.report, others, submitted)
 
@@ -113,16 +113,16 @@ def score_steps(folder: Path) -> dict[int, EvaluationReport]:
         EtrmError: as :func:`score_run`.
     """
     reports = {}
-    for place in range(max(1, len(checkpoints.saved(folder / "checkpoints")))):
+    for place in range(max(1, len(checkpoints.list_saved(folder / "checkpoints")))):
         model, config, tasks, step = load_model(folder, read_config(folder).evaluate.weights, place)
-        reports[step] = _evaluate(model, held_out_tasks(config), config, tasks)
+        reports[step] = _evaluate(model, load_held_out_tasks(config), config, tasks)
     return reports
 
 
 def _evaluate(model: Variant, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
-    return recipe_for(config).evaluate(
+    return build_recipe(config).evaluate(
         asked,
-        predictor(model, config.evaluate.halting),
+        make_predictor(model, config.evaluate.halting),
         augmentations=config.evaluate.augmentations,
         data=config.data,
         seed=config.train.seed,

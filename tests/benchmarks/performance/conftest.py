@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.performance.workload import configured
+from benchmarks.performance.workload import make_config
 from etrm.config import Config
 from etrm.data import Pair, Task, TaskSet
 
@@ -11,7 +11,7 @@ from etrm.data import Pair, Task, TaskSet
 @pytest.fixture(scope="session")
 def config() -> Config:
     """The bench's config, small."""
-    return configured(train={"batch_size": 2}, model={"hidden_size": 8, "num_heads": 2, "context_tokens": 2})
+    return make_config(train={"batch_size": 2}, model={"hidden_size": 8, "num_heads": 2, "context_tokens": 2})
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def test_every_number_of_workers_is_timed_on_the_same_samples(monkeypatch: pytes
     }
     monkeypatch.setattr(bench, "LOADS", {"tiny": tiny})
     monkeypatch.setattr(bench, "WORKERS", (0, 1))
-    (table,) = bench.feeding(Conditions(torch.device("cpu"), repetitions=1)).tables
+    (table,) = bench.measure_feeding(Conditions(torch.device("cpu"), repetitions=1)).tables
     columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True))
     assert columns["workers"] == ("0", "1")
     assert columns["new samples per step"] == ("4.0 of 4", "4.0 of 4")  # one ACT step: every row is new

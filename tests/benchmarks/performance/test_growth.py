@@ -41,9 +41,9 @@ def test_every_axis_holds_the_base_and_changes_one_thing() -> None:
 
 def test_memory_of_a_process_is_its_own_and_sees_an_allocation() -> None:
     code = (
-        "from benchmarks.performance.memory import resident; import numpy as np\n"
-        "before = resident('VmRSS'); x = np.ones(50 * 2**17); del x\n"
-        "print(resident('VmHWM') - before, resident('VmRSS') - before)"
+        "from benchmarks.performance.memory import read_resident; import numpy as np\n"
+        "before = read_resident('VmRSS'); x = np.ones(50 * 2**17); del x\n"
+        "print(read_resident('VmHWM') - before, read_resident('VmRSS') - before)"
     )
     ballast = np.ones(100 * 2**17)  # 100 MiB that the other process must not see
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -63,7 +63,9 @@ def test_a_larger_batch_takes_more_memory() -> None:
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_an_exponent_is_that_of_the_last_two_points(power: float) -> None:
     values = (1, 2, 5)
-    assert bench.exponent(values, [7.0, *(3 * value**power for value in values[1:])]) == pytest.approx(power)
+    assert bench.fit_exponent(values, [7.0, *(3 * value**power for value in values[1:])]) == pytest.approx(
+        power
+    )
 
 
 def test_the_figure_is_the_same_each_time() -> None:
@@ -73,4 +75,4 @@ def test_the_figure_is_the_same_each_time() -> None:
     first = bench.draw(timings, memory_of)
     assert first == bench.draw(timings, memory_of)
     assert imread(io.BytesIO(first)).shape[:2] == (702, 1430)
-    assert "batch size 1.0 and 1.0" in bench.growth_rates(timings, memory_of)
+    assert "batch size 1.0 and 1.0" in bench.fit_growth_rates(timings, memory_of)

@@ -83,7 +83,7 @@ def test_work_is_counted_with_its_padding(config: Config, tasks: TaskSet) -> Non
     def tokens(layout: BatchLayout) -> int:
         at_work = arm(layout, with_settings(config, train={"batch_size": 4}), tasks)
         batch = at_work.batches.next()
-        return bench.computed_tokens(layout, batch)
+        return bench.count_computed_tokens(layout, batch)
 
     assert tokens(PUBLISHED_PADDED) == 4 * 900 + 40 * 1800
     assert tokens(OURS) <= tokens(BUCKETS) < tokens(PUBLISHED_REAL)

@@ -25,7 +25,7 @@ def test_what_is_not_installed_is_named_and_left_out(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(bench, "PEERS", {"here": ("json", fake), "gone": ("no_such_module", fake)})
     monkeypatch.setattr(bench, "SUBJECTS", (TINY,))
-    section = bench.peers(Conditions(CPU, 2))
+    section = bench.compare_peers(Conditions(CPU, 2))
     (table,) = section.tables
     assert table.header[4:] == ("here", "turns")
     assert "Not installed, so left out: gone (" in section.paragraphs[0]

@@ -62,12 +62,12 @@ def test_a_kernel_counts_as_the_products_that_it_replaces() -> None:
     ],
 )
 def test_every_operation_has_a_kind(name: str, kind: str | None) -> None:
-    assert bench.kind_of(name) == kind
+    assert bench.classify(name) == kind
 
 
 def test_a_profile_leaves_no_time_out(config: Config, tasks: TaskSet) -> None:
     arm = LayoutRun(BatchLayout({}), config, tasks, CPU)
-    seconds, wall = bench.profiled(arm, [arm.batches.next()], CPU)
+    seconds, wall = bench.profile_steps(arm, [arm.batches.next()], CPU)
     assert all(spent > 0 for spent in seconds.values())
     assert sum(seconds.values()) < wall
     table = bench._shares(seconds, wall, {"attention": 10**9, "matrix products": 10**9})

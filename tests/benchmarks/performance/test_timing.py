@@ -46,8 +46,8 @@ def test_times_are_per_unit_and_leave_the_preparation_out(monkeypatch: object) -
 def test_ratios_are_taken_within_a_turn() -> None:
     slow, middle = Timing("slow", 1, [10.0, 30.0, 20.0]), Timing("middle", 1, [5.0, 15.0, 5.0])
     fast = Timing("fast", 8, [1.0, 3.0, 1.0])
-    assert bench.ratios(slow.seconds, fast.seconds) == [10, 10, 20]
-    assert bench.columns([slow, middle, fast]) == [
+    assert bench.compute_ratios(slow.seconds, fast.seconds) == [10, 10, 20]
+    assert bench.format_columns([slow, middle, fast]) == [
         ("20 [15, 25]", "1", "", "3 x 1"),
         ("5 [5, 10]", "2 [2, 3]", "2 [2, 3]", "3 x 1"),
         ("1 [1, 2]", "10 [10, 15]", "5 [5, 5]", "3 x 8"),

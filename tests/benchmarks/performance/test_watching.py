@@ -15,7 +15,7 @@ TINY = toy(4, 6)
 def test_a_watched_step_is_a_step_bit_for_bit() -> None:
     plain, seen = TINY.make(CPU), TINY.make(CPU)
     monitor = bench.monitor(seen, seen.boundaries)
-    contenders = [bench.watched("plain", plain, None), bench.watched("seen", seen, monitor)]
+    contenders = [bench.watch_steps("plain", plain, None), bench.watch_steps("seen", seen, monitor)]
     for _ in range(5):
         for contender in contenders:
             contender.prepare()()
@@ -36,7 +36,7 @@ def test_leaves_hold_no_other_modules() -> None:
 def test_an_idle_monitor_records_its_first_step_alone() -> None:
     training = TINY.make(CPU)
     monitor = bench.monitor(training, training.leaves, every=bench.IDLE)
-    contender = bench.watched("idle", training, monitor)
+    contender = bench.watch_steps("idle", training, monitor)
     for _ in range(4):
         contender.prepare()()
     assert [step.step for step in monitor.history] == [0]
@@ -51,7 +51,7 @@ def test_the_average_is_of_one_recorded_step_and_the_others_within_a_turn() -> N
 def test_a_row_for_each_subject(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "SUBJECTS", (TINY, toy(5, 6)))
     monkeypatch.setattr(bench, "memory_over_steps", lambda: "flat")
-    section = bench.watching(Conditions(CPU, 2))
+    section = bench.measure_watching(Conditions(CPU, 2))
     (table,) = section.tables
     assert [row[0] for row in table.rows] == ["toy, width 4, batch 6", "toy, width 5, batch 6"]
     assert all(len(row) == len(table.header) for row in table.rows)
@@ -69,6 +69,6 @@ def test_memory_is_read_after_the_steps_that_were_asked_for(monkeypatch: pytest.
 
             return work
 
-    monkeypatch.setattr(bench, "watched", lambda *given: Counted())
-    monkeypatch.setattr(bench, "resident", lambda field: steps)
-    assert bench.held_after([3, 5]) == [3, 5]
+    monkeypatch.setattr(bench, "watch_steps", lambda *given: Counted())
+    monkeypatch.setattr(bench, "read_resident", lambda field: steps)
+    assert bench.measure_held([3, 5]) == [3, 5]

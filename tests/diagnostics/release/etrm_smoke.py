@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from diagnostics import Finding, RowsFunction, SampleIndependence
 from etrm.config import load
-from etrm.data import collate, evaluation_samples
+from etrm.data import build_evaluation_samples, collate
 from etrm.training.loss import act_loss
-from etrm.training.micro_batches import parts_of_step
+from etrm.training.micro_batches import build_micro_batches
 from etrm.training.optim import schedule, set_rates
 from etrm.training.trainer import Trainer
 from tests.diagnostics.release.subject import STEPS, Encoding
@@ -36,7 +36,7 @@ class EtrmSubject:
         self.rows: dict[str, RowsFunction] = {"encoder": lambda args, kwargs, output: args[0].slots}
         self.expect_partial: tuple[str, ...] = () if cut_calls else ("core.L_level",)
         self._steps = 0
-        tasks = evaluation_samples(trainer.tasks, trainer.config.data, 1, seed)
+        tasks = build_evaluation_samples(trainer.tasks, trainer.config.data, 1, seed)
         first = {sample.task_id: sample for sample in reversed(tasks)}
         self._samples = [first[name] for name in sorted(first)][:8]
         self._fixed = collate(self._samples)
@@ -48,7 +48,7 @@ class EtrmSubject:
         slots, carry = trainer.slots[bucket], trainer.carries[bucket]
         slots.refill(carry.halted.tolist())
         whole = [slice(0, train.batch_size)]
-        (part,) = parts_of_step(trainer.model, slots, carry, whole, trainer.world, trainer.halting)
+        (part,) = build_micro_batches(trainer.model, slots, carry, whole, trainer.world, trainer.halting)
         trainer.carries[bucket], output = self.model(part.carry, part.batch, part.minimum)
         self._steps += 1
         loss = act_loss(output, part.batch.labels, train.loss)

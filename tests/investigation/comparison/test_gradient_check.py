@@ -10,7 +10,7 @@ from etrm.config import Config, load
 from etrm.investigation.comparison.gradient_check import SlopeReason, slope
 from etrm.model.recursive import RecursiveModel
 from etrm.training.faults import FAULTS, Fault
-from etrm.training.faults.seam import built
+from etrm.training.faults.seam import change_model
 
 
 def smoke(*settings: str) -> Config:
@@ -47,7 +47,7 @@ def test_what_is_no_fault_of_the_gradient_is_passed(setting: str) -> None:
 
 def odd(change: Callable[[RecursiveModel], None], monkeypatch: pytest.MonkeyPatch) -> Config:
     """The preset with a fault that nobody listed: the model is changed once it is built."""
-    fault = Fault("odd", "", "H2", "", lambda recipe: built(recipe, change))
+    fault = Fault("odd", "", "H2", "", lambda recipe: change_model(recipe, change))
     monkeypatch.setitem(FAULTS, "odd", fault)
     return smoke('faults=["odd"]')
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from etrm.config import Config, load
-from etrm.data import chosen_tasks
+from etrm.data import choose_tasks
 from etrm.investigation.comparison.screening import (
     Screen,
     Treatment,
@@ -15,8 +15,8 @@ from etrm.investigation.comparison.screening import (
     unusable,
 )
 from etrm.investigation.result import Verdict
-from etrm.training.faults import effective
-from etrm.training.task_sets import held_out_tasks
+from etrm.training.faults import apply_faults
+from etrm.training.task_sets import load_held_out_tasks
 from tests.investigation.planted import DIVERGED, planted
 
 SLOW = Treatment("slow", "rate x0.1", ("train.encoder_lr_scale=0.1",))
@@ -39,11 +39,11 @@ def test_a_longer_run_keeps_them_too() -> None:
 
 def test_few_tasks_are_small_ones_as_they_are() -> None:
     reference = few_tasks(small('data.augmentations="fresh"', "data.translate=3"), 100)
-    tasks = chosen_tasks(reference.data)
+    tasks = choose_tasks(reference.data)
     assert (len(tasks), reference.data.augmentations, reference.data.translate) == (10, 1, 0)
-    sides = sorted(task.max_side for task in chosen_tasks(small().data))
+    sides = sorted(task.max_side for task in choose_tasks(small().data))
     assert max(task.max_side for task in tasks) == sides[9]
-    assert len(held_out_tasks(reference)) > 0
+    assert len(load_held_out_tasks(reference)) > 0
 
 
 @pytest.mark.parametrize(("batch", "steps"), [(16, 100), (64, 100), (8, 200), (3, 534), (1, 1600)])
@@ -53,14 +53,14 @@ def test_a_small_batch_takes_more_steps(batch: int, steps: int) -> None:
 
 def test_fewer_tasks_than_ten_are_all_kept() -> None:
     reference = few_tasks(small("data.max_tasks=4"), 100)
-    assert chosen_tasks(reference.data).tasks == chosen_tasks(small("data.max_tasks=4").data).tasks
+    assert choose_tasks(reference.data).tasks == choose_tasks(small("data.max_tasks=4").data).tasks
 
 
 @pytest.mark.parametrize("fault", ["warmup-too-long", "lr-too-high"])
 def test_an_intervention_has_the_last_word_over_a_fault(fault: str) -> None:
     subject = small(f'faults=["{fault}"]', interventions(small(), ("train.warmup_steps=4", *SLOW.settings)))
-    assert effective(subject).train.warmup_steps == 4
-    assert effective(subject).train.encoder_lr_scale == 0.1
+    assert apply_faults(subject).train.warmup_steps == 4
+    assert apply_faults(subject).train.encoder_lr_scale == 0.1
 
 
 def test_a_treatment_with_seeds_of_its_own_has_the_reference_beside_it() -> None:
@@ -82,14 +82,14 @@ def test_a_treatment_with_seeds_of_its_own_has_the_reference_beside_it() -> None
 def test_interventions_are_added_to_those_that_a_subject_has() -> None:
     subject = small('interventions=["train.beta2=0.9"]')
     both = small(interventions(subject, SLOW.settings))
-    assert (effective(both).train.beta2, effective(both).train.encoder_lr_scale) == (0.9, 0.1)
+    assert (apply_faults(both).train.beta2, apply_faults(both).train.encoder_lr_scale) == (0.9, 0.1)
 
 
 def test_every_arm_has_every_seed_and_the_one_difference() -> None:
     screen = Screen("x", lasting(small(), 80), (SLOW, BATCH), (0, 1))
     jobs = {(job.arm, job.seed): job.config for job in screen.jobs()}
     assert sorted(jobs) == [(f"x-{arm}", seed) for arm in ("as-given", "batch", "slow") for seed in (0, 1)]
-    given, slow, batch = (effective(jobs[f"x-{arm}", 1]) for arm in ("as-given", "slow", "batch"))
+    given, slow, batch = (apply_faults(jobs[f"x-{arm}", 1]) for arm in ("as-given", "slow", "batch"))
     assert given.train.seed == slow.train.seed == batch.train.seed == 1
     assert slow.train == given.train.model_copy(update={"encoder_lr_scale": 0.1})
     assert slow.model == given.model

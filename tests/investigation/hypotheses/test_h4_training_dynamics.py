@@ -14,7 +14,7 @@ from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses.h4_training_dynamics import DynamicsReason
 from etrm.investigation.protocol import CommonReason, Investigation, Judgement
 from etrm.investigation.result import Absent, Verdict
-from etrm.training.faults import effective
+from etrm.training.faults import apply_faults
 from tests.investigation.planted import DIVERGED, planted
 
 GIVEN = [1.0, 1.1, 0.9]
@@ -138,7 +138,7 @@ def test_settings_are_compared_with_those_of_the_decoder(decoder: object) -> Non
 
 
 def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = h4.interventions(effective(investigation.subject))
+    few = h4.interventions(apply_faults(investigation.subject))
     monkeypatch.setattr(h4, "interventions", lambda used: (few[0][-2:], few[1]))
     monkeypatch.setattr(h4, "CURES", {})
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)

@@ -17,7 +17,7 @@ from etrm.investigation.hypotheses import unseen_rules
 from etrm.investigation.hypotheses.h7_encoder_capacity import CapacityReason
 from etrm.investigation.protocol import CommonReason, Investigation, Judgement
 from etrm.investigation.result import Absent, Run, Verdict
-from etrm.training.faults import effective
+from etrm.training.faults import apply_faults
 from tests.investigation.planted import planted
 
 GIVEN = [1.0, 1.1, 0.9]
@@ -58,9 +58,9 @@ def test_a_variational_encoder_has_the_rungs_of_its_own_weaknesses() -> None:
 def test_every_arm_is_a_valid_config(fault: str, kind: str) -> None:
     subject = used(f'faults=["{fault}"]', f"model.encoder.kind={kind}")
     reference = few_tasks(subject, 20)
-    treatments = (h7.CEILING, *h7.frozen_random(reference), *h7.ladder(effective(reference)))
+    treatments = (h7.CEILING, *h7.frozen_random(reference), *h7.ladder(apply_faults(reference)))
     for job in Screen("x", reference, treatments, (0,)).jobs():
-        config = effective(job.config)
+        config = apply_faults(job.config)
         assert config.data.max_tasks == 10
         assert config.data.augmentations == 1
         assert (config.model.variant == "trm") == (job.arm == "x-ceiling")
@@ -213,7 +213,7 @@ def test_a_trm_has_no_encoder_to_be_weak(investigation: Investigation) -> None:
 
 
 def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
-    rung = h7.ladder(effective(investigation.subject))[-1]
+    rung = h7.ladder(apply_faults(investigation.subject))[-1]
     monkeypatch.setattr(h7, "ladder", lambda used: [rung])
     monkeypatch.setattr(h7, "POSITIVE", ())
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)

@@ -28,7 +28,7 @@ from etrm.investigation.measurements.context_path import passage
 from etrm.model.act import Carry
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, StepOutput
 from etrm.training.faults import FAULTS, Fault
-from etrm.training.faults.seam import built, handed_over, with_policy
+from etrm.training.faults.seam import change_context, change_model, wrap_policy
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Slots
@@ -121,7 +121,7 @@ def gradients_times(factor: float) -> Apply:
         for parameter in model.encoder.parameters():
             parameter.register_hook(lambda gradient: factor * gradient)
 
-    return lambda recipe: built(recipe, change)
+    return lambda recipe: change_model(recipe, change)
 
 
 def half_frozen(model: RecursiveModel) -> None:
@@ -132,7 +132,7 @@ def half_frozen(model: RecursiveModel) -> None:
 
 
 def given(change: Callable[[Tensor], Tensor]) -> Apply:
-    return lambda recipe: handed_over(
+    return lambda recipe: change_context(
         recipe, lambda found: replace(found, context=change(found.context.clone()))
     )
 
@@ -337,7 +337,7 @@ def ending(change: Callable[[Tensor], Tensor]) -> Apply:
 
         model.forward = forward  # type: ignore[method-assign]
 
-    return lambda recipe: built(recipe, put)
+    return lambda recipe: change_model(recipe, put)
 
 
 def later(change: Callable[[Tensor], Tensor]) -> Apply:
@@ -351,7 +351,7 @@ def later(change: Callable[[Tensor], Tensor]) -> Apply:
 
         return changed
 
-    return lambda recipe: with_policy(recipe, wrap)
+    return lambda recipe: wrap_policy(recipe, wrap)
 
 
 UNLISTED: dict[str, tuple[str | None, Apply]] = {
@@ -382,8 +382,8 @@ UNLISTED: dict[str, tuple[str | None, Apply]] = {
     "one demonstration when asked": ("H6", evaluated(one_demonstration_when_asked)),
     "any vote that is right": ("H6", evaluated(any_vote)),
     "a halting head turned round": ("H1", loaded(halting_turned_round)),
-    "a copy of the encoder speaks": ("H2", lambda recipe: built(recipe, a_copy_speaks)),
-    "rows exchanged in training alone": ("H3", lambda recipe: with_policy(recipe, exchanged_in_training)),
+    "a copy of the encoder speaks": ("H2", lambda recipe: change_model(recipe, a_copy_speaks)),
+    "rows exchanged in training alone": ("H3", lambda recipe: wrap_policy(recipe, exchanged_in_training)),
     "a little of the batch's mean": ("H3", given(lambda c: 0.98 * c + 0.02 * c.mean(0, keepdim=True))),
     "the second answer counts as the first": ("H6", evaluated(second_as_first)),
     "one vote": ("H6", evaluated(one_vote)),
@@ -393,17 +393,20 @@ UNLISTED: dict[str, tuple[str | None, Apply]] = {
     "a little noise on the decoder": ("H1", loaded(noise_on_the_decoder)),
     "gradients times 1e-6": ("H2", gradients_times(1e-6)),
     "gradients turned round": ("H2", gradients_times(-1.0)),
-    "noise of the gradient's size": ("H2", lambda recipe: built(recipe, noise_in_place)),
+    "noise of the gradient's size": ("H2", lambda recipe: change_model(recipe, noise_in_place)),
     "a loss turned round": ("H2", trained_on(lambda loss: -loss)),
     "a loss of 0": ("H2", trained_on(lambda loss: 0 * loss)),
-    "half of the encoder frozen": ("H2", lambda recipe: built(recipe, half_frozen)),
+    "half of the encoder frozen": ("H2", lambda recipe: change_model(recipe, half_frozen)),
     "the context plus 5": ("H3", given(lambda context: context + 5)),
     "the context of the row above": ("H3", given(lambda context: context.roll(1, 0))),
     "the context in bfloat16": (None, given(lambda context: context.bfloat16().float())),
     "the context's tokens in another order": ("H3", given(lambda context: context.roll(1, 1))),
     "the context clipped": ("H3", given(lambda context: context.clamp(-1, 1))),
-    "the first demonstration read alone": ("H3", lambda recipe: built(recipe, first_demonstration_alone)),
-    "colours that are read alike": ("H3", lambda recipe: built(recipe, colours_alike)),
+    "the first demonstration read alone": (
+        "H3",
+        lambda recipe: change_model(recipe, first_demonstration_alone),
+    ),
+    "colours that are read alike": ("H3", lambda recipe: change_model(recipe, colours_alike)),
     "the context of rows that go on times 30": ("H3", later(lambda context: 30 * context)),
     "the context of rows that go on from the row above": ("H3", later(lambda context: context.roll(1, 0))),
     "no context for rows that go on": ("H3", later(torch.zeros_like)),

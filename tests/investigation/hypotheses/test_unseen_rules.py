@@ -12,8 +12,8 @@ from etrm.investigation.hypotheses import unseen_rules
 from etrm.investigation.protocol import Investigation
 from etrm.investigation.result import Absent, Run
 from etrm.investigation.runs.budget import SCREENING, TIERS
-from etrm.training.faults import effective
-from etrm.training.task_sets import held_out_tasks, training_tasks
+from etrm.training.faults import apply_faults
+from etrm.training.task_sets import load_held_out_tasks, load_training_tasks
 from tests.investigation.planted import planted
 
 ACCURACY = "held_out_token_accuracy"
@@ -43,16 +43,16 @@ def test_it_is_the_subject_on_other_tasks(variant: str, fault: str) -> None:
         "train.decoder=/nowhere",
     )
     config = unseen_rules.rules_config(subject, 50)
-    used = effective(config)
+    used = apply_faults(config)
     assert config.faults == (fault,)
-    assert used.model.encoder == effective(subject).model.encoder
+    assert used.model.encoder == apply_faults(subject).model.encoder
     assert (used.train.steps, used.train.warmup_steps, used.train.decoder) == (50, 5, None)
     assert (used.train.freeze_decoder_steps, used.model.halt.max_steps) == (0, 1)
 
 
 def test_no_rule_that_is_asked_is_trained_on() -> None:
     config = unseen_rules.rules_config(small(), 50)
-    trained, asked = training_tasks(config), held_out_tasks(config)
+    trained, asked = load_training_tasks(config), load_held_out_tasks(config)
     assert (len(trained), len(asked)) == (12, 6)
     rules = [{task.id.rpartition("-")[2] for task in tasks} for tasks in (trained, asked)]
     assert not rules[0] & rules[1]

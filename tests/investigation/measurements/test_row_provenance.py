@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from etrm.config import SIDE, DataConfig, load
 from etrm.data import DemoPair, Episodes, Sample, collate, load_tasks
-from etrm.data.augment import Augmentation, random
+from etrm.data.augment import Augmentation, draw_augmentation
 from etrm.data.sample import CELLS
 from etrm.data.task import Pair
 from etrm.investigation.measurements import row_provenance as provenance
@@ -20,7 +20,7 @@ from etrm.training.faults.data_faults import _as_demo
 
 TASKS = load_tasks("arc-agi-1", "training", 8, 40)
 BY_ID = {task.id: task for task in TASKS}
-augmentations = st.integers(0, 2**32 - 1).map(lambda seed: random(np.random.default_rng(seed)))
+augmentations = st.integers(0, 2**32 - 1).map(lambda seed: draw_augmentation(np.random.default_rng(seed)))
 pairs = st.sampled_from([pair for task in TASKS for pair in task.pairs])
 
 

@@ -32,7 +32,7 @@ def test_a_decoder_is_trained_once(cache: Path) -> None:
     seen.clear()
     assert pretrain.pretrained(config, lambda done, total: seen.append((done, total))) == first
     assert seen == [(3, 3)]
-    assert checkpoint.read(checkpoint.saved(first / "checkpoints")[-1]).step == 3
+    assert checkpoint.read(checkpoint.list_saved(first / "checkpoints")[-1]).step == 3
 
 
 def test_another_config_or_other_code_is_another_decoder(monkeypatch: pytest.MonkeyPatch) -> None:

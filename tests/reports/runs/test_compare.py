@@ -13,7 +13,7 @@ from etrm.config import load
 from etrm.errors import ConfigError
 from reports.plots.run_plot import plot_comparison
 from reports.runs.compare import DoubtCode, as_tables, compare
-from reports.runs.groups import arms, differing, settings
+from reports.runs.groups import find_differing, group_by_setting, read_settings
 from tests.errors import raises_code
 
 Write = Callable[..., Path]
@@ -31,7 +31,7 @@ def shown(*folders: Path) -> str:
 
 def test_settings_can_be_given_back_and_give_the_same_config() -> None:
     config = load("small", overrides=("train.lr=0.5", 'faults=["cached-context"]'))
-    flat = settings(config)
+    flat = read_settings(config)
     assert flat["train.lr"] == 0.5
     preset = flat.pop("preset")
     assert load(preset, overrides=tuple(f"{key}={_toml(value)}" for key, value in flat.items())) == config
@@ -44,22 +44,26 @@ def _toml(value: object) -> str:
 
 
 def test_only_what_differs_is_named() -> None:
-    found = differing(configs(("train.lr=0.1",), ("train.lr=0.2",), ("train.lr=0.1", "train.seed=3")))
+    found = find_differing(configs(("train.lr=0.1",), ("train.lr=0.2",), ("train.lr=0.1", "train.seed=3")))
     assert found == {"train.lr": [0.1, 0.2, 0.1], "train.seed": [0, 0, 3]}
-    assert differing(configs((), ())) == {}
+    assert find_differing(configs((), ())) == {}
 
 
 def test_runs_that_differ_by_the_seed_share_an_arm_and_no_others_do() -> None:
-    assert arms(configs(("train.seed=1",), ("train.seed=2",))) == ["smoke", "smoke"]
+    assert group_by_setting(configs(("train.seed=1",), ("train.seed=2",))) == ["smoke", "smoke"]
     fault = 'faults=["cached-context"]'
-    assert arms(configs((), (fault,), ("train.seed=2",))) == ["smoke", "smoke with cached-context", "smoke"]
-    names = arms(configs(("train.lr=0.1",), ("train.lr=0.2",), ("train.lr=0.2", "train.seed=5")))
+    assert group_by_setting(configs((), (fault,), ("train.seed=2",))) == [
+        "smoke",
+        "smoke with cached-context",
+        "smoke",
+    ]
+    names = group_by_setting(configs(("train.lr=0.1",), ("train.lr=0.2",), ("train.lr=0.2", "train.seed=5")))
     assert names == ["smoke, lr 0.1", "smoke, lr 0.2", "smoke, lr 0.2"]
 
 
 def test_what_the_names_of_arms_say_is_not_said_again() -> None:
     fault = 'faults=["cached-context"]'
-    names = arms(configs(("train.lr=0.1",), ("train.lr=0.2",), ("train.lr=0.2", fault)))
+    names = group_by_setting(configs(("train.lr=0.1",), ("train.lr=0.2",), ("train.lr=0.2", fault)))
     assert names == ["smoke, lr 0.1", "smoke, lr 0.2", "smoke with cached-context, lr 0.2"]
 
 

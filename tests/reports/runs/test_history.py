@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from etrm.checkpoints.run_table import read_table
-from reports.runs.history import RECENT, WINDOW, History, smoothed
+from reports.runs.history import RECENT, WINDOW, History, smooth
 
 Write = Callable[..., Path]
 
@@ -23,7 +23,7 @@ def test_smoothed_values_are_means_of_neighbours() -> None:
         values = rng.normal(size=n)
         window = min(WINDOW, max(1, n // 10))
         expected = [values[i : i + window].mean() for i in range(n - window + 1)]
-        assert smoothed(pd.Series(values)) == pytest.approx(expected)
+        assert smooth(pd.Series(values)) == pytest.approx(expected)
 
 
 def test_last_and_best_are_of_smoothed_values(write_run: Write) -> None:

@@ -15,7 +15,7 @@ from etrm.errors import DataError
 from etrm.evaluation import Candidate
 from etrm.training.scoring.score_run import score_run
 from reports.plots.prediction_drawing import as_png, in_terminal
-from reports.runs.predictions import Answered, differs, predictions
+from reports.runs.predictions import Answered, find_wrong_cells, read_predictions
 from tests.errors import raises_code
 
 
@@ -23,7 +23,7 @@ from tests.errors import raises_code
 def test_each_answer_is_the_one_that_evaluate_scores(trained: Path, weights: str) -> None:
     setting: Changes = {"evaluate": {"weights": weights}}
     scored = score_run(trained, setting, None).model
-    _, answers = predictions(trained, setting, tasks=100)
+    _, answers = read_predictions(trained, setting, tasks=100)
     assert len(answers) == len(scored.queries) == 8
     for one in answers:
         first = scored.candidates[one.task.id][one.query][0]
@@ -36,31 +36,31 @@ def test_each_answer_is_the_one_that_evaluate_scores(trained: Path, weights: str
 
 
 def test_a_task_alone_gets_the_answer_that_it_gets_among_all(trained: Path) -> None:
-    _, everything = predictions(trained, tasks=100)
-    _, chosen = predictions(trained, only=["task102"])
+    _, everything = read_predictions(trained, tasks=100)
+    _, chosen = read_predictions(trained, only=["task102"])
     assert [(one.task.id, one.query) for one in chosen] == [("task102", 0), ("task102", 1)]
     same = [one for one in everything if one.task.id == "task102"]
     assert all(np.array_equal(a.grid, b.grid) for a, b in zip(chosen, same, strict=True))
 
 
 def test_the_first_tasks_by_id_are_drawn_and_a_foreign_one_is_named(trained: Path) -> None:
-    _, answers = predictions(trained, tasks=2)
+    _, answers = read_predictions(trained, tasks=2)
     assert {one.task.id for one in answers} == {"task100", "task101"}
     with raises_code(DataError, "predictions.unknown-task", "task0", "task100"):
-        predictions(trained, only=["task0"])
+        read_predictions(trained, only=["task0"])
 
 
 def test_cells_that_differ_or_lie_outside_are_wrong() -> None:
     target = np.array([[1, 2], [3, 4]], np.uint8)
-    assert not differs(target, target).any()
-    assert differs(np.array([[1, 9, 1]], np.uint8), target).tolist() == [[False, True, True]]
-    assert differs(np.zeros((0, 0), np.uint8), target).shape == (0, 0)
+    assert not find_wrong_cells(target, target).any()
+    assert find_wrong_cells(np.array([[1, 9, 1]], np.uint8), target).tolist() == [[False, True, True]]
+    assert find_wrong_cells(np.zeros((0, 0), np.uint8), target).shape == (0, 0)
 
 
 @pytest.fixture
 def answer(trained: Path) -> Answered:
     """A query of the real run with an answer made up: right but for its first cell."""
-    _, answers = predictions(trained, only=["task100"])
+    _, answers = read_predictions(trained, only=["task100"])
     return _with(answers[0], _wrong_in_the_first(answers[0].target))
 
 
@@ -88,7 +88,7 @@ def test_words_say_what_became_of_it(answer: Answered) -> None:
 
 
 def test_an_output_out_of_the_region_is_said_to_be(trained: Path) -> None:
-    _, answers = predictions(trained, only=["task101"])
+    _, answers = read_predictions(trained, only=["task101"])
     assert ["target out of the model's region" in one.words() for one in answers] == [False, True]
 
 

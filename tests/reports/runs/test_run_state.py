@@ -16,7 +16,7 @@ import pytest
 from etrm.errors import RunFolderError
 from reports.runs import run_state as state
 from reports.runs.followed_run import Followed
-from reports.runs.run_state import State, lock_holder
+from reports.runs.run_state import State, find_lock_holder
 from tests.errors import raises_code
 
 Write = Callable[..., Path]
@@ -51,7 +51,7 @@ def seen(folder: Path) -> State:
 def test_whoever_holds_the_lock_is_at_work_and_is_left_alone(write_run: Write) -> None:
     folder = write_run(checkpoints=(0, 40))
     with holder(folder) as process:
-        assert lock_holder(folder / "lock") == process.pid
+        assert find_lock_holder(folder / "lock") == process.pid
         run = Followed(folder)
         assert (run.status.state, run.status.detail) == (State.RUNNING, f"process {process.pid}")
         assert not run.status.ended
@@ -59,7 +59,7 @@ def test_whoever_holds_the_lock_is_at_work_and_is_left_alone(write_run: Write) -
         process.wait()
         run.update()
         assert run.status.state is State.FINISHED
-    assert lock_holder(folder / "lock") is None
+    assert find_lock_holder(folder / "lock") is None
 
 
 @on_linux
@@ -78,7 +78,7 @@ def test_a_lock_of_another_file_is_nobodys_work_here(write_run: Write) -> None:
     first, second = write_run("a"), write_run("b")
     (second / "lock").touch()
     with holder(first):
-        assert lock_holder(second / "lock") is None
+        assert find_lock_holder(second / "lock") is None
 
 
 def test_the_newest_checkpoint_of_a_failed_run_is_named(write_run: Write) -> None:
@@ -97,13 +97,13 @@ def test_a_lock_with_the_same_inode_number_on_another_disk_is_nobodys_work_here(
         inode = (folder / "lock").stat().st_ino
         listed.write_text(f"1: FLOCK  ADVISORY  WRITE {process.pid} fe:00:{inode} 0 EOF\n")
         monkeypatch.setattr(state, "LOCKS", listed)
-        assert lock_holder(folder / "lock") is None
+        assert find_lock_holder(folder / "lock") is None
 
         def forbidden(path: str) -> None:
             raise PermissionError(path)
 
         monkeypatch.setattr(os, "scandir", forbidden)
-        assert lock_holder(folder / "lock") == process.pid
+        assert find_lock_holder(folder / "lock") == process.pid
 
 
 @on_linux

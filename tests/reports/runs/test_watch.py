@@ -19,8 +19,8 @@ from rich.console import Console
 
 from etrm.errors import RunFolderError
 from reports.runs.followed_run import Followed
-from reports.runs.text_plot import binned, text_plot
-from reports.runs.watch import frame, watch
+from reports.runs.text_plot import bin_points, draw_text_plot
+from reports.runs.watch import build_frame, watch
 from tests.command_line import etrm
 from tests.errors import raises_code
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 
 def shown(folder: Path, width: int = 120) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(frame(Followed(folder), width))
+    console.print(build_frame(Followed(folder), width))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -91,16 +91,16 @@ def test_looking_writes_nothing(write_run: Write) -> None:
 
 def test_binned_values_are_means_of_stretches() -> None:
     values = np.arange(10.0)
-    assert binned(values, 5).tolist() == [0.5, 2.5, 4.5, 6.5, 8.5]
-    assert binned(values, 3).tolist() == [1.0, 4.0, 7.5]
-    assert binned(np.array([1.0, 2.0]), 4).tolist() == [1, 1, 2, 2]
+    assert bin_points(values, 5).tolist() == [0.5, 2.5, 4.5, 6.5, 8.5]
+    assert bin_points(values, 3).tolist() == [1.0, 4.0, 7.5]
+    assert bin_points(np.array([1.0, 2.0]), 4).tolist() == [1, 1, 2, 2]
 
 
 def test_a_plot_has_one_level_for_each_eighth_of_a_line() -> None:
-    assert text_plot(np.array([0.0, 1.0, 5.0, -5.0]), 0, 1) == ["▁██▁"]
-    assert text_plot(np.arange(8.0), 0, 7) == ["▁▂▃▄▅▆▇█"]
-    assert text_plot(np.arange(16.0), 0, 15, height=2) == ["        ▁▂▃▄▅▆▇█", "▁▂▃▄▅▆▇█████████"]
-    assert text_plot(np.array([3.0, 3.0]), 3, 3) == ["▅▅"]
+    assert draw_text_plot(np.array([0.0, 1.0, 5.0, -5.0]), 0, 1) == ["▁██▁"]
+    assert draw_text_plot(np.arange(8.0), 0, 7) == ["▁▂▃▄▅▆▇█"]
+    assert draw_text_plot(np.arange(16.0), 0, 15, height=2) == ["        ▁▂▃▄▅▆▇█", "▁▂▃▄▅▆▇█████████"]
+    assert draw_text_plot(np.array([3.0, 3.0]), 3, 3) == ["▅▅"]
 
 
 def started(*words: str, **options: object) -> subprocess.Popen[bytes]:

@@ -18,11 +18,11 @@ import pytest
 
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config, load
-from etrm.data import Episodes, Sample, chosen_tasks
+from etrm.data import Episodes, Sample, choose_tasks
 from etrm.data.build import build_store
 from etrm.errors import DataError
 from etrm.training.execution.prefetch import CHUNK, Prefetch
-from etrm.training.faults import draw_function, recipe_for
+from etrm.training.faults import build_loader, build_recipe
 from etrm.training.trainer import train
 from tests.errors import raises_code
 from tests.training.runs import wait_for_no_worker
@@ -37,12 +37,12 @@ def plain(sample: Sample) -> dict[str, object]:
 
 
 def episodes_of(config: Config) -> Episodes:
-    return Episodes(chosen_tasks(config.data), config.data, config.model.variant, config.train.seed)
+    return Episodes(choose_tasks(config.data), config.data, config.model.variant, config.train.seed)
 
 
 @pytest.fixture
 def prefetch() -> Iterator[Prefetch]:
-    found = Prefetch(CONFIG, episodes_of(CONFIG), draw_function, depth=20)
+    found = Prefetch(CONFIG, episodes_of(CONFIG), build_loader, depth=20)
     yield found
     found.close()
     wait_for_no_worker()
@@ -82,9 +82,9 @@ def test_the_workers_hand_over_the_very_same_samples_and_end(prefetch: Prefetch)
 
 
 def test_other_episodes_are_drawn_here() -> None:
-    prefetch = Prefetch(CONFIG, episodes_of(CONFIG), draw_function, depth=20)
+    prefetch = Prefetch(CONFIG, episodes_of(CONFIG), build_loader, depth=20)
     other = episodes_of(CONFIG)
-    assert plain(prefetch(other, 1, 5)) == plain(recipe_for(CONFIG).draw(other, 1, 5))
+    assert plain(prefetch(other, 1, 5)) == plain(build_recipe(CONFIG).draw(other, 1, 5))
     prefetch.close()
     assert multiprocessing.active_children() == []  # no worker was needed, so none was started
 
@@ -92,7 +92,7 @@ def test_other_episodes_are_drawn_here() -> None:
 def test_a_run_with_workers_and_a_store_is_the_same_run(tmp_path: Path) -> None:
     settings = ("data.augmentations=6", "train.steps=6", "monitor.enabled=false", "train.checkpoint_every=3")
     plainly = load("smoke", overrides=settings)
-    build_store(tmp_path / "store", chosen_tasks(plainly.data), 6, 0)
+    build_store(tmp_path / "store", choose_tasks(plainly.data), 6, 0)
     fed = load("smoke", overrides=(*settings, f"data.store={tmp_path / 'store'}", "data.workers=1"))
     assert train(plainly, tmp_path / "plain")
     assert train(fed, tmp_path / "fed")
@@ -106,7 +106,7 @@ def test_a_run_with_workers_and_a_store_is_the_same_run(tmp_path: Path) -> None:
 def test_an_error_in_a_worker_is_the_error_of_the_run(tmp_path: Path) -> None:
     settings = ("data.augmentations=3", "train.steps=3", "data.workers=1", f"data.store={tmp_path / 'store'}")
     config = load("smoke", overrides=settings)
-    build_store(tmp_path / "store", chosen_tasks(config.data), 3, 0)
+    build_store(tmp_path / "store", choose_tasks(config.data), 3, 0)
     for path in (tmp_path / "store" / "shards").iterdir():
         data = bytearray(path.read_bytes())
         data[-1] ^= 1

@@ -15,7 +15,7 @@ import torch
 
 from etrm.config import load
 from etrm.data import Episodes, Sample
-from etrm.training.execution.distributed import World, joined
+from etrm.training.execution.distributed import World, join_processes
 from etrm.training.trainer import Trainer
 
 
@@ -58,7 +58,7 @@ def outcome(world: World, settings: list[str], steps: int) -> dict[str, Any]:
 def main() -> None:
     scenarios, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
-    with joined("cpu") as world:
+    with join_processes("cpu") as world:
         found = {name: outcome(world, settings, steps) for name, (settings, steps) in scenarios.items()}
         torch.save(found, out / f"{world.size}-{world.rank}.pt")
 

@@ -10,12 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 from etrm.config import Changes, Config
-from etrm.data import Sample, evaluation_samples, load_tasks
+from etrm.data import Sample, build_evaluation_samples, load_tasks
 from etrm.device import to_host
 from etrm.errors import CheckpointError, LeakageError, RunFolderError
 from etrm.model.solve import solve
 from etrm.training.loss import act_loss
-from etrm.training.scoring.predictor import batch_of, load_model, mean_loss, predictor, solve_samples
+from etrm.training.scoring.predictor import (
+    compute_mean_loss,
+    load_model,
+    make_batch,
+    make_predictor,
+    solve_samples,
+)
 from etrm.training.scoring.score_run import score_run
 from etrm.training.trainer import train
 from tests.errors import raises_code
@@ -33,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, smoke: Smoke) -> Path:
 
 @pytest.fixture(scope="module")
 def samples(tasks_folder: Path, smoke: Smoke) -> list[Sample]:
-    return evaluation_samples(load_tasks(str(tasks_folder), "evaluation"), smoke().data, 2, seed=0)
+    return build_evaluation_samples(load_tasks(str(tasks_folder), "evaluation"), smoke().data, 2, seed=0)
 
 
 @pytest.mark.parametrize(("weights", "file"), [("ema", "ema"), ("raw", "model")])
@@ -48,7 +54,7 @@ def test_a_model_is_loaded_with_the_weights_asked_for(run: Path, weights: str, f
 def test_answers_are_each_samples_own_tokens_whatever_stands_beside_it(
     run: Path, samples: list[Sample]
 ) -> None:
-    answer = predictor(load_model(run, "ema")[0])
+    answer = make_predictor(load_model(run, "ema")[0])
     together = answer(samples)
     for sample, (tokens, q_halt) in zip(samples, together, strict=True):
         ((alone, q_alone),) = answer([sample])
@@ -71,9 +77,9 @@ def test_solving_leaves_the_mode_and_the_weights_as_they_were(
 
 def test_mean_loss_is_that_of_the_last_step_per_scored_token(run: Path, samples: list[Sample]) -> None:
     model = load_model(run, "ema")[0]
-    batch = batch_of(model, samples)
+    batch = make_batch(model, samples)
     expected = act_loss(solve(model, batch), batch.labels).lm.mean().item()
-    assert mean_loss(model, samples) == pytest.approx(expected)
+    assert compute_mean_loss(model, samples) == pytest.approx(expected)
 
 
 def test_a_folder_without_a_run_or_checkpoint_is_named(tmp_path: Path, smoke: Smoke) -> None:
