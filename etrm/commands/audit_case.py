@@ -13,9 +13,9 @@ from diagnostics.auditing.case_file import CaseError, audit_file
 from diagnostics.auditing.probes import Probe
 from etrm.atomic_files import write_atomically
 from etrm.errors import ConfigError, WriteError
-from etrm.extensions import Seam, in_users_code
+from etrm.extensions import ExtensionPoint, in_users_code
 
-SEAM: Seam[Probe] = Seam(
+EXTENSION_POINT: ExtensionPoint[Probe] = ExtensionPoint(
     "probes",
     "probe",
     "an object, or a class without arguments, with rule: str and run(model, batch) -> list[Finding]",
@@ -29,7 +29,7 @@ def find_probe(name: str) -> Probe:
     Raises:
         ExtensionError: its code cannot be loaded, or is no probe.
     """
-    found = SEAM.load(name)
+    found = EXTENSION_POINT.load(name)
     if not isinstance(found, type):
         return found
     with in_users_code(name):

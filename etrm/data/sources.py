@@ -23,7 +23,7 @@ from etrm.data.rules import VERSION as RULES_VERSION
 from etrm.data.rules import draw_rule_tasks
 from etrm.data.task import Task, parse_task, shorten
 from etrm.errors import DataError
-from etrm.extensions import Seam, describe, in_users_code, parse, registered, source_digest
+from etrm.extensions import ExtensionPoint, describe, in_users_code, parse, registered, source_digest
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class DataSource(Protocol):
         ...
 
 
-SEAM: Seam[DataSource] = Seam(
+EXTENSION_POINT: ExtensionPoint[DataSource] = ExtensionPoint(
     "data_sources",
     "data source",
     'a function from "training" or "evaluation" to tasks by id, each as in ARC\'s files: '
@@ -207,7 +207,7 @@ def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
     raise DataError(
         "data.unknown-source",
         f"no tasks at {source!r}{hint}",
-        allowed=f"{', '.join((*PINNED, RULES, *registered(SEAM.kind)))}, a folder of task files, a Kaggle challenges "
+        allowed=f"{', '.join((*PINNED, RULES, *registered(EXTENSION_POINT.kind)))}, a folder of task files, a Kaggle challenges "
         "file, or code such as my_code.py:my_tasks",
     )
 
@@ -216,11 +216,15 @@ def find_source(source: str) -> DataSource | None:
     """The code that a source names; None for the sources of this package.
 
     Raises:
-        ExtensionError: see :meth:`etrm.extensions.Seam.find`.
+        ExtensionError: see :meth:`etrm.extensions.ExtensionPoint.find`.
     """
     if source in PINNED or is_rules(source) or Path(source).exists():
         return None
-    return SEAM.load(source) if parse(source) is not None or source in registered(SEAM.kind) else None
+    return (
+        EXTENSION_POINT.load(source)
+        if parse(source) is not None or source in registered(EXTENSION_POINT.kind)
+        else None
+    )
 
 
 def _tasks_of(make: DataSource, source: str, subset: str) -> tuple[tuple[Task, ...], str]:
@@ -229,7 +233,7 @@ def _tasks_of(make: DataSource, source: str, subset: str) -> tuple[tuple[Task, .
         made: object = make(subset)
     if not isinstance(made, Mapping) or not made:
         got = "no task" if isinstance(made, Mapping) else describe(made)
-        raise SEAM.wrong(source, f"for subset {subset!r} it returns {got}")
+        raise EXTENSION_POINT.wrong(source, f"for subset {subset!r} it returns {got}")
     tasks = tuple(parse_task(str(name), task, source) for name, task in made.items())
     return tasks, source_digest(make)[:16]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from etrm.config import SIDE, ModelConfig
-from etrm.extensions import Seam, describe, in_users_code
+from etrm.extensions import ExtensionPoint, describe, in_users_code
 from etrm.model.recursive import POLICIES, RecursiveModel
 from etrm.model.variant import Variant
 
@@ -26,7 +26,7 @@ class VariantFactory(Protocol):
 
 
 VARIANTS: Mapping[str, VariantFactory] = dict.fromkeys(POLICIES, RecursiveModel)
-SEAM: Seam[VariantFactory] = Seam(
+EXTENSION_POINT: ExtensionPoint[VariantFactory] = ExtensionPoint(
     "variants",
     "model variant",
     "a subclass of etrm.model.variant.Variant, such as one of RecursiveModel; it is called with (config, puzzles=..., "
@@ -39,9 +39,9 @@ def find_variant(name: str) -> VariantFactory:
     """What makes the model of a variant: one of ours, or code from outside.
 
     Raises:
-        ExtensionError: see :meth:`etrm.extensions.Seam.find`.
+        ExtensionError: see :meth:`etrm.extensions.ExtensionPoint.find`.
     """
-    return SEAM.find(name, VARIANTS)
+    return EXTENSION_POINT.find(name, VARIANTS)
 
 
 def build_variant(config: ModelConfig, *, puzzles: int = 0, side: int = SIDE) -> Variant:
@@ -56,10 +56,10 @@ def build_variant(config: ModelConfig, *, puzzles: int = 0, side: int = SIDE) ->
     with in_users_code(config.variant):
         model = factory(config, puzzles=puzzles, side=side)
     if not isinstance(model, Variant):
-        raise SEAM.wrong(config.variant, f"it makes {describe(model)}")
+        raise EXTENSION_POINT.wrong(config.variant, f"it makes {describe(model)}")
     missing = [name for name in Variant.REQUIRED if not hasattr(model, name)]
     if missing:
-        raise SEAM.wrong(
+        raise EXTENSION_POINT.wrong(
             config.variant, f"a model without {', '.join(missing)}", "the attributes that Variant documents"
         )
     owned = {
@@ -67,7 +67,7 @@ def build_variant(config: ModelConfig, *, puzzles: int = 0, side: int = SIDE) ->
     }
     strays = [name for name, parameter in model.named_parameters() if id(parameter) not in owned]
     if strays:
-        raise SEAM.wrong(
+        raise EXTENSION_POINT.wrong(
             config.variant,
             f"parameters outside them: {', '.join(strays[:5])}",
             "every parameter in core, encoder or puzzle_table, which are what is trained",

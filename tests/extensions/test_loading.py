@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from etrm.errors import ExtensionError
-from etrm.extensions import Seam, allow, explained, in_users_code
+from etrm.extensions import ExtensionPoint, allow, explained, in_users_code
 from tests.errors import assert_holds, raises_code
 
-ANYTHING: Seam[object] = Seam("things", "thing", "an object", lambda found: True)
-NUMBER: Seam[int] = Seam("numbers", "number", "an int", lambda found: isinstance(found, int))
+ANYTHING: ExtensionPoint[object] = ExtensionPoint("things", "thing", "an object", lambda found: True)
+NUMBER: ExtensionPoint[int] = ExtensionPoint(
+    "numbers", "number", "an int", lambda found: isinstance(found, int)
+)
 
 
 def write(name: str, code: str) -> None:

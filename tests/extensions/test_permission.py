@@ -11,13 +11,13 @@ import cli
 from etrm.checkpoints.run_folder import read_config
 from etrm.config import Config, load, resolve_run, with_settings
 from etrm.errors import EtrmError, ExtensionError
-from etrm.extensions import Seam, allow
+from etrm.extensions import ExtensionPoint, allow
 from etrm.training.faults import build_recipe
 from etrm.training.named_code import objects
 from etrm.training.trainer import train
 from tests.errors import raises_code
 
-ANYTHING: Seam[object] = Seam("things", "thing", "an object", lambda found: True)
+ANYTHING: ExtensionPoint[object] = ExtensionPoint("things", "thing", "an object", lambda found: True)
 QUICK = {"steps": 1, "warmup_steps": 0, "checkpoint_every": 1}
 EVIL = """
 from pathlib import Path

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError
-from etrm.extensions import Seam, parse, registered
+from etrm.extensions import ExtensionPoint, parse, registered
 from etrm.investigation.protocol import seeded
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
@@ -153,7 +153,7 @@ QUESTIONS = (
 )
 
 
-SEAM: Seam[Experiment] = Seam(
+EXTENSION_POINT: ExtensionPoint[Experiment] = ExtensionPoint(
     "experiments",
     "experiment",
     "etrm.investigation.experiments.registry.Experiment(name, suite, what, settings), settings a function from Config "
@@ -169,10 +169,10 @@ def find(name: str) -> Experiment:
         ConfigError: there is none.
         ExtensionError: its code cannot be loaded, or is no experiment.
     """
-    if name not in EXPERIMENTS and (parse(name) is not None or name in registered(SEAM.kind)):
-        found = SEAM.load(name)
+    if name not in EXPERIMENTS and (parse(name) is not None or name in registered(EXTENSION_POINT.kind)):
+        found = EXTENSION_POINT.load(name)
         if found.name in EXPERIMENTS or not found.name.isidentifier():
-            raise SEAM.wrong(
+            raise EXTENSION_POINT.wrong(
                 name, f"the name {found.name!r}", "a name of letters and digits that is not taken"
             )
         return found

@@ -4,7 +4,7 @@ from etrm.config import ModelConfig
 from etrm.model.encoders.base import Encoded, Encoder, as_sets, mean_of_set
 from etrm.model.encoders.carried import RecurrentEncoder, TRMStyleEncoder
 from etrm.model.encoders.lpn import HybridStandardEncoder, LPNGridEncoder, LPNStandardEncoder
-from etrm.model.encoders.outside import SEAM, EncoderFactory, make_encoder
+from etrm.model.encoders.outside import EXTENSION_POINT, EncoderFactory, make_encoder
 from etrm.model.encoders.pairs import PAD, PairEncoder
 from etrm.model.encoders.standard import GridEncoder, SetEncoder, StandardEncoder
 from etrm.model.encoders.variational import HybridVariationalEncoder, LPNVariationalEncoder
@@ -24,9 +24,9 @@ def find_encoder(kind: str) -> EncoderFactory:
     """What makes the encoder of that kind: one of ours, or code from outside.
 
     Raises:
-        ExtensionError: see :meth:`etrm.extensions.Seam.find`.
+        ExtensionError: see :meth:`etrm.extensions.ExtensionPoint.find`.
     """
-    return SEAM.find(kind, ENCODERS)
+    return EXTENSION_POINT.find(kind, ENCODERS)
 
 
 def build_encoder(config: ModelConfig, side: int) -> Encoder:

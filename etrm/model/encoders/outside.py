@@ -12,7 +12,7 @@ from torch import Tensor
 
 from etrm.batch import Demos
 from etrm.config import ModelConfig
-from etrm.extensions import Seam, describe, in_users_code
+from etrm.extensions import ExtensionPoint, describe, in_users_code
 from etrm.model.encoders.base import Encoded, Encoder
 
 
@@ -24,7 +24,7 @@ class EncoderFactory(Protocol):
         ...
 
 
-SEAM: Seam[EncoderFactory] = Seam(
+EXTENSION_POINT: ExtensionPoint[EncoderFactory] = ExtensionPoint(
     "encoders",
     "demonstration encoder",
     "a subclass of etrm.model.encoders.Encoder; it is called with the model section and the side of the canvas",
@@ -42,7 +42,7 @@ def make_encoder(factory: EncoderFactory, config: ModelConfig, side: int) -> Enc
     with in_users_code(kind):
         encoder = factory(config, side)
     if not isinstance(encoder, Encoder):
-        raise SEAM.wrong(kind, f"it makes {describe(encoder)}")
+        raise EXTENSION_POINT.wrong(kind, f"it makes {describe(encoder)}")
     encoder.register_forward_hook(_OutputCheck(kind, config.context_tokens, config.hidden_size))
     return encoder
 
@@ -73,7 +73,7 @@ class _OutputCheck:
             raise self._wrong(f"a kl of {_shape(output.kl)}", f"kl of shape (R,) = {wanted[:1]}")
 
     def _wrong(self, got: str, expected: str) -> Exception:
-        return SEAM.wrong(self.kind, got, expected)
+        return EXTENSION_POINT.wrong(self.kind, got, expected)
 
 
 def _shape(value: object) -> str:

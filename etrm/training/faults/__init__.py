@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from etrm.config import Config, with_interventions
 from etrm.errors import ConfigError
-from etrm.extensions import Seam, describe, in_users_code, parse, registered
+from etrm.extensions import ExtensionPoint, describe, in_users_code, parse, registered
 from etrm.training.faults import (
     data_faults,
     decoder_faults,
@@ -38,7 +38,7 @@ FAULTS = {
     )
     for fault in group.FAULTS
 }
-SEAM: Seam[Fault] = Seam(
+EXTENSION_POINT: ExtensionPoint[Fault] = ExtensionPoint(
     "faults",
     "fault",
     "etrm.training.faults.Fault(name, what, root_cause, seen, apply), apply a function from Recipe to Recipe",
@@ -69,7 +69,7 @@ def _applied(name: str, recipe: Recipe) -> Recipe:
     with in_users_code(name):
         changed: object = fault.apply(recipe)
     if not isinstance(changed, Recipe):
-        raise SEAM.wrong(name, f"apply returns {describe(changed)}", "apply returns a Recipe")
+        raise EXTENSION_POINT.wrong(name, f"apply returns {describe(changed)}", "apply returns a Recipe")
     return changed
 
 
@@ -94,14 +94,14 @@ def find(name: str) -> Fault:
         ConfigError: there is none; names the nearest.
         ExtensionError: its code cannot be loaded, or is no fault.
     """
-    if name not in FAULTS and (parse(name) is not None or name in registered(SEAM.kind)):
-        return SEAM.load(name)
+    if name not in FAULTS and (parse(name) is not None or name in registered(EXTENSION_POINT.kind)):
+        return EXTENSION_POINT.load(name)
     if name not in FAULTS:
         close = difflib.get_close_matches(name, FAULTS, n=1, cutoff=0.4)
         raise ConfigError(
             "fault.unknown",
             f"unknown fault {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-            allowed=", ".join((*FAULTS, *registered(SEAM.kind))),
+            allowed=", ".join((*FAULTS, *registered(EXTENSION_POINT.kind))),
             next_step="etrm faults lists them; a fault of yours is named as my_code.py:MY_FAULT",
         )
     return FAULTS[name]

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Seam(Generic[T]):
+class ExtensionPoint(Generic[T]):
     """A kind of thing that can be added from outside.
 
     Attributes:
@@ -58,12 +58,12 @@ class Seam(Generic[T]):
         return cast(T, found)
 
     def wrong(self, name: str, got: str, expected: str = "") -> ExtensionError:
-        """The error of an object, or of what it returned, that is not what this seam takes.
+        """The error of an object, or of what it returned, that is not what is taken here.
 
         Args:
             name: name of the code.
             got: what was found.
-            expected: what was expected; by default an object of this seam.
+            expected: what was expected; by default an object of this kind.
         """
         return ExtensionError(
             "extension.wrong-object",
