@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help investigate quick test test-slow test-gpu test-extras lint format bench coverage figures gates rules investigations pages clean
+.PHONY: help investigate quick test test-slow test-gpu test-extras lint format bench coverage screenshots figures gates rules investigations pages clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-15s %s\n", $$1, $$2 }'
@@ -45,17 +45,20 @@ pages: $(READY)  ## generate the pages that tests compare with the code
 	$(BIN)/python -m reports.documents.error_codes --out docs/errors.md
 	$(BIN)/python -m etrm.investigation.codes > docs/result-codes.md
 
+screenshots: $(READY)  ## take the screenshots of the README, from a real investigation (a minute; needs chromium)
+	$(BIN)/python docs/figures/screenshots.py
+
 coverage: $(READY)  ## draw the figure that explains coverage, from two small runs (seconds)
 	$(BIN)/python docs/examples/coverage.py --out docs/figures/coverage.png
 
-figures: $(READY)  ## draw the figures of the README, from real runs (15 minutes on two cores)
+figures: $(READY)  ## draw figures of docs/results, from real runs (15 minutes on two cores)
 	$(BIN)/etrm investigate --preset small --inject cached-context --hypotheses H2 --no-experiments --out runs/cached-context
-	cp runs/cached-context/figures/h2-reset.png docs/figures/cached-context.png
+	cp runs/cached-context/figures/h2-reset.png docs/results/figures/cached-context.png
 	for seed in 0 1 2; do \
 	    $(BIN)/etrm train --preset overfit --set train.seed=$$seed --resume --out runs/overfit/seed$$seed || exit 1; \
 	done
 	$(BIN)/etrm plot runs/overfit/seed0 runs/overfit/seed1 runs/overfit/seed2 --line gate=0.95 \
-	    --title "Overfit gate: ten tasks, token accuracy of all rows" --out docs/figures/overfit-gate.png
+	    --title "Overfit gate: ten tasks, token accuracy of all rows" --out docs/results/figures/overfit-gate.png
 
 KINDS := hybrid_standard lpn_standard lpn_variational hybrid_variational recurrent trm_style
 gates: $(READY)  ## run the overfit gate of every encoder but the standard one (18 runs of 3 minutes of one core)
@@ -63,13 +66,13 @@ gates: $(READY)  ## run the overfit gate of every encoder but the standard one (
 	    $(BIN)/etrm train --preset overfit --set model.encoder.kind=$$kind --set train.seed=$$seed \
 	        --set train.threads=1 --resume --out runs/gates/$$kind-seed$$seed || exit 1; \
 	done; done
-	$(BIN)/python -m reports.documents.learning gates runs/gates/*-seed? --out docs/figures/overfit-gates.png
+	$(BIN)/python -m reports.documents.learning gates runs/gates/*-seed? --out docs/results/figures/overfit-gates.png
 
 rules: $(READY)  ## train on invented rules, score held-out ones (3 runs of 15 minutes of one core)
 	for seed in 0 1 2; do \
 	    $(BIN)/etrm train --preset rules --set train.seed=$$seed --set train.threads=1 --resume --out runs/rules/seed$$seed || exit 1; \
 	done
-	$(BIN)/python -m reports.documents.learning held-out runs/rules/seed? --out docs/figures/rules.png
+	$(BIN)/python -m reports.documents.learning held-out runs/rules/seed? --out docs/results/figures/rules.png
 
 REVISITED := --preset small --set train.steps=120 --set train.clip_norm=none --out runs/revisited-experiments
 investigations: $(READY)  ## repeat the investigations of the documents (about an hour of one core)

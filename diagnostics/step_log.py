@@ -1,4 +1,4 @@
-"""The steps of a run in a file: append-only JSONL, readable while it is written. `docs/storage.md` has the schema.
+"""The steps of a run in a file: append-only JSONL, readable while it is written. `docs/step-log.md` has the schema.
 
 with StepLog("steps.jsonl") as log:
     for batch in batches:

@@ -46,11 +46,11 @@ def check_installation() -> None:
 
 
 def exit_unless_installed() -> None:
-    """Print what :func:`check_installation` refuses, and end the process with exit code 2."""
+    """Run :func:`check_installation`; on an error, print it and exit with code 2."""
     try:
         check_installation()
     except InstallationError as error:
-        sys.stderr.write(f"error: {error}\n")  # the console of `reports` may be the foreign one
+        sys.stderr.write(f"error: {error}\n")  # not the console of `reports`, which may be the wrong package
         sys.exit(2)
 
 

@@ -16,11 +16,11 @@ from rich.table import Table as RichTable
 from benchmarks.performance.section import Benchmark, BenchmarkSection
 from etrm.atomic_files import write_atomically
 
-DOCS = Path(__file__).parents[2] / "docs"
-PREFACE = """Printed by `make bench`, kept by `.venv/bin/python -m benchmarks.performance --write`; no number here is
-written by hand. Everything that is compared takes turns within one run; a ratio is taken within a turn, and what is
-given is its median [quartiles]. Turns are counted as repetitions x units of work in one. A part alone:
-`--only NAME`."""
+DOCS = Path(__file__).parents[2] / "docs" / "results"
+PREFACE = """How fast training, evaluation and watching are, and against what. `make bench` prints it,
+`.venv/bin/python -m benchmarks.performance --write` keeps it, `--only NAME` measures one part. What is compared takes
+turns within one run; a ratio is taken within a turn and given as median [quartiles]. Turns are counted as repetitions x
+units of work. A part with a figure has its table in `benchmarks.json`."""
 DEVICES = {"cpu": "On a processor", "cuda": "On a GPU"}
 
 
@@ -82,15 +82,26 @@ def render(record: Mapping[str, Any], order: Sequence[str]) -> str:
                 "Not measured: there was none. "
                 f"`.venv/bin/python -m benchmarks.performance --device {device} --write` measures every part on it."
             )
+            continue
+        shared = _shared([entry["conditions"] for entry in sections.values()])
+        if shared:
+            blocks.append(f"All parts: {'; '.join(shared)}.")
         for name in (*(n for n in order if n in sections), *sorted(set(sections) - set(order))):
-            blocks += _section(name, sections[name])
+            blocks += _section(name, sections[name], shared)
     return "\n\n".join(blocks) + "\n"
 
 
-def _section(name: str, entry: Mapping[str, Any]) -> list[str]:
+def _shared(conditions: Sequence[str]) -> list[str]:
+    """Those conditions, such as the hardware, that hold for every one of several parts."""
+    first, *others = (text.removesuffix(".").split("; ") for text in conditions)
+    return [each for each in first if others and all(each in other for other in others)]
+
+
+def _section(name: str, entry: Mapping[str, Any], shared: Sequence[str]) -> list[str]:
     blocks = [f"### {entry['question']} (`{name}`)"]
-    for table in entry["tables"]:
+    for table in () if entry["figures"] else entry["tables"]:
         lines = [table["header"], ["---"] * len(table["header"]), *table["rows"]]
-        blocks.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
+        blocks.append("\n".join(f"|{'|'.join(cells)}|" for cells in lines))
     blocks += [f"![{entry['question']}]({figure})" for figure in entry["figures"]]
-    return [*blocks, *entry["paragraphs"], f"*{entry['conditions']}*"]
+    own = [each for each in entry["conditions"].removesuffix(".").split("; ") if each not in shared]
+    return [*blocks, *entry["paragraphs"], *([f"*{'; '.join(own)}.*"] if own else [])]

@@ -188,9 +188,8 @@ def _halting(model: RecursiveModel, batches: Sequence[Batch], conditions: Condit
         for timing, (_, steps), cells in zip(timings, cases, format_columns(timings), strict=True)
     )
     words = (
-        'With `evaluate.halting = "early"` a row leaves the batch with what it said when its halting logit turns '
-        "positive (tests/model/test_solve.py: what it would have said at that step among all rows). What that saves "
-        "depends on how early the model halts, so it is measured at given shares of rows that leave after one "
-        "step; the halting head is set for it. The default is all_steps, as published."
+        'With `evaluate.halting = "early"` a row leaves the batch when its halting logit turns positive, with the '
+        "answer of that step. The saving depends on the model, so it is measured at given shares of rows that leave "
+        "after one step. The default is all_steps, as published."
     )
     return Table(("evaluate.halting", "mean steps", *HEADER), rows), words

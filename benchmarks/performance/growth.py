@@ -108,10 +108,9 @@ def measure_growth(conditions: Conditions) -> BenchmarkSection:
     words = (
         f"The base is D {BASE.width}, grids of {BASE.side}x{BASE.side} (a query of {BASE.side**2} tokens, pairs of "
         f"{2 * BASE.side**2}), {BASE.demos} demos, batch {BASE.rows}; one thing is changed at a time. Invented grids "
-        f"without any padding. Times: n {conditions.repetitions} turns. Memory: what two training steps add to "
-        "the highest resident memory of a fresh process over what it holds before them (model, batch, libraries), "
-        "on a GPU what torch allocates; a process for each point, and for the base "
-        f"{CHECKS} more: {', '.join(f'{value:,.0f}' for value in again)} MiB.",
+        f"without padding. Times: n {conditions.repetitions} turns. Memory: what two training steps add to the highest "
+        "resident memory of a fresh process, on a GPU what torch allocates; the base "
+        f"{CHECKS} times more: {', '.join(f'{value:,.0f}' for value in again)} MiB.",
         fit_growth_rates(timings, memory),
     )
     return BenchmarkSection((Table(header, tuple(rows)),), words, {"growth": draw(timings, memory)})

@@ -42,12 +42,9 @@ def measure_watching(conditions: Conditions) -> BenchmarkSection:
         "turns",
     )
     words = (
-        "In a turn each takes one step on the same batch, with a model of its own: plain; with a monitor of the "
-        "declared boundaries (encoder, core, heads) that records every step; with a monitor of every leaf module, "
-        "recorded; and with the same monitor in a step that it leaves out. The average is that of one recorded "
-        f"step and {SAMPLED - 1} others, taken within the turn. Weights of one size and batches of another would give "
-        "other ratios: what a monitor does grows with the calls and parameters that it watches, what a step does "
-        "with the samples too.",
+        "In a turn each takes one step on the same batch with a model of its own: without a monitor; with the declared "
+        "boundaries (encoder, core, heads) recorded; with every leaf module recorded; and with that monitor in a step "
+        f"that it leaves out. The average is that of one recorded step and {SAMPLED - 1} others.",
         memory_over_steps(),
     )
     return BenchmarkSection((Table(header, tuple(rows)),), words)
@@ -116,8 +113,8 @@ def memory_over_steps() -> str:
     held = [value / 2**20 for value in json.loads(done.stdout)]
     listed = ", ".join(f"{value:.1f} after {steps:,}" for steps, value in zip(CHECKED, held, strict=True))
     return (
-        "Resident memory of a process that trains the toy of width 16 with a monitor at its boundaries in every "
-        f"step, MiB: {listed} steps. The history of the monitor is full after {CHECKED[0]:,}."
+        "Resident memory of a process that trains the toy of width 16, its boundaries recorded in every step, MiB: "
+        f"{listed} steps. The history of the monitor is full after {CHECKED[0]:,}."
     )
 
 

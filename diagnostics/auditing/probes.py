@@ -1,7 +1,7 @@
 """Questions to a model beyond its gradients, asked by `audit(..., probes=[...])`.
 
 A probe is anything with a `rule`, the id of its findings, and `run(model, batch) -> list[Finding]`; one of your own is
-a class in a file of your own, its findings made by `probe_finding`: docs/probes.md. The audit runs each once, on the
+a class in a file of your own, its findings made by `probe_finding`: docs/toolkit.md. The audit runs each once, on the
 last batch, after the steps, and puts the model back. A probe that raises ends the audit: no answer is not silence.
 """
 

@@ -1,1 +1,1 @@
-"""Checkpoints and run folders: our format, published ones, and the way from one to the other."""
+"""Checkpoints and run folders: our format, the published formats, and conversion between them."""

@@ -1,4 +1,4 @@
-"""Start a decoder from a trained TRM: every core tensor with its shape, or a clear error."""
+"""Initialise a decoder from a trained TRM. Every core tensor must be present with the right shape."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from etrm.errors import CheckpointError
 from etrm.model.core import Core
 
 SETTINGS = ("H_cycles", "L_cycles", "num_heads")
-"""Settings of the recursion that change the function and leave no trace in the weights."""
+"""Settings of the recursion that change what the model computes but cannot be read off the weights."""
 _ALL_SETTINGS = (*SETTINGS, "positions", "qk_norm", "mlp_t_norm")
 
 
 @dataclass(frozen=True)
 class DecoderSource:
-    """The core of a trained TRM, as a file holds it.
+    """The core of a trained TRM, as read from a file.
 
     Attributes:
         path: the file that was read.
-        weights: ``ema`` or ``raw``; ``unknown`` where a foreign file does not say.
-        tensors: core tensors by our names, without prefix.
-        puzzle_table: (puzzles, D), or None where the file has none.
-        settings: model settings of the checkpoint, empty where it does not say.
+        weights: the kind of weights, ``ema`` or ``raw``; ``unknown`` if a published file does not say.
+        tensors: the core tensors by our names, without prefix.
+        puzzle_table: (puzzles, D), the table of task ids; None if the file has none.
+        settings: the model settings of the checkpoint; empty if it has none.
     """
 
     path: Path
@@ -43,7 +43,7 @@ def read_source(path: Path, weights: WeightsKind) -> DecoderSource:
     """Read a run folder, one of its checkpoints, a safetensors file or a torch.save file.
 
     Raises:
-        CheckpointError: nothing there can be read as a checkpoint, or a checkpoint of ours was altered.
+        CheckpointError: the path is not a readable checkpoint, or one of our checkpoints was changed.
     """
     found = read_weights(path, weights)
     named = {to_our_name(name): tensor for name, tensor in found.tensors.items()}
@@ -54,11 +54,11 @@ def read_source(path: Path, weights: WeightsKind) -> DecoderSource:
 
 
 def load_decoder(core: Core, source: DecoderSource, model: ModelConfig, train: TrainConfig) -> None:
-    """Copy the source's core into ``core``.
+    """Copy the core of ``source`` into ``core``.
 
     Raises:
-        CheckpointError: a core tensor is missing or has another shape (all are listed), or a setting
-            without weights differs and is not allowed by name.
+        CheckpointError: core tensors are missing or have another shape (all are listed), or a setting of the
+            recursion differs and ``train.allow_decoder_mismatch`` does not allow it.
     """
     problems = []
     wanted = core.state_dict()
@@ -67,28 +67,28 @@ def load_decoder(core: Core, source: DecoderSource, model: ModelConfig, train: T
         if found is None:
             problems.append(f"{name}: missing")
         elif found.shape != tensor.shape:
-            problems.append(f"{name}: shape {tuple(found.shape)}, wanted {tuple(tensor.shape)}")
+            problems.append(f"{name}: shape {tuple(found.shape)}, expected {tuple(tensor.shape)}")
     if problems:
         raise CheckpointError(
             "decoder.does-not-fit",
             f"{len(problems)} of {len(wanted)} decoder tensors cannot be loaded from {source.path}",
             got="; ".join(problems),
             allowed="a TRM checkpoint of the same hidden_size, num_heads, expansion and layers",
-            next_step="compare the model section with the checkpoint's config",
+            next_step=f"etrm checkpoint inspect {source.path}, then give the model section the same settings",
         )
     for name, (theirs, ours) in find_differing_settings(source, model).items():
         if name not in train.allow_decoder_mismatch:
             raise CheckpointError(
                 "decoder.other-function",
-                f"the decoder was trained with {name} {theirs}, and this config runs it with {ours}",
-                allowed="the same value: weights alone do not make the same function",
-                next_step=f"--set model.{name}={theirs}, or allow it by name: "
+                f"the decoder was trained with {name} {theirs}, but this config has {name} {ours}",
+                allowed="the same value; with another one the same weights compute another function",
+                next_step=f"--set model.{name}={theirs}, or allow the difference: "
                 f"--set 'train.allow_decoder_mismatch=[\"{name}\"]'",
             )
     core.load_state_dict({name: source.tensors[name] for name in wanted})
 
 
 def find_differing_settings(source: DecoderSource, model: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    """Settings without weights that differ: name to (the checkpoint's, ours)."""
+    """Return the settings of the recursion that differ, as name -> (value of the checkpoint, our value)."""
     pairs = {name: (source.settings.get(name), getattr(model, name)) for name in _ALL_SETTINGS}
     return {name: pair for name, pair in pairs.items() if pair[0] is not None and pair[0] != pair[1]}

@@ -1,4 +1,4 @@
-"""Weights of ours as a file that the published code can load."""
+"""Export our weights to a file that the published code can load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Format = Literal["safetensors", "torch"]
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the weights, their published settings beside them, and how many tensors."""
+    """The files that were written: the weights and their settings, with the numbers of tensors."""
 
     file: Path
     settings: Path
@@ -33,36 +33,38 @@ class Exported:
 
 
 def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format) -> Exported:
-    """Write one kind of weights under the published names, and the settings to ``NAME.json`` beside them.
+    """Write one kind of weights under the published names, and the settings to ``NAME.json`` in the same folder.
 
     Args:
-        source: a run folder (its newest checkpoint) or a checkpoint folder.
-        file: to write; neither it nor the settings may exist.
-        kind: EMA or raw weights.
-        form: of the file: safetensors, or ``torch.save`` of a dict of tensors.
+        source: a run folder, whose newest checkpoint is used, or a checkpoint folder.
+        file: the file to write. Neither it nor the settings file may exist.
+        kind: the kind of weights, EMA or raw.
+        form: the format of the file: safetensors, or ``torch.save`` of a dict of tensors.
 
     Raises:
-        CheckpointError: the source is no whole checkpoint of ours, or a model that the published code
-            cannot compute; a file exists or cannot be written. Nothing is written then.
+        CheckpointError: the source is not one of our complete checkpoints, the published code cannot compute
+            its model, or a file exists or cannot be written. Nothing is written in these cases.
     """
     beside = file.with_name(f"{file.stem}.json")
     for path in (file, beside):
         if path.exists() or path == source:
             raise CheckpointError(
-                "export.exists", f"{path} exists", next_step="give another --out; nothing is overwritten"
+                "export.exists",
+                f"{path} exists",
+                next_step="choose another --out; existing files are never overwritten",
             )
     weights = read_weights(source, kind)
     if weights.settings is None:
         raise CheckpointError(
             "export.no-checkpoint",
-            f"{source} is no checkpoint of ours",
+            f"{source} is not a checkpoint of etrm",
             allowed="a run folder or one of its checkpoint folders",
         )
     try:
         model = ModelConfig.model_validate(weights.settings)
     except ValidationError as error:
         raise CheckpointError(
-            "export.unknown-settings", f"{source} holds settings that this version does not know"
+            "export.unknown-settings", f"{source} holds settings that this version of etrm does not know"
         ) from error
     settings = to_published_settings(model)
     named = {to_published_name(name, model.encoder.kind): t.clone() for name, t in weights.tensors.items()}

@@ -1,9 +1,8 @@
-"""Checkpoints: a folder that is renamed into place when it is complete.
+"""The format of a checkpoint: a folder that is written under a temporary name and renamed when it is complete.
 
-``model.safetensors`` raw weights, ``ema.safetensors`` the averaged ones, ``state.safetensors``
-every other tensor that training needs to continue exactly, ``state.json`` the rest (step, loader
-positions, random state, model settings, and the SHA-256 digests of the three and of itself). Nothing
-is pickled, so nothing can execute.
+``model.safetensors`` holds the raw weights, ``ema.safetensors`` the averaged ones, ``state.safetensors`` every other
+tensor that training needs to continue exactly, and ``state.json`` the rest: step, loader positions, random state, model
+settings, and the SHA-256 digests of all four files. Nothing is pickled, so loading cannot execute code.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ from etrm.errors import CheckpointError
 PREFIX = "step_"
 WeightsKind = Literal["ema", "raw"]
 WEIGHTS: dict[WeightsKind, str] = {"raw": "model.safetensors", "ema": "ema.safetensors"}
-"""The file of each kind of weights."""
+"""The file name of each kind of weights."""
 TENSORS = "state.safetensors"
 STATE = "state.json"
 FORMAT = 1
-"""Version of the layout; raised when an older reader would misread a newer checkpoint."""
+"""The version of the layout. It is incremented if an older reader would misread a newer checkpoint."""
 
 
 class FormatError(CheckpointError):
-    """A checkpoint of another version of etrm: whole, and not to be passed over for an older one."""
+    """The checkpoint was written by another version of etrm. It is complete, so no older one is used instead."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,11 @@ class Checkpoint:
     """Everything that a run needs to continue.
 
     Attributes:
-        step: optimiser steps done.
-        model: raw weights by name.
-        ema: averaged weights by name; equal to raw where no step was done.
-        tensors: optimiser state, EMA accumulators and carries, by name.
-        state: what JSON can hold.
+        step: the number of optimiser steps done.
+        model: the raw weights by name.
+        ema: the averaged weights by name; equal to the raw ones before the first step.
+        tensors: the optimiser state, EMA accumulators and carries, by name.
+        state: everything else, as JSON values.
     """
 
     step: int
@@ -60,10 +59,10 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write ``folder/step_N`` and drop all but the newest ``keep`` checkpoints.
+    """Write ``folder/step_N`` and remove all but the newest ``keep`` checkpoints.
 
     Raises:
-        CheckpointError: the disk is full or not writable; earlier checkpoints are untouched.
+        CheckpointError: the disk is full or not writable; earlier checkpoints are kept.
     """
     final = folder / name_of(checkpoint.step)
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
@@ -91,18 +90,18 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
             "checkpoint.not-written",
             f"the checkpoint of step {checkpoint.step} could not be written to {folder}",
             got=str(error),
-            next_step="free space or give another folder, then continue with --resume",
+            next_step="free space or fix the permissions, then continue with --resume",
         ) from error
     _drop_old(final, keep)
     return final
 
 
 def tidy(newest: Path, keep: int) -> None:
-    """Do what a save that was interrupted after its checkpoint stood has left undone.
+    """Finish the clean-up of a save that was interrupted after its checkpoint was complete.
 
     Args:
-        newest: the checkpoint that a run goes on from.
-        keep: how many to keep, it among them.
+        newest: the checkpoint from which the run resumes.
+        keep: the number of checkpoints to keep, ``newest`` included.
 
     Raises:
         CheckpointError: something cannot be removed.
@@ -112,30 +111,32 @@ def tidy(newest: Path, keep: int) -> None:
     except OSError as error:
         raise CheckpointError(
             "checkpoint.leftovers",
-            f"what an interrupted save left cannot be removed from {newest.parent}",
+            f"files of an interrupted save cannot be removed from {newest.parent}",
             got=str(error),
         ) from error
     _drop_old(newest, keep)
 
 
 def _clear_unfinished(folder: Path) -> None:
-    for unfinished in folder.glob(f".{PREFIX}*.tmp"):  # of a process that was killed, or met a full disk
+    for unfinished in folder.glob(
+        f".{PREFIX}*.tmp"
+    ):  # left by a process that was killed or found the disk full
         shutil.rmtree(unfinished)
 
 
 def _drop_old(newest: Path, keep: int) -> None:
-    # One that stands ahead is an altered one that the run went back behind: it keeps no place.
+    # Checkpoints after `newest` were damaged, so the run went back; they do not count among those to keep.
     for old in [path for path in list_saved(newest.parent) if path.name <= newest.name][:-keep]:
         _drop(old)
 
 
 def name_of(step: int) -> str:
-    """The folder of a step, which sorts by its number."""
+    """Return the folder name of a step. The names sort by step."""
     return f"{PREFIX}{step:08d}"
 
 
 def list_saved(folder: Path) -> list[Path]:
-    """The complete checkpoints below ``folder``, oldest first."""
+    """Return the complete checkpoints in ``folder``, oldest first."""
     return sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
 
 
@@ -143,7 +144,7 @@ def read(path: Path) -> Checkpoint:
     """Read one checkpoint folder.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered, or a newer version of etrm wrote it.
+        CheckpointError: a file is missing, truncated or changed, or another version of etrm wrote it.
     """
     with _whole(path):
         state, digests = _read_state(path)
@@ -155,10 +156,10 @@ def read(path: Path) -> Checkpoint:
 
 
 def read_weights(path: Path, weights: WeightsKind) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """One kind of weights of a checkpoint folder, and its state, ``step`` among it.
+    """Read one kind of weights of a checkpoint folder, and its state, which includes ``step``.
 
     Raises:
-        CheckpointError: one of the two files is missing, truncated or altered.
+        CheckpointError: one of the two files is missing, truncated or changed.
     """
     with _whole(path):
         state, digests = _read_state(path)
@@ -168,7 +169,7 @@ def read_weights(path: Path, weights: WeightsKind) -> tuple[dict[str, Tensor], d
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Whatever reading meets in ``path`` means that it is not whole."""
+    """Turn any error while ``path`` is read into a CheckpointError: the checkpoint is not complete."""
     try:
         yield
     except (
@@ -182,40 +183,40 @@ def _whole(path: Path) -> Iterator[None]:
     ) as error:
         raise CheckpointError(
             "checkpoint.damaged",
-            f"{path} is not a whole checkpoint",
+            f"{path} is not a complete checkpoint",
             got=f"{type(error).__name__}: {error}",
             allowed="model.safetensors, ema.safetensors, state.safetensors and state.json, as `etrm train` writes them",
-            next_step="give an earlier one, or move this one away: then the run folder has the one before it",
+            next_step="use an earlier checkpoint, or move this one away; then the one before it is the newest",
         ) from error
 
 
 def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The state, and the digests that it holds."""
+    """Return the state, and the digests of the files that it holds."""
     state = json.loads((path / STATE).read_text("utf-8"))
     if (version := state.get("format", FORMAT)) != FORMAT:
         raise FormatError(
             "checkpoint.other-format",
-            f"{path} has another format than this version of etrm knows",
+            f"{path} has a format that this version of etrm cannot read",
             got=f"format {version}",
             allowed=f"format {FORMAT}",
-            next_step="use the version that wrote it, see run.json",
+            next_step="use the version of etrm that wrote it (see run.json in the run folder)",
         )
     digests = state.pop("sha256")
     # The first checkpoints had no digest of their state.
     if STATE in digests and digests[STATE] != _digest_of_state(state):
-        raise ValueError(f"{STATE} is not what was written")
+        raise ValueError(f"{STATE} was changed: its digest does not match")
     state.pop("format", None)
     return state, digests
 
 
 def _read_tensors(path: Path, digests: dict[str, str]) -> dict[str, Tensor]:
     if _digest(path) != digests[path.name]:
-        raise ValueError(f"{path.name} is not what was written")
+        raise ValueError(f"{path.name} was changed: its digest does not match")
     return load_file(path)
 
 
 def _drop(path: Path) -> None:
-    """Remove a checkpoint; whoever looks meanwhile sees it whole or not at all."""
+    """Remove a checkpoint. A reader sees it either complete or not at all."""
     try:
         shutil.rmtree(path.rename(path.with_name(f".{path.name}.dropped.tmp")))
     except OSError as error:
@@ -223,7 +224,7 @@ def _drop(path: Path) -> None:
             "checkpoint.not-removed",
             f"the old checkpoint {path} could not be removed",
             got=str(error),
-            next_step="fix the permissions of its folder, then continue with --resume: the new checkpoint is there",
+            next_step="fix the permissions of its folder, then continue with --resume; the new checkpoint was saved",
         ) from error
 
 
@@ -237,7 +238,7 @@ def _digest(path: Path) -> str:
 
 
 def _digest_of_state(state: dict[str, Any]) -> str:
-    """Of what the state says, without its digests: spaces between its words are free."""
+    """Return the digest of the state without its digests; white space in the file does not matter."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 

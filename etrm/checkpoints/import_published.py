@@ -1,4 +1,4 @@
-"""A published checkpoint as a run folder of ours, with every setting that its weights do not carry given."""
+"""Import a published checkpoint as a run folder. Settings that the weights do not determine must be given."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from etrm.model.recursive import RecursiveModel
 from etrm.setting_texts import flatten
 
 PUBLISHED_CODE: dict[str, Any] = {"qk_norm": False, "mlp_t_norm": "tokens", "encoder.qk_norm": False}
-"""What the published code always computes, under our names."""
+"""Settings that are constant in the published code, under our names."""
 _EXPANSION = 4.0
-"""Of every published model; any other value with the same inner width is the same function."""
+"""The expansion of every published model. Any other value with the same inner width gives the same function."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written.
+    """The result of an import.
 
     Attributes:
-        folder: the run folder.
-        config: of the run.
-        tensors: by our names.
-        sources: of every setting that the model's function depends on, where it is known from.
+        folder: the run folder that was written.
+        config: the config of the run.
+        tensors: the tensors by our names.
+        sources: the origin of every setting that the model's function depends on.
     """
 
     folder: Path
@@ -53,24 +53,27 @@ class Imported:
 def import_checkpoint(
     file: Path, folder: Path, settings: Path | None = None, overrides: tuple[str, ...] = ()
 ) -> Imported:
-    """Write the weights of a published TRM or ETRM checkpoint as a run folder that stands at step 0.
+    """Write the weights of a published TRM or ETRM checkpoint as a run folder at step 0.
 
     Args:
-        file: of ``torch.save`` or safetensors, with the published names behind any wrappers, or ours.
-        folder: to write; must not exist.
-        settings: a JSON or YAML file of the published settings; looked for beside ``file`` by default.
-        overrides: ``section.key=value`` of our config, which win over the settings file.
+        file: a file of ``torch.save`` or safetensors, with the published names (with or without wrapper prefixes) or
+            ours.
+        folder: the run folder to write. It must not exist.
+        settings: a JSON or YAML file of the published settings; by default a file next to ``file``.
+        overrides: settings of our config as ``section.key=value``; they take precedence over the settings file.
 
     Raises:
-        CheckpointError: the file cannot be read, is no such model, does not hold what its settings say,
-            or leaves a setting open that nobody gave; the folder exists. Nothing is written then.
-        ConfigError: the settings make no config.
+        CheckpointError: the file cannot be read, is not such a model, does not match its settings, or a setting
+            is unknown; or the folder exists. Nothing is written in these cases.
+        ConfigError: the settings do not make a valid config.
     """
     if file.is_dir():
-        raise CheckpointError("import.folder", f"{file} is a folder, and what is imported is a file")
+        raise CheckpointError("import.folder", f"{file} is a folder; a published checkpoint is a file")
     if folder.exists():
         raise CheckpointError(
-            "import.exists", f"{folder} exists", next_step="give another --out; nothing is overwritten"
+            "import.exists",
+            f"{folder} exists",
+            next_step="choose another --out; existing folders are never overwritten",
         )
     weights = read_weights(file, "raw")
     tensors = {name: _float32(name, tensor, file) for name, tensor in use_our_names(weights).items()}
@@ -81,7 +84,7 @@ def import_checkpoint(
 
 
 def _float32(name: str, tensor: Tensor, file: Path) -> Tensor:
-    """The same numbers in the type of our weights."""
+    """Return the tensor as float32, the type of our weights, or refuse values that float32 cannot hold."""
     exact = tensor.float()
     if not tensor.is_floating_point() or not torch.equal(exact.to(tensor.dtype), tensor.nan_to_num(nan=0.0)):
         finite = bool(tensor.isfinite().all())
@@ -97,7 +100,7 @@ def _float32(name: str, tensor: Tensor, file: Path) -> Tensor:
 def _settings(
     tensors: dict[str, Tensor], file: Path, beside: Path | None, overrides: tuple[str, ...]
 ) -> tuple[Config, dict[str, str]]:
-    """The config, and where each setting of its function is known from."""
+    """Return the config, and the origin of each setting that the model's function depends on."""
     seen = _from_tensors(tensors, file)
     tree = override({"model": {}, "data": {"canvas": "published"}}, overrides)
     if not isinstance(tree["model"], dict):
@@ -118,22 +121,23 @@ def _settings(
             if source == "tensors" and name in chosen and chosen[name][0] != value:
                 raise CheckpointError(
                     "import.contradiction",
-                    f"{file} holds a model with {name} {value}",
-                    got=f"{name} {chosen[name][0]} ({chosen[name][1]})",
-                    next_step=f"leave it out, or give the settings of this model: --set model.{name}={value}",
+                    f"the tensors in {file} show that the model has {name} {value}",
+                    got=f"{name} {chosen[name][0]} (from: {chosen[name][1]})",
+                    allowed=f"{name} {value}",
+                    next_step=f"leave this setting out, or use --set model.{name}={value}",
                 )
             chosen[name] = value, source
     chosen.setdefault("expansion", (_expansion(tensors), "tensors"))
-    if not is_trm:  # whether there is a layer scale; what it started from changes nothing any more
+    if not is_trm:  # only the presence of a layer scale matters, not the value it started from
         scaled = any("gamma_1" in name for name in tensors)
         chosen.setdefault("encoder.layer_scale", (float(scaled), "tensors"))
     missing = [name for name in _needed(seen) if name not in chosen]
     if missing:
         raise CheckpointError(
             "import.absent-settings",
-            f"the weights in {file} do not say all that their model computes",
-            got="not known: " + ", ".join(missing),
-            allowed="a settings file of the published names (--settings), or each setting by name",
+            f"the weights in {file} do not determine all settings of the model",
+            got="unknown settings: " + ", ".join(missing),
+            allowed="a file of the published settings (--settings), or each setting with --set",
             next_step=" ".join(f"--set model.{name}=..." for name in missing),
         )
     dotted = tuple(f"model.{name}={json.dumps(value)}" for name, (value, _) in chosen.items())
@@ -142,14 +146,14 @@ def _settings(
 
 
 def _from_tensors(tensors: dict[str, Tensor], file: Path) -> dict[str, Any]:
-    """The settings that names and shapes show, as dotted names of the model section."""
+    """Return the settings that tensor names and shapes determine, as dotted names of the model section."""
     width = tensors.get("core.H_init")
     if width is None or width.ndim != 1:
         raise CheckpointError(
             "import.no-trm",
-            f"{file} holds no TRM",
-            got="no vector inner.H_init among " + ", ".join(sorted(tensors)[:5]),
-            allowed="the tensors of a published TRM or ETRM, behind any of _orig_mod., module., model.",
+            f"{file} is not a TRM or ETRM checkpoint",
+            got="no tensor inner.H_init; the first tensors are " + ", ".join(sorted(tensors)[:5]),
+            allowed="the tensors of a published TRM or ETRM; prefixes _orig_mod., module. and model. are fine",
         )
     seen: dict[str, Any] = {
         "hidden_size": len(width),
@@ -204,12 +208,12 @@ def _rows(tensor: Tensor) -> int:
 
 
 def _count(tensors: dict[str, Tensor], start: str) -> int:
-    """How many numbered blocks stand behind a name."""
+    """Return the number of numbered blocks under a name."""
     return len({match[1] for name in tensors if (match := re.match(re.escape(start) + r"(\d+)\.", name))})
 
 
 def _expansion(tensors: dict[str, Tensor]) -> float:
-    """An expansion that makes the inner widths of the core's first block, the published one if it does."""
+    """Return an expansion that gives the inner widths of the core's first block, preferably the published one."""
     down = [tensors.get(f"core.L_level.layers.0.{part}.down_proj.weight") for part in ("mlp", "mlp_t")]
     sizes = [(t.shape[0], t.shape[1]) for t in down if t is not None and t.ndim == 2]
     fits = [_EXPANSION] + [inner * 1.5 / size for size, inner in sizes if size]
@@ -221,7 +225,7 @@ def _expansion(tensors: dict[str, Tensor]) -> float:
 
 
 def _needed(seen: dict[str, Any]) -> list[str]:
-    """Settings that change the function and leave no trace in the weights."""
+    """Return the settings that change what the model computes but cannot be read off the weights."""
     names = ["num_heads", "H_cycles", "L_cycles", "halt.max_steps", "context_tokens"]
     if not seen["mlp_t"]:
         names.append("positions")
@@ -231,23 +235,23 @@ def _needed(seen: dict[str, Any]) -> list[str]:
 
 
 def _check(tensors: dict[str, Tensor], model: ModelConfig, file: Path) -> None:
-    """Every tensor of that model with its shape, and no other; a TRM may come without its puzzle table."""
+    """Check that the tensors are exactly those of the model; only the puzzle table of a TRM may be missing."""
     table = tensors.get("puzzle_table.weights")
     with torch.device("meta"):
         wanted = RecursiveModel(model, puzzles=0 if table is None else _rows(table), side=SIDE).state_dict()
     if table is None:
         wanted.pop("puzzle_table.weights", None)
     problems = [f"{name}: missing" for name in wanted if name not in tensors]
-    problems += [f"{name}: not of this model" for name in tensors if name not in wanted]
+    problems += [f"{name}: not part of this model" for name in tensors if name not in wanted]
     problems += [
-        f"{name}: shape {tuple(tensors[name].shape)}, wanted {tuple(tensor.shape)}"
+        f"{name}: shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     if problems:
         raise CheckpointError(
             "import.does-not-fit",
-            f"{len(problems)} tensors of {file} do not fit the model that they and the settings describe",
+            f"{len(problems)} tensors of {file} do not match the model that the settings describe",
             got="; ".join(sorted(problems)[:12]),
             next_step="compare the settings with those that the checkpoint was trained with",
         )
@@ -277,7 +281,7 @@ def _write(
             "import.not-writable",
             f"{folder} cannot be written",
             got=str(error),
-            next_step="give another --out",
+            next_step="choose another --out",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

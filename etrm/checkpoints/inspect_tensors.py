@@ -1,4 +1,4 @@
-"""What a checkpoint holds, tensor by tensor, and how two of them differ."""
+"""Statistics of the tensors of a checkpoint, and the differences between two checkpoints."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PARTS = {"core.": "core", "encoder.": "encoder", "puzzle_table.": "puzzle table"
 
 @dataclass(frozen=True)
 class TensorSummary:
-    """One tensor. The statistics are of its finite values, in float64; None where it has none.
+    """A tensor with statistics of its finite values, computed in float64; None if it has no finite values.
 
     Attributes:
-        name: as in the file.
-        part: core, encoder, puzzle table or other.
-        std: of the population (divided by n).
-        norm: Euclidean.
-        non_finite: how many values are NaN or infinite.
+        name: the name of the tensor in the file.
+        part: the part of the model: core, encoder, puzzle table or other.
+        std: the population standard deviation (divided by n).
+        norm: the Euclidean norm.
+        non_finite: the number of values that are NaN or infinite.
     """
 
     name: str
@@ -43,7 +43,7 @@ class TensorSummary:
 
 @dataclass(frozen=True)
 class Total:
-    """What tensors have together."""
+    """Totals over several tensors."""
 
     tensors: int
     values: int
@@ -53,7 +53,7 @@ class Total:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A file of weights: what :class:`~etrm.checkpoints.weights.Weights` knows, and its tensors."""
+    """A file of weights: its metadata, as in :class:`~etrm.checkpoints.weights.Weights`, and its tensors."""
 
     path: str
     weights: str
@@ -67,13 +67,13 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TensorComparison:
-    """One tensor that both sides hold.
+    """A tensor that both files hold.
 
     Attributes:
-        name: ours, whatever the files call it.
-        status: ``equal`` is bit for bit, in the same type.
-        largest, mean: of the absolute differences, where both values are finite; None where no pair is.
-        non_finite: positions at which a value of one side or both is NaN or infinite.
+        name: our name of the tensor.
+        status: the result of the comparison; ``equal`` means bit for bit, in the same type.
+        largest, mean: the largest and mean absolute difference where both values are finite; None if there are none.
+        non_finite: the number of positions where at least one of the two values is NaN or infinite.
     """
 
     name: str
@@ -87,12 +87,12 @@ class TensorComparison:
 
 @dataclass(frozen=True)
 class WeightsComparison:
-    """Two files of weights, side by side.
+    """The comparison of two files of weights.
 
     Attributes:
-        matched: tensors that are equal bit for bit.
-        total: names that either side holds.
-        settings: model settings that differ, with both values; None where a side does not say its own.
+        matched: the number of tensors that are equal bit for bit.
+        total: the number of tensor names in either file.
+        settings: the model settings that differ, with both values; None if a file does not contain its settings.
     """
 
     first: str
@@ -106,12 +106,12 @@ class WeightsComparison:
 
     @property
     def equal(self) -> bool:
-        """Every tensor is on both sides, bit for bit, and no known setting differs."""
+        """Whether all tensors are in both files and equal bit for bit, and no known setting differs."""
         return self.matched == self.total and not self.settings
 
 
 def inspect_weights(weights: Weights) -> Inspection:
-    """Summarise every tensor."""
+    """Return statistics of every tensor and the totals."""
     tensors = tuple(_summary(name, tensor) for name, tensor in sorted(weights.tensors.items()))
     parts = dict.fromkeys(tensor.part for tensor in tensors)
     totals = {part: _total([t for t in tensors if t.part == part], weights.tensors) for part in parts}
@@ -130,10 +130,10 @@ def inspect_weights(weights: Weights) -> Inspection:
 
 
 def compare_weights(first: Weights, second: Weights) -> WeightsComparison:
-    """Compare tensor by tensor, under our names.
+    """Compare two files tensor by tensor, under our names.
 
     Raises:
-        CheckpointError: a file holds two tensors of the same name.
+        CheckpointError: a file holds two tensors that have the same name of ours.
     """
     ours, theirs = use_our_names(first), use_our_names(second)
     both = sorted(ours.keys() & theirs.keys())
@@ -151,10 +151,10 @@ def compare_weights(first: Weights, second: Weights) -> WeightsComparison:
 
 
 def use_our_names(weights: Weights) -> dict[str, Tensor]:
-    """The tensors under our names.
+    """Return the tensors under our names.
 
     Raises:
-        CheckpointError: two names of the file mean the same tensor.
+        CheckpointError: two names in the file stand for the same tensor.
     """
     found: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in weights.tensors.items():

@@ -1,7 +1,7 @@
-"""Names and settings of the published code (TinyRecursiveModels, and etrm on top of it), to ours and back.
+"""Translate tensor names and settings between the published code and ours, in both directions.
 
-Names follow the checkpoints of SamsungSAILMontreal/TinyRecursiveModels and bdsaglam/etrm; the arrays in
-``tests/parity`` pin those of six models.
+The names follow the checkpoints of SamsungSAILMontreal/TinyRecursiveModels and bdsaglam/etrm. The arrays in
+``tests/parity`` pin the names of six models.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from typing import Any, get_args
 
-from etrm.config import KINDS, KNOBS, STATEFUL, EncoderKind, ModelConfig, Variant
+from etrm.config import KINDS, KNOBS, STATEFUL, EncoderKind, ModelConfig, VariantName
 from etrm.errors import CheckpointError
 from etrm.model.core import VOCABULARY
 from etrm.model.encoders.carried import H_CYCLES, L_CYCLES, LAYERS
 
 WRAPPERS = ("_orig_mod.", "module.", "model.")
-"""What compilation, DDP and the published loss head put before every name."""
+"""Prefixes that compilation, DDP and the published loss head add to every name."""
 
 _NAMES = (
     ("inner.puzzle_emb.", "puzzle_table."),
@@ -28,10 +28,10 @@ _NAMES = (
     ("encoder.logvar_proj.", "encoder.latent.logvar_proj."),
     ("encoder.decode_proj.", "encoder.output_proj."),
 )
-"""Beginnings of names, the published one and ours; what stands in none of them is the same in both."""
+"""Pairs of name prefixes, the published one and ours. Names that match no prefix are the same in both."""
 _DECODE_PROJ: tuple[EncoderKind, ...] = ("hybrid_variational",)
 _LPN: tuple[EncoderKind, ...] = ("hybrid_standard", "hybrid_variational", "lpn_standard", "lpn_variational")
-# An LPN block is ours with the attention unwrapped.
+# A published LPN block has no wrapper around its attention; otherwise it equals ours.
 _LPN_PUBLISHED = re.compile(r"^(encoder\.grid_encoder\.layers\.\d+\.)((?:qkv|o)_proj\.)")
 _LPN_OURS = re.compile(r"^(encoder\.grid_encoder\.layers\.\d+\.)self_attn\.")
 
@@ -53,15 +53,15 @@ SETTINGS = {
     "encoder_norm_style": "encoder.norm",
     "encoder_layer_scale_init": "encoder.layer_scale",
 }
-"""The published name of a setting, and ours in the model section; the kind of encoder has two names."""
+"""Published names of settings, with ours in the model section. The kind of encoder has two published names."""
 _CARRIED = {"recurrent": "recurrent_standard", "trm_style": "trm_style"}
-"""Kinds of encoder that the published code calls by ``recurrent_encoder_type``."""
+"""Kinds of encoder that the published code selects with ``recurrent_encoder_type``."""
 _TRM_STYLE = {"encoder_h_cycles": H_CYCLES, "encoder_l_cycles": L_CYCLES, "encoder_l_layers": LAYERS}
-"""Settings of the published trm_style encoder that are constants here."""
+"""Settings of the published trm_style encoder that are constant in our code."""
 
 
 def strip_wrappers(name: str) -> str:
-    """A tensor's name without the prefixes that compilation, DDP and wrappers put before it."""
+    """Return the name of a tensor without the prefixes that compilation, DDP and wrappers add."""
     while name.startswith(WRAPPERS):
         for prefix in WRAPPERS:
             name = name.removeprefix(prefix)
@@ -69,9 +69,9 @@ def strip_wrappers(name: str) -> str:
 
 
 def to_our_name(name: str) -> str:
-    """Our name of a tensor that has a published one, behind any wrappers; ours stay as they are."""
+    """Return our name of a tensor with a published name, with or without wrapper prefixes. Our names are unchanged."""
     name = strip_wrappers(name)
-    for theirs, ours in sorted(_NAMES, reverse=True):  # the longest beginning first
+    for theirs, ours in sorted(_NAMES, reverse=True):  # the longest prefix first
         if name.startswith(theirs):
             name = ours + name.removeprefix(theirs)
             break
@@ -89,14 +89,14 @@ def to_published_name(name: str, kind: str) -> str:
 
 
 def to_published_settings(model: ModelConfig) -> dict[str, Any]:
-    """A model section under the published names.
+    """Return a model section under the published names.
 
     Raises:
-        CheckpointError: the published code cannot compute what this section says.
+        CheckpointError: the published code cannot compute this model.
     """
     encoder = model.encoder
     impossible = {
-        "model.variant": model.variant not in get_args(Variant),
+        "model.variant": model.variant not in get_args(VariantName),
         "model.encoder.kind": model.variant != "trm" and encoder.kind not in KINDS,
         "model.qk_norm": model.qk_norm,
         "model.encoder.qk_norm": model.variant != "trm" and encoder.qk_norm,
@@ -109,10 +109,10 @@ def to_published_settings(model: ModelConfig) -> dict[str, Any]:
     if refused:
         raise CheckpointError(
             "export.other-function",
-            "the published code would compute something else with these weights",
+            "the published code cannot compute this model",
             got=", ".join(refused),
-            allowed="variants and encoders of this package, without qk_norm, without layer_scale in a carried encoder, "
-            "and with model.mlp_t_norm = 'tokens' where mlp_t is on",
+            allowed="variants and encoders of this package without qk_norm, without layer_scale in a recurrent or trm_style encoder, "
+            "and with model.mlp_t_norm = 'tokens' if mlp_t is on",
         )
     tree = model.model_dump(mode="json")
     values = {theirs: _value(tree, ours) for theirs, ours in SETTINGS.items()}
@@ -128,21 +128,21 @@ def _kind_settings(kind: str) -> dict[str, Any]:
 
 
 def to_our_settings(values: dict[str, Any], variant: str, kind: EncoderKind) -> dict[str, Any]:
-    """Published settings as dotted names of the model section, those alone that reach this model.
+    """Return published settings as dotted names of the model section. Settings without effect are left out.
 
     Args:
-        values: published names and their values; other names are passed over.
-        variant, kind: of the model, as its tensors say.
+        values: the published names and their values; unknown names are ignored.
+        variant, kind: the variant of the model and the kind of its encoder, as its tensors show.
 
     Raises:
-        CheckpointError: the settings are of a model that ours is not.
+        CheckpointError: the settings describe another model than the tensors, or one that we do not have.
     """
     wanted = {"vocab_size": VOCABULARY} | (_kind_settings(kind) if variant != "trm" else {})
     wrong = {name: values[name] for name, value in wanted.items() if values.get(name, value) != value}
     if wrong:
         raise CheckpointError(
             "import.settings-of-other-model",
-            "the settings are of another model than the tensors, or of one that is not here",
+            "the settings describe another model than the tensors do, or a model that etrm does not have",
             got=", ".join(f"{name} = {value!r}" for name, value in wrong.items()),
             allowed=", ".join(f"{name} = {wanted[name]!r}" for name in wrong),
         )

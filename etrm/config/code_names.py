@@ -24,11 +24,11 @@ SETTINGS = {
 """Settings whose words may name code, and the kind of it."""
 CODE_FORM = "code such as my_code.py:Name"
 RULES = "rules"
-"""Source of the rule family (``etrm.data.rules``); ``rules:`` and parts for some of it."""
+"""The source name of the rule family (``etrm.data.rules``); ``rules:PART`` selects some of its rules."""
 
 
 def is_rules(source: str) -> bool:
-    """Whether a source is the rule family."""
+    """Return whether a source is the rule family."""
     return source.partition(":")[0] == RULES
 
 

@@ -1,4 +1,4 @@
-"""The data section: which tasks, and how they become episodes."""
+"""The data section: the choice of tasks, and how they become episodes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from etrm.config.code_names import Named
 from etrm.config.section import Section, refused
 
 SIDE = 30
-"""Largest side of an ARC grid, and side of the published canvas."""
+"""The largest side of an ARC grid, which is also the side of the published canvas."""
 Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
-"""Which pairs of a task are queries."""
+"""The pairs of a task that are queries."""
 
 
 class DataConfig(Section):
-    """Which tasks, how they are laid out as tokens, and how they are augmented."""
+    """The choice of tasks, their layout as tokens, and their augmentation."""
 
     source: Annotated[str, Named("data_sources")] = Field(
         "arc-agi-1",
@@ -25,7 +25,7 @@ class DataConfig(Section):
         "such as my_code.py:my_tasks",
     )
     subset: Literal["training", "evaluation"] = Field(
-        "training", description="subset of the source to train on; a source of one set ignores it"
+        "training", description="subset of the source to train on; ignored by sources that have only one set"
     )
     max_side: int = Field(
         SIDE, ge=1, le=SIDE, description="largest side of a grid; a task with a larger grid is left out"
@@ -36,29 +36,35 @@ class DataConfig(Section):
     exclude: tuple[str, ...] = Field((), description="ids of tasks to leave out")
     canvas: Literal["region", "published"] = Field(
         "region",
-        description="layout of the tokens: the region that a task needs, or the whole 30x30 canvas as published",
+        description="layout of the tokens: only the region that a task needs, or the whole 30x30 canvas, as published",
     )
-    max_demos: int = Field(10, ge=1, description="largest number of demonstrations shown of one task")
+    max_demos: int = Field(10, ge=1, description="largest number of demonstrations per task")
     augmentations: Annotated[int, Field(ge=1)] | Literal["fresh"] = Field(
         1,
-        description="number of fixed augmentations per task, the identity first; or a fresh one per episode",
+        description="number of fixed augmentations per task, the identity included; or fresh: a new one per episode",
     )
     translate: int = Field(
-        0, ge=0, lt=SIDE, description="largest shift of a grid on the canvas, in cells; training only"
+        0, ge=0, lt=SIDE, description="largest random shift of a grid on the canvas in training, in cells"
     )
     queries: Asked = Field(
         "test",
-        description="queries of training: the test pairs (test); each demonstration, given the others (leave_one_out); "
-        "or both (all)",
+        description="training queries: the test pairs (test); each demonstration, with the others as context "
+        "(leave_one_out); or both (all)",
     )
     store: Path | None = Field(
-        None, description="folder of `etrm data build`, from which the same fixed augmentations are read"
+        None, description="folder written by `etrm data build`, from which the fixed augmentations are read"
     )
     workers: int = Field(
-        0, ge=0, le=64, description="number of processes that draw samples ahead; 0 draws in the trainer"
+        0,
+        ge=0,
+        le=64,
+        description="number of processes that prepare samples; 0 prepares them in the training process",
     )
     buckets: int = Field(
-        4, ge=1, le=16, description="number of groups of similar region size, each with its own carry"
+        4,
+        ge=1,
+        le=16,
+        description="number of groups of tasks of similar region size; each group has its own carry",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Every setting with its default, the values that it takes, and its description: read from the fields themselves."""
+"""Descriptions of all settings (default, allowed values, meaning), read from the fields of the config classes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TYPES: dict[Any, str] = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """The limits of a number, as pydantic names them (``ge``: at least); ``None`` where there is none."""
+    """The bounds of a number, with pydantic's names (``ge``: greater or equal); ``None`` for no bound."""
 
     ge: float | None = None
     gt: float | None = None
@@ -46,13 +46,13 @@ class Setting:
     """One setting.
 
     Attributes:
-        name: dotted name, as ``--set`` takes it.
-        default: value without a preset or a file, as JSON has it.
-        values: types, choices and bounds of its values, in words.
-        choices: words that it takes; empty where any text or number will do.
-        bounds: limits of a number.
-        optional: whether it may be ``none``.
-        description: what it is.
+        name: the dotted name, as ``--set`` takes it.
+        default: the value without a preset or a file, in JSON's types.
+        values: the types, choices and bounds of its values, in words.
+        choices: the allowed words; empty if any text or number is allowed.
+        bounds: the bounds of a number.
+        optional: whether the value may be ``none``.
+        description: the meaning of the setting.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class SectionDescription:
-    """A section of the config: its dotted name, its summary, and its own settings, those of sections below left out."""
+    """A section of the config: its dotted name, its summary, and its settings without those of its sub-sections."""
 
     name: str
     summary: str
@@ -75,13 +75,13 @@ class SectionDescription:
 
 @lru_cache
 def list_sections() -> tuple[SectionDescription, ...]:
-    """Every section with its settings, the settings of no section first."""
+    """Return every section with its settings; the first one holds the settings outside any section."""
     return tuple(_sections(Config, ""))
 
 
 @lru_cache
 def list_settings() -> dict[str, Setting]:
-    """Every setting by its dotted name, section by section."""
+    """Return every setting by its dotted name, section by section."""
     return {setting.name: setting for section in list_sections() for setting in section.settings}
 
 
@@ -132,7 +132,7 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def _bounds(metadata: Sequence[Any]) -> Bounds:
-    """The limits that annotations or the fields within them state."""
+    """Return the bounds that annotations, or the fields inside them, state."""
     found: dict[str, float] = {}
     for item in metadata:
         for part in item.metadata if isinstance(item, FieldInfo) else (item,):
@@ -147,7 +147,7 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 def _in_words(kind: Any, bounds: Bounds) -> tuple[str, ...]:
-    """The values of one type: ``integer >= 1``; ``adam_atan2``, ``adamw``; ``list of texts``."""
+    """Return the values of one type in words: ``integer >= 1``; ``adam_atan2``, ``adamw``; ``list of texts``."""
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
         text = inner is str or (get_origin(inner) is Annotated and get_args(inner)[0] is str)

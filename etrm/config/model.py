@@ -1,4 +1,4 @@
-"""The model section: the recursive core, and where its context comes from."""
+"""The model section: the recursive core and the source of its context."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ EncoderKind = Literal[
     "recurrent",
     "trm_style",
 ]
-"""The demonstration encoders of this package, see ``etrm.model.encoders``."""
+"""The kinds of demonstration encoders of this package, see ``etrm.model.encoders``."""
 KINDS: tuple[EncoderKind, ...] = get_args(EncoderKind)
-Variant = Literal["trm", "etrm", "etrm_cached", "etrm_fct"]
+VariantName = Literal["trm", "etrm", "etrm_cached", "etrm_fct"]
 """The variants of this package, see ``etrm.model.recursive``."""
 
 KNOBS: dict[str, tuple[EncoderKind, ...]] = {
@@ -28,11 +28,11 @@ KNOBS: dict[str, tuple[EncoderKind, ...]] = {
     "set_layers": ("standard", "hybrid_standard", "hybrid_variational"),
     "latent_size": ("lpn_variational", "hybrid_variational"),
 }
-"""Encoder settings that not every kind has, and the kinds that do."""
+"""Encoder settings that only some kinds have, with those kinds."""
 VARIATIONAL = KNOBS["latent_size"]
-"""Kinds whose context is sampled, so that there is a divergence (KL) to weigh."""
+"""Kinds whose context is sampled; only these have a KL divergence, which ``train.kl_weight`` weighs."""
 STATEFUL: tuple[EncoderKind, ...] = ("recurrent", "trm_style")
-"""Kinds whose state goes on from one ACT step to the next."""
+"""Kinds that carry a state from one ACT step to the next."""
 
 
 class EncoderConfig(Section):
@@ -42,21 +42,21 @@ class EncoderConfig(Section):
         "standard", description="architecture of the encoder"
     )
     layers: int = Field(
-        2, ge=1, description="number of blocks of the grid encoder; LPN was published with 4 and 8"
+        2, ge=1, description="number of blocks of the grid encoder; the published LPN encoders have 4 and 8"
     )
     pooling: Literal["mean", "attention", "weighted"] = Field(
-        "mean", description="pooling of the tokens of a demonstration into one vector"
+        "mean", description="method that pools the tokens of a demonstration into one vector"
     )
     set_layers: int = Field(1, ge=1, description="number of cross-attention layers over the demonstrations")
     norm: Literal["post", "pre"] = Field(
         "post",
-        description="place of the norm in the blocks of the standard grid encoder and the set encoder; LPN blocks are "
-        "always pre, carried states post",
+        description="position of the norm in the blocks of the standard grid encoder and the set encoder; LPN blocks "
+        "always use pre, the recurrent and trm_style states always post",
     )
     layer_scale: float = Field(
-        0.0, ge=0, description="initial value of a learned factor per channel; 0 for no such factor"
+        0.0, ge=0, description="initial value of a learned scale per channel; 0 for no such scale"
     )
-    qk_norm: bool = Field(False, description="norm of the queries and keys in the encoder's attention")
+    qk_norm: bool = Field(False, description="whether the encoder's attention normalises queries and keys")
     latent_size: int | None = Field(
         None, ge=1, description="width of a variational latent; none for model.hidden_size"
     )
@@ -70,8 +70,8 @@ class EncoderConfig(Section):
             if self.kind not in kinds and value != type(self).model_fields[name].default:
                 raise refused(
                     "config.encoder-setting-without-effect",
-                    f"model.encoder.{name} = {value!r} has no effect on kind {self.kind!r}; "
-                    f"leave it out, or use one of {', '.join(kinds)}",
+                    f"model.encoder.{name} = {value!r} has no effect with model.encoder.kind {self.kind!r}; "
+                    f"leave it out, or use one of these kinds: {', '.join(kinds)}",
                 )
         return self
 
@@ -84,17 +84,17 @@ class HaltConfig(Section):
         0.1,
         ge=0,
         le=1,
-        description="share of rows held to a random minimum of ACT steps; etrm_fct always takes all",
+        description="probability that a sample gets a random minimum number of ACT steps; unused by etrm_fct",
     )
 
 
 class ModelConfig(Section):
-    """The recursive core and where its context comes from."""
+    """The recursive core and the source of its context."""
 
-    variant: Annotated[str, Named("variants", get_args(Variant))] = Field(
+    variant: Annotated[str, Named("variants", get_args(VariantName))] = Field(
         "etrm",
-        description="source of the context: a table of task ids (trm); an encoder at every ACT step (etrm), at a "
-        "sample's first step only (etrm_cached, known bad), or at each of a fixed number of steps (etrm_fct)",
+        description="source of the context: a table of task ids (trm); an encoder that runs at every ACT step (etrm), "
+        "only at a sample's first step (etrm_cached, known bad), or at each of a fixed number of steps (etrm_fct)",
     )
     hidden_size: int = Field(
         512, ge=4, description="width of the core and the encoder, a multiple of num_heads"
@@ -103,28 +103,29 @@ class ModelConfig(Section):
     expansion: float = Field(
         4.0,
         gt=0,
-        description="expansion of a SwiGLU, whose width is 2/3 of expansion times hidden_size, rounded up to 256",
+        description="expansion factor of a SwiGLU; its width is 2/3 of expansion times hidden_size, rounded up to a "
+        "multiple of 256",
     )
     layers: int = Field(2, ge=1, description="number of blocks of the shared core (L_layers)")
     H_cycles: int = Field(3, ge=1, description="number of updates of the high-level state in one ACT step")
     L_cycles: int = Field(
-        6, ge=1, description="number of updates of the low-level state for each of the high-level one"
+        6, ge=1, description="number of updates of the low-level state per update of the high-level state"
     )
     context_tokens: int = Field(16, ge=1, description="number of context tokens before the query (P)")
-    qk_norm: bool = Field(False, description="norm of the queries and keys in the core's attention")
+    qk_norm: bool = Field(False, description="whether the core's attention normalises queries and keys")
     positions: Literal["rope", "learned", "none"] = Field(
         "rope",
-        description="position encoding of the core: rotary in its attention (which mlp_t does not have), a learned "
-        "vector per position, or none",
+        description="position encoding of the core: rotary embeddings in its attention (without effect in mlp_t, which "
+        "has no attention), a learned vector per position, or none",
     )
     mlp_t: bool = Field(
         False,
-        description="mixing of tokens in the core by a SwiGLU over them instead of attention; whole canvas only",
+        description="whether a SwiGLU over the tokens replaces the core's attention; needs data.canvas published",
     )
     mlp_t_norm: Literal["channels", "tokens"] = Field(
         "channels",
-        description="axis of the norm after mlp_t's mixing: the channels of a token, or the tokens of a channel, as in "
-        "the published code and its checkpoints",
+        description="axis of the norm after the mixing of mlp_t: the channels of a token, or the tokens of a channel "
+        "(as in the published code and its checkpoints)",
     )
     encoder: EncoderConfig = EncoderConfig()
     halt: HaltConfig = HaltConfig()
@@ -144,7 +145,7 @@ class ModelConfig(Section):
         if self.mlp_t and self.qk_norm:
             raise refused(
                 "config.qk-norm-without-attention",
-                "model.qk_norm norms the queries and keys of attention, and model.mlp_t leaves none in the core",
+                "model.qk_norm normalises queries and keys, and with model.mlp_t the core has no attention",
             )
         if self.mlp_t_norm == "tokens" and not self.mlp_t:
             raise refused(
@@ -154,12 +155,13 @@ class ModelConfig(Section):
         if self.variant == "etrm_cached" and self.encoder.kind in STATEFUL:
             raise refused(
                 "config.cached-context-of-stateful-encoder",
-                f"model.variant etrm_cached encodes a sample once, so the state of encoder kind "
-                f"{self.encoder.kind!r} would never continue; use variant etrm",
+                f"model.variant etrm_cached encodes a sample only once, so the state of encoder kind "
+                f"{self.encoder.kind!r} would never be used; use model.variant etrm",
             )
         if (self.hidden_size // self.num_heads) % 2:
             raise refused(
                 "config.odd-head-size",
-                f"head size {self.hidden_size // self.num_heads} is odd; rotary positions need an even one",
+                f"the head size (hidden_size / num_heads) is {self.hidden_size // self.num_heads}; rotary positions "
+                "need an even number",
             )
         return self

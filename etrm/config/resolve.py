@@ -1,4 +1,4 @@
-"""Where a config comes from: a preset, a TOML file or a run, then ``--set``; and which of them gave each value."""
+"""Resolve a config from a preset, a TOML file or a run and ``--set``, and record the origin of each value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tree: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """What gave a value: its kind, and the name of the preset, the file or the run folder."""
+    """The origin of a value: its kind, and the name of the preset, the file or the run folder."""
 
     kind: Literal["default", "preset", "file", "run", "--set"]
     name: str = ""
@@ -32,20 +32,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A config, and the source of each of its settings by dotted name."""
+    """A config, and the origin of each of its settings by dotted name."""
 
     config: Config
     sources: dict[str, Source]
 
 
 def list_presets() -> list[str]:
-    """Names of the presets that the package ships."""
+    """Return the names of the presets."""
     folder = resources.files("etrm") / "presets"
     return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
 
 
 def load(preset: str | None = None, path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The config of :func:`resolve`."""
+    """Return the config of :func:`resolve`."""
     return resolve(preset, path, overrides).config
 
 
@@ -55,18 +55,19 @@ def resolve(preset: str | None = None, path: Path | None = None, overrides: Sequ
     Code that the file or the overrides name may run from now on, see :mod:`etrm.extensions.permission`.
 
     Args:
-        preset: name of a preset.
-        path: TOML file, which extends the preset that it names.
-        overrides: settings as text; the last one of a name wins.
+        preset: the name of a preset.
+        path: the path of a TOML file, which extends the preset that it names.
+        overrides: settings as text; if one is given twice, the last one wins.
 
     Raises:
-        ConfigError: an unknown preset, file, key or value, or an impossible combination.
+        ConfigError: a preset, file, key or value is unknown, or a combination is impossible.
     """
     if preset is not None and path is not None:
         raise ConfigError(
             "config.preset-and-file",
-            "both a preset and a config file were given",
-            next_step="give one of --preset and --config; a file extends the preset that it names: preset = 'small'",
+            "a preset and a config file were given together",
+            allowed="--preset or --config",
+            next_step="write preset = 'NAME' in the first line of the file, which then extends that preset",
         )
     try:
         layers = _from_file(path) if path is not None else [] if preset is None else [_preset(preset)]
@@ -77,23 +78,23 @@ def resolve(preset: str | None = None, path: Path | None = None, overrides: Sequ
         raise ConfigError(
             "config.too-deep",
             "the settings are nested too deeply",
-            allowed="sections of three levels at most",
-            next_step="etrm config prints every setting",
+            allowed="names of at most three parts, such as model.halt.max_steps",
+            next_step="etrm config, which prints every setting",
         ) from error
 
 
 def resolve_run(folder: Path, config: Config, overrides: Sequence[str] = ()) -> Resolved:
-    """The config of a run with ``section.key=value`` overrides applied, checked again.
+    """Return the config of a run with ``section.key=value`` overrides applied and checked.
 
     Code that the overrides name may run from now on; what the run itself names may not, unless it was named before.
 
     Args:
-        folder: folder of the run.
-        config: config that the folder holds.
-        overrides: settings as text; the last one of a name wins.
+        folder: the run folder.
+        config: the config that the folder holds.
+        overrides: settings as text; if one is given twice, the last one wins.
 
     Raises:
-        ConfigError: an unknown key or value, or an impossible combination.
+        ConfigError: a key or value is unknown, or a combination is impossible.
     """
     found = _resolved([(Source("run", str(folder)), config.model_dump(mode="json"))], overrides)
     _allow(dict(parse(text) for text in overrides))
@@ -106,7 +107,7 @@ def _allow(settings: Tree) -> None:
 
 
 def _resolved(layers: Sequence[tuple[Source, Tree]], overrides: Sequence[str]) -> Resolved:
-    """The config of layers, each over the one before it, then overrides."""
+    """Return the config of some layers, each applied on top of the one before it, then the overrides."""
     tree: Tree = {}
     sources: dict[str, Source] = {}
     for source, layer in layers:
@@ -114,7 +115,7 @@ def _resolved(layers: Sequence[tuple[Source, Tree]], overrides: Sequence[str]) -
         sources |= dict.fromkeys(flatten(layer), source)
     for text in overrides:
         name, value = parse(text)
-        # A whole section that is set, model.halt={max_steps = 4}, begins at the defaults again.
+        # Setting a whole section, model.halt={max_steps = 4}, resets its other settings to the defaults.
         sources = {known: source for known, source in sources.items() if not known.startswith(f"{name}.")}
         sources |= dict.fromkeys(flatten({name: value}), Source("--set"))
     config = check_request(build(override(tree, tuple(overrides))))
@@ -122,7 +123,7 @@ def _resolved(layers: Sequence[tuple[Source, Tree]], overrides: Sequence[str]) -
 
 
 def _from_file(path: Path) -> list[tuple[Source, Tree]]:
-    """The layers of a TOML file: the preset that it extends, if any, and the file."""
+    """Return the layers of a TOML file: the preset that it extends, if any, then the file."""
     tree = _unset(read_toml(path))
     extended = tree.get("preset")
     below = [_preset(extended, f" in {path}")] if isinstance(extended, str) and extended else []
@@ -141,7 +142,7 @@ def _preset(name: str, place: str = "") -> tuple[Source, Tree]:
 
 
 def _unset(tree: Tree, prefix: str = "") -> Tree:
-    """The tree of a file in which the text "none" unsets what may be unset, for TOML has no null."""
+    """Replace the text "none" of optional settings by None, because TOML has no null."""
     result: Tree = {}
     for name, value in tree.items():
         known = list_settings().get(prefix + name)

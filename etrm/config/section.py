@@ -1,4 +1,4 @@
-"""What every section of the config is."""
+"""The base class of the sections of the config."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, and closed to keys that it does not know."""
+    """Base class of every section. It is immutable and refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what pydantic would convert to something else than was meant."""
+        """Refuse values that pydantic would silently convert to another type."""
         assert info.field_name is not None
         if isinstance(value, bool) and not _takes(cls.model_fields[info.field_name].annotation, bool):
-            raise PydanticCustomError("boolean", "true and false are no values of this setting")
+            raise PydanticCustomError("boolean", "true and false are not allowed here")
         if isinstance(value, str) and "\0" in value:
-            raise PydanticCustomError("nul", "a text with a NUL character names nothing")
+            raise PydanticCustomError("nul", "a text must not contain a NUL character")
         return value
 
 
 def refused(code: str, problem: str) -> PydanticCustomError:
-    """The error of a validator: settings that are impossible together, under the code of an EtrmError."""
+    """Return the error that a validator raises for incompatible settings, with the code of an EtrmError."""
     return PydanticCustomError(code, "{problem}", {"problem": problem})
 
 

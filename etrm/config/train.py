@@ -1,4 +1,4 @@
-"""The train section: optimisation, and the decoder that training may start from."""
+"""The train section: optimisation, and the decoder that training starts from."""
 
 from __future__ import annotations
 
@@ -11,92 +11,110 @@ from etrm.config.section import Section, refused
 
 
 class TrainConfig(Section):
-    """Optimisation, and the decoder that training may start from."""
+    """Optimisation, and the decoder that training starts from."""
 
     steps: int = Field(1000, ge=1, description="number of optimizer steps")
-    batch_size: int = Field(16, ge=1, description="number of rows in one step, over all processes")
+    batch_size: int = Field(
+        16, ge=1, description="number of samples per optimizer step, summed over all processes"
+    )
     accumulate: int = Field(
         1,
         ge=1,
-        description="number of parts in which each process computes its rows, one after the other, to save memory",
+        description="number of parts of a batch that each process computes one after the other, to save memory",
     )
     optimizer: Literal["adam_atan2", "adamw"] = Field(
         "adam_atan2", description="optimizer of the core and the encoder"
     )
     lr: float = Field(1e-4, ge=0, le=1e30, description="learning rate after the warm-up")
     lr_min_ratio: float = Field(
-        1.0, ge=0, le=1, description="floor of the cosine schedule as a share of lr; 1 keeps lr constant"
+        1.0,
+        ge=0,
+        le=1,
+        description="final learning rate of the cosine schedule, as a fraction of lr; 1 keeps lr constant",
     )
     warmup_steps: int = Field(
-        0, ge=0, description="number of steps in which the rate rises to lr; at most train.steps"
+        0,
+        ge=0,
+        description="number of steps in which the learning rate rises linearly to lr; at most train.steps",
     )
     weight_decay: float = Field(0.1, ge=0, le=1e3, description="weight decay of the core and the encoder")
-    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the optimizer's mean of gradients, per step")
+    beta1: float = Field(
+        0.9, ge=0, lt=1, description="decay per step of the optimizer's running mean of gradients"
+    )
     beta2: float = Field(
-        0.95, ge=0, lt=1, description="decay of the optimizer's mean of squared gradients, per step"
+        0.95, ge=0, lt=1, description="decay per step of the optimizer's running mean of squared gradients"
     )
     clip_norm: float | None = Field(
-        None, gt=0, description="largest norm of the gradient of everything that trains; none for no clipping"
+        None,
+        gt=0,
+        description="largest norm of the gradient of all trained parameters together; none for no clipping",
     )
-    encoder_lr_scale: float = Field(1.0, ge=0, le=1e4, description="factor of the encoder's learning rate")
+    encoder_lr_scale: float = Field(
+        1.0, ge=0, le=1e4, description="factor of the learning rate for the encoder"
+    )
     puzzle_lr: float = Field(1e-2, ge=0, le=1e30, description="learning rate of the table of task ids (trm)")
     puzzle_weight_decay: float = Field(
         0.1, ge=0, le=1e3, description="weight decay of the table of task ids (trm)"
     )
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights (EMA), per step")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay per step of the averaged weights (EMA)")
     loss: Literal["stablemax", "softmax"] = Field(
         "stablemax", description="function that turns logits into probabilities"
     )
     q_halt_weight: float = Field(0.5, ge=0, description="weight of the halting loss")
     kl_weight: float = Field(
-        0.0, ge=0, description="weight of a variational encoder's divergence, a sum over the batch"
+        0.0,
+        ge=0,
+        description="weight of a variational encoder's KL divergence, which is summed over the batch",
     )
     decoder: Path | None = Field(
-        None, description="run folder or checkpoint of the TRM whose core the decoder starts from"
+        None, description="run folder or checkpoint of a TRM; the decoder starts from the weights of its core"
     )
     decoder_weights: Literal["ema", "raw"] = Field(
-        "ema", description="weights to take from train.decoder: the averaged ones or the last ones"
+        "ema",
+        description="weights to take from train.decoder: the averaged ones (ema) or the last ones (raw)",
     )
     allow_decoder_mismatch: tuple[
         Literal["H_cycles", "L_cycles", "num_heads", "positions", "qk_norm", "mlp_t_norm"], ...
-    ] = Field((), description="model settings in which train.decoder may differ from the model")
+    ] = Field((), description="model settings in which train.decoder is allowed to differ from the model")
     freeze_decoder_steps: int = Field(
         0,
         ge=0,
-        description="number of first steps in which only the encoder trains (trm: the table of task ids)",
+        description="number of initial steps in which only the encoder trains (trm: the table of task ids)",
     )
     freeze_encoder_steps: int = Field(
-        0, ge=0, description="number of first steps in which only the decoder trains"
+        0,
+        ge=0,
+        description="number of initial steps in which only the decoder trains",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="precision of matrix products in training; bfloat16 is faster on a GPU that has it",
+        description="precision of matrix products in training; bfloat16 is faster on a GPU that supports it",
     )
     compile: bool = Field(
-        False, description="use of torch.compile on the core's network and the encoder's blocks"
+        False, description="whether to use torch.compile on the core's network and the encoder's blocks"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="device of the model; auto takes a GPU if there is one"
+        "auto", description="device of the model; auto is a GPU if there is one, else the CPU"
     )
     threads: int | None = Field(
-        None, ge=1, description="number of CPU threads of torch; none for its own choice"
+        None, ge=1, description="number of CPU threads of torch; none for torch's default"
     )
     log_every: int = Field(
         1,
         ge=1,
-        description="number of steps between two readings of their numbers, for which the host waits for the device; "
-        "every step is logged, and a loss that is not finite is noticed at a reading",
+        description="number of steps between two transfers of the metrics to the host, which waits for the device; "
+        "every step is logged, but a non-finite loss is detected only at a transfer",
     )
     checkpoint_every: int = Field(200, ge=1, description="number of steps between two checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="number of checkpoints to keep, the newest")
+    keep_checkpoints: int = Field(2, ge=1, description="number of newest checkpoints to keep")
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if self.freeze_decoder_steps and self.freeze_encoder_steps:
             raise refused(
                 "config.both-stages",
-                "both stages begin with the run, so for its first steps nothing would train: give one of "
-                "train.freeze_decoder_steps and train.freeze_encoder_steps",
+                "train.freeze_decoder_steps and train.freeze_encoder_steps both start at step 0, so nothing would "
+                "train in the first steps; use only one of them",
             )
         return self

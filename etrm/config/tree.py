@@ -1,4 +1,4 @@
-"""The tree of sections, cross-checked when it is built, and changed by code."""
+"""The config as a tree of sections: checks across sections, and changes made by code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from etrm.setting_texts import merge, override
 
 
 class Config(Section):
-    """Everything that one run depends on."""
+    """All settings of a run."""
 
     preset: str = Field("", description="name of the preset that the other settings extend")
     data: DataConfig = DataConfig()
@@ -45,46 +45,46 @@ class Config(Section):
         if not (decoder_trains or encoder_trains or table_trains):
             raise refused(
                 "config.nothing-trains",
-                "nothing would train: the decoder is frozen or has rate 0 for the whole run, and so has "
-                "the rest (train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps, "
+                "nothing would train: every part of the model is frozen or has learning rate 0 for the whole run "
+                "(see train.lr, train.encoder_lr_scale, train.puzzle_lr, train.freeze_decoder_steps, "
                 "train.freeze_encoder_steps)",
             )
         if variant == "trm" and train.freeze_encoder_steps:
             raise refused(
                 "config.frozen-encoder-of-trm",
-                "train.freeze_encoder_steps freezes an encoder, and variant trm has none",
+                "train.freeze_encoder_steps has no effect: model.variant trm has no encoder",
             )
         for name, section in (("data", self.data), ("evaluate", self.evaluate)):
             if is_rules(section.source) and section.augmentations != 1:
                 raise refused(
                     "config.augmented-rules",
-                    f"{name}.augmentations {section.augmentations!r} would turn rules of the rule family into "
-                    f"others, held-out ones among them: {name}.augmentations must be 1",
+                    f"{name}.augmentations {section.augmentations!r} would turn rules of the rule family into other "
+                    f"rules, also into held-out ones: {name}.augmentations must be 1",
                 )
         if self.model.mlp_t and self.data.canvas != "published":
             raise refused(
                 "config.mlp-without-whole-canvas",
-                "model.mlp_t mixes a fixed number of tokens, so it needs the whole canvas: "
-                f"data.canvas = 'published', not {self.data.canvas!r}",
+                "model.mlp_t mixes a fixed number of tokens, so data.canvas must be 'published' "
+                f"(got {self.data.canvas!r})",
             )
         kind = self.model.encoder.kind
         no_latent = kind in KINDS and kind not in VARIATIONAL  # an encoder from outside may have one
         if train.kl_weight > 0 and (variant == "trm" or no_latent):
             raise refused(
                 "config.kl-without-latent",
-                f"train.kl_weight {train.kl_weight} weighs nothing: only the encoders "
-                f"{' and '.join(VARIATIONAL)} have a divergence",
+                f"train.kl_weight {train.kl_weight} has no effect: only the encoder kinds "
+                f"{' and '.join(VARIATIONAL)} have a KL divergence",
             )
         if variant == "trm" and self.data.augmentations == "fresh":
             raise refused(
                 "config.fresh-augmentations-of-trm",
-                "model.variant trm knows a task by its id, "
+                "model.variant trm looks up a row for each task and augmentation, and fresh augmentations have none, "
                 "so data.augmentations must be a number, not 'fresh'",
             )
         return self
 
     def to_json(self) -> str:
-        """The resolved config as stable, sorted JSON."""
+        """Return the config as JSON with sorted keys; equal configs give equal texts."""
         return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
 
     @classmethod
@@ -96,17 +96,20 @@ class Config(Section):
         """
         try:
             return build(json.loads(text))
-        except (ValueError, RecursionError) as error:  # a number of over 4300 digits is a plain ValueError
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # ValueError also covers an integer of more than 4300 digits
             raise ConfigError(
                 "config.not-json", "the resolved config is not valid JSON", got=str(error)
             ) from error
 
 
 def build(tree: dict[str, Any]) -> Config:
-    """Check a plain tree of settings.
+    """Build and check the config of a tree of settings.
 
     Raises:
-        ConfigError: naming every key at fault, and for an unknown key the nearest known one.
+        ConfigError: settings are invalid. All of them are named, with the nearest known name of an unknown one.
     """
     try:
         return Config.model_validate(tree)
@@ -115,10 +118,10 @@ def build(tree: dict[str, Any]) -> Config:
 
 
 def check_request(config: Config) -> Config:
-    """The same config; for settings as a person requests them, before faults and interventions change them.
+    """Check settings that a user requests, and return the config unchanged.
 
-    :class:`Config` refuses what contradicts itself. What can be run and never does what it says is refused here, so
-    that a fault may do just that.
+    :class:`Config` refuses contradictions. This function also refuses settings that run but cannot do what they say.
+    Faults and interventions change a config after this check, so that they may do exactly that.
 
     Raises:
         ConfigError: the warm-up is longer than the run.
@@ -128,15 +131,15 @@ def check_request(config: Config) -> Config:
         raise ConfigError(
             "config.warmup-beyond-run",
             f"train.warmup_steps {train.warmup_steps} is longer than the run (train.steps {train.steps}): "
-            "the rate would never be reached",
-            allowed="a warm-up of train.steps at most",
+            "the learning rate would never reach train.lr",
+            allowed="train.warmup_steps of at most train.steps",
             next_step=f"--set train.warmup_steps={train.steps // 10}",
         )
     return config
 
 
 class Changes(TypedDict, total=False):
-    """What :func:`with_settings` takes: for a section its settings by name, or the whole section."""
+    """The arguments of :func:`with_settings`: for each section its changed settings by name, or a whole section."""
 
     preset: str
     data: Mapping[str, Any] | DataConfig
@@ -149,19 +152,19 @@ class Changes(TypedDict, total=False):
 
 
 def with_settings(config: Config, **changes: Unpack[Changes]) -> Config:
-    """A config with some settings replaced, checked again: ``with_settings(config, train={"steps": 3}, faults=())``.
+    """Return a config with some settings changed and checked: ``with_settings(config, train={"steps": 3}, faults=())``.
 
-    Sections are merged, ``model={"halt": {"max_steps": 4}}`` too; ``preset=""`` drops the label.
+    Sections are merged, nested ones such as ``model={"halt": {"max_steps": 4}}`` too. ``preset=""`` removes the label.
 
     Raises:
-        ConfigError: an unknown setting, a value that it does not take, an impossible combination, or another preset.
+        ConfigError: a setting or value is unknown, a combination is impossible, or another preset is named.
     """
     if changes.get("preset", "") not in ("", config.preset):
         raise ConfigError(
             "config.other-preset",
-            "a preset is a place where a config begins, not a setting of one that exists",
+            "the preset of an existing config cannot be changed",
             got=repr(changes["preset"]),
-            allowed="'' to drop the label",
+            allowed="'' to remove the label",
             next_step="load(preset, overrides=...)",
         )
     return build(merge(config.model_dump(), changes))
@@ -186,7 +189,7 @@ def with_interventions(config: Config) -> Config:
 
 
 def with_overrides(config: Config, overrides: tuple[str, ...]) -> Config:
-    """A config with some settings replaced, given as text, checked again.
+    """Return a config with ``section.key=value`` overrides applied and checked.
 
     Raises:
         ConfigError: see :func:`etrm.setting_texts.override` and :func:`build`.
@@ -225,7 +228,7 @@ def _refusal(problems: list[_Problem]) -> ConfigError:
 
 
 def _explained(error: ValidationError) -> list[_Problem]:
-    """A code and one line for each setting at fault."""
+    """Return a code and one line of text for each invalid setting."""
     known = _keys(Config)
     problems: list[_Problem] = []
     wanted: dict[str, list[str]] = {}
@@ -236,17 +239,17 @@ def _explained(error: ValidationError) -> list[_Problem]:
         if code == "extra_forbidden":
             hint = suggest_nearest(dotted, known)
             problems.append(_Problem("config.unknown-setting", f"unknown setting {dotted!r}{hint}"))
-        elif "problem" in item.get("ctx", {}):  # of a section, by its own validator
+        elif "problem" in item.get("ctx", {}):  # from the validator of a section
             problems.append(_Problem(code, message))
         elif not dotted:
-            problems.append(_Problem("config.invalid-value", f"the config: {message}"))
+            problems.append(_Problem("config.invalid-value", f"the whole config: {message}"))
         elif code == "model_type":
             given_here = item["input"]
             problems.append(
                 _Problem("config.not-a-value", f"{dotted} is a section, not a value (got {given_here!r})")
             )
         else:
-            # A value that may be one of several types has an error for each, with the type behind its name.
+            # A setting of several types has one error per type, and pydantic adds the type to its name.
             name, _, kind = dotted.rpartition(".")
             is_type = dotted not in known and name in known and not kind.isdecimal()
             setting = name if is_type else dotted

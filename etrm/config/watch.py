@@ -1,4 +1,4 @@
-"""The sections about looking: the monitor during training, the evaluation after it."""
+"""The monitor and evaluate sections: measurements during training, and evaluation after it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from etrm.config.section import Section
 
 
 class MonitorConfig(Section):
-    """Measurements that the trainer records; training is bit-identical with and without them."""
+    """Measurements that the trainer records. Training is bit-identical with and without them."""
 
-    enabled: bool = Field(True, description="recording of measurements during training")
+    enabled: bool = Field(True, description="whether measurements are recorded during training")
     every: int = Field(1, ge=1, description="number of steps between two records of coverage and movement")
     probe_every: int = Field(
         25, ge=1, description="number of steps between two measurements on the fixed probe batch"
@@ -22,10 +22,10 @@ class MonitorConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Pass@k over tasks that were never trained on."""
+    """Evaluation by pass@k on tasks that the run was not trained on."""
 
     source: Annotated[str, Named("data_sources")] = Field(
-        "arc-agi-1", description="source of the evaluation tasks, as data.source"
+        "arc-agi-1", description="source of the evaluation tasks; takes the same values as data.source"
     )
     subset: Literal["training", "evaluation"] = Field(
         "evaluation", description="subset of the source to evaluate on"
@@ -34,17 +34,19 @@ class EvaluateConfig(Section):
         None, ge=1, description="number of evaluation tasks to keep, the first by id; none keeps all"
     )
     augmentations: int = Field(
-        8, ge=1, description="number of votes per query, each under its own augmentation, the identity first"
+        8,
+        ge=1,
+        description="number of votes per query, each under another augmentation, the first one the identity",
     )
     allow_trained: tuple[str, ...] = Field(
-        (), description="ids of evaluation tasks that may be trained on too; 'all' for any"
+        (), description="ids of evaluation tasks that may also be training tasks; 'all' for every task"
     )
-    batch_size: int = Field(64, ge=1, description="number of rows evaluated at a time")
+    batch_size: int = Field(64, ge=1, description="number of samples evaluated at a time")
     weights: Literal["ema", "raw"] = Field(
-        "ema", description="weights to evaluate: the averaged ones or the last ones"
+        "ema", description="weights to evaluate: the averaged ones (ema) or the last ones (raw)"
     )
     halting: Literal["all_steps", "early"] = Field(
         "all_steps",
-        description="end of a row: after all ACT steps (all_steps, as published), or at the first step where "
-        "its halting logit is positive (early)",
+        description="step at which a sample's answer is read: after all ACT steps (all_steps, as published), or at the "
+        "first step whose halting logit is positive (early)",
     )

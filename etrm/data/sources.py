@@ -23,7 +23,7 @@ from etrm.data.rules import VERSION as RULES_VERSION
 from etrm.data.rules import draw_rule_tasks
 from etrm.data.task import Task, parse_task, shorten
 from etrm.errors import DataError
-from etrm.extensions import ExtensionPoint, describe, in_users_code, parse, registered, source_digest
+from etrm.extensions import ExtensionPoint, describe, in_users_code, registered, source_digest
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,8 @@ def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
     raise DataError(
         "data.unknown-source",
         f"no tasks at {source!r}{hint}",
-        allowed=f"{', '.join((*PINNED, RULES, *registered(EXTENSION_POINT.kind)))}, a folder of task files, a Kaggle challenges "
-        "file, or code such as my_code.py:my_tasks",
+        allowed=f"{', '.join((*PINNED, RULES, *registered(EXTENSION_POINT.kind)))}, a folder of task files, a Kaggle "
+        "challenges file, or code such as my_code.py:my_tasks",
     )
 
 
@@ -220,11 +220,7 @@ def find_source(source: str) -> DataSource | None:
     """
     if source in PINNED or is_rules(source) or Path(source).exists():
         return None
-    return (
-        EXTENSION_POINT.load(source)
-        if parse(source) is not None or source in registered(EXTENSION_POINT.kind)
-        else None
-    )
+    return EXTENSION_POINT.load(source) if EXTENSION_POINT.takes(source) else None
 
 
 def _tasks_of(make: DataSource, source: str, subset: str) -> tuple[tuple[Task, ...], str]:

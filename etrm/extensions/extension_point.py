@@ -38,6 +38,10 @@ class ExtensionPoint(Generic[T]):
         """
         return built_in[name] if name in built_in else self.load(name, built_in)
 
+    def takes(self, name: str) -> bool:
+        """Whether a text names code, or an entry point of this kind."""
+        return parse(name) is not None or name in registered(self.kind)
+
     def load(self, name: str, known: Mapping[str, Any] | None = None) -> T:
         """The object of a name of code; ``known`` are the built-in names, for the error.
 

@@ -1,4 +1,4 @@
-"""What docs/learning.md shows: the overfit gate of the encoders, and held-out scores over the steps.
+"""What docs/results/learning.md shows: the overfit gate of the encoders, and held-out scores over the steps.
 
     python -m reports.documents.learning gates RUN... --out FIGURE
     python -m reports.documents.learning held-out RUN... --out FIGURE

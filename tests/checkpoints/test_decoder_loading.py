@@ -86,7 +86,7 @@ def test_everything_that_is_missing_or_misshapen_is_listed_and_nothing_is_loaded
     before = {name: value.clone() for name, value in target.state_dict().items()}
     with raises_code(CheckpointError, "decoder.does-not-fit", "3 of 14", "somewhere.pt") as caught:
         load_decoder(target, source(tensors), config(), TrainConfig())
-    for part in ("lm_head.weight: missing", "H_init: missing", "q_head.bias: shape (3,), wanted (2,)"):
+    for part in ("lm_head.weight: missing", "H_init: missing", "q_head.bias: shape (3,), expected (2,)"):
         assert part in caught.value.got
     assert "somewhere.pt" in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())

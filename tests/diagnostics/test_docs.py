@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from subprocess import run
 
@@ -68,18 +66,10 @@ def test_every_assertion_is_in_the_toolkit_page() -> None:
     assert all(name in page for name in diagnostics.__all__ if name.startswith(("assert_", "to_")))
 
 
-def test_every_probe_is_in_its_page() -> None:
-    text = (DOCS / "probes.md").read_text(encoding="utf-8")
+def test_every_probe_is_in_the_toolkit_page() -> None:
+    text = (DOCS / "toolkit.md").read_text(encoding="utf-8")
     asked = [rule.id for rule in RULES if rule.source == "audit"]
-    assert all(f"[{rule}](../diagnostics/pages/{rule}.md)" in text for rule in (*asked, "LEAK001"))
-
-
-def test_the_probe_of_the_page_prints_what_the_page_says() -> None:
-    text = (DOCS / "probes.md").read_text(encoding="utf-8")
-    ((code, printed),) = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", text, flags=re.DOTALL)
-    with redirect_stdout(StringIO()) as out:
-        exec(compile(code, "docs/probes.md", "exec", dont_inherit=True), {"__name__": "page"})
-    assert out.getvalue() == printed
+    assert all(rule in text for rule in (*asked, "LEAK001"))
 
 
 USERS = {

@@ -165,5 +165,5 @@ def test_many_kills_of_one_run_leave_the_same_bytes(
     places = killed_run(tmp_path / "killed", settings_of_smoke(*settings), kills, steps, random.Random(seed))
     lost = steps_ever_done(tmp_path / "killed") - steps
     with capsys.disabled():
-        print(f"\n{kills} kills, seed {seed}, {steps} steps, {lost} done again: {json.dumps(places)}")  # noqa: T201 (the counts of docs/reliability.md)
+        print(f"\n{kills} kills, seed {seed}, {steps} steps, {lost} done again: {json.dumps(places)}")  # noqa: T201 (the counts of docs/results/README.md)
     assert_same_run(run_bytes(tmp_path / "whole"), run_bytes(tmp_path / "killed"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError
-from etrm.extensions import ExtensionPoint, parse, registered
+from etrm.extensions import ExtensionPoint
 from etrm.investigation.protocol import seeded
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
@@ -169,7 +169,7 @@ def find(name: str) -> Experiment:
         ConfigError: there is none.
         ExtensionError: its code cannot be loaded, or is no experiment.
     """
-    if name not in EXPERIMENTS and (parse(name) is not None or name in registered(EXTENSION_POINT.kind)):
+    if name not in EXPERIMENTS and EXTENSION_POINT.takes(name):
         found = EXTENSION_POINT.load(name)
         if found.name in EXPERIMENTS or not found.name.isidentifier():
             raise EXTENSION_POINT.wrong(

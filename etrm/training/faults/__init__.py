@@ -94,7 +94,7 @@ def find(name: str) -> Fault:
         ConfigError: there is none; names the nearest.
         ExtensionError: its code cannot be loaded, or is no fault.
     """
-    if name not in FAULTS and (parse(name) is not None or name in registered(EXTENSION_POINT.kind)):
+    if name not in FAULTS and EXTENSION_POINT.takes(name):
         return EXTENSION_POINT.load(name)
     if name not in FAULTS:
         close = difflib.get_close_matches(name, FAULTS, n=1, cutoff=0.4)

@@ -38,7 +38,7 @@ def test_a_section_takes_the_place_of_its_predecessor_and_leaves_the_others(
     text = (tmp_path / "benchmarks.md").read_text()
     assert "3 s" not in text
     assert text.index("How large? (`size`)") < text.index("How fast? (`speed`)")
-    assert "| slow [sic] | 2 s |\n| fast | 1 [1, 1] |" in text
+    assert "|slow [sic]|2 s|" not in text  # its figure shows it
     assert text.index("It took 2 s.") < text.index("*machine B.*")
     assert "## On a GPU\n\nNot measured" in text
     assert "--device cuda --write" in text
@@ -98,3 +98,13 @@ def test_the_document_in_the_repository_is_what_was_kept() -> None:
     assert (document.DOCS / "benchmarks.md").read_text("utf-8") == rendered
     for figure in re.findall(r"\((figures/.*?)\)", rendered):
         assert (document.DOCS / figure).exists()
+
+
+def test_conditions_that_all_parts_share_are_given_once(part: Benchmark, tmp_path: Path) -> None:
+    other = Benchmark("size", "How large?", part.run)
+    for each, load in ((part, "load 1"), (other, "load 2")):
+        document.keep(each, section("3 s"), "cpu", f"a machine; {load}.", ["speed", "size"], tmp_path)
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert text.count("a machine") == 1
+    assert "All parts: a machine." in text
+    assert text.index("*load 1.*") < text.index("How large?") < text.index("*load 2.*")
