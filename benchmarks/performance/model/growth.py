@@ -15,9 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
+from benchmarks.performance.model.workload import TrainingStep, build_model, make_config
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import Contender, Timing, Work, compute_ratios, format_spread, take_turns
-from benchmarks.performance.workload import TrainingStep, build_model, make_config
 from etrm.batch import Batch, Demos
 from etrm.config import SIDE
 
@@ -133,7 +133,7 @@ def _contender(point: Point, device: torch.device) -> Contender:
 def peak_memory(point: Point, device: torch.device) -> float:
     """Bytes that training on a point takes, in a process of its own."""
     numbers = (point.width, point.side, point.demos, point.rows)
-    command = [sys.executable, "-m", "benchmarks.performance.memory", *map(str, numbers), device.type]
+    command = [sys.executable, "-m", "benchmarks.performance.model.memory", *map(str, numbers), device.type]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout))
 

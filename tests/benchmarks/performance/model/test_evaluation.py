@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.performance import evaluation as bench
+from benchmarks.performance.model import evaluation as bench
+from benchmarks.performance.model.workload import REGION, Batches, build_model
 from benchmarks.performance.section import Conditions
-from benchmarks.performance.workload import REGION, Batches, build_model
 from etrm.batch import Batch
 from etrm.config import Config, with_settings
 from etrm.data import TaskSet

@@ -1,6 +1,6 @@
 """One point of the growth curves in a process of its own: prints the bytes that two training steps take.
 
-python -m benchmarks.performance.memory WIDTH SIDE DEMOS ROWS DEVICE
+python -m benchmarks.performance.model.memory WIDTH SIDE DEMOS ROWS DEVICE
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.performance.growth import Point
+from benchmarks.performance.model.growth import Point
 
 STATUS = Path("/proc/self/status")
 

@@ -5,9 +5,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.performance import throughput as bench
-from benchmarks.performance.growth import Point
-from benchmarks.performance.workload import BatchLayout, LayoutRun
+from benchmarks.performance.model import throughput as bench
+from benchmarks.performance.model.growth import Point
+from benchmarks.performance.model.workload import BatchLayout, LayoutRun
 from etrm.config import Config
 from etrm.data import TaskSet
 

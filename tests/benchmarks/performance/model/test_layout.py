@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.performance import layout as bench
+from benchmarks.performance.model import layout as bench
+from benchmarks.performance.model.workload import PADDED_DEMOS, BatchLayout, LayoutRun
 from benchmarks.performance.section import Conditions
 from benchmarks.performance.timing import Timing
-from benchmarks.performance.workload import PADDED_DEMOS, BatchLayout, LayoutRun
 from etrm.config import Config, with_settings
 from etrm.data import TaskSet, collate
 from etrm.model.encoders import PAD

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.performance.model.workload import REGION, build_model, make_config
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import (
     HEADER,
@@ -21,7 +22,6 @@ from benchmarks.performance.timing import (
     synchronize,
     take_turns,
 )
-from benchmarks.performance.workload import REGION, build_model, make_config
 from etrm.batch import Batch
 from etrm.config import Config
 from etrm.data import build_evaluation_samples, collate

@@ -1,6 +1,7 @@
 """What it costs to watch a training step: plain and watched steps in turns, and memory over many steps.
 
-As a command it trains in a process of its own and prints its memory: python -m benchmarks.performance.watching STEPS
+As a command it trains in a process of its own and prints its memory:
+``python -m benchmarks.performance.toolkit.watching STEPS``
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from contextlib import nullcontext
 
 import torch
 
-from benchmarks.performance.memory import read_resident
+from benchmarks.performance.model.memory import read_resident
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
-from benchmarks.performance.subjects import SUBJECTS, Subject, Training, toy
 from benchmarks.performance.timing import Contender, Timing, Work, compute_ratios, format_spread, take_turns
+from benchmarks.performance.toolkit.subjects import SUBJECTS, Subject, Training, toy
 from diagnostics import Monitor
 
 SAMPLED = 20
@@ -108,7 +109,7 @@ def watch_steps(name: str, training: Training, monitor: Monitor | None) -> Conte
 
 def memory_over_steps() -> str:
     """What a watched run of the toy holds, measured in a process of its own, in one sentence."""
-    command = [sys.executable, "-m", "benchmarks.performance.watching", *map(str, CHECKED)]
+    command = [sys.executable, "-m", "benchmarks.performance.toolkit.watching", *map(str, CHECKED)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     held = [value / 2**20 for value in json.loads(done.stdout)]
     listed = ", ".join(f"{value:.1f} after {steps:,}" for steps, value in zip(CHECKED, held, strict=True))

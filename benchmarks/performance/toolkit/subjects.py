@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.performance.workload import OURS, BatchLayout, LayoutRun, load_real_tasks, make_config
+from benchmarks.performance.model.workload import OURS, BatchLayout, LayoutRun, load_real_tasks, make_config
 from diagnostics import RowsFunction
 
 BATCHES = 8

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from benchmarks.performance.plain import LADDER, plain_copy
+from benchmarks.performance.model.plain import LADDER, plain_copy
+from benchmarks.performance.model.workload import (
+    PUBLISHED,
+    Batches,
+    TrainingStep,
+    build_model,
+    encode_padded,
+    load_real_tasks,
+    make_config,
+)
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import (
     HEADER,
@@ -13,15 +22,6 @@ from benchmarks.performance.timing import (
     format_columns,
     format_spread,
     take_turns,
-)
-from benchmarks.performance.workload import (
-    PUBLISHED,
-    Batches,
-    TrainingStep,
-    build_model,
-    encode_padded,
-    load_real_tasks,
-    make_config,
 )
 from etrm.batch import Batch
 from etrm.config import SIDE

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.performance import watching as bench
 from benchmarks.performance.section import Conditions
-from benchmarks.performance.subjects import toy
 from benchmarks.performance.timing import Timing
+from benchmarks.performance.toolkit import watching as bench
+from benchmarks.performance.toolkit.subjects import toy
 
 CPU = torch.device("cpu")
 TINY = toy(4, 6)

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from benchmarks.performance import feeding as bench
+from benchmarks.performance.model import feeding as bench
 from benchmarks.performance.section import Conditions
 from etrm.data import Episodes, Sample
 from tests.training.runs import wait_for_no_worker

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
-from benchmarks.performance.subjects import Subject, Training, toy
 from benchmarks.performance.timing import Contender, compute_ratios, format_spread, take_turns
-from benchmarks.performance.watching import monitor, watch_steps
+from benchmarks.performance.toolkit.subjects import Subject, Training, toy
+from benchmarks.performance.toolkit.watching import monitor, watch_steps
 
 Step = Callable[[int], None]
 """A training step of this number with a package at work."""

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from benchmarks.performance import peers as bench
 from benchmarks.performance.section import Conditions
-from benchmarks.performance.subjects import Training, toy
+from benchmarks.performance.toolkit import peers as bench
+from benchmarks.performance.toolkit.subjects import Training, toy
 
 CPU = torch.device("cpu")
 TINY = toy(4, 6)

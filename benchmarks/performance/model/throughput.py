@@ -11,9 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.performance.section import BenchmarkSection, Conditions, Table
-from benchmarks.performance.timing import Contender, format_spread, synchronize, take_turns
-from benchmarks.performance.workload import (
+from benchmarks.performance.model.workload import (
     OURS,
     BatchLayout,
     LayoutRun,
@@ -21,6 +19,8 @@ from benchmarks.performance.workload import (
     load_real_tasks,
     make_config,
 )
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
+from benchmarks.performance.timing import Contender, format_spread, synchronize, take_turns
 from etrm.batch import Batch
 
 WIDTHS = {"cpu": (64, 128, 256), "cuda": (128, 256, 512)}

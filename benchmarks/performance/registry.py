@@ -1,14 +1,14 @@
 """The parts of the bench, in the order of the document. A new one is a line here."""
 
-from benchmarks.performance.evaluation import measure_evaluation
-from benchmarks.performance.feeding import measure_feeding
-from benchmarks.performance.growth import measure_growth
-from benchmarks.performance.layout import compare_layouts
-from benchmarks.performance.peers import compare_peers
-from benchmarks.performance.published import compare_published
+from benchmarks.performance.model.evaluation import measure_evaluation
+from benchmarks.performance.model.feeding import measure_feeding
+from benchmarks.performance.model.growth import measure_growth
+from benchmarks.performance.model.layout import compare_layouts
+from benchmarks.performance.model.published import compare_published
+from benchmarks.performance.model.throughput import measure_throughput
 from benchmarks.performance.section import Benchmark
-from benchmarks.performance.throughput import measure_throughput
-from benchmarks.performance.watching import measure_watching
+from benchmarks.performance.toolkit.peers import compare_peers
+from benchmarks.performance.toolkit.watching import measure_watching
 
 PARTS = (
     Benchmark("layout", "Training against the published layout, D 64", compare_layouts(64)),

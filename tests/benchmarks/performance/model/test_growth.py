@@ -9,8 +9,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from benchmarks.performance import growth as bench
-from benchmarks.performance import memory
+from benchmarks.performance.model import growth as bench
+from benchmarks.performance.model import memory
 from benchmarks.performance.timing import Timing
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def test_every_axis_holds_the_base_and_changes_one_thing() -> None:
 
 def test_memory_of_a_process_is_its_own_and_sees_an_allocation() -> None:
     code = (
-        "from benchmarks.performance.memory import read_resident; import numpy as np\n"
+        "from benchmarks.performance.model.memory import read_resident; import numpy as np\n"
         "before = read_resident('VmRSS'); x = np.ones(50 * 2**17); del x\n"
         "print(read_resident('VmHWM') - before, read_resident('VmRSS') - before)"
     )

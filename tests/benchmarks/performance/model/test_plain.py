@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.performance.plain import LADDER, Ways, plain_copy
-from benchmarks.performance.workload import encode_padded
+from benchmarks.performance.model.plain import LADDER, Ways, plain_copy
+from benchmarks.performance.model.workload import encode_padded
 from etrm.batch import Batch, Demos
 from etrm.config import ModelConfig
 from etrm.model.encoders import PAD

@@ -14,6 +14,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from benchmarks.performance.model.workload import (
+    OURS,
+    PUBLISHED,
+    REGION,
+    BatchLayout,
+    LayoutRun,
+    encode_padded,
+    encode_ungrouped,
+    load_real_tasks,
+    make_config,
+)
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import (
     HEADER,
@@ -24,17 +35,6 @@ from benchmarks.performance.timing import (
     format_columns,
     format_spread,
     take_turns,
-)
-from benchmarks.performance.workload import (
-    OURS,
-    PUBLISHED,
-    REGION,
-    BatchLayout,
-    LayoutRun,
-    encode_padded,
-    encode_ungrouped,
-    load_real_tasks,
-    make_config,
 )
 from etrm.batch import Batch
 from etrm.config import Config, with_settings
