@@ -111,8 +111,8 @@ def to_published_settings(model: ModelConfig) -> dict[str, Any]:
             "export.other-function",
             "the published code cannot compute this model",
             got=", ".join(refused),
-            allowed="variants and encoders of this package without qk_norm, without layer_scale in a recurrent or trm_style encoder, "
-            "and with model.mlp_t_norm = 'tokens' if mlp_t is on",
+            allowed="variants and encoders of this package without qk_norm, without layer_scale in a recurrent or "
+            "trm_style encoder, and with model.mlp_t_norm = 'tokens' if mlp_t is on",
         )
     tree = model.model_dump(mode="json")
     values = {theirs: _value(tree, ours) for theirs, ours in SETTINGS.items()}

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from etrm.config import Config, with_interventions
 from etrm.errors import ConfigError
-from etrm.extensions import ExtensionPoint, describe, in_users_code, parse, registered
+from etrm.extensions import ExtensionPoint, describe, in_users_code, registered
 from etrm.training.faults import (
     data_faults,
     decoder_faults,
