@@ -10,7 +10,7 @@ from typing import Any
 from diagnostics import Audit, read_baseline, write_baseline
 from diagnostics.auditing.audit import FORMATS
 from diagnostics.auditing.case_file import CaseError, audit_file
-from diagnostics.auditing.probes import Probe
+from diagnostics.auditing.probes.probe import Probe
 from etrm.atomic_files import write_atomically
 from etrm.errors import ConfigError, WriteError
 from etrm.extensions import ExtensionPoint, in_users_code
