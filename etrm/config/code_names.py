@@ -22,7 +22,7 @@ SETTINGS = {
     "faults": "faults",
 }
 """Settings whose words may name code, and the kind of it."""
-CODE_FORM = "code such as my_code.py:Name"
+CODE_FORM = "FILE.py:NAME"
 RULES = "rules"
 """The source name of the rule family (``etrm.data.rules``); ``rules:PART`` selects some of its rules."""
 
