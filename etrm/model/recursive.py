@@ -21,13 +21,13 @@ from etrm.model.variant import Variant
 
 
 def look_up_puzzle(model: Variant, carry: Carry, batch: Batch) -> Given:
-    """TRM: the row of the puzzle table."""
+    """TRM: look the context up in the puzzle table."""
     assert model.puzzle_table is not None
     return Given(model.puzzle_table(batch.puzzle_ids))
 
 
 def encode_every_step(model: Variant, carry: Carry, batch: Batch) -> Given:
-    """ETRM: the encoder reads the demos of all rows at every ACT step, so every sample trains it."""
+    """ETRM: encode the demos of all rows at every ACT step, so that every sample trains the encoder."""
     assert model.encoder is not None
     encoder = model.encoder
     encoded: Encoded = encoder(batch.demos, encoder.begin(carry.encoder_state, carry.halted))
@@ -35,10 +35,10 @@ def encode_every_step(model: Variant, carry: Carry, batch: Batch) -> Given:
 
 
 def encode_at_reset(model: Variant, carry: Carry, batch: Batch) -> Given:
-    """The known-bad cache: encode the rows that begin, keep the result without its graph.
+    """The known-bad cache: encode only the rows that begin, and keep the result without its graph.
 
-    Only the rows that begin send a gradient to the encoder (seed 001: 2 % of the batch). A
-    stateful encoder makes one step from its initial state and never another.
+    Only the rows that begin send a gradient to the encoder (Progress summary: 2 % of the batch). A
+    stateful encoder makes only one step from its initial state.
     """
     assert model.encoder is not None
     begin = carry.halted.nonzero().squeeze(1)
@@ -67,13 +67,13 @@ class RecursiveModel(Variant):
     """TRM or ETRM; a variant from outside may derive from it, and encodes at every step then.
 
     Args:
-        config: the model section.
-        puzzles: rows of the puzzle table (variant ``trm`` alone).
-        side: side of the canvas that positions refer to.
+        config: the settings of the model.
+        puzzles: the number of rows of the puzzle table (only for the variant ``trm``).
+        side: the side of the canvas that positions refer to.
 
     Attributes:
-        fixed_time: a training row takes the maximum of steps whatever its halting logit says (ETRM-FCT,
-            fixed computation time), so that a whole batch begins and ends together.
+        fixed_time: whether every training row takes the maximum number of steps, whatever its halting logit
+            (ETRM-FCT, fixed computation time), so that a whole batch begins and ends together.
     """
 
     if TYPE_CHECKING:
@@ -94,23 +94,23 @@ class RecursiveModel(Variant):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and where its batches must be."""
+        """The device of its weights and its batches."""
         return self.core.H_init.device
 
     @property
     def steps_per_turn(self) -> int:
-        """Training steps that a batch has in a row before the schedule may turn to another bucket."""
+        """Consecutive training steps of a batch before the schedule may switch to another bucket."""
         return self.config.halt.max_steps if self.fixed_time else 1
 
     def draw_minimum(self, rows: int, generator: torch.Generator | None) -> Tensor | None:
-        """The least steps (rows,) of one training step, see :func:`explore`; None where none is asked."""
+        """Draw the minimum number of ACT steps per row (rows,), see :func:`explore`; None without exploration."""
         return None if self.fixed_time else explore(rows, self.config.halt, generator)
 
     def draw_noise(self, rows: int, pairs: int) -> Tensor | None:
-        """Noise (rows, ...) for one training step of a variational encoder; None of any other.
+        """Draw noise (rows, ...) for one training step of a variational encoder; None for other encoders.
 
-        It comes from torch's global generator of the CPU, for all rows of the global batch and as
-        many ``pairs`` as the row with most has, so that no split of the batch changes a number.
+        It comes from torch's global CPU generator, for all rows of the global batch and for ``pairs`` pairs, the
+        most that any row has, so that splitting the batch changes no number.
         """
         shape = None if self.encoder is None else self.encoder.noise_shape(pairs)
         return None if shape is None else torch.randn(rows, *shape)
@@ -122,7 +122,7 @@ class RecursiveModel(Variant):
         context: Tensor,
         minimum: Tensor | None = None,
     ) -> tuple[Carry, StepOutput]:
-        """One ACT step with a given context (B, P, D), of which the carry stores nothing."""
+        """Do one ACT step with a given context (B, P, D), which the carry does not store."""
         core = self.core
         length = core.context_tokens + batch.inputs.shape[1]
         carry = carry.begin(length, core.H_init, core.L_init)

@@ -21,14 +21,14 @@ from etrm.model.puzzle import PuzzleTable
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one ACT step says.
+    """The output of one ACT step.
 
     Attributes:
         logits: (B, S, 12).
         q_halt: (B,) float32 halting logits.
-        context: (B, P, D) that the core was given.
-        kl: (B,) divergence of a variational encoder, else None.
-        steps: (B,) int64 ACT steps that each row took, of an answer (:func:`etrm.model.solve.solve`).
+        context: (B, P, D) the context that the core used.
+        kl: (B,) KL divergence of a variational encoder, else None.
+        steps: (B,) int64 ACT steps that each row took, for an answer (:func:`etrm.model.solve.solve`).
     """
 
     logits: Tensor
@@ -40,13 +40,13 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class Given:
-    """What a context policy hands over for one ACT step.
+    """The result of a context policy for one ACT step.
 
     Attributes:
-        context: (B, P, D) for the core.
-        stored: (B, P, D) for the next carry, of a policy that stores its context.
-        kl: (B,) of a variational encoder; zero for rows that were not encoded now.
-        state: of a stateful encoder, for the next carry.
+        context: (B, P, D) the context for the core.
+        stored: (B, P, D) the context for the next carry, if the policy stores one.
+        kl: (B,) KL divergence of a variational encoder; zero for rows that were not encoded in this step.
+        state: the state of a stateful encoder, for the next carry.
     """
 
     context: Tensor
@@ -56,7 +56,7 @@ class Given:
 
 
 ContextPolicy = Callable[["Variant", Carry, Batch], Given]
-"""From model, carry and batch to the context, and what the loss and the next carry take of it."""
+"""A function from model, carry and batch to the context and its by-products."""
 
 
 class Variant(nn.Module):
@@ -102,14 +102,14 @@ class Variant(nn.Module):
         return None
 
     def initial_carry(self, rows: int) -> Carry:
-        """A carry whose rows all begin with the next batch."""
+        """Return a carry whose rows all begin with the next batch."""
         return Carry.initial(rows, self.config.hidden_size, self.device)
 
     def forward(self, carry: Carry, batch: Batch, minimum: Tensor | None = None) -> tuple[Carry, StepOutput]:
-        """One ACT step. Rows that the carry says are halted must hold their new sample in ``batch``.
+        """Do one ACT step. Rows that are halted in the carry must have their new sample in ``batch``.
 
-        In training mode rows halt by themselves, not before their ``minimum`` (B,) of steps; in
-        evaluation, and with fixed time, only at the maximum of steps.
+        In training mode rows halt by themselves after at least ``minimum`` (B,) steps; in evaluation, and
+        with fixed time, only at the maximum number of steps.
         """
         given = self.context_policy(self, carry, batch)
         carry, output = self.step(carry, batch, given.context, minimum)
