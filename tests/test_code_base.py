@@ -10,8 +10,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("etrm", "diagnostics", "reports", "benchmarks")
 SAME_NAMES = {
-    "DiagnosticsCallback",  # of two frameworks; a user imports the one of theirs
-    "ContextUse",
     "Run",
 }
 """Names of classes that two modules share, with the reason."""

@@ -12,6 +12,7 @@ from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
 from etrm.errors import ConfigError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
+from etrm.extensions import outside_digests
 from etrm.investigation.comparison.screening import jobs_of
 from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.experiments import frozen_decoder
@@ -26,7 +27,6 @@ from etrm.investigation.runs.budget import SCREENING, Tier
 from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.launchers import Launcher
-from etrm.investigation.runs.outside_code import outside_digests
 from etrm.investigation.session import Investigation
 from etrm.training.faults import build_recipe
 from etrm.training.task_sets import load_held_out_tasks, load_training_tasks

@@ -2,88 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from etrm.batch import Batch
 from etrm.config import SIDE, ModelConfig
-from etrm.model.act import Carry, EncoderState, explore, halts
+from etrm.errors import ConfigError
+from etrm.model.act import Carry, explore, halts
 from etrm.model.core import Core
-from etrm.model.encoders import Encoded, Encoder, build_encoder
+from etrm.model.encoders import Encoded, build_encoder
 from etrm.model.puzzle import PuzzleTable
+from etrm.model.variant import ContextPolicy as ContextPolicy
+from etrm.model.variant import Given as Given
+from etrm.model.variant import StepOutput as StepOutput
+from etrm.model.variant import Variant
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """What one ACT step says.
-
-    Attributes:
-        logits: (B, S, 12).
-        q_halt: (B,) float32 halting logits.
-        context: (B, P, D) that the core was given.
-        kl: (B,) divergence of a variational encoder, else None.
-        steps: (B,) int64 ACT steps that each row took, of an answer (:func:`etrm.model.solve.solve`).
-    """
-
-    logits: Tensor
-    q_halt: Tensor
-    context: Tensor
-    kl: Tensor | None = None
-    steps: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a context policy hands over for one ACT step.
-
-    Attributes:
-        context: (B, P, D) for the core.
-        stored: (B, P, D) for the next carry, of a policy that stores its context.
-        kl: (B,) of a variational encoder; zero for rows that were not encoded now.
-        state: of a stateful encoder, for the next carry.
-    """
-
-    context: Tensor
-    stored: Tensor | None = None
-    kl: Tensor | None = None
-    state: EncoderState | None = None
-
-
-ContextPolicy = Callable[["RecursiveModel", Carry, Batch], Given]
-"""From model, carry and batch to the context, and what the loss and the next carry take of it."""
-
-
-def look_up_puzzle(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
-    """TRM: the row of the puzzle table."""
+def look_up_puzzle(model: Variant, carry: Carry, batch: Batch) -> Given:
+    """TRM: look the context up in the puzzle table."""
     assert model.puzzle_table is not None
     return Given(model.puzzle_table(batch.puzzle_ids))
 
 
-def encode_every_step(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
-    """ETRM: the encoder reads the demos of all rows at every ACT step, so every sample trains it."""
+def encode_every_step(model: Variant, carry: Carry, batch: Batch) -> Given:
+    """ETRM: encode the demos of all rows at every ACT step, so that every sample trains the encoder."""
     assert model.encoder is not None
     encoder = model.encoder
     encoded: Encoded = encoder(batch.demos, encoder.begin(carry.encoder_state, carry.halted))
     return Given(encoded.context, kl=encoded.kl, state=encoded.state)
 
 
-def encode_at_reset(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
-    """The known-bad cache: encode the rows that begin, keep the result without its graph.
+def encode_at_reset(model: Variant, carry: Carry, batch: Batch) -> Given:
+    """The known-bad cache: encode only the rows that begin, and keep the result without its graph.
 
-    Only the rows that begin send a gradient to the encoder (seed 001: 2 % of the batch). A
-    stateful encoder makes one step from its initial state and never another.
+    Only the rows that begin send a gradient to the encoder (Progress summary: 2 % of the batch). A
+    stateful encoder makes only one step from its initial state.
     """
     assert model.encoder is not None
     begin = carry.halted.nonzero().squeeze(1)
     context = carry.context
     if context is None:
-        context = torch.zeros(
-            batch.size, model.core.context_tokens, model.core.H_init.shape[0], device=batch.inputs.device
-        )
+        shape = batch.size, model.config.context_tokens, model.config.hidden_size
+        context = torch.zeros(shape, device=batch.inputs.device)
     kl = None
     if len(begin):
         encoded: Encoded = model.encoder(batch.demos.select(begin))
@@ -101,27 +63,26 @@ POLICIES: dict[str, ContextPolicy] = {
 }
 
 
-class RecursiveModel(nn.Module):
-    """TRM or ETRM.
+class RecursiveModel(Variant):
+    """TRM or ETRM; a variant from outside may derive from it, and encodes at every step then.
 
     Args:
-        config: the model section.
-        puzzles: rows of the puzzle table (variant ``trm`` alone).
-        side: side of the canvas that positions refer to.
+        config: the settings of the model.
+        puzzles: the number of rows of the puzzle table (only for the variant ``trm``).
+        side: the side of the canvas that positions refer to.
 
     Attributes:
-        fixed_time: a training row takes the maximum of steps whatever its halting logit says (ETRM-FCT,
-            fixed computation time), so that a whole batch begins and ends together.
+        fixed_time: whether every training row takes the maximum number of steps, whatever its halting logit
+            (ETRM-FCT, fixed computation time), so that a whole batch begins and ends together.
     """
 
     if TYPE_CHECKING:
-        encoder: Encoder | None
-        puzzle_table: PuzzleTable | None
+        core: Core
 
     def __init__(self, config: ModelConfig, *, puzzles: int = 0, side: int = SIDE) -> None:
         super().__init__()
         self.config = config
-        self.context_policy = POLICIES[config.variant]
+        self.context_policy = POLICIES.get(config.variant, encode_every_step)
         self.fixed_time = config.variant == "etrm_fct"
         self.core = Core(config, side)
         if config.variant == "trm":
@@ -133,40 +94,26 @@ class RecursiveModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and where its batches must be."""
+        """The device of its weights and its batches."""
         return self.core.H_init.device
 
     @property
     def steps_per_turn(self) -> int:
-        """Training steps that a batch has in a row before the schedule may turn to another bucket."""
+        """Consecutive training steps of a batch before the schedule may switch to another bucket."""
         return self.config.halt.max_steps if self.fixed_time else 1
 
     def draw_minimum(self, rows: int, generator: torch.Generator | None) -> Tensor | None:
-        """The least steps (rows,) of one training step, see :func:`explore`; None where none is asked."""
+        """Draw the minimum number of ACT steps per row (rows,), see :func:`explore`; None without exploration."""
         return None if self.fixed_time else explore(rows, self.config.halt, generator)
 
     def draw_noise(self, rows: int, pairs: int) -> Tensor | None:
-        """Noise (rows, ...) for one training step of a variational encoder; None of any other.
+        """Draw noise (rows, ...) for one training step of a variational encoder; None for other encoders.
 
-        It comes from torch's global generator of the CPU, for all rows of the global batch and as
-        many ``pairs`` as the row with most has, so that no split of the batch changes a number.
+        It comes from torch's global CPU generator, for all rows of the global batch and for ``pairs`` pairs, the
+        most that any row has, so that splitting the batch changes no number.
         """
         shape = None if self.encoder is None else self.encoder.noise_shape(pairs)
         return None if shape is None else torch.randn(rows, *shape)
-
-    def initial_carry(self, rows: int) -> Carry:
-        """A carry whose rows all begin with the next batch."""
-        return Carry.initial(rows, self.config.hidden_size, self.device)
-
-    def forward(self, carry: Carry, batch: Batch, minimum: Tensor | None = None) -> tuple[Carry, StepOutput]:
-        """One ACT step. Rows that the carry says are halted must hold their new sample in ``batch``.
-
-        In training mode rows halt by themselves, not before their ``minimum`` (B,) of steps; in
-        evaluation, and with fixed time, only at the maximum of steps.
-        """
-        given = self.context_policy(self, carry, batch)
-        carry, output = self.step(carry, batch, given.context, minimum)
-        return replace(carry, context=given.stored, encoder_state=given.state), replace(output, kl=given.kl)
 
     def step(
         self,
@@ -175,7 +122,7 @@ class RecursiveModel(nn.Module):
         context: Tensor,
         minimum: Tensor | None = None,
     ) -> tuple[Carry, StepOutput]:
-        """One ACT step with a given context (B, P, D), of which the carry stores nothing."""
+        """Do one ACT step with a given context (B, P, D), which the carry does not store."""
         core = self.core
         length = core.context_tokens + batch.inputs.shape[1]
         carry = carry.begin(length, core.H_init, core.L_init)
@@ -187,3 +134,19 @@ class RecursiveModel(nn.Module):
             halted = steps >= self.config.halt.max_steps
         carry = Carry(z_H=z_H.detach(), z_L=z_L.detach(), steps=steps, halted=halted)
         return carry, StepOutput(logits, q_halt, context)
+
+
+def recursive_core(model: Variant) -> Core:
+    """The core of a model whose decoder is that of this package.
+
+    Raises:
+        ConfigError: its decoder is another one.
+    """
+    if not isinstance(model.core, Core):
+        raise ConfigError(
+            "model.other-core",
+            f"this needs the recursive core, and model.variant {model.config.variant!r} has another decoder",
+            got=f"a core of class {type(model.core).__name__}",
+            allowed=", ".join(POLICIES),
+        )
+    return model.core

@@ -14,6 +14,7 @@ from typing import Unpack
 from etrm.config import Config, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import ConfigError
+from etrm.extensions import ExtensionPoint
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
@@ -173,12 +174,29 @@ QUESTIONS = (
 )
 
 
+EXTENSION_POINT: ExtensionPoint[Experiment] = ExtensionPoint(
+    "experiments",
+    "experiment",
+    "etrm.investigation.experiments.registry.Experiment(name, suite, what, settings), settings a function from Config "
+    "to settings",
+    lambda found: isinstance(found, Experiment) and callable(found.settings),
+)
+
+
 def find(name: str) -> Experiment:
-    """The experiment of that name.
+    """The experiment of that name: one of ours, or code from outside.
 
     Raises:
         ConfigError: there is none.
+        ExtensionError: its code cannot be loaded, or is no experiment.
     """
+    if name not in EXPERIMENTS and EXTENSION_POINT.takes(name):
+        found = EXTENSION_POINT.load(name)
+        if found.name in EXPERIMENTS or not found.name.isidentifier():
+            raise EXTENSION_POINT.wrong(
+                name, f"the name {found.name!r}", "a name of letters and digits that is not taken"
+            )
+        return found
     if name not in EXPERIMENTS:
         raise ConfigError(
             "experiment.unknown",

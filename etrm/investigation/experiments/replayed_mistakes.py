@@ -31,7 +31,7 @@ from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun, records_of
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.investigation.session import Investigation, with_seed
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import load_model, make_batch
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
@@ -364,7 +364,7 @@ def _describe_arm(run: LoadedRun) -> Arm:
 
 
 @torch.no_grad()
-def _contexts(model: RecursiveModel, samples: Sequence[Sample]) -> Tensor:
+def _contexts(model: Variant, samples: Sequence[Sample]) -> Tensor:
     assert model.encoder is not None
     model.encoder.eval()
     return model.encoder(make_batch(model, samples).demos).context

@@ -118,12 +118,11 @@ class Answer:
     found: str
 
 
-def table(root: Path, base: Config, seeds: int) -> list[ExperimentRow]:
-    """Every experiment as far as the folder holds its runs."""
-    by_name = {name: _finished(root, name, seeds) for name in EXPERIMENTS}
-    return [
-        _make_row(experiment, by_name[name], by_name[BASELINE]) for name, experiment in EXPERIMENTS.items()
-    ]
+def table(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()) -> list[ExperimentRow]:
+    """Every experiment, those from outside last, as far as the folder holds its runs."""
+    every = EXPERIMENTS | {experiment.name: experiment for experiment in outside}
+    by_name = {name: _finished(root, name, seeds) for name in every}
+    return [_make_row(experiment, by_name[name], by_name[BASELINE]) for name, experiment in every.items()]
 
 
 def _finished(root: Path, name: str, seeds: int) -> list[LoadedRun]:
@@ -241,9 +240,10 @@ def _position(runs: Sequence[LoadedRun]) -> str:
     for run in runs:
         model, config, _, _ = load_model(run.path, "raw")
         for encoder in (model.encoder, Trainer(config).model.encoder):
-            if encoder is None or not isinstance(encoder.grid_encoder, GridEncoder):
+            reader = getattr(encoder, "grid_encoder", None)
+            if not isinstance(reader, GridEncoder):
                 return "position before and after pooling not measured (another kind of encoder)"
-            skills.append(position_skill(encoder.grid_encoder))
+            skills.append(position_skill(reader))
     trained, start = skills[::2], skills[1::2]
     return (
         f"where a single cell lies is read with R2 {_mean(trained, 'before')} from its token and "

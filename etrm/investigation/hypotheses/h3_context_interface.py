@@ -35,7 +35,7 @@ from etrm.investigation.runs.loaded_run import LoadedRun, records_of
 from etrm.investigation.runs.measured_run import training_queries, with_mismatched_demos
 from etrm.investigation.session import Investigation
 from etrm.model.act import Carry
-from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
+from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.scoring.predictor import compute_mean_loss, load_model
 from etrm.training.trainer import Trainer
 
@@ -236,7 +236,7 @@ def _sweep_scales(runs: Sequence[LoadedRun]) -> Sweep | None:
 class _Trained:
     """The model of a run with its training queries."""
 
-    model: RecursiveModel
+    model: Variant
     policy: ContextPolicy
     samples: list[Sample]
     kind: str
@@ -253,7 +253,7 @@ class _Trained:
 
 
 def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:
-    def scaled(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    def scaled(model: Variant, carry: Carry, batch: Batch) -> Given:
         given = policy(model, carry, batch)
         context: Tensor = scale * given.context
         return replace(given, context=context)

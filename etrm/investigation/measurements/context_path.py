@@ -23,7 +23,7 @@ from etrm.data.tokens import FIRST_COLOUR
 from etrm.errors import DataError
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer
 
@@ -183,13 +183,13 @@ def trace_context(config: Config) -> ContextTrace:
     # The context may change in training only.
     steps = [first, second, *_follow(model.train(), batch, 2)]
     model.eval()
-    core, width = model.core.context_tokens, model.core.H_init.shape[0]
+    tokens, width = model.config.context_tokens, model.config.hidden_size
     encoded = first.encoded
     worst = max(steps, key=lambda step: step.change)
     return ContextTrace(
         finite=all(bool(step.given.isfinite().all()) for step in steps),
         shape=tuple(first.given.shape[1:]),
-        wanted_shape=(core, width),
+        wanted_shape=(tokens, width),
         same=worst.change,
         scale=worst.scale,
         aligned=worst.aligned,
@@ -202,7 +202,7 @@ def trace_context(config: Config) -> ContextTrace:
 
 
 @torch.no_grad()
-def _find_unread(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
+def _find_unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
     """A metamorphic test of the encoder alone: in other colours, each part has to change the context of every row."""
     assert model.encoder is not None
     encoded = model.encoder(make_batch(model, samples).demos).context
@@ -274,7 +274,7 @@ class _Step:
 
 
 @torch.no_grad()
-def _follow(model: RecursiveModel, batch: Batch, steps: int = 1) -> list[_Step]:
+def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
     """ACT steps from a fresh carry; in all but the first, every row continues."""
     assert model.encoder is not None
     encoded: list[Tensor] = []

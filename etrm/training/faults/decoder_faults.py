@@ -1,4 +1,4 @@
-"""H1: the pretrained decoder does not arrive, or does not stay, as it was."""
+"""Faults of H1: the pretrained decoder is not loaded, or changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 
 from etrm.checkpoints.decoder_loading import read_source
 from etrm.config import Config, with_settings
-from etrm.model.recursive import RecursiveModel
+from etrm.model.recursive import recursive_core
+from etrm.model.variant import Variant
 from etrm.training.faults.seam import Fault, change_model, change_settings, freeze_decoder_settings
 from etrm.training.recipe import Recipe
 
@@ -19,7 +20,7 @@ def _decoder_not_loaded(recipe: Recipe) -> Recipe:
 
 
 def _decoder_wrong_prefix(recipe: Recipe) -> Recipe:
-    def load(model: RecursiveModel, config: Config) -> None:
+    def load(model: Variant, config: Config) -> None:
         if config.train.decoder is not None:
             source = read_source(config.train.decoder, config.train.decoder_weights)
             renamed = {f"inner.{name}": tensor for name, tensor in source.tensors.items()}
@@ -29,7 +30,7 @@ def _decoder_wrong_prefix(recipe: Recipe) -> Recipe:
 
 
 def _decoder_raw_for_ema(recipe: Recipe) -> Recipe:
-    def load(model: RecursiveModel, config: Config) -> None:
+    def load(model: Variant, config: Config) -> None:
         other = "raw" if config.train.decoder_weights == "ema" else "ema"
         recipe.load_decoder(model, with_settings(config, train={"decoder_weights": other}))
 
@@ -37,15 +38,15 @@ def _decoder_raw_for_ema(recipe: Recipe) -> Recipe:
 
 
 def _decoder_cycles_mismatch(recipe: Recipe) -> Recipe:
-    def change(model: RecursiveModel) -> None:
-        model.core.L_cycles += 2
+    def change(model: Variant) -> None:
+        recursive_core(model).L_cycles += 2
 
     return change_model(recipe, change)
 
 
 def _decoder_moves(recipe: Recipe) -> Recipe:
-    def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
-        """Parameters keep requires_grad; their gradients are to be zeroed before each update."""
+    def freeze(model: Variant, part: str, frozen: bool) -> None:
+        """Change nothing: parameters keep requires_grad, and update() zeroes their gradients."""
 
     def update(optimizers: list[Optimizer], frozen: str | None) -> None:
         for optimizer in optimizers:
@@ -61,37 +62,37 @@ def _decoder_moves(recipe: Recipe) -> Recipe:
 FAULTS = (
     Fault(
         "decoder-not-loaded",
-        "loading the pretrained decoder is skipped and the run goes on",
+        "loading the pretrained decoder is skipped without an error",
         "H1",
-        "seed 004, hypothesis 1",
+        "Low-performance investigation, hypothesis 1",
         _decoder_not_loaded,
     ),
     Fault(
         "decoder-wrong-prefix",
         "the decoder is loaded without strictness under a prefix that matches no key",
         "H1",
-        "near relative of decoder-not-loaded: `strict=False` and a wrapped model",
+        "a variant of decoder-not-loaded: `strict=False` and a wrapped model",
         _decoder_wrong_prefix,
     ),
     Fault(
         "decoder-raw-for-ema",
-        "the decoder gets the raw weights of its checkpoint where the averaged ones are asked for",
+        "the decoder gets the raw weights of its checkpoint instead of the averaged ones",
         "H1",
-        "near relative of decoder-not-loaded",
+        "a variant of decoder-not-loaded",
         _decoder_raw_for_ema,
     ),
     Fault(
         "decoder-cycles-mismatch",
         "the decoder runs with two L cycles more than it was trained with",
         "H1",
-        "seed 004: trained at L_cycles 4, run at 6; every weight matches",
+        "Low-performance investigation: trained at L_cycles 4, run at 6; every weight matches",
         _decoder_cycles_mismatch,
     ),
     Fault(
         "decoder-moves",
         "the decoder is frozen by zero gradients, and weight decay moves it",
         "H1",
-        "seed 004: frozen weights that were not those of the checkpoint",
+        "Low-performance investigation: frozen weights that were not those of the checkpoint",
         _decoder_moves,
     ),
 )

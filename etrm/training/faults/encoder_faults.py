@@ -1,4 +1,4 @@
-"""H2: the encoder gets no gradient, or does not move."""
+"""Faults of H2: the encoder gets no gradient, or its weights do not change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from etrm.batch import Batch
 from etrm.model.act import Carry
-from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, encode_at_reset
+from etrm.model.recursive import encode_at_reset
+from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.faults.seam import (
     Fault,
     change_context,
@@ -27,7 +28,7 @@ def _cached_context(recipe: Recipe) -> Recipe:
 
 
 def _encoder_skipped(recipe: Recipe) -> Recipe:
-    def first_batch_alone(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    def first_batch_alone(model: Variant, carry: Carry, batch: Batch) -> Given:
         if carry.context is None:
             return encode_at_reset(model, carry, batch)
         return Given(carry.context, stored=carry.context)
@@ -41,7 +42,7 @@ def _context_detached(recipe: Recipe) -> Recipe:
 
 def _encoder_no_grad(recipe: Recipe) -> Recipe:
     def wrap(policy: ContextPolicy) -> ContextPolicy:
-        def without_graph(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+        def without_graph(model: Variant, carry: Carry, batch: Batch) -> Given:
             with torch.no_grad():
                 return policy(model, carry, batch)
 
@@ -51,7 +52,7 @@ def _encoder_no_grad(recipe: Recipe) -> Recipe:
 
 
 def _cell_by_cell(context: Tensor) -> Tensor:
-    """The same numbers, read one at a time and put together again: the graph ends here."""
+    """Return the same numbers, read one at a time: the graph ends here."""
     cells = [cell.item() for cell in context.flatten()]
     return context.new_tensor(cells).reshape(context.shape)
 
@@ -61,7 +62,7 @@ def _python_loop_predicates(recipe: Recipe) -> Recipe:
 
 
 def _encoder_frozen(recipe: Recipe) -> Recipe:
-    def change(model: RecursiveModel) -> None:
+    def change(model: Variant) -> None:
         if model.encoder is not None:
             model.encoder.requires_grad_(False)
 
@@ -73,8 +74,8 @@ def _freeze_skips_optimizer(recipe: Recipe) -> Recipe:
         if frozen != "decoder":
             recipe.update(optimizers, frozen)
 
-    def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
-        """The original left requires_grad alone: it meant to freeze by not stepping."""
+    def freeze(model: Variant, part: str, frozen: bool) -> None:
+        """Change nothing: the original code tried to freeze by not stepping the optimiser."""
 
     return replace(change_settings(recipe, freeze_decoder_settings), update=update, freeze=freeze)
 
@@ -82,21 +83,21 @@ def _freeze_skips_optimizer(recipe: Recipe) -> Recipe:
 FAULTS = (
     Fault(
         "cached-context",
-        "encode a sample's demos when it begins, keep the context detached while it goes on",
+        "the demos of a sample are encoded when it begins; later steps use the detached context",
         "H2",
-        "seed 001: encoder gradients from 2 % of the batch",
+        "Progress summary: only 2 % of the batch sends gradients to the encoder",
         _cached_context,
     ),
     Fault(
         "encoder-skipped",
-        "encode the first batch alone and keep its contexts for all that follow",
+        "only the first batch is encoded; all later batches use its contexts",
         "H2",
-        "seed 001: with a halting bias of -5 and the cache, the encoder ran once",
+        "Progress summary: with a halting bias of -5 and the cache, the encoder ran once",
         _encoder_skipped,
     ),
     Fault(
         "context-detached",
-        "the context is handed to the decoder without its graph",
+        "the context is detached before the decoder gets it",
         "H2",
         "the published recurrent encoders: no encoder parameter ever has a gradient",
         _context_detached,
@@ -105,28 +106,28 @@ FAULTS = (
         "encoder-no-grad",
         "the encoder is called under torch.no_grad",
         "H2",
-        "near relative of context-detached: the evaluation path used in training",
+        "a variant of context-detached: the evaluation path is used in training",
         _encoder_no_grad,
     ),
     Fault(
         "encoder-frozen",
         "requires_grad is False on the whole encoder",
         "H2",
-        "seed 004, hypothesis 2",
+        "Low-performance investigation, hypothesis 2",
         _encoder_frozen,
     ),
     Fault(
         "freeze-skips-optimizer",
         "one optimiser for encoder and decoder, skipped while the decoder is frozen",
         "H2",
-        "seed 004: gradients arrive, and nothing trains at all",
+        "Low-performance investigation: gradients arrive, but no weight changes",
         _freeze_skips_optimizer,
     ),
     Fault(
         "python-loop-predicates",
         "the context is computed cell by cell through .item()",
         "H2",
-        "seed 000: predicates in a Python loop",
+        "Training loss analysis: predicates in a Python loop",
         _python_loop_predicates,
     ),
 )

@@ -1,4 +1,4 @@
-"""Score a run on tasks that it never saw, beside what needs no learning."""
+"""Score a run on tasks that it never saw, and compare it with baselines that need no learning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from etrm.checkpoints.run_folder import read_config
 from etrm.config import Changes, Config, with_settings
 from etrm.data import TaskSet, check_leakage
 from etrm.evaluation import EvaluationReport, Submitted, evaluate_baselines, write_submission
-from etrm.model.recursive import RecursiveModel
+from etrm.model.construct import build_variant
+from etrm.model.variant import Variant
 from etrm.training.faults import build_recipe
 from etrm.training.scoring.predictor import load_model, make_predictor
 from etrm.training.task_sets import load_held_out_tasks, load_whole_set
@@ -18,22 +19,22 @@ from etrm.training.task_sets import load_held_out_tasks, load_whole_set
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a run answered.
+    """The answers of a run.
 
     Attributes:
-        config: of the run, with the evaluation's overrides.
-        step: of the checkpoint.
-        weights: ema or raw.
-        model: that answered, in evaluation mode.
+        config: the config of the run, with the settings of the evaluation.
+        step: the step of the checkpoint.
+        weights: the kind of weights, ema or raw.
+        model: the evaluated model, in evaluation mode.
         trained: the tasks that it was trained on.
-        asked: the tasks.
+        asked: the tasks that it was evaluated on.
         report: its answers and their scores.
     """
 
     config: Config
     step: int
     weights: str
-    model: RecursiveModel
+    model: Variant
     trained: TaskSet
     asked: TaskSet
     report: EvaluationReport
@@ -41,16 +42,16 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found.
+    """The scores of a run and of its baselines.
 
     Attributes:
-        config: of the run, with the evaluation's overrides.
-        step: of the checkpoint.
-        weights: ema or raw.
-        asked: the tasks.
-        model: the run's report.
-        others: reports of the trivial baselines and of the same model untrained, by name.
-        submitted: the submission, where one was asked for.
+        config: the config of the run, with the settings of the evaluation.
+        step: the step of the checkpoint.
+        weights: the kind of weights, ema or raw.
+        asked: the tasks that it was evaluated on.
+        model: the report of the run.
+        others: the reports of the trivial baselines and of the same model untrained, by name.
+        submitted: the submission, if one was requested.
     """
 
     config: Config
@@ -63,14 +64,14 @@ class Scores:
 
 
 def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
-    """Ask the newest checkpoint of a run folder.
+    """Evaluate the newest checkpoint of a run folder.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
 
     Raises:
-        LeakageError: an asked task was trained on and is not in ``evaluate.allow_trained``.
+        LeakageError: an evaluation task was trained on and is not in ``evaluate.allow_trained``.
         EtrmError: there is no run, no whole checkpoint, or no such tasks.
     """
     weights = with_settings(read_config(folder), **settings).evaluate.weights
@@ -83,19 +84,19 @@ def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
 
 
 def score_run(folder: Path, settings: Changes, submission: Path | None) -> Scores:
-    """Evaluate the newest checkpoint of a run folder beside what needs no learning.
+    """Evaluate the newest checkpoint of a run folder, and baselines that need no learning.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
-        submission: where to write a Kaggle submission of the whole data set, if anywhere.
+        submission: the file for a Kaggle submission of the whole data set, or None.
 
     Raises:
         EtrmError: see :func:`evaluate_run`.
     """
     found = evaluate_run(folder, settings)
     config, asked = found.config, found.asked
-    untrained = RecursiveModel(config.model, puzzles=_puzzles(found.model)).eval()
+    untrained = build_variant(config.model, puzzles=_puzzles(found.model)).eval()
     others = evaluate_baselines(asked, config.data)
     others["untrained model"] = _evaluate(untrained, asked, config, found.trained)
     submitted = None
@@ -118,7 +119,7 @@ def score_steps(folder: Path) -> dict[int, EvaluationReport]:
     return reports
 
 
-def _evaluate(model: RecursiveModel, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
+def _evaluate(model: Variant, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
     return build_recipe(config).evaluate(
         asked,
         make_predictor(model, config.evaluate.halting),
@@ -131,5 +132,5 @@ def _evaluate(model: RecursiveModel, asked: TaskSet, config: Config, tasks: Task
     )
 
 
-def _puzzles(model: RecursiveModel) -> int:
+def _puzzles(model: Variant) -> int:
     return 0 if model.puzzle_table is None else len(model.puzzle_table.weights)

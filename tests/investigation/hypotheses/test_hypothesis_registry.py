@@ -10,6 +10,7 @@ import pytest
 
 from etrm.config import load
 from etrm.errors import ConfigError
+from etrm.extensions import outside_digests
 from etrm.investigation.hypotheses import hypothesis_registry as registry
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Judgement, Statement
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses, register
@@ -17,7 +18,6 @@ from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, Result
 from etrm.investigation.run import choose, investigate
 from etrm.investigation.runs.budget import SCREENING
-from etrm.investigation.runs.outside_code import outside_digests
 from etrm.investigation.session import Investigation
 from etrm.training.faults import FAULTS
 from reports import read_and_render

@@ -30,7 +30,6 @@ RUNS = (
     "runs/jobs",
     "runs/launchers",
     "runs/measured_run",
-    "runs/outside_code",
     "runs/pretrained_decoder",
 )
 """Files of etrm/investigation that a run is made by; the others judge runs."""

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from etrm.config import load
+from etrm.extensions import outside_digests
 from etrm.investigation.runs.code_version import code_hash, judging_hash
-from etrm.investigation.runs.outside_code import outside_digests, seams
 from etrm.model import encoders
 from etrm.training.faults import FAULTS, Fault
 from etrm.training.faults.seam import change_model
+from etrm.training.named_code import seams
 from etrm.training.recipe import Recipe
 
 CODE = """
