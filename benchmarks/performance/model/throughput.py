@@ -1,4 +1,4 @@
-"""Achieved matrix throughput of a training step over the machine's peak, and what the rest is."""
+"""Achieved matrix throughput of a training step over the machine's peak, and where the rest of the time goes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ REST = "python, autograd, views and dispatch"
 
 
 def measure_throughput(conditions: Conditions) -> BenchmarkSection:
-    """Floating-point operations of a step over its time, at several widths, in turns with plain products."""
+    """Measure floating-point operations of a step per second at several widths, in turns with plain products."""
     device = conditions.device
     arms = {
         width: LayoutRun(
@@ -82,19 +82,21 @@ def measure_throughput(conditions: Conditions) -> BenchmarkSection:
     header = ("step", "GFLOP", "seconds", "GFLOP/s", "% of peak", "turns")
     table = Table(header, tuple(rows))
     seconds, wall = profile_steps(arms[PROFILED], batches[PROFILED], device)
+    shares = _shares(seconds, wall, counted[PROFILED])
+    largest = max(shares.rows, key=lambda row: float(row[1]))
+    reached = ", ".join(f"{row[4]} % at {row[0]}" for row in rows)
     words = (
-        f"The peak is the best of square float32 products of sides {', '.join(map(str, SQUARES[device.type]))} in "
-        f"the same turns: {format_spread(peaks / 1e9)} GFLOP/s. Operations are those of the products and of attention, "
-        "forward and backward, counted by torch.utils.flop_counter; what a kernel computes again in its backward "
-        "pass is not counted.",
-        f"Where the time of a step goes at D {PROFILED} (torch.profiler over {len(batches[PROFILED])} steps, once, "
-        "self time of the operations on the main thread):",
+        f"A step reaches {reached} of the peak, which is the best of square float32 products in the same turns: "
+        f"{format_spread(peaks / 1e9)} GFLOP/s. Operations are those of products and attention, forward and backward, "
+        "counted by torch.utils.flop_counter.",
+        f"At D {PROFILED} {largest[1]} % of the time is {largest[0]} (torch.profiler over {len(batches[PROFILED])} "
+        "steps, once, self time on the main thread).",
     )
-    return BenchmarkSection((table, _shares(seconds, wall, counted[PROFILED])), words)
+    return BenchmarkSection((table, shares), words)
 
 
 def count_flops(step: TrainingStep, batches: Sequence[Batch]) -> dict[str, int]:
-    """Operations of training on the batches, by kind: in matrix products and in attention."""
+    """Count the operations of training on the batches by kind: matrix products and attention."""
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         for batch in batches:
             step(batch)
@@ -104,7 +106,7 @@ def count_flops(step: TrainingStep, batches: Sequence[Batch]) -> dict[str, int]:
 
 
 def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
-    """Two products of all queries (B, H, L, E) with all keys."""
+    """Count two products of all queries (B, H, L, E) with all keys."""
     batch, heads, length, size = query
     return 4 * batch * heads * length * key[2] * size
 
@@ -112,7 +114,7 @@ def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> 
 def _attention_backward(
     gradient: Sequence[int], query: Sequence[int], key: Sequence[int], *_: Any, **__: Any
 ) -> int:
-    """Four such products; a kernel that computes the scores again does so at its own expense."""
+    """Count four such products; scores that a kernel computes again do not count."""
     return 2 * _attention(query, key)
 
 
@@ -121,13 +123,13 @@ ATTENTION: dict[Any, Callable[..., int]] = {
     for name, end in (("flash_attention", "_for_cpu"), ("flash_attention", ""), ("efficient_attention", ""))
     for suffix, formula in ((end, _attention), (f"{end}_backward", _attention_backward))
 }
-"""torch's counter knows no kernel of the processor, and counts what others compute again."""
+"""torch's counter does not know the CPU kernels, and counts recomputed scores of the others."""
 
 
 def profile_steps(
     arm: LayoutRun, batches: Sequence[Batch], device: torch.device
 ) -> tuple[dict[str, float], float]:
-    """Seconds of each kind of operation in training on the batches, and of all of it."""
+    """Measure the seconds of each kind of operation in training on the batches, and the total."""
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     arm.step(batches[0])
@@ -147,7 +149,7 @@ def profile_steps(
 
 
 def classify(name: str) -> str | None:
-    """The kind of an operation; None of what computes nothing, such as a view or a node of autograd."""
+    """Return the kind of an operation; None if it computes nothing, such as a view or an autograd node."""
     operation = name.removeprefix("aten::")
     if operation == name or operation.strip("_") in VIEWS:
         return None
