@@ -1,4 +1,4 @@
-"""The symbolic solver: formulas over grids, and a model that chooses among them. ``docs/symbolic.md`` has the language."""
+"""The symbolic solver: formulas over grids, and a model that chooses among them (``docs/symbolic.md``)."""
 
 from etrm.symbolic.evaluate import Evaluator as Evaluator
 from etrm.symbolic.evaluate import apply_rule as apply_rule
