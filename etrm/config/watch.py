@@ -23,9 +23,7 @@ class MonitorConfig(Section):
 class EvaluateConfig(Section):
     """Evaluation by pass@k on tasks that the run was not trained on."""
 
-    source: str = Field(
-        "arc-agi-1", description="source of the evaluation tasks; takes the same values as data.source"
-    )
+    source: str = Field("arc-agi-1", description="source of the evaluation tasks (values as in data.source)")
     subset: Literal["training", "evaluation"] = Field(
         "evaluation", description="subset of the source to evaluate on"
     )

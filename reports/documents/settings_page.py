@@ -1,4 +1,4 @@
-"""The page docs/settings.md, generated from the fields of the config: `make pages`."""
+"""Generate docs/settings.md from the fields of the config (`make pages`)."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from reports.write import write_file
 
 _HEAD = """# Settings
 
-This page is generated from the fields of the config (`make pages`). `etrm config` prints the same for your
-settings, with the value of each and where it comes from:
+This page is generated from the fields of the config (`make pages`). `etrm config` prints the same table for your
+config, with the value of each setting and its origin:
 
 ```
 etrm config --preset small --set train.lr=3e-4     # or --config FILE, or a run folder
 etrm config --preset small > mine.toml             # a TOML file with every setting, for --config
-etrm config runs/mine --json                       # for machines
+etrm config runs/mine --json                       # as JSON
 ```
 
-A config begins at the defaults below, a preset ({presets}), a TOML file (`--config`)
-or a run. `--set KEY=VALUE` changes a setting of it; the last `--set` of a key wins.
+A config starts from the defaults below, a preset ({presets}), a TOML file (`--config`) or a run.
+`--set KEY=VALUE` changes a setting; if a key is set twice, the last value is used.
 
-**TOML files.** With `preset = "small"` in its first lines a file extends that preset, otherwise the defaults. The text
-`"none"` unsets a setting that may be `none`.
+**TOML files.** A file with `preset = "small"` in its first lines extends that preset, otherwise it extends the
+defaults. The text `"none"` unsets a setting that may be `none`.
 
 **Values on the command line** are TOML: `3`, `1e-3`, `true`, `'text'`, `["a", "b"]`. The word `none` unsets a setting
 that may be `none`. A word without spaces, quotes, brackets, braces, `=`, `#` and `\\` needs no quotes:
 `--set train.optimizer=adamw`, `--set train.decoder=runs/x`. Anything else is an error. Quote a text once for TOML and
 once for the shell: `--set "train.decoder='my runs/x'"`, `--set 'data.exclude=["0d3d703e"]'`.
 
-**In code**, `etrm.config.with_settings(config, train={{"steps": 3}}, faults=())` gives a changed config, checked again.
+**In code**, `etrm.config.with_settings(config, train={{"steps": 3}}, faults=())` returns a changed, checked config.
 """
 
 
 def page() -> str:
-    """The page as markdown."""
+    """Return the page as markdown."""
     parts = [_HEAD.format(presets=", ".join(code(name) for name in list_presets()))]
     for section in list_sections():
         rows = [
@@ -51,7 +51,7 @@ def page() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m reports.documents.settings_page", description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="the markdown file to write")
     write_file(parser.parse_args(arguments).out, page().encode())
