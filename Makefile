@@ -41,9 +41,8 @@ bench: $(READY)  ## performance against the published layout and other tools
 	$(BIN)/python -m benchmarks.performance
 
 pages: $(READY)  ## generate the pages that tests compare with the code
+	$(BIN)/python -m diagnostics pages --out docs/rules
 	$(BIN)/python -m reports.documents.settings_page --out docs/settings.md
-	$(BIN)/python -m reports.documents.error_codes --out docs/errors.md
-	$(BIN)/python -m etrm.investigation.codes > docs/result-codes.md
 
 screenshots: $(READY)  ## take the screenshots of the README, from a real investigation (a minute; needs chromium)
 	$(BIN)/python docs/figures/screenshots.py

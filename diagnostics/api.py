@@ -1,15 +1,14 @@
 """Everything that `import diagnostics` offers; the package loads it, and torch, at the first use."""
 
 from diagnostics.auditing.audit import Audit, audit
-from diagnostics.auditing.probes import (
-    ContextUse,
-    Cost,
-    EvaluatorOracle,
-    Probe,
-    Provenance,
-    SampleIndependence,
-    probe_finding,
-)
+from diagnostics.auditing.probes.context_use import ContextUse
+from diagnostics.auditing.probes.evaluator_oracle import EvaluatorOracle
+from diagnostics.auditing.probes.halting_probe import Halting
+from diagnostics.auditing.probes.module_cost import Cost
+from diagnostics.auditing.probes.probe import Probe, probe_finding
+from diagnostics.auditing.probes.sample_independence import SampleIndependence
+from diagnostics.auditing.probes.sample_origin import SampleOrigin
+from diagnostics.causes import Cause
 from diagnostics.errors import (
     InvalidType,
     InvalidValue,
@@ -22,7 +21,7 @@ from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdo
 from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.measures.finiteness import FirstNonFinite, Origin, first_nonfinite
 from diagnostics.measures.frozen import Fingerprint, compare, fingerprint
-from diagnostics.measures.halting import Halting, HaltingSummary, Halts, summarise_halts
+from diagnostics.measures.halting import HaltingSummary, Halts, summarise_halts
 from diagnostics.measures.representations import (
     Representation,
     cross_sample_share,
@@ -49,19 +48,25 @@ from diagnostics.records import (
 from diagnostics.report.baselines import read_baseline, write_baseline
 from diagnostics.report.sarif_and_html import to_html, to_sarif
 from diagnostics.report.tables import module_table, to_table
-from diagnostics.rules.causes import Cause
-from diagnostics.rules.registry import RULES, Rule, explain
+from diagnostics.rules.options import Option
+from diagnostics.rules.registry import built_in_rules, explain
+from diagnostics.rules.rule import Observation, Rule, lasting
 from diagnostics.step_log import StepLog
 from diagnostics.step_reader import iter_steps, read_steps
 from diagnostics.testing.assertions import (
     assert_all_params_receive_grad,
     assert_frozen,
     assert_gradient_coverage,
-    assert_loss_decreases,
     assert_trains,
 )
 from diagnostics.testing.failure import CheckFailed
+from diagnostics.testing.loss_assertion import assert_loss_decreases
 from diagnostics.testing.output_assertions import assert_output_diversity, assert_sample_independence
+
+RULES = built_in_rules()
+"""Every rule of the toolkit, in the order of lists."""
+Provenance = SampleOrigin
+"""Earlier name of `SampleOrigin`."""
 
 __all__ = [
     "RULES",
@@ -89,7 +94,9 @@ __all__ = [
     "MovedBuffer",
     "NothingRecorded",
     "Number",
+    "Observation",
     "OptimizerPlace",
+    "Option",
     "Origin",
     "OutputStats",
     "ParameterRecord",
@@ -100,6 +107,7 @@ __all__ = [
     "RowsFunction",
     "Rule",
     "SampleIndependence",
+    "SampleOrigin",
     "Severity",
     "StepLog",
     "StepRecord",
@@ -123,6 +131,7 @@ __all__ = [
     "fingerprint",
     "first_nonfinite",
     "iter_steps",
+    "lasting",
     "module_table",
     "probe_finding",
     "read_baseline",

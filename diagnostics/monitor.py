@@ -41,12 +41,13 @@ from diagnostics.recording.unregistered_tensors import Strangers
 from diagnostics.recording.watched_parameters import members, track
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
-from diagnostics.rules.drifts import drifts
+from diagnostics.rules.families.drifts import DRIFT001, find_drifts
+from diagnostics.rules.families.not_run import find_not_run
+from diagnostics.rules.families.spikes import SPIKE001, find_spikes
 from diagnostics.rules.folding import fold
-from diagnostics.rules.not_run import not_run
 from diagnostics.rules.options import Values, settle
-from diagnostics.rules.registry import OPTIONS
-from diagnostics.rules.spikes import spikes
+from diagnostics.rules.registry import options_of, with_own
+from diagnostics.rules.rule import Rule
 from diagnostics.rules.tally import Tally
 from diagnostics.selection import (
     check_patterns,
@@ -82,11 +83,13 @@ class Monitor:
         group: Processes that train one model on a share of the batch each. Every record, finding and number
             is then about the samples of all of them, and the same on each. Losses must be scaled so that
             gradients add up to those of the whole batch, and `gradients_reduced` called in every step.
-        options: Numbers of rules, as {"COV001": {"below": 0.3}}; `explain(id)` lists those of a rule.
+        options: Options of rules, such as {"COV001": {"below": 0.3}}; `explain(id)` lists those of a rule.
+        rules: Rules of your own, beside those of the toolkit.
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
-            option or does not allow the value.
+            option or does not allow the value, or a rule of `rules` cannot be used or has the id of another one.
+        TypeError: Something in `rules` is no rule.
         KeyError: A module of `drift` is not watched.
     """
 
@@ -103,6 +106,7 @@ class Monitor:
         drift: Mapping[str, DriftProbe] | None = None,
         group: dist.ProcessGroup | None = None,
         options: Mapping[str, Values] | None = None,
+        rules: Sequence[Rule] = (),
     ) -> None:
         if every < 1 or history < 1:
             raise InvalidValue(
@@ -119,7 +123,8 @@ class Monitor:
         self._probes = {
             name: probe for name, probe in (drift or {}).items() if watched_one(self._modules, name)
         }
-        self._options = settle(OPTIONS, options)
+        self._rules = with_own(rules)
+        self._options = settle(options_of(self._rules), options)
         self._every = every
         self._group = group
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
@@ -140,7 +145,7 @@ class Monitor:
         self._flow = Flow()
         self._steps = 0
         self._last: StepRecord | None = None
-        self._tally = Tally(self._options)
+        self._tally = Tally(self._rules, self._options)
         self.history: deque[StepScalars] = deque(maxlen=history)
         self.attach()
 
@@ -375,7 +380,7 @@ class Monitor:
         """
         watched_one(self._modules, module)
         if module not in self._probes:
-            options = self._options["DRIFT001"]
+            options = self._options[DRIFT001.id]
             self._probes[module] = DriftProbe(
                 int(options["reference"]), min_size=options["min_size"], noise=options["noise"]
             )
@@ -398,12 +403,13 @@ class Monitor:
         """
         watched = [
             *self._tally.findings(),
-            *spikes(self.history, self._options["SPIKE001"]),
-            *drifts(self._probes),
+            *find_spikes(self.history, self._options[SPIKE001.id]),
+            *find_drifts(self._probes),
         ]
         found = [*self._folded(watched), *self._not_run()]
         names = {*self._modules, *(module for finding in found if (module := finding.module))}
-        return ordered(choose(found, sorted(names), select, ignore, baseline))
+        rules = [rule.id for rule in self._rules]
+        return ordered(choose(found, rules, sorted(names), select, ignore, baseline))
 
     def _folded(self, findings: list[Finding]) -> list[Finding]:
         if self._last is None:
@@ -411,11 +417,13 @@ class Monitor:
         modules = self._last.modules
         trained = [name for name, module in modules.items() if module.params_trainable]
         outermost = [name for name in trained if innermost(name, modules) == ""]
-        return fold(findings, outermost, self._last.order, self._flow)
+        return fold(findings, outermost, self._last.order, self._flow, self._rules)
 
     def _not_run(self) -> list[Finding]:
         steps = [record.step for record in self.history]
-        return not_run(steps, self._optimizers > 0, self._probes, self._options, self._every)
+        return find_not_run(
+            self._rules, steps, self._optimizers > 0, self._probes, self._options, self._every
+        )
 
 
 def _resolve_rows(

@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from diagnostics.rules.causes import Cause
+from diagnostics.causes import Cause
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The errors that a user can cause. Each has a stable code, listed in docs/errors.md.
+"""The errors that a user can cause. Each has a stable code, which `etrm explain CODE` explains.
 
 EtrmError                    exit code 2; has a message, a next step and a code
 ├── ConfigError              a setting is unknown, malformed or impossible

@@ -12,8 +12,8 @@ import pytest
 import cli
 import etrm.checkpoints.format
 import etrm.training.nonfinite  # noqa: F401 -- the two modules with error classes of their own
+from etrm.commands.error_codes import CODE, sites
 from etrm.errors import ArgumentError, ConfigError, EtrmError
-from reports.documents.error_codes import CODE, page, sites
 
 ROOT = Path(__file__).parent.parent
 SHARED = {  # one mistake that several modules notice
@@ -53,8 +53,8 @@ def test_a_code_means_one_mistake_of_one_class() -> None:
     assert {code: of_code for code, of_code in classes.items() if len(of_code) > 1} == {}
 
 
-def test_no_error_is_made_without_a_code_that_the_page_lists() -> None:
-    """Independent of the page: a call of an error class whose code is not a literal passes another error's on."""
+def test_no_error_is_made_without_a_code_that_is_listed() -> None:
+    """Independent of the list: a call of an error class whose code is not a literal passes another error's on."""
     names = NAMES | {"refused", "_Problem"}
     listed = {site.code for site in sites()}
     passed_on = []
@@ -88,11 +88,6 @@ def test_validators_of_the_config_refuse_with_a_code() -> None:
         if isinstance(node, ast.Raise) and "ValueError" in ast.unparse(node)
     ]
     assert bare == []
-
-
-def test_the_page_of_the_codes_is_up_to_date() -> None:
-    written = (ROOT / "docs" / "errors.md").read_text("utf-8")
-    assert written == page(), "python -m reports.documents.error_codes --out docs/errors.md"
 
 
 def test_a_new_raise_site_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

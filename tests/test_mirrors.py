@@ -26,16 +26,18 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/model/test_region.py": "a sample's outputs depend on the sample alone",
     "tests/reports/test_render.py": "a whole report",
     "tests/reports/test_settings.py": "the settings in the terminal and on their page",
+    "tests/symbolic/test_evaluators.py": "every evaluator of formulas agrees with the others",
     "tests/test_code_base.py": "the layout of the code",
+    "tests/test_docs.py": "the documents",
     "tests/test_packaging.py": "pyproject.toml, constraints.txt and cited documents",
     "tests/test_wheels.py": "both distributions, built and installed",
     "tests/training/test_encoder_kinds.py": "every encoder under the trainer",
-    "tests/training/test_full_disk.py": "full and unwritable disks",
+    "tests/training/interruptions/test_full_disk.py": "full and unwritable disks",
     "tests/training/test_gradient_coverage.py": "our own models under the toolkit's assertions",
-    "tests/training/test_kill.py": "runs that are killed",
-    "tests/training/test_moved_run.py": "runs that move to another device",
-    "tests/training/test_odd_folders.py": "run folders in odd states",
-    "tests/training/test_signals.py": "runs that get a signal",
+    "tests/training/interruptions/test_kill.py": "runs that are killed",
+    "tests/training/interruptions/test_moved_run.py": "runs that move to another device",
+    "tests/training/interruptions/test_odd_folders.py": "run folders in odd states",
+    "tests/training/interruptions/test_signals.py": "runs that get a signal",
 }
 """Test files that mirror no module: they test a property of many, or a file that is no module."""
 

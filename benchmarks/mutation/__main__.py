@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.mutation.defects import DEFECTS
 from benchmarks.mutation.run import checkout, plant
 from etrm.atomic_files import write_atomically
+from tests.affected import Imports
 
 
 def main() -> None:
@@ -36,10 +37,11 @@ def main() -> None:
     found = json.loads(options.out.read_text("utf-8")) if options.out and options.out.exists() else []
     known = {outcome["defect"] for outcome in found}
     with checkout(options.commit) as root:
+        imports = Imports(root)
         for defect in DEFECTS:
             if defect.name in known or (options.only and options.only not in defect.name):
                 continue
-            outcome = plant(defect, root, options.limit)
+            outcome = plant(defect, imports, options.limit)
             print(
                 f"{outcome.state:15} {outcome.seconds:6.0f} s  {outcome.defect}  {outcome.test}", flush=True
             )

@@ -74,37 +74,44 @@ def place_of(defect: Defect, root: Path) -> tuple[Path, str, str] | None:
     return None
 
 
-def plant(defect: Defect, root: Path, limit: float) -> Outcome:
+def plant(defect: Defect, imports: Imports, limit: float) -> Outcome:
     """Plant a defect in a checkout, run the tests nearest to it until one fails, and take it out again.
 
     Args:
         defect: the defect.
-        root: the checkout, which is put back as it was.
+        imports: of the checkout, which is put back as it was.
         limit: seconds after which the tests are ended.
     """
+    root = imports.root
     place = place_of(defect, root)
     if place is None:
         return Outcome(defect.name, defect.area, "", "not applicable", "", 0, 0.0)
     file, text, replacement = place
-    tests = Imports(root).affected([file])
+    tests = imports.affected([file])
     chosen = [str(test) for test in tests[:MOST_FILES]]
     whole, began = (root / file).read_text("utf-8"), time.monotonic()
     try:
-        (root / file).write_text(whole.replace(text, replacement), "utf-8")
+        _write(root / file, whole.replace(text, replacement))
         state, test = _first_failure(root, chosen, limit)
     finally:
-        (root / file).write_text(whole, "utf-8")
+        _write(root / file, whole)
     seconds = round(time.monotonic() - began, 1)
     if state == "caught" and _first_failure(root, [test], limit)[0] != "survived":
         state = "flaky"
     return Outcome(defect.name, defect.area, file.as_posix(), state, test, len(tests), seconds)
 
 
+def _write(file: Path, text: str) -> None:
+    """Write a file that no bytecode is up to date with: two edits within a second would have the same time."""
+    later = int(file.stat().st_mtime) + 1
+    file.write_text(text, "utf-8")
+    os.utime(file, (later, later))
+
+
 def _first_failure(root: Path, tests: list[str], limit: float) -> tuple[str, str]:
     """``caught`` with the test that failed, ``survived``, or ``out of time``."""
     environment = os.environ | {
         "PYTHONPATH": str(root),
-        "PYTHONDONTWRITEBYTECODE": "1",  # two edits within a second leave bytecode that looks up to date
         "OMP_NUM_THREADS": "1",
         "ETRM_CACHE": str(root.parent / "cache"),
     }
@@ -126,9 +133,7 @@ def _first_failure(root: Path, tests: list[str], limit: float) -> tuple[str, str
     found = _FAILED.search(printed)
     if process.returncode == 0:
         return "survived", ""
-    if process.returncode == 1 and found:
-        return "caught", found[1]
-    if process.returncode == 2 and found:  # a test file that cannot be imported
+    if process.returncode in (1, 2) and found:  # 2: a test file that cannot be imported
         return "caught", found[1]
     raise RuntimeError(f"pytest ended with {process.returncode} and names no test:\n{printed[-2000:]}")
 

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.performance import document
-from benchmarks.performance.parts import PARTS
+from benchmarks.performance.registry import PARTS
 from benchmarks.performance.section import Conditions
 from etrm.checkpoints.run_folder import describe_environment
 

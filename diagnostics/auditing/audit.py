@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.auditing.probes import Probe
+from diagnostics.auditing.probes.probe import Probe, check_probe
 from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_markdown
 from diagnostics.monitor import Monitor
@@ -24,6 +24,9 @@ from diagnostics.records import StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.sarif_and_html import to_html, to_sarif
 from diagnostics.report.tables import module_table, to_table
+from diagnostics.rules.options import Values
+from diagnostics.rules.registry import with_own
+from diagnostics.rules.rule import Rule
 from diagnostics.testing.trials import untouched
 
 Step = Callable[[nn.Module, Any], Any]
@@ -40,13 +43,15 @@ class Audit:
         findings: Worst first.
         last: The record of the last step.
         history: The scalars of every step.
-        losses: What the steps returned, where that was a number.
+        losses: Return values of the steps, where they were numbers.
+        rules: Rules of the user's own.
     """
 
     findings: tuple[Finding, ...]
     last: StepRecord = field(repr=False)
     history: tuple[StepScalars, ...] = field(repr=False)
     losses: tuple[float, ...] = field(repr=False)
+    rules: tuple[Rule, ...] = field(default=(), repr=False)
 
     @property
     def clean(self) -> bool:
@@ -72,7 +77,7 @@ class Audit:
         if form == "json":
             return to_json(self.findings) + "\n"
         if form == "sarif":
-            return to_sarif(self.findings, artifact) + "\n"
+            return to_sarif(self.findings, artifact, self.rules) + "\n"
         if form == "html":
             return to_html(self.findings, f"Audit of {artifact or 'a model'}", module_table(self.last))
         raise InvalidValue(
@@ -96,6 +101,8 @@ def audit(
     expect_frozen: Sequence[str] = (),
     expect_partial: Sequence[str] = (),
     probes: Sequence[Probe] = (),
+    rules: Sequence[Rule] = (),
+    options: Mapping[str, Values] | None = None,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     baseline: Collection[str] = (),
@@ -113,13 +120,15 @@ def audit(
         steps: With fewer than 20 some rules do not run; they are named in a note.
         samples: Samples in the loss of a batch; by default the leading size of the batch's tensors.
         watch: As `rows`, `expect_frozen` and `expect_partial`, see `Monitor`.
-        probes: Further questions, each asked once, on the last batch, after the steps: `diagnostics.auditing.probes`.
+        probes: Probes to run once each, on the last batch, after the steps.
+        rules: Rules of your own, as for `Monitor`.
+        options: Options of rules, as for `Monitor`.
         select: As `ignore` and `baseline`, see `Monitor.findings`.
 
     Raises:
         ValueError: There is no batch, its samples are not known, `steps` is below 1, the returned loss is no
             scalar, or a pattern matches nothing.
-        TypeError: `batches` is one batch.
+        TypeError: `batches` is one batch, or something in `rules` or `probes` is of another type.
     """
     if steps < 1:
         raise InvalidValue("auditing.too-few-steps", "steps must be at least 1, found {got}", got=steps)
@@ -129,6 +138,8 @@ def audit(
             "batches must be an iterable of batches, found a {got}; for one batch give [batch]",
             got=type(batches).__name__,
         )
+    for probe in probes:
+        check_probe(probe)
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
     losses: list[float] = []
     with (
@@ -141,6 +152,8 @@ def audit(
             expect_frozen=expect_frozen,
             expect_partial=expect_partial,
             history=steps,
+            options=options,
+            rules=rules,
         ) as monitor,
     ):
         for batch in islice(_endless(batches), steps):
@@ -155,10 +168,11 @@ def audit(
         names = {
             *monitor.last.modules,
             *(finding.module for finding in found),
-            *(probe.rule for probe in probes),
         }
-        findings = ordered(choose(found, sorted(names), select, ignore, baseline))
-    return Audit(tuple(findings), monitor.last, tuple(monitor.history), tuple(losses))
+        ids = [*(rule.id for rule in with_own(rules)), *(probe.rule for probe in probes)]
+        ids += [finding.rule for finding in found]
+        findings = ordered(choose(found, ids, sorted(names), select, ignore, baseline))
+    return Audit(tuple(findings), monitor.last, tuple(monitor.history), tuple(losses), tuple(rules))
 
 
 def count_samples(batch: Any) -> int:

@@ -13,12 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diagnostics.causes import Cause
 from diagnostics.errors import InvalidValue
 from diagnostics.measures.series import FEWEST, DriftEvent, series_events
-from diagnostics.rules import causes
-from diagnostics.rules.causes import Cause
 
-_QUANTILES = 64  # per projection: what is kept of a distribution
+REFERENCE_INCOMPLETE = Cause("reference-incomplete", "the reference has {probes} of {window} probes")
+REFERENCE_WITHOUT_SPREAD = Cause(
+    "reference-without-spread", "the rows of the reference are all equal: it has no spread to measure by"
+)
+FEW_PROBES = Cause("few-probes", "fewer than eight probes were measured against the reference")
+"""Why a probe finds nothing yet: causes of RULE001."""
+
+_QUANTILES = 64
+"""Quantiles kept of each projection: steps of 1.6 %, far finer than the spread that a drift must exceed."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +127,11 @@ class DriftProbe:
     def blocked(self) -> Cause | None:
         """Why `events` finds nothing yet whatever the output does, or None where it looks."""
         if self._reference is None:
-            return causes.REFERENCE_INCOMPLETE.of(probes=len(self._pending), window=self._window)
+            return REFERENCE_INCOMPLETE.of(probes=len(self._pending), window=self._window)
         if self._spread() is None:
-            return causes.REFERENCE_WITHOUT_SPREAD
+            return REFERENCE_WITHOUT_SPREAD
         measured = sum(record.wasserstein is not None for record in self.records)
-        return causes.FEW_PROBES if measured < FEWEST else None
+        return FEW_PROBES if measured < FEWEST else None
 
     def events(self) -> list[DriftEvent]:
         """The drifts and spikes of the Wasserstein series, in order of their first step.

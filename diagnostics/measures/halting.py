@@ -1,29 +1,23 @@
-"""Halting of a model that decides by itself when a row is done: how rows end, and whether its logit knows anything.
+"""Halting of a model that decides by itself when a row is done: when rows end, and how well its logit predicts.
 
-Takes arrays alone, from whatever model and loop. The running step index of all rows says nothing: rows that take
-long are counted more often, and those that go on have not ended.
+Everything is computed from arrays, of any model and loop. The mean step index of all running rows means nothing: rows
+that take long are counted more often, and those that continue have not ended.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from diagnostics.errors import InvalidValue
-from diagnostics.findings import Finding
 from diagnostics.records import Absent, Number
-from diagnostics.rules import causes
-from diagnostics.testing.failure import failure
-
-_ALL = 0.99
-"""Share of the rows that counts as all of them."""
 
 Phase = Literal["start", "learning", "late"]
 
@@ -154,95 +148,3 @@ def _trend(losses: Tensor | None) -> Number:
 
 def _phase(correct: float) -> Phase:
     return "start" if correct < 0.1 else "late" if correct > 0.9 else "learning"
-
-
-@dataclass(frozen=True)
-class Halting:
-    """HALT001 where halting does not follow what is right; always the note HALT002, with the numbers.
-
-    It speaks of a logit that never asks to end though answers are right, of rows that all end at their first
-    step though answers are wrong, of a logit that does not tell right answers from wrong ones, and, once the model
-    was trained, of one that is the same whatever it looks at. While nearly all answers are wrong, rows that all
-    end at the maximum are as they should be.
-
-    Attributes:
-        observe: (model, batch) -> what became of rows; it may run the model, or hand over what was collected.
-        rows: Rows that must have ended before their steps are judged.
-        auroc: The logit knows nothing if its area under the curve is below this by three standard errors.
-        trained: The model was trained: a head that starts at zero weights says the same of all rows until then.
-    """
-
-    observe: Callable[[nn.Module, Any], Halts]
-    rows: int = 30
-    auroc: float = 0.6
-    trained: bool = False
-    rule: ClassVar[str] = "HALT001"
-
-    def run(self, model: nn.Module, batch: Any) -> list[Finding]:
-        """What `observe` shows."""
-        halts = self.observe(model, batch)
-        summary = summarise_halts(halts)
-        found = [] if halts.steps.numel() < self.rows else _without_decision(halts, summary)
-        if (
-            not isinstance(summary.auroc, Absent)
-            and not isinstance(summary.auroc_error, Absent)
-            and summary.auroc + 3 * summary.auroc_error < self.auroc
-        ):
-            said = f"the halting logit ranks a right answer above a wrong one in {summary.auroc:.0%} of pairs"
-            cause = causes.LOGIT_UNINFORMED
-            found.append(
-                failure(self.rule, "", said, summary.auroc, self.auroc, cause, metric="halting_auroc")
-            )
-        if self.trained and halts.maximum > 1 and _constant(halts.logits):
-            said = (
-                f"the halting logit is {float(halts.logits[0]):.3g} for each of {halts.logits.numel()} rows"
-            )
-            cause = causes.LOGIT_CONSTANT
-            found.append(failure(self.rule, "", said, 0.0, None, cause, metric="halting_logit_range"))
-        return [
-            *found,
-            failure("HALT002", "", _in_words(summary), summary.mean_step, None, causes.AS_MEASURED),
-        ]
-
-
-def _constant(logits: Tensor) -> bool:
-    return logits.numel() > 1 and bool((logits == logits[0]).all())
-
-
-def _without_decision(halts: Halts, summary: HaltingSummary) -> list[Finding]:
-    """All rows end at the same place, whatever they answer."""
-    if halts.maximum == 1:
-        return []  # nothing to decide
-    asks = bool((halts.logits > 0).any())
-    if summary.forced >= _ALL and summary.phase in ("learning", "late"):
-        said = (
-            f"{summary.forced:.0%} of the rows end at the maximum, {halts.maximum}, though answers are right"
-        )
-        cause = causes.HELD if asks else causes.NEVER_POSITIVE
-        return [failure(Halting.rule, "", said, summary.forced, _ALL, cause, metric="forced_share")]
-    at_once = summary.distribution.get(1, 0.0)
-    if at_once >= _ALL and summary.phase in ("start", "learning"):
-        said = (
-            f"{at_once:.0%} of the rows end at their first step of {halts.maximum}, though answers are wrong"
-        )
-        cause = causes.STARTS_POSITIVE
-        return [failure(Halting.rule, "", said, at_once, _ALL, cause, metric="halted_at_once_share")]
-    return []
-
-
-def _in_words(summary: HaltingSummary) -> str:
-    shares = ", ".join(f"{step}: {share:.0%}" for step, share in summary.distribution.items())
-    named = {
-        "of the rows end at the maximum": summary.forced,
-        "of the observed steps held by exploration": summary.held,
-        "of the answers right": summary.correct,
-    }
-    parts = [f"{share:.0%} {what}" for what, share in named.items() if not isinstance(share, Absent)]
-    for what, value in (
-        ("skill over the base rate", summary.skill),
-        ("area under the curve", summary.auroc),
-        ("change of the loss", summary.loss_trend),
-    ):
-        parts.append(f"{what} {'not known' if isinstance(value, Absent) else format(value, '.2f')}")
-    phase = "" if isinstance(summary.phase, Absent) else f"; phase: {summary.phase}"
-    return f"mean step at halt {summary.mean_step:.3g} ({shares}); {', '.join(parts)}{phase}"

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType
+from diagnostics.recording import unknown_rows
 from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.process_group import NO_STATS, ModuleFacts, OutputSums
 from diagnostics.recording.readout import Readout
 from diagnostics.records import Absent, CallRecord
-from diagnostics.rules import causes
-from diagnostics.rules.causes import Cause
 
 RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
 """(args, kwargs, output) of a module's forward -> the sample that each leading row of the output belongs to.
@@ -46,7 +46,7 @@ class Call:
         self.index = index
         self.requires_grad = False
         self.reached = False
-        self.rows: int | Absent = Absent.because(causes.NO_FLOATING_OUTPUT)
+        self.rows: int | Absent = Absent.because(unknown_rows.NO_FLOATING_OUTPUT)
         self.row_gradients: Tensor | None = None
         self.unmatched: Tensor | None = None  # largest |gradient| at outputs without row per sample
         self.unmatched_reason: Cause | None = None
@@ -80,7 +80,7 @@ class Call:
         """Mark the call as unknown if what it returned lost its hook."""
         self.blind = any(alias._version != version for alias, version in self.views)
         if self.blind:
-            self.unknown = causes.CHANGED_VIEW
+            self.unknown = unknown_rows.CHANGED_VIEW
         self.views.clear()
 
 
@@ -153,15 +153,15 @@ class Capture:
     ) -> bool:
         """Whether the leading dimensions of an output are the samples that are known for this call."""
         if is_input:
-            reason = causes.RETURNS_INPUT
+            reason = unknown_rows.RETURNS_INPUT
         elif layout is not None:
             reason = layout
         elif tensor.dim() == 0:
-            reason = causes.SCALAR_OUTPUT
+            reason = unknown_rows.SCALAR_OUTPUT
         elif tuple(tensor.shape[: len(lead)]) != lead:
             declared = "x".join(map(str, lead))
             rows = f"{self.samples} samples" if call.index is None else f"{declared} rows declared"
-            reason = causes.OTHER_LEADING_SIZE.of(shape=tuple(tensor.shape), rows=rows)
+            reason = unknown_rows.OTHER_LEADING_SIZE.of(shape=tuple(tensor.shape), rows=rows)
         else:
             call.rows = math.prod(lead)
             return True
@@ -177,7 +177,7 @@ class Capture:
             return None
         known = first[0]
         if known is None or any(index is None or not torch.equal(index, known) for index in first):
-            call.unknown = causes.RECOMPUTED_ROWS
+            call.unknown = unknown_rows.RECOMPUTED_ROWS
             return None
         return known
 
@@ -254,7 +254,7 @@ class Capture:
             return self._all
         samples = index.to(torch.int64)
         if samples.numel() and not 0 <= int(samples.min()) <= int(samples.max()) < self.samples:
-            return Absent.because(causes.ROWS_OUT_OF_RANGE.of(last=self.samples - 1))
+            return Absent.because(unknown_rows.ROWS_OUT_OF_RANGE.of(last=self.samples - 1))
         return samples
 
     def facts(self, name: str, readout: Readout, evaluating: tuple[str, ...] = ()) -> ModuleFacts:
@@ -334,15 +334,15 @@ def _opaque(value: Any) -> Cause | None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         members = (getattr(value, item.name, None) for item in dataclasses.fields(value))
         return next(filter(None, map(_opaque, members)), None)
-    return causes.OPAQUE_OUTPUT.of(type=type(value).__name__)
+    return unknown_rows.OPAQUE_OUTPUT.of(type=type(value).__name__)
 
 
 def _layout(module: nn.Module, tensor: Tensor, first: bool, declared: bool) -> Cause | None:
     """Why the first dimension of an output of a torch module is not the samples, None where it may be."""
     if isinstance(module, nn.RNNBase) and not first:
-        return causes.HIDDEN_STATE
+        return unknown_rows.HIDDEN_STATE
     if getattr(module, "batch_first", None) is False and tensor.dim() > 2 and not declared:
-        return causes.SEQUENCE_FIRST
+        return unknown_rows.SEQUENCE_FIRST
     return None
 
 

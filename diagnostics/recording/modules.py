@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.recording.process_group import ModuleFacts
+from diagnostics.recording.unknown_rows import OTHER_WAY
 from diagnostics.records import (
     Absent,
     CallRecord,
@@ -17,7 +18,6 @@ from diagnostics.records import (
     ParameterRecord,
     root_sum_squares,
 )
-from diagnostics.rules import causes
 
 _NO_PARAMETERS = Absent("it has no parameters", "no-parameters")
 
@@ -116,7 +116,7 @@ def _coverage(
         and trainable
         and all(record.reach.kind in ("some", "all") for record in trainable)
     ):
-        return Absent.because(causes.OTHER_WAY.of(state=state))
+        return Absent.because(OTHER_WAY.of(state=state))
     covering = int(torch.count_nonzero(gradients))
     unknown = [
         *unmatched,

@@ -5,7 +5,7 @@ Nothing here follows the sentences of today; do not reword or extend it.
 
 from __future__ import annotations
 
-from diagnostics.rules.registry import RULES
+from diagnostics.rules.registry import built_in_rules
 
 _CODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # with facts in front: these come first
@@ -120,7 +120,7 @@ def codes_of(rule: str, cause: str) -> tuple[str, ...]:
     Returns:
         ("",) for a rule of the user's own, which has no codes; () where a rule of the toolkit never had the sentence.
     """
-    known = next((each for each in RULES if each.id == rule), None)
+    known = next((each for each in built_in_rules() if each.id == rule), None)
     if known is None:
         return ("",)
     allowed = {each.code for each in known.causes}

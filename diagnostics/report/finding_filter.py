@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from diagnostics.findings import Finding
-from diagnostics.rules.registry import RULES
 from diagnostics.selection import check_patterns, named_by
 
 
 def choose(
     findings: Iterable[Finding],
+    rules: Iterable[str],
     modules: Iterable[str],
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
@@ -23,18 +23,22 @@ def choose(
 ) -> list[Finding]:
     """The findings that `select` names, all if it is empty, without those of `ignore` and the baseline.
 
-    What a finding explains goes with it, unless `select` names the consequence alone.
+    The consequences of a finding are kept or left out with it, unless `select` names the consequence alone.
 
     Args:
-        modules: The names that patterns may mean, so that a misspelt one is an error.
-        baseline: Fingerprints.
+        findings: Findings to choose from.
+        rules: Ids of rules that a pattern may match, so that a misspelt one is an error.
+        modules: Names of modules that a pattern may match.
+        select: Patterns of findings to keep, empty for all.
+        ignore: Patterns of findings to leave out.
+        baseline: Fingerprints of known findings, which are left out.
 
     Raises:
         ValueError: A pattern names no rule and no module.
     """
-    known = [*modules]
-    _check("select", select, known)
-    _check("ignore", ignore, known)
+    known = [*rules], [*modules]
+    _check("select", select, *known)
+    _check("ignore", ignore, *known)
     chosen: list[Finding] = []
     for finding in findings:
         if finding.fingerprint in baseline or _named(ignore, finding):
@@ -62,8 +66,7 @@ def _matches(pattern: str, finding: Finding) -> bool:
     return named_by([pattern], finding.rule) or named_by([pattern], finding.module)
 
 
-def _check(argument: str, patterns: Sequence[str], modules: Sequence[str]) -> None:
-    rules = [rule.id for rule in RULES]
+def _check(argument: str, patterns: Sequence[str], rules: Sequence[str], modules: Sequence[str]) -> None:
     for pattern in patterns:
         rule, colon, module = pattern.partition(":")
         if colon:

@@ -9,25 +9,30 @@ from html import escape
 from typing import Any
 
 from diagnostics.findings import Finding, Severity, consequence_line, ordered
-from diagnostics.rules.registry import RULES, Rule, explain
+from diagnostics.rules.page import page
+from diagnostics.rules.registry import with_own
+from diagnostics.rules.rule import Rule
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {Severity.NOTE: "note", Severity.WARNING: "warning", Severity.CRITICAL: "error"}
 
 
-def to_sarif(findings: Iterable[Finding], artifact: str = "") -> str:
-    """A SARIF 2.1.0 log with one run; every rule is described in it, also those without a finding.
+def to_sarif(findings: Iterable[Finding], artifact: str = "", rules: Iterable[Rule] = ()) -> str:
+    """A SARIF 2.1.0 log with one run; it describes every rule, also those without a finding.
 
     Args:
+        findings: Findings to write.
         artifact: Relative path of the file to show the findings at, such as the training script. Code hosts
             want one; without it the findings have a logical location alone, the module.
+        rules: Rules of your own that the monitor was given.
     """
-    index = {rule.id: number for number, rule in enumerate(RULES)}
+    known = with_own(rules)
+    index = {rule.id: number for number, rule in enumerate(known)}
     run = {
         "tool": {
             "driver": {
                 "name": "diagnostics",
-                "rules": [_descriptor(rule) for rule in RULES],
+                "rules": [_descriptor(rule) for rule in known],
             }
         },
         "results": [_result(finding, index, artifact) for finding in ordered(findings)],
@@ -39,7 +44,7 @@ def _descriptor(rule: Rule) -> dict[str, Any]:
     return {
         "id": rule.id,
         "shortDescription": {"text": f"{rule.title}."},
-        "help": {"text": rule.remedy, "markdown": explain(rule.id)},
+        "help": {"text": rule.remedy, "markdown": page(rule)},
         "defaultConfiguration": {"level": _LEVELS[rule.severity]},
     }
 
@@ -54,7 +59,7 @@ def _result(finding: Finding, index: dict[str, int], artifact: str) -> dict[str,
         }
     result = {
         "ruleId": finding.rule,
-        # a probe of the user's own has no description here
+        # a probe of a user's own has no description here
         **({"ruleIndex": index[finding.rule]} if finding.rule in index else {}),
         "level": _LEVELS[finding.severity],
         "message": {
@@ -100,7 +105,9 @@ def to_html(findings: Iterable[Finding], title: str = "Findings", table: str = "
     """A page that needs no other file and no script.
 
     Args:
-        table: Text to show as it is under the findings, such as `module_table(monitor.last)`.
+        findings: Findings to show.
+        title: Title of the page.
+        table: Text to show unchanged under the findings, such as `module_table(monitor.last)`.
     """
     found = ordered(findings)
     counts = ", ".join(

@@ -1,4 +1,4 @@
-"""Numbers of the rules that a user can set: each with its default, its bounds and what it means."""
+"""Numbers of the rules that a user can set: each with its default, its bounds, its meaning and the reason for it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ class Option:
     """One number of a rule.
 
     Attributes:
-        default: Its value where nobody sets it.
-        low: Smallest value allowed; `high`: largest.
-        meaning: What it bounds, in a few words.
+        default: Value unless it is set.
+        low: Smallest value allowed.
+        high: Largest value allowed.
+        meaning: What the number is, in a few words.
         whole: Whether it must be a whole number.
+        why: Reason for the default, or its source.
     """
 
     default: float
@@ -26,20 +28,21 @@ class Option:
     high: float
     meaning: str
     whole: bool = False
+    why: str = ""
 
 
 Values = Mapping[str, float]
-"""Option -> value, of one rule."""
+"""Values of the options of one rule, by name."""
 
 
 def settle(
     rules: Mapping[str, Mapping[str, Option]], given: Mapping[str, Values] | None = None
 ) -> dict[str, dict[str, float]]:
-    """The value of every option of every rule: what is given, else the default.
+    """The value of every option of every rule: the given one, else the default.
 
     Args:
-        rules: Rule -> its options.
-        given: Rule -> option -> value.
+        rules: Options of each rule, by id and name.
+        given: Values to set, by id and name.
 
     Raises:
         ValueError: There is no such rule or option, or a value is out of bounds.

@@ -1,25 +1,25 @@
 """Turns the observations of rules into findings.
 
-An observation becomes a finding when, `min_steps` recorded steps after the first one, it held on the `share`
-of them that its rule asks for: on all of them for most rules. It then stays, with its range of steps, also
-after it ends.
+An observation becomes a finding once `min_steps` steps were recorded since the first one and it held on the
+`share` of them that the rule requires, which is all of them for most rules. The finding stays, with its range of
+steps, after the observation ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
+from diagnostics.errors import InvalidType
 from diagnostics.findings import Evidence, Finding
 from diagnostics.records import StepRecord
-from diagnostics.rules.module_checks import Observation
 from diagnostics.rules.options import Values
-from diagnostics.rules.registry import RULES, Rule
+from diagnostics.rules.rule import Observation, Rule
 
 
 @dataclass
 class _Run:
-    """An observation made again and again: steps since the first, how many of them it held on, their sum."""
+    """A repeated observation: steps since the first, on how many of them it held, and the sum of its values."""
 
     first: int
     last: int
@@ -29,7 +29,7 @@ class _Run:
     observation: Observation
 
     def add(self, step: int, seen: Observation) -> None:
-        """Take in one more step; what is said is what was seen last while it held."""
+        """Add one more step; the observation that is reported is the latest one that held."""
         self.last, self.steps, self.total = step, self.steps + 1, self.total + seen.value
         if seen.holds:
             self.held, self.observation = self.held + 1, seen
@@ -38,19 +38,30 @@ class _Run:
 class Tally:
     """Counts observations over steps; its memory grows with modules and rules, never with steps."""
 
-    def __init__(self, options: Mapping[str, Values]) -> None:
+    def __init__(self, rules: Iterable[Rule], options: Mapping[str, Values]) -> None:
         self._running: dict[tuple[str, str, Hashable], _Run] = {}
         self._latched: dict[tuple[str, str, Hashable], _Run] = {}
         self._options = options
-        self._rules = {rule.id: rule for rule in RULES if rule.check is not None}
+        self._rules = {rule.id: rule for rule in rules if rule.check is not None}
 
     def observe(self, record: StepRecord) -> None:
-        """Apply every rule to one step."""
+        """Apply every rule to one step.
+
+        Raises:
+            InvalidType: A check gave something that is no observation.
+        """
         running: dict[tuple[str, str, Hashable], _Run] = {}
         for rule in self._rules.values():
             assert rule.check is not None
             options = self._options[rule.id]
             for seen in rule.check(record, options):
+                if not isinstance(seen, Observation):
+                    raise InvalidType(
+                        "rules.not-an-observation",
+                        "the check of {rule} must give diagnostics.Observation, found {got!r}",
+                        rule=rule.id,
+                        got=seen,
+                    )
                 key = (rule.id, seen.module, seen.key)
                 run = self._running.get(key)
                 if run is None:
@@ -58,15 +69,15 @@ class Tally:
                         continue
                     run = _Run(record.step, record.step, 0, 0, 0.0, seen)
                 run.add(record.step, seen)
-                if run.held < options["share"] * run.steps:
+                if run.held < options.get("share", 1.0) * run.steps:
                     continue
                 running[key] = run
-                if run.steps >= options["min_steps"]:
+                if run.steps >= options.get("min_steps", 1.0):
                     self._latched[key] = run
         self._running = running
 
     def findings(self) -> list[Finding]:
-        """What persisted."""
+        """The findings so far."""
         return [
             _finding(self._rules[rule], self._options[rule], run)
             for (rule, _, _), run in self._latched.items()

@@ -17,13 +17,12 @@ passes, unless `allow_zero_at_init=False`; what stays zero in every trial is dea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import median
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.causes import UNKNOWN, ZERO_AT_START, Cause
 from diagnostics.errors import InvalidValue
 from diagnostics.findings import Finding
 from diagnostics.measures.frozen import Cause as Mover
@@ -32,13 +31,13 @@ from diagnostics.monitor import Monitor
 from diagnostics.recording.capture import RowsFunction
 from diagnostics.records import Absent, StepRecord
 from diagnostics.report.tables import module_table
-from diagnostics.rules import causes
-from diagnostics.rules.causes import Cause
-from diagnostics.rules.options import settle
-from diagnostics.rules.registry import OPTIONS, find_rule
+from diagnostics.rules.families import calls, coverage, frozen_parameters, gradients, movement, reach
+from diagnostics.rules.options import Values, settle
+from diagnostics.rules.registry import options_of
+from diagnostics.rules.rule import Observation, Rule
 from diagnostics.selection import check_patterns, named_by
 from diagnostics.testing.failure import CheckFailed, failure
-from diagnostics.testing.survey import ParameterFate, ParameterSurvey, fate_table
+from diagnostics.testing.survey import ParameterFate, ParameterSurvey, fate_table, survey_training
 from diagnostics.testing.trials import nudge, untouched
 
 LossFunction = Callable[[], Tensor]
@@ -120,25 +119,37 @@ def _coverage_failure(
     findings = []
     seen = _causes(record)
     for name in dead:
-        coverage = record.modules[name].coverage
-        if isinstance(coverage, Absent):
-            said, value, rule = "coverage is not known", float("nan"), "COV003"
-            cause = coverage.cause
+        share = record.modules[name].coverage
+        if isinstance(share, Absent):
+            rule, value, cause = coverage.COV003, float("nan"), share.cause
+            measured = "coverage is not known"
         else:
-            said = f"{coverage:.3g} of the {record.samples} samples send gradient through it"
-            value, rule = coverage, "COV001" if coverage < OPTIONS["COV001"]["below"].default else "COV002"
-            likely = seen.get(name, causes.UNKNOWN)
-            cause = causes.ZERO_AT_START if name in zero_at_init else _dead(likely, seeds)
-        findings.append(failure(rule, name, f"{name}: {said}, needed {at_least:.3g}", value, at_least, cause))
+            low = coverage.COV001.threshold
+            rule, value = coverage.COV001 if low is not None and share < low else coverage.COV002, share
+            measured = f"{share:.3g} of the {record.samples} samples send gradient through it"
+            likely = seen.get(name, UNKNOWN)
+            cause = ZERO_AT_START if name in zero_at_init else _dead(likely, seeds)
+        message = f"{name}: {measured}, needed {at_least:.3g}"
+        findings.append(failure(rule, name, message, value, at_least, cause))
     return CheckFailed(findings, module_table(record))
 
 
+_COVERAGE_CAUSES = (coverage.COV001, coverage.COV002, calls.CALL002, gradients.GRAD002, gradients.GRAD001)
+"""Rules that tell why coverage is low; a later one, about a coverage of 0, is the more precise one."""
+
+
 def _causes(record: StepRecord) -> dict[str, Cause]:
-    """The likely cause by module; that of a coverage of 0 is the more precise one, and comes last."""
-    options = settle(OPTIONS)
-    order = ("COV001", "COV002", "CALL002", "GRAD002", "GRAD001")
-    looks = {rule: look for rule in order if (look := find_rule(rule).check)}
-    return {seen.module: seen.cause for rule, look in looks.items() for seen in look(record, options[rule])}
+    """The likely cause, by module."""
+    options = settle(options_of(_COVERAGE_CAUSES))
+    return {
+        seen.module: seen.cause
+        for rule in _COVERAGE_CAUSES
+        for seen in _observe(rule, record, options[rule.id])
+    }
+
+
+def _observe(rule: Rule, record: StepRecord, options: Values) -> Iterable[Observation]:
+    return rule.check(record, options) if rule.check else ()
 
 
 def _dead(cause: Cause, seeds: int) -> Cause:
@@ -194,20 +205,20 @@ def _survey(model: nn.Module, loss: LossFunction, seed: int | None = None) -> li
     return survey.fates
 
 
-_DEAD = {"none": causes.NOT_IN_LOSS, "zero": causes.DEAD_UNIT}
+_DEAD = {"none": reach.NOT_IN_LOSS, "zero": reach.DEAD_UNIT}
 _RECEIVES = {
-    "none": ("REACH001", "gets no gradient"),
-    "zero": ("REACH002", "gets a gradient that is all zero"),
-    "not finite": ("REACH003", "gets a gradient that is not finite"),
+    "none": (reach.REACH001, "gets no gradient"),
+    "zero": (reach.REACH002, "gets a gradient that is all zero"),
+    "not finite": (reach.REACH003, "gets a gradient that is not finite"),
 }
 
 
 def _gradient_finding(fate: ParameterFate, late: set[str], seeds: int) -> Finding:
     rule, said = _RECEIVES[fate.gradient]
     if fate.gradient == "not finite":
-        cause = causes.OVERFLOW
+        cause = reach.OVERFLOW
     else:
-        cause = causes.ZERO_AT_START if fate.name in late else _dead(_DEAD[fate.gradient], seeds)
+        cause = ZERO_AT_START if fate.name in late else _dead(_DEAD[fate.gradient], seeds)
     return failure(rule, fate.owner, f"{fate.name} {said}", 0.0, None, cause)
 
 
@@ -221,7 +232,7 @@ def assert_trains(
         ValueError: No trainable parameter is left to judge, or a pattern matches nothing.
     """
     __tracebackhide__ = True
-    fates = _train(model, train_step, steps)
+    fates = survey_training(model, train_step, steps)
     judged = _judged(fates, ignore)
     still = [fate for fate in judged if not fate.changed]
     if still:
@@ -232,14 +243,14 @@ def assert_trains(
 
 def _still_finding(fate: ParameterFate, steps: int) -> Finding:
     said = f"{fate.name} did not move in {steps} steps"
-    return failure("MOVE001", fate.owner, said, 0.0, None, _STILL[fate.gradient], steps)
+    return failure(movement.MOVE001, fate.owner, said, 0.0, None, _STILL[fate.gradient], steps)
 
 
 _STILL = {
-    "none": causes.NO_GRADIENT,
-    "zero": causes.ZERO_GRADIENT,
-    "not finite": causes.SKIPPED_STEP,
-    "arrived": causes.NOT_APPLIED,
+    "none": movement.NO_GRADIENT,
+    "zero": movement.ZERO_GRADIENT,
+    "not finite": movement.SKIPPED_STEP,
+    "arrived": movement.NOT_APPLIED,
 }
 
 
@@ -267,7 +278,7 @@ def assert_frozen(
     before = fingerprint(model, optimizers)
     check_patterns("modules", modules, before.tensors)
     check_patterns("ignore", ignore, before.tensors)
-    fates = _train(model, train_step, steps)
+    fates = survey_training(model, train_step, steps)
     report = compare(before, model, optimizers)
     frozen = {name for name in before.tensors if named_by(modules, name)}
     frozen -= {name for name in frozen if named_by(ignore, name)}
@@ -275,7 +286,7 @@ def assert_frozen(
     rest = [fate for fate in fates if fate.name not in frozen and fate.trainable]
     findings = [
         failure(
-            "FROZEN001",
+            frozen_parameters.FROZEN001,
             tensor.name.rpartition(".")[0],
             f"{tensor.name} is to be frozen and moved in {steps} steps",
             float("nan") if tensor.largest is None else tensor.largest,
@@ -287,66 +298,20 @@ def assert_frozen(
     ]
     if rest and not any(fate.changed for fate in rest):
         said = "nothing else moved either, so that nothing is shown: the training step does not train"
-        findings.append(failure("MOVE001", "", said, 0.0, None, causes.NO_UPDATE, steps))
+        findings.append(failure(movement.MOVE001, "", said, 0.0, None, movement.NO_UPDATE, steps))
     if findings:
         raise CheckFailed(findings, fate_table(fates, [tensor.name for tensor in moved]))
 
 
-_NOT_TOLD = causes.UNKNOWN.adding(": give assert_frozen the optimizers")
+_NOT_TOLD = UNKNOWN.adding(": give assert_frozen the optimizers")
 _MOVED: Mapping[Mover, Cause] = {
-    "weight decay": Cause(causes.WEIGHT_DECAY.code, "weight decay of its group in the optimiser"),
-    "stale gradients": causes.STALE_GRADIENT_FROZEN,
-    "stale momentum": causes.OPTIMIZER_STATE,
-    "unfrozen": causes.TRAINED,
-    "buffer update": causes.RUNNING_STATISTICS,
-    "outside the optimiser": causes.OUTSIDE_OPTIMIZER,
+    "weight decay": Cause(movement.WEIGHT_DECAY.code, "weight decay of its group in the optimiser"),
+    "stale gradients": movement.STALE_GRADIENT_FROZEN,
+    "stale momentum": movement.OPTIMIZER_STATE,
+    "unfrozen": movement.TRAINED,
+    "buffer update": frozen_parameters.RUNNING_STATISTICS,
+    "outside the optimiser": movement.OUTSIDE_OPTIMIZER,
 }
-
-
-def assert_loss_decreases(
-    model: nn.Module, train_step: Callable[[], Tensor | float], *, steps: int = 50, by: float = 0.1
-) -> list[float]:
-    """The median loss of the last fifth of `steps` is below that of the first fifth. It does train the model.
-
-    Args:
-        train_step: As elsewhere, and it returns the loss.
-        by: The fall that is needed, as a share of the size of the first median.
-
-    Returns:
-        The losses.
-
-    Raises:
-        AssertionError: It falls less, or a loss is not finite.
-        ValueError: `steps` is below 5.
-    """
-    __tracebackhide__ = True
-    if steps < 5:
-        raise InvalidValue(
-            "assertions.too-few-steps", "steps must be at least {least}, found {got}", least=5, got=steps
-        )
-    losses: list[float] = []
-    fates = _train(model, lambda: losses.append(_number(train_step())), steps)
-    fifth = steps // 5
-    start, end = median(losses[:fifth]), median(losses[-fifth:])
-    fall = (start - end) / abs(start) if start else start - end
-    if all(map(math.isfinite, losses)) and fall >= by:
-        return losses
-    idle = [fate.name for fate in fates if fate.trainable and not fate.changed]
-    said = f"the loss went from {start:.4g} to {end:.4g} in {steps} steps; a fall of {by:.3g} of it is needed"
-    cause = causes.SOME_STILL.of(still=len(idle), total=len(fates)) if idle else causes.ALL_MOVE
-    raise CheckFailed([failure("LOSS001", "", said, fall, by, cause, steps)], fate_table(fates, idle))
-
-
-def _number(loss: Tensor | float) -> float:
-    return float(loss.detach() if isinstance(loss, Tensor) else loss)
-
-
-def _train(model: nn.Module, train_step: TrainStep, steps: int) -> list[ParameterFate]:
-    survey = ParameterSurvey(model)
-    with survey.watching():
-        for _ in range(steps):
-            train_step()
-    return survey.fates
 
 
 def _judged(fates: Sequence[ParameterFate], ignore: Sequence[str]) -> list[ParameterFate]:

@@ -1,12 +1,12 @@
-"""What an assertion raises: findings and a table, in one message."""
+"""The error of a failed assertion: findings and a table, in one message."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
-from diagnostics.rules.causes import Cause
-from diagnostics.rules.registry import find_rule
+from diagnostics.rules.rule import Rule
 
 _SHOWN = 5
 
@@ -26,7 +26,7 @@ class CheckFailed(AssertionError):
 
 
 def failure(
-    rule: str,
+    rule: Rule,
     module: str,
     message: str,
     value: float,
@@ -35,14 +35,20 @@ def failure(
     steps: int = 1,
     metric: str = "",
 ) -> Finding:
-    """A finding under a known rule, over steps 0..steps-1.
+    """A finding of a rule over steps 0..steps-1.
 
     Args:
-        metric: What was measured, where it is not the rule's metric.
+        rule: The rule.
+        module: Name of the module, "" for the whole model.
+        message: One sentence.
+        value: The measured number.
+        threshold: The bound that was crossed, None where there is none.
+        cause: One of the rule's causes, with its facts.
+        steps: Number of steps.
+        metric: Name of the measured number, where it is not the rule's metric.
     """
-    known = find_rule(rule)
-    evidence = Evidence(metric or known.metric, value, threshold, 0, steps - 1)
-    return known.finding(module, message, evidence, cause)
+    evidence = Evidence(metric or rule.metric, value, threshold, 0, steps - 1)
+    return rule.finding(module, message, evidence, cause)
 
 
 def _paragraphs(findings: Sequence[Finding]) -> str:

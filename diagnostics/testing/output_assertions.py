@@ -14,18 +14,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics.causes import Cause
 from diagnostics.errors import InvalidValue
 from diagnostics.measures.representations import cross_sample_share
 from diagnostics.recording.capture import tensors_in
 from diagnostics.report.tables import cell, text_table
-from diagnostics.rules import causes
-from diagnostics.rules.registry import OPTIONS
+from diagnostics.rules.families.collapse import COLLAPSE001, EQUAL_AT_START, FIRST_EQUAL
+from diagnostics.rules.rule import CRITICAL, Family, Rule
 from diagnostics.selection import check_patterns, named_by, select_modules
 from diagnostics.testing.failure import CheckFailed, failure
 from diagnostics.testing.trials import nudge, untouched
 
 Forward = Callable[[Any], object]
 _OUTPUT = "(output)"
+MIXES_SAMPLES = Cause(
+    "mixes-samples", "{module} is the first watched module, in order of execution, that mixes samples"
+)
+LEAK001 = Rule(
+    "LEAK001",
+    CRITICAL,
+    "Samples of a batch influence each other",
+    "output_change",
+    "Look for batch statistics (BatchNorm in training mode), reductions and softmax over the batch"
+    " dimension, and reshapes that mix it with another.",
+    source="assertion",
+    causes=(MIXES_SAMPLES,),
+    arguments="assert_sample_independence",
+    what="`assert_sample_independence`, or the probe `SampleIndependence`: replacing one sample changed the"
+    " output of the model, or of a watched module, for another one, by more than the tolerance.",
+    why="Test scores then depend on the batch, and labels can leak.",
+    example="BatchNorm in training mode; a softmax over the batch dimension.",
+    false_alarms="Modules that mix by design: `ignore` them, or test in evaluation mode. The order of sums"
+    " depends on the batch: a long recursion in single precision reached 1e-5, the tolerance is 1e-4.",
+)
+FAMILY = Family(140, "Independence of samples", (LEAK001,))
 _SEED = 0  # the same for every pass, so that dropout draws alike
 
 
@@ -77,8 +99,8 @@ def assert_sample_independence(
         said = f"changing sample {changed} changes what {leaking[0]} gives for sample {row}, by {size:.3g} of its size"
         rows = [(name, f"{worst[name][0]:.3g}", "yes" if name in leaking else "no") for name in before]
         table = text_table(("module, in order of execution", "change of other samples", "leaks"), rows)
-        cause = causes.MIXES_SAMPLES.of(module=leaking[0])
-        raise CheckFailed([failure("LEAK001", _name(leaking[0]), said, size, tolerance, cause)], table)
+        cause = MIXES_SAMPLES.of(module=leaking[0])
+        raise CheckFailed([failure(LEAK001, _name(leaking[0]), said, size, tolerance, cause)], table)
 
 
 def assert_output_diversity(
@@ -86,7 +108,7 @@ def assert_output_diversity(
     inputs: Any,
     *,
     forward: Forward | None = None,
-    at_least: float = OPTIONS["COLLAPSE001"]["below"].default,
+    at_least: float = COLLAPSE001.options["below"].default,
     watch: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     allow_zero_at_init: bool = True,
@@ -116,11 +138,11 @@ def assert_output_diversity(
         said = (
             f"{failing[0]}: {cell(share)} of its mean square differs between samples, needed {at_least:.3g}"
         )
-        cause = causes.EQUAL_AT_START if failing[0] in later else causes.FIRST_EQUAL.of(seeds=seeds)
+        cause = EQUAL_AT_START if failing[0] in later else FIRST_EQUAL.of(seeds=seeds)
         value = float("nan") if share is None else share
         rows = [(name, cell(share), "yes" if name in failing else "no") for name, share in shares.items()]
         raise CheckFailed(
-            [failure("COLLAPSE001", _name(failing[0]), said, value, at_least, cause)],
+            [failure(COLLAPSE001, _name(failing[0]), said, value, at_least, cause)],
             text_table(("module, in order of execution", "share between samples", "too small"), rows),
         )
 

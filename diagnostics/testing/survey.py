@@ -87,6 +87,15 @@ class ParameterSurvey:
         )
 
 
+def survey_training(model: nn.Module, train_step: Callable[[], object], steps: int) -> list[ParameterFate]:
+    """The fate of every parameter over `steps` training steps, which train the model."""
+    survey = ParameterSurvey(model)
+    with survey.watching():
+        for _ in range(steps):
+            train_step()
+    return survey.fates
+
+
 def fate_table(fates: Iterable[ParameterFate], marked: Iterable[str]) -> str:
     """One line per module, then one per marked parameter."""
     known = list(fates)

@@ -11,6 +11,7 @@ for _group in (  # in the order of --help; loading a module adds its commands
     "training",
     "following",
     "toolkit",
+    "explain",
     "tasks",
     "checkpoint_files",
     "named_experiments",

@@ -1,11 +1,7 @@
-"""Every stable code that a ``result.json`` can hold, as the page of the documentation that lists them.
-
-``python -m etrm.investigation.codes`` prints it.
-"""
+"""Every stable code that a ``result.json`` can hold, collected from the modules that declare them."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from importlib import import_module
@@ -14,27 +10,16 @@ from types import ModuleType
 from typing import TypeVar
 
 import etrm.investigation
-from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.result import CauseCode, Direction, Scenario, Verdict
 
 Kind = TypeVar("Kind")
 NOT_REASONS = (CauseCode, Direction, Scenario, Verdict)
-INTRODUCTION = """\
-# Codes in a result
-
-A `result.json` names everything in words, for people, and by a stable code, for programs: rows of evidence
-(`code`, with `item` where a table has several rows of a metric), instrument checks (`code`), and the reasons of a
-verdict, of a control and of an experiment (`codes`). Words may change between versions; codes do not, unless
-`schema_version` does. `etrm diff` finds a row again by its code and item.
-
-This page is generated: `make pages`."""
 
 
 def modules() -> Iterator[ModuleType]:
     """The modules of the investigation."""
     for found in walk_packages(etrm.investigation.__path__, "etrm.investigation."):
-        if found.name != "etrm.investigation.codes":  # which may be running as __main__
-            yield import_module(found.name)
+        yield import_module(found.name)
 
 
 def declared(kind: type[Kind]) -> list[Kind]:
@@ -62,42 +47,3 @@ def reasons() -> list[str]:
         if isinstance(value, type) and issubclass(value, StrEnum) and value.__module__ == module.__name__
     ]
     return [code.value for enum in enums if enum not in NOT_REASONS for code in enum if "." in code.value]
-
-
-def page() -> str:
-    """The page as markdown."""
-    metrics = [
-        f"| `{m.code}` | {m.words.format(item='…')} | {m.direction} |"
-        for m in sorted(declared(Metric), key=lambda m: m.code)
-    ]
-    checks = [f"| `{c.code}` | {c.words} |" for c in sorted(declared(Instrument), key=lambda c: c.code)]
-    return "\n".join(
-        [
-            INTRODUCTION,
-            "",
-            "## Root cause (`cause_code`)",
-            "",
-            *(f"- `{code}`" for code in CauseCode),
-            "",
-            "## Reasons (`codes`)",
-            "",
-            *(f"- `{code}`" for code in sorted(reasons())),
-            "",
-            "## Rows of evidence (`code`)",
-            "",
-            "| code | measures | healthy (`direction`) |",
-            "| --- | --- | --- |",
-            *metrics,
-            "",
-            "## Instrument checks (`code`)",
-            "",
-            "| code | must hold |",
-            "| --- | --- |",
-            *checks,
-            "",
-        ]
-    )
-
-
-if __name__ == "__main__":
-    sys.stdout.write(page())

@@ -73,7 +73,7 @@ class Outcome:
         confidence: proven or candidate, empty where nothing is named.
         sentence: of the root cause.
         seconds: of the investigation, on one worker.
-        code: of the error that ended the investigation, see docs/errors.md; empty where none did.
+        code: code of the error that ended the investigation (`etrm explain CODE`); empty where none did.
     """
 
     case: Case

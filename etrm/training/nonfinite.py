@@ -64,7 +64,7 @@ class Report:
 
     Attributes:
         step: the optimiser step, counted from 1.
-        code: which error it is, see docs/errors.md.
+        code: which error it is, `etrm explain CODE` explains it.
         what, got: what was not finite, and its value.
         replay: None where an update was made, after which no step can be repeated.
         weights: names of the parameters that are not finite now.

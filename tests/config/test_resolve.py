@@ -101,7 +101,7 @@ def test_none_in_a_file_unsets_what_may_be_unset_and_is_a_word_elsewhere(tmp_pat
     assert (found.model.positions, found.data.source) == ("none", "none")
 
 
-@pytest.mark.parametrize("parts", [10, 900, 1000, 20_000])
+@pytest.mark.parametrize("parts", [10, 900, 1000, 5_000])
 def test_a_file_of_deep_sections_is_refused(tmp_path: Path, parts: int) -> None:
     path = tmp_path / "deep.toml"
     path.write_text("a." * parts + "a = 1\n")

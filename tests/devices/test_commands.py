@@ -58,7 +58,7 @@ def test_a_run_and_what_is_made_of_it(etrm: Run) -> None:
         "investigate",
         "runs/mine",
         "--hypotheses",
-        "H2,H5",
+        "H1",
         "--seeds",
         "1",
         "--no-experiments",

@@ -10,7 +10,7 @@ import pytest
 from etrm.config import Config
 from etrm.training.trainer import Trainer, train
 from tests.devices.test_training import STEPS, SUBJECTS, losses, subject
-from tests.training.test_moved_run import LOSS, NORM
+from tests.training.interruptions.test_moved_run import LOSS, NORM
 
 pytestmark = pytest.mark.gpu
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from etrm.config import Config, load, with_settings
+from etrm.investigation.comparison.screening import lasting
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.experiments import replayed_mistakes as original
 from etrm.investigation.hypotheses import h1_decoder_loading as h1
@@ -26,15 +27,23 @@ from etrm.training.faults import FAULTS
 from tests.investigation.planted import inline
 
 BRIEF = replace(SCREENING, seeds=1, short_seeds=2, short_steps=4, frozen_steps=4, rule_steps=2)
+STEPS = 6
+"""Of the subject and the controls: at four ACT steps every row begins twice, and the simulation is slow."""
 
 
 @pytest.fixture
 def subject(decoder: Path) -> Config:
-    return load("smoke", overrides=("train.threads=1", f"train.decoder='{decoder}'"))
+    return lasting(load("smoke", overrides=("train.threads=1", f"train.decoder='{decoder}'")), STEPS)
 
 
 @pytest.fixture
-def investigation(tmp_path: Path, subject: Config, device: torch.device) -> Investigation:
+def investigation(
+    tmp_path: Path, subject: Config, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> Investigation:
+    whole = Investigation.control_config
+    monkeypatch.setattr(
+        Investigation, "control_config", lambda self, faults=(): lasting(whole(self, faults), STEPS)
+    )
     return Investigation(
         root=tmp_path / "out",
         subject=subject,

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from diagnostics import RULES, Evidence, Finding, Monitor, Severity, explain, to_json, to_markdown
 from diagnostics.records import StepScalars
+from diagnostics.rules.families.spikes import SPIKE001, find_spikes
 from diagnostics.rules.options import settle
-from diagnostics.rules.registry import OPTIONS
-from diagnostics.rules.spikes import spikes
 from tests.diagnostics.refusals import refused
 
-SPIKE = settle(OPTIONS)["SPIKE001"]
+SPIKE = settle({"SPIKE001": SPIKE001.options})["SPIKE001"]
 IDS = {
     "COV001",
     "COV002",
@@ -120,7 +119,7 @@ def history(spiking: set[str], metric: str, steps: int = 100) -> list[StepScalar
     ],
 )
 def test_spikes_are_named_where_they_arise(metric: str, spiking: set[str], named: str) -> None:
-    (found,) = spikes(history(spiking, metric), SPIKE)
+    (found,) = find_spikes(history(spiking, metric), SPIKE)
     assert found.module == named
     assert (found.evidence.first_step, found.evidence.last_step) == (30, 90)
     what = metric.partition("_")[0]
@@ -130,8 +129,8 @@ def test_spikes_are_named_where_they_arise(metric: str, spiking: set[str], named
 
 @pytest.mark.parametrize("metric", ["output_rms", "gradient_max"])
 def test_a_falling_series_without_spikes_is_quiet(metric: str) -> None:
-    assert spikes(history(set(), metric), SPIKE) == []
-    assert spikes([], SPIKE) == []
+    assert find_spikes(history(set(), metric), SPIKE) == []
+    assert find_spikes([], SPIKE) == []
 
 
 class Sameness(nn.Module):

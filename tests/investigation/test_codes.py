@@ -1,10 +1,8 @@
-"""Stable codes: each stands for one thing, has the form of a code, and is in the documentation."""
+"""Stable codes: each stands for one thing, and has the form of a code."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
@@ -13,8 +11,6 @@ from etrm.investigation import codes
 from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.result import CauseCode, Code
 
-PAGE = Path(__file__).parents[2] / "docs" / "result-codes.md"
-REGENERATE = "REGENERATE_GOLDEN"
 PARTS = {f"h{i}" for i in range(1, 8)} | {"any", "dynamics", "rules", "frozen", "original", "baseline"}
 CODE = TypeAdapter(Code)
 KINDS = {
@@ -32,16 +28,3 @@ def test_each_code_stands_for_one_thing_and_has_the_form_of_a_code(kind: str) ->
     assert [code for code, count in Counter(found).items() if count > 1] == []
     assert [CODE.validate_python(code) for code in found] == found
     assert {code.partition(".")[0] for code in found} <= PARTS | {"cause"}
-
-
-def test_the_page_is_that_of_the_code() -> None:
-    if os.environ.get(REGENERATE):
-        PAGE.write_text(codes.page(), "utf-8")
-    assert PAGE.read_text("utf-8") == codes.page(), (
-        "python -m etrm.investigation.codes > docs/result-codes.md"
-    )
-
-
-def test_the_page_has_every_code() -> None:
-    text = PAGE.read_text("utf-8")
-    assert [code for found in KINDS.values() for code in found if f"`{code}`" not in text] == []

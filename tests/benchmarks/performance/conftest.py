@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.performance.workload import make_config
+from benchmarks.performance.model.workload import make_config
 from etrm.config import Config
 from etrm.data import Pair, Task, TaskSet
 

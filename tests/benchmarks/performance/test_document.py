@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.performance import __main__ as command
 from benchmarks.performance import document
-from benchmarks.performance.parts import PARTS
+from benchmarks.performance.registry import PARTS
 from benchmarks.performance.section import Benchmark, BenchmarkSection, Conditions, Table
 
 

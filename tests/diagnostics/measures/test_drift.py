@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from diagnostics.measures.drift import DriftProbe
+from diagnostics.measures.drift import FEW_PROBES, REFERENCE_INCOMPLETE, REFERENCE_WITHOUT_SPREAD, DriftProbe
 from diagnostics.measures.series import DriftEvent, robust_spikes, series_events
-from diagnostics.rules import causes
 from tests.diagnostics.refusals import refused
 
 
@@ -108,14 +107,14 @@ def test_unavailable_until_the_reference_is_there():
     probe = DriftProbe(reference_window=3)
     record = probe.add(0, normal(4, 3))
     assert (record.shift, record.wasserstein) == (None, None)
-    assert probe.blocked == causes.REFERENCE_INCOMPLETE.of(probes=1, window=3)
+    assert probe.blocked == REFERENCE_INCOMPLETE.of(probes=1, window=3)
     assert probe.events() == []
     probe.add(1, normal(4, 3))
     assert probe.add(2, normal(4, 3)).shift == pytest.approx(0, abs=1e-12)
-    assert probe.blocked == causes.FEW_PROBES
+    assert probe.blocked == FEW_PROBES
     for step in range(3, 8):
         probe.add(step, normal(4, 3))
-    assert probe.blocked == causes.FEW_PROBES
+    assert probe.blocked == FEW_PROBES
     for step in range(8, 12):
         probe.add(step, normal(4, 3))
     assert probe.blocked is None
@@ -125,7 +124,7 @@ def test_a_reference_without_spread_is_reported():
     probe = DriftProbe(reference_window=1)
     probe.add(0, torch.full((4, 3), 0.1))
     assert probe.add(1, torch.full((4, 3), 0.2)).shift is None
-    assert probe.blocked == causes.REFERENCE_WITHOUT_SPREAD
+    assert probe.blocked == REFERENCE_WITHOUT_SPREAD
 
 
 def test_non_finite_outputs_are_recorded_and_passed_over():

@@ -10,8 +10,10 @@ from torch import nn
 
 from diagnostics import Monitor
 from diagnostics.rules.options import settle
-from diagnostics.rules.registry import OPTIONS
+from diagnostics.rules.registry import built_in_rules, options_of
 from tests.diagnostics.refusals import refused
+
+OPTIONS = options_of(built_in_rules())
 
 
 def test_what_is_not_given_has_its_default() -> None:

@@ -52,20 +52,24 @@ def names(packages: Mapping[str, Path]) -> dict[str, Path]:
     }
 
 
-def moved_by_an_edit(packages: Mapping[str, Path], without: tuple[str, ...]) -> set[str]:
-    """Names of the files whose edit changes the hash."""
-    found, before = set(), hash_files(packages, without)
-    for name, path in names(packages).items():
-        path.write_bytes(path.read_bytes() + b"\n# edited")
-        after = hash_files(packages, without)
-        if after != before:
+def moved_by_an_edit(packages: Mapping[str, Path], without: tuple[str, ...], folder: Path) -> set[str]:
+    """Names of the files whose edit changes the hash, each tried as the only file of its package."""
+    found = set()
+    for name in names(packages):
+        package, _, inside = name.partition("/")
+        only = folder / name.replace("/", "-")
+        path = only / inside
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+        before = hash_files({package: only}, without)
+        path.write_bytes(b"# edited")
+        if hash_files({package: only}, without) != before:
             found.add(name)
-        before = after
     return found
 
 
 def test_every_edit_changes_the_hash_of_verdicts_but_of_what_only_renders(
-    copies: Mapping[str, Path],
+    copies: Mapping[str, Path], tmp_path: Path
 ) -> None:
     everything = set(names(copies))
     assert {
@@ -75,15 +79,17 @@ def test_every_edit_changes_the_hash_of_verdicts_but_of_what_only_renders(
         "diagnostics/api.py",
     } < everything
     left = {name for name in everything if name.startswith(RENDERING)}
-    assert moved_by_an_edit(copies, ONLY_RENDER) == everything - left
+    assert moved_by_an_edit(copies, ONLY_RENDER, tmp_path / "edited") == everything - left
 
 
-def test_every_edit_changes_the_hash_of_runs_but_of_what_judges_them(copies: Mapping[str, Path]) -> None:
+def test_every_edit_changes_the_hash_of_runs_but_of_what_judges_them(
+    copies: Mapping[str, Path], tmp_path: Path
+) -> None:
     everything = set(names(copies))
     investigation = {name for name in everything if name.startswith("etrm/investigation/")}
     left = {name for name in everything if name.startswith(RENDERING)}
     left |= investigation - {f"etrm/investigation/{name}.py" for name in RUNS}
-    assert moved_by_an_edit(copies, (*ONLY_RENDER, *ONLY_JUDGE)) == everything - left
+    assert moved_by_an_edit(copies, (*ONLY_RENDER, *ONLY_JUDGE), tmp_path / "edited") == everything - left
 
 
 def test_what_is_left_out_exists(copies: Mapping[str, Path]) -> None:
@@ -153,6 +159,9 @@ def test_names_and_limits_of_files_are_in_the_hash(tmp_path: Path) -> None:
 
 def test_what_python_and_editors_leave_is_not_in_the_hash(copies: Mapping[str, Path]) -> None:
     before = hash_files(copies)
+    (copies["etrm"] / "batch.py").write_bytes(b"# edited")
+    before, first = hash_files(copies), before
+    assert before != first  # an edit of one file among all of them
     cached = copies["etrm"] / "__pycache__"
     cached.mkdir()
     (cached / "batch.cpython-311.pyc").write_bytes(b"compiled")

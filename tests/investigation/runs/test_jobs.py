@@ -18,12 +18,11 @@ ONE, TWO = launcher("processes", 1), launcher("processes", 2)
 CONFIG = load("smoke", overrides=("train.steps=4", "train.threads=1"))
 
 
-@pytest.mark.processes
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     jobs = [Job("arm", 0, CONFIG)]
-    first = run_jobs(tmp_path, jobs, ONE, lambda done, total: None)
+    first = run_jobs(tmp_path, jobs, inline(), lambda done, total: None)
     stamp = (tmp_path / "runs/arm/seed0/metrics.jsonl").stat().st_mtime_ns
-    second = run_jobs(tmp_path, jobs, ONE, lambda done, total: None)
+    second = run_jobs(tmp_path, jobs, inline(), lambda done, total: None)
     assert (tmp_path / "runs/arm/seed0/metrics.jsonl").stat().st_mtime_ns == stamp
     assert first == second
     run = first["arm", 0]

@@ -1,0 +1,1 @@
+"""How fast our model trains and answers, and why."""

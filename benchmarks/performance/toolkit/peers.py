@@ -1,0 +1,126 @@
+"""What other packages ask for watching the same training steps, in the same turns; those not installed are left out."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
+
+from benchmarks.performance.section import BenchmarkSection, Conditions, Table
+from benchmarks.performance.timing import Contender, compute_ratios, format_spread, take_turns
+from benchmarks.performance.toolkit.subjects import Subject, Training, toy
+from benchmarks.performance.toolkit.watching import monitor, watch_steps
+
+Step = Callable[[int], None]
+"""A training step of this number with a package at work."""
+
+
+@contextmanager
+def torchmortem(training: Training) -> Iterator[Step]:
+    """As its README begins, with its default sampling."""
+    from torchmortem import Autopsy
+
+    with Autopsy(training.model, optimizer=training.optimizer) as autopsy:
+        yield lambda number: autopsy.step(loss=training.step(number).item())
+
+
+@contextmanager
+def torch_audit(training: Training) -> Iterator[Step]:
+    """Its zero-touch mode, at every step."""
+    from torch_audit import autopatch
+
+    auditor = autopatch(training.model, optimizer=training.optimizer, every_n_steps=1)
+    try:
+        yield lambda number: (training.step(number), None)[1]
+    finally:
+        auditor.unpatch()
+
+
+@contextmanager
+def neural_observatory(training: Training) -> Iterator[Step]:
+    """As its README begins."""
+    from neural_observatory import Observatory
+
+    observatory = Observatory(training.model)
+    observatory.watch()
+
+    def step(number: int) -> None:
+        observatory.step(step=number)
+        training.step(number)
+
+    try:
+        yield step
+    finally:
+        observatory.stop()
+
+
+@contextmanager
+def wandb_watch(training: Training) -> Iterator[Step]:
+    """Gradients at every step, offline, into a folder that is thrown away."""
+    import wandb
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = wandb.Settings(console="off", silent=True)
+        with wandb.init(project="bench", mode="offline", dir=folder, settings=settings) as run:
+            run.watch(training.model, log="gradients", log_freq=1)
+            yield lambda number: run.log({"loss": training.step(number).item()})
+
+
+PEERS: dict[str, tuple[str, Callable[[Training], AbstractContextManager[Step]]]] = {
+    "torchmortem": ("torchmortem", torchmortem),
+    "torch-audit": ("torch_audit", torch_audit),
+    "neural-observatory": ("neural_observatory", neural_observatory),
+    "wandb.watch": ("wandb", wandb_watch),
+}
+"""Name -> the module to import, and how it is put to work."""
+SUBJECTS = (toy(16, 50), toy(256, 256), toy(1024, 256))
+
+
+def compare_peers(conditions: Conditions) -> BenchmarkSection:
+    """Ours at its boundaries and at leaf level, and every package that is installed, over plain steps."""
+    installed = {name: enter for name, (module, enter) in PEERS.items() if find_spec(module) is not None}
+    missing = [name for name in PEERS if name not in installed]
+    lines = [_row(subject, installed, conditions) for subject in SUBJECTS]
+    header = ("training step", "seconds, plain", "x ours, boundaries", "x ours, leaves", *installed, "turns")
+    words = (
+        "All record every step, as their documentation begins; what each records differs. "
+        + (
+            f"Not installed, so left out: {', '.join(missing)} (`pip install -e '.[peers]'` in a checkout)."
+            if missing
+            else ""
+        ),
+    )
+    return BenchmarkSection((Table(header, tuple(lines)),), words)
+
+
+def _row(
+    subject: Subject,
+    installed: dict[str, Callable[[Training], AbstractContextManager[Step]]],
+    conditions: Conditions,
+) -> tuple[str, ...]:
+    def make() -> Training:
+        return subject.make(conditions.device)
+
+    with ExitStack() as stack:
+        plain, boundaries, leaves = make(), make(), make()
+        contenders = [
+            watch_steps("plain", plain, None),
+            watch_steps("boundaries", boundaries, monitor(boundaries, boundaries.boundaries)),
+            watch_steps("leaves", leaves, monitor(leaves, leaves.leaves)),
+            *(_contender(name, stack.enter_context(enter(make()))) for name, enter in installed.items()),
+        ]
+        first, *others = take_turns(contenders, conditions.repetitions, conditions.device)
+    cells = [format_spread(compute_ratios(timing.seconds, first.seconds)) for timing in others]
+    return (subject.name, format_spread(first.seconds), *cells, str(conditions.repetitions))
+
+
+def _contender(name: str, step: Step) -> Contender:
+    numbers = itertools.count()
+
+    def prepare() -> Callable[[], None]:
+        number = next(numbers)
+        return lambda: step(number)
+
+    return Contender(name, prepare)

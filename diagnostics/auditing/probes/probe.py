@@ -1,0 +1,122 @@
+"""What a probe is: one question to a model beyond its gradients, answered by `audit(..., probes=[...])`.
+
+A probe is anything with a `rule`, the id of its findings, and `run(model, batch) -> list[Finding]`. A probe of your
+own is a class in a file of your own that makes its findings with `probe_finding` (docs/toolkit.md). The audit runs each
+probe once, on the last batch, after the steps, and restores the model. A probe that raises ends the audit: a missing
+answer is not the same as no finding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import nn
+
+from diagnostics.errors import InvalidType
+from diagnostics.findings import Evidence, Finding, Severity
+from diagnostics.object_loading import load_object
+
+GROUP = "etrm.probes"
+"""Group of the entry points with which an installed package offers probes."""
+
+
+class Probe(Protocol):
+    """One question to a model."""
+
+    @property
+    def rule(self) -> str:
+        """Id of its findings, such as CONTEXT001; `select` and `ignore` accept it."""
+        ...
+
+    def run(self, model: nn.Module, batch: Any) -> list[Finding]:
+        """What is wrong, an empty list where nothing is. It may leave the model changed."""
+        ...
+
+
+def probe_finding(
+    rule: str,
+    message: str,
+    *,
+    metric: str,
+    value: float,
+    threshold: float | None,
+    cause: str,
+    remedy: str,
+    module: str = "",
+    severity: Severity = Severity.CRITICAL,
+    code: str = "",
+) -> Finding:
+    """A finding of a probe, at step 0.
+
+    Args:
+        rule: Id of the finding, such as DEAD001.
+        message: One sentence.
+        metric: Name of the measured number.
+        value: The measured number.
+        threshold: The bound that was crossed, None where there is none.
+        cause: The likely cause, a sentence.
+        remedy: What to do, a sentence.
+        module: Name of the module, "" for the whole model.
+        severity: Severity of the finding.
+        code: Stable name of the cause, for a rule that can name several: a baseline identifies a finding by rule,
+            module and code.
+    """
+    evidence = Evidence(metric, value, threshold, 0, 0)
+    return Finding(rule, severity, module, message, evidence, cause, remedy, code=code)
+
+
+def load_probe(spec: str) -> Probe:
+    """The probe that `spec` names: an object, or a class that needs no arguments.
+
+    Args:
+        spec: `path/file.py:NAME`, `package.module:NAME`, or the name of an entry point in the group "etrm.probes".
+
+    Raises:
+        UnknownName: The file, the module, the name in it or the entry point does not exist.
+        InvalidType: The object is no probe.
+    """
+    return check_probe(_made(load_object(spec, GROUP), spec), spec)
+
+
+def _made(found: Any, spec: str) -> Any:
+    if not isinstance(found, type):
+        return found
+    try:
+        return found()
+    except TypeError as error:
+        raise InvalidType(
+            "probes.needs-arguments",
+            "{source}: the class {got} cannot be called without arguments ({reason}); name an instance of it",
+            source=spec,
+            got=found.__name__,
+            reason=str(error),
+        ) from error
+
+
+def check_probe(probe: Any, source: str = "probes") -> Probe:
+    """Refuse an object that is no probe.
+
+    Args:
+        probe: Anything.
+        source: Where it comes from, for the message.
+
+    Raises:
+        InvalidType: It lacks `rule` or `run`.
+    """
+    if isinstance(probe, type) or not isinstance(getattr(probe, "rule", None), str) or not _runs(probe):
+        kind = (
+            f"the class {probe.__name__}"
+            if isinstance(probe, type)
+            else f"an object of type {type(probe).__name__}"
+        )
+        raise InvalidType(
+            "probes.not-a-probe",
+            "{source}: expected a probe, an object with a text `rule` and a method run(model, batch), found {got}",
+            source=source,
+            got=kind,
+        )
+    return probe  # type: ignore[no-any-return]  # its parts were looked at
+
+
+def _runs(probe: Any) -> bool:
+    return callable(getattr(probe, "run", None))

@@ -1,0 +1,98 @@
+"""Calls of a module: which of them receive gradient, and whether there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diagnostics.causes import Cause
+from diagnostics.findings import Severity
+from diagnostics.records import Absent, StepRecord
+from diagnostics.rules.options import Values
+from diagnostics.rules.rule import UNTRAINED, WARNING, Family, Observation, Rule, lasting, learners
+
+CALLS_WITHOUT_GRAD = Cause("calls-without-grad", "the other calls run with gradients disabled")
+CALLS_DECLARED = Cause(
+    "calls-without-grad-declared", "the other calls run with gradients disabled, as declared"
+)
+CALLS_CUT = Cause("calls-cut", "the results of the other calls are cut on the way to the loss, or not used")
+CALLS_WITHOUT_GRAD_AND_CUT = Cause(
+    "calls-without-grad-and-cut",
+    "some calls run with gradients disabled, and the results of others are cut or not used",
+)
+NOT_USED = Cause("not-used", "it is not used, or its results of an earlier step are cached")
+
+_CAUSES = {
+    (True, False): CALLS_WITHOUT_GRAD,
+    (False, True): CALLS_CUT,
+    (True, True): CALLS_WITHOUT_GRAD_AND_CUT,
+}
+"""(some ran with gradients disabled, some were cut later) -> the cause."""
+
+
+def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """CALL001; a note where all calls without gradient ran with gradients disabled, and that is declared."""
+    for name, module in learners(record):
+        total, reached = module.calls_total, module.calls_with_gradient
+        repeated = any(call.recomputed or call.unknown for call in module.calls)
+        if module.state != "arrived" or reached >= total or repeated:
+            continue
+        disabled = total - module.calls_grad_enabled
+        cut = total - reached - disabled
+        declared = name in record.partial and not cut
+        message = (
+            f"{name}: {reached} of {total} calls received gradient;"
+            f" {disabled} ran with gradients disabled, {cut} were cut later"
+        )
+        yield Observation(
+            name,
+            float(reached),
+            message,
+            CALLS_DECLARED if declared else _CAUSES[disabled > 0, cut > 0],
+            key=declared,
+            severity=Severity.NOTE if declared else None,
+        )
+
+
+def find_uncalled(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """CALL002."""
+    for name, module in learners(record):
+        if module.state == "not called" and not isinstance(module.coverage, Absent):
+            yield Observation(name, 0.0, f"{name}: its forward never ran", NOT_USED)
+
+
+CALL001 = Rule(
+    "CALL001",
+    WARNING,
+    "Only some calls receive gradient",
+    "calls_with_gradient",
+    "If it is the design, declare it with expect_partial; otherwise move the calls out of no_grad, or remove the"
+    " detach().",
+    find_partial_calls,
+    lasting(5),
+    causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT),
+    what="The module is called several times in a step, and some calls receive no gradient. It is a note where"
+    " `expect_partial` names the module and all these calls ran with gradients disabled. It does not fire where"
+    " checkpointing repeats calls.",
+    why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
+    example="Three of four cycles of a shared core run under `no_grad`.",
+    false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",
+    rank=180,
+)
+CALL002 = Rule(
+    "CALL002",
+    WARNING,
+    "The module is never called",
+    "calls",
+    "Remove it, or call it; if it is called through other methods, watch the modules inside it.",
+    find_uncalled,
+    lasting(5),
+    causes=(NOT_USED,),
+    what="The forward of a module with trainable parameters never runs.",
+    why="It is dead code with weights, or its results come from a cache of an earlier step.",
+    example="`self.pooler` is created and never used.",
+    false_alarms="A module that is called through other methods than `forward`. If all its parameters receive"
+    " gradient, COV003 is reported instead.",
+    explains=UNTRAINED | {"GRAD001"},
+    rank=20,
+)
+FAMILY = Family(40, "Calls", (CALL001, CALL002))

@@ -1,0 +1,90 @@
+"""Outputs that are the same for all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diagnostics.causes import Cause
+from diagnostics.records import Absent, StepRecord
+from diagnostics.rules.options import Option, Values
+from diagnostics.rules.rule import CRITICAL, Family, Observation, Rule, lasting
+
+SWAMPED = Cause(
+    "swamped", "a constant or a saturated unit swamps the input, or the loss rewards equal outputs"
+)
+EQUAL_AT_START = Cause(
+    "equal-at-start", "it is equal at initialisation: once the weights have moved a little, it differs"
+)
+FIRST_EQUAL = Cause(
+    "first-equal",
+    "it is the first in order of execution, and still equal at {seeds} further seeds with the weights moved a"
+    " little",
+)
+
+
+def find_collapse(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """COLLAPSE001, for the first module in order of execution."""
+    outputs = {name: record.modules[name].output for name in record.order}
+    known = [stats for stats in outputs.values() if not isinstance(stats, Absent)]
+    samples_differ = any(
+        stats.inputs_differ or (not isinstance(stats.share, Absent) and stats.share >= options["below"])
+        for stats in known
+    )
+    for name, stats in outputs.items():
+        if isinstance(stats, Absent) or stats.elements < options["elements"] or stats.rows < options["rows"]:
+            continue
+        if samples_differ and stats.inputs_differ is False:
+            continue  # a side input that is the same for all samples, as token types of single sentences
+        if not isinstance(stats.share, Absent) and stats.share < options["below"]:
+            message = (
+                f"{name}: its output is nearly the same for all samples, {{value}} of its mean square differs"
+            )
+            yield Observation(name, stats.share, message, SWAMPED)
+            return  # modules after it inherit the collapse
+
+
+COLLAPSE001 = Rule(
+    "COLLAPSE001",
+    CRITICAL,
+    "The output does not depend on the sample",
+    "output_share",
+    "Compare with its random start; check the input, saturated units, and the scale of the last bias and norm.",
+    find_collapse,
+    {
+        "below": Option(
+            1e-3,
+            0.0,
+            1.0,
+            "share of the mean square that must differ",
+            why="a random standard encoder at paper size has 0.1, and 1 % of noise on a constant output has 1e-4",
+        ),
+        "elements": Option(
+            16,
+            1,
+            1e9,
+            "elements of a row from which an output is judged",
+            whole=True,
+            why="fewer are the logits of a head, often constant at the start by design",
+        ),
+        "rows": Option(
+            8,
+            2,
+            1e9,
+            "rows from which an output is judged",
+            whole=True,
+            why="the variance of fewer samples is mostly chance",
+        ),
+        **lasting(5),
+    },
+    "below",
+    causes=(SWAMPED, EQUAL_AT_START, FIRST_EQUAL),
+    what="Less than a thousandth of the mean square of the module's output differs between samples. Only the"
+    " first such module is reported. A module whose raw input is the same for every sample is left out.",
+    why="The modules after it cannot tell the samples apart, and the loss may fall all the same.",
+    example="`output.mean(0) + 1e-3 * output`.",
+    false_alarms="A large constant offset on a healthy signal; batches of nearly equal inputs.",
+    explains=frozenset({"SPIKE001", "DRIFT001"}),
+    spreads="forward",
+    rank=160,
+)
+FAMILY = Family(100, "Outputs", (COLLAPSE001,))

@@ -1,0 +1,166 @@
+"""Coverage: the share of the samples in the loss that train a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from diagnostics.causes import UNKNOWN, ZERO_AT_START, Cause
+from diagnostics.recording import unknown_rows
+from diagnostics.records import Absent, ModuleRecord, StepRecord
+from diagnostics.rules.families.calls import NOT_USED
+from diagnostics.rules.families.gradients import CUT_INSIDE, DETACHED, NO_GRAD, ZERO_FACTOR
+from diagnostics.rules.options import Option, Values
+from diagnostics.rules.rule import (
+    CRITICAL,
+    LITTLE_USED,
+    NOTE,
+    WARNING,
+    Family,
+    Observation,
+    Rule,
+    lasting,
+    learners,
+)
+
+LOSS_WITHOUT_GRADIENT = Cause(
+    "loss-without-gradient",
+    "all watched modules have this coverage: the loss has no gradient for the other samples",
+)
+PART_OF_BATCH = Cause(
+    "part-of-batch",
+    "it computes part of the batch in a step; the other samples use a carry or a cache of earlier steps, which"
+    " has no gradient",
+)
+SAMPLES_CUT = Cause(
+    "samples-cut",
+    "the other samples are cut between its output and the loss: detach(), where() with a detached branch, a cache",
+)
+_CAUSES = (
+    LOSS_WITHOUT_GRADIENT,
+    PART_OF_BATCH,
+    SAMPLES_CUT,
+    NOT_USED,
+    ZERO_FACTOR,
+    NO_GRAD,
+    DETACHED,
+    CUT_INSIDE,
+    ZERO_AT_START,
+    UNKNOWN,
+)
+"""Includes those that an assertion can name, which judges a single step."""
+
+
+def find_low_coverage(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """COV001; healthy steps too, since it may hold on a share of the steps."""
+    for name, module in learners(record):
+        if not isinstance(module.coverage, Absent):
+            seen = _observe(record, name, module, module.coverage)
+            yield replace(seen, holds=module.coverage < options["below"])
+
+
+def find_partial_coverage(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """COV002."""
+    for name, module in learners(record):
+        if not isinstance(module.coverage, Absent) and module.coverage < options["below"]:
+            yield _observe(record, name, module, module.coverage)
+
+
+def _observe(record: StepRecord, name: str, module: ModuleRecord, coverage: float) -> Observation:
+    waste = "unknown" if isinstance(module.waste, Absent) else f"{module.waste:.2f}"
+    others = [other.coverage for key, other in record.modules.items() if key != name]
+    processed = 0.0 if isinstance(module.waste, Absent) else coverage / max(1.0 - module.waste, 1e-12)
+    if others and all(other == coverage for other in others):
+        cause = LOSS_WITHOUT_GRADIENT
+    elif 0.0 < processed < 0.999:  # 1 but for rounding: it computed the whole batch
+        cause = PART_OF_BATCH
+    else:
+        cause = SAMPLES_CUT
+    message = (
+        f"{name}: {{value}} of the {record.samples} samples in the loss send gradient through it"
+        f" (last step: {coverage:.3g}, waste {waste})"
+    )
+    return Observation(name, coverage, message, cause)
+
+
+def find_unknown_coverage(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """COV003."""
+    for name, module in learners(record):
+        if isinstance(module.coverage, Absent):
+            yield Observation(name, 1.0, f"{name}: coverage is not known", module.coverage.cause)
+
+
+COV001 = Rule(
+    "COV001",
+    CRITICAL,
+    "Few samples train the module",
+    "coverage",
+    "Run the module with gradient on all samples of the loss, in the step that supervises them.",
+    find_low_coverage,
+    {
+        "below": Option(
+            0.5,
+            0.0,
+            1.0,
+            "coverage below which a step counts",
+            why="beyond that, samples that train it are the exception; masks, dropout and saturated units remove"
+            " far less",
+        ),
+        **lasting(
+            5,
+            0.6,
+            why_share="a cache refilled every third step leaves two steps in three low; one in two must not count",
+        ),
+    },
+    "below",
+    causes=_CAUSES,
+    what="Less than half of the samples in the loss have a non-zero gradient through the module, on 60 % of the"
+    " recorded steps since it began.",
+    why="The decoder lowers the loss without the module, so the loss curve looks healthy.",
+    example="`context = torch.where(reset, encoder(x), cache)`: one row of 50 resets and trains the encoder,"
+    " coverage 0.02.",
+    false_alarms='A mixture of experts, where each expert sees its share by design: `ignore=["COV001:experts.*"]`.',
+    explains=LITTLE_USED | {"DRIFT001"},
+    spreads="backward",
+    rank=80,
+)
+COV002 = Rule(
+    "COV002",
+    WARNING,
+    "Some samples never train the module",
+    "coverage",
+    "If these samples should train it, look for masks and detach() between its output and the loss.",
+    find_partial_coverage,
+    {
+        "below": Option(1.0, 0.0, 1.0, "coverage below which a step counts", why="every sample should count"),
+        **lasting(
+            10,
+            why="samples that lack gradient by chance do not do so in ten batches in a row",
+        ),
+    },
+    "below",
+    causes=(LOSS_WITHOUT_GRADIENT, PART_OF_BATCH, SAMPLES_CUT, ZERO_AT_START, UNKNOWN),
+    what="Coverage stays between one half and one.",
+    why="The samples that are left out may always be the same ones.",
+    example="A mask that drops one sample in four before the loss reads the module's output.",
+    false_alarms="Samples whose gradient is exactly zero: saturated units, satisfied hinge losses, rows that are all"
+    " padding.",
+    explains=frozenset({"WASTE001", "CALL001"}),
+    spreads="backward",
+    rank=90,
+)
+COV003 = Rule(
+    "COV003",
+    NOTE,
+    "Coverage is not known",
+    "steps",
+    "Declare which sample each row belongs to: Monitor(rows={...}) or `with monitor.rows(index)`.",
+    find_unknown_coverage,
+    lasting(5),
+    causes=unknown_rows.ALL,
+    what="The rows of the module's output cannot be matched to samples.",
+    why="A guess would be a wrong number, so no number is given.",
+    example="A module that runs on (B * K, D).",
+    false_alarms="None: it is a statement about the tool. Modules that do not matter need not be watched.",
+)
+FAMILY = Family(10, "Coverage", (COV001, COV002, COV003))

@@ -1,0 +1,58 @@
+"""Parameters and buffers that are declared frozen and move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diagnostics.causes import UNKNOWN, Cause
+from diagnostics.records import ParameterRecord, StepRecord
+from diagnostics.rules.families.movement import MOVERS, TRAINED, TRAINED_ELSEWHERE, movement_cause
+from diagnostics.rules.options import Values
+from diagnostics.rules.parameter_checks import first_few, grouped
+from diagnostics.rules.rule import CRITICAL, Family, Observation, Rule, lasting
+
+RUNNING_STATISTICS = Cause(
+    "running-statistics",
+    "running statistics: its layer is in training mode and updates them on every batch",
+)
+WRITTEN_BUFFER = Cause("written-buffer", "its forward writes it, or it is copied into (EMA, loading)")
+
+
+def _judge_frozen(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
+    return movement_cause(parameter) if parameter.expect_frozen and parameter.changed else None
+
+
+_find_parameters = grouped("are declared frozen and move", _judge_frozen)
+
+
+def find_moved_frozen(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """FROZEN001: parameters, then buffers."""
+    yield from _find_parameters(record, options)
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for buffer in record.moved_buffers:
+        groups.setdefault((buffer.owner, buffer.training), []).append(buffer.name)
+    for (owner, training), names in groups.items():
+        text = f"{owner or 'model'}: {len(names)} buffers are declared frozen and move ({first_few(names)})"
+        cause = RUNNING_STATISTICS if training else WRITTEN_BUFFER
+        yield Observation(owner, float(len(names)), text, cause, key=cause)
+
+
+FROZEN001 = Rule(
+    "FROZEN001",
+    CRITICAL,
+    "Frozen parameters move",
+    "parameters",
+    "Set requires_grad to False and .grad to None, take them out of every optimiser, and call eval() on the module"
+    " after each train() of the model.",
+    find_moved_frozen,
+    lasting(1, why="values are compared bit by bit, and the declaration is yours"),
+    causes=(*MOVERS, TRAINED, TRAINED_ELSEWHERE, RUNNING_STATISTICS, WRITTEN_BUFFER, UNKNOWN),
+    what="Parameters, or persistent buffers such as running statistics, that `expect_frozen` names changed.",
+    why="The module that others are compared with, or built on, is no longer the same.",
+    example='"Freezing" by clearing the gradients, under weight decay; a frozen BatchNorm after `model.train()`.',
+    false_alarms="Running statistics that should follow the data: declare the parameters alone,"
+    ' `expect_frozen=["encoder.*.weight", "encoder.*.bias"]`.',
+    explains=frozenset({"MOVE002"}),
+    rank=100,
+)
+FAMILY = Family(70, "Frozen, shared and evaluation mode", (FROZEN001,))

@@ -1,0 +1,213 @@
+"""Gradients of a module as a whole: none, only zeros, next to none, or never cleared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from diagnostics.causes import Cause
+from diagnostics.records import Absent, ParameterRecord, StepRecord
+from diagnostics.rules.options import Option, Values
+from diagnostics.rules.parameter_checks import grouped
+from diagnostics.rules.rule import (
+    CRITICAL,
+    NOTE,
+    UNTRAINED,
+    WARNING,
+    Family,
+    Observation,
+    Rule,
+    lasting,
+    learners,
+)
+
+NO_GRAD = Cause("no-grad", "it runs only inside torch.no_grad() or inference_mode()")
+DETACHED = Cause(
+    "detached",
+    "its output is unused or cut off: .item(), .data, detach(), a copy through Python or numpy",
+)
+CUT_INSIDE = Cause("cut-inside", "its own forward cuts the graph: .item(), argmax, detach(), no_grad()")
+ZERO_FACTOR = Cause(
+    "zero-factor",
+    "a factor of zero (mask, gate, weight) or a flat function (saturated unit, clamp(), round(), sign()) between"
+    " its output and the loss",
+)
+TINY_FACTOR = Cause(
+    "tiny-factor", "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach()"
+)
+REQUIRES_GRAD_FALSE = Cause("requires-grad-false", "requires_grad is False for all of its parameters")
+ZERO_GRAD_MISSING = Cause(
+    "zero-grad-missing",
+    "zero_grad() is not called between updates: each update applies the sum of all gradients so far",
+)
+
+_NO_GRADIENT = {
+    "no_grad": ("all {calls} calls of a step ran with gradients disabled", NO_GRAD),
+    "detached": ("called {calls} times with gradients enabled, its outputs never reach the loss", DETACHED),
+    "cut inside": (
+        "called {calls} times with gradients enabled, none of its outputs carries gradient",
+        CUT_INSIDE,
+    ),
+}
+"""State of the module's gradient -> what happened, and the cause."""
+_FLAT_START = (
+    "a gate, LoRA's second matrix or a head that starts at zero ends with the first update; five steps also outlast"
+    " a warm-up from 0"
+)
+
+
+def find_no_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """GRAD001."""
+    for name, module in learners(record):
+        if module.state in _NO_GRADIENT and not isinstance(module.coverage, Absent):
+            happened, cause = _NO_GRADIENT[module.state]
+            message = f"{name}: no gradient; {happened.format(calls=module.calls_total)}"
+            yield Observation(name, 0.0, message, cause, key=cause)
+
+
+def find_zero_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """GRAD002."""
+    for name, module in learners(record):
+        if module.state == "zero":
+            message = f"{name}: a gradient arrives and every element of it is zero"
+            yield Observation(name, 0.0, message, ZERO_FACTOR)
+
+
+def find_undeclared_frozen(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """GRAD003."""
+    declared = {parameter.owner for parameter in record.parameters.values() if parameter.expect_frozen}
+    for name, module in record.modules.items():
+        if module.params_total and not module.params_trainable and name not in declared:
+            message = f"{name}: none of its {module.params_total} parameters is trainable"
+            yield Observation(name, 0.0, message, REQUIRES_GRAD_FALSE)
+
+
+def _judge_clearing(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
+    place = parameter.place
+    updated = not isinstance(place, Absent) and place.stepped and parameter.reach.kind in ("some", "all")
+    # with gradient accumulation over monitored steps the optimiser does not step in each of them
+    if record.gap > 1 or not updated or parameter.leftover != "nonzero":
+        return None
+    return ZERO_GRAD_MISSING
+
+
+def find_faint_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """GRAD005."""
+    leverages = {
+        name: module.leverage
+        for name, module in learners(record)
+        if module.state == "arrived" and 0.0 < module.leverage < math.inf
+    }
+    largest = max(leverages.values(), default=0.0)
+    for name, leverage in leverages.items():
+        if leverage < options["below"] * largest:
+            message = (
+                f"{name}: the loss responds {{value}} times as much to its weights as to another module's"
+            )
+            yield Observation(name, leverage / largest, message, TINY_FACTOR)
+
+
+GRAD001 = Rule(
+    "GRAD001",
+    CRITICAL,
+    "No gradient reaches the module",
+    "coverage",
+    "Enable gradients and keep its outputs tensors up to the loss; if it must not train, set requires_grad to False.",
+    find_no_gradient,
+    lasting(5),
+    causes=(NO_GRAD, DETACHED, CUT_INSIDE),
+    what="No gradient reaches the module at all.",
+    why="It stays as it was initialised.",
+    example="`scores = torch.tensor([scorer(row).item() for row in x])`.",
+    false_alarms="A target network or feature extractor that must not train: set `requires_grad` to False, and it"
+    " is GRAD003.",
+    explains=UNTRAINED,
+    spreads="backward",
+    rank=30,
+)
+GRAD002 = Rule(
+    "GRAD002",
+    WARNING,
+    "Only zero gradient reaches the module",
+    "coverage",
+    "Find the zero factor, or the flat function, between its output and the loss.",
+    find_zero_gradient,
+    lasting(5, why=_FLAT_START),
+    causes=(ZERO_FACTOR,),
+    what="The backward pass reaches the module, with zeros alone.",
+    why="The module does not learn, although the graph is complete.",
+    example="A frozen gate that was initialised at zero; `round()` without a straight-through estimator.",
+    false_alarms="None known: a gate that starts at zero and trains has gradient before five steps are over.",
+    explains=UNTRAINED,
+    spreads="backward",
+    rank=40,
+)
+GRAD003 = Rule(
+    "GRAD003",
+    NOTE,
+    "The module is frozen",
+    "coverage",
+    "If it is meant to be frozen, declare it with expect_frozen: its weights are then watched for movement.",
+    find_undeclared_frozen,
+    lasting(5),
+    causes=(REQUIRES_GRAD_FALSE,),
+    what="All parameters of the module have `requires_grad` False, and `expect_frozen` does not name it.",
+    why="A module frozen by accident looks like one frozen on purpose.",
+    example="`model.decoder.requires_grad_(False)` left over from an experiment.",
+    false_alarms="Every module that is frozen on purpose and not declared.",
+    rank=50,
+)
+GRAD004 = Rule(
+    "GRAD004",
+    CRITICAL,
+    "Gradients are not cleared",
+    "parameters",
+    "Call optimizer.zero_grad() once per update.",
+    grouped("have their gradient added to that of earlier steps", _judge_clearing),
+    lasting(5, why="five updates in a row; gradient accumulation has steps without an update between them"),
+    needs_optimizer=True,
+    needs_every_step=True,
+    causes=(ZERO_GRAD_MISSING,),
+    what="The optimiser steps in every step, and when the backward pass begins `.grad` still holds a non-zero gradient"
+    " of earlier steps.",
+    why="Old directions never fade, and the steps grow.",
+    example="A loop of `loss.backward(); optimizer.step()`.",
+    false_alarms="None known: with gradient accumulation over monitored steps the optimiser does not step in each.",
+    explains=frozenset({"SPIKE001", "DRIFT001", "COLLAPSE001"}),
+    rank=60,
+)
+GRAD005 = Rule(
+    "GRAD005",
+    WARNING,
+    "Next to no gradient reaches the module",
+    "leverage_share",
+    "Find the tiny factor between its output and the loss, and let the gradient through unchanged.",
+    find_faint_gradient,
+    {
+        "below": Option(
+            1e-5,
+            0.0,
+            1.0,
+            "share of the largest leverage",
+            why="within two of the seven digits of single precision; modules of healthy models differ by factors"
+            " of tens or hundreds",
+        ),
+        **lasting(
+            20,
+            why="a layer scale that starts at 1e-6 (CaiT, ConvNeXt) leaves this region after a few steps of Adam",
+        ),
+    },
+    "below",
+    causes=(TINY_FACTOR,),
+    what="The leverage of the module, the norm of its gradient times the norm of its weights, is less than a"
+    " hundred thousandth of the largest among the watched modules.",
+    why="The module covers every sample and hardly learns. Adam hides it, and moves the weights by rounding and"
+    " `eps`.",
+    example="`context = 1e-6 * context + (1 - 1e-6) * context.detach()`.",
+    false_alarms="A module that only an auxiliary loss of tiny weight trains. A deep plain network whose gradient"
+    " vanishes is a true finding.",
+    explains=frozenset({"MOVE004"}),
+    spreads="backward",
+    rank=70,
+)
+FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005))

@@ -1,0 +1,263 @@
+"""Movement: parameters that should move and do not, and parameters that move without a gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from diagnostics.causes import Cause
+from diagnostics.records import Absent, ParameterRecord, StepRecord
+from diagnostics.rules.families.reach import judge_rounding
+from diagnostics.rules.options import Option, Values
+from diagnostics.rules.parameter_checks import grouped, receives
+from diagnostics.rules.rule import CRITICAL, WARNING, Family, Observation, Rule, lasting
+
+IN_NO_GROUP = Cause("in-no-group", "it is in no group of the optimisers")
+ZERO_RATE = Cause("zero-rate", "the learning rate of its group is 0")
+CLEARED_GRADIENT = Cause(
+    "cleared-gradient", "its gradient was cleared between the backward pass and the optimiser's step"
+)
+SET_BACK = Cause("set-back", "its weights were set back after the optimiser's step")
+ROUNDED_OR_SET_BACK = Cause(
+    "rounded-or-set-back",
+    "the optimiser stepped and changed no bit of it: the update is below rounding, or the weights were set back",
+)
+NO_GRADIENT = Cause("no-gradient", "it receives no gradient")
+ZERO_GRADIENT = Cause("zero-gradient", "its gradient is all zero")
+SKIPPED_STEP = Cause("skipped-step", "its gradient is not finite, and the step may have been skipped")
+NOT_APPLIED = Cause(
+    "not-applied",
+    "it receives gradient: it is in no group, its learning rate is 0, the gradient is cleared, or the update is"
+    " below rounding",
+)
+NO_UPDATE = Cause("no-update", "no trainable parameter was updated")
+NO_STEP_INSIDE = Cause("no-step-inside", "its optimiser never stepped inside the monitored step")
+BELOW_EPS = Cause(
+    "below-eps",
+    "clipping or division after the backward pass leaves a gradient below the optimiser's eps of {eps:g}",
+)
+BELOW_ROUNDING = Cause(
+    "below-rounding",
+    "clipping or division after the backward pass leaves a gradient that moves the weights by less than their"
+    " rounding",
+)
+OVERWRITTEN = Cause(
+    "overwritten", "weights are written after the optimiser's step, with an average (EMA) or an older copy"
+)
+WEIGHT_DECAY = Cause(
+    "weight-decay", "weight decay: its gradient is zero, and group {group} decays its weights"
+)
+OPTIMIZER_STATE = Cause(
+    "optimizer-state", "optimiser state: its gradient is zero, and earlier momentum moves it"
+)
+STALE_GRADIENT = Cause(
+    "stale-gradient",
+    "stale gradients: .grad holds a gradient of an earlier step, which the optimiser applies",
+)
+STALE_GRADIENT_FROZEN = Cause(
+    "stale-gradient-frozen",
+    "stale gradients: the optimiser applies a gradient of an earlier step, although requires_grad is False",
+)
+TRAINED = Cause("trained", "training: it receives gradient and the optimiser applies it")
+TRAINED_ELSEWHERE = Cause("trained-elsewhere", "training: it receives gradient")
+OUTSIDE_OPTIMIZER = Cause(
+    "outside-optimizer",
+    "outside the optimiser: assigned or copied in place (EMA, loading), or another optimiser",
+)
+MOVERS = (WEIGHT_DECAY, OPTIMIZER_STATE, STALE_GRADIENT, STALE_GRADIENT_FROZEN, OUTSIDE_OPTIMIZER)
+"""What moves a parameter without a gradient of the step."""
+
+
+def _stands(parameter: ParameterRecord) -> bool:
+    return receives(parameter) and not parameter.changed
+
+
+_CLIPPED = 0.1
+"""Share of the gradient's norm below which it counts as made small on the way to the optimiser: clipping that cuts
+off nine tenths on every step is no longer clipping."""
+
+
+def _judge_lost(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
+    """At a gradient of `eps` Adam's step is half of what it would be; a change below epsilon, relative, is lost."""
+    place, norm = parameter.place, parameter.reach.norm
+    if not receives(parameter) or isinstance(place, Absent) or isinstance(norm, Absent):
+        return None
+    if isinstance(place.norm, Absent) or isinstance(place.eps, Absent) or place.gradient != "nonzero":
+        return None
+    if place.lr == 0.0 or place.norm >= _CLIPPED * norm:
+        return None
+    share = parameter.reach.nonzero
+    live = parameter.numel * (1.0 if isinstance(share, Absent) else share)
+    if place.eps and place.norm < place.eps * math.sqrt(live):
+        return BELOW_EPS.of(eps=place.eps)
+    if not place.eps and parameter.update_norm < parameter.rounding * parameter.weight_norm:
+        return BELOW_ROUNDING
+    return None
+
+
+def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
+    place = parameter.place
+    if not _stands(parameter):
+        return None
+    if isinstance(place, Absent):
+        return IN_NO_GROUP if record.optimizers else None
+    if not place.stepped:
+        return None  # MOVE003
+    if place.lr == 0.0:
+        return ZERO_RATE
+    if judge_rounding(record, parameter) or _judge_lost(record, parameter):
+        return None  # REACH004, MOVE004
+    if place.gradient != "nonzero":
+        return CLEARED_GRADIENT
+    return SET_BACK if parameter.kept == 0.0 else ROUNDED_OR_SET_BACK
+
+
+def find_undone_updates(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """MOVE005: weights that are written after the optimiser's step, so that little of it stays."""
+
+    def judge(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
+        kept = parameter.kept
+        lost = not isinstance(kept, Absent) and kept < options["below"]
+        return OVERWRITTEN if lost and receives(parameter) and parameter.changed else None
+
+    yield from grouped("keep next to nothing of the optimiser's update", judge)(record, options)
+
+
+def _judge_unstepped(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
+    place = parameter.place
+    skipped = _stands(parameter) and not isinstance(place, Absent) and not place.stepped
+    return NO_STEP_INSIDE if skipped else None
+
+
+def _judge_unexplained(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
+    if parameter.expect_frozen or not parameter.changed:
+        return None
+    cause = movement_cause(parameter)
+    return None if cause in (TRAINED, TRAINED_ELSEWHERE) else cause
+
+
+def movement_cause(parameter: ParameterRecord) -> Cause:
+    """What moved a parameter in this step, inferred from its gradient at the optimiser and its group."""
+    place = parameter.place
+    if isinstance(place, Absent):
+        trained = parameter.reach.kind in ("some", "all")
+        return TRAINED_ELSEWHERE if trained else OUTSIDE_OPTIMIZER
+    if not place.stepped or place.gradient == "none":
+        return OUTSIDE_OPTIMIZER
+    if place.gradient == "zero":
+        decay = place.weight_decay
+        if isinstance(decay, Absent) or decay > 0.0:
+            return WEIGHT_DECAY.of(group=place.group)
+        return OPTIMIZER_STATE
+    if parameter.stale:
+        return STALE_GRADIENT if parameter.requires_grad else STALE_GRADIENT_FROZEN
+    return TRAINED
+
+
+MOVE001 = Rule(
+    "MOVE001",
+    CRITICAL,
+    "Gradient without movement",
+    "parameters",
+    "Put the parameters in a group of the optimiser with a learning rate above 0.",
+    grouped("receive gradient and do not move", _judge_still),
+    lasting(
+        5,
+        why="a warm-up may begin with a rate of 0, and a GradScaler skips its first steps",
+    ),
+    needs_optimizer=True,
+    causes=(
+        IN_NO_GROUP,
+        ZERO_RATE,
+        CLEARED_GRADIENT,
+        SET_BACK,
+        ROUNDED_OR_SET_BACK,
+        NO_GRADIENT,
+        ZERO_GRADIENT,
+        SKIPPED_STEP,
+        NOT_APPLIED,
+        NO_UPDATE,
+    ),
+    what="Parameters receive gradient and not one bit of them changes, though their optimiser steps or they are"
+    " in none. REACH004 and MOVE004 report gradients that are rounding, or lost before the update.",
+    why="They are meant to train and do not.",
+    example="The optimiser was made before the head was replaced.",
+    false_alarms="Updates below the rounding of bfloat16 weights: true, and worth knowing.",
+    rank=120,
+)
+MOVE002 = Rule(
+    "MOVE002",
+    WARNING,
+    "Movement without gradient",
+    "parameters",
+    "Take them out of the optimiser, or set .grad to None, if they must not move.",
+    grouped("move without a gradient of this step", _judge_unexplained),
+    lasting(5),
+    causes=MOVERS,
+    what="Parameters change in a step that gave them no gradient.",
+    why="Weights that look untrained are shrinking, or an old gradient is applied again.",
+    example="`p.grad.zero_()` instead of `p.grad = None`, with AdamW.",
+    false_alarms="An embedding table with weight decay, on steps in which it is not used.",
+    rank=190,
+)
+MOVE003 = Rule(
+    "MOVE003",
+    CRITICAL,
+    "The optimiser never steps",
+    "parameters",
+    "Call optimizer.step() inside the monitored step, on the optimiser given to the monitor.",
+    grouped("receive gradient and do not move", _judge_unstepped),
+    lasting(20, why="micro-steps of gradient accumulation do not step either; 20 is more than usual"),
+    needs_optimizer=True,
+    causes=(NO_STEP_INSIDE,),
+    what="Parameters receive gradient and their optimiser did not step.",
+    why="Nothing trains.",
+    example="A scheduler is stepped where the optimiser should be.",
+    false_alarms="Gradient accumulation over more than twenty monitored micro-steps: put the whole"
+    " accumulation into one step.",
+    explains=frozenset({"MOVE001"}),
+    rank=110,
+)
+MOVE004 = Rule(
+    "MOVE004",
+    WARNING,
+    "The gradient is lost before the update",
+    "parameters",
+    "Clip at a norm that the gradient usually has, and do not divide it afterwards.",
+    grouped("move by next to nothing", _judge_lost),
+    lasting(20, why="a few exploding steps that are rightly clipped must not count"),
+    needs_optimizer=True,
+    causes=(BELOW_EPS, BELOW_ROUNDING),
+    what="The optimiser finds less than a tenth of the norm that the backward pass left, too little to act on:"
+    " per element below its `eps`, or, without `eps`, an update below the machine epsilon of the weights.",
+    why="Adam ignores the size of a gradient until `eps` outweighs it. Norms before clipping look healthy.",
+    example="`clip_grad_norm_(parameters, 1e-9)`; gradients divided by the number of tokens after the loss was.",
+    false_alarms="The end of a half-precision run whose loss is almost zero.",
+    rank=130,
+)
+MOVE005 = Rule(
+    "MOVE005",
+    WARNING,
+    "The update is undone",
+    "parameters",
+    "Keep the average, or the older copy, apart from the trained weights, and swap it in for evaluation alone.",
+    find_undone_updates,
+    {
+        "below": Option(
+            0.1,
+            0.0,
+            1.0,
+            "share of the change that must be left",
+            why="projections by design keep most of an update, an average with a decay of 0.99 keeps a hundredth",
+        ),
+        **lasting(5, why="an average that is swapped in every few steps must not count"),
+    },
+    needs_optimizer=True,
+    causes=(OVERWRITTEN,),
+    what="At the end of the step less than a tenth of the optimiser's change is left, by the first 64 numbers of"
+    " a parameter. If nothing is left, it is MOVE001.",
+    why="The loss falls as slowly as with a tiny learning rate, and neither gradients nor rates show it.",
+    example="An average (EMA), or an older copy, is loaded into the trained weights after each update.",
+    false_alarms="Weights that are projected onto a small set after each update, such as a narrow range.",
+)
+FAMILY = Family(60, "Movement of parameters", (MOVE001, MOVE002, MOVE003, MOVE004, MOVE005))

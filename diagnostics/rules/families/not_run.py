@@ -1,0 +1,82 @@
+"""Rules that could not run, as a note: that they found nothing means nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from diagnostics.causes import Cause
+from diagnostics.findings import Evidence, Finding
+from diagnostics.measures.drift import FEW_PROBES, REFERENCE_INCOMPLETE, REFERENCE_WITHOUT_SPREAD, DriftProbe
+from diagnostics.rules.options import Values
+from diagnostics.rules.rule import NOTE, Family, Rule
+
+FEW_STEPS = Cause("few-steps", "fewer steps were recorded than the rules need")
+STEPS_LEFT_OUT = Cause("steps-left-out", "one step in {every} is recorded, and the rules need every step")
+NO_OPTIMIZER = Cause("no-optimizer", "the monitor was given no optimiser")
+NO_PROBE = Cause("no-probe", "no output on a fixed batch was given to Monitor.probe")
+
+
+def find_not_run(
+    rules: Sequence[Rule],
+    steps: Sequence[int],
+    optimizers: bool,
+    probes: Mapping[str, DriftProbe],
+    options: Mapping[str, Values],
+    every: int,
+) -> list[Finding]:
+    """One note per reason.
+
+    Args:
+        rules: The rules of the monitor.
+        steps: Numbers of the recorded steps that the monitor still holds.
+        optimizers: Whether the monitor was given any optimiser.
+        probes: Probes of the monitor, by module.
+        options: Values of every rule's options.
+        every: The monitor records one step in so many.
+    """
+    watching = [rule for rule in rules if rule.source in ("step", "history")]
+    drift = [rule.id for rule in rules if rule.source == "probe"]
+    blind = [rule.id for rule in watching if rule.needs_optimizer and not optimizers]
+    early = [rule.id for rule in watching if options[rule.id].get("min_steps", 1.0) > len(steps)]
+    found = [_note("", early, FEW_STEPS, steps)]
+    sampled = [rule.id for rule in watching if rule.needs_every_step and every > 1]
+    found.append(_note("", sampled, STEPS_LEFT_OUT.of(every=every), steps))
+    found.append(_note("", blind, NO_OPTIMIZER, steps))
+    if not probes:
+        found.append(_note("", drift, NO_PROBE, steps))
+    for name, probe in probes.items():
+        if probe.blocked is not None:
+            found.append(_note(name, drift, probe.blocked, steps))
+    return [finding for finding in found if finding.evidence.value]
+
+
+def _note(module: str, rules: Sequence[str], cause: Cause, steps: Sequence[int]) -> Finding:
+    first, last = (steps[0], steps[-1]) if steps else (0, 0)
+    message = f"these rules did not run: {', '.join(rules)}"
+    return RULE001.finding(
+        module, message, Evidence(RULE001.metric, float(len(rules)), None, first, last), cause
+    )
+
+
+RULE001 = Rule(
+    "RULE001",
+    NOTE,
+    "Rules did not run",
+    "rules",
+    "Give the monitor what the rules need; until then it is not known whether they would fire.",
+    source="monitor",
+    causes=(
+        FEW_STEPS,
+        STEPS_LEFT_OUT,
+        NO_OPTIMIZER,
+        NO_PROBE,
+        REFERENCE_INCOMPLETE,
+        REFERENCE_WITHOUT_SPREAD,
+        FEW_PROBES,
+    ),
+    what="Some rules could not run: too few recorded steps, no optimiser, no probe.",
+    why="That a rule did not fire means nothing if it did not run.",
+    example="A monitor without optimiser: MOVE001 and MOVE003 did not run.",
+    false_alarms='None. `findings(ignore=["RULE001"])` if you know.',
+)
+FAMILY = Family(130, "Rules that did not run", (RULE001,))

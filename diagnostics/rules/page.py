@@ -1,0 +1,53 @@
+"""The page of a rule as markdown, made from the rule alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diagnostics.findings import METRICS
+from diagnostics.rules.options import Option
+from diagnostics.rules.rule import Rule
+
+
+def page(rule: Rule) -> str:
+    """The page of a rule."""
+    return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule)]) + "\n"
+
+
+def _sections(rule: Rule) -> Iterator[str]:
+    yield _summary(rule)
+    if rule.what:
+        yield rule.what
+    if rule.why:
+        yield f"**Why.** {rule.why}"
+    if rule.causes:
+        yield "**Causes**"
+        yield "\n".join(f"- `{cause.code}`: {cause.documented}" for cause in rule.causes)
+    if rule.example:
+        yield f"**Example.** {rule.example}"
+    if rule.false_alarms:
+        yield f"**False alarms.** {rule.false_alarms}"
+    yield f"**Remedy.** {rule.remedy}"
+    if rule.options:
+        yield "**Options** (`Monitor(options=...)`)"
+        yield "\n".join(_option(name, option) for name, option in rule.options.items())
+    if rule.arguments:
+        yield f"**Options.** Arguments of `{rule.arguments}`."
+
+
+def _summary(rule: Rule) -> str:
+    """Severity, metric, and what the rule needs."""
+    needs = [what for what, needed in _needs(rule) if needed]
+    sentences = [rule.severity.label.capitalize(), f"Measures {METRICS.get(rule.metric, rule.metric)}"]
+    return ". ".join([*sentences, *needs]) + "."
+
+
+def _needs(rule: Rule) -> Iterator[tuple[str, bool]]:
+    yield "Needs the optimisers", rule.needs_optimizer
+    yield "Needs every step", rule.needs_every_step
+
+
+def _option(name: str, option: Option) -> str:
+    values = f"{option.low:g}..{option.high:g}{', whole' if option.whole else ''}"
+    why = f". {option.why[0].upper()}{option.why[1:]}" if option.why else ""
+    return f"- `{name}={option.default:g}` ({values}): {option.meaning}{why}."

@@ -1,0 +1,76 @@
+"""The assertion that the loss falls, and its rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import median
+
+from torch import Tensor, nn
+
+from diagnostics.causes import Cause
+from diagnostics.errors import InvalidValue
+from diagnostics.rules.rule import CRITICAL, Family, Rule
+from diagnostics.testing.failure import CheckFailed, failure
+from diagnostics.testing.survey import fate_table, survey_training
+
+SOME_STILL = Cause("some-still", "{still} of {total} parameters did not move")
+ALL_MOVE = Cause("all-move", "all parameters move")
+LOSS001 = Rule(
+    "LOSS001",
+    CRITICAL,
+    "The loss does not fall",
+    "loss_fall",
+    "Read the table from the loss backwards: the first module without gradient or movement is the place.",
+    source="assertion",
+    causes=(SOME_STILL, ALL_MOVE),
+    arguments="assert_loss_decreases",
+    what="`assert_loss_decreases`: the median loss of the last fifth of the steps is not below that of the first"
+    " fifth by the required share, or not finite.",
+    why="The model cannot even fit the data of the test.",
+    example="A learning rate of 0.",
+    false_alarms="Too few steps, or batches so different that the loss is mostly noise.",
+)
+FAMILY = Family(150, "Loss", (LOSS001,))
+
+
+def assert_loss_decreases(
+    model: nn.Module, train_step: Callable[[], Tensor | float], *, steps: int = 50, by: float = 0.1
+) -> list[float]:
+    """The median loss of the last fifth of `steps` is below that of the first fifth. It does train the model.
+
+    Args:
+        model: The model.
+        train_step: One whole training step, which returns the loss.
+        steps: Number of training steps.
+        by: Required fall, as a share of the size of the first median.
+
+    Returns:
+        The losses.
+
+    Raises:
+        AssertionError: It falls less, or a loss is not finite.
+        ValueError: `steps` is below 5.
+    """
+    __tracebackhide__ = True
+    if steps < 5:
+        raise InvalidValue(
+            "assertions.too-few-steps", "steps must be at least {least}, found {got}", least=5, got=steps
+        )
+    losses: list[float] = []
+    fates = survey_training(model, lambda: losses.append(_number(train_step())), steps)
+    fifth = steps // 5
+    start, end = median(losses[:fifth]), median(losses[-fifth:])
+    fall = (start - end) / abs(start) if start else start - end
+    if all(map(math.isfinite, losses)) and fall >= by:
+        return losses
+    idle = [fate.name for fate in fates if fate.trainable and not fate.changed]
+    message = (
+        f"the loss went from {start:.4g} to {end:.4g} in {steps} steps; a fall of {by:.3g} of it is needed"
+    )
+    cause = SOME_STILL.of(still=len(idle), total=len(fates)) if idle else ALL_MOVE
+    raise CheckFailed([failure(LOSS001, "", message, fall, by, cause, steps)], fate_table(fates, idle))
+
+
+def _number(loss: Tensor | float) -> float:
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)

@@ -1,0 +1,108 @@
+"""`etrm explain`: what a rule, an error code, or a code in a result means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from etrm.commands.apps import app
+from etrm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diagnostics.explanations import Groups, Topic
+
+
+@app.command()
+def explain(
+    code: Annotated[
+        str | None,
+        typer.Argument(help="A rule, an error code or a code of a result; without it, all are listed."),
+    ] = None,
+) -> None:
+    """Explain a rule (COV001), an error code (config.unknown-setting) or a code in a result (h2.no-gradient).
+
+    Exit code 2 for a code that does not exist.
+    """
+    from diagnostics.errors import UnknownName
+    from diagnostics.explanations import explain_code, list_groups
+
+    groups = all_groups()
+    try:
+        text = explain_code(code, groups) if code else list_groups(groups)
+    except UnknownName as error:
+        raise ConfigError(
+            "explain.unknown-code",
+            "nothing has this code",
+            got=str(error.facts["got"]),
+            allowed=f"nearest: {error.facts['nearest']}",
+            next_step="etrm explain lists every code",
+        ) from error
+    _show(text)
+
+
+def all_groups() -> Groups:
+    """Every code of this project: rules, errors, and codes of results."""
+    from diagnostics.explanations import error_topics, toolkit_groups
+    from etrm.commands.error_codes import sites
+
+    toolkit = toolkit_groups()
+    rules = {heading: topics for heading, topics in toolkit.items() if heading.startswith("Rules")}
+    return rules | {"Errors": error_topics(sites())} | toolkit | _result_groups()
+
+
+def _result_groups() -> Groups:
+    from etrm.investigation.codes import declared, reasons
+    from etrm.investigation.evidence import Instrument, Metric
+    from etrm.investigation.result import CauseCode
+
+    metrics = sorted(declared(Metric), key=lambda metric: metric.code)
+    instruments = sorted(declared(Instrument), key=lambda instrument: instrument.code)
+    return {
+        "Results: root cause (cause_code)": _coded("root cause", (cause.value for cause in CauseCode)),
+        "Results: reasons of verdicts, controls and experiments (codes)": _coded("reason", sorted(reasons())),
+        "Results: rows of evidence (code)": [
+            _topic(
+                metric.code,
+                metric.words.format(item="…"),
+                "A row of evidence.",
+                f"A healthy value is: {metric.direction}. Where a table has several such rows, `item` names each.",
+            )
+            for metric in metrics
+        ],
+        "Results: instrument checks (code)": [
+            _topic(check.code, check.words, "A check of an instrument, which must hold.")
+            for check in instruments
+        ],
+    }
+
+
+def _coded(kind: str, codes: Iterable[str]) -> list[Topic]:
+    """Codes that have no fixed words: the result has a sentence with the numbers of the case beside each."""
+    place = f"A {kind} in `result.json`; the sentence beside it has the numbers of the case."
+    return [_topic(code, code.partition(".")[2].replace("-", " "), place) for code in codes]
+
+
+def _topic(code: str, title: str, *paragraphs: str) -> Topic:
+    from diagnostics.explanations import Topic
+
+    return Topic(code, title, partial(_text, code, title, *paragraphs))
+
+
+def _text(code: str, title: str, *paragraphs: str) -> str:
+    return "\n\n".join([f"# {code}", f"**{title[:1].upper()}{title[1:]}**", *paragraphs]) + "\n"
+
+
+def _show(text: str) -> None:
+    """Rendered in a terminal, plain markdown in a pipe."""
+    from rich.markdown import Markdown
+
+    from reports.terminal.console import open_console
+
+    console = open_console()
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        console.out(text, end="", highlight=False)

@@ -1,0 +1,83 @@
+"""`etrm explain`: every code of the code base is explained, once; and what a user sees."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import diagnostics
+import etrm
+import reports
+from diagnostics import RULES
+from diagnostics.explanations import explain_code, list_groups
+from etrm.commands import app
+from etrm.commands.explain import all_groups
+from etrm.errors import ConfigError
+from etrm.investigation.codes import declared, reasons
+from etrm.investigation.evidence import Instrument, Metric
+from etrm.investigation.result import CauseCode
+
+GROUPS = all_groups()
+RESULT_CODES = [
+    *(cause.value for cause in CauseCode),
+    *reasons(),
+    *(metric.code for metric in declared(Metric)),
+    *(check.code for check in declared(Instrument)),
+]
+
+
+def error_codes() -> set[str]:
+    """Every literal that is the first argument of a raised error, read here a second time."""
+    packages = [Path(folder) for package in (etrm, reports, diagnostics) for folder in package.__path__]
+    found = set()
+    for file in (path for package in packages for path in package.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                first = node.exc.args[0]
+                if isinstance(first, ast.Constant) and re.fullmatch(
+                    r"[a-z0-9-]+\.[a-z0-9-]+", str(first.value)
+                ):
+                    found.add(first.value)
+    return found
+
+
+def test_every_code_of_the_code_base_is_explained() -> None:
+    codes = error_codes()
+    assert len(codes) > 150
+    for code in [*(rule.id for rule in RULES), *codes, *RESULT_CODES]:
+        assert explain_code(code, GROUPS).startswith(f"# {code}")
+
+
+def test_a_code_of_one_kind_stands_in_one_group_once() -> None:
+    for heading, topics in GROUPS.items():
+        repeated = [code for code, count in Counter(topic.code for topic in topics).items() if count > 1]
+        assert repeated == [], heading
+    errors = [topic.code for heading in ("Errors", "Errors of the toolkit") for topic in GROUPS[heading]]
+    assert [code for code, count in Counter(errors).items() if count > 1] == []
+
+
+def test_the_list_has_every_code_under_the_heading_of_its_group() -> None:
+    text = list_groups(GROUPS)
+    assert re.findall(r"^## (.+)$", text, flags=re.MULTILINE) == list(GROUPS)
+    listed = re.findall(r"^- `([^`]+)`: .", text, flags=re.MULTILINE)
+    assert listed == [topic.code for topics in GROUPS.values() for topic in topics]
+
+
+@pytest.mark.parametrize("code", ["COV001", "cov001", "config.unknown-setting", "monitor.detached"])
+def test_a_pipe_gets_markdown(code: str) -> None:
+    done = CliRunner().invoke(app, ["explain", code])
+    assert done.exit_code == 0
+    assert done.output == explain_code(code, GROUPS)
+
+
+def test_an_unknown_code_names_the_nearest() -> None:
+    done = CliRunner().invoke(app, ["explain", "COV01"])
+    error = done.exception
+    assert isinstance(error, ConfigError)
+    assert error.code == "explain.unknown-code"
+    assert "COV001" in str(error.allowed)

@@ -1,0 +1,51 @@
+"""Gradients of a module as a whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diagnostics import Monitor
+from tests.diagnostics.rules.trainings import (
+    BATCH,
+    HEALTHY,
+    Cases,
+    Net,
+    changed,
+    cut_rows,
+    every_fourth,
+    never_cleared,
+    through,
+    train,
+    updated,
+)
+
+CASES: Cases = {
+    "GRAD001": (lambda **o: train(Net(lambda c: c.detach()), **o), cut_rows(1)),
+    "GRAD002": (lambda **o: train(Net(lambda c: 0.0 * c), **o), HEALTHY),
+    "GRAD003": (
+        changed(lambda model: model.head.requires_grad_(False)),
+        changed(lambda model: model.head.requires_grad_(False), expect_frozen=["head"]),
+    ),
+    "GRAD004": (updated(never_cleared), updated(every_fourth, steps=40)),
+    "GRAD005": (through(1e-6), through(1e-3)),
+}
+
+
+def test_a_faint_gradient_is_measured_against_the_other_modules() -> None:
+    factor, model = 1e-6, Net()
+    model.between = lambda c: factor * c + (1 - factor) * c.detach()
+    monitor = Monitor(model)
+    x = torch.randn(BATCH, 4)
+    for _ in range(20):
+        with monitor.step(samples=BATCH):
+            model(x).square().sum().backward()
+        pulls = {
+            name: torch.stack([p.grad.norm() * p.detach().norm() for p in child.parameters()]).norm()
+            for name, child in model.named_children()
+        }
+        model.zero_grad()
+    (found,) = [finding for finding in monitor.findings() if finding.rule == "GRAD005"]
+    assert found.module == "encoder"
+    expected = pulls["encoder"] / max(pulls.values())
+    assert found.evidence.value == pytest.approx(float(expected), rel=1e-4)
