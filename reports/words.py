@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from etrm.investigation.result import Direction, Verdict
+from reports.markdown import bullets
 
 VERDICTS = {
     Verdict.VALIDATED: "at fault",
