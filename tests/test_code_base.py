@@ -17,7 +17,6 @@ SAME_NAMES = {
     "Experiment",
     "Facts",
     "Outcome",
-    "Provenance",
     "Run",
 }
 """Names of classes that two modules share, with the reason."""

@@ -16,7 +16,7 @@ from etrm.checkpoints.run_folder import describe_environment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the parts that were asked for."""
+    """Measure the chosen parts."""
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.performance", description="How fast, and why."
@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--write", action="store_true", help="keep the results in docs/results/benchmarks.md")
+    parser.add_argument(
+        "--kept", action="store_true", help="measure nothing; print the results that were kept"
+    )
     given = parser.parse_args(arguments)
     if given.threads is not None:
         torch.set_num_threads(given.threads)
@@ -35,13 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
+    if given.kept:
+        document.show_kept(console)
+        return
     for part in PARTS:
         if given.only and part.name not in given.only:
             continue
         load = os.getloadavg()[0]
         section = part.run(Conditions(device, given.repetitions or part.repetitions))
         conditions = document.describe_machine(record, load)
-        document.show(console, part, section, conditions)
+        document.show(console, part.question, section, conditions)
         if given.write:
             document.keep(part, section, device.type, conditions, names)
 

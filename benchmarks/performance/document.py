@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from benchmarks.performance.section import Benchmark, BenchmarkSection
+from benchmarks.performance.section import Benchmark, BenchmarkSection, Table
 from etrm.atomic_files import write_atomically
 
 DOCS = Path(__file__).parents[2] / "docs" / "results"
 PREFACE = """How fast training, evaluation and watching are, and against what. `make bench` prints it,
 `.venv/bin/python -m benchmarks.performance --write` keeps it, `--only NAME` measures one part. What is compared takes
 turns within one run; a ratio is taken within a turn and given as median [quartiles]. Turns are counted as repetitions x
-units of work. A part with a figure has its table in `benchmarks.json`."""
+units of work. `--kept` prints all tables that were kept, also those left out here."""
 DEVICES = {"cpu": "On a processor", "cuda": "On a GPU"}
 
 
@@ -34,9 +34,9 @@ def describe_machine(record: Mapping[str, Any], load_before: float) -> str:
     )
 
 
-def show(console: Console, part: Benchmark, section: BenchmarkSection, conditions: str) -> None:
+def show(console: Console, question: str, section: BenchmarkSection, conditions: str) -> None:
     """Print a section."""
-    console.rule(part.question)
+    console.rule(question)
     for table in section.tables:
         drawn = RichTable(*(escape(cell) for cell in table.header))
         for cells in table.rows:
@@ -44,6 +44,19 @@ def show(console: Console, part: Benchmark, section: BenchmarkSection, condition
         console.print(drawn)
     for paragraph in (*section.paragraphs, conditions):
         console.print(paragraph, markup=False, highlight=False)
+
+
+def show_kept(console: Console, docs: Path = DOCS) -> None:
+    """Print every section that was kept, in full."""
+    for sections in json.loads((docs / "benchmarks.json").read_text("utf-8")).values():
+        for entry in sections.values():
+            tables = tuple(Table(tuple(t["header"]), tuple(map(tuple, t["rows"]))) for t in entry["tables"])
+            show(
+                console,
+                entry["question"],
+                BenchmarkSection(tables, tuple(entry["paragraphs"])),
+                entry["conditions"],
+            )
 
 
 def keep(
@@ -54,10 +67,10 @@ def keep(
     order: Sequence[str],
     docs: Path = DOCS,
 ) -> None:
-    """Put a section in the place of its predecessor, and render the document anew, parts in their order."""
+    """Replace a section and render the document again, with the parts in their order."""
     path = docs / "benchmarks.json"
     record: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    entry = asdict(section) | {"question": part.question, "conditions": conditions}
+    entry = asdict(section) | {"question": part.question, "conditions": conditions, "in_full": part.in_full}
     entry["figures"] = [_figure(name, device) for name in section.figures]
     record.setdefault(device, {})[part.name] = entry
     (docs / "figures").mkdir(exist_ok=True)
@@ -99,7 +112,7 @@ def _shared(conditions: Sequence[str]) -> list[str]:
 
 def _section(name: str, entry: Mapping[str, Any], shared: Sequence[str]) -> list[str]:
     blocks = [f"### {entry['question']} (`{name}`)"]
-    for table in () if entry["figures"] else entry["tables"]:
+    for table in entry["tables"] if entry["in_full"] else ():
         lines = [table["header"], ["---"] * len(table["header"]), *table["rows"]]
         blocks.append("\n".join(f"|{'|'.join(cells)}|" for cells in lines))
     blocks += [f"![{entry['question']}]({figure})" for figure in entry["figures"]]

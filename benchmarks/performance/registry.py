@@ -2,6 +2,7 @@
 
 from benchmarks.performance.model.evaluation import measure_evaluation
 from benchmarks.performance.model.feeding import measure_feeding
+from benchmarks.performance.model.formulas import compare_evaluators
 from benchmarks.performance.model.growth import measure_growth
 from benchmarks.performance.model.layout import compare_layouts
 from benchmarks.performance.model.published import compare_published
@@ -13,18 +14,32 @@ from benchmarks.performance.toolkit.watching import measure_watching
 PARTS = (
     Benchmark("layout", "Training against the published layout, D 64", compare_layouts(64)),
     Benchmark(
-        "layout-wide", "Training against the published layout, D 128", compare_layouts(128), repetitions=3
+        "layout-wide",
+        "Training against the published layout, D 128",
+        compare_layouts(128),
+        repetitions=3,
+        in_full=False,
     ),
-    Benchmark("published", "The published mode against a plain implementation", compare_published),
+    Benchmark(
+        "published", "The published mode against a plain implementation", compare_published, in_full=False
+    ),
     Benchmark(
         "evaluation",
         "Evaluation: one context per sample, rows that leave early",
         measure_evaluation,
         repetitions=3,
+        in_full=False,
     ),
-    Benchmark("throughput", "Matrix throughput over the machine's peak", measure_throughput, repetitions=3),
+    Benchmark(
+        "throughput",
+        "Matrix throughput over the machine's peak",
+        measure_throughput,
+        repetitions=3,
+        in_full=False,
+    ),
     Benchmark("feeding", "Processes that draw samples ahead", measure_feeding),
-    Benchmark("growth", "How time and memory grow", measure_growth),
+    Benchmark("formulas", "Formulas: all cells at once against a loop", compare_evaluators, repetitions=3),
+    Benchmark("growth", "How time and memory grow", measure_growth, in_full=False),
     Benchmark("watching", "What watching a training step costs", measure_watching, repetitions=40),
     Benchmark("peers", "What watching costs with other packages", compare_peers, repetitions=40),
 )

@@ -48,9 +48,11 @@ class Benchmark:
         question: the heading of its section.
         run: measures.
         repetitions: unless ``--repetitions`` says otherwise.
+        in_full: whether the document has the tables; ``--kept`` prints those of every part.
     """
 
     name: str
     question: str
     run: Callable[[Conditions], BenchmarkSection]
     repetitions: int = 5
+    in_full: bool = True

@@ -63,7 +63,7 @@ def take_turns(contenders: Sequence[Contender], repetitions: int, device: torch.
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU to finish what it was given."""
+    """Wait for a GPU to finish its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

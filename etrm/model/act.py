@@ -1,7 +1,7 @@
 """Adaptive computation time: a carry that persists over batches, and when its rows halt.
 
-The carry holds latent states alone. The samples that its rows work on stand beside it, in the
-order of the rows, and reach the model as a ``Batch``: labels, ids and demos can only be theirs.
+The carry holds only latent states. The samples of its rows are kept separately in the same order and
+reach the model as a ``Batch``, so that labels, ids and demos always belong to the rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from etrm.config import HaltConfig
 
 EncoderState = dict[str, Tensor]
-"""What a stateful encoder carries from one ACT step to the next, by name, each (B, P, D)."""
+"""The state of a stateful encoder between two ACT steps: tensors (B, P, D) by name."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Carry:
     """The state of B rows between two ACT steps; never has a graph.
 
     Attributes:
-        z_H, z_L: (B, L, D) latent states, L the longest row of the last batch.
+        z_H, z_L: (B, L, D) latent states, where L is the longest row of the last batch.
         steps: (B,) int64, ACT steps since the row's sample began.
-        halted: (B,) bool, rows whose sample is done; all True at the start.
-        context: (B, P, D) of a variant that stores its context, else None.
-        encoder_state: of a stateful encoder after the first step, else None.
+        halted: (B,) bool, whether the row's sample is done; all True at the start.
+        context: (B, P, D) the stored context of a variant that stores one, else None.
+        encoder_state: the state of a stateful encoder after the first step, else None.
     """
 
     z_H: Tensor
@@ -40,7 +40,7 @@ class Carry:
 
     @classmethod
     def initial(cls, rows: int, hidden_size: int, device: torch.device) -> Carry:
-        """A carry in which every row is about to begin."""
+        """Return a carry in which every row is about to begin."""
         empty = torch.zeros(rows, 0, hidden_size, device=device)
         return cls(
             z_H=empty,
@@ -50,7 +50,7 @@ class Carry:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by name: ``field``, or ``field.name`` where the field holds several."""
+        """Return every tensor by name: ``field``, or ``field.name`` if the field holds several."""
         found: dict[str, Tensor] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -62,7 +62,7 @@ class Carry:
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> Carry:
-        """The inverse of :meth:`tensors`."""
+        """Build a carry from tensors by name, the inverse of :meth:`tensors`."""
         parts: dict[str, Any] = {}
         for key, tensor in tensors.items():
             field, _, name = key.partition(".")
@@ -73,22 +73,22 @@ class Carry:
         return cls(**parts)
 
     def rows(self, chosen: slice) -> Carry:
-        """Some of the rows."""
+        """Return some of the rows."""
         return Carry.of({name: tensor[chosen] for name, tensor in self.tensors().items()})
 
     @classmethod
     def join(cls, parts: Sequence[Carry]) -> Carry:
-        """The rows of several carries of the same length, in their order."""
+        """Join the rows of several carries of the same length, in their order."""
         if len(parts) == 1:
             return parts[0]
         tensors = [part.tensors() for part in parts]
         return cls.of({name: torch.cat([part[name] for part in tensors]) for name in tensors[0]})
 
     def begin(self, length: int, H_init: Tensor, L_init: Tensor) -> Carry:
-        """Fit the states to ``length`` tokens and start the halted rows anew.
+        """Fit the states to ``length`` tokens and reset the halted rows.
 
-        Cutting loses nothing: a row that goes on is never longer than its batch, and what lies
-        behind its own tokens is masked everywhere.
+        Cutting loses nothing: a row that continues is never longer than its batch, and the positions after
+        its own tokens are masked everywhere.
         """
         fresh = self.halted[:, None, None]
         return replace(
@@ -106,17 +106,18 @@ def _fit(z: Tensor, length: int) -> Tensor:
 
 
 def explore(rows: int, config: HaltConfig, generator: torch.Generator | None) -> Tensor | None:
-    """The least number of steps of each row, drawn anew at every step; None where nothing is explored.
+    """Draw the minimum number of steps of each row, anew at every step; None without exploration.
 
-    With probability ``exploration`` it is uniform in 2..max_steps, else 0.
+    With probability ``exploration`` it is uniform in 2..max_steps, else 0, as in the published TRM code.
 
     Args:
-        rows: of the global batch, so that its split over processes or micro-batches changes no number.
-        config: maximum and exploration.
-        generator: on the CPU, so that every device draws the same numbers.
+        rows: the number of rows of the global batch, so that splitting it over processes or micro-batches
+            changes no number.
+        config: the settings of halting.
+        generator: a generator on the CPU, so that every device draws the same numbers.
 
     Returns:
-        (rows,) int64.
+        (rows,) int64 minimum numbers of steps.
     """
     if config.exploration == 0 or config.max_steps < 2:
         return None
@@ -126,18 +127,18 @@ def explore(rows: int, config: HaltConfig, generator: torch.Generator | None) ->
 
 
 def halts(steps: Tensor, q_halt: Tensor, config: HaltConfig, minimum: Tensor | None) -> Tensor:
-    """Which rows stop after this step, in training.
+    """Decide which rows stop after this step, in training.
 
     A row stops at ``max_steps``, or when its halting logit is positive, but not before its minimum.
 
     Args:
         steps: (B,) int64, including this step.
         q_halt: (B,) halting logits.
-        config: the maximum.
+        config: the settings of halting.
         minimum: (B,) int64 as :func:`explore` draws it.
 
     Returns:
-        (B,) bool.
+        (B,) bool, whether a row stops.
     """
     halted = (steps >= config.max_steps) | (q_halt > 0)
     return halted if minimum is None else halted & (steps >= minimum)

@@ -54,8 +54,8 @@ class Core(nn.Module):
     """One ACT step of the Tiny Recursive Model (Jolicoeur-Martineau, 2025), given a context.
 
     Args:
-        config: the model section.
-        side: side of the canvas, so that every position has its rotary angle.
+        config: the settings of the model.
+        side: the side of the canvas, so that every position has its rotary angle.
     """
 
     H_init: Tensor
@@ -72,7 +72,7 @@ class Core(nn.Module):
         self.L_level = ReasoningModule(config, places)
         self.lm_head = Linear(width, VOCABULARY)
         self.q_head = Linear(width, 2, bias=True)
-        with torch.no_grad():  # the published start: halting is unlikely, whatever the state
+        with torch.no_grad():  # the published initialisation: halting is unlikely in every state
             self.q_head.weight.zero_()
             self.q_head.bias.fill_(-5.0)
         self.register_buffer("H_init", truncated_normal_(torch.empty(width), 1.0))
@@ -94,13 +94,13 @@ class Core(nn.Module):
 
         Args:
             z_H, z_L: (B, L, D) latent states.
-            context: (B, P, D), what the task is.
+            context: (B, P, D) the context of the task.
             inputs: (B, S) int64 tokens of the query input.
-            positions: (B, S) int64 places on the canvas, without the context's P.
-            valid: (B, S) bool tokens that exist, or None where all do.
+            positions: (B, S) int64 positions on the canvas, not counting the P context tokens.
+            valid: (B, S) bool, whether a token exists, or None if all do.
 
         Returns:
-            z_H, z_L (B, L, D) with the graph of the last H cycle alone; logits (B, S, V); q (B, 2)
+            z_H, z_L (B, L, D) with the graph of only the last H cycle; logits (B, S, V); q (B, 2)
             float32, of which index 0 is the halting logit and index 1 gets no loss.
         """
         places = self._with_context(positions)

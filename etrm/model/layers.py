@@ -81,7 +81,7 @@ class SwiGLU(nn.Module):
 
 
 class _Rotate(torch.autograd.Function):
-    """Turn each pair (x1, x2) of the two halves by its angle; the gradient is turned back.
+    """Rotate each pair (x1, x2) of the two halves by its angle; the gradient is rotated back.
 
     Written out because the plain formula copies its input four times forward and backward.
     """
@@ -244,7 +244,7 @@ class Block(Residual):
 
 
 class MixerBlock(nn.Module):
-    """SwiGLU over a fixed number of tokens L in place of attention, then SwiGLU over channels.
+    """SwiGLU over a fixed number of tokens L instead of attention, then SwiGLU over channels.
 
     TRM's ``mlp_t``, post-norm. After the first sub-layer the RMS is over the channels of each token,
     as in every other block, or with ``norm_tokens`` over the tokens of each channel, as in the

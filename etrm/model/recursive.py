@@ -19,14 +19,14 @@ from etrm.model.puzzle import PuzzleTable
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one ACT step says.
+    """The output of one ACT step.
 
     Attributes:
         logits: (B, S, 12).
         q_halt: (B,) float32 halting logits.
-        context: (B, P, D) that the core was given.
-        kl: (B,) divergence of a variational encoder, else None.
-        steps: (B,) int64 ACT steps that each row took, of an answer (:func:`etrm.model.solve.solve`).
+        context: (B, P, D) the context that the core used.
+        kl: (B,) KL divergence of a variational encoder, else None.
+        steps: (B,) int64 ACT steps that each row took, for an answer (:func:`etrm.model.solve.solve`).
     """
 
     logits: Tensor
@@ -38,13 +38,13 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class Given:
-    """What a context policy hands over for one ACT step.
+    """The result of a context policy for one ACT step.
 
     Attributes:
-        context: (B, P, D) for the core.
-        stored: (B, P, D) for the next carry, of a policy that stores its context.
-        kl: (B,) of a variational encoder; zero for rows that were not encoded now.
-        state: of a stateful encoder, for the next carry.
+        context: (B, P, D) the context for the core.
+        stored: (B, P, D) the context for the next carry, if the policy stores one.
+        kl: (B,) KL divergence of a variational encoder; zero for rows that were not encoded in this step.
+        state: the state of a stateful encoder, for the next carry.
     """
 
     context: Tensor
@@ -54,17 +54,17 @@ class Given:
 
 
 ContextPolicy = Callable[["RecursiveModel", Carry, Batch], Given]
-"""From model, carry and batch to the context, and what the loss and the next carry take of it."""
+"""A function from model, carry and batch to the context and its by-products."""
 
 
 def look_up_puzzle(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
-    """TRM: the row of the puzzle table."""
+    """TRM: look the context up in the puzzle table."""
     assert model.puzzle_table is not None
     return Given(model.puzzle_table(batch.puzzle_ids))
 
 
 def encode_every_step(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
-    """ETRM: the encoder reads the demos of all rows at every ACT step, so every sample trains it."""
+    """ETRM: encode the demos of all rows at every ACT step, so that every sample trains the encoder."""
     assert model.encoder is not None
     encoder = model.encoder
     encoded: Encoded = encoder(batch.demos, encoder.begin(carry.encoder_state, carry.halted))
@@ -72,10 +72,10 @@ def encode_every_step(model: RecursiveModel, carry: Carry, batch: Batch) -> Give
 
 
 def encode_at_reset(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
-    """The known-bad cache: encode the rows that begin, keep the result without its graph.
+    """The known-bad cache: encode only the rows that begin, and keep the result without its graph.
 
-    Only the rows that begin send a gradient to the encoder (seed 001: 2 % of the batch). A
-    stateful encoder makes one step from its initial state and never another.
+    Only the rows that begin send a gradient to the encoder (Progress summary: 2 % of the batch). A
+    stateful encoder makes only one step from its initial state.
     """
     assert model.encoder is not None
     begin = carry.halted.nonzero().squeeze(1)
@@ -105,13 +105,13 @@ class RecursiveModel(nn.Module):
     """TRM or ETRM.
 
     Args:
-        config: the model section.
-        puzzles: rows of the puzzle table (variant ``trm`` alone).
-        side: side of the canvas that positions refer to.
+        config: the settings of the model.
+        puzzles: the number of rows of the puzzle table (only for the variant ``trm``).
+        side: the side of the canvas that positions refer to.
 
     Attributes:
-        fixed_time: a training row takes the maximum of steps whatever its halting logit says (ETRM-FCT,
-            fixed computation time), so that a whole batch begins and ends together.
+        fixed_time: whether every training row takes the maximum number of steps, whatever its halting logit
+            (ETRM-FCT, fixed computation time), so that a whole batch begins and ends together.
     """
 
     if TYPE_CHECKING:
@@ -133,36 +133,36 @@ class RecursiveModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are, and where its batches must be."""
+        """The device of its weights and its batches."""
         return self.core.H_init.device
 
     @property
     def steps_per_turn(self) -> int:
-        """Training steps that a batch has in a row before the schedule may turn to another bucket."""
+        """Consecutive training steps of a batch before the schedule may switch to another bucket."""
         return self.config.halt.max_steps if self.fixed_time else 1
 
     def draw_minimum(self, rows: int, generator: torch.Generator | None) -> Tensor | None:
-        """The least steps (rows,) of one training step, see :func:`explore`; None where none is asked."""
+        """Draw the minimum number of ACT steps per row (rows,), see :func:`explore`; None without exploration."""
         return None if self.fixed_time else explore(rows, self.config.halt, generator)
 
     def draw_noise(self, rows: int, pairs: int) -> Tensor | None:
-        """Noise (rows, ...) for one training step of a variational encoder; None of any other.
+        """Draw noise (rows, ...) for one training step of a variational encoder; None for other encoders.
 
-        It comes from torch's global generator of the CPU, for all rows of the global batch and as
-        many ``pairs`` as the row with most has, so that no split of the batch changes a number.
+        It comes from torch's global CPU generator, for all rows of the global batch and for ``pairs`` pairs, the
+        most that any row has, so that splitting the batch changes no number.
         """
         shape = None if self.encoder is None else self.encoder.noise_shape(pairs)
         return None if shape is None else torch.randn(rows, *shape)
 
     def initial_carry(self, rows: int) -> Carry:
-        """A carry whose rows all begin with the next batch."""
+        """Return a carry whose rows all begin with the next batch."""
         return Carry.initial(rows, self.config.hidden_size, self.device)
 
     def forward(self, carry: Carry, batch: Batch, minimum: Tensor | None = None) -> tuple[Carry, StepOutput]:
-        """One ACT step. Rows that the carry says are halted must hold their new sample in ``batch``.
+        """Do one ACT step. Rows that are halted in the carry must have their new sample in ``batch``.
 
-        In training mode rows halt by themselves, not before their ``minimum`` (B,) of steps; in
-        evaluation, and with fixed time, only at the maximum of steps.
+        In training mode rows halt by themselves after at least ``minimum`` (B,) steps; in evaluation, and
+        with fixed time, only at the maximum number of steps.
         """
         given = self.context_policy(self, carry, batch)
         carry, output = self.step(carry, batch, given.context, minimum)
@@ -175,7 +175,7 @@ class RecursiveModel(nn.Module):
         context: Tensor,
         minimum: Tensor | None = None,
     ) -> tuple[Carry, StepOutput]:
-        """One ACT step with a given context (B, P, D), of which the carry stores nothing."""
+        """Do one ACT step with a given context (B, P, D), which the carry does not store."""
         core = self.core
         length = core.context_tokens + batch.inputs.shape[1]
         carry = carry.begin(length, core.H_init, core.L_init)

@@ -1,6 +1,6 @@
-"""Answering: all ACT steps on some samples, or, for each row, as many as its halting logit asks for.
+"""Inference: all ACT steps on some samples, or as many per row as its halting logit asks for.
 
-Shapes: B samples, n rows that go on, S query tokens, P context tokens, D hidden.
+Shapes: B samples, n rows that continue, S query tokens, P context tokens, D hidden.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Running:
-    """The rows that go on.
+    """The rows that continue.
 
     Attributes:
-        rows: (n,) int64, their places in the batch that was asked.
-        batch: their samples, no longer than the longest of them.
+        rows: (n,) int64, their indices in the original batch.
+        batch: their samples, cut to the longest of them.
         carry: their latent states.
-        context: (n, P, D).
-        kl: (n,) of a variational encoder, else None.
-        state: of a stateful encoder, else None.
-        sets: of a stateful encoder, the pair vectors (n, K, D) and their mask (n, K), else None.
+        context: (n, P, D), their contexts.
+        kl: (n,) KL divergence of a variational encoder, else None.
+        state: the state of a stateful encoder, else None.
+        sets: the pair vectors (n, K, D) and their mask (n, K) of a stateful encoder, else None.
     """
 
     rows: Tensor
@@ -45,19 +45,19 @@ class _Running:
 
 @torch.no_grad()
 def solve(model: RecursiveModel, batch: Batch, *, early: bool = False) -> StepOutput:
-    """The answers from a fresh start. The model must be in eval mode.
+    """Answer a batch from a fresh carry. The model must be in eval mode.
 
-    The context is computed once, or moved on at every step by a stateful encoder, whose pair
-    vectors are kept.
+    The context is computed once; a stateful encoder updates it at every step from pair vectors that are
+    computed once.
 
     Args:
-        model: whose ``halt.max_steps`` is the most that a row gets.
+        model: the model; its ``halt.max_steps`` is the maximum number of steps of a row.
         batch: B samples.
-        early: a row whose halting logit is positive leaves with what it said at that step, and the
-            batch shrinks to the others. By default, as published, all rows take all steps.
+        early: whether a row stops at the first step with a positive halting logit, after which the batch
+            shrinks to the other rows. By default, as published, all rows take all steps.
 
     Returns:
-        what each row said at its last step, and in ``steps`` (B,) how many it took.
+        the output of each row at its last step, and in ``steps`` (B,) the number of its steps.
     """
     carry = model.initial_carry(batch.size)
     given = model.context_policy(model, carry, batch)
@@ -83,7 +83,7 @@ def solve(model: RecursiveModel, batch: Batch, *, early: bool = False) -> StepOu
 
 
 def _take(value: T, rows: Tensor) -> T:
-    """Some rows, (n,) int64 and ascending, of every tensor in a value."""
+    """Select rows, (n,) int64 and ascending, from every tensor in a value."""
     taken: Any = value
     if isinstance(value, Tensor):
         taken = value[rows]
@@ -101,7 +101,7 @@ def _take(value: T, rows: Tensor) -> T:
 
 
 def _move_context(model: RecursiveModel, running: _Running) -> _Running:
-    """The context of the next step; the same unless the encoder is stateful."""
+    """Update the context for the next step; it changes only if the encoder is stateful."""
     if running.sets is None or model.encoder is None:
         return running
     encoded = model.encoder.read(*running.sets, running.state)
@@ -109,9 +109,9 @@ def _move_context(model: RecursiveModel, running: _Running) -> _Running:
 
 
 def _gathered(left: Sequence[tuple[Tensor, StepOutput]], length: int) -> StepOutput:
-    """One output for all rows, in their order, from those of the rows that left together.
+    """Join the outputs of the rows that stopped together into one output for all rows, in their order.
 
-    ``length`` is the S of all rows; what left later may have been cut to less.
+    ``length`` is the S of all rows; the outputs of rows that stopped later may be shorter.
     """
     if len(left) == 1:
         return left[0][1]

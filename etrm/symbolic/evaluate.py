@@ -30,8 +30,8 @@ from etrm.symbolic.formula import (
     free_variables,
 )
 from etrm.symbolic.grids import Cells, Grids
-from etrm.symbolic.maps import blank, mapped
-from etrm.symbolic.predicates import Predicates, numbered
+from etrm.symbolic.maps import make_black, map_cells
+from etrm.symbolic.predicates import Predicates, select_number
 from etrm.symbolic.semantics import Semantics, paint
 
 Axes = Mapping[str, int]
@@ -129,7 +129,7 @@ class Evaluator:
         if key not in self._known:
             views = [self._view(*place, rank) for place in places]
             self._known[key] = self.predicates(atom.name, *views)
-        return numbered(atom, self._known[key])
+        return select_number(atom, self._known[key])
 
     def _view(self, axis: int, mapping: Map | None, rank: int) -> Cells:
         """All cells along one axis."""
@@ -140,7 +140,7 @@ class Evaluator:
             batch = torch.arange(self.grids.size, device=index.device).view(-1, *[1] * rank)
             width = self.grids.shape[1]
             cells = Cells(self.grids, batch, index // width, index % width)
-            self._known[key] = cells if mapping is None else mapped(cells, mapping)
+            self._known[key] = cells if mapping is None else map_cells(cells, mapping)
         found: Cells = self._known[key]
         return found
 
@@ -162,7 +162,7 @@ class Evaluator:
         return self._view(1, value, 1).colours.view(self.grids.colours.shape)
 
 
-def truth(
+def evaluate_formula(
     formula: Formula,
     grids: Grids,
     predicates: Predicates,
@@ -173,19 +173,19 @@ def truth(
     return Evaluator(grids, predicates, semantics).truth(formula, variables)
 
 
-def apply(rule: Rule, grids: Grids, predicates: Predicates, semantics: Semantics) -> Grids:
+def apply_rule(rule: Rule, grids: Grids, predicates: Predicates, semantics: Semantics) -> Grids:
     """What a rule makes of grids: distributions over colours, of the size that the rule gives.
 
     Raises:
         FormulaError: a learned predicate does not exist.
     """
     if isinstance(rule, Then):
-        first = apply(rule.first, grids, predicates, semantics)
-        return apply(rule.second, first, predicates, semantics)
-    made = blank(grids, rule)
+        first = apply_rule(rule.first, grids, predicates, semantics)
+        return apply_rule(rule.second, first, predicates, semantics)
+    made = make_black(grids, rule)
     if isinstance(rule, Where) and rule.resizes is not None:
         batch, row, column = (torch.arange(n, device=made.heights.device) for n in made.mask.shape)
-        colours = mapped(Cells(grids, batch[:, None, None], row[:, None], column), rule.resizes).colours
+        colours = map_cells(Cells(grids, batch[:, None, None], row[:, None], column), rule.resizes).colours
     else:
         colours = Evaluator(grids, predicates, semantics).painted(rule)
     colours = torch.where(made.mask[..., None], colours, made.colours)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from etrm.device import to_host
 from etrm.symbolic.formula import BLACK, COLOURS
 
 
@@ -76,8 +77,8 @@ class Grids:
         """The likeliest grids, each (rows, columns) of colours."""
         sizes = zip(self.heights.tolist(), self.widths.tolist(), strict=True)
         return [
-            grid[:height, :width].numpy(force=True).astype(np.uint8)
-            for grid, (height, width) in zip(self.hard, sizes, strict=True)
+            grid[:height, :width].numpy().astype(np.uint8)
+            for grid, (height, width) in zip(to_host(self.hard), sizes, strict=True)
         ]
 
     def select(self, index: int) -> Grids:
@@ -89,7 +90,7 @@ class Grids:
     @cached_property
     def components(self) -> Tensor:
         """(B, H, W) int64, equal in cells of one colour that a path of touching cells connects; -1 outside."""
-        return connected(self.hard, self.mask)
+        return label_components(self.hard, self.mask)
 
     @cached_property
     def component_sizes(self) -> Tensor:
@@ -127,7 +128,7 @@ class Grids:
         return painted.cumsum(2), painted.cumsum(1)
 
 
-def connected(colours: Tensor, mask: Tensor) -> Tensor:
+def label_components(colours: Tensor, mask: Tensor) -> Tensor:
     """Labels of the components of equal neighbours (left, right, above, below).
 
     Args:

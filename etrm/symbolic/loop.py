@@ -28,22 +28,22 @@ from etrm.symbolic.formula import (
     Then,
 )
 from etrm.symbolic.grids import Cells, Grids
-from etrm.symbolic.maps import blank, mapped
-from etrm.symbolic.predicates import Predicates, numbered
+from etrm.symbolic.maps import make_black, map_cells
+from etrm.symbolic.predicates import Predicates, select_number
 from etrm.symbolic.semantics import Semantics, paint
 
 Place = tuple[int, int]
 """Row and column of a cell."""
 
 
-def truth(
+def evaluate_formula(
     formula: Formula,
     grids: Grids,
     predicates: Predicates,
     semantics: Semantics,
     variables: Sequence[str] = (CELL,),
 ) -> Tensor:
-    """How true a formula is, as :func:`etrm.symbolic.evaluate.truth` has it.
+    """How true a formula is, as :func:`etrm.symbolic.evaluate.evaluate_formula` has it.
 
     Raises:
         FormulaError: a free variable is not among the variables, or a learned predicate does not exist.
@@ -62,16 +62,16 @@ def truth(
     return torch.stack(truths).view(grids.size, *[len(every)] * len(variables))
 
 
-def apply(rule: Rule, grids: Grids, predicates: Predicates, semantics: Semantics) -> Grids:
-    """What a rule makes of grids, as :func:`etrm.symbolic.evaluate.apply` has it.
+def apply_rule(rule: Rule, grids: Grids, predicates: Predicates, semantics: Semantics) -> Grids:
+    """What a rule makes of grids, as :func:`etrm.symbolic.evaluate.apply_rule` has it.
 
     Raises:
         FormulaError: a learned predicate does not exist.
     """
     if isinstance(rule, Then):
-        first = apply(rule.first, grids, predicates, semantics)
-        return apply(rule.second, first, predicates, semantics)
-    made = blank(grids, rule)
+        first = apply_rule(rule.first, grids, predicates, semantics)
+        return apply_rule(rule.second, first, predicates, semantics)
+    made = make_black(grids, rule)
     cells = []
     for index, exists in enumerate(made.mask.tolist()):
         scene = _Scene(grids.select(index), predicates, semantics)
@@ -117,7 +117,7 @@ class _Scene:
         previous = self.painted(rule.first, place) if isinstance(rule, Also) else self._cell(place).colours
         step = rule.second if isinstance(rule, Also) else rule
         if isinstance(step.value, Map):
-            value = mapped(self._cell(place), step.value).colours
+            value = map_cells(self._cell(place), step.value).colours
         else:
             value = torch.zeros_like(previous)
             value[step.value] = 1
@@ -134,8 +134,8 @@ class _Scene:
         cells = []
         for cell in atom.cells:
             found = self._cell(values[cell.variable])
-            cells.append(found if cell.map is None else mapped(found, cell.map))
-        return numbered(atom, self.predicates(atom.name, *cells))
+            cells.append(found if cell.map is None else map_cells(found, cell.map))
+        return select_number(atom, self.predicates(atom.name, *cells))
 
     def _cell(self, place: Place) -> Cells:
         device = self.grids.colours.device

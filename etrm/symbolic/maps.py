@@ -20,12 +20,12 @@ Size = Callable[..., tuple[Tensor, Tensor]]
 """From grids and the numbers of the map to the heights and widths of what it paints."""
 
 
-def mapped(cells: Cells, mapping: Map) -> Cells:
+def map_cells(cells: Cells, mapping: Map) -> Cells:
     """The cells that a map reads for some cells."""
     return cells.at(*_ADDRESSES[mapping.name](cells, *mapping.numbers))
 
 
-def blank(grids: Grids, rule: Where | Also) -> Grids:
+def make_black(grids: Grids, rule: Where | Also) -> Grids:
     """Black grids of the sizes that one step of a rule paints."""
     mapping = rule.resizes if isinstance(rule, Where) else None
     if mapping is None:

@@ -281,7 +281,7 @@ class Predicates(nn.Module):
         return truths
 
 
-def numbered(atom: Atom, truths: Tensor) -> Tensor:
+def select_number(atom: Atom, truths: Tensor) -> Tensor:
     """The truths of an atom, from those of every number that its predicate can have.
 
     Raises:

@@ -2,5 +2,5 @@
 
 from etrm.installation import check_origin
 
-# Training watches itself with the toolkit: a foreign package of that name fails here and not at its first use.
+# Training uses the toolkit: another package of that name fails here and not at its first use.
 check_origin("diagnostics")

@@ -38,8 +38,8 @@ class FrozenSpan:
     Attributes:
         part: ``decoder`` or ``encoder``.
         last_step: optimiser steps done when freezing ended.
-        matched, total: tensors that are bitwise equal, of all.
-        largest: largest absolute difference over all tensors.
+        matched, total: the number of bitwise equal tensors, and of all tensors.
+        largest: the largest absolute difference over all tensors.
     """
 
     part: str
@@ -50,14 +50,14 @@ class FrozenSpan:
 
 
 class Stage:
-    """Freezes one part of a model for the first steps of a run, and thaws it.
+    """Freezes one part of a model for the first steps of a run, then unfreezes it.
 
     Args:
-        model: whose part it is.
-        train: which part, and for how many steps; the config allows one of the two alone.
-        freeze: of the recipe.
-        folder: of the run, where the weights at the start are kept so that resuming does not lose
-            them, and where ``frozen.json`` is written; None keeps them in memory.
+        model: the model.
+        train: the settings of training: the part and its number of steps; the config allows only one part.
+        freeze: the function of the recipe that freezes a part.
+        folder: the run folder, which keeps the initial weights so that resuming does not lose them, and
+            ``frozen.json``; None keeps them in memory.
 
     Attributes:
         frozen: the part that is frozen now, or None.
@@ -75,7 +75,7 @@ class Stage:
         self.span: FrozenSpan | None = None
 
     def enter(self, step: int) -> None:
-        """Freeze or thaw as the 0-based ``step`` wants it; a resumed run may stand inside the stage."""
+        """Freeze or unfreeze as the 0-based ``step`` requires; a resumed run may begin inside the stage."""
         wanted = self._part if step < self._until else None
         if wanted == self.frozen:
             return
@@ -87,7 +87,7 @@ class Stage:
         self.frozen = wanted
 
     def close(self, step: int) -> None:
-        """Freezing ends after ``step`` steps, or the run does: compare, and record it."""
+        """End freezing after ``step`` steps, or with the run: compare the weights, and record the result."""
         if self.frozen is None:
             return
         module = find_part(self._model, self._part)
@@ -125,7 +125,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             "run.damaged-frozen-part",
-            f"{path} is damaged: it holds the part that is frozen, as the run began with it",
+            f"{path} is damaged; it holds the initial weights of the frozen part",
             got=str(error),
             next_step="begin another run",
         ) from error

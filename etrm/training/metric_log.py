@@ -1,7 +1,7 @@
-"""The numbers of steps, left on the device until somebody wants to read them.
+"""The metrics of steps, which stay on the device until they are read.
 
-Reading waits for the device, so steps in between are only noted, and one transfer brings the numbers
-of all of them: every step has its line, however seldom they are read.
+Reading waits for the device. Steps in between are only noted, and one transfer fetches the metrics of all
+of them, so that every step has its line, however rarely they are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from etrm.training.metrics import StepSums, compute_step_metrics, replace_nonfin
 
 
 class Landing:
-    """A small tensor on its way to the host; waiting for it is put off until it is read."""
+    """A small tensor on its way to the host; only reading it waits for the transfer."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
@@ -28,7 +28,7 @@ class Landing:
             self._arrived.record()
 
     def read(self) -> list[Any]:
-        """The values; waits until they are there."""
+        """Return the values, once the transfer is complete."""
         if self._arrived is not None:
             self._arrived.synchronize()
         found: list[Any] = self._values.tolist()
@@ -40,7 +40,7 @@ class Fetched:
     """The numbers of a step on the host.
 
     Attributes:
-        sums: by name.
+        sums: the sums by name.
         norm: gradient norm before clipping, None without clipping.
     """
 
@@ -54,12 +54,12 @@ class LoggedStep:
 
     Attributes:
         step: optimiser steps done when it ends.
-        place: what the host knows before the step, first in the line.
-        sums: on the device, as :func:`etrm.training.metrics.sum_step` gives them.
+        place: values that the host knows before the step, first in the line.
+        sums: the sums on the device, as :func:`etrm.training.metrics.sum_step` gives them.
         norm: () gradient norm before clipping on the device, None without clipping.
-        setting: what the host knows, behind the step's numbers.
-        observed: what the toolkit saw.
-        fetched: sums and norm on the host, None until then.
+        setting: values that the host knows, after the step's metrics.
+        observed: values that the toolkit recorded.
+        fetched: sums and norm on the host, None until they are fetched.
     """
 
     step: int
@@ -84,24 +84,24 @@ class LoggedStep:
 
 
 class Journal:
-    """The steps that were noted and not yet handed out."""
+    """The steps that were noted and not yet read."""
 
     def __init__(self) -> None:
         self._entries: list[LoggedStep] = []
 
     def note(self, entry: LoggedStep) -> None:
-        """Keep a step; nothing is read."""
+        """Keep a step without reading it."""
         self._entries.append(entry)
 
     def forget(self) -> None:
-        """Drop what was noted: those steps were given up."""
+        """Drop all noted steps, which failed."""
         self._entries.clear()
 
     def fetch(self) -> list[tuple[int, float]]:
-        """Bring the numbers of all noted steps to the host, in one transfer.
+        """Fetch the metrics of all noted steps to the host, in one transfer.
 
         Returns:
-            the steps and their losses (sums over the batch), whose numbers had not been fetched before.
+            the newly fetched steps with their losses (sums over the batch).
         """
         unread = [entry for entry in self._entries if entry.fetched is None]
         if not unread:
@@ -118,7 +118,7 @@ class Journal:
         return found
 
     def read(self) -> list[dict[str, Any]]:
-        """The metrics of all noted steps, in their order; they are noted no longer."""
+        """Return the metrics of all noted steps, in their order, and forget them."""
         self.fetch()
         entries, self._entries = self._entries, []
         return [entry.line() for entry in entries]

@@ -16,17 +16,17 @@ Number = TypeVar("Number", Tensor, float)
 
 
 class StepSums(NamedTuple, Generic[Number]):
-    """What the metrics of a step are made of: sums over rows, which add up over the parts of a batch.
+    """The sums over rows that the metrics of a step are computed from; they add up over micro-batches.
 
-    The one source of their names and their order: the same fields are tensors on the device and, once
-    they are fetched, floats on the host.
+    This is the only source of their names and order. The fields are tensors on the device and floats on the
+    host.
 
     Attributes:
-        loss: what is trained on.
+        loss: the loss that is trained on.
         scored: rows with a label that counts.
         halted: scored rows that halt now.
-        lm_loss: of the scored rows.
-        q_halt_loss: of the scored rows.
+        lm_loss: cross entropies of the scored rows.
+        q_halt_loss: halting losses of the scored rows.
         accuracy: token accuracies of the scored rows.
         exact: scored rows whose tokens are all right.
         accuracy_halted: token accuracies of the scored rows that halt now.
@@ -37,7 +37,7 @@ class StepSums(NamedTuple, Generic[Number]):
         steps_at_halt: ACT steps of the rows that halt now.
         halts: rows that halt now.
         halts_forced: those of them that halt at the maximum of ACT steps.
-        held: rows whose logit says halt and that go on.
+        held: rows that continue although their logit says halt.
         steps: ACT steps of all rows.
         kl: divergences of the rows, 0 without any.
         kl_parts: parts of the batch that have a divergence.
@@ -65,7 +65,7 @@ class StepSums(NamedTuple, Generic[Number]):
 
 
 def sum_step(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_steps: int) -> Tensor:
-    """The sums of some rows as one tensor, so that one transfer brings them all.
+    """Compute the sums of some rows as one tensor, so that a single transfer suffices.
 
     Returns:
         (number of fields of :class:`StepSums`,) float64, in their order.
@@ -134,7 +134,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def replace_nonfinite(values: dict[str, Any]) -> dict[str, Any]:
-    """The same values with None in place of what JSON cannot hold, and its names under ``nonfinite``."""
+    """Replace values that JSON cannot hold by None, and list their names under ``nonfinite``."""
     broken = [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
     if not broken:
         return values

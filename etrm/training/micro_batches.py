@@ -1,4 +1,4 @@
-"""The rows of one step in the parts that are computed one after the other (gradient accumulation)."""
+"""The micro-batches of a step, which are computed one after the other (gradient accumulation)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class MicroBatch:
     """Some rows of one step, on the device.
 
     Attributes:
-        rows: their places among this process's.
-        carry, batch: their state and their samples.
-        minimum: (b,) least steps before they may halt, or None.
+        rows: their indices among the rows of this process.
+        carry, batch: their states and their samples.
+        minimum: (b,) minimum numbers of steps before they may halt, or None.
     """
 
     rows: slice
@@ -34,7 +34,7 @@ class MicroBatch:
 
 
 def split(rows: range, parts: int) -> list[slice]:
-    """A process's rows as equal parts.
+    """Split the rows of a process into equal parts.
 
     Raises:
         ConfigError: they cannot be split evenly.
@@ -42,7 +42,7 @@ def split(rows: range, parts: int) -> list[slice]:
     if len(rows) % parts:
         raise ConfigError(
             "train.indivisible-parts",
-            f"the {len(rows)} rows of a process cannot be taken in train.accumulate {parts} parts",
+            f"the {len(rows)} rows of a process cannot be split into {parts} equal parts (train.accumulate)",
             allowed="train.batch_size a multiple of processes times train.accumulate",
         )
     each = len(rows) // parts
@@ -57,11 +57,11 @@ def build_micro_batches(
     world: World,
     halting: torch.Generator,
 ) -> list[MicroBatch]:
-    """The parts of the next step of some slots.
+    """Build the micro-batches of the next step of some slots.
 
-    Random numbers are drawn for the global batch and each part takes those of its rows. All parts
-    on all processes are padded alike: the whole batch would be no shorter, and the states and their
-    statistics are then those of one process.
+    Random numbers are drawn for the global batch, and each micro-batch takes those of its rows. All
+    micro-batches on all processes are padded to the same length, so that the states and their statistics
+    are those of a single process.
     """
     tokens, pairs = world.most(slots.longest, slots.most_demos)
     minimum = model.draw_minimum(len(slots.indices), halting)

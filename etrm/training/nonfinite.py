@@ -1,7 +1,7 @@
-"""A step whose loss, gradients or weights are not finite: found, replayed, and kept to be looked at.
+"""A step whose loss, gradients or weights are not finite is detected, replayed, and kept for inspection.
 
-The step is given up before anything is updated, so the state before it is whole. It is written beside
-the checkpoints, where no retention drops it::
+The step is abandoned before anything is updated, so the state before it is whole. It is written beside
+the checkpoints, where no retention deletes it::
 
     nonfinite/step_N/
         report.json          what was not finite, and where the first such number was made
@@ -9,9 +9,9 @@ the checkpoints, where no retention drops it::
         batch.safetensors    the batch as the model saw it
         step_M/              the state before the step, as a checkpoint; M = N - 1
 
-An update that makes a weight infinite cannot be given up, nor one that was made before the numbers of its
-step were read (``train.log_every``): then there is no ``step_M``, and the newest checkpoint is the last good
-state. Of several processes, the leader keeps the rows of all.
+An update that makes a weight infinite cannot be undone, and neither can one that was made before the numbers
+of its step were read (``train.log_every``). Then there is no ``step_M``, and the newest checkpoint is the last
+good state. Of several processes, the leader keeps the rows of all.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ FOLDER = "nonfinite"
 
 @dataclass(frozen=True)
 class Replay:
-    """The same step once more, watched.
+    """The same step once more, with hooks.
 
     Attributes:
-        failed: whether it failed again; anything else is a machine that does not repeat itself.
-        origin: the first number that is not finite, None where there is none.
-        rows: rows of the batch whose outputs are not finite.
+        failed: whether it failed again; if not, the machine does not compute deterministically.
+        origin: the first number that is not finite, None if there is none.
+        rows: the rows of the batch whose outputs are not finite.
     """
 
     failed: bool
@@ -66,10 +66,10 @@ class Report:
         step: the optimiser step, counted from 1.
         code: which error it is, `etrm explain CODE` explains it.
         what, got: what was not finite, and its value.
-        replay: None where an update was made, after which no step can be repeated.
-        weights: names of the parameters that are not finite now.
-        state_before: the checkpoint of the state before the step, in this folder; None where it is lost.
-        newest_checkpoint: of the run; None where there is none.
+        replay: the replay of the step; None after an update, which makes a replay impossible.
+        weights: the names of the parameters that are not finite now.
+        state_before: the checkpoint of the state before the step, in this folder; None if it is lost.
+        newest_checkpoint: the newest checkpoint of the run; None if there is none.
     """
 
     step: int
@@ -83,14 +83,14 @@ class Report:
 
 
 class _LostStateError(NonFiniteError):
-    """A weight was updated with or to what is not finite: the state before it is gone."""
+    """An update used or made numbers that are not finite: the state before it is lost."""
 
 
 # -- finding it ---------------------------------------------------------------------------------------
 
 
 def check_losses(losses: Sequence[tuple[int, float]], now: int) -> None:
-    """Raise NonFiniteError where the loss of a step is not finite; one before ``now`` was applied already."""
+    """Raise NonFiniteError if the loss of a step is not finite; steps before ``now`` were already applied."""
     for step, loss in losses:
         if not math.isfinite(loss):
             error = NonFiniteError(
@@ -100,7 +100,7 @@ def check_losses(losses: Sequence[tuple[int, float]], now: int) -> None:
 
 
 def check_gradients(model: nn.Module, norm: float | None, step: int) -> None:
-    """Raise NonFiniteError where a gradient, or the norm of the dense ones where it is known, is not finite."""
+    """Raise NonFiniteError if a gradient, or the known norm of the dense ones, is not finite."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     unknown = [g.coalesce().values() if g.is_sparse else g for g in gradients if norm is None or g.is_sparse]
     if not (math.isfinite(norm or 0.0) and _all_finite(unknown)):
@@ -111,7 +111,7 @@ def check_gradients(model: nn.Module, norm: float | None, step: int) -> None:
 
 
 def check_weights(model: nn.Module, step: int) -> None:
-    """Raise NonFiniteError where a parameter is not finite after an update."""
+    """Raise NonFiniteError if a parameter is not finite after an update."""
     if not _all_finite([p.detach() for p in model.parameters()]):
         names = _bad_weights(model)
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -126,7 +126,7 @@ def _all_finite(tensors: list[Tensor]) -> bool:
     if not tensors:
         return True
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors)])
-    # The norm of large numbers overflows, so one that is not finite is no proof.
+    # The norm of large finite numbers may overflow, so check every number then.
     return bool(torch.isfinite(norms).all()) or all(bool(torch.isfinite(t).all()) for t in tensors)
 
 
@@ -139,14 +139,14 @@ def _bad_weights(model: nn.Module) -> list[str]:
 
 @contextmanager
 def explain_nonfinite(state: TrainState, step: Callable[[], object]) -> Iterator[None]:
-    """Around one step of a run: one that is not finite is replayed and kept, and its error says where.
+    """A context around one step: if it is not finite, replay and keep it, and raise an error that names the module.
 
     Args:
         state: the state of the run.
         step: a function that does the next step of the run.
 
     Raises:
-        NonFiniteError: the step's own, with the module that came first and the folder that holds the batch.
+        NonFiniteError: the step's error, with the first module that was not finite and the folder of the batch.
     """
     before = state.moment()
     try:
@@ -220,7 +220,7 @@ def _told(report: Report, samples: Sequence[Sample]) -> str:
         return report.got
     if replay.origin is None:
         return f"{report.got}; " + (
-            "every module is finite" if replay.failed else "not so when it was repeated"
+            "every module is finite" if replay.failed else "not when the step was repeated"
         )
     told = f"{report.got}; first in {replay.origin}"
     if 0 < len(replay.rows) < len(samples):
@@ -230,7 +230,7 @@ def _told(report: Report, samples: Sequence[Sample]) -> str:
 
 
 def _rows(samples: Sequence[Sample], steps: Sequence[int]) -> list[dict[str, Any]]:
-    """What each row worked on; ``act_steps`` were done before this one, 0 where it has just begun."""
+    """Describe what each row worked on; ``act_steps`` counts its earlier ACT steps, 0 for a row that just began."""
     names = ("task_id", "name", "query", "serial", "puzzle_id", "translated")
     return [
         {"row": row, "act_steps": done} | {name: getattr(sample, name) for name in names}
@@ -245,7 +245,7 @@ def _keep(
     batch: Batch,
     before: checkpoints.Checkpoint | None,
 ) -> None:
-    """Write the folder whole, in place of one of an earlier process that met the same step."""
+    """Write the whole folder, replacing one of an earlier process that failed at the same step."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -261,7 +261,7 @@ def _keep(
 
 
 def _tensors(value: Batch | Demos, prefix: str = "") -> dict[str, Tensor]:
-    """Every tensor of a batch by the name of its field, those of the demos under ``demos.``."""
+    """Return every tensor of a batch by the name of its field, those of the demos under ``demos.``."""
     found: dict[str, Tensor] = {}
     for field in fields(value):
         item = getattr(value, field.name)

@@ -1,4 +1,4 @@
-"""What the trainer watches about itself, through the public surface of ``diagnostics``."""
+"""What the trainer records about itself, through the public interface of ``diagnostics``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etrm.training.train_state import TrainState
 
 
 class Observer:
-    """Records of one run: gradient coverage per step, and a look at a fixed probe batch.
+    """Records of one run: gradient coverage per step, and measurements on a fixed probe batch.
 
     With ``monitor.enabled`` off it does nothing; training is bit-identical either way.
     """
@@ -45,7 +45,7 @@ class Observer:
             self._probe = to_device(_probe_batch(state), state.device)
 
     def _row_functions(self) -> dict[str, RowsFunction]:
-        """Which samples of this process the rows of a call are; where not all in order, the module is told."""
+        """Map the rows of a call to samples of this process, for modules that do not see all of them in order."""
         found: dict[str, RowsFunction] = {}
         if self._has_encoder:
             found["encoder"] = lambda args, kwargs, output: args[0].slots
@@ -62,7 +62,7 @@ class Observer:
 
     @contextmanager
     def step(self, samples: int) -> Iterator[None]:
-        """Around forward, backward and update."""
+        """A context around forward, backward and update."""
         self._recorded = self._due
         if self._probe is not None and self._state.step == 0:
             self._start = self._look(self._probe)
@@ -74,14 +74,14 @@ class Observer:
             yield
 
     def gradients_reduced(self) -> None:
-        """Between the sum over the processes and clipping."""
+        """Tell the monitor that gradients are summed over the processes and not yet clipped."""
         if self._recorded and self.monitor is not None:
             self.monitor.gradients_reduced()
 
     def metrics(self) -> dict[str, Any]:
-        """The last step's records under ``module.quantity``, and the probe's under ``probe.`` when it is due.
+        """Return the last step's records under ``module.quantity``, and those of a due probe under ``probe.``.
 
-        The first step also has the probe as it was before any update, under ``start.``.
+        The first step also has the probe before any update, under ``start.``.
         """
         values: dict[str, Any] = {}
         done = self._state.step
@@ -95,7 +95,7 @@ class Observer:
         return values
 
     def findings(self) -> list[Finding]:
-        """What the toolkit found since this process began to train; empty without a monitor."""
+        """Return what the toolkit found since this process began to train; empty without a monitor."""
         return [] if self.monitor is None else self.monitor.findings()
 
     def _module(self, name: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Observer:
 
     @torch.no_grad()
     def _look(self, probe: Batch) -> dict[str, Any]:
-        """Representation of the probe's contexts, and what the decoder loses without them."""
+        """Measure the contexts of the probe, and the decoder's loss with, with shuffled and with mean contexts."""
         model = self._state.model
         assert model.encoder is not None
         model.eval()
@@ -133,7 +133,7 @@ class Observer:
 
 
 def _probe_batch(state: TrainState) -> Batch:
-    """One query of each of the first tasks, not augmented: fixed, so that only weights move."""
+    """Build a batch of one query of each of the first tasks, not augmented, so that only weights change."""
     config = state.config
     samples = build_evaluation_samples(state.episodes.tasks, config.data, 1, config.train.seed)
     first = {sample.task_id: sample for sample in reversed(samples)}
@@ -141,7 +141,7 @@ def _probe_batch(state: TrainState) -> Batch:
 
 
 def _loss(state: TrainState, probe: Batch, context: Tensor) -> float:
-    """Mean lm loss of one ACT step from a fresh carry."""
+    """Compute the mean lm loss of one ACT step from a fresh carry."""
     model = state.model
     _, output = model.step(model.initial_carry(probe.size), probe, context)
     return float(act_loss(output, probe.labels, state.config.train.loss).lm.mean())

@@ -15,7 +15,7 @@ from etrm.model.recursive import RecursiveModel
 
 
 class AdamATan2(Optimizer):
-    """Adam with atan2 in place of the division, so that no epsilon is needed.
+    """Adam with atan2 instead of the division, so that no epsilon is needed.
 
     p -= lr wd p;  p -= lr / (1 - b1^t) atan2(m, sqrt(v) / sqrt(1 - b2^t)), without any other
     factor (Everett et al., 2024, as the published TRM code has it). Scaling all gradients by a

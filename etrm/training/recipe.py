@@ -1,7 +1,7 @@
-"""What a run is made of, as replaceable functions: the one seam through which variation enters.
+"""The replaceable functions of a run: the only seam through which variation enters.
 
-The trainer calls these and nothing else, so a fault (``etrm.training.faults``) is a function from
-recipe to recipe and no trainer, model or loader ever asks whether one is switched on.
+The trainer calls these and nothing else, so that a fault (``etrm.training.faults``) is a function from
+recipe to recipe, and no trainer, model or loader ever checks whether a fault is active.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from etrm.training.task_sets import load_training_tasks
 
 
 def build_model(config: Config, episodes: Episodes) -> RecursiveModel:
-    """The model of a config, on the CPU, from the global random state."""
+    """Build the model of a config on the CPU, from the global random state."""
     return RecursiveModel(config.model, puzzles=episodes.puzzles, side=SIDE)
 
 
 def load_decoder(model: RecursiveModel, config: Config) -> None:
-    """Start the core from ``train.decoder``, if there is one."""
+    """Load the core from ``train.decoder``, if it is set."""
     if config.train.decoder is not None:
         source = decoder.read_source(config.train.decoder, config.train.decoder_weights)
         decoder.load_decoder(model.core, source, config.model, config.train)
 
 
 def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
-    """Take the decoder or the encoder out of training, or put it back.
+    """Freeze or unfreeze the decoder or the encoder.
 
-    Without a gradient the optimiser skips it, decay included.
+    The optimiser skips parameters without a gradient, including weight decay.
     """
     for parameter in find_part(model, part).parameters():
         parameter.requires_grad_(not frozen)
@@ -50,23 +50,23 @@ def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
 
 
 def update(optimizers: list[Optimizer], frozen: str | None) -> None:
-    """One optimiser step; a frozen part has no gradients and stays as it is."""
+    """Do one optimiser step; a frozen part has no gradients and does not change."""
     for optimizer in optimizers:
         optimizer.step()
 
 
 def draw(episodes: Episodes, bucket: int, index: int) -> Sample:
-    """The sample at a position of the stream."""
+    """Draw the sample at a position of the stream."""
     return episodes.sample(bucket, index)
 
 
 def labels(slots: Slots, part: MicroBatch) -> Tensor:
-    """What the rows of a part are scored against, (b, S): the labels of the samples that they work on."""
+    """Return the targets (b, S) of a micro-batch: the labels of its own samples."""
     return part.batch.labels
 
 
 def weigh(loss: Tensor, step: int) -> Tensor:
-    """The scalar that the 0-based ``step`` is trained on."""
+    """Return the scalar that the 0-based ``step`` is trained on."""
     return loss
 
 
@@ -75,18 +75,18 @@ class Recipe:
     """The functions of a run.
 
     Attributes:
-        configure: requested config to the config that the run really uses.
-        tasks: what it trains on.
-        build_model: config and episodes to the model.
-        load_decoder: put the pretrained core in place.
-        build_optimizers: model and train section to optimisers.
-        freeze: take a part out of training when its stage begins, and put it back when it ends.
-        draw: the loader.
-        labels: what rows are scored against.
-        weigh: what a step is trained on.
-        update: apply the gradients, told which part is frozen, if any.
-        load_weights: put the weights that an evaluation asks for in place.
-        evaluate: the evaluator, with the arguments of :func:`etrm.evaluation.evaluate`.
+        configure: a function from the requested config to the config that the run uses.
+        tasks: a function from the config to the training tasks.
+        build_model: a function from config and episodes to the model.
+        load_decoder: a function that loads the pretrained core.
+        build_optimizers: a function from the model and the train section to optimisers.
+        freeze: a function that freezes a part when its stage begins, and unfreezes it when it ends.
+        draw: the loader, a function from episodes, bucket and index to a sample.
+        labels: a function that returns the targets of a micro-batch.
+        weigh: a function from the loss and the step to the scalar to train on.
+        update: a function that applies the gradients; it gets the name of the frozen part, if any.
+        load_weights: a function that loads the weights to evaluate.
+        evaluate: the evaluator, a function with the arguments of :func:`etrm.evaluation.evaluate`.
     """
 
     configure: Callable[[Config], Config] = check_request

@@ -1,4 +1,4 @@
-"""The samples that the rows of a carry work on; a row draws a new one only when it begins anew."""
+"""The samples that the rows of a carry work on; a row draws a new one only when it resets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ Draw = Callable[[Episodes, int, int], Sample]
 
 
 class Slots:
-    """B rows of one bucket, of which this process draws its own.
+    """B rows of one bucket; this process draws the samples of its own rows.
 
     The published code hands a whole new batch to every step and throws away the rows that meet an
     unfinished sample, about 15 of 16 while the carry is in lockstep. Here nothing is thrown away.
 
     Args:
-        rows: of the global batch.
-        mine: those of this process; all of them unless there are others.
+        episodes: the training episodes.
+        bucket: the bucket of the rows.
+        rows: the number of rows of the global batch.
+        draw: the loader.
+        mine: the rows of this process, by default all of them.
 
     Attributes:
         draw: the loader.

@@ -1,4 +1,4 @@
-"""The tasks of a run: what it trains on, and what it is asked."""
+"""The task sets of a run: those that it trains on, and those that it is evaluated on."""
 
 from __future__ import annotations
 

@@ -27,11 +27,11 @@ from etrm.training.slots import Slots
 
 @dataclass(frozen=True)
 class Moment:
-    """What a step uses up before it is known whether it can be applied: random numbers and samples.
+    """What a step consumes before it is known whether it can be applied: random numbers and samples.
 
     Attributes:
         random_torch, random_halting: states of the two generators.
-        slots: samples of the rows, and the next one, by bucket.
+        slots: the indices of the rows' samples, and the next index, by bucket.
     """
 
     random_torch: Tensor
@@ -41,7 +41,7 @@ class Moment:
 
 @dataclass
 class TrainState:
-    """Where a run stands; the trainer, its observer and the handling of non-finite steps share one.
+    """The state of a run between two steps; the trainer, its observer and the handling of non-finite steps share one.
 
     Attributes:
         config: the settings that the run really uses.
@@ -86,13 +86,13 @@ class TrainState:
         return self.world.share(self.config.train.batch_size)
 
     def set_carry(self, bucket: int, carry: Carry) -> None:
-        """Put the state of this process's rows of a bucket in place."""
+        """Set the state of this process's rows of a bucket."""
         self.carries[bucket], self.halted[bucket] = carry, [Landing(carry.halted)]
 
     def capture(self) -> Checkpoint:
-        """Everything that the next step depends on, the same on any number of processes.
+        """Capture everything that the next step depends on, the same on any number of processes.
 
-        With several, each must call this; what is returned is that of the whole run, on each of them.
+        All processes must call this; each of them gets the state of the whole run.
         """
         tensors: dict[str, Tensor] = {f"ema.{name}": value for name, value in self.ema.sums.items()}
         tensors |= dict(_optimizer_tensors(self.optimizers))
@@ -116,10 +116,10 @@ class TrainState:
         return Checkpoint(self.step, raw, averaged, tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put a captured state back; the next step is the one that would have come.
+        """Restore a captured state; the next step is the one that would have followed.
 
         Raises:
-            CheckpointError: it is of another model or another version of etrm.
+            CheckpointError: it belongs to another model or another version of etrm.
         """
         try:
             self._restore(checkpoint)
@@ -135,7 +135,7 @@ class TrainState:
         tensors, state = checkpoint.tensors, checkpoint.state
         self.step = checkpoint.step
         load_weights(self.model, checkpoint, "raw")
-        if "imported" in state:  # weights alone: all else begins
+        if "imported" in state:  # it has only weights: everything else starts anew
             return
         ema = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
         self.ema.load(ema, state["ema_updates"])
@@ -153,12 +153,12 @@ class TrainState:
             )
 
     def moment(self) -> Moment:
-        """Where a run stands between two steps, cheap enough for every step."""
+        """Record what the next step will consume; cheap enough for every step."""
         positions = {bucket: (list(slots.indices), slots.next_index) for bucket, slots in self.slots.items()}
         return Moment(torch.get_rng_state(), self.halting.get_state(), positions)
 
     def rewind(self, before: Moment) -> None:
-        """Undo a step that was given up before its update: the next one is the same again, bit for bit."""
+        """Undo a step that failed before its update: the next step is the same again, bit for bit."""
         torch.set_rng_state(before.random_torch)
         self.halting.set_state(before.random_halting)
         for bucket, (indices, next_index) in before.slots.items():

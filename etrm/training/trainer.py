@@ -5,7 +5,7 @@ The loop reads like the recipe:
     refill the rows that halted -> encode, refine once -> loss of the carry's own labels
     -> backward -> clip -> update -> average -> log
 
-Each size bucket has its own rows and carry; the schedule says whose turn it is.
+Each size bucket has its own rows and carry; the schedule chooses the bucket of a step.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Trainer:
     """A run in memory; with a folder, also on disk.
 
     Args:
-        config: as given; the recipe's faults may change what is really used (:attr:`config`).
-        folder: where to record, or None for a run that leaves no trace; of several processes the
-            leader alone has one.
+        config: the requested settings; faults of the recipe may change them (:attr:`config`).
+        folder: the run folder, or None for a run that writes nothing; of several processes only the
+            leader has one.
         world: the processes of the run.
 
     Raises:
@@ -93,7 +93,7 @@ class Trainer:
         self._slices = split(self.mine, train.accumulate)
         self.prefetch: Prefetch | None = None
         if self.config.data.workers:
-            depth = 2 * train.batch_size  # a step takes a batch at the most
+            depth = 2 * train.batch_size  # a step takes at most one batch
             self.prefetch = Prefetch(self.config, self.episodes, build_loader, depth)
         draw = self.prefetch or self.recipe.draw
         self.slots = {
@@ -141,14 +141,14 @@ class Trainer:
         return self.advance()[-1]
 
     def advance(self, read: bool = True) -> list[dict[str, Any]]:
-        """Do one optimiser step; the host waits for the device only where its numbers are read.
+        """Do one optimiser step; the host waits for the device only if it reads the numbers.
 
         Returns:
-            the metrics of all steps since numbers were read last, or none.
+            the metrics of all steps since the last reading, or an empty list without a reading.
 
         Raises:
-            NonFiniteError: see :meth:`train_step`; where numbers were not read before, of an earlier step,
-                whose state is lost.
+            NonFiniteError: see :meth:`train_step`; it may be about an earlier step whose numbers were not read,
+                and whose state is then lost.
             TrainingError: nothing requires a gradient.
         """
         train = self.config.train
@@ -195,10 +195,10 @@ class Trainer:
     def _forward_and_backward(
         self, slots: Slots, parts: Sequence[MicroBatch], all_begin: bool
     ) -> tuple[Carry, list[Landing], Tensor]:
-        """The gradient of this process's rows.
+        """Compute the gradient of this process's rows.
 
         Returns:
-            their next carry, its halted rows on their way to the host, and the sums of what is logged.
+            their next carry, the flags of its halted rows on their way to the host, and the logged sums.
         """
         train = self.config.train
         carries, halted, sums = [], [], []
@@ -213,8 +213,8 @@ class Trainer:
             sums.append(sum_step(loss, total, output.q_halt, carry, self.config.model.halt.max_steps))
             if total.requires_grad:
                 torch.autograd.backward(total / train.batch_size)
-            # A cached context trains the encoder only through rows that begin: with a frozen decoder the
-            # steps in between have no gradient, and that is this variant's fault and no error.
+            # A cached context trains the encoder only through rows that begin. With a frozen decoder the other
+            # steps have no gradient: this is the fault of the variant, and no error.
             elif all_begin:
                 raise TrainingError(
                     "train.nothing-requires-gradient",
@@ -224,7 +224,7 @@ class Trainer:
         return Carry.join(carries), halted, torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
 
     def _clip(self) -> Tensor | None:
-        """Clip the norm of what is trained; None without clipping. The norm before it is returned."""
+        """Clip the gradient norm and return the norm before clipping; None without clipping."""
         limit = self.config.train.clip_norm
         if limit is None:
             return None
@@ -235,10 +235,10 @@ class Trainer:
     # -- a whole run ------------------------------------------------------------------------------
 
     def run(self, on_step: OnStep | None = None) -> bool:
-        """Train to the end, from wherever the run stands, and keep the result.
+        """Train from the current step to the end, and keep the result.
 
         Returns:
-            False where a signal asked to stop early; a checkpoint of that point is kept.
+            False if a signal stopped the run early; a checkpoint of that step is kept.
         """
         on = compute(self.config.train, self.device)
         record = describe_environment() | {
@@ -276,10 +276,10 @@ class Trainer:
         return self.step >= self.config.train.steps
 
     def resume(self) -> bool:
-        """Continue from the newest whole checkpoint of the folder; False where there is none.
+        """Continue from the newest whole checkpoint of the folder; return False if there is none.
 
         Raises:
-            CheckpointError: there are some and none is whole, or another version of etrm wrote it.
+            CheckpointError: checkpoints exist but none is whole, or another version of etrm wrote it.
         """
         found = self._newest() if self.folder else None
         path = self.world.tell(found and found[0])
@@ -301,15 +301,15 @@ class Trainer:
                 return path, checkpoints.read(path)
             except checkpoints.FormatError:
                 raise
-            except CheckpointError as error:  # an altered one: an older one may be whole
-                _log.warning("passed over: %s [%s]", error.brief, error.code)
+            except CheckpointError as error:  # it was altered; an older one may be whole
+                _log.warning("skipped: %s [%s]", error.brief, error.code)
                 problems.append(error)
         if problems:
             raise CheckpointError(
                 "checkpoint.none-whole",
                 f"no checkpoint in {self.folder.checkpoints} is whole",
                 got=problems[0].brief,
-                next_step="put the files back as they were, or begin another run",
+                next_step="restore the original files, or begin another run",
             ) from problems[0]
         return None
 
@@ -317,7 +317,7 @@ class Trainer:
     _saved_step = -1
 
     def _due(self, step: int) -> bool:
-        """Whether the numbers of this step are read; a checkpoint is only made of steps that were."""
+        """Whether the numbers of this step are read; checkpoints are only made of such steps."""
         train = self.config.train
         return step % train.log_every == 0 or step % train.checkpoint_every == 0 or step == train.steps
 
@@ -329,7 +329,7 @@ class Trainer:
                 on_step(self, metrics)
 
     def _save(self) -> None:
-        # Writing a step again would leave a moment without it, fatal where it is the only one.
+        # Rewriting a checkpoint would leave a moment without it, which is fatal if it is the only one.
         if not self._recorded or self._saved_step == self.step:
             return
         captured = self.state.capture()
@@ -339,9 +339,9 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a closed terminal end the run after the step in hand; a second Ctrl-C at once.
+        """Ctrl-C, SIGTERM and a closed terminal end the run after the current step; a second Ctrl-C ends it at once.
 
-        A signal that was ignored before (``nohup``, a worker whose parent minds Ctrl-C) stays so.
+        A signal that was ignored before (``nohup``, or a worker whose parent handles Ctrl-C) stays ignored.
         """
 
         def stop(number: int, frame: FrameType | None) -> None:
@@ -353,7 +353,7 @@ class Trainer:
         heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
         try:
             before = {number: signal.signal(number, stop) for number in heeded}
-        except ValueError:  # not the main thread: the caller's own handling stands
+        except ValueError:  # not the main thread: the caller's own handlers stay
             yield
             return
         try:
@@ -364,10 +364,10 @@ class Trainer:
 
 
 def train(config: Config, path: Path, *, resume: bool = False, on_step: OnStep | None = None) -> bool:
-    """Run a config in a folder, or go on where it stopped; with all processes that torchrun started.
+    """Train a config in a folder, or resume it; with all processes that torchrun started.
 
     Returns:
-        False where a signal asked to stop early.
+        False if a signal stopped the run early.
 
     Raises:
         EtrmError: see :class:`Trainer`, :class:`RunFolder` and :func:`join_processes`.

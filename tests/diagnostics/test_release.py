@@ -54,7 +54,7 @@ def test_the_tables_count_what_was_said() -> None:
     }
     lines = table(FAULTS, LISTED, outcomes).splitlines()
     (line,) = [line for line in lines if line.startswith("|a0|")]
-    assert line.endswith("|3 of 3|2 of 3|6 of 6|5 of 5|SPIKE001 core (1)|")
+    assert line.endswith("|3/3|2/3|6/6|5/5|SPIKE001 core (1)|")
     (line,) = [line for line in summary(LISTED, outcomes).splitlines() if line.startswith("| toy, held out")]
     assert line == "| toy, held out (3 seeds) | 32 of 33 | 1 | 0 |"
 

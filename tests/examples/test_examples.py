@@ -85,5 +85,6 @@ def test_the_healthy_one_is_quiet_at_every_level_and_learns(example: ModuleType)
 def test_the_page_has_every_case(example: ModuleType) -> None:
     text = (FOLDER / f"{example.__name__}.md").read_text(encoding="utf-8")
     cases = [make.__name__ for make in example.CASES]
-    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == cases
-    assert re.findall(r"^## (\w+)$", text, flags=re.MULTILINE) == cases[1:2]
+    assert re.findall(r"^\|`(\w+)`\|", text, flags=re.MULTILINE) == cases
+    printed = cases[1:2] if example.__name__ == "resnet" else []
+    assert re.findall(r"^## (\w+)$", text, flags=re.MULTILINE) == printed

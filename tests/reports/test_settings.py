@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from etrm.config import list_presets, list_settings, load, resolve, resolve_run, with_settings
-from etrm.setting_texts import flatten
+from etrm.setting_texts import flatten, to_toml
 from reports.documents.settings_page import main, page
 from reports.markdown import escape
 from reports.terminal.settings_table import settings_json, settings_toml, tables
@@ -29,10 +30,17 @@ def test_the_page_is_up_to_date(tmp_path: Path) -> None:
     assert (tmp_path / "settings.md").read_text("utf-8") == page() == DOCUMENT.read_text("utf-8")
 
 
-def test_the_page_has_a_row_for_every_setting() -> None:
-    rows = [line.strip("| ").split(" | ") for line in page().splitlines() if line.startswith("| `")]
-    found = {row[0].strip().strip("`"): row[-1] for row in rows}
-    assert found == {name: escape(setting.description) for name, setting in list_settings().items()}
+def test_the_page_has_a_line_for_every_setting() -> None:
+    lines = re.findall(r"^- `+ ?([\w.]+)=(.*?) ?`+ \((.*?)\): (.*)$", page(), flags=re.MULTILINE)
+    assert lines == [
+        (
+            name,
+            to_toml(setting.default),
+            escape(setting.values.replace(">= ", "≥").replace("<= ", "≤")),
+            escape(setting.description),
+        )
+        for name, setting in list_settings().items()
+    ]
 
 
 @pytest.mark.parametrize("preset", list_presets())

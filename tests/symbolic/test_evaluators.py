@@ -58,8 +58,8 @@ def assert_equal(fast: Tensor, slow: Tensor, grids: Grids, predicates: Predicate
 def test_both_evaluators_agree_on_formulas(formula: Formula, grids: Grids, semantics: Semantics) -> None:
     predicates = strategies.predicates()
     grids = Grids(grids.colours.requires_grad_(), grids.heights, grids.widths)
-    fast = evaluate.truth(formula, grids, predicates, semantics)
-    slow = loop.truth(formula, grids, predicates, semantics)
+    fast = evaluate.evaluate_formula(formula, grids, predicates, semantics)
+    slow = loop.evaluate_formula(formula, grids, predicates, semantics)
     assert_equal(fast, slow, grids, predicates)
 
 
@@ -67,8 +67,8 @@ def test_both_evaluators_agree_on_formulas(formula: Formula, grids: Grids, seman
 @given(strategies.formulas(("x", "y"), depth=2), strategies.grids(most=1, side=2, soft=True), SEMANTICS)
 def test_each_free_variable_is_an_axis(formula: Formula, grids: Grids, semantics: Semantics) -> None:
     predicates = strategies.predicates()
-    fast = evaluate.truth(formula, grids, predicates, semantics, ("y", "x"))
-    slow = loop.truth(formula, grids, predicates, semantics, ("y", "x"))
+    fast = evaluate.evaluate_formula(formula, grids, predicates, semantics, ("y", "x"))
+    slow = loop.evaluate_formula(formula, grids, predicates, semantics, ("y", "x"))
     assert_equal(fast, slow, Grids(grids.colours.requires_grad_(), grids.heights, grids.widths), predicates)
 
 
@@ -79,8 +79,8 @@ def test_both_evaluators_agree_on_nested_quantifiers(
 ) -> None:
     predicates = strategies.predicates()
     grids = Grids(grids.colours.requires_grad_(), grids.heights, grids.widths)
-    fast = evaluate.truth(formula, grids, predicates, semantics)
-    slow = loop.truth(formula, grids, predicates, semantics)
+    fast = evaluate.evaluate_formula(formula, grids, predicates, semantics)
+    slow = loop.evaluate_formula(formula, grids, predicates, semantics)
     assert_equal(fast, slow, grids, predicates)
 
 
@@ -89,8 +89,8 @@ def test_both_evaluators_agree_on_nested_quantifiers(
 def test_both_evaluators_agree_on_rules(rule: Rule, grids: Grids, semantics: Semantics) -> None:
     predicates = strategies.predicates()
     grids = Grids(grids.colours.requires_grad_(), grids.heights, grids.widths)
-    fast = evaluate.apply(rule, grids, predicates, semantics)
-    slow = loop.apply(rule, grids, predicates, semantics)
+    fast = evaluate.apply_rule(rule, grids, predicates, semantics)
+    slow = loop.apply_rule(rule, grids, predicates, semantics)
     assert torch.equal(fast.heights, slow.heights)
     assert torch.equal(fast.widths, slow.widths)
     assert_equal(fast.colours, slow.colours, grids, predicates)
@@ -99,7 +99,7 @@ def test_both_evaluators_agree_on_rules(rule: Rule, grids: Grids, semantics: Sem
 @RELAXED
 @given(strategies.rules(), strategies.grids(soft=True), SEMANTICS)
 def test_a_painted_grid_is_a_distribution(rule: Rule, grids: Grids, semantics: Semantics) -> None:
-    painted = evaluate.apply(rule, grids, strategies.predicates(), semantics)
+    painted = evaluate.apply_rule(rule, grids, strategies.predicates(), semantics)
     assert (painted.colours > -1e-9).all()
     torch.testing.assert_close(painted.colours.sum(-1), torch.ones_like(painted.colours[..., 0]))
 
@@ -112,7 +112,7 @@ def test_the_gradient_reaches_every_weight_of_the_predicates_in_use(
 ) -> None:
     predicates = strategies.predicates()
     semantics = Semantics.of(strategies.config(quantifier=quantifier))
-    truth = evaluator.truth(
+    truth = evaluator.evaluate_formula(
         parse_formula(text), Grids.of([[[0, 1], [2, 0]]], torch.float64), predicates, semantics
     )
     truth.sum().backward()
@@ -131,9 +131,9 @@ def test_a_guard_keeps_its_gradient_where_an_implication_to_a_true_assignment_lo
     grids, semantics = Grids.of([[[0, 1, 2]]], torch.float64), Semantics()
     tautology, guard = parse_formula("learned(x, 0) implies true"), parse("where learned(x, 0) paint 3")
     predicates = strategies.predicates()
-    evaluator.truth(tautology, grids, predicates, semantics).sum().backward()
+    evaluator.evaluate_formula(tautology, grids, predicates, semantics).sum().backward()
     assert not any(weight.grad.any() for weight in predicates.parameters() if weight.grad is not None)
-    evaluator.apply(guard, grids, predicates, semantics).colours[..., 3].sum().backward()
+    evaluator.apply_rule(guard, grids, predicates, semantics).colours[..., 3].sum().backward()
     assert predicates.guards is not None
     assert all(weight.grad is not None and weight.grad.any() for weight in predicates.guards.parameters())
 
@@ -142,23 +142,27 @@ def test_a_guard_keeps_its_gradient_where_an_implication_to_a_true_assignment_lo
 def test_a_variable_without_a_value_is_refused(evaluator: ModuleType) -> None:
     grids, predicates = Grids.of([[[0]]]), Predicates()
     with raises_code(FormulaError, "formula.unbound-variable", got="y"):
-        evaluator.truth(parse_formula("touching(x, y)"), grids, predicates, Semantics())
+        evaluator.evaluate_formula(parse_formula("touching(x, y)"), grids, predicates, Semantics())
 
 
 @pytest.mark.parametrize("evaluator", [evaluate, loop])
 def test_what_is_not_learned_is_refused(evaluator: ModuleType) -> None:
     grids, semantics = Grids.of([[[0]]], torch.float64), Semantics()
     with raises_code(FormulaError, "formula.nothing-learned", "learned"):
-        evaluator.truth(parse_formula("learned(x, 0)"), grids, Predicates(), semantics)
+        evaluator.evaluate_formula(parse_formula("learned(x, 0)"), grids, Predicates(), semantics)
     with raises_code(FormulaError, "formula.no-such-guard", got="2"):
-        evaluator.truth(parse_formula("learned(x, 2)"), grids, strategies.predicates(), semantics)
+        evaluator.evaluate_formula(parse_formula("learned(x, 2)"), grids, strategies.predicates(), semantics)
 
 
 def test_quantifiers_range_over_the_true_grid_alone() -> None:
     """Beside a 3x3 grid, a 1x1 grid has eight cells of the canvas that do not exist."""
     grids = Grids.of([[[1]], [[1, 1, 1], [1, 1, 1], [1, 1, 0]]])
-    all_blue = evaluate.truth(parse_formula("forall y: colour(y, 1)"), grids, Predicates(), Semantics())
+    all_blue = evaluate.evaluate_formula(
+        parse_formula("forall y: colour(y, 1)"), grids, Predicates(), Semantics()
+    )
     assert all_blue[:, 0].tolist() == [1, 0]
-    some_black = evaluate.truth(parse_formula("exists y: colour(y, 0)"), grids, Predicates(), Semantics())
+    some_black = evaluate.evaluate_formula(
+        parse_formula("exists y: colour(y, 0)"), grids, Predicates(), Semantics()
+    )
     assert some_black[:, 0].tolist() == [0, 1]
     assert not all_blue[0, 1:].any()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from etrm.symbolic.evaluate import apply
+from etrm.symbolic.evaluate import apply_rule
 from etrm.symbolic.formula import MAPS
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.parser import parse
@@ -21,7 +21,7 @@ Array = Any
 
 
 def painted(text: str, *grids: Array) -> list[Array]:
-    return apply(parse(text), Grids.of(grids), Predicates(), Semantics()).arrays()
+    return apply_rule(parse(text), Grids.of(grids), Predicates(), Semantics()).arrays()
 
 
 def moved(grid: Array, down: int, right: int) -> Array:

@@ -58,7 +58,7 @@ class Rung:
 LADDER = (
     Rung("published: whole canvas, 10 padded demos", BatchLayout(PUBLISHED, encode_padded, padded=True), 1),
     Rung("+ real demos only", BatchLayout(PUBLISHED), 2),
-    Rung("+ regions in place of the canvas", BatchLayout({**REGION, "buckets": 1}, encode_ungrouped), 8),
+    Rung("+ regions instead of the canvas", BatchLayout({**REGION, "buckets": 1}, encode_ungrouped), 8),
     Rung("+ batches of similar size (8 buckets)", BatchLayout(OURS, encode_ungrouped), 8),
     Rung("+ pairs grouped by length: ours", BatchLayout(OURS), 8),
 )

@@ -82,15 +82,17 @@ def measure_throughput(conditions: Conditions) -> BenchmarkSection:
     header = ("step", "GFLOP", "seconds", "GFLOP/s", "% of peak", "turns")
     table = Table(header, tuple(rows))
     seconds, wall = profile_steps(arms[PROFILED], batches[PROFILED], device)
+    shares = _shares(seconds, wall, counted[PROFILED])
+    largest = max(shares.rows, key=lambda row: float(row[1]))
+    reached = ", ".join(f"{row[4]} % at {row[0]}" for row in rows)
     words = (
-        f"The peak is the best of square float32 products of sides {', '.join(map(str, SQUARES[device.type]))} in "
-        f"the same turns: {format_spread(peaks / 1e9)} GFLOP/s. Operations are those of the products and of attention, "
-        "forward and backward, counted by torch.utils.flop_counter; what a kernel computes again in its backward "
-        "pass is not counted.",
-        f"Where the time of a step goes at D {PROFILED} (torch.profiler over {len(batches[PROFILED])} steps, once, "
-        "self time of the operations on the main thread):",
+        f"A step reaches {reached} of the peak, which is the best of square float32 products in the same turns: "
+        f"{format_spread(peaks / 1e9)} GFLOP/s. Operations are those of products and attention, forward and backward, "
+        "counted by torch.utils.flop_counter.",
+        f"At D {PROFILED} {largest[1]} % of the time is {largest[0]} (torch.profiler over {len(batches[PROFILED])} "
+        "steps, once, self time on the main thread).",
     )
-    return BenchmarkSection((table, _shares(seconds, wall, counted[PROFILED])), words)
+    return BenchmarkSection((table, shares), words)
 
 
 def count_flops(step: TrainingStep, batches: Sequence[Batch]) -> dict[str, int]:

@@ -51,7 +51,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Subject:
-    """A name for tables, and how it is made anew on a device, always the same."""
+    """A name for tables, and a function that builds the same training on a device."""
 
     name: str
     make: Callable[[torch.device], Training]

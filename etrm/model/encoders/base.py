@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         return self.read(*self.pair_sets(demos), carried)
 
     def noise_shape(self, pairs: int) -> tuple[int, ...] | None:
-        """Shape of one row's noise in training, with ``pairs`` pairs at the most; None if not variational."""
+        """Shape of one row's noise in training, with at most ``pairs`` pairs; None if not variational."""
         return None
 
     def pair_sets(self, demos: Demos) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         return {}
 
     def begin(self, carried: EncoderState | None, begins: Tensor) -> EncoderState | None:
-        """The state (R, P, D) with the rows of ``begins`` (R,) bool started anew; None if stateless."""
+        """The state (R, P, D) with the rows of ``begins`` (R,) bool reset; None if stateless."""
         initial, fresh = self.initial_state(), begins[:, None, None]
         if not initial:
             return None

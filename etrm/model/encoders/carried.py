@@ -1,4 +1,4 @@
-"""Encoders whose state goes on from one ACT step to the next (the published ETRMTRM).
+"""Encoders whose state continues from one ACT step to the next (the published ETRMTRM).
 
 Shapes: R context rows, K pairs of one row, P context tokens, D hidden. After the published code
 (bdsaglam/etrm), with one difference: there the returned context is detached too, so that no encoder
@@ -92,7 +92,7 @@ class TRMStyleEncoder(CarriedEncoder):
         self.positions = RotaryPositions(config.context_tokens, config.hidden_size // config.num_heads)
 
     def refine(self, old: EncoderState, pairs: Tensor, mask: Tensor) -> EncoderState:
-        """The states (R, P, D) after one step, before smoothing; the last H cycle alone has a graph."""
+        """The states (R, P, D) after one step, before smoothing; only the last H cycle has a graph."""
         x = mean_of_set(pairs, mask).unsqueeze(1)
         rotation = self.positions(torch.arange(self.context_tokens, device=pairs.device).unsqueeze(0))
         z_H, z_L = old["z_H"], old["z_L"]

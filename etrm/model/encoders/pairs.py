@@ -20,7 +20,7 @@ PAD = 0
 
 
 def choose_block_settings(config: ModelConfig, pre_norm: bool) -> BlockSettings:
-    """Of every block of an encoder: heads and expansion are the core's."""
+    """Return the settings of every block of an encoder; heads and expansion are those of the core."""
     encoder = config.encoder
     return BlockSettings(
         config.hidden_size,
@@ -58,7 +58,7 @@ class PairEncoder(nn.Module):
 
     def embed(self, demos: Demos) -> Tensor:
         """The tokens of the pairs as (N, L, D), times sqrt(D)."""
-        # One lookup in both tables: the output grid's tokens stand behind the input grid's.
+        # One lookup in both tables: the output grid's tokens follow the input grid's.
         is_output = demos.positions >= self.area
         table = torch.cat((self.input_embed.embedding_weight, self.output_embed.embedding_weight))
         return math.sqrt(table.shape[1]) * nn.functional.embedding(

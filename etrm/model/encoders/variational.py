@@ -20,13 +20,14 @@ from etrm.model.encoders.standard import SetEncoder
 from etrm.model.layers import Linear, rms_norm
 
 LOGVAR_LIMIT = 10.0
+"""Bound of the log variance, which keeps its exponential finite: our choice; the published code has none."""
 
 
 class Latent(nn.Module):
     """A diagonal normal of vectors, sampled in training mode and replaced by its mean in evaluation.
 
-    The noise comes from torch's global generator of the CPU, whatever the device: that is the state
-    which a checkpoint keeps, so a resumed run draws what the interrupted one would have drawn.
+    The noise comes from torch's global CPU generator on every device. A checkpoint keeps the state of that
+    generator, so that a resumed run draws the same noise.
     """
 
     def __init__(self, hidden_size: int, latent_size: int) -> None:

@@ -217,7 +217,7 @@ def _peers() -> Iterator[None]:
 
 @contextmanager
 def join_processes(device: str) -> Iterator[World]:
-    """The processes that the launcher started, met and in touch until the block ends; else one alone.
+    """Connect the processes that the launcher started until the block ends; without a launcher, a single process.
 
     Args:
         device: ``train.device``: gloo joins CPUs, nccl joins GPUs (and gloo their hosts).

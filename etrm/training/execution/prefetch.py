@@ -1,7 +1,7 @@
-"""Samples drawn ahead of need by other processes; the trainer is handed the very same ones.
+"""Worker processes that draw samples ahead; the trainer gets exactly the same samples.
 
-A sample is a function of bucket and index, and a bucket's indices are asked for in rising order, so the next
-ones are known before they are asked for. What was drawn ahead and is not asked for is dropped.
+A sample is a function of bucket and index, and the indices of a bucket are requested in rising order, so that
+the next ones are known in advance. Samples that were drawn ahead and are not requested are dropped.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from etrm.process_pool import start_workers
 from etrm.training.slots import Draw
 
 CHUNK = 8
-"""Samples per message: fewer cost more messages, more keep the first of them waiting."""
+"""Samples per message, a compromise: fewer cost more messages, more delay the first sample."""
 
 
 class Prefetch:
     """A loader whose samples come from worker processes.
 
-    A worker that dies takes nothing along: this process draws on by itself, and says so.
+    If a worker dies nothing is lost: this process draws the samples itself, with a warning.
 
     Args:
-        config: of the run; its faults are those of the loader too.
-        episodes: copied to every worker.
-        loader: from a config to a loader, a function of a module; every worker calls it.
-        depth: indices drawn ahead in every bucket.
+        config: the config of the run, faults included.
+        episodes: the training episodes, which every worker gets a copy of.
+        loader: a module-level function from a config to a loader, which every worker calls.
+        depth: the number of indices that are drawn ahead in every bucket.
     """
 
     def __init__(
@@ -49,20 +49,20 @@ class Prefetch:
         if not self._open or episodes is not self._episodes:
             return self._draw(episodes, bucket, index)
         try:
-            future = self._asked(bucket, index // CHUNK)
+            future = self._request(bucket, index // CHUNK)
             return future.result()[index % CHUNK] if future else self._draw(episodes, bucket, index)
         except BrokenExecutor as error:
             self.close()
             warnings.warn(
                 f"a process that draws samples ahead (data.workers) died: {error} "
-                "Training goes on, with the same samples drawn in its own process. Was memory short?",
+                "Training continues and draws the same samples in its own process. Was memory short?",
                 RuntimeWarning,
                 stacklevel=2,
             )
             return self._draw(episodes, bucket, index)
 
-    def _asked(self, bucket: int, chunk: int) -> Future[list[Sample]] | None:
-        """The future of a chunk, those behind it asked for too; None for one that was passed already."""
+    def _request(self, bucket: int, chunk: int) -> Future[list[Sample]] | None:
+        """Return the future of a chunk and request the following chunks; None for a chunk that was dropped."""
         ahead = self._ahead[bucket]
         if ahead and chunk < min(ahead):
             return None
@@ -74,7 +74,7 @@ class Prefetch:
         return ahead[chunk]
 
     def close(self) -> None:
-        """End the workers; what is asked for afterwards is drawn in this process."""
+        """End the workers; later samples are drawn in this process."""
         self._open = False
         self._ahead.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)

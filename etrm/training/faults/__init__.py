@@ -1,7 +1,7 @@
-"""Faults that can be switched on: each really happened, or is the near relative of one that did.
+"""Faults that can be injected: each really happened, or is a variant of one that did.
 
-Each is one function on the recipe. They serve as positive controls, as documentation, and in the
-bench. The investigation is never told which one is on; it has to find it by its effect.
+A fault is a function from recipe to recipe. Faults serve as positive controls, as documentation, and in the
+fault benchmark. The investigation never learns which fault is active; it has to find it by its effect.
 """
 
 from __future__ import annotations

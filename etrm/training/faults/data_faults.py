@@ -1,4 +1,4 @@
-"""H5: the encoder, or the loss, sees the wrong data."""
+"""Faults of H5: the encoder or the loss sees the wrong data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from etrm.training.slots import Slots
 from etrm.training.task_sets import load_held_out_tasks
 
 FIRST_COLOUR = 3
-"""Token of colour 1, the first that an augmentation may change; PAD, EOS and colour 0 stand before it."""
+"""Token of colour 1, the first that an augmentation may change; PAD, EOS and colour 0 have the tokens 0 to 2."""
 
 
 def _demos_from_other_task(recipe: Recipe) -> Recipe:
@@ -70,7 +70,7 @@ def _augment_mismatch(recipe: Recipe) -> Recipe:
 
 def _labels_from_new_batch(recipe: Recipe) -> Recipe:
     def labels(slots: Slots, part: MicroBatch) -> Tensor:
-        """Rows that go on are scored against the samples that a loader would have drawn for them."""
+        """Score the rows that continue against the samples that a loader would have drawn for them."""
         found = recipe.labels(slots, part).clone()
         for row, begins in enumerate(part.carry.halted.tolist()):
             if not begins:
@@ -104,19 +104,19 @@ FAULTS = (
         "query-in-demos",
         "the query with its answer is the first of its demos",
         "H5",
-        "seed 004, hypothesis 5",
+        "Low-performance investigation, hypothesis 5",
         _query_in_demos,
     ),
     Fault(
         "augment-mismatch",
         "the demos have other colours than their query",
         "H5",
-        "seed 004, hypothesis 5: augmented apart",
+        "Low-performance investigation, hypothesis 5: query and demos are augmented separately",
         _augment_mismatch,
     ),
     Fault(
         "labels-from-new-batch",
-        "rows that go on are scored against labels of samples that the loader has drawn since",
+        "rows that continue are scored against the labels of newer samples",
         "H5",
         "the first ETRM: the loss took the new batch's labels",
         _labels_from_new_batch,
@@ -125,7 +125,7 @@ FAULTS = (
         "eval-leak",
         "every second evaluation task is trained on",
         "H5",
-        "seed 004, hypothesis 5",
+        "Low-performance investigation, hypothesis 5",
         _eval_leak,
     ),
 )

@@ -1,4 +1,4 @@
-"""H1: the pretrained decoder does not arrive, or does not stay, as it was."""
+"""Faults of H1: the pretrained decoder is not loaded, or changes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _decoder_cycles_mismatch(recipe: Recipe) -> Recipe:
 
 def _decoder_moves(recipe: Recipe) -> Recipe:
     def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
-        """Parameters keep requires_grad; their gradients are to be zeroed before each update."""
+        """Change nothing: parameters keep requires_grad, and update() zeroes their gradients."""
 
     def update(optimizers: list[Optimizer], frozen: str | None) -> None:
         for optimizer in optimizers:
@@ -61,37 +61,37 @@ def _decoder_moves(recipe: Recipe) -> Recipe:
 FAULTS = (
     Fault(
         "decoder-not-loaded",
-        "loading the pretrained decoder is skipped and the run goes on",
+        "loading the pretrained decoder is skipped without an error",
         "H1",
-        "seed 004, hypothesis 1",
+        "Low-performance investigation, hypothesis 1",
         _decoder_not_loaded,
     ),
     Fault(
         "decoder-wrong-prefix",
         "the decoder is loaded without strictness under a prefix that matches no key",
         "H1",
-        "near relative of decoder-not-loaded: `strict=False` and a wrapped model",
+        "a variant of decoder-not-loaded: `strict=False` and a wrapped model",
         _decoder_wrong_prefix,
     ),
     Fault(
         "decoder-raw-for-ema",
-        "the decoder gets the raw weights of its checkpoint where the averaged ones are asked for",
+        "the decoder gets the raw weights of its checkpoint instead of the averaged ones",
         "H1",
-        "near relative of decoder-not-loaded",
+        "a variant of decoder-not-loaded",
         _decoder_raw_for_ema,
     ),
     Fault(
         "decoder-cycles-mismatch",
         "the decoder runs with two L cycles more than it was trained with",
         "H1",
-        "seed 004: trained at L_cycles 4, run at 6; every weight matches",
+        "Low-performance investigation: trained at L_cycles 4, run at 6; every weight matches",
         _decoder_cycles_mismatch,
     ),
     Fault(
         "decoder-moves",
         "the decoder is frozen by zero gradients, and weight decay moves it",
         "H1",
-        "seed 004: frozen weights that were not those of the checkpoint",
+        "Low-performance investigation: frozen weights that were not those of the checkpoint",
         _decoder_moves,
     ),
 )

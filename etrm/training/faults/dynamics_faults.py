@@ -1,4 +1,4 @@
-"""H4 and H7: settings and losses that hold training back, and encoders that are too weak."""
+"""Faults of H4 and H7: settings and losses that slow training down, and encoders that are too weak."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etrm.training.faults.seam import Fault, change_settings
 from etrm.training.recipe import Recipe
 
 SPIKE, EVERY = 40.0, 25
-"""A spike's factor on the loss, and the steps of which one has it: 4 %."""
+"""The factor on the loss of a spike, and the number of steps per spike: 4 % of the steps have one."""
 
 
 def _lr_too_high(recipe: Recipe) -> Recipe:
@@ -34,6 +34,7 @@ def _warmup_too_long(recipe: Recipe) -> Recipe:
 
 
 VARIATIONAL_ENCODER = {"kind": "hybrid_variational", "pooling": "mean"}
+"""The variational encoder of both faults of H7."""
 
 
 def _encoder_one_token(recipe: Recipe) -> Recipe:
@@ -53,37 +54,37 @@ def _posterior_collapse(recipe: Recipe) -> Recipe:
 FAULTS = (
     Fault(
         "lr-too-high",
-        "the encoder's rate is 100 times what the settings say",
+        "the learning rate of the encoder is 100 times the configured one",
         "H4",
-        "seed 002, hypothesis 2",
+        "Encoder training analysis, hypothesis 2",
         _lr_too_high,
     ),
     Fault(
         "no-clip-spikes",
-        "nothing is clipped, and the loss of every 25th step counts 40 times",
+        "gradients are not clipped, and the loss of every 25th step is multiplied by 40",
         "H4",
-        "seed 002, hypothesis 3",
+        "Encoder training analysis, hypothesis 3",
         _no_clip_spikes,
     ),
     Fault(
         "warmup-too-long",
         "the warm-up is 20 times as long as the run",
         "H4",
-        "seed 002: a warm-up copied from a run of days",
+        "Encoder training analysis: a warm-up copied from a run that took days",
         _warmup_too_long,
     ),
     Fault(
         "encoder-one-token",
-        "all the encoder says goes through one vector of four numbers",
+        "the whole context goes through one vector of four numbers",
         "H7",
-        "seed 002, hypothesis 4",
+        "Encoder training analysis, hypothesis 4",
         _encoder_one_token,
     ),
     Fault(
         "posterior-collapse",
-        "a variational encoder whose divergence weighs so much that it says the same of every task",
+        "a variational encoder whose KL weight is so large that it encodes every task alike",
         "H7",
-        "seed 003: LPN at full weight",
+        "Project briefing: LPN with the full KL weight",
         _posterior_collapse,
     ),
 )

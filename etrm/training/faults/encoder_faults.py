@@ -1,4 +1,4 @@
-"""H2: the encoder gets no gradient, or does not move."""
+"""Faults of H2: the encoder gets no gradient, or its weights do not change."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _encoder_no_grad(recipe: Recipe) -> Recipe:
 
 
 def _cell_by_cell(context: Tensor) -> Tensor:
-    """The same numbers, read one at a time and put together again: the graph ends here."""
+    """Return the same numbers, read one at a time: the graph ends here."""
     cells = [cell.item() for cell in context.flatten()]
     return context.new_tensor(cells).reshape(context.shape)
 
@@ -74,7 +74,7 @@ def _freeze_skips_optimizer(recipe: Recipe) -> Recipe:
             recipe.update(optimizers, frozen)
 
     def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
-        """The original left requires_grad alone: it meant to freeze by not stepping."""
+        """Change nothing: the original code tried to freeze by not stepping the optimiser."""
 
     return replace(change_settings(recipe, freeze_decoder_settings), update=update, freeze=freeze)
 
@@ -82,21 +82,21 @@ def _freeze_skips_optimizer(recipe: Recipe) -> Recipe:
 FAULTS = (
     Fault(
         "cached-context",
-        "encode a sample's demos when it begins, keep the context detached while it goes on",
+        "the demos of a sample are encoded when it begins; later steps use the detached context",
         "H2",
-        "seed 001: encoder gradients from 2 % of the batch",
+        "Progress summary: only 2 % of the batch sends gradients to the encoder",
         _cached_context,
     ),
     Fault(
         "encoder-skipped",
-        "encode the first batch alone and keep its contexts for all that follow",
+        "only the first batch is encoded; all later batches use its contexts",
         "H2",
-        "seed 001: with a halting bias of -5 and the cache, the encoder ran once",
+        "Progress summary: with a halting bias of -5 and the cache, the encoder ran once",
         _encoder_skipped,
     ),
     Fault(
         "context-detached",
-        "the context is handed to the decoder without its graph",
+        "the context is detached before the decoder gets it",
         "H2",
         "the published recurrent encoders: no encoder parameter ever has a gradient",
         _context_detached,
@@ -105,28 +105,28 @@ FAULTS = (
         "encoder-no-grad",
         "the encoder is called under torch.no_grad",
         "H2",
-        "near relative of context-detached: the evaluation path used in training",
+        "a variant of context-detached: the evaluation path is used in training",
         _encoder_no_grad,
     ),
     Fault(
         "encoder-frozen",
         "requires_grad is False on the whole encoder",
         "H2",
-        "seed 004, hypothesis 2",
+        "Low-performance investigation, hypothesis 2",
         _encoder_frozen,
     ),
     Fault(
         "freeze-skips-optimizer",
         "one optimiser for encoder and decoder, skipped while the decoder is frozen",
         "H2",
-        "seed 004: gradients arrive, and nothing trains at all",
+        "Low-performance investigation: gradients arrive, but no weight changes",
         _freeze_skips_optimizer,
     ),
     Fault(
         "python-loop-predicates",
         "the context is computed cell by cell through .item()",
         "H2",
-        "seed 000: predicates in a Python loop",
+        "Training loss analysis: predicates in a Python loop",
         _python_loop_predicates,
     ),
 )

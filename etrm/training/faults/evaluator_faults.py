@@ -1,4 +1,4 @@
-"""H6: the evaluator misreports."""
+"""Faults of H6: the evaluator reports wrong scores."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from etrm.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The steps of an evaluation, one of which a fault changes; arguments as :func:`etrm.evaluation.evaluate`."""
+class _Answers:
+    """The predictions of an evaluation, before they are scored."""
 
     tasks: TaskSet
     predictions: list[Prediction | None]
     samples: Any
 
 
-def _ask(
+def _answer(
     tasks: TaskSet,
     predictor: Predictor,
     *,
@@ -41,10 +41,10 @@ def _ask(
     trained: TaskSet | None = None,
     batch_size: int = 64,
     **_: Any,
-) -> _Asked:
+) -> _Answers:
     layout = DataConfig() if data is None else data
     samples = build_evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
-    return _Asked(tasks, predict(samples, predictor, batch_size), samples)
+    return _Answers(tasks, predict(samples, predictor, batch_size), samples)
 
 
 def _divide_by_all(recipe: Recipe) -> Recipe:
@@ -63,7 +63,7 @@ def _over(passed: PassK, asked: int) -> PassK:
 
 
 class _AsPredicted(Prediction):
-    """A vote for the grid as the model drew it, its augmentation still on."""
+    """A vote for the predicted grid without undoing its augmentation."""
 
     @cached_property
     def grid(self) -> Grid:
@@ -76,7 +76,7 @@ def _no_inverse(recipe: Recipe) -> Recipe:
     def evaluate(
         tasks: TaskSet, predictor: Predictor, *, ks: Sequence[int] = KS, **options: Any
     ) -> EvaluationReport:
-        asked = _ask(tasks, predictor, **options)
+        asked = _answer(tasks, predictor, **options)
         votes = [p and _AsPredicted(p.sample, p.tokens, p.q_halt) for p in asked.predictions]
         return score(tuple(tasks), asked.samples, votes, ks)
 
@@ -89,7 +89,7 @@ def _stale_votes(recipe: Recipe) -> Recipe:
     def evaluate(
         tasks: TaskSet, predictor: Predictor, *, ks: Sequence[int] = KS, **options: Any
     ) -> EvaluationReport:
-        asked = _ask(tasks, predictor, **options)
+        asked = _answer(tasks, predictor, **options)
         for prediction in asked.predictions:
             if prediction is not None:
                 kept.setdefault(prediction.sample.task_id, []).append(prediction)
@@ -109,16 +109,16 @@ def _eval_raw(recipe: Recipe) -> Recipe:
 FAULTS = (
     Fault(
         "divide-by-all",
-        "solved tasks are divided by the size of the whole set, asked or not",
+        "the number of solved tasks is divided by the size of the whole set, evaluated or not",
         "H6",
-        "seed 004: an evaluator that divided by the wrong number",
+        "Low-performance investigation: an evaluator that divided by the wrong number",
         _divide_by_all,
     ),
     Fault(
         "no-inverse",
         "votes are counted without undoing the augmentation",
         "H6",
-        "seed 004, hypothesis 6",
+        "Low-performance investigation, hypothesis 6",
         _no_inverse,
     ),
     Fault(
@@ -132,7 +132,7 @@ FAULTS = (
         "eval-raw",
         "raw weights are evaluated and reported as averaged",
         "H6",
-        "seed 004, hypothesis 6",
+        "Low-performance investigation, hypothesis 6",
         _eval_raw,
     ),
 )

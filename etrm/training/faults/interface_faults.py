@@ -1,4 +1,4 @@
-"""H3: the decoder is given something else than the encoder said; and faults of no hypothesis."""
+"""Faults of H3: the decoder does not get the context that the encoder computed. Also faults of no hypothesis."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from etrm.training.faults.seam import Fault, change_context, change_model, wrap_
 from etrm.training.recipe import Recipe
 
 SCALE = 30.0
+"""The factor on the context: our choice, far outside the scales that H3 tries."""
 NEVER = -50.0
 """A halting logit that no input can make positive where the head has no weights."""
 
@@ -65,44 +66,44 @@ def _halting_stuck(recipe: Recipe) -> Recipe:
 FAULTS = (
     Fault(
         "context-scale",
-        "the decoder is given the context times 30",
+        "the context is multiplied by 30",
         "H3",
-        "seed 004, hypothesis 3",
+        "Low-performance investigation, hypothesis 3",
         _context_scale,
     ),
     Fault(
         "context-nan",
-        "the context of one row of the batch is not a number",
+        "the context of one row of the batch is NaN",
         "H3",
-        "seed 004, hypothesis 3",
+        "Low-performance investigation, hypothesis 3",
         _context_nan,
     ),
     Fault(
         "context-ignored",
-        "the decoder is given zeros in place of the context",
+        "the decoder gets zeros instead of the context",
         "H3",
-        "seed 004, hypothesis 3",
+        "Low-performance investigation, hypothesis 3",
         _context_ignored,
     ),
     Fault(
         "context-collapsed",
-        "every row is given the mean of the batch's contexts",
+        "every row gets the mean context of the batch",
         "H3",
-        "near relative of a broken broadcast over the batch",
+        "a variant of a broken broadcast over the batch",
         _context_collapsed,
     ),
     Fault(
         "encode-all-discard",
-        "every row is encoded twice; the second time counts for rows that begin, the first for the others",
+        "every row is encoded twice, and half of the results are discarded",
         "cost",
-        "the published cache: 256 rows encoded, those that reset kept",
+        "the published cache: 256 rows are encoded and only those that reset are used",
         _encode_all_discard,
     ),
     Fault(
         "halting-stuck",
-        "the halting logit is -50 whatever the state",
+        "the halting logit is always -50",
         "halting",
-        "seed 001, phase 1 that never ends",
+        "Progress summary: phase 1 never ends",
         _halting_stuck,
     ),
 )

@@ -1,4 +1,4 @@
-"""What a fault is, and the ways in which one enters a recipe."""
+"""The type of a fault, and the ways in which one changes a recipe."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Fault:
     """A named fault.
 
     Attributes:
-        name: as given to ``--inject``.
-        what: what it does, in one sentence.
-        root_cause: the hypothesis that it should validate; ``cost`` and ``halting`` are findings that
-            belong to none.
-        seen: where it happened.
-        apply: the recipe with the fault in it.
+        name: the name for ``--inject``.
+        what: a sentence about what it does.
+        root_cause: the hypothesis that it should validate; ``cost`` and ``halting`` are findings of no
+            hypothesis.
+        seen: where it happened; docs/references.md lists the titles.
+        apply: a function from a recipe to the recipe with the fault.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Fault:
 
 
 def change_settings(recipe: Recipe, settings: Callable[[Config], Changes]) -> Recipe:
-    """The recipe with other settings than it was given."""
+    """Return the recipe with some settings changed, as a function of the config."""
 
     def configure(config: Config) -> Config:
         config = recipe.configure(config)
@@ -44,7 +44,7 @@ def change_settings(recipe: Recipe, settings: Callable[[Config], Changes]) -> Re
 
 
 def change_model(recipe: Recipe, change: Callable[[RecursiveModel], None]) -> Recipe:
-    """The recipe with a model that is changed once it is built."""
+    """Return the recipe with a change to the model after it is built."""
 
     def build(config: Config, episodes: Episodes) -> RecursiveModel:
         model = recipe.build_model(config, episodes)
@@ -55,7 +55,7 @@ def change_model(recipe: Recipe, change: Callable[[RecursiveModel], None]) -> Re
 
 
 def wrap_policy(recipe: Recipe, wrap: Callable[[ContextPolicy], ContextPolicy]) -> Recipe:
-    """The recipe with another way from the demonstrations to the context; a TRM has none and stays."""
+    """Return the recipe with its context policy wrapped; a TRM, which has no encoder, stays unchanged."""
 
     def change(model: RecursiveModel) -> None:
         if model.encoder is not None:
@@ -65,7 +65,7 @@ def wrap_policy(recipe: Recipe, wrap: Callable[[ContextPolicy], ContextPolicy]) 
 
 
 def change_context(recipe: Recipe, change: Callable[[Given], Given]) -> Recipe:
-    """The recipe with a change to what the decoder is given, after the encoder."""
+    """Return the recipe with a change between the encoder and the decoder."""
 
     def wrap(policy: ContextPolicy) -> ContextPolicy:
         def changed(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
@@ -77,5 +77,5 @@ def change_context(recipe: Recipe, change: Callable[[Given], Given]) -> Recipe:
 
 
 def freeze_decoder_settings(config: Config) -> Changes:
-    """Settings that mean to freeze the decoder for the whole run."""
+    """Return settings that freeze the decoder for the whole run."""
     return {"train": {"freeze_encoder_steps": 0, "freeze_decoder_steps": config.train.steps}}

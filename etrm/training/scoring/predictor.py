@@ -24,7 +24,7 @@ from etrm.training.loss import act_loss
 
 
 def make_predictor(model: RecursiveModel, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
-    """Answers as ``evaluate.halting`` says; the context is computed once per sample."""
+    """Return a predictor that halts as ``evaluate.halting`` says; it computes the context once per sample."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
         _, output = solve_samples(model, samples, early=halting == "early")
@@ -36,14 +36,14 @@ def make_predictor(model: RecursiveModel, halting: Literal["all_steps", "early"]
 
 
 def make_batch(model: RecursiveModel, samples: Sequence[Sample]) -> Batch:
-    """Samples as one batch on the model's device."""
+    """Collate samples to one batch on the model's device."""
     return to_device(collate(samples), model.device)
 
 
 def solve_samples(
     model: RecursiveModel, samples: Sequence[Sample], *, early: bool = False
 ) -> tuple[Batch, StepOutput]:
-    """:func:`etrm.model.solve.solve` on samples, in evaluation mode; the model's mode is left as it was."""
+    """Call :func:`etrm.model.solve.solve` on samples in evaluation mode; the model's mode is restored."""
     batch = make_batch(model, samples)
     was_training = model.training
     model.eval()
@@ -55,12 +55,12 @@ def solve_samples(
 def load_model(
     folder: Path, weights: Literal["ema", "raw"], place: int = -1
 ) -> tuple[RecursiveModel, Config, TaskSet, int]:
-    """A checkpoint of a run folder as a model in evaluation mode.
+    """Load a checkpoint of a run folder as a model in evaluation mode.
 
     Args:
-        folder: of the run.
-        weights: which of the two that a checkpoint holds.
-        place: among the kept checkpoints, oldest first; the newest by default.
+        folder: the run folder.
+        weights: the kind of weights.
+        place: the index among the kept checkpoints, oldest first; the newest by default.
 
     Returns:
         model, config, the tasks it was trained on, and the step of the checkpoint.
@@ -88,6 +88,6 @@ def load_model(
 
 
 def compute_mean_loss(model: RecursiveModel, samples: Sequence[Sample], kind: str = "stablemax") -> float:
-    """Mean lm loss after all ACT steps, in nats per scored token; ``kind`` as ``train.loss``."""
+    """Compute the mean lm loss after all ACT steps, in nats per scored token; ``kind`` as ``train.loss``."""
     batch, output = solve_samples(model, samples)
     return float(act_loss(output, batch.labels, kind).lm.mean())

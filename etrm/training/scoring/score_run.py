@@ -1,4 +1,4 @@
-"""Score a run on tasks that it never saw, beside what needs no learning."""
+"""Score a run on tasks that it never saw, and compare it with baselines that need no learning."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from etrm.training.task_sets import load_held_out_tasks, load_whole_set
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a run answered.
+    """The answers of a run.
 
     Attributes:
-        config: of the run, with the evaluation's overrides.
-        step: of the checkpoint.
-        weights: ema or raw.
-        model: that answered, in evaluation mode.
+        config: the config of the run, with the settings of the evaluation.
+        step: the step of the checkpoint.
+        weights: the kind of weights, ema or raw.
+        model: the evaluated model, in evaluation mode.
         trained: the tasks that it was trained on.
-        asked: the tasks.
+        asked: the tasks that it was evaluated on.
         report: its answers and their scores.
     """
 
@@ -41,16 +41,16 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found.
+    """The scores of a run and of its baselines.
 
     Attributes:
-        config: of the run, with the evaluation's overrides.
-        step: of the checkpoint.
-        weights: ema or raw.
-        asked: the tasks.
-        model: the run's report.
-        others: reports of the trivial baselines and of the same model untrained, by name.
-        submitted: the submission, where one was asked for.
+        config: the config of the run, with the settings of the evaluation.
+        step: the step of the checkpoint.
+        weights: the kind of weights, ema or raw.
+        asked: the tasks that it was evaluated on.
+        model: the report of the run.
+        others: the reports of the trivial baselines and of the same model untrained, by name.
+        submitted: the submission, if one was requested.
     """
 
     config: Config
@@ -63,14 +63,14 @@ class Scores:
 
 
 def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
-    """Ask the newest checkpoint of a run folder.
+    """Evaluate the newest checkpoint of a run folder.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
 
     Raises:
-        LeakageError: an asked task was trained on and is not in ``evaluate.allow_trained``.
+        LeakageError: an evaluation task was trained on and is not in ``evaluate.allow_trained``.
         EtrmError: there is no run, no whole checkpoint, or no such tasks.
     """
     weights = with_settings(read_config(folder), **settings).evaluate.weights
@@ -83,12 +83,12 @@ def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
 
 
 def score_run(folder: Path, settings: Changes, submission: Path | None) -> Scores:
-    """Evaluate the newest checkpoint of a run folder beside what needs no learning.
+    """Evaluate the newest checkpoint of a run folder, and baselines that need no learning.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
-        submission: where to write a Kaggle submission of the whole data set, if anywhere.
+        submission: the file for a Kaggle submission of the whole data set, or None.
 
     Raises:
         EtrmError: see :func:`evaluate_run`.

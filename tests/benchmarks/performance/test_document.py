@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_a_section_takes_the_place_of_its_predecessor_and_leaves_the_others(
     text = (tmp_path / "benchmarks.md").read_text()
     assert "3 s" not in text
     assert text.index("How large? (`size`)") < text.index("How fast? (`speed`)")
-    assert "|slow [sic]|2 s|" not in text  # its figure shows it
+    assert "|slow [sic]|2 s|\n|fast|1 [1, 1]|" in text
     assert text.index("It took 2 s.") < text.index("*machine B.*")
     assert "## On a GPU\n\nNot measured" in text
     assert "--device cuda --write" in text
@@ -59,7 +60,7 @@ def test_a_gpu_stands_beside_the_processor(part: Benchmark, tmp_path: Path) -> N
 
 def test_what_is_printed_holds_every_cell_and_paragraph(part: Benchmark) -> None:
     out = io.StringIO()
-    document.show(Console(file=out, width=100), part, section("3 s"), "a machine.")
+    document.show(Console(file=out, width=100), part.question, section("3 s"), "a machine.")
     for words in ("How fast?", "slow [sic]", "3 s", "1 [1, 1]", "It took 3 s.", "a machine."):
         assert words in out.getvalue()
 
@@ -108,3 +109,12 @@ def test_conditions_that_all_parts_share_are_given_once(part: Benchmark, tmp_pat
     assert text.count("a machine") == 1
     assert "All parts: a machine." in text
     assert text.index("*load 1.*") < text.index("How large?") < text.index("*load 2.*")
+
+
+def test_a_part_may_leave_its_tables_out_of_the_document(part: Benchmark, tmp_path: Path) -> None:
+    short = replace(part, in_full=False)
+    document.keep(short, section("2 s"), "cpu", "a machine.", ["speed"], tmp_path)
+    assert "slow [sic]" not in (tmp_path / "benchmarks.md").read_text()
+    out = io.StringIO()
+    document.show_kept(Console(file=out, width=100), tmp_path)
+    assert all(words in out.getvalue() for words in ("How fast?", "slow [sic]", "It took 2 s.", "a machine."))

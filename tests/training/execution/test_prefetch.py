@@ -71,7 +71,7 @@ def test_the_workers_hand_over_the_very_same_samples_and_end(prefetch: Prefetch)
     assert len(pids) == 2
     os.kill(pids[0], signal.SIGKILL)
     with pytest.warns(
-        RuntimeWarning, match=r"data\.workers\) died: .*Training goes on, with the same samples"
+        RuntimeWarning, match=r"data\.workers\) died: .*Training continues and draws the same samples"
     ):
         found = [prefetch(episodes, 0, index) for index in range(places[0], places[0] + 200)]
     for index, sample in enumerate(found, places[0]):
