@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from etrm.investigation.result import Direction, Verdict
-from reports.markdown import bullets
 
 VERDICTS = {
     Verdict.VALIDATED: "at fault",
@@ -61,9 +60,3 @@ def name_final_value(key: str) -> str:
 def verdict_words(verdict: Verdict) -> str:
     """Return a verdict in words with its name in bold, for instance ``not at fault (**INVALIDATED**)``."""
     return f"{VERDICTS[verdict]} (**{verdict.value}**)"
-
-
-def verdict_legend() -> str:
-    """Return markdown that explains the verdicts, for the place above a table of verdicts."""
-    listed = bullets([f"{verdict_words(verdict)}: {meaning}." for verdict, meaning in MEANINGS.items()])
-    return f"Each hypothesis states one possible fault. The verdicts are:\n\n{listed}"

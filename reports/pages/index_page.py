@@ -13,7 +13,7 @@ from reports.pages.difference_page import changes
 from reports.pages.experiment_page import scenario
 from reports.pages.sections import baselines_table, cost, join, raw_data, reproduce, section
 from reports.pages.standing import marks
-from reports.words import verdict_legend, verdict_words
+from reports.words import MEANINGS, verdict_words
 
 GLOSSARY = (
     "**Root cause**: the first VALIDATED hypothesis in the order of dependence that no other one explains. "
@@ -119,7 +119,11 @@ def cause_name(result: Result) -> str:
 
 
 def _legend(result: Result) -> str:
-    return verdict_legend() if result.hypotheses else ""
+    """Return the explanation of the verdicts, for the place above their table."""
+    if not result.hypotheses:
+        return ""
+    listed = bullets([f"{verdict_words(verdict)}: {meaning}." for verdict, meaning in MEANINGS.items()])
+    return f"Each hypothesis states one possible fault. The verdicts are:\n\n{listed}"
 
 
 def _matrix(result: Result, pages: Mapping[str, str]) -> str:
