@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from etrm.config.code_names import Named
 from etrm.config.section import Section
 
 
@@ -18,12 +19,17 @@ class MonitorConfig(Section):
         25, ge=1, description="number of steps between two measurements on the fixed probe batch"
     )
     probe_tasks: int = Field(16, ge=2, description="number of tasks in the probe batch")
+    rules: tuple[Annotated[str, Named("rules")], ...] = Field(
+        (), description="diagnostics rules of your own, as code such as my_code.py:MY_RULE"
+    )
 
 
 class EvaluateConfig(Section):
     """Evaluation by pass@k on tasks that the run was not trained on."""
 
-    source: str = Field("arc-agi-1", description="source of the evaluation tasks (values as in data.source)")
+    source: Annotated[str, Named("data_sources")] = Field(
+        "arc-agi-1", description="source of the evaluation tasks (values as in data.source)"
+    )
     subset: Literal["training", "evaluation"] = Field(
         "evaluation", description="subset of the source to evaluate on"
     )

@@ -1,4 +1,4 @@
-"""torch.compile for the networks in which nearly all time is spent, where a device gains by it.
+"""torch.compile for the networks that take nearly all the time, for devices that are faster with it.
 
 Compiled are the core's network, which its cycles apply again and again, and the blocks of the encoder: small
 enough to be compiled in seconds, where all cycles of a core would take minutes, and what watches the core or
@@ -16,18 +16,21 @@ import torch
 
 from etrm.config import TrainConfig
 from etrm.errors import ConfigError
+from etrm.model.core import ReasoningModule
 from etrm.model.layers import Block
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 
 
-def compile_networks(model: RecursiveModel, device: torch.device) -> None:
-    """Compile, in place, when they are called first; one graph serves all numbers of rows and tokens.
+def compile_networks(model: Variant, device: torch.device) -> None:
+    """Compile the networks in place, at their first call; one graph serves all numbers of rows and tokens.
 
     Raises:
         ConfigError: there is no compiler for the device.
     """
     _check_compiler(device)
-    networks: list[torch.nn.Module] = [model.core.L_level]
+    networks: list[torch.nn.Module] = [
+        module for module in model.core.modules() if isinstance(module, ReasoningModule)
+    ]
     if model.encoder is not None:
         networks += [module for module in model.encoder.modules() if isinstance(module, Block)]
     for network in networks:
@@ -35,8 +38,8 @@ def compile_networks(model: RecursiveModel, device: torch.device) -> None:
 
 
 def uncompiled(train: TrainConfig) -> AbstractContextManager[None]:
-    """Around what needs the plain networks: a compiled one does not call the hooks of modules inside it."""
-    # Asked for only where it does something: it imports the whole compiler.
+    """A context in which networks run uncompiled, because a compiled one does not call the hooks of its modules."""
+    # Used only if compiled, because it imports the whole compiler.
     return torch.compiler.set_stance("force_eager") if train.compile else nullcontext()
 
 
@@ -44,14 +47,14 @@ def _check_compiler(device: torch.device) -> None:
     if device.type == "cpu":
         name = os.environ.get("CXX", "g++")
         missing = None if shutil.which(name) else f"no C++ compiler ({name})"
-        cure = "install one, or name yours in the environment variable CXX"
+        remedy = "install one, or name yours in the environment variable CXX"
     else:
         missing = None if importlib.util.find_spec("triton") else "no triton"
-        cure = "install triton"
+        remedy = "install triton"
     if missing:
         raise ConfigError(
             "train.no-compiler",
             f"train.compile needs a compiler for device {device.type}",
             got=missing,
-            next_step=f"{cure}, or train.compile=false",
+            next_step=f"{remedy}, or train.compile=false",
         )
