@@ -7,7 +7,7 @@ from functools import partial
 
 from etrm.investigation.result import Experiment, Hypothesis, Result
 from reports import html
-from reports.markdown import escape, link, paragraph
+from reports.markdown import escape, link, paragraph, plain
 from reports.names import make_unique, name_pages, order_hypotheses
 from reports.pages.experiment_page import experiment_page
 from reports.pages.hypothesis_page import hypothesis_page
@@ -65,7 +65,8 @@ def _images(part: Hypothesis | Experiment, page: str) -> tuple[list[str], dict[s
         shown.append(_image(figure.title, name, f"{escape(figure.caption)} {how}".strip()))
     compared, panels = paired.panels(part.arms, part.runs, part.evidence)
     if panels:
-        drawn[paired_name] = paired.draw(compared, panels)
+        differences = {arm.name: plain(arm.difference) for arm in part.arms}
+        drawn[paired_name] = paired.draw([differences[name] or name for name in compared], panels)
         shown.append(_image("Final values by seed", paired_name, paired.CAPTION))
     return shown, drawn
 

@@ -71,7 +71,7 @@ def _panel(
 
 
 def draw(names: Sequence[str], found: Sequence[PairedPanel]) -> bytes:
-    """Draw one panel per metric."""
+    """Draw one panel per metric; ``names`` are the labels of the arms, in the order of the panels' values."""
     from matplotlib.figure import Figure as Canvas
 
     columns = min(3, len(found))
