@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import diagnostics
@@ -81,3 +83,14 @@ def test_an_unknown_code_names_the_nearest() -> None:
     assert isinstance(error, ConfigError)
     assert error.code == "explain.unknown-code"
     assert "COV001" in str(error.allowed)
+
+
+def test_a_terminal_gets_rendered_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=80)
+    monkeypatch.setattr("reports.terminal.console.open_console", lambda: terminal)
+    assert CliRunner().invoke(app, ["explain", "COV001"]).exit_code == 0
+    text = shown.getvalue()
+    assert "COV001: Few samples train the module" in text
+    assert "**" not in text
+    assert "\x1b[" in text
