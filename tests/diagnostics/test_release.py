@@ -55,8 +55,8 @@ def test_the_tables_count_what_was_said() -> None:
     lines = table(FAULTS, LISTED, outcomes).splitlines()
     (line,) = [line for line in lines if line.startswith("|a0|")]
     assert line.endswith("|3/3|2/3|6/6|5/5|SPIKE001 core (1)|")
-    (line,) = [line for line in summary(LISTED, outcomes).splitlines() if line.startswith("| toy, held out")]
-    assert line == "| toy, held out (3 seeds) | 32 of 33 | 1 | 0 |"
+    (line,) = [line for line in summary(LISTED, outcomes).splitlines() if line.startswith("|toy, held out")]
+    assert line == "|toy, held out (3 seeds)|32 of 33|1|0|"
 
 
 def test_what_was_run_is_not_run_again(tmp_path: Path) -> None:

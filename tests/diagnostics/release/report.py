@@ -103,7 +103,7 @@ def summary(columns: Cases, outcomes: dict[Task, Outcome]) -> str:
                 f"{sum(len(outcome.others) for outcome in quiet)}",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return "\n".join(f"|{'|'.join(line)}|" for line in lines) + "\n"
 
 
 def renew(path: Path, part: str, text: str) -> None:
