@@ -271,11 +271,6 @@ DEFECTS = [
             'ordered[-1] if metric == "output_rms" else ordered[0]',
         ),
         (
-            "a rule speaks one step late",
-            'if run.steps >= options["min_steps"]:',
-            'if run.steps > options["min_steps"]:',
-        ),
-        (
             "weight decay of zero explains a movement",
             "if isinstance(decay, Absent) or decay > 0.0:",
             "if isinstance(decay, Absent) or decay >= 0.0:",
@@ -284,6 +279,17 @@ DEFECTS = [
             "a module that wastes just the limit is not named",
             'and module.waste >= options["above"]',
             'and module.waste > options["above"]',
+        ),
+    ),
+    Defect(
+        "a rule fires one step late",
+        "diagnostics",
+        (
+            ('if run.steps >= options["min_steps"]:', 'if run.steps > options["min_steps"]:'),
+            (
+                'if run.steps >= options.get("min_steps", 1.0):',
+                'if run.steps > options.get("min_steps", 1.0):',
+            ),
         ),
     ),
     *_of(

@@ -6,13 +6,12 @@ import errno
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import cli
+from tests.command_line import Ended, etrm
 from tests.errors import assert_holds
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -20,33 +19,11 @@ TRM = str(PARITY / "trm" / "weights.safetensors")
 ETRM = str(PARITY / "etrm_lpn_standard" / "weights.safetensors")
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
+def run(*words: object) -> Ended:
+    return etrm("checkpoint", *words)
 
 
-class Run:
-    """Runs the command line in this process."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.patch, self.capsys = patch, capsys
-
-    def __call__(self, *words: object) -> Done:
-        self.patch.setattr("sys.argv", ["etrm", "checkpoint", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        captured = self.capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Done(int(left.value.code or 0), captured.out, captured.err)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(monkeypatch, capsys)
-
-
-def test_a_published_checkpoint_is_imported_inspected_exported_and_compared(run: Run, tmp_path: Path) -> None:
+def test_a_published_checkpoint_is_imported_inspected_exported_and_compared(tmp_path: Path) -> None:
     folder, file = tmp_path / "run", tmp_path / "out.pt"
     done = run("import", ETRM, "--out", folder)
     assert done.code == 0, done.err
@@ -63,7 +40,7 @@ def test_a_published_checkpoint_is_imported_inspected_exported_and_compared(run:
     assert "equal: 34/34 tensors" in same.out
 
 
-def test_totals_and_statistics_for_machines(run: Run) -> None:
+def test_totals_and_statistics_for_machines() -> None:
     found = json.loads(run("inspect", TRM, "--json").out)
     tensors = load_file(TRM)
     assert found["totals"]["all"]["values"] == sum(t.numel() for t in tensors.values())
@@ -73,7 +50,7 @@ def test_totals_and_statistics_for_machines(run: Run) -> None:
     assert first["mean"] == pytest.approx(float(tensors[first["name"]].double().mean()))
 
 
-def test_two_checkpoints_that_differ_are_exit_1(run: Run, tmp_path: Path) -> None:
+def test_two_checkpoints_that_differ_are_exit_1(tmp_path: Path) -> None:
     tensors = load_file(TRM)
     tensors["model.inner.lm_head.weight"][3, 5] += 0.5
     tensors["model.inner.L_init"][0] = float("nan")
@@ -97,7 +74,7 @@ def test_two_checkpoints_that_differ_are_exit_1(run: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "foreign", "folder", "missing"])
-def test_bad_input_is_exit_2_and_leaves_nothing(run: Run, tmp_path: Path, damage: str) -> None:
+def test_bad_input_is_exit_2_and_leaves_nothing(tmp_path: Path, damage: str) -> None:
     bad = tmp_path / "bad"
     content = {"empty": b"", "truncated": Path(TRM).read_bytes()[:-9], "foreign": b"PK\x03\x04, not really"}
     if damage in content:
@@ -118,9 +95,7 @@ def test_bad_input_is_exit_2_and_leaves_nothing(run: Run, tmp_path: Path, damage
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_what_is_no_checkpoint_is_said_in_plain_words_and_no_unsafe_way_is_advised(
-    run: Run, tmp_path: Path
-) -> None:
+def test_what_is_no_checkpoint_is_said_in_plain_words_and_no_unsafe_way_is_advised(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     done = run("inspect", tmp_path / "config.json")
     assert_holds(done.err, "checkpoint.not-a-checkpoint", tmp_path / "config.json", "torch.save")
@@ -137,7 +112,7 @@ def test_what_is_no_checkpoint_is_said_in_plain_words_and_no_unsafe_way_is_advis
     ],
 )
 def test_an_unknown_choice_is_exit_2_and_names_those_there_are(
-    run: Run, words: tuple[str, ...], values: list[str]
+    words: tuple[str, ...], values: list[str]
 ) -> None:
     done = run(*words)
     assert done.code == 2

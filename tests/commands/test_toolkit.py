@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-import cli
+from tests.command_line import Ended, etrm
 from tests.errors import assert_holds
 
 CASE = """
@@ -41,29 +42,29 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def audit(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr("sys.argv", ["etrm", "audit", *words])
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    assert isinstance(left.value.code, int)
-    return left.value.code
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audited file may import its neighbours, so its folder is put on the path."""
+    monkeypatch.setattr("sys.path", [*sys.path])
 
 
-def test_findings_give_1_and_a_baseline_of_them_0(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def audit(*words: str) -> Ended:
+    return etrm("audit", *words)
+
+
+def test_findings_give_1_and_a_baseline_of_them_0(file: Path) -> None:
     known = str(file.with_name("known.json"))
-    assert audit(monkeypatch, f"{file}:make_case", "--write-baseline", known) == 1
-    assert "GRAD001  encoder" in capsys.readouterr().out
-    assert audit(monkeypatch, f"{file}:make_case", "--baseline", known) == 0
-    assert audit(monkeypatch, f"{file}:make_case", "--ignore", "encoder") == 0
-    assert audit(monkeypatch, f"{file}:healthy") == 0
+    ended = audit(f"{file}:make_case", "--write-baseline", known)
+    assert ended.code == 1
+    assert "GRAD001  encoder" in ended.out
+    assert audit(f"{file}:make_case", "--baseline", known).code == 0
+    assert audit(f"{file}:make_case", "--ignore", "encoder").code == 0
+    assert audit(f"{file}:healthy").code == 0
 
 
-def test_a_file_in_the_format_asked_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_the_format_asked_for(file: Path) -> None:
     out = file.with_name("audit.sarif")
-    assert audit(monkeypatch, f"{file}:make_case", "--format", "sarif", "--out", str(out)) == 1
+    assert audit(f"{file}:make_case", "--format", "sarif", "--out", str(out)).code == 1
     (run,) = json.loads(out.read_text())["runs"]
     result = run["results"][0]
     assert result["ruleId"] == "GRAD001"
@@ -84,13 +85,11 @@ def test_a_file_in_the_format_asked_for(file: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_bad_input_gives_2(
     file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     words: list[str],
     values: list[str],
 ) -> None:
-    assert audit(monkeypatch, *(word.format(file=file) for word in words)) == 2
-    said = capsys.readouterr().err
-    assert_holds(said, *(value.format(file=file) for value in values))
-    assert "cli.py" not in said
-    assert "diagnostics/" not in said
+    ended = audit(*(word.format(file=file) for word in words))
+    assert ended.code == 2
+    assert_holds(ended.err, *(value.format(file=file) for value in values))
+    assert "cli.py" not in ended.err
+    assert "diagnostics/" not in ended.err

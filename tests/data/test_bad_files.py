@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import cli
 from etrm.data import load_tasks
 from etrm.errors import DataError, EtrmError
+from tests.command_line import etrm
 from tests.errors import assert_holds, raises_code
 
 GRID = [[0, 1], [2, 3]]
@@ -121,18 +120,12 @@ def check_refused(source: Path, fault: Fault, *where: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["task, null", "bytes, latin-1", "grid, huge number"])
-def test_the_command_line_exits_2_without_a_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_the_command_line_exits_2_with_a_message(tmp_path: Path, name: str) -> None:
     content, where, (code, place, _) = FILES[name]
     (tmp_path / "bad.json").write_bytes(content)
-    monkeypatch.setattr(sys, "argv", ["etrm", "data", "check", "--source", str(tmp_path)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    printed = capsys.readouterr()
-    assert (caught.value.code, printed.out) == (2, "")
-    assert_holds(printed.err, tmp_path / "bad.json", code, where, place)
-    assert "Traceback" not in printed.err
+    ended = etrm("data", "check", "--source", tmp_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert_holds(ended.err, tmp_path / "bad.json", code, where, place)
 
 
 @pytest.mark.parametrize(("content", "where", "fault"), FILES.values(), ids=FILES)

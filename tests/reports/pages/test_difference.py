@@ -6,7 +6,6 @@ import io
 import json
 import os
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -27,9 +26,9 @@ from reports import read_and_render
 from reports.pages.difference import compare
 from reports.pages.difference_page import difference_page, terminal_difference
 from reports.pages.standing import marks
+from tests.command_line import Ended, etrm
 from tests.errors import assert_holds, raises_code
 from tests.reports.test_render import GOLDEN, REGENERATE
-from tests.test_cli import etrm
 
 
 def hypothesis_changed(result: Result, key: str, **update: Any) -> Result:
@@ -209,19 +208,19 @@ def test_two_investigations_are_compared(example: Result, tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(example.replace(**update).to_json(), "utf-8")
 
-    def diff(*words: str) -> CompletedProcess[str]:
+    def diff(*words: str) -> Ended:
         return etrm("diff", *words, cwd=tmp_path)
 
-    assert diff("a", "a", "--exit-code").returncode == 0
+    assert diff("a", "a", "--exit-code").code == 0
     done = diff("a", "b", "--exit-code", "--out", "diff.md")
-    assert done.returncode == 1
-    assert "none found" in done.stdout
+    assert done.code == 1
+    assert "none found" in done.out
     assert "none found" in (tmp_path / "diff.md").read_text("utf-8")
     refused = diff("a", "c")
-    assert refused.returncode == 2
-    assert_holds(refused.stderr, "diff.other-subject", "--any-subject")
-    assert diff("a", "c", "--any-subject").returncode == 0
-    assert diff("a", "nowhere").returncode == 2
+    assert refused.code == 2
+    assert_holds(refused.err, "diff.other-subject", "--any-subject")
+    assert diff("a", "c", "--any-subject").code == 0
+    assert diff("a", "nowhere").code == 2
 
 
 def test_an_earlier_result_is_kept_and_one_of_another_version_is_not(

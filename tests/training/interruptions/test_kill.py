@@ -123,10 +123,10 @@ def test_a_process_that_is_killed_again_and_again_leaves_the_same_bytes(
     tmp_path: Path, smoke: Smoke, settings_of_smoke: SettingsOfSmoke, run_bytes: RunBytes
 ) -> None:
     """SIGKILL, three times, at moments that no one chose: in a step, a log line or a checkpoint."""
-    settings = ("train.steps=90", "train.checkpoint_every=2", "train.keep_checkpoints=1")
+    settings = ("train.steps=60", "train.checkpoint_every=2", "train.keep_checkpoints=1")
     assert train(smoke(*settings), tmp_path / "whole")
     folder = tmp_path / "killed"
-    for number, steps in enumerate((4, 25, 50)):
+    for number, steps in enumerate((4, 18, 34)):
         words = ["--resume"] if number else new_run(settings_of_smoke(*settings))
         process = started(folder, *words)
         wait_for_steps(process, folder, steps)
