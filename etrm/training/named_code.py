@@ -1,4 +1,4 @@
-"""The code from outside that a run is made of, as objects: for its record, and for keys of what is kept."""
+"""The external code of a run, as objects, for the record of the run and for cache keys."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from etrm.extensions import source_digest
 from etrm.model.construct import VARIANTS, find_variant
 from etrm.model.encoders import ENCODERS, find_encoder
 from etrm.training.faults import FAULTS, apply_faults, build_recipe, find
+from etrm.training.observer import find_rule
 
 
 def objects(config: Config) -> dict[str, object]:
-    """The objects that the settings of a config name, by name: those from outside alone.
+    """Find the external objects that the settings of a config name, by name.
 
     Raises:
         ConfigError: a fault is not known.
-        ExtensionError: code cannot be loaded, or is something else than its setting takes.
+        ExtensionError: code cannot be loaded, or has the wrong type for its setting.
     """
     used = apply_faults(config)
     found: dict[str, object] = {name: find(name) for name in config.faults if name not in FAULTS}
@@ -28,7 +29,7 @@ def objects(config: Config) -> dict[str, object]:
     for name in (used.data.source, used.evaluate.source):
         if (source := find_source(name)) is not None:
             found[name] = source
-    return found
+    return found | {name: find_rule(name) for name in used.monitor.rules}
 
 
 def digests(config: Config) -> dict[str, str]:
@@ -53,5 +54,5 @@ def seams(config: Config) -> list[object]:
 
 
 def _code(thing: object) -> object:
-    """What an object runs: of a fault, its function."""
-    return getattr(thing, "apply", thing)
+    """What an object runs: of a fault or a rule, its function."""
+    return getattr(thing, "apply", None) or getattr(thing, "check", None) or thing
