@@ -35,15 +35,15 @@ def page() -> str:
     """Return the page as markdown."""
     parts = [_HEAD.format(presets=", ".join(code(name) for name in list_presets()))]
     for section in list_sections():
-        lines = [_line(setting) for setting in section.settings]
+        lines = ["|setting and default|values|description|", "|---|---|---|", *map(_row, section.settings)]
         title = f"## {section.name or 'The whole run'}\n\n{escape(section.summary)}"
         parts.append(f"{title}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def _line(setting: Setting) -> str:
+def _row(setting: Setting) -> str:
     default = code(f"{setting.name}={to_toml(setting.default)}")
-    return f"- {default} ({_values(setting)}): {escape(setting.description)}"
+    return f"|{default}|{_values(setting)}|{escape(setting.description)}|"
 
 
 def _values(setting: Setting) -> str:
