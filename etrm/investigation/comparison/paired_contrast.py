@@ -228,7 +228,7 @@ class TreatmentComparison:
                 metric,
                 f"gains less than {contrast.smallest_effect:g} in ln",
                 decision.ruled_out,
-                "losses are geometric means over seeds; the interval is of ln(as given) - ln(changed), so that a "
+                "losses are geometric means over seeds; the interval is of ln(unchanged) - ln(changed), so that a "
                 "gain is positive: 90 %, paired t over seeds",
             )
             for contrast, decision in pairs
