@@ -12,6 +12,7 @@ from urllib.parse import quote
 from etrm.investigation.result import Absent, Value
 
 WIDTH = 100
+"""Characters of a line of text, so that pages also read well in an editor."""
 NOTHING = "—"
 WIDE = 40
 """A last column with a cell longer than this is not padded, so that lines do not grow with it."""

@@ -104,9 +104,9 @@ def robust_spikes(values: Sequence[float], *, threshold: float = 12.0, window: i
 
 
 FEWEST = 8  # values below which a median absolute deviation is itself mostly noise
-_LONGEST_SPIKE = 3
+_LONGEST_SPIKE = 3  # values: the running median of seven is blind to so many odd ones, and to no more
 _REST = 5  # values over which the pace before a drift is taken, as many as make the reference
-_FASTER = 3
+_FASTER = 3  # times the pace before: learning from a random start slows down and never gets faster by so much
 
 
 def _median(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from diagnostics.recording.readout import Readout
 from diagnostics.records import Absent, Number
 
-_SOME = 64
+_SOME = 64  # numbers of a parameter: whether an update was kept or undone shows in few
 
 
 class AppliedUpdates:

@@ -8,7 +8,7 @@ from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
 from diagnostics.rules.rule import Rule
 
-_SHOWN = 5
+_SHOWN = 5  # findings in a message; the others are counted
 
 
 class CheckFailed(AssertionError):

@@ -24,7 +24,7 @@ __all__ = ["DemoPair", "Episodes", "Sample", "build_evaluation_samples"]
 
 # First word of each random stream, so that no two draws share numbers.
 _ORDER, _EPISODE, _SCHEDULE = 1, 2, 3
-_GOLDEN = 0.6180339887498949
+_GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread most evenly
 
 
 class Episodes:

@@ -14,7 +14,7 @@ from reports.words import name_final_value
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PANELS = 6
+PANELS = 6  # two rows of three still have readable labels on a page
 CAPTION = (
     "Final values, one thin line for each seed, the mean bold. Lines that all go the same way are an effect that "
     "does not depend on the seed; lines that cross are not. Values that are the same in every run are left out."

@@ -20,6 +20,7 @@ from etrm.model.encoders.standard import SetEncoder
 from etrm.model.layers import Linear, rms_norm
 
 LOGVAR_LIMIT = 10.0
+"""Largest logarithm of a variance, and smallest: e^10 is far from 1 and far from overflow in float32 and bfloat16."""
 """Bound of the log variance, which keeps its exponential finite: our choice; the published code has none."""
 
 
