@@ -11,6 +11,7 @@ import typer
 
 from etrm.commands import app
 from etrm.errors import EtrmError
+from etrm.extensions import explained
 from etrm.rank import reports_error
 
 _REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -37,9 +38,14 @@ def main() -> NoReturn:
         sys.exit(2)
     except Exception as error:
         usage = _usage_error(error)
-        if usage is None:
+        if usage is not None:
+            sys.exit(usage)
+        theirs = explained(error)
+        if theirs is None:
             raise
-        sys.exit(usage)
+        if reports_error():
+            _report(theirs)
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

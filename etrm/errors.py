@@ -7,6 +7,7 @@ EtrmError                    exit code 2; has a message, a next step and a code
 ├── FormulaError             a formula or rule cannot be read, or its parts do not fit together
 ├── CheckpointError          a checkpoint is missing, changed, made by other code, or does not fit the config
 ├── RunFolderError           a run folder is missing, in use, or belongs to another run
+├── ExtensionError           code from outside is missing, fails, may not run, or is not what was expected
 ├── InstallationError        Python finds a package of another distribution instead of ours
 ├── WriteError               a file cannot be written (full disk, missing permission)
 ├── ProcessError             another process of the same run has ended, or cannot be reached
@@ -89,6 +90,10 @@ class RunFolderError(EtrmError):
 
 class FolderInUseError(RunFolderError):
     """Another process is working in the folder."""
+
+
+class ExtensionError(EtrmError):
+    """Code from outside is missing, fails, may not run, or is not what was expected."""
 
 
 class InstallationError(EtrmError, ImportError):

@@ -17,7 +17,7 @@ import torch
 from etrm.config import TrainConfig
 from etrm.setting_texts import flatten
 
-COMPARED = ("device", "precision", "threads", "versions", "commit")
+COMPARED = ("device", "precision", "threads", "versions", "commit", "code")
 """Entries of ``run.json`` that the numbers of a run may depend on."""
 
 

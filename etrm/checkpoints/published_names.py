@@ -7,9 +7,9 @@ The names follow the checkpoints of SamsungSAILMontreal/TinyRecursiveModels and 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
-from etrm.config import KNOBS, STATEFUL, EncoderKind, ModelConfig
+from etrm.config import KINDS, KNOBS, STATEFUL, EncoderKind, ModelConfig, VariantName
 from etrm.errors import CheckpointError
 from etrm.model.core import VOCABULARY
 from etrm.model.encoders.carried import H_CYCLES, L_CYCLES, LAYERS
@@ -78,7 +78,7 @@ def to_our_name(name: str) -> str:
     return _LPN_PUBLISHED.sub(r"\1self_attn.\2", name)
 
 
-def to_published_name(name: str, kind: EncoderKind) -> str:
+def to_published_name(name: str, kind: str) -> str:
     """The inverse of :func:`to_our_name` for a tensor of a model with that kind of encoder."""
     if kind in _LPN:
         name = _LPN_OURS.sub(r"\1", name)
@@ -96,6 +96,8 @@ def to_published_settings(model: ModelConfig) -> dict[str, Any]:
     """
     encoder = model.encoder
     impossible = {
+        "model.variant": model.variant not in get_args(VariantName),
+        "model.encoder.kind": model.variant != "trm" and encoder.kind not in KINDS,
         "model.qk_norm": model.qk_norm,
         "model.encoder.qk_norm": model.variant != "trm" and encoder.qk_norm,
         "model.mlp_t_norm": model.mlp_t and model.mlp_t_norm == "channels",
@@ -109,8 +111,8 @@ def to_published_settings(model: ModelConfig) -> dict[str, Any]:
             "export.other-function",
             "the published code cannot compute this model",
             got=", ".join(refused),
-            allowed="models without qk_norm, without layer_scale in a recurrent or trm_style encoder, and with "
-            "model.mlp_t_norm = 'tokens' if mlp_t is on",
+            allowed="variants and encoders of this package without qk_norm, without layer_scale in a recurrent or "
+            "trm_style encoder, and with model.mlp_t_norm = 'tokens' if mlp_t is on",
         )
     tree = model.model_dump(mode="json")
     values = {theirs: _value(tree, ours) for theirs, ours in SETTINGS.items()}
@@ -119,7 +121,7 @@ def to_published_settings(model: ModelConfig) -> dict[str, Any]:
     return values | _kind_settings(encoder.kind)
 
 
-def _kind_settings(kind: EncoderKind) -> dict[str, Any]:
+def _kind_settings(kind: str) -> dict[str, Any]:
     if kind not in STATEFUL:
         return {"encoder_type": kind}
     return {"recurrent_encoder_type": _CARRIED[kind]} | (_TRM_STYLE if kind == "trm_style" else {})

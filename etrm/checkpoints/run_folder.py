@@ -5,6 +5,7 @@ run.json           the environment of the newest process (versions, commit, devi
                    data hash), the records of earlier processes, and the changes between them
 metrics.jsonl      one line per step; the same seed gives the same lines on the same machine
 timing.jsonl       one line per step with its duration in seconds
+code/              copies of the code files that the config names; nothing is imported from there
 findings.json      the toolkit's findings of the last process that ended
 checkpoints/       see etrm.checkpoints.format
 nonfinite/         see etrm.training.nonfinite
@@ -14,13 +15,14 @@ lock               locked by the process that writes to the folder; contains the
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +35,7 @@ from etrm.atomic_files import write_atomically
 from etrm.checkpoints import format as checkpoints
 from etrm.config import Config
 from etrm.errors import ConfigError, FolderInUseError, RunFolderError
+from etrm.extensions import parse, read_source
 from etrm.hardware import RecordChange, find_changes, read_processor_name
 from etrm.setting_texts import flatten
 
@@ -208,6 +211,21 @@ class RunFolder:
         """
         with explain_refused_writes(self.path / name):
             write_atomically(self.path / name, text)
+
+    def keep_code(self, names: Iterable[str]) -> None:
+        """Copy the files of code that a config names, each content once, as ``code/<name>-<sha256>.py``.
+
+        Raises:
+            RunFolderError: a copy cannot be written.
+        """
+        for code in filter(None, map(parse, names)):
+            if not code.is_file:
+                continue
+            source, file = read_source(code), Path(code.place)
+            copy = self.path / "code" / f"{file.stem}-{hashlib.sha256(source).hexdigest()[:8]}.py"
+            with explain_refused_writes(copy):
+                copy.parent.mkdir(exist_ok=True)
+                write_atomically(copy, source)
 
     def log(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
         """Append one step to the metrics and the timing.

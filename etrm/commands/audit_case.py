@@ -5,17 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diagnostics import Audit, read_baseline, write_baseline
 from diagnostics.auditing.audit import FORMATS
 from diagnostics.auditing.case_file import CaseError, audit_file
+from diagnostics.auditing.probes.probe import Probe
 from etrm.atomic_files import write_atomically
 from etrm.errors import ConfigError, WriteError
+from etrm.extensions import ExtensionPoint, in_users_code
+
+EXTENSION_POINT: ExtensionPoint[Probe] = ExtensionPoint(
+    "probes",
+    "probe",
+    "an object, or a class without arguments, with rule: str and run(model, batch) -> list[Finding]",
+    lambda found: hasattr(found, "rule") and callable(getattr(found, "run", None)),
+)
+
+
+def find_probe(name: str) -> Probe:
+    """The probe of a name of code; of a class, one made without arguments.
+
+    Raises:
+        ExtensionError: its code cannot be loaded, or is no probe.
+    """
+    found = EXTENSION_POINT.load(name)
+    if not isinstance(found, type):
+        return found
+    with in_users_code(name):
+        made: Probe = found()
+    return made
 
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """The options of the command; `known` is the baseline to read, `learn` the baseline to write."""
+    """The options of the command.
+
+    `known` is the baseline to read, `learn` the baseline to write, and `probes` are names of code.
+    """
 
     target: str
     form: str = "table"
@@ -24,6 +51,7 @@ class AuditRequest:
     ignore: Sequence[str] = ()
     known: Path | None = None
     learn: Path | None = None
+    probes: Sequence[str] = ()
 
 
 def run_audit(request: AuditRequest) -> tuple[Audit, str]:
@@ -47,7 +75,10 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
             next_step="etrm audit ... --write-baseline FILE",
         ) from error
     try:
-        found = audit_file(request.target, select=request.select, ignore=request.ignore, baseline=known)
+        options: dict[str, Any] = {"select": request.select, "ignore": request.ignore, "baseline": known}
+        if request.probes:  # else those of the case
+            options["probes"] = [find_probe(name) for name in request.probes]
+        found = audit_file(request.target, **options)
     except CaseError as error:
         raise ConfigError(
             "audit.bad-case",

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from etrm.commands.apps import app
-from etrm.commands.options import SetOption
+from etrm.commands.options import AllowCodeOption, SetOption
+from etrm.commands.shared import allow_code_of
 
 
 @app.command()
@@ -88,6 +89,7 @@ def predictions(
     out: Annotated[
         Path | None, typer.Option(help="PNG file to write. Default: draw in the terminal.")
     ] = None,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Draw the answers of a run: input, target, and answer with its wrong cells marked.
 
@@ -100,6 +102,7 @@ def predictions(
     from reports.terminal.console import open_console
     from reports.write import write_file
 
+    allow_code_of(run, allowed=allow_code, settings=settings)
     found, answers = answers_of(run, parse_settings(settings or ()), tasks=tasks, only=task or ())
     console = open_console()
     console.print(in_terminal(answers, demos=demos))

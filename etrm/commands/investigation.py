@@ -9,6 +9,7 @@ import typer
 
 from etrm.commands.apps import app, bench_app
 from etrm.commands.options import (
+    AllowCodeOption,
     ConfigOption,
     InjectOption,
     JobsOption,
@@ -22,6 +23,7 @@ from etrm.commands.options import (
     TierOption,
 )
 from etrm.commands.shared import (
+    allow_code_of,
     budget_of,
     make_launcher,
     print_report_paths,
@@ -41,6 +43,7 @@ def investigate(
     config: ConfigOption = None,
     settings: SetOption = None,
     inject: InjectOption = None,
+    allow_code: AllowCodeOption = False,
     hypotheses: Annotated[str, typer.Option(help="Hypotheses to decide, e.g. H1,H2.")] = "all",
     until_root_cause: Annotated[bool, typer.Option(help="Stop at the first proven root cause.")] = False,
     tier: TierOption = "screening",
@@ -71,6 +74,7 @@ def investigate(
 
     if fail_on not in (None, "validated"):
         raise ConfigError("cli.unknown-fail-on", f"unknown --fail-on {fail_on!r}", allowed="validated")
+    allow_code_of(run, allowed=allow_code)
     result = run_investigation(
         read_subject(run, preset, config, settings, inject),
         out,
@@ -96,6 +100,7 @@ def frozen_decoder(
     config: ConfigOption = None,
     settings: SetOption = None,
     inject: InjectOption = None,
+    allow_code: AllowCodeOption = False,
     as_original: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,6 +125,7 @@ def frozen_decoder(
     from etrm.investigation.experiments.frozen_decoder import run as frozen
 
     mistakes = original.chosen(as_original or ())
+    allow_code_of(run, allowed=allow_code)
     run_investigation(
         read_subject(run, preset, config, settings, inject),
         out,

@@ -18,7 +18,7 @@ from etrm.commands.options import (
     SetOption,
     ThreadsOption,
 )
-from etrm.commands.shared import make_launcher, resolve_config, resumable_work
+from etrm.commands.shared import allow_named, make_launcher, resolve_config, resumable_work
 
 if TYPE_CHECKING:
     from etrm.config import Config
@@ -48,7 +48,11 @@ def experiment_list() -> None:
 @experiment_app.command("run")
 def experiment_run(
     names: Annotated[
-        list[str], typer.Argument(help="Names of experiments, e.g. E7. The baseline E0 is always run too.")
+        list[str],
+        typer.Argument(
+            help="Names of experiments, e.g. E7, or of code: my_code.py:MY_EXPERIMENT. "
+            "The baseline E0 is always run too."
+        ),
     ],
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -63,6 +67,7 @@ def experiment_run(
     """Run experiments and the baseline, and print the results."""
     from etrm.investigation.experiments.registry import BASELINE, find
 
+    allow_named(names)
     chosen = [find(name) for name in dict.fromkeys((BASELINE, *names))]
     _experiments(
         chosen,
@@ -102,6 +107,9 @@ def experiment_suite(
 
 @experiment_app.command("table")
 def experiment_table(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Experiments that are code, to be listed too.")
+    ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -109,11 +117,14 @@ def experiment_table(
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
     """Print the results that a folder holds now, without running anything."""
+    from etrm.investigation.experiments.registry import find
     from reports.pages.experiments_page import page
     from reports.terminal.console import open_console
 
+    allow_named(names or ())
+    outside = [find(name) for name in names or ()]
     base = resolve_config(preset, config, settings, None)
-    open_console().print(page(out, base, seeds), markup=False, highlight=False, soft_wrap=True)
+    open_console().print(page(out, base, seeds, outside), markup=False, highlight=False, soft_wrap=True)
 
 
 def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: Launcher, out: Path) -> None:
@@ -126,6 +137,6 @@ def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: L
         for experiment in chosen:
             name = f"{experiment.name}, {experiment.what}"
             run([experiment], base, out, seeds, launcher, partial(phases.update, name))
-    text = page(out, base, seeds)
+    text = page(out, base, seeds, chosen)
     write_atomically(out / "index.md", text)
     open_console().print(text, markup=False, highlight=False, soft_wrap=True)

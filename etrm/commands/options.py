@@ -17,14 +17,26 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Setting to change, e.g. train.lr=1e-3. Repeatable."),
 ]
+AllowCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Permission to run the code that the run's config names, as its files are now. Read them first.",
+    ),
+]
 InjectOption = Annotated[
     list[str] | None,
-    typer.Option("--inject", metavar="FAULT", help="Fault to inject, see `etrm faults`. Repeatable."),
+    typer.Option(
+        "--inject",
+        metavar="FAULT",
+        help="Fault to inject: a name of `etrm faults`, or of code: my_code.py:MY_FAULT. Repeatable.",
+    ),
 ]
 SourceOption = Annotated[
     str,
     typer.Option(
-        help="Source of the tasks: arc-agi-1, arc-agi-2, rules, a folder, or a Kaggle challenges file."
+        help="Source of the tasks: arc-agi-1, arc-agi-2, rules, a folder, a Kaggle challenges file, "
+        "or code: my_code.py:my_tasks."
     ),
 ]
 SubsetOption = Annotated[str, typer.Option(help="Subset of the source: training or evaluation.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +91,35 @@ def read_subject(
         name = str(config) if config else f"preset {chosen.preset}"
     faults = f" with {', '.join(chosen.faults)}" if chosen.faults else ""
     return chosen, name + faults
+
+
+def allow_code_of(run: Path | None, *, allowed: bool, settings: list[str] | None = None) -> None:
+    """Note which code may run: what the command line names and, where the user allows it, what the run's config names.
+
+    Raises:
+        EtrmError: a file cannot be read, or there is no run.
+    """
+    from etrm.checkpoints.run_folder import read_config
+    from etrm.config import named_code
+    from etrm.extensions import allow
+    from etrm.setting_texts import parse
+
+    names = named_code(dict(parse(text) for text in settings or ()))
+    if allowed and run is not None:
+        folder = run.parents[1] if is_checkpoint(run) else run
+        names += named_code(read_config(folder).model_dump(mode="json"))
+    for name in names:
+        allow(name)
+
+
+def allow_named(names: Iterable[str]) -> None:
+    """Note that code that a command line names may run; words that name no code are passed over."""
+    from etrm.config import is_rules
+    from etrm.extensions import allow
+
+    for name in names:
+        if not is_rules(name):
+            allow(name)
 
 
 def resolve_config(

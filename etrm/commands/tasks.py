@@ -16,7 +16,7 @@ from etrm.commands.options import (
     SourceOption,
     SubsetOption,
 )
-from etrm.commands.shared import resolve_config, resumable_work
+from etrm.commands.shared import allow_named, resolve_config, resumable_work
 
 
 @data_app.command()
@@ -48,6 +48,7 @@ def show(
     from etrm.data.episodes import build_episode
     from reports.terminal.console import open_console
 
+    allow_named([source])
     found = _find_task(task, source, subset)
     if augmentation is None:
         drawn = draw_task(found)
@@ -70,6 +71,7 @@ def check(
     from reports.terminal.console import open_console
     from reports.terminal.data_tables import store_table, summary_table
 
+    allow_named([source])
     if store is None:
         open_console().print(summary_table(describe(load_tasks(source, subset, max_side, None))))
         return

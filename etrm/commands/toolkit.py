@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from etrm.commands.apps import app
+from etrm.commands.shared import allow_named
 
 
 @app.command("audit")
@@ -37,6 +38,12 @@ def audit_case(
     write_baseline: Annotated[
         Path | None, typer.Option(help="Baseline file to write the findings to.")
     ] = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODE", help="Probe to run instead of the case's own: my_code.py:MyProbe. Repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Audit a training step of any torch model.
 
@@ -54,7 +61,10 @@ def audit_case(
     from etrm.commands.audit_case import AuditRequest, run_audit
     from reports.terminal.console import open_console
 
-    request = AuditRequest(target, form, out, select or (), ignore or (), baseline, write_baseline)
+    allow_named(probe or ())
+    request = AuditRequest(
+        target, form, out, select or (), ignore or (), baseline, write_baseline, probe or ()
+    )
     try:
         found, text = run_audit(request)
     except UserError as error:

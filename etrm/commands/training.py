@@ -9,8 +9,15 @@ from typing import Annotated
 import typer
 
 from etrm.commands.apps import app
-from etrm.commands.options import ConfigOption, InjectOption, JsonOption, PresetOption, SetOption
-from etrm.commands.shared import resolve_config, resolve_settings
+from etrm.commands.options import (
+    AllowCodeOption,
+    ConfigOption,
+    InjectOption,
+    JsonOption,
+    PresetOption,
+    SetOption,
+)
+from etrm.commands.shared import allow_code_of, resolve_config, resolve_settings
 
 
 @app.command()
@@ -21,6 +28,7 @@ def train(
     inject: InjectOption = None,
     out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/train"),
     resume: Annotated[bool, typer.Option(help="Resume the run in --out where it stopped.")] = False,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Train a model. Ctrl-C saves a checkpoint; --resume continues exactly from there."""
     from etrm.checkpoints.run_folder import read_config
@@ -28,6 +36,7 @@ def train(
     from etrm.training.trainer import train as run_training
     from reports.terminal.console import TrainBar, open_console
 
+    allow_code_of(out if resume else None, allowed=allow_code)
     if resume and not (preset or config or settings or inject):
         chosen = read_config(out)
     else:
@@ -53,6 +62,7 @@ def evaluate(
             "NAME.placeholders.json lists the tasks without an answer."
         ),
     ] = None,
+    allow_code: AllowCodeOption = False,
 ) -> None:
     """Score a run on held-out tasks (pass@k), next to baselines that need no learning.
 
@@ -66,6 +76,7 @@ def evaluate(
     from reports.terminal.console import open_console
     from reports.terminal.summary import submission_line
 
+    allow_code_of(run, allowed=allow_code, settings=settings)
     scores = score_run(run, parse_settings(settings or ()), submission)
     asked = scores.config.evaluate
     title = f"{run}, step {scores.step}, {scores.weights} weights: {asked.source} {asked.subset}, "

@@ -5,14 +5,16 @@ changes a config with :func:`with_settings`. The error for an unknown key names 
 combinations are refused here, before any data is read.
 """
 
-from etrm.config.data import RULES as RULES
+from etrm.config.code_names import RULES as RULES
+from etrm.config.code_names import is_rules as is_rules
+from etrm.config.code_names import named_code as named_code
 from etrm.config.data import SIDE as SIDE
 from etrm.config.data import Asked as Asked
 from etrm.config.data import DataConfig as DataConfig
-from etrm.config.data import is_rules as is_rules
 from etrm.config.describe import Setting as Setting
 from etrm.config.describe import list_sections as list_sections
 from etrm.config.describe import list_settings as list_settings
+from etrm.config.model import KINDS as KINDS
 from etrm.config.model import KNOBS as KNOBS
 from etrm.config.model import STATEFUL as STATEFUL
 from etrm.config.model import VARIATIONAL as VARIATIONAL
@@ -20,6 +22,7 @@ from etrm.config.model import EncoderConfig as EncoderConfig
 from etrm.config.model import EncoderKind as EncoderKind
 from etrm.config.model import HaltConfig as HaltConfig
 from etrm.config.model import ModelConfig as ModelConfig
+from etrm.config.model import VariantName as VariantName
 from etrm.config.resolve import Resolved as Resolved
 from etrm.config.resolve import Source as Source
 from etrm.config.resolve import list_presets as list_presets

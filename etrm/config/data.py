@@ -7,19 +7,11 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from etrm.config.code_names import Named
 from etrm.config.section import Section, refused
 
 SIDE = 30
 """The largest side of an ARC grid, which is also the side of the published canvas."""
-RULES = "rules"
-"""The source name of the rule family (``etrm.data.rules``); ``rules:PART`` selects some of its rules."""
-
-
-def is_rules(source: str) -> bool:
-    """Return whether a source is the rule family."""
-    return source.partition(":")[0] == RULES
-
-
 Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
 """The pairs of a task that are queries."""
 
@@ -27,9 +19,10 @@ Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
 class DataConfig(Section):
     """The choice of tasks, their layout as tokens, and their augmentation."""
 
-    source: str = Field(
+    source: Annotated[str, Named("data_sources")] = Field(
         "arc-agi-1",
-        description="source of the tasks: arc-agi-1, arc-agi-2, rules, a folder, or a Kaggle challenges file",
+        description="source of the tasks: arc-agi-1, arc-agi-2, rules, a folder, a Kaggle challenges file, or code "
+        "such as my_code.py:my_tasks",
     )
     subset: Literal["training", "evaluation"] = Field(
         "training", description="subset of the source to train on; ignored by sources that have only one set"

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 
 from pydantic.fields import FieldInfo
 
+from etrm.config.code_names import CODE_FORM, Named
 from etrm.config.section import Section
 from etrm.config.tree import Config
 
@@ -109,12 +110,16 @@ def _setting(name: str, field: FieldInfo) -> Setting:
         if get_origin(kind) is Annotated:
             bounds = _bounds(get_args(kind)[1:])
     bare = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
-    choices = tuple(word for kind in bare for word in _choices(kind))
+    named = next((item for item in field.metadata if isinstance(item, Named)), None)
+    words = [word for kind in bare for word in _in_words(kind, bounds)]
+    if named is not None and named.choices:
+        words = [*named.choices, CODE_FORM]
+    choices = named.choices if named is not None else tuple(word for kind in bare for word in _choices(kind))
     default = list(field.default) if isinstance(field.default, tuple) else field.default
     return Setting(
         name=name,
         default=default,
-        values=_listed([word for kind in bare for word in _in_words(kind, bounds)]),
+        values=_listed(words),
         choices=choices,
         bounds=bounds,
         optional=NoneType in bare,
@@ -145,7 +150,8 @@ def _in_words(kind: Any, bounds: Bounds) -> tuple[str, ...]:
     """Return the values of one type in words: ``integer >= 1``; ``adam_atan2``, ``adamw``; ``list of texts``."""
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
-        return ("list of texts" if inner is str else f"list of {_listed(_choices(inner))}",)
+        text = inner is str or (get_origin(inner) is Annotated and get_args(inner)[0] is str)
+        return ("list of texts" if text else f"list of {_listed(_choices(inner))}",)
     if get_origin(kind) is Literal:
         return _choices(kind)
     limits = str(bounds) if kind in (int, float) else ""

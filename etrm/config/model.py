@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from etrm.config.code_names import Named
 from etrm.config.section import Section, refused
 
 EncoderKind = Literal[
@@ -17,7 +18,10 @@ EncoderKind = Literal[
     "recurrent",
     "trm_style",
 ]
-"""The kinds of demonstration encoders, see ``etrm.model.encoders``."""
+"""The kinds of demonstration encoders of this package, see ``etrm.model.encoders``."""
+KINDS: tuple[EncoderKind, ...] = get_args(EncoderKind)
+VariantName = Literal["trm", "etrm", "etrm_cached", "etrm_fct"]
+"""The variants of this package, see ``etrm.model.recursive``."""
 
 KNOBS: dict[str, tuple[EncoderKind, ...]] = {
     "pooling": ("standard", "recurrent", "trm_style"),
@@ -34,7 +38,9 @@ STATEFUL: tuple[EncoderKind, ...] = ("recurrent", "trm_style")
 class EncoderConfig(Section):
     """The demonstration encoder."""
 
-    kind: EncoderKind = Field("standard", description="architecture of the encoder")
+    kind: Annotated[str, Named("encoders", KINDS)] = Field(
+        "standard", description="architecture of the encoder"
+    )
     layers: int = Field(
         2, ge=1, description="number of blocks of the grid encoder; the published LPN encoders have 4 and 8"
     )
@@ -57,6 +63,8 @@ class EncoderConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:
+        if self.kind not in KINDS:  # code from outside, which may read any of them
+            return self
         for name, kinds in KNOBS.items():
             value = getattr(self, name)
             if self.kind not in kinds and value != type(self).model_fields[name].default:
@@ -83,7 +91,7 @@ class HaltConfig(Section):
 class ModelConfig(Section):
     """The recursive core and the source of its context."""
 
-    variant: Literal["trm", "etrm", "etrm_cached", "etrm_fct"] = Field(
+    variant: Annotated[str, Named("variants", get_args(VariantName))] = Field(
         "etrm",
         description="source of the context: a table of task ids (trm); an encoder that runs at every ACT step (etrm), "
         "only at a sample's first step (etrm_cached, known bad), or at each of a fixed number of steps (etrm_fct)",

@@ -9,9 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from etrm.config.code_names import named_code
 from etrm.config.describe import list_settings
 from etrm.config.tree import Config, build, check_request, suggest_nearest
 from etrm.errors import ConfigError
+from etrm.extensions import allow
 from etrm.setting_texts import UNSET, flatten, merge, override, parse, read_toml
 
 Tree: TypeAlias = dict[str, Any]
@@ -50,6 +52,8 @@ def load(preset: str | None = None, path: Path | None = None, overrides: Sequenc
 def resolve(preset: str | None = None, path: Path | None = None, overrides: Sequence[str] = ()) -> Resolved:
     """Read a preset or a TOML file, apply ``section.key=value`` overrides, and check the result.
 
+    Code that the file or the overrides name may run from now on, see :mod:`etrm.extensions.permission`.
+
     Args:
         preset: the name of a preset.
         path: the path of a TOML file, which extends the preset that it names.
@@ -66,9 +70,10 @@ def resolve(preset: str | None = None, path: Path | None = None, overrides: Sequ
             next_step="write preset = 'NAME' in the first line of the file, which then extends that preset",
         )
     try:
-        if path is not None:
-            return _resolved(_from_file(path), overrides)
-        return _resolved([] if preset is None else [_preset(preset)], overrides)
+        layers = _from_file(path) if path is not None else [] if preset is None else [_preset(preset)]
+        found = _resolved(layers, overrides)
+        _allow(found.config.model_dump())
+        return found
     except RecursionError as error:  # a dotted key may have thousands of parts
         raise ConfigError(
             "config.too-deep",
@@ -81,6 +86,8 @@ def resolve(preset: str | None = None, path: Path | None = None, overrides: Sequ
 def resolve_run(folder: Path, config: Config, overrides: Sequence[str] = ()) -> Resolved:
     """Return the config of a run with ``section.key=value`` overrides applied and checked.
 
+    Code that the overrides name may run from now on; what the run itself names may not, unless it was named before.
+
     Args:
         folder: the run folder.
         config: the config that the folder holds.
@@ -89,7 +96,14 @@ def resolve_run(folder: Path, config: Config, overrides: Sequence[str] = ()) -> 
     Raises:
         ConfigError: a key or value is unknown, or a combination is impossible.
     """
-    return _resolved([(Source("run", str(folder)), config.model_dump(mode="json"))], overrides)
+    found = _resolved([(Source("run", str(folder)), config.model_dump(mode="json"))], overrides)
+    _allow(dict(parse(text) for text in overrides))
+    return found
+
+
+def _allow(settings: Tree) -> None:
+    for name in named_code(settings):
+        allow(name)
 
 
 def _resolved(layers: Sequence[tuple[Source, Tree]], overrides: Sequence[str]) -> Resolved:

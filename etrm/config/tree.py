@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypedDict, Unpack, cast
+from typing import Annotated, Any, NamedTuple, TypedDict, Unpack, cast
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from etrm.config.data import DataConfig, is_rules
-from etrm.config.model import VARIATIONAL, ModelConfig
+from etrm.config.code_names import Named, is_rules
+from etrm.config.data import DataConfig
+from etrm.config.model import KINDS, VARIATIONAL, ModelConfig
 from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig
 from etrm.config.watch import EvaluateConfig, MonitorConfig
@@ -27,7 +28,9 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     monitor: MonitorConfig = MonitorConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    faults: tuple[str, ...] = Field((), description="names of injected faults, see `etrm faults`")
+    faults: tuple[Annotated[str, Named("faults")], ...] = Field(
+        (), description="names of injected faults, see `etrm faults`, or code such as my_code.py:MY_FAULT"
+    )
     interventions: tuple[str, ...] = Field(
         (), description="settings as section.key=value that apply after everything else, faults included"
     )
@@ -64,7 +67,9 @@ class Config(Section):
                 "model.mlp_t mixes a fixed number of tokens, so data.canvas must be 'published' "
                 f"(got {self.data.canvas!r})",
             )
-        if train.kl_weight > 0 and (variant == "trm" or self.model.encoder.kind not in VARIATIONAL):
+        kind = self.model.encoder.kind
+        no_latent = kind in KINDS and kind not in VARIATIONAL  # an encoder from outside may have one
+        if train.kl_weight > 0 and (variant == "trm" or no_latent):
             raise refused(
                 "config.kl-without-latent",
                 f"train.kl_weight {train.kl_weight} has no effect: only the encoder kinds "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from etrm.config.code_names import Named
 from etrm.config.section import Section
 
 
@@ -23,7 +24,7 @@ class MonitorConfig(Section):
 class EvaluateConfig(Section):
     """Evaluation by pass@k on tasks that the run was not trained on."""
 
-    source: str = Field(
+    source: Annotated[str, Named("data_sources")] = Field(
         "arc-agi-1", description="source of the evaluation tasks; takes the same values as data.source"
     )
     subset: Literal["training", "evaluation"] = Field(

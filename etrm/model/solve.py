@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from etrm.batch import Batch
 from etrm.model.act import Carry, EncoderState
-from etrm.model.recursive import RecursiveModel, StepOutput
+from etrm.model.variant import StepOutput, Variant
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class _Running:
 
 
 @torch.no_grad()
-def solve(model: RecursiveModel, batch: Batch, *, early: bool = False) -> StepOutput:
+def solve(model: Variant, batch: Batch, *, early: bool = False) -> StepOutput:
     """Answer a batch from a fresh carry. The model must be in eval mode.
 
     The context is computed once; a stateful encoder updates it at every step from pair vectors that are
@@ -100,7 +100,7 @@ def _take(value: T, rows: Tensor) -> T:
     return cast(T, taken)
 
 
-def _move_context(model: RecursiveModel, running: _Running) -> _Running:
+def _move_context(model: Variant, running: _Running) -> _Running:
     """Update the context for the next step; it changes only if the encoder is stateful."""
     if running.sets is None or model.encoder is None:
         return running

@@ -18,13 +18,13 @@ from etrm.checkpoints.run_folder import explain_refused_writes
 from etrm.config import TrainConfig
 from etrm.device import to_host
 from etrm.errors import CheckpointError
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 
-Freeze = Callable[[RecursiveModel, str, bool], None]
+Freeze = Callable[[Variant, str, bool], None]
 """Take a part out of training (True) or put it back (False)."""
 
 
-def find_part(model: RecursiveModel, part: str) -> nn.Module:
+def find_part(model: Variant, part: str) -> nn.Module:
     """The module of a part: ``decoder`` or ``encoder``."""
     module = model.core if part == "decoder" else model.encoder
     assert module is not None  # the config refuses to freeze an encoder that is not there
@@ -64,9 +64,7 @@ class Stage:
         span: the stretch that has ended, with what moved in it.
     """
 
-    def __init__(
-        self, model: RecursiveModel, train: TrainConfig, freeze: Freeze, folder: Path | None
-    ) -> None:
+    def __init__(self, model: Variant, train: TrainConfig, freeze: Freeze, folder: Path | None) -> None:
         self._model, self._freeze, self._folder = model, freeze, folder
         self._part = "decoder" if train.freeze_decoder_steps else "encoder"
         self._until = train.freeze_decoder_steps or train.freeze_encoder_steps

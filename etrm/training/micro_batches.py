@@ -12,7 +12,7 @@ from etrm.batch import Batch
 from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.model.act import Carry
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 from etrm.training.execution.distributed import World
 from etrm.training.slots import Slots
 
@@ -50,7 +50,7 @@ def split(rows: range, parts: int) -> list[slice]:
 
 
 def build_micro_batches(
-    model: RecursiveModel,
+    model: Variant,
     slots: Slots,
     carry: Carry,
     slices: Sequence[slice],

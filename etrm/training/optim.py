@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from etrm.config import TrainConfig
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 
 
 class AdamATan2(Optimizer):
@@ -98,7 +98,7 @@ class SignSGD(Optimizer):
         return loss
 
 
-def build_optimizers(model: RecursiveModel, config: TrainConfig) -> list[Optimizer]:
+def build_optimizers(model: Variant, config: TrainConfig) -> list[Optimizer]:
     """The optimisers of a model: one for core and encoder (a group each), one for a puzzle table.
 
     Every group keeps its own peak rate in ``initial_lr``; :func:`set_rates` scales it.

@@ -19,7 +19,9 @@ from etrm.checkpoints.weights import load_weights
 from etrm.config import SIDE, Config, check_request
 from etrm.data import Episodes, Sample, TaskSet
 from etrm.evaluation import EvaluationReport
-from etrm.model.recursive import RecursiveModel
+from etrm.model.construct import build_variant
+from etrm.model.recursive import recursive_core
+from etrm.model.variant import Variant
 from etrm.training import optim
 from etrm.training.freeze_schedule import Freeze, find_part
 from etrm.training.micro_batches import MicroBatch
@@ -27,19 +29,19 @@ from etrm.training.slots import Slots
 from etrm.training.task_sets import load_training_tasks
 
 
-def build_model(config: Config, episodes: Episodes) -> RecursiveModel:
+def build_model(config: Config, episodes: Episodes) -> Variant:
     """Build the model of a config on the CPU, from the global random state."""
-    return RecursiveModel(config.model, puzzles=episodes.puzzles, side=SIDE)
+    return build_variant(config.model, puzzles=episodes.puzzles, side=SIDE)
 
 
-def load_decoder(model: RecursiveModel, config: Config) -> None:
+def load_decoder(model: Variant, config: Config) -> None:
     """Load the core from ``train.decoder``, if it is set."""
     if config.train.decoder is not None:
         source = decoder.read_source(config.train.decoder, config.train.decoder_weights)
-        decoder.load_decoder(model.core, source, config.model, config.train)
+        decoder.load_decoder(recursive_core(model), source, config.model, config.train)
 
 
-def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
+def freeze(model: Variant, part: str, frozen: bool) -> None:
     """Freeze or unfreeze the decoder or the encoder.
 
     The optimiser skips parameters without a gradient, including weight decay.
@@ -91,13 +93,13 @@ class Recipe:
 
     configure: Callable[[Config], Config] = check_request
     tasks: Callable[[Config], TaskSet] = load_training_tasks
-    build_model: Callable[[Config, Episodes], RecursiveModel] = build_model
-    load_decoder: Callable[[RecursiveModel, Config], None] = load_decoder
+    build_model: Callable[[Config, Episodes], Variant] = build_model
+    load_decoder: Callable[[Variant, Config], None] = load_decoder
     build_optimizers: Callable[..., list[Optimizer]] = optim.build_optimizers
     freeze: Freeze = freeze
     draw: Callable[[Episodes, int, int], Sample] = draw
     labels: Callable[[Slots, MicroBatch], Tensor] = labels
     weigh: Callable[[Tensor, int], Tensor] = weigh
     update: Callable[[list[Optimizer], str | None], None] = update
-    load_weights: Callable[[RecursiveModel, Checkpoint, WeightsKind], None] = load_weights
+    load_weights: Callable[[Variant, Checkpoint, WeightsKind], None] = load_weights
     evaluate: Callable[..., EvaluationReport] = evaluation.evaluate

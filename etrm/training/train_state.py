@@ -18,7 +18,7 @@ from etrm.data import Episodes
 from etrm.device import to_device
 from etrm.errors import CheckpointError
 from etrm.model.act import Carry
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 from etrm.training.ema import Ema
 from etrm.training.execution.distributed import World
 from etrm.training.metric_log import Journal, Landing
@@ -64,7 +64,7 @@ class TrainState:
     world: World
     folder: RunFolder | None
     episodes: Episodes
-    model: RecursiveModel
+    model: Variant
     optimizers: list[Optimizer]
     ema: Ema
     halting: torch.Generator

@@ -32,7 +32,7 @@ from etrm.device import pick_device, to_device
 from etrm.errors import CheckpointError, TrainingError
 from etrm.hardware import compute
 from etrm.model.act import Carry
-from etrm.training import nonfinite
+from etrm.training import named_code, nonfinite
 from etrm.training.ema import Ema
 from etrm.training.execution.compiling import compile_networks
 from etrm.training.execution.distributed import ALONE, World, join_processes
@@ -70,6 +70,7 @@ class Trainer:
         self.world = world
         self.recipe = build_recipe(config)
         self.config = self.recipe.configure(config)
+        self._requested = config
         self.folder = folder
         train = self.config.train
         if train.threads is not None:
@@ -249,7 +250,10 @@ class Trainer:
         record |= {"seed": self.config.train.seed, "data_hash": self.tasks.hash}
         record |= {"queries": len(self.episodes.queries), "skipped_queries": len(self.episodes.skipped)}
         record |= {"tasks": len(self.tasks), "parameters": sum(p.numel() for p in self.model.parameters())}
+        code = named_code.digests(self._requested)
+        record |= {"code": code} if code else {}
         if self.folder:
+            self.folder.keep_code(code)
             for change in self.folder.start(record, self._metrics_bytes, self.step):
                 _log.warning(
                     "%s changed at step %d: %s, was %s", change.name, change.step, change.now, change.before

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etrm.config import Config
-from etrm.investigation.experiments.registry import EXPERIMENTS, QUESTIONS
+from etrm.investigation.experiments.registry import EXPERIMENTS, QUESTIONS, Experiment
 from etrm.investigation.experiments.results_table import PhaseState, Row, answers, final, phases, table
 from reports.markdown import count, escape
 from reports.markdown import table as markdown_table
@@ -26,9 +26,16 @@ def listing() -> str:
     return markdown_table(["experiment", "suite", "the one difference", "decides"], rows) + "\n"
 
 
-def page(root: Path, base: Config, seeds: int) -> str:
-    """The tracking table, the questions and the phases, from what the folder holds now."""
-    rows = table(root, base, seeds)
+def page(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()) -> str:
+    """The tracking table, the questions and the phases, from what the folder holds now.
+
+    Args:
+        root: the folder of the runs.
+        base: the baseline's config.
+        seeds: number of seeds of each experiment.
+        outside: experiments that are code from outside.
+    """
+    rows = table(root, base, seeds, outside)
     return (
         "\n\n".join(
             (

@@ -16,7 +16,8 @@ from etrm.data import Episodes, TaskSet, collate
 from etrm.device import to_device
 from etrm.model.act import Carry
 from etrm.model.encoders import PAD, StandardEncoder, as_sets
-from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, StepOutput, encode_every_step
+from etrm.model.recursive import RecursiveModel, encode_every_step
+from etrm.model.variant import ContextPolicy, Given, StepOutput, Variant
 from etrm.training.loss import act_loss
 from etrm.training.task_sets import load_training_tasks
 
@@ -68,7 +69,7 @@ def pad_demos(batch: Batch, count: int = PADDED_DEMOS) -> Batch:
     return replace(batch, demos=padded)
 
 
-def encode_padded(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+def encode_padded(model: Variant, carry: Carry, batch: Batch) -> Given:
     """The published way: padded pairs are encoded too, and only the set encoder passes over them."""
     assert isinstance(model.encoder, StandardEncoder)
     sets, _ = as_sets(model.encoder.grid_encoder.encode(batch.demos), batch.demos)
@@ -76,7 +77,7 @@ def encode_padded(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
     return Given(model.encoder.set_encoder(sets, real))
 
 
-def encode_ungrouped(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+def encode_ungrouped(model: Variant, carry: Carry, batch: Batch) -> Given:
     """All pairs at once, each as long as the longest of the batch."""
     assert isinstance(model.encoder, StandardEncoder)
     pairs = model.encoder.grid_encoder.encode(batch.demos)

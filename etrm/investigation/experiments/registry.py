@@ -12,6 +12,7 @@ from pathlib import Path
 
 from etrm.config import Config, with_overrides
 from etrm.errors import ConfigError
+from etrm.extensions import ExtensionPoint
 from etrm.investigation.protocol import seeded
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
@@ -152,12 +153,29 @@ QUESTIONS = (
 )
 
 
+EXTENSION_POINT: ExtensionPoint[Experiment] = ExtensionPoint(
+    "experiments",
+    "experiment",
+    "etrm.investigation.experiments.registry.Experiment(name, suite, what, settings), settings a function from Config "
+    "to settings",
+    lambda found: isinstance(found, Experiment) and callable(found.settings),
+)
+
+
 def find(name: str) -> Experiment:
-    """The experiment of that name.
+    """The experiment of that name: one of ours, or code from outside.
 
     Raises:
         ConfigError: there is none.
+        ExtensionError: its code cannot be loaded, or is no experiment.
     """
+    if name not in EXPERIMENTS and EXTENSION_POINT.takes(name):
+        found = EXTENSION_POINT.load(name)
+        if found.name in EXPERIMENTS or not found.name.isidentifier():
+            raise EXTENSION_POINT.wrong(
+                name, f"the name {found.name!r}", "a name of letters and digits that is not taken"
+            )
+        return found
     if name not in EXPERIMENTS:
         raise ConfigError(
             "experiment.unknown",

@@ -28,7 +28,7 @@ from etrm.investigation.protocol import Investigation, seeded
 from etrm.investigation.result import Arm, Direction, Evidence, Experiment, Run, Scenario
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import load_model, make_batch
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
@@ -353,7 +353,7 @@ def _arm(run: Run) -> Arm:
 
 
 @torch.no_grad()
-def _contexts(model: RecursiveModel, samples: Sequence[Sample]) -> Tensor:
+def _contexts(model: Variant, samples: Sequence[Sample]) -> Tensor:
     assert model.encoder is not None
     model.encoder.eval()
     return model.encoder(make_batch(model, samples).demos).context

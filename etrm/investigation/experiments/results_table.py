@@ -118,12 +118,11 @@ class Answer:
     found: str
 
 
-def table(root: Path, base: Config, seeds: int) -> list[Row]:
-    """Every experiment as far as the folder holds its runs."""
-    by_name = {name: _finished(root, name, seeds) for name in EXPERIMENTS}
-    return [
-        _row(root, experiment, by_name[name], by_name[BASELINE]) for name, experiment in EXPERIMENTS.items()
-    ]
+def table(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()) -> list[Row]:
+    """Every experiment, those from outside last, as far as the folder holds its runs."""
+    every = EXPERIMENTS | {experiment.name: experiment for experiment in outside}
+    by_name = {name: _finished(root, name, seeds) for name in every}
+    return [_row(root, experiment, by_name[name], by_name[BASELINE]) for name, experiment in every.items()]
 
 
 def _finished(root: Path, name: str, seeds: int) -> list[Run]:
@@ -239,9 +238,10 @@ def _position(root: Path, runs: Sequence[Run]) -> str:
     for run in runs:
         model, config, _, _ = load_model(root / run.folder, "raw")
         for encoder in (model.encoder, Trainer(config).model.encoder):
-            if encoder is None or not isinstance(encoder.grid_encoder, GridEncoder):
+            reader = getattr(encoder, "grid_encoder", None)
+            if not isinstance(reader, GridEncoder):
                 return "position before and after pooling not measured (another kind of encoder)"
-            skills.append(position_skill(encoder.grid_encoder))
+            skills.append(position_skill(reader))
     trained, start = skills[::2], skills[1::2]
     return (
         f"where a single cell lies is read with R2 {_mean(trained, 'before')} from its token and "

@@ -38,7 +38,7 @@ from etrm.investigation.result import (
 )
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.core import Core
-from etrm.model.recursive import RecursiveModel
+from etrm.model.recursive import RecursiveModel, recursive_core
 from etrm.training.freeze_schedule import FrozenSpan
 from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer
@@ -134,7 +134,7 @@ def compare(config: Config, decoder: Path) -> Facts:
     trainer = Trainer(config)
     source = read_source(decoder, config.train.decoder_weights)
     theirs = to_device(_trm(source), trainer.device)
-    ours = trainer.model.core
+    ours = recursive_core(trainer.model)
     differences = {
         name: float((to_host(tensor) - source.tensors[name]).abs().max())
         for name, tensor in ours.state_dict().items()

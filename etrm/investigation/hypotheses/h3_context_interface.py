@@ -48,7 +48,7 @@ from etrm.investigation.result import (
 )
 from etrm.investigation.runs.measured_run import training_queries, with_foreign_demos
 from etrm.model.act import Carry
-from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
+from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.scoring.predictor import compute_mean_loss, load_model
 from etrm.training.trainer import Trainer
 
@@ -235,7 +235,7 @@ def _sweep(investigation: Investigation, runs: Sequence[Run]) -> Sweep | None:
 class _Trained:
     """A run's model with its training queries."""
 
-    model: RecursiveModel
+    model: Variant
     policy: ContextPolicy
     samples: list[Sample]
     kind: str
@@ -252,7 +252,7 @@ class _Trained:
 
 
 def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:
-    def scaled(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    def scaled(model: Variant, carry: Carry, batch: Batch) -> Given:
         given = policy(model, carry, batch)
         context: Tensor = scale * given.context
         return replace(given, context=context)

@@ -23,7 +23,7 @@ from etrm.data.tokens import FIRST_COLOUR
 from etrm.errors import DataError
 from etrm.investigation.evidence import Found, Reason
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer
 
@@ -179,13 +179,13 @@ def passage(config: Config) -> Passage:
     # What stands in the way may do so in training alone.
     steps = [begin, go_on, *_follow(model.train(), batch, 2)]
     model.eval()
-    core, width = model.core.context_tokens, model.core.H_init.shape[0]
+    tokens, width = model.config.context_tokens, model.config.hidden_size
     said = begin.said
     worst = max(steps, key=lambda step: step.change)
     return Passage(
         finite=all(bool(step.given.isfinite().all()) for step in steps),
         shape=tuple(begin.given.shape[1:]),
-        wanted_shape=(core, width),
+        wanted_shape=(tokens, width),
         same=worst.change,
         scale=worst.scale,
         aligned=worst.aligned,
@@ -198,7 +198,7 @@ def passage(config: Config) -> Passage:
 
 
 @torch.no_grad()
-def _unread(model: RecursiveModel, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
+def _unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
     """A metamorphic test of the encoder alone: under other colours, each part has to change every row's context."""
     assert model.encoder is not None
     said = model.encoder(make_batch(model, samples).demos).context
@@ -270,7 +270,7 @@ class _Step:
 
 
 @torch.no_grad()
-def _follow(model: RecursiveModel, batch: Batch, steps: int = 1) -> list[_Step]:
+def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
     """ACT steps from a fresh carry, in all but the first of which every row goes on."""
     assert model.encoder is not None
     said: list[Tensor] = []

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from etrm.atomic_files import write_atomically
+from etrm.cache_folder import cache_folder as cache_folder
 from etrm.config import Config
 from etrm.data import choose_tasks
 from etrm.device import pick_device
@@ -23,12 +24,6 @@ from etrm.investigation.result import ControlOutcome
 from etrm.investigation.runs.code_version import code_hash, judging_hash
 from etrm.training.faults import apply_faults
 from etrm.training.task_sets import load_held_out_tasks
-
-
-def cache_folder() -> Path:
-    """``$ETRM_CACHE``, or ``etrm`` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("ETRM_CACHE") or Path(home) / "etrm")
 
 
 def compute_of(config: Config, elsewhere: str = "") -> Compute:

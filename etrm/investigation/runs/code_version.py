@@ -14,7 +14,8 @@ from pathlib import Path
 import diagnostics
 import etrm
 from etrm.config import Config
-from etrm.investigation.runs.outside_code import outside_digests, seams
+from etrm.extensions import outside_digests
+from etrm.training.named_code import seams
 
 PACKAGES: Mapping[str, Path] = {
     "diagnostics": Path(diagnostics.__file__).parent,

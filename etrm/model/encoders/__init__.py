@@ -1,14 +1,15 @@
 """The demonstration encoders, by kind."""
 
-from etrm.config import EncoderKind, ModelConfig
-from etrm.model.encoders.base import Encoded, Encoder, as_sets
+from etrm.config import ModelConfig
+from etrm.model.encoders.base import Encoded, Encoder, as_sets, mean_of_set
 from etrm.model.encoders.carried import RecurrentEncoder, TRMStyleEncoder
 from etrm.model.encoders.lpn import HybridStandardEncoder, LPNGridEncoder, LPNStandardEncoder
+from etrm.model.encoders.outside import EXTENSION_POINT, EncoderFactory, make_encoder
 from etrm.model.encoders.pairs import PAD, PairEncoder
 from etrm.model.encoders.standard import GridEncoder, SetEncoder, StandardEncoder
 from etrm.model.encoders.variational import HybridVariationalEncoder, LPNVariationalEncoder
 
-ENCODERS: dict[EncoderKind, type[Encoder]] = {
+ENCODERS: dict[str, type[Encoder]] = {
     "standard": StandardEncoder,
     "hybrid_standard": HybridStandardEncoder,
     "lpn_standard": LPNStandardEncoder,
@@ -19,9 +20,23 @@ ENCODERS: dict[EncoderKind, type[Encoder]] = {
 }
 
 
+def find_encoder(kind: str) -> EncoderFactory:
+    """What makes the encoder of that kind: one of ours, or code from outside.
+
+    Raises:
+        ExtensionError: see :meth:`etrm.extensions.ExtensionPoint.find`.
+    """
+    return EXTENSION_POINT.find(kind, ENCODERS)
+
+
 def build_encoder(config: ModelConfig, side: int) -> Encoder:
-    """The encoder of a model section, for a canvas of that side."""
-    return ENCODERS[config.encoder.kind](config, side)
+    """The encoder of a model section, for a canvas of that side.
+
+    Raises:
+        ExtensionError: code from outside fails, or makes something else than an encoder.
+    """
+    factory = find_encoder(config.encoder.kind)
+    return factory(config, side) if config.encoder.kind in ENCODERS else make_encoder(factory, config, side)
 
 
 __all__ = [
@@ -29,6 +44,7 @@ __all__ = [
     "PAD",
     "Encoded",
     "Encoder",
+    "EncoderFactory",
     "GridEncoder",
     "HybridStandardEncoder",
     "HybridVariationalEncoder",
@@ -42,4 +58,6 @@ __all__ = [
     "TRMStyleEncoder",
     "as_sets",
     "build_encoder",
+    "find_encoder",
+    "mean_of_set",
 ]

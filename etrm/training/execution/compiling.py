@@ -16,18 +16,21 @@ import torch
 
 from etrm.config import TrainConfig
 from etrm.errors import ConfigError
+from etrm.model.core import ReasoningModule
 from etrm.model.layers import Block
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 
 
-def compile_networks(model: RecursiveModel, device: torch.device) -> None:
+def compile_networks(model: Variant, device: torch.device) -> None:
     """Compile, in place, when they are called first; one graph serves all numbers of rows and tokens.
 
     Raises:
         ConfigError: there is no compiler for the device.
     """
     _check_compiler(device)
-    networks: list[torch.nn.Module] = [model.core.L_level]
+    networks: list[torch.nn.Module] = [
+        module for module in model.core.modules() if isinstance(module, ReasoningModule)
+    ]
     if model.encoder is not None:
         networks += [module for module in model.encoder.modules() if isinstance(module, Block)]
     for network in networks:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from etrm.config import Config, with_interventions
 from etrm.errors import ConfigError
+from etrm.extensions import ExtensionPoint, describe, in_users_code, registered
 from etrm.training.faults import (
     data_faults,
     decoder_faults,
@@ -37,6 +38,12 @@ FAULTS = {
     )
     for fault in group.FAULTS
 }
+EXTENSION_POINT: ExtensionPoint[Fault] = ExtensionPoint(
+    "faults",
+    "fault",
+    "etrm.training.faults.Fault(name, what, root_cause, seen, apply), apply a function from Recipe to Recipe",
+    lambda found: isinstance(found, Fault) and callable(found.apply),
+)
 
 
 def build_recipe(config: Config) -> Recipe:
@@ -44,14 +51,26 @@ def build_recipe(config: Config) -> Recipe:
 
     Raises:
         ConfigError: a fault that is not known.
+        ExtensionError: a fault from outside cannot be loaded, raises, or returns no recipe.
     """
     recipe = Recipe()
     for name in config.faults:
-        recipe = find(name).apply(recipe)
+        recipe = _applied(name, recipe)
     if not config.interventions:
         return recipe
     configure = recipe.configure
     return replace(recipe, configure=lambda given: with_interventions(configure(given)))
+
+
+def _applied(name: str, recipe: Recipe) -> Recipe:
+    fault = find(name)
+    if name in FAULTS:
+        return fault.apply(recipe)
+    with in_users_code(name):
+        changed: object = fault.apply(recipe)
+    if not isinstance(changed, Recipe):
+        raise EXTENSION_POINT.wrong(name, f"apply returns {describe(changed)}", "apply returns a Recipe")
+    return changed
 
 
 def build_loader(config: Config) -> Draw:
@@ -69,17 +88,20 @@ def apply_faults(config: Config) -> Config:
 
 
 def find(name: str) -> Fault:
-    """The fault of that name.
+    """The fault of that name: one of ours, or code from outside.
 
     Raises:
         ConfigError: there is none; names the nearest.
+        ExtensionError: its code cannot be loaded, or is no fault.
     """
+    if name not in FAULTS and EXTENSION_POINT.takes(name):
+        return EXTENSION_POINT.load(name)
     if name not in FAULTS:
         close = difflib.get_close_matches(name, FAULTS, n=1, cutoff=0.4)
         raise ConfigError(
             "fault.unknown",
             f"unknown fault {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-            allowed=", ".join(FAULTS),
-            next_step="etrm faults",
+            allowed=", ".join((*FAULTS, *registered(EXTENSION_POINT.kind))),
+            next_step="etrm faults lists them; a fault of yours is named as my_code.py:MY_FAULT",
         )
     return FAULTS[name]

@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 
 from etrm.checkpoints.decoder_loading import read_source
 from etrm.config import Config, with_settings
-from etrm.model.recursive import RecursiveModel
+from etrm.model.recursive import recursive_core
+from etrm.model.variant import Variant
 from etrm.training.faults.seam import Fault, change_model, change_settings, freeze_decoder_settings
 from etrm.training.recipe import Recipe
 
@@ -19,7 +20,7 @@ def _decoder_not_loaded(recipe: Recipe) -> Recipe:
 
 
 def _decoder_wrong_prefix(recipe: Recipe) -> Recipe:
-    def load(model: RecursiveModel, config: Config) -> None:
+    def load(model: Variant, config: Config) -> None:
         if config.train.decoder is not None:
             source = read_source(config.train.decoder, config.train.decoder_weights)
             renamed = {f"inner.{name}": tensor for name, tensor in source.tensors.items()}
@@ -29,7 +30,7 @@ def _decoder_wrong_prefix(recipe: Recipe) -> Recipe:
 
 
 def _decoder_raw_for_ema(recipe: Recipe) -> Recipe:
-    def load(model: RecursiveModel, config: Config) -> None:
+    def load(model: Variant, config: Config) -> None:
         other = "raw" if config.train.decoder_weights == "ema" else "ema"
         recipe.load_decoder(model, with_settings(config, train={"decoder_weights": other}))
 
@@ -37,14 +38,14 @@ def _decoder_raw_for_ema(recipe: Recipe) -> Recipe:
 
 
 def _decoder_cycles_mismatch(recipe: Recipe) -> Recipe:
-    def change(model: RecursiveModel) -> None:
-        model.core.L_cycles += 2
+    def change(model: Variant) -> None:
+        recursive_core(model).L_cycles += 2
 
     return change_model(recipe, change)
 
 
 def _decoder_moves(recipe: Recipe) -> Recipe:
-    def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
+    def freeze(model: Variant, part: str, frozen: bool) -> None:
         """Change nothing: parameters keep requires_grad, and update() zeroes their gradients."""
 
     def update(optimizers: list[Optimizer], frozen: str | None) -> None:

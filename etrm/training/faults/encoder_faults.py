@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from etrm.batch import Batch
 from etrm.model.act import Carry
-from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, encode_at_reset
+from etrm.model.recursive import encode_at_reset
+from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.faults.seam import (
     Fault,
     change_context,
@@ -27,7 +28,7 @@ def _cached_context(recipe: Recipe) -> Recipe:
 
 
 def _encoder_skipped(recipe: Recipe) -> Recipe:
-    def first_batch_alone(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+    def first_batch_alone(model: Variant, carry: Carry, batch: Batch) -> Given:
         if carry.context is None:
             return encode_at_reset(model, carry, batch)
         return Given(carry.context, stored=carry.context)
@@ -41,7 +42,7 @@ def _context_detached(recipe: Recipe) -> Recipe:
 
 def _encoder_no_grad(recipe: Recipe) -> Recipe:
     def wrap(policy: ContextPolicy) -> ContextPolicy:
-        def without_graph(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+        def without_graph(model: Variant, carry: Carry, batch: Batch) -> Given:
             with torch.no_grad():
                 return policy(model, carry, batch)
 
@@ -61,7 +62,7 @@ def _python_loop_predicates(recipe: Recipe) -> Recipe:
 
 
 def _encoder_frozen(recipe: Recipe) -> Recipe:
-    def change(model: RecursiveModel) -> None:
+    def change(model: Variant) -> None:
         if model.encoder is not None:
             model.encoder.requires_grad_(False)
 
@@ -73,7 +74,7 @@ def _freeze_skips_optimizer(recipe: Recipe) -> Recipe:
         if frozen != "decoder":
             recipe.update(optimizers, frozen)
 
-    def freeze(model: RecursiveModel, part: str, frozen: bool) -> None:
+    def freeze(model: Variant, part: str, frozen: bool) -> None:
         """Change nothing: the original code tried to freeze by not stepping the optimiser."""
 
     return replace(change_settings(recipe, freeze_decoder_settings), update=update, freeze=freeze)

@@ -16,7 +16,7 @@ from etrm.data.task import Grid
 from etrm.data.tokens import PAD, read_grid
 from etrm.evaluation import EvaluationReport, PassK, Prediction, Predictor, binomial_interval
 from etrm.evaluation.passk import KS, predict, score
-from etrm.model.recursive import RecursiveModel
+from etrm.model.variant import Variant
 from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
 
@@ -100,7 +100,7 @@ def _stale_votes(recipe: Recipe) -> Recipe:
 
 
 def _eval_raw(recipe: Recipe) -> Recipe:
-    def load(model: RecursiveModel, checkpoint: Checkpoint, kind: WeightsKind) -> None:
+    def load(model: Variant, checkpoint: Checkpoint, kind: WeightsKind) -> None:
         recipe.load_weights(model, checkpoint, "raw")
 
     return replace(recipe, load_weights=load)

@@ -8,7 +8,8 @@ import torch
 
 from etrm.batch import Batch
 from etrm.model.act import Carry
-from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
+from etrm.model.recursive import recursive_core
+from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.faults.seam import Fault, change_context, change_model, wrap_policy
 from etrm.training.recipe import Recipe
 
@@ -44,7 +45,7 @@ def _context_collapsed(recipe: Recipe) -> Recipe:
 
 def _encode_all_discard(recipe: Recipe) -> Recipe:
     def wrap(policy: ContextPolicy) -> ContextPolicy:
-        def twice(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+        def twice(model: Variant, carry: Carry, batch: Batch) -> Given:
             kept, again = policy(model, carry, batch), policy(model, carry, batch)
             begins = carry.halted[:, None, None]
             return replace(kept, context=torch.where(begins, again.context, kept.context))
@@ -55,8 +56,10 @@ def _encode_all_discard(recipe: Recipe) -> Recipe:
 
 
 def _halting_stuck(recipe: Recipe) -> Recipe:
-    def change(model: RecursiveModel) -> None:
-        head = model.core.q_head  # whatever weights a pretrained decoder brings, they stay as they are
+    def change(model: Variant) -> None:
+        head = recursive_core(
+            model
+        ).q_head  # whatever weights a pretrained decoder brings, they stay as they are
         head.register_forward_hook(lambda head, given, logits: torch.full_like(logits, NEVER))
         head.requires_grad_(False)
 

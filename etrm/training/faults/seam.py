@@ -9,7 +9,7 @@ from etrm.batch import Batch
 from etrm.config import Changes, Config, with_settings
 from etrm.data import Episodes
 from etrm.model.act import Carry
-from etrm.model.recursive import ContextPolicy, Given, RecursiveModel
+from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.recipe import Recipe
 
 
@@ -43,10 +43,10 @@ def change_settings(recipe: Recipe, settings: Callable[[Config], Changes]) -> Re
     return replace(recipe, configure=configure)
 
 
-def change_model(recipe: Recipe, change: Callable[[RecursiveModel], None]) -> Recipe:
+def change_model(recipe: Recipe, change: Callable[[Variant], None]) -> Recipe:
     """Return the recipe with a change to the model after it is built."""
 
-    def build(config: Config, episodes: Episodes) -> RecursiveModel:
+    def build(config: Config, episodes: Episodes) -> Variant:
         model = recipe.build_model(config, episodes)
         change(model)
         return model
@@ -57,7 +57,7 @@ def change_model(recipe: Recipe, change: Callable[[RecursiveModel], None]) -> Re
 def wrap_policy(recipe: Recipe, wrap: Callable[[ContextPolicy], ContextPolicy]) -> Recipe:
     """Return the recipe with its context policy wrapped; a TRM, which has no encoder, stays unchanged."""
 
-    def change(model: RecursiveModel) -> None:
+    def change(model: Variant) -> None:
         if model.encoder is not None:
             model.context_policy = wrap(model.context_policy)
 
@@ -68,7 +68,7 @@ def change_context(recipe: Recipe, change: Callable[[Given], Given]) -> Recipe:
     """Return the recipe with a change between the encoder and the decoder."""
 
     def wrap(policy: ContextPolicy) -> ContextPolicy:
-        def changed(model: RecursiveModel, carry: Carry, batch: Batch) -> Given:
+        def changed(model: Variant, carry: Carry, batch: Batch) -> Given:
             return change(policy(model, carry, batch))
 
         return changed

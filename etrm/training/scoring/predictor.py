@@ -17,13 +17,13 @@ from etrm.data.episodes import Episodes
 from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, Predictor
-from etrm.model.recursive import RecursiveModel, StepOutput
 from etrm.model.solve import solve
+from etrm.model.variant import StepOutput, Variant
 from etrm.training.faults import build_recipe
 from etrm.training.loss import act_loss
 
 
-def make_predictor(model: RecursiveModel, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
+def make_predictor(model: Variant, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
     """Return a predictor that halts as ``evaluate.halting`` says; it computes the context once per sample."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
@@ -35,13 +35,13 @@ def make_predictor(model: RecursiveModel, halting: Literal["all_steps", "early"]
     return answer
 
 
-def make_batch(model: RecursiveModel, samples: Sequence[Sample]) -> Batch:
+def make_batch(model: Variant, samples: Sequence[Sample]) -> Batch:
     """Collate samples to one batch on the model's device."""
     return to_device(collate(samples), model.device)
 
 
 def solve_samples(
-    model: RecursiveModel, samples: Sequence[Sample], *, early: bool = False
+    model: Variant, samples: Sequence[Sample], *, early: bool = False
 ) -> tuple[Batch, StepOutput]:
     """Call :func:`etrm.model.solve.solve` on samples in evaluation mode; the model's mode is restored."""
     batch = make_batch(model, samples)
@@ -54,7 +54,7 @@ def solve_samples(
 
 def load_model(
     folder: Path, weights: Literal["ema", "raw"], place: int = -1
-) -> tuple[RecursiveModel, Config, TaskSet, int]:
+) -> tuple[Variant, Config, TaskSet, int]:
     """Load a checkpoint of a run folder as a model in evaluation mode.
 
     Args:
@@ -87,7 +87,7 @@ def load_model(
     return model, config, tasks, checkpoint.step
 
 
-def compute_mean_loss(model: RecursiveModel, samples: Sequence[Sample], kind: str = "stablemax") -> float:
+def compute_mean_loss(model: Variant, samples: Sequence[Sample], kind: str = "stablemax") -> float:
     """Compute the mean lm loss after all ACT steps, in nats per scored token; ``kind`` as ``train.loss``."""
     batch, output = solve_samples(model, samples)
     return float(act_loss(output, batch.labels, kind).lm.mean())

@@ -10,7 +10,8 @@ from etrm.checkpoints.run_folder import read_config
 from etrm.config import Changes, Config, with_settings
 from etrm.data import TaskSet, check_leakage
 from etrm.evaluation import EvaluationReport, Submitted, evaluate_baselines, write_submission
-from etrm.model.recursive import RecursiveModel
+from etrm.model.construct import build_variant
+from etrm.model.variant import Variant
 from etrm.training.faults import build_recipe
 from etrm.training.scoring.predictor import load_model, make_predictor
 from etrm.training.task_sets import load_held_out_tasks, load_whole_set
@@ -33,7 +34,7 @@ class Evaluated:
     config: Config
     step: int
     weights: str
-    model: RecursiveModel
+    model: Variant
     trained: TaskSet
     asked: TaskSet
     report: EvaluationReport
@@ -95,7 +96,7 @@ def score_run(folder: Path, settings: Changes, submission: Path | None) -> Score
     """
     found = evaluate_run(folder, settings)
     config, asked = found.config, found.asked
-    untrained = RecursiveModel(config.model, puzzles=_puzzles(found.model)).eval()
+    untrained = build_variant(config.model, puzzles=_puzzles(found.model)).eval()
     others = evaluate_baselines(asked, config.data)
     others["untrained model"] = _evaluate(untrained, asked, config, found.trained)
     submitted = None
@@ -118,7 +119,7 @@ def score_steps(folder: Path) -> dict[int, EvaluationReport]:
     return reports
 
 
-def _evaluate(model: RecursiveModel, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
+def _evaluate(model: Variant, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
     return build_recipe(config).evaluate(
         asked,
         make_predictor(model, config.evaluate.halting),
@@ -131,5 +132,5 @@ def _evaluate(model: RecursiveModel, asked: TaskSet, config: Config, tasks: Task
     )
 
 
-def _puzzles(model: RecursiveModel) -> int:
+def _puzzles(model: Variant) -> int:
     return 0 if model.puzzle_table is None else len(model.puzzle_table.weights)

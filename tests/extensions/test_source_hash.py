@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from etrm.config import load
+from etrm.extensions import outside_digests
 from etrm.investigation.runs.code_version import code_hash, judging_hash
-from etrm.investigation.runs.outside_code import outside_digests, seams
 from etrm.model import encoders
 from etrm.training.faults import FAULTS, Fault
 from etrm.training.faults.seam import change_model
+from etrm.training.named_code import seams
 from etrm.training.recipe import Recipe
 
 CODE = """
@@ -31,7 +32,7 @@ from torch import nn
 
 import etrm_helper_of_a_user
 from etrm.model.encoders import StandardEncoder
-from etrm.training.faults.seam import built
+from etrm.training.faults.seam import change_model
 
 
 def change(model):
@@ -44,7 +45,7 @@ def decorated(model):
 
 
 def with_default(recipe, change=change):
-    return built(recipe, change)
+    return change_model(recipe, change)
 
 
 class MyEncoder(StandardEncoder):

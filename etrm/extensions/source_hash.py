@@ -1,4 +1,4 @@
-"""The source of code that a user passes in from outside the packages.
+"""The hash of code from outside the packages.
 
 A fault, a function of a recipe or an encoder may stand in a file of the user's. What such a thing runs is found from
 the thing itself: its own file, the functions that it encloses, and the user's other files that it refers to.
@@ -11,36 +11,21 @@ import inspect
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-import diagnostics
-import etrm
-from etrm.config import Config
-from etrm.model.encoders import ENCODERS
-from etrm.training.faults import build_recipe, find
-
-_OURS = tuple(Path(file).resolve().parent for file in (etrm.__file__, diagnostics.__file__))
+_OURS = tuple(Path(__file__).resolve().parents[2] / name for name in ("etrm", "diagnostics"))
 _INSTALLED = tuple(
     Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 
 
-def seams(config: Config) -> list[object]:
-    """The functions and classes through which outside code can enter a run of this config.
-
-    Raises:
-        ConfigError: a fault is not known.
-    """
-    recipe = build_recipe(config)
-    return [
-        *(find(name).apply for name in config.faults),
-        *(getattr(recipe, field.name) for field in fields(recipe)),
-        ENCODERS[config.model.encoder.kind],
-    ]
+def source_digest(thing: object) -> str:
+    """One SHA-256 for :func:`outside_digests` of a thing, for a record of it; empty for our own code."""
+    found = outside_digests([thing])
+    return hashlib.sha256("\n".join(found).encode()).hexdigest() if found else ""
 
 
 def outside_digests(things: Iterable[object]) -> list[str]:

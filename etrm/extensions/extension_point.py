@@ -1,0 +1,96 @@
+"""A place where code from outside can be put, and the check of what is put there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from etrm.errors import ExtensionError
+from etrm.extensions.loading import in_users_code, load_object
+from etrm.extensions.names import FORMS, parse, registered
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ExtensionPoint(Generic[T]):
+    """A kind of thing that can be added from outside.
+
+    Attributes:
+        kind: what follows ``etrm.`` in the group of its entry points, e.g. ``encoders``.
+        noun: what one is called in errors.
+        expected: what a right one looks like.
+        fits: whether an object is one.
+    """
+
+    kind: str
+    noun: str
+    expected: str
+    fits: Callable[[Any], bool]
+
+    def find(self, name: str, built_in: Mapping[str, T]) -> T:
+        """The built-in of a name, or the object that the name of code stands for.
+
+        Raises:
+            ExtensionError: there is no such name, its code cannot be loaded or may not run, or it is something else.
+        """
+        return built_in[name] if name in built_in else self.load(name, built_in)
+
+    def takes(self, name: str) -> bool:
+        """Whether a text names code, or an entry point of this kind."""
+        return parse(name) is not None or name in registered(self.kind)
+
+    def load(self, name: str, known: Mapping[str, Any] | None = None) -> T:
+        """The object of a name of code; ``known`` are the built-in names, for the error.
+
+        Raises:
+            ExtensionError: see :meth:`find`.
+        """
+        points = registered(self.kind)
+        if name in points:
+            with in_users_code(name, importing=True):
+                found: object = points[name].load()
+        else:
+            code = parse(name)
+            if code is None:
+                raise self._unknown(name, [*(known or ()), *points])
+            found = load_object(code)
+        if not self.fits(found):
+            raise self.wrong(name, describe(found))
+        return cast(T, found)
+
+    def wrong(self, name: str, got: str, expected: str = "") -> ExtensionError:
+        """The error of an object, or of what it returned, that is not what is taken here.
+
+        Args:
+            name: name of the code.
+            got: what was found.
+            expected: what was expected; by default an object of this kind.
+        """
+        return ExtensionError(
+            "extension.wrong-object",
+            f"{name} does not work as a {self.noun}",
+            got=got,
+            allowed=expected or self.expected,
+        )
+
+    def _unknown(self, name: str, known: list[str]) -> ExtensionError:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        return ExtensionError(
+            "extension.unknown-name",
+            f"unknown {self.noun} {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+            allowed=", ".join((*known, FORMS)),
+        )
+
+
+def describe(thing: object) -> str:
+    """What an object is, for an error."""
+    if isinstance(thing, type):
+        bases = ", ".join(base.__name__ for base in thing.__bases__)
+        return f"the class {thing.__name__}({bases})"
+    if callable(thing) and hasattr(thing, "__name__"):
+        return f"the function {thing.__name__}"
+    shown = repr(thing)
+    return f"a {type(thing).__name__}: {shown if len(shown) < 80 else shown[:77] + '...'}"

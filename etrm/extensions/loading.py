@@ -1,0 +1,140 @@
+"""From a name of code to the object, with the user's own exception where their code fails."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, TracebackType
+
+from etrm.errors import EtrmError, ExtensionError
+from etrm.extensions.names import CodeName
+from etrm.extensions.permission import check_allowed, read_source
+
+_loaded: dict[str, tuple[bytes, ModuleType]] = {}
+"""Content and module of each file by path. A file that has changed is loaded anew."""
+_PACKAGES = tuple(Path(__file__).parents[2] / name for name in ("etrm", "diagnostics", "reports", "cli.py"))
+
+
+_FIX = "fix it, then the same command again"
+
+
+def load_object(code: CodeName) -> object:
+    """The object of a name.
+
+    Raises:
+        ExtensionError: it may not run, there is no such file, module or name, or its import fails.
+    """
+    module = _file_module(code) if code.is_file else _installed_module(code)
+    try:
+        return getattr(module, code.name)
+    except AttributeError:
+        own = [
+            name
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", "") == module.__name__
+        ]
+        close = difflib.get_close_matches(code.name, own, n=1)
+        raise ExtensionError(
+            "extension.no-name",
+            f"{code.place} has no {code.name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+            allowed=", ".join(own) or "nothing: it defines no class and no function",
+        ) from None
+
+
+def _file_module(code: CodeName) -> ModuleType:
+    source = read_source(code)
+    check_allowed(code, source)
+    if code.place in _loaded and _loaded[code.place][0] == source:
+        return _loaded[code.place][1]
+    path = Path(code.place)
+    # One name per file, in every process: pickle and dataclasses look classes up by it.
+    module = ModuleType(f"etrm_extension_{hashlib.sha256(code.place.encode()).hexdigest()[:12]}_{path.stem}")
+    module.__file__ = code.place
+    sys.modules[module.__name__] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # at the end: a helper beside the file hides no installed package
+    with in_users_code(str(code), importing=True):
+        exec(compile(source, code.place, "exec"), vars(module))
+    _loaded[code.place] = source, module
+    return module
+
+
+def _installed_module(code: CodeName) -> ModuleType:
+    check_allowed(code)
+    try:
+        with in_users_code(str(code), importing=True):
+            return importlib.import_module(code.place)
+    except ExtensionError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and f"{code.place}.".startswith(f"{missing.name}."):
+            raise ExtensionError(
+                "extension.no-module",
+                f"there is no module {code.place!r}",
+                got=f"no {missing.name!r} on the import path",
+                next_step="install its package, or name the file: path/to/file.py:Name",
+            ) from missing
+        raise
+
+
+@contextmanager
+def in_users_code(name: str, *, importing: bool = False) -> Iterator[None]:
+    """Around a call of a user's code: what it raises becomes an error that shows the user's lines alone.
+
+    Args:
+        name: name of the code.
+        importing: whether the call is the import of the code.
+
+    Raises:
+        ExtensionError: the user's code raised. Errors of this project pass unchanged.
+    """
+    try:
+        yield
+    except EtrmError:
+        raise
+    except Exception as error:
+        shown = _users_lines(error)
+        if importing:
+            raise ExtensionError(
+                "extension.import-failed", f"the code {name} cannot be imported", got=shown, next_step=_FIX
+            ) from error
+        raise _raised(name, shown) from error
+
+
+def explained(error: BaseException) -> ExtensionError | None:
+    """The error to show where the code of a loaded file raised; None where no such file was running."""
+    place = next((file for file, _ in _frames(error) if file in _loaded), None)
+    return None if place is None else _raised(place, _users_lines(error))
+
+
+def _raised(name: str, shown: str) -> ExtensionError:
+    return ExtensionError(
+        "extension.raised", f"the code {name} raised an exception", got=shown, next_step=_FIX
+    )
+
+
+def _users_lines(error: BaseException) -> str:
+    """The traceback of an error, from the user's first line on."""
+    theirs = [trace for file, trace in _frames(error) if file in _loaded]
+    theirs += [trace for file, trace in _frames(error) if not _is_ours(file)]
+    start = theirs[0] if theirs else None  # a syntax error names its line by itself
+    return "".join(traceback.format_exception(type(error), error, start, chain=False)).rstrip()
+
+
+def _frames(error: BaseException) -> Iterator[tuple[str, TracebackType]]:
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame.f_code.co_filename, trace
+        trace = trace.tb_next
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a file is of this project or of the import system."""
+    if file.startswith("<frozen") or Path(file).parent.name == "importlib":
+        return True
+    return any(Path(file).is_relative_to(folder) for folder in _PACKAGES)

@@ -1,0 +1,82 @@
+"""Demonstration encoders from outside the package: how one is made, and the check of what it returns.
+
+Shapes: R context rows, P context tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from etrm.batch import Demos
+from etrm.config import ModelConfig
+from etrm.extensions import ExtensionPoint, describe, in_users_code
+from etrm.model.encoders.base import Encoded, Encoder
+
+
+class EncoderFactory(Protocol):
+    """What makes an encoder: a subclass of :class:`Encoder`, or a function that returns one."""
+
+    def __call__(self, config: ModelConfig, side: int, /) -> Encoder:
+        """The encoder of a model section, for a canvas of that side."""
+        ...
+
+
+EXTENSION_POINT: ExtensionPoint[EncoderFactory] = ExtensionPoint(
+    "encoders",
+    "demonstration encoder",
+    "a subclass of etrm.model.encoders.Encoder; it is called with the model section and the side of the canvas",
+    callable,
+)
+
+
+def make_encoder(factory: EncoderFactory, config: ModelConfig, side: int) -> Encoder:
+    """The encoder that code from outside makes; what it returns is checked at every call.
+
+    Raises:
+        ExtensionError: the code raises, or makes something else than an encoder.
+    """
+    kind = config.encoder.kind
+    with in_users_code(kind):
+        encoder = factory(config, side)
+    if not isinstance(encoder, Encoder):
+        raise EXTENSION_POINT.wrong(kind, f"it makes {describe(encoder)}")
+    encoder.register_forward_hook(_OutputCheck(kind, config.context_tokens, config.hidden_size))
+    return encoder
+
+
+@dataclass(frozen=True)
+class _OutputCheck:
+    """A forward hook; an object, so that the encoder can still be copied and pickled."""
+
+    kind: str
+    tokens: int
+    width: int
+
+    def __call__(self, module: Encoder, args: tuple[Any, ...], output: object) -> None:
+        """Raise ExtensionError where the output is not what the core takes."""
+        demos: Demos = args[0]
+        wanted = (demos.rows, self.tokens, self.width)
+        expected = f"Encoded(context), context a floating-point tensor of shape (R, P, D) = {wanted}"
+        if not isinstance(output, Encoded):
+            raise self._wrong(f"forward returns {describe(output)}", expected)
+        context = output.context
+        if (
+            not isinstance(context, Tensor)
+            or tuple(context.shape) != wanted
+            or not context.is_floating_point()
+        ):
+            raise self._wrong(f"a context of {_shape(context)}", expected)
+        if output.kl is not None and tuple(output.kl.shape) != wanted[:1]:
+            raise self._wrong(f"a kl of {_shape(output.kl)}", f"kl of shape (R,) = {wanted[:1]}")
+
+    def _wrong(self, got: str, expected: str) -> Exception:
+        return EXTENSION_POINT.wrong(self.kind, got, expected)
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
+    return describe(value)

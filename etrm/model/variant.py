@@ -1,0 +1,122 @@
+"""What training, evaluation and investigation need of a model: the interface of ``model.variant``.
+
+Shapes: B rows, S query tokens, P context tokens, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from etrm.batch import Batch
+from etrm.config import ModelConfig
+from etrm.model.act import Carry, EncoderState
+from etrm.model.encoders import Encoder
+from etrm.model.puzzle import PuzzleTable
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The output of one ACT step.
+
+    Attributes:
+        logits: (B, S, 12).
+        q_halt: (B,) float32 halting logits.
+        context: (B, P, D) the context that the core used.
+        kl: (B,) KL divergence of a variational encoder, else None.
+        steps: (B,) int64 ACT steps that each row took, for an answer (:func:`etrm.model.solve.solve`).
+    """
+
+    logits: Tensor
+    q_halt: Tensor
+    context: Tensor
+    kl: Tensor | None = None
+    steps: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """The result of a context policy for one ACT step.
+
+    Attributes:
+        context: (B, P, D) the context for the core.
+        stored: (B, P, D) the context for the next carry, if the policy stores one.
+        kl: (B,) KL divergence of a variational encoder; zero for rows that were not encoded in this step.
+        state: the state of a stateful encoder, for the next carry.
+    """
+
+    context: Tensor
+    stored: Tensor | None = None
+    kl: Tensor | None = None
+    state: EncoderState | None = None
+
+
+ContextPolicy = Callable[["Variant", Carry, Batch], Given]
+"""A function from model, carry and batch to the context and its by-products."""
+
+
+class Variant(nn.Module):
+    """A model: a context policy that reads the demonstrations, and a core that answers the query from the context.
+
+    It is a base class and no Protocol, for all that watches, averages or saves a model needs an ``nn.Module``. A
+    subclass sets the attributes and implements :meth:`step`.
+
+    Attributes:
+        config: the model section.
+        core: the decoder; train.freeze_decoder_steps freezes its parameters.
+        encoder: the demonstration encoder, None of a variant that has none.
+        puzzle_table: the table of task ids, None of a variant that has none.
+        context_policy: from model, carry and batch to the context.
+    """
+
+    REQUIRED: ClassVar = ("config", "core", "encoder", "puzzle_table", "context_policy")
+    """Names of the attributes that a subclass sets."""
+
+    if TYPE_CHECKING:
+        config: ModelConfig
+        core: nn.Module
+        encoder: Encoder | None
+        puzzle_table: PuzzleTable | None
+        context_policy: ContextPolicy
+
+    @property
+    def device(self) -> torch.device:
+        """The device that its weights are on, and its batches must be on."""
+        return next(self.parameters()).device
+
+    @property
+    def steps_per_turn(self) -> int:
+        """Number of training steps that a batch has in a row before the schedule may turn to another bucket."""
+        return 1
+
+    def draw_minimum(self, rows: int, generator: torch.Generator | None) -> Tensor | None:
+        """The least ACT steps (rows,) int64 of one training step; None where there is no least."""
+        return None
+
+    def draw_noise(self, rows: int, pairs: int) -> Tensor | None:
+        """Noise (rows, ...) for one training step of a variational encoder with that many pairs; None of any other."""
+        return None
+
+    def initial_carry(self, rows: int) -> Carry:
+        """Return a carry whose rows all begin with the next batch."""
+        return Carry.initial(rows, self.config.hidden_size, self.device)
+
+    def forward(self, carry: Carry, batch: Batch, minimum: Tensor | None = None) -> tuple[Carry, StepOutput]:
+        """Do one ACT step. Rows that are halted in the carry must have their new sample in ``batch``.
+
+        In training mode rows halt by themselves after at least ``minimum`` (B,) steps; in evaluation, and
+        with fixed time, only at the maximum number of steps.
+        """
+        given = self.context_policy(self, carry, batch)
+        carry, output = self.step(carry, batch, given.context, minimum)
+        return replace(carry, context=given.stored, encoder_state=given.state), replace(output, kl=given.kl)
+
+    def step(
+        self, carry: Carry, batch: Batch, context: Tensor, minimum: Tensor | None = None
+    ) -> tuple[Carry, StepOutput]:
+        """One ACT step with a given context (B, P, D), of which the carry stores nothing."""
+        raise NotImplementedError
