@@ -22,6 +22,8 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/diagnostics/testing/test_sample_independence.py": "the rule LEAK001",
     "tests/examples/test_examples.py": "models of docs/examples that nobody here wrote",
     "tests/examples/test_watched_encoder.py": "the project in examples/watched-encoder",
+    "tests/extending/test_investigation.py": "an investigation of an encoder from outside",
+    "tests/extending/test_page.py": "the examples of docs/extending.md",
     "tests/investigation/hypotheses/test_unlisted.py": "faults that are not in the list of faults",
     "tests/model/test_parity.py": "arrays that the published implementations computed",
     "tests/model/test_region.py": "a sample's outputs depend on the sample alone",
