@@ -1,4 +1,4 @@
-"""A monitor in a training loop that is not ours: what the callbacks of the frameworks share."""
+"""A monitor in the training loop of a framework: the common part of the callbacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger("diagnostics")
 
 
 class LoopMonitor:
-    """Opens and closes the steps of a monitor from separate calls, logs them, and tells findings at the end.
+    """Opens and closes the steps of a monitor from separate calls, logs them, and reports findings at the end.
 
     Args:
         log: File for a `StepLog`.
@@ -62,12 +62,12 @@ class LoopMonitor:
             self._steps.append(self.monitor.history[-1])
 
     def end(self) -> None:
-        """Take the hooks away and close the file; again does nothing."""
+        """Remove the hooks and close the file; a second call does nothing."""
         broken = InterruptedError("training broke off in the step: it is not recorded")
         self._step.__exit__(InterruptedError, broken, None)
         self._run.close()
 
-    def tell(self) -> list[Finding]:
+    def report(self) -> list[Finding]:
         """Log the findings above a note as a warning of the logger `diagnostics`."""
         found = [finding for finding in self.monitor.findings() if finding.severity > Severity.NOTE]
         if found:

@@ -42,7 +42,7 @@ METRICS: Mapping[str, str] = {
     "misplaced_samples": "samples in the wrong place",
     "output_change": "relative change",
     "output_ratio": "output_rms / local median",
-    "output_share": "share",
+    "output_share": "share between samples",
     "parameters": "parameters",
     "rules": "rules",
     "score": "score",
@@ -61,7 +61,7 @@ class Evidence:
     """The measurement behind a finding: a mean over `first_step`..`last_step`, both included.
 
     Attributes:
-        metric: Stable name of what was measured, a key of `METRICS` or a name of the user's own.
+        metric: Stable name of what was measured, a key of `METRICS` or a name of your own.
         threshold: The bound that was crossed; None where the rule has none.
     """
 
@@ -91,7 +91,7 @@ class Finding:
         message: One sentence.
         cause: The likely cause in a sentence; `remedy`: what to do.
         consequences: Findings that this one explains; they have none themselves.
-        code: Stable name of the cause, one of those that the rule's page lists. "" where a probe of the user's own
+        code: Stable name of the cause, one of those that the rule's page lists. "" where a probe of your own
             names none.
     """
 

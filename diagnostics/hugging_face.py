@@ -1,6 +1,6 @@
 """Watches a `transformers.Trainer`; needs the package `transformers`.
 
-monitor = DiagnosticsCallback(watch=["bert.encoder.layer"], log="steps.jsonl")
+monitor = TransformersCallback(watch=["bert.encoder.layer"], log="steps.jsonl")
 Trainer(model, arguments, train_dataset=data, callbacks=[monitor]).train()
 print(to_table(monitor.findings()))
 """
@@ -20,7 +20,7 @@ from diagnostics.findings import Finding
 from diagnostics.monitor import Monitor
 
 
-class DiagnosticsCallback(TrainerCallback):
+class TransformersCallback(TrainerCallback):
     """One monitored step per batch, also where gradients are accumulated over several.
 
     A callback is not shown the batch: the step opens, and its samples are counted, when the model is called.
@@ -82,8 +82,8 @@ class DiagnosticsCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Tell what was found."""
-        self._loop.tell()
+        """Report the findings."""
+        self._loop.report()
         self._unhook()
 
     def _unhook(self) -> None:
@@ -91,3 +91,7 @@ class DiagnosticsCallback(TrainerCallback):
         self._loop.end()
         if self._hook is not None:
             self._hook.remove()
+
+
+DiagnosticsCallback = TransformersCallback
+"""Earlier name of `TransformersCallback`."""

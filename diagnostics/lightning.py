@@ -1,6 +1,6 @@
 """Watches the training of a LightningModule; needs the package `lightning`.
 
-monitor = DiagnosticsCallback(watch=["encoder", "core"], log="steps.jsonl")
+monitor = LightningCallback(watch=["encoder", "core"], log="steps.jsonl")
 Trainer(callbacks=[monitor]).fit(module, loader)
 print(to_table(monitor.findings()))
 """
@@ -19,7 +19,7 @@ from diagnostics.findings import Finding
 from diagnostics.monitor import Monitor
 
 
-class DiagnosticsCallback(Callback):
+class LightningCallback(Callback):
     """One monitored step per batch, also where gradients are accumulated over several.
 
     Findings above a note are logged as a warning of the logger `diagnostics` when training ends.
@@ -62,10 +62,14 @@ class DiagnosticsCallback(Callback):
         self._loop.close()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell what was found."""
-        self._loop.tell()
+        """Report the findings."""
+        self._loop.report()
         self._loop.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hook behind."""
         self._loop.end()
+
+
+DiagnosticsCallback = LightningCallback
+"""Earlier name of `LightningCallback`."""

@@ -67,21 +67,21 @@ class Monitor:
         model: Any module. Parameters are looked up when the monitor is made: make a new one after
             replacing some.
         optimizer: The optimiser or optimisers of the training loop. Without any, movement is still
-            measured, and rules that ask why something did not move do not run.
+            measured, and rules about the cause of missing movement do not run.
         watch: Names or fnmatch patterns of submodules; by default the direct children of the model.
         rows: For modules that compute only some samples, or several rows per sample: name or pattern ->
             function (args, kwargs, output) -> integer tensor, the sample of each leading row of the output:
             (rows,), or (T, B) for a sequence-first layout. Without it, rows are matched where the leading
             dimension is the number of samples.
-        every: Record one step in `every`; the others cost next to nothing.
+        every: Interval of the recorded steps: one step in `every`; the others cost next to nothing.
         expect_frozen: Names or patterns of modules or parameters that must not move. Buffers of such modules,
             as running statistics, must not either.
         expect_partial: Names or patterns of watched modules of which some calls run with gradients disabled
             on purpose, as in a recursion of which only the last cycles are trained.
         drift: Probes to use for the outputs given to `probe`, by module, where the default does not suit.
-        history: Past steps of which scalars are kept.
-        group: Processes that train one model on a share of the batch each. Every record, finding and number
-            is then about the samples of all of them, and the same on each. Losses must be scaled so that
+        history: Number of past steps whose scalars are kept.
+        group: Process group that trains one model, each process on its share of the batch. Every record, finding and
+            number is then about the samples of all of them, and the same on each. Losses must be scaled so that
             gradients add up to those of the whole batch, and `gradients_reduced` called in every step.
         options: Options of rules, such as {"COV001": {"below": 0.3}}; `explain(id)` lists those of a rule.
         rules: Rules of your own, beside those of the toolkit.

@@ -1,7 +1,7 @@
 """pytest plugin: failures of the toolkit's assertions print as tables, and monitors are cleaned up.
 
 It is loaded in every pytest run of an environment in which the toolkit is installed, so it imports neither
-torch nor the rest of the toolkit until a test asks for a fixture.
+torch nor the rest of the toolkit until a test uses a fixture.
 
 - The fixture `gradient_monitor` makes a `diagnostics.Monitor`, takes its arguments, and detaches it when
   the test ends. If the test fails, its last step is printed as a table with its findings.
@@ -43,7 +43,7 @@ def gradient_monitor(request: pytest.FixtureRequest) -> Generator[Callable[..., 
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Shorten what is said of a failed assertion of the toolkit; add the tables of the test's monitors."""
+    """Shorten the report of a failed assertion of the toolkit; add the tables of the test's monitors."""
     report = yield
     if call.when == "call" and report.failed and call.excinfo is not None:
         if _is_ours(call.excinfo.value):
@@ -55,7 +55,7 @@ def pytest_runtest_makereport(
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Told by its name: to import the class would be to import torch."""
+    """Recognised by its name: an import of the class would import torch."""
     return (type(error).__module__, type(error).__name__) == ("diagnostics.testing.failure", "CheckFailed")
 
 

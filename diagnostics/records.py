@@ -1,4 +1,4 @@
-"""What one step leaves behind: frozen records of calls, modules and parameters, scalars on the CPU.
+"""Records of one step: calls, modules and parameters, frozen, with scalars on the CPU.
 
 A value that could not be measured is `Absent(reason)`, never 0. Each field says
 what it holds and in which unit.
@@ -45,13 +45,13 @@ class Absent:
 Number = float | Absent
 
 GradientState = Literal["arrived", "zero", "detached", "no_grad", "cut inside", "not called"]
-"""What became of the gradient of a module in one step, over all of its calls:
+"""State of a module's gradient in one step, over all of its calls:
 
 - `arrived`: some call received a non-zero gradient.
 - `zero`: the backward pass reached it, with zeros alone.
-- `detached`: its outputs ask for gradient and the backward pass never reached them.
+- `detached`: its outputs require gradient and the backward pass never reached them.
 - `no_grad`: every call ran with gradients disabled.
-- `cut inside`: gradients were enabled, and no output asks for one (frozen, `.item()`, argmax, detach).
+- `cut inside`: gradients were enabled, and no output requires one (frozen, `.item()`, argmax, detach).
 - `not called`: its forward did not run.
 """
 
@@ -62,7 +62,7 @@ class CallRecord:
 
     Attributes:
         grad_enabled: Whether gradients were enabled when the call ran.
-        requires_grad: Whether some output asks for gradient.
+        requires_grad: Whether some output requires gradient.
         reached: Whether the backward pass came to an output, zeros included.
         gradient: Whether a non-zero gradient arrived at some output.
         rows: Leading rows that the call computed.
@@ -142,7 +142,7 @@ class OptimizerPlace:
         weight_decay: Its group's weight decay, 0 where the optimiser has none.
         eps: What the optimiser adds to the divisor of its updates, 0 where it has none.
         stepped: Whether this optimiser stepped inside the monitored step.
-        gradient: What `.grad` held when the optimiser stepped; Absent where it did not step.
+        gradient: Content of `.grad` when the optimiser stepped; Absent where it did not step.
         norm: L2 norm of that gradient: after clipping, if there was any.
     """
 
@@ -170,12 +170,12 @@ class ParameterRecord:
         weight_norm: L2 norm when the step began.
         update_norm: L2 norm of the change from the step's entry to its exit.
         changed: Whether any bit of its value changed.
-        leftover: What `.grad` held when the first backward pass of the step began; Absent where none did.
+        leftover: Content of `.grad` when the first backward pass of the step began; Absent where none did.
         shared: Other watched modules that hold the same parameter, none of them inside another.
         rounding: Machine epsilon of its type, the relative distance of neighbouring numbers.
         layer_size: The largest `size` among the parameters of its layer, itself included.
         kept: Share of what the optimisers changed that is left when the step ends, by the norm of its first 64
-            numbers: 1 where nobody wrote to it after them.
+            numbers: 1 if nothing wrote to it after them.
         replaced: Whether the model holds another tensor in its place since the monitor was made.
     """
 
@@ -231,12 +231,12 @@ class ModuleRecord:
         evenness: (sum n_b)^2 / (B sum n_b^2), n_b the sample's largest |gradient| over all calls:
             1 when all samples pull alike, 1/B when one does.
         calls: Its forward calls, in order.
-        state: What became of the gradient, over all calls.
+        state: State of the gradient, over all calls.
         gradient_max: Largest |gradient| at an output.
         grad_norm_pre_clip: L2 norm of the gradients of its parameters after the last backward pass.
         grad_norm_post_clip: The same as its optimisers found it when they stepped.
         moved: ||dp|| / ||p|| over its parameters.
-        leverage: Norm of ||gradient|| ||p|| over its parameters: by how much the loss answers to a relative
+        leverage: Norm of ||gradient|| ||p|| over its parameters: by how much the loss changes for a relative
             change of its weights.
         params_total: Parameters in it, params_trainable those with requires_grad, params_none the
             trainable ones without gradient in this step, params_zero those whose gradient is all zero.
@@ -301,7 +301,7 @@ class ModuleRecord:
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """A tensor that gradient comes to, and that neither the model nor an optimiser holds.
+    """A tensor that receives gradient, and that neither the model nor an optimiser holds.
 
     Attributes:
         module: The innermost watched module that uses it; "" for the model itself.
@@ -342,7 +342,7 @@ class StepRecord:
         optimizers: For each optimiser given, how often it stepped.
         partial: Watched modules of which some calls are declared to run with gradients disabled.
         gap: Steps since the one recorded before it, 1 where each is recorded.
-        strangers: What learns outside the model.
+        strangers: Tensors that learn outside the model.
         moved_buffers: Buffers that are declared frozen and changed; those that no checkpoint has are left out.
     """
 

@@ -20,8 +20,8 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
 
     Args:
         watch: Names or fnmatch patterns (`*` also matches dots). None, an empty list or the name ""
-            stand for the direct children. Lists of modules, which are never called themselves, stand
-            for their members.
+            mean the direct children. Lists of modules, which are never called themselves, mean
+            their members.
 
     Raises:
         ValueError: A name or pattern matches nothing, or the model has no submodule.
@@ -64,7 +64,7 @@ def check_patterns(argument: str, patterns: Iterable[str], names: Iterable[str])
 
 
 def watched_one(records: Mapping[str, _T], name: str) -> _T:
-    """What belongs to a watched module or parameter.
+    """The entry of a watched module or parameter.
 
     Raises:
         UnknownName: It is not watched.

@@ -1,8 +1,8 @@
 """Reads the files of `StepLog`: as columns for a table, or step by step.
 
-A file of 10,000 steps of 200 modules is 200 MB of text with 30 million numbers. Where only some modules or quantities
-are asked for, the columns of a line are told apart by one pass of a regular expression, and numbers that nobody asked
-for are never made.
+A file of 10,000 steps of 200 modules is 200 MB of text with 30 million numbers. If only some modules or quantities
+are wanted, one pass of a regular expression finds the columns of a line, and the other numbers
+are never parsed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_steps(
     is left out. It takes 8 bytes per number and no more than one line of the file at a time.
 
     Args:
-        modules: Names or patterns of those to read, quantities by name; all by default.
+        modules: Names or patterns of the modules to read, by default all.
 
     Raises:
         ValueError: The file is no log of this version or is damaged, or a module or quantity is not in it.
@@ -130,7 +130,7 @@ def _tensor(column: array[Any], dtype: torch.dtype) -> Tensor:
 
 
 def _numbers(values: Any, places: list[int] | None, count: int) -> array[float]:
-    """The numbers of a column of one line, parsed or still text, at the places that are asked for."""
+    """The numbers of a column of one line, parsed or still text, at the wanted places."""
     if isinstance(values, bytes):
         if places is None or not values.startswith(b"["):
             values = json.loads(values)

@@ -10,9 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("etrm", "diagnostics", "reports", "benchmarks")
 SAME_NAMES = {
-    "DiagnosticsCallback",  # of two frameworks; a user imports the one of theirs
     "Absent",
-    "ContextUse",
     "Evidence",
     "Experiment",
     "Facts",

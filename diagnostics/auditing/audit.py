@@ -1,4 +1,4 @@
-"""One call that judges a training step: run it a few times under a monitor, then put everything back.
+"""One call that judges a training step: it runs the step a few times under a monitor, then restores everything.
 
 report = audit(model, lambda model, batch: loss(model(batch["x"]), batch["y"]), batches, optimizer)
 print(report)
@@ -107,18 +107,19 @@ def audit(
     ignore: Sequence[str] = (),
     baseline: Collection[str] = (),
 ) -> Audit:
-    """Runs the training step `steps` times under a `Monitor`; model, optimisers and random numbers are put back.
+    """Runs the training step `steps` times under a `Monitor`; model, optimisers and random numbers are restored.
 
     Args:
         step: Called as `step(model, batch)`. Either it is the whole step, with backward and update inside, or it
-            returns the loss, a scalar tensor, and the audit does backward, update and zero_grad. Which of the two
-            is seen from whether gradient arrived at a parameter before it returned.
+            returns the loss, a scalar tensor, and the audit does backward, update and zero_grad. It is
+            a whole step if a parameter received gradient before it returned.
         batches: Batches in the order of training, a DataLoader for instance; it starts again where it ends. One
             batch is `[batch]`.
-        optimizer: The optimiser or optimisers that the step uses, so that they are put back and rules about
+        optimizer: The optimiser or optimisers that the step uses, so that they are restored and rules about
             movement run. Without any, a step that returns the loss is never followed by an update.
-        steps: With fewer than 20 some rules do not run; they are named in a note.
-        samples: Samples in the loss of a batch; by default the leading size of the batch's tensors.
+        steps: Number of training steps; with fewer than 20 some rules do not run, which a note lists.
+        samples: Function that takes a batch and returns the number of samples in its loss; by default the first
+            dimension of its tensors.
         watch: As `rows`, `expect_frozen` and `expect_partial`, see `Monitor`.
         probes: Probes to run once each, on the last batch, after the steps.
         rules: Rules of your own, as for `Monitor`.
@@ -163,7 +164,7 @@ def audit(
                 losses.append(returned)
         if not monitor.history:
             raise InvalidValue("auditing.no-batch", "there is no batch in batches")
-        monitor.detach()  # what the probes run is no step
+        monitor.detach()  # probes are no training steps
         found = [*monitor.findings(), *(finding for probe in probes for finding in probe.run(model, batch))]
         names = {
             *monitor.last.modules,
@@ -176,7 +177,7 @@ def audit(
 
 
 def count_samples(batch: Any) -> int:
-    """The leading size of the tensors of a batch.
+    """The first dimension of the tensors of a batch.
 
     Raises:
         ValueError: They differ, or there is none.
@@ -193,10 +194,10 @@ def count_samples(batch: Any) -> int:
 
 
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:
-    """Ends only where `batches` gives no more when asked again, as a generator does."""
+    """Ends only if a second iteration over `batches` gives nothing, as with a generator."""
     while True:
         count = 0
-        for count, batch in enumerate(batches, start=1):  # noqa: B007 - asked after the loop
+        for count, batch in enumerate(batches, start=1):  # noqa: B007 - used after the loop
             yield batch
         if not count:
             return

@@ -1,4 +1,4 @@
-"""Audits what a file of the user's describes: `etrm audit train.py:make_case`.
+"""Audits the case that a user's file describes: `etrm audit train.py:make_case`.
 
     def make_case():
         return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
@@ -28,7 +28,7 @@ _REQUIRED = tuple(name for name, argument in _ARGUMENTS.items() if argument.defa
 
 
 class CaseError(ToolkitError):
-    """The case cannot be audited; the message says why, and what would do."""
+    """The case cannot be audited; the message has the reason and what is allowed."""
 
 
 class UserError(ToolkitError):
@@ -61,8 +61,10 @@ def audit_file(target: str, **options: Any) -> Audit:
             facts = {**error.facts, "target": target, "reason": str(error)}
             raise CaseError(error.code, "{target}: {reason}", **facts) from error
         if isinstance(error, (ValueError, TypeError, KeyError)):
-            said = str(error.args[0] if error.args else error)
-            raise CaseError("case.audit-failed", "{target}: {reason}", target=target, reason=said) from error
+            reason = str(error.args[0] if error.args else error)
+            raise CaseError(
+                "case.audit-failed", "{target}: {reason}", target=target, reason=reason
+            ) from error
         raise
 
 
@@ -149,7 +151,7 @@ def _kind(value: Any) -> str:
 
 
 def _users_part(error: BaseException) -> TracebackType | None:
-    """The traceback from the first line that is neither ours nor the import system's; None if all are."""
+    """The traceback from the first line outside the toolkit and the import system; None if there is none."""
     trace = error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename

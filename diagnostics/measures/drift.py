@@ -1,4 +1,4 @@
-"""Follows a module's output on a fixed probe batch; tells slow drift from spikes, each with its steps.
+"""Follows a module's output on a fixed probe batch; distinguishes slow drift from spikes, each with its steps.
 
 The fields of `DriftRecord` define each distance. Because the probe batch is fixed, only the weights can move its
 output. Shapes: B samples, T tokens, D channels; (B, D) is read as T = 1. The unit of every distance is the
@@ -125,7 +125,7 @@ class DriftProbe:
 
     @property
     def blocked(self) -> Cause | None:
-        """Why `events` finds nothing yet whatever the output does, or None where it looks."""
+        """Why `events` cannot find anything yet, None if it can."""
         if self._reference is None:
             return REFERENCE_INCOMPLETE.of(probes=len(self._pending), window=self._window)
         if self._spread() is None:

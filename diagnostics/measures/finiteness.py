@@ -1,8 +1,8 @@
-"""Where the first NaN or infinity of a step was made, in the order in which the step ran.
+"""Finds where the first NaN or infinity of a step arises, in the order in which the step ran.
 
 Every module is watched at its inputs, its outputs and its parameters, forward and backward, so that a
-number that is not finite is met as soon as it crosses any of these borders, and what lies between two
-borders is the module's own operations. Costs a look at every tensor: meant for the replay of a step that is
+number that is not finite is found as soon as it crosses one of these borders, and what lies between two
+borders are the module's own operations. It reads every tensor, so it is meant for the replay of a step that is
 known to be bad, not for every step.
 """
 
@@ -26,7 +26,7 @@ Place = Literal[
 _WORDS: dict[Place, str] = {
     "value": "its {name} before the step",
     "input": "its inputs",
-    "handed-on": "what it hands to {name}",
+    "handed-on": "the input that it passes to {name}",
     "output": "its output",
     "input-gradient": "the gradient that it sends back to its input",
     "output-gradient": "the gradient that comes back to the output of {name}",
@@ -42,11 +42,12 @@ class Origin:
         phase: `parameters` where a parameter or buffer was not finite before the step began, else the pass.
         module: dotted name of the innermost module that made it, by an operation of its own; `""` is the
             model itself, or in the backward phase the loss.
-        place: where it was first met, as a code: in a parameter's or buffer's ``value``, in the ``input`` of the model,
-            in what the module ``handed-on`` to another one, in its ``output``, or in a gradient.
-        name: of that parameter or buffer, or of the other module; empty where the place needs none.
-        shape: of that tensor.
-        elements: of it that are not finite.
+        place: where it was first found, as a code: in a parameter's or buffer's ``value``, in the ``input`` of the
+            model, in a tensor that the module passed on (``handed-on``) to another one, in its ``output``, or in a
+            gradient.
+        name: name of that parameter or buffer, or of the other module; empty where the place needs none.
+        shape: shape of that tensor.
+        elements: number of its elements that are not finite.
         rows: its leading rows that hold one, of a tensor with two and more dimensions.
     """
 
@@ -60,7 +61,7 @@ class Origin:
 
     @property
     def what(self) -> str:
-        """Where it was first met, a phrase."""
+        """Where it was first found, a phrase."""
         return _WORDS[self.place].format(name=self.name or "the model")
 
     def __str__(self) -> str:
@@ -69,7 +70,7 @@ class Origin:
 
 
 class FirstNonFinite:
-    """What :func:`first_nonfinite` has found so far.
+    """The result of :func:`first_nonfinite` so far.
 
     Attributes:
         origin: the first number that is not finite, None while there is none.
@@ -117,7 +118,7 @@ class FirstNonFinite:
             key = id(tensor)
             if key not in self._returned:
                 tensor.register_hook(self._watcher(self._user_of(key), "output-gradient", name))
-            # One that is handed on unchanged is used by the caller's caller.
+            # one that is passed on unchanged is used by the caller's caller
             self._returned[key] = (tensor, user)
 
     def _user_of(self, key: int) -> Callable[[], str]:
@@ -146,8 +147,8 @@ class FirstNonFinite:
 def first_nonfinite(model: nn.Module) -> Iterator[FirstNonFinite]:
     """Watch one step of `model` for the first number that is not finite.
 
-    The step must run inside: forward, and backward where gradients are in question. The result stays valid
-    afterwards. An additive mask with infinities counts as not finite where it is handed to a module.
+    The step must run inside: forward, and backward if gradients are to be checked. The result stays valid
+    afterwards. An additive mask with infinities counts as not finite where it is passed to a module.
     """
     found = FirstNonFinite(model)
     handles = []

@@ -1,8 +1,8 @@
-"""Proves that a frozen module has not moved, bit by bit, and says what moved it if it has.
+"""Checks bit by bit that a frozen module has not moved, and names the cause if it has.
 
 The fields of `TensorReport` define each quantity. Take a `fingerprint` when freezing, `compare` at any later
-time. The same two calls answer two more questions: against an EMA copy, whether it is equal; against the part
-that should train, whether it moved (`report.moved` then is what one hopes for).
+time. The same two calls answer two more questions: whether an EMA copy is equal, and whether the part
+that should train has moved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from diagnostics.recording.stored_values import stored_values
 
-Cause = Literal[
+MovementCause = Literal[
     "weight decay",
     "stale gradients",
     "stale momentum",
@@ -31,7 +31,7 @@ Gradient = Literal["none", "zero", "non-zero"]
 
 @dataclass(frozen=True)
 class TensorPrint:
-    """One parameter or buffer as it was: a detached copy on the CPU."""
+    """A parameter or buffer at the time of the fingerprint: a detached copy on the CPU."""
 
     value: Tensor
     parameter: bool
@@ -49,7 +49,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class TensorReport:
-    """What became of one tensor."""
+    """The comparison of one tensor with its fingerprint."""
 
     name: str
     parameter: bool
@@ -66,17 +66,17 @@ class TensorReport:
     weight_decay: float | None
     """Of its optimiser group; None where it is in none."""
     gradient: Gradient
-    """What stands in .grad now."""
+    """Content of .grad now."""
     has_state: bool
     """The optimiser holds state for it."""
     state_grew: bool | None
     """The optimiser's step count rose since the fingerprint; None where it is unknown at either time."""
-    cause: Cause | None
+    cause: MovementCause | None
     """Best explanation of its movement; None where it did not move."""
 
     @property
     def stale_gradient(self) -> bool:
-        """A non-zero gradient stands in a parameter that requires none: the next step will use it."""
+        """Whether a parameter that requires no gradient holds a non-zero one, which the next step will use."""
         return not self.requires_grad and self.gradient == "non-zero"
 
 
@@ -119,7 +119,7 @@ class FrozenReport:
         return tuple(t for t in self.tensors if not t.equal)
 
     @property
-    def cause(self) -> Cause | None:
+    def cause(self) -> MovementCause | None:
         """The cause of most moved tensors, the first of them on a tie; None where nothing moved.
 
         A parameter's cause goes before any buffer's.
@@ -132,7 +132,7 @@ class FrozenReport:
 def fingerprint(module: nn.Module, optimizers: Iterable[Optimizer] = ()) -> Fingerprint:
     """Copy every parameter and buffer of a module (non-persistent ones too) to the CPU.
 
-    Give the optimisers as well to see later whether their state for these parameters grew. Costs the module's
+    Pass the optimisers as well to see later whether their state for these parameters grew. Costs the module's
     size in memory: exact differences need the values, a hash would only say "different".
     """
     members = _members(optimizers)
@@ -152,7 +152,7 @@ def fingerprint(module: nn.Module, optimizers: Iterable[Optimizer] = ()) -> Fing
 def compare(before: Fingerprint, module: nn.Module, optimizers: Iterable[Optimizer] = ()) -> FrozenReport:
     """Compare a module, on any device, with its fingerprint.
 
-    Give every optimiser of the training loop, else each movement looks as if it came from outside. The cause
+    Pass every optimiser of the training loop, else each movement looks as if it came from outside. The cause
     of a moved parameter, in this order:
 
     1. buffer: "buffer update" (batch statistics of a module left in training mode).
@@ -214,7 +214,7 @@ def _compare_tensor(name: str, was: TensorPrint, tensor: Tensor, members: dict[i
     largest, mean = _differences(was.value, value)
     gradient = _gradient(tensor) if was.parameter else "none"
     step = _state_step(member)
-    # without a fingerprint of the optimiser, state that was there cannot be told from state that came
+    # without a fingerprint of the optimiser, old and new state cannot be distinguished
     grew = None if step is None or was.state_step is None else step > was.state_step
     return TensorReport(
         name=name,
@@ -240,7 +240,7 @@ def _cause(
     gradient: Gradient,
     member: _Member | None,
     grew: bool | None,
-) -> Cause:
+) -> MovementCause:
     if not was.parameter:
         return "buffer update"
     if member is None:
@@ -285,7 +285,7 @@ def _gradient(parameter: Tensor) -> Gradient:
 def _shrank(a: Tensor, b: Tensor) -> bool:
     """b = k·a with one factor 0 <= k < 1, to a twentieth of the movement: what decay alone does.
 
-    A single element always fits, so it tells nothing.
+    A single element always fits, so it is no evidence.
     """
     if a.shape != b.shape or a.numel() < 2 or not a.is_floating_point():
         return False

@@ -24,14 +24,14 @@ Phase = Literal["start", "learning", "late"]
 
 @dataclass(frozen=True, eq=False)
 class Halts:
-    """Rows that ended in some stretch of training or evaluation, and halting logits beside what they should say.
+    """Rows that ended in some period of training or evaluation, and halting logits with their targets.
 
     Attributes:
         steps: (N,) integers, the step at which each row ended, from 1.
         maximum: The step at which a row is ended in any case.
-        logits: (M,) halting logits, of all steps or of the ending ones; above 0 a row asks to end.
+        logits: (M,) halting logits, of all steps or of the ending ones; above 0 a row is to end.
         correct: (M,) bool, whether the answer of that row at that step was right.
-        held: (M,) bool, whether exploration made the row go on at that step although it asked to end; None
+        held: (M,) bool, whether exploration made the row continue at that step although it was to end; None
             where nothing is explored.
         losses: (S,) loss of the halting logit in the order of training; None where it is not known.
     """
@@ -64,17 +64,17 @@ class Halts:
 
 @dataclass(frozen=True)
 class HaltingSummary:
-    """What the rows did.
+    """Statistics of how rows ended.
 
     Attributes:
         distribution: Step -> share of the rows that ended there.
         mean_step: Mean step at the end.
         forced: Share of the rows that ended at the maximum.
-        held: Share of the observations at which exploration made a row go on.
+        held: Share of the observations at which exploration made a row continue.
         correct: Share of the observations with a right answer, the base rate.
-        skill: 1 - log loss of the logit / log loss of always saying the base rate: 1 is perfect, 0 no better.
+        skill: 1 - log loss of the logit / log loss of the base rate: 1 is perfect, 0 no better than the base rate.
         auroc: Chance that a right answer has a larger logit than a wrong one, ties counted half.
-        auroc_error: Its standard error where the logit knows nothing, sqrt((M + 1) / (12 right wrong)), from
+        auroc_error: Its standard error for an uninformative logit, sqrt((M + 1) / (12 right wrong)), from
             the rank test of Mann and Whitney (1947).
         loss_trend: Median of the last fifth of the losses over that of the first fifth, less 1.
         phase: "start" below a tenth of right answers, "late" above nine tenths, "learning" between.
@@ -93,7 +93,7 @@ class HaltingSummary:
 
 
 def summarise_halts(halts: Halts) -> HaltingSummary:
-    """The numbers of `halts`; what its arrays cannot tell is absent, with the reason."""
+    """The statistics of `halts`; what its arrays do not determine is absent, with the reason."""
     steps = halts.steps.double()
     ended, counts = halts.steps.unique(return_counts=True)
     correct = halts.correct.bool()

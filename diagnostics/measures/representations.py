@@ -1,10 +1,10 @@
-"""Measures how much a context says about its sample: variance, rank, retrieval, and what the decoder makes of
+"""Measures how much a context depends on its sample: variance, rank, retrieval, and the decoder's use of
 it.
 
 The fields of `Representation` define each quantity. Everything is computed in float64 on the CPU from a
-detached copy, so a figure does not depend on the device and cannot touch the graph. Shapes: B samples, T
+detached copy, so a number does not depend on the device and cannot touch the graph. Shapes: B samples, T
 tokens, D channels, N tasks; (B, D) is read as T = 1. A value that makes no sense for the given shape (the
-variance over one sample) is None, never 0, and `Representation.absent` says why.
+variance over one sample) is None, never 0, and `Representation.absent` has the reason.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch import Tensor
 from diagnostics.errors import InvalidValue
 
 _RANK_SAMPLES = 64  # samples whose token rank is averaged; bounds the cost where T is a whole canvas
-_TIE = 1e-12  # distance between unit vectors below which float64 cannot tell two rows apart
+_TIE = 1e-12  # distance between unit vectors below which float64 cannot distinguish two rows
 
 
 @dataclass(frozen=True)
 class Representation:
-    """One context in figures. All are in the context's own units or squares of them, except where noted.
+    """Numbers that describe one context, in its own units or squares of them, except where noted.
 
-    None where the figure is not defined: `absent` has the reason.
+    None where a number is not defined: `absent` has the reason.
     """
 
     samples: int
     tokens: int
     channels: int
     non_finite: int
-    """Elements that are NaN or infinite. Where there is one, every figure is None."""
+    """Elements that are NaN or infinite. If there is one, every other number is None."""
     cross_sample_var: float | None
     """mean((c - mean_b c)^2), biased; published as encoder_cross_sample_var."""
     share: float | None
@@ -57,7 +57,7 @@ class Representation:
 
     @property
     def absent(self) -> dict[str, str]:
-        """The name of every figure that is None, with the reason."""
+        """The name of every number that is None, with the reason."""
         return {f.name: self._reason(f.name) for f in fields(self) if getattr(self, f.name) is None}
 
     def _reason(self, name: str) -> str:
@@ -79,14 +79,14 @@ class Retrieval:
     accuracy: float
     """Share of tasks found, in [0, 1]; a tie of k nearest rows that holds the right one counts 1/k."""
     chance: float
-    """1 / n: what a context that says nothing about the task attains."""
+    """1 / n: the accuracy of a context without information about the task."""
     n: int
     """Number of tasks."""
 
 
 @dataclass(frozen=True)
-class ContextUse:
-    """The loss under the true context and under three that carry no news of the sample, in the loss's own
+class ContextDependence:
+    """The loss under the true context and under three without information about the sample, in the loss's own
     units.
 
     `shuffled` and `mean` are None where no context from another task exists.
@@ -99,7 +99,7 @@ class ContextUse:
 
     @property
     def cost_of_shuffling(self) -> float | None:
-        """shuffled - true. About 0: the decoder does not use what tells one task from another."""
+        """shuffled - true. About 0: the decoder does not use what distinguishes tasks."""
         return None if self.shuffled is None else self.shuffled - self.true
 
     @property
@@ -128,14 +128,14 @@ class WithinBetween:
     ratio: float | None
     """between / within. Grows with noise when tasks have few rows: about 1 for noise in pairs."""
     f_ratio: float | None
-    """The same with degrees of freedom, as in a one-way ANOVA: about 1 where the task says nothing."""
+    """The same with degrees of freedom, as in a one-way ANOVA: about 1 if the task makes no difference."""
     tasks: int
     rows: int
 
 
 @dataclass(frozen=True)
 class AgainstRandomStart:
-    """The same figures for the same encoder now and at its random start."""
+    """The same numbers for the same encoder now and at its random start."""
 
     now: Representation
     start: Representation
@@ -209,7 +209,7 @@ def effective_rank(matrix: Tensor, *, centred: bool = False) -> float | None:
 def task_retrieval(first: Tensor, second: Tensor) -> Retrieval:
     """Find each task's second half by its first; first, second (N, ...) hold the two halves of N tasks.
 
-    The nearest row by cosine; rows that float64 cannot tell apart share the hit, so a collapsed encoder
+    A hit is the nearest row by cosine; rows that float64 cannot distinguish share the hit, so a collapsed encoder
     scores exactly 1/N. A zero row has no direction and is equally far from every other.
     Raises ValueError for halves of different shapes, fewer than two tasks, or elements that are not finite.
     """
@@ -239,8 +239,8 @@ def task_retrieval(first: Tensor, second: Tensor) -> Retrieval:
 
 def context_use(
     loss_fn: Callable[[Tensor], float], context: Tensor, groups: Tensor | None = None
-) -> ContextUse:
-    """Measure what the decoder's loss loses when the context (B, ...) is taken away.
+) -> ContextDependence:
+    """Measure how much the loss grows without the context (B, ...).
 
     `loss_fn` maps a context of the same shape to a loss; it is called without gradients, up to four times,
     and must be deterministic (evaluation mode) for the differences to mean something. `groups` (B,) holds
@@ -252,7 +252,7 @@ def context_use(
         c = context.detach()
         order = _derangement(c.shape[0], groups)
         mean = c.mean(dim=0, keepdim=True).expand_as(c).clone()
-        return ContextUse(
+        return ContextDependence(
             true=float(loss_fn(c.clone())),
             shuffled=None if order is None else float(loss_fn(c[order.to(c.device)])),
             mean=float(loss_fn(mean)) if c.shape[0] > 1 else None,
@@ -308,7 +308,7 @@ def sampling_noise_share(first: Tensor, second: Tensor) -> float | None:
 
 
 def against_random_start(now: Representation, start: Representation) -> AgainstRandomStart:
-    """Put an encoder's figures beside those of its random start, which alone say what "healthy" is.
+    """Compare an encoder's numbers with those of its random start, the only reference for "healthy".
 
     A random standard encoder at paper size already has cross_sample_var .10.
     """

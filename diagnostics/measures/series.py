@@ -1,4 +1,4 @@
-"""Drifts and spikes in any series of numbers, told apart by their medians, each with its steps."""
+"""Drifts and spikes in any series of numbers, distinguished by their medians, each with its steps."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _NORMAL_QUANTILES = ((0.5, 0.6745), (0.75, 1.1503), (0.9, 1.6449))  # of the abs
 
 @dataclass(frozen=True)
 class DriftEvent:
-    """A stretch of steps in which the output left its reference.
+    """A range of steps in which the output left its reference.
 
     `size` is the largest departure and `threshold` what it had to exceed, both in the unit of the series
     (reference spreads for a DriftProbe). A drift runs from the last probe at its old level to the first
-    within a twentieth of its furthest; a spike covers the probes that stand out. A drift is `under_way` where
+    within a twentieth of its furthest; a spike covers the outlying probes. A drift is `under_way` where
     nothing shows that the output was steady before it: at no place in it is the pace from there on three times
     that of the five probes before. Where there is one, the drift begins there.
     """
@@ -67,7 +67,7 @@ def series_events(
 
 
 def robust_spikes(values: Sequence[float], *, threshold: float = 12.0, window: int = 15) -> list[int]:
-    """Indices of the values that stand out of their surroundings, by median and MAD.
+    """Indices of the values that are outliers in their neighbourhood, by median and MAD.
 
     A value's residual is its distance to the running median or to the running Theil-Sen line (median of
     pairwise slopes), whichever is nearer: a step or a ramp is no spike. The residual must exceed `threshold`
@@ -76,11 +76,11 @@ def robust_spikes(values: Sequence[float], *, threshold: float = 12.0, window: i
     where most residuals are next to nothing the MAD alone would call the rest spikes. A plain z-score of a
     share p of equal spikes cannot exceed sqrt((1 - p)/p), 4.9 for 4 %; this has no such bound for shares up to
     9 %, and finds none beyond. Where nine in ten residuals are exactly 0, any departure above a millionth of
-    the mean size is a spike. The first values are also compared with what the next two foretell, so that a
+    the mean size is a spike. The first values are also compared with an extrapolation of the next two, so that a
     fast start is none.
 
     The default of 12: a normal tail never gets there, a Laplace tail once in 100 000 values, and a spike
-    worth the name (40 times the usual) stands far beyond. Series of n values are given 1 + 20/n times as
+    of 40 times the usual is far beyond. For series of n values the threshold is 1 + 20/n times as
     much, since the scale of a few values is often far too small by chance. Skewed series, such as gradient
     sizes, belong in logs.
 
@@ -136,7 +136,7 @@ def _residuals(x: Tensor, threshold: float, width: int) -> tuple[Tensor, Tensor]
     windows = _windows(len(x), width)
     plain = (x - _median(x[windows])).abs()  # the scale's own: the nearer of two would understate it
     residual = torch.minimum(plain, (x - _trend(x, windows)).abs())
-    # a fast transient at the start, as losses have, is no spike: the next two values foretell it
+    # a fast transient at the start, as losses have, is no spike: the next two values predict it
     start = min(width // 2, len(x) - 2)
     foretold = 2 * x[1 : start + 1] - x[2 : start + 2]
     residual[:start] = torch.minimum(residual[:start], (x[:start] - foretold).abs())

@@ -1,4 +1,4 @@
-"""Compares the buffers that must not move, running statistics above all, at the entry and the exit of a step."""
+"""Compares buffers that must not move, such as running statistics, at the entry and the exit of a step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FrozenBuffers:
         ]
 
     def finish(self, readout: Readout) -> Callable[[], tuple[MovedBuffer, ...]]:
-        """The function returned tells which changed, once the readout was fetched."""
+        """A function that lists the changed buffers, once the readout was fetched."""
         flags = [
             _differ(before, layer._buffers.get(own))
             for before, (_, layer, own) in zip(self._entry, self._held, strict=True)

@@ -33,8 +33,13 @@ RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
 Of shape (rows,); or of two and more dimensions where samples are not first: (T, B) for a sequence-first layout.
 """
 
+<<<<<<< HEAD
 _STATS_WIDTH = 4096  # elements of a row that are looked at, which bounds the cost of wide outputs
 _NOT_RAW = Absent("gradient flows into its inputs, or they do not lead with the samples", "not-raw")
+=======
+_STATS_WIDTH = 4096
+_NOT_RAW = Absent("gradient flows into its inputs, or samples are not their first dimension", "not-raw")
+>>>>>>> main
 
 
 class Call:
@@ -77,7 +82,7 @@ class Call:
         tensor.register_hook(note)
 
     def check_views(self) -> None:
-        """Mark the call as unknown if what it returned lost its hook."""
+        """Mark the call as unknown if an output lost its hook."""
         self.blind = any(alias._version != version for alias, version in self.views)
         if self.blind:
             self.unknown = unknown_rows.CHANGED_VIEW
@@ -89,7 +94,7 @@ class Capture:
 
     Args:
         samples: B, the number of its samples in the loss.
-        before_backward: Called once, when the first gradient comes to a watched module.
+        before_backward: Function that is called once, when the first gradient reaches a watched module.
         shared: Whether other processes have more samples.
     """
 
@@ -114,15 +119,15 @@ class Capture:
         self._stats_keys: dict[str, int] = {}
 
     def announce_backward(self) -> None:
-        """A gradient has come to a watched module; its parameters have none of this pass yet."""
-        tell, self._before_backward = self._before_backward, None
-        if tell is not None:
-            tell()
+        """A gradient has reached a watched module; its parameters have none of this pass yet."""
+        call, self._before_backward = self._before_backward, None
+        if call is not None:
+            call()
 
     def on_forward(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        """Take note of one forward call of the watched module `name`."""
+        """Record one forward call of the watched module `name`."""
         index = self._sample_index(name, args, kwargs, output)
         call = Call(index, recomputed=torch._C._current_graph_task_id() != -1)
         if call.recomputed and index is None:
@@ -171,7 +176,7 @@ class Capture:
         return False
 
     def _index_of_first_call(self, name: str, call: Call) -> Tensor | None:
-        """What `Monitor.rows` said of the calls that a recomputation may repeat, where it said one thing."""
+        """The declared rows of the calls that a recomputation may repeat, if all have the same."""
         first = [known.index for known in self.calls.get(name, ()) if not known.recomputed]
         if all(index is None for index in first):
             return None
@@ -193,7 +198,7 @@ class Capture:
             return sample_index(rows(args, kwargs, output), f"rows[{name!r}]")
 
     def close(self, readout: Readout) -> None:
-        """Stop listening, and hand over what has to travel to the CPU."""
+        """Stop listening, and add everything that has to be read on the CPU."""
         self.closed = True
         self._flow.close()
         empty = torch.zeros(0)
@@ -258,7 +263,7 @@ class Capture:
         return samples
 
     def facts(self, name: str, readout: Readout, evaluating: tuple[str, ...] = ()) -> ModuleFacts:
-        """What became of a module, after the readout was fetched; `evaluating` as in `ModuleRecord`."""
+        """The facts of a module, after the readout was fetched; `evaluating` as in `ModuleRecord`."""
         return ModuleFacts(
             self._call_records(name, readout),
             self._unmatched_reasons(name, readout),
@@ -354,7 +359,7 @@ def _larger(before: Tensor | None, now: Tensor) -> Tensor:
 def _output_statistics(output: Tensor, row_mean: bool) -> Tensor:
     """(3,): variance across rows, mean square, mean, of at most 4096 elements of each row.
 
-    With `row_mean` those elements' mean over the rows stands behind them.
+    With `row_mean` those elements' mean over the rows follows them.
     """
     flat = _some_of_each_row(output.detach().abs() if output.is_complex() else output.detach())
     if flat.dtype in (torch.float16, torch.bfloat16):

@@ -1,8 +1,8 @@
 """Which watched modules feed which, read off the autograd graph of one step.
 
-Gradient that a module loses is lost to all that feed it, and what it puts out is put out by what it feeds: this
-tells a cause from its consequences. The graph is walked from the inputs of every call to the nearest outputs of
-watched modules. Nodes are held until the step ends, so only the first recorded step is looked at.
+Gradient that a module loses is lost to all modules that feed it, and its output affects all modules that it feeds: this
+distinguishes a cause from its consequences. The graph is walked from the inputs of every call to the nearest outputs of
+watched modules. Nodes are held until the step ends, so only the first recorded step is traced.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MOST_NODES = 10_000  # of one walk; where more lie between two modules, their r
 
 
 class Flow:
-    """Collects who feeds whom while `tracing`; `feeds` answers afterwards."""
+    """Collects which module feeds which while `tracing`; `feeds` answers afterwards."""
 
     def __init__(self) -> None:
         self.tracing = True
@@ -33,16 +33,16 @@ class Flow:
                 self._owners.setdefault(tensor.grad_fn, set()).add(name)
 
     def close(self) -> None:
-        """End of the step: let go of its graph."""
+        """End of the step: release its graph."""
         self.tracing = False
         self._owners.clear()
 
     def replace(self, into: Mapping[str, frozenset[str]]) -> None:
-        """Take what several processes found together in place of what this one did."""
+        """Use what several processes found together instead of what this one did."""
         self.into = dict(into)
 
     def feeds(self, first: str, second: str) -> bool:
-        """Whether gradient that leaves `second` towards its inputs comes to `first`."""
+        """Whether gradient that leaves `second` towards its inputs reaches `first`."""
         seen: set[str] = set()
         waiting = [second]
         while waiting:

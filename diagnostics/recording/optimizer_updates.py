@@ -1,4 +1,4 @@
-"""Tells what is left, when a step ends, of what the optimisers had changed in it.
+"""Measures which share of the optimisers' change is left at the end of a step.
 
 Compares a few numbers of each parameter at the entry of the step, after the last optimiser's step, and at the exit.
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 from diagnostics.recording.readout import Readout
 from diagnostics.records import Absent, Number
 
-_SOME = 64  # numbers of a parameter: whether an update was kept or undone shows in few
+_SOME = 64  # numbers per parameter: the share is nearly the same for all of its numbers, and 64 cost next to nothing
 
 
 class AppliedUpdates:
-    """Looks at the first numbers of each parameter, through aliases of their memory."""
+    """Reads the first numbers of each parameter, through aliases of their memory."""
 
     def __init__(self) -> None:
         self._entry: list[Tensor] = []
@@ -52,11 +52,11 @@ class AppliedUpdates:
         if self._keys is None:
             return [Absent("no optimiser stepped", "no-step")] * count
         before, after = (readout.numbers(key) for key in self._keys)
-        still = Absent("the optimisers changed none of the numbers that were looked at", "no-change")
+        still = Absent("the optimisers changed none of the numbers that are compared", "no-change")
         return [left / update if update else still for update, left in zip(before, after, strict=True)]
 
     def forget(self) -> None:
-        """Let go of the memory of the parameters and their copies."""
+        """Release the memory of the parameters and their copies."""
         self._entry, self._now, self._applied = [], [], []
 
 

@@ -1,9 +1,9 @@
 """Watches the parameters of one step: gradient before clipping, gradient at the optimiser, movement.
 
-The gradient is measured when a backward pass ends, before anybody can clip or clear it: a hook on each
+The gradient is measured when a backward pass ends, before it can be clipped or cleared: a hook on each
 parameter marks it, and a callback at the end of the backward pass measures all marked ones together.
-The optimiser's own pre-hook measures what is left of it after clipping. Movement compares the weights
-at the entry and the exit of the step, whoever moved them.
+The optimiser's own pre-hook measures it after clipping. Movement compares the weights
+at the entry and the exit of the step, whatever moved them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class ParameterWatch:
         self._reset()
 
     def _hook_parameters(self) -> None:
-        """Hook each parameter that asks for gradient now; torch refuses the others until they do."""
+        """Hook each parameter that requires gradient now; torch refuses hooks on the others."""
         for index, parameter in enumerate(self._parameters):
             if parameter.requires_grad and index not in self._hooked:
                 self._hooked.add(index)

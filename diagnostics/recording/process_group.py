@@ -1,6 +1,6 @@
-"""One step on several processes: what each saw, put together to what one process would have seen.
+"""One step on several processes: the facts of each, merged to those of a single process.
 
-Rows of the processes stand behind each other in the order of their ranks. The n-th calls of a module are
+Rows of the processes follow each other in the order of their ranks. The n-th calls of a module are
 taken for one call: where a module is called more often on one process than on another, the others had no
 rows in those calls.
 """
@@ -26,7 +26,7 @@ _ALL_ZERO = Absent("the output is all zero", "zero-output")
 
 @dataclass(frozen=True, eq=False)
 class OutputSums:
-    """Statistics of a module's first call on one process, of which those of all can be made.
+    """Sums over a module's first call on one process, which add up over processes.
 
     Attributes:
         rows, elements: As in `OutputStats`.
@@ -56,7 +56,7 @@ class OutputSums:
 
 @dataclass(frozen=True, eq=False)
 class ModuleFacts:
-    """What one process, or all of them, saw of a module in one step.
+    """The facts of one module in one step, of one process or of all.
 
     Attributes:
         calls: Its forward calls, in order.
@@ -73,7 +73,7 @@ class ModuleFacts:
 
 @dataclass(frozen=True, eq=False)
 class StepFacts:
-    """What one process, or all of them, saw in one step.
+    """The facts of one step, of one process or of all.
 
     Attributes:
         samples: Samples in the loss.
@@ -167,7 +167,7 @@ def _merge_module(facts: Sequence[StepFacts], name: str) -> ModuleFacts:
 
 
 def _shift(call: CallRecord, samples: int) -> CallRecord:
-    """The call with its samples numbered behind those of the processes before."""
+    """The call with its samples numbered after those of the earlier processes."""
     return call if isinstance(call.samples, Absent) else replace(call, samples=call.samples + samples)
 
 

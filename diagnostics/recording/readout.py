@@ -19,12 +19,12 @@ class Readout:
         self._values: list[Tensor] = []
 
     def add(self, tensor: Tensor) -> int:
-        """Take a tensor of any shape; it comes back flat. Returns the key to ask for it."""
+        """Add a tensor of any shape; it comes back flat. Returns its key."""
         self._parts.append(tensor.detach().reshape(-1))
         return len(self._parts) - 1
 
     def add_scalars(self, tensors: Sequence[Tensor]) -> int:
-        """Take several scalars, which come back as one vector. Returns the key to ask for it."""
+        """Add several scalars, which come back as one vector. Returns its key."""
         if not tensors:
             return self.add(torch.zeros(0))
         device = tensors[0].device

@@ -1,9 +1,9 @@
-"""Finds tensors that learn outside the model: gradient comes to them, and the model does not list them.
+"""Finds tensors that learn outside the model: they receive gradient, and the model does not list them.
 
-A tensor that was not made an `nn.Parameter`, and the layers of a plain list, are used like any other and stand in no
-`model.parameters()`, so that no optimiser and no checkpoint has them. They are read off the autograd graph between the
-outputs and the inputs of a call. What is an input itself, or is made anew in each step, is no such tensor: what counts
-was met in the first two recorded steps, as one and the same tensor.
+A tensor that is no `nn.Parameter`, and layers in a plain list, are used like any other but are missing in
+`model.parameters()`, so that no optimiser and no checkpoint has them. They are read from the autograd graph between the
+outputs and the inputs of a call. Inputs, and tensors that are made anew in each step, do not count: only a tensor
+that is found in both of the first two recorded steps does.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from diagnostics.records import Stranger
 
-_MOST_NODES = 10_000  # of one walk; behind them nothing is looked for
+_MOST_NODES = 10_000  # of one walk; a larger graph is searched no further
 
 
 class Strangers:
-    """Collects them while `looking`; `found` has them afterwards."""
+    """Collects such tensors while `looking`; `found` has them afterwards."""
 
     def __init__(self) -> None:
         self.looking = True
@@ -51,7 +51,7 @@ class Strangers:
 
 
 def _leaves(inputs: list[Tensor], outputs: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors that gradient is collected in, on the ways from the outputs back to the inputs."""
+    """The tensors that collect gradient, on the paths from the outputs back to the inputs."""
     given = {id(tensor) for tensor in inputs}
     seen: set[Any] = {tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None}
     waiting = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]

@@ -1,6 +1,6 @@
 """Baseline files: the findings that are known today, so that only new ones are reported.
 
-A file is JSON: `version`, and `findings` with rule, module, code and cause of each beside its fingerprint, to be
+A file is JSON: `version`, and `findings` with fingerprint, rule, module, code and cause of each, to be
 read and kept in a repository. Version 1, which identified a cause by its sentence, is still read.
 """
 
@@ -20,7 +20,7 @@ _WRITE = "write it again: diagnostics.write_baseline, or etrm audit ... --write-
 
 
 def write_baseline(path: str | Path, findings: Iterable[Finding]) -> None:
-    """Write the findings that are known today, so that `read_baseline` can silence them."""
+    """Write the findings that are known today, so that a run can leave them out."""
     entries = [
         {
             "fingerprint": finding.fingerprint,
@@ -88,7 +88,7 @@ def _content(path: Path) -> tuple[int, list[Any]]:
 
 
 def _fingerprints(path: str | Path, entry: dict[str, str]) -> set[str]:
-    """Those that a finding of version 1 has today: several where its sentence stood for several causes."""
+    """Today's fingerprints of a finding of version 1: several if its sentence was that of several causes."""
     codes = codes_of(entry["rule"], entry["cause"])
     if not codes:
         raise InvalidValue(

@@ -29,7 +29,7 @@ def module_table(record: StepRecord) -> str:
 
 
 def to_table(findings: Iterable[Finding]) -> str:
-    """One line per finding, worst first, what it explains under it; the sentence stands last and may be long."""
+    """One line per finding, worst first, its consequences under it; the sentence comes last and may be long."""
     found = ordered(findings)
     if not found:
         return "No findings.\n"

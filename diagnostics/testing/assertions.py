@@ -1,16 +1,16 @@
 """Assertions for tests: a failure shows the table of modules and the finding, never a bare number.
 
-Two kinds of functions are handed in, both without arguments, closing over model and data:
+They take two kinds of functions, both without arguments, closing over model and data:
 
 - `loss`: runs the forward pass and returns the loss, a scalar tensor. The assertion does the backward pass,
   and leaves weights, buffers, gradients and random numbers as they were.
-- `train_step`: one whole training step with its backward pass and optimiser. It does train the model.
+- `train_step`: one whole training step with its backward pass and optimiser. It trains the model.
 
 `ignore` takes names and patterns as `pooler.*`, of modules and parameters alike.
 
-A gradient of zero may have two reasons. Where it is zero only because a neighbouring weight starts at zero (a
-gate, LoRA's second matrix, a zero-initialised head), the first updates end it; where the way is cut, masked or
-dead they do not. So on the first zero the same is tried at other seeds, with every trainable weight moved by
+A gradient of zero may have two reasons. If it is zero only because a neighbouring weight starts at zero (a
+gate, LoRA's second matrix, a zero-initialised head), the first updates end it; if the path is cut, masked or
+dead, they do not. So after a zero the assertion tries again at other seeds, with every trainable weight moved by
 noise of a tenth of its size (`diagnostics.testing.trials`): what then has gradient was zero at its initialisation and
 passes, unless `allow_zero_at_init=False`; what stays zero in every trial is dead, and fails.
 """
@@ -25,8 +25,7 @@ from torch.optim import Optimizer
 from diagnostics.causes import UNKNOWN, ZERO_AT_START, Cause
 from diagnostics.errors import InvalidValue
 from diagnostics.findings import Finding
-from diagnostics.measures.frozen import Cause as Mover
-from diagnostics.measures.frozen import compare, fingerprint
+from diagnostics.measures.frozen import MovementCause, compare, fingerprint
 from diagnostics.monitor import Monitor
 from diagnostics.recording.capture import RowsFunction
 from diagnostics.records import Absent, StepRecord
@@ -214,18 +213,18 @@ _RECEIVES = {
 
 
 def _gradient_finding(fate: ParameterFate, late: set[str], seeds: int) -> Finding:
-    rule, said = _RECEIVES[fate.gradient]
+    rule, happened = _RECEIVES[fate.gradient]
     if fate.gradient == "not finite":
         cause = reach.OVERFLOW
     else:
         cause = ZERO_AT_START if fate.name in late else _dead(_DEAD[fate.gradient], seeds)
-    return failure(rule, fate.owner, f"{fate.name} {said}", 0.0, None, cause)
+    return failure(rule, fate.owner, f"{fate.name} {happened}", 0.0, None, cause)
 
 
 def assert_trains(
     model: nn.Module, train_step: TrainStep, *, steps: int = 3, ignore: Sequence[str] = ()
 ) -> None:
-    """Every trainable parameter changes within `steps` training steps. It does train the model.
+    """Every trainable parameter changes within `steps` training steps, which train the model.
 
     Raises:
         AssertionError: Some do not move.
@@ -242,8 +241,8 @@ def assert_trains(
 
 
 def _still_finding(fate: ParameterFate, steps: int) -> Finding:
-    said = f"{fate.name} did not move in {steps} steps"
-    return failure(movement.MOVE001, fate.owner, said, 0.0, None, _STILL[fate.gradient], steps)
+    message = f"{fate.name} did not move in {steps} steps"
+    return failure(movement.MOVE001, fate.owner, message, 0.0, None, _STILL[fate.gradient], steps)
 
 
 _STILL = {
@@ -263,11 +262,11 @@ def assert_frozen(
     optimizers: Iterable[Optimizer] = (),
     ignore: Sequence[str] = (),
 ) -> None:
-    """Not one bit of the named modules changes while the rest trains. It does train the model.
+    """Not one bit of the named modules changes while the rest trains. It trains the model.
 
     Args:
         modules: Names or patterns of what must not move: parameters and buffers.
-        optimizers: With them the cause of a movement is named.
+        optimizers: Optimisers of the training step; without them no cause is named.
 
     Raises:
         AssertionError: Something frozen moved, or nothing else did, so that nothing is shown.
@@ -288,7 +287,7 @@ def assert_frozen(
         failure(
             frozen_parameters.FROZEN001,
             tensor.name.rpartition(".")[0],
-            f"{tensor.name} is to be frozen and moved in {steps} steps",
+            f"{tensor.name} should be frozen and moved in {steps} steps",
             float("nan") if tensor.largest is None else tensor.largest,
             0.0,
             _MOVED[tensor.cause] if optimizers and tensor.cause else _NOT_TOLD,
@@ -297,14 +296,14 @@ def assert_frozen(
         for tensor in moved
     ]
     if rest and not any(fate.changed for fate in rest):
-        said = "nothing else moved either, so that nothing is shown: the training step does not train"
-        findings.append(failure(movement.MOVE001, "", said, 0.0, None, movement.NO_UPDATE, steps))
+        message = "nothing else moved either, which proves nothing: the training step does not train"
+        findings.append(failure(movement.MOVE001, "", message, 0.0, None, movement.NO_UPDATE, steps))
     if findings:
         raise CheckFailed(findings, fate_table(fates, [tensor.name for tensor in moved]))
 
 
 _NOT_TOLD = UNKNOWN.adding(": give assert_frozen the optimizers")
-_MOVED: Mapping[Mover, Cause] = {
+_MOVED: Mapping[MovementCause, Cause] = {
     "weight decay": Cause(movement.WEIGHT_DECAY.code, "weight decay of its group in the optimiser"),
     "stale gradients": movement.STALE_GRADIENT_FROZEN,
     "stale momentum": movement.OPTIMIZER_STATE,

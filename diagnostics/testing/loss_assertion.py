@@ -37,7 +37,7 @@ FAMILY = Family(150, "Loss", (LOSS001,))
 def assert_loss_decreases(
     model: nn.Module, train_step: Callable[[], Tensor | float], *, steps: int = 50, by: float = 0.1
 ) -> list[float]:
-    """The median loss of the last fifth of `steps` is below that of the first fifth. It does train the model.
+    """The median loss of the last fifth of `steps` is below that of the first fifth. It trains the model.
 
     Args:
         model: The model.
@@ -66,7 +66,7 @@ def assert_loss_decreases(
         return losses
     idle = [fate.name for fate in fates if fate.trainable and not fate.changed]
     message = (
-        f"the loss went from {start:.4g} to {end:.4g} in {steps} steps; a fall of {by:.3g} of it is needed"
+        f"the loss went from {start:.4g} to {end:.4g} in {steps} steps; it must fall by {by:.3g} of its size"
     )
     cause = SOME_STILL.of(still=len(idle), total=len(fates)) if idle else ALL_MOVE
     raise CheckFailed([failure(LOSS001, "", message, fall, by, cause, steps)], fate_table(fates, idle))

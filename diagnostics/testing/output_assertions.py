@@ -1,6 +1,6 @@
 """Assertions about outputs: samples do not influence each other, and differ from each other.
 
-`inputs` is a tensor, or nested tuples, lists and mappings of them, each with the samples first; `forward`
+`inputs` is a tensor, or nested tuples, lists and mappings of them, each with the samples as first dimension; `forward`
 takes it, by default as `model(*inputs)` for a tuple and `model(inputs)` otherwise. Nothing of the model is
 changed. `ignore` takes names and patterns as `pooler.*`.
 """
@@ -65,7 +65,7 @@ def assert_sample_independence(
 
     Sample j is replaced by another sample of the batch, for `tries` of them; the rows of every watched module
     and of the output are compared, so that the first module that mixes samples is named. A module whose
-    output does not lead with the samples is left out, the output may not be.
+    output does not have the samples as first dimension is left out; the output of the model must.
 
     Args:
         tolerance: Relative to the root mean square of the output; other rows may be rounded otherwise.
@@ -96,11 +96,14 @@ def assert_sample_independence(
     leaking = [name for name in before if worst[name][0] > tolerance]
     if leaking:
         size, changed, row = worst[leaking[0]]
-        said = f"changing sample {changed} changes what {leaking[0]} gives for sample {row}, by {size:.3g} of its size"
+        message = (
+            f"changing sample {changed} changes the result of {leaking[0]} for sample {row}"
+            f" by {size:.3g} of its size"
+        )
         rows = [(name, f"{worst[name][0]:.3g}", "yes" if name in leaking else "no") for name in before]
         table = text_table(("module, in order of execution", "change of other samples", "leaks"), rows)
         cause = MIXES_SAMPLES.of(module=leaking[0])
-        raise CheckFailed([failure(LEAK001, _name(leaking[0]), said, size, tolerance, cause)], table)
+        raise CheckFailed([failure(LEAK001, _name(leaking[0]), message, size, tolerance, cause)], table)
 
 
 def assert_output_diversity(
@@ -135,14 +138,14 @@ def assert_output_diversity(
     failing = [name for name in shares if name in equal and not (allow_zero_at_init and name in later)]
     if failing:
         share = shares[failing[0]]
-        said = (
+        message = (
             f"{failing[0]}: {cell(share)} of its mean square differs between samples, needed {at_least:.3g}"
         )
         cause = EQUAL_AT_START if failing[0] in later else FIRST_EQUAL.of(seeds=seeds)
         value = float("nan") if share is None else share
         rows = [(name, cell(share), "yes" if name in failing else "no") for name, share in shares.items()]
         raise CheckFailed(
-            [failure(COLLAPSE001, _name(failing[0]), said, value, at_least, cause)],
+            [failure(COLLAPSE001, _name(failing[0]), message, value, at_least, cause)],
             text_table(("module, in order of execution", "share between samples", "too small"), rows),
         )
 
@@ -163,7 +166,7 @@ def _batch_size(inputs: Any) -> int:
     if len(sizes) != 1:
         raise InvalidValue(
             "assertions.inputs-without-samples",
-            "inputs must be tensors that all lead with the samples, found sizes {got}",
+            "inputs must be tensors that all have the samples as first dimension, found sizes {got}",
             got=sorted(sizes),
         )
     (size,) = sizes
@@ -217,10 +220,10 @@ def _outputs(
 @contextmanager
 def _hooked(judged: Mapping[str, nn.Module], note: Callable[[str, Any], object]) -> Iterator[None]:
     def hook(name: str) -> Callable[..., None]:
-        def tell(module: nn.Module, args: Any, output: Any) -> None:
+        def record(module: nn.Module, args: Any, output: Any) -> None:
             note(name, output)
 
-        return tell
+        return record
 
     handles = [module.register_forward_hook(hook(name)) for name, module in judged.items()]
     try:
@@ -231,7 +234,7 @@ def _hooked(judged: Mapping[str, nn.Module], note: Callable[[str, Any], object])
 
 
 def _rows(output: Any, batch: int) -> Tensor:
-    """(B, elements) of all tensors that lead with the samples; empty where none does."""
+    """(B, elements) of all tensors with the samples as first dimension; empty if none has."""
     parts = [
         tensor.detach().flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
         for tensor in tensors_in(output)
@@ -255,7 +258,7 @@ def _require_output(found: Mapping[str, Tensor], batch: int) -> None:
     if _OUTPUT not in found:
         raise InvalidValue(
             "assertions.output-without-samples",
-            "no tensor of the output leads with the {samples} samples: give a `forward` whose does",
+            "no tensor of the output has the {samples} samples as first dimension: pass a `forward` that returns one",
             samples=batch,
         )
 

@@ -1,4 +1,4 @@
-"""What became of every parameter of a model while something ran: gradient and movement."""
+"""Gradient and movement of every parameter of a model while something runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ParameterFate:
 
 
 class ParameterSurvey:
-    """Listens between the entry and the exit of `watching`; `fates` then tells."""
+    """Watches between the entry and the exit of `watching`; `fates` has the results."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""Runs something on a model as often as needed and leaves the model, and the random numbers, as they were."""
+"""Runs something on a model as often as needed and restores the model and the random numbers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 NUDGE = 0.1
-"""Standard deviation of the noise on a weight, relative to the root mean square of its tensor."""
+"""Standard deviation of the noise on a weight, relative to the root mean square of its tensor.
+
+It moves every zero, and changes little of what the model computes.
+"""
 
 
 @contextmanager
 def untouched(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterator[None]:
-    """Puts model, optimisers and random numbers back at the exit, bit for bit.
+    """Restores model, optimisers and random numbers at the exit, bit for bit.
 
-    Of the model: parameters, buffers, gradients, training modes and plain attributes that were bound anew, such
-    as a cache; what is changed in place inside a plain attribute (a list that grows) is not put back. Of the
-    optimisers: state and groups. Random numbers: torch, Python, and numpy where it is loaded. Gradients are
-    None inside, optimisers work on a copy of their state.
+    Of the model it restores parameters, buffers, gradients, training modes and plain attributes that were rebound,
+    such as a cache; a change in place inside a plain attribute (a list that grows) stays. Of the optimisers it
+    restores state and groups, of the random numbers those of torch, Python, and numpy where it is loaded. Gradients
+    are None inside, and optimisers work on a copy of their state.
     """
     updated = [
         member for optimizer in optimizers for group in optimizer.param_groups for member in group["params"]

@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers", reason="the extra `transforme
 pytest.importorskip("accelerate", reason="the extra `transformers` is not installed")
 
 from diagnostics import Severity, read_steps  # noqa: E402 - after the skip
-from diagnostics.hugging_face import DiagnosticsCallback  # noqa: E402
+from diagnostics.hugging_face import TransformersCallback  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # transformers warns of its own future
 
@@ -63,7 +63,7 @@ def test_training_is_the_same_and_a_healthy_model_is_silent(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched, bare = model(), model()
-    callback = DiagnosticsCallback(watch=WATCH, log=tmp_path / "steps.jsonl")
+    callback = TransformersCallback(watch=WATCH, log=tmp_path / "steps.jsonl")
     with caplog.at_level(logging.WARNING, "diagnostics"):
         train(watched, tmp_path, callback, eval_strategy="steps", eval_steps=5)
     train(bare, tmp_path, eval_strategy="steps", eval_steps=5)
@@ -78,7 +78,7 @@ def test_training_is_the_same_and_a_healthy_model_is_silent(
 
 
 def test_accumulated_batches_are_steps_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    callback = DiagnosticsCallback(watch=WATCH)
+    callback = TransformersCallback(watch=WATCH)
     with caplog.at_level(logging.WARNING, "diagnostics"):
         train(model(), tmp_path, callback, count=120, gradient_accumulation_steps=3)
     assert len(callback.monitor.history) == 60
@@ -88,7 +88,7 @@ def test_accumulated_batches_are_steps_of_their_own(tmp_path: Path, caplog: pyte
 def test_names_a_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = model()
     broken.bert.embeddings.register_forward_hook(lambda module, args, output: output.detach())
-    callback = DiagnosticsCallback(watch=WATCH)
+    callback = TransformersCallback(watch=WATCH)
     with caplog.at_level(logging.WARNING, "diagnostics"):
         train(broken, tmp_path, callback)
     critical = [f for f in callback.findings() if f.severity is Severity.CRITICAL]
@@ -97,7 +97,7 @@ def test_names_a_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_an_exception_leaves_no_half_step_and_training_can_begin_again(tmp_path: Path) -> None:
-    chosen, callback = model(), DiagnosticsCallback(watch=WATCH)
+    chosen, callback = model(), TransformersCallback(watch=WATCH)
     handle = chosen.classifier.register_forward_pre_hook(_third_time_raises())
     with pytest.raises(RuntimeError, match="third"):
         train(chosen, tmp_path, callback)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 lightning = pytest.importorskip("lightning.pytorch", reason="the extra `lightning` is not installed")
 
 from diagnostics import Monitor, Severity, StepScalars, read_steps  # noqa: E402 - after the skip
-from diagnostics.lightning import DiagnosticsCallback  # noqa: E402
+from diagnostics.lightning import LightningCallback  # noqa: E402
 from tests.diagnostics.refusals import refused  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # lightning warns of workers, loggers and its own future
@@ -75,7 +75,7 @@ def net(cut: bool = False) -> Net:
 
 def test_the_records_are_those_of_a_plain_loop_and_the_weights_those_of_a_plain_fit(tmp_path: Path) -> None:
     watched, bare, looped = net(), net(), net()
-    callback = DiagnosticsCallback(log=tmp_path / "steps.jsonl")
+    callback = LightningCallback(log=tmp_path / "steps.jsonl")
     fit(watched, tmp_path, callback, val_check_interval=4)
     fit(bare, tmp_path, val_check_interval=4)
     optimizer = looped.configure_optimizers()
@@ -101,7 +101,7 @@ def _seen(record: StepScalars) -> dict[str, Any]:
 
 
 def test_names_a_cut_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    callback = DiagnosticsCallback(watch=["encoder", "decoder"])
+    callback = LightningCallback(watch=["encoder", "decoder"])
     with caplog.at_level(logging.WARNING, "diagnostics"):
         fit(net(cut=True), tmp_path, callback)
     above = [f for f in callback.findings(ignore=["decoder"]) if f.severity > Severity.NOTE]
@@ -111,7 +111,7 @@ def test_names_a_cut_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_healthy_fit_is_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture, accumulate: int) -> None:
-    callback = DiagnosticsCallback()
+    callback = LightningCallback()
     fit(net(), tmp_path, callback, data=batches(count=24), accumulate_grad_batches=accumulate)
     assert "diagnostics" not in {record.name for record in caplog.records}
     assert len(callback.monitor.history) == 24
@@ -119,7 +119,7 @@ def test_a_healthy_fit_is_silent(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_an_exception_leaves_no_hook_and_no_half_step(tmp_path: Path) -> None:
-    module, callback = net(), DiagnosticsCallback(log=tmp_path / "steps.jsonl")
+    module, callback = net(), LightningCallback(log=tmp_path / "steps.jsonl")
     with pytest.raises(RuntimeError, match="a batch of one"):
         fit(module, tmp_path, callback, data=[*batches(count=3), *batches(samples=1, count=1)])
     assert not module.encoder._forward_hooks
@@ -130,4 +130,4 @@ def test_an_exception_leaves_no_hook_and_no_half_step(tmp_path: Path) -> None:
 
 def test_there_is_no_monitor_before_training() -> None:
     with refused(LookupError, "loop.not-begun"):
-        DiagnosticsCallback().findings()
+        LightningCallback().findings()

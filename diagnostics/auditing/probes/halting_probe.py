@@ -25,7 +25,7 @@ LOGIT_UNINFORMED = Cause(
 LOGIT_CONSTANT = Cause(
     "logit-constant", "its weights are zero and nothing trains them, or its input is the same for every row"
 )
-HELD = Cause("held", "rows ask to end and are made to continue: exploration, or the logit is not read")
+HELD = Cause("held", "rows are to end and are made to continue: exploration, or the logit is not read")
 NEVER_POSITIVE = Cause(
     "never-positive",
     "the halting logit is never positive: its bias, its weight in the loss, or nothing trains it",
@@ -128,7 +128,7 @@ def _constant(logits: Tensor) -> bool:
 
 
 def _without_decision(halts: Halts, summary: HaltingSummary) -> list[Finding]:
-    """A finding if all rows end at the same step whatever their answers are."""
+    """A finding if all rows end at the same step, right or wrong."""
     if halts.maximum == 1:
         return []  # nothing to decide
     asks = bool((halts.logits > 0).any())

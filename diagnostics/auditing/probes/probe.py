@@ -14,10 +14,6 @@ from torch import nn
 
 from diagnostics.errors import InvalidType
 from diagnostics.findings import Evidence, Finding, Severity
-from diagnostics.object_loading import load_object
-
-GROUP = "etrm.probes"
-"""Group of the entry points with which an installed package offers probes."""
 
 
 class Probe(Protocol):
@@ -63,34 +59,6 @@ def probe_finding(
     """
     evidence = Evidence(metric, value, threshold, 0, 0)
     return Finding(rule, severity, module, message, evidence, cause, remedy, code=code)
-
-
-def load_probe(spec: str) -> Probe:
-    """The probe that `spec` names: an object, or a class that needs no arguments.
-
-    Args:
-        spec: `path/file.py:NAME`, `package.module:NAME`, or the name of an entry point in the group "etrm.probes".
-
-    Raises:
-        UnknownName: The file, the module, the name in it or the entry point does not exist.
-        InvalidType: The object is no probe.
-    """
-    return check_probe(_made(load_object(spec, GROUP), spec), spec)
-
-
-def _made(found: Any, spec: str) -> Any:
-    if not isinstance(found, type):
-        return found
-    try:
-        return found()
-    except TypeError as error:
-        raise InvalidType(
-            "probes.needs-arguments",
-            "{source}: the class {got} cannot be called without arguments ({reason}); name an instance of it",
-            source=spec,
-            got=found.__name__,
-            reason=str(error),
-        ) from error
 
 
 def check_probe(probe: Any, source: str = "probes") -> Probe:

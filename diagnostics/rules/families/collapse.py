@@ -80,7 +80,7 @@ COLLAPSE001 = Rule(
     causes=(SWAMPED, EQUAL_AT_START, FIRST_EQUAL),
     what="Less than a thousandth of the mean square of the module's output differs between samples. Only the"
     " first such module is reported. A module whose raw input is the same for every sample is left out.",
-    why="The modules after it cannot tell the samples apart, and the loss may fall all the same.",
+    why="The modules after it cannot distinguish the samples, and the loss may fall all the same.",
     example="`output.mean(0) + 1e-3 * output`.",
     false_alarms="A large constant offset on a healthy signal; batches of nearly equal inputs.",
     explains=frozenset({"SPIKE001", "DRIFT001"}),

@@ -1,4 +1,4 @@
-"""Reach: how far the gradient comes to single parameters, and to tensors that are no parameters."""
+"""Reach: the gradient of single parameters, and of tensors that are no parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waste: what a module computes and nobody uses."""
+"""Waste: what a module computes and nothing uses."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ WASTE001 = Rule(
     what="At least half of the samples that the module computed got no gradient back, while some did.",
     why="The computation is thrown away; often it is the other side of a low coverage.",
     example="Encode 256 rows and keep the 10 that reset: waste 0.96.",
-    false_alarms="Negatives of a contrastive loss behind a stop-gradient.",
+    false_alarms="Negatives of a contrastive loss after a stop-gradient.",
     spreads="backward",
     rank=170,
 )
