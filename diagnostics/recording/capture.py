@@ -33,13 +33,8 @@ RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
 Of shape (rows,); or of two and more dimensions where samples are not first: (T, B) for a sequence-first layout.
 """
 
-<<<<<<< HEAD
-_STATS_WIDTH = 4096  # elements of a row that are looked at, which bounds the cost of wide outputs
-_NOT_RAW = Absent("gradient flows into its inputs, or they do not lead with the samples", "not-raw")
-=======
 _STATS_WIDTH = 4096
 _NOT_RAW = Absent("gradient flows into its inputs, or samples are not their first dimension", "not-raw")
->>>>>>> main
 
 
 class Call:
