@@ -13,6 +13,7 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/devices/test_gpu.py": "a real GPU",
     "tests/devices/test_investigation.py": "the investigation with its models on a device",
     "tests/devices/test_training.py": "training with its model on a device",
+    "tests/diagnostics/rules/test_own_rules.py": "rules that a user adds",
     "tests/diagnostics/rules/test_collapse.py": "which module is named for a collapse",
     "tests/diagnostics/test_compile.py": "compiled models under the monitor",
     "tests/diagnostics/test_docs.py": "the pages of the rules",
