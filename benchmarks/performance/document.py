@@ -1,4 +1,4 @@
-"""Sections printed, kept as JSON, and rendered as a document that is a pure function of it."""
+"""Print sections, keep them as JSON, and render the document from the JSON alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEVICES = {"cpu": "On a processor", "cuda": "On a GPU"}
 
 
 def describe_machine(record: Mapping[str, Any], load_before: float) -> str:
-    """Hardware, versions and commit of a run's environment, and how busy the machine was."""
+    """Describe hardware, versions, commit, and the load of the machine."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     dirty = " with uncommitted changes" if record["dirty"] else ""
     return (
@@ -85,7 +85,7 @@ def _figure(name: str, device: str) -> str:
 
 
 def render(record: Mapping[str, Any], order: Sequence[str]) -> str:
-    """The document of what was kept, parts in their order."""
+    """Render the document from the kept sections, in the order of the benchmarks."""
     blocks = ["# Benchmarks", PREFACE]
     for device, heading in DEVICES.items():
         blocks.append(f"## {heading}")
@@ -105,7 +105,7 @@ def render(record: Mapping[str, Any], order: Sequence[str]) -> str:
 
 
 def _shared(conditions: Sequence[str]) -> list[str]:
-    """Those conditions, such as the hardware, that hold for every one of several parts."""
+    """Return the conditions, such as the hardware, that several benchmarks share."""
     first, *others = (text.removesuffix(".").split("; ") for text in conditions)
     return [each for each in first if others and all(each in other for other in others)]
 

@@ -1,4 +1,4 @@
-"""The parts of the bench, in the order of the document. A new one is a line here."""
+"""The benchmarks in the order of the document. A new one is a line here."""
 
 from benchmarks.performance.model.evaluation import measure_evaluation
 from benchmarks.performance.model.feeding import measure_feeding

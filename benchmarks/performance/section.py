@@ -1,4 +1,4 @@
-"""What a part of the bench is, and what it answers."""
+"""The type of a benchmark, and of its section of the document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are printed, under a header of as many columns."""
+    """Printed cells under a header with as many columns."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -18,11 +18,11 @@ class Table:
 
 @dataclass(frozen=True)
 class BenchmarkSection:
-    """The answer of a part.
+    """The results of a benchmark.
 
     Attributes:
-        tables: measured numbers.
-        paragraphs: what they say, and what exactly was measured.
+        tables: the measured numbers.
+        paragraphs: texts about the numbers and about what was measured.
         figures: PNG bytes by name.
     """
 
@@ -33,7 +33,7 @@ class BenchmarkSection:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under what a part measures: the device, and how often everything takes its turn."""
+    """The conditions of a measurement: the device, and the number of repetitions."""
 
     device: torch.device
     repetitions: int
@@ -41,13 +41,13 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A question and how it is answered.
+    """A question and the function that answers it.
 
     Attributes:
-        name: for ``--only``.
+        name: the name for ``--only``.
         question: the heading of its section.
-        run: measures.
-        repetitions: unless ``--repetitions`` says otherwise.
+        run: the function that measures.
+        repetitions: the number of repetitions, unless ``--repetitions`` is given.
         in_full: whether the document has the tables; ``--kept`` prints those of every part.
     """
 

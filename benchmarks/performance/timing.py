@@ -1,4 +1,4 @@
-"""Contenders that take turns, and how their times are summed up: always as ratios within a turn."""
+"""Time contenders in turns, and summarise their times as ratios within a turn."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Work = Callable[[], None]
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the things that are compared.
+    """One of the compared programs.
 
     Attributes:
-        name: in tables.
-        prepare: called before every turn, untimed; returns what is timed.
-        units: of work in what it returns; times are per unit.
+        name: the name in tables.
+        prepare: a function that is called untimed before every turn and returns the work to time.
+        units: the number of units in that work; times are per unit.
     """
 
     name: str
@@ -30,13 +30,13 @@ class Contender:
 
 @dataclass
 class Timing:
-    """What was measured of a contender, one value per turn.
+    """The times of a contender, one value per turn.
 
     Attributes:
-        name: of the contender.
-        units: of work in a turn.
-        seconds: wall time of a unit.
-        cpu: processor time of a unit, all threads together.
+        name: the name of the contender.
+        units: the number of units of work in a turn.
+        seconds: wall times of a unit.
+        cpu: processor times of a unit, all threads together.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Timing:
 
 
 def take_turns(contenders: Sequence[Contender], repetitions: int, device: torch.device) -> list[Timing]:
-    """Time every contender in turn, again and again, after one untimed turn of each."""
+    """Time all contenders in turns, after one untimed turn of each."""
     for contender in contenders:
         contender.prepare()()
     timings = [Timing(contender.name, contender.units) for contender in contenders]
@@ -69,12 +69,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def compute_ratios(slow: Iterable[float], fast: Iterable[float]) -> list[float]:
-    """How many times faster, turn by turn."""
+    """Compute how many times faster, for each turn."""
     return [a / b for a, b in zip(slow, fast, strict=True)]
 
 
 def format_spread(values: Iterable[float]) -> str:
-    """Median and quartiles."""
+    """Format the median and the quartiles."""
     low, middle, high = np.percentile(list(values), (25, 50, 75))
     return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
 
@@ -84,7 +84,7 @@ HEADER = ("seconds", "x first row", "x row above", "turns")
 
 
 def format_columns(timings: Sequence[Timing]) -> list[tuple[str, ...]]:
-    """For each contender its time, and how many times faster it is than the first and than the one above."""
+    """Format each contender's time, and its ratios to the first contender and to the one above."""
     first = timings[0]
     cells: list[tuple[str, ...]] = [(format_spread(first.seconds), "1", "", _turns(first))]
     for above, timing in pairwise(timings):

@@ -101,7 +101,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(..., E) turned by angles whose cos and sin are (..., E / 2), in float32."""
+    """Rotate (..., E) by angles whose cos and sin are (..., E / 2), in float32."""
     first, second = x.float().chunk(2, dim=-1)
     turned = torch.empty_like(x, dtype=torch.float32)
     left, right = turned.chunk(2, dim=-1)
@@ -151,7 +151,7 @@ class RotaryPositions(nn.Module):
 
 
 def key_mask(valid: Tensor | None) -> Tensor | None:
-    """(B, L) bool of existing tokens to a mask over keys (B, 1, 1, L), or None for none."""
+    """Turn (B, L) bool of existing tokens into a mask over keys (B, 1, 1, L); None stays None."""
     return None if valid is None else valid[:, None, None, :]
 
 
@@ -184,14 +184,14 @@ class Attention(nn.Module):
 
 @dataclass(frozen=True)
 class BlockSettings:
-    """What a block of attention and SwiGLU is made of.
+    """The settings of a block of attention and SwiGLU.
 
     Attributes:
-        hidden_size, num_heads: D and H.
-        expansion: of the SwiGLU.
-        pre_norm: norm what the sub-layers read, not what they leave.
-        layer_scale: initial factor per channel of what they add; 0 means none.
-        qk_norm: RMS of queries and keys, per head.
+        hidden_size, num_heads: the sizes D and H.
+        expansion: the expansion factor of the SwiGLU.
+        pre_norm: whether the inputs of the sub-layers are normed instead of their outputs.
+        layer_scale: the initial factor per channel on the sub-layers' outputs; 0 means no factor.
+        qk_norm: whether queries and keys are RMS-normed per head.
     """
 
     hidden_size: int
@@ -203,7 +203,7 @@ class BlockSettings:
 
 
 class Residual(nn.Module):
-    """How a block adds what its two sub-layers compute: post-norm or pre-norm, with layer scale.
+    """The residual connections of the two sub-layers of a block: post-norm or pre-norm, with layer scale.
 
     post: h = RMS(h + g f(h));  pre: h = h + g f(RMS(h)). The factor g, one per channel, is
     ``gamma_1`` for the first sub-layer and ``gamma_2`` for the second; absent means 1.
@@ -220,11 +220,11 @@ class Residual(nn.Module):
             self.register_parameter(name, scale)
 
     def enter(self, h: Tensor) -> Tensor:
-        """What the sub-layer reads."""
+        """Return the input of the sub-layer."""
         return rms_norm(h) if self.pre_norm else h
 
     def leave(self, h: Tensor, change: Tensor, gamma: nn.Parameter | None) -> Tensor:
-        """The state with the sub-layer's change added."""
+        """Add the output of the sub-layer to the state."""
         total = h + (change if gamma is None else gamma * change)
         return total if self.pre_norm else rms_norm(total)
 

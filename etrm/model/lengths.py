@@ -1,4 +1,4 @@
-"""Rows of similar length, so that little padding is computed."""
+"""Groups of rows of similar length, which need little padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etrm.device import to_device
 def group_by_length(
     lengths: Sequence[int], device: torch.device | None = None, waste: float = 0.15
 ) -> list[tuple[Tensor, int]]:
-    """Rows in groups of similar length, the longest first.
+    """Group rows of similar length, the longest first.
 
     Args:
         lengths: tokens that exist in each row.

@@ -19,6 +19,6 @@ class PuzzleTable(nn.Module):
         self.weights = nn.Parameter(torch.zeros(puzzles, hidden_size))
 
     def forward(self, puzzle_ids: Tensor) -> Tensor:
-        """(B,) int64 to (B, P, D), zero but for the first token."""
+        """(B,) int64 to (B, P, D), zero except for the first token."""
         first = F.embedding(puzzle_ids, self.weights, sparse=True)
         return F.pad(first.unsqueeze(1), (0, 0, 0, self.context_tokens - 1))

@@ -24,13 +24,13 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights as they are now."""
+        """Add the current weights to the average."""
         self.updates += 1
         sums = list(self.sums.values())
         torch._foreach_lerp_(sums, [tensor.detach().float() for _, tensor in _floats(model)], 1 - self.decay)
 
     def average(self) -> dict[str, Tensor]:
-        """The bias-corrected average by name; before the first update there is none.
+        """Return the bias-corrected average by name.
 
         Raises:
             ArgumentError: nothing was averaged yet.

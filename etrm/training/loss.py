@@ -1,4 +1,4 @@
-"""The loss of one ACT step, and the numbers that say how well it went.
+"""The loss of one ACT step, and its accuracies.
 
 Shapes: B samples, S tokens, V tokens of the vocabulary.
 """
@@ -27,7 +27,7 @@ def log_stablemax(x: Tensor) -> Tensor:
 
 
 def log_softmax(x: Tensor) -> Tensor:
-    """log(exp(x) / sum exp(x)) in float32, as the published alternative has it."""
+    """log(exp(x) / sum exp(x)) in float32, as in the published alternative."""
     return F.log_softmax(x.float(), dim=-1)
 
 
@@ -40,7 +40,7 @@ LOG_PROBABILITIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Loss:
-    """Loss and correctness of each sample; sums over samples are what is trained on.
+    """Loss and correctness of each sample; the sum over samples is trained on.
 
     Attributes:
         lm: (B,) float64 (float32 with softmax), cross entropy averaged over the sample's scored tokens.
@@ -61,13 +61,13 @@ class Loss:
     kl: Tensor | None = None
 
     def total(self, q_halt_weight: float, kl_weight: float = 0.0) -> Tensor:
-        """The scalar that is divided by the global batch and trained on."""
+        """Compute the scalar to train on, before it is divided by the global batch size."""
         total = self.lm.sum() + q_halt_weight * self.q_halt.sum()
         return total if self.kl is None or kl_weight == 0 else total + kl_weight * self.kl.sum()
 
 
 def act_loss(output: StepOutput, labels: Tensor, kind: str = "stablemax") -> Loss:
-    """The loss of the carry's own labels (B, S), IGNORE where not scored; ``kind`` as ``train.loss``."""
+    """Compute the loss for the carry's own labels (B, S), IGNORE where not scored; ``kind`` as ``train.loss``."""
     is_scored = labels != IGNORE
     count = is_scored.sum(1)
     divisor = count.clamp(min=1)

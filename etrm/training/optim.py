@@ -34,7 +34,7 @@ class AdamATan2(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -80,7 +80,7 @@ class SignSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of the rows in the batch."""
+        """Update the rows in the batch."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -99,7 +99,7 @@ class SignSGD(Optimizer):
 
 
 def build_optimizers(model: Variant, config: TrainConfig) -> list[Optimizer]:
-    """The optimisers of a model: one for core and encoder (a group each), one for a puzzle table.
+    """Build the optimisers of a model: one for core and encoder (a group each), one for a puzzle table.
 
     Every group keeps its own peak rate in ``initial_lr``; :func:`set_rates` scales it.
     """
@@ -120,7 +120,7 @@ def build_optimizers(model: Variant, config: TrainConfig) -> list[Optimizer]:
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """Factor on every peak rate for the 0-based ``step``: linear warm-up, then a cosine."""
+    """Compute the factor on every peak rate for the 0-based ``step``: linear warm-up, then a cosine."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)

@@ -1,4 +1,4 @@
-"""Evaluation: what computing the context once saves, and what rows that leave early save."""
+"""Evaluation: the time that is saved by encoding once, and by rows that stop early."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from etrm.training.task_sets import load_held_out_tasks
 
 SAMPLES, BATCH = 12, 6
 SHARES = (0.0, 0.5, 0.9)
-"""Of the rows, those that ask to halt after their first step."""
+"""Shares of the rows that stop after their first step."""
 
 Solve = Callable[[RecursiveModel, Batch], Any]
 
 
 def measure_evaluation(conditions: Conditions) -> BenchmarkSection:
-    """Both comparisons on the same samples."""
+    """Measure both comparisons on the same samples."""
     config = make_config(data=REGION, model={"halt": {"max_steps": 16}})
     model, batches = (
         build_model(config, conditions.device).eval(),
@@ -56,7 +56,7 @@ def measure_evaluation(conditions: Conditions) -> BenchmarkSection:
 
 
 def held_out_batches(config: Config, device: torch.device) -> list[Batch]:
-    """Queries of every size, those of similar size together."""
+    """Build batches of queries of all sizes, with similar sizes in a batch."""
     samples = build_evaluation_samples(load_held_out_tasks(config), config.data, 1, 0)
     samples.sort(key=lambda sample: len(sample.tokens))
     chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, SAMPLES).astype(int)]
@@ -68,19 +68,19 @@ def held_out_batches(config: Config, device: torch.device) -> list[Batch]:
 
 @torch.no_grad()
 def encode_again(model: RecursiveModel, batch: Batch) -> None:
-    """All ACT steps, the demos encoded at each, as in training."""
+    """Do all ACT steps and encode the demos at each, as in training."""
     carry = model.initial_carry(batch.size)
     for _ in range(model.config.halt.max_steps):
         carry, _ = model(carry, batch)
 
 
 def solve_all(model: RecursiveModel, batch: Batch) -> None:
-    """Ours."""
+    """Do all ACT steps and encode the demos once, as our evaluation does."""
     solve(model, batch)
 
 
 class EncoderClock:
-    """Seconds inside a model's encoder, turn by turn."""
+    """The seconds inside the encoder of a model, for each turn."""
 
     def __init__(self, model: RecursiveModel, device: torch.device) -> None:
         assert model.encoder is not None
@@ -92,7 +92,7 @@ class EncoderClock:
         ]
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
@@ -141,7 +141,7 @@ def _all(solve: Solve, model: RecursiveModel, batches: Sequence[Batch]) -> None:
 
 
 def solve_early(model: RecursiveModel, batch: Batch) -> None:
-    """Rows leave when their halting logit is positive."""
+    """Stop each row when its halting logit is positive."""
     solve(model, batch, early=True)
 
 

@@ -1,4 +1,4 @@
-"""What processes that draw samples ahead (``data.workers``) gain: whole trainers with none, one and two of them."""
+"""The speed-up by processes that draw samples ahead (``data.workers``): trainers with none, one and two."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ LOADS: dict[str, Changes] = {
         "train": {"batch_size": 32},
     },
 }
-"""By name, what is changed in preset ``small``. With one ACT step every row takes a new sample in every step."""
+"""Changes to preset ``small`` by name. With one ACT step every row takes a new sample in every step."""
 
 
 @dataclass
 class Waiting:
-    """A loader, and how long the trainer waited for it: for a sample to be drawn, here or elsewhere.
+    """A loader that measures how long the trainer waits for samples.
 
     Attributes:
         draw: the loader.
-        seconds: waited so far.
-        samples: handed over so far.
+        seconds: the time waited so far.
+        samples: the number of samples so far.
     """
 
     draw: Draw
@@ -60,12 +60,12 @@ class Waiting:
 
 @dataclass
 class Fed:
-    """Trainers with so many workers, one after the other; a turn is :data:`STEPS` steps of a new one.
+    """Trainers of one config, one after the other; a turn is :data:`STEPS` steps of a new trainer.
 
     Attributes:
-        config: of the trainers.
-        waited: seconds of each turn.
-        samples: new ones of each turn.
+        config: the config of the trainers.
+        waited: the seconds of waiting in each turn.
+        samples: the number of new samples in each turn.
     """
 
     config: Config
@@ -74,7 +74,7 @@ class Fed:
     _trainer: Trainer | None = None
 
     def turn(self) -> Work:
-        """A trainer that has done :data:`WARM_STEPS` steps, so that its workers are at work."""
+        """Prepare a trainer that has done :data:`WARM_STEPS` steps, so that its workers are running."""
         self.close()
         trainer = self._trainer = Trainer(self.config)
         for _ in range(WARM_STEPS):
@@ -98,14 +98,14 @@ class Fed:
 
 
 def make_config(changes: Changes, workers: int, device: str) -> Config:
-    """Preset ``small`` without a monitor, every sample augmented afresh, and what is changed in it."""
+    """Build a config: preset ``small`` without a monitor, with a new augmentation per sample, and the changes."""
     fresh = with_settings(load("small"), data={"augmentations": "fresh"}, monitor={"enabled": False})
     changed = with_settings(fresh, **changes)
     return with_settings(changed, data={"workers": workers}, train={"device": device})
 
 
 def measure_feeding(conditions: Conditions) -> BenchmarkSection:
-    """Rows per second, and the share of the time that the trainer waits for samples."""
+    """Measure rows per second, and the share of time that the trainer waits for samples."""
     rows: list[tuple[str, ...]] = []
     for name, settings in LOADS.items():
         arms = [Fed(make_config(settings, n, conditions.device.type)) for n in WORKERS]

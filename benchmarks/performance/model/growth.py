@@ -24,13 +24,13 @@ from etrm.config import SIDE
 
 @dataclass(frozen=True)
 class Point:
-    """What is trained on: full regions of invented tokens.
+    """The size of a training problem with full regions of random tokens.
 
     Attributes:
         width: D.
-        side: of every grid; a pair is two of them.
-        demos: pairs of a sample.
-        rows: samples of a batch.
+        side: the side of every grid; a pair has two grids.
+        demos: the number of pairs of a sample.
+        rows: the number of samples of a batch.
     """
 
     width: int = 64
@@ -39,12 +39,12 @@ class Point:
     rows: int = 8
 
     def step(self, device: torch.device) -> TrainingStep:
-        """A new model's training step."""
+        """Build a new model and its training step."""
         config = make_config(model={"hidden_size": self.width})
         return TrainingStep(config, build_model(config, device))
 
     def batch(self, device: torch.device) -> Batch:
-        """Random colours; every token exists, so nothing is padding."""
+        """Build a batch of random colours without padding."""
         generator = torch.Generator().manual_seed(0)
         cells, pairs = self.side**2, self.rows * self.demos
         places = (SIDE * torch.arange(self.side)[:, None] + torch.arange(self.side)).flatten()
@@ -79,11 +79,11 @@ AXES: dict[str, tuple[int, ...]] = {
 }
 LABELS = {"width": "D", "side": "side of the grids", "demos": "demos", "rows": "batch size"}
 CHECKS = 3
-"""Processes of the base point, to see how much memory varies."""
+"""Number of processes for the base point, to see how much memory varies."""
 
 
 def measure_growth(conditions: Conditions) -> BenchmarkSection:
-    """Times in turns in this process, memory in a fresh process for each point."""
+    """Measure times in turns in this process, and memory in a new process for each point."""
     points = sorted({point for axis in AXES for point in along(axis)}, key=str)
     contenders = [_contender(point, conditions.device) for point in points]
     timings = dict(
@@ -117,7 +117,7 @@ def measure_growth(conditions: Conditions) -> BenchmarkSection:
 
 
 def along(axis: str) -> list[Point]:
-    """The points of an axis, all else as in the base."""
+    """Return the points of an axis, which equal the base in everything else."""
     return [replace(BASE, **{axis: value}) for value in AXES[axis]]
 
 
@@ -131,7 +131,7 @@ def _contender(point: Point, device: torch.device) -> Contender:
 
 
 def peak_memory(point: Point, device: torch.device) -> float:
-    """Bytes that training on a point takes, in a process of its own."""
+    """Measure the bytes that training on a point takes, in a separate process."""
     numbers = (point.width, point.side, point.demos, point.rows)
     command = [sys.executable, "-m", "benchmarks.performance.model.memory", *map(str, numbers), device.type]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -139,12 +139,12 @@ def peak_memory(point: Point, device: torch.device) -> float:
 
 
 def fit_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
-    """b of cost ~ value^b between the last two points, where fixed costs weigh least."""
+    """Compute b of cost ~ value^b between the last two points, where fixed costs matter least."""
     return float(np.log(costs[-1] / costs[-2]) / np.log(values[-1] / values[-2]))
 
 
 def fit_growth_rates(timings: dict[Point, Timing], memory: dict[Point, float]) -> str:
-    """The exponents at the far end of each axis, in one sentence."""
+    """Describe the exponents at the end of each axis in one sentence."""
     parts = []
     for axis, values in AXES.items():
         points = along(axis)
@@ -155,7 +155,7 @@ def fit_growth_rates(timings: dict[Point, Timing], memory: dict[Point, float]) -
 
 
 def draw(timings: dict[Point, Timing], memory: dict[Point, float]) -> bytes:
-    """Time above, memory below, a column for each axis; the base is hollow."""
+    """Draw time above and memory below, with a column for each axis; the base has a hollow marker."""
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     panels = figure.subplots(2, len(AXES), sharey="row", squeeze=False)
     for column, axis in enumerate(AXES):

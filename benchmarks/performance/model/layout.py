@@ -48,7 +48,7 @@ from etrm.training.slots import Slots
 
 @dataclass(frozen=True)
 class Rung:
-    """A layout of the ladder, and how many steps of it are timed in a turn: few where all cost the same."""
+    """A layout of the ladder, and its number of steps in a turn, which is small if all steps cost the same."""
 
     name: str
     layout: BatchLayout
@@ -62,13 +62,13 @@ LADDER = (
     Rung("+ batches of similar size (8 buckets)", BatchLayout(OURS, encode_ungrouped), 8),
     Rung("+ pairs grouped by length: ours", BatchLayout(OURS), 8),
 )
-"""From the published layout to ours, the last."""
+"""The layouts from the published one to ours, which is the last."""
 DESCRIBED = 64
 """The width whose part describes what is timed; the others refer to it."""
 
 
 def compare_layouts(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Conditions], BenchmarkSection]:
-    """The part for one width D."""
+    """Build the benchmark for one width D."""
 
     def run(conditions: Conditions) -> BenchmarkSection:
         config = make_config(model={"hidden_size": width})
@@ -87,7 +87,7 @@ def compare_layouts(width: int, ladder: Sequence[Rung] = LADDER) -> Callable[[Co
 def measure(
     config: Config, tasks: TaskSet, conditions: Conditions, ladder: Sequence[Rung] = LADDER
 ) -> tuple[list[Timing], list[float]]:
-    """The times of every rung's training step, and the tokens that it computes on average."""
+    """Measure the training step of every rung: its times, and the mean number of its tokens."""
     arms = [LayoutRun(rung.layout, config, tasks, conditions.device) for rung in ladder]
     counted: list[list[int]] = [[] for _ in ladder]
 
@@ -110,7 +110,7 @@ def measure(
 
 
 def count_computed_tokens(layout: BatchLayout, batch: Batch) -> int:
-    """Tokens that one pass computes: the queries' and the pairs', padding included."""
+    """Count the tokens of one pass: those of the queries and of the pairs, with padding."""
     demos, queries = batch.demos, batch.inputs.numel()
     if demos.valid is None or layout.policy is not encode_every_step:
         return queries + demos.tokens.numel()
@@ -119,13 +119,13 @@ def count_computed_tokens(layout: BatchLayout, batch: Batch) -> int:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples that a loader hands out in some steps, and those that a row begins with.
+    """Samples that a loader draws in some steps, and samples that rows begin with.
 
     Attributes:
-        steps: training steps.
-        published: samples that the published loader draws.
-        ours: samples that rows begin with.
-        seconds: of drawing and collating one sample, several times.
+        steps: the number of training steps.
+        published: the number of samples that the published loader draws.
+        ours: the number of samples that rows begin with.
+        seconds: times of drawing and collating one sample.
     """
 
     steps: int
@@ -135,11 +135,11 @@ class Drawn:
 
     @property
     def ratio(self) -> float:
-        """Samples drawn by the published loader for one of ours."""
+        """The number of samples that the published loader draws for one of ours."""
         return self.published / self.ours
 
     def sentence(self, batch_size: int) -> str:
-        """Data efficiency in words."""
+        """Describe the data efficiency."""
         return (
             f"Not in the table: in {self.steps:,} steps of batch {batch_size} in which no row halts early, ours draws "
             f"{self.ours:,} samples and the published loader {self.published:,} ({self.ratio:.3g} times as many). "
@@ -148,7 +148,7 @@ class Drawn:
 
 
 def count_draws(config: Config, tasks: TaskSet, cycles: int = 100, timed: int = 200) -> Drawn:
-    """Samples drawn while no row asks to halt, as at the start of training.
+    """Count the samples that are drawn while no row halts early, as at the start of training.
 
     The published loader hands a whole batch to every step, and only rows that begin take theirs.
     """
@@ -174,7 +174,7 @@ def count_draws(config: Config, tasks: TaskSet, cycles: int = 100, timed: int = 
 
 
 def table(timings: Sequence[Timing], tokens: Sequence[float], batch_size: int) -> Table:
-    """A row for each rung."""
+    """Build a table with a row for each rung."""
     rows = tuple(
         (timing.name, *cells, f"{batch_size / np.median(timing.seconds):.3g}", f"{count:,.0f}")
         for timing, cells, count in zip(timings, format_columns(timings), tokens, strict=True)
@@ -183,7 +183,7 @@ def table(timings: Sequence[Timing], tokens: Sequence[float], batch_size: int) -
 
 
 def verdict(timings: Sequence[Timing]) -> str:
-    """The ratio in one sentence."""
+    """Describe the ratio in one sentence."""
     first, ours = timings[0], timings[-1]
     return (
         f"Ours trains {format_spread(compute_ratios(first.seconds, ours.seconds))} times as many samples a second "
@@ -193,7 +193,7 @@ def verdict(timings: Sequence[Timing]) -> str:
 
 
 def setting(config: Config, tasks: TaskSet) -> str:
-    """What was timed, in one paragraph."""
+    """Describe what was timed in one paragraph."""
     model, data = config.model, config.data
     return (
         "A step is forward, loss, backward and AdamW on new samples. "

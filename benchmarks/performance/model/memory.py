@@ -1,4 +1,4 @@
-"""One point of the growth curves in a process of its own: prints the bytes that two training steps take.
+"""One point of the growth curves in a separate process: prints the bytes that two training steps take.
 
 python -m benchmarks.performance.model.memory WIDTH SIDE DEMOS ROWS DEVICE
 """
@@ -18,7 +18,7 @@ STATUS = Path("/proc/self/status")
 
 
 def read_resident(field: str) -> int:
-    """A line of the process's status in bytes: VmRSS for now, VmHWM for the highest so far.
+    """Read a line of the process's status in bytes: VmRSS for the current value, VmHWM for the highest so far.
 
     Not ``getrusage``: its maximum is inherited from the process that started this one.
     """
@@ -28,7 +28,7 @@ def read_resident(field: str) -> int:
 
 
 def measure_added_by_training(point: Point, device: torch.device) -> int:
-    """Bytes over what is held before the first step."""
+    """Measure the bytes that training adds to those before the first step."""
     step, batch = point.step(device), point.batch(device)
     before = torch.cuda.memory_allocated() if device.type == "cuda" else read_resident("VmRSS")
     for _ in range(2):

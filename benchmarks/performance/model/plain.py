@@ -1,4 +1,4 @@
-"""The same layers in the obvious way, with every way exchangeable for ours.
+"""The same layers written in the obvious way; each operation can be replaced by ours.
 
 Written without our modules: plain linear maps and embeddings, products that are computed whole and
 split, attention as softmax of a matrix, rotary positions by concatenation, RMSNorm term by term. It
@@ -33,7 +33,7 @@ EPS, THETA = 1e-5, 10_000.0
 
 
 def written_out_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v of (N, H, L, E)."""
+    """Compute softmax(q k^T / sqrt(E)) v of (N, H, L, E)."""
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
@@ -41,18 +41,18 @@ def written_out_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tenso
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """The same by torch's kernel, as the published code has it."""
+    """Compute the same with torch's kernel, as the published code does."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 def rotate_by_concatenation(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(N, L, H, E) turned by angles (L, 1, E)."""
+    """Rotate (N, L, H, E) by angles (L, 1, E)."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Ours."""
+    """Rotate in place, as ours does."""
     half = cos.shape[-1] // 2
     return Rotation(cos[..., :half], sin[..., :half])(x)
 
@@ -63,18 +63,18 @@ def norm_by_terms(x: Tensor) -> Tensor:
 
 
 def split_product(x: Tensor, weight: Tensor, parts: int) -> Sequence[Tensor]:
-    """One product with the fused weight, then its parts."""
+    """Multiply by the fused weight, then split the product."""
     return F.linear(x, weight).chunk(parts, dim=-1)
 
 
 def product_with_parts(x: Tensor, weight: Tensor, parts: int) -> Sequence[Tensor]:
-    """Ours: a product with each part of the weight."""
+    """Multiply by each part of the weight, as ours does."""
     return [F.linear(x, part) for part in weight.chunk(parts)]
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How each operation is done; the obvious way by default."""
+    """The implementation of each operation; the obvious one by default."""
 
     attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] = written_out_attention
     rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate_by_concatenation
@@ -89,7 +89,7 @@ LADDER: tuple[tuple[str, Ways], ...] = (
     ("+ rotation without copies", Ways(fused_attention, rotate_in_place, project=product_with_parts)),
     ("+ RMSNorm in one operation", Ways(fused_attention, rotate_in_place, rms_norm, product_with_parts)),
 )
-"""Each exchanges one more way for ours."""
+"""Each rung replaces one more operation by ours."""
 
 
 # -- the layers -----------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ class PlainModel(nn.Module):
 
 
 def plain_copy(model: RecursiveModel, side: int, ways: Ways) -> PlainModel:
-    """A plain model with the weights of ours, on its device."""
+    """Build a plain model with the weights of ours, on its device."""
     plain = PlainModel(model.config, side, ways)
     plain.load_state_dict(
         {name.replace("embedding_weight", "weight"): value for name, value in model.state_dict().items()}

@@ -31,7 +31,7 @@ BATCH = 2
 
 
 def compare_published(conditions: Conditions) -> BenchmarkSection:
-    """Plain layers, one way after the other exchanged, then our modules, padded and not."""
+    """Compare plain layers, of which more and more are replaced by ours, with our modules, padded and not."""
     config = make_config(data=PUBLISHED, train={"batch_size": BATCH})
     device, tasks = conditions.device, load_real_tasks()
     steps: list[tuple[str, TrainingStep, bool]] = []

@@ -1,4 +1,4 @@
-"""Achieved matrix throughput of a training step over the machine's peak, and what the rest is."""
+"""Achieved matrix throughput of a training step over the machine's peak, and where the rest of the time goes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ REST = "python, autograd, views and dispatch"
 
 
 def measure_throughput(conditions: Conditions) -> BenchmarkSection:
-    """Floating-point operations of a step over its time, at several widths, in turns with plain products."""
+    """Measure floating-point operations of a step per second at several widths, in turns with plain products."""
     device = conditions.device
     arms = {
         width: LayoutRun(
@@ -96,7 +96,7 @@ def measure_throughput(conditions: Conditions) -> BenchmarkSection:
 
 
 def count_flops(step: TrainingStep, batches: Sequence[Batch]) -> dict[str, int]:
-    """Operations of training on the batches, by kind: in matrix products and in attention."""
+    """Count the operations of training on the batches by kind: matrix products and attention."""
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         for batch in batches:
             step(batch)
@@ -106,7 +106,7 @@ def count_flops(step: TrainingStep, batches: Sequence[Batch]) -> dict[str, int]:
 
 
 def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
-    """Two products of all queries (B, H, L, E) with all keys."""
+    """Count two products of all queries (B, H, L, E) with all keys."""
     batch, heads, length, size = query
     return 4 * batch * heads * length * key[2] * size
 
@@ -114,7 +114,7 @@ def _attention(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> 
 def _attention_backward(
     gradient: Sequence[int], query: Sequence[int], key: Sequence[int], *_: Any, **__: Any
 ) -> int:
-    """Four such products; a kernel that computes the scores again does so at its own expense."""
+    """Count four such products; scores that a kernel computes again do not count."""
     return 2 * _attention(query, key)
 
 
@@ -123,13 +123,13 @@ ATTENTION: dict[Any, Callable[..., int]] = {
     for name, end in (("flash_attention", "_for_cpu"), ("flash_attention", ""), ("efficient_attention", ""))
     for suffix, formula in ((end, _attention), (f"{end}_backward", _attention_backward))
 }
-"""torch's counter knows no kernel of the processor, and counts what others compute again."""
+"""torch's counter does not know the CPU kernels, and counts recomputed scores of the others."""
 
 
 def profile_steps(
     arm: LayoutRun, batches: Sequence[Batch], device: torch.device
 ) -> tuple[dict[str, float], float]:
-    """Seconds of each kind of operation in training on the batches, and of all of it."""
+    """Measure the seconds of each kind of operation in training on the batches, and the total."""
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     arm.step(batches[0])
@@ -149,7 +149,7 @@ def profile_steps(
 
 
 def classify(name: str) -> str | None:
-    """The kind of an operation; None of what computes nothing, such as a view or a node of autograd."""
+    """Return the kind of an operation; None if it computes nothing, such as a view or an autograd node."""
     operation = name.removeprefix("aten::")
     if operation == name or operation.strip("_") in VIEWS:
         return None

@@ -1,4 +1,4 @@
-"""What is trained in the bench: real tasks, a layout of the batch, a model, one step at a time."""
+"""The training steps of the benchmark: real tasks, a layout of the batch, a model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SETTINGS: Changes = {
     "model": {"context_tokens": 16},
     "train": {"batch_size": 8, "seed": 0},
 }
-"""What is changed in preset ``small``: the whole training set, at the batch size of peers' numbers."""
+"""Changes to preset ``small``: the whole training set, with the batch size that other packages report."""
 
 PUBLISHED = {"canvas": "published"}
 REGION = {"canvas": "region"}
@@ -42,18 +42,18 @@ OURS = {**REGION, "buckets": 8}
 
 
 def make_config(**changes: Unpack[Changes]) -> Config:
-    """The bench's config with more settings, as :func:`etrm.config.with_settings` takes them."""
+    """Build the config of the benchmark with more settings, as :func:`etrm.config.with_settings` takes them."""
     return with_settings(with_settings(load("small"), **SETTINGS), **changes)
 
 
 @cache
 def load_real_tasks() -> TaskSet:
-    """The training tasks of ARC-AGI-1, less one that is an evaluation task too."""
+    """Load the training tasks of ARC-AGI-1 without the one that is also an evaluation task."""
     return load_training_tasks(make_config())
 
 
 def pad_demos(batch: Batch, count: int = PADDED_DEMOS) -> Batch:
-    """The batch with ``count`` demos per sample, all PAD where there is none, as published."""
+    """Pad the batch to ``count`` demos per sample with demos of PAD, as published."""
     demos = batch.demos
     assert demos.valid is None, "padded pairs belong to the whole canvas"
     sets, _ = as_sets(torch.arange(1, len(demos.owner) + 1, device=demos.owner.device)[:, None], demos)
@@ -70,7 +70,7 @@ def pad_demos(batch: Batch, count: int = PADDED_DEMOS) -> Batch:
 
 
 def encode_padded(model: Variant, carry: Carry, batch: Batch) -> Given:
-    """The published way: padded pairs are encoded too, and only the set encoder passes over them."""
+    """Encode padded pairs too, as published; only the set encoder masks them."""
     assert isinstance(model.encoder, StandardEncoder)
     sets, _ = as_sets(model.encoder.grid_encoder.encode(batch.demos), batch.demos)
     real = (batch.demos.tokens != PAD).any(1).view(sets.shape[:2])
@@ -78,7 +78,7 @@ def encode_padded(model: Variant, carry: Carry, batch: Batch) -> Given:
 
 
 def encode_ungrouped(model: Variant, carry: Carry, batch: Batch) -> Given:
-    """All pairs at once, each as long as the longest of the batch."""
+    """Encode all pairs at once, padded to the longest of the batch."""
     assert isinstance(model.encoder, StandardEncoder)
     pairs = model.encoder.grid_encoder.encode(batch.demos)
     return Given(model.encoder.set_encoder(*as_sets(pairs, batch.demos)))
@@ -86,12 +86,12 @@ def encode_ungrouped(model: Variant, carry: Carry, batch: Batch) -> Given:
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How a batch is laid out, and what the encoder does with its padding.
+    """The layout of a batch, and how the encoder treats its padding.
 
     Attributes:
         data: settings of the data section.
-        policy: how the context is computed.
-        padded: demos are padded to :data:`PADDED_DEMOS`.
+        policy: the context policy.
+        padded: whether demos are padded to :data:`PADDED_DEMOS`.
     """
 
     data: Mapping[str, Any]
@@ -107,7 +107,7 @@ class Batches:
         self._rows, self._device, self._padded, self._given = config.train.batch_size, device, padded, 0
 
     def next(self) -> Batch:
-        """A batch; buckets hold equally many queries."""
+        """Return the next batch; all buckets have equally many queries."""
         turn, bucket = divmod(self._given, self.episodes.buckets)
         self._given += 1
         samples = [self.episodes.sample(bucket, turn * self._rows + row) for row in range(self._rows)]
@@ -119,9 +119,9 @@ class TrainingStep:
     """One training step of rows that begin: forward, loss, backward and update.
 
     Args:
-        config: of model and training.
-        model: on its device.
-        forward: batch to output, the model's own by default.
+        config: the settings of model and training.
+        model: the model, on its device.
+        forward: a function from batch to output, by default that of the model.
     """
 
     def __init__(
@@ -136,20 +136,20 @@ class TrainingStep:
         return self.model(self.model.initial_carry(batch.size), batch)[1]
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss summed over the rows."""
+        """Compute the loss summed over the rows."""
         train = self.config.train
         found = act_loss(self.forward(batch), batch.labels, train.loss)
         return found.total(train.q_halt_weight, train.kl_weight)
 
     def __call__(self, batch: Batch) -> None:
-        """Do it: what is timed."""
+        """Do the step, which is timed."""
         torch.autograd.backward(self.loss(batch) / batch.size)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
 
 class LayoutRun:
-    """A layout at work: its own model, step and place in the episodes."""
+    """A run on one layout, with its own model, training step and position in the episodes."""
 
     def __init__(self, layout: BatchLayout, config: Config, tasks: TaskSet, device: torch.device) -> None:
         self.config = with_settings(config, data=layout.data)
@@ -160,6 +160,6 @@ class LayoutRun:
 
 
 def build_model(config: Config, device: torch.device) -> RecursiveModel:
-    """A model of the config's seed, in training mode."""
+    """Build a model from the seed of the config, in training mode."""
     torch.manual_seed(config.train.seed)
     return RecursiveModel(config.model).to(device).train()

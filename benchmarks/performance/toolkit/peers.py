@@ -1,4 +1,4 @@
-"""What other packages ask for watching the same training steps, in the same turns; those not installed are left out."""
+"""The cost of watching the same training steps with other packages, as far as they are installed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from benchmarks.performance.toolkit.subjects import Subject, Training, toy
 from benchmarks.performance.toolkit.watching import monitor, watch_steps
 
 Step = Callable[[int], None]
-"""A training step of this number with a package at work."""
+"""A training step, by its number, while a package watches."""
 
 
 @contextmanager
 def torchmortem(training: Training) -> Iterator[Step]:
-    """As its README begins, with its default sampling."""
+    """Watch as its README begins, with its default sampling."""
     from torchmortem import Autopsy
 
     with Autopsy(training.model, optimizer=training.optimizer) as autopsy:
@@ -28,7 +28,7 @@ def torchmortem(training: Training) -> Iterator[Step]:
 
 @contextmanager
 def torch_audit(training: Training) -> Iterator[Step]:
-    """Its zero-touch mode, at every step."""
+    """Watch in its zero-touch mode, at every step."""
     from torch_audit import autopatch
 
     auditor = autopatch(training.model, optimizer=training.optimizer, every_n_steps=1)
@@ -40,7 +40,7 @@ def torch_audit(training: Training) -> Iterator[Step]:
 
 @contextmanager
 def neural_observatory(training: Training) -> Iterator[Step]:
-    """As its README begins."""
+    """Watch as its README begins."""
     from neural_observatory import Observatory
 
     observatory = Observatory(training.model)
@@ -58,7 +58,7 @@ def neural_observatory(training: Training) -> Iterator[Step]:
 
 @contextmanager
 def wandb_watch(training: Training) -> Iterator[Step]:
-    """Gradients at every step, offline, into a folder that is thrown away."""
+    """Watch gradients at every step, offline, in a temporary folder."""
     import wandb
 
     with tempfile.TemporaryDirectory() as folder:
@@ -74,12 +74,12 @@ PEERS: dict[str, tuple[str, Callable[[Training], AbstractContextManager[Step]]]]
     "neural-observatory": ("neural_observatory", neural_observatory),
     "wandb.watch": ("wandb", wandb_watch),
 }
-"""Name -> the module to import, and how it is put to work."""
+"""The module to import and the function that watches, by name."""
 SUBJECTS = (toy(16, 50), toy(256, 256), toy(1024, 256))
 
 
 def compare_peers(conditions: Conditions) -> BenchmarkSection:
-    """Ours at its boundaries and at leaf level, and every package that is installed, over plain steps."""
+    """Compare our toolkit, at boundaries and at leaf level, and every installed package with plain steps."""
     installed = {name: enter for name, (module, enter) in PEERS.items() if find_spec(module) is not None}
     missing = [name for name in PEERS if name not in installed]
     lines = [_row(subject, installed, conditions) for subject in SUBJECTS]

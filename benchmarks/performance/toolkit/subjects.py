@@ -1,4 +1,4 @@
-"""What is trained while it is watched: a toy at several widths, and our model."""
+"""The models that are trained while they are watched: a toy at several widths, and ours."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ BATCHES = 8
 
 @dataclass(frozen=True)
 class Training:
-    """A model in training, with batches that come again and again.
+    """A model in training on a cycle of batches.
 
     Attributes:
-        samples: in the loss of a step.
-        boundaries: modules that a user would declare.
-        loss: batch -> the loss.
-        rows: as a monitor takes them.
+        samples: the number of samples in the loss of a step.
+        boundaries: the modules that a user would declare.
+        loss: a function from a batch to the loss.
+        rows: the functions of rows for the monitor.
     """
 
     model: nn.Module
@@ -41,7 +41,7 @@ class Training:
         return [name for name, module in self.model.named_modules() if not [*module.children()]]
 
     def step(self, number: int) -> Tensor:
-        """Forward, backward and update on one of the batches; the loss."""
+        """Do forward, backward and update on one of the batches, and return the loss."""
         loss = self.loss(self.batches[number % len(self.batches)])
         torch.autograd.backward(loss)
         self.optimizer.step()
@@ -58,7 +58,7 @@ class Subject:
 
 
 class Toy(nn.Module):
-    """That of the release test at any width: an encoder, a core that is called four times, a decoder."""
+    """The toy of the release test at any width: an encoder, a core that is called four times, a decoder."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Toy(nn.Module):
 
 
 def toy(width: int, samples: int) -> Subject:
-    """The toy with random samples and labels."""
+    """Build the toy with random samples and labels."""
 
     def make(device: torch.device) -> Training:
         torch.manual_seed(0)
@@ -95,7 +95,7 @@ def toy(width: int, samples: int) -> Subject:
 
 
 def ours(width: int) -> Subject:
-    """Our model on real tasks, as the other parts of the bench train it."""
+    """Build our model on real tasks, as the other benchmarks train it."""
 
     def make(device: torch.device) -> Training:
         arm = LayoutRun(

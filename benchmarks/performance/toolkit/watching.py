@@ -1,6 +1,6 @@
-"""What it costs to watch a training step: plain and watched steps in turns, and memory over many steps.
+"""The cost of watching a training step: plain and watched steps in turns, and memory over many steps.
 
-As a command it trains in a process of its own and prints its memory:
+As a command it trains in a separate process and prints its memory:
 ``python -m benchmarks.performance.toolkit.watching STEPS``
 """
 
@@ -22,14 +22,14 @@ from benchmarks.performance.toolkit.subjects import SUBJECTS, Subject, Training,
 from diagnostics import Monitor
 
 SAMPLED = 20
-"""At leaf level one step in this many is recorded."""
+"""Steps per recorded step at leaf level."""
 CHECKED = (2_000, 4_000, 6_000, 8_000, 10_000)
-"""Steps after which memory is looked at; the first is the length of the monitor's history."""
+"""Steps after which memory is measured; the first is the length of the monitor's history."""
 IDLE = 10**9
 
 
 def measure_watching(conditions: Conditions) -> BenchmarkSection:
-    """Ratios within a turn, for every subject."""
+    """Measure the ratios within a turn for every model."""
     rows = [_row(subject, conditions) for subject in SUBJECTS]
     header = (
         "training step",
@@ -77,7 +77,7 @@ def _row(subject: Subject, conditions: Conditions) -> tuple[str, ...]:
 
 
 def on_average(recorded: Timing, between: Timing, plain: Timing, every: int) -> list[float]:
-    """How many times as long as plain steps, turn by turn, where one step in `every` is recorded."""
+    """Compute the ratio to plain steps for each turn, if one step in `every` is recorded."""
     mixed = [
         (once + (every - 1) * other) / every
         for once, other in zip(recorded.seconds, between.seconds, strict=True)
@@ -86,13 +86,13 @@ def on_average(recorded: Timing, between: Timing, plain: Timing, every: int) -> 
 
 
 def monitor(training: Training, watch: Sequence[str], every: int = 1) -> Monitor:
-    """A monitor of some modules, told what a user would tell it."""
+    """Build a monitor of some modules, with the arguments that a user would give."""
     rows = {name: function for name, function in training.rows.items() if name in watch}
     return Monitor(training.model, training.optimizer, watch=watch, rows=rows, every=every)
 
 
 def watch_steps(name: str, training: Training, monitor: Monitor | None) -> Contender:
-    """Steps on one batch after the other, in those of the monitor where there is one."""
+    """Build a contender that trains on one batch after the other, inside the steps of a monitor, if any."""
     numbers = itertools.count()
 
     def prepare() -> Work:
@@ -108,7 +108,7 @@ def watch_steps(name: str, training: Training, monitor: Monitor | None) -> Conte
 
 
 def memory_over_steps() -> str:
-    """What a watched run of the toy holds, measured in a process of its own, in one sentence."""
+    """Describe in one sentence the memory of a watched run of the toy, measured in a separate process."""
     command = [sys.executable, "-m", "benchmarks.performance.toolkit.watching", *map(str, CHECKED)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     held = [value / 2**20 for value in json.loads(done.stdout)]
@@ -120,7 +120,7 @@ def memory_over_steps() -> str:
 
 
 def measure_held(steps: Sequence[int]) -> list[int]:
-    """Bytes that this process holds after so many watched steps of the toy."""
+    """Measure the bytes that this process holds after some numbers of watched steps of the toy."""
     training = toy(16, 50).make(torch.device("cpu"))
     contender = watch_steps("toy", training, monitor(training, training.boundaries))
     held, done = [], 0

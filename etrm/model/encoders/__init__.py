@@ -21,7 +21,7 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 
 def find_encoder(kind: str) -> EncoderFactory:
-    """What makes the encoder of that kind: one of ours, or code from outside.
+    """Find the factory of an encoder kind: one of ours, or code from outside.
 
     Raises:
         ExtensionError: see :meth:`etrm.extensions.ExtensionPoint.find`.
@@ -30,10 +30,10 @@ def find_encoder(kind: str) -> EncoderFactory:
 
 
 def build_encoder(config: ModelConfig, side: int) -> Encoder:
-    """The encoder of a model section, for a canvas of that side.
+    """Build the encoder of a model section for a canvas with the given side.
 
     Raises:
-        ExtensionError: code from outside fails, or makes something else than an encoder.
+        ExtensionError: code from outside fails, or does not make an encoder.
     """
     factory = find_encoder(config.encoder.kind)
     return factory(config, side) if config.encoder.kind in ENCODERS else make_encoder(factory, config, side)

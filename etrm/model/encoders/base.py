@@ -1,4 +1,4 @@
-"""What every demonstration encoder is: pair vectors of each sample, read as one context.
+"""The base of all demonstration encoders, which turn the pair vectors of a sample into one context.
 
 Shapes: R context rows (samples), N pairs of all rows, K pairs of one row, P context tokens,
 D hidden.
@@ -18,13 +18,13 @@ from etrm.model.encoders.pairs import PairEncoder
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder says of R rows.
+    """The output of an encoder for R rows.
 
     Attributes:
-        context: (R, P, D).
-        kl: (R,) divergence from the unit normal of a variational encoder, else None.
-        state: what a stateful encoder hands to its next ACT step, each (R, P, D) without a graph;
-            None of a stateless one.
+        context: (R, P, D) the context.
+        kl: (R,) KL divergence of a variational encoder from the unit normal, else None.
+        state: the state of a stateful encoder for its next ACT step, tensors (R, P, D) without a graph;
+            None for a stateless one.
     """
 
     context: Tensor
@@ -33,32 +33,32 @@ class Encoded:
 
 
 class Encoder(nn.Module):
-    """Base of the encoders: every real pair to a vector, then :meth:`read` over each row's set."""
+    """Base of the encoders: encode every real pair as a vector, then :meth:`read` the set of each row."""
 
     grid_encoder: PairEncoder
 
     def forward(self, demos: Demos, carried: EncoderState | None = None) -> Encoded:
-        """The demos of R rows to their context; ``carried`` as :meth:`begin` returns it."""
+        """Encode the demos of R rows; ``carried`` is the result of :meth:`begin`."""
         return self.read(*self.pair_sets(demos), carried)
 
     def noise_shape(self, pairs: int) -> tuple[int, ...] | None:
-        """Shape of one row's noise in training, with at most ``pairs`` pairs; None if not variational."""
+        """Return the shape of one row's noise in training, with at most ``pairs`` pairs; None if not variational."""
         return None
 
     def pair_sets(self, demos: Demos) -> tuple[Tensor, Tensor]:
-        """Vectors (R, K, D) of every row's pairs, and (R, K) bool of those that exist."""
+        """Encode the pairs of every row as vectors (R, K, D), with (R, K) bool of those that exist."""
         return as_sets(self.grid_encoder(demos), demos)
 
     def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
-        """Sets (R, K, D) with their mask (R, K) to a context."""
+        """Compute the context from sets (R, K, D) with their mask (R, K)."""
         raise NotImplementedError
 
     def initial_state(self) -> EncoderState:
-        """What a row begins with, each (P, D); empty of a stateless encoder."""
+        """Return the initial state of a row, tensors (P, D); empty for a stateless encoder."""
         return {}
 
     def begin(self, carried: EncoderState | None, begins: Tensor) -> EncoderState | None:
-        """The state (R, P, D) with the rows of ``begins`` (R,) bool reset; None if stateless."""
+        """Return the state (R, P, D) with the rows of ``begins`` (R,) bool reset; None if stateless."""
         initial, fresh = self.initial_state(), begins[:, None, None]
         if not initial:
             return None
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
 
 def as_sets(pairs: Tensor, demos: Demos) -> tuple[Tensor, Tensor]:
-    """Pair vectors (N, D) as padded sets (R, K, D) with their (R, K) mask, by owner."""
+    """Group pair vectors (N, D) by owner into padded sets (R, K, D) with their mask (R, K)."""
     # Not bincount: the size of its result depends on values, so the host would wait for them.
     counts = demos.owner.new_zeros(demos.rows).index_add_(0, demos.owner, torch.ones_like(demos.owner))
     first = counts.cumsum(0) - counts
@@ -79,6 +79,6 @@ def as_sets(pairs: Tensor, demos: Demos) -> tuple[Tensor, Tensor]:
 
 
 def mean_of_set(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (R, K, ...) over the K that exist by (R, K) bool; zero where none does."""
+    """Compute the mean of (R, K, ...) over the existing K, by (R, K) bool; zero if none exists."""
     shares = mask / mask.sum(1, keepdim=True).clamp(min=1)
     return torch.einsum("rk,rk...->r...", shares.to(values.dtype), values)

@@ -25,9 +25,9 @@ from etrm.model.layers import (
 )
 
 KEPT = 0.9
-"""Share of the old state in the new one."""
+"""Share of the old state in the new one, as published."""
 LAYERS, H_CYCLES, L_CYCLES = 2, 3, 4
-"""Of the trm_style encoder, as published."""
+"""Sizes of the trm_style encoder, as published."""
 
 
 class CarriedEncoder(Encoder):
@@ -46,11 +46,11 @@ class CarriedEncoder(Encoder):
             self.register_buffer(f"{name}_init", truncated_normal_(start, 1.0))
 
     def initial_state(self) -> EncoderState:
-        """What a row begins with, each (P, D)."""
+        """Return the initial state of a row, tensors (P, D)."""
         return {name: self.get_buffer(f"{name}_init") for name in self.names}
 
     def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
-        """Sets (R, K, D) with their mask (R, K) to a context; without ``carried`` every row begins."""
+        """Sets (R, K, D) with their mask (R, K) to a context; without ``carried`` every row resets."""
         if carried is None:
             carried = self.begin(None, mask.new_ones(len(mask)))
             assert carried is not None
@@ -61,7 +61,7 @@ class CarriedEncoder(Encoder):
         return Encoded(mixed[self.names[0]], state=state)
 
     def refine(self, old: EncoderState, pairs: Tensor, mask: Tensor) -> EncoderState:
-        """The states (R, P, D) after one step, before smoothing."""
+        """Compute the states (R, P, D) after one step, before smoothing."""
         raise NotImplementedError
 
 
@@ -75,7 +75,7 @@ class RecurrentEncoder(CarriedEncoder):
         self.cross_attention = CrossAttentionBlock(choose_block_settings(config, pre_norm=False))
 
     def refine(self, old: EncoderState, pairs: Tensor, mask: Tensor) -> EncoderState:
-        """The states (R, P, D) after one step, before smoothing."""
+        """Compute the states (R, P, D) after one step, before smoothing."""
         return {"z": self.cross_attention(old["z"], pairs, key_mask(mask))}
 
 
@@ -92,7 +92,7 @@ class TRMStyleEncoder(CarriedEncoder):
         self.positions = RotaryPositions(config.context_tokens, config.hidden_size // config.num_heads)
 
     def refine(self, old: EncoderState, pairs: Tensor, mask: Tensor) -> EncoderState:
-        """The states (R, P, D) after one step, before smoothing; only the last H cycle has a graph."""
+        """Compute the states (R, P, D) after one step, before smoothing; only the last H cycle has a graph."""
         x = mean_of_set(pairs, mask).unsqueeze(1)
         rotation = self.positions(torch.arange(self.context_tokens, device=pairs.device).unsqueeze(0))
         z_H, z_L = old["z_H"], old["z_L"]

@@ -1,4 +1,4 @@
-"""Encoders on the grid encoder of "Searching Latent Program Spaces" (LPN; Bonnet and Macfarlane, 2024).
+"""Encoders with the grid encoder of "Searching Latent Program Spaces" (LPN; Bonnet and Macfarlane, 2024).
 
 Shapes: N pairs of all samples, L tokens of a pair, R context rows, K pairs of one row, P context
 tokens, D hidden. The constants follow the published ETRM code (bdsaglam/etrm).
@@ -20,7 +20,7 @@ from etrm.model.layers import Block, Linear, key_mask, rms_norm, truncated_norma
 
 
 class LPNGridEncoder(PairEncoder):
-    """Encode a pair as the state of a CLS token that stands in front of its tokens; pre-norm always."""
+    """Encode a pair as the state of a CLS token before its tokens; always pre-norm."""
 
     def __init__(self, config: ModelConfig, side: int) -> None:
         super().__init__(config, side)
@@ -29,7 +29,7 @@ class LPNGridEncoder(PairEncoder):
         self.layers = nn.ModuleList(Block(settings) for _ in range(config.encoder.layers))
 
     def encode(self, demos: Demos) -> Tensor:
-        """Pairs to (N, D), all of them in one go, as long as the longest."""
+        """Encode all pairs at once as (N, D), padded to the longest."""
         h = torch.cat((self.cls_token.expand(len(demos.tokens), -1, -1), self.embed(demos)), dim=1)
         # CLS is not rotated, and a rotation by position 0 is none.
         rotation = self.positions(F.pad(demos.positions, (1, 0)))

@@ -1,4 +1,4 @@
-"""From a demonstration pair to a vector: what the grid encoders share.
+"""The common part of the grid encoders, which encode a demonstration pair as a vector.
 
 Shapes: N pairs of all samples, L tokens of a pair, D hidden.
 """
@@ -33,7 +33,7 @@ def choose_block_settings(config: ModelConfig, pre_norm: bool) -> BlockSettings:
 
 
 class PairEncoder(nn.Module):
-    """Base of the grid encoders: own embeddings for the two grids, RoPE over both, real tokens only."""
+    """Base of the grid encoders: an embedding per grid, RoPE over both, and real tokens only."""
 
     def __init__(self, config: ModelConfig, side: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PairEncoder(nn.Module):
         self.positions = RotaryPositions(2 * self.area, width // config.num_heads)
 
     def forward(self, demos: Demos) -> Tensor:
-        """Pairs to (N, D)."""
+        """Encode pairs as (N, D)."""
         if demos.valid is None:
             return self.encode(demos)
         lengths = demos.valid.sum(1).tolist() if demos.lengths is None else demos.lengths
@@ -53,11 +53,11 @@ class PairEncoder(nn.Module):
         return vectors[torch.argsort(torch.cat([rows for rows, _ in groups]))]
 
     def encode(self, demos: Demos) -> Tensor:
-        """Pairs to (N, D), all of them in one go, as long as the longest."""
+        """Encode all pairs at once as (N, D), padded to the longest."""
         raise NotImplementedError
 
     def embed(self, demos: Demos) -> Tensor:
-        """The tokens of the pairs as (N, L, D), times sqrt(D)."""
+        """Embed the tokens of the pairs as (N, L, D), times sqrt(D)."""
         # One lookup in both tables: the output grid's tokens follow the input grid's.
         is_output = demos.positions >= self.area
         table = torch.cat((self.input_embed.embedding_weight, self.output_embed.embedding_weight))

@@ -45,7 +45,7 @@ class GridEncoder(PairEncoder):
         self.pool_proj = Linear(width, width)
 
     def encode(self, demos: Demos) -> Tensor:
-        """Pairs to (N, D), all of them in one go, as long as the longest."""
+        """Encode all pairs at once as (N, D), padded to the longest."""
         h = self.embed(demos)
         rotation, mask = self.positions(demos.positions), key_mask(demos.valid)
         for block in self.layers:

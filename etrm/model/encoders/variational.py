@@ -20,8 +20,7 @@ from etrm.model.encoders.standard import SetEncoder
 from etrm.model.layers import Linear, rms_norm
 
 LOGVAR_LIMIT = 10.0
-"""Largest logarithm of a variance, and smallest: e^10 is far from 1 and far from overflow in float32 and bfloat16."""
-"""Bound of the log variance, which keeps its exponential finite: our choice; the published code has none."""
+"""Bound of the log variance, which keeps its exponential finite (our choice)."""
 
 
 class Latent(nn.Module):
@@ -54,7 +53,7 @@ class VariationalEncoder(Encoder):
     """Base of the encoders with a latent."""
 
     def forward(self, demos: Demos, carried: EncoderState | None = None) -> Encoded:
-        """The demos of R rows to their context, with their noise in training."""
+        """Encode the demos of R rows, with their noise in training."""
         return self.sample(*self.pair_sets(demos), demos.noise)
 
     def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:

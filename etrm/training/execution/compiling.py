@@ -1,4 +1,4 @@
-"""torch.compile for the networks in which nearly all time is spent, where a device gains by it.
+"""torch.compile for the networks that take nearly all the time, for devices that are faster with it.
 
 Compiled are the core's network, which its cycles apply again and again, and the blocks of the encoder: small
 enough to be compiled in seconds, where all cycles of a core would take minutes, and what watches the core or
@@ -22,7 +22,7 @@ from etrm.model.variant import Variant
 
 
 def compile_networks(model: Variant, device: torch.device) -> None:
-    """Compile, in place, when they are called first; one graph serves all numbers of rows and tokens.
+    """Compile the networks in place, at their first call; one graph serves all numbers of rows and tokens.
 
     Raises:
         ConfigError: there is no compiler for the device.
@@ -38,8 +38,8 @@ def compile_networks(model: Variant, device: torch.device) -> None:
 
 
 def uncompiled(train: TrainConfig) -> AbstractContextManager[None]:
-    """Around what needs the plain networks: a compiled one does not call the hooks of modules inside it."""
-    # Asked for only where it does something: it imports the whole compiler.
+    """A context in which networks run uncompiled, because a compiled one does not call the hooks of its modules."""
+    # Used only if compiled, because it imports the whole compiler.
     return torch.compiler.set_stance("force_eager") if train.compile else nullcontext()
 
 
@@ -47,14 +47,14 @@ def _check_compiler(device: torch.device) -> None:
     if device.type == "cpu":
         name = os.environ.get("CXX", "g++")
         missing = None if shutil.which(name) else f"no C++ compiler ({name})"
-        cure = "install one, or name yours in the environment variable CXX"
+        remedy = "install one, or name yours in the environment variable CXX"
     else:
         missing = None if importlib.util.find_spec("triton") else "no triton"
-        cure = "install triton"
+        remedy = "install triton"
     if missing:
         raise ConfigError(
             "train.no-compiler",
             f"train.compile needs a compiler for device {device.type}",
             got=missing,
-            next_step=f"{cure}, or train.compile=false",
+            next_step=f"{remedy}, or train.compile=false",
         )

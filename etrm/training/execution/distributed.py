@@ -1,14 +1,14 @@
-"""Several processes that train one model: what they exchange, and what becomes of it when one dies.
+"""Several processes that train one model: the data that they exchange, and what happens when one dies.
 
 Every process holds the whole model and a contiguous share of the rows of the global batch. Gradients
 are summed here and not by torch's DistributedDataParallel, which expects the same parameters to have a
 gradient on every process in every step and reduces while the backward pass runs. Here a cached context
-gives the encoder a gradient only where rows begin, a frozen part thaws in the middle of a run, a puzzle
+gives the encoder a gradient only if rows begin, a frozen part unfreezes in the middle of a run, a puzzle
 table has sparse rows, and a parameter without gradient on every process must keep none, or an
 optimiser would decay it. The models have few parameters and long steps, so little could be overlapped.
 
-What the host has to know (flags, sizes) travels between the hosts; only gradients and the step's sums
-travel between the devices.
+Data that the host needs (flags, sizes) is exchanged between the hosts; only gradients and the sums of the
+step are exchanged between the devices.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from etrm import rank as processes
 from etrm.errors import ConfigError, ProcessError
 
 PATIENCE = timedelta(minutes=10)
-"""After this a process that does not answer is taken for lost; one that dies is noticed at once."""
+"""The time after which a silent process counts as lost (our choice); one that dies is noticed at once."""
 _NONE, _DENSE, _SPARSE = 0, 1, 2
 
 
@@ -50,7 +50,7 @@ class World:
         return None
 
     def share(self, rows: int) -> range:
-        """This process's rows of the global batch.
+        """Return this process's rows of the global batch.
 
         Raises:
             ConfigError: they cannot be split evenly.
@@ -65,31 +65,31 @@ class World:
         return range(self.rank * each, (self.rank + 1) * each)
 
     def gather_flags(self, flags: list[bool]) -> list[bool]:
-        """The flags of all rows, in their order, from those of this process's."""
+        """Gather the flags of all rows, in their order, from those of this process."""
         return flags
 
     def most(self, *numbers: int) -> tuple[int, ...]:
-        """The largest of each number over the processes."""
+        """Return the maximum of each number over the processes."""
         return numbers
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on some process."""
+        """Return whether the flag is set on any process."""
         return bool(self.most(int(flag))[0])
 
     def sum(self, numbers: Tensor) -> Tensor:
-        """The sum over the processes, on the device."""
+        """Sum over the processes, on the device."""
         return numbers
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
-        """The rows (leading dimension) of all processes, in their order."""
+        """Gather the rows (leading dimension) of all processes, in their order."""
         return tensor
 
     def tell(self, value: Any) -> Any:
-        """What the leader says, on every process; it must be picklable."""
+        """Send the leader's value to every process; it must be picklable."""
         return self.gather(value)[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process says, on each; it must be picklable."""
+        """Gather the values of all processes on each; they must be picklable."""
         return [value]
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -119,25 +119,25 @@ class LaunchedWorld(World):
         return found
 
     def gather_flags(self, flags: list[bool]) -> list[bool]:
-        """The flags of all rows, in their order, from those of this process's."""
+        """Gather the flags of all rows, in their order, from those of this process."""
         return list(self.gather_rows(torch.tensor(flags)).tolist())
 
     def most(self, *numbers: int) -> tuple[int, ...]:
-        """The largest of each number over the processes."""
+        """Return the maximum of each number over the processes."""
         found = torch.tensor(numbers)
         with _peers():
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return tuple(found.tolist())
 
     def sum(self, numbers: Tensor) -> Tensor:
-        """The sum over the processes, on the device."""
+        """Sum over the processes, on the device."""
         numbers = numbers.clone()
         with _peers():
             dist.all_reduce(numbers)
         return numbers
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
-        """The rows (leading dimension) of all processes, in their order; they may have different numbers."""
+        """Gather the rows (leading dimension) of all processes, in their order; they may have different numbers."""
         if tensor.dtype == torch.bool:  # which gloo does not know
             return self.gather_rows(tensor.to(torch.uint8)).bool()
         with _peers():
@@ -151,7 +151,7 @@ class LaunchedWorld(World):
         return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process says, on each; it must be picklable."""
+        """Gather the values of all processes on each; they must be picklable."""
         said: list[Any] = [None] * self.size
         with _peers():
             dist.all_gather_object(said, value)
@@ -179,7 +179,7 @@ class LaunchedWorld(World):
         )
 
     def _join_rows(self, parameter: nn.Parameter) -> None:
-        """All processes' rows of a sparse gradient; who reads it adds those of one index."""
+        """Gather the rows of a sparse gradient from all processes; rows of the same index are not summed yet."""
         gradient = parameter.grad
         if gradient is None:
             empty = torch.zeros(1, 0, dtype=torch.long, device=parameter.device)
@@ -202,7 +202,7 @@ def _kind(gradient: Tensor | None) -> int:
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """An exchange; it fails where another process no longer answers."""
+    """A context around an exchange, which fails if another process no longer answers."""
     try:
         yield
     except RuntimeError as error:

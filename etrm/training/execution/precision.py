@@ -1,4 +1,4 @@
-"""Lower precision, where a device gains by it."""
+"""Lower precision, for devices that are faster with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def autocast(train: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
-    """Around the forward pass: matrix products in ``train.precision``.
+    """A context around the forward pass that computes matrix products in ``train.precision``.
 
     Weights, residual states, norms, halting logits and the loss keep their own precision.
     """
@@ -29,7 +29,7 @@ def autocast(train: TrainConfig, device: torch.device) -> AbstractContextManager
 
 
 def check_precision(train: TrainConfig, device: torch.device) -> None:
-    """Refuse what the device cannot compute, and warn where it is no faster.
+    """Refuse a precision that the device lacks, and warn if it is no faster.
 
     Raises:
         ConfigError: the device has no bfloat16.
@@ -39,11 +39,12 @@ def check_precision(train: TrainConfig, device: torch.device) -> None:
     if device.type == "mps" or (device.type == "cuda" and not torch.cuda.is_bf16_supported(False)):
         raise ConfigError(
             "train.no-bfloat16",
-            f"train.precision bfloat16 is not for this device ({device.type})",
+            f"train.precision bfloat16 is not available on this device ({device.type})",
             allowed="a GPU that computes in bfloat16 (Ampere or newer), or a CPU",
             next_step="train.precision=float32",
         )
     if device.type == "cpu":
         warnings.warn(
-            "train.precision bfloat16 seldom pays on a CPU: most compute it by way of float32", stacklevel=2
+            "train.precision bfloat16 is rarely faster on a CPU: most CPUs convert it to float32",
+            stacklevel=2,
         )
