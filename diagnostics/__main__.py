@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diagnostics.errors import UnknownName
+from diagnostics.errors import ToolkitError
 from diagnostics.explanations import explain_code, list_groups, toolkit_groups
+from diagnostics.rules import load
 from diagnostics.rules.documents import documents
+from diagnostics.rules.page import page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m diagnostics", description="Explain rules and errors.")
     commands = parser.add_subparsers(dest="command", required=True)
     explain = commands.add_parser("explain", help="print the page of a rule or of an error code")
-    explain.add_argument("code", nargs="?", help="code to explain; without it, all codes are listed")
+    explain.add_argument(
+        "code",
+        nargs="?",
+        help="code to explain, or FILE.py:NAME of a rule of your own; without it, all codes are listed",
+    )
     pages = commands.add_parser("pages", help="write the pages of all rules")
     pages.add_argument("--out", required=True, type=Path, help="folder to write to")
     chosen = parser.parse_args(arguments)
@@ -30,8 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     groups = toolkit_groups()
     try:
-        text = explain_code(chosen.code, groups) if chosen.code else list_groups(groups)
-    except UnknownName as error:
+        if chosen.code and ":" in chosen.code:
+            text = page(load(chosen.code))
+        else:
+            text = explain_code(chosen.code, groups) if chosen.code else list_groups(groups)
+    except ToolkitError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stdout.write(text)

@@ -25,7 +25,7 @@ SCHEMA = "diagnostics.steps"
 VERSION = 2
 READABLE = (1, 2)
 """Versions that are read; 1 had no codes of what is absent."""
-_DIGITS = 6  # of a number, which float32 has
+_DIGITS = 6  # of a number: near the seven of single precision, in which it was measured
 
 
 class StepLog:

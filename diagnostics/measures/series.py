@@ -104,9 +104,9 @@ def robust_spikes(values: Sequence[float], *, threshold: float = 12.0, window: i
 
 
 FEWEST = 8  # values below which a median absolute deviation is itself mostly noise
-_LONGEST_SPIKE = 3  # values: the running median of seven is blind to so many odd ones, and to no more
+_LONGEST_SPIKE = 3  # values: a running median of seven ignores three odd ones, so longer runs are drifts
 _REST = 5  # values over which the pace before a drift is taken, as many as make the reference
-_FASTER = 3  # times the pace before: learning from a random start slows down and never gets faster by so much
+_FASTER = 3  # times the pace before: noise in the means of five steps changes a pace by a factor of 2
 
 
 def _median(x: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-_MOST_NODES = 10_000  # of one walk; where more lie between two modules, their relation stays unknown
+_MOST_NODES = (
+    10_000  # of one walk, milliseconds; if more lie between two modules, their relation stays unknown
+)
 
 
 class Flow:

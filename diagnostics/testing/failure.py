@@ -8,7 +8,7 @@ from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
 from diagnostics.rules.rule import Rule
 
-_SHOWN = 5  # findings in a message; the others are counted
+_SHOWN = 5  # findings in a message, so that the table below them stays in sight
 
 
 class CheckFailed(AssertionError):

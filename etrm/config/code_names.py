@@ -20,6 +20,7 @@ SETTINGS = {
     "data.source": "data_sources",
     "evaluate.source": "data_sources",
     "faults": "faults",
+    "monitor.rules": "rules",
 }
 """Settings whose words may name code, and the kind of it."""
 CODE_FORM = "FILE.py:NAME"

@@ -10,6 +10,7 @@ from etrm.extensions import source_digest
 from etrm.model.construct import VARIANTS, find_variant
 from etrm.model.encoders import ENCODERS, find_encoder
 from etrm.training.faults import FAULTS, apply_faults, build_recipe, find
+from etrm.training.observer import find_rule
 
 
 def objects(config: Config) -> dict[str, object]:
@@ -28,7 +29,7 @@ def objects(config: Config) -> dict[str, object]:
     for name in (used.data.source, used.evaluate.source):
         if (source := find_source(name)) is not None:
             found[name] = source
-    return found
+    return found | {name: find_rule(name) for name in used.monitor.rules}
 
 
 def digests(config: Config) -> dict[str, str]:
@@ -53,5 +54,5 @@ def seams(config: Config) -> list[object]:
 
 
 def _code(thing: object) -> object:
-    """What an object runs: of a fault, its function."""
-    return getattr(thing, "apply", thing)
+    """What an object runs: of a fault or a rule, its function."""
+    return getattr(thing, "apply", None) or getattr(thing, "check", None) or thing

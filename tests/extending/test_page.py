@@ -59,6 +59,12 @@ def _tasks(done: Done) -> None:
     assert record("recoloured")["tasks"] == 6
 
 
+def _ruled(done: Done) -> None:
+    assert code_of("loud") == ["my_rule.py:LOUD"]
+    found = json.loads(Path("runs/loud/findings.json").read_text("utf-8"))
+    assert {"LOUD001"} <= {finding["rule"] for finding in found}
+
+
 def _probed(done: Done) -> None:
     assert "SIZE001" in done.out
 
@@ -74,6 +80,7 @@ EXPECTED: dict[str, tuple[int, Callable[[Done], None]]] = {
     "etrm train --preset smoke --inject": (0, _fault),
     "etrm data check": (0, _checked),
     "etrm train --preset smoke --set data.source": (0, _tasks),
+    "etrm train --preset smoke --set 'monitor": (0, _ruled),
     "etrm audit": (1, _probed),  # findings give 1
     "etrm experiment run": (0, _experiment),
 }
