@@ -12,15 +12,15 @@ from etrm.model.variant import Variant
 
 
 class VariantFactory(Protocol):
-    """What makes a model: a subclass of :class:`etrm.model.variant.Variant`, or a function that returns one."""
+    """A factory of models: a subclass of :class:`etrm.model.variant.Variant`, or a function that returns one."""
 
     def __call__(self, config: ModelConfig, *, puzzles: int, side: int) -> Variant:
-        """The model of a model section.
+        """Build the model of a model section.
 
         Args:
-            config: the model section.
-            puzzles: number of rows of a table of task ids, for a variant that has one.
-            side: side of the canvas.
+            config: the settings of the model.
+            puzzles: the number of rows of the table of task ids, for a variant that has one.
+            side: the side of the canvas.
         """
         ...
 

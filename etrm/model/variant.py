@@ -1,4 +1,4 @@
-"""What training, evaluation and investigation need of a model: the interface of ``model.variant``.
+"""The interface of a model variant, which training, evaluation and investigation use.
 
 Shapes: B rows, S query tokens, P context tokens, D hidden.
 """

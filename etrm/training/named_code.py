@@ -1,4 +1,4 @@
-"""The code from outside that a run is made of, as objects: for its record, and for keys of what is kept."""
+"""The external code of a run, as objects, for the record of the run and for cache keys."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from etrm.training.observer import find_rule
 
 
 def objects(config: Config) -> dict[str, object]:
-    """The objects that the settings of a config name, by name: those from outside alone.
+    """Find the external objects that the settings of a config name, by name.
 
     Raises:
         ConfigError: a fault is not known.
-        ExtensionError: code cannot be loaded, or is something else than its setting takes.
+        ExtensionError: code cannot be loaded, or has the wrong type for its setting.
     """
     used = apply_faults(config)
     found: dict[str, object] = {name: find(name) for name in config.faults if name not in FAULTS}
