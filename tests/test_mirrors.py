@@ -15,6 +15,7 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/devices/test_training.py": "training with its model on a device",
     "tests/diagnostics/rules/test_own_rules.py": "rules that a user adds",
     "tests/diagnostics/rules/test_collapse.py": "which module is named for a collapse",
+    "tests/diagnostics/test_command_line.py": "python -m diagnostics",
     "tests/diagnostics/test_compile.py": "compiled models under the monitor",
     "tests/diagnostics/test_docs.py": "the pages of the rules",
     "tests/diagnostics/test_exactness.py": "training loops with more than one forward and backward under the monitor",
