@@ -1,6 +1,6 @@
-"""Markdown, HTML and figures, rendered from result.json alone.
+"""Reports (markdown, HTML and figures), rendered only from result.json.
 
-Importing this package imports nothing else; the functions do when they are called.
+Importing this package is fast: its functions import what they need when they are called.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = ["read_and_render", "render", "summary"]
 def render(result: Result, folder: Path, previous: Result | None = None) -> list[Path]:
     """Write the report of a result: ``index.md``, a page for each part, ``figures/*.png``, and ``report.html``.
 
-    The same results give the same bytes (figures: with the same version of matplotlib). Each file is
-    whole or absent, the index is written last, and no other file is touched.
+    The same result gives the same bytes (figures: with the same version of matplotlib). Files are written atomically,
+    the index last, and no other file is changed.
 
     Args:
-        result: what the investigation found.
-        folder: the investigation's folder, where ``result.json`` and the runs stand; links go there.
-        previous: what the run before this one found.
+        result: the result of the investigation.
+        folder: the folder of the investigation, with ``result.json`` and the runs, to which links lead.
+        previous: the result of the previous investigation in the same folder.
 
     Returns:
         The files written, the index last.
@@ -39,10 +39,10 @@ def render(result: Result, folder: Path, previous: Result | None = None) -> list
 def read_and_render(folder: Path) -> Result:
     """Render ``folder/result.json`` into ``folder`` and return it.
 
-    The index says what changed since ``result.previous.json``, where that stands beside it.
+    If the folder also contains ``result.previous.json``, the index shows what changed since then.
 
     Raises:
-        RunFolderError: a file is missing or is not of this schema, or the folder cannot be written.
+        RunFolderError: a file is missing or does not have this schema, or the folder cannot be written.
     """
     from etrm.investigation.result import PREVIOUS, Result
 
@@ -52,7 +52,7 @@ def read_and_render(folder: Path) -> Result:
 
 
 def summary(result: Result) -> RenderableType:
-    """The result for a terminal: root cause, verdicts, next step. Needs no colour to be read."""
+    """Return the result for a terminal: root cause, verdicts, next step. It is readable without colours."""
     from reports.terminal.summary import terminal
 
     return terminal(result)

@@ -1,7 +1,7 @@
-"""The whole report as one HTML file: the markdown pages converted, figures inside, nothing fetched.
+"""Render a report as one HTML file: the markdown pages with the figures embedded. Nothing is loaded from elsewhere.
 
-Text of a result is untrusted. Raw HTML in markdown is switched off, so that it is shown as it is written, and
-the policy at the head of the file lets a browser run our script alone, by its hash, and load nothing.
+The text of a result is untrusted. Raw HTML in markdown is therefore shown as text, and the content security policy of
+the file allows only our script, by its hash, and no loading of resources.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from reports.names import make_unique
 ASSETS = Path(__file__).parent / "assets"
 CLASSES = {verdict.value: f"verdict {verdict.name.lower().replace('_', '-')}" for verdict in Verdict}
 CLASSES |= {"NO": "bad", "FAILED": "bad"}
-"""Bold words that a page makes of a verdict or of a check that failed, with their classes."""
+"""The CSS classes of the bold words of a page: verdicts and failed checks."""
 
 
 def document(title: str, pages: Mapping[str, str], navigation: str, drawn: Mapping[str, bytes]) -> str:
-    """A report as one file.
+    """Return a report as one HTML document.
 
     Args:
-        title: of the browser's tab, as plain text.
-        pages: markdown by file name, in reading order; the first is the top of the document.
-        navigation: markdown that links the pages.
-        drawn: figures as PNG by the path that the pages give.
+        title: the title of the browser's tab, as plain text.
+        pages: the pages as markdown by file name, in reading order; the first one is the top of the document.
+        navigation: the links between the pages, as markdown.
+        drawn: the figures as PNG, by their paths in the pages.
     """
     style, script = _asset("report.css"), _asset("report.js")
     policy = (
@@ -75,11 +75,11 @@ def _anchor(page: str) -> str:
 
 
 class _Converter:
-    """Markdown of our own making to HTML.
+    """Converts our own markdown to HTML.
 
     Args:
-        pages: file names that a link may lead to; each is a section of the document.
-        drawn: figures by path.
+        pages: the file names to which links may lead; each one is a section of the document.
+        drawn: the figures by path.
     """
 
     def __init__(self, pages: Sequence[str], drawn: Mapping[str, bytes]) -> None:
@@ -90,7 +90,7 @@ class _Converter:
         self._markdown.add_render_rule("table_close", lambda *_: "</table></div>\n")
 
     def page(self, name: str, text: str, top: bool = False) -> str:
-        """HTML of a page; but for the top one, headings stand a level lower."""
+        """Return a page as HTML. On all pages except the top one, headings are one level lower."""
         tokens = list(_folded(self._markdown.parse(text)))
         headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
         anchors = iter(make_unique(f"{_anchor(name)}-{heading}" for heading in headings))
@@ -99,7 +99,7 @@ class _Converter:
                 token.attrs["id"] = next(anchors)
             if token.type in ("heading_open", "heading_close") and not top:
                 token.tag = f"h{int(token.tag[1]) + 1}"
-            if token.attrs.get("style") == "text-align:right":  # an attribute that the policy forbids
+            if token.attrs.get("style") == "text-align:right":  # the policy forbids style attributes
                 token.attrs = {"class": "number"}
             if token.type == "th_open":
                 token.attrs["scope"] = "col"
@@ -125,7 +125,7 @@ class _Converter:
 
 
 def _folded(tokens: Sequence[Token]) -> Iterator[Token]:
-    """The one fold that :func:`reports.markdown.folded` makes, which would else be shown as text."""
+    """Convert the fold of :func:`reports.markdown.folded`, which would otherwise be shown as text."""
     place = 0
     while place < len(tokens):
         inline = tokens[place + 1] if tokens[place].type == "paragraph_open" else None
@@ -140,7 +140,7 @@ def _folded(tokens: Sequence[Token]) -> Iterator[Token]:
 
 
 def _coloured(text: Token) -> Token:
-    """A bold word that stands for a verdict or a failed check, with its class: the word stays as it is."""
+    """Add a CSS class to a bold word that is a verdict or a failed check. The word does not change."""
     kind = CLASSES.get(text.content)
     if kind is None:
         return text

@@ -1,4 +1,4 @@
-"""Markdown that also reads well as plain text: numbers, escapes, padded tables, wrapped lines."""
+"""Write markdown that is also readable as plain text: numbers, escapes, padded tables, wrapped lines."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ WIDTH = 100
 """Characters of a line of text, so that pages also read well in an editor."""
 NOTHING = "—"
 WIDE = 40
-"""A last column with a cell longer than this is not padded, so that lines do not grow with it."""
+"""A last column with a longer cell than this is not padded, so that the other lines stay short."""
 
 FOLD_START = re.compile(r"<details>\n<summary>([^<\n]*)</summary>")
 FOLD_END = "</details>"
-"""The only raw HTML in our markdown."""
+"""The only raw HTML in our markdown: a folded block."""
 
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _ATOM = re.compile(r"\\.|(`+)(?!`)(?:.+?(?<!`)\1(?!`))?|[\[\]]")
-"""Of markdown: an escape, a code span or a run of backticks that begins none, a bracket."""
+"""A token of markdown: an escape, a code span, a run of backticks outside a code span, or a bracket."""
 _SPECIAL = re.compile(r"[\\`*\]]|<(?=[A-Za-z/!?])|~(?=~)|(?<=~)~|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
 _BLOCK_START = re.compile(r">|[-+](?=\s|$)|-+$|=+$|#{1,6}(?=\s|$)|\d{1,9}(?=[.)](\s|$))")
 
 
 def number(x: float) -> str:
-    """Four significant digits; whole numbers whole."""
+    """Return a number with four significant digits, or all digits of a whole number."""
     if math.isnan(x):
         return "NaN"
     if math.isinf(x):
@@ -44,7 +44,7 @@ def number(x: float) -> str:
 
 
 def value(v: Value | None) -> str:
-    """A measured value, ``—`` where there is none to measure, or why it was not measured."""
+    """Return a measured value, ``—`` if there is nothing to measure, or the reason why it was not measured."""
     if v is None:
         return NOTHING
     if isinstance(v, Absent):
@@ -53,14 +53,14 @@ def value(v: Value | None) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """``[low, high]``; an open end where one is missing."""
+    """Return ``[low, high]``, with infinity for a missing end."""
     if low is None and high is None:
         return NOTHING
     return f"[{'-inf' if low is None else number(low)}, {'inf' if high is None else number(high)}]"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Return a duration in the units that fit it: seconds, minutes or hours."""
     if not math.isfinite(seconds):
         return number(seconds)
     if seconds < 59.95:
@@ -72,18 +72,18 @@ def duration(seconds: float) -> str:
 
 
 def count(n: int, noun: str, plural: str = "") -> str:
-    """``1 seed``, ``3 seeds``, ``12 000 steps``."""
+    """Return a number with its noun: ``1 seed``, ``3 seeds``, ``12 000 steps``."""
     digits = f"{n:,}".replace(",", " ") if abs(n) >= 10_000 else str(n)
     return f"{digits} {noun if n == 1 else plural or noun + 's'}"
 
 
 def plain(text: str) -> str:
-    """One line without control characters."""
+    """Return a text as one line without control characters."""
     return " ".join("".join(c for c in text if c.isspace() or unicodedata.category(c) != "Cc").split())
 
 
 def escape(text: str) -> str:
-    """Text for markdown: `code spans` stay, everything else is shown as it is written."""
+    """Escape a text for markdown, so that it is shown unchanged except for `code spans`."""
     return _outside_code(plain(text), _literal)
 
 
@@ -96,7 +96,7 @@ def _outside_code(text: str, change: Callable[[str], str]) -> str:
 
 
 def _literal(text: str) -> str:
-    # Brackets are left alone unless they could become a link: intervals are common and should read well.
+    # Brackets are escaped only if they could become a link, because intervals are common and should be readable.
     def escaped(match: re.Match[str]) -> str:
         harmless = match.group() == "]" and match.string[match.end() : match.end() + 1] not in ("(", "[", ":")
         return match.group() if harmless else "\\" + match.group()
@@ -105,7 +105,7 @@ def _literal(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A code span around any text; ``—`` around none."""
+    """Return a code span of any text; ``—`` for an empty text."""
     text = plain(text)
     if not text:
         return NOTHING
@@ -115,13 +115,13 @@ def code(text: str) -> str:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """A code block around any text."""
+    """Return a code block of any text."""
     fence = "`" * max(3, _longest_backticks(text) + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
 def folded(summary: str, block: str) -> str:
-    """A block that is folded away until it is asked for; the summary is a plain word or two."""
+    """Return a block that a reader can unfold; ``summary`` is its title, one or two plain words."""
     return f"<details>\n<summary>{summary}</summary>\n\n{block}\n\n{FOLD_END}"
 
 
@@ -130,20 +130,20 @@ def _longest_backticks(text: str) -> int:
 
 
 def link(label: str, path: str) -> str:
-    """A link to a path relative to the page; the label is markdown already."""
-    # A bracket inside would be taken for the label's own.
+    """Return a link to a path relative to the page. The label is markdown."""
+    # A bracket inside the label would be taken for its end.
     safe = _ATOM.sub(lambda atom: "\\" + atom[0] if atom[0] in "[]" else atom[0], label)
     return f"[{safe}]({quote(path)})"
 
 
 def sentence(text: str) -> str:
-    """The text with a full stop, unless it ends as a sentence already."""
+    """Return a text with a full stop, unless it already ends as a sentence."""
     text = text.rstrip()
     return text if not text or text[-1] in ".!?:…" else text + "."
 
 
 def paragraph(markdown: str, first: str = "", rest: str | None = None) -> str:
-    """Wrapped lines, each with its prefix; no line turns into a heading or a list by accident."""
+    """Wrap a text into lines with a prefix. No line becomes a heading or a list by accident."""
     rest = first if rest is None else rest
     lines = textwrap.wrap(
         markdown, WIDTH - max(len(first), len(rest)), break_long_words=False, break_on_hyphens=False
@@ -161,17 +161,17 @@ def _disarmed(line: str) -> str:
 
 
 def bullets(items: Sequence[str]) -> str:
-    """A list."""
+    """Return a bulleted list."""
     return "\n".join(paragraph(item, "- ", "  ") for item in items)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: str = "") -> str:
-    """A table with padded columns.
+    """Return a table with padded columns.
 
     Args:
-        headers: of the columns, as markdown.
-        rows: cells as markdown; pipes are escaped here.
-        numeric: one letter for each column, ``r`` for right-aligned; left where it ends.
+        headers: the headers of the columns, as markdown.
+        rows: the cells of the rows, as markdown; pipes are escaped here.
+        numeric: the alignment, one letter per column: ``r`` for right, anything else and missing letters for left.
     """
     cells = [[cell.replace("|", "\\|") or NOTHING for cell in row] for row in (headers, *rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(headers))]

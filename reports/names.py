@@ -1,4 +1,4 @@
-"""Which page and which figure file belongs to what; names are safe on every file system and unique."""
+"""File names of pages and figures. They are unique, and valid on every file system."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LONGEST = 60
 
 
 def slug(text: str) -> str:
-    """Lower-case letters, digits and hyphens."""
+    """Return a text reduced to lower-case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:LONGEST].strip("-") or "page"
 
 
 def make_unique(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
-    """Slugs of names, with a number where two would be the same."""
+    """Return the slugs of names, with a number added if two would be equal."""
     used, result = set(taken), []
     for name in names:
         candidate, n = slug(name), 2
@@ -29,13 +29,13 @@ def make_unique(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
 
 
 def order_hypotheses(result: Result) -> list[str]:
-    """Keys of the hypotheses in the order of dependence; those that it does not name come last."""
+    """Return the keys of the hypotheses in the order of dependence. Keys outside this order come last."""
     named = [key for key in dict.fromkeys(result.order) if key in result.hypotheses]
     return named + sorted(set(result.hypotheses) - set(named))
 
 
 def name_pages(result: Result) -> tuple[dict[str, str], list[str]]:
-    """Files of the hypotheses by key, and of the experiments in their order."""
+    """Return the page files of the hypotheses by key, and those of the experiments in their order."""
     keys = order_hypotheses(result)
     stems = make_unique([*keys, *(experiment.id for experiment in result.experiments)], taken=["index"])
     files = [f"{stem}.md" for stem in stems]

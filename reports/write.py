@@ -1,4 +1,4 @@
-"""Files of a report, written so that a reader never sees half of one."""
+"""Write the files of a report atomically."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from etrm.errors import RunFolderError
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
-    """Write files under ``folder``, in their order.
+    """Write files into ``folder``, in their order.
 
     Raises:
-        RunFolderError: the folder cannot be written.
+        RunFolderError: a file cannot be written.
     """
     for name, data in files.items():
         write_file(folder / name, data)
@@ -21,10 +21,10 @@ def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write one file, and the folders above it where there are none.
+    """Write one file, and create its folders if they are missing.
 
     Raises:
-        RunFolderError: it cannot be written.
+        RunFolderError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,5 +34,5 @@ def write_file(path: Path, data: bytes) -> None:
             "report.not-writable",
             f"{path} cannot be written",
             got=error.strerror or str(error),
-            next_step="free the path, fix its permissions, or give another, then run the command again",
+            next_step="fix the permissions of the path or use another one, then run the command again",
         ) from error

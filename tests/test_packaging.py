@@ -156,7 +156,7 @@ def test_the_distributions_agree_with_the_package_and_with_each_other() -> None:
 
 def test_every_extra_is_documented() -> None:
     page = (ROOT / "docs/installation.md").read_text("utf-8")
-    rows = re.findall(r"^\| `([\w-]+)` \| (both|`etrm-arc`) \|", page, flags=re.MULTILINE)
+    rows = re.findall(r"^\| ?`([\w-]+)` ?\| ?(both|`etrm-arc`) ?\|", page, flags=re.MULTILINE)
     both = set(extras(TOOLKIT))
     assert dict(rows) == {name: "both" if name in both else "`etrm-arc`" for name in extras(MAIN)}
 

@@ -146,6 +146,8 @@ def test_the_toolkit_works_with_torch_as_its_only_requirement(checkout: Path, tm
     said = there.run("python", "-W", "error", "watched.py")
     assert said.startswith("0.0 ## critical: GRAD001 encoder")
     assert str(there.bin.parent) in said
+    assert "# COV001: " in there.run("python", "-m", "diagnostics", "explain", "COV001")
+    assert "# monitor.detached" in there.run("python", "-m", "diagnostics", "explain", "monitor.detached")
 
 
 def test_the_program_works_from_its_wheel_and_beside_the_toolkit(
@@ -170,7 +172,7 @@ def test_the_program_works_from_its_wheel_and_beside_the_toolkit(
 
 
 def use(there: Environment) -> None:
-    """Every command that reads files of the package: presets, rule pages, assets, tasks."""
+    """Every command that reads files of the package: presets, assets, tasks, and its own source."""
     (there.work / "case.py").write_text(CASE)
     there.run("etrm", "train", "--preset", "smoke", "--set", "train.steps=3", "--out", "run")
     assert "train.steps = 3 " in there.run("etrm", "config", "run")
@@ -185,12 +187,16 @@ def use(there: Environment) -> None:
         "etrm", "investigate", "--preset", "smoke", "--hypotheses", "H5", "--no-experiments", "--out", "found"
     )
     assert "<style>" in (there.work / "found/report.html").read_text("utf-8")
-    assert (
-        there.run("python", "-c", "import diagnostics; print(diagnostics.explain('COV001'))").count(
-            "**What.**"
-        )
-        == 1
+    assert "# COV001: " in there.run(
+        "python", "-c", "import diagnostics; print(diagnostics.explain('COV001'))"
     )
+    for code in (
+        "COV001",
+        "config.unknown-setting",
+        "monitor.detached",
+        "h2.no-gradient",
+    ):  # read from the source
+        assert f"# {code}" in there.run("etrm", "explain", code)
 
 
 @pytest.mark.parametrize("folder", [".", "diagnostics"])

@@ -142,7 +142,8 @@ def _why_not(error: Exception) -> str:
         return "neither a safetensors file nor a torch.save file of plain tensors"
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    reason = str(error).partition("\n")[0]
+    return f"neither a safetensors file nor a torch.save file that can be read ({type(error).__name__}: {reason})"
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from diagnostics.auditing.probes.probe import Probe
 from etrm.atomic_files import write_atomically
 from etrm.errors import ConfigError, WriteError
 from etrm.extensions import ExtensionPoint, in_users_code
+from etrm.training.observer import find_rule
 
 EXTENSION_POINT: ExtensionPoint[Probe] = ExtensionPoint(
     "probes",
@@ -41,7 +42,7 @@ def find_probe(name: str) -> Probe:
 class AuditRequest:
     """The options of the command.
 
-    `known` is the baseline to read, `learn` the baseline to write, and `probes` are names of code.
+    `known` is the baseline to read, `learn` the baseline to write, and `probes` and `rules` are names of code.
     """
 
     target: str
@@ -52,6 +53,7 @@ class AuditRequest:
     known: Path | None = None
     learn: Path | None = None
     probes: Sequence[str] = ()
+    rules: Sequence[str] = ()
 
 
 def run_audit(request: AuditRequest) -> tuple[Audit, str]:
@@ -78,6 +80,8 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
         options: dict[str, Any] = {"select": request.select, "ignore": request.ignore, "baseline": known}
         if request.probes:  # else those of the case
             options["probes"] = [find_probe(name) for name in request.probes]
+        if request.rules:
+            options["rules"] = [find_rule(name) for name in request.rules]
         found = audit_file(request.target, **options)
     except CaseError as error:
         raise ConfigError(

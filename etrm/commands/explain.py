@@ -24,11 +24,14 @@ def explain(
 ) -> None:
     """Explain a rule (COV001), an error code (config.unknown-setting) or a code in a result (h2.no-gradient).
 
-    Exit code 2 for a code that does not exist.
+    A rule of your own is named as my_code.py:MY_RULE. Exit code 2 for a code that does not exist.
     """
     from diagnostics.errors import UnknownName
     from diagnostics.explanations import explain_code, list_groups
 
+    if code and ":" in code:
+        _show(_own_rule(code))
+        return
     groups = all_groups()
     try:
         text = explain_code(code, groups) if code else list_groups(groups)
@@ -41,6 +44,16 @@ def explain(
             next_step="etrm explain lists every code",
         ) from error
     _show(text)
+
+
+def _own_rule(name: str) -> str:
+    """The page of a rule that a name of code stands for."""
+    from diagnostics.rules.page import page
+    from etrm.commands.shared import allow_named
+    from etrm.training.observer import find_rule
+
+    allow_named([name])
+    return page(find_rule(name))
 
 
 def all_groups() -> Groups:

@@ -113,7 +113,7 @@ def allow_code_of(run: Path | None, *, allowed: bool, settings: list[str] | None
 
 
 def allow_named(names: Iterable[str]) -> None:
-    """Note that code that a command line names may run; words that name no code are passed over."""
+    """Allow code that the command line names to run. Words that are not names of code are ignored."""
     from etrm.config import is_rules
     from etrm.extensions import allow
 

@@ -44,6 +44,12 @@ def audit_case(
             metavar="CODE", help="Probe to run instead of the case's own: my_code.py:MyProbe. Repeatable."
         ),
     ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODE", help="Rule to run instead of the case's own: my_code.py:MY_RULE. Repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Audit a training step of any torch model.
 
@@ -61,9 +67,9 @@ def audit_case(
     from etrm.commands.audit_case import AuditRequest, run_audit
     from reports.terminal.console import open_console
 
-    allow_named(probe or ())
+    allow_named([*(probe or ()), *(rule or ())])
     request = AuditRequest(
-        target, form, out, select or (), ignore or (), baseline, write_baseline, probe or ()
+        target, form, out, select or (), ignore or (), baseline, write_baseline, probe or (), rule or ()
     )
     try:
         found, text = run_audit(request)

@@ -20,6 +20,10 @@ FAMILIES: tuple[Family, ...] = (
 """The families of the library, see ``etrm.symbolic.library``."""
 TNorm = Literal["product", "goedel", "lukasiewicz"]
 QuantifierKind = Literal["product", "minimum", "mean"]
+SelectorKind = Literal["fit", "demos", "input"]
+Selection = Literal["soft", "hard", "straight_through"]
+RECURSIVE = ("hidden_size", "cycles", "cycle_grad", "inject")
+"""Settings that the selector fit does not have."""
 
 
 class SymbolicConfig(Section):
@@ -28,6 +32,9 @@ class SymbolicConfig(Section):
     families: tuple[Family, ...] = Field(
         ("original", "dihedral", "relational", "topological", "counting"),
         description="families of formulas in the library",
+    )
+    composites: bool = Field(
+        False, description="sequences of two rules among the templates of a trained solver"
     )
     tnorm: TNorm = Field(
         "product", description="conjunction of two truths: their product, minimum or bounded sum"
@@ -39,6 +46,30 @@ class SymbolicConfig(Section):
     guards: int = Field(8, ge=1, le=100, description="number K of learned guards, family learned only")
     width: int = Field(32, ge=1, description="width of the learned predicates")
     reach: int = Field(1, ge=0, le=5, description="distance in cells that a learned guard sees")
+
+    selector: SelectorKind = Field(
+        "fit",
+        description="how templates are chosen: by how well they explain the demonstrations, by an encoder of the "
+        "demonstrations, or by an encoder of the query alone (known bad: it cannot know the task)",
+    )
+    selection: Selection = Field(
+        "soft",
+        description="weights of the templates in training: a softmax, the best one alone (known bad: no gradient "
+        "passes), or a Gumbel sample with the gradient of the softmax; without noise outside of training",
+    )
+    temperature: float = Field(1.0, gt=0, description="temperature of the softmax over templates")
+    smoothing: float = Field(
+        0.01, gt=0, lt=1, description="chance of an arbitrary colour in the likelihood of a demonstration"
+    )
+    hidden_size: int = Field(128, ge=1, description="width of the encoder and refiners, not of selector fit")
+    cycles: int = Field(3, ge=1, description="number of refinements of the choice, not of selector fit")
+    cycle_grad: Literal["all", "last"] = Field(
+        "all", description="refinements that keep their gradient: all or the last one"
+    )
+    inject: Literal["start", "every_cycle"] = Field(
+        "every_cycle",
+        description="where the encoding enters: as the starting state alone, or in every refinement",
+    )
 
     @field_validator("families", mode="before")
     @classmethod
@@ -76,4 +107,17 @@ class SymbolicConfig(Section):
                         "config.learned-setting-without-family",
                         f"{name} {value} has no effect without the family 'learned'",
                     )
+        if self.selector == "fit":
+            for name in RECURSIVE:
+                value = getattr(self, name)
+                if value != fields[name].default:
+                    raise refused(
+                        "config.recursion-without-encoder",
+                        f"{name} {value} has no effect on the selector 'fit', which encodes nothing",
+                    )
+        if self.selection == "hard" and self.temperature != fields["temperature"].default:
+            raise refused(
+                "config.temperature-without-softmax",
+                f"temperature {self.temperature} changes no output of the selection 'hard'",
+            )
         return self

@@ -217,14 +217,16 @@ class _Problem(NamedTuple):
 
 
 def _refusal(problems: list[_Problem]) -> ConfigError:
-    if len(problems) == 1:
-        return ConfigError(*problems[0])
-    lines = "\n  ".join(problem.line for problem in problems)
-    return ConfigError(
-        "config.several-problems",
-        f"{len(problems)} settings cannot be used:\n  {lines}",
-        codes=[problem.code for problem in problems],
+    codes = [problem.code for problem in problems]
+    about_one = {"config.unknown-setting", "config.invalid-value", "config.not-a-value"}
+    next_step = (
+        "etrm config, which prints every setting with its allowed values" if about_one & {*codes} else ""
     )
+    if len(problems) == 1:
+        return ConfigError(*problems[0], next_step=next_step)
+    lines = "\n  ".join(problem.line for problem in problems)
+    what = f"{len(problems)} settings cannot be used:\n  {lines}"
+    return ConfigError("config.several-problems", what, next_step=next_step, codes=codes)
 
 
 def _explained(error: ValidationError) -> list[_Problem]:
@@ -253,6 +255,7 @@ def _explained(error: ValidationError) -> list[_Problem]:
             name, _, kind = dotted.rpartition(".")
             is_type = dotted not in known and name in known and not kind.isdecimal()
             setting = name if is_type else dotted
+            message = message.partition(", unable to parse")[0]
             wanted.setdefault(setting, []).append(message.replace("Input should be", "must be", 1))
             given[setting] = item["input"]
     return problems + [

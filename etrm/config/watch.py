@@ -28,7 +28,7 @@ class EvaluateConfig(Section):
     """Evaluation by pass@k on tasks that the run was not trained on."""
 
     source: Annotated[str, Named("data_sources")] = Field(
-        "arc-agi-1", description="source of the evaluation tasks; takes the same values as data.source"
+        "arc-agi-1", description="source of the evaluation tasks (values as in data.source)"
     )
     subset: Literal["training", "evaluation"] = Field(
         "evaluation", description="subset of the source to evaluate on"

@@ -1,4 +1,4 @@
-"""Tasks, tokens, augmentation, regions, episodes and splits: everything before the model."""
+"""The data pipeline: tasks, tokens, augmentation, regions, episodes and splits."""
 
 from etrm.data.augment import Augmentation, name_augmented, parse_name
 from etrm.data.check import RegionSummary, TaskSetSummary, describe

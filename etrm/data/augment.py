@@ -1,6 +1,6 @@
-"""Augmentation of a task: a dihedral transform and a permutation of colours, each exactly invertible.
+"""Augmentation of a task: a dihedral transform and a permutation of colours. Both can be inverted exactly.
 
-The numbering of the transforms and the form of the names follow the published TRM code.
+The numbers of the transforms and the format of the names follow the published TRM code.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ INVERSE_DIHEDRAL = (0, 3, 2, 1, 4, 5, 6, 7)
 """Number of the transform that undoes each."""
 SWAPS_SIDES = (False, True, False, True, False, False, True, True)
 TRANSFORMS = (
-    "as it is",
-    "a quarter turn to the left",
-    "a half turn",
-    "a quarter turn to the right",
-    "left and right exchanged",
-    "top and bottom exchanged",
-    "rows and columns exchanged",
-    "rows and columns exchanged, then a half turn",
+    "unchanged",
+    "rotated by 90 degrees counter-clockwise",
+    "rotated by 180 degrees",
+    "rotated by 90 degrees clockwise",
+    "mirrored left to right",
+    "mirrored top to bottom",
+    "transposed",
+    "transposed, then rotated by 180 degrees",
 )
 """The transforms in words."""
 TOTAL = 8 * 362880
-"""Number of augmentations: 8 transforms times 9! permutations."""
+"""The number of augmentations: 8 transforms times 9! permutations."""
 
 
 def dihedral(grid: Grid, number: int) -> Grid:
-    """One of the 8 symmetries of the square: 0-3 rotate by quarter turns, 4-7 reflect."""
+    """Apply one of the 8 symmetries of the square: 0 to 3 rotate by multiples of 90 degrees, 4 to 7 reflect."""
     match number:
         case 0:
             return grid
@@ -52,12 +52,14 @@ def dihedral(grid: Grid, number: int) -> Grid:
             return grid.T
         case 7:
             return grid[::-1, ::-1].T
-    raise ArgumentError("augment.unknown-transform", f"no dihedral transform {number}; there are 0 to 7")
+    raise ArgumentError(
+        "augment.unknown-transform", f"there is no dihedral transform {number}; the numbers are 0 to 7"
+    )
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A transform (see :func:`dihedral`) and the colour that each colour becomes; 0 stays 0."""
+    """A transform (see :func:`dihedral`) and the new colour of each colour. Colour 0 stays 0."""
 
     dihedral: int
     colours: tuple[int, ...]
@@ -65,7 +67,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         if not 0 <= self.dihedral < 8:
             raise ArgumentError(
-                "augment.unknown-transform", f"no dihedral transform {self.dihedral}; there are 0 to 7"
+                "augment.unknown-transform",
+                f"there is no dihedral transform {self.dihedral}; the numbers are 0 to 7",
             )
         if sorted(self.colours) != list(range(COLOURS)) or self.colours[0] != 0:
             raise ArgumentError(
@@ -74,11 +77,11 @@ class Augmentation:
             )
 
     def apply(self, grid: Grid) -> Grid:
-        """The augmented grid."""
+        """Return the augmented grid."""
         return dihedral(self._table[grid], self.dihedral)
 
     def pair(self, pair: Pair) -> Pair:
-        """Both grids of a pair augmented."""
+        """Return a pair with both grids augmented."""
         return Pair(self.apply(pair.input), None if pair.output is None else self.apply(pair.output))
 
     @cached_property
@@ -87,21 +90,21 @@ class Augmentation:
 
     @cached_property
     def inverted(self) -> Augmentation:
-        """The augmentation that takes this one back: recolouring and moving cells commute."""
+        """Return the inverse augmentation. It exists in this form because recolouring and moving cells commute."""
         return Augmentation(INVERSE_DIHEDRAL[self.dihedral], tuple(np.argsort(self.colours).tolist()))
 
     def inverse(self, grid: Grid) -> Grid:
-        """The grid that :meth:`apply` turns into this one."""
+        """Return the grid that :meth:`apply` turns into this one."""
         return self.inverted.apply(grid)
 
     @property
     def swaps_sides(self) -> bool:
-        """Whether rows become columns."""
+        """Whether the transform turns rows into columns."""
         return SWAPS_SIDES[self.dihedral]
 
     @property
     def words(self) -> str:
-        """What it does, to be read: the transform, and the colours that change."""
+        """A description for readers: the transform, and the colours that change."""
         changed = [f"{old}→{new}" for old, new in enumerate(self.colours) if old != new]
         return f"{TRANSFORMS[self.dihedral]}; colours {' '.join(changed) or 'kept'}"
 
@@ -112,10 +115,10 @@ class Augmentation:
 
     @classmethod
     def parse(cls, name: str) -> Augmentation:
-        """The inverse of :attr:`name`.
+        """Return the augmentation of a :attr:`name`.
 
         Raises:
-            DataError: the text names no augmentation.
+            DataError: the text is not the name of an augmentation.
         """
         transform, _, colours = name.partition(SEPARATOR)
         try:
@@ -125,31 +128,31 @@ class Augmentation:
         except ValueError as error:
             raise DataError(
                 "augment.unknown-name",
-                f"{name!r} names no augmentation",
-                allowed=f"for instance {identity().name!r}",
+                f"{name!r} is not the name of an augmentation",
+                allowed=f"names such as {identity().name!r}",
             ) from error
 
 
 def identity() -> Augmentation:
-    """The augmentation that changes nothing."""
+    """Return the augmentation that changes nothing."""
     return Augmentation(0, tuple(range(COLOURS)))
 
 
 def draw_augmentation(rng: np.random.Generator) -> Augmentation:
-    """A uniformly random augmentation."""
+    """Return a uniformly random augmentation."""
     transform = int(rng.integers(8))
     return Augmentation(transform, (0, *(int(colour) for colour in 1 + rng.permutation(COLOURS - 1))))
 
 
 @lru_cache(maxsize=1024)
 def list_augmentations(task_id: str, n: int, seed: int) -> tuple[Augmentation, ...]:
-    """The first n augmentations of a task: the identity, then distinct random ones.
+    """Return the first n augmentations of a task: the identity, then distinct random ones.
 
-    They depend on the id and the seed alone; a larger n only adds to them.
+    They depend only on the id and the seed. A larger n adds more without changing the first ones.
     """
     if not 1 <= n <= TOTAL:
         raise ArgumentError(
-            "augment.impossible-number", f"cannot take {n} distinct augmentations; there are {TOTAL}"
+            "augment.impossible-number", f"there are not {n} distinct augmentations, only {TOTAL}"
         )
     digest = hashlib.sha256(task_id.encode()).digest()
     words = np.frombuffer(digest, dtype="<u4").tolist()
@@ -161,15 +164,15 @@ def list_augmentations(task_id: str, n: int, seed: int) -> tuple[Augmentation, .
 
 
 def name_augmented(task_id: str, augmentation: Augmentation) -> str:
-    """The name of a task under an augmentation, which carries the way back."""
+    """Return the name of a task under an augmentation. The augmentation can be read from it, see :func:`parse_name`."""
     return f"{task_id}{SEPARATOR}{augmentation.name}"
 
 
 def parse_name(name: str) -> tuple[str, Augmentation]:
-    """The inverse of :func:`name_augmented`; a bare task id stands for the identity.
+    """Return the task id and the augmentation of a :func:`name_augmented`. A bare task id means the identity.
 
     Raises:
-        DataError: the part behind the id names no augmentation.
+        DataError: the part after the id is not the name of an augmentation.
     """
     parts = name.rsplit(SEPARATOR, 2)
     if len(parts) == 1:

@@ -1,6 +1,6 @@
-"""Build a store: a process per core, one shard per task, each a pure function of its task.
+"""Build a store in several processes, with one shard per task. A shard is a pure function of its task.
 
-Interrupted at any point, the same build goes on: a shard stands under its name only when it is whole.
+A build that is interrupted at any point can be resumed, because a shard gets its final name only when it is complete.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def build_store(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Index:
-    """Write the store of some tasks, or what is missing of it.
+    """Write the store of some tasks, or the missing part of it.
 
     Args:
-        folder: of the store.
-        tasks: what is stored.
-        augmentations: per task, the identity first.
-        seed: of the augmentations: the seed of the runs that will read the store.
-        workers: processes; 1 builds in this one. The files are the same for any number.
-        progress: called with shards done and shards in all.
+        folder: the folder of the store.
+        tasks: the tasks to store.
+        augmentations: the number of augmentations per task, the identity first.
+        seed: the seed of the augmentations, which is the seed of the runs that will read the store.
+        workers: the number of processes; 1 builds in this process. The files do not depend on it.
+        progress: a function that is called with the number of finished shards and their total number.
 
     Raises:
-        DataError: the folder holds something else or cannot be written, another process is building
+        DataError: the folder contains something else or cannot be written, another process is building
             there, or a worker died.
     """
     plan = Index(tasks.source, tasks.subset, tasks.version, tasks.hash, seed, augmentations)
@@ -62,7 +62,7 @@ def build_store(
                 "store.build-failed",
                 f"the store {folder} could not be built",
                 got=str(error),
-                next_step="free space or memory, then the same command; what is finished is kept",
+                next_step="free disk space or memory, then run the same command again; finished shards are kept",
             ) from error
     return index
 
@@ -86,7 +86,7 @@ def _shards(folder: Path, tasks: TaskSet, plan: Index, workers: int) -> Iterator
 
 
 def build_shard(path: Path, task: Task, augmentations: int, seed: int) -> IndexEntry:
-    """Write one shard, unless it stands there whole."""
+    """Write one shard, unless it exists and is complete."""
     rows = _rows_of_whole(path, task)
     if rows is None:
         write_atomically(path, encode(task, augmentations, seed))
@@ -98,41 +98,41 @@ def build_shard(path: Path, task: Task, augmentations: int, seed: int) -> IndexE
 def _rows_of_whole(path: Path, task: Task) -> int | None:
     try:
         found = Shard.open(path)
-    except (OSError, ValueError):  # not there, or damaged: it is written again
+    except (OSError, ValueError):  # missing or damaged, so it is written again
         return None
     return len(found.cells) if found.task == task.canonical and found.whole else None
 
 
 def _begin(folder: Path, plan: Index) -> None:
-    """Note what is being built, or check that it is what was begun."""
+    """Record what is being built, or check that it equals what an interrupted build recorded."""
     if (folder / INDEX).exists():
         found = read_index(folder)
         if replace(found, shards=None) != plan:
             raise DataError(
                 "store.holds-another",
-                f"{folder} holds another store",
+                f"{folder} contains another store",
                 got=f"{found.source} ({found.subset}), data hash {found.data_hash[:16]}…, "
                 f"{found.augmentations} augmentations, seed {found.seed}",
                 allowed=f"{plan.source} ({plan.subset}), data hash {plan.data_hash[:16]}…, "
                 f"{plan.augmentations} augmentations, seed {plan.seed}",
-                next_step="give another --out, or delete that one",
+                next_step="use another --out, or delete the other store",
             )
     (folder / SHARDS).mkdir(exist_ok=True)
-    for unfinished in (folder / SHARDS).glob(".*.tmp"):  # of a process that was killed
+    for unfinished in (folder / SHARDS).glob(".*.tmp"):  # left by a process that was killed
         unfinished.unlink(missing_ok=True)
     write_atomically(folder / INDEX, plan.to_json())
 
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes."""
+    """Lock the folder, so that no other process builds there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in (INDEX, SHARDS, "lock"))
         if foreign and not (folder / INDEX).exists():
             raise DataError(
                 "store.holds-other-files",
-                f"{folder} holds other files",
+                f"{folder} contains files that are not part of a store",
                 got=foreign[0],
                 allowed="an empty folder or a store",
             )
@@ -146,6 +146,8 @@ def _claimed(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(
-                "store.being-built", f"another process is building {folder}", next_step="wait for it to end"
+                "store.being-built",
+                f"another process is building {folder}",
+                next_step="wait until it ends, then run the same command again",
             ) from error
         yield

@@ -1,4 +1,4 @@
-"""What a task set holds, counted, and what in it is odd: the body of ``etrm data check``."""
+"""Count the contents of a task set and find problems in it: the work of ``etrm data check``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class RegionSummary:
     """How well the region rule fits the test queries.
 
     Attributes:
-        mean_tokens: mean of rows times columns.
-        max_tokens: the largest.
-        answered: queries whose output is known.
-        inside: those whose output lies inside.
-        outside: the others, as ``task id[query]``.
+        mean_tokens: the mean size of a region, rows times columns.
+        max_tokens: the largest size of a region.
+        answered: the number of queries whose output is known.
+        inside: the number of those whose output fits into the region.
+        outside: the names of the others, as ``task id[query]``.
     """
 
     mean_tokens: float
@@ -32,7 +32,7 @@ class RegionSummary:
 
     @property
     def share_inside(self) -> float | None:
-        """Share of the known outputs that lie inside; None where none is known."""
+        """The share of the known outputs that fit into the region; None if no output is known."""
         return self.inside / self.answered if self.answered else None
 
 
@@ -42,17 +42,17 @@ class TaskSetSummary:
 
     Attributes:
         source, subset, version, hash: see :class:`etrm.data.sources.TaskSet`.
-        tasks: number of tasks.
-        queries: number of test queries.
-        demos: number of demonstrations.
-        mean_demos: per task.
-        left_out: demonstrations that can be asked for, given the others of their task.
-        not_left_out: those whose task has no other; ids, one for each.
-        mean_cells: per grid.
-        max_side: longest side of any grid.
-        sides: number of tasks by the longest side of their grids.
-        region: see :class:`RegionSummary`.
-        problems: one sentence for each oddity.
+        tasks: the number of tasks.
+        queries: the number of test queries.
+        demos: the number of demonstrations.
+        mean_demos: the mean number of demonstrations per task.
+        left_out: the number of demonstrations that can be queries, with the others of their task as context.
+        not_left_out: the task ids of the other demonstrations, one id per demonstration; their tasks have no other.
+        mean_cells: the mean number of cells per grid.
+        max_side: the longest side of any grid.
+        sides: the number of tasks by the longest side of their grids.
+        region: the fit of the region rule, see :class:`RegionSummary`.
+        problems: one sentence per problem.
     """
 
     source: str
@@ -73,7 +73,7 @@ class TaskSetSummary:
 
 
 def describe(tasks: TaskSet) -> TaskSetSummary:
-    """Count a task set."""
+    """Count the contents of a task set and find its problems."""
     queries = [query for index, task in enumerate(tasks) for query in list_queries(task, index)]
     left_out = [q for index, task in enumerate(tasks) for q in list_queries(task, index, "leave_one_out")]
     cells = [grid.size for task in tasks for grid in task.grids]
@@ -116,7 +116,7 @@ def _problems(tasks: TaskSet) -> Iterator[str]:
     for task in tasks:
         yield from _task_problems(task)
         if task.hash in same:
-            yield f"{task.id} holds the same pairs as {same[task.hash]}"
+            yield f"{task.id} has the same pairs as {same[task.hash]}"
         same.setdefault(task.hash, task.id)
 
 
@@ -126,7 +126,7 @@ def _task_problems(task: Task) -> Iterator[str]:
         yield f"{task.id}: {unknown} test outputs are unknown"
     for number, pair in enumerate(task.tests):
         if pair in task.demos:
-            yield f"{task.id}: test pair {number} stands among the demonstrations"
+            yield f"{task.id}: test pair {number} is also a demonstration"
     outputs: dict[bytes, set[bytes]] = {}
     for pair in task.pairs:
         if pair.output is not None:

@@ -1,4 +1,4 @@
-"""Samples of one batch, padded no further than its longest, as the tensors of :mod:`etrm.batch`."""
+"""Collate samples into the tensors of :mod:`etrm.batch`, padded to the longest sample of the batch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from etrm.errors import ArgumentError
 
 
 def collate(samples: Sequence[Sample], tokens: int = 0, first_slot: int = 0) -> Batch:
-    """One batch of samples, in their order.
+    """Return a batch of samples, in their order.
 
     Args:
-        samples: the samples.
-        tokens: of a query at the least, where the samples are a part of a batch that has longer ones.
-        first_slot: number of the first sample in that batch.
+        samples: the samples of the batch.
+        tokens: the smallest number of tokens to pad a query to, if the samples are part of a batch with longer ones.
+        first_slot: the index of the first sample in that batch.
 
-    Where every sequence is the whole canvas (the published layout) ``valid`` is None: PAD is
-    attended like any token there.
+    If every sequence is the whole canvas (the published layout), ``valid`` is None, because PAD is attended to like any
+    other token there.
     """
     if not samples:
         raise ArgumentError("data.empty-batch", "cannot collate an empty batch")

@@ -1,4 +1,4 @@
-"""Tasks and episodes on the terminal, in the colours of ARC."""
+"""Draw tasks and episodes in the terminal, in the colours of ARC."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLOUR_HEX = (
 )
 _DARK = ("black", "blue", "red", "magenta", "maroon")
 INK_HEX = tuple("#FFFFFF" if name in _DARK else "#000000" for name in COLOUR_NAMES)
-"""For each colour one that can be seen on it."""
+"""For each colour, a second colour that is visible on it."""
 
 _STYLES = tuple(Style(bgcolor=colour) for colour in COLOUR_HEX)
 _NO_COLOUR = Style(dim=True)
@@ -43,11 +43,11 @@ _MARKED = tuple(Style(bgcolor=colour, color=ink) for colour, ink in zip(COLOUR_H
 
 @dataclass(frozen=True, eq=False)
 class DrawnGrid:
-    """A grid as cells two characters wide; digits stand for the colours where there are none.
+    """A grid drawn with cells two characters wide, or with digits if the terminal has no colours.
 
     Attributes:
-        grid: of colours.
-        marked: (rows, columns) cells to mark, such as wrong ones: ``><`` on the colour, or ``*`` at the digit.
+        grid: the grid of colours.
+        marked: (rows, columns) bool, the cells to mark, such as wrong ones: ``><`` on the colour, ``*`` after a digit.
     """
 
     grid: Grid
@@ -71,10 +71,10 @@ class DrawnGrid:
 
 @dataclass(frozen=True, eq=False)
 class DrawnCanvas:
-    """Tokens as cells two characters wide: colours as in :class:`DrawnGrid`, ``+`` for EOS, ``.`` for PAD.
+    """Tokens drawn two characters wide: colours as in :class:`DrawnGrid`, ``+`` for EOS, ``.`` for PAD.
 
     Attributes:
-        canvas: (rows, columns) tokens.
+        canvas: the (rows, columns) tokens.
     """
 
     canvas: Tokens
@@ -97,12 +97,12 @@ class DrawnCanvas:
 
 
 def draw_grid(grid: Grid, marked: npt.NDArray[np.bool_] | None = None) -> DrawnGrid:
-    """A grid to print with rich."""
+    """Return a grid to print with rich."""
     return DrawnGrid(grid, marked)
 
 
 def draw_task(task: Task, *, answers: bool = True) -> RenderableType:
-    """A task to print with rich: every pair, the outputs of the tests only on request."""
+    """Return a task to print with rich: every pair, with the test outputs if ``answers`` is True."""
     table = Table.grid(padding=(0, 2, 1, 0))
     for number, pair in enumerate(task.demos):
         _add(table, f"demo {number}", pair, answer=True)
@@ -113,11 +113,11 @@ def draw_task(task: Task, *, answers: bool = True) -> RenderableType:
 
 
 def draw_episode(sample: Sample, query: Query) -> RenderableType:
-    """An episode to print with rich, read back from its tokens: what the model sees, and the target it does not.
+    """Return an episode to print with rich, read back from its tokens: what the model sees, and the hidden target.
 
     Args:
         sample: the episode.
-        query: what it was made of; the inverse is held against its grids.
+        query: the query from which it was made; the inverse augmentation is checked against its grids.
     """
     _, augmentation = parse_name(sample.name)
     inverse = augmentation.inverted
@@ -144,21 +144,21 @@ def draw_episode(sample: Sample, query: Query) -> RenderableType:
             Text("←"),
             _titled(f"{_size(back)}, its inverse", draw_grid(back)),
         )
-    kind = "a demonstration left out" if query.left_out else "a test"
+    kind = "a left-out demonstration" if query.left_out else "a test pair"
     return Group(
         Text(sample.name, style="bold"),
-        Text(f"query {query.index}, {kind}, given {len(demos)} of {len(query.task.demos)} demonstrations"),
+        Text(f"query {query.index}, {kind}, with {len(demos)} of {len(query.task.demos)} demonstrations"),
         Text(f"augmentation: {augmentation.words}"),
         Text(f"inverse:      {inverse.words}"),
-        Text(f"the inverse gives back {exact} of {len(seen)} grids exactly"),
-        Text("+ is the end of a row or column (EOS), . is padding (PAD)", style="dim"),
+        Text(f"the inverse restores {exact} of {len(seen)} grids exactly"),
+        Text("+ marks the end of a row or column (EOS), . marks padding (PAD)", style="dim"),
         Text(),
         table,
     )
 
 
 def _canvas(tokens: Tokens, positions: Tokens) -> Tokens:
-    """(rows, columns) tokens in their places, from the top-left to the last one; PAD in between."""
+    """Return the (rows, columns) tokens at their positions, up to the last one, with PAD in between."""
     rows, columns = np.divmod(positions, SIDE)
     canvas = np.full((rows.max() + 1, columns.max() + 1), PAD, dtype=np.int16)
     canvas[rows, columns] = tokens
@@ -166,14 +166,14 @@ def _canvas(tokens: Tokens, positions: Tokens) -> Tokens:
 
 
 def _canvases(demo: DemoPair) -> tuple[Tokens, Tokens]:
-    """Of its input and of its output."""
+    """Return the canvases of the input and of the output of a demonstration."""
     there = demo.positions >= CELLS
     output = _canvas(demo.tokens[there], demo.positions[there] - CELLS)
     return _canvas(demo.tokens[~there], demo.positions[~there]), output
 
 
 def _grid(canvas: Tokens) -> Grid:
-    """The grid on a canvas, wherever it was shifted to."""
+    """Return the grid on a canvas, even if it is shifted."""
     top, left = np.argwhere(canvas >= FIRST_COLOUR).min(axis=0)
     return read_grid(canvas[top:, left:])
 

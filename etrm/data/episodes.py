@@ -1,7 +1,6 @@
-"""Which episode comes when: every one is a pure function of the config, the seed and two integers.
+"""The sequence of training episodes. Every episode is a pure function of the config, the seed and two integers.
 
-So the state of a loader is one counter per bucket, and any episode can be drawn again from its
-serial number.
+The state of a loader is therefore one counter per bucket, and any episode can be rebuilt from its serial number.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from etrm.errors import DataError
 
 __all__ = ["DemoPair", "Episodes", "Sample", "build_evaluation_samples"]
 
-# First word of each random stream, so that no two draws share numbers.
+# The first word of the seed of each random stream, so that no two streams share numbers.
 _ORDER, _EPISODE, _SCHEDULE = 1, 2, 3
 _GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread most evenly
 
@@ -32,18 +31,18 @@ class Episodes:
 
     Args:
         tasks: the tasks.
-        data: layout, augmentation, queries and buckets.
-        variant: of the model; only ``trm`` does without demonstrations.
-        seed: of the run.
+        data: the data section: layout, augmentation, queries and buckets.
+        variant: the variant of the model; only ``trm`` needs no demonstrations.
+        seed: the seed of the run.
 
     Attributes:
-        queries: what is asked, in the order of the tasks.
-        skipped: ids of tasks, one for every demonstration that is not asked because, but for itself,
-            its task has none (variants that need demonstrations only).
+        queries: the queries, in the order of the tasks.
+        skipped: the task ids of demonstrations that are not queries because their task has no other demonstration,
+            one id per demonstration. It is empty for a variant that needs no demonstrations.
 
     Raises:
-        DataError: a query has no known output, or no demonstration where the variant needs one, or
-            ``data.store`` is no store of these tasks.
+        DataError: a query has no known output, or lacks the demonstrations that the variant needs, or
+            ``data.store`` is not a store of these tasks.
     """
 
     def __init__(self, tasks: TaskSet, data: DataConfig, variant: str, seed: int) -> None:
@@ -55,7 +54,7 @@ class Episodes:
         if not self.queries:
             raise DataError(
                 "data.no-two-demonstrations",
-                f"{tasks.source}: no task has two different demonstrations, so none can be left out",
+                f"{tasks.source}: no task has two different demonstrations, so none can be left out as a query",
                 got=f"{len(tasks)} tasks",
                 next_step="--set data.queries=test",
             )
@@ -78,26 +77,26 @@ class Episodes:
 
     @property
     def buckets(self) -> int:
-        """Number of groups of similar region size; never more than queries, 1 on the published canvas."""
+        """The number of groups of similar region size: at most the number of queries, and 1 on the published canvas."""
         return len(self._buckets)
 
     @property
     def puzzles(self) -> int:
-        """Rows of the puzzle table: one per task and fixed augmentation, 1 under fresh ones."""
+        """The number of rows of the puzzle table: one per task and fixed augmentation; 1 for fresh augmentations."""
         n = self.data.augmentations
         return 1 if n == "fresh" else len(self.tasks) * n
 
     def bucket_queries(self, bucket: int) -> tuple[Query, ...]:
-        """The queries of a bucket, by region size."""
+        """Return the queries of a bucket, sorted by region size."""
         return self._buckets[bucket]
 
     def bucket_at(self, step: int) -> int:
-        """The bucket of a step, each as often as its share of the queries (a golden-ratio sequence)."""
+        """Return the bucket of a step. Its frequency is its share of the queries (a golden-ratio sequence)."""
         place = (self._phase + step * _GOLDEN) % 1.0
         return int(np.searchsorted(self._edges, place, side="right"))
 
     def sample(self, bucket: int, index: int) -> Sample:
-        """The ``index``-th episode of a bucket: a pass over a shuffled bucket, then the next."""
+        """Return the ``index``-th episode of a bucket. The bucket is shuffled again for every pass over it."""
         queries = self._buckets[bucket]
         epoch, place = divmod(index, len(queries))
         query = queries[_order(self.seed, bucket, epoch, len(queries))[place]]
@@ -109,14 +108,14 @@ class Episodes:
         )
 
     def rebuild(self, serial: int) -> Sample:
-        """The episode of that serial number."""
+        """Return the episode with a serial number."""
         index, bucket = divmod(serial, self.buckets)
         return self.sample(bucket, index)
 
     def _augmentation(
         self, query: Query, rng: np.random.Generator
     ) -> tuple[Augmentation, int, Callable[[Pair], Pair]]:
-        """The augmentation of an episode, its row in the puzzle table, and where the pairs under it come from."""
+        """Return the augmentation of an episode, its row in the puzzle table, and the source of its augmented pairs."""
         n = self.data.augmentations
         if n == "fresh":
             augmentation = draw_augmentation(rng)
@@ -131,13 +130,13 @@ class Episodes:
 
 
 def build_episode(task: Task, query: int, number: int, seed: int) -> tuple[Query, Sample]:
-    """One query of a task under one of its fixed augmentations, as evaluation would ask it.
+    """Return one query of a task under one of its fixed augmentations, as evaluation would lay it out.
 
     Args:
         task: the task.
-        query: index among its tests, then its demonstrations (each given the others).
-        number: of the augmentation; 0 is the identity.
-        seed: of the run.
+        query: the index of the query: first the test pairs, then the demonstrations (each with the others as context).
+        number: the number of the augmentation; 0 is the identity.
+        seed: the seed of the run.
 
     Raises:
         DataError: the task has no such query.
@@ -147,8 +146,8 @@ def build_episode(task: Task, query: int, number: int, seed: int) -> tuple[Query
         raise DataError(
             "data.unknown-query",
             f"task {task.id} has no query {query}",
-            allowed=f"0 to {len(queries) - 1}: its {len(task.tests)} tests, then its {len(task.demos)} "
-            "demonstrations, each left out",
+            allowed=f"0 to {len(queries) - 1}: first its {len(task.tests)} test pairs, then its {len(task.demos)} "
+            "demonstrations, each left out in turn",
         )
     data, augmentation = DataConfig(), list_augmentations(task.id, number + 1, seed)[number]
     layout = GridLayout(data.canvas, data.max_demos)
@@ -164,19 +163,18 @@ def build_evaluation_samples(
     variant: str = "etrm",
     trained: TaskSet | None = None,
 ) -> list[Sample]:
-    """Every test query under its first fixed augmentations, the identity first, nothing shifted.
+    """Return every test query under its first fixed augmentations, the identity first, without shifts.
 
     Args:
-        tasks: what is asked; outputs may be unknown.
-        data: the layout that the model was trained on.
-        augmentations: votes per query.
-        seed: of the run, so that a puzzle table finds the augmentations that it was trained on.
-        variant: of the model; only ``trm`` does without demonstrations.
+        tasks: the tasks to evaluate; their outputs may be unknown.
+        data: the data section on which the model was trained, for the layout.
+        augmentations: the number of votes per query.
+        seed: the seed of the run, so that a puzzle table has rows for the same augmentations.
+        variant: the variant of the model; only ``trm`` needs no demonstrations.
         trained: the task set of the puzzle table, from which puzzle ids are taken.
 
     Raises:
-        DataError: a query has no demonstration where the variant needs one, or the puzzle table
-            has no row for it.
+        DataError: a query lacks the demonstrations that the variant needs, or the puzzle table has no row for it.
     """
     queries = _all_queries(tasks, "test")
     if variant != "trm":
@@ -194,7 +192,7 @@ def build_evaluation_samples(
 def _puzzle_rows(
     tasks: TaskSet, data: DataConfig, augmentations: int, trained: TaskSet | None
 ) -> dict[str, int]:
-    """The puzzle id of each task's identity; empty without a table."""
+    """Return the puzzle id of each task under the identity; empty if there is no table."""
     if trained is None:
         return {}
     n = data.augmentations
@@ -210,9 +208,9 @@ def _puzzle_rows(
     if unknown:
         raise DataError(
             "data.untrained-tasks",
-            f"{len(unknown)} tasks were never trained on, so the puzzle table has no row for them",
+            f"the puzzle table has no row for {len(unknown)} tasks, because they were not trained on",
             got=", ".join(unknown[:5]),
-            next_step="a model of variant trm only answers tasks whose demonstrations it was trained on",
+            allowed="for model.variant trm: tasks whose demonstrations it was trained on",
         )
     return rows
 
@@ -226,7 +224,7 @@ def _check_answers(tasks: TaskSet, queries: Sequence[Query]) -> None:
     if unknown:
         raise DataError(
             "data.unknown-outputs",
-            f"{tasks.source}: {len(unknown)} test outputs are unknown, so they cannot be trained on",
+            f"{tasks.source}: {len(unknown)} test outputs are unknown, so the model cannot be trained on them",
             got=", ".join(unknown[:5]),
             next_step="put the solutions file next to the challenges file, or train on another source",
         )
@@ -237,15 +235,15 @@ def _check_demos(tasks: TaskSet, queries: Sequence[Query], variant: str) -> None
     if bare:
         raise DataError(
             "data.no-demonstrations",
-            f"{tasks.source}: {len(bare)} queries have no demonstration but themselves, "
-            f"and variant {variant} knows a task by its demonstrations alone",
+            f"{tasks.source}: {len(bare)} queries have no demonstration other than themselves, but model.variant "
+            f"{variant} needs demonstrations",
             got=", ".join(bare[:5]),
-            next_step="remove those tasks, or use variant trm",
+            next_step="remove those tasks, or use --set model.variant=trm",
         )
 
 
 def _bucketed(queries: Sequence[Query], buckets: int) -> tuple[tuple[Query, ...], ...]:
-    """Equal groups of rising region size, none of them empty."""
+    """Return groups of equal size, in the order of region size; no group is empty."""
     ordered = sorted(queries, key=lambda q: (q.region[0] * q.region[1], q.task.id, q.index))
     parts = np.array_split(np.arange(len(ordered)), min(buckets, len(ordered)))
     return tuple(tuple(ordered[i] for i in part) for part in parts)

@@ -1,6 +1,6 @@
-"""The active region of a query: the part of the canvas that its answer is expected in.
+"""The active region of a query: the part of the canvas in which its answer is expected.
 
-The rule sees what is known at test time, the demonstrations and the query input, never the label.
+The rule uses only what is known at test time: the demonstrations and the query input, never the label.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from etrm.config import SIDE
 from etrm.data.task import Grid, Pair
 
 Region = tuple[int, int]
-"""Rows and columns from the top-left of the canvas."""
+"""The numbers of rows and columns, counted from the top-left of the canvas."""
 
 
 def find_region(demos: Sequence[Pair], query_input: Grid) -> Region:
-    """Rows and columns that hold the query input and, going by the demos, its output.
+    """Return the rows and columns that contain the query input and, judging by the demonstrations, its output.
 
-    Along either axis: one more (for EOS) than the longest of every demo grid, the query input,
-    and the query input scaled by the largest output/input ratio among the demos. Without demos
-    nothing is known of the output, so the region is the whole canvas.
+    The extent along each axis is the largest of: the extents of all demonstration grids, that of the query input, and
+    that of the query input scaled by the largest output/input ratio of the demonstrations; plus one for EOS. Without
+    demonstrations nothing is known about the output, so the region is the whole canvas.
     """
     if not demos:
         return SIDE, SIDE
@@ -29,7 +29,7 @@ def find_region(demos: Sequence[Pair], query_input: Grid) -> Region:
 
 
 def holds(area: Region, grid: Grid) -> bool:
-    """Whether a grid laid at the top-left lies inside."""
+    """Return whether a grid at the top-left of the canvas fits into the region."""
     return bool(grid.shape[0] <= area[0] and grid.shape[1] <= area[1])
 
 

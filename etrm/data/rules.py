@@ -1,12 +1,11 @@
-"""The rule family: endless small tasks, each made of one hidden rule that its demonstrations determine.
+"""The rule family: an endless stream of small tasks, each with a hidden rule that its demonstrations determine.
 
-A rule has one or two of four parts, applied in this order: a dihedral transform, a shift (what
-leaves the grid is lost), a permutation of colours, and a recolouring of the cells that meet a
-condition. Black (0) stays black throughout. Every task has three demonstrations and one query,
-square grids of one side, and is kept only if its rule is the one member of the family that
-explains the demonstrations, so a reader of the demonstrations can always know the answer.
+A rule has one or two of four parts, applied in this order: a dihedral transform, a shift (cells that leave the grid are
+lost), a permutation of colours, and a recolouring of the cells that meet a condition. Black (0) always stays black.
+Every task has three demonstrations and one query, with square grids of the same side. A task is kept only if its rule
+is the only rule of the family that explains the demonstrations, so the answer always follows from them.
 
-Rules, not tasks, are split: which side a rule stands on depends on its name alone.
+The split is by rules, not tasks: whether a rule is held out depends only on its name.
 """
 
 from __future__ import annotations
@@ -25,28 +24,27 @@ from etrm.data.task import COLOURS, Grid, Pair, Task
 from etrm.errors import DataError
 
 VERSION = "rules-1"
-"""Changes with anything that would change a task."""
-SEED = 20_250_704  # any number does; another one makes other tasks
+"""The version of the family. It changes if any task changes."""
+SEED = 20_250_704
 DEMOS = 3
-"""Demonstrations of a task, in the range of ARC."""
 SIDES = (3, 6)
-"""Shortest and longest side of a grid."""
+"""The shortest and longest side of a grid."""
 PALETTE = (2, 4)
-"""Fewest and most colours of a task's inputs, black not counted."""
+"""The smallest and largest number of colours in the inputs of a task, without black."""
 HELD_OUT = 4
-"""One rule in so many is held out."""
+"""One of this many rules is held out."""
 TASKS = {"training": 1000, "evaluation": 200}
-"""Tasks of a subset where no number is asked for."""
+"""The default number of tasks of a subset."""
 
 _SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 _FILLED = 0.7
-"""Chance of an input cell not to be black."""
+"""The probability that an input cell is not black."""
 
 Mask = npt.NDArray[np.bool_]
 
 
 def _neighbours(grids: Grid) -> Iterator[Grid]:
-    """The grid shifted so that each cell shows its upper, lower, left and right neighbour, 0 outside."""
+    """Yield the grids whose cells are the upper, lower, left and right neighbours of each cell; 0 outside."""
     for step in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         yield _shifted(grids, step)
 
@@ -73,21 +71,21 @@ CONDITIONS: dict[str, Callable[[Grid], Mask]] = {
     "covered": _covered,
     "open": lambda grids: ~_covered(grids),
 }
-"""What (..., n, n) cells must be to be recoloured, besides not black: on the edge or not, beside a
-cell of their own colour or not, below a cell that is not black or not. None depends on which colours
-there are, only on which cells share one."""
+"""The conditions for recolouring cells of (..., n, n) grids that are not black: whether they are on the edge, next to a
+cell of the same colour, or below a cell that is not black. The conditions depend only on which cells share a colour,
+not on the colours themselves."""
 
 
 @dataclass(frozen=True)
 class TaskRule:
-    """A hidden rule; the defaults change nothing.
+    """A hidden rule. The default values change nothing.
 
     Attributes:
-        dihedral: number of the transform, see :func:`etrm.data.augment.dihedral`.
-        shift: rows down and columns to the right.
-        colours: (from, to) of every colour that the task's inputs hold, in rising order; no two become
-            the same one, and none stays what it is.
-        recolour: condition, and the colour that the cells get which meet it.
+        dihedral: the number of the transform, see :func:`etrm.data.augment.dihedral`.
+        shift: the shift, in rows down and columns to the right.
+        colours: the (from, to) pairs of all colours in the task's inputs, in ascending order. No two colours become
+            equal, and every colour changes.
+        recolour: the condition, and the new colour of the cells that meet it.
     """
 
     dihedral: int = 0
@@ -97,7 +95,7 @@ class TaskRule:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The names of its parts."""
+        """The names of the rule's parts."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) != field.default)
 
     @cached_property
@@ -113,11 +111,11 @@ class TaskRule:
 
     @property
     def held_out(self) -> bool:
-        """Whether it belongs to the evaluation subset."""
+        """Whether the rule belongs to the evaluation subset."""
         return hashlib.sha256(self.id.encode()).digest()[0] % HELD_OUT == 0
 
     def apply(self, grids: Grid) -> Grid:
-        """The outputs of (..., n, n) inputs."""
+        """Return the outputs of (..., n, n) inputs."""
         place = len(_SHIFTS) * self.dihedral + _SHIFTS.index(self.shift)
         out = _table(self.colours)[_moved(grids)[place]]
         if self.recolour is not None:
@@ -133,22 +131,24 @@ COMBINATIONS = tuple(frozenset(names) for size in (1, 2) for names in combinatio
 
 
 def parse_rule_id(task_id: str) -> str:
-    """The id of the rule that a task of the family is made of."""
+    """Return the id of the rule of a task of the family."""
     return task_id.partition("-")[2]
 
 
 def find_explanations(demos: Sequence[Pair]) -> list[TaskRule]:
-    """Every rule of the family that turns each input into its output: the family's oracle.
+    """Return every rule of the family that turns each input into its output: the oracle of the family.
 
-    A part that shows nowhere in the demonstrations counts with every value that it could have, so
-    one single explanation means that all of the rule was seen. A permutation is known for the
-    colours that were seen.
+    A part that has no visible effect in the demonstrations counts once for each value that it could have, so a single
+    explanation means that the demonstrations determine the whole rule. A permutation is determined for the colours that
+    occur.
     """
     given = np.stack([pair.input for pair in demos])
     wanted = np.stack([pair.output for pair in demos if pair.output is not None])
     found = []
     images = _moved(given)
-    fits = ((images != 0) == (wanted != 0)).all(axis=(1, 2, 3))  # no other part makes or removes black
+    fits = ((images != 0) == (wanted != 0)).all(
+        axis=(1, 2, 3)
+    )  # no other part creates or removes black cells
     for index in np.flatnonzero(fits):
         geometry, moved = _GEOMETRIES[index], images[index]
         for condition in (None, *CONDITIONS):
@@ -167,7 +167,7 @@ _GEOMETRIES = tuple(TaskRule(dihedral=number, shift=shift) for number in range(8
 
 
 def _with_colours(rule: TaskRule, shown: set[tuple[int, int]]) -> list[TaskRule]:
-    """The rule with the permutation that was shown: none, or one that moves every colour."""
+    """Return the rule with the permutation that the demonstrations show: none, or one that changes every colour."""
     if all(a == b for a, b in shown):
         return [rule]
     before, after = {a for a, _ in shown}, {b for _, b in shown}
@@ -177,7 +177,7 @@ def _with_colours(rule: TaskRule, shown: set[tuple[int, int]]) -> list[TaskRule]
 
 
 def _with_recolour(rule: TaskRule, condition: str | None, became: npt.NDArray[np.uint8]) -> list[TaskRule]:
-    """The rule with a recolouring of cells that ``became`` these colours; any colour where there are none."""
+    """Return the rule with a recolouring of cells that ``became`` these colours; with any colour if there are none."""
     if condition is None:
         return [rule]
     seen = {int(colour) for colour in became}
@@ -188,14 +188,14 @@ def _with_recolour(rule: TaskRule, condition: str | None, became: npt.NDArray[np
 
 @lru_cache(maxsize=8)
 def draw_rule_tasks(source: str, subset: str, max_side: int, count: int | None) -> tuple[Task, ...]:
-    """The first tasks of the family.
+    """Return the first tasks of the family.
 
     Args:
-        source: ``rules``, or ``rules:`` and the combinations of parts wanted, for instance
+        source: the source, ``rules``, or ``rules:`` and combinations of parts, for instance
             ``rules:colours`` or ``rules:shift,dihedral+colours``.
-        subset: ``training`` or ``evaluation``; no rule stands in both.
-        max_side: longest side of a grid.
-        count: how many; :data:`TASKS` by default.
+        subset: the subset, ``training`` or ``evaluation``; no rule is in both.
+        max_side: the longest side of a grid.
+        count: the number of tasks; :data:`TASKS` by default.
 
     Raises:
         DataError: the source names a part that does not exist, or no grid is small enough.
@@ -226,14 +226,14 @@ def _combinations(source: str) -> tuple[frozenset[str], ...]:
     if unknown:
         raise DataError(
             "data.unknown-rules",
-            f"{name} has no combination of parts {unknown[0]!r}",
+            f"the source {name} does not have the combination of parts {unknown[0]!r}",
             allowed=", ".join("+".join(kind for kind in KINDS if kind in parts) for parts in COMBINATIONS),
         )
     return wanted
 
 
 def _task(wanted: Sequence[frozenset[str]], subset: str, max_side: int, index: int) -> Task | None:
-    """A task of the stream, a pure function of the arguments; None where its grids are too large."""
+    """Return a task of the stream, a pure function of the arguments; None if its grids are too large."""
     held_out = subset == "evaluation"
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SEED, held_out, index])))
     side = int(rng.integers(SIDES[0], SIDES[1] + 1))
@@ -251,7 +251,7 @@ def _task(wanted: Sequence[frozenset[str]], subset: str, max_side: int, index: i
             0,
         ).astype(np.uint8)
         outputs = rule.apply(inputs)
-        if np.array_equal(inputs[-1], outputs[-1]):  # or copying the query would answer it
+        if np.array_equal(inputs[-1], outputs[-1]):  # otherwise a copy of the query would be the answer
             continue
         pairs = tuple(Pair(_frozen(a), _frozen(b)) for a, b in zip(inputs, outputs, strict=True))
         if find_explanations(pairs[:DEMOS]) == [rule]:
@@ -259,7 +259,7 @@ def _task(wanted: Sequence[frozenset[str]], subset: str, max_side: int, index: i
 
 
 def _draw(rng: np.random.Generator, parts: frozenset[str], palette: npt.NDArray[np.int64]) -> TaskRule:
-    """A rule of these parts, each uniform; a part that came out as its default leaves the rule short."""
+    """Return a random rule of these parts, each uniform. A part with its default value makes the rule shorter."""
     rule = TaskRule()
     if "dihedral" in parts:
         rule = replace(rule, dihedral=int(rng.integers(8)))
@@ -278,13 +278,13 @@ def _draw(rng: np.random.Generator, parts: frozenset[str], palette: npt.NDArray[
 
 @cache
 def _places(side: int) -> npt.NDArray[np.uint8]:
-    """(geometries, cells): which cell of a grid comes to each place, counted from 1; 0 where black comes in."""
+    """Return (geometries, cells): the cell of the input at each position, counted from 1; 0 where black moves in."""
     cells = np.arange(1, side * side + 1, dtype=np.uint8).reshape(side, side)
     return np.stack([_shifted(dihedral(cells, g.dihedral), g.shift).ravel() for g in _GEOMETRIES])
 
 
 def _moved(grids: Grid) -> Grid:
-    """(..., n, n) grids as (geometries, ..., n, n), by every dihedral transform and shift."""
+    """Return (..., n, n) grids as (geometries, ..., n, n), under every dihedral transform and shift."""
     side = grids.shape[-1]
     cells = np.concatenate(
         [np.zeros((*grids.shape[:-2], 1), np.uint8), grids.reshape(*grids.shape[:-2], -1)], -1
@@ -293,7 +293,7 @@ def _moved(grids: Grid) -> Grid:
 
 
 def _shifted(grids: Grid, shift: tuple[int, int]) -> Grid:
-    """(..., n, n) grids moved down and to the right, black coming in."""
+    """Return (..., n, n) grids shifted down and to the right, with black moving in."""
     out = np.zeros_like(grids)
     (into_r, from_r), (into_c, from_c) = (_overlap(step) for step in shift)
     out[..., into_r, into_c] = grids[..., from_r, from_c]

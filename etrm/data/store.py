@@ -1,9 +1,9 @@
-"""A prebuilt store: every task under its fixed augmentations, drawn once and then read by memory map.
+"""A prebuilt store: every task under its fixed augmentations, computed once and then read by memory map.
 
-    index.json               what is stored, with counts and the SHA-256 of every shard; written last
-    shards/00000.safetensors one task each, in the order of their ids, see :mod:`etrm.data.shard`
+    index.json               the contents, with counts and the SHA-256 of every shard; written last
+    shards/00000.safetensors one task per file, in the order of their ids, see :mod:`etrm.data.shard`
 
-An episode read from a store is the very one that would be drawn without it.
+An episode that is read from a store equals the one that would be computed without it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHARDS = "shards"
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """A shard: its file, its task (``Task.canonical`` beside the id), its distinct rows and its digest."""
+    """A shard: its file, its task (the id and ``Task.canonical``), its number of distinct rows and its digest."""
 
     file: str
     id: str
@@ -39,13 +39,13 @@ class IndexEntry:
 
 @dataclass(frozen=True)
 class Index:
-    """What a store holds.
+    """The contents of a store.
 
     Attributes:
-        source, subset, version, data_hash: of the task set that it was built from.
-        seed: of the augmentations, which is the run's.
-        augmentations: per task, the identity first.
-        shards: one for each task; None while the store is being built.
+        source, subset, version, data_hash: the origin of the task set from which the store was built.
+        seed: the seed of the augmentations, which is the seed of the run.
+        augmentations: the number of augmentations per task, the identity first.
+        shards: the shards, one per task; None while the store is being built.
     """
 
     source: str
@@ -58,7 +58,7 @@ class Index:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Tasks, augmented tasks, how many of those are stored, how many were dropped as equal, and bytes."""
+        """The numbers of tasks, augmented tasks, stored augmented tasks, dropped duplicates, and bytes."""
         shards = self.shards or ()
         augmented, stored = len(shards) * self.augmentations, sum(shard.rows for shard in shards)
         return {
@@ -70,22 +70,22 @@ class Index:
         }
 
     def to_json(self) -> str:
-        """Stable JSON, counts included."""
+        """Return the index as JSON, with the counts; equal indexes give equal texts."""
         tree = {"schema": SCHEMA, **asdict(self), "counts": self.counts}
         return json.dumps(tree, indent=1) + "\n"
 
 
 def read_index(folder: Path) -> Index:
-    """The index of a store, finished or not.
+    """Read the index of a store, finished or not.
 
     Raises:
-        DataError: there is none, or it is not one that this version reads.
+        DataError: there is no index, or this version cannot read it.
     """
     path = folder / INDEX
     if not path.exists():
         raise DataError(
             "store.absent",
-            f"{folder} is no data store",
+            f"{folder} is not a data store",
             got=f"no {INDEX}",
             allowed="a folder that `etrm data build` wrote",
             next_step=f"etrm data build --out {folder}",
@@ -93,7 +93,7 @@ def read_index(folder: Path) -> Index:
     try:
         tree = json.loads(path.read_text("utf-8"))
         if tree.pop("schema") != SCHEMA:
-            raise ValueError(f"not schema {SCHEMA}")
+            raise ValueError(f"the schema is not {SCHEMA}")
         counts = tree.pop("counts")
         shards = tree.pop("shards")
         index = Index(
@@ -104,10 +104,10 @@ def read_index(folder: Path) -> Index:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             "store.unreadable-index",
-            f"{folder} is no data store",
+            f"{folder} is not a data store",
             got=f"{path.name}: {type(error).__name__}: {error}",
             allowed="a folder that `etrm data build` wrote",
-            next_step=f"remove {path}, then the same `etrm data build` again: it keeps the shards that are whole",
+            next_step=f"remove {path}, then run the same `etrm data build` again; it keeps the complete shards",
         ) from error
     return index
 
@@ -116,7 +116,7 @@ class EpisodeStore:
     """A finished store, opened for reading.
 
     Raises:
-        DataError: it is none, it is not finished, or a shard is missing or has another size.
+        DataError: the folder is not a store, it is not finished, or a shard is missing or has another size.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -125,7 +125,7 @@ class EpisodeStore:
             raise DataError(
                 "store.unfinished",
                 f"the store {folder} is not finished",
-                next_step="the same `etrm data build` again",
+                next_step="run the same `etrm data build` again",
             )
         self._entries = {entry.task: entry for entry in self.index.shards}
         self._opened: dict[str, Shard] = {}
@@ -133,10 +133,10 @@ class EpisodeStore:
             self._check_size(entry)
 
     def require(self, tasks: TaskSet, augmentations: int, seed: int) -> None:
-        """Refuse a store that cannot serve these tasks; one of more tasks or augmentations can.
+        """Refuse a store that does not cover these tasks. A store with more tasks or augmentations does.
 
         Raises:
-            DataError: it was built from other tasks, with another seed, or with fewer augmentations.
+            DataError: the store was built from other tasks, with another seed, or with fewer augmentations.
         """
         index = self.index
         if index.seed != seed or index.augmentations < augmentations:
@@ -145,23 +145,23 @@ class EpisodeStore:
                 f"the store {self.folder} holds other augmentations",
                 got=f"{index.augmentations} per task, seed {index.seed}",
                 allowed=f"at least {augmentations} (data.augmentations), seed {seed} (train.seed)",
-                next_step="build one with the settings of this run: etrm data build",
+                next_step="build a store with the settings of this run: etrm data build",
             )
         missing = [task.id for task in tasks if task.canonical not in self._entries]
         if missing:
             raise DataError(
                 "store.absent-tasks",
-                f"the store {self.folder} lacks {len(missing)} of {len(tasks)} tasks, as they are now",
+                f"the store {self.folder} lacks {len(missing)} of {len(tasks)} tasks, or has older versions of them",
                 got=", ".join(missing[:5]),
                 allowed=f"tasks of {index.source} ({index.subset}), data hash {index.data_hash[:16]}…",
                 next_step="build one with the settings of this run: etrm data build",
             )
 
     def shard(self, task: Task) -> Shard:
-        """The shard of a task; its digest is verified when it is first opened.
+        """Return the shard of a task. Its digest is verified when it is first opened.
 
         Raises:
-            DataError: the file is not what was written.
+            DataError: the file was changed.
         """
         key = task.canonical
         if key not in self._opened:
@@ -172,14 +172,14 @@ class EpisodeStore:
         """Read every shard and compare it with its digest.
 
         Raises:
-            DataError: naming the first file that is not what was written.
+            DataError: a file was changed. The error names the first one.
         """
         assert self.index.shards is not None
         for entry in self.index.shards:
             self._open(entry)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": {}}  # another process maps the files itself
+        return {**self.__dict__, "_opened": {}}  # another process has to map the files itself
 
     def _open(self, entry: IndexEntry) -> Shard:
         path = self.folder / SHARDS / entry.file
@@ -201,7 +201,7 @@ class EpisodeStore:
     def _damaged(self, path: Path, how: str) -> DataError:
         return DataError(
             "store.altered-file",
-            f"{path} (store {self.folder}) is not what was written",
+            f"{path} in the store {self.folder} is damaged",
             got=how,
-            next_step="the same `etrm data build` again: it keeps what is whole and writes the rest",
+            next_step="run the same `etrm data build` again; it keeps complete shards and writes the others",
         )

@@ -1,4 +1,4 @@
-"""One ARC task: its grids, checked when they are read, and the hashes that identify them."""
+"""An ARC task: its grids, which are checked when they are read, and the hashes that identify them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from etrm.config import SIDE
 from etrm.errors import DataError
 
 COLOURS = 10
-"""Number of colours of a grid, 0 (background) included."""
+"""The number of colours of a grid, including 0 (background)."""
 
 Grid: TypeAlias = npt.NDArray[np.uint8]
 """A grid of colours, (rows, columns) uint8."""
@@ -23,14 +23,14 @@ Grid: TypeAlias = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """An input grid and its output; the output is None only where nobody has published it."""
+    """An input grid and its output grid. The output is None only if it was never published."""
 
     input: Grid
     output: Grid | None
 
     @cached_property
     def hash(self) -> str:
-        """Identifies the contents of both grids."""
+        """A hash of the contents of both grids."""
         output = "unknown" if self.output is None else hash_grid(self.output)
         return _sha(hash_grid(self.input), output)
 
@@ -42,7 +42,7 @@ class Pair:
 
     @property
     def grids(self) -> tuple[Grid, ...]:
-        """The grids that are known, input first."""
+        """The known grids, the input first."""
         return (self.input,) if self.output is None else (self.input, self.output)
 
 
@@ -56,12 +56,12 @@ class Task:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """Demonstrations, then tests."""
+        """All pairs: the demonstrations, then the test pairs."""
         return self.demos + self.tests
 
     @property
     def grids(self) -> tuple[Grid, ...]:
-        """Every known grid."""
+        """All known grids."""
         return tuple(grid for pair in self.pairs for grid in pair.grids)
 
     @property
@@ -71,17 +71,17 @@ class Task:
 
     @cached_property
     def hash(self) -> str:
-        """Identifies the set of pairs, whatever their order, their role and the task's id."""
+        """A hash of the set of pairs, independent of their order, their role and the task's id."""
         return _sha(*sorted({pair.hash for pair in self.pairs}))
 
     @cached_property
     def canonical(self) -> str:
-        """Identifies the id and every pair in its order and role."""
+        """A hash of the id and of every pair in its order and role."""
         return _sha(self.id, "demos", *(p.hash for p in self.demos), "tests", *(p.hash for p in self.tests))
 
 
 def hash_grid(grid: Grid) -> str:
-    """SHA-256 over the shape and the colours of a grid."""
+    """Return the SHA-256 of the shape and the colours of a grid."""
     digest = hashlib.sha256(f"{grid.shape[0]}x{grid.shape[1]}:".encode())
     digest.update(np.ascontiguousarray(grid, dtype=np.uint8).tobytes())
     return digest.hexdigest()
@@ -91,26 +91,28 @@ def parse_task(task_id: str, raw: Any, where: str, *, outputs: bool = True) -> T
     """Read a task from the JSON of the ARC format.
 
     Args:
-        task_id: the id to give it.
-        raw: what ``json.load`` returned.
-        where: the file, named in errors.
+        task_id: the id of the task.
+        raw: the result of ``json.load``.
+        where: the name of the file, for errors.
         outputs: whether every test pair must have its output.
 
     Raises:
-        DataError: naming the file, the task, the pair and what is wrong with it.
+        DataError: the task is malformed. The error names the file, the task and the pair.
     """
     name = f"{where}: task {task_id}"
-    if not task_id or not task_id.isprintable():  # it would not survive a terminal, a file or a hash
+    if (
+        not task_id or not task_id.isprintable()
+    ):  # such an id cannot be printed, used as a file name, or hashed
         raise DataError(
             "task.unprintable-id",
-            f"{where}: a task id cannot be written",
+            f"{where}: a task id is empty or has characters that cannot be printed",
             got=ascii(task_id),
             allowed="printable characters",
         )
     if not isinstance(raw, dict):
         raise DataError(
             "task.not-an-object",
-            f"{name} is not an object",
+            f"{name} is not a JSON object",
             got=shorten(raw),
             allowed='{"train": [...], "test": [...]}',
         )
@@ -120,10 +122,10 @@ def parse_task(task_id: str, raw: Any, where: str, *, outputs: bool = True) -> T
 
 
 def parse_grid(raw: Any, name: str) -> Grid:
-    """Read a grid from lists of lists of colours.
+    """Read a grid from a list of rows of colours.
 
     Raises:
-        DataError: the grid is ragged, empty, too large, or holds something but a colour.
+        DataError: the grid is ragged, empty or too large, or contains something that is not a colour.
     """
     if not isinstance(raw, list) or not raw:
         raise DataError(
@@ -136,22 +138,22 @@ def parse_grid(raw: Any, name: str) -> Grid:
         if not isinstance(row, list):
             raise DataError(
                 "task.row-not-a-list",
-                f"{name} is not a grid: row {r} is no list",
+                f"{name} is not a grid: row {r} is not a list",
                 got=shorten(row),
                 allowed="a list of colours",
             )
         if len(row) != len(raw[0]):
             raise DataError(
                 "task.ragged-grid",
-                f"{name} is ragged: row {r} is not as long as row 0",
+                f"{name} is ragged: row {r} has another length than row 0",
                 got=f"rows of {len(raw[0])} and {len(row)} cells",
-                allowed="rows of one length",
+                allowed="rows of equal length",
             )
     width = len(raw[0])
     if not (1 <= width <= SIDE and len(raw) <= SIDE):
         raise DataError(
             "task.bad-size",
-            f"{name} has a bad size",
+            f"{name} has a size that is not allowed",
             got=f"{len(raw)}x{width}",
             allowed=f"sides from 1 to {SIDE}",
         )
@@ -160,7 +162,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
             if type(cell) is not int or not 0 <= cell < COLOURS:
                 raise DataError(
                     "task.bad-colour",
-                    f"{name} holds something but a colour at row {r}, column {c}",
+                    f"{name} has a value that is not a colour at row {r}, column {c}",
                     got=shorten(cell),
                     allowed=f"whole numbers from 0 to {COLOURS - 1}",
                 )
@@ -207,7 +209,7 @@ def _sha(*parts: str) -> str:
 
 
 class _Brief(reprlib.Repr):
-    """A value as one short line, however long or deep it is."""
+    """Formats any value as one short line."""
 
     def repr_int(self, x: int, level: int) -> str:
         return super().repr_int(x, level) if abs(x) < 10**40 else f"a number of {x.bit_length()} bits"
@@ -218,6 +220,6 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
 
 
 def shorten(value: Any, limit: int = 60) -> str:
-    """A value as one short line for a message."""
+    """Return a value as one short line for a message."""
     text = _SHORT.repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

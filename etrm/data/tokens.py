@@ -1,7 +1,7 @@
-"""Grids as tokens on a canvas, and back.
+"""Convert grids to tokens on a canvas, and back.
 
-PAD fills the canvas; EOS marks the row below a grid and the column right of it (not the corner),
-where the canvas has them; colour k is the token k + 2.
+PAD fills the canvas. EOS marks the row below a grid and the column to its right (without the corner), if they are on
+the canvas. Colour k is the token k + 2.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ FIRST_COLOUR = 2
 VOCAB = FIRST_COLOUR + COLOURS
 
 Tokens: TypeAlias = npt.NDArray[np.int16]
-"""Tokens, positions or labels; collation widens them to int64."""
+"""An array of tokens, positions or labels. Collation converts it to int64."""
 
 
 def to_canvas(grid: Grid, side: int = SIDE, offset: tuple[int, int] = (0, 0)) -> Tokens:
-    """Lay a grid on a (side, side) canvas, its first cell at ``offset``."""
+    """Return a (side, side) canvas with a grid whose first cell is at ``offset``."""
     top, left = offset
     bottom, right = top + grid.shape[0], left + grid.shape[1]
     if min(offset) < 0 or bottom > side or right > side:
         raise ArgumentError(
             "data.grid-leaves-canvas",
-            f"a {grid.shape[0]}x{grid.shape[1]} grid at {offset} leaves the {side}x{side} canvas",
+            f"a {grid.shape[0]}x{grid.shape[1]} grid at {offset} does not fit on the {side}x{side} canvas",
         )
     canvas = np.full((side, side), PAD, dtype=np.int16)
     canvas[top:bottom, left:right] = grid.astype(np.int16) + FIRST_COLOUR
@@ -42,20 +42,20 @@ def to_canvas(grid: Grid, side: int = SIDE, offset: tuple[int, int] = (0, 0)) ->
 
 
 def read_labels(canvas: Tokens) -> Tokens:
-    """The labels of a canvas: colours and EOS are scored, PAD is not."""
+    """Return the labels of a canvas: colours and EOS are scored, PAD is not."""
     return np.where(canvas == PAD, np.int16(IGNORE), canvas)
 
 
 def read_grid(tokens: npt.NDArray[np.integer]) -> Grid:
-    """The published crop rule: the largest all-colour rectangle that starts at the top-left.
+    """Return the grid on a canvas by the published crop rule: the largest rectangle of colours at the top-left.
 
-    Inverts :func:`to_canvas` at offset (0, 0). Among equal areas the one with fewer rows wins.
+    This inverts :func:`to_canvas` at offset (0, 0). Of rectangles with equal areas, the one with fewer rows is used.
 
     Args:
-        tokens: (h, w) predicted tokens.
+        tokens: the (h, w) predicted tokens.
 
     Returns:
-        The grid of colours; (0, 0) where the first token is no colour.
+        The grid of colours; its shape is (0, 0) if the first token is not a colour.
     """
     colour = (tokens >= FIRST_COLOUR) & (tokens < VOCAB)
     run = np.where(colour.all(axis=1), tokens.shape[1], np.argmin(colour, axis=1))

@@ -1,4 +1,4 @@
-"""Votes over augmentations, pass@k, baselines and intervals."""
+"""Evaluation: votes over augmentations, pass@k, baselines and intervals."""
 
 from etrm.evaluation.baselines import BASELINES, evaluate_baselines
 from etrm.evaluation.passk import EvaluationReport, PassK, QueryResult, evaluate

@@ -1,6 +1,6 @@
-"""What needs no learning: predictors that stand beside every accuracy.
+"""Baselines: predictors that need no learning, with which every accuracy is compared.
 
-Each answers with a grid of the query input's shape, because the answer's shape is not known.
+Each one predicts a grid of the shape of the query input, because the shape of the true output is not known.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from etrm.evaluation.voting import Answer, Predictor
 
 
 def copy_input(samples: Sequence[Sample]) -> list[Answer]:
-    """The query input, EOS included."""
+    """Predict the query input, with its EOS tokens."""
     return [(sample.tokens, 0.0) for sample in samples]
 
 
 def all_black(samples: Sequence[Sample]) -> list[Answer]:
-    """The query input with every cell black."""
+    """Predict the query input with every cell black."""
     return [_filled(sample, FIRST_COLOUR) for sample in samples]
 
 
 def most_frequent_colour(samples: Sequence[Sample]) -> list[Answer]:
-    """The query input with every cell in the colour that the demo outputs show most.
+    """Predict the query input with every cell in the most frequent colour of the demonstration outputs.
 
-    Without demonstrations the query input is counted instead; the lowest of equal colours wins.
+    Without demonstrations the query input is counted instead. Of equally frequent colours, the lowest is used.
     """
     return [_filled(sample, _most_frequent(sample)) for sample in samples]
 
@@ -40,13 +40,13 @@ def most_frequent_colour(samples: Sequence[Sample]) -> list[Answer]:
 BASELINES: MappingProxyType[str, Predictor] = MappingProxyType(
     {"copy input": copy_input, "all black": all_black, "most frequent colour": most_frequent_colour}
 )
-"""Every trivial baseline by its name."""
+"""The baselines by their names."""
 
 
 def evaluate_baselines(
     tasks: TaskSet, data: DataConfig | None = None, ks: Sequence[int] = (1,)
 ) -> dict[str, EvaluationReport]:
-    """Score every baseline; one vote per query, for an augmentation changes none of them."""
+    """Score every baseline, with one vote per query, because augmentations do not change their answers."""
     return {
         name: evaluate(tasks, predictor, augmentations=1, data=data, variant="trm", ks=ks)
         for name, predictor in BASELINES.items()

@@ -1,4 +1,4 @@
-"""Pass@k over the tasks that were asked, each of which has a prediction or counts 0."""
+"""Pass@k over the evaluated tasks. A query without a prediction counts as unsolved."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KS = (1, 2, 5, 10, 100, 1000)
 """Candidates that may be tried, as in the published evaluator; ARC itself allows two."""
 
 Candidates: TypeAlias = Mapping[str, tuple[tuple[Candidate, ...], ...]]
-"""For each task id, for each of its tests, the candidates in their order."""
+"""The ranked candidates of each test pair, by task id."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class PassK:
     """Pass@k of one evaluation.
 
     Attributes:
-        k: candidates that may be tried on each test input.
-        score: mean over the asked tasks of the share of test inputs solved.
-        solved: tasks all of whose test inputs are solved; a task half solved is not among them.
-        asked: tasks.
-        low: lower end of the exact 95 % binomial interval of solved / asked.
-        high: its upper end. The score itself may lie above it, by the tasks half solved.
+        k: the number of candidates that may be tried on each test input.
+        score: the mean over the evaluated tasks of the share of solved test inputs.
+        solved: the number of tasks whose test inputs are all solved.
+        asked: the number of evaluated tasks.
+        low: the lower end of the exact 95 % binomial interval of solved / asked.
+        high: the upper end of this interval. The score can be above it, because it also counts partly solved tasks.
     """
 
     k: int
@@ -52,15 +52,15 @@ class PassK:
 
 @dataclass(frozen=True)
 class QueryResult:
-    """What became of one test input.
+    """The result of one test input.
 
     Attributes:
-        task_id: the task.
-        query: index among its tests.
-        in_region: whether the true output lies where the model can answer; if not, it is unsolved.
-        votes: predictions.
-        candidates: different answers among them.
-        rank: place of the true output among the candidates, from 1; None if it is not there.
+        task_id: the id of the task.
+        query: the index of the test pair.
+        in_region: whether the true output fits into the model's region; if not, the query counts as unsolved.
+        votes: the number of predictions.
+        candidates: the number of different answers among them.
+        rank: the rank of the true output among the candidates, from 1; None if it is not among them.
     """
 
     task_id: str
@@ -71,24 +71,24 @@ class QueryResult:
     rank: int | None
 
     def solved(self, k: int) -> bool:
-        """Whether the true output is among the first k candidates."""
+        """Return whether the true output is among the first k candidates."""
         return self.rank is not None and self.rank <= k
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """One evaluation.
+    """The results of one evaluation.
 
     Attributes:
         pass_at: pass@k by k.
-        token_accuracy: over all samples, the mean share of scored tokens (colours and EOS) that are
-            right; a sample without a prediction counts 0.
-        exact_accuracy: share of samples with every scored token right and the output in the region.
-        samples: samples that were asked: tests times augmentations.
-        missing: samples without a prediction.
-        empty: predictions that hold no grid.
-        unanswered: asked tasks with a test that has no prediction at all.
-        queries: every test input of every asked task.
+        token_accuracy: the mean over all samples of the share of scored tokens (colours and EOS) that are correct;
+            a sample without a prediction counts 0.
+        exact_accuracy: the share of samples whose scored tokens are all correct and whose output fits into the region.
+        samples: the number of evaluated samples: test pairs times augmentations.
+        missing: the number of samples without a prediction.
+        empty: the number of predictions that contain no grid.
+        unanswered: the number of evaluated tasks with a test pair that has no prediction at all.
+        queries: the results of all test inputs of all evaluated tasks.
         candidates: the answers, see :data:`Candidates`.
     """
 
@@ -104,7 +104,7 @@ class EvaluationReport:
 
     @property
     def out_of_region(self) -> tuple[str, ...]:
-        """Queries whose true output lies outside the region, as ``task id[query]``."""
+        """The queries whose true output does not fit into the region, as ``task id[query]``."""
         return tuple(f"{query.task_id}[{query.query}]" for query in self.queries if not query.in_region)
 
 
@@ -120,21 +120,21 @@ def evaluate(
     ks: Sequence[int] = KS,
     batch_size: int = 64,
 ) -> EvaluationReport:
-    """Ask every test query of the tasks under some augmentations, vote, and score.
+    """Predict every test query of the tasks under some augmentations, vote, and score the answers.
 
-    Nothing outlives the call. The other arguments are those of
-    :func:`etrm.data.episodes.build_evaluation_samples`, which lays the samples out.
+    No state outlives the call. The other arguments are those of
+    :func:`etrm.data.episodes.build_evaluation_samples`, which makes the samples.
 
     Raises:
-        DataError: a test output is unknown, or a sample cannot be laid out.
+        DataError: a test output is unknown, or a sample cannot be made.
     """
     unknown = [task.id for task in tasks if any(pair.output is None for pair in task.tests)]
     if unknown:
         raise DataError(
             "evaluate.unknown-outputs",
-            f"{tasks.source}: {len(unknown)} tasks have test outputs that are unknown, so none can be scored",
+            f"{tasks.source}: the test outputs of {len(unknown)} tasks are unknown, so answers cannot be scored",
             got=", ".join(unknown[:5]),
-            next_step="put the solutions file next to the challenges file, or write a submission",
+            next_step="put the solutions file next to the challenges file, or write a submission with --submission",
         )
     layout = DataConfig() if data is None else data
     samples = build_evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
@@ -142,9 +142,9 @@ def evaluate(
 
 
 def predict(samples: Sequence[Sample], predictor: Predictor, batch_size: int = 64) -> list[Prediction | None]:
-    """Each sample's prediction, in the order of the samples, asked in batches of similar length."""
+    """Return the prediction of each sample, in their order. Samples of similar length are predicted in one batch."""
     if batch_size < 1:
-        raise ArgumentError("evaluate.bad-batch-size", f"batch size {batch_size} is below 1")
+        raise ArgumentError("evaluate.bad-batch-size", f"the batch size {batch_size} is below 1")
     found: list[Prediction | None] = [None] * len(samples)
     order = sorted(range(len(samples)), key=lambda index: (len(samples[index].tokens), index))
     for start in range(0, len(order), batch_size):
@@ -153,7 +153,7 @@ def predict(samples: Sequence[Sample], predictor: Predictor, batch_size: int = 6
         if len(answers) != len(chosen):
             raise ArgumentError(
                 "evaluate.wrong-number-of-answers",
-                f"the predictor gave {len(answers)} answers to {len(chosen)} samples",
+                f"the predictor returned {len(answers)} answers for {len(chosen)} samples",
             )
         for index, answer in zip(chosen, answers, strict=True):
             if answer is not None:
@@ -163,7 +163,7 @@ def predict(samples: Sequence[Sample], predictor: Predictor, batch_size: int = 6
 
 
 def rank_candidates(tasks: Iterable[Task], predictions: Iterable[Prediction | None]) -> Candidates:
-    """The candidates of every test of every task; none where nothing was predicted."""
+    """Return the candidates of every test pair of every task; none for a pair without predictions."""
     groups = group_by_query(prediction for prediction in predictions if prediction is not None)
     ranked = {key: rank(group) for key, group in groups.items()}
     return {
@@ -178,7 +178,7 @@ def score(
     predictions: Sequence[Prediction | None],
     ks: Sequence[int] = KS,
 ) -> EvaluationReport:
-    """Score predictions, one per sample, against the outputs of the tasks that were asked."""
+    """Score predictions, one per sample, against the outputs of the evaluated tasks."""
     if not tasks:
         raise ArgumentError("evaluate.no-tasks", "no task is evaluated")
     if len({task.id for task in tasks}) < len(tasks):
@@ -211,7 +211,7 @@ def _result(task: Task, query: int, candidates: tuple[Candidate, ...], in_region
     output = task.tests[query].output
     if output is None:
         raise ArgumentError(
-            "evaluate.no-known-output", f"{task.id}[{query}] has no known output to score against"
+            "evaluate.no-known-output", f"the output of {task.id}[{query}] is unknown, so it cannot be scored"
         )
     return QueryResult(
         task_id=task.id,
@@ -232,7 +232,7 @@ def _place(output: Grid, candidates: tuple[Candidate, ...]) -> int | None:
 
 def _pass_at(k: int, results: Sequence[Sequence[QueryResult]]) -> PassK:
     if k < 1:
-        raise ArgumentError("evaluate.no-candidates", f"pass@{k}: at least one candidate must be tried")
+        raise ArgumentError("evaluate.no-candidates", f"pass@{k} is not defined: k must be at least 1")
     solved = [[result.solved(k) for result in tests] for tests in results]
     share = sum(sum(tests) / len(tests) for tests in solved) / len(results)
     whole = sum(all(tests) for tests in solved)

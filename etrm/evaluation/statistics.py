@@ -1,7 +1,7 @@
-"""Intervals and the registered rule that turns one into a verdict, exact and without scipy.
+"""Exact intervals, and the registered rule that turns an interval into a verdict. Does not need scipy.
 
-Both the Clopper-Pearson interval and Student's t rest on the regularised incomplete beta
-function, evaluated here by its continued fraction (Numerical Recipes, section 6.4).
+Both the Clopper-Pearson interval and Student's t use the regularised incomplete beta function, which is computed by its
+continued fraction (Numerical Recipes, section 6.4).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Literal
 from etrm.errors import ArgumentError
 
 FULL_SEEDS = 5
-"""With fewer seeds a comparison is a screening and can validate nothing."""
+"""The number of seeds that a verdict needs. With fewer seeds a comparison is a screening and can validate nothing."""
 
 MAX_SEEDS = 1_000_000
-"""Beyond this, the number of seeds that would settle a question is not worth naming."""
+"""If more seeds than this are needed, their number is not reported, because nobody can run so many."""
 
 VerdictName = Literal["VALIDATED", "INVALIDATED", "INCONCLUSIVE"]
 
@@ -27,13 +27,13 @@ class PairedInterval:
     """The t interval of the mean of paired differences.
 
     Attributes:
-        mean: mean difference; -inf if a difference is not finite.
-        low: lower end, -inf where nothing bounds the mean.
-        high: upper end, inf where nothing bounds the mean.
-        deviation: sample standard deviation; NaN where there is none.
-        seeds: number of differences.
-        level: two-sided level of the interval.
-        p_value: one-sided, of the hypothesis that the mean is not above 0; 1 where there is none.
+        mean: the mean difference; -inf if a difference is not finite.
+        low: the lower end; -inf if the mean is not bounded below.
+        high: the upper end; inf if the mean is not bounded above.
+        deviation: the sample standard deviation; NaN if it is undefined.
+        seeds: the number of differences.
+        level: the two-sided level of the interval.
+        p_value: the one-sided p-value of the hypothesis that the mean is not above 0; 1 if it is undefined.
     """
 
     mean: float
@@ -47,15 +47,15 @@ class PairedInterval:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the registered rule says about one interval.
+    """The result of the registered rule for one interval.
 
     Attributes:
-        verdict: the name of a verdict.
+        verdict: the name of the verdict.
         reason: the rule that applied, with its numbers.
-        screening: fewer seeds than a verdict needs, so nothing could be validated.
-        candidate: a screening in which only the number of seeds stood in the way of VALIDATED.
-        seeds_needed: seeds in all that would settle it if mean and deviation stayed as they are;
-            None where it is settled, or where the deviation is unknown.
+        screening: whether there were fewer seeds than a verdict needs, so that nothing could be validated.
+        candidate: whether the verdict would be VALIDATED with more seeds.
+        seeds_needed: the total number of seeds that would decide it if mean and deviation stayed the same;
+            None if it is decided, or if the deviation is unknown.
     """
 
     verdict: VerdictName
@@ -66,19 +66,19 @@ class Decision:
 
     @property
     def gained(self) -> bool:
-        """Whether there is an effect that matters, be it of too few seeds for a verdict."""
+        """Whether there is an effect that matters, even if there are too few seeds for a verdict."""
         return self.candidate or self.verdict == "VALIDATED"
 
     @property
     def ruled_out(self) -> bool | None:
-        """Whether an effect that matters is ruled out; None where that is open."""
+        """Whether an effect that matters is ruled out; None if this is undecided."""
         return False if self.gained else True if self.verdict == "INVALIDATED" else None
 
 
 def binomial_interval(solved: int, asked: int, level: float = 0.95) -> tuple[float, float]:
-    """The exact (Clopper-Pearson) interval of a share: never narrower than its level says.
+    """Return the exact (Clopper-Pearson) interval of a share. Its coverage is at least its level.
 
-    0 of 4 gives 0 to .602, and 0 of 0 gives 0 to 1.
+    For instance, 0 of 4 gives 0 to .602, and 0 of 0 gives 0 to 1.
     """
     if not 0 <= solved <= asked:
         raise ArgumentError("statistics.not-a-share", f"{solved} solved of {asked} evaluated is not a share")
@@ -89,11 +89,11 @@ def binomial_interval(solved: int, asked: int, level: float = 0.95) -> tuple[flo
 
 
 def paired_t_interval(differences: Sequence[float], level: float = 0.90) -> PairedInterval:
-    """The two-sided t interval of the mean of paired differences.
+    """Return the two-sided t interval of the mean of paired differences.
 
-    A difference that is NaN or infinite stands for the worst score, whose size is unknown: the mean
-    becomes -inf and the interval the whole line, so that nothing is validated and nothing ruled out.
-    Give such runs the worst score of a comparison first. One difference bounds nothing either.
+    A difference that is NaN or infinite means the worst score, whose size is unknown. The mean then becomes -inf and
+    the interval the whole line, so that nothing is validated and nothing is ruled out. To avoid this, give such runs
+    the worst score of the comparison first. A single difference also gives the whole line.
     """
     seeds = len(differences)
     if seeds == 0:
@@ -111,9 +111,9 @@ def paired_t_interval(differences: Sequence[float], level: float = 0.90) -> Pair
 
 
 def decide(interval: PairedInterval, smallest_effect: float, *, full_seeds: int = FULL_SEEDS) -> Decision:
-    """VALIDATED if low > 0 and mean >= m, INVALIDATED if high < m, else INCONCLUSIVE.
+    """Return VALIDATED if low > 0 and mean >= m, INVALIDATED if high < m, else INCONCLUSIVE; m is ``smallest_effect``.
 
-    Under ``full_seeds`` seeds what would be VALIDATED stays INCONCLUSIVE, marked as a candidate.
+    With fewer than ``full_seeds`` seeds, VALIDATED becomes INCONCLUSIVE and is marked as a candidate.
     """
     if not smallest_effect > 0:
         raise ArgumentError(
@@ -145,9 +145,9 @@ def decide(interval: PairedInterval, smallest_effect: float, *, full_seeds: int 
 def count_seeds_needed(
     interval: PairedInterval, smallest_effect: float, full_seeds: int = FULL_SEEDS
 ) -> int | None:
-    """Fewest seeds at which the rule would decide, were mean and deviation to stay as observed.
+    """Return the smallest number of seeds at which the rule would decide if mean and deviation stayed the same.
 
-    None where there is no deviation to go by, or over a million seeds would be needed.
+    None if the deviation is unknown, or if more than a million seeds would be needed.
     """
     if not math.isfinite(interval.deviation):
         return None
@@ -157,7 +157,7 @@ def count_seeds_needed(
     if _half_width(interval.deviation, most, interval.level) >= gap:
         return None
     least = max(least, 2)
-    while least < most:  # the half width shrinks with every seed
+    while least < most:  # bisection, because the half width shrinks with every seed
         middle = (least + most) // 2
         if _half_width(interval.deviation, middle, interval.level) < gap:
             most = middle
@@ -167,7 +167,7 @@ def count_seeds_needed(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given; NaN counts as 1."""
+    """Return Holm's adjusted p-values, in the order of ``p_values``; NaN counts as 1."""
     values = [1.0 if math.isnan(value) else value for value in p_values]
     adjusted, largest = [1.0] * len(values), 0.0
     for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
@@ -177,7 +177,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def t_quantile(share: float, freedom: int) -> float:
-    """The value that Student's t stays below with probability ``share``."""
+    """Return the value below which Student's t lies with probability ``share``."""
     if not 0 < share < 1 or freedom < 1:
         raise ArgumentError(
             "statistics.bad-quantile", f"no t quantile for share {share} and {freedom} degrees of freedom"
@@ -212,11 +212,11 @@ def _p_value(mean: float, deviation: float, seeds: int) -> float:
 
 
 def _beta_quantile(share: float, a: float, b: float) -> float:
-    """Where the regularised incomplete beta function of a and b reaches ``share``."""
+    """Return the x at which the regularised incomplete beta function I_x(a, b) equals ``share``."""
     low, high = 0.0, 1.0
     while True:
         middle = (low + high) / 2
-        if middle in (low, high):  # neighbouring floats
+        if middle in (low, high):  # low and high are neighbouring floats
             return middle
         if _beta_share(middle, a, b) < share:
             low = middle
@@ -225,17 +225,17 @@ def _beta_quantile(share: float, a: float, b: float) -> float:
 
 
 def _beta_share(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b)."""
+    """Return the regularised incomplete beta function I_x(a, b)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):  # the fraction converges fast on this side only
+    if x > (a + 1) / (a + b + 2):  # the continued fraction converges fast only for smaller x
         return 1 - _beta_share(1 - x, b, a)
     log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     return math.exp(log_front) * _beta_fraction(x, a, b) / a
 
 
 def _beta_fraction(x: float, a: float, b: float) -> float:
-    """The continued fraction of the incomplete beta function, by Lentz's method."""
+    """Return the continued fraction of the incomplete beta function, computed by Lentz's method."""
     tiny = 1e-300
     c, d = 1.0, 1 / _away(1 - (a + b) * x / (a + 1), tiny)
     value = d

@@ -1,4 +1,4 @@
-"""The submission file of the Kaggle ARC competitions: two attempts at every test of every task of a data set."""
+"""The submission file of the Kaggle ARC competitions, with two attempts for every test pair of every task."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from etrm.evaluation.voting import Candidate
 ATTEMPTS = ("attempt_1", "attempt_2")
 
 PLACEHOLDER = [[0, 0], [0, 0]]
-"""Stands for an attempt that there is no candidate for, as in Kaggle's sample submission."""
+"""The placeholder for an attempt without a candidate, as in Kaggle's sample submission."""
 
 Rows = list[list[int]]
 
 
 class PlaceholderReason(StrEnum):
-    """Why a task has a test whose attempts are placeholders."""
+    """The reason why a task has a test pair whose attempts are placeholders."""
 
     MAX_SIDE = "max_side"  # not evaluated: a grid is larger than data.max_side
     MAX_TASKS = "max_tasks"  # not evaluated: evaluate.max_tasks was reached before it
@@ -35,10 +35,10 @@ class Submitted:
     """A submission that was written.
 
     Attributes:
-        path: its file.
-        listing: the file that names its placeholders.
-        tasks: number of tasks in it, all of the data set.
-        placeholders: for every task that has a test without an answer, the reason.
+        path: the submission file.
+        listing: the file that lists the tasks with placeholders.
+        tasks: the number of tasks in the submission, which are all tasks of the data set.
+        placeholders: the reason for every task that has a test pair without an answer.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Submitted:
 
 
 def build_submission(tasks: Iterable[Task], candidates: Candidates) -> dict[str, list[dict[str, Rows]]]:
-    """The contents of the file. Empty grids are no attempt: the next candidate takes their place."""
+    """Return the contents of the file. Empty grids are skipped, so the next candidate is used instead."""
     return {
         task.id: [_attempts(ranked) for ranked in candidates.get(task.id, ((),) * len(task.tests))]
         for task in tasks
@@ -58,12 +58,12 @@ def build_submission(tasks: Iterable[Task], candidates: Candidates) -> dict[str,
 def find_placeholders(
     tasks: Iterable[Task], candidates: Candidates, max_side: int
 ) -> dict[str, PlaceholderReason]:
-    """Why tasks have a test without an answer; a task that is answered is not in it.
+    """Return the reason for each task that has a test pair without an answer.
 
     Args:
-        tasks: all of the data set.
-        candidates: of the tasks that were evaluated.
-        max_side: longest side of the grids that were evaluated.
+        tasks: all tasks of the data set.
+        candidates: the candidates of the evaluated tasks.
+        max_side: the longest side of the evaluated grids.
     """
     found: dict[str, PlaceholderReason] = {}
     for task in tasks:
@@ -78,13 +78,13 @@ def find_placeholders(
 
 
 def write_submission(path: Path, tasks: Iterable[Task], candidates: Candidates, max_side: int) -> Submitted:
-    """Write the file, and beside it ``NAME.placeholders.json``; each whole or not at all.
+    """Write the file, and ``NAME.placeholders.json`` next to it, both atomically.
 
     Args:
-        path: of the file.
-        tasks: all of the data set, in the order of the file.
-        candidates: of the tasks that were evaluated; the others have placeholders.
-        max_side: longest side of the grids that were evaluated.
+        path: the path of the file.
+        tasks: all tasks of the data set, in the order of the file.
+        candidates: the candidates of the evaluated tasks; the other tasks get placeholders.
+        max_side: the longest side of the evaluated grids.
 
     Raises:
         DataError: a file cannot be written.
@@ -100,7 +100,7 @@ def write_submission(path: Path, tasks: Iterable[Task], candidates: Candidates, 
     except OSError as error:
         raise DataError(
             "evaluate.submission-not-writable",
-            f"cannot write the submission {path}",
+            f"the submission {path} cannot be written",
             got=error.strerror or str(error),
         ) from error
     return done

@@ -1,7 +1,6 @@
-"""From predicted tokens to ranked answers: crop, undo the augmentation, count votes per query.
+"""Turn predicted tokens into ranked answers: crop, invert the augmentation, and count votes per query.
 
-Every function is pure: votes exist only as the predictions that are passed in, so none can leak
-from one evaluation into the next.
+Every function is pure. Votes exist only as arguments, so they cannot leak from one evaluation into the next.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from etrm.data.tokens import PAD, read_grid
 from etrm.errors import ArgumentError
 
 Answer: TypeAlias = tuple[npt.NDArray[np.integer], float]
-"""What a model says to one sample: a token for each of the sample's (S,), and its halting logit."""
+"""The answer of a model to one sample: (S,) predicted tokens, and the halting logit."""
 
 Predictor: TypeAlias = Callable[[Sequence[Sample]], Sequence[Answer | None]]
-"""Answers samples in their order; None where there is no prediction, which counts as wrong."""
+"""A function that answers samples in their order. None means no prediction, which counts as wrong."""
 
 QueryKey: TypeAlias = tuple[str, str]
-"""Task id, and hash of the query input without augmentation."""
+"""The task id, and the hash of the query input without augmentation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """One sample's answer, (S,) tokens and the halting logit."""
+    """The answer to one sample: (S,) tokens and the halting logit."""
 
     sample: Sample
     tokens: npt.NDArray[np.integer]
@@ -44,28 +43,29 @@ class Prediction:
         if self.tokens.shape != self.sample.tokens.shape:
             raise ArgumentError(
                 "evaluate.wrong-shape",
-                f"{self.sample.name}: predicted tokens {self.tokens.shape}, evaluated {self.sample.tokens.shape}",
+                f"{self.sample.name}: the predicted tokens have shape {self.tokens.shape}, the sample has "
+                f"{self.sample.tokens.shape}",
             )
 
     @cached_property
     def grid(self) -> Grid:
-        """The predicted grid without augmentation; (0, 0) where the first token is no colour."""
+        """The predicted grid without augmentation; its shape is (0, 0) if the first token is not a colour."""
         return undo_augmentation(self.sample, self.tokens)
 
     @cached_property
     def query(self) -> QueryKey:
-        """The query that this is a vote on."""
+        """The query to which this prediction is a vote."""
         return self.sample.task_id, hash_grid(undo_augmentation(self.sample, self.sample.tokens))
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An answer that got votes.
+    """An answer that has votes.
 
     Attributes:
-        grid: the answer; (0, 0) stands for predictions that hold no grid.
-        votes: predictions that gave it.
-        halting: mean of their halting probabilities.
+        grid: the grid; its shape is (0, 0) for predictions that contain no grid.
+        votes: the number of predictions with this grid.
+        halting: the mean of their halting probabilities.
     """
 
     grid: Grid
@@ -74,11 +74,11 @@ class Candidate:
 
 
 def undo_augmentation(sample: Sample, tokens: npt.NDArray[np.integer]) -> Grid:
-    """The grid that a sample's tokens show, without the sample's augmentation."""
+    """Return the grid of a sample's tokens, without the augmentation of the sample."""
     if sample.translated != (0, 0):
         raise ArgumentError(
             "evaluate.shifted-sample",
-            f"{sample.name} is shifted by {sample.translated}; only training samples may be",
+            f"{sample.name} is shifted by {sample.translated}; only training samples may be shifted",
         )
     canvas = np.full((SIDE, SIDE), PAD, dtype=np.int64)
     canvas[np.divmod(sample.positions, SIDE)] = tokens
@@ -87,7 +87,7 @@ def undo_augmentation(sample: Sample, tokens: npt.NDArray[np.integer]) -> Grid:
 
 
 def group_by_query(predictions: Iterable[Prediction]) -> dict[QueryKey, list[Prediction]]:
-    """Predictions grouped by what they answer."""
+    """Return the predictions grouped by query."""
     groups: dict[QueryKey, list[Prediction]] = {}
     for prediction in predictions:
         groups.setdefault(prediction.query, []).append(prediction)
@@ -95,11 +95,11 @@ def group_by_query(predictions: Iterable[Prediction]) -> dict[QueryKey, list[Pre
 
 
 def rank(predictions: Iterable[Prediction]) -> tuple[Candidate, ...]:
-    """The candidates of one query: most votes first, then highest mean sigmoid(q_halt).
+    """Return the candidates of one query: most votes first, then highest mean sigmoid(q_halt).
 
-    What is still tied goes by the hash of the grid, so that the order of the predictions never
-    matters. As in the published evaluator a prediction without a grid votes for the empty grid,
-    which takes a place among the candidates and can never be right.
+    Remaining ties are broken by the hash of the grid, so that the order of the predictions does not matter. As in the
+    published evaluator, a prediction without a grid is a vote for the empty grid, which takes a rank among the
+    candidates and is never correct.
     """
     ballots: dict[str, list[Prediction]] = {}
     for prediction in predictions:
@@ -115,7 +115,7 @@ def _candidate(ballot: Sequence[Prediction]) -> Candidate:
 
 
 def _sigmoid(logit: float) -> float:
-    """The logistic function; a NaN counts as the least."""
+    """Return the logistic function of a logit; a NaN counts as the lowest value."""
     if math.isnan(logit):
         return 0.0
     if logit < 0:

@@ -21,7 +21,7 @@ def allow(text: str) -> None:
     """Note that the user named this code, so that it may run as it is now.
 
     Args:
-        text: name of code; any other text is passed over.
+        text: the name of code; any other text is ignored.
 
     Raises:
         ExtensionError: the file cannot be read.

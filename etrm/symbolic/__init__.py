@@ -1,4 +1,4 @@
-"""The symbolic solver: formulas over grids and their evaluation. ``docs/symbolic.md`` has the language."""
+"""The symbolic solver: formulas over grids, and a model that chooses among them (``docs/symbolic.md``)."""
 
 from etrm.symbolic.evaluate import Evaluator as Evaluator
 from etrm.symbolic.evaluate import apply_rule as apply_rule
@@ -7,6 +7,9 @@ from etrm.symbolic.formula import Formula as Formula
 from etrm.symbolic.formula import Rule as Rule
 from etrm.symbolic.grids import Grids as Grids
 from etrm.symbolic.library import Library as Library
+from etrm.symbolic.model import Demonstrations as Demonstrations
+from etrm.symbolic.model import Solution as Solution
+from etrm.symbolic.model import SymbolicSolver as SymbolicSolver
 from etrm.symbolic.parser import parse as parse
 from etrm.symbolic.parser import parse_formula as parse_formula
 from etrm.symbolic.predicates import Predicates as Predicates

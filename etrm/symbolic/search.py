@@ -48,7 +48,7 @@ def rank_rules(demos: Sequence[Demo], library: Library) -> list[Explanation]:
 
     Args:
         demos: inputs and outputs.
-        library: what to search; learned predicates are passed over, for they mean nothing without training.
+        library: the predicates to search; learned ones are skipped, because they have no meaning before training.
 
     Raises:
         ArgumentError: there are no demonstrations.

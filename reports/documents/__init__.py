@@ -1,1 +1,1 @@
-"""Pages and figures of docs/ that are generated from the source or from runs."""
+"""Generate pages and figures of docs/ from the source code or from runs."""

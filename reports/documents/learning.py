@@ -1,9 +1,9 @@
-"""What docs/results/learning.md shows: the overfit gate of the encoders, and held-out scores over the steps.
+"""Generate the tables and figures of docs/results/learning.md: the overfit gate of the encoders, held-out scores.
 
     python -m reports.documents.learning gates RUN... --out FIGURE
     python -m reports.documents.learning held-out RUN... --out FIGURE
 
-Both print a markdown table and draw a figure from run folders; neither trains.
+Both commands print a markdown table and write a figure from run folders. Neither trains.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ GATE_COLUMNS = (
     "encoder",
     "seed",
     "accuracy",
-    "above .95 from step",
+    "above 0.95 from step",
     "collapse",
     "passed",
-    "coverage, least",
-    "encoder gradient, median",
+    "lowest coverage",
+    "median encoder gradient",
     "share, start to end",
-    "effective rank, end",
-    "loss, own / foreign demos",
+    "effective rank at the end",
+    "loss, own / mismatched demonstrations",
     "findings",
 )
-HELD_OUT_COLUMNS = ("what", "step", "solved", "asked", "share", "95 % interval", "token accuracy")
+HELD_OUT_COLUMNS = ("answers of", "step", "solved", "evaluated", "share", "95 % interval", "token accuracy")
 
 
 def gates(folders: Sequence[Path]) -> tuple[str, bytes]:
-    """The table and the figure of overfit runs, by encoder kind and seed."""
+    """Return the table and the figure of overfit runs, by encoder kind and seed."""
     runs = sorted(
         ((read_config(folder), read_table(folder), folder) for folder in folders),
         key=lambda run: (run[0].model.encoder.kind, run[0].train.seed),
@@ -54,9 +54,9 @@ def gates(folders: Sequence[Path]) -> tuple[str, bytes]:
     rows = [_gate_row(config.model.encoder.kind, config.train.seed, m, path) for config, m, path in runs]
     figure = Figure(
         key="gate",
-        title="Overfit gate: ten tasks, token accuracy of all rows",
+        title="Overfit gate: ten tasks, token accuracy of all samples",
         x_label="optimiser step",
-        y_label=f"means of {WINDOW} steps",
+        y_label=f"mean over {WINDOW} steps",
         caption="",
         lines=(("gate", GOAL),),
     )
@@ -88,7 +88,7 @@ def _gate_row(kind: str, seed: int, metrics: pd.DataFrame, folder: Path) -> list
 
 
 def held_out(folders: Sequence[Path]) -> tuple[str, bytes]:
-    """The table and the figure of every kept checkpoint's exact score on the held-out tasks of its run."""
+    """Return the table and the figure of the exact scores of all kept checkpoints on their held-out tasks."""
     runs = [(read_config(folder), score_steps(folder)) for folder in folders]
     config = runs[0][0]
     baselines = evaluate_baselines(load_held_out_tasks(config), config.data)
@@ -100,7 +100,7 @@ def held_out(folders: Sequence[Path]) -> tuple[str, bytes]:
     ]
     figure = Figure(
         key="held-out",
-        title=f"Held-out rules ({config.evaluate.source}): tasks solved at the first try",
+        title=f"Held-out rules ({config.evaluate.source}): tasks solved at the first attempt",
         x_label="optimiser step",
         y_label="share of tasks",
         caption="",
@@ -142,7 +142,7 @@ def _series(key: str, arm: str, seed: int, points: Sequence[tuple[float, float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m reports.documents.learning", description=__doc__)
     parser.add_argument("what", choices=("gates", "held-out"))
     parser.add_argument("runs", nargs="+", type=Path)

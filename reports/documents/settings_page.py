@@ -1,4 +1,4 @@
-"""The page docs/settings.md, generated from the fields of the config: `make pages`."""
+"""Generate docs/settings.md from the fields of the config (`make pages`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ with the source of each value:
 ```
 etrm config --preset small --set train.lr=3e-4     # or --config FILE, or a run folder
 etrm config --preset small > mine.toml             # a TOML file with every setting, for --config
-etrm config runs/mine --json                       # for machines
+etrm config runs/mine --json                       # as JSON
 ```
 
 A config starts from these defaults, a preset ({presets}), a TOML file or a run. A TOML file extends a preset
@@ -32,18 +32,18 @@ no quotes; otherwise quote a text once for TOML and once for the shell: `--set '
 
 
 def page() -> str:
-    """The page as markdown."""
+    """Return the page as markdown."""
     parts = [_HEAD.format(presets=", ".join(code(name) for name in list_presets()))]
     for section in list_sections():
-        lines = [_line(setting) for setting in section.settings]
+        lines = ["|setting and default|values|description|", "|---|---|---|", *map(_row, section.settings)]
         title = f"## {section.name or 'The whole run'}\n\n{escape(section.summary)}"
         parts.append(f"{title}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def _line(setting: Setting) -> str:
+def _row(setting: Setting) -> str:
     default = code(f"{setting.name}={to_toml(setting.default)}")
-    return f"- {default} ({_values(setting)}): {escape(setting.description)}"
+    return f"|{default}|{_values(setting)}|{escape(setting.description)}|"
 
 
 def _values(setting: Setting) -> str:
@@ -51,7 +51,7 @@ def _values(setting: Setting) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m reports.documents.settings_page", description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="the markdown file to write")
     write_file(parser.parse_args(arguments).out, page().encode())

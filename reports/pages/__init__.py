@@ -1,1 +1,1 @@
-"""Pages of a report as markdown, and the parts that they share."""
+"""Pages of a report as markdown."""

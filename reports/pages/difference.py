@@ -1,4 +1,4 @@
-"""What changed between two investigations of one subject, as plain text cells; nothing is written here."""
+"""Compare two investigations, usually of the same config. The result is plain text cells; nothing is written here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reports.pages.standing import marks
 
 @dataclass(frozen=True)
 class ResultChange:
-    """One thing that is not as it was; all plain text."""
+    """One thing that changed, as plain text."""
 
     part: str
     what: str
@@ -27,14 +27,14 @@ class ResultChange:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two investigations side by side.
+    """The differences between two investigations.
 
     Attributes:
-        found: root cause, verdicts and scenarios that changed.
-        evidence: rows that changed by more than their interval or threshold allows.
-        within: number of rows that moved by less, or that decide nothing.
-        circumstances: settings, code, data, seeds and machine that are not the same.
-        cost: of the earlier and of the later one.
+        found: the root cause, verdicts and scenarios that changed.
+        evidence: the rows that changed by more than their interval or threshold allows.
+        within: the number of rows that changed by less, or that decide nothing.
+        circumstances: the settings, code, data, seeds and hardware that differ.
+        cost: the costs of the earlier and of the later investigation.
     """
 
     found: tuple[ResultChange, ...]
@@ -45,27 +45,28 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Whether both found the same; circumstances and cost are no finding."""
+        """Whether both investigations found the same. Circumstances and cost do not count."""
         return not self.found and not self.evidence
 
 
 def compare(before: Result, after: Result, *, any_subject: bool = False) -> Difference:
-    """What changed.
+    """Return what changed between two investigations.
 
     Args:
         before: the earlier result.
-        after: the later one.
-        any_subject: compare different subjects too, such as one before and after it was mended.
+        after: the later result.
+        any_subject: whether to compare investigations of different configs too, such as before and after a fix.
 
     Raises:
-        ConfigError: the subjects differ, and that was not asked for.
+        ConfigError: the investigations are of different configs, and ``any_subject`` is False.
     """
     if before.subject != after.subject and not any_subject:
         raise ConfigError(
             "diff.other-subject",
-            "these investigations are of different subjects",
+            "these investigations are of different configs",
             got=f"{plain(before.subject)!r} and {plain(after.subject)!r}",
-            next_step="give two of one subject, or --any-subject where the difference is what is to be seen",
+            allowed="two investigations of the same config",
+            next_step="add --any-subject to compare them anyway, for instance before and after a fix",
         )
     within, evidence = 0, []
     for part, old, new in _rows(before, after):
@@ -84,7 +85,7 @@ def compare(before: Result, after: Result, *, any_subject: bool = False) -> Diff
 
 
 def _found(before: Result, after: Result) -> Iterator[ResultChange]:
-    pairs = [("subject", "", *(plain(result.subject) for result in (before, after)))]
+    pairs = [("run under test", "", *(plain(result.subject) for result in (before, after)))]
     pairs.append(("root cause", "", _cause(before), _cause(after)))
     pairs += [(key, "verdict", *(_verdict(r, key) for r in (before, after))) for key in _keys(before, after)]
     experiments = [{e.id: e for e in result.experiments} for result in (before, after)]
@@ -120,7 +121,7 @@ Row = tuple[str, Evidence | None, Evidence | None]
 
 
 def _rows(before: Result, after: Result) -> Iterator[Row]:
-    """Every row of evidence in either, with its part; a row is found again by its code and item."""
+    """Yield every row of evidence of either result with its part. Rows are matched by their code and item."""
     for part, old, new in _parts(before, after):
         rows = [_named(found) for found in (old, new)]
         for name in dict.fromkeys((*rows[1], *rows[0])):
@@ -143,7 +144,7 @@ def _named(rows: Sequence[Evidence]) -> Mapping[tuple[str, str], Evidence]:
 
 
 def _listed(old: Evidence | None, new: Evidence | None) -> bool:
-    """Whether a reader has to know: another outcome, another rule, or a value that its interval does not allow."""
+    """Return whether a change is listed: another outcome, another threshold, or a value outside its interval."""
     if old is None or new is None:
         row = old or new
         return row is not None and row.passed is not None
@@ -155,7 +156,7 @@ def _listed(old: Evidence | None, new: Evidence | None) -> bool:
 
 
 def _measure(row: Evidence) -> Any:
-    """What must not change: the difference where two values are held against each other."""
+    """Return the value that must not change: the difference if two values are compared, else the treatment."""
     if row.direction is Direction.EQUAL and not isinstance(row.control, Absent | None):
         return row.treatment if isinstance(row.treatment, Absent) else number(row.treatment - row.control)
     return _text(row.treatment)
@@ -189,12 +190,12 @@ def _circumstances(before: Result, after: Result) -> Iterator[ResultChange]:
         (
             "code",
             "commit",
-            *(f"{r.commit}{', with changes not committed' if r.dirty else ''}" for r in (old, new)),
+            *(f"{r.commit}{', with uncommitted changes' if r.dirty else ''}" for r in (old, new)),
         ),
         ("runs", "seeds", seeds(old.seeds), seeds(new.seeds)),
         ("data", "hash", old.data_hash, new.data_hash),
         ("machine", "hardware", plain(old.hardware), plain(new.hardware)),
-        ("machine", "threads of a run", str(old.threads), str(new.threads)),
+        ("machine", "threads per run", str(old.threads), str(new.threads)),
     ]
     facts += [("versions", *change) for change in _changed(old.versions, new.versions)]
     facts += [("settings", *change) for change in _changed(flatten(old.config), flatten(new.config))]

@@ -1,4 +1,4 @@
-"""What changed between two investigations, as markdown and for a terminal."""
+"""Render what changed between two investigations, as markdown and for a terminal."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-HEADERS = ("of", "what", "before", "after")
-SAME = "Both found the same."
+HEADERS = ("part", "what", "before", "after")
+SAME = "Both investigations found the same."
 
 
 def difference_page(difference: Difference, before: str, after: str) -> str:
-    """Markdown with a title.
+    """Return a page of markdown with a title.
 
     Args:
-        difference: what changed.
-        before: how the earlier investigation is called, e.g. its folder.
-        after: how the later one is called.
+        difference: the differences to show.
+        before: the name of the earlier investigation, e.g. its folder.
+        after: the name of the later investigation.
     """
     names = paragraph(f"Before: {escape(before)}. After: {escape(after)}.")
     return join(["# What changed between two investigations", names, changes(difference)])
 
 
 def changes(difference: Difference) -> str:
-    """Markdown without a title: tables of what changed, and the cost."""
+    """Return markdown without a title: tables of what changed, and the costs."""
     parts = [SAME] if difference.same else []
     for title, found in _tables(difference):
         rows = [[escape(cell) for cell in _cells(change)] for change in found]
@@ -39,7 +39,7 @@ def changes(difference: Difference) -> str:
 
 
 def terminal_difference(difference: Difference) -> RenderableType:
-    """The same for a terminal."""
+    """Return the differences for a terminal."""
     from rich.console import Group
     from rich.text import Text
 
@@ -51,9 +51,9 @@ def terminal_difference(difference: Difference) -> RenderableType:
 
 def _tables(difference: Difference) -> list[tuple[str, Sequence[ResultChange]]]:
     named = (
-        ("Found", difference.found),
+        ("Results that changed", difference.found),
         ("Evidence that changed by more than its interval or threshold allows", difference.evidence),
-        ("Circumstances that are not the same", difference.circumstances),
+        ("Circumstances that differ", difference.circumstances),
     )
     return [(title, found) for title, found in named if found]
 
@@ -61,7 +61,7 @@ def _tables(difference: Difference) -> list[tuple[str, Sequence[ResultChange]]]:
 def _lines(difference: Difference) -> list[str]:
     before, after = difference.cost
     rows = count(difference.within, "row")
-    moved = f"{rows} of evidence moved within what its interval or threshold allows, or decides nothing."
+    moved = f"Not listed: {rows} of evidence that changed within the interval or threshold, or that decide nothing."
     return [*([moved] if difference.within else []), f"Cost before: {before}; after: {after}."]
 
 

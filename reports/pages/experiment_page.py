@@ -1,4 +1,4 @@
-"""The page of one experiment: scenarios rather than a verdict."""
+"""The page of one experiment, which finds a scenario instead of a verdict."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from reports.pages.sections import (
 def experiment_page(
     result: Result, experiment: Experiment, images: Sequence[str], navigation: str = ""
 ) -> str:
-    """Markdown of an experiment.
+    """Return the page of an experiment as markdown.
 
     Args:
         result: the investigation.
         experiment: one of its experiments.
-        images: markdown of its figures.
-        navigation: markdown that stands under the title.
+        images: the figures as markdown.
+        navigation: the navigation as markdown, placed under the title.
     """
     return join(
         [
@@ -51,9 +51,9 @@ def experiment_page(
 
 
 def scenario(experiment: Experiment) -> str:
-    """``scenario A``, or that none was found."""
+    """Return the name of the scenario, for instance ``scenario A``, or that it is undecided."""
     if experiment.scenario is Scenario.UNDECIDED:
-        return "no scenario decided"
+        return "scenario undecided"
     return f"scenario {experiment.scenario.value}"
 
 
@@ -62,7 +62,7 @@ def _scenario_line(experiment: Experiment) -> str:
     name = scenario(experiment)
     first = f"**{name[:1].upper()}{name[1:]}**{mark} — {sentence(escape(experiment.sentence))}"
     used = seeds([run.seed for run in experiment.runs])
-    facts = f"Seeds: {used}. Budget: {cost(experiment.runs, experiment.wall_s)}."
+    facts = f"Seeds: {used}. Cost: {cost(experiment.runs, experiment.wall_s)}."
     return f"{paragraph(first, '> ')}\n>\n{paragraph(facts, '> ')}"
 
 
@@ -71,4 +71,4 @@ def _scenarios(experiment: Experiment) -> str:
         [possible.value, "**this one**" if possible is experiment.scenario else "", escape(words)]
         for possible, words in experiment.scenarios
     ]
-    return table(["scenario", "found", "what it would look like"], rows) if rows else ""
+    return table(["scenario", "found", "description"], rows) if rows else ""

@@ -1,4 +1,4 @@
-"""The named experiments as tables: what there is, what was run, and what it says."""
+"""Tables of the named experiments: the list of all, and the results of those that were run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ STATES = {
 
 
 def listing() -> str:
-    """Every experiment with its one difference, and the questions."""
+    """Return a table of all experiments with their difference from the baseline and the questions they decide."""
     by_question = {name: ", ".join(q.name for q in QUESTIONS if name in q.by) for name in EXPERIMENTS}
     rows = [[e.name, e.suite, escape(e.what), by_question[e.name]] for e in EXPERIMENTS.values()]
-    return markdown_table(["experiment", "suite", "the one difference", "decides"], rows) + "\n"
+    return markdown_table(["experiment", "suite", "difference from the baseline", "decides"], rows) + "\n"
 
 
 def page(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()) -> str:
@@ -40,11 +40,10 @@ def page(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = (
         "\n\n".join(
             (
                 "# Experiments",
-                f"Baseline: preset {base.preset or 'of a config'}, {base.train.steps} steps, batch "
-                f"{base.train.batch_size}; up to {count(seeds, 'seed')} each. Losses are those of the training queries "
-                "after the run, all ACT steps; the gain is the log of the baseline's loss less that of the "
-                "experiment's, paired by seed, with "
-                "its 90 % interval.",
+                f"Baseline: {f'preset {base.preset}' if base.preset else 'a config file'}, {base.train.steps} steps, "
+                f"batch size {base.train.batch_size}, up to {count(seeds, 'seed')} per experiment. The loss is "
+                "measured on the training queries after the run, over all ACT steps. The gain is "
+                "ln(loss of the baseline) - ln(loss of the experiment), paired by seed, with its 90 % interval.",
                 _tracking(rows, seeds),
                 "## Questions",
                 _questions(root, rows),
@@ -80,17 +79,17 @@ def _tracking(rows: Sequence[Row], seeds: int) -> str:
             ]
         )
     headers = [
-        "",
+        "experiment",
         "change",
         "status",
         "loss",
-        "with foreign demos",
+        "loss, mismatched demonstrations",
         "token accuracy",
         "gain",
         "helps",
-        "collapsed",
+        "collapsed runs",
     ]
-    done = markdown_table([*headers, "held out"], cells, numeric="lllrrrrlrl") if cells else ""
+    done = markdown_table([*headers, "held-out tasks solved"], cells, numeric="lllrrrrlrl") if cells else ""
     rest = f"Not run: {', '.join(waiting)}." if waiting else ""
     return "\n\n".join(filter(None, (done, rest)))
 
@@ -99,7 +98,7 @@ def _decided(row: Row) -> str:
     if row.decision is None:
         return ""
     if not any(row.effects):
-        return "the same runs"  # the change never acted, which is no answer
+        return "no effect on the runs"  # the change was never active, so the question is not answered
     words = {"VALIDATED": "yes", "INVALIDATED": "no", "INCONCLUSIVE": "undecided"}
     if row.decision.candidate:
         return "likely (screening)"
@@ -123,7 +122,7 @@ def _questions(root: Path, rows: Sequence[Row]) -> str:
         [a.question.name, escape(a.question.statement), a.verdict, escape(a.found)]
         for a in answers(root, rows)
     ]
-    return markdown_table(["", "statement", "verdict", "found"], cells)
+    return markdown_table(["question", "statement", "verdict", "found"], cells)
 
 
 def _phases(root: Path, base: Config, rows: Sequence[Row]) -> str:
@@ -131,4 +130,4 @@ def _phases(root: Path, base: Config, rows: Sequence[Row]) -> str:
         [escape(phase.name), escape(phase.wanted), STATES[phase.state], escape(phase.found)]
         for phase in phases(root, base, rows)
     ]
-    return markdown_table(["phase", "wanted", "", "found"], cells)
+    return markdown_table(["phase", "required", "state", "found"], cells)

@@ -1,4 +1,4 @@
-"""The bench of the investigation as a page: injected against named."""
+"""The page of the fault benchmark: injected faults compared with the root causes that were found."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from reports.markdown import escape, table
 
 
 def page(outcomes: Sequence[Outcome]) -> str:
-    """Markdown: the score, the confusion matrix, every case, and what was missed."""
+    """Return the page as markdown: the score, the confusion matrix, and every fault with what was missed."""
     named, quiet = score(outcomes)
     seconds = sorted(outcome.seconds for outcome in outcomes)
     lines = [
-        f"- root cause named first: {_score(named)}",
-        f"- nothing named where there is nothing: {_score(quiet)}",
-        f"- seconds an investigation, on one worker: median {seconds[len(seconds) // 2]:.0f}, "
+        f"- faults whose root cause was found: {_score(named)}",
+        f"- healthy cases in which nothing was found: {_score(quiet)}",
+        f"- seconds per investigation, on one worker: median {seconds[len(seconds) // 2]:.0f}, "
         f"longest {seconds[-1]:.0f}",
     ]
     return "\n\n".join(("\n".join(lines), _matrix(outcomes), _cases(outcomes))) + "\n"
@@ -36,7 +36,7 @@ def _matrix(outcomes: Sequence[Outcome]) -> str:
     rows = [key for key in (*ORDER, NOTHING) if any(expected == key for expected, _ in counts)]
     columns = [*ORDER, NOTHING, "error"]
     return table(
-        ["injected / named", *columns],
+        ["injected / found", *columns],
         [[key, *(str(counts[key, column] or "") for column in columns)] for key in rows],
         numeric="l" + "r" * len(columns),
     )
@@ -60,4 +60,4 @@ def _cases(outcomes: Sequence[Outcome]) -> str:
                 escape(" ".join(missed.split())[:160]),
             ]
         )
-    return table(["fault", "belongs to", "right", "named", "seconds", "sentence"], rows)
+    return table(["fault", "root cause", "correct", "found", "median seconds", "sentence"], rows)

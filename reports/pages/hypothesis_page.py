@@ -9,7 +9,6 @@ from reports.markdown import NOTHING, bullets, escape, link, paragraph, sentence
 from reports.names import name_pages
 from reports.pages.margins import margins
 from reports.pages.sections import (
-    MEANING,
     arms_table,
     change,
     controls_table,
@@ -28,16 +27,17 @@ from reports.pages.sections import (
     seeds,
 )
 from reports.pages.standing import explained_by, marks, place
+from reports.words import MEANINGS, verdict_words
 
 
 def hypothesis_page(result: Result, key: str, images: Sequence[str], navigation: str = "") -> str:
-    """Markdown of a hypothesis; one that was not run gets a short page with its reason.
+    """Return the page of a hypothesis as markdown. If it was not run, the page is short and gives the reason.
 
     Args:
         result: the investigation.
-        key: of the hypothesis.
-        images: markdown of its figures.
-        navigation: markdown that stands under the title.
+        key: the key of the hypothesis.
+        images: the figures as markdown.
+        navigation: the navigation as markdown, placed under the title.
     """
     hypothesis = result.hypotheses[key]
     head = [f"# {escape(key)}: {escape(hypothesis.title)}", navigation, verdict_line(result, key)]
@@ -55,10 +55,10 @@ def hypothesis_page(result: Result, key: str, images: Sequence[str], navigation:
             *words,
             section("Arms", arms_table(hypothesis.arms)),
             section("Evidence", evidence_table(hypothesis.evidence)),
-            section("Did the controls fire?", controls_table(hypothesis.controls)),
+            section("Controls", controls_table(hypothesis.controls)),
             section("Runs", runs_tables(hypothesis.runs)),
             section("Figures", *images),
-            section("Instrument check", instruments_table(hypothesis.instruments)),
+            section("Instrument checks", instruments_table(hypothesis.instruments)),
             section(
                 "What would change this verdict",
                 paragraph(escape(hypothesis.would_change)),
@@ -71,15 +71,22 @@ def hypothesis_page(result: Result, key: str, images: Sequence[str], navigation:
 
 
 def verdict_line(result: Result, key: str) -> str:
-    """Verdict, its meaning, the sentence, and what it rests on."""
+    """Return the verdict, its meaning, its sentence, and the numbers behind it."""
     hypothesis = result.hypotheses[key]
     verdict = hypothesis.verdict
-    words = [f"**{verdict.value}**", escape(marks(result, key)), "—", sentence(escape(hypothesis.sentence))]
-    lines = [paragraph(" ".join(filter(None, words)), "> "), paragraph(MEANING[verdict], "> ")]
+    name = verdict_words(verdict)
+    words = [
+        name[:1].upper() + name[1:],
+        escape(marks(result, key)),
+        "—",
+        sentence(escape(hypothesis.sentence)),
+    ]
+    meaning = f"{verdict.value} means that {MEANINGS[verdict]}."
+    lines = [paragraph(" ".join(filter(None, words)), "> "), paragraph(meaning, "> ")]
     if hypothesis.runs or hypothesis.evidence:
         facts = [f"Effect: {_effect(hypothesis)}."]
         facts += [f"Seeds: {seeds([run.seed for run in hypothesis.runs])}."] if hypothesis.runs else []
-        facts += [f"Budget: {cost(hypothesis.runs, hypothesis.wall_s)}.", f"Kind: {hypothesis.kind}."]
+        facts += [f"Cost: {cost(hypothesis.runs, hypothesis.wall_s)}.", f"Kind: {hypothesis.kind}."]
         lines += [paragraph(" ".join(facts), "> ")]
     return "\n>\n".join(lines)
 
@@ -97,7 +104,7 @@ def _effect(hypothesis: Hypothesis) -> str:
 
 
 def primary(rows: Sequence[Evidence]) -> Evidence | None:
-    """The row that speaks first: one that failed, else one that more seeds would decide, else one that decides."""
+    """Return the row for the summary: one that failed, else one that more seeds would decide, else one that passed."""
     deciding = [row for row in rows if row.passed is not None]
     failing = [row for row in deciding if not row.passed]
     undecided = [row for row in rows if row.passed is None and row.effect is not None]
@@ -113,8 +120,8 @@ def _place_note(result: Result, key: str) -> str:
     if standing == "root cause":
         return paragraph(f"This hypothesis is the **{what}** of the investigation.")
     return paragraph(
-        f"This hypothesis stands behind the {what}, {escape(cause)}: what is measured here may be its "
-        "consequence. Mend it first, then measure again."
+        f"This hypothesis is downstream of the {what}, {escape(cause)}, so the measurements on this page may be its "
+        f"consequence. Fix {escape(cause)} first, then measure again."
     )
 
 
@@ -125,6 +132,6 @@ def _explained_note(result: Result, key: str) -> str:
     pages = name_pages(result)[0]
     name = link(escape(other), pages[other]) if other in pages else escape(other)
     return paragraph(
-        f"This verdict is **explained by {name}**: the fault that is named there gives what is measured here, so this "
-        "is passed over when the root cause is named. Mend that one first, then measure again."
+        f"This verdict is **explained by {name}**: the fault on that page alone produces the measurements on this "
+        "page, so this hypothesis is not considered as the root cause. Fix the other fault first, then measure again."
     )

@@ -1,4 +1,4 @@
-"""The index: root cause first, then everything else at a glance."""
+"""The index page of a report: the root cause first, then an overview of everything else."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from reports.pages.difference_page import changes
 from reports.pages.experiment_page import scenario
 from reports.pages.sections import baselines_table, cost, join, raw_data, reproduce, section
 from reports.pages.standing import marks
+from reports.words import MEANINGS, verdict_words
 
 GLOSSARY = (
-    "**VALIDATED**: the statement as worded holds, that is, the fault is present. **INVALIDATED**: it does not. "
-    "**INCONCLUSIVE**: the runs do not decide it. **ERROR**: a control or an instrument did not work, so no verdict "
-    "is given. **NOT RUN**: nothing was measured.",
     "**Root cause**: the first VALIDATED hypothesis in the order of dependence that no other one explains. "
-    "**Explained by** another: that one's fault alone gives what is measured. **Candidate**: only the number of seeds "
-    "stood in the way of VALIDATED; the first is called the *leading candidate* where nothing is proven.",
-    "**Screening**: fewer than five seeds; a statistical hypothesis cannot be VALIDATED.",
-    "**Mechanistic**: decided by assertion on every step of every seed. **Statistical**: decided by an interval over "
-    "seeds against the smallest effect that matters, fixed before the run.",
-    "**Positive control**: a fault is injected and must be found. **Negative control**: a healthy run, in which "
-    "nothing may be found.",
-    "**Coverage**: share of the batch's samples whose loss has a gradient through what a module computed. 1 is "
-    "healthy.",
-    "**Waste**: share of the rows that a module computed for nothing, because no loss depends on them.",
-    "**Evenness**: how equally the samples of a batch share a module's gradient; 1 is equal, near 0 is one sample "
-    "alone.",
-    "**Pre-clip and post-clip norm**: length of the gradient before and after clipping. Only the first says whether "
-    "a gradient arrives; the second reads the clipping limit whenever clipping acts.",
-    "**Share**: part of a representation's power that differs between tasks; 0 means one context for all.",
-    "**Carry**: latent state that a row of the batch keeps from one step to the next until it halts and resets.",
-    "**Not measured**: a value that could not be had, with the reason; never 0.",
+    "**Explained by** another hypothesis: the fault of the other one alone produces the same measurements. "
+    "**Candidate**: it would be VALIDATED with more seeds. If nothing is proven, the first candidate is the *leading "
+    "candidate*.",
+    "**Screening**: an investigation with fewer than five seeds, in which no statistical hypothesis can be VALIDATED.",
+    "**Mechanistic** hypothesis: decided by assertions on every step of every seed. **Statistical** hypothesis: "
+    "decided by an interval over seeds, compared with the smallest effect that matters, which is fixed in advance.",
+    "**Positive control**: a run with an injected fault, which must be found. **Negative control**: a healthy run, in "
+    "which no fault may be found.",
+    "**Coverage** of a module: the share of the batch's samples whose loss has a gradient through the module's output. "
+    "1 is healthy.",
+    "**Waste** of a module: the share of its computed rows on which no loss depends.",
+    "**Evenness** of a module: how equally the samples of a batch contribute to its gradient. 1 means equally; a value "
+    "near 0 means that one sample contributes almost all.",
+    "**Pre-clip and post-clip norm**: the norm of the gradient before and after clipping. Only the first shows whether "
+    "a gradient arrives, because clipping limits the second.",
+    "**Share** of a representation: the part of its power that differs between tasks. 0 means that all tasks have the "
+    "same context.",
+    "**Carry**: the latent state that a sample keeps from one step to the next until it halts and is replaced.",
+    "**Not measured**: a value that could not be measured, with the reason. It is never shown as 0.",
 )
-SHARED_ONCE = ", what parts share counted once"
+CHANGED = "Changes since the previous investigation"
+SHARED_ONCE = "; runs that several parts share count once"
 
 
 def index_page(
@@ -47,23 +48,23 @@ def index_page(
 
     Args:
         result: the investigation.
-        pages: file of each hypothesis, by its key.
-        experiment_pages: file of each experiment, in their order.
-        previous: what the run before this one found, where there was one.
+        pages: the page file of each hypothesis, by its key.
+        experiment_pages: the page file of each experiment, in their order.
+        previous: the result of the previous investigation in the same folder, if there was one.
     """
     runs = [run for _, part in _parts(result) for run in part.runs]
     return join(
         [
-            f"# Why does {escape(result.subject) or 'the subject'} not learn?",
+            f"# Why does {escape(result.subject) or 'this run'} not learn?",
             root_cause(result, pages),
-            section("Verdicts", _matrix(result, pages), _order(result, pages)),
+            section("Verdicts", _legend(result), _matrix(result, pages), _order(result, pages)),
             section("Experiments", _experiments(result.experiments, experiment_pages)),
-            section("Beside the hypotheses", _beside(result)),
-            section("What changed since the last run", _changes(previous, result)),
+            section("Additional findings", _beside(result)),
+            section(CHANGED, _changes(previous, result)),
             section("Trivial baselines", baselines_table(result.baselines)),
             section("Cost", _cost(result)),
             reproduce(result.reproduce),
-            raw_data(runs, "on each page, in the table of runs"),
+            raw_data(runs, "in the table of runs on each page"),
             section("Glossary", bullets(GLOSSARY)),
         ]
     )
@@ -80,8 +81,11 @@ def _beside(result: Result) -> str:
         ]
         for finding in result.beside
     ]
-    words = "What the toolkit found in the subject's own runs. Cost and halting are no hypothesis."
-    head = ["rule", "severity", "module", "finding", "counted"]
+    words = (
+        "The toolkit's rules also found the following in the runs under test. These findings, for instance on cost and "
+        "halting, belong to no hypothesis."
+    )
+    head = ["rule", "severity", "module", "finding", "found in"]
     return f"{paragraph(words)}\n\n{table(head, rows)}" if rows else ""
 
 
@@ -90,7 +94,7 @@ def _changes(previous: Result | None, result: Result) -> str:
 
 
 def root_cause(result: Result, pages: Mapping[str, str]) -> str:
-    """Root cause, sentence and next step as the report's first words."""
+    """Return the root cause, its sentence and the next step, with which the report begins."""
     lines = [f"**{cause_name(result)}**", escape(sentence(result.sentence))]
     cause = result.root_cause
     if cause is not None and cause in pages:
@@ -101,12 +105,12 @@ def root_cause(result: Result, pages: Mapping[str, str]) -> str:
 
 
 def cause_kind(result: Result) -> str:
-    """``Root cause`` or, from too few seeds, ``Leading candidate``."""
+    """Return ``Root cause``, or ``Leading candidate`` if there are too few seeds for a proof."""
     return "Leading candidate (not proven)" if result.root_cause_confidence == "candidate" else "Root cause"
 
 
 def cause_name(result: Result) -> str:
-    """The root cause with its title, as markdown without a link."""
+    """Return the root cause with its title, as markdown without a link."""
     if result.root_cause is None:
         return "Root cause: none found"
     hypothesis = result.hypotheses.get(result.root_cause)
@@ -114,12 +118,20 @@ def cause_name(result: Result) -> str:
     return f"{cause_kind(result)}: {escape(result.root_cause)}{title}"
 
 
+def _legend(result: Result) -> str:
+    """Return the explanation of the verdicts, for the place above their table."""
+    if not result.hypotheses:
+        return ""
+    listed = bullets([f"{verdict_words(verdict)}: {meaning}." for verdict, meaning in MEANINGS.items()])
+    return f"Each hypothesis states one possible fault. The verdicts are:\n\n{listed}"
+
+
 def _matrix(result: Result, pages: Mapping[str, str]) -> str:
     rows = []
     for key in order_hypotheses(result):
         hypothesis = result.hypotheses[key]
         name = f"{escape(key)}: {escape(hypothesis.title)}"
-        marked = f"**{hypothesis.verdict.value}** {escape(marks(result, key))}".rstrip()
+        marked = f"{verdict_words(hypothesis.verdict)} {escape(marks(result, key))}".rstrip()
         rows.append([link(name, pages[key]), marked, escape(hypothesis.sentence)])
     return table(["hypothesis", "verdict", "in one sentence"], rows) if rows else ""
 
@@ -129,8 +141,8 @@ def _order(result: Result, pages: Mapping[str, str]) -> str:
         return ""
     chain = " → ".join(link(escape(key), pages[key]) if key in pages else escape(key) for key in result.order)
     return paragraph(
-        f"Order of dependence: {chain}. Each can make those after it look at fault, so the first VALIDATED one that "
-        "no other explains is the root cause and is mended first."
+        f"Order of dependence: {chain}. A fault in one of them can make the later ones look at fault. The root cause "
+        "is therefore the first VALIDATED hypothesis that no other one explains. Fix it first."
     )
 
 
@@ -147,7 +159,7 @@ def _experiments(experiments: Sequence[Experiment], files: Sequence[str]) -> str
 
 
 def _parts(result: Result) -> list[tuple[str, Hypothesis | Experiment]]:
-    """What was run, with the name that tables give it."""
+    """Return the hypotheses and experiments with their names in tables."""
     parts: list[tuple[str, Hypothesis | Experiment]] = [
         (escape(key), result.hypotheses[key]) for key in order_hypotheses(result)
     ]
@@ -171,10 +183,10 @@ def _cost(result: Result) -> str:
     spent = result.reproduce
     cause = result.hypotheses.get(result.root_cause or "")
     after = cause.decided_after_s if cause and result.root_cause_confidence == "proven" else None
-    named = "" if after is None else f" The root cause was named after {duration(after)}."
+    named = "" if after is None else f" The root cause was found after {duration(after)}."
     tier = f"Tier: {escape(spent.tier)}, {count(len(spent.seeds), 'seed')}. " if spent.tier else ""
     whole = (
-        f"{tier}Together: {together}{' in runs' if runs else ''}{shared}. The investigation took "
-        f"{duration(spent.wall_s)} of wall time, {count(spent.threads, 'thread')} for each run.{named}"
+        f"{tier}Total: {together}{' in runs' if runs else ''}{shared}. The investigation took "
+        f"{duration(spent.wall_s)} of wall time, with {count(spent.threads, 'thread')} per run.{named}"
     )
     return "\n\n".join(filter(None, [costs, paragraph(whole)]))

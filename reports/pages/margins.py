@@ -1,4 +1,4 @@
-"""What would change a verdict, in numbers: how far each deciding row is from the other side of its rule."""
+"""What would change a verdict: how far each deciding row is from the threshold of its rule."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def margins(hypothesis: Hypothesis) -> list[str]:
-    """Sentences of markdown; none where nothing was measured.
+    """Return sentences of markdown; none if nothing was measured.
 
-    What did not behave comes first, for it has to before any row counts. Of rows without an interval, those that
-    fail are named one by one; those that pass are many, and any of them would do.
+    Controls and instruments that failed come first, because no row counts until they work. Rows without an interval
+    are named one by one if they fail. Those that pass are only counted, because a failure of any one would be enough.
     """
     broken = [_control(control) for control in hypothesis.controls if not control.behaved]
     broken += [
-        f"Instrument: {escape(check.name)} must hold. It does not: {escape(check.detail)}."
+        f"The instrument check “{escape(check.name)}” must pass. It failed: {escape(check.detail)}."
         for check in hypothesis.instruments
         if not check.passed
     ]
@@ -32,33 +32,33 @@ def margins(hypothesis: Hypothesis) -> list[str]:
     ]
     if len(foretold) > 1:
         foretold.append(
-            f"Holm's correction over these {len(foretold)} rows can ask for more seeds than each alone."
+            f"Holm's correction for these {len(foretold)} rows can require more seeds than a single row does."
         )
     asserted = [row for row in hypothesis.evidence if row.passed is not None and row.effect is None]
     return broken + foretold + _asserted(asserted, hypothesis.verdict)
 
 
 class Outlook(StrEnum):
-    """What would change what a comparison says."""
+    """The state of a comparison, which determines what would change its result."""
 
-    ONE_SEED = "one-seed"  # no interval
-    HOLDS = "holds"  # an effect that matters, be it of too few seeds to prove it
+    ONE_SEED = "one-seed"  # there is no interval
+    HOLDS = "holds"  # the effect matters, but there may be too few seeds to prove it
     RULED_OUT = "ruled-out"
-    OPEN = "open"  # so many seeds would decide it
-    OPEN_FOR_EVER = "open-for-ever"  # no number of seeds that one can run would
+    OPEN = "open"  # a known number of seeds would decide it
+    OPEN_FOR_EVER = "open-for-ever"  # no practical number of seeds would decide it
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the registered rule says of the effect of each seed, and what it would take to say something else.
+    """The result of the registered rule for the effects of all seeds, and what would change it.
 
     Attributes:
-        outlook: what would change it.
-        found: interval of the mean effect.
-        smallest: effect that matters.
-        seeds: those that are lacking to a proof where the effect holds, those in all that would decide it where
-            that is open.
-        by: what the mean would have to fall by, or the upper end to rise by.
+        outlook: the state of the comparison.
+        found: the interval of the mean effect.
+        smallest: the smallest effect that matters.
+        seeds: the number of missing seeds if the effect holds but is not proven; the total number of seeds that would
+            decide it if it is open.
+        by: the amount by which the mean would have to fall, or the upper end of the interval to rise.
     """
 
     outlook: Outlook
@@ -69,8 +69,8 @@ class Forecast:
 
 
 def forecast(effect: Effect) -> Forecast:
-    """Hold the effects of all seeds against the registered rule."""
-    # Local: the package of evaluation imports torch, which most reports do without.
+    """Apply the registered rule to the effects of all seeds."""
+    # Imported here because etrm.evaluation imports torch, which most reports do not need.
     from etrm.evaluation.statistics import FULL_SEEDS, decide, paired_t_interval
 
     found, m = paired_t_interval(effect.by_seed, effect.level), effect.smallest
@@ -87,55 +87,57 @@ def forecast(effect: Effect) -> Forecast:
 
 
 def in_words(forecast: Forecast) -> str:
-    """A forecast as sentences."""
+    """Return a forecast as sentences."""
     from etrm.evaluation.statistics import FULL_SEEDS
 
     found, smallest = forecast.found, number(forecast.smallest)
     if forecast.outlook is Outlook.ONE_SEED:
         return (
-            f"one seed gives {number(found.mean)} and no interval; two can rule out the smallest effect that "
-            f"matters ({smallest}), {FULL_SEEDS} can prove it."
+            f"the only seed has the effect {number(found.mean)}, which gives no interval. Two seeds can rule out the "
+            f"smallest effect that matters ({smallest}), {FULL_SEEDS} seeds can prove it."
         )
     return (
-        f"mean effect {number(found.mean)} {interval(found.low, found.high)} over {count(found.seeds, 'seed')}, "
-        f"smallest that matters {smallest}.{_what_would_change(forecast)}"
+        f"the mean effect is {number(found.mean)} {interval(found.low, found.high)} over {count(found.seeds, 'seed')}; "
+        f"the smallest effect that matters is {smallest}.{_what_would_change(forecast)}"
     )
 
 
 def _what_would_change(forecast: Forecast) -> str:
     found, seeds, by = forecast.found, forecast.seeds, number(forecast.by or 0.0)
     if forecast.outlook is Outlook.HOLDS:
-        proof = f" {count(seeds, 'more seed')} would prove it, should mean and spread stay." if seeds else ""
+        proof = (
+            f" {count(seeds, 'more seed')} would prove it if mean and spread stay the same." if seeds else ""
+        )
         return (
-            f"{proof} It would no longer hold if the mean fell by more than {by}, or the lower end by "
+            f"{proof} It would no longer hold if the mean fell by more than {by}, or the lower end of the interval by "
             f"{number(found.low)}."
         )
     if forecast.outlook is Outlook.RULED_OUT:
-        return f" It would be open again if the upper end rose by {by}."
+        return f" It would be undecided again if the upper end of the interval rose by {by}."
     if seeds is None:
-        return " With this spread no number of seeds that one can run would decide it."
+        return " With this spread between seeds, no practical number of seeds would decide it."
     which = "prove the effect" if found.mean >= forecast.smallest else "rule out an effect that matters"
-    return f" {count(seeds, 'seed')} in all would {which}, should mean and spread stay."
+    return f" A total of {count(seeds, 'seed')} would {which} if mean and spread stay the same."
 
 
 def _control(control: ControlOutcome) -> str:
     wanted = control.expected.value if control.kind == "positive" else f"not {Verdict.VALIDATED.value}"
-    return f"Control {escape(control.name)} must be {wanted}; it was {control.got.value}."
+    return f"The control {escape(control.name)} must be {wanted}; it was {control.got.value}."
 
 
 def _asserted(rows: Sequence[Evidence], verdict: Verdict) -> list[str]:
     failing = [row for row in rows if not row.passed]
     if failing and verdict is Verdict.VALIDATED:
-        every = "" if len(failing) == 1 else f"All of these {len(failing)} would have to pass: "
-        return [every + "; ".join(_distance(row) for row in failing) + "."]
+        every = "This row would" if len(failing) == 1 else f"All of these {len(failing)} rows would"
+        return [f"{every} have to pass: {'; '.join(_distance(row) for row in failing)}."]
     if rows and not failing and verdict is Verdict.INVALIDATED:
-        which = "The row that decides passes" if len(rows) == 1 else f"All {len(rows)} rows that decide pass"
-        return [f"{which}; one that fails would make this VALIDATED."]
+        which = "The deciding row passes" if len(rows) == 1 else f"All {len(rows)} deciding rows pass"
+        return [f"{which}. A single failure would make this hypothesis VALIDATED."]
     return []
 
 
 def _distance(row: Evidence) -> str:
-    """A row that fails, and by how much where two numbers have to be equal."""
+    """Return a row that fails, with the difference if two numbers have to be equal."""
     text = f"{escape(row.metric)}: {value(row.treatment)}, threshold {escape(row.threshold)}"
     equal = row.direction is Direction.EQUAL and difference(row) is not None
     return f"{text}, off by {change(row)}" if equal else text

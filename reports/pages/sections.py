@@ -1,4 +1,4 @@
-"""Parts that pages share: each function makes one section from typed records, or nothing."""
+"""Sections that several pages share. Each function makes one section from typed records, or an empty text."""
 
 from __future__ import annotations
 
@@ -33,71 +33,64 @@ from reports.markdown import (
     table,
     value,
 )
-from reports.words import DIRECTIONS, name_final_value
+from reports.words import DIRECTIONS, ROLES, name_final_value
 
-MEANING = {
-    Verdict.VALIDATED: "VALIDATED means that the statement below holds: this fault is present.",
-    Verdict.INVALIDATED: "INVALIDATED means that the statement below does not hold: this fault is not present.",
-    Verdict.INCONCLUSIVE: "INCONCLUSIVE means that the runs do not decide the statement below either way.",
-    Verdict.ERROR: "ERROR means that something a verdict would rest on did not work, so there is no verdict.",
-    Verdict.NOT_RUN: "NOT RUN means that nothing was measured.",
-}
 SCREENING = (
-    "**SCREENING**: fewer seeds than a verdict over seeds needs. "
-    "What is statistical here is a lead, not a proof."
+    "**SCREENING**: this investigation has fewer seeds than a statistical verdict needs. "
+    "Its statistical results are a lead, not a proof."
 )
 
 
 def join(parts: Sequence[str]) -> str:
-    """Sections as a file: one blank line between them, one newline at the end."""
+    """Join sections to the text of a file, with one blank line between them and one newline at the end."""
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def section(title: str, *parts: str) -> str:
-    """A section, or nothing where it would be empty."""
+    """Return a section with a title, or an empty text if the section has no content."""
     body = [part for part in parts if part]
     return "\n\n".join([f"## {title}", *body]) if body else ""
 
 
 def prose(title: str, text: str) -> str:
-    """A section of one paragraph."""
+    """Return a section of one paragraph."""
     return section(title, paragraph(escape(text)))
 
 
 def arms_table(arms: Sequence[Arm]) -> str:
-    """Arms with the one difference of each."""
+    """Return a table of arms with what distinguishes each one."""
     rows = [
         [
             code(arm.name),
-            arm.role,
+            ROLES.get(arm.role, arm.role),
             ", ".join(map(code, arm.settings)) or NOTHING,
             ", ".join(map(code, arm.faults)) or NOTHING,
             escape(arm.difference),
         ]
         for arm in arms
     ]
-    return table(["arm", "role", "settings", "faults", "the one difference"], rows) if rows else ""
+    return table(["arm", "role", "settings", "faults", "difference"], rows) if rows else ""
 
 
 def passed(row: Evidence) -> str:
-    """``yes``, ``NO``, or a dash for context."""
+    """Return ``yes``, ``NO``, or a dash for a row that decides nothing."""
     return NOTHING if row.passed is None else "yes" if row.passed else "**NO**"
 
 
 def has_interval(row: Evidence) -> bool:
-    """Whether an interval of the difference was computed."""
+    """Return whether an interval of the difference was computed."""
     return row.low is not None or row.high is not None
 
 
 def difference(row: Evidence) -> float | None:
-    """Treatment minus control, None where one of the two was not measured."""
+    """Return treatment minus control, or None if one of the two was not measured."""
     if row.control is None or isinstance(row.control, Absent) or isinstance(row.treatment, Absent):
         return None
     return row.treatment - row.control
 
 
 def change(row: Evidence) -> str:
-    """The interval where one was computed, otherwise treatment minus control."""
+    """Return the interval if one was computed, else treatment minus control."""
     if has_interval(row):
         return interval(row.low, row.high)
     by = difference(row)
@@ -105,7 +98,7 @@ def change(row: Evidence) -> str:
 
 
 def evidence_table(rows: Sequence[Evidence]) -> str:
-    """Evidence, with the notes as a list below it."""
+    """Return a table of evidence, followed by a list of its notes."""
     if not rows:
         return ""
     headers = [
@@ -116,7 +109,7 @@ def evidence_table(rows: Sequence[Evidence]) -> str:
         "difference or [interval]",
         "threshold",
         "pass",
-        "counted",
+        "measured on",
     ]
     cells = [
         [
@@ -135,7 +128,7 @@ def evidence_table(rows: Sequence[Evidence]) -> str:
 
 
 def notes(rows: Sequence[Evidence]) -> str:
-    """What the rows' notes say, each note once."""
+    """Return a list of the notes of the rows, each note once."""
     by_note: dict[str, list[str]] = {}
     for row in rows:
         if plain(row.note):
@@ -146,7 +139,7 @@ def notes(rows: Sequence[Evidence]) -> str:
 
 
 def controls_table(controls: Sequence[ControlOutcome]) -> str:
-    """Did the controls fire?"""
+    """Return a table of the controls: what was expected of each, and what it gave."""
     rows = [
         [
             code(c.name),
@@ -159,25 +152,25 @@ def controls_table(controls: Sequence[ControlOutcome]) -> str:
         ]
         for c in controls
     ]
-    headers = ["control", "kind", "what was run", "must be", "was", "behaved", "detail"]
+    headers = ["control", "kind", "what was run", "expected", "result", "as expected", "detail"]
     return table(headers, rows) if rows else ""
 
 
 def _expected(control: ControlOutcome) -> str:
-    """A few seeds cannot validate what is statistical: there a candidate is as much as can be had."""
+    """Return the expected verdict. With few seeds a statistical control can only become a candidate."""
     if control.kind == "negative":
         return f"not {Verdict.VALIDATED.value}"
     return control.expected.value + (" or candidate" if control.candidate else "")
 
 
 def instruments_table(checks: Sequence[InstrumentCheck]) -> str:
-    """Can the instruments be trusted in these runs?"""
+    """Return a table of the checks that show whether the instruments can be trusted in these runs."""
     rows = [[escape(c.name), "yes" if c.passed else "**NO**", escape(c.detail)] for c in checks]
     return table(["check", "pass", "detail"], rows) if rows else ""
 
 
 def runs_tables(runs: Sequence[Run]) -> str:
-    """Every run with its metrics file, then for each arm the final values by seed."""
+    """Return a table of all runs with their metrics files, then a table of final values for each arm."""
     if not runs:
         return ""
     rows = [
@@ -203,7 +196,7 @@ def runs_tables(runs: Sequence[Run]) -> str:
 
 
 def metrics_path(run: Run) -> str:
-    """Path of the run's raw data, relative to the investigation's folder."""
+    """Return the path of a run's raw data, relative to the folder of the investigation."""
     return f"{run.folder.rstrip('/') or '.'}/metrics.jsonl"
 
 
@@ -220,23 +213,23 @@ def _final_values(arm: str, runs: Sequence[Run]) -> str:
 
 
 def baselines_table(rows: Sequence[Evidence]) -> str:
-    """What needs no learning; every accuracy is read beside these."""
+    """Return a table of the baselines that need no learning, against which accuracies are compared."""
     if not rows:
         return ""
     cells = [
         [escape(r.metric), value(r.treatment), interval(r.low, r.high), escape(r.n), escape(r.note)]
         for r in rows
     ]
-    return table(["baseline", "value", "interval", "counted", "beside it"], cells, "lrr")
+    return table(["baseline", "value", "interval", "measured on", "also measured"], cells, "lrr")
 
 
 def screening_note(screening: bool) -> str:
-    """The mark of a screening result, or nothing."""
+    """Return the note of a screening result, or an empty text."""
     return paragraph(SCREENING) if screening else ""
 
 
 def cost(runs: Sequence[Run], wall_s: float) -> str:
-    """Runs, steps and time."""
+    """Return the numbers of runs and steps, and the time."""
     if not runs:
         return f"no training run, {duration(wall_s)}"
     failed = sum(run.state == "failed" for run in runs)
@@ -246,13 +239,13 @@ def cost(runs: Sequence[Run], wall_s: float) -> str:
 
 
 def seeds(numbers: Sequence[int]) -> str:
-    """Seeds as a list."""
+    """Return the distinct seeds as text, sorted."""
     return ", ".join(map(str, sorted(set(numbers)))) or "none"
 
 
 def reproduce(record: Reproduce, runs: Sequence[Run] = (), wall_s: float | None = None) -> str:
-    """What it takes to get the same numbers; the resolved config is folded away."""
-    state = "with changes that were not committed" if record.dirty else "clean"
+    """Return the section on how to reproduce the numbers; the resolved config is folded."""
+    state = "with uncommitted changes" if record.dirty else "clean"
     versions = ", ".join(
         f"{escape(name)} {escape(record.versions[name])}" for name in sorted(record.versions)
     )
@@ -264,13 +257,13 @@ def reproduce(record: Reproduce, runs: Sequence[Run] = (), wall_s: float | None 
         ["hardware", escape(record.hardware) or NOTHING],
         *([["device", escape(record.device)]] if record.device else []),
         *([["precision", escape(record.precision)]] if record.precision else []),
-        ["threads of a run", str(record.threads)],
-        ["wall time, all", duration(record.wall_s)],
+        ["threads per run", str(record.threads)],
+        ["wall time of the investigation", duration(record.wall_s)],
     ]
     if runs:
-        facts.insert(2, ["seeds of this page", seeds([run.seed for run in runs])])
+        facts.insert(2, ["seeds on this page", seeds([run.seed for run in runs])])
     if wall_s is not None:
-        facts.append(["wall time, this page", duration(wall_s)])
+        facts.append(["wall time of the runs on this page", duration(wall_s)])
     return section(
         "Reproduce",
         fenced(record.command.strip() or "(unknown)", "sh"),
@@ -286,7 +279,9 @@ def _config(record: Reproduce) -> str:
 
 
 def raw_data(runs: Sequence[Run], where: str = "in the table of runs") -> str:
-    """Where the numbers come from."""
-    truth = f"{link('result.json', 'result.json')}: everything that is shown here, figures' data included"
-    listed = [f"each run's `metrics.jsonl`, one line for each logged step: linked {where}"] if runs else []
+    """Return the section that says where the raw data is."""
+    truth = f"{link('result.json', 'result.json')} contains everything on these pages, also the data of the figures"
+    listed = (
+        [f"`metrics.jsonl` of each run has one line per logged step; it is linked {where}"] if runs else []
+    )
     return section("Raw data", bullets([truth, *listed]))

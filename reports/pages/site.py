@@ -1,4 +1,4 @@
-"""The whole report as bytes by file name: pages and figures, nothing written yet."""
+"""The files of a report, pages and figures, as bytes by file name. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from functools import partial
 
 from etrm.investigation.result import Experiment, Hypothesis, Result
 from reports import html
-from reports.markdown import escape, link, paragraph
+from reports.markdown import escape, link, paragraph, plain
 from reports.names import make_unique, name_pages, order_hypotheses
 from reports.pages.experiment_page import experiment_page
 from reports.pages.hypothesis_page import hypothesis_page
 from reports.pages.index_page import index_page
 from reports.plots import figures, paired
 
-HOW_TO_READ = "Thin lines: one seed each; bold: their mean, wherever every seed has a value."
-HOW_TO_READ_LOG = "Thin lines: one seed each; bold: their geometric mean, wherever every seed has a value."
+HOW_TO_READ = "Thin lines are single seeds; the bold line is their mean where all seeds have a value."
+HOW_TO_READ_LOG = (
+    "Thin lines are single seeds; the bold line is their geometric mean where all seeds have a value."
+)
 
 
 def files(result: Result, previous: Result | None = None) -> dict[str, bytes]:
-    """Every file of the report; figures first, the index last, so that no page links to what is not there.
+    """Return every file of the report. Figures come first and the index last, so that links never dangle.
 
     Args:
         result: the investigation.
-        previous: the one that stood in the folder before it.
+        previous: the previous investigation in the same folder.
     """
     names, experiment_names = name_pages(result)
     drawn: dict[str, bytes] = {}
     index = index_page(result, names, experiment_names, previous)
-    pages: dict[str, Callable[[str], str]] = {}  # each as markdown, given what stands under its title
+    pages: dict[str, Callable[[str], str]] = {}  # a function per page, from its navigation to its markdown
     for key in order_hypotheses(result):
         images, found = _images(result.hypotheses[key], names[key])
         drawn |= found
@@ -49,7 +51,7 @@ def files(result: Result, previous: Result | None = None) -> dict[str, bytes]:
 
 
 def _images(part: Hypothesis | Experiment, page: str) -> tuple[list[str], dict[str, bytes]]:
-    """Markdown and bytes of a page's figures."""
+    """Return the markdown and the bytes of a page's figures."""
     arms = [arm.name for arm in part.arms]
     stem = page.removesuffix(".md")
     keys = [figure.key for figure in part.figures]
@@ -63,7 +65,8 @@ def _images(part: Hypothesis | Experiment, page: str) -> tuple[list[str], dict[s
         shown.append(_image(figure.title, name, f"{escape(figure.caption)} {how}".strip()))
     compared, panels = paired.panels(part.arms, part.runs, part.evidence)
     if panels:
-        drawn[paired_name] = paired.draw(compared, panels)
+        differences = {arm.name: plain(arm.difference) for arm in part.arms}
+        drawn[paired_name] = paired.draw([differences[name] or name for name in compared], panels)
         shown.append(_image("Final values by seed", paired_name, paired.CAPTION))
     return shown, drawn
 

@@ -1,4 +1,4 @@
-"""Where a hypothesis stands among the others: root cause, behind it, explained, or only a lead."""
+"""The position of a hypothesis relative to the others: root cause, downstream of it, explained, or only a lead."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Literal
 from etrm.investigation.result import Result, explanation
 from reports.markdown import plain
 
-Upstream = Literal["root cause", "behind", "clear"]
+Upstream = Literal["root cause", "downstream", "clear"]
 
 
 def place(result: Result, key: str) -> Upstream:
-    """Where a hypothesis stands against the root cause, in the order of dependence."""
+    """Return the position of a hypothesis relative to the root cause, in the order of dependence."""
     cause = result.root_cause
     if cause == key:
         return "root cause"
     if cause in result.order and key in result.order and result.order.index(cause) < result.order.index(key):
-        return "behind"
+        return "downstream"
     return "clear"
 
 
 def explained_by(result: Result, key: str) -> str | None:
-    """The hypothesis that explains this one."""
+    """Return the hypothesis that explains this one, or None."""
     return explanation(result.hypotheses[key], result.hypotheses)
 
 
 def marks(result: Result, key: str) -> str:
-    """What has to stand beside a verdict, as plain text: ``(screening, candidate)`` and the like, or nothing."""
+    """Return the qualifications of a verdict as plain text, such as ``(screening, candidate)``, or an empty text."""
     hypothesis, other = result.hypotheses[key], explained_by(result, key)
     found = ["screening"] if hypothesis.screening else []
     found += ["candidate"] if hypothesis.candidate else []

@@ -1,4 +1,4 @@
-"""What a figure shows, computed without drawing: groups of seeds, their means, the frame's limits."""
+"""Compute what a figure shows, without drawing: groups of seeds, their means, and the limits of the axes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from etrm.investigation.result import Figure, Series
 
 LARGEST = 1e30
-"""Values beyond this are gaps, as are NaN and infinities: an axis that held them would show nothing else."""
+"""Larger values, NaN and infinities are gaps in a curve, because an axis that includes them would hide the others."""
 
 Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class CurveGroup:
-    """The curves of one arm and label, one for each seed.
+    """The curves of one arm and label, one per seed.
 
     Attributes:
-        name: what the legend says.
-        colour: index of its colour.
-        dash: index of its line style.
-        curves: points of each seed; y is NaN where there is a gap.
+        name: the text in the legend.
+        colour: the index of the colour.
+        dash: the index of the line style.
+        curves: the points of each seed; y is NaN at a gap.
     """
 
     name: str
@@ -33,12 +33,12 @@ class CurveGroup:
 
     @property
     def mean(self) -> Points:
-        """Mean over seeds wherever every seed has a value; a seed that stopped is never dropped."""
+        """The mean over seeds at points where every seed has a value. A seed that stopped early is never dropped."""
         return self._mean(geometric=False)
 
     @property
     def geometric_mean(self) -> Points:
-        """The same for a logarithmic axis."""
+        """The geometric mean over seeds, for a logarithmic axis."""
         return self._mean(geometric=True)
 
     def _mean(self, geometric: bool) -> Points:
@@ -59,11 +59,11 @@ def _mean_of(ys: Sequence[float], geometric: bool) -> float:
 
 
 def groups(figure: Figure, series: Sequence[Series], arms: Sequence[str]) -> list[CurveGroup]:
-    """The figure's curves by arm and label.
+    """Return the curves of a figure, grouped by arm and label.
 
-    Where the arms share their labels, an arm keeps its colour through all figures of a page and the line
-    style tells labels apart; where there is one label, it tells the arms apart. Curves whose labels
-    belong to one arm each have a colour and a style of their own.
+    If the arms share their labels, each arm has the same colour in all figures of a page, and the line style
+    distinguishes the labels. If there is only one label, the line style distinguishes the arms. If each label belongs
+    to one arm, every curve has its own colour and style.
     """
     found: dict[tuple[str, str], list[Points]] = defaultdict(list)
     for one in sorted((s for s in series if s.figure == figure.key), key=lambda s: s.seed):
@@ -112,13 +112,13 @@ def _drawable(y: float, y_log: bool) -> bool:
 
 
 def isolated(points: Points) -> list[int]:
-    """Indices of points without a neighbour, which a line would not show."""
+    """Return the indices of points without neighbours, which a line would not show."""
     empty = [True, *(math.isnan(y) for _, y in points), True]
     return [i for i in range(len(points)) if not empty[i + 1] and empty[i] and empty[i + 2]]
 
 
 def y_limits(figure: Figure, values: Sequence[float]) -> tuple[float, float]:
-    """Limits that show every value and reference line, or the figure's own where they can be used."""
+    """Return limits that include every value and reference line, or the figure's own limits if they are usable."""
     lowest = 1 / LARGEST if figure.y_log else -LARGEST
     if figure.y_range is not None:
         low, high = figure.y_range
@@ -139,7 +139,7 @@ def y_limits(figure: Figure, values: Sequence[float]) -> tuple[float, float]:
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Positions in [0, 1], in the same order, at least ``gap`` apart if there is room."""
+    """Move positions so that they are in [0, 1], in the same order and, if there is room, at least ``gap`` apart."""
     order = sorted(range(len(positions)), key=lambda i: (positions[i], i))
     gap = min(gap, 1 / max(1, len(positions) - 1))
     placed: list[float] = []

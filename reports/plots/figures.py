@@ -1,4 +1,4 @@
-"""Figures as PNG bytes: every seed a thin line, the mean bold, the same bytes each time."""
+"""Draw figures as PNG bytes: a thin line per seed and their mean in bold. The same data gives the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7A5195", "#B8860B", "#333333")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow."""
+"""The palette of Okabe and Ito without its yellow; colour-blind readers can distinguish its colours."""
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)), (0, (9, 2.5)))
 GREY = "#555555"
@@ -58,12 +58,12 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(figure: Figure, series: Sequence[Series], arms: Sequence[str]) -> bytes:
-    """A figure with the curves that carry its key.
+    """Draw a figure with the curves that have its key.
 
     Args:
-        figure: the frame.
-        series: curves of any figures.
-        arms: names in the page's order; an arm's colour is its place there.
+        figure: the description of the figure.
+        series: the curves of all figures.
+        arms: the names of the arms in the order of the page; the position of an arm determines its colour.
     """
     curves = groups(figure, series, arms)
     with fixed_style():
@@ -77,7 +77,7 @@ def draw(figure: Figure, series: Sequence[Series], arms: Sequence[str]) -> bytes
 
 @contextmanager
 def fixed_style() -> Iterator[None]:
-    """This module's style whatever the user's matplotlibrc says; theirs comes back afterwards."""
+    """Use the style of this module instead of the user's matplotlibrc, and restore theirs afterwards."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -87,7 +87,7 @@ def fixed_style() -> Iterator[None]:
 
 
 def png(canvas: Canvas) -> bytes:
-    """The bytes, without the version of matplotlib in them."""
+    """Return the PNG bytes of a figure, without the version of matplotlib in their metadata."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(canvas)
@@ -97,7 +97,7 @@ def png(canvas: Canvas) -> bytes:
 
 
 def shown(text: str, width: int = 0, lines: int = 2) -> str:
-    """Text that the font can draw, in a few lines of at most ``width`` characters."""
+    """Return a text that the font can draw, in a few lines of at most ``width`` characters."""
     text = "".join(c if _has_glyph(c) else "?" for c in plain(text))
     if not width:
         return text
@@ -158,10 +158,10 @@ def _log_ticks(axes: Axes, low: float, high: float) -> None:
 
 
 def _group(axes: Axes, group: CurveGroup, y_log: bool) -> Any:
-    """Draw the seeds and their mean; return what stands for them in the legend."""
+    """Draw the curves of the seeds and their mean, and return the line for the legend."""
     from matplotlib.lines import Line2D
 
-    # Solid lines lie lowest, so that a dashed one on the same values leaves both to be seen.
+    # Solid lines are drawn first, so that a dashed line on the same values leaves both visible.
     colour, dash = COLOURS[group.colour % len(COLOURS)], DASHES[group.dash % len(DASHES)]
     mean = group.geometric_mean if y_log else group.mean
     bold: dict[str, Any] = {"color": colour, "linestyle": dash, "linewidth": 2.3}

@@ -1,4 +1,4 @@
-"""The paired plot: final values of arms that share seeds, one line for each seed."""
+"""The paired plot: final values of arms that share seeds, with one line per seed."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 PANELS = 6  # two rows of three still have readable labels on a page
 CAPTION = (
-    "Final values, one thin line for each seed, the mean bold. Lines that all go the same way are an effect that "
-    "does not depend on the seed; lines that cross are not. Values that are the same in every run are left out."
+    "Final values of the arms: a thin line per seed, and their mean in bold. If all lines go up or all go down, the "
+    "effect does not depend on the seed. Values that are equal in all runs are left out."
 )
 
 
 @dataclass(frozen=True)
 class PairedPanel:
-    """One final value, by its key: for each seed its value in every arm."""
+    """One final value, by its key, with its values in all arms for each seed."""
 
     metric: str
     by_seed: Mapping[int, tuple[float, ...]]
 
 
 def compared(arms: Sequence[Arm]) -> list[str]:
-    """Names of the arms that a paired plot shows: controls first; none without both sides."""
+    """Return the names of the arms in a paired plot, controls first; none if there is no control or no treatment."""
     controls = [arm.name for arm in arms if arm.role == "control"]
     others = [arm.name for arm in arms if arm.role in ("treatment", "subject")]
     return controls + others if controls and others else []
@@ -39,7 +39,7 @@ def compared(arms: Sequence[Arm]) -> list[str]:
 def panels(
     arms: Sequence[Arm], runs: Sequence[Run], evidence: Sequence[Evidence]
 ) -> tuple[list[str], list[PairedPanel]]:
-    """The arms shown, and up to six metrics that vary; those that decide something come first."""
+    """Return the arms to show, and up to six metrics that vary. Metrics that decide something come first."""
     names = [name for name in compared(arms) if any(run.arm == name for run in runs)]
     sides = {arm.role == "control" for arm in arms if arm.name in names}
     if len(sides) < 2:
@@ -71,7 +71,7 @@ def _panel(
 
 
 def draw(names: Sequence[str], found: Sequence[PairedPanel]) -> bytes:
-    """Small multiples, one panel for each metric."""
+    """Draw one panel per metric; ``names`` are the labels of the arms, in the order of the panels' values."""
     from matplotlib.figure import Figure as Canvas
 
     columns = min(3, len(found))
@@ -95,7 +95,7 @@ def _draw_panel(axes: Axes, names: Sequence[str], panel: PairedPanel) -> None:
     axes.plot(x, means, color=COLOURS[0], linewidth=2.3, marker="o", markersize=5.5, markeredgewidth=0)
     axes.set_title(shown(name_final_value(panel.metric), 26), fontsize=9.5)
     axes.set_xticks(list(x), [shown(name, 14, lines=3) for name in names], fontsize=9)
-    if len(names) > 3:  # side by side they would overlap
+    if len(names) > 3:  # horizontal labels would overlap
         axes.tick_params(axis="x", labelrotation=90)
     axes.set_xlim(-0.35, len(names) - 0.65)
     axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -1,4 +1,4 @@
-"""Answers as ARC grids: input, target and answer side by side, wrong cells marked; in the terminal and as PNG."""
+"""Draw answers as ARC grids (input, target, answer) with wrong cells marked, in the terminal and as PNG."""
 
 from __future__ import annotations
 
@@ -27,28 +27,29 @@ WORDS_IN, LABEL_IN, GAP_IN, LINE_IN = 2.1, 0.22, 0.3, 0.18
 LABEL_CHARACTER_IN, TITLE_CHARACTER_IN = 0.075, 0.09
 RIGHT, WRONG = "#00684B", "#A33B00"
 LARGEST_CELL_IN, LARGEST_IN = 0.26, 2.3
-"""Inches of a cell, and of the longest side of a grid, which the cells shrink to."""
+"""The size of a cell and the largest size of a grid, in inches. Cells shrink so that the grid fits."""
 
 DEMO_SCALE = 0.6
-"""Size of a demonstration against a query."""
+"""The scale of a demonstration relative to a query."""
 
 
 def caption(run: Path, found: Evaluated, answers: Sequence[Answered]) -> str:
-    """Whose answers these are, to what, and how many of those drawn are right."""
+    """Return a caption: the run, what was evaluated, and how many of the drawn answers are correct."""
     asked = found.config.evaluate
     right = sum(one.solved for one in answers)
     return (
         f"{run}, step {found.step}, {found.weights} weights, {asked.source} {asked.subset}: "
-        f"{right} of {count(len(answers), 'query', 'queries')} drawn solved; all asked: {found.report.pass_at[1]}"
+        f"{right} of {count(len(answers), 'query', 'queries')} shown are solved; "
+        f"all evaluated tasks: {found.report.pass_at[1]}"
     )
 
 
 def in_terminal(answers: Sequence[Answered], *, demos: bool = False) -> RenderableType:
-    """Answers to print with rich; digits where there are no colours, a wrong one with a star.
+    """Return answers to print with rich. Without colours, cells are digits, and wrong ones have a star.
 
     Args:
-        answers: what to draw.
-        demos: also the demonstrations of each task, above its queries.
+        answers: the answers to draw.
+        demos: whether to draw the demonstrations of each task above its queries.
     """
     parts: list[RenderableType] = []
     for place, one in enumerate(answers):
@@ -81,7 +82,7 @@ def _demo_rows(pairs: Sequence[Pair]) -> RenderableType:
 
 @dataclass(frozen=True)
 class GridPanel:
-    """A grid under its label; ``marked`` cells are crossed."""
+    """A grid under its label. The ``marked`` cells are crossed."""
 
     label: str
     grid: Grid
@@ -90,7 +91,7 @@ class GridPanel:
 
 @dataclass(frozen=True)
 class PanelRow:
-    """Panels side by side, and what stands left of them."""
+    """Panels side by side, with lines of text to their left."""
 
     words: list[str]
     colour: str
@@ -99,29 +100,29 @@ class PanelRow:
 
     @property
     def cell_in(self) -> float:
-        """Inches of a cell, the same in the whole row."""
+        """The size of a cell in inches, which is the same in the whole row."""
         longest = max(max(panel.grid.shape) for panel in self.panels)
         return self.scale * min(LARGEST_CELL_IN, LARGEST_IN / longest)
 
     @property
     def width_in(self) -> float:
-        """Of the panels with their gaps."""
+        """The width of the panels with their gaps, in inches."""
         return sum(_width_in(panel, self.cell_in) + GAP_IN for panel in self.panels)
 
     @property
     def height_in(self) -> float:
-        """Of the panels or the words, with labels and the gap below."""
+        """The height of the panels or the text, with labels and the gap below, in inches."""
         grids = LABEL_IN + self.cell_in * max(panel.grid.shape[0] for panel in self.panels)
         return max(grids, LINE_IN * (len(self.words) + 1)) + GAP_IN
 
 
 def as_png(title: str, answers: Sequence[Answered], *, demos: bool = False) -> bytes:
-    """Answers as one picture: a row for each, wrong cells crossed.
+    """Return answers as one PNG figure: a row per answer, with wrong cells crossed.
 
     Args:
-        title: above it.
-        answers: what to draw.
-        demos: also the demonstrations of each task, in a row above its queries.
+        title: the title of the figure.
+        answers: the answers to draw.
+        demos: whether to draw the demonstrations of each task in a row above its queries.
     """
     from matplotlib.figure import Figure
 
@@ -132,7 +133,7 @@ def as_png(title: str, answers: Sequence[Answered], *, demos: bool = False) -> b
     height = head_in + sum(row.height_in for row in rows)
     with fixed_style():
         canvas = Figure(figsize=(width, height))
-        canvas.set_layout_engine("none")  # every panel has its place
+        canvas.set_layout_engine("none")  # every panel has a fixed position
         place = _Place(canvas, width, height)
         place.text(GAP_IN / 2, GAP_IN / 3, head, weight="bold", va="top", fontsize=10)
         top = head_in
@@ -151,7 +152,7 @@ def as_png(title: str, answers: Sequence[Answered], *, demos: bool = False) -> b
 
 
 class _Place:
-    """Inches from the top-left corner, for matplotlib's shares from the bottom-left."""
+    """Converts inches from the top-left corner to matplotlib's fractions from the bottom-left corner."""
 
     def __init__(self, canvas: Figure, width: float, height: float) -> None:
         self._canvas, self._width, self._height = canvas, width, height
@@ -200,7 +201,7 @@ def _label(title: str, grid: Grid) -> str:
 
 
 def _cells(axes: Axes, panel: GridPanel) -> None:
-    """The grid in ARC's colours, a line between cells, a cross on each marked one."""
+    """Draw a grid in ARC's colours, with lines between cells and a cross on each marked cell."""
     from matplotlib.colors import ListedColormap
 
     rows, columns = panel.grid.shape

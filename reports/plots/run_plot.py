@@ -1,4 +1,4 @@
-"""One logged quantity of some runs as a figure, every run visible, beside a reference line."""
+"""Plot logged quantities of runs, with an optional reference line."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from reports.write import write_file
 def plot_runs(
     folders: Sequence[Path], keys: Sequence[str], out: Path, title: str, line: tuple[str, float] | None = None
 ) -> None:
-    """Draw quantities of ``metrics.jsonl`` over the steps of run folders.
+    """Plot quantities of ``metrics.jsonl`` against the step.
 
     Args:
-        folders: run folders; runs that differ in nothing but their seed share a colour.
-        keys: names of logged quantities.
-        out: the PNG to write.
-        title: of the figure.
-        line: a labelled horizontal reference line.
+        folders: the run folders; runs that differ only in their seed share a colour.
+        keys: the keys of the logged quantities.
+        out: the PNG file to write.
+        title: the title of the figure.
+        line: the label and the value of a horizontal reference line.
 
     Raises:
-        RunFolderError: a folder is no run, no step logged the quantity, or ``out`` cannot be written.
+        RunFolderError: a folder is not a run, no step logged the quantity, or ``out`` cannot be written.
     """
     configs = [read_config(folder) for folder in folders]
     names = group_by_setting(configs)
@@ -42,7 +42,7 @@ def plot_runs(
         key="runs",
         title=title,
         x_label="optimiser step",
-        y_label=", ".join(keys),
+        y_label=", ".join(NUMBERS.get(key, key) for key in keys),
         caption="",
         lines=(line,) if line else (),
     )
@@ -56,7 +56,7 @@ def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Seri
     if unknown:
         raise RunFolderError(
             "plot.unknown-key",
-            f"no step of {folder} logged {unknown[0]!r}",
+            f"the run {folder} has not logged {unknown[0]!r}",
             allowed=", ".join(sorted(history.table)) or "a run with at least one step",
         )
     curves = []
@@ -66,7 +66,7 @@ def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Seri
             figure="runs",
             arm=arm,
             seed=seed,
-            label=key,
+            label=NUMBERS.get(key, key),
             x=tuple(map(float, logged.index)),
             y=tuple(map(float, logged)),
         )
@@ -75,12 +75,12 @@ def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Seri
 
 
 def plot_comparison(found: RunComparison, folder: Path) -> list[Path]:
-    """Write an overlay of every compared quantity that all runs logged, as PNG.
+    """Write a PNG figure of every compared quantity that all runs logged.
 
-    Runs that differ in nothing but the seed share a colour; their mean is bold, each of them thin.
+    Runs that differ only in the seed share a colour: a thin line for each run, and their mean in bold.
 
     Returns:
-        The files.
+        The files that were written.
     """
     files = []
     for key, words in NUMBERS.items():

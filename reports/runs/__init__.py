@@ -1,1 +1,1 @@
-"""Run folders followed from outside: read while they are written, listed, compared, drawn; never changed."""
+"""Follow run folders from outside: read them while they are written, list and compare them. Nothing is changed."""

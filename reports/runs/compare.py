@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in their settings, whether they may be compared, how they did."""
+"""Compare runs: their settings, whether they are comparable, and their results."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from reports.runs.groups import find_differing, group_by_setting, shorten_settin
 from reports.runs.history import WINDOW
 
 NUMBERS = {
-    "accuracy_all": "token accuracy, all rows",
-    "exact_all": "rows all right",
+    "accuracy_all": "token accuracy, all samples",
+    "exact_all": "share of exact answers",
     "loss": "loss",
     "steps_at_halt": "ACT steps at halt",
-    "q_halt_accuracy": "halt decision right",
+    "q_halt_accuracy": "accuracy of the halting decision",
     "encoder.coverage": "encoder coverage",
     "core.coverage": "core coverage",
 }
-"""What is compared, by key in metrics.jsonl, in words."""
+"""The words for the compared quantities, by their key in metrics.jsonl."""
 
 RANKED = ("accuracy_all", "exact_all", "loss")
-"""Those of which there is a best value."""
+"""The quantities for which the best value is shown."""
 
 
 class DoubtCode(StrEnum):
-    """Why numbers of runs may not be comparable."""
+    """The reason why results of runs may not be comparable."""
 
     DATA = "data_hash"
     COMMIT = "commit"
@@ -52,11 +52,11 @@ class DoubtCode(StrEnum):
 
 @dataclass(frozen=True)
 class Doubt:
-    """One reason why numbers may not be comparable.
+    """One reason why results may not be comparable.
 
     Attributes:
-        code: stable name of the reason; where records differ, the key of run.json.
-        words: the same with what each run has.
+        code: the stable name of the reason; if records differ, the key in run.json.
+        words: the reason in words, with the value of each run.
     """
 
     code: DoubtCode
@@ -72,18 +72,18 @@ RECORDED = {
     DoubtCode.HARDWARE: "speeds",
     DoubtCode.THREADS: "numbers and speeds",
 }
-"""What run.json should say alike, and what is in doubt where it does not."""
+"""The entries of run.json that should be equal, with what is in doubt if they differ."""
 
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Some runs side by side; every list has a place for each run, in their order.
+    """A comparison of runs. Every list has one entry per run, in their order.
 
     Attributes:
         runs: the runs.
-        arms: equal where runs differ in nothing but the seed.
-        settings: those that differ.
-        doubts: why the numbers may not be comparable.
+        arms: the names of the arms; equal for runs that differ only in the seed.
+        settings: the settings that differ.
+        doubts: the reasons why the results may not be comparable.
     """
 
     runs: list[Followed]
@@ -93,14 +93,14 @@ class RunComparison:
 
 
 def compare(folders: Sequence[Path]) -> RunComparison:
-    """Read some runs.
+    """Read and compare some runs.
 
     Raises:
-        EtrmError: there are fewer than two, or one of them cannot be read.
+        EtrmError: there are fewer than two runs, or one of them cannot be read.
     """
     if len(folders) < 2:
         raise ConfigError(
-            "compare.single-run", "one run alone cannot be compared", allowed="two run folders or more"
+            "compare.single-run", "a single run cannot be compared", allowed="two or more run folders"
         )
     runs = [Followed(folder) for folder in folders]
     configs = [run.config for run in runs]
@@ -113,17 +113,17 @@ def _doubts(runs: Sequence[Followed]) -> Iterator[Doubt]:
         values = [_flat(record.get(key)) for record in records]
         if any(value != values[0] for value in values):
             each = "; ".join(f"{run.folder.name}: {value}" for run, value in zip(runs, values, strict=True))
-            yield Doubt(key, f"{key} differs, so {doubted} need not be comparable ({each})")
+            yield Doubt(key, f"{key} differs, so {doubted} may not be comparable ({each})")
     dirty = [run.folder.name for run, record in zip(runs, records, strict=True) if record.get("dirty")]
     if dirty:
-        words = "the source tree had uncommitted changes, so its commit does not say what ran"
+        words = "the source tree had uncommitted changes, so the commit does not identify the code that ran"
         yield Doubt(DoubtCode.UNCOMMITTED, f"{words} ({', '.join(dirty)})")
     if len({run.history.step for run in runs}) > 1:
         each = "; ".join(f"{run.folder.name}: {run.history.step}, {run.status.state}" for run in runs)
-        yield Doubt(DoubtCode.STEPS, f"the runs stand at different steps ({each})")
+        yield Doubt(DoubtCode.STEPS, f"the runs are at different steps ({each})")
     for run in runs:
         if run.history.broken:
-            words = f"{run.folder.name}: lines of metrics.jsonl are no record and are left out"
+            words = f"{run.folder.name}: lines of metrics.jsonl are damaged and left out"
             yield Doubt(DoubtCode.BROKEN_LINES, words)
 
 
@@ -142,15 +142,15 @@ def _record(folder: Path) -> dict[str, Any]:
 def _flat(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in sorted(value.items()))
-    return shorten_setting(value)[:40]  # a whole hash says no more than its beginning
+    return shorten_setting(value)[:40]  # the beginning of a hash is enough
 
 
 def as_tables(found: RunComparison) -> RenderableType:
-    """For a terminal: what differs, the numbers with their differences from the first run, the doubts."""
+    """Return tables for a terminal: settings that differ, results with their differences from the first run, doubts."""
     parts: list[RenderableType] = [_settings(found), Text(), _numbers(found)]
     if len(set(found.arms)) < len(found.arms):
         parts += [Text(), _groups(found)]
-    parts += [Text(f"\nnot certain: {doubt.words}", style="yellow") for doubt in found.doubts]
+    parts += [Text(f"\nwarning: {doubt.words}", style="yellow") for doubt in found.doubts]
     return Group(*parts)
 
 
@@ -164,7 +164,7 @@ def _table(found: RunComparison, first: str) -> Table:
 
 def _settings(found: RunComparison) -> RenderableType:
     if not found.settings:
-        return Text("the settings are the same, the seed too")
+        return Text("all settings are equal, including the seed")
     table = _table(found, "settings that differ")
     for key, values in found.settings.items():
         table.add_row(key, *(Text(shorten_setting(value)) for value in values))
@@ -172,7 +172,7 @@ def _settings(found: RunComparison) -> RenderableType:
 
 
 def _numbers(found: RunComparison) -> Table:
-    table = _table(found, f"last mean over {WINDOW} steps")
+    table = _table(found, f"mean over the last {WINDOW} steps")
     for key, words in NUMBERS.items():
         if any(key in run.history.table for run in found.runs):
             table.add_row(words, *_beside([run.history.last(key) for run in found.runs]))
@@ -183,15 +183,15 @@ def _numbers(found: RunComparison) -> Table:
     table.add_row("seconds in steps", *(duration(run.history.wall_s) for run in found.runs))
     table.add_row("step", *(str(run.history.step) for run in found.runs))
     table.add_row("state", *(str(run.status) for run in found.runs))
-    table.caption = "in brackets: difference from the first run; best: lowest loss, highest of the rest"
+    table.caption = "in parentheses: difference from the first run; best: lowest loss, highest of the others"
     table.caption_justify = "left"
     return table
 
 
 def _groups(found: RunComparison) -> Table:
-    """Means over the seeds of each arm, every seed beside it."""
+    """Return a table with the mean over the seeds of each arm, and the value of each seed."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("runs that differ only by the seed")
+    table.add_column("runs that differ only in the seed")
     table.add_column("seeds", justify="right")
     for key in RANKED:
         table.add_column(NUMBERS[key], justify="right")
@@ -199,7 +199,7 @@ def _groups(found: RunComparison) -> Table:
         runs = [run for run, name in zip(found.runs, found.arms, strict=True) if name == arm]
         cells = (_mean([run.history.last(key) for run in runs]) for key in RANKED)
         table.add_row(Text(arm), str(len(runs)), *cells)
-    table.caption = "mean (each seed) of the last means"
+    table.caption = "mean over the seeds (value of each seed), each over the last steps"
     table.caption_justify = "left"
     return table
 

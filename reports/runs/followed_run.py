@@ -1,4 +1,4 @@
-"""A run folder under observation: its config, its curves, its state. No drawing."""
+"""A run folder that is being followed: its config, its curves and its state, without any drawing."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from reports.runs.run_state import Status, find_lock_holder, read_status
 
 
 class Followed:
-    """One run; nothing is written into its folder and its lock is never taken.
+    """One run. Nothing is written into its folder, and its lock is never taken.
 
     Attributes:
-        folder: of the run.
-        config: that it began with.
-        history: its curves as of the last :meth:`update`.
-        status: its state then.
-        findings: the toolkit's, of the process that ended last.
+        folder: the run folder.
+        config: the config of the run.
+        history: the curves at the last :meth:`update`.
+        status: the state at the last :meth:`update`.
+        findings: the toolkit's findings of the last process that ended.
 
     Raises:
-        EtrmError: the folder is no run, or its config cannot be read.
+        EtrmError: the folder is not a run, or its config cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,8 +32,8 @@ class Followed:
         self.update()
 
     def update(self) -> None:
-        """Look again."""
-        # The lock first: whoever is seen to have let go of it has logged all its steps.
+        """Read the current state of the folder."""
+        # The lock is read first: a process that has released it has logged all its steps.
         holder = find_lock_holder(self.folder / "lock")
         self.history.update()
         self.status: Status = read_status(self.folder, self.config.train.steps, self.history.step, holder)
@@ -41,18 +41,18 @@ class Followed:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the last step at the present speed."""
+        """The estimated seconds until the last step, at the current speed; None if it is unknown."""
         speed = self.history.steps_per_s
         return None if speed is None else max(0, self.config.train.steps - self.history.step) / speed
 
     @property
     def model(self) -> str:
-        """The variant, with the encoder where it has one."""
+        """The variant of the model, with its encoder if it has one."""
         model = self.config.model
         return model.variant if model.variant == "trm" else f"{model.variant}, {model.encoder.kind}"
 
     @property
     def coverage(self) -> float | None:
-        """The encoder's over the last steps, or the core's where there is no encoder."""
+        """The coverage of the encoder over the last steps, or of the core if there is no encoder."""
         encoder = self.history.last("encoder.coverage")
         return self.history.last("core.coverage") if encoder is None else encoder

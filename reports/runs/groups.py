@@ -1,4 +1,4 @@
-"""Which runs belong together: those whose configs differ in nothing but the seed."""
+"""Group runs into arms: the configs of an arm differ only in the seed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ Settings = dict[str, Any]
 
 
 def read_settings(config: Config) -> Settings:
-    """The config as ``section.key`` and value, the way ``--set`` takes it."""
+    """Return the settings of a config by their dotted names, as ``--set`` takes them."""
     return flatten(config.model_dump(mode="json"))
 
 
 def find_differing(configs: Sequence[Config]) -> dict[str, list[Any]]:
-    """The settings that not all configs share, each with its value in every config."""
+    """Return the settings that differ between configs, each with its value in every config."""
     trees = [read_settings(config) for config in configs]
     values = {key: [tree.get(key) for tree in trees] for key in trees[0]} if trees else {}
     return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
 
 
 def group_by_setting(configs: Sequence[Config]) -> list[str]:
-    """A name for every config; the same where they differ in nothing but the seed.
+    """Return a name for every config. Configs that differ only in the seed have the same name.
 
-    The name is the preset, or the variant of the model, then the faults, and where that does not tell
-    the arms apart, the settings in which they differ.
+    The name is the preset or the variant of the model, then the faults, then the settings that differ, if they are
+    needed to distinguish the arms.
     """
     differences = find_differing(configs)
     differences.pop("train.seed", None)
@@ -45,7 +45,7 @@ def group_by_setting(configs: Sequence[Config]) -> list[str]:
 
 
 def shorten_setting(value: Any) -> str:
-    """A setting as a person writes it."""
+    """Return the value of a setting as text for readers."""
     if isinstance(value, list):
         return ", ".join(map(shorten_setting, value)) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""What a run has logged so far, as a table that grows."""
+"""The metrics that a run has logged so far, as a table that grows."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from etrm.checkpoints.run_table import is_number, read_metrics_table
 from reports.runs.json_lines_tail import Tail
 
 WINDOW = 25
-"""Steps that a smoothed value is the mean of; a tenth of the steps where there are fewer than ten windows."""
+"""The number of steps over which a value is smoothed; a tenth of the steps if there are fewer than ten windows."""
 
 RECENT = 50
-"""Steps that the present speed is the mean of."""
+"""The number of steps over which the current speed is averaged."""
 
 LOWER_IS_BETTER = frozenset({"loss", "lm_loss", "q_halt_loss", "kl"})
 
 
 def smooth(curve: pd.Series) -> npt.NDArray[np.float64]:
-    """Means over :data:`WINDOW` neighbouring values, one for each place of the window.
+    """Return the means over :data:`WINDOW` neighbouring values, one for each position of the window.
 
     Args:
-        curve: (n,) values without a NaN, n at least 1.
+        curve: the (n,) values, without NaN; n is at least 1.
     """
     values = curve.to_numpy()
     window = max(1, min(WINDOW, len(values) // 10))
@@ -34,19 +34,19 @@ def smooth(curve: pd.Series) -> npt.NDArray[np.float64]:
 
 
 class History:
-    """The metrics and the timing of a run folder, read on as they grow."""
+    """The metrics and the timing of a run folder; new lines are read as they are written."""
 
     def __init__(self, folder: Path) -> None:
         self._metrics, self._timing = Tail(folder / "metrics.jsonl"), Tail(folder / "timing.jsonl")
         self.table = read_metrics_table([])
-        """See :func:`etrm.checkpoints.run_table.read_metrics_table`."""
+        """The metrics, see :func:`etrm.checkpoints.run_table.read_metrics_table`."""
         self.step = 0
         """The last logged step."""
         self.seconds = array("d")
-        """Of every step that was done, those done again after a resume among them."""
+        """The duration of every step in seconds, including steps that were repeated after a resume."""
 
     def update(self) -> None:
-        """Read what has come."""
+        """Read the new lines."""
         metrics, timing = self._metrics.read(), self._timing.read()
         if metrics.restarted:
             self.table, self.step = read_metrics_table([]), 0
@@ -59,20 +59,20 @@ class History:
         self.seconds.extend(line["seconds"] for line in timing.lines if is_number(line.get("seconds")))
 
     def curve(self, key: str) -> pd.Series:
-        """The finite values of a column of the table, by step."""
+        """Return the finite values of a column of the table, by step."""
         return self.table[key].dropna()
 
     @property
     def broken(self) -> list[int]:
-        """Numbers of the lines of metrics.jsonl that hold no record."""
+        """The numbers of the lines of metrics.jsonl that are not records."""
         return self._metrics.broken
 
     def last(self, key: str) -> float | None:
-        """The mean of a quantity over its last steps; None where it was never logged."""
+        """Return the mean of a quantity over its last steps; None if it was never logged."""
         return float(smooth(self.curve(key))[-1]) if key in self.table else None
 
     def best(self, key: str) -> float | None:
-        """The best of the smoothed values of a quantity: the lowest loss, the highest of anything else."""
+        """Return the best smoothed value of a quantity: the lowest for a loss, the highest for anything else."""
         if key not in self.table:
             return None
         means = smooth(self.curve(key))
@@ -80,18 +80,18 @@ class History:
 
     @property
     def wall_s(self) -> float:
-        """Seconds spent in steps by all the processes that worked on the run."""
+        """The seconds that all processes of the run spent in steps."""
         return math.fsum(self.seconds)
 
     @property
     def steps_per_s(self) -> float | None:
-        """Of the last :data:`RECENT` steps; None before the first."""
+        """The steps per second over the last :data:`RECENT` steps; None before the first step."""
         recent = self.seconds[-RECENT:]
         return len(recent) / math.fsum(recent) if recent and math.fsum(recent) > 0 else None
 
     @property
     def samples_per_s(self) -> float | None:
-        """Rows that went through a step, per second."""
+        """The samples per second over the same steps."""
         if not self.steps_per_s or "rows" not in self.table:
             return None
         return self.steps_per_s * float(np.mean(self.curve("rows").to_numpy()[-RECENT:]))

@@ -1,4 +1,4 @@
-"""A file of JSON lines that another process writes, read as far as it is whole."""
+"""Read a file of JSON lines while another process writes it, up to the last complete line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class News:
-    """What has come since the last look.
+    """The lines that are new since the last read.
 
     Attributes:
         lines: the new records, in the order of the file.
-        restarted: what was read before no longer stands in the file; ``lines`` begins anew.
+        restarted: whether earlier lines are no longer in the file, so that ``lines`` starts from its beginning.
     """
 
     lines: list[Line]
@@ -24,11 +24,11 @@ class News:
 
 
 class Tail:
-    """Reads what has been added since the last look.
+    """Reads the lines that were added since the last read.
 
-    A last line without its end is left for the next look. A file that was cut back, as a resumed run
-    does with its metrics, or replaced is read from its beginning again: the last line that was read
-    must still stand where it stood. A whole line that holds no record is passed over and counted.
+    An incomplete last line is left for the next read. A file that was truncated (as a resumed run does with its
+    metrics) or replaced is read from its beginning again. This is detected by the last line that was read, which must
+    still be at its position. A complete line that is not a record is skipped and counted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,13 +40,13 @@ class Tail:
         self._last = b""
         self._lines = 0
         self.broken: list[int] = []
-        """Numbers, from 1, of the lines that hold no record."""
+        """The numbers, from 1, of the lines that are not records."""
 
     def read(self) -> News:
-        """The whole lines that are new; none while there is no file.
+        """Return the new complete lines; none if there is no file yet.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists but cannot be read.
         """
         try:
             file = self._path.open("rb")

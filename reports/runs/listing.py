@@ -1,4 +1,4 @@
-"""Every run below some folders as one table."""
+"""List all runs in some folders as one table."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class ListedRun:
     """One run folder.
 
     Attributes:
-        folder: where.
-        state: see :mod:`reports.runs.run_state`; ``damaged`` where the records cannot be read.
-        detail: who works on it, or what is damaged.
-        step: the last logged one.
-        steps: that the config asks for.
-        last: quantities by name, smoothed (:data:`reports.runs.history.WINDOW`).
-        best: the best of the smoothed values.
-        coverage: of the encoder, or of the core where there is none, smoothed.
-        model: variant and encoder.
-        seed: of the run.
-        faults: injected.
-        started: when its config was written, in local time, to the second.
-        wall_s: seconds spent in steps.
+        folder: the run folder.
+        state: the state, see :mod:`reports.runs.run_state`; ``damaged`` if the records cannot be read.
+        detail: the process that works on the run, or what is damaged.
+        step: the last logged step.
+        steps: the number of steps in the config.
+        last: the last values of quantities by name, smoothed over :data:`reports.runs.history.WINDOW` steps.
+        best: the best of the smoothed values, by name.
+        coverage: the smoothed coverage of the encoder, or of the core if there is no encoder.
+        model: the variant of the model and its encoder.
+        seed: the seed of the run.
+        faults: the injected faults.
+        started: the time at which the config was written, in local time, to the second.
+        wall_s: the seconds spent in steps.
     """
 
     folder: str
@@ -58,37 +58,40 @@ class ListedRun:
 
 
 SORTS = ("folder", "state", "step", *NUMBERS, "coverage", "model", "seed", "started", "wall_s")
-"""What ``--sort`` may name; a quantity stands for its best value."""
+"""The columns that ``--sort`` accepts. A quantity is sorted by its best value."""
 
 
 def run_folders(roots: Iterable[Path]) -> Iterator[Path]:
-    """Every run folder at or below some folders, in the order of their names.
+    """Yield every run folder in some folders (or these themselves), in the order of their names.
 
     Raises:
-        RunFolderError: there is no such folder.
+        RunFolderError: a folder does not exist.
     """
     for root in roots:
         if not root.is_dir():
             raise RunFolderError(
-                "runs.absent-folder", f"there is no folder {root}", next_step="give folders that hold runs"
+                "runs.absent-folder",
+                f"the folder {root} does not exist",
+                next_step="etrm runs FOLDER, with a folder that contains runs",
             )
-        # The lock comes first in a run's life and the config stays longest.
+        # The lock is the first file of a run, and the config is the last one that is removed.
         yield from sorted({path.parent for name in ("config.json", "lock") for path in root.rglob(name)})
 
 
 def list_runs(roots: Iterable[Path], sort: str = "folder") -> list[ListedRun]:
-    """The runs below some folders, damaged ones among them.
+    """Return the runs in some folders, including damaged ones.
 
     Args:
-        roots: folders.
-        sort: one of :data:`SORTS`, ``-`` before it for the largest first; what has no such value is last.
+        roots: the folders to search.
+        sort: the column to sort by, one of :data:`SORTS`, with ``-`` before it for the largest first. Runs without a
+            value come last.
 
     Raises:
-        EtrmError: there is no such folder, or nothing to sort by of this name.
+        EtrmError: a folder does not exist, or the column is unknown.
     """
     name = sort.removeprefix("-")
     if name not in SORTS:
-        raise ConfigError("runs.unknown-sort", f"cannot sort runs by {name!r}", allowed=", ".join(SORTS))
+        raise ConfigError("runs.unknown-sort", f"runs cannot be sorted by {name!r}", allowed=", ".join(SORTS))
     entries = [read_entry(folder) for folder in dict.fromkeys(run_folders(roots))]
     values = [(_sort_value(one, name), one) for one in entries]
     known = [(value, one) for value, one in values if value not in (None, "")]
@@ -101,7 +104,7 @@ def _sort_value(one: ListedRun, name: str) -> Any:
 
 
 def read_entry(folder: Path) -> ListedRun:
-    """What stands in one run folder; ``damaged`` with the reason where that cannot be read."""
+    """Return the entry of one run folder, with the state ``damaged`` and the reason if it cannot be read."""
     try:
         run = Followed(folder)
         started = datetime.fromtimestamp((folder / "config.json").stat().st_mtime).isoformat(" ", "seconds")
@@ -111,7 +114,7 @@ def read_entry(folder: Path) -> ListedRun:
     return ListedRun(
         folder=str(folder),
         state="damaged" if broken else run.status.state.value,
-        detail=f"metrics.jsonl: line {broken[0]} is no record" if broken else run.status.detail,
+        detail=f"metrics.jsonl: line {broken[0]} is damaged" if broken else run.status.detail,
         step=history.step,
         steps=run.config.train.steps,
         last={name: history.last(name) for name in NUMBERS},
@@ -126,12 +129,12 @@ def read_entry(folder: Path) -> ListedRun:
 
 
 def as_json(entries: Sequence[ListedRun]) -> str:
-    """The entries as a JSON array, times in seconds."""
+    """Return the entries as a JSON array, with times in seconds."""
     return json.dumps([asdict(entry) for entry in entries], indent=1, allow_nan=False)
 
 
 def as_table(entries: Sequence[ListedRun]) -> Table:
-    """The entries for a terminal."""
+    """Return the entries as a table for a terminal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("run", overflow="fold")
     table.add_column("state")
@@ -144,7 +147,7 @@ def as_table(entries: Sequence[ListedRun]) -> Table:
     table.add_column("wall time", justify="right", no_wrap=True)
     for one in entries:
         table.add_row(*_cells(one))
-    table.caption = f"accuracy, exact and loss of all rows: last (best) mean over {WINDOW} steps"
+    table.caption = f"accuracy, exact and loss: last (best) mean over {WINDOW} steps, over all samples"
     table.caption_justify = "left"
     return table
 

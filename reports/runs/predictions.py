@@ -1,4 +1,4 @@
-"""What a run answers to the test queries, beside what was asked and what is right."""
+"""The answers of a run to test queries, with the inputs and the true outputs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Answered:
-    """One test query and its first answer, the one that pass@1 counts.
+    """One test query and its first answer, which pass@1 scores.
 
     Attributes:
         task: the task.
-        query: index among its tests.
-        answer: the answer with the most votes; None where nothing was predicted.
-        result: what evaluation made of it.
+        query: the index of the test pair.
+        answer: the answer with the most votes; None if nothing was predicted.
+        result: the result of the evaluation.
     """
 
     task: Task
@@ -37,39 +37,39 @@ class Answered:
 
     @property
     def pair(self) -> Pair:
-        """What was asked, and what is right."""
+        """The input and the true output."""
         return self.task.tests[self.query]
 
     @property
     def target(self) -> Grid:
-        """What is right."""
+        """The true output."""
         assert self.pair.output is not None, "a scored query has its output"
         return self.pair.output
 
     @property
     def grid(self) -> Grid:
-        """What was answered; (0, 0) where there is no answer, or the answer holds no grid."""
+        """The predicted grid; its shape is (0, 0) if there is no answer, or the answer contains no grid."""
         return np.zeros((0, 0), np.uint8) if self.answer is None else self.answer.grid
 
     @property
     def solved(self) -> bool:
-        """Whether it counts as solved at the first attempt."""
+        """Whether the query counts as solved at the first attempt."""
         return self.result.solved(1)
 
     @property
     def wrong_cells(self) -> Mask:
-        """(rows, columns) of the answer: which of its cells differ from the target, or lie outside it."""
+        """(rows, columns) bool: the cells of the answer that differ from the target or are outside it."""
         return find_wrong_cells(self.grid, self.target)
 
     def words(self) -> list[str]:
-        """What to say beside the grids."""
+        """The lines of text next to the grids."""
         lines = ["solved" if self.solved else "not solved"]
         if not self.result.in_region:
-            lines.append("target out of the model's region")
+            lines.append("target does not fit the model's region")
         if self.answer is None:
             return [*lines, "nothing was predicted"]
         if self.grid.size == 0:
-            lines.append("the answer holds no grid")
+            lines.append("the answer contains no grid")
         elif self.grid.shape != self.target.shape:
             lines.append(f"{format_size(self.grid)}, should be {format_size(self.target)}")
         elif not self.solved:
@@ -80,7 +80,7 @@ class Answered:
 
 
 def find_wrong_cells(grid: Grid, target: Grid) -> Mask:
-    """(rows, columns) of ``grid``: which cells the target has otherwise, or has not."""
+    """Return (rows, columns) bool: the cells of ``grid`` that differ from the target or are outside it."""
     wrong = np.ones(grid.shape, dtype=bool)
     rows, columns = min(grid.shape[0], target.shape[0]), min(grid.shape[1], target.shape[1])
     wrong[:rows, :columns] = grid[:rows, :columns] != target[:rows, :columns]
@@ -90,18 +90,18 @@ def find_wrong_cells(grid: Grid, target: Grid) -> Mask:
 def read_predictions(
     folder: Path, settings: Changes | None = None, *, tasks: int = 6, only: Sequence[str] = ()
 ) -> tuple[Evaluated, list[Answered]]:
-    """The answers of a run's newest checkpoint, as ``etrm evaluate`` with the same settings scores them.
+    """Return answers of a run's newest checkpoint, as ``etrm evaluate`` with the same settings scores them.
 
-    Everything is asked that evaluation asks, and then some of it is chosen.
+    All tasks of the evaluation are predicted, and then some are selected.
 
     Args:
-        folder: of the run.
-        settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
-        tasks: how many, by id, where none are named.
-        only: ids of tasks.
+        folder: the run folder.
+        settings: the settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
+        tasks: the number of tasks to return, the first by id, if ``only`` is empty.
+        only: the ids of the tasks to return.
 
     Raises:
-        EtrmError: see :func:`evaluate_run`; or a named task is not asked.
+        EtrmError: see :func:`evaluate_run`; or a task in ``only`` is not evaluated.
     """
     found = evaluate_run(folder, settings or {})
     known = [task.id for task in found.asked]
@@ -109,9 +109,9 @@ def read_predictions(
     if missing:
         raise DataError(
             "predictions.unknown-task",
-            f"task {missing[0]} is not among those that this run is evaluated on",
+            f"the task {missing[0]} is not among the evaluation tasks of this run",
             allowed=", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else ""),
-            next_step="change what is evaluated with --set evaluate.subset=..., .source or .max_tasks",
+            next_step="change the evaluation tasks with --set evaluate.subset=..., .source or .max_tasks",
         )
     chosen = list(only) or sorted(known)[:tasks]
     return found, [one for name in chosen for one in _of_task(found, found.asked.get(name))]
@@ -124,5 +124,5 @@ def _of_task(found: Evaluated, task: Task) -> Iterator[Answered]:
 
 
 def format_size(grid: Grid) -> str:
-    """Rows x columns."""
+    """Return the size of a grid as text, rows x columns."""
     return f"{grid.shape[0]}x{grid.shape[1]}"

@@ -1,13 +1,13 @@
-"""Whether a run is at work, and how it ended: read from its lock and its records, neither touched.
+"""The state of a run, read from its lock and its records without changing them.
 
 running    a process holds the lock
-finished   the newest checkpoint is of the last step that the config asks for
-stopped    no process, and a checkpoint holds every logged step: an orderly end
-failed     no process, and steps were logged that no checkpoint holds: an error, or a kill
-unknown    not finished, and it cannot be seen from here whether a process is at work: the run was
-           started on another machine, or this system does not say who holds locks
+finished   the newest checkpoint is of the last step of the config
+stopped    no process holds the lock, and the newest checkpoint includes every logged step: the run ended in order
+failed     no process holds the lock, and steps were logged after the newest checkpoint: an error, or a kill
+unknown    not finished, and it is not visible from here whether a process holds the lock: the run was started on
+           another machine, or this system does not list locks
 
-A process that was killed just after it saved looks stopped; nothing was lost then.
+A process that was killed right after it saved a checkpoint looks stopped. Nothing is lost in this case.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from etrm.checkpoints import format as checkpoints
 from etrm.errors import RunFolderError
 
 LOCKS = Path("/proc/locks")
-"""Where Linux lists every lock of this machine."""
+"""The file in which Linux lists all locks of this machine."""
 
 
 class State(StrEnum):
-    """See the module."""
+    """The state of a run, see the docstring of the module."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -38,14 +38,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """A state, and who is at work or why it is not known."""
+    """A state, with the process that holds the lock, or the reason why the state is unknown."""
 
     state: State
     detail: str = ""
 
     @property
     def ended(self) -> bool:
-        """Nothing will come any more."""
+        """Whether no process will write to the run any more."""
         return self.state in (State.FINISHED, State.STOPPED, State.FAILED)
 
     def __str__(self) -> str:
@@ -53,16 +53,16 @@ class Status:
 
 
 def read_status(folder: Path, steps: int, logged: int, holder: int | None) -> Status:
-    """The state of a run folder.
+    """Return the state of a run folder.
 
     Args:
-        folder: of the run.
-        steps: that its config asks for.
-        logged: the last step in its metrics.
-        holder: of its lock, asked for before the metrics were read, see :func:`find_lock_holder`.
+        folder: the run folder.
+        steps: the number of steps in the config.
+        logged: the last step in the metrics.
+        holder: the process that held the lock before the metrics were read, see :func:`find_lock_holder`.
 
     Raises:
-        RunFolderError: its record of where it ran is damaged.
+        RunFolderError: ``run.json`` is damaged.
     """
     if holder is not None:
         return Status(State.RUNNING, f"process {holder}")
@@ -76,14 +76,14 @@ def read_status(folder: Path, steps: int, logged: int, holder: int | None) -> St
     if host not in (None, here):
         return Status(State.UNKNOWN, f"started on {host}, seen from {here}")
     if not LOCKS.exists():
-        return Status(State.UNKNOWN, f"there is no {LOCKS} to see who works")
+        return Status(State.UNKNOWN, f"{LOCKS}, which lists the locks, does not exist")
     if newest >= logged:
         return Status(State.STOPPED)
     return Status(State.FAILED, f"newest checkpoint: step {newest}" if newest >= 0 else "no checkpoint")
 
 
 def find_lock_holder(lock: Path) -> int | None:
-    """The process that holds the lock of a file; None where none can be seen from here."""
+    """Return the id of the process that locks a file; None if no such process is visible from here."""
     if not LOCKS.exists():
         return None
     try:
@@ -98,11 +98,11 @@ def find_lock_holder(lock: Path) -> int | None:
 
 
 def _has_open(process: str, file: Path) -> bool:
-    """Whether a process has the file open; on some file systems the device numbers of locks say nothing."""
+    """Return whether a process has the file open. On some file systems the device numbers of locks are not usable."""
     try:
         with os.scandir(f"/proc/{process}/fd") as descriptors:
             return any(_is_same(file, Path(descriptor.path)) for descriptor in descriptors)
-    except PermissionError:  # another user's process: the inode number has to do
+    except PermissionError:  # another user's process: only its inode number can be compared
         return True
     except FileNotFoundError:  # it has just ended
         return False
@@ -111,12 +111,12 @@ def _has_open(process: str, file: Path) -> bool:
 def _is_same(file: Path, descriptor: Path) -> bool:
     try:
         return file.samefile(descriptor)
-    except OSError:  # closed meanwhile, or no file
+    except OSError:  # closed in the meantime, or not a file
         return False
 
 
 def _host(folder: Path) -> str | None:
-    """Where the run was last begun; None where that was not recorded."""
+    """Return the host on which the run was last started; None if it was not recorded."""
     try:
         host = json.loads((folder / "run.json").read_text("utf-8")).get("host")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The metrics of a run as TensorBoard events, written as they come."""
+"""Write the metrics of a run as TensorBoard events while it trains."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ INTERVAL_S = 2.0
 
 
 class Exporter:
-    """Writes every number of metrics.jsonl under its own name and step; TensorBoard holds float32.
+    """Writes every number of metrics.jsonl under its own name and step. TensorBoard stores float32.
 
-    Events of the same steps that an earlier export left in the folder, and those of steps that the run
-    has gone back behind, are purged the way TensorBoard has it: by a mark at which it forgets them.
+    If an earlier export left events of the same steps in the folder, or if a resumed run repeats steps, the old events
+    are purged with TensorBoard's own mechanism: a start event after which it ignores them.
 
     Raises:
         ConfigError: the package tensorboard is not installed.
@@ -34,7 +34,7 @@ class Exporter:
         self._writer = _open(out)
 
     def update(self) -> int:
-        """Write what has come; the number of steps written."""
+        """Write the new steps and return their number."""
         news = self._tail.read()
         if news.restarted:
             self.close()
@@ -42,24 +42,24 @@ class Exporter:
         for line in news.lines:
             for key, value in line.items():
                 if key != "step" and is_number(value):
-                    # module.quantity becomes module/quantity: TensorBoard groups by what precedes the slash
+                    # module.quantity becomes module/quantity, because TensorBoard groups by the part before the slash
                     self._writer.add_scalar(key.replace(".", "/"), value, line["step"])
         self._writer.flush()
         return len(news.lines)
 
     def close(self) -> None:
-        """Write everything down."""
+        """Flush and close the event files."""
         self._writer.close()
 
 
 def export(run: Path, out: Path) -> int:
-    """Write a run's metrics as events into ``out``, those to come too, until the run ends.
+    """Write the metrics of a run as events into ``out`` until the run ends.
 
     Returns:
         The number of steps written.
 
     Raises:
-        EtrmError: there is no run, or the package tensorboard is not installed.
+        EtrmError: the folder contains no run, or the package tensorboard is not installed.
     """
     followed = Followed(run)
     exporter = Exporter(run, out)

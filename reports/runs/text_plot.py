@@ -1,4 +1,4 @@
-"""A curve in block characters."""
+"""Draw a curve in block characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 def bin_points(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
-    """``width`` values: means over equal stretches, or each repeated where there are fewer than ``width``."""
+    """Return ``width`` values: means over equal intervals, or repeated values if there are fewer than ``width``."""
     if len(values) < width:
         return values[np.arange(width) * len(values) // width]
     edges = np.linspace(0, len(values), width + 1).astype(int)
@@ -17,13 +17,13 @@ def bin_points(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.fl
 
 
 def draw_text_plot(values: npt.NDArray[np.float64], low: float, high: float, height: int = 1) -> list[str]:
-    """Columns, one for each value, as lines of text from the top.
+    """Return one column per value, as lines of text from the top.
 
     Args:
-        values: (width,) values; what lies outside the limits is drawn at them.
-        low: what the lowest of the ``8 * height`` levels stands for.
-        high: what the highest stands for; a curve without any extent lies in the middle.
-        height: lines.
+        values: the (width,) values; values outside the limits are drawn at the limits.
+        low: the value of the lowest of the ``8 * height`` levels.
+        high: the value of the highest level. If it equals ``low``, the curve is drawn in the middle.
+        height: the number of lines.
     """
     levels = 8 * height
     share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(len(values), 0.5)

@@ -1,4 +1,4 @@
-"""A run in the terminal while it trains: one frame drawn from what its folder holds, again and again."""
+"""Show a run in the terminal while it trains. Every frame is drawn from the files in its folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from reports.runs.text_plot import bin_points, draw_text_plot
 INTERVAL_S = 1.0
 """Seconds between two frames."""
 BESIDE_PLOT = 67
-"""Characters of a line of the table that are not plot."""
+"""The number of characters in a line of the table that do not belong to the plot."""
 
 STYLES = {
     State.RUNNING: "bold green",
@@ -36,13 +36,13 @@ STYLES = {
 
 @dataclass(frozen=True)
 class WatchedQuantity:
-    """A quantity of the frame.
+    """A quantity in the frame.
 
     Attributes:
-        label: in words.
-        key: in metrics.jsonl.
-        limits: of its plot; its own lowest and highest values where there are none.
-        height: lines of its plot.
+        label: the name in words.
+        key: the key in metrics.jsonl.
+        limits: the limits of its plot; by default its lowest and highest values.
+        height: the height of its plot, in lines.
     """
 
     label: str
@@ -54,14 +54,14 @@ class WatchedQuantity:
 SHARE = (0.0, 1.0)  # the range of a share
 LEARNING = (
     WatchedQuantity("token accuracy", "accuracy_all", height=3),
-    WatchedQuantity("rows all right", "exact_all"),
+    WatchedQuantity("exact answers", "exact_all"),
     WatchedQuantity("loss", "loss", height=3),
 )
 HALTING = (
     WatchedQuantity("steps at halt", "steps_at_halt"),
-    WatchedQuantity("rows halted in a step", "halted_share", SHARE),
-    WatchedQuantity("halt decision right", "q_halt_accuracy", SHARE),
-    WatchedQuantity("  if always the commoner", "q_halt_base_rate", SHARE),
+    WatchedQuantity("samples halted per step", "halted_share", SHARE),
+    WatchedQuantity("halting accuracy", "q_halt_accuracy", SHARE),
+    WatchedQuantity("  of a constant guess", "q_halt_base_rate", SHARE),
 )
 PROBE = (
     WatchedQuantity("share that differs", "probe.share"),
@@ -73,17 +73,17 @@ PROBE = (
 
 
 def watch(folder: Path, console: Console, *, once: bool = False) -> None:
-    """Show a run until it ends; one frame where the console is no terminal, or ``once``.
+    """Show a run until it ends; or only one frame if the console is not a terminal, or ``once`` is True.
 
-    A folder that holds no run yet is waited for, unless there is to be one frame.
+    If the folder contains no run yet, this waits for one, unless only one frame is shown.
 
     Raises:
-        EtrmError: the folder cannot be read, or holds no run where one frame is asked for.
+        EtrmError: the folder cannot be read, or contains no run when one frame is to be shown.
     """
     if once or not console.is_terminal:
         console.print(build_frame(Followed(folder), console.width))
         return
-    waiting = Text(f"{folder}: no run yet; waiting for one to begin (Ctrl-C ends)")
+    waiting = Text(f"{folder}: no run yet; waiting for one to start (press Ctrl-C to quit)")
     with Live(waiting, console=console, auto_refresh=False, vertical_overflow="crop") as live:
         live.refresh()
         while not (folder / "config.json").exists():
@@ -97,7 +97,7 @@ def watch(folder: Path, console: Console, *, once: bool = False) -> None:
 
 
 def build_frame(run: Followed, width: int) -> RenderableType:
-    """One look at a run, for a terminal of so many characters."""
+    """Return one frame of a run, for a terminal of ``width`` characters."""
     history, plot_width = run.history, max(10, width - BESIDE_PLOT)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True, min_width=26)
@@ -119,8 +119,8 @@ def _sections(history: History) -> Iterator[tuple[str, Sequence[WatchedQuantity]
     yield "learning", LEARNING
     yield "halting", HALTING
     yield "coverage", [WatchedQuantity(name, f"{name}.coverage", SHARE) for name in modules]
-    yield "movement in a step", [WatchedQuantity(name, f"{name}.moved") for name in modules]
-    yield "contexts of a probe batch", PROBE
+    yield "relative weight change per step", [WatchedQuantity(name, f"{name}.moved") for name in modules]
+    yield "contexts of the probe batch", PROBE
     yield "drift", [WatchedQuantity(key.removeprefix("drift."), key) for key in drift]
 
 
@@ -148,9 +148,11 @@ def _head(run: Followed, plot_width: int) -> Iterator[RenderableType]:
 
 
 def _foot(run: Followed) -> Iterator[RenderableType]:
-    yield Text(f"every number and curve: means over {WINDOW} values, or a tenth of a short run", style="dim")
+    yield Text(
+        f"all numbers and curves are means over {WINDOW} values, or over a tenth of a short run", style="dim"
+    )
     if run.history.broken:
         lines = ", ".join(map(str, run.history.broken[:5]))
-        yield Text(f"metrics.jsonl holds lines that are no record: {lines}", style="red")
+        yield Text(f"metrics.jsonl has damaged lines: {lines}", style="red")
     for finding in run.findings:
         yield Text(f"{finding['severity']} {finding['rule']}: {finding['message']}")

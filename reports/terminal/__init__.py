@@ -1,1 +1,1 @@
-"""What commands print: progress, tables and the summary of a result."""
+"""The output of commands: progress, tables, and the summary of a result."""

@@ -1,4 +1,4 @@
-"""What `etrm checkpoint` prints: tables for people, JSON for machines."""
+"""The output of `etrm checkpoint`: tables, or JSON with --json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Found = TypeVar("Found", Inspection, WeightsComparison, Imported)
 
 
 def print_result(found: Found, render: Callable[[Found], RenderableType], as_json: bool) -> None:
-    """Print a result of a command."""
+    """Print the result of a command as tables or as JSON."""
     console = open_console()
     if as_json:
         text = json.dumps(asdict(found), indent=1, allow_nan=False)
@@ -30,12 +30,12 @@ def print_result(found: Found, render: Callable[[Found], RenderableType], as_jso
 
 
 def inspection(found: Inspection) -> Group:
-    """Where it comes from, its settings, totals, then every tensor."""
+    """Return the origin, settings and totals of a checkpoint, then every tensor."""
     origin = {
         "file": found.path,
         "weights": found.weights,
         "step": _or_unknown(found.step),
-        "digest": "verified" if found.verified else "the file has none",
+        "digest": "verified" if found.verified else "none in the file",
         "data hash": _or_unknown(found.data_hash),
     }
     settings = "unknown" if found.settings is None else _words(flatten(found.settings))
@@ -48,7 +48,7 @@ def inspection(found: Inspection) -> Group:
 
 
 def _summaries(tensors: tuple[TensorSummary, ...]) -> Table:
-    """A row per tensor; what is not finite has a column where there is any."""
+    """Return a table with a row per tensor, and a column for non-finite values if there are any."""
     some_odd = any(t.non_finite for t in tensors)
     odd = ("not finite",) if some_odd else ()
     table = _table("tensor", "shape", "dtype", "mean", "std", "min", "max", "norm", *odd)
@@ -60,20 +60,20 @@ def _summaries(tensors: tuple[TensorSummary, ...]) -> Table:
 
 
 def comparison(found: WeightsComparison) -> Group:
-    """The verdict, settings that differ, then every tensor that is not equal."""
+    """Return the verdict, the settings that differ, then every tensor that differs."""
     verdict = "equal" if found.equal else "different"
     parts: list[Any] = [
         f"first:  {found.first}\nsecond: {found.second}",
         f"{verdict}: {found.matched}/{found.total} tensors are equal bit for bit",
     ]
     if found.settings is None:
-        parts.append("settings: not compared, a side does not say its own")
+        parts.append("settings: not compared, because a file does not contain its settings")
     elif found.settings:
         pairs = (f"{name} {first} and {second}" for name, (first, second) in found.settings.items())
         parts.append("settings that differ: " + ", ".join(pairs))
     unequal = [tensor for tensor in found.tensors if tensor.status != "equal"]
     if unequal:
-        table = _table("tensor", "what", "largest difference", "mean difference", "not finite")
+        table = _table("tensor", "status", "largest difference", "mean difference", "not finite")
         for t in unequal:
             table.add_row(t.name, _what(t), _number(t.largest), _number(t.mean), f"{t.non_finite:,}")
         parts.append(table)
@@ -84,9 +84,9 @@ def comparison(found: WeightsComparison) -> Group:
 
 
 def imported(found: Imported) -> Group:
-    """The folder, and of every setting its value and where it is known from."""
+    """Return the folder, and the value and origin of every setting."""
     values = flatten(found.config.model.model_dump(mode="json"))
-    table = _table("setting", "value", "known from")
+    table = _table("setting", "value", "origin")
     for name, source in found.sources.items():
         table.add_row(name, str(values[name]), source)
     count = sum(tensor.numel() for tensor in found.tensors.values())

@@ -1,4 +1,4 @@
-"""The terminal that commands print to, and the progress of long work; silent in pipes."""
+"""The console to which commands print, and progress bars, which are not shown in pipes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ if TYPE_CHECKING:
 
 
 def open_console(stderr: bool = False, pipe_width: int = 120, quiet: bool = False) -> Console:
-    """Where a command prints: a table keeps its columns in a pipe; ``stderr`` for what is no result.
+    """Return a console for the output of a command.
 
-    A ``quiet`` one prints nothing.
+    Args:
+        stderr: whether to print to standard error, for output that is not a result.
+        pipe_width: the width in characters if the output is not a terminal.
+        quiet: whether to print nothing.
     """
     from rich.console import Console
 
     console = Console(stderr=stderr, quiet=quiet)
-    if not console.is_terminal:  # tables in pipes and logs keep their columns
+    if not console.is_terminal:  # so that tables in pipes and logs keep their columns
         console = Console(stderr=stderr, quiet=quiet, width=pipe_width)
     return console
 
 
 class Phases:
-    """One progress bar per phase; silent where standard error is no terminal."""
+    """One progress bar per phase. Nothing is shown if standard error is not a terminal."""
 
     def __init__(self, unit: str = "steps") -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -56,13 +59,13 @@ class Phases:
         self._bars.update(self._known[phase], completed=done, total=total)
 
     def say(self, text: str) -> None:
-        """A line above the bars, where there are any."""
+        """Print a line above the progress bars."""
         if not self._bars.disable:
             self._bars.console.print(text, markup=False, highlight=False)
 
 
 class TrainBar:
-    """Loss, accuracy, coverage and the time that is left."""
+    """A progress bar of training with loss, accuracy, coverage and the remaining time."""
 
     def __init__(self, steps: int, console: Console) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -82,11 +85,11 @@ class TrainBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # the terminal was closed: nothing can be shown, and the run is kept
+        with suppress(OSError):  # the terminal was closed; the run must not fail because of that
             self._bar.stop()
 
     def update(self, trainer: Any, metrics: dict[str, Any]) -> None:
-        """Called after every step."""
+        """Update the bar; called after every step."""
         shown = [("loss", metrics["loss"]), ("accuracy", metrics["accuracy_all"])]
         shown.append(("coverage", metrics.get("encoder.coverage", metrics.get("core.coverage"))))
         text = "  ".join(f"{name} {value:.3f}" for name, value in shown if value is not None)

@@ -1,4 +1,4 @@
-"""What a task set and a store hold, as tables for the terminal."""
+"""Tables for the terminal: the contents of a task set and of a store."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from etrm.data.store import Index
 
 
 def summary_table(found: TaskSetSummary) -> Table:
-    """The counts of a task set, and what is odd in it."""
+    """Return a table of the counts of a task set and its problems."""
     rows = {
         "version": found.version or "files",
         "sha-256": found.hash,
         "tasks": found.tasks,
         "test queries": found.queries,
-        "demos per task": f"{found.mean_demos:.2f}",
+        "demonstrations per task": f"{found.mean_demos:.2f}",
         "leave-one-out queries": found.left_out,
-        "not to be left out": ", ".join(found.not_left_out) or "none",
+        "demonstrations that cannot be left out": ", ".join(found.not_left_out) or "none",
         "cells per grid": f"{found.mean_cells:.1f}",
-        "region, mean tokens": f"{found.region.mean_tokens:.1f}",
-        "region, most tokens": found.region.max_tokens,
+        "mean tokens of a region": f"{found.region.mean_tokens:.1f}",
+        "most tokens of a region": found.region.max_tokens,
         "outputs inside the region": f"{found.region.inside} of {found.region.answered}",
-        "outside": ", ".join(found.region.outside) or "none",
+        "outputs outside the region": ", ".join(found.region.outside) or "none",
         "problems": "; ".join(found.problems) or "none",
     }
     return _two_columns(f"{found.source} {found.subset}", rows)
 
 
 def store_table(title: str, index: Index) -> Table:
-    """What a store holds, and how much of it was a duplicate."""
+    """Return a table of the contents of a store and its duplicates."""
     counts = index.counts
     rows = {
         "tasks": f"{counts['tasks']} of {index.source} {index.subset}",
@@ -39,7 +39,7 @@ def store_table(title: str, index: Index) -> Table:
         "augmentations": f"{index.augmentations} per task, seed {index.seed}",
         "stored": f"{counts['stored']:,} of {counts['augmented']:,} augmented tasks",
         "duplicates dropped": f"{counts['duplicates']:,} "
-        f"({counts['duplicates'] / counts['augmented']:.1%}): equal grids in equal shapes",
+        f"({counts['duplicates'] / counts['augmented']:.1%}): the same grids in the same shapes",
         "size": f"{counts['bytes'] / 1e6:.1f} MB",
     }
     return _two_columns(title, rows)

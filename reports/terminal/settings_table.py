@@ -1,4 +1,4 @@
-"""What `etrm config` prints: tables in a terminal, a TOML file with comments in a pipe, or JSON."""
+"""The output of `etrm config`: tables in a terminal, a TOML file with comments in a pipe, or JSON."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _COMMENT = 40
-"""Column of the comments in TOML, where the setting before it is not longer."""
+"""The column at which comments start in TOML, unless the setting is longer."""
 
 
 def print_settings(found: Resolved, json_wanted: bool) -> None:
-    """Print every setting with its value, source, default, allowed values and description."""
+    """Print every setting with its value, origin, default, allowed values and description."""
     console = open_console()
     if console.is_terminal and not json_wanted:
         console.print(tables(found))
@@ -30,7 +30,7 @@ def print_settings(found: Resolved, json_wanted: bool) -> None:
 
 
 def settings_toml(found: Resolved) -> str:
-    """The settings as a TOML file, a line each, that gives the same config when it is read."""
+    """Return the settings as a TOML file, one per line. Reading it gives the same config."""
     values = flatten(found.config.model_dump(mode="json"))
     lines = []
     for name, setting in list_settings().items():
@@ -42,7 +42,7 @@ def settings_toml(found: Resolved) -> str:
 
 
 def settings_json(found: Resolved) -> str:
-    """The settings as a JSON array of objects, the fields of :class:`etrm.config.Setting` among their keys."""
+    """Return the settings as a JSON array of objects, with the fields of :class:`etrm.config.Setting` as keys."""
     values = flatten(found.config.model_dump(mode="json"))
     rows = [
         {"value": values[name], "source": asdict(found.sources[name]), **asdict(setting)}
@@ -52,7 +52,7 @@ def settings_json(found: Resolved) -> str:
 
 
 def tables(found: Resolved) -> Group:
-    """A table for every section; what is not at its default is bold."""
+    """Return a table per section. Values that differ from their default are bold."""
     from rich.console import Group
 
     values = flatten(found.config.model_dump(mode="json"))
@@ -89,7 +89,7 @@ def _table(title: str, rows: tuple[Setting, ...], values: dict[str, Any], found:
 
 
 def _source(found: Resolved, name: str) -> str:
-    """The source of a setting on one line, whatever characters a path has."""
+    """Return the origin of a setting in one line, even if its path contains special characters."""
     text = str(found.sources[name])
     return text if text.isprintable() else repr(text)
 

@@ -1,4 +1,4 @@
-"""The result for a terminal, readable without colour and in a pipe."""
+"""The result of an investigation for a terminal, readable without colour and in a pipe."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from reports.markdown import duration, plain, sentence
 from reports.names import order_hypotheses
 from reports.pages.experiment_page import scenario
 from reports.pages.standing import marks
+from reports.words import MEANINGS, VERDICTS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,7 +28,7 @@ STYLES = {
 
 
 def terminal(result: Result) -> RenderableType:
-    """Root cause first, then verdicts and experiments, then the next step."""
+    """Return the root cause, then verdicts, findings and experiments, then the next step."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
@@ -37,12 +38,11 @@ def terminal(result: Result) -> RenderableType:
         parts.append(Text.assemble((_cause(result), "bold"), "\n", sentence(plain(result.sentence))))
     if _decided(result):
         parts.append(Padding(_verdicts(result), (1, 0, 0, 0)))
+        parts.append(Padding(Text(_legend(result), "dim"), (1, 0, 0, 0)))
         parts += [Padding(Text(line), (1, 0, 0, 0)) for line in _not_run(result)]
     if result.beside:
         said = [f"{finding.rule}, {sentence(plain(finding.message))}" for finding in result.beside]
-        parts.append(
-            Padding(Text.assemble(("Beside the hypotheses: ", "bold"), " ".join(said)), (1, 0, 0, 0))
-        )
+        parts.append(Padding(Text.assemble(("Additional findings: ", "bold"), " ".join(said)), (1, 0, 0, 0)))
     for experiment in result.experiments:
         name = scenario(experiment)
         mark = " (screening)" if experiment.screening else ""
@@ -55,22 +55,23 @@ def terminal(result: Result) -> RenderableType:
 
 
 def submission_line(done: Submitted) -> str:
-    """Where a submission is, and how many of its tasks hold no answer, by reason."""
+    """Return one line on a submission: its file, and the number of tasks without an answer, by reason."""
     line = f"submission: {done.path}: {done.tasks} tasks"
     if not done.placeholders:
         return line
     reasons = Counter(str(reason) for reason in done.placeholders.values())
     each = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    return f"{line}, {len(done.placeholders)} with placeholders in place of answers ({each}): {done.listing}"
+    return f"{line}, {len(done.placeholders)} with placeholders instead of answers ({each}): {done.listing}"
 
 
 def announcement(hypothesis: Hypothesis) -> str:
-    """One line on a hypothesis that has just been decided, while others are still open."""
+    """Return one line on a hypothesis that has just been decided while others are still running."""
     after = hypothesis.decided_after_s
     when = "" if after is None else f" after {duration(after)}"
     unless = f" (unless {plain(hypothesis.explained_by)} explains it)" if hypothesis.explained_by else ""
     name = f"{plain(hypothesis.id)} {plain(hypothesis.title)}"
-    return f"{name}: {hypothesis.verdict.value}{unless}{when}. {sentence(plain(hypothesis.sentence))}"
+    verdict = f"{VERDICTS[hypothesis.verdict]} ({hypothesis.verdict.value})"
+    return f"{name}: {verdict}{unless}{when}. {sentence(plain(hypothesis.sentence))}"
 
 
 def _cause(result: Result) -> str:
@@ -87,7 +88,7 @@ def _decided(result: Result) -> list[str]:
 
 
 def _not_run(result: Result) -> list[str]:
-    """One line for each reason, so that what was not run does not hide what was."""
+    """Return one line per reason for hypotheses that were not run, so that they do not crowd the table."""
     by_reason: dict[str, list[str]] = {}
     for key in order_hypotheses(result):
         hypothesis = result.hypotheses[key]
@@ -95,6 +96,11 @@ def _not_run(result: Result) -> list[str]:
             name = f"{plain(key)} {plain(hypothesis.title)}"
             by_reason.setdefault(sentence(plain(hypothesis.sentence)), []).append(name)
     return [f"{Verdict.NOT_RUN.value}: {', '.join(names)}. {reason}" for reason, names in by_reason.items()]
+
+
+def _legend(result: Result) -> str:
+    shown = dict.fromkeys(result.hypotheses[key].verdict for key in _decided(result))
+    return "; ".join(f"{verdict.value}: {MEANINGS[verdict]}" for verdict in shown) + "."
 
 
 def _verdicts(result: Result) -> Table:
@@ -109,7 +115,8 @@ def _verdicts(result: Result) -> Table:
     table.add_column("in one sentence", ratio=1)
     for key in _decided(result):
         hypothesis = result.hypotheses[key]
-        verdict = Text(hypothesis.verdict.value, style=STYLES[hypothesis.verdict])
+        verdict = Text(VERDICTS[hypothesis.verdict], style=STYLES[hypothesis.verdict])
+        verdict.append(f"\n({hypothesis.verdict.value})")
         verdict.append(f"\n{marks(result, key)}".rstrip())
         table.add_row(
             Text(plain(key)), Text(plain(hypothesis.title)), verdict, Text(plain(hypothesis.sentence))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import diagnostics
@@ -17,7 +19,7 @@ from diagnostics import RULES
 from diagnostics.explanations import explain_code, list_groups
 from etrm.commands import app
 from etrm.commands.explain import all_groups
-from etrm.errors import ConfigError
+from etrm.errors import ConfigError, ExtensionError
 from etrm.investigation.codes import declared, reasons
 from etrm.investigation.evidence import Instrument, Metric
 from etrm.investigation.result import CauseCode
@@ -81,3 +83,50 @@ def test_an_unknown_code_names_the_nearest() -> None:
     assert isinstance(error, ConfigError)
     assert error.code == "explain.unknown-code"
     assert "COV001" in str(error.allowed)
+
+
+def test_a_terminal_gets_rendered_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=80)
+    monkeypatch.setattr("reports.terminal.console.open_console", lambda: terminal)
+    assert CliRunner().invoke(app, ["explain", "COV001"]).exit_code == 0
+    text = shown.getvalue()
+    assert "COV001: Few samples train the module" in text
+    assert "**" not in text
+    assert "\x1b[" in text
+
+
+RULE = """
+from diagnostics import Cause, Observation, Rule, Severity
+
+RAN = Cause("ran", "it ran")
+RAN001 = Rule(
+    "RAN001", Severity.WARNING, "It ran", "calls", "Nothing.",
+    lambda record, options: [Observation("0", 1.0, "0: it ran", RAN)], causes=(RAN,),
+)
+WRONG = 3
+"""
+CASE = """
+import torch
+
+
+def make_case():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    return {"model": model, "step": lambda model, batch: model(batch).sum(), "batches": [torch.ones(3, 2)]}
+"""
+
+
+def test_a_rule_of_a_user_is_explained_and_audited_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_rule.py").write_text(RULE)
+    Path("my_case.py").write_text(CASE)
+    done = CliRunner().invoke(app, ["explain", "my_rule.py:RAN001"])
+    assert done.output.startswith("# RAN001: It ran\n")
+    done = CliRunner().invoke(
+        app, ["audit", "my_case.py:make_case", "--rule", "my_rule.py:RAN001", "--select", "RAN*"]
+    )
+    assert (done.exit_code, "0: it ran" in done.output) == (1, True)
+    error = CliRunner().invoke(app, ["explain", "my_rule.py:WRONG"]).exception
+    assert isinstance(error, ExtensionError)

@@ -19,7 +19,7 @@ def test_data_show_draws_an_episode_as_the_model_sees_it() -> None:
     done = etrm("data", "show", "0d3d703e", "--augmentation", "3", "--query", "1")
     assert done.code == 0
     assert "0d3d703e|||t5|||0641738925" in done.out
-    assert "the inverse gives back 8 of 8 grids exactly" in done.out
+    assert "8 of 8 grids exactly" in done.out
     refused = etrm("data", "show", "0d3d703e", "--augmentation", "3", "--query", "5")
     assert refused.code == 2
     assert_holds(refused.err, "data.unknown-query", 5)

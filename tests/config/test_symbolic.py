@@ -20,6 +20,11 @@ from etrm.config import SymbolicConfig
         ({"guards": 3}, "config.learned-setting-without-family"),
         ({"width": 3}, "config.learned-setting-without-family"),
         ({"reach": 3}, "config.learned-setting-without-family"),
+        ({"cycles": 2}, "config.recursion-without-encoder"),
+        ({"cycle_grad": "last"}, "config.recursion-without-encoder"),
+        ({"inject": "start"}, "config.recursion-without-encoder"),
+        ({"hidden_size": 64}, "config.recursion-without-encoder"),
+        ({"selection": "hard", "temperature": 0.1}, "config.temperature-without-softmax"),
     ],
 )
 def test_what_has_no_effect_or_no_meaning_is_refused(settings: dict[str, Any], code: str) -> None:

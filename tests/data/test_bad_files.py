@@ -87,11 +87,11 @@ BYTES: dict[str, tuple[bytes, Fault]] = {
     "a number of 5000 digits": (b"[" + b"1" * 5000 + b"]", NOT_JSON),
     "a key twice": (
         b'{"train": [], "train": [], "test": []}',
-        ("task.not-an-object", "task bad", "an object with 'train' twice"),
+        ("task.not-an-object", "task bad", "an object with the key 'train' twice"),
     ),
     "a key twice in a pair": (
         b'{"train": [{"input": [[1]], "input": [[2]], "output": [[1]]}], "test": []}',
-        ("task.no-input", "task bad, train pair 0", "an object with 'input' twice"),
+        ("task.no-input", "task bad, train pair 0", "an object with the key 'input' twice"),
     ),
 }
 
@@ -153,7 +153,7 @@ def test_a_bad_task_of_a_challenges_file_is_named(
 KAGGLE_TEXTS: dict[str, tuple[str, Fault]] = {
     "an id twice": (
         '{"a": TASK, "a": TASK}',
-        ("data.not-an-object-of-tasks", "", "an object with 'a' twice"),
+        ("data.not-an-object-of-tasks", "", "an object with the key 'a' twice"),
     ),
     "ids that differ in case": ('{"ab": TASK, "AB": TASK}', ("data.duplicate-ids", "", "AB, ab")),
     "a list": ("[TASK]", ("data.not-an-object-of-tasks", "", None)),
@@ -213,9 +213,9 @@ def latin_name(path: Path) -> None:
 PLACES: dict[Callable[[Path], None], Fault] = {
     loop: ("data.unreadable-file", "a.json", None),
     dangling: ("data.unreadable-file", "a.json", None),
-    folder: ("data.unreadable-file", "a.json", "no plain file"),
-    pipe: ("data.unreadable-file", "a.json", "no plain file"),
-    device: ("data.unreadable-file", "a.json", "no plain file"),
+    folder: ("data.unreadable-file", "a.json", "not a regular file"),
+    pipe: ("data.unreadable-file", "a.json", "not a regular file"),
+    device: ("data.unreadable-file", "a.json", "not a regular file"),
     below: ("data.no-task-files", "one, two", None),
     cases: ("data.duplicate-ids", "", "A, a"),
     latin_name: ("task.unprintable-id", "", r"'caf\udce9'"),

@@ -42,8 +42,8 @@ def test_oddities_are_named(make_task: Callable[..., Task]) -> None:
     )
     found = describe(tasks)
     assert found.problems == (
-        "b holds the same pairs as a",
-        "c: test pair 0 stands among the demonstrations",
+        "b has the same pairs as a",
+        "c: test pair 0 is also a demonstration",
         "d: one input has two different outputs",
         "e: 1 test outputs are unknown",
     )

@@ -49,14 +49,14 @@ def test_a_task_shows_every_pair_and_hides_answers_on_request(published: Callabl
 
 
 MOVED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "as it is": lambda grid: grid,
-    "a quarter turn to the left": lambda grid: np.rot90(grid),
-    "a half turn": lambda grid: np.rot90(grid, 2),
-    "a quarter turn to the right": lambda grid: np.rot90(grid, -1),
-    "left and right exchanged": np.fliplr,
-    "top and bottom exchanged": np.flipud,
-    "rows and columns exchanged": np.transpose,
-    "rows and columns exchanged, then a half turn": lambda grid: np.rot90(np.transpose(grid), 2),
+    "unchanged": lambda grid: grid,
+    "rotated by 90 degrees counter-clockwise": lambda grid: np.rot90(grid),
+    "rotated by 180 degrees": lambda grid: np.rot90(grid, 2),
+    "rotated by 90 degrees clockwise": lambda grid: np.rot90(grid, -1),
+    "mirrored left to right": np.fliplr,
+    "mirrored top to bottom": np.flipud,
+    "transposed": np.transpose,
+    "transposed, then rotated by 180 degrees": lambda grid: np.rot90(np.transpose(grid), 2),
 }
 
 
@@ -108,8 +108,8 @@ def test_an_episode_is_what_the_words_above_it_say(
     np.testing.assert_array_equal(target, MOVED[how](table[pairs[-1].output]))
     np.testing.assert_array_equal(back, pairs[-1].output)
     grids = 2 * len(pairs)
-    assert f"the inverse gives back {grids} of {grids} grids exactly" in text
-    assert ("a demonstration left out, given 2 of 3" if query else "a test, given 3 of 3") in text
+    assert f"{grids} of {grids} grids exactly" in text
+    assert ("left-out demonstration, with 2 of 3" if query else "test pair, with 3 of 3") in text
     assert text.startswith(f"{sample.name}\n")
 
 
@@ -135,7 +135,7 @@ def test_shifted_and_fresh_episodes_are_read_back_too(small_set: TaskSet, canvas
             )
             text = show(draw_episode(sample, query), None)
             grids = 2 * len(sample.demos) + 2
-            assert f"gives back {grids} of {grids} grids" in text
+            assert f"{grids} of {grids} grids exactly" in text
 
 
 def test_grids_that_the_inverse_does_not_give_back_are_counted(make_task: Callable[..., Task]) -> None:
@@ -143,7 +143,7 @@ def test_grids_that_the_inverse_does_not_give_back_are_counted(make_task: Callab
     asked, sample = build_episode(task, 0, 3, seed=0)
     mixed = Task("task", (task.demos[0], *other.demos[1:]), task.tests)
     wrong = Query(mixed, 0, 0, asked.pair, mixed.demos)
-    assert "gives back 4 of 8 grids exactly" in show(draw_episode(sample, wrong), None)
+    assert "4 of 8 grids exactly" in show(draw_episode(sample, wrong), None)
 
 
 def test_a_target_that_nobody_knows_is_said_to_be_unknown(make_task: Callable[..., Task]) -> None:
@@ -152,7 +152,7 @@ def test_a_target_that_nobody_knows_is_said_to_be_unknown(make_task: Callable[..
     asked, sample = build_episode(unknown, 0, 1, seed=0)
     text = show(draw_episode(sample, asked), None)
     assert "target  unknown" in text
-    assert "gives back 7 of 7" in text
+    assert "7 of 7 grids exactly" in text
 
 
 def test_a_query_that_a_task_has_not_is_refused(make_task: Callable[..., Task]) -> None:

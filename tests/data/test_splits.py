@@ -48,7 +48,7 @@ def test_arc_agi_1_holds_one_twin(published: Callable[..., TaskSet]) -> None:
 
 def test_the_error_names_sets_and_tasks(published: Callable[..., TaskSet]) -> None:
     with raises_code(
-        LeakageError, "data.leakage", "376 of 400", "arc-agi-1 (evaluation)", "arc-agi-2 (training"
+        LeakageError, "data.leakage", "376 of 400", "arc-agi-1, evaluation", "arc-agi-2, training"
     ):
         check_leakage(published("arc-agi-2", "training"), published("arc-agi-1", "evaluation"))
 

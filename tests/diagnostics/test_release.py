@@ -9,7 +9,7 @@ import pytest
 
 from tests.diagnostics.release.faults import FAULTS, Verdict
 from tests.diagnostics.release.kept import Kept, Outcome, Task, code_hash
-from tests.diagnostics.release.report import FAMILIES, KNOWN, LISTED, renew, run, summary, table
+from tests.diagnostics.release.report import FAMILIES, KNOWN, LISTED, exceptions, renew, run, summary, table
 from tests.diagnostics.release.unlisted import UNLISTED
 
 QUICK = ("healthy", "frozen", "a", "b2", "c1", "c2", "d2")
@@ -55,8 +55,23 @@ def test_the_tables_count_what_was_said() -> None:
     lines = table(FAULTS, LISTED, outcomes).splitlines()
     (line,) = [line for line in lines if line.startswith("|a0|")]
     assert line.endswith("|3/3|2/3|6/6|5/5|SPIKE001 core (1)|")
-    (line,) = [line for line in summary(LISTED, outcomes).splitlines() if line.startswith("| toy, held out")]
-    assert line == "| toy, held out (3 seeds) | 32 of 33 | 1 | 0 |"
+    (line,) = [line for line in summary(LISTED, outcomes).splitlines() if line.startswith("|toy, held out")]
+    assert line == "|toy, held out (3 seeds)|32 of 33|1|0|"
+
+
+def test_faults_without_a_surprise_are_listed_by_their_ids() -> None:
+    columns = {"both": [("toy", 0), ("toy", 6)]}
+    outcomes = {
+        (fault.id, family, seed): Outcome(True, ()) for fault in UNLISTED for family, seed in columns["both"]
+    }
+    outcomes["faint", "toy", 6] = Outcome(False, ())
+    outcomes["clipped", "toy", 0] = Outcome(True, ("COST001 core",))
+    text = exceptions(UNLISTED, columns, outcomes)
+    first, _, rest = text.partition("\n\n")
+    assert first.startswith("As expected in every run: replaced, rate 0, ")
+    assert "faint" not in first
+    assert "clipped" not in first
+    assert [line.split("|")[1] for line in rest.splitlines()[2:]] == ["faint", "clipped"]
 
 
 def test_what_was_run_is_not_run_again(tmp_path: Path) -> None:

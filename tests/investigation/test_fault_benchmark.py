@@ -71,7 +71,7 @@ def test_the_page_has_the_score_the_matrix_and_what_was_missed() -> None:
     assert text.count("1 of 3 (33.3%") == 2
     lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
     matrix = {line[1]: line[2:-1] for line in lines if len(line) == 12}
-    columns = matrix["injected / named"]
+    columns = matrix["injected / found"]
     assert {
         key: matrix[key][columns.index(named)] for key, named in (("H2", "H2"), ("H3", "H2"), ("H4", "none"))
     } == {

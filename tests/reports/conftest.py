@@ -107,7 +107,7 @@ def _gradients() -> Hypothesis:
             Arm(
                 name="subject",
                 role="subject",
-                difference="as given",
+                difference="unchanged",
                 settings=("train.lr=0.001", "train.steps=60"),
             ),
             Arm(
@@ -283,7 +283,7 @@ def _dynamics() -> Hypothesis:
         sentence="rate x.1 lowers the loss by 0.2 [-0.01, 0.4]; 5 seeds would settle it.",
         screening=True,
         arms=(
-            Arm(name="control", role="control", difference="as given"),
+            Arm(name="control", role="control", difference="unchanged"),
             Arm(
                 name="rate-x0.1",
                 role="treatment",

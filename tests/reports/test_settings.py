@@ -30,9 +30,9 @@ def test_the_page_is_up_to_date(tmp_path: Path) -> None:
     assert (tmp_path / "settings.md").read_text("utf-8") == page() == DOCUMENT.read_text("utf-8")
 
 
-def test_the_page_has_a_line_for_every_setting() -> None:
-    lines = re.findall(r"^- `+ ?([\w.]+)=(.*?) ?`+ \((.*?)\): (.*)$", page(), flags=re.MULTILINE)
-    assert lines == [
+def test_the_page_has_a_row_for_every_setting() -> None:
+    rows = re.findall(r"^\|`+ ?([\w.]+)=(.*?) ?`+\|(.*?)\|(.*)\|$", page(), flags=re.MULTILINE)
+    assert rows == [
         (
             name,
             to_toml(setting.default),

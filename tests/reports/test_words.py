@@ -184,7 +184,7 @@ def test_the_index_says_when_the_root_cause_was_named(example: Result) -> None:
 
 
 def test_hypotheses_behind_the_root_cause_say_so(example: Result) -> None:
-    assert [place(example, key) for key in ("H4", "H1", "H2")] == ["behind", "clear", "root cause"]
+    assert [place(example, key) for key in ("H4", "H1", "H2")] == ["downstream", "clear", "root cause"]
     alone = example.replace(root_cause=None, cause_code=CauseCode.NONE, root_cause_confidence=None)
     noted = {key: hypothesis_page(example, key, ()) != hypothesis_page(alone, key, ()) for key in ORDER}
     assert noted == {"H4": True, "H1": False, "H2": True}
@@ -216,10 +216,11 @@ def test_without_a_root_cause_the_index_says_none(example: Result) -> None:
 
 def test_screening_is_marked_wherever_the_verdict_stands(example: Result) -> None:
     page = hypothesis_page(example, "H4", ())
-    assert f"**INCONCLUSIVE** {marks(example, 'H4')}" in page
+    marked = f"(**INCONCLUSIVE**) {marks(example, 'H4')}"
+    assert marked in page
     assert screening_note(True) in page
     pages, experiments = name_pages(example)
-    assert f"**INCONCLUSIVE** {marks(example, 'H4')}" in index_page(example, pages, experiments)
+    assert marked in index_page(example, pages, experiments)
     assert marks(example, "H4") in printed(example)
 
 
@@ -267,7 +268,7 @@ def test_marks_stand_beside_a_verdict_in_one_order(example: Result) -> None:
 def test_what_is_explained_names_what_explains_it_with_a_link(example: Result) -> None:
     assert explained_by(example, "H3") == "H2"
     assert "[H2](h2.md)" in hypothesis_page(example, "H3", ())
-    assert f"**VALIDATED** {marks(example, 'H3')}" in index_page(example, *name_pages(example))
+    assert f"(**VALIDATED**) {marks(example, 'H3')}" in index_page(example, *name_pages(example))
     assert marks(example, "H3") in printed(example, width=120)
 
 

@@ -189,7 +189,7 @@ def _halting(model: RecursiveModel, batches: Sequence[Batch], conditions: Condit
     )
     words = (
         'With `evaluate.halting = "early"` a row leaves the batch when its halting logit turns positive, with the '
-        "answer of that step. The saving depends on the model, so it is measured at given shares of rows that leave "
-        "after one step. The default is all_steps, as published."
+        "answer of that step; the tables have the saving at given shares of rows that leave after one step. The "
+        "default is all_steps, as published."
     )
     return Table(("evaluate.halting", "mean steps", *HEADER), rows), words

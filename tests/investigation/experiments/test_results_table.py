@@ -213,6 +213,6 @@ def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Pa
 
 
 def test_a_change_that_never_acted_is_no_answer() -> None:
-    assert _decided(Row(find("O1"), (), (0.0, 0.0, 0.0), 0)) == "the same runs"
+    assert _decided(Row(find("O1"), (), (0.0, 0.0, 0.0), 0)) == "no effect on the runs"
     assert _decided(Row(find("O1"), (), (0.0, 0.001, 0.0), 0)) == "no"
     assert _decided(Row(find("O1"), (), (), 0)) == ""

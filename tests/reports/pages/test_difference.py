@@ -25,6 +25,7 @@ from etrm.investigation.result import (
 from reports import read_and_render
 from reports.pages.difference import compare
 from reports.pages.difference_page import difference_page, terminal_difference
+from reports.pages.index_page import CHANGED
 from reports.pages.standing import marks
 from tests.command_line import Ended, etrm
 from tests.errors import assert_holds, raises_code
@@ -169,7 +170,7 @@ def test_another_subject_is_refused_unless_asked_for(example: Result) -> None:
     with raises_code(ConfigError, "diff.other-subject", "encoder-frozen", "--any-subject"):
         compare(example, other)
     (change,) = compare(example, other, any_subject=True).found
-    assert (change.part, change.before) == ("subject", "preset small")
+    assert (change.before, change.after) == ("preset small", "preset small with encoder-frozen")
 
 
 def test_an_explanation_that_goes_changes_the_verdict_that_is_shown(example: Result) -> None:
@@ -191,11 +192,11 @@ def test_the_index_says_what_changed_since_the_last_run(
 ) -> None:
     (tmp_path / "result.json").write_text(mended.to_json(), "utf-8")
     read_and_render(tmp_path)
-    assert "since the last run" not in (tmp_path / "index.md").read_text("utf-8")
+    assert CHANGED not in (tmp_path / "index.md").read_text("utf-8")
     (tmp_path / PREVIOUS).write_text(example.to_json(), "utf-8")
     read_and_render(tmp_path)
     index = (tmp_path / "index.md").read_text("utf-8")
-    assert "## What changed since the last run" in index
+    assert f"## {CHANGED}" in index
     assert "H2 (proven)" in index
     (tmp_path / PREVIOUS).write_text("{}", "utf-8")
     with raises_code(RunFolderError, "result.other-version", tmp_path / PREVIOUS):

