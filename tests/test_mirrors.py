@@ -34,6 +34,7 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/symbolic/test_evaluators.py": "every evaluator of formulas agrees with the others",
     "tests/test_code_base.py": "the layout of the code",
     "tests/test_docs.py": "the documents",
+    "tests/test_language.py": "the words of all texts",
     "tests/test_packaging.py": "pyproject.toml, constraints.txt and cited documents",
     "tests/test_wheels.py": "both distributions, built and installed",
     "tests/training/test_encoder_kinds.py": "every encoder under the trainer",
