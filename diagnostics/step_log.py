@@ -49,7 +49,7 @@ class StepLog:
         self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 
     def append(self, record: StepScalars) -> None:
-        """Write one step; a step that is not after the last one is passed over, as where `every` skipped some."""
+        """Write one step. A step that is not after the last one is ignored; this happens if `every` skipped some."""
         if record.step <= self._last:
             return
         modules = tuple(record.modules)

@@ -178,7 +178,7 @@ def _float(value: Any) -> float:
 def _scanned(text: bytes) -> Any:
     """The line with its columns left as text, or parsed where it is no step in the form that `StepLog` writes.
 
-    Nothing is passed over: what the expression does not match makes the lengths differ, and the line is parsed.
+    No text is ignored: if the expression does not match a part, the lengths differ, and the line is parsed instead.
     """
     body, absent, reasons = text.rstrip(b"\n").partition(_ABSENT)
     columns = _COLUMN.findall(body)
@@ -193,7 +193,7 @@ def _scanned(text: bytes) -> Any:
 
 
 def _lines(path: Path, parse: Any) -> Iterator[tuple[int, Mapping[str, Any], Mapping[str, Any]]]:
-    """(session, header, step) of every step; a torn line is passed over where a writer died or still writes."""
+    """Yield (session, header, step) of every step. An incomplete line is skipped: its writer died or still writes."""
     header: Mapping[str, Any] | None = None
     session, torn = -1, 0
     with path.open("rb") as file:

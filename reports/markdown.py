@@ -9,9 +9,10 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
-from etrm.investigation.result import Absent, Value
+from etrm.investigation.records import NotMeasured, Value
 
 WIDTH = 100
+"""Characters of a line of text, so that pages also read well in an editor."""
 NOTHING = "—"
 WIDE = 40
 """A last column with a longer cell than this is not padded, so that the other lines stay short."""
@@ -46,7 +47,7 @@ def value(v: Value | None) -> str:
     """Return a measured value, ``—`` if there is nothing to measure, or the reason why it was not measured."""
     if v is None:
         return NOTHING
-    if isinstance(v, Absent):
+    if isinstance(v, NotMeasured):
         return f"not measured ({escape(v.absent)})"
     return number(v)
 

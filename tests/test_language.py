@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CODE = ("cli.py", "etrm", "reports", "diagnostics", "benchmarks", "examples")
 PAGES = ("README.md", "CONTRIBUTING.md", "docs")
-WAITING = ("etrm/investigation", "etrm/training", "etrm/model", "diagnostics", "benchmarks", "docs")
+WAITING = ("etrm/investigation",)
 """Folders whose texts are not checked yet."""
 AVOID = {
     r"mend(ed|s|ing)?": "fix",
@@ -37,7 +37,10 @@ AVOID = {
     r"seed 00\d": "the title of the document",
 }
 """Patterns of words to avoid, and what to write instead."""
-ALLOWED: dict[str, str] = {}
+ALLOWED = {
+    "it is trained on other rows than it speaks of": "a sentence of an earlier version, by which baselines are read",
+    "rows ask to end and are made to go on": "a sentence of an earlier version, by which baselines are read",
+}
 """Lines in which a word has its ordinary sense: a part of the line, and the reason."""
 TEXTS = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 PATTERN = re.compile(rf"\b(?:{'|'.join(AVOID)})\b", re.IGNORECASE)

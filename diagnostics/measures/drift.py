@@ -113,7 +113,7 @@ class DriftProbe:
         """Record the output (B, T, D) or (B, D) at a step, and return the record.
 
         `movement`: how far the decoder has moved since the reference, if known. An output with NaN or
-        infinite elements is recorded as not finite and otherwise passed over. Raises ValueError where steps
+        infinite elements is recorded as not finite and otherwise ignored. Raises ValueError where steps
         do not increase or the shape changes: a probe batch is fixed.
         """
         self._check(step, output)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from diagnostics import Rule
 from etrm.config import Config
 from etrm.data.sources import find_source
 from etrm.extensions import source_digest
 from etrm.model.construct import VARIANTS, find_variant
 from etrm.model.encoders import ENCODERS, find_encoder
-from etrm.training.faults import FAULTS, apply_faults, build_recipe, find
+from etrm.training.faults import FAULTS, Fault, apply_faults, build_recipe, find
 from etrm.training.observer import find_rule
 
 
@@ -55,4 +56,6 @@ def seams(config: Config) -> list[object]:
 
 def _code(thing: object) -> object:
     """What an object runs: of a fault or a rule, its function."""
-    return getattr(thing, "apply", None) or getattr(thing, "check", None) or thing
+    if isinstance(thing, Fault):
+        return thing.apply
+    return thing.check if isinstance(thing, Rule) else thing
