@@ -14,8 +14,9 @@ from etrm.device import pick_device
 from etrm.errors import ConfigError, RunFolderError
 from etrm.hardware import describe
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis
+from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, Result
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream

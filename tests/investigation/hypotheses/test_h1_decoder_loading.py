@@ -11,7 +11,7 @@ import torch
 from etrm.config import Config, with_overrides
 from etrm.errors import CheckpointError
 from etrm.investigation.hypotheses import h1_decoder_loading as h1
-from etrm.investigation.hypotheses.hypothesis import CommonReason
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
 from etrm.investigation.session import Investigation
 from etrm.training import faults

@@ -13,7 +13,7 @@ from etrm.config import Config, load
 from etrm.data import Episodes
 from etrm.errors import DataError
 from etrm.evaluation import paired_t_interval
-from etrm.investigation.experiments.frozen_decoder import TRAINED
+from etrm.investigation.comparison.frozen_arms import TRAINED, plan_jobs
 from etrm.investigation.hypotheses import h3_context_interface as h3
 from etrm.investigation.hypotheses.h3_context_interface import SizeReason
 from etrm.investigation.measurements.context_path import ContextReason, ContextTrace, trace_context
@@ -218,7 +218,7 @@ def test_a_broken_passage_is_enough() -> None:
 def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigation: Investigation) -> None:
     """Every scale is evaluated on the same weights and queries, and 1 is what the model does as it is."""
     investigation.root.mkdir(exist_ok=True)
-    runs = investigation.run("H3", h3.frozen_decoder.plan_jobs(investigation, TRAINED))
+    runs = investigation.run("H3", plan_jobs(investigation, TRAINED))
     found = h3._sweep_scales(runs)
     assert found is not None
     assert found.losses[1.0] == pytest.approx(runs[0].final["loss_end"])

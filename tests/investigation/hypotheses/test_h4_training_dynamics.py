@@ -12,7 +12,7 @@ from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses.h4_training_dynamics import DynamicsReason
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.session import Investigation

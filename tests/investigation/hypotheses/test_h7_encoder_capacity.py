@@ -15,7 +15,7 @@ from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
 from etrm.investigation.hypotheses import unseen_rules
 from etrm.investigation.hypotheses.h7_encoder_capacity import CapacityReason
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.loaded_run import LoadedRun

@@ -28,11 +28,11 @@ def test_cost_and_halting_are_found(
     investigation.run(
         "H2", [*jobs, Job(control_arm("h2"), 0, with_seed(config, 2))]
     )  # a control is no subject
-    found = gather_additional_findings(investigation)
+    found = gather_additional_findings(investigation.finished_under_test())
     assert [(f.rule, f.module) for f in found] == ([expected] if expected else [])
     assert all(fact in f.message for f in found for fact in facts)
     assert all(f.n.startswith("2 of 2") for f in found)
 
 
 def test_without_runs_there_is_nothing_to_say(investigation: Investigation) -> None:
-    assert gather_additional_findings(investigation) == ()
+    assert gather_additional_findings(investigation.finished_under_test()) == ()

@@ -11,7 +11,7 @@ from etrm.checkpoints import format as checkpoint
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import load
 from etrm.investigation.controls import control_outcome
-from etrm.investigation.hypotheses.hypothesis import Judgement
+from etrm.investigation.judgement import Judgement
 from etrm.investigation.records import ControlOutcome, Verdict
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.runs.cache import outcomes
