@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from etrm.investigation.result import Verdict
+from etrm.investigation.records import Verdict
 from reports.markdown import FOLD_END, FOLD_START
 from reports.names import make_unique
 

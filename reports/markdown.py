@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
-from etrm.investigation.result import Absent, Value
+from etrm.investigation.records import NotMeasured, Value
 
 WIDTH = 100
 NOTHING = "—"
@@ -46,7 +46,7 @@ def value(v: Value | None) -> str:
     """Return a measured value, ``—`` if there is nothing to measure, or the reason why it was not measured."""
     if v is None:
         return NOTHING
-    if isinstance(v, Absent):
+    if isinstance(v, NotMeasured):
         return f"not measured ({escape(v.absent)})"
     return number(v)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from etrm.investigation.result import Direction, Verdict
+from etrm.investigation.evidence.table import Direction
+from etrm.investigation.records import Verdict
 
 VERDICTS = {
     Verdict.VALIDATED: "at fault",

@@ -68,7 +68,7 @@ def all_groups() -> Groups:
 
 def _result_groups() -> Groups:
     from etrm.investigation.codes import declared, reasons
-    from etrm.investigation.evidence import Instrument, Metric
+    from etrm.investigation.evidence.table import Instrument, Metric
     from etrm.investigation.result import CauseCode
 
     metrics = sorted(declared(Metric), key=lambda metric: metric.code)

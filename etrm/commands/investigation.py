@@ -69,8 +69,8 @@ def investigate(
     """
     from etrm.errors import ConfigError
     from etrm.investigation.experiments.frozen_decoder import run as frozen
-    from etrm.investigation.result import Verdict
-    from etrm.investigation.run import chosen
+    from etrm.investigation.records import Verdict
+    from etrm.investigation.run import choose
 
     if fail_on not in (None, "validated"):
         raise ConfigError("cli.unknown-fail-on", f"unknown --fail-on {fail_on!r}", allowed="validated")
@@ -80,7 +80,7 @@ def investigate(
         out,
         launcher=make_launcher(launcher, jobs, threads, launcher_set),
         tier=budget_of(tier, seeds, pretrain_steps),
-        hypotheses=chosen(hypotheses),
+        hypotheses=choose(hypotheses),
         until_root_cause=until_root_cause,
         experiments=(frozen,) if experiments else (),
     )

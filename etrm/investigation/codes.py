@@ -10,7 +10,9 @@ from types import ModuleType
 from typing import TypeVar
 
 import etrm.investigation
-from etrm.investigation.result import CauseCode, Direction, Scenario, Verdict
+from etrm.investigation.evidence.table import Direction
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import CauseCode, Scenario
 
 Kind = TypeVar("Kind")
 NOT_REASONS = (CauseCode, Direction, Scenario, Verdict)

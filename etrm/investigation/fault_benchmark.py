@@ -1,44 +1,48 @@
-"""The bench of the investigation: inject a fault, investigate blind, is its root cause named?
+"""The benchmark of the investigation: inject a fault, investigate blind, and compare the root cause.
 
-Every case is a whole investigation of a subject that has a fault. Only this file knows which; the
-investigation gets a config, and has to find the fault by its effect.
+Every case is a whole investigation of a config that has a fault. Only this file knows which; the investigation receives
+the config and has to find the fault by its effect.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from etrm.atomic_files import write_atomically
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
+from etrm.config.tree import Changes
 from etrm.errors import ConfigError, EtrmError, Interrupted, RunFolderError
 from etrm.evaluation import binomial_interval
-from etrm.investigation.protocol import ORDER, Investigation
-from etrm.investigation.result import Verdict
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
+from etrm.investigation.records import Verdict
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import Tier
 from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.code_version import judging_hash
 from etrm.investigation.runs.launchers import launcher
+from etrm.investigation.session import Investigation
 from etrm.process_pool import start_workers
 from etrm.training.faults import FAULTS
 
 NOTHING = "none"
-"""What is named of a subject that is healthy, or whose fault belongs to no hypothesis."""
+"""What is named of a healthy config, or of one whose fault belongs to no hypothesis."""
 FAILED = "error"
-"""Where no cause could be named because the investigation itself failed."""
+"""What is named where the investigation itself failed."""
 CASES = "cases.json"
-HEALTHY = {
-    "healthy": (),
-    "healthy-frozen-decoder": ("train.freeze_encoder_steps=0",),
-    "healthy-trm": ("model.variant=trm", "data.augmentations=1"),
+HEALTHY: Mapping[str, Callable[[Config], Changes]] = {
+    "healthy": lambda base: {},
+    "healthy-frozen-decoder": lambda base: {
+        "train": {"freeze_encoder_steps": 0, "freeze_decoder_steps": base.train.steps}
+    },
+    "healthy-trm": lambda base: {"model": {"variant": "trm"}, "data": {"augmentations": 1}},
 }
-"""Controls: names and the settings that make them of the subject."""
+"""Controls by name, with the changes that make them of the base config."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -64,7 +68,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CaseOutcome:
     """What an investigation named.
 
     Attributes:
@@ -120,8 +124,9 @@ def cases(names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
                 "fault.unknown", f"unknown fault {name!r}", allowed=", ".join(known), next_step="etrm faults"
             )
     chosen = {name: known[name] for name in names} if names else known
+    ids = all_hypotheses()
     return [
-        Case(name, per_case * seed, cause if cause in ORDER else NOTHING)
+        Case(name, per_case * seed, cause if cause in ids else NOTHING)
         for seed in range(seeds)
         for name, cause in chosen.items()
     ]
@@ -130,11 +135,8 @@ def cases(names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
 def subject_of(case: Case, base: Config) -> Config:
     """The config that is investigated."""
     if case.fault in FAULTS:
-        return with_overrides(base, (f'faults=["{case.fault}"]',))
-    settings = HEALTHY[case.fault]
-    if case.fault == "healthy-frozen-decoder":
-        settings = (*settings, f"train.freeze_decoder_steps={base.train.steps}")
-    return with_overrides(base, settings)
+        return with_settings(base, faults=(case.fault,))
+    return with_settings(base, **HEALTHY[case.fault](base))
 
 
 def run(
@@ -145,7 +147,7 @@ def run(
     workers: int,
     tier: Tier,
     progress: Progress,
-) -> list[Outcome]:
+) -> list[CaseOutcome]:
     """Investigate every case that was not yet, and keep each outcome as it comes.
 
     Args:
@@ -165,7 +167,7 @@ def run(
     _prepare(base, root, workers, tier, progress)
     waiting = [case for case in chosen if case not in done]
     with start_workers(workers) as pool:
-        attempts: dict[Future[Outcome], Case] = {
+        attempts: dict[Future[CaseOutcome], Case] = {
             pool.submit(_investigate, case, subject_of(case, base), root / case.folder, tier): case
             for case in waiting
         }
@@ -183,7 +185,7 @@ def run(
     return [done[case] for case in chosen]
 
 
-def score(outcomes: Sequence[Outcome]) -> tuple[Score, Score]:
+def score(outcomes: Sequence[CaseOutcome]) -> tuple[Score, Score]:
     """Faults of a hypothesis whose root cause is named; and subjects without one of which none is."""
     of_hypothesis = [outcome for outcome in outcomes if outcome.case.expected != NOTHING]
     others = [outcome for outcome in outcomes if outcome.case.expected == NOTHING]
@@ -193,7 +195,7 @@ def score(outcomes: Sequence[Outcome]) -> tuple[Score, Score]:
     )
 
 
-def _investigate(case: Case, subject: Config, out: Path, tier: Tier) -> Outcome:
+def _investigate(case: Case, subject: Config, out: Path, tier: Tier) -> CaseOutcome:
     began = time.perf_counter()
     try:
         result = investigate(
@@ -209,11 +211,11 @@ def _investigate(case: Case, subject: Config, out: Path, tier: Tier) -> Outcome:
             until_root_cause=True,
         )
     except EtrmError as error:
-        return Outcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1), error.code)
+        return CaseOutcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1), error.code)
     failed = any(hypothesis.verdict is Verdict.ERROR for hypothesis in result.hypotheses.values())
     named = result.root_cause or (FAILED if failed else NOTHING)
     seconds = round(time.perf_counter() - began, 1)
-    return Outcome(case, named, result.root_cause_confidence or "", result.sentence, seconds)
+    return CaseOutcome(case, named, result.root_cause_confidence or "", result.sentence, seconds)
 
 
 def _prepare(base: Config, root: Path, workers: int, tier: Tier, progress: Progress) -> None:
@@ -222,7 +224,7 @@ def _prepare(base: Config, root: Path, workers: int, tier: Tier, progress: Progr
     _ = investigation.control_decoder, investigation.brief_decoder, investigation.decoder
 
 
-def _claim(root: Path, identity: dict[str, Any]) -> dict[Case, Outcome]:
+def _claim(root: Path, identity: dict[str, Any]) -> dict[Case, CaseOutcome]:
     """The cases that the folder holds."""
     root.mkdir(parents=True, exist_ok=True)
     file = root / CASES
@@ -238,18 +240,18 @@ def _claim(root: Path, identity: dict[str, Any]) -> dict[Case, Outcome]:
             allowed="the same subject, code and device, which continue it",
             next_step="give another --out, or remove that folder",
         )
-    read = [Outcome(**{**item, "case": Case(**item["case"])}) for item in found["outcomes"]]
+    read = [CaseOutcome(**{**item, "case": Case(**item["case"])}) for item in found["outcomes"]]
     return {outcome.case: outcome for outcome in read}
 
 
-def _keep(root: Path, identity: dict[str, Any], done: dict[Case, Outcome]) -> None:
+def _keep(root: Path, identity: dict[str, Any], done: dict[Case, CaseOutcome]) -> None:
     record = identity | {"outcomes": [asdict(outcome) for outcome in done.values()]}
     write_atomically(root / CASES, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def _identity(base: Config) -> dict[str, Any]:
     """What every outcome of a bench depends on, code of faults from outside the package included."""
-    faulty = [with_overrides(base, (f'faults=["{name}"]',)) for name in FAULTS]
+    faulty = [with_settings(base, faults=(name,)) for name in FAULTS]
     return {
         "subject": json.loads(base.to_json()),
         "code": judging_hash(base, *faulty),

@@ -19,8 +19,7 @@ from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import read_config, read_findings
 from etrm.checkpoints.run_table import read_table
 from etrm.evaluation import EvaluationReport, evaluate_baselines
-from etrm.investigation.protocol import smoothed
-from etrm.investigation.result import Figure, Series
+from etrm.investigation.evidence.figures import Figure, Series, smooth
 from etrm.training.scoring.overfit_gate import GOAL, WINDOW, compare_demonstrations, judge
 from etrm.training.scoring.score_run import score_steps
 from etrm.training.task_sets import load_held_out_tasks
@@ -61,7 +60,7 @@ def gates(folders: Sequence[Path]) -> tuple[str, bytes]:
         lines=(("gate", GOAL),),
     )
     curves = [
-        smoothed(_series("gate", c.model.encoder.kind, c.train.seed, _points(m, "accuracy_all")), WINDOW)
+        smooth(_series("gate", c.model.encoder.kind, c.train.seed, _points(m, "accuracy_all")), WINDOW)
         for c, m, _ in runs
     ]
     return table(GATE_COLUMNS, rows), draw(figure, curves, sorted({curve.arm for curve in curves}))

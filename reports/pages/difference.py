@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from etrm.errors import ConfigError
-from etrm.investigation.result import Absent, Direction, Evidence, Experiment, Result, Value
+from etrm.investigation.evidence.table import Direction, EvidenceRow
+from etrm.investigation.records import NotMeasured, Value
+from etrm.investigation.result import ExperimentResult, Result
 from etrm.setting_texts import flatten
 from reports.markdown import NOTHING, interval, number, plain
 from reports.names import order_hypotheses
@@ -107,7 +109,7 @@ def _cause(result: Result) -> str:
     )
 
 
-def _scenario(experiment: Experiment | None) -> str:
+def _scenario(experiment: ExperimentResult | None) -> str:
     return "not run" if experiment is None else experiment.scenario.value
 
 
@@ -117,7 +119,7 @@ def _verdict(result: Result, key: str) -> str:
     return f"{result.hypotheses[key].verdict.value} {marks(result, key)}".rstrip()
 
 
-Row = tuple[str, Evidence | None, Evidence | None]
+Row = tuple[str, EvidenceRow | None, EvidenceRow | None]
 
 
 def _rows(before: Result, after: Result) -> Iterator[Row]:
@@ -128,7 +130,9 @@ def _rows(before: Result, after: Result) -> Iterator[Row]:
             yield part, rows[0].get(name), rows[1].get(name)
 
 
-def _parts(before: Result, after: Result) -> Iterator[tuple[str, Sequence[Evidence], Sequence[Evidence]]]:
+def _parts(
+    before: Result, after: Result
+) -> Iterator[tuple[str, Sequence[EvidenceRow], Sequence[EvidenceRow]]]:
     for key in _keys(before, after):
         if key in before.hypotheses and key in after.hypotheses:
             yield plain(key), before.hypotheses[key].evidence, after.hypotheses[key].evidence
@@ -139,11 +143,11 @@ def _parts(before: Result, after: Result) -> Iterator[tuple[str, Sequence[Eviden
     yield "baselines", before.baselines, after.baselines
 
 
-def _named(rows: Sequence[Evidence]) -> Mapping[tuple[str, str], Evidence]:
+def _named(rows: Sequence[EvidenceRow]) -> Mapping[tuple[str, str], EvidenceRow]:
     return {(row.code, row.item): row for row in rows}
 
 
-def _listed(old: Evidence | None, new: Evidence | None) -> bool:
+def _listed(old: EvidenceRow | None, new: EvidenceRow | None) -> bool:
     """Return whether a change is listed: another outcome, another threshold, or a value outside its interval."""
     if old is None or new is None:
         row = old or new
@@ -155,18 +159,20 @@ def _listed(old: Evidence | None, new: Evidence | None) -> bool:
     return old.high < new.low or new.high < old.low
 
 
-def _measure(row: Evidence) -> Any:
+def _measure(row: EvidenceRow) -> Any:
     """Return the value that must not change: the difference if two values are compared, else the treatment."""
-    if row.direction is Direction.EQUAL and not isinstance(row.control, Absent | None):
-        return row.treatment if isinstance(row.treatment, Absent) else number(row.treatment - row.control)
+    if row.direction is Direction.EQUAL and not isinstance(row.control, NotMeasured | None):
+        return (
+            row.treatment if isinstance(row.treatment, NotMeasured) else number(row.treatment - row.control)
+        )
     return _text(row.treatment)
 
 
-def _key(row: Evidence | None) -> Any:
+def _key(row: EvidenceRow | None) -> Any:
     return None if row is None else (_text(row.treatment), interval(row.low, row.high))
 
 
-def _shown(row: Evidence | None, other: Evidence | None) -> str:
+def _shown(row: EvidenceRow | None, other: EvidenceRow | None) -> str:
     if row is None:
         return "no such row"
     against = "" if row.control is None else f", control {_text(row.control)}"
@@ -181,7 +187,7 @@ def _shown(row: Evidence | None, other: Evidence | None) -> str:
 def _text(found: Value | None) -> str:
     if found is None:
         return NOTHING
-    return f"not measured ({plain(found.absent)})" if isinstance(found, Absent) else number(found)
+    return f"not measured ({plain(found.absent)})" if isinstance(found, NotMeasured) else number(found)
 
 
 def _circumstances(before: Result, after: Result) -> Iterator[ResultChange]:

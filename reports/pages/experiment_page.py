@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etrm.investigation.result import Experiment, Result, Scenario
+from etrm.investigation.result import ExperimentResult, Result, Scenario
 from reports.markdown import escape, paragraph, sentence, table
 from reports.pages.sections import (
     arms_table,
@@ -22,7 +22,7 @@ from reports.pages.sections import (
 
 
 def experiment_page(
-    result: Result, experiment: Experiment, images: Sequence[str], navigation: str = ""
+    result: Result, experiment: ExperimentResult, images: Sequence[str], navigation: str = ""
 ) -> str:
     """Return the page of an experiment as markdown.
 
@@ -50,14 +50,14 @@ def experiment_page(
     )
 
 
-def scenario(experiment: Experiment) -> str:
+def scenario(experiment: ExperimentResult) -> str:
     """Return the name of the scenario, for instance ``scenario A``, or that it is undecided."""
     if experiment.scenario is Scenario.UNDECIDED:
         return "scenario undecided"
     return f"scenario {experiment.scenario.value}"
 
 
-def _scenario_line(experiment: Experiment) -> str:
+def _scenario_line(experiment: ExperimentResult) -> str:
     mark = " (screening)" if experiment.screening else ""
     name = scenario(experiment)
     first = f"**{name[:1].upper()}{name[1:]}**{mark} — {sentence(escape(experiment.sentence))}"
@@ -66,7 +66,7 @@ def _scenario_line(experiment: Experiment) -> str:
     return f"{paragraph(first, '> ')}\n>\n{paragraph(facts, '> ')}"
 
 
-def _scenarios(experiment: Experiment) -> str:
+def _scenarios(experiment: ExperimentResult) -> str:
     rows = [
         [possible.value, "**this one**" if possible is experiment.scenario else "", escape(words)]
         for possible, words in experiment.scenarios

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from etrm.config import Config
 from etrm.investigation.experiments.registry import EXPERIMENTS, QUESTIONS, Experiment
-from etrm.investigation.experiments.results_table import PhaseState, Row, answers, final, phases, table
+from etrm.investigation.experiments.results_table import (
+    ExperimentRow,
+    PhaseState,
+    answers,
+    final,
+    phases,
+    table,
+)
 from reports.markdown import count, escape
 from reports.markdown import table as markdown_table
 
@@ -46,22 +53,22 @@ def page(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = (
                 "ln(loss of the baseline) - ln(loss of the experiment), paired by seed, with its 90 % interval.",
                 _tracking(rows, seeds),
                 "## Questions",
-                _questions(root, rows),
+                _questions(rows),
                 "## Phases",
-                _phases(root, base, rows),
+                _phases(base, rows),
             )
         )
         + "\n"
     )
 
 
-def _tracking(rows: Sequence[Row], seeds: int) -> str:
+def _tracking(rows: Sequence[ExperimentRow], seeds: int) -> str:
     cells = []
     waiting = [row.experiment.name for row in rows if not row.runs]
     for row in rows:
         if not row.runs:
             continue
-        failed = sum(run.state == "failed" for run in row.runs)
+        failed = sum(run.failed for run in row.runs)
         status = f"{len(row.runs) - failed} of {seeds} done"
         i = row.interval
         cells.append(
@@ -94,7 +101,7 @@ def _tracking(rows: Sequence[Row], seeds: int) -> str:
     return "\n\n".join(filter(None, (done, rest)))
 
 
-def _decided(row: Row) -> str:
+def _decided(row: ExperimentRow) -> str:
     if row.decision is None:
         return ""
     if not any(row.effects):
@@ -105,8 +112,8 @@ def _decided(row: Row) -> str:
     return words[row.decision.verdict]
 
 
-def _held_out(row: Row) -> str:
-    done = [run for run in row.runs if run.state == "finished"]
+def _held_out(row: ExperimentRow) -> str:
+    done = [run for run in row.runs if run.finished]
     if not done:
         return ""
     solved = ", ".join(final(run, "held_out_solved", digits=0) for run in done)
@@ -117,17 +124,16 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _questions(root: Path, rows: Sequence[Row]) -> str:
+def _questions(rows: Sequence[ExperimentRow]) -> str:
     cells = [
-        [a.question.name, escape(a.question.statement), a.verdict, escape(a.found)]
-        for a in answers(root, rows)
+        [a.question.name, escape(a.question.statement), a.verdict, escape(a.found)] for a in answers(rows)
     ]
     return markdown_table(["question", "statement", "verdict", "found"], cells)
 
 
-def _phases(root: Path, base: Config, rows: Sequence[Row]) -> str:
+def _phases(base: Config, rows: Sequence[ExperimentRow]) -> str:
     cells = [
         [escape(phase.name), escape(phase.wanted), STATES[phase.state], escape(phase.found)]
-        for phase in phases(root, base, rows)
+        for phase in phases(base, rows)
     ]
     return markdown_table(["phase", "required", "state", "found"], cells)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from etrm.investigation.fault_benchmark import NOTHING, Outcome, Score, score
-from etrm.investigation.protocol import ORDER
+from etrm.investigation.fault_benchmark import NOTHING, CaseOutcome, Score, score
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from reports.markdown import escape, table
 
 
-def page(outcomes: Sequence[Outcome]) -> str:
+def page(outcomes: Sequence[CaseOutcome]) -> str:
     """Return the page as markdown: the score, the confusion matrix, and every fault with what was missed."""
     named, quiet = score(outcomes)
     seconds = sorted(outcome.seconds for outcome in outcomes)
@@ -31,10 +31,11 @@ def _score(found: Score) -> str:
     return f"{found.right} of {found.cases} ({share:.1%}, 95 % interval {low:.1%} to {high:.1%})"
 
 
-def _matrix(outcomes: Sequence[Outcome]) -> str:
+def _matrix(outcomes: Sequence[CaseOutcome]) -> str:
     counts = Counter((outcome.case.expected, outcome.named) for outcome in outcomes)
-    rows = [key for key in (*ORDER, NOTHING) if any(expected == key for expected, _ in counts)]
-    columns = [*ORDER, NOTHING, "error"]
+    hypotheses = tuple(all_hypotheses())
+    rows = [key for key in (*hypotheses, NOTHING) if any(expected == key for expected, _ in counts)]
+    columns = [*hypotheses, NOTHING, "error"]
     return table(
         ["injected / found", *columns],
         [[key, *(str(counts[key, column] or "") for column in columns)] for key in rows],
@@ -42,8 +43,8 @@ def _matrix(outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def _cases(outcomes: Sequence[Outcome]) -> str:
-    by_fault: dict[str, list[Outcome]] = {}
+def _cases(outcomes: Sequence[CaseOutcome]) -> str:
+    by_fault: dict[str, list[CaseOutcome]] = {}
     for outcome in outcomes:
         by_fault.setdefault(outcome.case.fault, []).append(outcome)
     rows = []

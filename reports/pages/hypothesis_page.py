@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etrm.investigation.result import Evidence, Hypothesis, Result, Verdict
+from etrm.investigation.evidence.table import EvidenceRow
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import HypothesisResult, Result
 from reports.markdown import NOTHING, bullets, escape, link, paragraph, sentence, value
 from reports.names import name_pages
 from reports.pages.margins import margins
@@ -91,7 +93,7 @@ def verdict_line(result: Result, key: str) -> str:
     return "\n>\n".join(lines)
 
 
-def _effect(hypothesis: Hypothesis) -> str:
+def _effect(hypothesis: HypothesisResult) -> str:
     row = primary(hypothesis.evidence)
     if row is None:
         return "none was measured"
@@ -103,7 +105,7 @@ def _effect(hypothesis: Hypothesis) -> str:
     return f"{escape(row.metric)}: {value(row.treatment)}{compared}{beside} (threshold: {threshold})"
 
 
-def primary(rows: Sequence[Evidence]) -> Evidence | None:
+def primary(rows: Sequence[EvidenceRow]) -> EvidenceRow | None:
     """Return the row for the summary: one that failed, else one that more seeds would decide, else one that passed."""
     deciding = [row for row in rows if row.passed is not None]
     failing = [row for row in deciding if not row.passed]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from etrm.investigation.result import Experiment, Hypothesis, Result, Run
+from etrm.investigation.records import Run
+from etrm.investigation.result import ExperimentResult, HypothesisResult, Result
 from reports.markdown import NOTHING, bullets, code, count, duration, escape, link, paragraph, sentence, table
 from reports.names import order_hypotheses
 from reports.pages.difference import compare
@@ -146,7 +147,7 @@ def _order(result: Result, pages: Mapping[str, str]) -> str:
     )
 
 
-def _experiments(experiments: Sequence[Experiment], files: Sequence[str]) -> str:
+def _experiments(experiments: Sequence[ExperimentResult], files: Sequence[str]) -> str:
     rows = [
         [
             link(escape(experiment.title), file),
@@ -158,9 +159,9 @@ def _experiments(experiments: Sequence[Experiment], files: Sequence[str]) -> str
     return table(["experiment", "outcome", "in one sentence"], rows) if rows else ""
 
 
-def _parts(result: Result) -> list[tuple[str, Hypothesis | Experiment]]:
+def _parts(result: Result) -> list[tuple[str, HypothesisResult | ExperimentResult]]:
     """Return the hypotheses and experiments with their names in tables."""
-    parts: list[tuple[str, Hypothesis | Experiment]] = [
+    parts: list[tuple[str, HypothesisResult | ExperimentResult]] = [
         (escape(key), result.hypotheses[key]) for key in order_hypotheses(result)
     ]
     return parts + [(escape(experiment.title), experiment) for experiment in result.experiments]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from etrm.investigation.result import ControlOutcome, Direction, Effect, Evidence, Hypothesis, Verdict
+from etrm.investigation.evidence.table import Direction, Effect, EvidenceRow
+from etrm.investigation.records import ControlOutcome, Verdict
+from etrm.investigation.result import HypothesisResult
 from reports.markdown import count, escape, interval, number, value
 from reports.pages.sections import change, difference
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from etrm.evaluation.statistics import PairedInterval
 
 
-def margins(hypothesis: Hypothesis) -> list[str]:
+def margins(hypothesis: HypothesisResult) -> list[str]:
     """Return sentences of markdown; none if nothing was measured.
 
     Controls and instruments that failed come first, because no row counts until they work. Rows without an interval
@@ -125,7 +127,7 @@ def _control(control: ControlOutcome) -> str:
     return f"The control {escape(control.name)} must be {wanted}; it was {control.got.value}."
 
 
-def _asserted(rows: Sequence[Evidence], verdict: Verdict) -> list[str]:
+def _asserted(rows: Sequence[EvidenceRow], verdict: Verdict) -> list[str]:
     failing = [row for row in rows if not row.passed]
     if failing and verdict is Verdict.VALIDATED:
         every = "This row would" if len(failing) == 1 else f"All of these {len(failing)} rows would"
@@ -136,7 +138,7 @@ def _asserted(rows: Sequence[Evidence], verdict: Verdict) -> list[str]:
     return []
 
 
-def _distance(row: Evidence) -> str:
+def _distance(row: EvidenceRow) -> str:
     """Return a row that fails, with the difference if two numbers have to be equal."""
     text = f"{escape(row.metric)}: {value(row.treatment)}, threshold {escape(row.threshold)}"
     equal = row.direction is Direction.EQUAL and difference(row) is not None

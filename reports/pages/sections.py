@@ -6,16 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from etrm.investigation.result import (
-    Absent,
-    Arm,
-    ControlOutcome,
-    Evidence,
-    InstrumentCheck,
-    Reproduce,
-    Run,
-    Verdict,
-)
+from etrm.investigation.evidence.table import EvidenceRow
+from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Run, Verdict
+from etrm.investigation.result import Reproduce
 from reports.markdown import (
     NOTHING,
     bullets,
@@ -72,24 +65,24 @@ def arms_table(arms: Sequence[Arm]) -> str:
     return table(["arm", "role", "settings", "faults", "difference"], rows) if rows else ""
 
 
-def passed(row: Evidence) -> str:
+def passed(row: EvidenceRow) -> str:
     """Return ``yes``, ``NO``, or a dash for a row that decides nothing."""
     return NOTHING if row.passed is None else "yes" if row.passed else "**NO**"
 
 
-def has_interval(row: Evidence) -> bool:
+def has_interval(row: EvidenceRow) -> bool:
     """Return whether an interval of the difference was computed."""
     return row.low is not None or row.high is not None
 
 
-def difference(row: Evidence) -> float | None:
+def difference(row: EvidenceRow) -> float | None:
     """Return treatment minus control, or None if one of the two was not measured."""
-    if row.control is None or isinstance(row.control, Absent) or isinstance(row.treatment, Absent):
+    if row.control is None or isinstance(row.control, NotMeasured) or isinstance(row.treatment, NotMeasured):
         return None
     return row.treatment - row.control
 
 
-def change(row: Evidence) -> str:
+def change(row: EvidenceRow) -> str:
     """Return the interval if one was computed, else treatment minus control."""
     if has_interval(row):
         return interval(row.low, row.high)
@@ -97,7 +90,7 @@ def change(row: Evidence) -> str:
     return NOTHING if by is None else f"{'+' if by > 0 else ''}{number(by)}"
 
 
-def evidence_table(rows: Sequence[Evidence]) -> str:
+def evidence_table(rows: Sequence[EvidenceRow]) -> str:
     """Return a table of evidence, followed by a list of its notes."""
     if not rows:
         return ""
@@ -127,7 +120,7 @@ def evidence_table(rows: Sequence[Evidence]) -> str:
     return "\n\n".join(filter(None, [table(headers, cells, "llrrr"), notes(rows)]))
 
 
-def notes(rows: Sequence[Evidence]) -> str:
+def notes(rows: Sequence[EvidenceRow]) -> str:
     """Return a list of the notes of the rows, each note once."""
     by_note: dict[str, list[str]] = {}
     for row in rows:
@@ -212,7 +205,7 @@ def _final_values(arm: str, runs: Sequence[Run]) -> str:
     return f"Arm {code(arm)}:\n\n{table(headers, rows, 'l' + 'r' * len(runs))}"
 
 
-def baselines_table(rows: Sequence[Evidence]) -> str:
+def baselines_table(rows: Sequence[EvidenceRow]) -> str:
     """Return a table of the baselines that need no learning, against which accuracies are compared."""
     if not rows:
         return ""

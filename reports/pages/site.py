@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from etrm.investigation.result import Experiment, Hypothesis, Result
+from etrm.investigation.result import ExperimentResult, HypothesisResult, Result
 from reports import html
 from reports.markdown import escape, link, paragraph, plain
 from reports.names import make_unique, name_pages, order_hypotheses
@@ -50,7 +50,7 @@ def files(result: Result, previous: Result | None = None) -> dict[str, bytes]:
     return drawn | {name: text.encode() for name, text in texts.items()}
 
 
-def _images(part: Hypothesis | Experiment, page: str) -> tuple[list[str], dict[str, bytes]]:
+def _images(part: HypothesisResult | ExperimentResult, page: str) -> tuple[list[str], dict[str, bytes]]:
     """Return the markdown and the bytes of a page's figures."""
     arms = [arm.name for arm in part.arms]
     stem = page.removesuffix(".md")

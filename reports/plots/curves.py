@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from etrm.investigation.result import Figure, Series
+from etrm.investigation.evidence.figures import Figure, Series
 
 LARGEST = 1e30
 """Larger values, NaN and infinities are gaps in a curve, because an axis that includes them would hide the others."""

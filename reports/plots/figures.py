@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from etrm.investigation.result import Figure, Series
+from etrm.investigation.evidence.figures import Figure, Series
 from reports.markdown import number, plain
 from reports.plots.curves import CurveGroup, Points, groups, isolated, spread, y_limits
 

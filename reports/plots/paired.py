@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etrm.investigation.result import Absent, Arm, Evidence, Run
+from etrm.investigation.evidence.table import EvidenceRow
+from etrm.investigation.records import Arm, NotMeasured, Run
 from reports.plots.curves import LARGEST
 from reports.plots.figures import COLOURS, GREY, WIDTH_IN, fixed_style, png, shown
 from reports.words import name_final_value
@@ -37,7 +38,7 @@ def compared(arms: Sequence[Arm]) -> list[str]:
 
 
 def panels(
-    arms: Sequence[Arm], runs: Sequence[Run], evidence: Sequence[Evidence]
+    arms: Sequence[Arm], runs: Sequence[Run], evidence: Sequence[EvidenceRow]
 ) -> tuple[list[str], list[PairedPanel]]:
     """Return the arms to show, and up to six metrics that vary. Metrics that decide something come first."""
     names = [name for name in compared(arms) if any(run.arm == name for run in runs)]
@@ -58,7 +59,7 @@ def _panel(
     metric: str,
     names: Sequence[str],
     seeds: Sequence[int],
-    finals: Mapping[tuple[str, int], Mapping[str, float | Absent]],
+    finals: Mapping[tuple[str, int], Mapping[str, float | NotMeasured]],
 ) -> PairedPanel | None:
     by_seed = {}
     for seed in seeds:

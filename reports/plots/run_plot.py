@@ -7,8 +7,7 @@ from pathlib import Path
 
 from etrm.checkpoints.run_folder import read_config
 from etrm.errors import RunFolderError
-from etrm.investigation.protocol import smoothed
-from etrm.investigation.result import Figure, Series
+from etrm.investigation.evidence.figures import Figure, Series, smooth
 from reports.plots.figures import draw
 from reports.runs.compare import NUMBERS, RunComparison
 from reports.runs.groups import group_by_setting
@@ -70,7 +69,7 @@ def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Seri
             x=tuple(map(float, logged.index)),
             y=tuple(map(float, logged)),
         )
-        curves.append(smoothed(curve, WINDOW))
+        curves.append(smooth(curve, WINDOW))
     return curves
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from etrm.investigation.result import Hypothesis, Result, Verdict
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import HypothesisResult, Result
 from reports.markdown import duration, plain, sentence
 from reports.names import order_hypotheses
 from reports.pages.experiment_page import scenario
@@ -64,7 +65,7 @@ def submission_line(done: Submitted) -> str:
     return f"{line}, {len(done.placeholders)} with placeholders instead of answers ({each}): {done.listing}"
 
 
-def announcement(hypothesis: Hypothesis) -> str:
+def announcement(hypothesis: HypothesisResult) -> str:
     """Return one line on a hypothesis that has just been decided while others are still running."""
     after = hypothesis.decided_after_s
     when = "" if after is None else f" after {duration(after)}"

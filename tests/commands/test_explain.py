@@ -21,7 +21,7 @@ from etrm.commands import app
 from etrm.commands.explain import all_groups
 from etrm.errors import ConfigError, ExtensionError
 from etrm.investigation.codes import declared, reasons
-from etrm.investigation.evidence import Instrument, Metric
+from etrm.investigation.evidence.table import Instrument, Metric
 from etrm.investigation.result import CauseCode
 
 GROUPS = all_groups()

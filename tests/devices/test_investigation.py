@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from etrm.config import Config, load, with_settings
-from etrm.investigation.comparison.screening import lasting
+from etrm.investigation.comparison.screening import with_steps
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.experiments import replayed_mistakes as original
 from etrm.investigation.hypotheses import h1_decoder_loading as h1
@@ -19,10 +19,11 @@ from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses import h5_data as h5
 from etrm.investigation.hypotheses import h6_evaluator as h6
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Hypothesis, Result, Verdict
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import HypothesisResult, Result
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import SCREENING
+from etrm.investigation.session import Investigation
 from etrm.training.faults import FAULTS
 from tests.investigation.planted import inline
 
@@ -33,7 +34,7 @@ STEPS = 6
 
 @pytest.fixture
 def subject(decoder: Path) -> Config:
-    return lasting(load("smoke", overrides=("train.threads=1", f"train.decoder='{decoder}'")), STEPS)
+    return with_steps(load("smoke", overrides=("train.threads=1", f"train.decoder='{decoder}'")), STEPS)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def investigation(
 ) -> Investigation:
     whole = Investigation.control_config
     monkeypatch.setattr(
-        Investigation, "control_config", lambda self, faults=(): lasting(whole(self, faults), STEPS)
+        Investigation, "control_config", lambda self, faults=(): with_steps(whole(self, faults), STEPS)
     )
     return Investigation(
         root=tmp_path / "out",
@@ -61,7 +62,7 @@ def test_a_healthy_subject_is_not_accused(
     investigation: Investigation, module: object, precision: str
 ) -> None:
     investigation.subject = with_settings(investigation.subject, train={"precision": precision})
-    found: Hypothesis = module.decide(investigation)  # type: ignore[attr-defined]
+    found: HypothesisResult = module.decide(investigation)  # type: ignore[attr-defined]
     assert found.verdict is Verdict.INVALIDATED
     assert all(control.behaved for control in found.controls)
 
@@ -70,7 +71,7 @@ def test_a_healthy_subject_is_not_accused(
     "module", [h3, pytest.param(h4, marks=pytest.mark.slow), pytest.param(h7, marks=pytest.mark.slow)]
 )
 def test_what_compares_runs_is_decided(investigation: Investigation, module: object) -> None:
-    found: Hypothesis = module.decide(investigation)  # type: ignore[attr-defined]
+    found: HypothesisResult = module.decide(investigation)  # type: ignore[attr-defined]
     assert found.runs
     assert all(run.state == "finished" for run in found.runs)
     # Runs of four steps decide nothing; an error would name a control that this is too short for.

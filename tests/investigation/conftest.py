@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from etrm.config import Config, load
-from etrm.investigation.protocol import Investigation
 from etrm.investigation.runs import pretrained_decoder as pretrain
+from etrm.investigation.session import Investigation
 from tests.investigation.planted import inline
 
 

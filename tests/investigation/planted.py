@@ -8,23 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from etrm.investigation.result import Run
+from etrm.investigation.records import Run
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.launchers import Attempt, Launcher
+from etrm.investigation.runs.loaded_run import LoadedRun
 
 DIVERGED = float("inf")
 
 
-def planted(arm: str, losses: Sequence[float | None], key: str = "loss_end") -> list[Run]:
+def planted(arm: ArmId, losses: Sequence[float | None], key: str = "loss_end") -> list[LoadedRun]:
     """A run for each seed; infinite is one that diverged, None one that failed otherwise."""
     return [_run(arm, seed, loss, key) for seed, loss in enumerate(losses)]
 
 
-def _run(arm: str, seed: int, loss: float | None, key: str) -> Run:
+def _run(arm: ArmId, seed: int, loss: float | None, key: str) -> LoadedRun:
     finished = loss is not None and loss != DIVERGED
-    return Run(
-        arm=arm,
+    record = Run(
+        arm=arm.name,
         seed=seed,
-        folder=f"runs/{arm}/seed{seed}",
+        folder=arm.folder(seed),
         steps=10,
         wall_s=1.0,
         state="finished" if finished else "failed",
@@ -32,6 +34,7 @@ def _run(arm: str, seed: int, loss: float | None, key: str) -> Run:
         reason="" if finished else "planted",
         final={key: loss} if finished and loss is not None else {},
     )
+    return LoadedRun(arm, record, Path(record.folder))
 
 
 class _Inline:

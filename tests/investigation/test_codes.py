@@ -8,8 +8,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from etrm.investigation import codes
-from etrm.investigation.evidence import Instrument, Metric
-from etrm.investigation.result import CauseCode, Code
+from etrm.investigation.evidence.table import Instrument, Metric
+from etrm.investigation.records import Code
+from etrm.investigation.result import CauseCode
 
 PARTS = {f"h{i}" for i in range(1, 8)} | {"any", "dynamics", "rules", "frozen", "original", "baseline"}
 CODE = TypeAdapter(Code)

@@ -11,7 +11,7 @@ from etrm.config import load
 from etrm.errors import ConfigError, RunFolderError
 from etrm.evaluation import binomial_interval
 from etrm.investigation import fault_benchmark as fault_bench
-from etrm.investigation.fault_benchmark import HEALTHY, NOTHING, Case, Outcome, cases, score, subject_of
+from etrm.investigation.fault_benchmark import HEALTHY, NOTHING, Case, CaseOutcome, cases, score, subject_of
 from etrm.investigation.runs.budget import SCREENING
 from etrm.training.faults import FAULTS
 from reports.pages.fault_benchmark_page import page
@@ -45,8 +45,10 @@ def test_subjects_have_the_fault_and_controls_have_none() -> None:
     assert subject_of(Case("healthy-trm", 0, NOTHING), SMOKE).model.variant == "trm"
 
 
-def planted(fault: str, expected: str, named: str) -> Outcome:
-    return Outcome(Case(fault, 0, expected), named, "proven" if named[0] == "H" else "", "why | not", 10.0)
+def planted(fault: str, expected: str, named: str) -> CaseOutcome:
+    return CaseOutcome(
+        Case(fault, 0, expected), named, "proven" if named[0] == "H" else "", "why | not", 10.0
+    )
 
 
 OUTCOMES = [
@@ -90,7 +92,7 @@ def test_a_case_is_investigated_kept_and_not_run_again(
     monkeypatch.setenv("ETRM_CACHE", str(decoder.parent.parent))
     chosen = [Case("stale-votes", 0, "H6")]
 
-    def run() -> list[Outcome]:
+    def run() -> list[CaseOutcome]:
         return fault_bench.run(
             SMOKE,
             chosen,

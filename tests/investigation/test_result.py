@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from etrm.investigation.evidence import Metric
-from etrm.investigation.protocol import Judgement, Statement
-from etrm.investigation.result import Absent, Arm, Direction, Evidence, Experiment, Hypothesis, Verdict
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
+from etrm.investigation.hypotheses.hypothesis import Judgement, Statement
+from etrm.investigation.records import Arm, NotMeasured, Verdict
+from etrm.investigation.result import ExperimentResult, HypothesisResult
 
 ROOT = Path(__file__).parents[2]
 METRIC = Metric("test.metric", "a metric", Direction.EQUAL)
@@ -29,8 +30,8 @@ SOUND: dict[str, Any] = {
 }
 
 
-def row(**changes: Any) -> Evidence:
-    return Evidence(**SOUND | changes)
+def row(**changes: Any) -> EvidenceRow:
+    return EvidenceRow(**SOUND | changes)
 
 
 def test_the_row_that_the_others_change_is_sound() -> None:
@@ -92,12 +93,12 @@ def test_what_is_not_finite_is_absent_and_passes_nothing(
     if math.isfinite(value):
         assert (found.treatment, found.control, found.passed) == (value, value, passed)
     else:
-        assert isinstance(found.treatment, Absent)
-        assert isinstance(found.control, Absent)
+        assert isinstance(found.treatment, NotMeasured)
+        assert isinstance(found.control, NotMeasured)
         assert found.passed is (None if passed else passed)
     ends = [None if not math.isfinite(end) else end for end in (low, high)]
     assert [found.low, found.high] == ends
-    assert Evidence.model_validate_json(found.model_dump_json()) == found
+    assert EvidenceRow.model_validate_json(found.model_dump_json()) == found
 
 
 def test_two_rows_of_a_table_have_other_names() -> None:
@@ -118,14 +119,14 @@ def test_a_scenario_is_one_of_those_that_there_are() -> None:
         "scenarios": (),
         "screening": False,
     }
-    assert Experiment(scenario="B", **facts).scenario == "B"
+    assert ExperimentResult(scenario="B", **facts).scenario == "B"
     with pytest.raises(ValidationError):
-        Experiment(scenario="D", **facts)
+        ExperimentResult(scenario="D", **facts)
 
 
 def test_reasons_are_kept_in_json() -> None:
     found = STATEMENT.decided(Judgement(Verdict.VALIDATED, ("test.one", "test.two"), "words"))
-    again = Hypothesis.model_validate_json(found.model_dump_json())
+    again = HypothesisResult.model_validate_json(found.model_dump_json())
     assert again.codes == ("test.one", "test.two")
 
 

@@ -14,54 +14,60 @@ from etrm.device import pick_device
 from etrm.errors import ConfigError, RunFolderError
 from etrm.hardware import describe
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.protocol import ORDER, CommonReason, Investigation, not_run
-from etrm.investigation.result import CauseCode, Hypothesis, Result, Verdict
-from etrm.investigation.run import STATEMENTS, _behind, _over_all, investigate, root_cause
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import CauseCode, HypothesisResult, Result
+from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
+from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import SCREENING
+from etrm.investigation.session import Investigation
 from tests.errors import raises_code
 from tests.investigation.planted import inline
 
+ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
 
-def hypotheses(**verdicts: Verdict) -> dict[str, Hypothesis]:
+
+def hypotheses(**verdicts: Verdict) -> dict[str, HypothesisResult]:
     plain = {id: planted_hypothesis(id) for id in ORDER}
     return {id: h.replace(verdict=verdicts.get(id, h.verdict)) for id, h in plain.items()}
 
 
-def planted_hypothesis(id: str) -> Hypothesis:
-    return not_run(STATEMENTS[id], "test.planted", "planted")
+def planted_hypothesis(id: str) -> HypothesisResult:
+    return all_hypotheses()[id].not_run("test.planted", "planted")
 
 
 def test_the_first_validated_hypothesis_in_the_order_is_the_cause() -> None:
-    assert root_cause(hypotheses(H1=Verdict.VALIDATED, H2=Verdict.VALIDATED)).id == "H1"
-    assert root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.VALIDATED)).id == "H2"
-    refuted = root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.INVALIDATED))
+    assert find_root_cause(hypotheses(H1=Verdict.VALIDATED, H2=Verdict.VALIDATED)).id == "H1"
+    assert find_root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.VALIDATED)).id == "H2"
+    refuted = find_root_cause(hypotheses(H1=Verdict.INVALIDATED, H2=Verdict.INVALIDATED))
     assert (refuted.id, refuted.code) == (None, CauseCode.NONE)
-    assert root_cause(hypotheses()).code is CauseCode.NOT_TESTED
+    assert find_root_cause(hypotheses()).code is CauseCode.NOT_TESTED
 
 
 def test_an_error_upstream_leaves_the_cause_open_and_says_where() -> None:
-    cause = root_cause(hypotheses(H1=Verdict.ERROR, H2=Verdict.VALIDATED))
+    cause = find_root_cause(hypotheses(H1=Verdict.ERROR, H2=Verdict.VALIDATED))
     assert cause.id is cause.confidence is None
     assert cause.code is CauseCode.ERROR
     assert "H1" in cause.sentence
 
 
-def changed(found: dict[str, Hypothesis], id: str, **update: object) -> dict[str, Hypothesis]:
+def changed(found: dict[str, HypothesisResult], id: str, **update: object) -> dict[str, HypothesisResult]:
     return found | {id: found[id].replace(**update)}
 
 
 @pytest.mark.parametrize("verdict", [Verdict.VALIDATED, Verdict.ERROR])
 def test_what_another_hypothesis_explains_is_passed_over_where_that_one_holds(verdict: Verdict) -> None:
     found = changed(hypotheses(H2=verdict, H3=Verdict.VALIDATED), "H2", explained_by="H3")
-    assert root_cause(found)[:3] == ("H3", "proven", CauseCode.PROVEN)
+    assert find_root_cause(found)[:3] == ("H3", "proven", CauseCode.PROVEN)
     refuted = changed(hypotheses(H2=verdict, H3=Verdict.INVALIDATED), "H2", explained_by="H3")
-    assert root_cause(refuted).id == ("H2" if verdict is Verdict.VALIDATED else None)
+    assert find_root_cause(refuted).id == ("H2" if verdict is Verdict.VALIDATED else None)
     pending = {id: h for id, h in found.items() if id != "H3"}
-    assert (root_cause(pending).id, root_cause(pending).code) == (None, CauseCode.NONE)
+    assert (find_root_cause(pending).id, find_root_cause(pending).code) == (None, CauseCode.NONE)
 
 
 def test_what_is_undecided_is_said_where_there_is_no_cause() -> None:
-    found = root_cause(hypotheses(H1=Verdict.INVALIDATED, H3=Verdict.INCONCLUSIVE))
+    found = find_root_cause(hypotheses(H1=Verdict.INVALIDATED, H3=Verdict.INCONCLUSIVE))
     assert found.code is CauseCode.NONE
     assert [found.sentence.count(id) for id in ORDER] == [
         0,
@@ -75,34 +81,35 @@ def test_what_is_undecided_is_said_where_there_is_no_cause() -> None:
 
 
 def test_what_is_not_significant_over_all_hypotheses_is_not_validated() -> None:
-    def decided(id: str, p: float) -> Hypothesis:
+    def decided(id: str, p: float) -> HypothesisResult:
         return planted_hypothesis(id).replace(verdict=Verdict.VALIDATED, p_value=p)
 
-    found = _over_all({"H4": decided("H4", 0.04), "H7": decided("H7", 0.01)})
+    found = correct_over_all({"H4": decided("H4", 0.04), "H7": decided("H7", 0.01)})
     assert (found["H7"].verdict, found["H7"].codes) == (Verdict.VALIDATED, ("test.planted",))
-    both = _over_all({"H4": decided("H4", 0.04), "H7": decided("H7", 0.04)})
+    both = correct_over_all({"H4": decided("H4", 0.04), "H7": decided("H7", 0.04)})
     assert {h.verdict for h in both.values()} == {Verdict.INCONCLUSIVE}
     assert both["H4"].codes == ("test.planted", CommonReason.NOT_SIGNIFICANT)
 
 
 def test_a_statistical_hypothesis_behind_a_proven_cause_says_so() -> None:
     proven = hypotheses(H2=Verdict.VALIDATED)
-    found = _behind(planted_hypothesis("H4").replace(verdict=Verdict.INCONCLUSIVE), proven)
+    found = mark_downstream(planted_hypothesis("H4").replace(verdict=Verdict.INCONCLUSIVE), proven)
     assert found.codes == ("test.planted", CommonReason.DOWNSTREAM)
     mechanistic = planted_hypothesis("H3").replace(verdict=Verdict.VALIDATED)
-    assert _behind(mechanistic, proven) == mechanistic
+    assert mark_downstream(mechanistic, proven) == mechanistic
 
 
 def test_verdicts_are_told_as_they_are_reached_but_for_those_that_others_may_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def planted(id: str) -> Callable[[Investigation], Hypothesis]:
+    def planted(id: str) -> Callable[[Hypothesis, Investigation], HypothesisResult]:
         found = planted_hypothesis(id).replace(verdict=Verdict.INVALIDATED)
         statistical = found.replace(p_value=0.5, kind="statistical")
-        return lambda investigation: statistical if id in ("H4", "H7") else found
+        return lambda self, investigation: statistical if id in ("H4", "H7") else found
 
-    monkeypatch.setattr("etrm.investigation.run.DECIDED", {id: planted(id) for id in ORDER})
-    told: list[Hypothesis] = []
+    for id in ORDER:
+        monkeypatch.setattr(type(all_hypotheses()[id]), "decide", planted(id))
+    told: list[HypothesisResult] = []
     result = _tiny(tmp_path, hypotheses=ORDER, on_verdict=told.append, experiments=())
     assert [hypothesis.id for hypothesis in told] == ["H5", "H6", "H1", "H2", "H3"]
     after = [result.hypotheses[id].decided_after_s for id in ORDER]
@@ -112,10 +119,10 @@ def test_verdicts_are_told_as_they_are_reached_but_for_those_that_others_may_cha
 
 def test_a_candidate_is_named_where_nothing_is_proven() -> None:
     leading = changed(hypotheses(H4=Verdict.INCONCLUSIVE, H7=Verdict.INCONCLUSIVE), "H7", candidate=True)
-    assert root_cause(leading)[:2] == ("H7", "candidate")
+    assert find_root_cause(leading)[:2] == ("H7", "candidate")
     both = changed(leading, "H4", candidate=True)
-    assert root_cause(both)[:2] == ("H4", "candidate")
-    assert root_cause(changed(both, "H2", verdict=Verdict.VALIDATED))[:2] == ("H2", "proven")
+    assert find_root_cause(both)[:2] == ("H4", "candidate")
+    assert find_root_cause(changed(both, "H2", verdict=Verdict.VALIDATED))[:2] == ("H2", "proven")
 
 
 @pytest.mark.parametrize(
@@ -163,15 +170,16 @@ def test_it_stops_behind_a_proven_cause_and_not_behind_a_candidate(
 ) -> None:
     asked: list[str] = []
 
-    def planted(id: str) -> Callable[[Investigation], Hypothesis]:
-        def decide(investigation: Investigation) -> Hypothesis:
+    def planted(id: str) -> Callable[[Hypothesis, Investigation], HypothesisResult]:
+        def decide(self: Hypothesis, investigation: Investigation) -> HypothesisResult:
             asked.append(id)
             verdict = Verdict.VALIDATED if id == "H2" else Verdict.INCONCLUSIVE
             return planted_hypothesis(id).replace(verdict=verdict, candidate=id == "H6")
 
         return decide
 
-    monkeypatch.setattr("etrm.investigation.run.DECIDED", {id: planted(id) for id in ORDER})
+    for id in ORDER:
+        monkeypatch.setattr(type(all_hypotheses()[id]), "decide", planted(id))
     result = _tiny(tmp_path, hypotheses=ORDER, until_root_cause=True)
     assert asked == ["H5", "H6", "H1", "H2"]
     assert result.root_cause == "H2"

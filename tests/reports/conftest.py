@@ -6,31 +6,23 @@ import math
 
 import pytest
 
+from etrm.investigation.evidence.figures import Figure, Series
+from etrm.investigation.evidence.table import Direction, Effect, EvidenceRow
+from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Run, Verdict
 from etrm.investigation.result import (
-    Absent,
-    Arm,
-    Beside,
+    AdditionalFinding,
     CauseCode,
-    ControlOutcome,
-    Direction,
-    Effect,
-    Evidence,
-    Experiment,
-    Figure,
-    Hypothesis,
-    InstrumentCheck,
+    ExperimentResult,
+    HypothesisResult,
     Reproduce,
     Result,
-    Run,
     Scenario,
-    Series,
-    Verdict,
 )
 
 SEEDS = (0, 1, 2)
 
 
-def _run(arm: str, seed: int, **final: float | Absent) -> Run:
+def _run(arm: str, seed: int, **final: float | NotMeasured) -> Run:
     return Run(
         arm=arm,
         seed=seed,
@@ -51,8 +43,8 @@ def _curve(
     return Series(figure=figure, arm=arm, seed=seed, label=label, x=tuple(range(1, length + 1)), y=tuple(y))
 
 
-def _data() -> Hypothesis:
-    return Hypothesis(
+def _data() -> HypothesisResult:
+    return HypothesisResult(
         id="H5",
         title="Data",
         statement="The data the encoder sees is wrong.",
@@ -79,9 +71,9 @@ def _data() -> Hypothesis:
     )
 
 
-def _gradients() -> Hypothesis:
+def _gradients() -> HypothesisResult:
     runs = [
-        _run("subject", s, coverage=0.25, loss=1.5 + s / 7, score=Absent(absent="no task was finished"))
+        _run("subject", s, coverage=0.25, loss=1.5 + s / 7, score=NotMeasured(absent="no task was finished"))
         for s in SEEDS
     ]
     failed = Run(
@@ -93,7 +85,7 @@ def _gradients() -> Hypothesis:
         state="failed",
         reason="loss is NaN at step 7",
     )
-    return Hypothesis(
+    return HypothesisResult(
         id="H2",
         title="Encoder gradients",
         statement="The encoder does not get the gradients, or does not move.",
@@ -119,7 +111,7 @@ def _gradients() -> Hypothesis:
         ),
         runs=(*runs, failed),
         evidence=(
-            Evidence(
+            EvidenceRow(
                 code="h2.steps",
                 metric="steps in all",
                 direction=Direction.CONTEXT,
@@ -128,7 +120,7 @@ def _gradients() -> Hypothesis:
                 passed=None,
                 n="3 seeds x 60 steps",
             ),
-            Evidence(
+            EvidenceRow(
                 code="h2.coverage-lowest",
                 metric="encoder coverage, lowest step",
                 direction=Direction.HOLDS,
@@ -139,7 +131,7 @@ def _gradients() -> Hypothesis:
                 n="3 seeds x 60 steps",
                 note="share of the batch's samples with a gradient",
             ),
-            Evidence(
+            EvidenceRow(
                 code="h2.gradient",
                 metric="|grad| before clipping",
                 direction=Direction.HIGHER,
@@ -151,12 +143,12 @@ def _gradients() -> Hypothesis:
                 passed=True,
                 n="180 steps",
             ),
-            Evidence(
+            EvidenceRow(
                 code="h2.score",
                 metric="held_out score",
                 direction=Direction.HIGHER,
-                control=Absent(absent="no baseline"),
-                treatment=Absent(absent="no task was finished"),
+                control=NotMeasured(absent="no baseline"),
+                treatment=NotMeasured(absent="no task was finished"),
                 threshold="> the copy baseline",
                 passed=None,
                 n="0 tasks",
@@ -225,8 +217,8 @@ def _gradients() -> Hypothesis:
     )
 
 
-def _loading() -> Hypothesis:
-    return Hypothesis(
+def _loading() -> HypothesisResult:
+    return HypothesisResult(
         id="H1",
         title="Decoder loading",
         statement="The pretrained decoder does not arrive as it was.",
@@ -237,7 +229,7 @@ def _loading() -> Hypothesis:
         codes=("h1.tensors-equal",),
         sentence="14/14 tensors equal",
         evidence=(
-            Evidence(
+            EvidenceRow(
                 code="h1.tensors-equal",
                 metric="tensors equal",
                 direction=Direction.EQUAL,
@@ -252,8 +244,8 @@ def _loading() -> Hypothesis:
     )
 
 
-def _interface() -> Hypothesis:
-    return Hypothesis(
+def _interface() -> HypothesisResult:
+    return HypothesisResult(
         id="H3",
         title="Context interface",
         statement="The context is not what the decoder expects.",
@@ -269,9 +261,9 @@ def _interface() -> Hypothesis:
     )
 
 
-def _dynamics() -> Hypothesis:
+def _dynamics() -> HypothesisResult:
     rates = {"control": (2.0, 2.1, 1.95), "rate-x0.1": (1.8, 1.95, 1.7)}
-    return Hypothesis(
+    return HypothesisResult(
         id="H4",
         title="Training dynamics",
         statement="The training dynamics hold it back.",
@@ -293,7 +285,7 @@ def _dynamics() -> Hypothesis:
         ),
         runs=tuple(_run(arm, s, loss=loss[s], steps_done=60.0) for arm, loss in rates.items() for s in SEEDS),
         evidence=(
-            Evidence(
+            EvidenceRow(
                 code="h4.loss",
                 item="rate-x0.1",
                 metric="loss",
@@ -321,8 +313,8 @@ def _dynamics() -> Hypothesis:
     )
 
 
-def _not_run() -> Hypothesis:
-    return Hypothesis(
+def _not_run() -> HypothesisResult:
+    return HypothesisResult(
         id="H7",
         title="Encoder capacity",
         statement="The encoder is too weak.",
@@ -336,8 +328,8 @@ def _not_run() -> Hypothesis:
     )
 
 
-def _frozen() -> Experiment:
-    return Experiment(
+def _frozen() -> ExperimentResult:
+    return ExperimentResult(
         id="frozen-decoder",
         title="Frozen decoder",
         question="Can the encoder learn when a pretrained decoder is kept fixed?",
@@ -353,7 +345,7 @@ def _frozen() -> Experiment:
         arms=(Arm(name="trained", role="treatment", difference="decoder frozen"),),
         runs=(_run("trained", 0, loss=2.1),),
         evidence=(
-            Evidence(
+            EvidenceRow(
                 code="frozen.held-in-loss",
                 item="random-start",
                 metric="loss",
@@ -386,7 +378,7 @@ def example() -> Result:
         hypotheses={hypothesis.id: hypothesis for hypothesis in found},
         experiments=(_frozen(),),
         beside=(
-            Beside(
+            AdditionalFinding(
                 rule="WASTE001",
                 severity="warning",
                 module="encoder",
@@ -395,7 +387,7 @@ def example() -> Result:
                 remedy="encode the rows that begin",
                 n="3 of 3 runs",
             ),
-            Beside(
+            AdditionalFinding(
                 rule="HALT001",
                 severity="warning",
                 module="",
@@ -406,7 +398,7 @@ def example() -> Result:
             ),
         ),
         baselines=(
-            Evidence(
+            EvidenceRow(
                 code="baseline.score",
                 item="copy input",
                 metric="copy input: pass@1",
@@ -419,12 +411,12 @@ def example() -> Result:
                 n="0 of 4 tasks solved",
                 note="token accuracy 0.604",
             ),
-            Evidence(
+            EvidenceRow(
                 code="baseline.score",
                 item="all black",
                 metric="all black: pass@1",
                 direction=Direction.CONTEXT,
-                treatment=Absent(absent="no task was read"),
+                treatment=NotMeasured(absent="no task was read"),
                 threshold="what needs no learning",
                 passed=None,
                 n="0 tasks",

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from etrm.investigation.result import Absent, CauseCode, Effect, Result, Verdict
+from etrm.investigation.evidence.table import Effect
+from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.result import CauseCode, Result
 from reports import summary
 from reports.markdown import (
     code,
@@ -64,7 +66,7 @@ def test_numbers_have_four_significant_digits(x: float, text: str) -> None:
 
 def test_what_was_not_measured_is_never_a_number() -> None:
     assert value(None) == "—"
-    assert value(Absent(absent="no run finished")) == "not measured (no run finished)"
+    assert value(NotMeasured(absent="no run finished")) == "not measured (no run finished)"
     assert interval(None, None) == "—"
     assert interval(0.1, None) == "[0.1000, inf]"
 

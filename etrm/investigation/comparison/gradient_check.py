@@ -1,6 +1,6 @@
-"""Whether what the encoder is given is the slope of the loss.
+"""Whether the gradient of the encoder is the slope of the loss.
 
-A gradient that is scaled, turned round or only a part still arrives and still moves something. Differences of the loss
+A gradient that is scaled, negated or incomplete still arrives and still moves something. Differences of the loss
 along it need no backward pass: the slope in the direction of a gradient is its own norm.
 """
 
@@ -12,24 +12,25 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
+from etrm.config.tree import Changes
 from etrm.errors import NonFiniteError
-from etrm.investigation.comparison.screening import interventions
-from etrm.investigation.evidence import Found, Reason
+from etrm.investigation.comparison.interventions import with_interventions
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.training import recipe
 from etrm.training.trainer import Trainer
 
 LIKE = (0.2, 5.0)
-"""Ratios of the two slopes that count as one. Healthy encoders gave .48 to 1.85 on the preset `smoke`: what is itself
-recursive (trm_style) cuts its gradient by design, and the loss bends."""
-SETTINGS = ("train.clip_norm=none", "model.H_cycles=1")
-"""Under which the two are the same: all cycles but the last have no gradient, by design."""
+"""Ratios of the two slopes that count as equal. Healthy encoders gave .48 to 1.85 on the preset `smoke`: a
+recursive encoder (trm_style) cuts its gradient by design, and the loss is not linear."""
+SETTINGS: Changes = {"train": {"clip_norm": None}, "model": {"H_cycles": 1}}
+"""Settings under which the two are equal: all cycles but the last have no gradient, by design."""
 STRIDE = 2e-5
-"""Length of the move to either side, as a share of the norm of the encoder's weights."""
+"""Length of the step to either side, as a share of the norm of the encoder's weights."""
 
 
 class SlopeReason(StrEnum):
-    """What the gradient of the first step is."""
+    """How the gradient of the first step compares with the slope of the loss."""
 
     FROZEN_TENSORS = "h2.frozen-tensors"
     NOT_THE_SLOPE = "h2.gradient-is-not-the-slope"
@@ -37,14 +38,14 @@ class SlopeReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class Slope(Found):
-    """The slope of a step's loss along the encoder's gradient.
+class SlopeCheck(InspectionFacts):
+    """The slope of the loss of a step along the gradient of the encoder.
 
     Attributes:
-        claimed: by the backward pass, the norm of the gradient before clipping.
-        measured: by the loss on either side; in the unit of the loss per unit of weight.
-        frozen: encoder tensors that take no gradient.
-        tensors: of the encoder.
+        claimed: slope by the backward pass, the norm of the gradient before clipping.
+        measured: slope by the loss on either side; in the unit of the loss per unit of weight.
+        frozen: number of encoder tensors that take no gradient.
+        tensors: number of encoder tensors.
     """
 
     claimed: float
@@ -61,41 +62,42 @@ class Slope(Found):
 
     @property
     def holds(self) -> bool:
-        """Whether the encoder is given something else than the slope of the loss."""
+        """Whether the gradient of the encoder is something else than the slope of the loss."""
         return self.frozen > 0 or not LIKE[0] <= self.ratio <= LIKE[1]
 
     @property
-    def reasons(self) -> list[Reason]:
+    def reasons(self) -> list[VerdictReason]:
         """What is wrong with the gradient, or that nothing is."""
         found = []
         if self.frozen:
             words = f"{self.frozen} of {self.tensors} encoder tensors take no gradient"
-            found.append(Reason(SlopeReason.FROZEN_TENSORS, words))
+            found.append(VerdictReason(SlopeReason.FROZEN_TENSORS, words))
         if not LIKE[0] <= self.ratio <= LIKE[1]:
             words = f"the encoder's gradient is {self.ratio:.3g} times the slope of the loss along it"
-            found.append(Reason(SlopeReason.NOT_THE_SLOPE, words))
+            found.append(VerdictReason(SlopeReason.NOT_THE_SLOPE, words))
         words = f"the encoder's gradient is {self.ratio:.3f} times the slope of the loss"
-        return found or [Reason(SlopeReason.IS_THE_SLOPE, words)]
+        return found or [VerdictReason(SlopeReason.IS_THE_SLOPE, words)]
 
 
-def slope(config: Config) -> Slope | None:
-    """Build a subject as a run would, and hold the gradient of its first step against differences of its loss.
+def check_slope(config: Config) -> SlopeCheck | None:
+    """Build a model as a run would, and compare the gradient of its first step with differences of its loss.
 
     Returns:
         None where the first step has no finite loss.
 
     Raises:
-        EtrmError: the subject cannot be built, or nothing in it takes a gradient.
+        EtrmError: the model cannot be built, or nothing in it takes a gradient.
     """
-    alone = ("monitor.enabled=false", "train.freeze_encoder_steps=0", "train.decoder=none")
-    config = with_overrides(config, alone)
-    config = with_overrides(config, (interventions(config, SETTINGS),))
+    config = with_settings(
+        config, monitor={"enabled": False}, train={"freeze_encoder_steps": 0, "decoder": None}
+    )
+    config = with_interventions(config, SETTINGS)
     try:
         weights, gradient = _first_step(config, {})[:2]
         length = _norm(gradient)
         frozen = len(weights) - len(gradient)
         if not length:
-            return Slope(0.0, 0.0, frozen, len(weights))
+            return SlopeCheck(0.0, 0.0, frozen, len(weights))
         stride = STRIDE * _norm(weights) / length
         there, back = (
             _first_step(config, {name: weights[name] + sign * stride * g for name, g in gradient.items()})[2]
@@ -103,7 +105,7 @@ def slope(config: Config) -> Slope | None:
         )
     except NonFiniteError:
         return None
-    return Slope(length, (there - back) / (2 * stride * length), frozen, len(weights))
+    return SlopeCheck(length, (there - back) / (2 * stride * length), frozen, len(weights))
 
 
 def _first_step(
@@ -111,7 +113,7 @@ def _first_step(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
     """The encoder's weights, its gradients as the optimiser gets them, and the loss, of a step that updates nothing.
 
-    The gradients are those of what the run trains on, the loss that of a changed encoder as it is meant.
+    The gradients are those that the run trains on; the loss of a changed encoder is the intended one, without faults.
     """
     trainer = Trainer(config)
     weigh = recipe.weigh if changed else trainer.recipe.weigh

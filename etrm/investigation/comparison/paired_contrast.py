@@ -15,9 +15,10 @@ from functools import cached_property
 from statistics import fmean
 
 from etrm.evaluation.statistics import Decision, PairedInterval, decide, holm, paired_t_interval
-from etrm.investigation.evidence import Metric
-from etrm.investigation.protocol import seeds_in_words
-from etrm.investigation.result import Absent, Effect, Evidence, Run, Value, Verdict
+from etrm.investigation.evidence.table import Effect, EvidenceRow, Metric
+from etrm.investigation.evidence.words import format_seeds
+from etrm.investigation.records import NotMeasured, Value, Verdict
+from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.model.core import VOCABULARY
 
 KNOWS_NOTHING = math.log(VOCABULARY)
@@ -26,7 +27,7 @@ LARGEST_P = 0.05
 """Largest one-sided p-value of a gain: the lower end of a 90 % interval at 0."""
 
 
-def lower_by(interval: PairedInterval) -> str:
+def describe_change(interval: PairedInterval) -> str:
     """How much lower a loss is, or higher, with its interval."""
     i = interval
     if i.mean < 0:
@@ -90,9 +91,9 @@ class Contrast:
         low, high = (_per_cent(end) for end in (self.interval.high, self.interval.low))
         return f"{_per_cent(self.interval.mean)} [{low}, {high}]"
 
-    def row(self, metric: Metric, threshold: str, passed: bool | None, note: str = "") -> Evidence:
+    def row(self, metric: Metric, threshold: str, passed: bool | None, note: str = "") -> EvidenceRow:
         """The comparison as a row of an evidence table, an item of the metric."""
-        none = Absent(absent="no pair of runs finished")
+        none = NotMeasured(absent="no pair of runs finished")
         return metric.row(
             self.treatment if self.effects else none,
             item=self.name,
@@ -104,12 +105,12 @@ class Contrast:
             final=self.final,
             threshold=threshold,
             passed=passed,
-            n=seeds_in_words(len(self.effects)),
+            n=format_seeds(len(self.effects)),
             note=note,
         )
 
 
-def of_losses(
+def compare_losses(
     name: str, pairs: Sequence[tuple[float, float]], smallest_effect: float, title: str = ""
 ) -> Contrast:
     """Losses (control, treatment) of every seed, compared in nats per token."""
@@ -117,7 +118,7 @@ def of_losses(
     return Contrast(name, *_means(pairs), effects, smallest_effect, title)
 
 
-def of_log_losses(name: str, pairs: Sequence[tuple[float, float]], smallest_effect: float) -> Contrast:
+def compare_log_losses(name: str, pairs: Sequence[tuple[float, float]], smallest_effect: float) -> Contrast:
     """The same by ratio: effects are differences of natural logarithms.
 
     A loss that is not finite, of a run that diverged, counts as the worst of the comparison or as an even
@@ -130,31 +131,31 @@ def of_log_losses(name: str, pairs: Sequence[tuple[float, float]], smallest_effe
     return Contrast(name, control, treatment, tuple(a - b for a, b in logs), smallest_effect)
 
 
-def of_runs(
+def compare_runs(
     name: str,
-    control: Sequence[Run],
-    treatment: Sequence[Run],
+    control: Sequence[LoadedRun],
+    treatment: Sequence[LoadedRun],
     final: str,
     smallest_effect: float,
     title: str = "",
 ) -> Contrast:
     """The log of the loss ``final`` of two arms, seed by seed; a run that failed otherwise has no pair."""
-    by_seed = {run.seed: loss(run, final) for run in treatment}
-    pairs = [(loss(run, final), by_seed[run.seed]) for run in control if run.seed in by_seed]
+    by_seed = {run.seed: read_loss(run, final) for run in treatment}
+    pairs = [(read_loss(run, final), by_seed[run.seed]) for run in control if run.seed in by_seed]
     both = [(a, b) for a, b in pairs if a is not None and b is not None]
-    return replace(of_log_losses(name, both, smallest_effect), title=title, final=final)
+    return replace(compare_log_losses(name, both, smallest_effect), title=title, final=final)
 
 
-def loss(run: Run, final: str) -> float | None:
+def read_loss(run: LoadedRun, final: str) -> float | None:
     """A measured loss; infinite where the run diverged, None where it could not be had."""
     if run.diverged:
         return math.inf
     value: Value | None = run.final.get(final)
-    return None if value is None or isinstance(value, Absent) else value
+    return None if value is None or isinstance(value, NotMeasured) else value
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TreatmentComparison:
     """Whether any of several treatments of one reference gains.
 
     Attributes:
@@ -215,7 +216,7 @@ class Outcome:
             return "how many seeds would settle it is not known"
         return f"about {self.seeds_needed} seeds would settle it"
 
-    def rows(self, metric: Metric) -> tuple[Evidence, ...]:
+    def rows(self, metric: Metric) -> tuple[EvidenceRow, ...]:
         """Every comparison of log losses as evidence, the one that decides first.
 
         A gain is what must not be found in a healthy subject.
@@ -234,7 +235,7 @@ class Outcome:
         )
 
 
-def any_gains(contrasts: Sequence[Contrast], planned: int = 0) -> Outcome:
+def compare_treatments(contrasts: Sequence[Contrast], planned: int = 0) -> TreatmentComparison:
     """The registered rule on several treatments of one reference.
 
     What would be VALIDATED must also have a Holm-adjusted p-value below .05. A candidate need not: it is a lead, and
@@ -251,7 +252,7 @@ def any_gains(contrasts: Sequence[Contrast], planned: int = 0) -> Outcome:
         _corrected(decide(interval, contrast.smallest_effect), p)
         for contrast, interval, p in zip(contrasts, intervals, adjusted, strict=True)
     ]
-    return Outcome(tuple(contrasts), tuple(decisions), tuple(adjusted))
+    return TreatmentComparison(tuple(contrasts), tuple(decisions), tuple(adjusted))
 
 
 def _corrected(decision: Decision, p: float) -> Decision:

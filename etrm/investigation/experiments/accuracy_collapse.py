@@ -1,18 +1,16 @@
-"""Runs whose token accuracy falls for good, and what came before: a spike, or a drift of the contexts."""
+"""Runs whose token accuracy falls for good, and whether a spike or a drift of the contexts came before."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from etrm.checkpoints.run_folder import read_findings, read_metrics
 from etrm.investigation.comparison import dynamics
-from etrm.investigation.result import Run
+from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.training.scoring.overfit_gate import judge
 
 BEFORE = 50
-"""Steps before a fall within which a spike counts as coming before it (registered with S3)."""
+"""Steps before a fall within which a spike counts as preceding it (registered with S3)."""
 
 
 @dataclass(frozen=True)
@@ -35,38 +33,37 @@ class Fall:
         return self.drift is not None and self.drift < self.step
 
 
-def falls(root: Path, runs: Sequence[Run]) -> list[Fall]:
+def find_falls(runs: Sequence[LoadedRun]) -> list[Fall]:
     """The falls among some finished runs."""
     found = []
     for run in runs:
-        metrics = read_metrics(root / run.folder)
-        step = judge([m["accuracy_all"] or 0.0 for m in metrics]).fell
+        step = judge([m["accuracy_all"] or 0.0 for m in run.metrics]).fell
         if step is not None:
-            spikes = [s for s in dynamics.spikes(metrics) if step - BEFORE <= s <= step]
-            found.append(Fall(step, max(spikes, default=None), _drift(root / run.folder)))
+            spikes = [s for s in dynamics.find_spikes(run.metrics) if step - BEFORE <= s <= step]
+            found.append(Fall(step, max(spikes, default=None), _first_drift(run)))
     return found
 
 
-def _drift(folder: Path) -> int | None:
+def _first_drift(run: LoadedRun) -> int | None:
     steps = [
         item["evidence"]["first_step"]
-        for item in read_findings(folder)
+        for item in run.findings
         if item["rule"] == "DRIFT001" and item["module"] == "encoder"
     ]
     return min(steps, default=None)
 
 
-def drifts_in_words(found: Sequence[Fall], runs: int) -> str:
-    """Did the contexts drift before the accuracy fell?"""
+def describe_drifts(found: Sequence[Fall], runs: int) -> str:
+    """How often the contexts drifted before the accuracy fell."""
     if not found:
-        return f"no fall in {runs} runs, so that none shows what comes first"
+        return f"no accuracy fell in {runs} runs, so that none shows what comes first"
     first = sum(fall.drift_first for fall in found)
-    return f"{len(found)} of {runs} runs fall, in {first} of them after a drift of the contexts"
+    return f"{len(found)} of {runs} runs fall, {first} of them after a drift of the contexts"
 
 
-def spikes_in_words(found: Sequence[Fall], runs: int) -> str:
-    """Did a spike come before the fall?"""
+def describe_spikes(found: Sequence[Fall], runs: int) -> str:
+    """How often a spike preceded the fall."""
     if not found:
-        return f"no fall in {runs} runs that a spike could have come before"
+        return f"no accuracy fell in {runs} runs, so that no spike could precede a fall"
     spiked = sum(fall.spike is not None for fall in found)
     return f"{len(found)} of {runs} runs fall, {spiked} of them within {BEFORE} steps of a spike"

@@ -1,8 +1,8 @@
-"""The frozen-decoder experiment of seed 004: a pretrained decoder stays fixed, the encoder trains.
+"""The frozen-decoder experiment: a pretrained decoder stays fixed, and the encoder trains.
 
-Three things are told apart that the original could not: A the encoder learns, B it is stuck,
-C it trains but is useless. Gradients are read before clipping, movement is measured, the loss is
-compared with two arms that cannot know the rule, and the held-out score has its interval.
+It distinguishes three outcomes, which the original experiment could not: A the encoder learns, B it is stuck, C it
+trains but is useless. Gradients are measured before clipping, movement is measured, the loss is compared with two arms
+that cannot know the rule, and the held-out score has an interval.
 """
 
 from __future__ import annotations
@@ -11,32 +11,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
 from etrm.evaluation.statistics import FULL_SEEDS
-from etrm.investigation.comparison.paired_contrast import Contrast, lower_by, of_losses
-from etrm.investigation.evidence import Metric
-from etrm.investigation.measurements.encoder_gradients import Facts, gather
-from etrm.investigation.protocol import Investigation, seeded, series, smoothed
-from etrm.investigation.result import (
-    Absent,
-    Arm,
-    Code,
-    Direction,
-    Evidence,
-    Experiment,
-    Figure,
-    Run,
-    Scenario,
-    Series,
-)
+from etrm.investigation.comparison import dynamics
+from etrm.investigation.comparison.paired_contrast import Contrast, compare_losses, describe_change
+from etrm.investigation.evidence.figures import Figure, Series, logged_curve, make_curve, smooth
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
+from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
+from etrm.investigation.records import Arm, Code, NotMeasured
+from etrm.investigation.result import ExperimentResult, Scenario
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
+from etrm.investigation.runs.loaded_run import LoadedRun, Metrics, records_of
+from etrm.investigation.session import Investigation, with_seed
 
 SMALLEST_EFFECT = 0.05
 """Smallest difference of held-in loss that matters, in nats per token; fixed before the run."""
 FEWEST_TASKS = 32
-"""Held-out tasks below which nothing is said about generalisation: 0 of 4 solved leaves 0 to 60 % open."""
+"""Number of held-out tasks below which there is no verdict on generalisation: 0 of 4 solved leaves 0 to 60 % open."""
 SCENARIOS = (
     (
         Scenario.LEARNS,
@@ -51,7 +44,7 @@ SCENARIOS = (
 
 
 class FrozenReason(StrEnum):
-    """Why the experiment shows what it shows."""
+    """The reason for the scenario."""
 
     NOTHING_TRAINED = "frozen.no-run-finished"
     STUCK = "frozen.no-gradient-or-no-movement"
@@ -64,25 +57,38 @@ class FrozenReason(StrEnum):
     USELESS_UNUSED = "frozen.useless-and-demonstrations-unused"
 
 
-TRAINED, BLIND = "frozen-trained", "frozen-foreign-demos"
+TRAINED = ArmId("frozen", "trained")
+BLIND = ArmId("frozen", "foreign-demos", role="control")
+NEXT_STEPS = {
+    Scenario.LEARNS: "Loading and gradients are sound, and the encoder learns. Train longer: `etrm train`, then "
+    "`etrm evaluate`.",
+    Scenario.STUCK: "Loading and gradients are sound, yet the encoder is stuck with a frozen decoder. Check the "
+    "learning rates and the quality of the decoder (page frozen-decoder), then H3 and H4.",
+    Scenario.USELESS: "Loading and gradients are sound and the encoder trains, but it solves no held-out task. Use "
+    "more tasks, steps and augmentation (data.augmentations='fresh') before you change its capacity (H7).",
+}
+"""What to do after each scenario, where no hypothesis is the root cause."""
 
 
-def trained(investigation: Investigation, phase: str) -> list[Run]:
-    """The runs of the treatment, encoder trained and decoder frozen; the other arm's are made too if it follows."""
-    jobs = arm_jobs(investigation, TRAINED)
-    others = _blind_jobs(investigation) if investigation.frozen_decoder else []
+def train_with_frozen_decoder(investigation: Investigation, phase: str) -> list[LoadedRun]:
+    """The runs with the encoder trained and the decoder frozen.
+
+    Where the experiment follows, the runs of its other arm are made at the same time.
+    """
+    jobs = plan_jobs(investigation, TRAINED)
+    others = _plan_blind_jobs(investigation) if investigation.frozen_decoder else []
     return investigation.run(phase, [*jobs, *others])[: len(jobs)]
 
 
-def _blind_jobs(investigation: Investigation) -> list[Job]:
-    """The other arm, of which only losses are compared: nothing held out is asked, gradients are seldom watched."""
-    jobs = arm_jobs(investigation, BLIND, ("demos-from-other-task",))
-    seldom = f"monitor.every={investigation.subject.monitor.probe_every}"
-    return [replace(job, config=with_overrides(job.config, (seldom,)), held_out=False) for job in jobs]
+def _plan_blind_jobs(investigation: Investigation) -> list[Job]:
+    """The other arm, of which only losses are compared: no held-out evaluation, and the monitor measures seldom."""
+    jobs = plan_jobs(investigation, BLIND, ("demos-from-other-task",))
+    seldom = {"every": investigation.subject.monitor.probe_every}
+    return [replace(job, config=with_settings(job.config, monitor=seldom), held_out=False) for job in jobs]
 
 
-def arm_jobs(investigation: Investigation, arm: str, faults: Sequence[str] = ()) -> list[Job]:
-    """An arm with the decoder frozen; one run a seed."""
+def plan_jobs(investigation: Investigation, arm: ArmId, faults: Sequence[str] = ()) -> list[Job]:
+    """The jobs of an arm with the decoder frozen, one for each seed."""
     decoder = investigation.decoder
     configs = {
         seed: frozen_config(investigation, decoder, seed, faults, investigation.tier.frozen_steps)
@@ -91,21 +97,22 @@ def arm_jobs(investigation: Investigation, arm: str, faults: Sequence[str] = ())
     return [Job(arm, seed, config, measure=True) for seed, config in configs.items()]
 
 
-def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
-    """Train both arms on every seed, and say which scenario it is.
+def run(investigation: Investigation, baseline_pass_at_1: float) -> ExperimentResult:
+    """Train both arms with every seed, and name the scenario.
 
     Args:
         investigation: subject, decoder and seeds.
         baseline_pass_at_1: the best trivial baseline's score on the held-out tasks, 0..1.
     """
-    runs = investigation.run("frozen decoder", arm_jobs(investigation, TRAINED) + _blind_jobs(investigation))
-    learned = [r for r in runs if r.arm == TRAINED and r.state == "finished"]
-    blind = [r for r in runs if r.arm == BLIND and r.state == "finished"]
-    failed = [r for r in runs if r.state == "failed"]
-    metrics = [m for r in learned for m in investigation.metrics(r)]
-    facts = gather(metrics)
-    contrasts = _contrasts(learned, blind)
-    scenario, code, sentence = _scenario(
+    runs = investigation.run(
+        "frozen decoder", plan_jobs(investigation, TRAINED) + _plan_blind_jobs(investigation)
+    )
+    learned = [r for r in runs if r.arm == TRAINED and r.finished]
+    blind = [r for r in runs if r.arm == BLIND and r.finished]
+    failed = [r for r in runs if r.failed]
+    facts = gather([m for r in learned for m in r.metrics])
+    contrasts = _compare_losses(learned, blind)
+    scenario, code, sentence = _name_scenario(
         stuck=facts.without_gradient == facts.steps or facts.without_movement == facts.steps,
         words=facts.words,
         failed=failed,
@@ -113,162 +120,163 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> Experiment:
         trained=learned,
         baseline=baseline_pass_at_1,
     )
-    return Experiment(
+    return ExperimentResult(
         id="frozen-decoder",
         title="Frozen decoder",
         question="Can the encoder learn at all, when a pretrained decoder is kept fixed?",
         scenario=scenario,
         codes=(code,),
         sentence=sentence,
+        next_step=NEXT_STEPS.get(scenario, ""),
         scenarios=SCENARIOS,
         screening=len(investigation.seeds) < FULL_SEEDS,
-        arms=_arms(investigation),
-        runs=tuple(runs),
+        arms=_describe_arms(investigation),
+        runs=records_of(runs),
         evidence=(
-            *_training_rows(learned, facts),
-            *_loss_rows(contrasts),
-            *_held_out_rows(learned, baseline_pass_at_1, investigation.subject.evaluate.augmentations),
+            *_make_training_rows(learned, facts),
+            *_make_loss_rows(contrasts),
+            *_make_held_out_rows(learned, baseline_pass_at_1, investigation.subject.evaluate.augmentations),
         ),
         figures=FIGURES,
-        series=tuple(_series(investigation, runs)),
-        wall_s=round(sum(r.wall_s for r in runs), 1),
+        series=tuple(_make_curves(runs)),
+        wall_s=round(sum(r.record.wall_s for r in runs), 1),
     )
 
 
 def frozen_config(
     investigation: Investigation, decoder: Path, seed: int, faults: Sequence[str], steps: int
 ) -> Config:
-    """The subject with a pretrained decoder that stays fixed, for some steps or its own where they are fewer."""
+    """The config under test with a pretrained decoder that stays fixed, for ``steps`` steps or its own if fewer."""
     subject = investigation.starting_from(decoder)
     steps = min(steps, subject.train.steps)
-    names = ", ".join(f'"{name}"' for name in (*subject.faults, *faults))
-    config = with_overrides(
-        subject,
-        (
-            f"train.steps={steps}",
-            f"train.warmup_steps={min(subject.train.warmup_steps, steps)}",
-            "train.freeze_encoder_steps=0",
-            f"train.freeze_decoder_steps={steps}",
-            f"train.checkpoint_every={steps}",
-            f"faults=[{names}]",
-        ),
-    )
-    return seeded(config, seed)
+    train = {
+        "steps": steps,
+        "warmup_steps": min(subject.train.warmup_steps, steps),
+        "freeze_encoder_steps": 0,
+        "freeze_decoder_steps": steps,
+        "checkpoint_every": steps,
+    }
+    return with_seed(with_settings(subject, train=train, faults=(*subject.faults, *faults)), seed)
 
 
-def _contrasts(trained: Sequence[Run], blind: Sequence[Run]) -> list[Contrast]:
+def _compare_losses(trained: Sequence[LoadedRun], blind: Sequence[LoadedRun]) -> list[Contrast]:
     by_seed = {r.seed: r for r in blind}
     paired = [(r, by_seed[r.seed]) for r in trained if r.seed in by_seed]
     return [
-        of_losses(
+        compare_losses(
             "random-start",
             [(_loss(r, "loss_start"), _loss(r, "loss_end")) for r in trained],
             SMALLEST_EFFECT,
             "its own random start (frozen random encoder)",
         ),
-        of_losses(
+        compare_losses(
             "trained-on-foreign-demos",
             [(_loss(b, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r, b in paired],
             SMALLEST_EFFECT,
-            "the arm trained on foreign demos",
+            "the arm trained on mismatched demonstrations",
         ),
-        of_losses(
+        compare_losses(
             "given-foreign-demos",
             [(_loss(r, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r in trained],
             SMALLEST_EFFECT,
-            "itself, given foreign demos",
+            "itself with mismatched demonstrations",
         ),
     ]
 
 
-def _loss(run: Run, key: str) -> float:
+def _loss(run: LoadedRun, key: str) -> float:
     value = run.final[key]
-    return float("nan") if isinstance(value, Absent) else value
+    return float("nan") if isinstance(value, NotMeasured) else value
 
 
-def _scenario(
+def _name_scenario(
     *,
     stuck: bool,
     words: str,
-    failed: Sequence[Run],
+    failed: Sequence[LoadedRun],
     contrasts: Sequence[Contrast],
-    trained: Sequence[Run],
+    trained: Sequence[LoadedRun],
     baseline: float,
 ) -> tuple[Scenario, Code, str]:
-    """The scenario, why as a stable code, and the same in a sentence."""
+    """The scenario, its reason as a stable code, and the reason in a sentence."""
     why = FrozenReason
     if failed and not trained:
-        reason = f"Nothing could be trained: {failed[0].reason.splitlines()[0]}."
+        reason = f"No run could be trained: {failed[0].reason.splitlines()[0]}."
         return Scenario.STUCK, why.NOTHING_TRAINED, reason
     if stuck:
         return Scenario.STUCK, why.STUCK, f"The encoder is stuck: {words}."
     start, blind, foreign = contrasts
     if start.not_lower:
-        return Scenario.STUCK, why.LOSS_DOES_NOT_FALL, f"The loss does not fall: {_effect(start)}."
-    return _of_trained(start, blind, foreign, trained, baseline)
+        return Scenario.STUCK, why.LOSS_DOES_NOT_FALL, f"The loss does not fall: {_describe_effect(start)}."
+    return _name_trained_scenario(start, blind, foreign, trained, baseline)
 
 
-def _of_trained(
-    start: Contrast, blind: Contrast, foreign: Contrast, trained: Sequence[Run], baseline: float
+def _name_trained_scenario(
+    start: Contrast, blind: Contrast, foreign: Contrast, trained: Sequence[LoadedRun], baseline: float
 ) -> tuple[Scenario, Code, str]:
     """The scenario of an encoder that moves, and whose loss may fall."""
     why = FrozenReason
     solved = [_loss(r, "held_out_solved") for r in trained]
-    asked = _loss(trained[0], "held_out_asked")
-    held_out = f"held-out tasks solved {_range(solved)} of {asked:.0f} per seed"
+    tasks = _loss(trained[0], "held_out_asked")
+    held_out = f"held-out tasks solved {_format_range(solved)} of {tasks:.0f} per seed"
     if not start.lower:
-        sentence = f"Undecided whether the loss falls: {_effect(start)}; {held_out}."
+        sentence = f"It is undecided whether the loss falls: {_describe_effect(start)}; {held_out}."
         return Scenario.UNDECIDED, why.LOSS_UNDECIDED, sentence
     generalises = min(_loss(r, "held_out_low") for r in trained) > baseline
-    if asked < FEWEST_TASKS and not blind.not_lower:
-        few = f"{asked:.0f} held-out tasks are too few to say more, {FEWEST_TASKS} are needed"
-        sentence = f"The encoder trains: {_effect(start)}; {_effect(blind)}; {few}."
+    if tasks < FEWEST_TASKS and not blind.not_lower:
+        few = f"{tasks:.0f} held-out tasks are too few for a verdict, {FEWEST_TASKS} are needed"
+        sentence = f"The encoder trains: {_describe_effect(start)}; {_describe_effect(blind)}; {few}."
         return Scenario.UNDECIDED, why.FEW_TASKS, sentence
     if blind.lower and generalises:
-        sentence = f"The encoder learns: {_effect(start)}; {_effect(blind)}; {held_out}."
+        sentence = f"The encoder learns: {_describe_effect(start)}; {_describe_effect(blind)}; {held_out}."
         return Scenario.LEARNS, why.LEARNS, sentence
     if generalises and not blind.not_lower:
-        sentence = f"Undecided whether demos help: {_effect(blind)}; {held_out}."
+        sentence = f"It is undecided whether demonstrations help: {_describe_effect(blind)}; {held_out}."
         return Scenario.UNDECIDED, why.DEMOS_UNDECIDED, sentence
-    use = "It uses its demos" if foreign.lower else "It is not shown to use its demos"
-    sentence = f"The encoder trains but is useless. {use}: {_effect(foreign)}; {_effect(blind)}; {held_out}."
+    use = (
+        "It uses its demonstrations"
+        if foreign.lower
+        else "There is no evidence that it uses its demonstrations"
+    )
+    effects = f"{_describe_effect(foreign)}; {_describe_effect(blind)}"
+    sentence = f"The encoder trains but is useless. {use}: {effects}; {held_out}."
     return Scenario.USELESS, why.USELESS_USED if foreign.lower else why.USELESS_UNUSED, sentence
 
 
-def _effect(contrast: Contrast) -> str:
+def _describe_effect(contrast: Contrast) -> str:
     losses = f"loss {contrast.treatment:.3f} against {contrast.control:.3f} of {contrast.words}"
     i = contrast.interval
     if i is None:
         return f"{losses} (one seed, no interval)"
-    return f"{losses}, {lower_by(i)}"
+    return f"{losses}, {describe_change(i)}"
 
 
-def _range(values: Sequence[float]) -> str:
+def _format_range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:.0f}" if low == high else f"{low:.0f}-{high:.0f}"
 
 
-def _arms(investigation: Investigation) -> tuple[Arm, ...]:
+def _describe_arms(investigation: Investigation) -> tuple[Arm, ...]:
     faults = investigation.subject.faults
     return (
         Arm(
-            name=TRAINED,
+            name=TRAINED.name,
             role="treatment",
             difference="pretrained decoder frozen for the whole run, encoder trained",
             settings=("train.freeze_decoder_steps=train.steps",),
             faults=faults,
         ),
         Arm(
-            name=BLIND,
+            name=BLIND.name,
             role="control",
-            difference="the same, but every sample's demos are another task's",
+            difference="the same, but every sample has the demonstrations of another task",
             settings=("train.freeze_decoder_steps=train.steps",),
             faults=(*faults, "demos-from-other-task"),
         ),
         Arm(
             name="frozen random encoder",
             role="control",
-            difference="nothing trains: the trained arm as it was at its first step",
+            difference="nothing trains: the trained arm at its first step",
         ),
     )
 
@@ -286,22 +294,22 @@ HELD_IN_LOSS = Metric("frozen.held-in-loss", "held-in loss against {item}", Dire
 HELD_OUT_SCORE = Metric("frozen.held-out-score", "held-out pass@1, {item}", Direction.HIGHER)
 
 
-def _training_rows(trained: Sequence[Run], facts: Facts) -> list[Evidence]:
-    """Whether the encoder was trained, and the decoder left alone."""
+def _make_training_rows(trained: Sequence[LoadedRun], facts: GradientFacts) -> list[EvidenceRow]:
+    """Whether the encoder was trained, and the decoder left unchanged."""
     steps = f"{sum(r.steps for r in trained)} steps"
-    none = Absent(absent="no run finished")
+    none = NotMeasured(absent="no run finished")
     matched = [(_loss(r, "frozen_matched"), _loss(r, "frozen_total")) for r in trained]
     return [
         GRADIENT_LOWEST.row(
             facts.gradient_low,
             threshold="> 0 on every step",
-            passed=not isinstance(facts.gradient_low, Absent),
+            passed=not isinstance(facts.gradient_low, NotMeasured),
             n=steps,
         ),
         MOVEMENT_LOWEST.row(
             facts.moved_low,
             threshold="> 0 on every step",
-            passed=not isinstance(facts.moved_low, Absent),
+            passed=not isinstance(facts.moved_low, NotMeasured),
             n=steps,
         ),
         DECODER_UNCHANGED.row(
@@ -314,7 +322,7 @@ def _training_rows(trained: Sequence[Run], facts: Facts) -> list[Evidence]:
     ]
 
 
-def _loss_rows(contrasts: Sequence[Contrast]) -> list[Evidence]:
+def _make_loss_rows(contrasts: Sequence[Contrast]) -> list[EvidenceRow]:
     return [
         contrast.row(
             HELD_IN_LOSS,
@@ -326,7 +334,7 @@ def _loss_rows(contrasts: Sequence[Contrast]) -> list[Evidence]:
     ]
 
 
-def _held_out_rows(trained: Sequence[Run], baseline: float, votes: int) -> list[Evidence]:
+def _make_held_out_rows(trained: Sequence[LoadedRun], baseline: float, votes: int) -> list[EvidenceRow]:
     return [
         HELD_OUT_SCORE.row(
             r.final["held_out_pass_at_1"],
@@ -350,7 +358,7 @@ FIGURES = (
         title="Training loss with a frozen decoder",
         x_label="optimiser step",
         y_label="lm loss (nats per token)",
-        caption="Means over 20 steps, every seed. Only the gain on the arm with foreign demos comes from demos.",
+        caption="Means over 20 steps. Demonstrations cause only the gain over the arm with mismatched ones.",
     ),
     Figure(
         key="frozen-norms",
@@ -365,45 +373,35 @@ FIGURES = (
         title="Representation share against the random start",
         x_label="optimiser step",
         y_label="share of the context's power that differs between tasks",
-        caption="On a fixed probe batch. The first point of each curve is the encoder at its random start.",
+        caption="On a fixed probe batch. The first point of each curve is the random start of the encoder.",
     ),
     Figure(
         key="frozen-use",
         title="What the decoder loses when contexts are shuffled",
         x_label="optimiser step",
         y_label="loss with shuffled minus loss with true contexts",
-        caption="On a fixed probe batch, first ACT step. Zero: the decoder does not use the context.",
+        caption="On a fixed probe batch, first ACT step. At zero the decoder does not use the context.",
         lines=(("unused", 0.0),),
     ),
 )
 
 
-def _series(investigation: Investigation, runs: Sequence[Run]) -> list[Series]:
+def _make_curves(runs: Sequence[LoadedRun]) -> list[Series]:
     curves = []
-    for r in runs:
-        metrics = investigation.metrics(r)
-        label = "true demos" if r.arm == TRAINED else "foreign demos"
-        curves.append(smoothed(series("frozen-loss", r, metrics, "lm_loss", label), 20))
-        looks = _looks(metrics)
-        curves.append(series("frozen-share", r, looks, "share", label))
-        curves.append(series("frozen-use", r, looks, "use", label))
-        if r.arm == TRAINED:
-            positive = [m for m in metrics if m.get("encoder.grad_norm_pre_clip")]
-            curves.append(
-                series("frozen-norms", r, positive, "encoder.grad_norm_pre_clip", "before clipping")
-            )
-            curves.append(
-                series("frozen-norms", r, positive, "encoder.grad_norm_post_clip", "after clipping")
-            )
+    for run in runs:
+        label = "own demonstrations" if run.arm == TRAINED else "mismatched demonstrations"
+        curves.append(smooth(logged_curve("frozen-loss", run, "lm_loss", label), 20))
+        curves.append(make_curve("frozen-share", run, dynamics.read_probe(run.metrics, "share"), label))
+        curves.append(make_curve("frozen-use", run, _read_use(run.metrics), label))
+        if run.arm == TRAINED:
+            for when, word in (("pre", "before"), ("post", "after")):
+                key = f"encoder.grad_norm_{when}_clip"
+                curves.append(logged_curve("frozen-norms", run, key, f"{word} clipping", positive=True))
     return curves
 
 
-def _looks(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The looks at the probe batch, the random start as step 0 first."""
-    found = []
-    for m in metrics:
-        for prefix, step in (("start.", 0), ("probe.", m["step"])):
-            if m.get(f"{prefix}loss_true") is not None:
-                use = m[f"{prefix}loss_shuffled"] - m[f"{prefix}loss_true"]
-                found.append({"step": step, "share": m[f"{prefix}share"], "use": use})
-    return found
+def _read_use(metrics: Metrics) -> list[tuple[float, float]]:
+    """The pairs (step, loss with shuffled minus loss with true contexts) of the probe batch."""
+    shuffled = dynamics.read_probe(metrics, "loss_shuffled")
+    true = dynamics.read_probe(metrics, "loss_true")
+    return [(step, worse - loss) for (step, worse), (_, loss) in zip(shuffled, true, strict=True)]

@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
+from etrm.config.tree import Changes
 from etrm.errors import ConfigError
 from etrm.extensions import ExtensionPoint
-from etrm.investigation.protocol import seeded
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
+from etrm.investigation.session import with_seed
 
-BASELINE, GATE = "E0", "E1"
+BASELINE = "E0"
+GATE = "E1"
 
-Settings = Callable[[Config], tuple[str, ...]]
+Settings = Callable[[Config], Changes]
+"""Takes the config of the baseline, and returns the settings that change."""
 
 
 @dataclass(frozen=True)
@@ -39,76 +44,92 @@ class Experiment:
     settings: Settings
 
 
-def _fixed(*settings: str) -> Settings:
+def _fixed(**settings: Unpack[Changes]) -> Settings:
     return lambda config: settings
 
 
 def _rate(factor: float) -> Settings:
-    return lambda config: (f"train.lr={factor * config.train.lr:.6g}",)
+    return lambda config: {"train": {"lr": _rounded(factor * config.train.lr)}}
 
 
-def _scaled_encoder(config: Config) -> tuple[str, ...]:
-    return (f"train.encoder_lr_scale={0.1 * config.train.encoder_lr_scale:.6g}",)
+def _rounded(rate: float) -> float:
+    """To six digits, as a person would write it."""
+    return float(f"{rate:.6g}")
 
 
-def _overfit(config: Config) -> tuple[str, ...]:
+def _scaled_encoder(config: Config) -> Changes:
+    return {"train": {"encoder_lr_scale": _rounded(0.1 * config.train.encoder_lr_scale)}}
+
+
+def _rate_and_clipping(config: Config) -> Changes:
+    return {"train": {"lr": _rounded(0.3 * config.train.lr), "clip_norm": 1.0}}
+
+
+def _overfit(config: Config) -> Changes:
     """Ten tasks for 500 steps, the warm-up scaled to the run."""
     warmup = round(500 * config.train.warmup_steps / config.train.steps)
-    return ("data.max_tasks=10", "train.steps=500", f"train.warmup_steps={warmup}")
+    return {"data": {"max_tasks": 10}, "train": {"steps": 500, "warmup_steps": warmup}}
 
 
-def _doubled(key: str, now: Callable[[Config], int]) -> Settings:
-    return lambda config: (f"{key}={2 * now(config)}",)
+def _doubled_encoder(setting: str) -> Settings:
+    return lambda config: {"model": {"encoder": {setting: 2 * getattr(config.model.encoder, setting)}}}
+
+
+def _doubled_tokens(config: Config) -> Changes:
+    return {"model": {"context_tokens": 2 * config.model.context_tokens}}
 
 
 def _encoder(kind: str) -> Settings:
-    return lambda config: (f"model.encoder.kind={kind}", "model.encoder.pooling=mean")
+    return _fixed(model={"encoder": {"kind": kind, "pooling": "mean"}})
 
 
-def _staged(config: Config) -> tuple[str, ...]:
-    return (f"train.freeze_decoder_steps={config.train.steps // 2}",)
+def _staged(config: Config) -> Changes:
+    return {"train": {"freeze_decoder_steps": config.train.steps // 2}}
 
 
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
-        Experiment("E0", "baseline", "nothing: the config as given", _fixed()),
+        Experiment("E0", "baseline", "nothing: the unchanged config", _fixed()),
         Experiment("E1", "gate", "ten tasks, 500 steps: can it overfit?", _overfit),
         Experiment("E2", "stability", "all rates x 0.3", _rate(0.3)),
-        Experiment("E3", "stability", "gradient norm clipped at 1", _fixed("train.clip_norm=1.0")),
-        Experiment(
-            "E4", "stability", "rates x 0.3 and clipping", lambda c: (*_rate(0.3)(c), "train.clip_norm=1.0")
-        ),
+        Experiment("E3", "stability", "gradient norm clipped at 1", _fixed(train={"clip_norm": 1.0})),
+        Experiment("E4", "stability", "rates x 0.3 and clipping", _rate_and_clipping),
         Experiment(
             "E5",
             "encoder",
             "twice the layers of the grid encoder",
-            _doubled("model.encoder.layers", lambda c: c.model.encoder.layers),
+            _doubled_encoder("layers"),
         ),
         Experiment(
             "E6",
             "encoder",
             "twice the context tokens",
-            _doubled("model.context_tokens", lambda c: c.model.context_tokens),
+            _doubled_tokens,
         ),
-        Experiment("E7", "encoder", "attention pooling", _fixed("model.encoder.pooling=attention")),
+        Experiment("E7", "encoder", "attention pooling", _fixed(model={"encoder": {"pooling": "attention"}})),
         Experiment(
             "E8",
             "encoder",
             "twice the set layers",
-            _doubled("model.encoder.set_layers", lambda c: c.model.encoder.set_layers),
+            _doubled_encoder("set_layers"),
         ),
         Experiment(
-            "E9", "stability", "layer scale that begins at 1e-4", _fixed("model.encoder.layer_scale=1e-4")
+            "E9",
+            "stability",
+            "layer scale that starts at 1e-4",
+            _fixed(model={"encoder": {"layer_scale": 1e-4}}),
         ),
-        Experiment("E10", "stability", "norms before the layers", _fixed("model.encoder.norm=pre")),
+        Experiment("E10", "stability", "norms before the layers", _fixed(model={"encoder": {"norm": "pre"}})),
         Experiment("E11", "stability", "rate of the encoder x 0.1, decay setting unchanged", _scaled_encoder),
         *(
-            Experiment(f"A{n}", "halting", f"at most {n} ACT steps", _fixed(f"model.halt.max_steps={n}"))
+            Experiment(f"A{n}", "halting", f"at most {n} ACT steps", _fixed(model={"halt": {"max_steps": n}}))
             for n in (1, 4, 8, 16)
         ),
         *(
-            Experiment(f"O{i}", "halting", f"exploration {share}", _fixed(f"model.halt.exploration={share}"))
+            Experiment(
+                f"O{i}", "halting", f"exploration {share}", _fixed(model={"halt": {"exploration": share}})
+            )
             for i, share in enumerate((0.5, 0.3, 0.7), start=1)
         ),
         *(
@@ -119,7 +140,7 @@ EXPERIMENTS = {
             "cached",
             "kinds",
             "context of a sample's first ACT step kept",
-            _fixed("model.variant=etrm_cached"),
+            _fixed(model={"variant": "etrm_cached"}),
         ),
         Experiment("staged", "encoder", "decoder frozen for the first half of the steps", _staged),
     )
@@ -207,7 +228,7 @@ def job(experiment: Experiment, base: Config, seed: int) -> Job:
         ConfigError: the change is impossible for this baseline, such as a pooling that its encoder has not.
     """
     try:
-        config = seeded(with_overrides(base, experiment.settings(base)), seed)
+        config = with_seed(with_settings(base, **experiment.settings(base)), seed)
     except ConfigError as error:
         raise ConfigError(
             "experiment.impossible",
@@ -215,7 +236,7 @@ def job(experiment: Experiment, base: Config, seed: int) -> Job:
             next_step="leave it out: etrm experiment run NAME ...",
             codes=("experiment.impossible", *error.codes),
         ) from error
-    return Job(experiment.name, seed, config, measure=True)
+    return Job(ArmId(experiment.name), seed, config, measure=True)
 
 
 def run(

@@ -16,18 +16,21 @@ import torch
 from torch import Tensor
 
 from diagnostics import Representation, representation
-from etrm.config import with_overrides
+from etrm.config import with_settings
 from etrm.data import Sample
 from etrm.errors import ConfigError
 from etrm.evaluation import binomial_interval
-from etrm.investigation.evidence import Metric
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.hypotheses.h1_decoder_loading import LOGIT_TOLERANCE, compare
+from etrm.investigation.hypotheses.h1_decoder_loading import LOGIT_TOLERANCE, compare_with_checkpoint
 from etrm.investigation.measurements.encoder_gradients import gather
-from etrm.investigation.protocol import Investigation, seeded
-from etrm.investigation.result import Arm, Direction, Evidence, Experiment, Run, Scenario
+from etrm.investigation.records import Arm
+from etrm.investigation.result import ExperimentResult, Scenario
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
+from etrm.investigation.runs.loaded_run import LoadedRun, records_of
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.session import Investigation, with_seed
 from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import load_model, make_batch
 from etrm.training.task_sets import load_held_out_tasks
@@ -38,8 +41,15 @@ CLIP_NORM = 0.1
 """Small enough that it acts on every step, as the original's limit of 1 did on a loss summed over the batch."""
 FEW_TASKS = 4
 LIKE = 0.01
-"""Relative difference below which two statistics are the same to a reader."""
-SHORT, SKIPPED = "original-short", "original-optimizer"
+"""Relative difference below which a reader takes two statistics for equal."""
+SHORT, SKIPPED = ArmId("original", "short"), ArmId("original", "optimizer")
+
+
+NEXT_STEPS = {
+    False: "The checks hold. `etrm frozen-decoder` runs the experiment itself.",
+    True: "Do not trust the experiment before the missed check is fixed.",
+}
+"""What to do next, by whether a mistake was missed."""
 
 
 class OriginalReason(StrEnum):
@@ -50,18 +60,18 @@ class OriginalReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a mistake looked like, and what its check says.
+class ReplayedMistake:
+    """A replayed mistake and its check.
 
     Attributes:
-        read: rows as the original read them.
+        read: rows as the original experiment read them.
         checks: rows of the check, which fail where it catches the mistake.
-        runs: that were trained for it.
+        runs: the runs that were trained for it.
     """
 
-    read: tuple[Evidence, ...]
-    checks: tuple[Evidence, ...]
-    runs: tuple[Run, ...] = ()
+    read: tuple[EvidenceRow, ...]
+    checks: tuple[EvidenceRow, ...]
+    runs: tuple[LoadedRun, ...] = ()
 
     @property
     def caught(self) -> bool:
@@ -74,14 +84,14 @@ class Mistake:
     """One of the five.
 
     Attributes:
-        name: as given to ``--as-original``.
-        what: was done and concluded.
-        look: makes it again.
+        name: value of ``--as-original``.
+        what: what was done and concluded.
+        replay: makes the mistake again.
     """
 
     name: str
     what: str
-    look: Callable[[Investigation], Seen]
+    replay: Callable[[Investigation], ReplayedMistake]
 
 
 def chosen(names: Sequence[str]) -> tuple[Mistake, ...]:
@@ -100,58 +110,59 @@ def chosen(names: Sequence[str]) -> tuple[Mistake, ...]:
     return tuple(mistake for mistake in MISTAKES.values() if {"all", mistake.name} & set(names))
 
 
-def run(investigation: Investigation, mistakes: Sequence[Mistake]) -> Experiment:
-    """Make mistakes again with the first seed, and say which of them the checks catch."""
+def run(investigation: Investigation, mistakes: Sequence[Mistake]) -> ExperimentResult:
+    """Make mistakes again with the first seed, and report which of them the checks catch."""
     began = time.perf_counter()
-    seen = {mistake.name: mistake.look(investigation) for mistake in mistakes}
+    seen = {mistake.name: mistake.replay(investigation) for mistake in mistakes}
     caught = [name for name, found in seen.items() if found.caught]
     missed = [name for name in seen if name not in caught]
-    runs = {run.folder: run for found in seen.values() for run in found.runs}
-    return Experiment(
+    runs = {run.path: run for found in seen.values() for run in found.runs}
+    return ExperimentResult(
         id="original-mistakes",
-        title="The original's mistakes",
-        question="What did the first frozen-decoder experiment read, and would the checks have said otherwise?",
+        title="Mistakes of the original experiment",
+        question="How did the original experiment misread its numbers, and would the checks have caught it?",
         scenario=Scenario.MISSED if missed else Scenario.CAUGHT,
+        next_step=NEXT_STEPS[bool(missed)],
         codes=(OriginalReason.MISSED if missed else OriginalReason.ALL_CAUGHT,),
         sentence=f"{len(caught)} of {len(seen)} mistakes are caught"
-        + (f", and not: {', '.join(missed)}" if missed else "")
+        + (f", these are not: {', '.join(missed)}" if missed else "")
         + f". Made again: {'; '.join(f'({m.name}) {m.what}' for m in mistakes)}.",
         scenarios=(
-            (Scenario.CAUGHT, "beside every misreading stands a check that fails"),
+            (Scenario.CAUGHT, "a check fails for every mistake"),
             (Scenario.MISSED, "a mistake passes all checks"),
         ),
         screening=False,
-        arms=tuple(_arm(run) for run in runs.values()),
-        runs=tuple(runs.values()),
+        arms=tuple(_describe_arm(run) for run in runs.values()),
+        runs=records_of(list(runs.values())),
         evidence=tuple(row for found in seen.values() for row in (*found.read, *found.checks)),
         wall_s=round(time.perf_counter() - began, 1),
     )
 
 
 def _read(mistake: str, what: str, words: str) -> Metric:
-    """What the original read."""
+    """The metric that the original experiment read."""
     return Metric(f"original.{mistake}-{what}", f"({mistake}) {words}")
 
 
 def _check(mistake: str, what: str, words: str, direction: Direction = Direction.HOLDS) -> Metric:
-    """What the check reads."""
+    """The metric that the check reads."""
     return Metric(f"original.{mistake}-check-{what}", f"({mistake}) check: {words}", direction)
 
 
-NORM_AFTER = _read("norms", "after-clipping", "encoder gradient norm as logged after clipping, median")
-NORM_BEFORE = _read("norms", "before-clipping", "the same before clipping, median")
-NORM_AT_LIMIT = _check("norms", "at-limit", "steps whose logged norm is the clipping limit itself")
+NORM_AFTER = _read("norms", "after-clipping", "median encoder gradient norm as logged after clipping")
+NORM_BEFORE = _read("norms", "before-clipping", "median encoder gradient norm before clipping")
+NORM_AT_LIMIT = _check("norms", "at-limit", "steps whose logged norm equals the clipping limit")
 WITH_GRADIENT = _read("optimizer", "with-gradient", "steps with an encoder gradient")
 WITHOUT_MOVEMENT = _check("optimizer", "no-movement", "steps after which no encoder weight has moved")
-TENSORS_EQUAL = _read("cycles", "tensors-equal", "core tensors equal to the checkpoint's")
+TENSORS_EQUAL = _read("cycles", "tensors-equal", "core tensors equal to those of the checkpoint")
 SETTINGS_DIFFER = _check("cycles", "settings", "settings without weights that differ")
 LOGITS_DIFFER = _check("cycles", "logits", "largest difference of logits, same context")
 NONE_SOLVED = _read("tasks", "none-solved", "pass@1 of an evaluation that solves 0 of {item} tasks")
-TASKS_EVALUATED = _check("tasks", "evaluated", "held-out tasks that were asked")
+TASKS_EVALUATED = _check("tasks", "evaluated", "held-out tasks that were evaluated")
 SCORE_LEFT_OPEN = _check(
     "tasks",
     "score-left-open",
-    "score that 0 solved leaves open, upper end of the exact 95 % interval",
+    "upper end of the exact 95 % interval of the score when 0 are solved",
     Direction.CONTEXT,
 )
 NORM = _read("statistics", "norm", "mean norm of a context token")
@@ -165,13 +176,13 @@ SHARE_TRAINED = _check(
 )
 
 
-def _as_read(metric: Metric, value: float, taken_for: str, item: str = "") -> Evidence:
+def _as_read(metric: Metric, value: float, taken_for: str, item: str = "") -> EvidenceRow:
     return metric.row(value, item=item, threshold=f"read as: {taken_for}", n="as the original read it")
 
 
-def _norms(investigation: Investigation) -> Seen:
+def _norms(investigation: Investigation) -> ReplayedMistake:
     short = _trained(investigation)
-    metrics = investigation.metrics(short)
+    metrics = short.metrics
     before, after = (
         [m[f"encoder.grad_norm_{when}_clip"] for m in metrics if m.get(f"encoder.grad_norm_{when}_clip")]
         for when in ("pre", "post")
@@ -180,7 +191,7 @@ def _norms(investigation: Investigation) -> Seen:
     def at_limit(norms: Sequence[float]) -> float:
         return float(sum(abs(norm - CLIP_NORM) <= 1e-3 * CLIP_NORM for norm in norms))
 
-    return Seen(
+    return ReplayedMistake(
         read=(
             _as_read(NORM_AFTER, median(after), "stable"),
             _as_read(NORM_BEFORE, median(before), "not looked at"),
@@ -189,7 +200,7 @@ def _norms(investigation: Investigation) -> Seen:
             NORM_AT_LIMIT.row(
                 at_limit(after),
                 control=at_limit(before),
-                threshold="none: a norm before clipping meets it by chance alone",
+                threshold="none: a norm before clipping equals it only by chance",
                 passed=at_limit(after) == 0,
                 n=f"{len(metrics)} steps; control: the norm before clipping",
             ),
@@ -198,12 +209,12 @@ def _norms(investigation: Investigation) -> Seen:
     )
 
 
-def _optimizer(investigation: Investigation) -> Seen:
+def _optimizer(investigation: Investigation) -> ReplayedMistake:
     faults = ("freeze-skips-optimizer",)
     trained = _run(investigation, SKIPPED, faults)
-    facts = gather(investigation.metrics(trained))
+    facts = gather(trained.metrics)
     alive = facts.steps - facts.without_gradient
-    return Seen(
+    return ReplayedMistake(
         read=(_as_read(WITH_GRADIENT, alive, "the encoder learns"),),
         checks=(
             WITHOUT_MOVEMENT.row(
@@ -218,14 +229,14 @@ def _optimizer(investigation: Investigation) -> Seen:
     )
 
 
-def _cycles(investigation: Investigation) -> Seen:
+def _cycles(investigation: Investigation) -> ReplayedMistake:
     decoder = investigation.brief_decoder
-    subject = with_overrides(investigation.starting_from(decoder), ('faults=["decoder-cycles-mismatch"]',))
-    facts = compare(seeded(subject, investigation.seeds[0]), decoder)
+    subject = with_settings(investigation.starting_from(decoder), faults=("decoder-cycles-mismatch",))
+    facts = compare_with_checkpoint(with_seed(subject, investigation.seeds[0]), decoder)
     words = "; ".join(
         f"{name}: trained with {theirs}, runs with {ours}" for name, theirs, ours in facts.settings
     )
-    return Seen(
+    return ReplayedMistake(
         read=(_as_read(TENSORS_EQUAL, facts.matched, "the decoder is loaded"),),
         checks=(
             SETTINGS_DIFFER.row(
@@ -242,16 +253,16 @@ def _cycles(investigation: Investigation) -> Seen:
     )
 
 
-def _tasks(investigation: Investigation) -> Seen:
-    asked = len(load_held_out_tasks(investigation.subject))
+def _tasks(investigation: Investigation) -> ReplayedMistake:
+    evaluated = len(load_held_out_tasks(investigation.subject))
     _, high = binomial_interval(0, FEW_TASKS)
-    _, all_high = binomial_interval(0, asked)
-    return Seen(
+    _, all_high = binomial_interval(0, evaluated)
+    return ReplayedMistake(
         read=(_as_read(NONE_SOLVED, 0.0, "it fails", f"{FEW_TASKS}"),),
         checks=(
             TASKS_EVALUATED.row(
                 FEW_TASKS,
-                control=asked,
+                control=evaluated,
                 threshold=f">= {frozen_decoder.FEWEST_TASKS}, or no verdict about generalisation",
                 passed=FEW_TASKS >= frozen_decoder.FEWEST_TASKS,
                 n="control: this subject's",
@@ -260,21 +271,21 @@ def _tasks(investigation: Investigation) -> Seen:
                 high,
                 control=all_high,
                 threshold="scores up to this are not ruled out",
-                n=f"0 of {FEW_TASKS}; control: 0 of {asked}",
+                n=f"0 of {FEW_TASKS}; control: 0 of {evaluated}",
             ),
         ),
     )
 
 
-def _statistics(investigation: Investigation) -> Seen:
+def _statistics(investigation: Investigation) -> ReplayedMistake:
     short = _trained(investigation)
-    model, config, _, _ = load_model(investigation.root / short.folder, "raw")
+    model, config, _, _ = load_model(short.path, "raw")
     trainer = Trainer(config)
     samples = training_queries(trainer)
     contexts = [_contexts(kind, samples) for kind in (model, trainer.model)]
     trained, start = map(representation, contexts)
     same = representation(contexts[0][:1].expand_as(contexts[0]))
-    return Seen(
+    return ReplayedMistake(
         read=(
             _as_read(NORM, _known(trained.norm), "a healthy encoder"),
             _as_read(DEVIATION, _known(trained.std), "a healthy encoder"),
@@ -283,14 +294,14 @@ def _statistics(investigation: Investigation) -> Seen:
             NORM_TRAINED.row(
                 _known(trained.norm),
                 control=_known(same.norm),
-                threshold=f"evidence only where it differs by {LIKE:.0%} from a context that says nothing",
+                threshold=f"evidence only if it differs by {LIKE:.0%} from a context without information",
                 passed=_differ(trained, same),
-                n=f"{len(samples)} tasks; control: one task's context given for every task",
+                n=f"{len(samples)} tasks; control: the context of one task for every task",
             ),
             SHARE_TRAINED.row(
                 _known(trained.share),
                 control=_known(start.share),
-                threshold="beside its random start, never alone",
+                threshold="compare with the random start",
                 n=f"{len(samples)} tasks; control: the random start",
             ),
         ),
@@ -309,42 +320,42 @@ MISTAKES = {
         ),
         Mistake("cycles", "the decoder was trained with other cycles than it was run with", _cycles),
         Mistake(
-            "tasks", f"{FEW_TASKS} held-out tasks were asked, and none solved was taken for failure", _tasks
+            "tasks", f"{FEW_TASKS} held-out tasks were evaluated, and 0 solved was taken for failure", _tasks
         ),
         Mistake(
             "statistics",
             "a norm of sqrt(hidden size) and a deviation of 1 were taken for a healthy context; RMSNorm gives them "
-            "to any",
+            "to any context",
             _statistics,
         ),
     )
 }
 
 
-def _trained(investigation: Investigation) -> Run:
+def _trained(investigation: Investigation) -> LoadedRun:
     return _run(investigation, SHORT, ())
 
 
-def _run(investigation: Investigation, arm: str, faults: Sequence[str]) -> Run:
+def _run(investigation: Investigation, arm: ArmId, faults: Sequence[str]) -> LoadedRun:
     """A short run with the decoder frozen and a low clipping limit."""
     config = frozen_decoder.frozen_config(
         investigation, investigation.brief_decoder, investigation.seeds[0], faults, STEPS
     )
-    config = with_overrides(config, (f"train.clip_norm={CLIP_NORM}",))
-    (run,) = investigation.run("the original's mistakes", [Job(arm, config.train.seed, config)])
-    if run.state == "failed":
+    config = with_settings(config, train={"clip_norm": CLIP_NORM})
+    (run,) = investigation.run("mistakes of the original experiment", [Job(arm, config.train.seed, config)])
+    if run.failed:
         raise ConfigError(
             "experiment.failed-run",
-            f"the run {arm} failed, so that nothing can be shown on it",
+            f"the run {arm.name} failed, so that nothing can be shown on it",
             got=run.reason,
             next_step="fix the subject first: etrm investigate",
         )
     return run
 
 
-def _arm(run: Run) -> Arm:
+def _describe_arm(run: LoadedRun) -> Arm:
     return Arm(
-        name=run.arm,
+        name=run.arm.name,
         role="treatment",
         difference=f"decoder frozen for {run.steps} steps",
         settings=(f"train.clip_norm={CLIP_NORM}",),

@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
 from etrm.evaluation import Decision, PairedInterval, decide, evaluate_baselines, paired_t_interval
 from etrm.investigation.comparison import dynamics
-from etrm.investigation.comparison.paired_contrast import LARGEST_P, of_runs
-from etrm.investigation.experiments.accuracy_collapse import drifts_in_words, falls, spikes_in_words
+from etrm.investigation.comparison.paired_contrast import LARGEST_P, compare_runs
+from etrm.investigation.evidence.words import format_seeds
+from etrm.investigation.experiments.accuracy_collapse import describe_drifts, describe_spikes, find_falls
 from etrm.investigation.experiments.position_probe import PositionSkill, position_skill
 from etrm.investigation.experiments.registry import (
     BASELINE,
@@ -25,9 +25,9 @@ from etrm.investigation.experiments.registry import (
     Experiment,
     Question,
 )
-from etrm.investigation.protocol import seeds_in_words
-from etrm.investigation.result import Absent, Run
-from etrm.investigation.runs.jobs import read_run
+from etrm.investigation.records import NotMeasured
+from etrm.investigation.runs.arms import ArmId
+from etrm.investigation.runs.loaded_run import LoadedRun, load_run
 from etrm.model.encoders.standard import GridEncoder
 from etrm.training.scoring.overfit_gate import Gate, judge
 from etrm.training.scoring.predictor import load_model
@@ -41,7 +41,7 @@ LONG = 5000
 
 
 @dataclass(frozen=True)
-class Row:
+class ExperimentRow:
     """One experiment as far as it was run.
 
     Attributes:
@@ -52,7 +52,7 @@ class Row:
     """
 
     experiment: Experiment
-    runs: tuple[Run, ...]
+    runs: tuple[LoadedRun, ...]
     effects: tuple[float, ...]
     collapsed: int
 
@@ -68,7 +68,7 @@ class Row:
 
     def mean(self, key: str) -> float | None:
         """Mean over the seeds of what the runs measured, or None."""
-        values = [run.final.get(key) for run in self.runs if run.state == "finished"]
+        values = [run.final.get(key) for run in self.runs if run.finished]
         numbers = [value for value in values if isinstance(value, float) and isfinite(value)]
         return sum(numbers) / len(numbers) if numbers else None
 
@@ -118,46 +118,48 @@ class Answer:
     found: str
 
 
-def table(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()) -> list[Row]:
+def table(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()) -> list[ExperimentRow]:
     """Every experiment, those from outside last, as far as the folder holds its runs."""
     every = EXPERIMENTS | {experiment.name: experiment for experiment in outside}
     by_name = {name: _finished(root, name, seeds) for name in every}
-    return [_row(root, experiment, by_name[name], by_name[BASELINE]) for name, experiment in every.items()]
+    return [_make_row(experiment, by_name[name], by_name[BASELINE]) for name, experiment in every.items()]
 
 
-def _finished(root: Path, name: str, seeds: int) -> list[Run]:
-    found = [read_run(root, name, seed) for seed in range(seeds)]
+def _finished(root: Path, name: str, seeds: int) -> list[LoadedRun]:
+    found = [load_run(root, ArmId(name), seed) for seed in range(seeds)]
     return [run for run in found if run is not None]
 
 
-def _row(root: Path, experiment: Experiment, runs: Sequence[Run], baseline: Sequence[Run]) -> Row:
+def _make_row(
+    experiment: Experiment, runs: Sequence[LoadedRun], baseline: Sequence[LoadedRun]
+) -> ExperimentRow:
     compared = experiment.name not in (BASELINE, GATE)
-    found = of_runs(experiment.name, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
-    collapsed = sum(_gate(root, run).collapsed for run in runs if _long_enough(run))
-    return Row(experiment, tuple(runs), found.effects, collapsed)
+    found = compare_runs(experiment.name, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
+    collapsed = sum(_gate(run).collapsed for run in runs if _long_enough(run))
+    return ExperimentRow(experiment, tuple(runs), found.effects, collapsed)
 
 
-def _long_enough(run: Run) -> bool:
-    return run.state == "finished" and run.steps >= 25
+def _long_enough(run: LoadedRun) -> bool:
+    return run.finished and run.steps >= 25
 
 
-def _gate(root: Path, run: Run) -> Gate:
-    return judge([m["accuracy_all"] or 0.0 for m in read_metrics(root / run.folder)])
+def _gate(run: LoadedRun) -> Gate:
+    return judge([m["accuracy_all"] or 0.0 for m in run.metrics])
 
 
-def phases(root: Path, base: Config, rows: Sequence[Row]) -> tuple[Phase, ...]:
+def phases(base: Config, rows: Sequence[ExperimentRow]) -> tuple[Phase, ...]:
     """The three phases of success, met or not."""
     by_name = {row.experiment.name: row for row in rows}
     return (
-        _can_overfit(root, by_name[GATE]),
-        _is_stable(root, [by_name[name] for name in ("E2", "E3", "E4")]),
+        _can_overfit(by_name[GATE]),
+        _is_stable([by_name[name] for name in ("E2", "E3", "E4")]),
         _generalises(base, rows),
     )
 
 
-def _can_overfit(root: Path, row: Row) -> Phase:
+def _can_overfit(row: ExperimentRow) -> Phase:
     wanted = "E1: over 95 % token accuracy on ten training tasks, without a collapse"
-    gates = [_gate(root, run) for run in row.runs if _long_enough(run)]
+    gates = [_gate(run) for run in row.runs if _long_enough(run)]
     if not gates:
         return Phase("1, can overfit", wanted, PhaseState.NOT_RUN, "E1 was not run")
     found = ", ".join(f"{found.accuracy:.3f}{' (collapsed)' if found.collapsed else ''}" for found in gates)
@@ -165,13 +167,13 @@ def _can_overfit(root: Path, row: Row) -> Phase:
     return Phase("1, can overfit", wanted, state, f"{found}, one number a seed")
 
 
-def _is_stable(root: Path, rows: Sequence[Row]) -> Phase:
+def _is_stable(rows: Sequence[ExperimentRow]) -> Phase:
     wanted = f"E2 to E4: no collapse in {LONG:,} steps, and an accuracy that rises"
     runs = [run for row in rows for run in row.runs if _long_enough(run)]
     if not runs:
         return Phase("2, stable training", wanted, PhaseState.NOT_RUN, "none of E2 to E4 was run")
     collapsed = sum(row.collapsed for row in rows)
-    rising = sum(_rises(root, run) for run in runs)
+    rising = sum(_rises(run) for run in runs)
     shortest = min(run.steps for run in runs)
     found = f"{collapsed} of {len(runs)} runs collapsed, {rising} rise, {shortest} steps"
     state = _state(not collapsed and rising == len(runs))
@@ -180,18 +182,18 @@ def _is_stable(root: Path, rows: Sequence[Row]) -> Phase:
     return Phase("2, stable training", wanted, state, found)
 
 
-def _rises(root: Path, run: Run) -> bool:
+def _rises(run: LoadedRun) -> bool:
     """Whether the last quarter of the steps is more accurate than the first."""
-    seen = [m["accuracy_all"] or 0.0 for m in read_metrics(root / run.folder)]
+    seen = [m["accuracy_all"] or 0.0 for m in run.metrics]
     quarter = max(1, len(seen) // 4)
     return sum(seen[-quarter:]) > sum(seen[:quarter])
 
 
-def _generalises(base: Config, rows: Sequence[Row]) -> Phase:
+def _generalises(base: Config, rows: Sequence[ExperimentRow]) -> Phase:
     wanted = "held-out tasks solved by more than the best trivial baseline, by the lower end of the interval"
     best: tuple[float, str] | None = None
     for row in rows:
-        lows = [run.final.get("held_out_low") for run in row.runs if run.state == "finished"]
+        lows = [run.final.get("held_out_low") for run in row.runs if run.finished]
         numbers = [low for low in lows if isinstance(low, float)]
         if numbers and (best is None or min(numbers) > best[0]):
             best = (min(numbers), row.experiment.name)
@@ -203,40 +205,40 @@ def _generalises(base: Config, rows: Sequence[Row]) -> Phase:
     return Phase("3, generalisation", wanted, _state(best[0] > trivial), found)
 
 
-def answers(root: Path, rows: Sequence[Row]) -> tuple[Answer, ...]:
+def answers(rows: Sequence[ExperimentRow]) -> tuple[Answer, ...]:
     """S1 to S6 from their experiments, with what the logged steps of all runs say beside them."""
     by_name = {row.experiment.name: row for row in rows}
     found = [_answer(question, [by_name[name] for name in question.by]) for question in QUESTIONS]
     runs = [run for row in rows for run in row.runs if _long_enough(run)]
-    fallen = falls(root, runs)
-    baseline = [run for run in by_name[BASELINE].runs if run.state == "finished"]
+    fallen = find_falls(runs)
+    baseline = [run for run in by_name[BASELINE].runs if run.finished]
     beside: dict[str, Callable[[], str]] = {
-        "S2": lambda: drifts_in_words(fallen, len(runs)),
-        "S3": lambda: spikes_in_words(fallen, len(runs)),
-        "S4": lambda: _token_rank(root, baseline),
-        "S5": lambda: _position(root, baseline),
+        "S2": lambda: describe_drifts(fallen, len(runs)),
+        "S3": lambda: describe_spikes(fallen, len(runs)),
+        "S4": lambda: _token_rank(baseline),
+        "S5": lambda: _position(baseline),
     }
     return tuple(
-        replace(answer, found=f"{answer.found}. Beside it: {beside[answer.question.name]()}")
+        replace(answer, found=f"{answer.found}. Also: {beside[answer.question.name]()}")
         if answer.verdict != "NOT RUN" and answer.question.name in beside
         else answer
         for answer in found
     )
 
 
-def _token_rank(root: Path, runs: Sequence[Run]) -> str:
-    looks = [dynamics.looks(read_metrics(root / run.folder), "token_rank") for run in runs]
+def _token_rank(runs: Sequence[LoadedRun]) -> str:
+    looks = [dynamics.read_probe(run.metrics, "token_rank") for run in runs]
     ranks = [found[-1][1] for found in looks if found]
     known = f"{fmean(ranks):.1f}" if ranks else "not measured"
     return (
-        f"effective rank of a context's tokens {known} ({BASELINE}, at the end, {seeds_in_words(len(ranks))})"
+        f"effective rank of a context's tokens {known} ({BASELINE}, at the end, {format_seeds(len(ranks))})"
     )
 
 
-def _position(root: Path, runs: Sequence[Run]) -> str:
+def _position(runs: Sequence[LoadedRun]) -> str:
     skills = []
     for run in runs:
-        model, config, _, _ = load_model(root / run.folder, "raw")
+        model, config, _, _ = load_model(run.path, "raw")
         for encoder in (model.encoder, Trainer(config).model.encoder):
             reader = getattr(encoder, "grid_encoder", None)
             if not isinstance(reader, GridEncoder):
@@ -245,7 +247,7 @@ def _position(root: Path, runs: Sequence[Run]) -> str:
     trained, start = skills[::2], skills[1::2]
     return (
         f"where a single cell lies is read with R2 {_mean(trained, 'before')} from its token and "
-        f"{_mean(trained, 'after')} after pooling ({BASELINE}, {seeds_in_words(len(runs))}; at the random start "
+        f"{_mean(trained, 'after')} after pooling ({BASELINE}, {format_seeds(len(runs))}; at the random start "
         f"{_mean(start, 'before')} and {_mean(start, 'after')})"
     )
 
@@ -254,10 +256,10 @@ def _mean(skills: Sequence[PositionSkill], name: str) -> str:
     return f"{fmean(getattr(skill, name) for skill in skills):.2f}"
 
 
-def _answer(question: Question, rows: Sequence[Row]) -> Answer:
+def _answer(question: Question, rows: Sequence[ExperimentRow]) -> Answer:
     decided = [(row, row.decision, row.interval) for row in rows if row.decision is not None and row.interval]
     if not decided:
-        return Answer(question, "NOT RUN", f"none of {', '.join(question.by)} was run beside {BASELINE}")
+        return Answer(question, "NOT RUN", f"none of {', '.join(question.by)} was run with {BASELINE}")
     found = "; ".join(
         f"{row.experiment.name} lowers the log of the loss by {i.mean:.3f} [{i.low:.3f}, {i.high:.3f}], {i.seeds} seeds"
         for row, _, i in decided
@@ -278,7 +280,7 @@ def _answer(question: Question, rows: Sequence[Row]) -> Answer:
     return Answer(question, "INCONCLUSIVE", found)
 
 
-def final(run: Run, key: str, digits: int = 3) -> str:
+def final(run: LoadedRun, key: str, digits: int = 3) -> str:
     """A number that a run measured, with so many decimals, or why there is none."""
-    value = run.final.get(key, Absent(absent="not measured"))
-    return value.absent if isinstance(value, Absent) else f"{value:.{digits}f}"
+    value = run.final.get(key, NotMeasured(absent="not measured"))
+    return value.absent if isinstance(value, NotMeasured) else f"{value:.{digits}f}"

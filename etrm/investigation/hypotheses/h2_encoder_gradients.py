@@ -1,6 +1,6 @@
-"""H2: the encoder does not get the gradients, or does not move.
+"""H2: the encoder does not receive its gradients, or does not move.
 
-Mechanistic: decided by assertion on every step of every seed, with no statistics.
+Mechanistic: decided by an assertion on every step of every seed, without statistics.
 """
 
 from __future__ import annotations
@@ -8,162 +8,179 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from math import isfinite
-from typing import Any
 
-from etrm.config import Config
-from etrm.investigation.comparison.gradient_check import LIKE, Slope, slope
-from etrm.investigation.evidence import Instrument, Metric
-from etrm.investigation.hypotheses.structural_verdict import judgement, sentence
-from etrm.investigation.measurements.encoder_gradients import Facts, gather
-from etrm.investigation.measurements.run_findings import serious, written
-from etrm.investigation.protocol import (
-    CommonReason,
-    Investigation,
-    Judgement,
-    Statement,
+from etrm.config import Config, with_settings
+from etrm.investigation.comparison.gradient_check import LIKE, SlopeCheck, check_slope
+from etrm.investigation.controls import (
+    HEALTHY,
     broken_controls,
-    control_arms,
+    control_arm,
     control_outcome,
-    not_run,
-    seeded,
-    seeds_in_words,
-    series,
-    so_far,
+    inspected_arms,
+    subject_arm,
 )
-from etrm.investigation.result import (
-    Absent,
-    ControlOutcome,
-    Direction,
-    Evidence,
-    Figure,
-    Hypothesis,
-    InstrumentCheck,
-    Run,
-    Series,
-    Value,
-    Verdict,
-)
+from etrm.investigation.evidence.figures import Figure, Series, average_so_far, logged_curve
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
+from etrm.investigation.evidence.words import capitalise, format_seeds
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.inspection import judge_inspection
+from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
+from etrm.investigation.measurements.run_findings import group_serious
+from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Run, Value, Verdict
+from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.jobs import Job
+from etrm.investigation.runs.loaded_run import LoadedRun, Metrics, records_of
+from etrm.investigation.session import Investigation, with_seed
 
 STATEMENT = Statement(
     id="H2",
     title="Encoder gradients",
-    statement="The encoder does not get the gradients, or does not move.",
+    statement="The encoder does not receive its gradients, or does not move.",
     refuted_by=(
-        "On every step of every seed the loss of every sample sends a gradient through the encoder, every "
-        "trainable encoder tensor receives one, and every one of them changes."
+        "On every step of every seed, the loss of every sample has a gradient through the encoder, every trainable "
+        "encoder tensor receives a gradient, and every such tensor changes."
     ),
     mechanism=(
-        "A context that is cached and detached, computed without a graph, or frozen lets only a few samples, or "
-        "none, train the encoder; an optimiser that is skipped leaves it where it is although gradients arrive. "
+        "If the context is cached and detached, computed without a graph, or frozen, only a few samples or none "
+        "train the encoder. If an optimiser step is skipped, the encoder does not move although gradients arrive. "
         "The loss still falls, because the decoder learns without the encoder."
     ),
     kind="mechanistic",
     would_change=(
-        "One step on which a sample sends no gradient through the encoder, or on which a trainable encoder tensor "
-        "has no gradient or does not move."
+        "One step on which a sample has no gradient through the encoder, or a trainable encoder tensor has no "
+        "gradient or does not move."
     ),
 )
 STEPS = 18
-"""Steps of the subject per seed in which its encoder trains, or the whole run where it is shorter: at four ACT steps
-every row begins five times, at sixteen twice. More would only repeat them, and a structural cause is to be named in a
-minute."""
-
-POSITIVE = ("cached-context", "encoder-frozen", "freeze-skips-optimizer")
+"""Steps per seed in which the encoder trains, or the whole run where it is shorter: with four ACT steps every row
+starts five times, with sixteen twice. More would repeat these, and a structural cause should be named in a minute."""
+STUDY = "h2"
 
 
 class RunReason(StrEnum):
-    """Why the steps cannot be judged."""
+    """The reason why the steps cannot be judged."""
 
     NOT_FINITE = "h2.numbers-not-finite"
 
 
-def decide(investigation: Investigation) -> Hypothesis:
-    """Run the subject and the controls, and say what the steps show."""
-    if investigation.subject.model.variant == "trm":
-        words = "The subject is a TRM: it has no encoder."
-        return not_run(STATEMENT, CommonReason.NOT_APPLICABLE, words)
-    if investigation.subject.train.freeze_encoder_steps >= investigation.subject.train.steps:
-        words = "The subject's own settings freeze the encoder for the whole run."
-        return not_run(STATEMENT, CommonReason.NOT_APPLICABLE, words)
-    subject_jobs = [Job("h2-subject", seed, _subject(investigation, seed)) for seed in investigation.seeds]
-    control_jobs = [Job("h2-healthy", 0, investigation.control_config(), shared=True)]
-    control_jobs += [
-        Job(f"h2-{name}", 0, investigation.control_config([name]), shared=True) for name in POSITIVE
-    ]
-    runs = investigation.run("H2", [*subject_jobs, *control_jobs])
-    subject_runs, control_runs = runs[: len(subject_jobs)], runs[len(subject_jobs) :]
+class EncoderGradients(Hypothesis):
+    """H2."""
 
-    failed = [run for run in subject_runs if run.state == "failed"]
-    per_seed = [gather(investigation.metrics(run)) for run in subject_runs]
-    facts = gather([m for run in subject_runs for m in investigation.metrics(run)])
-    controls = [_control(investigation, run) for run in control_runs]
-    # What the steps show already needs no further look: a structural cause is to be named soon.
-    known = bool(facts.steps) and facts.holds
-    slopes, _ = ([], "") if known else investigation.each_seed("H2", investigation.subject, slope)
-    steepest = max((found for found in slopes if found), key=lambda found: found.holds, default=None)
-    found = _judged(facts, steepest, failed, controls, len(subject_runs))
-    return STATEMENT.decided(
-        found,
-        explained_by=_explanation(investigation, found.verdict, controls),
-        arms=control_arms("h2", investigation.subject, POSITIVE),
-        runs=tuple(_with_facts(run, f) for run, f in zip(subject_runs, per_seed, strict=True))
-        + tuple(control_runs),
-        evidence=_evidence(facts, len(subject_runs))
-        + _slope(steepest, len(slopes))
-        + _toolkit(investigation, subject_runs),
-        controls=tuple(controls),
-        instruments=_instruments(investigation, subject_runs, facts),
-        figures=FIGURES,
-        series=tuple(_series(investigation, subject_runs, control_runs)),
-        wall_s=round(sum(run.wall_s for run in runs), 1),
+    statement = STATEMENT
+    precedence = 40
+    controls = ("cached-context", "encoder-frozen", "freeze-skips-optimizer")
+    next_step = (
+        "Restore the gradients of the encoder first: look for a cache, a detach, a no_grad, a frozen module or a "
+        "skipped optimiser at the place that page H2 names, then run the same command again."
     )
 
+    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
+        """The run under test and the controls."""
+        return inspected_arms(STUDY, investigation.subject, self.controls)
 
-def _explanation(
+    def decide(self, investigation: Investigation) -> HypothesisResult:
+        """Run the config under test and the controls, and judge their steps."""
+        if reason := _explain_not_applicable(investigation.subject):
+            return self.not_run(CommonReason.NOT_APPLICABLE, reason)
+        subject_jobs = [
+            Job(subject_arm(STUDY), seed, _shortened(investigation.subject, seed))
+            for seed in investigation.seeds
+        ]
+        control_jobs = [
+            Job(control_arm(STUDY, fault), 0, investigation.control_config(faults), shared=True)
+            for fault, faults in (("", ()), *((name, (name,)) for name in self.controls))
+        ]
+        runs = investigation.run(self.id, [*subject_jobs, *control_jobs])
+        subject_runs, control_runs = runs[: len(subject_jobs)], runs[len(subject_jobs) :]
+        facts = gather([m for run in subject_runs for m in run.metrics])
+        controls = [_judge_control(run) for run in control_runs]
+        # No further inspection where the steps decide already: a structural cause should be named soon.
+        known = bool(facts.steps) and facts.holds
+        slopes, _ = (
+            ([], "") if known else investigation.inspect_seeds(self.id, investigation.subject, check_slope)
+        )
+        steepest = max((found for found in slopes if found), key=lambda found: found.holds, default=None)
+        judgement = judge_steps(facts, steepest, subject_runs, controls)
+        return self.statement.decided(
+            judgement,
+            explained_by=_find_explanation(investigation, judgement.verdict, controls),
+            arms=self.arms(investigation),
+            runs=(*map(_add_gradient_finals, subject_runs), *records_of(control_runs)),
+            evidence=(
+                *_make_step_rows(facts, len(subject_runs)),
+                *_make_slope_rows(steepest, len(slopes)),
+                *_make_finding_rows(subject_runs),
+            ),
+            controls=tuple(controls),
+            instruments=_check_instruments(investigation, subject_runs, facts),
+            figures=FIGURES,
+            series=tuple(_make_curves(subject_runs, control_runs)),
+            wall_s=round(sum(run.record.wall_s for run in runs), 1),
+        )
+
+
+def _explain_not_applicable(subject: Config) -> str:
+    """The reason why the hypothesis does not apply, or nothing."""
+    if subject.model.variant == "trm":
+        return "The model is a TRM: it has no encoder."
+    if subject.train.freeze_encoder_steps >= subject.train.steps:
+        return "The settings freeze the encoder for the whole run."
+    return ""
+
+
+def _find_explanation(
     investigation: Investigation, verdict: Verdict, controls: Sequence[ControlOutcome]
 ) -> str | None:
-    """What could make this hypothesis hold, or its runs fail, without being about gradients."""
+    """The other hypothesis whose fault would make this one hold, or its runs fail, without a fault of gradients."""
     if verdict is Verdict.INVALIDATED or broken_controls(controls):
         return None
-    if any(found.lost for found in investigation.first_passage):
-        return "H3"  # what never reaches the decoder, by value, has no gradient either
+    if any(found.lost for found in investigation.first_context_trace):
+        return "H3"  # what never reaches the decoder by value has no gradient either
     return "H4" if verdict is Verdict.ERROR else None  # runs that diverged
 
 
-def _subject(investigation: Investigation, seed: int) -> Config:
-    subject = investigation.subject
+def _shortened(subject: Config, seed: int) -> Config:
     steps = min(subject.train.freeze_encoder_steps + STEPS, subject.train.steps)
     warmup = min(subject.train.warmup_steps, steps)
-    return seeded(subject, seed, f"train.steps={steps}", f"train.warmup_steps={warmup}")
+    return with_seed(with_settings(subject, train={"steps": steps, "warmup_steps": warmup}), seed)
 
 
-def _judged(
-    facts: Facts, steepest: Slope | None, failed: list[Run], controls: Sequence[ControlOutcome], seeds: int
+def judge_steps(
+    facts: GradientFacts,
+    steepest: SlopeCheck | None,
+    runs: Sequence[LoadedRun],
+    controls: Sequence[ControlOutcome],
 ) -> Judgement:
+    """The verdict that the steps, and the slope of the first one, give.
+
+    Args:
+        facts: the steps of all runs.
+        steepest: the worst slope of any seed, where it was measured.
+        runs: the runs under test.
+        controls: outcomes of the controls.
+    """
     if broken := broken_controls(controls):
         return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
-    scope = f"({seeds_in_words(seeds)})"
+    scope = f"({format_seeds(len(runs))})"
     if facts.steps and facts.holds:
-        return judgement(facts, f"{sentence(facts)} {scope}.")
+        return judge_inspection(facts, f"{capitalise(facts.words)} {scope}.")
     if steepest is not None and steepest.holds:
-        return judgement(steepest, f"{sentence(steepest)} {scope}.")
-    if failed:
-        words = f"{len(failed)} of {seeds} subject runs failed: {failed[0].reason}"
+        return judge_inspection(steepest, f"{capitalise(steepest.words)} {scope}.")
+    if failed := [run for run in runs if run.failed]:
+        words = f"{len(failed)} of {len(runs)} runs failed: {failed[0].reason}"
         return Judgement(Verdict.ERROR, (CommonReason.RUNS_FAILED,), words)
     if not facts.finite:
         words = f"Some logged numbers were not finite {scope}."
         return Judgement(Verdict.ERROR, (RunReason.NOT_FINITE,), words)
-    return judgement(facts, f"{sentence(facts)} {scope}.")
+    return judge_inspection(facts, f"{capitalise(facts.words)} {scope}.")
 
 
-def _control(investigation: Investigation, run: Run) -> ControlOutcome:
-    name = run.arm.removeprefix("h2-")
-    facts = gather(investigation.metrics(run))
-    found = judgement(facts, facts.words)
-    if run.state == "failed" or not facts.steps:
+def _judge_control(run: LoadedRun) -> ControlOutcome:
+    facts = gather(run.metrics)
+    found = judge_inspection(facts, facts.words)
+    if run.failed or not facts.steps:
         found = Judgement(Verdict.ERROR, (CommonReason.RUNS_FAILED,), run.reason)
-    return control_outcome(name, name in POSITIVE, found)
+    return control_outcome(run.arm.control, run.arm.role == "positive control", found)
 
 
 COVERAGE_LOWEST = Metric("h2.coverage-lowest", "encoder coverage, lowest step", Direction.HOLDS)
@@ -179,31 +196,31 @@ IDLE_TENSORS = Metric(
 )
 GRADIENT_LOWEST = Metric("h2.gradient-lowest", "encoder gradient norm before clipping, lowest")
 MOVEMENT_LOWEST = Metric("h2.movement-lowest", "relative movement of the encoder, lowest")
-WASTE_HIGHEST = Metric("h2.waste-highest", "encoder rows computed for nothing, highest share")
+WASTE_HIGHEST = Metric("h2.waste-highest", "encoder rows on which no loss depends, highest share")
 CALLS = Metric("h2.calls", "encoder calls per step, mean")
 CALLS_WITH_GRADIENT = Metric("h2.calls-with-gradient", "of these with gradient, mean")
 
 
-def _evidence(facts: Facts, seeds: int) -> tuple[Evidence, ...]:
-    n = f"{facts.steps} steps of {seeds_in_words(seeds)}"
-
-    def none_of(metric: Metric, count: int) -> Evidence:
-        return metric.row(count, threshold="0", passed=count == 0, n=n)
-
+def _make_step_rows(facts: GradientFacts, seeds: int) -> tuple[EvidenceRow, ...]:
+    n = f"{facts.steps} steps of {format_seeds(seeds)}"
+    lowest_coverage = COVERAGE_LOWEST.row(
+        facts.coverage_low,
+        threshold="= 1.00 on every step",
+        passed=facts.uncovered_steps == 0,
+        n=n,
+        note="share of the samples of a batch whose loss has a gradient through what the encoder computed",
+    )
+    must_be_none = (
+        UNCOVERED_STEPS.row(facts.uncovered_steps, threshold="0", passed=not facts.uncovered_steps, n=n),
+        WITHOUT_GRADIENT.row(facts.without_gradient, threshold="0", passed=not facts.without_gradient, n=n),
+        WITHOUT_MOVEMENT.row(facts.without_movement, threshold="0", passed=not facts.without_movement, n=n),
+        IDLE_TENSORS.row(facts.dead_tensors, threshold="0", passed=not facts.dead_tensors, n=n),
+    )
     return (
-        COVERAGE_LOWEST.row(
-            facts.coverage_low,
-            threshold="= 1.00 on every step",
-            passed=facts.uncovered_steps == 0,
-            n=n,
-            note="share of the batch's samples whose loss has a gradient through what the encoder computed",
-        ),
-        none_of(UNCOVERED_STEPS, facts.uncovered_steps),
+        lowest_coverage,
+        *must_be_none,
         COVERAGE_MEAN.row(facts.coverage_mean, threshold="compare with the share of rows that reset", n=n),
         RESET_SHARE.row(facts.reset_share, threshold="context", n=n),
-        none_of(WITHOUT_GRADIENT, facts.without_gradient),
-        none_of(WITHOUT_MOVEMENT, facts.without_movement),
-        none_of(IDLE_TENSORS, facts.dead_tensors),
         GRADIENT_LOWEST.row(facts.gradient_low, threshold="> 0", n=n),
         MOVEMENT_LOWEST.row(facts.moved_low, threshold="> 0", n=n, note="norm of the change / norm"),
         WASTE_HIGHEST.row(facts.waste_high, threshold="0 is best", n=n),
@@ -218,39 +235,31 @@ GRADIENT_OVER_SLOPE = Metric(
 FROZEN_TENSORS = Metric("h2.frozen-tensors", "encoder tensors that take no gradient", Direction.HOLDS)
 
 
-def _slope(steepest: Slope | None, seeds: int) -> tuple[Evidence, ...]:
-    ratio: Value = Absent(
-        absent="the first step has no finite loss" if seeds else "not asked, for the steps decide already"
-    )
+def _make_slope_rows(steepest: SlopeCheck | None, seeds: int) -> tuple[EvidenceRow, ...]:
+    reason = "the first step has no finite loss" if seeds else "not needed, because the steps decide already"
+    ratio: Value = NotMeasured(absent=reason)
     if steepest is not None and isfinite(steepest.ratio):
         ratio = steepest.ratio
-    n = f"first step of {seeds_in_words(seeds)}, worst"
+    n = f"first step of {format_seeds(seeds)}, worst"
     row = GRADIENT_OVER_SLOPE.row(
         ratio,
         control=1.0,
         threshold=f"within {LIKE[0]:g} and {LIKE[1]:g}",
-        passed=None if isinstance(ratio, Absent) else LIKE[0] <= ratio <= LIKE[1],
+        passed=None if isinstance(ratio, NotMeasured) else LIKE[0] <= ratio <= LIKE[1],
         n=n,
-        note="by differences of the loss, of one cycle, for the others have no gradient by design",
+        note="by differences of the loss of one cycle; the other cycles have no gradient by design",
     )
     if steepest is None:
         return (row,)
-    frozen = FROZEN_TENSORS.row(
-        steepest.frozen,
-        control=0.0,
-        threshold=f"0 of {steepest.tensors}",
-        passed=not steepest.frozen,
-        n=n,
-    )
-    return row, frozen
+    return row, FROZEN_TENSORS.expect_none(steepest.frozen, n, threshold=f"0 of {steepest.tensors}")
 
 
 TOOLKIT_FINDING = Metric("h2.toolkit-finding", "toolkit finding {item}")
 
 
-def _toolkit(investigation: Investigation, runs: Sequence[Run]) -> tuple[Evidence, ...]:
-    """What the toolkit's own rules say of the subject, notes left out; they decide nothing here."""
-    grouped = serious(written(investigation.root, runs))
+def _make_finding_rows(runs: Sequence[LoadedRun]) -> tuple[EvidenceRow, ...]:
+    """The toolkit's findings in the runs under test, notes left out; they decide nothing here."""
+    grouped = group_serious(finding for run in runs for finding in run.findings)
     return tuple(
         TOOLKIT_FINDING.row(
             found[0]["evidence"]["value"],
@@ -264,18 +273,18 @@ def _toolkit(investigation: Investigation, runs: Sequence[Run]) -> tuple[Evidenc
     )
 
 
-CORE_COVERAGE = Instrument("h2.core-coverage", "the core, which every sample passes, has coverage 1")
-CLIPPING = Instrument("h2.clipping", "norms before and after clipping differ by just what clipping did")
+CORE_COVERAGE = Instrument("h2.core-coverage", "the core, through which every sample goes, has coverage 1")
+CLIPPING = Instrument("h2.clipping", "norms before and after clipping differ exactly by the clipping factor")
 FINITE_NUMBERS = Instrument("h2.finite-numbers", "every logged number is finite")
 
 
-def _instruments(
-    investigation: Investigation, runs: Sequence[Run], facts: Facts
+def _check_instruments(
+    investigation: Investigation, runs: Sequence[LoadedRun], facts: GradientFacts
 ) -> tuple[InstrumentCheck, ...]:
-    metrics = [m for run in runs for m in investigation.metrics(run)]
+    metrics = [m for run in runs for m in run.metrics]
     core = [m.get("core.coverage") for m in metrics]
-    compared, wrong = _clipping(metrics, investigation.subject.train.clip_norm)
-    none = "no step can be compared: the optimiser never stepped with a gradient"
+    compared, wrong = _compare_clipping(metrics, investigation.subject.train.clip_norm)
+    none = "no step can be compared: no optimiser step had a gradient"
     return (
         CORE_COVERAGE.check(
             all(value == 1 for value in core) and bool(core),
@@ -288,8 +297,8 @@ def _instruments(
     )
 
 
-def _clipping(metrics: Sequence[dict[str, Any]], limit: float | None) -> tuple[int, int]:
-    """Steps with both norms of the encoder, and those where their ratio is not the clipping factor."""
+def _compare_clipping(metrics: Metrics, limit: float | None) -> tuple[int, int]:
+    """The number of steps with both norms of the encoder, and of those where their ratio is not the clipping factor."""
     compared = wrong = 0
     for m in metrics:
         before, after = m.get("encoder.grad_norm_pre_clip"), m.get("encoder.grad_norm_post_clip")
@@ -309,8 +318,8 @@ FIGURES = (
         x_label="optimiser step",
         y_label="coverage (share of the batch)",
         caption=(
-            "Share of the batch whose loss sends a gradient through the encoder. A healthy ETRM stays at 1; the "
-            "control shows what a cached context does."
+            "Share of the batch whose loss has a gradient through the encoder. A healthy ETRM stays at 1; the control "
+            "shows the effect of a cached context."
         ),
         y_range=(-0.03, 1.08),
     ),
@@ -320,7 +329,7 @@ FIGURES = (
         x_label="optimiser step",
         y_label="mean over the steps so far (share of the batch)",
         caption=(
-            "With a cached context the coverage falls to the share of rows that reset, and the two curves are one. "
+            "With a cached context the coverage falls to the share of rows that reset, and the two curves coincide. "
             "A healthy ETRM stays at 1 however few rows reset."
         ),
         y_range=(-0.03, 1.08),
@@ -330,7 +339,7 @@ FIGURES = (
         title="Encoder gradient norm before and after clipping",
         x_label="optimiser step",
         y_label="L2 norm",
-        caption="After clipping the norm says little about the gradient; before clipping it says whether one arrives.",
+        caption="The norm before clipping shows whether a gradient arrives; after clipping it shows mostly the limit.",
         y_log=True,
     ),
     Figure(
@@ -338,49 +347,41 @@ FIGURES = (
         title="Movement of the encoder per step",
         x_label="optimiser step",
         y_label="norm of the change / norm of the weights",
-        caption="Zero means that gradients, if there are any, change nothing. Steps without movement are not drawn.",
+        caption="Without movement, gradients change nothing, if there are any. Steps without movement are not drawn.",
         y_log=True,
     ),
 )
 
 
-def _series(investigation: Investigation, subject: Sequence[Run], controls: Sequence[Run]) -> list[Series]:
+def _make_curves(subject: Sequence[LoadedRun], controls: Sequence[LoadedRun]) -> list[Series]:
     curves = []
     for run in subject:
-        metrics = investigation.metrics(run)
-        moving = [m for m in metrics if m.get("encoder.moved")]
+        coverage, label = "encoder.coverage", "under test, coverage"
+        before, after = "encoder.grad_norm_pre_clip", "encoder.grad_norm_post_clip"
         curves += [
-            series("h2-coverage", run, metrics, "encoder.coverage", "subject, coverage"),
-            so_far(series("h2-reset", run, metrics, "encoder.coverage", "subject, coverage")),
-            so_far(series("h2-reset", run, metrics, "reset_share", "subject, rows that reset")),
-            series(
-                "h2-norms",
-                run,
-                [m for m in metrics if m.get("encoder.grad_norm_pre_clip")],
-                "encoder.grad_norm_pre_clip",
-                "before clipping",
-            ),
-            series(
-                "h2-norms",
-                run,
-                [m for m in metrics if m.get("encoder.grad_norm_post_clip")],
-                "encoder.grad_norm_post_clip",
-                "after clipping",
-            ),
-            series("h2-moved", run, moving, "encoder.moved", "encoder"),
-            series("h2-moved", run, [m for m in metrics if m.get("core.moved")], "core.moved", "core"),
+            logged_curve("h2-coverage", run, coverage, label),
+            average_so_far(logged_curve("h2-reset", run, coverage, label)),
+            average_so_far(logged_curve("h2-reset", run, "reset_share", "under test, rows that reset")),
+            logged_curve("h2-norms", run, before, "before clipping", positive=True),
+            logged_curve("h2-norms", run, after, "after clipping", positive=True),
+            logged_curve("h2-moved", run, "encoder.moved", "encoder", positive=True),
+            logged_curve("h2-moved", run, "core.moved", "core", positive=True),
         ]
     for run in controls:
-        if run.arm in ("h2-healthy", "h2-cached-context"):
-            label, metrics = f"control: {run.arm.removeprefix('h2-')}", investigation.metrics(run)
-            curves.append(series("h2-coverage", run, metrics, "encoder.coverage", label))
-            curves.append(so_far(series("h2-reset", run, metrics, "encoder.coverage", label)))
+        if run.arm.control in (HEALTHY, "cached-context"):
+            label = f"control: {run.arm.control}"
+            curves.append(logged_curve("h2-coverage", run, "encoder.coverage", label))
+            curves.append(average_so_far(logged_curve("h2-reset", run, "encoder.coverage", label)))
     return curves
 
 
-def _with_facts(run: Run, facts: Facts) -> Run:
+def _add_gradient_finals(run: LoadedRun) -> Run:
+    facts = gather(run.metrics)
     extra: dict[str, Value] = {
         "encoder_coverage_lowest": facts.coverage_low,
         "steps_without_encoder_movement": float(facts.without_movement),
     }
-    return run.replace(final=run.final | extra)
+    return run.record.replace(final=run.record.final | extra)
+
+
+HYPOTHESIS = EncoderGradients()

@@ -1,7 +1,7 @@
 """H3: the context is not what the decoder expects.
 
-Mechanistic where something stands between encoder and decoder, or nothing gets through. Where only the
-size differs from what the decoder was trained with, a sweep of the scale has to show that it costs.
+Mechanistic where the context changes or is lost between encoder and decoder. Where only its size differs from that in
+the training of the decoder, a sweep of the scale has to show that this raises the loss.
 """
 
 from __future__ import annotations
@@ -21,32 +21,19 @@ from etrm.checkpoints.decoder_loading import read_source
 from etrm.data import Sample
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
-from etrm.investigation.comparison.paired_contrast import lower_by
-from etrm.investigation.evidence import Instrument, Metric
+from etrm.investigation.comparison.paired_contrast import describe_change
+from etrm.investigation.controls import broken_controls, inspected_arms
+from etrm.investigation.evidence.table import Direction, Effect, EvidenceRow, Instrument, Metric
+from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.hypotheses.structural_verdict import inspected_controls, judged, sentence, worst_of
-from etrm.investigation.measurements.context_path import PARTS, ROUNDING, SAME, Passage, passage
-from etrm.investigation.protocol import (
-    CommonReason,
-    Investigation,
-    Judgement,
-    Statement,
-    broken_controls,
-    control_arms,
-    not_run,
-    seeds_in_words,
-)
-from etrm.investigation.result import (
-    ControlOutcome,
-    Direction,
-    Effect,
-    Evidence,
-    Hypothesis,
-    InstrumentCheck,
-    Run,
-    Verdict,
-)
-from etrm.investigation.runs.measured_run import training_queries, with_foreign_demos
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.inspection import describe_scope, inspect_controls, judge
+from etrm.investigation.measurements.context_path import PARTS, ROUNDING, SAME, ContextTrace, trace_context
+from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, Verdict
+from etrm.investigation.result import HypothesisResult
+from etrm.investigation.runs.loaded_run import LoadedRun, records_of
+from etrm.investigation.runs.measured_run import training_queries, with_mismatched_demos
+from etrm.investigation.session import Investigation
 from etrm.model.act import Carry
 from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.scoring.predictor import compute_mean_loss, load_model
@@ -57,28 +44,27 @@ STATEMENT = Statement(
     title="Context interface",
     statement="The context is not what the decoder expects.",
     refuted_by=(
-        "The decoder is given what the encoder says, finite, of the right shape and each row its own; other "
-        "demonstrations change its logits; and the context is of the size of the decoder's own puzzle vectors (ratio "
-        "of the root mean squares within 0.5 and 2), or another size does not lower the loss by 0.05 nats."
+        "The decoder receives the context that the encoder computes, finite, of the right shape and for the right "
+        "row; other demonstrations change its logits; and the context has the size of the decoder's own puzzle vectors "
+        "(ratio of the root mean squares between 0.5 and 2), or another size does not lower the loss by 0.05 nats."
     ),
     mechanism=(
         "A context of another scale, of another row, or replaced on its way is noise to the decoder, which learns to "
-        "do without it."
+        "ignore it."
     ),
     kind="mixed",
-    would_change="Something between encoder and decoder, or a scale at which the loss is lower by the smallest effect.",
+    would_change="A change of the context on its way, or a scale that lowers the loss by the smallest effect.",
 )
-POSITIVE = ("context-scale", "context-nan", "context-ignored", "context-collapsed")
 LIKE = (0.5, 2.0)
-"""Ratios of the root mean squares within which the context is of the size that the decoder knows."""
+"""Ratios of the root mean squares within which the context has the size that the decoder was trained with."""
 SCALES = (0.01, 0.03, 0.1, 0.3)
-"""Of the context, against 1, in the sweep."""
+"""Factors of the context in the sweep, compared with 1."""
 LEVEL = 1 - 0.1 / len(SCALES)
-"""Of each interval of the sweep: 90 % for all of them together (Bonferroni)."""
+"""Level of each interval of the sweep: 90 % for all of them together (Bonferroni)."""
 
 
 class SizeReason(StrEnum):
-    """What the size of the context, and the sweep of its scale, say."""
+    """What the size of the context and the sweep of its scale show."""
 
     ALIKE = "h3.size-alike"
     NO_SWEEP = "h3.no-run-of-the-sweep-finished"
@@ -90,12 +76,12 @@ class SizeReason(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """The decoder's own puzzle vectors beside the encoder's contexts.
+    """The size of the decoder's puzzle vectors and of the encoder's contexts.
 
     Attributes:
-        table: root mean square of a puzzle vector over all context tokens, those that are zero included.
-        context: of the encoder's contexts at the random start.
-        tokens: context tokens of which the table fills one.
+        table: root mean square of a puzzle vector over all context tokens, including those that are zero.
+        context: root mean square of the encoder's contexts at the random start.
+        tokens: number of context tokens, of which a puzzle vector fills one.
     """
 
     table: float
@@ -104,7 +90,7 @@ class Sizes:
 
     @property
     def ratio(self) -> float:
-        """How much larger the context is."""
+        """The size of the context over that of a puzzle vector."""
         return self.context / self.table if self.table > 0 else float("inf")
 
     @property
@@ -115,14 +101,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What another scale of the context changes.
+    """The loss at other scales of the context.
 
     Attributes:
-        losses: mean over the seeds by scale, 1 included.
-        scale: the one with the lowest loss but 1.
-        differences: loss at 1 less that at the scale, by seed.
-        interval: of the differences.
-        use: loss at the scale with foreign demonstrations less that with their own, mean over the seeds.
+        losses: mean loss over the seeds by scale, 1 included.
+        scale: the scale with the lowest loss, other than 1.
+        differences: loss at 1 minus loss at the scale, by seed.
+        interval: the interval of the differences.
+        use: loss at the scale with mismatched demonstrations minus loss with their own, mean over the seeds.
     """
 
     losses: Mapping[float, float]
@@ -133,14 +119,14 @@ class Sweep:
 
     @property
     def used(self) -> bool:
-        """Whether the context still says something at that scale."""
+        """Whether the decoder still uses the context at that scale."""
         return self.use >= frozen_decoder.SMALLEST_EFFECT
 
     @cached_property
     def decision(self) -> Decision:
-        """Of the registered rule, for a context that is used.
+        """The decision of the registered rule, for a context that is used.
 
-        One that says nothing does less harm the smaller it is: that is a fault of what it says, not of its size.
+        A context without information does less harm the smaller it is: a fault of its content, not of its size.
         """
         found = decided_by(self.interval, frozen_decoder.SMALLEST_EFFECT)
         if self.used or not found.gained:
@@ -150,90 +136,105 @@ class Sweep:
 
     @property
     def codes(self) -> tuple[SizeReason, ...]:
-        """What the sweep says of the size, as stable codes."""
-        said = {
+        """What the sweep shows about the size, as stable codes."""
+        code = {
             False: SizeReason.COSTS,
             True: SizeReason.COSTS_NOTHING,
             None: SizeReason.UNDECIDED,
         }[self.decision.ruled_out]
-        return (said,) if self.used or self.interval.mean <= 0 else (said, SizeReason.NOT_USED)
+        return (code,) if self.used or self.interval.mean <= 0 else (code, SizeReason.NOT_USED)
 
     @property
     def words(self) -> str:
-        """What the sweep says of the size, and the best scale with its effect."""
+        """What the sweep shows about the size, and the best scale with its effect."""
         i = self.interval
-        said = {
-            False: "and that costs",
-            True: "which costs nothing that matters",
-            None: "and whether that costs is undecided",
+        cost = {
+            False: "which raises the loss",
+            True: "which does not raise the loss by as much as matters",
+            None: "and it is undecided whether that raises the loss",
         }[self.decision.ruled_out]
+        unused = ", but there mismatched demonstrations give the same loss"
         return (
-            f"{said}: of smaller scales {self.scale:g} does best, with a loss of {self.losses[self.scale]:.3f} against "
-            f"{self.losses[1.0]:.3f}, {lower_by(i)}"
-            + ("" if self.used or i.mean <= 0 else ", but foreign demonstrations do as well there")
+            f"{cost}: of smaller scales {self.scale:g} is best, with a loss of {self.losses[self.scale]:.3f} against "
+            f"{self.losses[1.0]:.3f}, {describe_change(i)}" + ("" if self.used or i.mean <= 0 else unused)
         )
 
 
-def decide(investigation: Investigation) -> Hypothesis:
-    """Follow the context of every seed and of the controls, and sweep its scale where its size is another."""
-    if investigation.subject.model.variant == "trm":
-        words = "The subject is a TRM: its context is a puzzle vector."
-        return not_run(STATEMENT, CommonReason.NOT_APPLICABLE, words)
-    began, waited = time.perf_counter(), 0.0
-    investigation.progress("H3", 0, 1)
-    controls = inspected_controls(investigation, "h3", POSITIVE, passage)
-    seen, error = investigation.passages
-    worst = next((found for found in seen if found.holds), seen[0] if seen else None)
-    sizes: Sizes | None = None
-    sweep: Sweep | None = None
-    runs: tuple[Run, ...] = ()
-    if worst is not None and not worst.holds and not broken_controls(controls):
-        waiting = time.perf_counter()
-        sizes = _sizes(investigation, worst)  # trains the decoder, where there is none yet
-        if not sizes.alike:
-            runs = tuple(frozen_decoder.trained(investigation, "H3"))
-        waited = time.perf_counter() - waiting
-        sweep = _sweep(investigation, runs) if runs else None
-    return STATEMENT.decided(
-        _judged(worst, error, sizes, sweep, controls, len(investigation.seeds)),
-        screening=sweep is not None and sweep.decision.screening,
-        arms=control_arms("h3", investigation.subject, POSITIVE),
-        runs=runs,
-        evidence=_evidence(worst, sizes, sweep, len(seen)) if worst else (),
-        controls=controls,
-        instruments=_instruments(controls),
-        # Beside its runs those of others were made, and waited for.
-        wall_s=round(time.perf_counter() - began - waited + sum(run.wall_s for run in runs), 1),
+class ContextInterface(Hypothesis):
+    """H3."""
+
+    statement = STATEMENT
+    precedence = 50
+    controls = ("context-scale", "context-nan", "context-ignored", "context-collapsed")
+    next_step = (
+        "Check the code between encoder and decoder: page H3 names the factor by which the context changes, or the "
+        "rows that it depends on. Then run the same command again."
     )
 
+    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
+        """The config under test and the controls, which are inspected."""
+        return inspected_arms("h3", investigation.subject, self.controls)
 
-def _sizes(investigation: Investigation, seen: Passage) -> Sizes:
+    def decide(self, investigation: Investigation) -> HypothesisResult:
+        """Trace the context of every seed and of the controls, and sweep its scale where its size differs."""
+        if investigation.subject.model.variant == "trm":
+            words = "The model is a TRM: its context is a puzzle vector."
+            return self.not_run(CommonReason.NOT_APPLICABLE, words)
+        began, waited = time.perf_counter(), 0.0
+        investigation.progress(self.id, 0, 1)
+        controls = inspect_controls(investigation, "h3", self.controls, trace_context)
+        seen, error = investigation.context_traces
+        worst = next((found for found in seen if found.holds), seen[0] if seen else None)
+        sizes: Sizes | None = None
+        sweep: Sweep | None = None
+        runs: list[LoadedRun] = []
+        if worst is not None and not worst.holds and not broken_controls(controls):
+            waiting = time.perf_counter()
+            sizes = _measure_sizes(investigation, worst)  # trains the decoder, where there is none yet
+            if not sizes.alike:
+                runs = frozen_decoder.train_with_frozen_decoder(investigation, self.id)
+            waited = time.perf_counter() - waiting
+            sweep = _sweep_scales(runs) if runs else None
+        return self.statement.decided(
+            judge_context(worst, error, sizes, sweep, controls, len(investigation.seeds)),
+            screening=sweep is not None and sweep.decision.screening,
+            arms=self.arms(investigation),
+            runs=records_of(runs),
+            evidence=_make_rows(worst, sizes, sweep, len(seen)) if worst else (),
+            controls=controls,
+            instruments=_check_instruments(controls),
+            # The wait included runs of other parts, which are not counted here.
+            wall_s=round(time.perf_counter() - began - waited + sum(run.record.wall_s for run in runs), 1),
+        )
+
+
+def _measure_sizes(investigation: Investigation, seen: ContextTrace) -> Sizes:
     table = read_source(investigation.decoder, investigation.subject.train.decoder_weights).puzzle_table
     tokens = seen.wanted_shape[0]
     size = 0.0 if table is None else float(table.square().mean().sqrt()) / tokens**0.5
     return Sizes(size, seen.rms, tokens)
 
 
-def _sweep(investigation: Investigation, runs: Sequence[Run]) -> Sweep | None:
+def _sweep_scales(runs: Sequence[LoadedRun]) -> Sweep | None:
     """Losses on the training queries of the encoders that were trained on the frozen decoder."""
-    finished = [run for run in runs if run.state == "finished"]
+    finished = [run for run in runs if run.finished]
     if not finished:
         return None
     losses: dict[float, list[float]] = {scale: [] for scale in (1.0, *SCALES)}
-    trained = [_Trained.load(investigation.root / run.folder) for run in finished]
+    trained = [_Trained.load(run.path) for run in finished]
     for scale, found in losses.items():
         found += [one.loss(scale, one.samples) for one in trained]
     means = {scale: fmean(found) for scale, found in losses.items()}
     best = min(SCALES, key=lambda scale: means[scale])
     differences = tuple(one - other for one, other in zip(losses[1.0], losses[best], strict=True))
     interval = paired_t_interval(differences, LEVEL)
-    use = fmean(one.loss(best, with_foreign_demos(one.samples)) for one in trained) - means[best]
+    use = fmean(one.loss(best, with_mismatched_demos(one.samples)) for one in trained) - means[best]
     return Sweep(means, best, differences, interval, use)
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """A run's model with its training queries."""
+    """The model of a run with its training queries."""
 
     model: Variant
     policy: ContextPolicy
@@ -246,7 +247,7 @@ class _Trained:
         return cls(model, model.context_policy, training_queries(Trainer(config)), config.train.loss)
 
     def loss(self, scale: float, samples: Sequence[Sample]) -> float:
-        """Mean loss with the context times ``scale``."""
+        """The mean loss with the context times ``scale``."""
         self.model.context_policy = _scaled(self.policy, scale)
         return compute_mean_loss(self.model, samples, self.kind)
 
@@ -260,19 +261,31 @@ def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:
     return scaled
 
 
-def _judged(
-    seen: Passage | None,
+def judge_context(
+    seen: ContextTrace | None,
     error: str,
     sizes: Sizes | None,
     sweep: Sweep | None,
     controls: Sequence[ControlOutcome],
     seeds: int,
 ) -> Judgement:
-    found = judged(seen, error, controls, worst_of(seeds))
+    """The verdict of the worst trace, and of the size of the context where the trace finds nothing.
+
+    Args:
+        seen: the worst trace of any seed, if a model could be built.
+        error: the reason why a model could not be built, or nothing.
+        sizes: of the context and of the puzzle vectors, where they were measured.
+        sweep: losses at other scales, where the sizes differ.
+        controls: outcomes of the controls.
+        seeds: number of seeds.
+    """
+    found = judge(seen, error, controls, describe_scope(seeds))
     if seen is None or sizes is None or found.verdict is not Verdict.INVALIDATED:
         return found
-    words = f"{sentence(seen)}; its size is {sizes.ratio:.3g} times that of the decoder's puzzle vectors"
-    scope = f"({seeds_in_words(seeds)})"
+    words = (
+        f"{capitalise(seen.words)}; its size is {sizes.ratio:.3g} times that of the decoder's puzzle vectors"
+    )
+    scope = f"({format_seeds(seeds)})"
     if sizes.alike:
         return Judgement(Verdict.INVALIDATED, (*found.codes, SizeReason.ALIKE), f"{words} {scope}.")
     if sweep is None:
@@ -282,35 +295,37 @@ def _judged(
     return Judgement(Verdict(decision.verdict), codes, f"{words}, {sweep.words} {scope}.", decision.candidate)
 
 
-FINITE = Metric("h3.finite", "the decoder is given finite numbers", Direction.HOLDS)
+FINITE = Metric("h3.finite", "the decoder receives finite numbers", Direction.HOLDS)
 CHANGE = Metric(
     "h3.change-on-its-way",
-    "difference of what the decoder is given to what the encoder says, of its size",
+    "difference between the context that the decoder receives and the encoder's, relative to its size",
     Direction.EQUAL,
 )
 OTHER_ROWS = Metric(
     "h3.change-with-other-rows",
-    "change of a row's context with other rows' demonstrations, of its size",
+    "change of a row's context with other demonstrations of other rows, relative to its size",
     Direction.EQUAL,
 )
 USE = Metric(
     "h3.change-of-logits",
-    "change of the logits with another task's demonstrations, of their size",
+    "change of the logits with demonstrations of another task, relative to their size",
     Direction.HOLDS,
 )
 UNREAD_PARTS = Metric(
     "h3.unread-parts",
-    "parts of the demonstrations that some row's context says nothing of",
+    "parts of the demonstrations on which the context of some row does not depend",
     Direction.EQUAL,
 )
-SIZE = Metric("h3.size", "root mean square of the context, over that of the puzzle vectors")
+SIZE = Metric("h3.size", "root mean square of the context over that of the puzzle vectors")
 LOSS_AT_SCALE = Metric("h3.loss-at-scale", "loss at {item} times the context")
-GAIN_AT_SCALE = Metric("h3.gain-at-best-scale", "lower loss at {item} times the context", Direction.LOWER)
+GAIN_AT_SCALE = Metric("h3.gain-at-best-scale", "gain in loss at {item} times the context", Direction.LOWER)
 
 
-def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: int) -> tuple[Evidence, ...]:
-    n = f"one batch of {seeds_in_words(seeds)}"
-    rows = _passage_rows(seen, n)
+def _make_rows(
+    seen: ContextTrace, sizes: Sizes | None, sweep: Sweep | None, seeds: int
+) -> tuple[EvidenceRow, ...]:
+    n = f"one batch of {format_seeds(seeds)}"
+    rows = _make_trace_rows(seen, n)
     if sizes is not None:
         size = SIZE.row(
             sizes.ratio,
@@ -320,48 +335,39 @@ def _evidence(seen: Passage, sizes: Sizes | None, sweep: Sweep | None, seeds: in
             note=f"a puzzle vector fills one of {sizes.tokens} context tokens and leaves the others zero",
         )
         rows.append(size)
-    return (*rows, *(_sweep_rows(sweep) if sweep is not None else ()))
+    return (*rows, *(_make_sweep_rows(sweep) if sweep is not None else ()))
 
 
-def _passage_rows(seen: Passage, n: str) -> list[Evidence]:
+def _make_trace_rows(seen: ContextTrace, n: str) -> list[EvidenceRow]:
     unread = ", ".join(part.words for part in seen.unread)
+    scale = f"by least squares {seen.scale:.4g} times the encoder's context, cosine {seen.aligned:.3f}"
+    used = USE.row(
+        seen.used,
+        threshold=f"> {ROUNDING:g}",
+        passed=not seen.unused,
+        n=n,
+        note="at the random start of the encoder, one ACT step",
+    )
     return [
         FINITE.row(float(seen.finite), threshold="all", passed=seen.finite, n=n),
-        CHANGE.row(
-            seen.same,
-            control=0.0,
-            threshold=f"<= {SAME:g}",
-            passed=seen.same <= SAME,
-            n=n,
-            note=f"least squares: {seen.scale:.4g} times what it says, cosine {seen.aligned:.3f}",
-        ),
-        OTHER_ROWS.row(
-            seen.others, control=0.0, threshold=f"<= {ROUNDING:g}", passed=seen.others <= ROUNDING, n=n
-        ),
-        USE.row(
-            seen.used,
-            threshold=f"> {ROUNDING:g}",
-            passed=not seen.unused,
-            n=n,
-            note="at the random start of the encoder, one ACT step",
-        ),
-        UNREAD_PARTS.row(
+        CHANGE.expect_at_most(seen.same, SAME, n, note=scale),
+        OTHER_ROWS.expect_at_most(seen.others, ROUNDING, n),
+        used,
+        UNREAD_PARTS.expect_none(
             len(seen.unread),
-            control=0.0,
+            n,
             threshold=f"0 of {len(PARTS)}",
-            passed=not seen.unread,
-            n=n,
-            note=unread or "inputs, outputs and the last demonstration, each under other colours",
+            note=unread or "inputs, outputs and the last demonstration, each in other colours",
         ),
     ]
 
 
-def _sweep_rows(sweep: Sweep) -> list[Evidence]:
+def _make_sweep_rows(sweep: Sweep) -> list[EvidenceRow]:
     i = sweep.interval
-    n = seeds_in_words(i.seeds)
+    n = format_seeds(i.seeds)
     rows = [
         LOSS_AT_SCALE.row(
-            loss, item=f"{scale}", control=sweep.losses[1.0], threshold="against the context as it is", n=n
+            loss, item=f"{scale}", control=sweep.losses[1.0], threshold="against the unchanged context", n=n
         )
         for scale, loss in sweep.losses.items()
         if scale != 1.0
@@ -384,6 +390,9 @@ def _sweep_rows(sweep: Sweep) -> list[Evidence]:
 HEALTHY_PASSES = Instrument("h3.healthy-context-passes", "a healthy context passes unchanged")
 
 
-def _instruments(controls: Sequence[ControlOutcome]) -> tuple[InstrumentCheck, ...]:
+def _check_instruments(controls: Sequence[ControlOutcome]) -> tuple[InstrumentCheck, ...]:
     healthy = next(control for control in controls if control.kind == "negative")
     return (HEALTHY_PASSES.check(healthy.behaved, healthy.detail),)
+
+
+HYPOTHESIS = ContextInterface()

@@ -1,6 +1,7 @@
-"""H4: the training dynamics hold it back.
+"""H4: the training dynamics prevent learning.
 
-Statistical: the subject against itself with one setting changed, seed by seed, in short runs on ten tasks.
+Statistical: the config under test is compared with itself with one setting changed, seed by seed, in short runs on ten
+tasks.
 """
 
 from __future__ import annotations
@@ -15,71 +16,55 @@ from typing import Any
 from etrm.config import Config
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison import dynamics
-from etrm.investigation.comparison.paired_contrast import Outcome
+from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import (
-    REFERENCE,
     SMALLEST_EFFECT,
     Screen,
     Treatment,
+    check_diverged,
+    compare_loss_curves,
     control_config,
     control_screen,
-    diverged,
+    describe_runs,
+    explain_unusable,
     few_tasks,
-    left_out,
-    readable,
+    list_left_out,
     run_screens,
-    scope,
+    select_finals,
     subject_screen,
-    unusable,
 )
-from etrm.investigation.evidence import Instrument, Metric
-from etrm.investigation.protocol import (
-    CONTROL_PRESET,
-    CommonReason,
-    Investigation,
-    Judgement,
-    Statement,
-    broken_controls,
-    control_outcome,
-    series,
-    smoothed,
-)
-from etrm.investigation.result import (
-    Absent,
-    ControlOutcome,
-    Direction,
-    Evidence,
-    Figure,
-    Hypothesis,
-    InstrumentCheck,
-    Run,
-    Series,
-    Value,
-    Verdict,
-)
+from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
+from etrm.investigation.evidence.figures import Figure, Series, logged_curve, make_curve, smooth
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
+from etrm.investigation.evidence.words import capitalise
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Value, Verdict
+from etrm.investigation.result import HypothesisResult
+from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation
 from etrm.training.faults import apply_faults
 
 STATEMENT = Statement(
     id="H4",
     title="Training dynamics",
-    statement="The training dynamics hold it back.",
+    statement="The training dynamics prevent learning.",
     refuted_by=(
-        "No single change of the rates, of clipping, warm-up, exploration or batch lowers the loss on the training "
-        "queries by as much as matters."
+        "No single change of the learning rates, clipping, warm-up, exploration or batch size lowers the loss on the "
+        "training queries by the smallest effect that matters."
     ),
     mechanism=(
-        "Rates, spikes or a warm-up that does not end let the encoder change faster than the decoder can follow, or "
-        "keep both from changing at all."
+        "High learning rates, gradient spikes or a warm-up that never ends let the encoder change faster than the "
+        "decoder can follow, or keep both from changing."
     ),
     kind="statistical",
     would_change=(
-        "An intervention whose gain on every seed is larger than what matters, over five seeds, or longer runs: what "
-        "shows itself only after thousands of steps is not seen in a screening."
+        "An intervention that gains more than the smallest effect over five seeds, or longer runs: a screening does "
+        "not show what appears only after thousands of steps."
     ),
 )
 WARMUP_SHARE = 0.1
 CURES = {"warmup-too-long": "warm-up"}
-"""Faults of the positive controls, and the intervention that must show each."""
+"""The faults of the positive controls, each with the intervention that must show it."""
 LOSS = Metric("h4.loss", "loss on the training queries: {item}", Direction.LOWER)
 SETTINGS = Metric("h4.settings-that-differ", "settings that differ from the checkpoint's")
 
@@ -93,8 +78,8 @@ class DynamicsReason(StrEnum):
     UNDECIDED = "h4.undecided"
 
 
-def interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatment, str]]]:
-    """The interventions of a config with the settings ``used``, and those left out with the reason of each."""
+def list_interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatment, str]]]:
+    """The interventions of a config with the settings ``used``, and those that are left out, each with the reason."""
     train, model = used.train, used.model
     rate = train.lr * train.encoder_lr_scale
     still = "the encoder does not train" if train.freeze_encoder_steps >= train.steps or not rate else ""
@@ -109,31 +94,33 @@ def interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatment, 
     explored = "it is 0.1 already" if model.halt.exploration == 0.1 else explored
     every = [
         (
-            Treatment("rate-of-decoder", "encoder at the decoder's rate", ("train.encoder_lr_scale=1",)),
+            Treatment(
+                "rate-of-decoder", "encoder at the decoder's rate", {"train": {"encoder_lr_scale": 1.0}}
+            ),
             still or ("its rate is the decoder's" if train.encoder_lr_scale == 1 else ""),
         ),
         (
             Treatment(
                 "rate-x.1",
                 "encoder rate x0.1",
-                (f"train.encoder_lr_scale={0.1 * train.encoder_lr_scale:.6g}",),
+                {"train": {"encoder_lr_scale": _rounded(0.1 * train.encoder_lr_scale)}},
             ),
             still,
         ),
-        (Treatment("rate-x.3", "all rates x0.3", (f"train.lr={0.3 * train.lr:.6g}",)), ""),
-        (Treatment("clip", "gradients clipped at norm 1", ("train.clip_norm=1.0",)), clipped),
+        (Treatment("rate-x.3", "all rates x0.3", {"train": {"lr": _rounded(0.3 * train.lr)}}), ""),
+        (Treatment("clip", "gradients clipped at norm 1", {"train": {"clip_norm": 1.0}}), clipped),
         (
-            Treatment("warm-up", "warm-up of 10 % of the run", (f"train.warmup_steps={longest}",)),
+            Treatment("warm-up", "warm-up of 10 % of the run", {"train": {"warmup_steps": longest}}),
             "" if train.warmup_steps > longest else "it is not longer than 10 % of the run",
         ),
-        (Treatment("exploration", "exploration 0.1", ("model.halt.exploration=0.1",)), explored),
-        # Twice the rows in half the steps: the same samples, so that a gain is one of steadier gradients and
-        # not of more data. It costs half the updates, which is part of the question.
+        (Treatment("exploration", "exploration 0.1", {"model": {"halt": {"exploration": 0.1}}}), explored),
+        # Twice the rows in half the steps: the same samples, so that a gain comes from less noisy gradients and
+        # not from more data. It costs half the updates, which is part of the question.
         (
             Treatment(
                 "batch",
                 "batch twice as large in half the steps",
-                (f"train.batch_size={2 * train.batch_size}",),
+                {"train": {"batch_size": 2 * train.batch_size}},
                 0.5,
             ),
             "",
@@ -142,91 +129,116 @@ def interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatment, 
     return [t for t, why in every if not why], [(t, why) for t, why in every if why]
 
 
-def screens(investigation: Investigation) -> list[Screen]:
-    """The subject with its interventions, then the controls."""
-    reference = few_tasks(investigation.subject, investigation.tier.short_steps)
-    treatments, _ = interventions(apply_faults(reference))
-    subject = subject_screen(investigation, reference, treatments)
-    return [subject, *(_control_screen(name) for name in ("healthy", *CURES))]
+def _rounded(rate: float) -> float:
+    """To six digits, as a person would write it."""
+    return float(f"{rate:.6g}")
 
 
-def decide(investigation: Investigation) -> Hypothesis:
-    """Run the subject, its interventions and the controls, and say what they show."""
-    screen, *controls = screens(investigation)
-    reference = screen.reference
-    _, needless = interventions(apply_faults(reference))
-    runs = run_screens(investigation, "H4", [screen, *controls])
-    given = screen.of_arm(runs)
-    outcome = _outcome(screen, runs)
-    outcomes = [_control(control, runs) for control in controls]
-    return STATEMENT.decided(
-        judged(outcome, given, broken_controls(outcomes), reference.train.steps),
-        screening=len(screen.seeds) < FULL_SEEDS,
-        p_value=outcome.p_value,
-        arms=(
-            *screen.arms("the subject as given"),
-            *(arm for control in controls for arm in control.arms(f"preset {CONTROL_PRESET}", control.role)),
-        ),
-        runs=readable(runs),
-        evidence=(
-            *outcome.rows(LOSS),
-            *left_out(LOSS, [(t, f"changes nothing here: {why}") for t, why in needless]),
-            _settings(investigation.effective),
-            *dynamics.rows([investigation.metrics(run) for run in given]),
-        ),
-        controls=tuple(outcomes),
-        instruments=(_same_start(investigation, screen, runs), diverged(runs)),
-        figures=FIGURES,
-        series=tuple(_series(investigation, screen, runs)),
-        wall_s=round(sum(run.wall_s for run in runs), 1),
+class TrainingDynamics(Hypothesis):
+    """H4."""
+
+    statement = STATEMENT
+    precedence = 60
+    controls = tuple(CURES)
+    next_step = (
+        "Make the change that page H4 names in the config, then run the same command again, with --seeds 5 if it is "
+        "only a candidate."
+    )
+
+    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
+        """The unchanged run, its interventions, and the controls."""
+        return tuple(arm for screen in self.screens(investigation) for arm in screen.arms())
+
+    def screens(self, investigation: Investigation) -> list[Screen]:
+        """The run under test with its interventions, then the controls."""
+        reference = few_tasks(investigation.subject, investigation.tier.short_steps)
+        treatments, _ = list_interventions(apply_faults(reference))
+        subject = subject_screen(investigation, reference, treatments)
+        return [subject, *(_control_screen(name) for name in (HEALTHY, *CURES))]
+
+    def decide(self, investigation: Investigation) -> HypothesisResult:
+        """Run the unchanged config, its interventions and the controls, and compare them."""
+        screen, *controls = self.screens(investigation)
+        runs = run_screens(investigation, self.id, [screen, *controls])
+        unchanged, comparison = screen.runs_of(runs), _compare(screen, runs)
+        outcomes = [_judge_control(control, runs) for control in controls]
+        return self.statement.decided(
+            judge(comparison, unchanged, broken_controls(outcomes), screen.reference.train.steps),
+            screening=len(screen.seeds) < FULL_SEEDS,
+            p_value=comparison.p_value,
+            arms=self.arms(investigation),
+            runs=select_finals(runs),
+            evidence=_make_rows(investigation, screen, comparison, unchanged),
+            controls=tuple(outcomes),
+            instruments=(_check_same_start(screen, runs), check_diverged(runs)),
+            figures=FIGURES,
+            series=tuple(_make_curves(screen, runs)),
+            wall_s=round(sum(run.record.wall_s for run in runs), 1),
+        )
+
+
+def _make_rows(
+    investigation: Investigation,
+    screen: Screen,
+    comparison: TreatmentComparison,
+    unchanged: Sequence[LoadedRun],
+) -> tuple[EvidenceRow, ...]:
+    """The interventions, the settings of the checkpoint, and the dynamics of the unchanged runs."""
+    _, needless = list_interventions(apply_faults(screen.reference))
+    return (
+        *comparison.rows(LOSS),
+        *list_left_out(LOSS, [(t, f"changes nothing here: {why}") for t, why in needless]),
+        _compare_settings(investigation.effective),
+        *dynamics.make_rows([run.metrics for run in unchanged]),
     )
 
 
-def judged(outcome: Outcome, given: Sequence[Run], broken: str, steps: int) -> Judgement:
-    """What the interventions show.
+def judge(
+    comparison: TreatmentComparison, unchanged: Sequence[LoadedRun], broken: str, steps: int
+) -> Judgement:
+    """The verdict that the interventions give.
 
     Args:
-        outcome: of the interventions.
-        given: the runs of the subject as given.
-        broken: why a verdict would mean nothing, if a control did not behave.
-        steps: of the runs.
+        comparison: the interventions against the unchanged run.
+        unchanged: the runs of the config under test.
+        broken: the reason why a verdict would mean nothing, if a control did not behave.
+        steps: number of steps of the runs.
     """
     if broken:
         return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
-    if lost := unusable(given):
+    if lost := explain_unusable(unchanged):
         return Judgement(Verdict.ERROR, (CommonReason.RUNS_FAILED,), lost)
-    counted = scope(given, steps)
-    change = f"{outcome.best.words} changes the loss on the training queries by {outcome.best.change}"
-    if outcome.gained:
-        words = f"{change[0].upper()}{change[1:]} {counted}."
-        return Judgement(outcome.verdict, (DynamicsReason.A_CHANGE_GAINS,), words, outcome.candidate)
-    if all(run.diverged for run in given):
-        words = f"Every run diverged, and no intervention saves it {counted}."
+    counted = describe_runs(unchanged, steps)
+    change = f"{comparison.best.words} changes the loss on the training queries by {comparison.best.change}"
+    if comparison.gained:
+        words = f"{capitalise(change)} {counted}."
+        return Judgement(comparison.verdict, (DynamicsReason.A_CHANGE_GAINS,), words, comparison.candidate)
+    if all(run.diverged for run in unchanged):
+        words = f"Every run diverged, and no intervention prevents it {counted}."
         return Judgement(Verdict.INCONCLUSIVE, (DynamicsReason.EVERY_RUN_DIVERGED,), words)
-    if outcome.verdict is Verdict.INVALIDATED:
+    if comparison.verdict is Verdict.INVALIDATED:
         least = -100 * math.expm1(-SMALLEST_EFFECT)
         words = f"No single change lowers the loss by {least:.0f} %; the best: {change} {counted}."
-        return Judgement(outcome.verdict, (DynamicsReason.NO_CHANGE_GAINS,), words)
-    words = f"Undecided: {change} {counted}; {outcome.open_question}."
-    return Judgement(outcome.verdict, (DynamicsReason.UNDECIDED,), words)
+        return Judgement(comparison.verdict, (DynamicsReason.NO_CHANGE_GAINS,), words)
+    words = f"Undecided: {change} {counted}; {comparison.open_question}."
+    return Judgement(comparison.verdict, (DynamicsReason.UNDECIDED,), words)
 
 
-def _outcome(screen: Screen, runs: Sequence[Run]) -> Outcome:
-    return screen.outcome(runs, [t.name for t in screen.treatments])
+def _compare(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentComparison:
+    return screen.compare(runs, [t.name for t in screen.treatments])
 
 
 def _control_screen(name: str) -> Screen:
-    """A healthy control has every intervention, a fault the one that must show it."""
+    """The healthy control has every intervention, a fault only the one that must show it."""
     config = control_config([name] if name in CURES else [])
-    treatments, _ = interventions(apply_faults(config))
+    treatments, _ = list_interventions(apply_faults(config))
     kept = [t for t in treatments if name not in CURES or t.name == CURES[name]]
     return control_screen(name, config, kept)
 
 
-def _control(screen: Screen, runs: Sequence[Run]) -> ControlOutcome:
-    name = screen.name.removeprefix("few-")
-    found = judged(_outcome(screen, runs), screen.of_arm(runs), "", screen.reference.train.steps)
-    return control_outcome(name, name in CURES, found)
+def _judge_control(screen: Screen, runs: Sequence[LoadedRun]) -> ControlOutcome:
+    found = judge(_compare(screen, runs), screen.runs_of(runs), "", screen.reference.train.steps)
+    return control_outcome(screen.control, screen.control in CURES, found)
 
 
 COMPARED = (
@@ -245,15 +257,15 @@ COMPARED = (
 )
 
 
-def _settings(used: Config) -> Evidence:
-    """Settings against those with which the decoder was trained, where its folder says so."""
+def _compare_settings(used: Config) -> EvidenceRow:
+    """The settings that differ from those of the decoder's training, where its folder has them."""
     differ: Value
     note = ""
     source = used.train.decoder
     if source is None:
-        differ = Absent(absent="the subject starts from no checkpoint")
+        differ = NotMeasured(absent="the run starts from no checkpoint")
     elif not (file := Path(source) / "config.json").exists():
-        differ = Absent(absent="the checkpoint does not say how it was trained")
+        differ = NotMeasured(absent="the checkpoint has no record of its training settings")
     else:
         theirs = json.loads(file.read_text("utf-8"))
         ours: dict[str, Any] = used.model_dump(mode="json")
@@ -267,43 +279,42 @@ def _settings(used: Config) -> Evidence:
 
 SAME_FIRST_LOSS = Instrument(
     "h4.same-first-loss",
-    "interventions begin where the subject begins: the loss of the first step is the same",
+    "interventions start where the unchanged run starts: the loss of the first step is the same",
 )
 
 
-def _same_start(investigation: Investigation, screen: Screen, runs: Sequence[Run]) -> InstrumentCheck:
-    """Arms share weights and data, so that only what was changed can differ."""
-    begins = {run.seed: _first_loss(investigation, run) for run in screen.of_arm(runs)}
+def _check_same_start(screen: Screen, runs: Sequence[LoadedRun]) -> InstrumentCheck:
+    """Arms share weights and data, so that they differ only in what was changed."""
+    starts = {run.seed: _first_loss(run) for run in screen.runs_of(runs)}
     same = [
-        _first_loss(investigation, run) == begins[run.seed]
+        _first_loss(run) == starts[run.seed]
         for t in screen.treatments
         if t.steps == 1
-        for run in screen.of_arm(runs, t.name)
+        for run in screen.runs_of(runs, t.name)
     ]
     return SAME_FIRST_LOSS.check(
-        all(same), f"{sum(same)} of {len(same)} runs; a batch of another size begins elsewhere"
+        all(same), f"{sum(same)} of {len(same)} runs; a batch of another size starts elsewhere"
     )
 
 
-def _first_loss(investigation: Investigation, run: Run) -> float | None:
-    metrics = investigation.metrics(run) if run.steps else []
-    return metrics[0]["loss"] if metrics else None
+def _first_loss(run: LoadedRun) -> float | None:
+    return run.metrics[0]["loss"] if run.metrics else None
 
 
 FIGURES = (
     Figure(
         key="h4-loss",
-        title="Training loss, as given and with each intervention",
+        title="Training loss, unchanged and with each intervention",
         x_label="optimiser step",
         y_label="lm loss (nats per token)",
-        caption="Every seed thin. The verdict is not read off here: it is of the loss after the run on fixed queries.",
+        caption="The verdict is not read from these curves: it compares the loss on fixed queries after the runs.",
     ),
     Figure(
         key="h4-ratio",
         title="Update / weight ratio per step",
         x_label="optimiser step",
         y_label="norm of the change / norm of the weights",
-        caption="The subject as given. A module that moves a tenth of itself on every step keeps nothing.",
+        caption="The unchanged run. A module that changes by a tenth of itself on every step retains nothing.",
         y_log=True,
     ),
     Figure(
@@ -311,7 +322,7 @@ FIGURES = (
         title="Norm of all gradients before clipping",
         x_label="optimiser step",
         y_label="L2 norm",
-        caption="The subject as given. Single steps far above their neighbours are spikes.",
+        caption="The unchanged run. Single steps far above their neighbours are spikes.",
         y_log=True,
     ),
     Figure(
@@ -319,24 +330,22 @@ FIGURES = (
         title="Drift against accuracy",
         x_label="optimiser step",
         y_label="share",
-        caption="The subject as given: does the contexts' share (fixed probe batch) move before the accuracy falls?",
+        caption="The unchanged run: does the share of the contexts (fixed probe batch) move before the accuracy falls?",
     ),
 )
 
 
-def _series(investigation: Investigation, screen: Screen, runs: Sequence[Run]) -> list[Series]:
-    curves = []
-    for name, label in [(REFERENCE, "as given"), *((t.name, t.what) for t in screen.treatments)]:
-        for run in screen.of_arm(runs, name):
-            curves.append(smoothed(series("h4-loss", run, investigation.metrics(run), "lm_loss", label), 10))
-    for run in screen.of_arm(runs):
-        metrics = investigation.metrics(run)
+def _make_curves(screen: Screen, runs: Sequence[LoadedRun]) -> list[Series]:
+    curves = compare_loss_curves("h4-loss", screen, runs)
+    for run in screen.runs_of(runs):
         for module in ("encoder", "core"):
-            moving = [m for m in metrics if m.get(f"{module}.moved")]
-            curves.append(series("h4-ratio", run, moving, f"{module}.moved", module))
-        found = [{"step": step, "norm": norm} for step, norm in dynamics.norms(metrics) if norm > 0]
-        curves.append(series("h4-norms", run, found, "norm", "before clipping"))
-        seen = [{"step": step, "share": share} for step, share in dynamics.looks(metrics, "share")]
-        curves.append(series("h4-drift", run, seen, "share", "share of the contexts"))
-        curves.append(smoothed(series("h4-drift", run, metrics, "accuracy_all", "token accuracy"), 10))
+            curves.append(logged_curve("h4-ratio", run, f"{module}.moved", module, positive=True))
+        norms = [(step, norm) for step, norm in dynamics.read_norms(run.metrics) if norm > 0]
+        curves.append(make_curve("h4-norms", run, norms, "before clipping"))
+        shares = dynamics.read_probe(run.metrics, "share")
+        curves.append(make_curve("h4-drift", run, shares, "share of the contexts"))
+        curves.append(smooth(logged_curve("h4-drift", run, "accuracy_all", "token accuracy"), 10))
     return [curve for curve in curves if curve.x]
+
+
+HYPOTHESIS = TrainingDynamics()

@@ -1,7 +1,7 @@
 """H6: the evaluator misreports.
 
-Mechanistic: predictions whose score is known beforehand go through the evaluator of the subject, and
-the weights that it asks are compared with those that it says it asks.
+Mechanistic: predictions whose score is known go through the evaluator, and the weights that it evaluates are compared
+with those that it reports.
 """
 
 from __future__ import annotations
@@ -15,30 +15,27 @@ from enum import StrEnum
 import numpy as np
 import torch
 
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
 from etrm.data import Sample, collate
 from etrm.device import to_device
-from etrm.errors import EtrmError, NonFiniteError
+from etrm.errors import NonFiniteError
 from etrm.evaluation import Answer
-from etrm.investigation.evidence import Found, Instrument, Metric, Reason
-from etrm.investigation.hypotheses.structural_verdict import inspected_controls, judged
-from etrm.investigation.measurements.known_answers import VOTES, Planted, evaluate_known_answers, right_answer
-from etrm.investigation.measurements.row_provenance import Provenance, RowProblem, read_rows
-from etrm.investigation.protocol import (
-    Investigation,
-    Statement,
-    control_arms,
-    seeded,
+from etrm.investigation.controls import inspected_arms
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
+from etrm.investigation.hypotheses.inspection import inspect_controls, judge
+from etrm.investigation.measurements.known_answers import (
+    VOTES,
+    KnownAnswerScore,
+    evaluate_known_answers,
+    right_answer,
 )
-from etrm.investigation.result import (
-    Absent,
-    Direction,
-    Evidence,
-    Hypothesis,
-    InstrumentCheck,
-    Value,
-)
+from etrm.investigation.measurements.row_provenance import RowProblem, RowProvenance, read_rows
+from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Value
+from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.session import Investigation
 from etrm.training.scoring.predictor import solve_samples
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
@@ -48,22 +45,21 @@ STATEMENT = Statement(
     title="Evaluator",
     statement="The evaluator misreports.",
     refuted_by=(
-        "Right answers planted for all tasks, for half of them and for none score 100 %, that half and 0 %, on 4, "
-        "on 64 and on all tasks, in whatever order the evaluations come; an answer that comes second counts for "
-        "pass@2 and not for pass@1; votes for augmented queries count for the query; what is asked are the tasks' "
-        "own queries with their own demonstrations; the averaged weights are those that are evaluated; every row "
-        "takes the ACT steps it is given."
+        "Known-answer predictions that are right for all tasks, for half of them or for none score 100 %, 50 % and "
+        "0 %, on 4, on 64 and on all tasks, in any order of the evaluations; an answer in second place counts for "
+        "pass@2 and not for pass@1; votes for augmented queries count for the query; the queries and demonstrations "
+        "that are evaluated are those of their tasks; the averaged weights are evaluated; every row takes its full "
+        "number of ACT steps."
     ),
     mechanism=(
-        "A wrong denominator, votes that are not turned back or not forgotten, or other weights than meant report a "
-        "score that has nothing to do with what was learned."
+        "With a wrong denominator, votes whose augmentation is not undone, votes kept from an earlier evaluation, or "
+        "other weights than intended, the reported score does not measure what was learned."
     ),
     kind="mechanistic",
-    would_change="One planted prediction that is not scored as planted, or one evaluated tensor that is not averaged.",
+    would_change="One known-answer prediction with another score, or one evaluated tensor that is not averaged.",
 )
-POSITIVE = ("divide-by-all", "no-inverse", "stale-votes", "eval-raw")
 ROWS = 64
-"""Of a batch in which what is asked is read."""
+"""Rows of a batch in which the evaluated rows are read."""
 STEPS = 3
 """Training steps after which averaged and raw weights differ."""
 
@@ -79,21 +75,21 @@ class EvaluatorReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class Facts(Found):
-    """What the evaluator of one subject does.
+class EvaluatorFacts(InspectionFacts):
+    """What the evaluator of one config does.
 
     Attributes:
-        planted: evaluations, in the order in which they were made.
-        read: rows that the evaluator asks, held against their tasks.
-        averaged: tensors that a model asked for averaged weights has equal to the average.
-        tensors: of them that training changed, so that the two can be told apart.
-        act_steps: that rows of an evaluation took, the fewest.
-        wanted_steps: that they should take.
+        planted: evaluations of known answers, in the order in which they were made.
+        read: rows that the evaluator evaluates, compared with their tasks.
+        averaged: number of tensors of the evaluated model that equal the average.
+        tensors: number of tensors that training changed, in which averaged and raw weights differ.
+        act_steps: smallest number of ACT steps that a row of an evaluation took.
+        wanted_steps: number of ACT steps that it should take.
         path_gap: largest difference of a logit between training and evaluation on the same samples.
     """
 
-    planted: tuple[Planted, ...]
-    read: Provenance
+    planted: tuple[KnownAnswerScore, ...]
+    read: RowProvenance
     averaged: Value
     tensors: Value
     act_steps: int
@@ -103,7 +99,7 @@ class Facts(Found):
     @property
     def raw(self) -> bool:
         """Whether other weights than the averaged ones are evaluated."""
-        known = not isinstance(self.averaged, Absent) and not isinstance(self.tensors, Absent)
+        known = not isinstance(self.averaged, NotMeasured) and not isinstance(self.tensors, NotMeasured)
         return known and self.averaged != self.tensors
 
     @property
@@ -115,91 +111,96 @@ class Facts(Found):
         )
 
     @property
-    def reasons(self) -> list[Reason]:
+    def reasons(self) -> list[VerdictReason]:
         """What is wrong with the evaluator, or that nothing is."""
         wrong = [planted for planted in self.planted if not planted.right]
-        found = [Reason(EvaluatorReason.MISREPORTED, planted.words) for planted in wrong[:2]]
+        found = [VerdictReason(EvaluatorReason.MISREPORTED, planted.words) for planted in wrong[:2]]
         if len(wrong) > 2:
-            words = f"{len(wrong)} of {len(self.planted)} planted evaluations are reported wrongly"
-            found.append(Reason(EvaluatorReason.MISREPORTED, words))
+            words = f"{len(wrong)} of {len(self.planted)} known-answer evaluations are reported wrongly"
+            found.append(VerdictReason(EvaluatorReason.MISREPORTED, words))
         for kind, count in self.read.wrong.items():
-            words = f"{count} of {self.read.rows} rows that are asked have {kind.words} "
+            words = f"{count} of {self.read.rows} evaluated rows have {kind.words} "
             words += f"(first: {self.read.first[kind]})"
-            found.append(Reason(EvaluatorReason.WRONG_ROWS, words))
+            found.append(VerdictReason(EvaluatorReason.WRONG_ROWS, words))
         if self.raw:
-            words = (
-                f"{self.averaged:g} of {self.tensors:g} evaluated tensors are the average that was asked for"
-            )
-            found.append(Reason(EvaluatorReason.OTHER_WEIGHTS, words))
+            words = f"{self.averaged:g} of {self.tensors:g} evaluated tensors equal the average that was requested"
+            found.append(VerdictReason(EvaluatorReason.OTHER_WEIGHTS, words))
         if self.act_steps != self.wanted_steps:
             words = f"rows take {self.act_steps} ACT steps and should take {self.wanted_steps}"
-            found.append(Reason(EvaluatorReason.OTHER_STEPS, words))
-        words = (
-            f"all {len(self.planted)} planted evaluations are reported as planted, on the averaged weights"
-        )
-        return found or [Reason(EvaluatorReason.SOUND, words)]
+            found.append(VerdictReason(EvaluatorReason.OTHER_STEPS, words))
+        words = f"all {len(self.planted)} known-answer evaluations are reported correctly, on the averaged weights"
+        return found or [VerdictReason(EvaluatorReason.SOUND, words)]
 
 
-def inspect(config: Config) -> Facts:
-    """Plant predictions in a subject's evaluator, and look at what it evaluates.
+def inspect_evaluator(config: Config) -> EvaluatorFacts:
+    """Put known-answer predictions through the evaluator of a config, and check what it evaluates.
 
     Raises:
-        EtrmError: the subject cannot be built.
+        EtrmError: the model cannot be built.
     """
-    trainer = Trainer(with_overrides(config, ("monitor.enabled=false",)))
-    planted, read = evaluate_known_answers(trainer), _read(trainer)
-    gap, steps = _paths(trainer)
-    averaged, tensors = _weights(trainer)
-    return Facts(planted, read, averaged, tensors, steps, trainer.config.model.halt.max_steps, gap)
+    trainer = Trainer(with_settings(config, monitor={"enabled": False}))
+    planted, read = evaluate_known_answers(trainer), _read_evaluated_rows(trainer)
+    gap, steps = _compare_paths(trainer)
+    averaged, tensors = _count_averaged(trainer)
+    return EvaluatorFacts(planted, read, averaged, tensors, steps, trainer.config.model.halt.max_steps, gap)
 
 
-def decide(investigation: Investigation) -> Hypothesis:
-    """Look at the evaluator of the subject and of the controls; it does not depend on a seed."""
-    began = time.perf_counter()
-    facts: Facts | None = None
-    error = ""
-    investigation.progress("H6", 0, 1)
-    try:
-        facts = inspect(seeded(investigation.subject, investigation.seeds[0]))
-    except EtrmError as found:
-        error = found.what
-    controls = inspected_controls(investigation, "h6", POSITIVE, inspect)
-    return STATEMENT.decided(
-        judged(facts, error, controls),
-        arms=control_arms("h6", investigation.subject, POSITIVE),
-        evidence=_evidence(facts) if facts else (),
-        controls=controls,
-        instruments=_instruments(facts) if facts else (),
-        wall_s=round(time.perf_counter() - began, 1),
+class MisreportingEvaluator(Hypothesis):
+    """H6."""
+
+    statement = STATEMENT
+    precedence = 20
+    controls = ("divide-by-all", "no-inverse", "stale-votes", "eval-raw")
+    next_step = (
+        "Fix the evaluator first: page H6 names the known-answer prediction with a wrong score. Scores that it "
+        "reported before mean nothing."
     )
 
+    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
+        """The config under test and the controls, which are inspected."""
+        return inspected_arms("h6", investigation.subject, self.controls)
 
-def _read(trainer: Trainer) -> Provenance:
-    """What the evaluator asks, whatever the answers, as the tensors that a model is given."""
-    tasks, asked = load_held_out_tasks(trainer.config), list[Sample]()
+    def decide(self, investigation: Investigation) -> HypothesisResult:
+        """Inspect the evaluator of the config under test and of the controls; it does not depend on a seed."""
+        began = time.perf_counter()
+        found, error = investigation.inspect_seeds(
+            self.id, investigation.subject, inspect_evaluator, investigation.seeds[:1]
+        )
+        facts = found[0] if found else None
+        controls = inspect_controls(investigation, "h6", self.controls, inspect_evaluator)
+        return self.statement.decided(
+            judge(facts, error, controls),
+            arms=self.arms(investigation),
+            evidence=_make_rows(facts) if facts else (),
+            controls=controls,
+            instruments=_check_instruments(facts) if facts else (),
+            wall_s=round(time.perf_counter() - began, 1),
+        )
+
+
+def _read_evaluated_rows(trainer: Trainer) -> RowProvenance:
+    """The rows that the evaluator evaluates, as the tensors that a model receives."""
+    tasks, evaluated = load_held_out_tasks(trainer.config), list[Sample]()
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
-        asked.extend(samples)
+        evaluated.extend(samples)
         return [right_answer(sample) for sample in samples]
 
-    with suppress(ValueError):  # an evaluator that refuses right answers has asked already
+    with suppress(ValueError):  # an evaluator that refuses right answers has received the rows already
         trainer.recipe.evaluate(tasks, answer, augmentations=VOTES, data=trainer.config.data)
-    parts = [asked[place : place + ROWS] for place in range(0, len(asked), ROWS)]
+    parts = [evaluated[place : place + ROWS] for place in range(0, len(evaluated), ROWS)]
     return read_rows([(collate(part), part) for part in parts], tasks, trainer.config.data.max_demos)
 
 
-# -- what is evaluated ----------------------------------------------------------------------------
-
-
 @torch.no_grad()
-def _paths(trainer: Trainer) -> tuple[Value, int]:
-    """Logits of the training path against those of the evaluation path, and ACT steps of the latter."""
+def _compare_paths(trainer: Trainer) -> tuple[Value, int]:
+    """The largest difference of a logit between training and evaluation, and the ACT steps of the latter."""
     model = trainer.model
     batch, output = solve_samples(model, training_queries(trainer)[:8])
     assert output.steps is not None
     steps = int(output.steps.min())
     if model.encoder is not None and model.encoder.noise_shape(1) is not None:
-        return Absent(absent="the encoder draws its context at random in training"), steps
+        return NotMeasured(absent="the encoder samples its context in training"), steps
     logits = []
     for mode in (True, False):
         model.train(mode)
@@ -210,16 +211,16 @@ def _paths(trainer: Trainer) -> tuple[Value, int]:
     if batch.valid is not None:
         gap = gap[batch.valid]
     largest = float(gap.max())
-    return (largest if np.isfinite(largest) else Absent(absent="logits are not finite")), steps
+    return (largest if np.isfinite(largest) else NotMeasured(absent="logits are not finite")), steps
 
 
-def _weights(trainer: Trainer) -> tuple[Value, Value]:
-    """Tensors that an evaluation of averaged weights takes from the average, of those that training moved."""
+def _count_averaged(trainer: Trainer) -> tuple[Value, Value]:
+    """The number of tensors that an evaluation takes from the average, and of those that training changed."""
     try:
         for _ in range(STEPS):
             trainer.train_step()
     except NonFiniteError as error:
-        return Absent(absent=error.what), Absent(absent=error.what)
+        return NotMeasured(absent=error.what), NotMeasured(absent=error.what)
     checkpoint = trainer.state.capture()
     model = to_device(trainer.recipe.build_model(trainer.config, trainer.episodes), trainer.device)
     trainer.recipe.load_weights(model, checkpoint, "ema")
@@ -230,51 +231,38 @@ def _weights(trainer: Trainer) -> tuple[Value, Value]:
     return float(sum(torch.equal(loaded[name], checkpoint.ema[name]) for name in moved)), float(len(moved))
 
 
-# -- in words -------------------------------------------------------------------------------------
-
-
 KNOWN_ANSWERS = Metric("h6.score-of-known-answers", "score of known answers: {item}", Direction.EQUAL)
 WRONG_ROWS = Metric(
-    "h6.kinds-of-wrong-rows", "kinds of rows that are asked and are not their task's own", Direction.EQUAL
+    "h6.kinds-of-wrong-rows", "kinds of evaluated rows that do not belong to their task", Direction.EQUAL
 )
 AVERAGED = Metric(
-    "h6.averaged-tensors", "evaluated tensors that are the average that was asked for", Direction.EQUAL
+    "h6.averaged-tensors", "evaluated tensors that equal the requested average", Direction.EQUAL
 )
-ACT_STEPS = Metric("h6.act-steps", "ACT steps of an evaluated row, the fewest", Direction.EQUAL)
+ACT_STEPS = Metric("h6.act-steps", "fewest ACT steps of an evaluated row", Direction.EQUAL)
 PATH_GAP = Metric("h6.path-gap", "largest difference of a logit, training path against evaluation path")
 
 
-def _evidence(facts: Facts) -> tuple[Evidence, ...]:
+def _make_rows(facts: EvaluatorFacts) -> tuple[EvidenceRow, ...]:
+    rows = f"{facts.read.rows} rows, {facts.read.demos} demonstrations"
     problems = "; ".join(f"{kind.words}: {count} rows" for kind, count in facts.read.wrong.items())
+    wrong = f"0 of {len(RowProblem)}"
+    averaged = AVERAGED.row(
+        facts.averaged,
+        control=facts.tensors,
+        threshold="all that differ between averaged and raw weights",
+        passed=None if isinstance(facts.averaged, NotMeasured) else not facts.raw,
+        n=f"after {STEPS} steps",
+    )
     return (
-        *map(_known_answers, facts.planted),
-        WRONG_ROWS.row(
-            len(facts.read.wrong),
-            control=0.0,
-            threshold=f"0 of {len(RowProblem)}",
-            passed=not facts.read.wrong,
-            n=f"{facts.read.rows} rows, {facts.read.demos} demonstrations",
-            note=problems,
-        ),
-        AVERAGED.row(
-            facts.averaged,
-            control=facts.tensors,
-            threshold="all that differ between averaged and raw weights",
-            passed=None if isinstance(facts.averaged, Absent) else not facts.raw,
-            n=f"after {STEPS} steps",
-        ),
-        ACT_STEPS.row(
-            facts.act_steps,
-            control=facts.wanted_steps,
-            threshold="the maximum",
-            passed=facts.act_steps == facts.wanted_steps,
-            n="8 queries",
-        ),
+        *map(_make_known_answer_row, facts.planted),
+        WRONG_ROWS.expect_none(len(facts.read.wrong), rows, threshold=wrong, note=problems),
+        averaged,
+        ACT_STEPS.expect_all(facts.act_steps, facts.wanted_steps, "8 queries", threshold="the maximum"),
         PATH_GAP.row(facts.path_gap, threshold="rounding", n="8 training queries, first ACT step"),
     )
 
 
-def _known_answers(planted: Planted) -> Evidence:
+def _make_known_answer_row(planted: KnownAnswerScore) -> EvidenceRow:
     return KNOWN_ANSWERS.row(
         planted.score,
         item=f"{planted.answers}.{planted.tasks}-tasks.pass-at-{planted.k}",
@@ -287,12 +275,12 @@ def _known_answers(planted: Planted) -> Evidence:
     )
 
 
-CAN_BE_GIVEN = Instrument("h6.known-answers-can-be-given", "planted right answers can be answered")
+CAN_BE_GIVEN = Instrument("h6.known-answers-can-be-given", "right answers lie within reach of the evaluator")
 WEIGHTS_DIFFER = Instrument("h6.averaged-weights-differ", "averaged and raw weights differ")
 
 
-def _instruments(facts: Facts) -> tuple[InstrumentCheck, ...]:
-    """Whether the planted answers could tell anything."""
+def _check_instruments(facts: EvaluatorFacts) -> tuple[InstrumentCheck, ...]:
+    """Whether the known answers and the weights can show a fault."""
     solvable = max((planted.solved for planted in facts.planted), default=0)
     tensors = facts.tensors
     return (
@@ -300,6 +288,9 @@ def _instruments(facts: Facts) -> tuple[InstrumentCheck, ...]:
             solvable > 0, f"{solvable} tasks whose outputs lie in the region of their queries"
         ),
         WEIGHTS_DIFFER.check(False, tensors.absent)
-        if isinstance(tensors, Absent)
+        if isinstance(tensors, NotMeasured)
         else WEIGHTS_DIFFER.check(tensors > 0, f"{tensors:.0f} tensors"),
     )
+
+
+HYPOTHESIS = MisreportingEvaluator()

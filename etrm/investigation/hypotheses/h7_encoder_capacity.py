@@ -1,8 +1,8 @@
 """H7: the encoder is too weak.
 
-Statistical: on ten tasks, the subject against the same core with a puzzle table, which is told the task (the
-ceiling), and against itself with stronger encoders. There must be something to gain, and a stronger encoder
-must gain a part of it.
+Statistical: on ten tasks, the config under test is compared with the same core and a puzzle table, which is given the
+task (the ceiling), and with itself and stronger encoders. There must be something to gain, and a stronger encoder must
+gain a part of it.
 """
 
 from __future__ import annotations
@@ -14,54 +14,39 @@ from statistics import fmean
 
 from etrm.config import Config
 from etrm.config.model import KNOBS, VARIATIONAL, EncoderConfig
+from etrm.config.tree import Changes
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison import dynamics
-from etrm.investigation.comparison.paired_contrast import Outcome
+from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import (
-    REFERENCE,
     SMALLEST_EFFECT,
     TASKS,
     Screen,
     Treatment,
+    check_diverged,
+    compare_loss_curves,
     control_config,
     control_screen,
-    diverged,
+    describe_runs,
+    explain_unusable,
     few_tasks,
-    left_out,
-    readable,
+    list_left_out,
     run_screens,
-    scope,
+    select_finals,
     subject_screen,
-    unusable,
 )
-from etrm.investigation.evidence import Instrument, Metric
+from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
+from etrm.investigation.evidence.figures import Figure, Series, make_curve
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
+from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.hypotheses import unseen_rules
-from etrm.investigation.protocol import (
-    CONTROL_PRESET,
-    CommonReason,
-    Investigation,
-    Judgement,
-    Statement,
-    broken_controls,
-    control_outcome,
-    not_run,
-    seeds_in_words,
-    series,
-    smoothed,
-)
-from etrm.investigation.result import (
-    Absent,
-    ControlOutcome,
-    Direction,
-    Evidence,
-    Figure,
-    Hypothesis,
-    InstrumentCheck,
-    Run,
-    Series,
-    Value,
-    Verdict,
-)
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Value, Verdict
+from etrm.investigation.result import HypothesisResult
+from etrm.investigation.runs.budget import LADDER
+from etrm.investigation.runs.jobs import Job
+from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation
 from etrm.training.faults import apply_faults
 
 STATEMENT = Statement(
@@ -69,30 +54,30 @@ STATEMENT = Statement(
     title="Encoder capacity",
     statement="The encoder is too weak.",
     refuted_by=(
-        "The subject fits its tasks as well as the same core with a puzzle table, or a stronger encoder gains "
-        "nothing where it does not."
+        "The model fits its tasks as well as the same core with a puzzle table does; or it does not, and a stronger "
+        "encoder gains nothing."
     ),
-    mechanism="An encoder that cannot hold the rule gives every task the same context, or one too poor to use.",
+    mechanism="An encoder that cannot represent the rule gives every task the same context, or one too poor to use.",
     kind="statistical",
     would_change=(
-        "A stronger encoder that gains half of what matters to the ceiling, over ten seeds; or a gap to the ceiling "
-        "that shows itself only on more tasks or in longer runs."
+        "A stronger encoder that gains half of the smallest gap to the ceiling that matters, over ten seeds; or a gap "
+        "to the ceiling that appears only on more tasks or in longer runs."
     ),
 )
 CEILING = Treatment(
     "ceiling",
     "oracle context (puzzle table)",
-    ("model.variant=trm", "train.puzzle_lr=0.1", "train.kl_weight=0", "train.freeze_encoder_steps=0"),
+    {"model": {"variant": "trm"}, "train": {"puzzle_lr": 0.1, "kl_weight": 0.0, "freeze_encoder_steps": 0}},
 )
-"""The same core, told the task by a puzzle table. The table goes by signs, its rate at each step, so that in a hundred
-steps the usual rate of 1e-2 is no ceiling: preset `smoke`, seed 0, without a fault: 1.28; at 0.1 1.13, at 0.3 1.14."""
+"""The same core, given the task by a puzzle table. The table moves by its rate at each step (sign descent), so that in
+a hundred steps the usual rate of 1e-2 is no ceiling: preset `smoke`, seed 0, no fault: 1.28; at 0.1 1.13, at 0.3 1.14.
+"""
 RANDOM = "frozen-random"
 SMALLEST_GAIN = SMALLEST_EFFECT / 2
-"""m of a stronger encoder, in ln of the loss: half of the smallest gap to the ceiling that matters, for none is one.
-An encoder that is no longer narrow gains .26 of a gap of .43 on `smoke` (ten seeds, deviation .13). Set when those
-seeds, 0 to 9, had been seen."""
-NO_GAP = "without a gap to the ceiling there is nothing that it could gain"
-POSITIVE = ("posterior-collapse",)
+"""m of a stronger encoder, in ln of the loss: half of the smallest gap to the ceiling that matters, for no encoder
+reaches the ceiling. One that is no longer narrow gains .26 of a gap of .43 on `smoke` (ten seeds, deviation .13). Set
+after those seeds, 0 to 9, had been seen."""
+NO_GAP = "without a gap to the ceiling it has nothing to gain"
 LOSS = Metric("h7.loss", "loss on the training queries: {item}", Direction.LOWER)
 
 
@@ -106,150 +91,195 @@ class CapacityReason(StrEnum):
     ENCODERS_UNDECIDED = "h7.stronger-encoders-undecided"
 
 
-def ladder(used: Config) -> list[Treatment]:
-    """Stronger encoders than that of a config with the settings ``used``, one change each."""
+def list_stronger_encoders(used: Config) -> list[Treatment]:
+    """Stronger encoders than that of a config with the settings ``used``, one change each, the least first."""
     model, encoder = used.model, used.model.encoder
     plain = EncoderConfig(layers=encoder.layers)
     rungs = []
     if encoder.kind != "standard":
-        settings = [f"model.encoder.kind={plain.kind}", f"model.encoder.pooling={plain.pooling}"]
-        settings += [f"model.encoder.set_layers={plain.set_layers}", "model.encoder.latent_size=none"]
-        rungs.append(Treatment("standard", "encoder kind standard", (*settings, "train.kl_weight=0")))
+        standard = {
+            "kind": plain.kind,
+            "pooling": plain.pooling,
+            "set_layers": plain.set_layers,
+            "latent_size": None,
+        }
+        settings: Changes = {"model": {"encoder": standard}, "train": {"kl_weight": 0.0}}
+        rungs.append(Treatment("standard", "encoder kind standard", settings))
     if used.train.kl_weight > 0:
-        rungs.append(Treatment("no-divergence", "divergence weighs 0", ("train.kl_weight=0",)))
+        rungs.append(Treatment("no-divergence", "divergence weight 0", {"train": {"kl_weight": 0.0}}))
     if encoder.kind in VARIATIONAL:
         width = 4 * model.hidden_size
         if (encoder.latent_size or model.hidden_size) < width:
-            rungs.append(
-                Treatment("wider-latent", f"latent of {width}", (f"model.encoder.latent_size={width}",))
-            )
-    deeper = [f"model.encoder.layers={2 * encoder.layers}"]
+            wider: Changes = {"model": {"encoder": {"latent_size": width}}}
+            rungs.append(Treatment("wider-latent", f"latent of {width}", wider))
+    deeper = {"layers": 2 * encoder.layers}
     if encoder.kind in KNOBS["set_layers"]:
-        deeper.append(f"model.encoder.set_layers={2 * encoder.set_layers}")
-    rungs.append(Treatment("deeper", "encoder twice as deep", tuple(deeper)))
+        deeper["set_layers"] = 2 * encoder.set_layers
+    rungs.append(Treatment("deeper", "encoder twice as deep", {"model": {"encoder": deeper}}))
     if encoder.kind in KNOBS["pooling"] and encoder.pooling == "mean":
-        rungs.append(Treatment("attention", "attention pooling", ("model.encoder.pooling=attention",)))
+        pooling: Changes = {"model": {"encoder": {"pooling": "attention"}}}
+        rungs.append(Treatment("attention", "attention pooling", pooling))
     if used.train.decoder is None or not model.mlp_t:  # the mixer of a trained core has its number of tokens
         tokens = 2 * model.context_tokens
-        rungs.append(Treatment("tokens", f"{tokens} context tokens", (f"model.context_tokens={tokens}",)))
+        rungs.append(Treatment("tokens", f"{tokens} context tokens", {"model": {"context_tokens": tokens}}))
     return rungs
 
 
-def frozen_random(config: Config) -> list[Treatment]:
-    """The subject whose encoder stays at its random start; none where then nothing would train."""
+def freeze_encoder(config: Config) -> list[Treatment]:
+    """The treatment whose encoder stays at its random start; none where nothing would train then."""
     if config.train.freeze_decoder_steps >= config.train.steps:
         return []
-    return [Treatment(RANDOM, "encoder frozen at its random start", ("train.encoder_lr_scale=0",))]
+    return [Treatment(RANDOM, "encoder frozen at its random start", {"train": {"encoder_lr_scale": 0.0}})]
 
 
-def screens(investigation: Investigation) -> list[Screen]:
-    """The subject with the ceiling, then the controls."""
-    reference = few_tasks(investigation.subject, investigation.tier.short_steps)
-    subject = subject_screen(investigation, reference, (CEILING,))
-    return [subject, *(_control_screen(name) for name in ("healthy", *POSITIVE))]
+def ladder_seeds(investigation: Investigation) -> tuple[int, ...]:
+    """The seeds of the stronger encoders: those of the short runs first, then as many more as LADDER says."""
+    first = investigation.short_seeds[0]
+    return tuple(range(first, first + LADDER * len(investigation.short_seeds)))
 
 
-def decide(investigation: Investigation) -> Hypothesis:
-    """Run the subject, the ceiling, the ladder and the controls, and say what they show."""
-    if apply_faults(investigation.subject).model.variant == "trm":
-        words = "The subject is a TRM: it has no encoder."
-        return not_run(STATEMENT, CommonReason.NOT_APPLICABLE, words)
-    screen, *controls = screens(investigation)
-    reference = screen.reference
-    runs = run_screens(investigation, "H7", [screen, *controls])
-    rule_jobs = unseen_rules.jobs(investigation)
-    rule_runs = investigation.run("H7, unseen rules", rule_jobs) if rule_jobs else []
-    gap = _gap(screen, runs)
-    if gap.gained:  # else nothing that a stronger encoder does could decide
-        screen, runs = _climb(investigation, screen, controls)
-    rungs = _rungs(screen, runs)
-    given = screen.of_arm(runs)
-    outcomes = [_control(control, runs) for control in controls]
-    return STATEMENT.decided(
-        judged(gap, rungs, given, broken_controls(outcomes), reference.train.steps),
-        screening=len(screen.seeds) < FULL_SEEDS,
-        p_value=max(found.p_value for found in (gap, rungs) if found is not None),
-        arms=(
-            *screen.arms("the subject on few tasks"),
-            *unseen_rules.arms(rule_jobs),
-            *(arm for control in controls for arm in control.arms(f"preset {CONTROL_PRESET}", control.role)),
-        ),
-        runs=readable([*runs, *rule_runs]),
-        evidence=(
-            *gap.rows(LOSS),
-            *(rungs.rows(LOSS) if rungs else ()),
-            *left_out(LOSS, _not_climbed(screen)),
-            *_context(investigation, screen, runs),
-            *unseen_rules.rows(rule_jobs, rule_runs),
-        ),
-        controls=tuple(outcomes),
-        instruments=(_told(screen, runs), diverged(runs)),
-        figures=FIGURES,
-        series=tuple(_series(investigation, screen, runs)),
-        wall_s=round(sum(run.wall_s for run in (*runs, *rule_runs)), 1),
+class EncoderCapacity(Hypothesis):
+    """H7."""
+
+    statement = STATEMENT
+    precedence = 70
+    controls = ("posterior-collapse",)
+    next_step = (
+        "Use the encoder that page H7 names, then run the same command again, with --seeds 5 if it is only a "
+        "candidate."
     )
 
+    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
+        """The unchanged run with the ceiling, the rule family, and the controls."""
+        return self._arms(self.screens(investigation), unseen_rules.plan_jobs(investigation))
 
-def _climb(
-    investigation: Investigation, screen: Screen, controls: Sequence[Screen]
-) -> tuple[Screen, list[Run]]:
-    """The ladder rung by rung, up to the first that gains; each is as much as five to ten runs."""
-    reference = screen.reference
-    below = (*screen.treatments, *frozen_random(reference))
-    rungs = [replace(t, seeds=investigation.ladder_seeds) for t in ladder(apply_faults(reference))]
-    runs: list[Run] = []
-    for count in range(1, len(rungs) + 1):
-        screen = subject_screen(investigation, reference, (*below, *rungs[:count]))
-        runs = run_screens(investigation, "H7", [screen, *controls])
-        found = _rungs(screen, runs)
-        if found is not None and found.gained:
-            break
-    return screen, runs
+    def screens(self, investigation: Investigation) -> list[Screen]:
+        """The run under test with the ceiling, then the controls."""
+        reference = few_tasks(investigation.subject, investigation.tier.short_steps)
+        subject = subject_screen(investigation, reference, (CEILING,))
+        return [subject, *(self._control_screen(name) for name in (HEALTHY, *self.controls))]
+
+    def decide(self, investigation: Investigation) -> HypothesisResult:
+        """Run the unchanged config, the ceiling, the stronger encoders and the controls, and compare them."""
+        if apply_faults(investigation.subject).model.variant == "trm":
+            words = "The model is a TRM: it has no encoder."
+            return self.not_run(CommonReason.NOT_APPLICABLE, words)
+        screen, *controls = self.screens(investigation)
+        runs = run_screens(investigation, self.id, [screen, *controls])
+        rule_jobs = unseen_rules.plan_jobs(investigation)
+        rule_runs = investigation.run(f"{self.id}, unseen rules", rule_jobs) if rule_jobs else []
+        gap = _compare_ceiling(screen, runs)
+        if gap.gained:  # else nothing that a stronger encoder does could decide
+            screen, runs = self._climb(investigation, screen, controls)
+        rungs = _compare_encoders(screen, runs)
+        outcomes = [self._judge_control(control, runs) for control in controls]
+        steps = screen.reference.train.steps
+        return self.statement.decided(
+            judge(gap, rungs, screen.runs_of(runs), broken_controls(outcomes), steps),
+            screening=len(screen.seeds) < FULL_SEEDS,
+            p_value=max(found.p_value for found in (gap, rungs) if found is not None),
+            arms=self._arms([screen, *controls], rule_jobs),
+            runs=select_finals([*runs, *rule_runs]),
+            evidence=(
+                *gap.rows(LOSS),
+                *(rungs.rows(LOSS) if rungs else ()),
+                *list_left_out(LOSS, _not_climbed(screen)),
+                *_make_context_rows(screen, runs),
+                *unseen_rules.make_rows(rule_jobs, rule_runs),
+            ),
+            controls=tuple(outcomes),
+            instruments=(_check_ceiling(screen, runs), check_diverged(runs)),
+            figures=FIGURES,
+            series=tuple(_make_curves(screen, runs)),
+            wall_s=round(sum(run.record.wall_s for run in (*runs, *rule_runs)), 1),
+        )
+
+    def _arms(self, screens: Sequence[Screen], rule_jobs: Sequence[Job]) -> tuple[Arm, ...]:
+        subject, *controls = screens
+        return (
+            *subject.arms(),
+            *unseen_rules.describe_arms(rule_jobs),
+            *(arm for control in controls for arm in control.arms()),
+        )
+
+    def _climb(
+        self, investigation: Investigation, screen: Screen, controls: Sequence[Screen]
+    ) -> tuple[Screen, list[LoadedRun]]:
+        """Run one stronger encoder after the other, up to the first that gains; each costs five to ten runs."""
+        reference, seeds = screen.reference, ladder_seeds(investigation)
+        below = (*screen.treatments, *freeze_encoder(reference))
+        rungs = [replace(t, seeds=seeds) for t in list_stronger_encoders(apply_faults(reference))]
+        runs: list[LoadedRun] = []
+        for count in range(1, len(rungs) + 1):
+            screen = subject_screen(investigation, reference, (*below, *rungs[:count]))
+            runs = run_screens(investigation, self.id, [screen, *controls])
+            found = _compare_encoders(screen, runs)
+            if found is not None and found.gained:
+                break
+        return screen, runs
+
+    def _control_screen(self, name: str) -> Screen:
+        """The ceiling and the first stronger encoder: for an injected fault that is the encoder without it."""
+        config = control_config([name] if name in self.controls else [])
+        return control_screen(name, config, (CEILING, *list_stronger_encoders(apply_faults(config))[:1]))
+
+    def _judge_control(self, screen: Screen, runs: Sequence[LoadedRun]) -> ControlOutcome:
+        gap, rungs = _compare_ceiling(screen, runs), _compare_encoders(screen, runs)
+        found = judge(gap, rungs, screen.runs_of(runs), "", screen.reference.train.steps)
+        return control_outcome(screen.control, screen.control in self.controls, found)
 
 
 def _not_climbed(screen: Screen) -> list[tuple[Treatment, str]]:
-    """The stronger encoders that were not run, and why."""
+    """The stronger encoders that were not run, each with the reason."""
     run = {t.name for t in screen.treatments}
-    why = "one below gains already" if len(run) > 1 else NO_GAP
-    every = (*frozen_random(screen.reference), *ladder(apply_faults(screen.reference)))
+    why = "a smaller change gains already" if len(run) > 1 else NO_GAP
+    every = (*freeze_encoder(screen.reference), *list_stronger_encoders(apply_faults(screen.reference)))
     return [(t, why) for t in every if t.name not in run]
 
 
-def judged(gap: Outcome, rungs: Outcome | None, given: Sequence[Run], broken: str, steps: int) -> Judgement:
-    """What the ceiling and the stronger encoders show.
+def judge(
+    gap: TreatmentComparison,
+    rungs: TreatmentComparison | None,
+    unchanged: Sequence[LoadedRun],
+    broken: str,
+    steps: int,
+) -> Judgement:
+    """The verdict that the ceiling and the stronger encoders give.
 
     Args:
-        gap: of the ceiling against the subject.
-        rungs: of the stronger encoders against the subject, where they were run.
-        given: the runs of the subject as given.
-        broken: why a verdict would mean nothing, if a control did not behave.
-        steps: of the runs.
+        gap: the ceiling against the unchanged run.
+        rungs: the stronger encoders against the unchanged run, where they were run.
+        unchanged: the runs of the config under test.
+        broken: the reason why a verdict would mean nothing, if a control did not behave.
+        steps: number of steps of the runs.
     """
     if broken:
         return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
-    if lost := unusable(given):
+    if lost := explain_unusable(unchanged):
         return Judgement(Verdict.ERROR, (CommonReason.RUNS_FAILED,), lost)
-    counted = f"on {TASKS} tasks {scope(given, steps)}"
-    told = f"an oracle context changes the loss by {gap.best.change}"
-    if len(gap.best.effects) != len(given):
-        told += f" ({seeds_in_words(len(gap.best.effects))})"
+    counted = f"on {TASKS} tasks {describe_runs(unchanged, steps)}"
+    ceiling = f"an oracle context changes the loss by {gap.best.change}"
+    if len(gap.best.effects) != len(unchanged):
+        ceiling += f" ({format_seeds(len(gap.best.effects))})"
     if gap.verdict is Verdict.INVALIDATED:
-        words = f"Not capacity: there is nothing to gain, for {told} {counted}."
+        words = f"The encoder is not the limit, because there is nothing to gain: {ceiling} {counted}."
         return Judgement(gap.verdict, (CapacityReason.NOTHING_TO_GAIN,), words)
     if rungs is None or not gap.gained:
-        words = f"Undecided whether there is anything to gain: {told} {counted}."
+        words = f"It is undecided whether there is anything to gain: {ceiling} {counted}."
         return Judgement(Verdict.INCONCLUSIVE, (CapacityReason.GAP_UNDECIDED,), words)
-    return _judged_by_rungs(gap, rungs, told, counted)
+    return _judge_encoders(gap, rungs, ceiling, counted)
 
 
-def _judged_by_rungs(gap: Outcome, rungs: Outcome, told: str, counted: str) -> Judgement:
+def _judge_encoders(
+    gap: TreatmentComparison, rungs: TreatmentComparison, ceiling: str, counted: str
+) -> Judgement:
     """Where there is a gap to the ceiling, the stronger encoders decide."""
-    best = f"{rungs.best.words}, by {rungs.best.change}"
+    best = f"{rungs.best.words} changes it by {rungs.best.change}"
     if rungs.verdict is Verdict.INVALIDATED:
-        words = f"Not capacity: {told}, the best stronger encoder, {best} {counted}."
+        words = f"{capitalise(ceiling)}, but no stronger encoder gains enough: the best, {best} {counted}."
         return Judgement(rungs.verdict, (CapacityReason.NO_ENCODER_GAINS,), words)
     gains = "a stronger encoder gains" if rungs.gained else "it is undecided whether a stronger encoder gains"
-    words = f"{told[0].upper()}{told[1:]}, and {gains}: {best} {counted}."
+    words = f"{capitalise(ceiling)}, and {gains}: {best} {counted}."
     if not rungs.gained:
         return Judgement(Verdict.INCONCLUSIVE, (CapacityReason.ENCODERS_UNDECIDED,), words)
     validated = gap.verdict is rungs.verdict is Verdict.VALIDATED
@@ -257,77 +287,63 @@ def _judged_by_rungs(gap: Outcome, rungs: Outcome, told: str, counted: str) -> J
     return Judgement(verdict, (CapacityReason.AN_ENCODER_GAINS,), words, candidate=not validated)
 
 
-def _gap(screen: Screen, runs: Sequence[Run]) -> Outcome:
-    """The ceiling against the subject."""
-    return screen.outcome(runs, [CEILING.name])
+def _compare_ceiling(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentComparison:
+    """The ceiling against the unchanged run."""
+    return screen.compare(runs, [CEILING.name])
 
 
-def _rungs(screen: Screen, runs: Sequence[Run]) -> Outcome | None:
-    """The stronger encoders that were run against the subject; None where there are none.
+def _compare_encoders(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentComparison | None:
+    """The stronger encoders that were run against the unchanged run; None where there are none.
 
-    Holm's correction is over the whole ladder of a subject, however far it was climbed.
+    Holm's correction is over all stronger encoders of a config, however many of them were run.
     """
     names = [t.name for t in screen.treatments if t.name not in (CEILING.name, RANDOM)]
-    planned = 0 if screen.shared else len(ladder(apply_faults(screen.reference)))
-    return screen.outcome(runs, names, SMALLEST_GAIN, planned) if names else None
-
-
-def _control_screen(name: str) -> Screen:
-    """The ceiling and the first rung of the ladder: for an injected fault the encoder without it."""
-    config = control_config([name] if name in POSITIVE else [])
-    return control_screen(name, config, (CEILING, *ladder(apply_faults(config))[:1]))
-
-
-def _control(screen: Screen, runs: Sequence[Run]) -> ControlOutcome:
-    name = screen.name.removeprefix("few-")
-    found = judged(
-        _gap(screen, runs), _rungs(screen, runs), screen.of_arm(runs), "", screen.reference.train.steps
-    )
-    return control_outcome(name, name in POSITIVE, found)
+    planned = 0 if screen.control else len(list_stronger_encoders(apply_faults(screen.reference)))
+    return screen.compare(runs, names, SMALLEST_GAIN, planned) if names else None
 
 
 RETRIEVAL = Metric("h7.task-retrieval", "task retrieval after the run, against the random start")
 SHARE = Metric(
     "h7.share", "share of the contexts' power that differs between tasks, against the random start"
 )
-FOREIGN_DEMOS = Metric("h7.loss-foreign-demos", "loss with foreign demonstrations, against their own")
+MISMATCHED_DEMOS = Metric("h7.loss-foreign-demos", "loss with mismatched demonstrations, against their own")
 FROZEN_ENCODER = Metric(
     "h7.loss-frozen-encoder", "loss of the trained encoder, against one frozen at its random start"
 )
 
 
-def _context(investigation: Investigation, screen: Screen, runs: Sequence[Run]) -> list[Evidence]:
-    """What the contexts say of their tasks; it names where to look, and decides nothing."""
-    given = [run for run in screen.of_arm(runs) if run.state == "finished"]
-    n = seeds_in_words(len(given))
-    shares = [dynamics.looks(investigation.metrics(run), "share") for run in given]
+def _make_context_rows(screen: Screen, runs: Sequence[LoadedRun]) -> list[EvidenceRow]:
+    """What the contexts reveal of their tasks; these rows show where to look, and decide nothing."""
+    unchanged = [run for run in screen.runs_of(runs) if run.finished]
+    n = format_seeds(len(unchanged))
+    shares = [dynamics.read_probe(run.metrics, "share") for run in unchanged]
     return [
         RETRIEVAL.row(
-            _mean_final(given, "retrieval_end"),
-            control=_mean_final(given, "retrieval_start"),
+            _mean_final(unchanged, "retrieval_end"),
+            control=_mean_final(unchanged, "retrieval_start"),
             threshold="above chance",
             n=n,
-            note="share of tasks whose odd demonstrations find their even ones by context; chance: "
-            f"{_text(_mean_final(given, 'retrieval_chance'))}",
+            note="share of the tasks whose odd demonstrations retrieve their even ones by context; chance: "
+            f"{_format(_mean_final(unchanged, 'retrieval_chance'))}",
         ),
         SHARE.row(
             _mean([look[-1][1] for look in shares if look]),
             control=_mean([look[0][1] for look in shares if look]),
-            threshold="0 is the same context for every task",
+            threshold="at 0 every task has the same context",
             n=n,
             note="on the fixed probe batch",
         ),
-        FOREIGN_DEMOS.row(
-            _mean_final(given, "loss_end_foreign_demos"),
-            control=_mean_final(given, "loss_end"),
+        MISMATCHED_DEMOS.row(
+            _mean_final(unchanged, "loss_end_foreign_demos"),
+            control=_mean_final(unchanged, "loss_end"),
             threshold="higher, where the context is used",
             n=n,
             note="the same queries, each with the demonstrations of another task",
         ),
         FROZEN_ENCODER.row(
-            _mean_final(given, "loss_end"),
-            control=_mean_final(screen.of_arm(runs, RANDOM), "loss_end"),
-            threshold="lower, where training the encoder is worth something",
+            _mean_final(unchanged, "loss_end"),
+            control=_mean_final(screen.runs_of(runs, RANDOM), "loss_end"),
+            threshold="lower, where training the encoder helps",
             n=n,
             note="decoder and data are the same in both arms",
         ),
@@ -336,57 +352,56 @@ def _context(investigation: Investigation, screen: Screen, runs: Sequence[Run]) 
 
 CEILING_KNOWS = Instrument(
     "h7.ceiling-needs-no-demonstrations",
-    "the ceiling knows its tasks without demonstrations: foreign ones change nothing",
+    "the ceiling needs no demonstrations: mismatched ones change nothing",
 )
 
 
-def _told(screen: Screen, runs: Sequence[Run]) -> InstrumentCheck:
-    own = _mean_final(screen.of_arm(runs, CEILING.name), "loss_end")
-    foreign = _mean_final(screen.of_arm(runs, CEILING.name), "loss_end_foreign_demos")
+def _check_ceiling(screen: Screen, runs: Sequence[LoadedRun]) -> InstrumentCheck:
+    own = _mean_final(screen.runs_of(runs, CEILING.name), "loss_end")
+    mismatched = _mean_final(screen.runs_of(runs, CEILING.name), "loss_end_foreign_demos")
     return CEILING_KNOWS.check(
-        own == foreign and not isinstance(own, Absent),
-        f"loss {_text(own)} with their own, {_text(foreign)} with foreign demonstrations",
+        own == mismatched and not isinstance(own, NotMeasured),
+        f"loss {_format(own)} with their own, {_format(mismatched)} with mismatched demonstrations",
     )
 
 
-def _mean_final(runs: Sequence[Run], key: str) -> Value:
+def _mean_final(runs: Sequence[LoadedRun], key: str) -> Value:
     values = [run.final.get(key) for run in runs]
     return _mean([value for value in values if isinstance(value, float)])
 
 
 def _mean(values: Sequence[float]) -> Value:
-    return fmean(values) if values else Absent(absent="no run has it")
+    return fmean(values) if values else NotMeasured(absent="no run has it")
 
 
-def _text(value: Value) -> str:
-    return value.absent if isinstance(value, Absent) else f"{value:.3f}"
+def _format(value: Value) -> str:
+    return value.absent if isinstance(value, NotMeasured) else f"{value:.3f}"
 
 
 FIGURES = (
     Figure(
         key="h7-loss",
-        title="Training loss on ten tasks: subject, ceiling and stronger encoders",
+        title="Training loss on ten tasks: unchanged, ceiling and stronger encoders",
         x_label="optimiser step",
         y_label="lm loss (nats per token)",
-        caption="The ceiling is told the task by a puzzle table. What lies between it and the subject can be gained.",
+        caption="A puzzle table gives the ceiling the task. The distance from the unchanged run to it can be gained.",
     ),
     Figure(
         key="h7-share",
         title="Representation share against the random start",
         x_label="optimiser step",
         y_label="share of the contexts' power that differs between tasks",
-        caption="The subject as given, on a fixed probe batch. At 0 every task has the same context.",
+        caption="The unchanged run, on a fixed probe batch. At 0 every task has the same context.",
     ),
 )
 
 
-def _series(investigation: Investigation, screen: Screen, runs: Sequence[Run]) -> list[Series]:
-    curves = []
-    for name, label in [(REFERENCE, "as given"), *((t.name, t.what) for t in screen.treatments)]:
-        for run in screen.of_arm(runs, name):
-            curves.append(smoothed(series("h7-loss", run, investigation.metrics(run), "lm_loss", label), 10))
-    for run in screen.of_arm(runs):
-        looks = dynamics.looks(investigation.metrics(run), "share")
-        seen = [{"step": step, "share": share} for step, share in looks]
-        curves.append(series("h7-share", run, seen, "share", "share of the contexts"))
+def _make_curves(screen: Screen, runs: Sequence[LoadedRun]) -> list[Series]:
+    curves = compare_loss_curves("h7-loss", screen, runs)
+    for run in screen.runs_of(runs):
+        shares = dynamics.read_probe(run.metrics, "share")
+        curves.append(make_curve("h7-share", run, shares, "share of the contexts"))
     return [curve for curve in curves if curve.x]
+
+
+HYPOTHESIS = EncoderCapacity()

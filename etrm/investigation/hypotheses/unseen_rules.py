@@ -1,7 +1,7 @@
-"""A control with a known answer: the subject's model on tasks of one hidden rule, asked with rules it never saw.
+"""A control with a known answer: the model under test on tasks of one hidden rule, evaluated on rules it never saw.
 
-Every task of the family (``etrm.data.rules``) is solved by whoever infers its rule, and by nothing less: a copy of the
-input is never right. So this is the one place where "it does not generalise" can be told from "nothing could".
+A model that infers the rule of a task of the family (``etrm.data.rules``) solves it, and any other fails: a copy of the
+input is never right. Only here can "it does not generalise" be distinguished from "nothing could generalise".
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
 from etrm.evaluation import evaluate_baselines, paired_t_interval
-from etrm.investigation.comparison.screening import lasting
-from etrm.investigation.evidence import Metric
-from etrm.investigation.protocol import Investigation, seeded, seeds_in_words
-from etrm.investigation.result import Absent, Arm, Evidence, Run
+from etrm.investigation.comparison.screening import UNCHANGED, with_steps
+from etrm.investigation.evidence.table import EvidenceRow, Metric
+from etrm.investigation.evidence.words import format_seeds
+from etrm.investigation.records import Arm, NotMeasured
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
+from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation, with_seed
 from etrm.training.task_sets import load_held_out_tasks
 
-ARM = "rules-as-given"
+ARM = ArmId("rules", UNCHANGED)
 FAMILY = "rules:colours"
 TRAINED = 4000
 """Tasks that are trained on."""
-ASKED = 200
-"""Tasks with rules that are not."""
+EVALUATED = 200
+"""Tasks with rules that are not trained on."""
 BATCH = 32
 """Tasks of a step."""
 MEASURED = {
@@ -36,76 +39,86 @@ MEASURED = {
 
 
 def rules_config(subject: Config, steps: int) -> Config:
-    """The subject's model from a random start on the rule family.
+    """The model under test from a random start on the rule family.
 
-    One ACT step, so that every row of every step is a new task: four steps each would be a quarter of the data.
+    One ACT step, so that every row of every step is a new task: with four steps each there would be a quarter of the
+    data.
     """
-    settings = (
-        f"data.source='{FAMILY}'",
-        "data.subset=training",
-        "data.max_side=3",
-        f"data.max_tasks={TRAINED}",
-        "data.exclude=[]",
-        "data.augmentations=1",  # another would turn one rule into another
-        "data.translate=0",
-        "data.queries=test",
-        "data.buckets=1",
-        f"evaluate.source='{FAMILY}'",
-        "evaluate.subset=evaluation",
-        f"evaluate.max_tasks={ASKED}",
-        "evaluate.augmentations=1",
-        "evaluate.allow_trained=[]",
-        "model.halt.max_steps=1",
-        f"train.batch_size={BATCH}",
-        "train.accumulate=1",
-        "train.decoder=none",
-        "train.freeze_decoder_steps=0",
-        "train.freeze_encoder_steps=0",
-        "monitor.enabled=false",
+    family = with_settings(
+        subject,
+        data={
+            "source": FAMILY,
+            "subset": "training",
+            "max_side": 3,
+            "max_tasks": TRAINED,
+            "exclude": (),
+            "augmentations": 1,  # another would turn one rule into another
+            "translate": 0,
+            "queries": "test",
+            "buckets": 1,
+        },
+        evaluate={
+            "source": FAMILY,
+            "subset": "evaluation",
+            "max_tasks": EVALUATED,
+            "augmentations": 1,
+            "allow_trained": (),
+        },
+        model={"halt": {"max_steps": 1}},
+        train={
+            "batch_size": BATCH,
+            "accumulate": 1,
+            "decoder": None,
+            "freeze_decoder_steps": 0,
+            "freeze_encoder_steps": 0,
+        },
+        monitor={"enabled": False},
     )
-    return lasting(with_overrides(subject, settings), steps)
+    return with_steps(family, steps)
 
 
-def jobs(investigation: Investigation) -> list[Job]:
-    """A run for each seed; none where the tier has no steps for it."""
+def plan_jobs(investigation: Investigation) -> list[Job]:
+    """A job for each seed; none where the tier has no steps for it."""
     steps = investigation.tier.rule_steps
     if not steps:
         return []
     config = rules_config(investigation.subject, steps)
-    return [Job(ARM, seed, seeded(config, seed), measure=True) for seed in investigation.seeds]
+    return [Job(ARM, seed, with_seed(config, seed), measure=True) for seed in investigation.seeds]
 
 
-def arms(found: Sequence[Job]) -> tuple[Arm, ...]:
+def describe_arms(jobs: Sequence[Job]) -> tuple[Arm, ...]:
     """The arm of some jobs, if there are any."""
-    if not found:
+    if not jobs:
         return ()
-    train = found[0].config.train
-    what = f"the subject's model on the rule family ({FAMILY}, {TRAINED} tasks), {train.steps} steps"
-    return (Arm(name=ARM, role="treatment", difference=what, faults=found[0].config.faults),)
+    config = jobs[0].config
+    what = f"the model on the rule family ({FAMILY}, {TRAINED} tasks), {config.train.steps} steps"
+    return (Arm(name=ARM.name, role="treatment", difference=what, faults=config.faults),)
 
 
-def rows(found: Sequence[Job], runs: Sequence[Run]) -> list[Evidence]:
-    """What the runs solve of rules that they never saw, beside a copy of the input; it decides nothing."""
-    if not found:
-        late = Absent(absent="takes longer than this tier has: --tier standard")
+def make_rows(jobs: Sequence[Job], runs: Sequence[LoadedRun]) -> list[EvidenceRow]:
+    """How many rules that they never saw the runs solve, against a copy of the input; the rows decide nothing."""
+    if not jobs:
+        late = NotMeasured(absent="this tier has no time for it: --tier standard")
         return [metric.row(late, threshold="left out", n="0 runs") for metric in MEASURED.values()]
-    config = found[0].config
+    config = jobs[0].config
     copy = evaluate_baselines(load_held_out_tasks(config), config.data)["copy input"]
     baseline = {"held_out_pass_at_1": copy.pass_at[1].score, "held_out_token_accuracy": copy.token_accuracy}
-    return [_row(runs, key, metric, baseline[key], config) for key, metric in MEASURED.items()]
+    return [_make_row(runs, key, metric, baseline[key], config) for key, metric in MEASURED.items()]
 
 
-def _row(runs: Sequence[Run], key: str, metric: Metric, baseline: float, config: Config) -> Evidence:
+def _make_row(
+    runs: Sequence[LoadedRun], key: str, metric: Metric, baseline: float, config: Config
+) -> EvidenceRow:
     values = [run.final.get(key) for run in runs]
     known = [value for value in values if isinstance(value, float)]
     interval = paired_t_interval([value - baseline for value in known]) if len(known) > 1 else None
     return metric.row(
-        fmean(known) if known else Absent(absent="no run has it"),
+        fmean(known) if known else NotMeasured(absent="no run has it"),
         control=baseline,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
         final=key,
-        threshold="above the copy, where rules are inferred",
-        n=f"{ASKED} tasks, {seeds_in_words(len(known))} x {config.train.steps} steps",
+        threshold="above the copy, where the model infers rules",
+        n=f"{EVALUATED} tasks, {format_seeds(len(known))} x {config.train.steps} steps",
         note=f"by seed: {', '.join(f'{value:.3f}' for value in known) or 'none'}; one vote, all ACT steps",
     )

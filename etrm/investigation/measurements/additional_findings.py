@@ -1,40 +1,42 @@
-"""What the toolkit found in the subject's own runs: cost, halting and the like, which no hypothesis is about."""
+"""What the toolkit found in the runs under test: cost, halting and the like, which no hypothesis is about."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from diagnostics import Finding, Halting, Halts
 from diagnostics.findings import to_json
 from etrm.batch import IGNORE
-from etrm.investigation.measurements.run_findings import serious, written
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Beside, Run
+from etrm.investigation.measurements.run_findings import group_serious
+from etrm.investigation.result import AdditionalFinding
+from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.session import Investigation
 from etrm.training.scoring.predictor import load_model, solve_samples
 from etrm.training.trainer import Trainer
 
-SUBJECTS = ("few-as-given", "h2-subject")
-"""Arms of the subject as given, those first whose runs say most about halting."""
 QUERIES = 16
-"""Trained queries that are solved to see how they halt: a logit that cannot tell shows in few."""
+"""Trained queries that are solved to see how they halt: few are enough to show a logit that cannot tell."""
 KEPT = ("rule", "severity", "module", "message", "cause", "remedy")
 
 
-def beside(investigation: Investigation) -> tuple[Beside, ...]:
-    """Findings above a note of every finished run of the subject, worst first, each with the runs that have it."""
-    arms = [(arm, investigation.finished(arm)) for arm in SUBJECTS]
-    runs = [run for _, found in arms for run in found]
-    trained = next((found for _, found in arms if found), [])
-    halting = [finding for run in trained for finding in _halting(investigation.root / run.folder, run)]
-    found = serious([*written(investigation.root, runs), *json.loads(to_json(halting))])
+def gather_additional_findings(investigation: Investigation) -> tuple[AdditionalFinding, ...]:
+    """The findings above a note of every finished run under test, worst first, each with a count of its runs.
+
+    How rows halt is measured in the longest runs, which tell most about it.
+    """
+    arms = investigation.finished_under_test()
+    runs = [run for arm in arms for run in arm]
+    trained = arms[0] if arms else []
+    halting = [finding for run in trained for finding in _check_halting(run)]
+    recorded = [finding for run in runs for finding in run.findings]
+    found = group_serious([*recorded, *json.loads(to_json(halting))])
     counts = {rule: len(trained) if rule == Halting.rule else len(runs) for rule, _ in found}
     merged = [
-        Beside(
+        AdditionalFinding(
             **{key: each[0][key] for key in KEPT},
             code=each[0].get("code", ""),  # runs of an earlier version have none
             n=f"{len(each)} of {counts[rule]} runs",
@@ -45,9 +47,9 @@ def beside(investigation: Investigation) -> tuple[Beside, ...]:
 
 
 @torch.no_grad()
-def _halting(folder: Path, run: Run) -> Sequence[Finding]:
-    """How the trained queries end when rows may leave early."""
-    model, config, _, _ = load_model(folder, "raw")
+def _check_halting(run: LoadedRun) -> Sequence[Finding]:
+    """What the halting probe finds where the trained queries may end early."""
+    model, config, _, _ = load_model(run.path, "raw")
     if config.model.variant == "etrm_fct":  # it always takes every step
         return []
     batch, output = solve_samples(model, training_queries(Trainer(config))[:QUERIES], early=True)
@@ -55,7 +57,7 @@ def _halting(folder: Path, run: Run) -> Sequence[Finding]:
     right = ((output.logits.argmax(-1) == batch.labels) | ~scored).all(-1)
     assert output.steps is not None
     halts = Halts(output.steps, config.model.halt.max_steps, output.q_halt, right)
-    # In so few steps a sound logit is still catching up with the answers: only one that cannot is told.
+    # In so few steps a sound logit still lags behind the answers: only one that cannot tell is reported.
     probe = Halting(
         observe=lambda model, batch: halts, rows=len(output.steps) + 1, auroc=0.0, trained=run.steps > 0
     )

@@ -1,4 +1,4 @@
-"""What the decoder is given, against what the encoder said: read from one forward pass.
+"""The context that the decoder receives, compared with the one that the encoder computes, in one forward pass.
 
 Shapes: B rows, P context tokens, D hidden.
 """
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from etrm.batch import Batch
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
 from etrm.data import Sample
 from etrm.data.sample import CELLS
 from etrm.data.task import COLOURS
 from etrm.data.tokens import FIRST_COLOUR
 from etrm.errors import DataError
-from etrm.investigation.evidence import Found, Reason
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import make_batch
@@ -34,11 +34,11 @@ ROWS = 16
 ROUNDING = 1e-5
 """Largest difference, relative to the size of what is compared, that counts as none."""
 SAME = 5e-3
-"""The same for a row's context on its way, as root mean squares: bfloat16 rounds by .1 %, and no learning hangs on
-that."""
+"""The same for the context of a row on its way, as root mean squares: bfloat16 rounds by .1 %, which matters to no
+learning."""
 
 
-class PassageReason(StrEnum):
+class ContextReason(StrEnum):
     """What happens to the context between the encoder and the decoder."""
 
     NOT_FINITE = "h3.not-finite"
@@ -52,7 +52,7 @@ class PassageReason(StrEnum):
 
 
 class DemoPart(StrEnum):
-    """A part of the demonstrations, which the context of a row must depend on."""
+    """A part of the demonstrations, on which the context of a row must depend."""
 
     INPUTS = "inputs"
     OUTPUTS = "outputs"
@@ -69,23 +69,25 @@ class DemoPart(StrEnum):
 
 
 @dataclass(frozen=True)
-class Passage(Found):
+class ContextTrace(InspectionFacts):
     """The context on its way from the encoder to the decoder.
 
     Attributes:
-        finite: every number that the decoder is given is finite.
-        shape, wanted_shape: of what it is given, and of what it was made for, without the rows.
-        same: the largest difference of a row to what the encoder said, root mean square relative to that of all rows,
-            in a step in which rows begin and in one in which they go on, in evaluation and in training.
-        scale: the factor by which what it is given is what the encoder said, by least squares.
+        finite: whether every number that the decoder receives is finite.
+        shape, wanted_shape: shapes of the context that it receives and of the one that it is built for, without the
+            rows.
+        same: largest difference between the received context of a row and the encoder's, as root mean squares relative
+            to that of all rows; in a step in which rows start and in one in which they continue, in evaluation and in
+            training.
+        scale: the factor of the received context to the encoder's, by least squares.
         aligned: cosine of the two.
-        used: the largest change of a logit where every row gets another task's demonstrations, relative
-            to the logits' size.
-        others: the largest change of a row's context where only other rows' demonstrations change,
-            relative to its size; 0 where every row is on its own.
-        rms: of the encoder's own context.
-        unread: parts of the demonstrations that change the context of some row by nothing.
-        silent: some row, in one of these steps, is given zeros.
+        used: largest change of a logit where every row gets the demonstrations of another task, relative to the size
+            of the logits.
+        others: largest change of the context of a row where only demonstrations of other rows change, relative to its
+            size; 0 where rows are independent.
+        rms: root mean square of the encoder's context.
+        unread: parts of the demonstrations on which the context of some row does not depend.
+        silent: whether some row receives zeros in one of these steps.
     """
 
     finite: bool
@@ -102,64 +104,66 @@ class Passage(Found):
 
     @property
     def unused(self) -> bool:
-        """Whether no demonstration reaches the decoder, by value: nothing behind it can have a gradient."""
+        """Whether no demonstration reaches the decoder by value, so that nothing before it can have a gradient."""
         return self.used <= ROUNDING
 
     @property
     def changed(self) -> bool:
-        """Whether the decoder is given something else than what the encoder says."""
+        """Whether the decoder receives another context than the encoder computes."""
         return self.same > SAME
 
     @property
     def lost(self) -> bool:
-        """Whether something does not get from the demonstrations to the decoder, which then cuts its gradient too."""
+        """Whether something is lost between demonstrations and decoder, which cuts its gradient too."""
         return self.unused or not self.finite or self.silent or bool(self.unread)
 
     @property
     def holds(self) -> bool:
-        """Whether something stands between encoder and decoder, or nothing gets through."""
+        """Whether the context changes, or is lost, between encoder and decoder."""
         return self.lost or self.changed or self.shape != self.wanted_shape or self.others > ROUNDING
 
     @property
-    def reasons(self) -> list[Reason]:
-        """What is wrong with the way of the context, or that nothing is."""
+    def reasons(self) -> list[VerdictReason]:
+        """What is wrong with the path of the context, or that nothing is."""
         if not self.finite:
-            words = "the context that the decoder is given is not finite"
-            return [Reason(PassageReason.NOT_FINITE, words)]
+            words = "the context that the decoder receives is not finite"
+            return [VerdictReason(ContextReason.NOT_FINITE, words)]
         if self.shape != self.wanted_shape:
-            words = f"the decoder is given a context of {self.shape} and was made for {self.wanted_shape}"
-            return [Reason(PassageReason.WRONG_SHAPE, words)]
+            words = (
+                f"the decoder receives a context of shape {self.shape} and is built for {self.wanted_shape}"
+            )
+            return [VerdictReason(ContextReason.WRONG_SHAPE, words)]
         found = []
         if self.changed:
-            words = "the decoder is not given what the encoder says: "
-            words += f"{self.scale:.3g} times it, cosine {self.aligned:.2f}"
-            found.append(Reason(PassageReason.CHANGED, words))
+            words = "the decoder does not receive the encoder's context, but "
+            words += f"{self.scale:.3g} times it, with cosine {self.aligned:.2f}"
+            found.append(VerdictReason(ContextReason.CHANGED, words))
         if self.others > ROUNDING:
-            words = (
-                f"a row's context changes by {self.others:.2g} of its size with other rows' demonstrations"
-            )
-            found.append(Reason(PassageReason.OTHER_ROWS, words))
+            words = f"the context of a row changes by {self.others:.2g} of its size with demonstrations of other rows"
+            found.append(VerdictReason(ContextReason.OTHER_ROWS, words))
         if self.unused:
-            words = "no logit changes where every row gets another task's demonstrations"
-            found.append(Reason(PassageReason.UNUSED, words))
+            words = "no logit changes where every row gets the demonstrations of another task"
+            found.append(VerdictReason(ContextReason.UNUSED, words))
         if self.unread and not self.unused:
-            parts = ", nor of ".join(part.words for part in self.unread)
-            found.append(Reason(PassageReason.UNREAD, f"the context of some row says nothing of {parts}"))
+            parts = " or ".join(part.words for part in self.unread)
+            found.append(
+                VerdictReason(ContextReason.UNREAD, f"the context of some row does not depend on {parts}")
+            )
         if self.silent and not self.changed:
-            found.append(Reason(PassageReason.SILENT, "the decoder is given zeros for some row"))
-        words = "the decoder is given what the encoder says, row by row, and other demonstrations change its "
+            found.append(VerdictReason(ContextReason.SILENT, "the decoder receives zeros for some row"))
+        words = "the decoder receives the encoder's context row by row, and other demonstrations change its "
         words += f"logits by {self.used:.2g} of their size"
-        return found or [Reason(PassageReason.ARRIVES, words)]
+        return found or [VerdictReason(ContextReason.ARRIVES, words)]
 
 
-def passage(config: Config) -> Passage:
-    """Build a subject as a run would, and follow the context of one batch.
+def trace_context(config: Config) -> ContextTrace:
+    """Build a model as a run would, and trace the context of one batch.
 
     Raises:
-        EtrmError: the subject cannot be built, or there is but one task.
+        EtrmError: the model cannot be built, or there is only one task.
     """
-    trainer = Trainer(with_overrides(config, ("monitor.enabled=false",)))
-    queries = training_queries(trainer)  # one of a task, for a drawn batch may hold one task alone
+    trainer = Trainer(with_settings(config, monitor={"enabled": False}))
+    queries = training_queries(trainer)  # one for each task, because a drawn batch may hold a single task
     if len(queries) < 2:
         raise DataError(
             "investigate.single-task",
@@ -168,49 +172,49 @@ def passage(config: Config) -> Passage:
         )
     rows = min(ROWS, len(queries) // 2)
     samples = queries[:rows]
-    # From outside the batch: a mean over its rows stays what it is when they exchange theirs.
+    # From outside the batch: a mean over its rows would not change if they exchanged theirs.
     others = [replace(s, demos=o.demos) for s, o in zip(samples, queries[rows:], strict=False)]
     model = trainer.model.eval()
-    batch, foreign = make_batch(model, samples), make_batch(model, others)
+    batch, mismatched = make_batch(model, samples), make_batch(model, others)
     neighbours = make_batch(model, [samples[0], *others[1:]])
-    begin, go_on = _follow(model, batch, 2)
-    other = _follow(model, foreign)[0]
+    first, second = _follow(model, batch, 2)
+    other = _follow(model, mismatched)[0]
     beside = _follow(model, neighbours)[0]
-    # What stands in the way may do so in training alone.
-    steps = [begin, go_on, *_follow(model.train(), batch, 2)]
+    # The context may change in training only.
+    steps = [first, second, *_follow(model.train(), batch, 2)]
     model.eval()
     tokens, width = model.config.context_tokens, model.config.hidden_size
-    said = begin.said
+    encoded = first.encoded
     worst = max(steps, key=lambda step: step.change)
-    return Passage(
+    return ContextTrace(
         finite=all(bool(step.given.isfinite().all()) for step in steps),
-        shape=tuple(begin.given.shape[1:]),
+        shape=tuple(first.given.shape[1:]),
         wanted_shape=(tokens, width),
         same=worst.change,
         scale=worst.scale,
         aligned=worst.aligned,
-        used=_change(other.logits, begin.logits),
-        others=_change(beside.given[0], begin.given[0]),
-        rms=float(said.square().mean().sqrt()),
-        unread=_unread(model, samples),
+        used=_change(other.logits, first.logits),
+        others=_change(beside.given[0], first.given[0]),
+        rms=float(encoded.square().mean().sqrt()),
+        unread=_find_unread(model, samples),
         silent=any(step.silent for step in steps),
     )
 
 
 @torch.no_grad()
-def _unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
-    """A metamorphic test of the encoder alone: under other colours, each part has to change every row's context."""
+def _find_unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
+    """A metamorphic test of the encoder alone: in other colours, each part has to change the context of every row."""
     assert model.encoder is not None
-    said = model.encoder(make_batch(model, samples).demos).context
-    size = said.double().square().mean().sqrt().clamp(min=1e-30)
+    encoded = model.encoder(make_batch(model, samples).demos).context
+    size = encoded.double().square().mean().sqrt().clamp(min=1e-30)
     found = []
-    for part, asked in PARTS.items():
+    for part, belongs in PARTS.items():
         rows = [row for row, s in enumerate(samples) if len(s.demos) > 1 or part is not DemoPart.LAST]
         if not rows:
             continue
-        recoloured = [_recoloured(samples[row], asked) for row in rows]
+        recoloured = [_recolour(samples[row], belongs) for row in rows]
         changed = model.encoder(make_batch(model, recoloured).demos).context
-        moved = (changed.double() - said[rows].double()).abs().flatten(1).amax(1) / size
+        moved = (changed.double() - encoded[rows].double()).abs().flatten(1).amax(1) / size
         if bool((moved <= ROUNDING).any()):
             found.append(part)
     return tuple(found)
@@ -221,14 +225,14 @@ PARTS: dict[DemoPart, Callable[[int, int, Integers], Flags]] = {
     DemoPart.OUTPUTS: lambda demo, last, positions: positions >= CELLS,
     DemoPart.LAST: lambda demo, last, positions: np.full(positions.shape, demo == last),
 }
-"""Which tokens of a demonstration are meant, given its number, that of the last, and its tokens' positions."""
+"""The tokens of each part, by the number of the demonstration, that of the last one, and the token positions."""
 
 
-def _recoloured(sample: Sample, asked: Callable[[int, int, Integers], Flags]) -> Sample:
-    """The sample with the next colour in place of each in a part of its demonstrations."""
+def _recolour(sample: Sample, belongs: Callable[[int, int, Integers], Flags]) -> Sample:
+    """The sample with the next colour instead of each in a part of its demonstrations."""
     demos = []
     for number, demo in enumerate(sample.demos):
-        here = asked(number, len(sample.demos) - 1, demo.positions) & (demo.tokens >= FIRST_COLOUR)
+        here = belongs(number, len(sample.demos) - 1, demo.positions) & (demo.tokens >= FIRST_COLOUR)
         other = FIRST_COLOUR + (demo.tokens - FIRST_COLOUR + 1) % COLOURS
         demos.append(replace(demo, tokens=np.where(here, other, demo.tokens).astype(demo.tokens.dtype)))
     return replace(sample, demos=tuple(demos))
@@ -236,47 +240,47 @@ def _recoloured(sample: Sample, asked: Callable[[int, int, Integers], Flags]) ->
 
 @dataclass(frozen=True)
 class _Step:
-    """What the encoder said last in full, what the core was given (B, P, D), and the logits of an ACT step."""
+    """The last full output of the encoder, the context that the core received (B, P, D), and the logits of a step."""
 
-    said: Tensor
+    encoded: Tensor
     given: Tensor
     logits: Tensor
 
     @property
     def comparable(self) -> bool:
-        return self.said.shape == self.given.shape
+        return self.encoded.shape == self.given.shape
 
     @property
     def change(self) -> float:
         if not self.comparable:
             return float("inf")
-        apart = (self.given.double() - self.said.double()).square().flatten(1).mean(1).amax()
-        return float((apart / self.said.double().square().mean().clamp(min=1e-60)).sqrt())
+        apart = (self.given.double() - self.encoded.double()).square().flatten(1).mean(1).amax()
+        return float((apart / self.encoded.double().square().mean().clamp(min=1e-60)).sqrt())
 
     @property
     def silent(self) -> bool:
         rows = self.given.double().square().flatten(1).mean(1).sqrt()
-        return bool((rows <= ROUNDING * self.said.double().square().mean().sqrt()).any())
+        return bool((rows <= ROUNDING * self.encoded.double().square().mean().sqrt()).any())
 
     @property
     def scale(self) -> float:
-        said, given = self.said.flatten().double(), self.given.flatten().double()
-        return float(given @ said / (said @ said)) if self.comparable else float("nan")
+        encoded, given = self.encoded.flatten().double(), self.given.flatten().double()
+        return float(given @ encoded / (encoded @ encoded)) if self.comparable else float("nan")
 
     @property
     def aligned(self) -> float:
-        said, given = self.said.flatten().double(), self.given.flatten().double()
-        return float(torch.cosine_similarity(given, said, dim=0)) if self.comparable else float("nan")
+        encoded, given = self.encoded.flatten().double(), self.given.flatten().double()
+        return float(torch.cosine_similarity(given, encoded, dim=0)) if self.comparable else float("nan")
 
 
 @torch.no_grad()
 def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
-    """ACT steps from a fresh carry, in all but the first of which every row goes on."""
+    """ACT steps from a fresh carry; in all but the first, every row continues."""
     assert model.encoder is not None
-    said: list[Tensor] = []
+    encoded: list[Tensor] = []
     given: list[Tensor] = []
     hooks = (
-        model.encoder.register_forward_hook(lambda module, args, output: said.append(output.context)),
+        model.encoder.register_forward_hook(lambda module, args, output: encoded.append(output.context)),
         model.core.register_forward_pre_hook(
             lambda module, args, kwargs: given.append(_argument(module, args, kwargs)), with_kwargs=True
         ),
@@ -290,11 +294,11 @@ def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
             logits = output.logits
             if batch.valid is not None:
                 logits = logits * batch.valid.unsqueeze(-1)
-            if not said:  # something else speaks in its place: held against what it would say
+            if not encoded:  # the context comes from elsewhere: compare it with the output of the encoder
                 model.encoder(batch.demos)
-            # An encoder that is not asked again, or not for every row, has said what it said before.
-            whole = [context for context in said if context.shape == given[-1].shape]
-            found.append(_Step((whole or said)[-1], given[-1], logits))
+            # An encoder that is not called again, or not for every row, keeps its last output.
+            whole = [context for context in encoded if context.shape == given[-1].shape]
+            found.append(_Step((whole or encoded)[-1], given[-1], logits))
     finally:
         for hook in hooks:
             hook.remove()

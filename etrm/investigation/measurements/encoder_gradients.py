@@ -1,4 +1,4 @@
-"""What the logged steps of runs say of the encoder's gradients: coverage, arrival, movement."""
+"""The gradients of the encoder in the logged steps of runs: coverage, arrival, movement."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from etrm.investigation.evidence import Found, Reason
-from etrm.investigation.result import Absent, Value
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
+from etrm.investigation.records import NotMeasured, Value
 
 
 class GradientReason(StrEnum):
-    """What the steps say of the encoder."""
+    """What the steps show about the encoder."""
 
     COVERAGE_BELOW_ONE = "h2.coverage-below-one"
     NO_GRADIENT = "h2.no-gradient"
@@ -22,8 +22,8 @@ class GradientReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class Facts(Found):
-    """What the logged steps of some runs say about the encoder; every field is over all of them."""
+class GradientFacts(InspectionFacts):
+    """What the logged steps of some runs show about the encoder; every field is over all of them."""
 
     steps: int
     coverage_low: Value
@@ -42,18 +42,18 @@ class Facts(Found):
 
     @property
     def holds(self) -> bool:
-        """Whether the hypothesis holds: something that must reach the encoder does not."""
+        """Whether the hypothesis holds: a gradient or a movement of the encoder is missing."""
         return bool(
             self.uncovered_steps or self.without_gradient or self.without_movement or self.dead_tensors
         )
 
     @property
-    def reasons(self) -> list[Reason]:
+    def reasons(self) -> list[VerdictReason]:
         """What is wrong with the steps, or that nothing is."""
         found = []
         if self.uncovered_steps:
             found.append(
-                Reason(
+                VerdictReason(
                     GradientReason.COVERAGE_BELOW_ONE,
                     f"encoder coverage below 1 on {self.uncovered_steps} of {self.steps} steps "
                     f"(mean {_number(self.coverage_mean)})",
@@ -61,26 +61,28 @@ class Facts(Found):
             )
         if self.without_gradient:
             words = f"no gradient in the encoder on {self.without_gradient} of {self.steps} steps"
-            found.append(Reason(GradientReason.NO_GRADIENT, words))
+            found.append(VerdictReason(GradientReason.NO_GRADIENT, words))
         if self.without_movement:
-            arrived = "although gradient arrives" if not self.without_gradient else "and none could"
+            arrived = (
+                "although gradients arrive" if not self.without_gradient else "because no gradient arrives"
+            )
             words = f"the encoder does not move on {self.without_movement} of {self.steps} steps, {arrived}"
-            found.append(Reason(GradientReason.NO_MOVEMENT, words))
+            found.append(VerdictReason(GradientReason.NO_MOVEMENT, words))
         if self.dead_tensors and not self.without_movement:
             words = f"up to {self.dead_tensors} trainable encoder tensors without gradient or movement"
-            found.append(Reason(GradientReason.IDLE_TENSORS, words))
+            found.append(VerdictReason(GradientReason.IDLE_TENSORS, words))
         if found:
             return found
         low = _number(self.coverage_low)
         words = f"encoder coverage {low} on every one of {self.steps} steps, and every tensor moves"
-        return [Reason(GradientReason.EVERY_STEP_TRAINS, words)]
+        return [VerdictReason(GradientReason.EVERY_STEP_TRAINS, words)]
 
 
-def gather(metrics: Sequence[dict[str, Any]]) -> Facts:
-    """Facts of the logged steps; a step that logged nothing of the encoder counts as not covered.
+def gather(metrics: Sequence[dict[str, Any]]) -> GradientFacts:
+    """Gather the facts of logged steps; a step that logged nothing about the encoder counts as not covered.
 
-    Steps in which the subject's own settings freeze the encoder say nothing of gradients, nor do steps with
-    numbers that are not finite: they are left out, and with the latter ``finite`` is False.
+    Steps on which the settings freeze the encoder are left out, and so are steps with numbers that are not finite;
+    with the latter, ``finite`` is False.
     """
     metrics = [m for m in metrics if m.get("frozen") != "encoder"]
     logged = len(metrics)
@@ -93,7 +95,7 @@ def gather(metrics: Sequence[dict[str, Any]]) -> Facts:
     norms = [m.get("encoder.grad_norm_pre_clip") or 0.0 for m in metrics]
     moved = [m.get("encoder.moved") or 0.0 for m in metrics]
     dead = [m.get("encoder.params_idle") or 0 for m in metrics]
-    return Facts(
+    return GradientFacts(
         steps=len(metrics),
         coverage_low=_low(values("encoder.coverage")),
         coverage_mean=_mean(values("encoder.coverage")),
@@ -112,12 +114,12 @@ def gather(metrics: Sequence[dict[str, Any]]) -> Facts:
 
 
 def _number(value: Value) -> str:
-    return value.absent if isinstance(value, Absent) else f"{value:.2f}"
+    return value.absent if isinstance(value, NotMeasured) else f"{value:.2f}"
 
 
 def _mean(values: Sequence[float]) -> Value:
-    return sum(values) / len(values) if values else Absent(absent="no step logged it")
+    return sum(values) / len(values) if values else NotMeasured(absent="no step logged it")
 
 
 def _low(values: Sequence[float], sign: int = 1) -> Value:
-    return sign * min(values) if values else Absent(absent="no step has one")
+    return sign * min(values) if values else NotMeasured(absent="no step has one")

@@ -1,4 +1,4 @@
-"""Predictions whose score is known, put through an evaluator: what it reports against an independent count."""
+"""Known-answer predictions: an evaluator scores them, and an independent count checks the score."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 VOTES = 4
-"""Augmentations of a planted evaluation, whatever the subject's: one vote hides a missing inverse."""
+"""Augmentations of a known-answer evaluation, whatever the config has: one vote would hide a missing inverse."""
 SIZES = (4, 64)
 
 
 class KnownAnswers(StrEnum):
-    """Which predictions are right; the others are wrong."""
+    """The predictions that are right; the others are wrong."""
 
     ALL_RIGHT = "all-right"
     EVERY_SECOND = "every-second"
@@ -38,26 +38,26 @@ class KnownAnswers(StrEnum):
             KnownAnswers.ALL_RIGHT: "all right",
             KnownAnswers.EVERY_SECOND: "every second right",
             KnownAnswers.FIRST_QUERIES: "the first query of every task right",
-            KnownAnswers.AUGMENTED: "right under augmentation alone",
+            KnownAnswers.AUGMENTED: "right only under augmentation",
             KnownAnswers.ALL_WRONG: "all wrong",
             KnownAnswers.ONE_VOTE: f"right by one vote of {VOTES}",
         }[self]
 
 
 @dataclass(frozen=True)
-class Planted:
+class KnownAnswerScore:
     """One evaluation of predictions whose score is known.
 
     Attributes:
-        answers: that were planted.
-        tasks: in the set that is evaluated.
-        refused: why the evaluator gives no such score, or nothing.
-        asked: tasks that were asked.
-        solved: of them, those that were planted right and can be answered.
-        reported_asked, reported_solved: by the evaluator.
+        answers: the known answers.
+        tasks: number of tasks in the set that is evaluated.
+        refused: the reason why the evaluator gives no such score, or nothing.
+        asked: number of tasks that were evaluated.
+        solved: number of tasks whose answers are right and within reach.
+        reported_asked, reported_solved: the same numbers as the evaluator reports them.
         score: pass@k by the evaluator.
-        wanted: pass@k by counting, the mean over the tasks of the share of queries planted right.
-        k: candidates that may be tried.
+        wanted: pass@k by counting, the mean over the tasks of the share of queries with right answers.
+        k: number of candidates that count.
     """
 
     answers: KnownAnswers
@@ -73,21 +73,21 @@ class Planted:
 
     @property
     def what(self) -> str:
-        """What was planted, on how many tasks, and whether it was refused."""
+        """The known answers, the number of tasks, and whether the evaluator refused them."""
         return f"{self.answers.words}, {self.tasks} tasks{', ' if self.refused else ''}{self.refused}"
 
     @property
     def right(self) -> bool:
-        """Whether the evaluator says what was planted."""
+        """Whether the evaluator reports the known score."""
         counts = (self.reported_asked, self.reported_solved) == (self.asked, self.solved)
         return counts and abs(self.score - self.wanted) < 1e-9
 
     @property
     def words(self) -> str:
-        """What was planted and what came out."""
+        """The known score and the reported one."""
         return (
             f"{self.what}, pass@{self.k}: {self.reported_solved} of {self.reported_asked} tasks "
-            f"({self.score:.1%}) reported, {self.solved} of {self.asked} ({self.wanted:.1%}) planted"
+            f"({self.score:.1%}) reported, {self.solved} of {self.asked} ({self.wanted:.1%}) known"
         )
 
 
@@ -113,8 +113,8 @@ Right = Callable[[Sample], bool]
 Wrong = Callable[[Sample], Answer]
 
 
-def planted(right: Right, wrong: Wrong = wrong_answer) -> Predictor:
-    """Right for some samples, wrong for the others."""
+def make_predictor(right: Right, wrong: Wrong = wrong_answer) -> Predictor:
+    """A predictor that is right for some samples and wrong for the others."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
         return [right_answer(s) if right(s) else wrong(s) for s in samples]
@@ -122,47 +122,49 @@ def planted(right: Right, wrong: Wrong = wrong_answer) -> Predictor:
     return answer
 
 
-def black(sample: Sample) -> bool:
+def is_black(sample: Sample) -> bool:
     """Whether the right answer is all black."""
     return bool(np.array_equal(right_answer(sample)[0], black_answer(sample)[0]))
 
 
-def augmented(sample: Sample) -> bool:
-    """Whether the sample is another than the plain one, which is asked first."""
+def is_augmented(sample: Sample) -> bool:
+    """Whether the sample is another than the plain one, which is evaluated first."""
     return parse_name(sample.name)[1] != identity()
 
 
-def evaluate_known_answers(trainer: Trainer) -> tuple[Planted, ...]:
-    """Evaluations in an order that shows what is kept between them: right answers before wrong ones."""
+def evaluate_known_answers(trainer: Trainer) -> tuple[KnownAnswerScore, ...]:
+    """Evaluations in an order that shows whether votes are kept between them: right answers before wrong ones."""
     whole = load_held_out_tasks(trainer.config)
     sizes = sorted({min(size, len(whole)) for size in (*SIZES, len(whole))})
     found = []
     for size in sizes:
         tasks = replace(whole, tasks=whole.tasks[:size])
         second = frozenset(task.id for task in tasks.tasks[::2])
-        # What is right, and what is then right by a majority of the votes.
+        # The right samples, and those that are then right by a majority of the votes.
         cases: tuple[tuple[KnownAnswers, Right, Right], ...] = (
             (KnownAnswers.ALL_RIGHT, lambda s: True, lambda s: True),
             (KnownAnswers.EVERY_SECOND, lambda s: s.task_id in second, lambda s: s.task_id in second),  # noqa: B023
             (KnownAnswers.FIRST_QUERIES, lambda s: s.query == 0, lambda s: s.query == 0),
-            (KnownAnswers.AUGMENTED, augmented, lambda s: True),
+            (KnownAnswers.AUGMENTED, is_augmented, lambda s: True),
             (KnownAnswers.ALL_WRONG, lambda s: False, lambda s: False),
         )
-        found += [_asked(trainer, answers, tasks, planted(right), wins) for answers, right, wins in cases]
+        found += [
+            _score(trainer, answers, tasks, make_predictor(right), wins) for answers, right, wins in cases
+        ]
         # One right vote against three that agree: the right answer comes second.
-        second_place = planted(lambda s: not augmented(s), black_answer)
-        found.append(_asked(trainer, KnownAnswers.ONE_VOTE, tasks, second_place, black))
-        found.append(_asked(trainer, KnownAnswers.ONE_VOTE, tasks, second_place, lambda s: True, k=2))
+        second_place = make_predictor(lambda s: not is_augmented(s), black_answer)
+        found.append(_score(trainer, KnownAnswers.ONE_VOTE, tasks, second_place, is_black))
+        found.append(_score(trainer, KnownAnswers.ONE_VOTE, tasks, second_place, lambda s: True, k=2))
     return tuple(found)
 
 
-def _asked(
+def _score(
     trainer: Trainer, answers: KnownAnswers, tasks: TaskSet, predictor: Predictor, wins: Right, k: int = 1
-) -> Planted:
-    """What the evaluator says of k candidates, held against a count that it has no part in."""
-    asked: dict[str, list[bool]] = {task.id: [] for task in tasks}
+) -> KnownAnswerScore:
+    """The score that the evaluator reports for k candidates, with an independent count."""
+    right_by_task: dict[str, list[bool]] = {task.id: [] for task in tasks}
     for sample in build_evaluation_samples(tasks, trainer.config.data, 1, 0):
-        asked[sample.task_id].append(sample.in_region and wins(sample))
+        right_by_task[sample.task_id].append(sample.in_region and wins(sample))
     reported, refused = (0, 0, 0.0), ""
     try:
         report = trainer.recipe.evaluate(
@@ -172,17 +174,17 @@ def _asked(
             refused = "not reported"
         else:
             reported = (passed.asked, passed.solved, passed.score)
-    except ValueError as error:  # answers of the form that was asked for are refused
+    except ValueError as error:  # answers of the required form are refused
         refused = f"refused ({error})"
-    return Planted(
+    return KnownAnswerScore(
         answers=answers,
         tasks=len(tasks),
-        asked=len(asked),
-        solved=sum(map(all, asked.values())),
+        asked=len(right_by_task),
+        solved=sum(map(all, right_by_task.values())),
         reported_asked=reported[0],
         reported_solved=reported[1],
         score=reported[2],
-        wanted=sum(sum(right) / len(right) for right in asked.values()) / len(asked),
+        wanted=sum(sum(right) / len(right) for right in right_by_task.values()) / len(right_by_task),
         k=k,
         refused=refused,
     )

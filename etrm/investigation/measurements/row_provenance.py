@@ -1,8 +1,7 @@
-"""What the rows of a batch hold, against the grids that they are said to come from.
+"""The rows of a batch, compared with the grids of their tasks.
 
-Read from the tensors that reach the model, not from the loader's own account: tokens and places are
-put back on a canvas, the augmentation that the sample's name tells is undone, and the grids must be
-those of the task.
+The comparison reads the tensors that reach the model, not the records of the loader: tokens and positions are put back
+on a canvas, the augmentation in the name of the sample is undone, and the grids must be those of the task.
 """
 
 from __future__ import annotations
@@ -51,18 +50,18 @@ _WORDS = {
     RowProblem.APART: "a demonstration of the task under another augmentation",
     RowProblem.FOREIGN: "a demonstration of another task",
     RowProblem.COUNT: "demonstrations of the task left out or shown twice",
-    RowProblem.PLACE: "an output that does not lie where its input does",
+    RowProblem.PLACE: "an output in another place than its input",
 }
 
 
 @dataclass(frozen=True)
-class Provenance:
+class RowProvenance:
     """What was found in some rows.
 
     Attributes:
-        rows: that were read.
-        demos: demonstrations that were read.
-        wrong: rows with a problem, by its kind.
+        rows: number of rows that were read.
+        demos: number of demonstrations that were read.
+        wrong: number of rows with a problem, by its kind.
         first: the sample of the first problem, by its kind.
     """
 
@@ -74,13 +73,13 @@ class Provenance:
 
 def read_rows(
     batches: Sequence[tuple[Batch, Sequence[Sample]]], tasks: TaskSet, max_demos: int
-) -> Provenance:
-    """Hold every row of some batches against the tasks.
+) -> RowProvenance:
+    """Compare every row of some batches with the tasks.
 
     Args:
-        batches: each with the samples whose names say what its rows are.
-        tasks: that the samples are said to come from.
-        max_demos: demonstrations that a row is shown at the most.
+        batches: the batches, each with the samples whose names identify its rows.
+        tasks: the tasks that the samples name.
+        max_demos: largest number of demonstrations of a row.
     """
     by_id = {task.id: task for task in tasks}
     wrong: Counter[RowProblem] = Counter()
@@ -91,36 +90,36 @@ def read_rows(
         for row, sample in enumerate(samples):
             pairs = [place for place, owner in enumerate(shown) if owner == row]
             rows, demos = rows + 1, demos + len(pairs)
-            for kind in problems(batch, row, pairs, sample, by_id[sample.task_id], max_demos):
+            for kind in find_problems(batch, row, pairs, sample, by_id[sample.task_id], max_demos):
                 wrong[kind] += 1
-                first.setdefault(kind, _in_words(sample))
-    return Provenance(rows, demos, wrong, first)
+                first.setdefault(kind, _name_sample(sample))
+    return RowProvenance(rows, demos, wrong, first)
 
 
-def _in_words(sample: Sample) -> str:
+def _name_sample(sample: Sample) -> str:
     task, augmentation = parse_name(sample.name)
     return f"task {task}, query {sample.query}, {augmentation.words.replace(';', ',')}"
 
 
-def problems(
+def find_problems(
     batch: Batch, row: int, pairs: Sequence[int], sample: Sample, task: Task, max_demos: int
 ) -> list[RowProblem]:
-    """The kinds of what is wrong with one row of a batch, each once."""
+    """The kinds of problems of one row of a batch, each once."""
     _, augmentation = parse_name(sample.name)
-    asked = (task.tests + task.demos)[sample.query]
+    query = (task.tests + task.demos)[sample.query]
     places, inputs = batch.positions[row].numpy(), batch.inputs[row].numpy()
     found: list[RowProblem] = []
-    if not np.array_equal(augmentation.inverse(grid(inputs, places)), asked.input):
+    if not np.array_equal(augmentation.inverse(read_grid(inputs, places)), query.input):
         found.append(RowProblem.QUERY)
-    if asked.output is not None:
-        whole = augmentation.apply(asked.output)
+    if query.output is not None:
+        whole = augmentation.apply(query.output)
         height, width = _room(inputs, places)
-        if not np.array_equal(grid(batch.labels[row].numpy(), places), whole[:height, :width]):
+        if not np.array_equal(read_grid(batch.labels[row].numpy(), places), whole[:height, :width]):
             found.append(RowProblem.LABELS)
     shown = [_demo(batch, pair) for pair in pairs]
-    found += sorted({kind for demo in shown if (kind := _demo_problem(demo, augmentation, asked, task))})
+    found += sorted({kind for demo in shown if (kind := _demo_problem(demo, augmentation, query, task))})
     plain = Counter(_undone(demo, augmentation) for demo in shown)
-    own = Counter(demo for demo in task.demos if demo != asked)
+    own = Counter(demo for demo in task.demos if demo != query)
     too_often = any(plain[demo] > own[demo] for demo in own)
     if too_often or len(shown) != min(own.total(), max_demos):
         found.append(RowProblem.COUNT)
@@ -150,7 +149,7 @@ def _room(inputs: Integers, places: Integers) -> tuple[int, int]:
     return int(rows.max() - rows[colour].min()) + 1, int(columns.max() - columns[colour].min()) + 1
 
 
-def grid(tokens: Integers, places: Integers) -> Grid:
+def read_grid(tokens: Integers, places: Integers) -> Grid:
     """The smallest rectangle that holds every colour among some tokens; black where it has none."""
     colour = tokens >= FIRST_COLOUR
     if not colour.any():
@@ -177,7 +176,7 @@ def _renumbered(grids: Sequence[Grid]) -> bytes:
 def _demo(batch: Batch, pair: int) -> Pair:
     """The grids of a demonstration as the encoder sees them."""
     first, second = _halves(batch, pair)
-    return Pair(grid(*first), grid(*second))
+    return Pair(read_grid(*first), read_grid(*second))
 
 
 def _halves(batch: Batch, pair: int) -> tuple[tuple[Integers, Integers], tuple[Integers, Integers]]:
@@ -192,9 +191,9 @@ def _undone(demo: Pair, augmentation: Augmentation) -> Pair:
     return Pair(augmentation.inverse(demo.input), augmentation.inverse(demo.output))
 
 
-def _demo_problem(demo: Pair, augmentation: Augmentation, asked: Pair, task: Task) -> RowProblem | None:
+def _demo_problem(demo: Pair, augmentation: Augmentation, query: Pair, task: Task) -> RowProblem | None:
     plain = _undone(demo, augmentation)
-    if plain == asked:
+    if plain == query:
         return RowProblem.ANSWER
     if plain in task.demos:
         return None

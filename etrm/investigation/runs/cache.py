@@ -20,7 +20,7 @@ from etrm.config import Config
 from etrm.data import choose_tasks
 from etrm.device import pick_device
 from etrm.hardware import Compute, compute
-from etrm.investigation.result import ControlOutcome
+from etrm.investigation.records import ControlOutcome
 from etrm.investigation.runs.code_version import code_hash, judging_hash
 from etrm.training.faults import apply_faults
 from etrm.training.task_sets import load_held_out_tasks
@@ -52,16 +52,21 @@ def key(config: Config, elsewhere: str = "") -> str:
 
 
 def outcomes(
-    name: str, configs: Sequence[Config], make: Callable[[], Sequence[ControlOutcome]]
+    name: str,
+    configs: Sequence[Config],
+    make: Callable[[], Sequence[ControlOutcome]],
+    inspect: object = None,
 ) -> tuple[ControlOutcome, ...]:
-    """How the controls of a hypothesis behaved, by this code: found in the cache, or made and kept.
+    """The outcomes of the controls of a hypothesis by this code: found in the cache, or made and kept.
 
     Args:
-        name: of the hypothesis.
-        configs: of the controls, but for the decoder, which they determine.
-        make: looks at the controls.
+        name: id of the hypothesis.
+        configs: the configs of the controls without their decoder, which they determine.
+        make: inspects the controls.
+        inspect: the function that inspects one, whose code from outside the packages counts too.
     """
-    file = cache_folder() / "controls" / f"{name}-{_named(configs, judging_hash(*configs))}.json"
+    code = judging_hash(*configs, judges=() if inspect is None else (inspect,))
+    file = cache_folder() / "controls" / f"{name}-{_named(configs, code)}.json"
     if file.exists():
         return tuple(ControlOutcome.model_validate(item) for item in json.loads(file.read_text("utf-8")))
     made = tuple(make())

@@ -7,7 +7,7 @@ compares its hash with that of the process that started it (:func:`etrm.investig
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,10 +36,14 @@ ONLY_JUDGE = tuple(
         "comparison",
         "experiments",
         "runs/budget.py",
+        "evidence",
         "codes.py",
-        "evidence.py",
+        "controls.py",
         "fault_benchmark.py",
-        "protocol.py",
+        "folder_claim.py",
+        "session.py",
+        "result.py",
+        "root_cause.py",
         "run.py",
     )
 )
@@ -56,13 +60,17 @@ def code_hash(config: Config) -> str:
     return _with_outside_code(_loaded((*ONLY_RENDER, *ONLY_JUDGE)), config)
 
 
-def judging_hash(*configs: Config) -> str:
+def judging_hash(*configs: Config, judges: Iterable[object] = ()) -> str:
     """Hash of the code that verdicts about these configs depend on: that of their runs, and of the rules.
+
+    Args:
+        configs: of the runs.
+        judges: functions and classes that judge the runs, whose code from outside the packages counts too.
 
     Raises:
         ConfigError: a fault is not known.
     """
-    return _with_outside_code(_loaded(ONLY_RENDER), *configs)
+    return _with_outside_code(_loaded(ONLY_RENDER), *configs, judges=judges)
 
 
 def hash_files(packages: Mapping[str, Path], without: Collection[str] = ()) -> str:
@@ -97,8 +105,8 @@ def _loaded(without: tuple[str, ...]) -> str:
     return hash_files(PACKAGES, without)
 
 
-def _with_outside_code(ours: str, *configs: Config) -> str:
-    outside = outside_digests(thing for config in configs for thing in seams(config))
+def _with_outside_code(ours: str, *configs: Config, judges: Iterable[object] = ()) -> str:
+    outside = outside_digests([*(thing for config in configs for thing in seams(config)), *judges])
     return hashlib.sha256("\n".join((ours, *outside)).encode()).hexdigest()
 
 

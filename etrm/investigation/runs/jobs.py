@@ -9,23 +9,26 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from etrm.atomic_files import write_atomically
-from etrm.checkpoints.run_folder import read_metrics, read_record
-from etrm.config import Config, with_overrides
+from etrm.checkpoints.run_folder import read_record
+from etrm.config import Config, with_settings
 from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError
-from etrm.investigation.result import Absent, EnvironmentChange, Run, Value
 from etrm.investigation.runs import cache
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.code_version import code_hash
 from etrm.investigation.runs.launchers import Attempt, Launcher
+from etrm.investigation.runs.loaded_run import SUMMARY, LoadedRun, load_run
 
-SUMMARY = "summary.json"
 OnProgress = Callable[[int, int], None]
+"""Takes the number of steps done and of all steps."""
+RunKey = tuple[ArmId, int]
+"""The arm and the seed of a run."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Job:
     """One arm with one seed.
 
     Attributes:
-        arm: name of the arm.
+        arm: that the run belongs to.
         seed: of the run; also in the config.
         config: what is trained.
         measure: also measure held-in loss before and after, and the held-out score.
@@ -42,7 +45,7 @@ class Job:
         place: its folder, where that is not one of the investigation's.
     """
 
-    arm: str
+    arm: ArmId
     seed: int
     config: Config
     measure: bool = False
@@ -53,17 +56,21 @@ class Job:
     @property
     def folder(self) -> str:
         """Relative to the investigation's folder, or absolute."""
-        return folder_of(self.arm, self.seed) if self.place is None else str(self.place.absolute())
+        return self.arm.folder(self.seed) if self.place is None else str(self.place.absolute())
 
-
-def folder_of(arm: str, seed: int) -> str:
-    """Where an arm's run with a seed stands, relative to the investigation's folder."""
-    return f"runs/{arm}/seed{seed}"
+    @property
+    def key(self) -> RunKey:
+        """What its run is found by."""
+        return self.arm, self.seed
 
 
 def run_jobs(
-    root: Path, jobs: Sequence[Job], launcher: Launcher, progress: OnProgress
-) -> dict[tuple[str, int], Run]:
+    root: Path,
+    jobs: Sequence[Job],
+    launcher: Launcher,
+    progress: OnProgress,
+    loaded: Mapping[RunKey, LoadedRun] | None = None,
+) -> dict[RunKey, LoadedRun]:
     """Run all jobs that are not finished.
 
     Args:
@@ -71,9 +78,10 @@ def run_jobs(
         jobs: what to run.
         launcher: where and how many at a time.
         progress: called with steps done and steps in all.
+        loaded: runs that were loaded before; those of finished jobs are not read again.
 
     Returns:
-        every job's run by (arm, seed).
+        every job's run.
 
     Raises:
         Interrupted: Ctrl-C; finished steps are kept.
@@ -95,14 +103,20 @@ def run_jobs(
         if job.shared and _finished(root, job):
             cache.keep(job.config, root / job.folder, launcher.elsewhere)
     progress(total, total)
-    found = {(job.arm, job.seed): read_run(root, job.arm, job.seed, job.folder) for job in jobs}
+    known, ran = loaded or {}, {job.key for job in waiting}
+    found = {
+        job.key: known[job.key]
+        if job.key in known and job.key not in ran
+        else load_run(root, job.arm, job.seed, job.folder)
+        for job in jobs
+    }
     return {key: run for key, run in found.items() if run is not None}
 
 
 def _threaded(job: Job, threads: int) -> Job:
     if job.shared or job.place is not None:
         return job
-    return replace(job, config=with_overrides(job.config, (f"train.threads={threads}",)))
+    return replace(job, config=with_settings(job.config, train={"threads": threads}))
 
 
 def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[[], None]) -> None:
@@ -229,36 +243,3 @@ def _steps(root: Path, job: Job) -> int:
         return 0
     with path.open("rb") as file:
         return min(job.config.train.steps, sum(1 for _ in file))
-
-
-def read_run(root: Path, arm: str, seed: int, folder: str = "") -> Run | None:
-    """What a folder, by default the arm's own, holds of its run; None where it has not ended."""
-    folder = folder or folder_of(arm, seed)
-    file = root / folder / SUMMARY
-    if not file.exists():
-        return None
-    summary = json.loads(file.read_text("utf-8"))
-    metrics = read_metrics(root / folder)
-    final: dict[str, Value] = {}
-    for key in ("loss", "accuracy_all", "exact_all"):
-        values = [m[key] for m in metrics[-25:] if m.get(key) is not None]
-        final[key] = sum(values) / len(values) if values else Absent(absent="no step logged it")
-    for key, value in summary.get("measured", {}).items():
-        final[key] = Absent(absent="not measured") if value is None else value
-    record = read_record(root / folder)
-    return Run(
-        arm=arm,
-        seed=seed,
-        folder=folder,
-        device=record.get("device"),
-        precision=record.get("precision"),
-        threads=record.get("threads"),
-        changes=tuple(EnvironmentChange(**change) for change in record.get("changes", ())),
-        steps=len(metrics),
-        wall_s=round(summary["wall_s"], 1),
-        state=summary["state"],
-        diverged=summary.get("diverged", False),
-        code=summary.get("code", ""),
-        reason=summary.get("reason", ""),
-        final=final,
-    )

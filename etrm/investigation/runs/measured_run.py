@@ -1,4 +1,4 @@
-"""One run of an arm, with what is measured around it."""
+"""One run of an arm, with the measurements before and after it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ BEFORE = "before.json"
 
 
 def measured_run(config: Config, path: Path, *, measure: bool, held_out: bool) -> dict[str, Any] | None:
-    """Train a config in a folder, from wherever it stands.
+    """Train a config in a folder, from the last checkpoint there, if there is one.
 
     Args:
-        config: of the run.
-        path: its folder.
-        measure: also measure loss on the training queries before and after, with true and with
-            foreign demos, and task retrieval where there is an encoder.
-        held_out: and pass@1 on the held-out tasks after it. All is deterministic given the weights.
+        config: what is trained.
+        path: folder of the run.
+        measure: whether to measure the loss on the training queries before and after, with their own and with
+            mismatched demonstrations, and task retrieval where there is an encoder.
+        held_out: whether to measure pass@1 on the held-out tasks too. All is deterministic given the weights.
 
     Returns:
-        what to record of the finished run, or None where a signal stopped it early.
+        What to record of the finished run, or None where a signal stopped it early.
     """
     folder = RunFolder(path, config, resume=True)
     try:
@@ -55,7 +55,7 @@ def measured_run(config: Config, path: Path, *, measure: bool, held_out: bool) -
 
 
 def _before(trainer: Trainer, path: Path) -> dict[str, float]:
-    """Measured once, at the first step, and kept for a run that is resumed."""
+    """The measurements at the first step, made once and kept for a run that is resumed."""
     file = path / BEFORE
     if not file.exists():
         write_atomically(file, json.dumps(_measure(trainer, "start")) + "\n")
@@ -67,14 +67,14 @@ def _measure(trainer: Trainer, when: str) -> dict[str, float]:
     samples, kind = training_queries(trainer), trainer.config.train.loss
     found = {
         f"loss_{when}": compute_mean_loss(trainer.model, samples, kind),
-        f"loss_{when}_foreign_demos": compute_mean_loss(trainer.model, with_foreign_demos(samples), kind),
+        f"loss_{when}_foreign_demos": compute_mean_loss(trainer.model, with_mismatched_demos(samples), kind),
     }
     return found | {f"retrieval_{name}": value for name, value in _retrieval(trainer, samples, when).items()}
 
 
 @torch.no_grad()
 def _retrieval(trainer: Trainer, samples: Sequence[Sample], when: str) -> dict[str, float]:
-    """How often a task's odd demos find its even ones by context; empty where that cannot be asked."""
+    """The share of tasks whose odd demonstrations retrieve their even ones; empty where it cannot be measured."""
     encoder = trainer.model.encoder
     several = [sample for sample in samples if len(sample.demos) > 1]
     if encoder is None or len(several) < 2:
@@ -92,7 +92,7 @@ def _retrieval(trainer: Trainer, samples: Sequence[Sample], when: str) -> dict[s
 
 
 def training_queries(trainer: Trainer) -> list[Sample]:
-    """The first query of up to 64 training tasks, not augmented: the same for every arm and seed."""
+    """The first query of up to 64 training tasks, without augmentation: the same for every arm and seed."""
     table = trainer.tasks if trainer.model.encoder is None else None
     samples = build_evaluation_samples(trainer.tasks, trainer.config.data, 1, 0, trained=table)
     first = {sample.task_id: sample for sample in reversed(samples)}
@@ -100,8 +100,8 @@ def training_queries(trainer: Trainer) -> list[Sample]:
     return [first[name] for name in names[:: max(1, len(names) // 64)]]
 
 
-def with_foreign_demos(samples: Sequence[Sample]) -> list[Sample]:
-    """The same queries, each with the demos of the next one's task."""
+def with_mismatched_demos(samples: Sequence[Sample]) -> list[Sample]:
+    """The same queries, each with the demonstrations of the task of the next one."""
     return [replace(s, demos=samples[(i + 1) % len(samples)].demos) for i, s in enumerate(samples)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from etrm.config import Config, load
-from etrm.investigation.comparison.gradient_check import SlopeReason, slope
+from etrm.investigation.comparison.gradient_check import SlopeReason, check_slope
 from etrm.model.recursive import RecursiveModel
 from etrm.training.faults import FAULTS, Fault
 from etrm.training.faults.seam import change_model
@@ -19,7 +19,7 @@ def smoke(*settings: str) -> Config:
 
 @pytest.mark.parametrize("kind", ["standard", "lpn_variational", "recurrent"])
 def test_the_gradient_of_a_sound_encoder_is_the_slope_of_the_loss(kind: str) -> None:
-    found = slope(smoke(f"model.encoder.kind={kind}"))
+    found = check_slope(smoke(f"model.encoder.kind={kind}"))
     assert found is not None
     assert found.ratio == pytest.approx(1, abs=0.05)
     assert not found.holds
@@ -40,7 +40,7 @@ def test_the_gradient_of_a_sound_encoder_is_the_slope_of_the_loss(kind: str) -> 
     ],
 )
 def test_what_is_no_fault_of_the_gradient_is_passed(setting: str) -> None:
-    found = slope(smoke(setting))
+    found = check_slope(smoke(setting))
     assert found is not None
     assert not found.holds
 
@@ -61,7 +61,7 @@ def test_a_gradient_that_is_scaled_or_turned_round_is_told(
         for parameter in model.encoder.parameters():
             parameter.register_hook(lambda gradient: factor * gradient)
 
-    found = slope(odd(change, monkeypatch))
+    found = check_slope(odd(change, monkeypatch))
     assert found is not None
     assert found.ratio == pytest.approx(factor, rel=0.05)
     assert found.holds
@@ -74,7 +74,7 @@ def test_tensors_that_take_no_gradient_are_counted(monkeypatch: pytest.MonkeyPat
         for parameter in list(model.encoder.parameters())[:3]:
             parameter.requires_grad_(False)
 
-    found = slope(odd(change, monkeypatch))
+    found = check_slope(odd(change, monkeypatch))
     assert found is not None
     assert found.holds
     assert SlopeReason.FROZEN_TENSORS in found.codes
@@ -82,10 +82,10 @@ def test_tensors_that_take_no_gradient_are_counted(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_a_gradient_the_ratio_is_nought() -> None:
-    found = slope(smoke('faults=["context-detached"]'))
+    found = check_slope(smoke('faults=["context-detached"]'))
     assert found is not None
     assert (found.ratio, found.holds) == (0.0, True)
 
 
 def test_a_step_without_a_loss_says_nothing() -> None:
-    assert slope(smoke('faults=["context-nan"]')) is None
+    assert check_slope(smoke('faults=["context-nan"]')) is None

@@ -5,22 +5,18 @@ from __future__ import annotations
 import pytest
 
 from etrm.config import Config, load
+from etrm.config.tree import Changes
 from etrm.data import choose_tasks
-from etrm.investigation.comparison.screening import (
-    Screen,
-    Treatment,
-    few_tasks,
-    interventions,
-    lasting,
-    unusable,
-)
-from etrm.investigation.result import Verdict
+from etrm.investigation.comparison.interventions import with_interventions
+from etrm.investigation.comparison.screening import Screen, Treatment, explain_unusable, few_tasks, with_steps
+from etrm.investigation.records import Verdict
+from etrm.investigation.runs.arms import ArmId
 from etrm.training.faults import apply_faults
 from etrm.training.task_sets import load_held_out_tasks
 from tests.investigation.planted import DIVERGED, planted
 
-SLOW = Treatment("slow", "rate x0.1", ("train.encoder_lr_scale=0.1",))
-BATCH = Treatment("batch", "twice the batch", ("train.batch_size=32",), steps=0.5)
+SLOW = Treatment("slow", "rate x0.1", {"train": {"encoder_lr_scale": 0.1}})
+BATCH = Treatment("batch", "twice the batch", {"train": {"batch_size": 32}}, steps=0.5)
 
 
 def small(*settings: str) -> Config:
@@ -28,12 +24,12 @@ def small(*settings: str) -> Config:
 
 
 def test_a_shorter_run_keeps_the_shares_of_its_parts() -> None:
-    short = lasting(small("train.freeze_encoder_steps=200"), 80)
+    short = with_steps(small("train.freeze_encoder_steps=200"), 80)
     assert (short.train.steps, short.train.warmup_steps, short.train.freeze_encoder_steps) == (80, 8, 40)
 
 
 def test_a_longer_run_keeps_them_too() -> None:
-    long = lasting(load("smoke"), 100)
+    long = with_steps(load("smoke"), 100)
     assert (long.train.steps, long.train.warmup_steps, long.train.checkpoint_every) == (100, 10, 100)
 
 
@@ -58,38 +54,41 @@ def test_fewer_tasks_than_ten_are_all_kept() -> None:
 
 @pytest.mark.parametrize("fault", ["warmup-too-long", "lr-too-high"])
 def test_an_intervention_has_the_last_word_over_a_fault(fault: str) -> None:
-    subject = small(f'faults=["{fault}"]', interventions(small(), ("train.warmup_steps=4", *SLOW.settings)))
+    changes: Changes = {"train": {"warmup_steps": 4, "encoder_lr_scale": 0.1}}
+    subject = with_interventions(small(f'faults=["{fault}"]'), changes)
     assert apply_faults(subject).train.warmup_steps == 4
     assert apply_faults(subject).train.encoder_lr_scale == 0.1
 
 
 def test_a_treatment_with_seeds_of_its_own_has_the_reference_beside_it() -> None:
-    more = Treatment("more", "x", ("train.beta2=0.9",), seeds=(1, 2, 3))
-    screen = Screen("x", lasting(small(), 80), (SLOW, more), (0, 1))
-    seeds = {name: [job.seed for job in screen.jobs() if job.arm == f"x-{name}"] for name in ("slow", "more")}
+    more = Treatment("more", "x", {"train": {"beta2": 0.9}}, seeds=(1, 2, 3))
+    screen = Screen(with_steps(small(), 80), (SLOW, more), (0, 1))
+    seeds = {
+        name: [job.seed for job in screen.jobs() if job.arm == screen.arm(name)] for name in ("slow", "more")
+    }
     assert seeds == {"slow": [0, 1], "more": [1, 2, 3]}
-    assert [job.seed for job in screen.jobs() if job.arm == "x-as-given"] == [0, 1, 2, 3]
+    assert [job.seed for job in screen.jobs() if job.arm == screen.arm()] == [0, 1, 2, 3]
     runs = [
-        *planted("x-as-given", [1.0] * 4),
-        *planted("x-slow", [0.5] * 2),
-        *planted("x-more", [9.0, 0.5, 0.5, 0.5])[1:],
+        *planted(screen.arm(), [1.0] * 4),
+        *planted(screen.arm("slow"), [0.5] * 2),
+        *planted(screen.arm("more"), [9.0, 0.5, 0.5, 0.5])[1:],
     ]
-    slow, found = screen.outcome(runs, ["slow"]).best, screen.outcome(runs, ["more"], 0.1).best
+    slow, found = screen.compare(runs, ["slow"]).best, screen.compare(runs, ["more"], 0.1).best
     assert (len(slow.effects), len(found.effects)) == (2, 3)
     assert (slow.smallest_effect, found.smallest_effect) == (0.25, 0.1)
 
 
 def test_interventions_are_added_to_those_that_a_subject_has() -> None:
     subject = small('interventions=["train.beta2=0.9"]')
-    both = small(interventions(subject, SLOW.settings))
+    both = with_interventions(subject, SLOW.settings)
     assert (apply_faults(both).train.beta2, apply_faults(both).train.encoder_lr_scale) == (0.9, 0.1)
 
 
 def test_every_arm_has_every_seed_and_the_one_difference() -> None:
-    screen = Screen("x", lasting(small(), 80), (SLOW, BATCH), (0, 1))
-    jobs = {(job.arm, job.seed): job.config for job in screen.jobs()}
-    assert sorted(jobs) == [(f"x-{arm}", seed) for arm in ("as-given", "batch", "slow") for seed in (0, 1)]
-    given, slow, batch = (apply_faults(jobs[f"x-{arm}", 1]) for arm in ("as-given", "slow", "batch"))
+    screen = Screen(with_steps(small(), 80), (SLOW, BATCH), (0, 1))
+    jobs = {(job.arm.name, job.seed): job.config for job in screen.jobs()}
+    assert sorted(jobs) == [(f"few-{arm}", seed) for arm in ("as-given", "batch", "slow") for seed in (0, 1)]
+    given, slow, batch = (apply_faults(jobs[f"few-{arm}", 1]) for arm in ("as-given", "slow", "batch"))
     assert given.train.seed == slow.train.seed == batch.train.seed == 1
     assert slow.train == given.train.model_copy(update={"encoder_lr_scale": 0.1})
     assert slow.model == given.model
@@ -99,13 +98,13 @@ def test_every_arm_has_every_seed_and_the_one_difference() -> None:
 
 
 def test_the_outcome_is_of_the_treatments_asked_for() -> None:
-    screen = Screen("x", small(), (SLOW, BATCH), (0, 1, 2))
-    runs = planted("x-as-given", [1.0, 1.0, 1.1]) + planted("x-slow", [0.5, 0.5, 0.5])
-    runs += planted("x-batch", [1.0, 1.0, 1.1])
-    assert screen.outcome(runs, ["slow"]).candidate
-    assert screen.outcome(runs, ["batch"]).verdict is Verdict.INVALIDATED
+    screen = Screen(small(), (SLOW, BATCH), (0, 1, 2))
+    runs = planted(screen.arm(), [1.0, 1.0, 1.1]) + planted(screen.arm("slow"), [0.5, 0.5, 0.5])
+    runs += planted(screen.arm("batch"), [1.0, 1.0, 1.1])
+    assert screen.compare(runs, ["slow"]).candidate
+    assert screen.compare(runs, ["batch"]).verdict is Verdict.INVALIDATED
 
 
 def test_a_diverged_reference_is_a_score_and_another_failure_is_not() -> None:
-    assert unusable(planted("x", [1.0, DIVERGED])) == ""
-    assert "planted" in unusable(planted("x", [1.0, None]))  # the reason of the run
+    assert explain_unusable(planted(ArmId("x"), [1.0, DIVERGED])) == ""
+    assert "planted" in explain_unusable(planted(ArmId("x"), [1.0, None]))  # the reason of the run

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from etrm.investigation.comparison.paired_contrast import Contrast, of_losses
+from etrm.investigation.comparison.paired_contrast import Contrast, compare_losses
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.experiments.frozen_decoder import SMALLEST_EFFECT, FrozenReason, _scenario
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Run, Scenario
+from etrm.investigation.experiments.frozen_decoder import SMALLEST_EFFECT, FrozenReason
+from etrm.investigation.result import Scenario
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
+from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation
+from tests.investigation.planted import planted
 
 CLEAR = [0.30, 0.32, 0.31]
 NOTHING = [0.001, -0.002, 0.001]
@@ -23,15 +28,13 @@ FEW_TASKS = "none: too-few-held-out-tasks"
 
 
 def contrast(differences: list[float]) -> Contrast:
-    return of_losses("an arm", [(1.0, 1.0 - d) for d in differences], SMALLEST_EFFECT)
+    return compare_losses("an arm", [(1.0, 1.0 - d) for d in differences], SMALLEST_EFFECT)
 
 
-def runs(solved: float, low: float, asked: float = 77.0) -> list[Run]:
+def runs(solved: float, low: float, asked: float = 77.0) -> list[LoadedRun]:
     final: dict[str, Any] = {"held_out_solved": solved, "held_out_asked": asked, "held_out_low": low}
-    return [
-        Run(arm="a", seed=seed, folder="", steps=1, wall_s=1, state="finished", final=final)
-        for seed in range(3)
-    ]
+    records = [run.record.replace(final=final) for run in planted(ArmId("a"), [1.0] * 3)]
+    return [LoadedRun(ArmId("a"), record, Path()) for record in records]
 
 
 def scenario(
@@ -45,7 +48,7 @@ def scenario(
     foreign: Sequence[float] = (0.30, 0.32, 0.31),
 ) -> str:
     """The scenario and why: ``A: learns-from-demonstrations``, say."""
-    found, code, sentence = _scenario(
+    found, code, sentence = frozen_decoder._name_scenario(
         stuck=stuck,
         words="the encoder does not move on 9 of 9 steps",
         failed=[],
@@ -95,8 +98,9 @@ def test_what_is_useless_tells_whether_the_demonstrations_are_used() -> None:
 
 
 def test_nothing_that_could_train_is_stuck() -> None:
-    failed = runs(0, 0)[0].replace(state="failed", reason="nothing requires a gradient")
-    found, code, sentence = _scenario(
+    one = runs(0, 0)[0]
+    failed = replace(one, record=one.record.replace(state="failed", reason="nothing requires a gradient"))
+    found, code, sentence = frozen_decoder._name_scenario(
         stuck=True, words="", failed=[failed], contrasts=[], trained=[], baseline=0.0
     )
     assert (found, code) == (Scenario.STUCK, FrozenReason.NOTHING_TRAINED)
@@ -107,15 +111,15 @@ def test_nothing_that_could_train_is_stuck() -> None:
 def test_the_other_arm_is_made_with_the_first_where_the_experiment_follows(
     investigation: Investigation, monkeypatch: pytest.MonkeyPatch, follows: bool
 ) -> None:
-    asked: list[str] = []
+    asked: list[ArmId] = []
 
-    def run(phase: str, jobs: Sequence[Job]) -> list[Run]:
+    def run(phase: str, jobs: Sequence[Job]) -> list[LoadedRun]:
         asked.extend(job.arm for job in jobs)
-        return [runs(0, 0)[0].replace(arm=job.arm) for job in jobs]
+        return [replace(runs(0, 0)[0], arm=job.arm) for job in jobs]
 
     monkeypatch.setattr(investigation, "run", run)
     investigation.frozen_decoder = follows
     investigation.seeds = (0, 1)
-    found = frozen_decoder.trained(investigation, "H3")
+    found = frozen_decoder.train_with_frozen_decoder(investigation, "H3")
     assert [run.arm for run in found] == [frozen_decoder.TRAINED] * 2
     assert asked == [frozen_decoder.TRAINED] * 2 + [frozen_decoder.BLIND] * 2 * follows

@@ -6,24 +6,24 @@ import pytest
 
 from etrm.config import with_overrides
 from etrm.errors import ConfigError
-from etrm.investigation.evidence import Metric
+from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.experiments import replayed_mistakes as original
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Evidence, Experiment, Scenario
+from etrm.investigation.result import ExperimentResult, Scenario
+from etrm.investigation.session import Investigation
 from tests.errors import raises_code
 
 
 @pytest.fixture
-def found(investigation: Investigation) -> Experiment:
+def found(investigation: Investigation) -> ExperimentResult:
     return original.run(investigation, original.chosen(["all"]))
 
 
-def row(found: Experiment, metric: Metric) -> Evidence:
+def row(found: ExperimentResult, metric: Metric) -> EvidenceRow:
     (one,) = [row for row in found.evidence if row.code == metric.code]
     return one
 
 
-def test_every_mistake_is_read_as_the_original_read_it_and_caught(found: Experiment) -> None:
+def test_every_mistake_is_read_as_the_original_read_it_and_caught(found: ExperimentResult) -> None:
     assert found.scenario is Scenario.CAUGHT
     assert found.codes == (original.OriginalReason.ALL_CAUGHT,)
     assert {row.code.split(".")[1].split("-")[0] for row in found.evidence} == set(original.MISTAKES)
@@ -37,7 +37,7 @@ def test_every_mistake_is_read_as_the_original_read_it_and_caught(found: Experim
     assert all(fact in settings.n for fact in ("L_cycles", "1", "3"))
     assert row(found, original.SCORE_LEFT_OPEN).treatment == pytest.approx(1 - 0.025**0.25)
     assert row(found, original.NORM_TRAINED).treatment == pytest.approx(32**0.5, rel=1e-3)
-    assert {run.arm for run in found.runs} == {original.SHORT, original.SKIPPED}
+    assert {run.arm for run in found.runs} == {original.SHORT.name, original.SKIPPED.name}
 
 
 def test_a_check_that_does_not_fail_is_no_catch(

@@ -13,10 +13,10 @@ import pytest
 from etrm.config import load
 from etrm.investigation.experiments import registry as experiments
 from etrm.investigation.experiments import results_table as tracking
-from etrm.investigation.experiments.accuracy_collapse import drifts_in_words, falls, spikes_in_words
+from etrm.investigation.experiments.accuracy_collapse import describe_drifts, describe_spikes, find_falls
 from etrm.investigation.experiments.registry import EXPERIMENTS, find
-from etrm.investigation.experiments.results_table import PhaseState, Row, answers, phases, table
-from etrm.investigation.result import Run
+from etrm.investigation.experiments.results_table import ExperimentRow, PhaseState, answers, phases, table
+from etrm.investigation.runs.loaded_run import LoadedRun
 from reports.pages.experiments_page import STATES, _decided, listing, page
 from tests.investigation.planted import inline
 
@@ -39,7 +39,7 @@ def plant(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def planted(root: Path, gains: dict[str, list[float]], **options: Any) -> list[Row]:
+def planted(root: Path, gains: dict[str, list[float]], **options: Any) -> list[ExperimentRow]:
     """Runs whose log loss is lower than the baseline's by some gains, one for each seed."""
     seeds = max(len(values) for values in gains.values())
     for seed in range(seeds):
@@ -50,12 +50,12 @@ def planted(root: Path, gains: dict[str, list[float]], **options: Any) -> list[R
     return table(root, SMOKE, seeds)
 
 
-def verdict(root: Path, rows: list[Row], name: str) -> str:
-    return next(answer.verdict for answer in answers(root, rows) if answer.question.name == name)
+def verdict(root: Path, rows: list[ExperimentRow], name: str) -> str:
+    return next(answer.verdict for answer in answers(rows) if answer.question.name == name)
 
 
 def test_gains_are_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_position", lambda root, runs: f"{len(runs)} runs were probed")
+    monkeypatch.setattr(tracking, "_position", lambda runs: f"{len(runs)} runs were probed")
     rows = planted(tmp_path, {"E7": [0.30, 0.31, 0.29, 0.30, 0.30]})
     row = next(row for row in rows if row.experiment.name == "E7")
     assert row.interval is not None
@@ -89,33 +89,33 @@ def test_the_best_of_two_has_to_be_better_than_one_alone(tmp_path: Path) -> None
 
 def test_what_was_not_run_says_so(tmp_path: Path) -> None:
     rows = table(tmp_path, SMOKE, 3)
-    assert all(answer.verdict == "NOT RUN" for answer in answers(tmp_path, rows))
-    assert [phase.state for phase in phases(tmp_path, SMOKE, rows)] == [PhaseState.NOT_RUN] * 3
+    assert all(answer.verdict == "NOT RUN" for answer in answers(rows))
+    assert [phase.state for phase in phases(SMOKE, rows)] == [PhaseState.NOT_RUN] * 3
     assert page(tmp_path, SMOKE, 3).count(STATES[PhaseState.NOT_RUN]) == 3
 
 
 def test_the_first_phase_is_the_gate(tmp_path: Path) -> None:
     plant(tmp_path, "E1", 0, 0.1, [0.5] * 30 + [0.97] * 30)
-    assert phases(tmp_path, SMOKE, table(tmp_path, SMOKE, 1))[0].state is PhaseState.MET
+    assert phases(SMOKE, table(tmp_path, SMOKE, 1))[0].state is PhaseState.MET
     plant(tmp_path, "E1", 1, 0.1, [0.97] * 30 + [0.2] * 30)
     rows = table(tmp_path, SMOKE, 2)
-    assert phases(tmp_path, SMOKE, rows)[0].state is PhaseState.NOT_MET
+    assert phases(SMOKE, rows)[0].state is PhaseState.NOT_MET
     assert {row.experiment.name: row.collapsed for row in rows}["E1"] == 1
 
 
 def test_the_second_phase_needs_long_runs_that_rise(tmp_path: Path) -> None:
     rows = planted(tmp_path / "short", {"E2": [0.1]})
-    assert phases(tmp_path / "short", SMOKE, rows)[1].state is PhaseState.TOO_SHORT
+    assert phases(SMOKE, rows)[1].state is PhaseState.TOO_SHORT
     falling = [0.9 - 0.02 * i for i in range(40)]
     rows = planted(tmp_path / "falling", {"E3": [0.1]}, accuracies=falling)
-    assert phases(tmp_path / "falling", SMOKE, rows)[1].state is PhaseState.NOT_MET
+    assert phases(SMOKE, rows)[1].state is PhaseState.NOT_MET
 
 
 def test_the_third_phase_asks_for_more_than_a_trivial_baseline(tmp_path: Path) -> None:
     rows = planted(tmp_path / "none", {"E2": [0.1]})
-    assert phases(tmp_path / "none", SMOKE, rows)[2].state is PhaseState.NOT_MET
+    assert phases(SMOKE, rows)[2].state is PhaseState.NOT_MET
     rows = planted(tmp_path / "some", {"E2": [0.1]}, low=0.9)
-    assert phases(tmp_path / "some", SMOKE, rows)[2].state is PhaseState.MET
+    assert phases(SMOKE, rows)[2].state is PhaseState.MET
 
 
 def test_a_run_that_diverged_counts_as_the_worst(tmp_path: Path) -> None:
@@ -174,14 +174,14 @@ def test_what_came_before_a_fall(
     """The fall is at step 55: the spike must lie in 5 to 55, the drift before it."""
     planted(tmp_path, {"E2": [0.1]}, accuracies=FALLING)
     log_of_fall(tmp_path, "E2", spike, drift)
-    (fall,) = falls(tmp_path, runs_of(tmp_path))
+    (fall,) = find_falls(runs_of(tmp_path))
     assert fall.step == 55
     assert (fall.spike is not None, fall.drift_first) == (bool(spiked), bool(first))
-    assert numbers(drifts_in_words([fall], 2)) == [1, 2, first]
-    assert numbers(spikes_in_words([fall], 3))[:3] == [1, 3, spiked]
+    assert numbers(describe_drifts([fall], 2)) == [1, 2, first]
+    assert numbers(describe_spikes([fall], 3))[:3] == [1, 3, spiked]
 
 
-def runs_of(root: Path) -> list[Run]:
+def runs_of(root: Path) -> list[LoadedRun]:
     return [run for row in table(root, SMOKE, 1) for run in row.runs]
 
 
@@ -190,20 +190,21 @@ def numbers(words: str) -> list[int]:
 
 
 def test_without_a_fall_nothing_is_said_to_come_first(tmp_path: Path) -> None:
-    rows = planted(tmp_path, {"E2": [0.1], "E6": [0.1]})
+    planted(tmp_path, {"E2": [0.1], "E6": [0.1]})
     log_of_fall(tmp_path, "E0", None, None)
-    assert falls(tmp_path, runs_of(tmp_path)) == []
-    assert numbers(drifts_in_words([], 3)) == [3]
-    assert "3.0" in tracking._token_rank(tmp_path, rows[0].runs)  # the planted rank
-    found = {answer.question.name: answer for answer in answers(tmp_path, rows)}
-    assert drifts_in_words([], 3) in found["S2"].found
-    assert tracking._token_rank(tmp_path, rows[0].runs) in found["S4"].found
+    rows = table(tmp_path, SMOKE, 1)
+    assert find_falls(runs_of(tmp_path)) == []
+    assert numbers(describe_drifts([], 3)) == [3]
+    assert "3.0" in tracking._token_rank(rows[0].runs)  # the planted rank
+    found = {answer.question.name: answer for answer in answers(rows)}
+    assert describe_drifts([], 3) in found["S2"].found
+    assert tracking._token_rank(rows[0].runs) in found["S4"].found
 
 
 def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Path) -> None:
     tiny = load("smoke", overrides=("train.steps=3", "train.threads=1"))
     experiments.run([find("E0"), find("E7")], tiny, tmp_path, 1, inline(), lambda done, total: None)
-    found = {answer.question.name: answer.found for answer in answers(tmp_path, table(tmp_path, tiny, 1))}
+    found = {answer.question.name: answer.found for answer in answers(table(tmp_path, tiny, 1))}
     numbers = [
         float(number)
         for number in re.findall(r"-?\d\.\d\d(?= from| after| and|\))", found["S5"].split("R2")[1])
@@ -213,6 +214,6 @@ def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Pa
 
 
 def test_a_change_that_never_acted_is_no_answer() -> None:
-    assert _decided(Row(find("O1"), (), (0.0, 0.0, 0.0), 0)) == "no effect on the runs"
-    assert _decided(Row(find("O1"), (), (0.0, 0.001, 0.0), 0)) == "no"
-    assert _decided(Row(find("O1"), (), (), 0)) == ""
+    assert _decided(ExperimentRow(find("O1"), (), (0.0, 0.0, 0.0), 0)) == "no effect on the runs"
+    assert _decided(ExperimentRow(find("O1"), (), (0.0, 0.001, 0.0), 0)) == "no"
+    assert _decided(ExperimentRow(find("O1"), (), (), 0)) == ""

@@ -11,15 +11,16 @@ import torch
 from etrm.config import Config, with_overrides
 from etrm.errors import CheckpointError
 from etrm.investigation.hypotheses import h1_decoder_loading as h1
-from etrm.investigation.protocol import CommonReason, Investigation
-from etrm.investigation.result import Verdict
+from etrm.investigation.hypotheses.hypothesis import CommonReason
+from etrm.investigation.records import Verdict
+from etrm.investigation.session import Investigation
 from etrm.training import faults
 from etrm.training.faults import Fault
 from tests.errors import raises_code
 
 
 def test_a_healthy_subject_arrives_as_it_was(subject: Config, decoder: Path) -> None:
-    facts = h1.compare(subject, decoder)
+    facts = h1.compare_with_checkpoint(subject, decoder)
     assert not facts.holds
     assert (facts.matched, facts.total, facts.missing, facts.settings) == (10, 10, 0, ())
     assert facts.logits <= h1.LOGIT_TOLERANCE
@@ -32,18 +33,22 @@ def test_a_healthy_subject_arrives_as_it_was(subject: Config, decoder: Path) -> 
 def test_how_long_a_subject_thinks_is_no_matter_of_loading(
     setting: str, subject: Config, decoder: Path
 ) -> None:
-    assert h1.compare(with_overrides(subject, (setting,)), decoder).logits <= h1.LOGIT_TOLERANCE
+    assert (
+        h1.compare_with_checkpoint(with_overrides(subject, (setting,)), decoder).logits <= h1.LOGIT_TOLERANCE
+    )
 
 
 def test_a_decoder_that_is_not_loaded_is_seen_in_the_weights(subject: Config, decoder: Path) -> None:
-    facts = h1.compare(with_overrides(subject, ('faults=["decoder-not-loaded"]',)), decoder)
+    facts = h1.compare_with_checkpoint(with_overrides(subject, ('faults=["decoder-not-loaded"]',)), decoder)
     assert facts.holds
     assert facts.matched < facts.total
     assert facts.logits > h1.LOGIT_TOLERANCE
 
 
 def test_other_cycles_are_seen_although_every_weight_matches(subject: Config, decoder: Path) -> None:
-    facts = h1.compare(with_overrides(subject, ('faults=["decoder-cycles-mismatch"]',)), decoder)
+    facts = h1.compare_with_checkpoint(
+        with_overrides(subject, ('faults=["decoder-cycles-mismatch"]',)), decoder
+    )
     assert facts.holds
     assert facts.matched == facts.total
     assert facts.settings == (("L_cycles", 1, 3),)
@@ -52,7 +57,7 @@ def test_other_cycles_are_seen_although_every_weight_matches(subject: Config, de
 
 def test_raw_weights_where_ema_is_meant_are_seen(subject: Config, decoder: Path) -> None:
     raw = with_overrides(subject, ("train.decoder_weights=raw",))
-    meant = h1.compare(raw, decoder)
+    meant = h1.compare_with_checkpoint(raw, decoder)
     assert not meant.holds  # raw is what this config means
 
     def load_raw(recipe: faults.Recipe) -> faults.Recipe:
@@ -64,7 +69,7 @@ def test_raw_weights_where_ema_is_meant_are_seen(subject: Config, decoder: Path)
     with pytest.MonkeyPatch.context() as patch:
         planted = Fault("planted", "raw weights in place of EMA", "H1", "a test", load_raw)
         patch.setitem(faults.FAULTS, "planted", planted)
-        facts = h1.compare(with_overrides(subject, ('faults=["planted"]',)), decoder)
+        facts = h1.compare_with_checkpoint(with_overrides(subject, ('faults=["planted"]',)), decoder)
     assert facts.holds
     assert facts.matched == 2
 
@@ -83,13 +88,13 @@ def test_a_fault_that_no_list_knows_is_seen_by_its_effect(subject: Config, decod
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(faults.FAULTS, "planted", Fault("planted", "one weight", "H1", "a test", nudge))
-        facts = h1.compare(with_overrides(subject, ('faults=["planted"]',)), decoder)
+        facts = h1.compare_with_checkpoint(with_overrides(subject, ('faults=["planted"]',)), decoder)
     assert facts.holds
     assert facts.matched == facts.total - 1
 
 
 def test_the_verdict_has_both_controls_and_its_numbers(investigation: Investigation) -> None:
-    found = h1.decide(investigation)
+    found = h1.HYPOTHESIS.decide(investigation)
     assert found.verdict is Verdict.INVALIDATED
     assert found.codes == (h1.LoadingReason.TENSORS_EQUAL, h1.LoadingReason.LOGITS_EQUAL)
     assert {row.code: row.treatment for row in found.evidence}["h1.tensors-equal"] == 10
@@ -119,7 +124,7 @@ def test_a_control_that_does_not_behave_makes_the_verdict_an_error(
 ) -> None:
     harmless = Fault("decoder-not-loaded", "nothing", "H1", "a test", lambda recipe: recipe)
     monkeypatch.setitem(faults.FAULTS, "decoder-not-loaded", harmless)
-    found = h1.decide(investigation)
+    found = h1.HYPOTHESIS.decide(investigation)
     assert (found.verdict, found.codes) == (Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,))
     assert [control.name for control in found.controls if not control.behaved] == ["decoder-not-loaded"]
 
@@ -127,12 +132,14 @@ def test_a_control_that_does_not_behave_makes_the_verdict_an_error(
 def test_a_decoder_of_another_size_is_an_error_that_says_why(subject: Config, decoder: Path) -> None:
     wide = with_overrides(subject, ("model.hidden_size=64",))
     with raises_code(CheckpointError, "decoder.does-not-fit"):
-        h1.compare(wide, decoder)
+        h1.compare_with_checkpoint(wide, decoder)
 
 
 def test_a_trm_that_starts_from_no_other_has_nothing_to_load(investigation: Investigation) -> None:
     overrides = ("model.variant=trm", "data.augmentations=1", "train.decoder=none")
-    found = h1.decide(replace(investigation, subject=with_overrides(investigation.subject, overrides)))
+    found = h1.HYPOTHESIS.decide(
+        replace(investigation, subject=with_overrides(investigation.subject, overrides))
+    )
     assert (found.verdict, found.codes) == (Verdict.NOT_RUN, (CommonReason.NOT_APPLICABLE,))
 
 
@@ -140,4 +147,4 @@ def test_a_halting_logit_that_never_moves_is_no_matter_of_loading(
     investigation: Investigation, decoder: Path
 ) -> None:
     stuck = with_overrides(investigation.subject, ('faults=["halting-stuck"]',))
-    assert not h1.compare(stuck, decoder).holds
+    assert not h1.compare_with_checkpoint(stuck, decoder).holds

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etrm.investigation.controls import control_arm
 from etrm.investigation.hypotheses import h2_encoder_gradients as h2
 from etrm.investigation.measurements.encoder_gradients import GradientReason, gather
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Absent, Verdict
+from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.runs.jobs import Job
+from etrm.investigation.session import Investigation
 
 
 def step(number: int, **changes: Any) -> dict[str, Any]:
@@ -95,19 +97,19 @@ def test_norms_logged_after_clipping_are_seen_for_what_they_are() -> None:
         "encoder__grad_norm_post_clip": 0.75,
         "grad_norm_before_clip": 4.0,
     }
-    assert h2._clipping([step(0, **honest)], 1.0) == (1, 0)
-    assert h2._clipping([step(0, **honest | {"encoder__grad_norm_pre_clip": 0.75})], 1.0) == (1, 1)
-    assert h2._clipping([step(0, **honest | {"encoder__grad_norm_post_clip": None})], 1.0) == (0, 0)
+    assert h2._compare_clipping([step(0, **honest)], 1.0) == (1, 0)
+    assert h2._compare_clipping([step(0, **honest | {"encoder__grad_norm_pre_clip": 0.75})], 1.0) == (1, 1)
+    assert h2._compare_clipping([step(0, **honest | {"encoder__grad_norm_post_clip": None})], 1.0) == (0, 0)
 
 
-@pytest.mark.parametrize("name", h2.POSITIVE)
+@pytest.mark.parametrize("name", h2.HYPOTHESIS.controls)
 def test_the_numbers_of_each_control(investigation: Investigation, name: str) -> None:
-    job = h2.Job(f"h2-{name}", 0, investigation.control_config([name]))
+    job = Job(control_arm("h2", name), 0, investigation.control_config([name]))
     (run,) = investigation.run("H2", [job])
-    metrics = investigation.metrics(run)
+    metrics = run.metrics
     facts = gather(metrics)
     assert facts.holds
-    found = h2._toolkit(investigation, [run])
+    found = h2._make_finding_rows([run])
     rules = {row.item.split()[0] for row in found}
     assert {row.code for row in found} <= {h2.TOOLKIT_FINDING.code}
     assert (
@@ -129,7 +131,7 @@ def test_the_numbers_of_each_control(investigation: Investigation, name: str) ->
 
 
 def test_a_healthy_subject_is_invalidated_with_every_control_behaving(investigation: Investigation) -> None:
-    found = h2.decide(investigation)
+    found = h2.HYPOTHESIS.decide(investigation)
     assert found.verdict is Verdict.INVALIDATED
     assert found.codes == (GradientReason.EVERY_STEP_TRAINS,)
     rows = {row.code: row for row in found.evidence}
@@ -147,10 +149,10 @@ def test_a_trm_has_no_encoder_to_ask_about(investigation: Investigation) -> None
     investigation.subject = with_overrides(
         investigation.subject, ("model.variant=trm", "data.augmentations=1", "train.decoder=none")
     )
-    assert h2.decide(investigation).verdict is Verdict.NOT_RUN
+    assert h2.HYPOTHESIS.decide(investigation).verdict is Verdict.NOT_RUN
 
 
 def test_what_was_not_measured_passes_nothing() -> None:
-    rows = {row.code: row for row in h2._evidence(gather([]), 1)}
-    assert isinstance(rows["h2.coverage-lowest"].treatment, Absent)
+    rows = {row.code: row for row in h2._make_step_rows(gather([]), 1)}
+    assert isinstance(rows["h2.coverage-lowest"].treatment, NotMeasured)
     assert rows["h2.coverage-lowest"].passed is None

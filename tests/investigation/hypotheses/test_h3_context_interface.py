@@ -16,9 +16,9 @@ from etrm.evaluation import paired_t_interval
 from etrm.investigation.experiments.frozen_decoder import TRAINED
 from etrm.investigation.hypotheses import h3_context_interface as h3
 from etrm.investigation.hypotheses.h3_context_interface import SizeReason
-from etrm.investigation.measurements.context_path import Passage, PassageReason, passage
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Absent, Run, Verdict
+from etrm.investigation.measurements.context_path import ContextReason, ContextTrace, trace_context
+from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.session import Investigation
 from etrm.model.act import Carry
 from etrm.model.recursive import Given, RecursiveModel, encode_every_step
 from etrm.training.recipe import Recipe, build_model
@@ -41,7 +41,7 @@ def smoke(*settings: str) -> Config:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_healthy_context_passes_whatever_the_encoder(kind: str) -> None:
-    seen = passage(smoke(f"model.encoder.kind={kind}"))
+    seen = trace_context(smoke(f"model.encoder.kind={kind}"))
     assert not seen.holds
     assert (seen.same, seen.scale, seen.aligned) == (0, pytest.approx(1), pytest.approx(1))
     assert seen.used > 0.1
@@ -52,48 +52,48 @@ def test_a_healthy_context_passes_whatever_the_encoder(kind: str) -> None:
     ["context-detached", "encoder-no-grad", "cached-context", "encoder-frozen", "freeze-skips-optimizer"],
 )
 def test_what_cuts_gradients_alone_is_not_accused(fault: str) -> None:
-    assert not passage(smoke(f'faults=["{fault}"]')).holds
+    assert not trace_context(smoke(f'faults=["{fault}"]')).holds
 
 
 @pytest.mark.parametrize(
     "settings", [("train.batch_size=1",), ("train.batch_size=2",), ("data.max_tasks=2",)]
 )
 def test_a_batch_of_one_task_is_not_accused(settings: tuple[str, ...]) -> None:
-    seen = passage(smoke(*settings))
+    seen = trace_context(smoke(*settings))
     assert not seen.holds
     assert seen.used > 0.1
 
 
 def test_one_task_alone_cannot_be_asked() -> None:
     with raises_code(DataError, "investigate.single-task", 1):
-        passage(smoke("data.max_tasks=1"))
+        trace_context(smoke("data.max_tasks=1"))
 
 
 def test_a_mean_over_the_batch_is_still_used() -> None:
-    seen = passage(smoke('faults=["context-collapsed"]'))
+    seen = trace_context(smoke('faults=["context-collapsed"]'))
     assert seen.holds
     assert not seen.unused
     assert seen.others > 0.01
 
 
 def test_a_scale_is_measured() -> None:
-    seen = passage(smoke('faults=["context-scale"]'))
+    seen = trace_context(smoke('faults=["context-scale"]'))
     assert seen.scale == pytest.approx(30)
     assert seen.holds
     assert not seen.unused
-    assert seen.codes == (PassageReason.CHANGED,)
+    assert seen.codes == (ContextReason.CHANGED,)
 
 
 def test_a_context_that_is_not_finite() -> None:
-    seen = passage(smoke('faults=["context-nan"]'))
+    seen = trace_context(smoke('faults=["context-nan"]'))
     assert not seen.finite
-    assert seen.codes == (PassageReason.NOT_FINITE,)
+    assert seen.codes == (ContextReason.NOT_FINITE,)
 
 
 def test_an_unused_context() -> None:
-    seen = passage(smoke('faults=["context-ignored"]'))
+    seen = trace_context(smoke('faults=["context-ignored"]'))
     assert seen.unused
-    assert PassageReason.UNUSED in seen.codes
+    assert ContextReason.UNUSED in seen.codes
     assert seen.others == 0
 
 
@@ -154,14 +154,14 @@ def test_faults_that_nobody_listed(policy: Policy, lost: bool, monkeypatch: pyte
         model.context_policy = policy
         return model
 
-    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(build_model=build))
-    seen = passage(smoke())
+    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(build_model=build))
+    seen = trace_context(smoke())
     assert (seen.holds, seen.lost) == (True, lost)
 
 
 # -- the rule ---------------------------------------------------------------------------------------------
 
-SOUND = Passage(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, (), False)
+SOUND = ContextTrace(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, (), False)
 
 
 def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
@@ -170,8 +170,8 @@ def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
     return h3.Sweep(losses, 0.1, tuple(differences), interval, use)
 
 
-def verdict(seen: Passage, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:
-    return h3._judged(seen, "", sizes, found, (), 3).verdict
+def verdict(seen: ContextTrace, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:
+    return h3.judge_context(seen, "", sizes, found, (), 3).verdict
 
 
 def test_a_size_alike_needs_no_sweep() -> None:
@@ -218,8 +218,8 @@ def test_a_broken_passage_is_enough() -> None:
 def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigation: Investigation) -> None:
     """Every scale is evaluated on the same weights and queries, and 1 is what the model does as it is."""
     investigation.root.mkdir(exist_ok=True)
-    runs: list[Run] = investigation.run("H3", h3.frozen_decoder.arm_jobs(investigation, TRAINED))
-    found = h3._sweep(investigation, runs)
+    runs = investigation.run("H3", h3.frozen_decoder.plan_jobs(investigation, TRAINED))
+    found = h3._sweep_scales(runs)
     assert found is not None
     assert found.losses[1.0] == pytest.approx(runs[0].final["loss_end"])
     assert set(found.losses) == {1.0, *h3.SCALES}
@@ -228,15 +228,15 @@ def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigat
 
 
 def test_verdict_and_controls(investigation: Investigation) -> None:
-    found = h3.decide(investigation)
-    assert [control.name for control in found.controls] == ["healthy", *h3.POSITIVE]
+    found = h3.HYPOTHESIS.decide(investigation)
+    assert [control.name for control in found.controls] == ["healthy", *h3.HYPOTHESIS.controls]
     assert all(control.behaved for control in found.controls)
     assert found.verdict in (Verdict.INVALIDATED, Verdict.INCONCLUSIVE)
     assert {row.code: row.passed for row in found.evidence}["h3.finite"]
 
 
 def test_what_was_not_measured_passes_nothing() -> None:
-    rows = h3._evidence(replace(SOUND, used=math.nan, finite=False), None, None, 1)
+    rows = h3._make_rows(replace(SOUND, used=math.nan, finite=False), None, None, 1)
     assert {row.code: row.passed for row in rows} == {
         "h3.finite": False,
         "h3.change-on-its-way": True,
@@ -244,6 +244,6 @@ def test_what_was_not_measured_passes_nothing() -> None:
         "h3.change-of-logits": None,
         "h3.unread-parts": True,
     }
-    (lost,) = (row for row in h3._evidence(replace(SOUND, same=math.inf), None, None, 1) if not row.passed)
+    (lost,) = (row for row in h3._make_rows(replace(SOUND, same=math.inf), None, None, 1) if not row.passed)
     assert (lost.code, lost.passed) == ("h3.change-on-its-way", False)
-    assert isinstance(lost.treatment, Absent)
+    assert isinstance(lost.treatment, NotMeasured)

@@ -8,12 +8,14 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.investigation.comparison import screening
-from etrm.investigation.comparison.paired_contrast import Outcome
+from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses.h4_training_dynamics import DynamicsReason
-from etrm.investigation.protocol import CommonReason, Investigation, Judgement
-from etrm.investigation.result import Absent, Verdict
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
+from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.runs.arms import ArmId
+from etrm.investigation.session import Investigation
 from etrm.training.faults import apply_faults
 from tests.investigation.planted import DIVERGED, planted
 
@@ -25,11 +27,11 @@ def used(*settings: str) -> Config:
 
 
 def names(config: Config) -> list[str]:
-    return [t.name for t in h4.interventions(config)[0]]
+    return [t.name for t in h4.list_interventions(config)[0]]
 
 
 def test_what_changes_nothing_is_left_out_and_listed() -> None:
-    treatments, left_out = h4.interventions(used())
+    treatments, left_out = h4.list_interventions(used())
     assert [t.name for t in treatments] == ["rate-x.1", "rate-x.3", "batch"]
     assert len(treatments) + len(left_out) == 7
     assert {t.name for t, _ in left_out} == {"rate-of-decoder", "clip", "warm-up", "exploration"}
@@ -60,24 +62,26 @@ def test_without_a_training_encoder_its_rate_is_left_out() -> None:
 
 
 def test_rates_are_multiples_of_the_rate_in_use() -> None:
-    treatments, _ = h4.interventions(used("train.encoder_lr_scale=100"))
-    assert [t.settings for t in treatments[:3]] == [
-        ("train.encoder_lr_scale=1",),
-        ("train.encoder_lr_scale=10",),
+    treatments, _ = h4.list_interventions(used("train.encoder_lr_scale=100"))
+    assert [t.setting_texts for t in treatments[:3]] == [
+        ("train.encoder_lr_scale=1.0",),
+        ("train.encoder_lr_scale=10.0",),
         ("train.lr=0.0003",),
     ]
 
 
-def outcome(given: Sequence[float | None], **treated: Sequence[float | None]) -> tuple[Outcome, Judgement]:
+def outcome(
+    given: Sequence[float | None], **treated: Sequence[float | None]
+) -> tuple[TreatmentComparison, Judgement]:
     treatments = tuple(
-        t for t in h4.interventions(used())[0] if t.name.replace("-", "_").replace(".", "") in treated
+        t for t in h4.list_interventions(used())[0] if t.name.replace("-", "_").replace(".", "") in treated
     )
-    screen = Screen("h4", used(), treatments, tuple(range(len(given))))
-    runs = planted("h4-as-given", given)
+    screen = Screen(used(), treatments, tuple(range(len(given))))
+    runs = planted(screen.arm(), given)
     for t in treatments:
-        runs += planted(f"h4-{t.name}", treated[t.name.replace("-", "_").replace(".", "")])
-    found = screen.outcome(runs, [t.name for t in treatments])
-    return found, h4.judged(found, screen.of_arm(runs), "", 80)
+        runs += planted(screen.arm(t.name), treated[t.name.replace("-", "_").replace(".", "")])
+    found = screen.compare(runs, [t.name for t in treatments])
+    return found, h4.judge(found, screen.runs_of(runs), "", 80)
 
 
 def test_a_gain_on_three_seeds_is_a_candidate_and_is_named() -> None:
@@ -124,28 +128,28 @@ def test_a_broken_control_or_a_lost_run_is_an_error() -> None:
     found, judged = outcome([1.0, None, 1.0], rate_x1=GIVEN, batch=GIVEN)
     assert (judged.verdict, judged.codes) == (Verdict.ERROR, (CommonReason.RUNS_FAILED,))
     assert "planted" in judged.sentence  # the reason of the run
-    assert h4.judged(found, planted("h4-as-given", GIVEN), "a control broke", 80) == Judgement(
+    assert h4.judge(found, planted(ArmId("few"), GIVEN), "a control broke", 80) == Judgement(
         Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), "a control broke"
     )
 
 
 def test_settings_are_compared_with_those_of_the_decoder(decoder: object) -> None:
     same = load("smoke", overrides=(f"train.decoder='{decoder}'",))
-    row = h4._settings(same)
+    row = h4._compare_settings(same)
     assert all(fact in row.note for fact in ("train.batch_size", "16", "8"))
     assert isinstance(row.treatment, float)
-    assert isinstance(h4._settings(used()).treatment, Absent)
+    assert isinstance(h4._compare_settings(used()).treatment, NotMeasured)
 
 
 def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = h4.interventions(apply_faults(investigation.subject))
-    monkeypatch.setattr(h4, "interventions", lambda used: (few[0][-2:], few[1]))
+    few = h4.list_interventions(apply_faults(investigation.subject))
+    monkeypatch.setattr(h4, "list_interventions", lambda used: (few[0][-2:], few[1]))
     monkeypatch.setattr(h4, "CURES", {})
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)
     monkeypatch.setattr(screening, "CONTROL_SEEDS", (0,))
     monkeypatch.setattr(h4, "few_tasks", lambda subject, steps: few_tasks(subject, 5))
     monkeypatch.setattr(h4, "broken_controls", lambda controls: "")  # two steps show nothing
-    found = h4.decide(investigation)
+    found = h4.HYPOTHESIS.decide(investigation)
     assert found.screening
     assert found.verdict is Verdict.INCONCLUSIVE
     assert not found.candidate

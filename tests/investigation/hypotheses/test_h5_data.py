@@ -10,8 +10,8 @@ from etrm.config import Config, load
 from etrm.data import Episodes, Sample
 from etrm.investigation.hypotheses import h5_data as h5
 from etrm.investigation.measurements.row_provenance import RowProblem
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Absent, Verdict
+from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.session import Investigation
 from etrm.training.recipe import Recipe
 
 
@@ -21,7 +21,7 @@ def smoke(*faults: str) -> Config:
 
 
 def test_a_healthy_subject_has_nothing_wrong() -> None:
-    facts = h5.inspect(smoke())
+    facts = h5.inspect_data(smoke())
     assert not facts.holds
     assert facts.read.rows >= h5.ROWS
     assert facts.loss == facts.loss_garbled
@@ -37,24 +37,24 @@ def test_a_healthy_subject_has_nothing_wrong() -> None:
     ],
 )
 def test_what_is_wrong_with_the_rows_is_named(fault: str, kind: RowProblem) -> None:
-    facts = h5.inspect(smoke(fault))
+    facts = h5.inspect_data(smoke(fault))
     assert facts.read.wrong[kind] == facts.read.rows
     assert not facts.foreign_labels
     assert not facts.leaked.ids
     assert kind in facts.codes
-    rows = {row.item: row for row in h5._evidence(facts, 1) if row.code == h5.ROW_PROBLEM.code}
+    rows = {row.item: row for row in h5._make_rows(facts, 1) if row.code == h5.ROW_PROBLEM.code}
     assert (rows[kind].treatment, rows[kind].passed) == (facts.read.rows, False)
 
 
 def test_labels_of_later_samples_show_in_the_loss_alone() -> None:
-    facts = h5.inspect(smoke("labels-from-new-batch"))
+    facts = h5.inspect_data(smoke("labels-from-new-batch"))
     assert facts.foreign_labels
     assert not facts.read.wrong
     assert facts.codes == (h5.DataReason.FOREIGN_LABELS,)
 
 
 def test_leaked_tasks_are_counted() -> None:
-    facts = h5.inspect(smoke("eval-leak"))
+    facts = h5.inspect_data(smoke("eval-leak"))
     assert len(facts.leaked.by_id) == 2  # every second of the four that are asked
     assert facts.codes == (h5.DataReason.LEAK,)
     assert not facts.read.wrong
@@ -67,21 +67,21 @@ def test_a_fault_that_nobody_listed_is_found_by_its_effect(monkeypatch: pytest.M
         labels = other.labels[:length] if len(other.labels) >= length else sample.labels[::-1].copy()
         return replace(sample, labels=labels)
 
-    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(draw=shuffled))
-    facts = h5.inspect(smoke())
+    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(draw=shuffled))
+    facts = h5.inspect_data(smoke())
     assert facts.read.wrong[RowProblem.LABELS] > facts.read.rows / 2
 
 
 def test_a_loss_that_is_not_finite_is_absent_and_accuses_nobody() -> None:
-    facts = h5.inspect(smoke("context-nan"))
-    assert isinstance(facts.loss, Absent)
+    facts = h5.inspect_data(smoke("context-nan"))
+    assert isinstance(facts.loss, NotMeasured)
     assert not facts.holds
 
 
 def test_verdict_controls_and_evidence(investigation: Investigation) -> None:
-    found = h5.decide(investigation)
+    found = h5.HYPOTHESIS.decide(investigation)
     assert found.verdict is Verdict.INVALIDATED
-    assert [control.name for control in found.controls] == ["healthy", *h5.POSITIVE]
+    assert [control.name for control in found.controls] == ["healthy", *h5.HYPOTHESIS.controls]
     assert all(control.behaved for control in found.controls)
     assert all(row.passed for row in found.evidence)
     assert all(check.passed for check in found.instruments)

@@ -15,8 +15,8 @@ from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation.hypotheses import h6_evaluator as h6
 from etrm.investigation.hypotheses.h6_evaluator import EvaluatorReason
 from etrm.investigation.measurements.known_answers import VOTES, KnownAnswers
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Absent, Verdict
+from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.session import Investigation
 from etrm.training.recipe import Recipe
 
 
@@ -33,7 +33,7 @@ def wrong(facts: h6.Facts) -> list[KnownAnswers]:
 
 
 def test_a_sound_evaluator_reports_what_was_planted() -> None:
-    facts = h6.inspect(smoke())
+    facts = h6.inspect_evaluator(smoke())
     assert not facts.holds
     assert [planted.score for planted in facts.planted] == [1.0, 0.5, 0.875, 1.0, 0.0, 0.0, 1.0]
     assert facts.averaged == facts.tensors
@@ -55,14 +55,14 @@ def test_a_sound_evaluator_reports_what_was_planted() -> None:
     ],
 )
 def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[KnownAnswers]) -> None:
-    facts = h6.inspect(smoke(fault))
+    facts = h6.inspect_evaluator(smoke(fault))
     assert wrong(facts) == seen
     assert not facts.raw
     assert facts.codes == (EvaluatorReason.MISREPORTED,)
 
 
 def test_raw_weights_are_told_from_averaged_ones() -> None:
-    facts = h6.inspect(smoke("eval-raw"))
+    facts = h6.inspect_evaluator(smoke("eval-raw"))
     assert not wrong(facts)
     assert facts.averaged == 0
     assert facts.holds
@@ -96,8 +96,8 @@ def test_evaluators_that_nobody_listed(change: Change, monkeypatch: pytest.Monke
     def evaluate(tasks: Any, predictor: Predictor, **options: Any) -> EvaluationReport:
         return change(evaluation.evaluate(tasks, predictor, **options))
 
-    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(evaluate=evaluate))
-    assert h6.inspect(smoke()).holds
+    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
+    assert h6.inspect_evaluator(smoke()).holds
 
 
 Evaluate = Callable[..., EvaluationReport]
@@ -131,22 +131,22 @@ def _one_vote(tasks: TaskSet, predictor: Predictor, **options: Any) -> Evaluatio
 def test_evaluators_that_ask_otherwise(
     evaluate: Evaluate, seen: list[KnownAnswers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(evaluate=evaluate))
-    facts = h6.inspect(smoke())
+    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
+    facts = h6.inspect_evaluator(smoke())
     assert set(seen) <= set(wrong(facts))
     assert all(p.refused for p in facts.planted) == (evaluate is _answers_of_the_next)
 
 
 def test_weights_of_a_run_that_cannot_step_are_absent() -> None:
-    facts = h6.inspect(smoke("context-nan"))
-    assert isinstance(facts.averaged, Absent)
+    facts = h6.inspect_evaluator(smoke("context-nan"))
+    assert isinstance(facts.averaged, NotMeasured)
     assert not facts.holds
 
 
 def test_verdict_controls_and_evidence(investigation: Investigation) -> None:
-    found = h6.decide(investigation)
+    found = h6.HYPOTHESIS.decide(investigation)
     assert found.verdict is Verdict.INVALIDATED
-    assert [control.name for control in found.controls] == ["healthy", *h6.POSITIVE]
+    assert [control.name for control in found.controls] == ["healthy", *h6.HYPOTHESIS.controls]
     assert all(control.behaved for control in found.controls)
     assert all(row.passed is not False for row in found.evidence)
     assert all(check.passed for check in found.instruments)

@@ -10,13 +10,16 @@ import pytest
 from etrm.config import Config, load
 from etrm.evaluation import paired_t_interval
 from etrm.investigation.comparison import screening
-from etrm.investigation.comparison.paired_contrast import Outcome
+from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
 from etrm.investigation.hypotheses import unseen_rules
 from etrm.investigation.hypotheses.h7_encoder_capacity import CapacityReason
-from etrm.investigation.protocol import CommonReason, Investigation, Judgement
-from etrm.investigation.result import Absent, Run, Verdict
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
+from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.runs.arms import ArmId
+from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation
 from etrm.training.faults import apply_faults
 from tests.investigation.planted import planted
 
@@ -32,13 +35,13 @@ def used(*settings: str) -> Config:
 
 
 def names(config: Config) -> list[str]:
-    return [t.name for t in h7.ladder(config)]
+    return [t.name for t in h7.list_stronger_encoders(config)]
 
 
 def test_every_rung_of_the_standard_encoder_is_one_step_up() -> None:
     assert names(used()) == ["deeper", "attention", "tokens"]
-    deeper = h7.ladder(used())[0]
-    assert deeper.settings == ("model.encoder.layers=4", "model.encoder.set_layers=2")
+    deeper = h7.list_stronger_encoders(used())[0]
+    assert deeper.setting_texts == ("model.encoder.layers=4", "model.encoder.set_layers=2")
 
 
 def test_a_variational_encoder_has_the_rungs_of_its_own_weaknesses() -> None:
@@ -58,29 +61,37 @@ def test_a_variational_encoder_has_the_rungs_of_its_own_weaknesses() -> None:
 def test_every_arm_is_a_valid_config(fault: str, kind: str) -> None:
     subject = used(f'faults=["{fault}"]', f"model.encoder.kind={kind}")
     reference = few_tasks(subject, 20)
-    treatments = (h7.CEILING, *h7.frozen_random(reference), *h7.ladder(apply_faults(reference)))
-    for job in Screen("x", reference, treatments, (0,)).jobs():
+    treatments = (
+        h7.CEILING,
+        *h7.freeze_encoder(reference),
+        *h7.list_stronger_encoders(apply_faults(reference)),
+    )
+    for job in Screen(reference, treatments, (0,)).jobs():
         config = apply_faults(job.config)
         assert config.data.max_tasks == 10
         assert config.data.augmentations == 1
-        assert (config.model.variant == "trm") == (job.arm == "x-ceiling")
+        assert (config.model.variant == "trm") == (job.arm.setting == "ceiling")
 
 
 def test_where_only_the_encoder_trains_it_is_not_frozen() -> None:
     reference = few_tasks(used("train.freeze_decoder_steps=400"), 20)
-    assert h7.frozen_random(reference) == []
+    assert h7.freeze_encoder(reference) == []
 
 
 def outcomes(
     ceiling: Sequence[float | None],
     deeper: Sequence[float | None],
     given: Sequence[float | None] = tuple(GIVEN),
-) -> tuple[Outcome, Outcome, Judgement]:
-    screen = Screen("h7", used(), (h7.CEILING, h7.ladder(used())[0]), tuple(range(len(given))))
-    runs = planted("h7-as-given", given) + planted("h7-ceiling", ceiling) + planted("h7-deeper", deeper)
-    gap, rungs = h7._gap(screen, runs), h7._rungs(screen, runs)
+) -> tuple[TreatmentComparison, TreatmentComparison, Judgement]:
+    screen = Screen(used(), (h7.CEILING, h7.list_stronger_encoders(used())[0]), tuple(range(len(given))))
+    runs = (
+        planted(screen.arm(), given)
+        + planted(screen.arm("ceiling"), ceiling)
+        + planted(screen.arm("deeper"), deeper)
+    )
+    gap, rungs = h7._compare_ceiling(screen, runs), h7._compare_encoders(screen, runs)
     assert rungs is not None
-    return gap, rungs, h7.judged(gap, rungs, screen.of_arm(runs), "", 80)
+    return gap, rungs, h7.judge(gap, rungs, screen.runs_of(runs), "", 80)
 
 
 def test_a_gap_that_a_stronger_encoder_closes_is_a_candidate() -> None:
@@ -144,7 +155,7 @@ def test_a_lost_run_or_a_broken_control_is_an_error() -> None:
     gap, rungs, judged = outcomes([None] * 3, HALF, [1.0, None, 1.0])
     assert (judged.verdict, judged.codes) == (Verdict.ERROR, (CommonReason.RUNS_FAILED,))
     assert "planted" in judged.sentence  # the reason of the run
-    broken = h7.judged(gap, rungs, planted("x", GIVEN), "a control broke", 80)
+    broken = h7.judge(gap, rungs, planted(ArmId("x"), GIVEN), "a control broke", 80)
     assert (broken.verdict, broken.codes) == (Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,))
 
 
@@ -167,7 +178,7 @@ def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gai
 ) -> None:
     asked: dict[str, tuple[int, ...]] = {}
 
-    def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[Run]:
+    def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[LoadedRun]:
         asked.update({t.name: t.seeds for t in screens[0].treatments})
         losses = {"ceiling": ceiling, gains: HALF}
         return [
@@ -182,8 +193,7 @@ def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gai
 
     monkeypatch.setattr(h7, "run_screens", run_screens)
     monkeypatch.setattr(h7, "broken_controls", lambda controls: "")
-    monkeypatch.setattr(investigation, "metrics", lambda run: [])
-    found = h7.decide(investigation)
+    found = h7.HYPOTHESIS.decide(investigation)
     assert [name for name in asked if name not in ("ceiling", "frozen-random")] == climbed
     assert found.candidate == (gains in climbed)
     if climbed:  # twice as many seeds, for the gain is smaller than the gap
@@ -191,7 +201,7 @@ def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gai
         assert asked["ceiling"] == asked["frozen-random"] == ()
     rows = {row.item: row for row in found.evidence if row.code == h7.LOSS.code}
     rungs = ("deeper", "attention", "tokens")
-    assert [isinstance(rows[rung].treatment, Absent) for rung in rungs] == [
+    assert [isinstance(rows[rung].treatment, NotMeasured) for rung in rungs] == [
         n >= len(climbed) for n in range(3)
     ]
 
@@ -200,27 +210,27 @@ def test_holms_correction_is_over_the_whole_ladder() -> None:
     given = [1.0, 1.1, 0.9, 1.05, 0.95]
     effects = [0.5, 0.2, 0.35, 0.05, 0.4]
     rung = [x * math.exp(-effect) for x, effect in zip(given, effects, strict=True)]
-    screen = Screen("h7", used(), (h7.ladder(used())[0],), tuple(range(5)))
-    runs = planted("h7-as-given", given) + planted("h7-deeper", rung)
-    found = h7._rungs(screen, runs)
+    screen = Screen(used(), (h7.list_stronger_encoders(used())[0],), tuple(range(5)))
+    runs = planted(screen.arm(), given) + planted(screen.arm("deeper"), rung)
+    found = h7._compare_encoders(screen, runs)
     assert found is not None
     assert found.p_value == pytest.approx(3 * paired_t_interval(effects).p_value)
 
 
 def test_a_trm_has_no_encoder_to_be_weak(investigation: Investigation) -> None:
     investigation.subject = load("smoke", overrides=("model.variant=trm", "data.augmentations=1"))
-    assert h7.decide(investigation).verdict is Verdict.NOT_RUN
+    assert h7.HYPOTHESIS.decide(investigation).verdict is Verdict.NOT_RUN
 
 
 def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
-    rung = h7.ladder(apply_faults(investigation.subject))[-1]
-    monkeypatch.setattr(h7, "ladder", lambda used: [rung])
-    monkeypatch.setattr(h7, "POSITIVE", ())
+    rung = h7.list_stronger_encoders(apply_faults(investigation.subject))[-1]
+    monkeypatch.setattr(h7, "list_stronger_encoders", lambda used: [rung])
+    monkeypatch.setattr(type(h7.HYPOTHESIS), "controls", ())
     monkeypatch.setattr(screening, "CONTROL_STEPS", 2)
     monkeypatch.setattr(screening, "CONTROL_SEEDS", (0,))
     monkeypatch.setattr(h7, "few_tasks", lambda subject, steps: few_tasks(subject, 5))
     monkeypatch.setattr(h7, "broken_controls", lambda controls: "")  # two steps show nothing
-    found = h7.decide(investigation)
+    found = h7.HYPOTHESIS.decide(investigation)
     assert found.screening
     assert found.verdict is Verdict.INCONCLUSIVE
     assert all(run.state == "finished" for run in found.runs)
@@ -230,5 +240,5 @@ def test_from_end_to_end(investigation: Investigation, monkeypatch: pytest.Monke
     rows = {row.code: row for row in found.evidence if row.code != h7.LOSS.code}
     assert isinstance(rows[h7.RETRIEVAL.code].treatment, float)
     rules = [metric.code for metric in unseen_rules.MEASURED.values()]  # a screening asks none
-    assert all(isinstance(rows[code].treatment, Absent) for code in rules)
+    assert all(isinstance(rows[code].treatment, NotMeasured) for code in rules)
     assert rows[h7.RETRIEVAL.code].note

@@ -20,11 +20,11 @@ from etrm.data import DemoPair, Episodes, Sample, TaskSet
 from etrm.data.sample import CELLS
 from etrm.data.tokens import FIRST_COLOUR
 from etrm.evaluation import Answer, EvaluationReport, Predictor
-from etrm.investigation.comparison.gradient_check import slope
+from etrm.investigation.comparison.gradient_check import check_slope
 from etrm.investigation.hypotheses import h1_decoder_loading as h1
 from etrm.investigation.hypotheses import h5_data as h5
 from etrm.investigation.hypotheses import h6_evaluator as h6
-from etrm.investigation.measurements.context_path import passage
+from etrm.investigation.measurements.context_path import trace_context
 from etrm.model.act import Carry
 from etrm.model.recursive import ContextPolicy, Given, RecursiveModel, StepOutput
 from etrm.training.faults import FAULTS, Fault
@@ -427,10 +427,12 @@ def test_the_first_look_that_finds_something_is_the_right_one(
     monkeypatch.setitem(FAULTS, "unlisted", Fault("unlisted", "", cause or "", "", apply))
     subject = load("smoke", overrides=("train.threads=1", 'faults=["unlisted"]'))
     looks: dict[str, Callable[[], Any]] = {
-        "H5": lambda: h5.inspect(subject),
-        "H6": lambda: h6.inspect(subject),
-        "H1": lambda: h1.compare(with_overrides(subject, (f"train.decoder='{decoder}'",)), decoder),
-        "H2": lambda: slope(subject),
-        "H3": lambda: passage(subject),
+        "H5": lambda: h5.inspect_data(subject),
+        "H6": lambda: h6.inspect_evaluator(subject),
+        "H1": lambda: h1.compare_with_checkpoint(
+            with_overrides(subject, (f"train.decoder='{decoder}'",)), decoder
+        ),
+        "H2": lambda: check_slope(subject),
+        "H3": lambda: trace_context(subject),
     }
     assert next((id for id, look in looks.items() if look().holds), None) == cause

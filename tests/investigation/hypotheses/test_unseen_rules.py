@@ -9,9 +9,9 @@ import pytest
 
 from etrm.config import Config, load
 from etrm.investigation.hypotheses import unseen_rules
-from etrm.investigation.protocol import Investigation
-from etrm.investigation.result import Absent, Run
+from etrm.investigation.records import NotMeasured
 from etrm.investigation.runs.budget import SCREENING, TIERS
+from etrm.investigation.session import Investigation
 from etrm.training.faults import apply_faults
 from etrm.training.task_sets import load_held_out_tasks, load_training_tasks
 from tests.investigation.planted import planted
@@ -22,7 +22,7 @@ ACCURACY = "held_out_token_accuracy"
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unseen_rules, "TRAINED", 12)
-    monkeypatch.setattr(unseen_rules, "ASKED", 6)
+    monkeypatch.setattr(unseen_rules, "EVALUATED", 6)
 
 
 def small(*settings: str) -> Config:
@@ -60,20 +60,20 @@ def test_no_rule_that_is_asked_is_trained_on() -> None:
 
 def test_a_screening_leaves_it_out_and_says_so(investigation: Investigation) -> None:
     assert SCREENING.rule_steps == 0
-    assert unseen_rules.jobs(investigation) == []
-    rows = unseen_rules.rows([], [])
+    assert unseen_rules.plan_jobs(investigation) == []
+    rows = unseen_rules.make_rows([], [])
     assert [row.code for row in rows] == ["rules.solved", "rules.token-accuracy"]
-    assert all(isinstance(row.treatment, Absent) for row in rows)
-    assert unseen_rules.arms([]) == ()
+    assert all(isinstance(row.treatment, NotMeasured) for row in rows)
+    assert unseen_rules.describe_arms([]) == ()
     assert all(tier.rule_steps > 0 for name, tier in TIERS.items() if name != "screening")
 
 
 def test_rows_hold_the_copy_beside_every_seed(investigation: Investigation) -> None:
     investigation.tier = replace(SCREENING, rule_steps=3)
-    jobs = unseen_rules.jobs(investigation)
+    jobs = unseen_rules.plan_jobs(investigation)
     values = [0.7, 0.8, 0.75]
-    solved, accuracy = unseen_rules.rows(jobs, planted(unseen_rules.ARM, values, ACCURACY))
-    assert isinstance(solved.treatment, Absent)
+    solved, accuracy = unseen_rules.make_rows(jobs, planted(unseen_rules.ARM, values, ACCURACY))
+    assert isinstance(solved.treatment, NotMeasured)
     assert solved.control == 0  # a copy is never right
     assert isinstance(accuracy.control, float)
     assert 0 < accuracy.control < 1
@@ -83,17 +83,17 @@ def test_rows_hold_the_copy_beside_every_seed(investigation: Investigation) -> N
     assert accuracy.low + accuracy.high == pytest.approx(2 * (fmean(values) - accuracy.control))
     assert accuracy.passed is None
     assert all(f"{value:.3f}" in accuracy.note for value in values)
-    one = unseen_rules.rows(jobs, planted(unseen_rules.ARM, [0.7], ACCURACY))[1]
+    one = unseen_rules.make_rows(jobs, planted(unseen_rules.ARM, [0.7], ACCURACY))[1]
     assert (one.low, one.high) == (None, None)
 
 
 def test_from_end_to_end(investigation: Investigation) -> None:
     investigation.tier = replace(SCREENING, rule_steps=3)
-    jobs = unseen_rules.jobs(investigation)
-    runs: list[Run] = investigation.run("rules", jobs)
-    assert [(run.state, run.steps) for run in runs] == [("finished", 3)]
-    solved, accuracy = unseen_rules.rows(jobs, runs)
+    jobs = unseen_rules.plan_jobs(investigation)
+    runs = investigation.run("rules", jobs)
+    assert [(run.finished, run.steps) for run in runs] == [(True, 3)]
+    solved, accuracy = unseen_rules.make_rows(jobs, runs)
     assert solved.treatment == runs[0].final["held_out_pass_at_1"]
     assert accuracy.treatment == runs[0].final[ACCURACY]
     assert runs[0].final["held_out_asked"] == 6
-    assert [arm.name for arm in unseen_rules.arms(jobs)] == [runs[0].arm]
+    assert [arm.name for arm in unseen_rules.describe_arms(jobs)] == [runs[0].arm.name]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from etrm.config import with_overrides
-from etrm.investigation.measurements.additional_findings import beside
-from etrm.investigation.protocol import Investigation, seeded
+from etrm.investigation.controls import control_arm, subject_arm
+from etrm.investigation.measurements.additional_findings import gather_additional_findings
 from etrm.investigation.runs.jobs import Job
+from etrm.investigation.session import Investigation, with_seed
 
 
 @pytest.mark.parametrize(
@@ -23,13 +24,15 @@ def test_cost_and_halting_are_found(
     investigation: Investigation, settings: str, expected: tuple[str, str] | None, facts: tuple[str, ...]
 ) -> None:
     config = with_overrides(investigation.subject, (settings, "train.steps=10"))
-    jobs = [Job("h2-subject", seed, seeded(config, seed)) for seed in (0, 1)]
-    investigation.run("H2", [*jobs, Job("h2-healthy", 0, seeded(config, 2))])  # a control is no subject
-    found = beside(investigation)
+    jobs = [Job(subject_arm("h2"), seed, with_seed(config, seed)) for seed in (0, 1)]
+    investigation.run(
+        "H2", [*jobs, Job(control_arm("h2"), 0, with_seed(config, 2))]
+    )  # a control is no subject
+    found = gather_additional_findings(investigation)
     assert [(f.rule, f.module) for f in found] == ([expected] if expected else [])
     assert all(fact in f.message for f in found for fact in facts)
     assert all(f.n.startswith("2 of 2") for f in found)
 
 
 def test_without_runs_there_is_nothing_to_say(investigation: Investigation) -> None:
-    assert beside(investigation) == ()
+    assert gather_additional_findings(investigation) == ()

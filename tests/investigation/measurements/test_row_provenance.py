@@ -129,8 +129,8 @@ def test_the_first_row_of_each_kind_is_named_and_all_are_counted() -> None:
 def test_the_grid_is_the_rectangle_of_the_colours() -> None:
     tokens = np.array([0, 2, 5, 1, 3, 4, 1, 0])
     places = np.array([0, 61, 62, 63, 91, 92, 93, 121])
-    assert provenance.grid(tokens, places).tolist() == [[0, 3], [1, 2]]
-    assert provenance.grid(tokens[:1], places[:1]).shape == (0, 0)
+    assert provenance.read_grid(tokens, places).tolist() == [[0, 3], [1, 2]]
+    assert provenance.read_grid(tokens[:1], places[:1]).shape == (0, 0)
 
 
 def test_the_preset_of_the_controls_has_rows_to_read() -> None:

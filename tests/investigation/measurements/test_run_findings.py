@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from etrm.errors import RunFolderError
-from etrm.investigation.measurements.run_findings import serious, written
-from etrm.investigation.result import Run
+from etrm.investigation.measurements.run_findings import group_serious
+from etrm.investigation.runs.arms import ArmId
+from etrm.investigation.runs.loaded_run import LoadedRun
 from tests.errors import raises_code
+from tests.investigation.planted import planted
 
 
 def record(rule: str, module: str, severity: str, message: str) -> dict[str, str]:
     return {"rule": rule, "module": module, "severity": severity, "message": message}
 
 
-def run(root: Path, seed: int, *records: dict[str, str]) -> Run:
-    found = Run(
-        arm="a", seed=seed, folder=f"runs/a/seed{seed}", steps=1, wall_s=0.0, state="finished", final={}
-    )
-    (root / found.folder).mkdir(parents=True)
+def run(root: Path, seed: int, *records: dict[str, str]) -> LoadedRun:
+    (planted_run,) = planted(ArmId("a"), [1.0])
+    found = replace(planted_run, path=root / f"seed{seed}")
+    found.path.mkdir()
     if records:
-        (root / found.folder / "findings.json").write_text(json.dumps(records), "utf-8")
+        (found.path / "findings.json").write_text(json.dumps(records), "utf-8")
     return found
 
 
@@ -37,14 +39,14 @@ def test_findings_of_one_rule_in_one_module_stand_together(tmp_path: Path) -> No
         ),
         run(tmp_path, 2),  # it did not end
     ]
-    found = serious(written(tmp_path, runs))
+    found = group_serious(finding for each in runs for finding in each.findings)
     assert list(found) == [("GRAD001", "encoder"), ("GRAD001", "core")]
     assert [r["message"] for r in found["GRAD001", "encoder"]] == ["first", "second"]
-    assert len(written(tmp_path, runs)) == 4
+    assert [len(each.findings) for each in runs] == [2, 2, 0]
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     one = run(tmp_path, 0)
-    (tmp_path / one.folder / "findings.json").write_text("[{", "utf-8")
-    with raises_code(RunFolderError, "run.damaged-file", tmp_path / one.folder / "findings.json"):
-        written(tmp_path, [one])
+    (one.path / "findings.json").write_text("[{", "utf-8")
+    with raises_code(RunFolderError, "run.damaged-file", one.path / "findings.json"):
+        _ = one.findings

@@ -9,8 +9,8 @@ from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
-from etrm.investigation.protocol import Investigation
 from etrm.investigation.runs.budget import SCREENING, TIERS, find
+from etrm.investigation.session import Investigation
 from tests.errors import raises_code
 
 
@@ -31,10 +31,12 @@ def test_the_steps_of_a_tier_are_those_of_its_runs(investigation: Investigation)
     assert investigation.tier is SCREENING
     investigation.tier = replace(SCREENING, frozen_steps=7, pretrain_steps=3)
     assert {
-        job.config.train.steps for job in frozen_decoder.arm_jobs(investigation, frozen_decoder.TRAINED)
+        job.config.train.steps for job in frozen_decoder.plan_jobs(investigation, frozen_decoder.TRAINED)
     } == {7}
     investigation.tier = replace(SCREENING, frozen_steps=7000)
-    steps = {job.config.train.steps for job in frozen_decoder.arm_jobs(investigation, frozen_decoder.TRAINED)}
+    steps = {
+        job.config.train.steps for job in frozen_decoder.plan_jobs(investigation, frozen_decoder.TRAINED)
+    }
     assert steps == {investigation.subject.train.steps}
 
 
@@ -43,7 +45,7 @@ def test_the_short_runs_have_their_own_seeds_and_those_of_every_arm_by_default(
 ) -> None:
     assert investigation.short_seeds == investigation.seeds == (0,)
     more = replace(investigation, short_seeds=(4, 5))
-    assert more.ladder_seeds == (4, 5, 6, 7)
-    for module in (h4, h7):
-        given = [job for job in module.screens(more)[0].jobs() if job.arm == "few-as-given"]
+    assert h7.ladder_seeds(more) == (4, 5, 6, 7)
+    for hypothesis in (h4.HYPOTHESIS, h7.HYPOTHESIS):
+        given = [job for job in hypothesis.screens(more)[0].jobs() if job.arm.name == "few-as-given"]
         assert [job.seed for job in given] == [4, 5]

@@ -17,8 +17,10 @@ from etrm.errors import RunFolderError
 from etrm.hardware import describe
 from etrm.investigation.runs import cache
 from etrm.investigation.runs import pretrained_decoder as pretrain
-from etrm.investigation.runs.jobs import Job, read_run, run_jobs
+from etrm.investigation.runs.arms import ArmId
+from etrm.investigation.runs.jobs import Job, run_jobs
 from etrm.investigation.runs.launchers import launcher
+from etrm.investigation.runs.loaded_run import load_run
 from tests.investigation.planted import inline
 
 SMOKE = load("smoke", overrides=("train.threads=1", "train.steps=2", "train.warmup_steps=1"))
@@ -106,9 +108,9 @@ def test_a_kept_control_of_one_device_is_not_used_on_another(
     devices = [H100, "cpu: a laptop", H100]
     for number, device in enumerate(devices):
         on(device)
-        run_jobs(tmp_path / str(number), [Job("arm", 0, SMOKE, shared=True)], inline(), silent)
-    runs = [read_run(tmp_path / str(number), "arm", 0) for number in range(3)]
-    assert [run and run.device for run in runs] == devices
+        run_jobs(tmp_path / str(number), [Job(ArmId("arm"), 0, SMOKE, shared=True)], inline(), silent)
+    runs = [load_run(tmp_path / str(number), ArmId("arm"), 0) for number in range(3)]
+    assert [run and run.record.device for run in runs] == devices
     first, second, third = (
         (tmp_path / str(number) / "runs/arm/seed0/timing.jsonl").read_bytes() for number in range(3)
     )
@@ -116,26 +118,31 @@ def test_a_kept_control_of_one_device_is_not_used_on_another(
 
 
 def test_the_record_of_a_run_says_what_computed_it(tmp_path: Path) -> None:
-    (run,) = run_jobs(tmp_path, [Job("arm", 0, SMOKE)], inline(), silent).values()
+    (run,) = run_jobs(tmp_path, [Job(ArmId("arm"), 0, SMOKE)], inline(), silent).values()
     here = describe(pick_device("auto"))
-    assert (run.device, run.precision, run.threads) == (here, "float32", 1)
-    assert run.changes == ()
+    assert (run.record.device, run.record.precision, run.record.threads) == (here, "float32", 1)
+    assert run.record.changes == ()
 
 
 def test_a_run_that_failed_before_it_began_says_nothing_of_a_device(tmp_path: Path) -> None:
     broken = load("smoke", overrides=("train.threads=1", "train.decoder='/nowhere/at/all'"))
-    (run,) = run_jobs(tmp_path, [Job("arm", 0, broken)], inline(), silent).values()
-    assert (run.state, run.device, run.precision, run.threads) == ("failed", None, None, None)
+    (run,) = run_jobs(tmp_path, [Job(ArmId("arm"), 0, broken)], inline(), silent).values()
+    assert (run.failed, run.record.device, run.record.precision, run.record.threads) == (
+        True,
+        None,
+        None,
+        None,
+    )
 
 
 def test_runs_of_another_device_are_refused_before_anything_runs(
     on: Callable[[str], None], tmp_path: Path
 ) -> None:
     on(H100)
-    run_jobs(tmp_path, [Job("arm", 0, SMOKE)], inline(), silent)
+    run_jobs(tmp_path, [Job(ArmId("arm"), 0, SMOKE)], inline(), silent)
     on("cpu: a laptop")
     with pytest.raises(RunFolderError) as caught:
-        run_jobs(tmp_path, [Job("new", 0, SMOKE), Job("arm", 0, SMOKE)], inline(), silent)
+        run_jobs(tmp_path, [Job(ArmId("new"), 0, SMOKE), Job(ArmId("arm"), 0, SMOKE)], inline(), silent)
     assert (caught.value.got, caught.value.allowed) == ("cpu: a laptop", H100)
     assert not (tmp_path / "runs" / "new").exists()
 
@@ -148,8 +155,8 @@ def test_a_cluster_is_another_place_and_its_nodes_are_not_compared_with_this_mac
     assert cluster.elsewhere == "slurm slurm_partition=gpu timeout_min=60"
     assert launcher("local", 1, settings).elsewhere == launcher("processes", 1).elsewhere == ""
     on(H100)
-    run_jobs(tmp_path, [Job("arm", 0, SMOKE)], inline(), silent)
+    run_jobs(tmp_path, [Job(ArmId("arm"), 0, SMOKE)], inline(), silent)
     on("cpu: a login node")
     nodes = replace(inline(), elsewhere=cluster.elsewhere)
-    (run,) = run_jobs(tmp_path, [Job("arm", 0, SMOKE)], nodes, silent).values()
-    assert run.device == H100
+    (run,) = run_jobs(tmp_path, [Job(ArmId("arm"), 0, SMOKE)], nodes, silent).values()
+    assert run.record.device == H100

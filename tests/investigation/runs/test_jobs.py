@@ -9,6 +9,7 @@ import pytest
 
 from etrm.config import load, with_overrides
 from etrm.errors import RunFolderError
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job, run_jobs
 from etrm.investigation.runs.launchers import launcher
 from tests.errors import assert_holds, raises_code
@@ -19,22 +20,22 @@ CONFIG = load("smoke", overrides=("train.steps=4", "train.threads=1"))
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
-    jobs = [Job("arm", 0, CONFIG)]
+    jobs = [Job(ArmId("arm"), 0, CONFIG)]
     first = run_jobs(tmp_path, jobs, inline(), lambda done, total: None)
     stamp = (tmp_path / "runs/arm/seed0/metrics.jsonl").stat().st_mtime_ns
     second = run_jobs(tmp_path, jobs, inline(), lambda done, total: None)
     assert (tmp_path / "runs/arm/seed0/metrics.jsonl").stat().st_mtime_ns == stamp
     assert first == second
-    run = first["arm", 0]
-    assert (run.state, run.steps, run.folder) == ("finished", 4, "runs/arm/seed0")
+    run = first[ArmId("arm"), 0]
+    assert (run.finished, run.steps, run.record.folder) == (True, 4, "runs/arm/seed0")
 
 
 def test_a_folder_of_another_subject_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    run_jobs(tmp_path, [Job("arm", 0, CONFIG)], inline(), lambda done, total: None)
+    run_jobs(tmp_path, [Job(ArmId("arm"), 0, CONFIG)], inline(), lambda done, total: None)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    other = Job("arm", 0, with_overrides(CONFIG, ("train.lr=0.5",)))
+    other = Job(ArmId("arm"), 0, with_overrides(CONFIG, ("train.lr=0.5",)))
     with raises_code(RunFolderError, "investigate.other-subject", tmp_path, other.folder):
-        run_jobs(tmp_path, [Job("new", 0, CONFIG), other], inline(), lambda done, total: None)
+        run_jobs(tmp_path, [Job(ArmId("new"), 0, CONFIG), other], inline(), lambda done, total: None)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -43,14 +44,14 @@ def test_a_failed_run_is_reported_and_the_others_finish(tmp_path: Path) -> None:
     broken = with_overrides(CONFIG, ("train.decoder='/nowhere/at/all'",))
     found = run_jobs(
         tmp_path,
-        [Job("bad", 0, broken), Job("good", 0, CONFIG)],
+        [Job(ArmId("bad"), 0, broken), Job(ArmId("good"), 0, CONFIG)],
         TWO,
         lambda done, total: None,
     )
-    assert found["bad", 0].state == "failed"
-    assert found["bad", 0].code == "checkpoint.not-a-checkpoint"
-    assert_holds(found["bad", 0].reason, "/nowhere/at/all")
-    assert found["good", 0].state == "finished"
+    assert found[ArmId("bad"), 0].failed
+    assert found[ArmId("bad"), 0].record.code == "checkpoint.not-a-checkpoint"
+    assert_holds(found[ArmId("bad"), 0].reason, "/nowhere/at/all")
+    assert found[ArmId("good"), 0].finished
 
 
 @pytest.mark.processes
@@ -62,16 +63,19 @@ def test_a_worker_that_dies_is_reported_and_nothing_crashes(tmp_path: Path) -> N
             for process in multiprocessing.active_children():
                 process.kill()
 
-    found = run_jobs(tmp_path, [Job("killed", 0, long)], ONE, kill_when_training)
-    assert found["killed", 0].state == "failed"
-    assert (found["killed", 0].code, bool(found["killed", 0].reason)) == ("", True)  # no error of ours
+    found = run_jobs(tmp_path, [Job(ArmId("killed"), 0, long)], ONE, kill_when_training)
+    assert found[ArmId("killed"), 0].failed
+    assert (found[ArmId("killed"), 0].record.code, bool(found[ArmId("killed"), 0].reason)) == (
+        "",
+        True,
+    )  # no error of ours
 
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     seen = []
     run_jobs(
         tmp_path,
-        [Job("arm", 0, CONFIG)],
+        [Job(ArmId("arm"), 0, CONFIG)],
         inline(),
         lambda done, total: seen.append((done, total)),
     )
@@ -80,11 +84,13 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
 
 def test_a_run_can_have_its_place_outside_the_folder_of_the_investigation(tmp_path: Path) -> None:
     home = tmp_path / "kept"
-    job = Job("arm", 0, CONFIG, place=home)
-    found = run_jobs(tmp_path / "one", [job, Job("other", 0, CONFIG)], inline(), lambda done, total: None)
-    run = found["arm", 0]
-    assert (run.state, run.steps, Path(run.folder)) == ("finished", 4, home)
+    job = Job(ArmId("arm"), 0, CONFIG, place=home)
+    found = run_jobs(
+        tmp_path / "one", [job, Job(ArmId("other"), 0, CONFIG)], inline(), lambda done, total: None
+    )
+    run = found[ArmId("arm"), 0]
+    assert (run.finished, run.steps, run.path) == (True, 4, home)
     assert [path.name for path in (tmp_path / "one" / "runs").iterdir()] == ["other"]
     stamp = (home / "metrics.jsonl").stat().st_mtime_ns
-    assert run_jobs(tmp_path / "two", [job], inline(), lambda done, total: None)["arm", 0] == run
+    assert run_jobs(tmp_path / "two", [job], inline(), lambda done, total: None)[ArmId("arm"), 0] == run
     assert (home / "metrics.jsonl").stat().st_mtime_ns == stamp

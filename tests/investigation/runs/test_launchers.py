@@ -13,13 +13,14 @@ import pytest
 from etrm.config import Config, load
 from etrm.errors import ConfigError, Interrupted
 from etrm.investigation.runs import launchers as launch
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job, run_jobs
 from etrm.investigation.runs.launchers import Launcher, launcher
 from tests.errors import raises_code
 from tests.investigation.planted import inline
 
 CONFIG = load("smoke", overrides=("train.steps=3", "train.threads=1"))
-JOBS = [Job("arm", seed, CONFIG) for seed in range(5)]
+JOBS = [Job(ArmId("arm"), seed, CONFIG) for seed in range(5)]
 
 
 def silent(done: int, total: int) -> None:
@@ -49,9 +50,9 @@ def test_more_threads_than_cores_are_refused_with_a_fair_share(monkeypatch: pyte
 
 
 def test_runs_have_the_threads_that_were_asked_and_what_is_kept_has_one(tmp_path: Path) -> None:
-    jobs = [Job("arm", 0, CONFIG), Job("kept", 0, CONFIG, place=tmp_path / "kept")]
+    jobs = [Job(ArmId("arm"), 0, CONFIG), Job(ArmId("kept"), 0, CONFIG, place=tmp_path / "kept")]
     found = run_jobs(tmp_path, jobs, inline(threads=2), silent)
-    folders = [tmp_path / run.folder for run in found.values()]
+    folders = [run.path for run in found.values()]
     read = [Config.from_json((folder / "config.json").read_text("utf-8")) for folder in folders]
     assert [config.train.threads for config in read] == [2, 1]
 
@@ -123,7 +124,7 @@ def test_an_arm_is_tried_once_more_and_then_reported(tmp_path: Path) -> None:
     assert len(executor.folders) == 2
     executor = Planted([RuntimeError("the node was lost")] * 2)
     (run,) = run_jobs(tmp_path / "twice", JOBS[:1], planted(executor, 1), silent).values()
-    assert (run.state, run.reason, run.diverged) == ("failed", "the node was lost", False)
+    assert (run.failed, run.reason, run.diverged) == (True, "the node was lost", False)
     assert executor.ends == []
 
 
@@ -141,10 +142,13 @@ def test_ctrl_c_stops_what_runs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_submitit_runs_arms_in_jobs_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    jobs = [*JOBS[:2], Job("diverges", 0, load("smoke", overrides=("train.lr=1e30", "train.threads=1")))]
+    jobs = [
+        *JOBS[:2],
+        Job(ArmId("diverges"), 0, load("smoke", overrides=("train.lr=1e30", "train.threads=1"))),
+    ]
     found = run_jobs(tmp_path, jobs, launcher("local", 2, ["timeout_min=5"]), silent)
-    assert [found["arm", seed].steps for seed in (0, 1)] == [3, 3]
-    assert (found["diverges", 0].state, found["diverges", 0].diverged) == ("failed", True)
+    assert [found[ArmId("arm"), seed].steps for seed in (0, 1)] == [3, 3]
+    assert (found[ArmId("diverges"), 0].failed, found[ArmId("diverges"), 0].diverged) == (True, True)
     assert len(list((tmp_path / "submitit").glob("*_submitted.pkl"))) == 3
     with raises_code(ConfigError, "launch.submitit-refuses", "local", "no_such"):
         run_jobs(tmp_path / "x", JOBS[:1], launcher("local", 1, ["no_such=1"]), silent)

@@ -10,8 +10,9 @@ import pytest
 from etrm.checkpoints import format as checkpoint
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import load
-from etrm.investigation.protocol import Judgement, control_outcome
-from etrm.investigation.result import ControlOutcome, Verdict
+from etrm.investigation.controls import control_outcome
+from etrm.investigation.hypotheses.hypothesis import Judgement
+from etrm.investigation.records import ControlOutcome, Verdict
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.runs.cache import outcomes
 
@@ -94,7 +95,7 @@ def test_what_was_made_once_is_kept_with_its_code(monkeypatch: pytest.MonkeyPatc
     assert outcomes("h9", [SMOKE], make) == first == tuple(make())
     assert len(made) == 2  # once for the cache, once here
     assert outcomes("h8", [SMOKE], make) == first
-    monkeypatch.setattr("etrm.investigation.runs.cache.judging_hash", lambda *configs: "edited")
+    monkeypatch.setattr("etrm.investigation.runs.cache.judging_hash", lambda *configs, judges: "edited")
     outcomes("h9", [SMOKE], make)
     assert len(made) == 4
     monkeypatch.setattr("etrm.hardware.describe", lambda device: "another device")

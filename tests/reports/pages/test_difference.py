@@ -12,16 +12,9 @@ import pytest
 from rich.console import Console
 
 from etrm.errors import ConfigError, RunFolderError
-from etrm.investigation.result import (
-    PREVIOUS,
-    SCHEMA_VERSION,
-    Absent,
-    CauseCode,
-    Direction,
-    Result,
-    Scenario,
-    Verdict,
-)
+from etrm.investigation.evidence.table import Direction
+from etrm.investigation.records import NotMeasured, Verdict
+from etrm.investigation.result import PREVIOUS, SCHEMA_VERSION, CauseCode, Result, Scenario
 from reports import read_and_render
 from reports.pages.difference import compare
 from reports.pages.difference_page import difference_page, terminal_difference
@@ -126,7 +119,7 @@ def test_without_an_interval_a_row_that_fails_is_listed_when_it_moves(example: R
 
     assert counts(1, treatment=0.5) == (1, 0)  # fails in both
     assert counts(1, treatment=0.250001) == (0, 0)  # shown alike
-    assert counts(1, treatment=Absent(absent="no step")) == (1, 0)
+    assert counts(1, treatment=NotMeasured(absent="no step")) == (1, 0)
     assert counts(0, treatment=200) == (0, 1)  # decides nothing
 
 

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etrm.evaluation.statistics import decide, paired_t_interval
-from etrm.investigation.result import Direction, Effect, Evidence, Hypothesis, Result, Verdict
+from etrm.investigation.evidence.table import Direction, Effect, EvidenceRow
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import HypothesisResult, Result
 from reports.pages.margins import Outlook, forecast, in_words, margins
 
 
@@ -83,12 +85,12 @@ def test_the_distance_that_is_named_is_where_the_rule_turns(values: list[float],
         assert not decided.candidate
 
 
-def row(metric: str, passed: bool | None, **more: object) -> Evidence:
+def row(metric: str, passed: bool | None, **more: object) -> EvidenceRow:
     facts = {"direction": Direction.HOLDS, "treatment": 0.25, "threshold": "= 1", "n": "1", **more}
-    return Evidence(code=f"test.{metric}", metric=metric, passed=passed, **facts)
+    return EvidenceRow(code=f"test.{metric}", metric=metric, passed=passed, **facts)
 
 
-def of(example: Result, verdict: Verdict, *rows: Evidence) -> Hypothesis:
+def of(example: Result, verdict: Verdict, *rows: EvidenceRow) -> HypothesisResult:
     return example.hypotheses["H1"].replace(verdict=verdict, evidence=rows)
 
 

@@ -10,22 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from etrm.investigation.result import (
-    SCHEMA_VERSION,
-    Arm,
-    ControlOutcome,
-    Direction,
-    Evidence,
-    Experiment,
-    Figure,
-    Hypothesis,
-    InstrumentCheck,
-    Reproduce,
-    Result,
-    Run,
-    Series,
-    Value,
-)
+from etrm.investigation.evidence.figures import Figure, Series
+from etrm.investigation.evidence.table import Direction, EvidenceRow
+from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, Run, Value
+from etrm.investigation.result import SCHEMA_VERSION, ExperimentResult, HypothesisResult, Reproduce, Result
 from reports import summary
 from reports.pages.site import files
 from reports.plots import paired
@@ -146,12 +134,12 @@ def some(strategy: st.SearchStrategy[Any], size: int = 3) -> st.SearchStrategy[t
 CODES = st.sampled_from(["h2.coverage-lowest", "h4.loss", "any.runs-failed"])
 ROWS = st.lists(
     st.builds(
-        Evidence,
+        EvidenceRow,
         code=CODES,
         item=NAMES,
         direction=st.sampled_from([d for d in Direction if d is not Direction.CONTEXT]),
     )
-    | st.builds(Evidence, code=CODES, item=NAMES, direction=st.just(Direction.CONTEXT), passed=st.none()),
+    | st.builds(EvidenceRow, code=CODES, item=NAMES, direction=st.just(Direction.CONTEXT), passed=st.none()),
     max_size=3,
     unique_by=lambda row: (row.code, row.item),
 ).map(tuple)
@@ -173,14 +161,14 @@ RESULTS = st.builds(
     hypotheses=st.dictionaries(
         NAMES,
         st.builds(
-            Hypothesis,
+            HypothesisResult,
             **SHARED,
             controls=some(st.builds(ControlOutcome, codes=WHY)),
             instruments=some(st.builds(InstrumentCheck, code=CODES)),
         ),
         max_size=2,
     ),
-    experiments=some(st.builds(Experiment, **SHARED), 1),
+    experiments=some(st.builds(ExperimentResult, **SHARED), 1),
     schema_version=st.just(SCHEMA_VERSION),
     baselines=ROWS,
     reproduce=st.builds(

@@ -9,10 +9,11 @@ import pytest
 
 from etrm.config import load, with_overrides
 from etrm.errors import NonFiniteError
-from etrm.investigation.protocol import Investigation
 from etrm.investigation.runs import pretrained_decoder as pretrain
+from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.budget import SCREENING
 from etrm.investigation.runs.jobs import Job
+from etrm.investigation.session import Investigation
 from tests.investigation.planted import inline
 
 SHORT = replace(SCREENING, pretrain_steps=4)
@@ -34,15 +35,15 @@ def test_what_is_needed_anyway_is_trained_beside_the_decoder(without_decoder: In
 
     def meanwhile() -> list[Job]:
         asked.append(1)
-        return [Job("few", seed, config) for seed in (0, 1)]
+        return [Job(ArmId("few"), seed, config) for seed in (0, 1)]
 
     one = replace(without_decoder, meanwhile=meanwhile)
     assert pretrain.finished(pretrain.trm_config(one.subject, 4)) is False
     assert one.decoder == pretrain.folder_of(pretrain.trm_config(one.subject, 4))
-    assert [run.steps for run in one.finished("few")] == [3, 3]
+    assert [run.steps for run in one.finished(ArmId("few"))] == [3, 3]
     other = replace(without_decoder, root=without_decoder.root / "other", meanwhile=meanwhile)
     assert other.decoder == one.decoder  # kept: there is nothing to wait for
-    assert (len(asked), other.finished("few")) == (1, [])
+    assert (len(asked), other.finished(ArmId("few"))) == (1, [])
 
 
 def test_a_decoder_that_cannot_be_trained_says_why(

@@ -1,0 +1,1 @@
+"""Evidence of a result: table rows, figures, and the reasons of a verdict."""

@@ -1,0 +1,70 @@
+"""The folder of an investigation belongs to one config, one version of the code and one device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from etrm.atomic_files import write_atomically
+from etrm.config import Config
+from etrm.errors import RunFolderError
+from etrm.investigation.runs.cache import compute_of
+from etrm.investigation.runs.code_version import code_hash
+from etrm.investigation.runs.launchers import Launcher
+
+
+def claim_folder(out: Path, subject: Config, name: str, launcher: Launcher) -> None:
+    """Claim a folder for an investigation, or refuse it where it holds another, before anything else is written.
+
+    Raises:
+        RunFolderError: the folder holds another investigation, or cannot be written.
+    """
+    file = out / "subject.json"
+    computed = replace(compute_of(subject, launcher.elsewhere), threads=launcher.threads)
+    wanted = {
+        "name": name,
+        "config": json.loads(subject.to_json()),
+        "code": code_hash(subject),
+        "compute": asdict(computed),
+    }
+    try:
+        if file.exists():
+            _check(out, json.loads(file.read_text("utf-8")), wanted)
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
+    except OSError as error:
+        raise RunFolderError(
+            "investigate.not-writable",
+            f"{out} cannot be written",
+            got=str(error),
+            next_step="give another --out",
+        ) from error
+
+
+def _check(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if found.get("code", wanted["code"]) != wanted["code"]:
+        raise RunFolderError(
+            "investigate.other-code",
+            f"the runs in {out} were made by other code, and their numbers would be mixed with new ones",
+            next_step="give another --out, or remove that folder",
+        )
+    before, now = found.get("compute", wanted["compute"]), wanted["compute"]
+    differ = [name for name in now if before.get(name) != now[name]]
+    if differ:
+        raise RunFolderError(
+            "investigate.other-device",
+            f"the runs in {out} were computed with another {', '.join(differ)}, and arms are compared",
+            got=", ".join(f"{name} {now[name]}" for name in differ),
+            allowed=", ".join(f"{name} {before.get(name)}" for name in differ),
+            next_step="continue as it began, or give another --out",
+        )
+    if found != wanted:
+        raise RunFolderError(
+            "investigate.other-subject",
+            f"{out} holds an investigation of another subject",
+            allowed="the same preset, settings and faults, which continue it",
+            next_step="give another --out",
+        )

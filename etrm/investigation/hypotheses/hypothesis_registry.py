@@ -1,0 +1,97 @@
+"""All hypotheses by id: those of this package, found by their modules, and those that are registered at run time."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+import etrm.investigation.hypotheses as package
+from etrm.errors import ConfigError
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
+
+ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+"""An id is a word on the command line and the name of a file."""
+ATTRIBUTES = {"next_step": str, "precedence": int, "controls": tuple}
+METHODS = ("arms", "screens", "decide", "not_run")
+_REGISTERED: dict[str, Hypothesis] = {}
+
+
+def all_hypotheses() -> dict[str, Hypothesis]:
+    """Every hypothesis by id, in the order in which they are decided."""
+    known = _built_in() | _REGISTERED
+    return dict(sorted(known.items(), key=lambda item: (item[1].precedence, item[0])))
+
+
+def register(hypothesis: object) -> Hypothesis:
+    """Add a hypothesis from outside this package for the life of this process.
+
+    The same class may be registered again, as when its file is loaded twice; the later object counts.
+
+    Args:
+        hypothesis: an object with the members of
+            :class:`~etrm.investigation.hypotheses.hypothesis.Hypothesis`, or a class that makes one without arguments.
+
+    Raises:
+        ConfigError: it lacks a member, a member has the wrong type, or its id is taken.
+    """
+    made = check(hypothesis() if isinstance(hypothesis, type) else hypothesis)
+    other = (_built_in() | _REGISTERED).get(made.id)
+    if other is not None and _origin(other) != _origin(made):
+        raise ConfigError(
+            "hypothesis.id-taken",
+            f"there is a hypothesis {made.id!r} already: {other.statement.title}",
+            got=_origin(made),
+            allowed="an id that no other hypothesis has",
+            next_step=f"give it another id than {', '.join(all_hypotheses())}",
+        )
+    _REGISTERED[made.id] = made
+    return made
+
+
+def check(found: object) -> Hypothesis:
+    """The object as a hypothesis.
+
+    Raises:
+        ConfigError: it lacks a member, or a member has the wrong type.
+    """
+    statement = getattr(found, "statement", None)
+    if not isinstance(statement, Statement):
+        raise _refuse(found, "statement", statement, "a Statement")
+    if not ID.fullmatch(statement.id):
+        raise _refuse(found, "statement.id", statement.id, "letters, digits, '-' and '_', a letter first")
+    for name, kind in ATTRIBUTES.items():
+        if not isinstance(value := getattr(found, name, None), kind):
+            raise _refuse(found, name, value, kind.__name__)
+    for name in METHODS:
+        if not callable(value := getattr(found, name, None)):
+            raise _refuse(found, name, value, "a method; derive the class from Hypothesis, which has one")
+    if getattr(type(found), "decide", None) is Hypothesis.decide:
+        raise _refuse(found, "decide", "that of the interface", "a method of its own")
+    return found  # type: ignore[return-value]  # each member was checked
+
+
+@cache
+def _built_in() -> dict[str, Hypothesis]:
+    modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
+    objects = [check(module.HYPOTHESIS) for module in modules if hasattr(module, "HYPOTHESIS")]
+    return {hypothesis.id: hypothesis for hypothesis in objects}
+
+
+def _refuse(found: object, member: str, value: object, expected: str) -> ConfigError:
+    got = "nothing" if value is None else repr(value) if isinstance(value, str) else type(value).__name__
+    return ConfigError(
+        "hypothesis.invalid",
+        f"{type(found).__name__} is no hypothesis: its {member} cannot be used",
+        got=got,
+        allowed=expected,
+        next_step="derive the class from etrm.investigation.hypotheses.hypothesis.Hypothesis",
+    )
+
+
+def _origin(hypothesis: Hypothesis) -> str:
+    """Where the class of a hypothesis is defined; the same for a file that is loaded twice."""
+    kind = type(hypothesis)
+    code = getattr(kind.decide, "__code__", None)
+    return f"{code.co_filename if code else kind.__module__}:{kind.__qualname__}"

@@ -1,0 +1,72 @@
+"""Mechanistic hypotheses: inspect the config under test with every seed, and the controls; the worst seed decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from etrm.config import Config
+from etrm.errors import EtrmError
+from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome, control_preset
+from etrm.investigation.evidence.reasons import InspectionFacts
+from etrm.investigation.evidence.words import capitalise, format_seeds
+from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
+from etrm.investigation.records import ControlOutcome, Verdict
+from etrm.investigation.runs.cache import outcomes
+from etrm.investigation.session import Investigation
+
+
+def inspect_controls(
+    investigation: Investigation,
+    id: str,
+    positive: Sequence[str],
+    inspect: Callable[[Config], InspectionFacts],
+) -> tuple[ControlOutcome, ...]:
+    """Inspect the healthy control and each fault; the outcomes are kept between investigations.
+
+    Args:
+        investigation: provides the decoder of the controls.
+        id: of the hypothesis.
+        positive: names of the faults that must be found.
+        inspect: called with the config of each control.
+    """
+    by_name = {HEALTHY: ()} | {name: (name,) for name in positive}
+
+    def judge_control(name: str, faults: tuple[str, ...]) -> ControlOutcome:
+        try:
+            found = inspect(investigation.control_config(faults))
+        except EtrmError as error:
+            failed = Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), error.what)
+            return control_outcome(name, bool(faults), failed)
+        return control_outcome(name, bool(faults), judge_inspection(found, found.words))
+
+    configs = [control_preset(faults) for faults in by_name.values()]
+    return outcomes(id, configs, lambda: [judge_control(*control) for control in by_name.items()], inspect)
+
+
+def judge(
+    worst: InspectionFacts | None, error: str, controls: Sequence[ControlOutcome], scope: str = ""
+) -> Judgement:
+    """The verdict that the inspections give.
+
+    Args:
+        worst: the worst inspection of any seed; None where the model could be built with no seed.
+        error: the reason why a model could not be built, or nothing.
+        controls: outcomes of the controls, all of which must have behaved.
+        scope: what the verdict rests on, at the end of the sentence.
+    """
+    if broken := broken_controls(controls):
+        return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
+    if worst is None or (error and not worst.holds):
+        words = f"The model could not be built: {error}"
+        return Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), words)
+    return judge_inspection(worst, f"{capitalise(worst.words)} {scope}".rstrip() + ".")
+
+
+def judge_inspection(found: InspectionFacts, words: str) -> Judgement:
+    """The verdict of one inspection: VALIDATED where the hypothesis holds, else INVALIDATED."""
+    return Judgement(Verdict.VALIDATED if found.holds else Verdict.INVALIDATED, found.codes, words)
+
+
+def describe_scope(seeds: int) -> str:
+    """What a verdict of the worst of some seeds rests on."""
+    return f"({format_seeds(seeds)}, worst shown)"

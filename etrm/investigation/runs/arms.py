@@ -1,0 +1,33 @@
+"""Which arm a run belongs to, as a value; its name is a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from etrm.investigation.records import Role
+
+
+@dataclass(frozen=True)
+class ArmId:
+    """The identity of an arm. Names are built here and read back nowhere.
+
+    Attributes:
+        study: what its runs are made for, such as ``h2`` or ``few``.
+        setting: what is changed, or the study's word for nothing; empty where the study or the control says it all.
+        control: the control that it belongs to, a fault or ``healthy``; empty for an arm of the run under test.
+        role: of its runs; ``subject`` is the run under test, unchanged but for its length and tasks.
+    """
+
+    study: str
+    setting: str = ""
+    control: str = ""
+    role: Role = "treatment"
+
+    @property
+    def name(self) -> str:
+        """As results and folders have it. It must not change: folders of earlier versions are found by it."""
+        return "-".join(filter(None, (self.study, self.control, self.setting)))
+
+    def folder(self, seed: int) -> str:
+        """The folder of its run with a seed, relative to that of the investigation."""
+        return f"runs/{self.name}/seed{seed}"

@@ -1,0 +1,156 @@
+"""Hypotheses are found by their modules, and one from outside takes part in everything that the others do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etrm.config import load
+from etrm.errors import ConfigError
+from etrm.extensions import outside_digests
+from etrm.investigation.hypotheses import hypothesis_registry as registry
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses, register
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import CauseCode, HypothesisResult, Result
+from etrm.investigation.run import choose, investigate
+from etrm.investigation.runs.budget import SCREENING
+from etrm.investigation.session import Investigation
+from etrm.training.faults import FAULTS
+from reports import read_and_render
+from tests.errors import raises_code
+from tests.investigation.planted import inline
+
+STATEMENT = Statement(
+    id="X1",
+    title="Too few tasks",
+    statement="There are too few training tasks.",
+    refuted_by="There are at least 1000.",
+    mechanism="Few tasks can be memorised.",
+    kind="mechanistic",
+    would_change="More tasks.",
+)
+
+
+class TooFewTasks(Hypothesis):
+    """As a user writes it."""
+
+    statement = STATEMENT
+    next_step = "Add tasks to data.max_tasks."
+
+    def decide(self, investigation: Investigation) -> HypothesisResult:
+        tasks = investigation.subject.data.max_tasks or 1000
+        verdict = Verdict.VALIDATED if tasks < 1000 else Verdict.INVALIDATED
+        return self.statement.decided(Judgement(verdict, ("x1.tasks",), f"There are {tasks} tasks."))
+
+
+@pytest.fixture(autouse=True)
+def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+
+
+def test_every_module_of_the_package_is_found_and_the_order_is_that_of_precedence() -> None:
+    assert tuple(all_hypotheses()) == ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
+    register(TooFewTasks)
+    assert tuple(all_hypotheses())[-1] == "X1"
+    early = TooFewTasks()
+    early.precedence = 15
+    register(early)
+    assert tuple(all_hypotheses())[:3] == ("H5", "X1", "H6")
+
+
+def test_every_control_is_a_fault_of_the_hypothesis_that_it_is_a_control_of() -> None:
+    for id, hypothesis in all_hypotheses().items():
+        assert hypothesis.controls, id
+        assert {FAULTS[name].root_cause for name in hypothesis.controls} == {id}
+        assert hypothesis.next_step.endswith(".")
+
+
+def _investigate(out: Path, *names: str) -> Result:
+    return investigate(
+        load("smoke"),
+        out,
+        name="preset smoke",
+        tier=replace(SCREENING, seeds=1, short_seeds=1),
+        launcher=inline(),
+        command="etrm investigate",
+        progress=lambda phase, done, total: None,
+        hypotheses=names,
+        experiments=(),
+    )
+
+
+def test_one_from_outside_is_chosen_decided_and_reported_like_the_others(tmp_path: Path) -> None:
+    with raises_code(ConfigError, "investigate.unknown-hypothesis", repr("X1")):
+        choose("X1")
+    register(TooFewTasks())
+    assert choose("X1") == ("X1",)
+    assert "X1" in choose("all")
+    result = _investigate(tmp_path, "X1")
+    assert (result.root_cause, result.cause_code) == ("X1", CauseCode.PROVEN)
+    assert result.next_step == TooFewTasks.next_step
+    assert result.hypotheses["X1"].outside_code == tuple(outside_digests([TooFewTasks]))
+    assert len(result.hypotheses["X1"].outside_code) >= 1
+    assert Result.read(tmp_path / "result.json") == result
+    registry._REGISTERED.clear()  # a report needs the result alone
+    read_and_render(tmp_path)
+    index, page = (tmp_path / name for name in ("index.md", "x1.md"))
+    assert "Too few tasks" in index.read_text("utf-8")
+    assert "There are 12 tasks." in page.read_text("utf-8")
+
+
+def test_code_of_this_package_has_no_hash_of_its_own() -> None:
+    assert outside_digests([type(all_hypotheses()["H2"])]) == []
+
+
+class _Undecided(Hypothesis):
+    statement = STATEMENT
+    next_step = ""
+
+
+def _with(**members: Any) -> object:
+    return type("Wrong", (TooFewTasks,), members)()
+
+
+@pytest.mark.parametrize(
+    ("found", "member", "got"),
+    [
+        (object(), "statement", "nothing"),
+        (_with(statement="words"), "statement", "'words'"),
+        (_with(statement=replace(STATEMENT, id="x 1")), "statement.id", "'x 1'"),
+        (_with(next_step=None), "next_step", "nothing"),
+        (_with(precedence="first"), "precedence", "'first'"),
+        (_with(controls=["cached-context"]), "controls", "list"),
+        (_with(decide="VALIDATED"), "decide", "'VALIDATED'"),
+        (_Undecided(), "decide", "'that of the interface'"),
+    ],
+)
+def test_a_wrong_object_is_refused_with_what_was_expected_and_got(
+    found: object, member: str, got: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        register(found)
+    assert (caught.value.code, caught.value.got) == ("hypothesis.invalid", got)
+    assert f" {member} " in caught.value.what
+    assert caught.value.allowed
+    assert "X1" not in all_hypotheses()
+
+
+def test_an_id_is_taken_once_but_a_file_may_be_loaded_twice() -> None:
+    register(TooFewTasks())
+    again = register(TooFewTasks())
+    assert all_hypotheses()["X1"] is again
+    with raises_code(ConfigError, "hypothesis.id-taken", repr("X1")):
+        register(_with(decide=lambda self, investigation: None))
+    with raises_code(ConfigError, "hypothesis.id-taken", repr("H2")):
+        register(_with(statement=replace(STATEMENT, id="H2")))
+
+
+@pytest.mark.parametrize("returned", [None, "VALIDATED"])
+def test_a_result_of_the_wrong_kind_is_refused(tmp_path: Path, returned: object) -> None:
+    register(_with(decide=lambda self, investigation: returned))
+    with raises_code(ConfigError, "hypothesis.wrong-result", type(returned).__name__):
+        _investigate(tmp_path, "X1")
