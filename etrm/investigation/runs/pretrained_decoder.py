@@ -14,7 +14,8 @@ from etrm.investigation.runs import cache
 from etrm.training.trainer import train
 
 AUGMENTATIONS = 4
-"""Fixed augmentations per task of the TRM where the subject draws fresh ones, which a table cannot hold."""
+"""The number of fixed augmentations per task of the TRM if the config under test has fresh ones, because the puzzle
+table of a TRM needs fixed ones."""
 
 TRAINING: dict[str, Any] = {
     "optimizer": "adamw",
@@ -33,11 +34,12 @@ TRAINING: dict[str, Any] = {
     "q_halt_weight": 0.5,
     "kl_weight": 0.0,  # a puzzle table has no divergence
 }
-"""How the decoder is trained whatever the subject's own settings, which are what is being judged."""
+"""The settings with which the decoder is trained. The config's own settings are not used, because they are under
+test."""
 
 
 def trm_config(subject: Config, steps: int) -> Config:
-    """A TRM on the subject's tasks and augmentations, with the subject's core."""
+    """Return the config of a TRM with the tasks, augmentations and core of the config under test."""
     augmentations = subject.data.augmentations
     return with_settings(
         subject,
@@ -78,7 +80,7 @@ def pretrained(config: Config, progress: Callable[[int, int], None], elsewhere: 
         elsewhere: the machines that it is kept for, see :class:`etrm.investigation.runs.launchers.Launcher`.
 
     Raises:
-        Interrupted: Ctrl-C; what was trained is kept and goes on next time.
+        Interrupted: the user pressed Ctrl-C; what was trained is kept and resumed next time.
     """
     folder, steps = folder_of(config, elsewhere), config.train.steps
     folder.parent.mkdir(parents=True, exist_ok=True)
