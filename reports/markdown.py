@@ -12,6 +12,7 @@ from urllib.parse import quote
 from etrm.investigation.records import NotMeasured, Value
 
 WIDTH = 100
+"""Characters of a line of text, so that pages also read well in an editor."""
 NOTHING = "—"
 WIDE = 40
 """A last column with a longer cell than this is not padded, so that the other lines stay short."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from etrm.investigation.result import Result
 
 LONGEST = 60
+"""Characters of a file name, far below the 255 bytes that file systems allow."""
 
 
 def slug(text: str) -> str:

@@ -8,12 +8,10 @@ from tests.mirrors import ROOT, mirrored
 
 NAMED_FOR_WHAT_THEY_TEST = {
     "tests/data/test_bad_files.py": "every way in which a file of tasks can be wrong",
-    "tests/devices/test_boundary.py": "tensors cross between host and device in one module",
-    "tests/devices/test_commands.py": "the commands of the README with a model on a device",
-    "tests/devices/test_gpu.py": "a real GPU",
-    "tests/devices/test_investigation.py": "the investigation with its models on a device",
-    "tests/devices/test_training.py": "training with its model on a device",
+    "tests/devices": "models on a device",
+    "tests/diagnostics/rules/test_own_rules.py": "rules that a user adds",
     "tests/diagnostics/rules/test_collapse.py": "which module is named for a collapse",
+    "tests/diagnostics/test_command_line.py": "python -m diagnostics",
     "tests/diagnostics/test_compile.py": "compiled models under the monitor",
     "tests/diagnostics/test_docs.py": "the pages of the rules",
     "tests/diagnostics/test_exactness.py": "training loops with more than one forward and backward under the monitor",
@@ -22,6 +20,7 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/diagnostics/testing/test_sample_independence.py": "the rule LEAK001",
     "tests/examples/test_examples.py": "models of docs/examples that nobody here wrote",
     "tests/examples/test_watched_encoder.py": "the project in examples/watched-encoder",
+    "tests/extending": "the examples of docs/extending.md, from outside the repository",
     "tests/investigation/hypotheses/test_unlisted.py": "faults that are not in the list of faults",
     "tests/model/test_parity.py": "arrays that the published implementations computed",
     "tests/model/test_region.py": "a sample's outputs depend on the sample alone",
@@ -30,6 +29,7 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/symbolic/test_evaluators.py": "every evaluator of formulas agrees with the others",
     "tests/test_code_base.py": "the layout of the code",
     "tests/test_docs.py": "the documents",
+    "tests/test_language.py": "the words of all texts",
     "tests/test_packaging.py": "pyproject.toml, constraints.txt and cited documents",
     "tests/test_wheels.py": "both distributions, built and installed",
     "tests/training/test_encoder_kinds.py": "every encoder under the trainer",
@@ -40,14 +40,21 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/training/interruptions/test_odd_folders.py": "run folders in odd states",
     "tests/training/interruptions/test_signals.py": "runs that get a signal",
 }
-"""Test files that mirror no module: they test a property of many, or a file that is no module."""
+"""Test files, and folders of such, that mirror no module: they test a property of many, or a file that is no module."""
 
 
 def test_every_other_test_file_is_named_for_a_module() -> None:
     tests = [path.relative_to(ROOT) for path in sorted((ROOT / "tests").rglob("test_*.py"))]
-    without = {test.as_posix() for test in tests if mirrored(test) is None}
-    assert without - NAMED_FOR_WHAT_THEY_TEST.keys() == set(), "name it for a module, or list it above"
-    assert NAMED_FOR_WHAT_THEY_TEST.keys() - without == set(), "no longer there, or named for a module"
+    without = [test for test in tests if mirrored(test) is None]
+    listed = {
+        test: {test.as_posix(), test.parent.as_posix()} & NAMED_FOR_WHAT_THEY_TEST.keys() for test in without
+    }
+    assert [test for test, names in listed.items() if not names] == [], (
+        "name it for a module, or list it above"
+    )
+    assert NAMED_FOR_WHAT_THEY_TEST.keys() == set().union(*listed.values()), (
+        "no longer there, or named for a module"
+    )
 
 
 @pytest.mark.parametrize(

@@ -223,19 +223,25 @@ DEFECTS = [
             "median([*before, norm][-WINDOW:])",
         ),
         (
-            "a demonstration that is the query itself is in order",
-            "if plain == asked:",
-            "if plain is asked:",
-        ),
-        (
-            "steps with partial coverage are not counted",
-            "none_of(UNCOVERED_STEPS, facts.uncovered_steps)",
-            "none_of(UNCOVERED_STEPS, 0)",
-        ),
-        (
             "the slope of the loss is measured over half the distance",
             "(there - back) / (2 * stride * length)",
             "(there - back) / (stride * length)",
+        ),
+    ),
+    Defect(
+        "steps with partial coverage are not counted",
+        "investigation",
+        (
+            ("none_of(UNCOVERED_STEPS, facts.uncovered_steps)", "none_of(UNCOVERED_STEPS, 0)"),
+            ("UNCOVERED_STEPS.row(facts.uncovered_steps,", "UNCOVERED_STEPS.row(0,"),
+        ),
+    ),
+    Defect(
+        "a demonstration that is the query itself is accepted",
+        "investigation",
+        (
+            ("if plain == asked:", "if plain is asked:"),
+            ("if plain == query:", "if plain is query:"),
         ),
     ),
     *_of(

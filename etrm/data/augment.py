@@ -16,6 +16,7 @@ from etrm.errors import ArgumentError, DataError
 
 SEPARATOR = "|||"
 INVERSE_DIHEDRAL = (0, 3, 2, 1, 4, 5, 6, 7)
+"""Number of the transform that undoes each."""
 SWAPS_SIDES = (False, True, False, True, False, False, True, True)
 TRANSFORMS = (
     "unchanged",

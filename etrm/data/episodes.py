@@ -23,7 +23,7 @@ __all__ = ["DemoPair", "Episodes", "Sample", "build_evaluation_samples"]
 
 # The first word of the seed of each random stream, so that no two streams share numbers.
 _ORDER, _EPISODE, _SCHEDULE = 1, 2, 3
-_GOLDEN = 0.6180339887498949
+_GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread most evenly
 
 
 class Episodes:

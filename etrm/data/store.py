@@ -20,6 +20,7 @@ from etrm.data.task import Task
 from etrm.errors import DataError
 
 SCHEMA = 1
+"""Version of the index; it grows when an older reader would misread a store."""
 INDEX = "index.json"
 SHARDS = "shards"
 

@@ -16,7 +16,7 @@ from etrm.config import SIDE
 from etrm.data.task import COLOURS, Grid
 from etrm.errors import ArgumentError
 
-PAD = 0
+PAD = 0  # this and the next two as in the published TRM code
 EOS = 1
 FIRST_COLOUR = 2
 VOCAB = FIRST_COLOUR + COLOURS

@@ -19,6 +19,7 @@ from etrm.evaluation.statistics import binomial_interval
 from etrm.evaluation.voting import Candidate, Prediction, Predictor, group_by_query, rank
 
 KS = (1, 2, 5, 10, 100, 1000)
+"""Candidates that may be tried, as in the published evaluator; ARC itself allows two."""
 
 Candidates: TypeAlias = Mapping[str, tuple[tuple[Candidate, ...], ...]]
 """The ranked candidates of each test pair, by task id."""

@@ -104,7 +104,7 @@ class ExperimentResult(Record):
 
 
 class AdditionalFinding(Record):
-    """A finding of the toolkit in the runs under test that belongs to no hypothesis."""
+    """A finding of the toolkit in the runs under test, about which no hypothesis is."""
 
     rule: str
     severity: Literal["critical", "warning"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from etrm.errors import ArgumentError
 
-EPS = 1e-5
+EPS = 1e-5  # this and the next two as in the published TRM code
 ROPE_THETA = 10_000.0
 _CUT = 2.0
 # Standard deviation of a unit normal cut at +-2: sqrt(1 - 2c phi(c) / (2 Phi(c) - 1)).

@@ -15,7 +15,7 @@ from reports.words import name_final_value
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PANELS = 6
+PANELS = 6  # two rows of three still have readable labels on a page
 CAPTION = (
     "Final values of the arms: a thin line per seed, and their mean in bold. If all lines go up or all go down, the "
     "effect does not depend on the seed. Values that are equal in all runs are left out."

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 INTERVAL_S = 2.0
+"""Seconds between two looks at the runs: shorter than TensorBoard's own 5 seconds."""
 
 
 class Exporter:

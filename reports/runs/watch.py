@@ -21,6 +21,7 @@ from reports.runs.run_state import State
 from reports.runs.text_plot import bin_points, draw_text_plot
 
 INTERVAL_S = 1.0
+"""Seconds between two frames."""
 BESIDE_PLOT = 67
 """The number of characters in a line of the table that do not belong to the plot."""
 
@@ -50,7 +51,7 @@ class WatchedQuantity:
     height: int = 1
 
 
-SHARE = (0.0, 1.0)
+SHARE = (0.0, 1.0)  # the range of a share
 LEARNING = (
     WatchedQuantity("token accuracy", "accuracy_all", height=3),
     WatchedQuantity("exact answers", "exact_all"),

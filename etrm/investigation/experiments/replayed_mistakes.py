@@ -348,7 +348,7 @@ def _run(investigation: Investigation, arm: ArmId, faults: Sequence[str]) -> Loa
             "experiment.failed-run",
             f"the run {arm.name} failed, so that nothing can be shown on it",
             got=run.reason,
-            next_step="fix the run under test first: etrm investigate",
+            next_step="fix what makes it fail first: etrm investigate",
         )
     return run
 

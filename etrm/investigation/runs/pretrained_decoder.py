@@ -14,8 +14,7 @@ from etrm.investigation.runs import cache
 from etrm.training.trainer import train
 
 AUGMENTATIONS = 4
-"""The number of fixed augmentations per task of the TRM if the config under test has fresh ones, because the puzzle
-table of a TRM needs fixed ones."""
+"""Fixed augmentations per task of the TRM where the config draws fresh ones, which a table cannot hold."""
 
 TRAINING: dict[str, Any] = {
     "optimizer": "adamw",
@@ -34,12 +33,11 @@ TRAINING: dict[str, Any] = {
     "q_halt_weight": 0.5,
     "kl_weight": 0.0,  # a puzzle table has no divergence
 }
-"""The settings with which the decoder is trained. The config's own settings are not used, because they are under
-test."""
+"""How the decoder is trained whatever the config under test has, because its settings are being judged."""
 
 
 def trm_config(subject: Config, steps: int) -> Config:
-    """Return the config of a TRM with the tasks, augmentations and core of the config under test."""
+    """A TRM on the tasks and augmentations of the config under test, with its core."""
     augmentations = subject.data.augmentations
     return with_settings(
         subject,

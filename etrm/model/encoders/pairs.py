@@ -16,7 +16,7 @@ from etrm.model.core import VOCABULARY
 from etrm.model.layers import BlockSettings, RotaryPositions, TokenEmbedding
 from etrm.model.lengths import group_by_length
 
-PAD = 0
+PAD = 0  # that of etrm.data.tokens, which models do not import
 
 
 def choose_block_settings(config: ModelConfig, pre_norm: bool) -> BlockSettings:
