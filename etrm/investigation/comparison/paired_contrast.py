@@ -22,7 +22,7 @@ from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.model.core import VOCABULARY
 
 KNOWS_NOTHING = math.log(VOCABULARY)
-"""Loss of an even guess in nats per token: what a run that diverged scores at the least."""
+"""The loss of a uniform guess in nats per token. A run that diverged scores at least this."""
 LARGEST_P = 0.05
 """Largest one-sided p-value of a gain: the lower end of a 90 % interval at 0."""
 
@@ -228,7 +228,7 @@ class TreatmentComparison:
                 metric,
                 f"gains less than {contrast.smallest_effect:g} in ln",
                 decision.ruled_out,
-                "losses are geometric means over seeds; the interval is of ln(as given) - ln(changed), so that a "
+                "losses are geometric means over seeds; the interval is of ln(unchanged) - ln(changed), so that a "
                 "gain is positive: 90 %, paired t over seeds",
             )
             for contrast, decision in pairs

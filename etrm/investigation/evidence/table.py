@@ -74,7 +74,7 @@ class EvidenceRow(Record):
     metric: str  # in words
     direction: Direction
     control: _Measured | None = None  # the arm or baseline it is compared with
-    treatment: _Measured  # what was measured in the subject
+    treatment: _Measured  # the value measured in the run under test
     low: _End = None  # interval of the difference, where there is one
     high: _End = None
     effect: Effect | None = None  # where a paired comparison decides the row

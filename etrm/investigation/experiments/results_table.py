@@ -78,7 +78,7 @@ class PhaseState(StrEnum):
 
     MET = "met"
     NOT_MET = "not-met"
-    TOO_SHORT = "too-short"  # nothing speaks against it, and the runs are too short to say
+    TOO_SHORT = "too-short"  # nothing contradicts it, but the runs are too short to decide
     NOT_RUN = "not-run"
 
 

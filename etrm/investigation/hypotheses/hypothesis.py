@@ -26,7 +26,7 @@ class CommonReason(StrEnum):
     SUBJECT_NOT_BUILT = "any.subject-not-built"
     RUNS_FAILED = "any.runs-failed"
     NOT_SELECTED = "any.not-selected"
-    NOT_APPLICABLE = "any.not-applicable"  # the subject has no such part, or does not use it
+    NOT_APPLICABLE = "any.not-applicable"  # the model has no such part, or does not use it
     STOPPED_AT_ROOT_CAUSE = "any.stopped-at-root-cause"
     DOWNSTREAM = "any.downstream-of-root-cause"
     NOT_SIGNIFICANT = "any.not-significant-over-all-hypotheses"
