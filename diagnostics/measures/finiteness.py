@@ -43,8 +43,8 @@ class Origin:
         module: dotted name of the innermost module that made it, by an operation of its own; `""` is the
             model itself, or in the backward phase the loss.
         place: the place where it was first found, as a code: in a parameter's or buffer's ``value``, in the ``input``
-            of the model, in a tensor that the module passed on (``handed-on``) to another one, in its ``output``, or in a
-            gradient.
+            of the model, in a tensor that the module passed on (``handed-on``) to another one, in its
+            ``output``, or in a gradient.
         name: name of that parameter or buffer, or of the other module; empty where the place needs none.
         shape: shape of that tensor.
         elements: number of its elements that are not finite.
