@@ -27,21 +27,21 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 
 
-def without_code(text: str) -> str:
+def drop_code(text: str) -> str:
     """A page without its fenced blocks and code spans, in which brackets are no links."""
     return re.sub(r"`[^`\n]+`", "`code`", FENCE.sub("", text))
 
 
-def anchors(page: Path) -> set[str]:
+def list_anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as code hosts make them."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), flags=re.MULTILINE)
     kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
     return {heading.strip().replace(" ", "-") for heading in kept}
 
 
-def links(page: Path) -> Iterator[tuple[Path, str]]:
+def list_links(page: Path) -> Iterator[tuple[Path, str]]:
     """The files that a page links to or shows, each with an anchor or an empty text."""
-    text = without_code(page.read_text("utf-8"))
+    text = drop_code(page.read_text("utf-8"))
     for target in LINK.findall(text) + IMAGE.findall(text):
         if not re.match(r"https?://", target):
             file, _, anchor = target.partition("#")
@@ -52,8 +52,8 @@ def links(page: Path) -> Iterator[tuple[Path, str]]:
 def test_every_link_and_anchor_resolves(page: Path) -> None:
     broken = [
         f"{target.name}#{anchor}"
-        for target, anchor in links(page)
-        if not target.exists() or (anchor and anchor not in anchors(target))
+        for target, anchor in list_links(page)
+        if not target.exists() or (anchor and anchor not in list_anchors(target))
     ]
     assert broken == []
 
@@ -62,7 +62,7 @@ def test_every_page_is_reachable_from_the_front_page() -> None:
     front = ROOT / "docs" / "README.md"
     seen, left = {front}, [front]
     while left:
-        found = {target for target, _ in links(left.pop()) if target.suffix == ".md" and target.exists()}
+        found = {target for target, _ in list_links(left.pop()) if target.suffix == ".md" and target.exists()}
         left += found - seen
         seen |= found
     assert {page for page in DOCS if page not in seen} == set()
@@ -82,7 +82,7 @@ def test_no_page_cites_a_founding_document_by_number() -> None:
 # commands
 
 
-def commands(page: Path) -> Iterator[list[str]]:
+def list_commands(page: Path) -> Iterator[list[str]]:
     """The arguments of every `etrm` command that a page quotes in its blocks and code spans."""
     text = page.read_text("utf-8")
     lines = [line for _, block in FENCE.findall(text) for line in block.replace("\\\n", " ").splitlines()]
@@ -94,7 +94,7 @@ def commands(page: Path) -> Iterator[list[str]]:
             yield shlex.split(found[1].partition(" > ")[0], comments=True)
 
 
-def parsed(arguments: list[str]) -> dict[str, list[str]]:
+def parse_options(arguments: list[str]) -> dict[str, list[str]]:
     """The values of every option of a quoted command, by its longest name.
 
     Raises:
@@ -125,15 +125,15 @@ QUOTED = [
     (f"{page.relative_to(ROOT)}: etrm {' '.join(arguments)}", arguments)
     for page in PAGES
     if page.name != "CHANGELOG.md"  # it names commands and options of the past
-    for arguments in commands(page)
+    for arguments in list_commands(page)
     if not arguments[0].isupper()  # `etrm COMMAND`
 ]
 
 
-def fault_of(arguments: list[str]) -> str | None:
+def find_fault(arguments: list[str]) -> str | None:
     """What is wrong with a quoted command: a name that does not exist; None where all do."""
     try:
-        options = parsed(arguments)
+        options = parse_options(arguments)
     except LookupError as error:
         return str(error)
     keys = {text.partition("=")[0] for text in options.get("--set", ())}
@@ -147,7 +147,7 @@ def fault_of(arguments: list[str]) -> str | None:
 
 
 def test_quoted_commands_exist_with_their_options_settings_presets_and_faults() -> None:
-    wrong = [f"{quoted}: {fault}" for quoted, arguments in QUOTED if (fault := fault_of(arguments))]
+    wrong = [f"{quoted}: {fault}" for quoted, arguments in QUOTED if (fault := find_fault(arguments))]
     assert wrong == []
     assert len(QUOTED) > 50
 
@@ -164,7 +164,7 @@ def test_quoted_commands_exist_with_their_options_settings_presets_and_faults() 
     ],
 )
 def test_a_wrong_command_is_found(line: str) -> None:
-    assert fault_of(line.split())
+    assert find_fault(line.split())
 
 
 def test_quoted_make_targets_exist() -> None:

@@ -43,8 +43,8 @@ class SymbolicConfig(Section):
         "product", description="truth over all cells: the product, the minimum or a p-mean"
     )
     exponent: float = Field(4.0, ge=1, description="exponent p of the p-mean, quantifier mean only")
-    guards: int = Field(8, ge=1, le=100, description="number K of learned guards, family learned only")
-    width: int = Field(32, ge=1, description="width of the learned predicates")
+    guards: int = Field(16, ge=1, le=100, description="number K of learned guards, family learned only")
+    width: int = Field(64, ge=1, description="width of the learned predicates")
     reach: int = Field(1, ge=0, le=5, description="distance in cells that a learned guard sees")
 
     selector: SelectorKind = Field(

@@ -105,7 +105,7 @@ class ExperimentResult(Record):
 
 
 class AdditionalFinding(Record):
-    """A finding of the toolkit in the subject's own runs, whatever the hypotheses say."""
+    """A finding of the toolkit in the runs under test, about which no hypothesis is."""
 
     rule: str
     severity: Literal["critical", "warning"]

@@ -76,9 +76,9 @@ class Library:
 
     @property
     def conditions(self) -> tuple[Formula, ...]:
-        """The conditions of all families, each once, after the one that holds everywhere."""
+        """The conditions of all families, each once."""
         every = (condition for family in self.families.values() for condition in family.conditions)
-        return tuple(dict.fromkeys((TRUE, *every)))
+        return tuple(dict.fromkeys(every))
 
 
 def recolour(condition: Formula, source: int, target: int) -> Where:
@@ -108,13 +108,13 @@ def _paint_all(name: str, *numbers: int) -> Where:
 
 
 def _original(_config: SymbolicConfig) -> Contents:
-    """The templates of the original: fills, recolourings, maps and pairs of maps."""
+    """The templates of the original: fills, recolourings, maps and pairs of maps; recolouring without a condition."""
     fills = [Where(Atom(name, (_X,)), colour) for name in _POSITIONS for colour in range(COLOURS)]
     recolourings = [recolour(TRUE, s, t) for s, t in product(range(COLOURS), repeat=2) if s != t]
     names = ("flip_columns", "flip_rows", "rotate_90", "left", "right", "up", "down")
     maps = [_paint_all(name) for name in names]
     pairs = [Then(first, second) for first, second in product(maps[:5], repeat=2)]
-    return Contents((*fills, *recolourings, *maps, *pairs))
+    return Contents((*fills, *recolourings, *maps, *pairs), (TRUE,))
 
 
 def _dihedral(_config: SymbolicConfig) -> Contents:

@@ -6,14 +6,15 @@ Shapes: P demonstrations, R tasks, T templates.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import torch
 from torch import Tensor, nn
 
 from etrm.config import SymbolicConfig
-from etrm.symbolic.formula import Rule, Then
+from etrm.symbolic.formula import COLOURS, TRUE, Rule, Then
 from etrm.symbolic.grids import Grids
-from etrm.symbolic.library import Library
+from etrm.symbolic.library import Library, recolour
 from etrm.symbolic.predicates import Predicates
 from etrm.symbolic.selector import EncodedSelector, FitSelector, weigh
 from etrm.symbolic.semantics import Semantics
@@ -60,11 +61,15 @@ class SymbolicCore(nn.Module):
     def __init__(self, config: SymbolicConfig) -> None:
         super().__init__()
         library = Library.of(config)
-        rules = [rule for rule in library.rules if config.composites or not isinstance(rule, Then)]
+        conditions = library.conditions
+        factored = {recolour(TRUE, *pair) for pair in permutations(range(COLOURS), 2) if TRUE in conditions}
+        rules = [
+            rule
+            for rule in library.rules
+            if rule not in factored and (config.composites or not isinstance(rule, Then))
+        ]
         self.predicates = Predicates(config)
-        self.templates = Templates(
-            rules, library.conditions, self.predicates, Semantics.of(config), config.smoothing
-        )
+        self.templates = Templates(rules, conditions, self.predicates, Semantics.of(config), config.smoothing)
 
     def forward(self, weights: Tensor, queries: Grids, region: tuple[int, int]) -> Tensor:
         """(R, rows, columns, 12) chances of tokens, see :meth:`Templates.paint`."""
@@ -92,7 +97,7 @@ class SymbolicSolver(nn.Module):
         """Answer one query of each task.
 
         Args:
-            demos: of R tasks.
+            demos: the demonstrations of R tasks.
             queries: R grids.
             region: rows and columns of the canvas of the answers.
             noise: (R, T) for the selection ``straight_through``, see :func:`etrm.symbolic.selector.weigh`.

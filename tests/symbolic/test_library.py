@@ -19,7 +19,7 @@ def test_a_library_holds_the_families_that_are_listed_in_their_order() -> None:
     library = Library.of(SymbolicConfig(families=("counting", "original")))
     assert list(library.families) == ["counting", "original"]
     assert len(library.rules) == ORIGINAL
-    assert library.conditions == (TRUE, *library.families["counting"].conditions)
+    assert library.conditions == (*library.families["counting"].conditions, TRUE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
