@@ -57,8 +57,8 @@ class Treatment:
         name: stable name of the change.
         what: the change in words.
         settings: the values that are changed, by section; they apply after everything else, faults included.
-        steps: of its runs, as a share of those of the reference.
-        seeds: of its runs, where they are others than those of the screen; the reference has them too.
+        steps: the number of steps of its runs, as a share of those of the reference.
+        seeds: the seeds of its runs, if they differ from those of the screen; the reference has them too.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Screen:
     Attributes:
         reference: the config that the treatments change.
         treatments: the changes.
-        seeds: of every arm that has none of its own.
+        seeds: the seeds of every arm that has none of its own.
         control: the name of the control that it is, which is the same in every investigation; empty for the run under
             test. Screens of one control share their reference.
     """

@@ -29,8 +29,8 @@ class PositionSkill:
     """Share of the variance of a coloured cell's row and column that a linear probe explains, on places it never saw.
 
     Attributes:
-        before: from the state of the cell's own token, before pooling.
-        after: from the vector of the pair. 0 is no better than the mean place; it can be below.
+        before: the score from the state of the cell's own token, before pooling.
+        after: the score from the vector of the pair. 0 is no better than the mean place; it can be below.
     """
 
     before: float

@@ -33,7 +33,7 @@ class Experiment:
 
     Attributes:
         name: E7 and the like.
-        suite: that it belongs to.
+        suite: the suite to which it belongs.
         what: the one difference from the baseline.
         settings: the change, given the baseline's config.
     """
@@ -155,7 +155,7 @@ class Question:
     """One of S1-S6: held by what helps.
 
     Attributes:
-        name, statement: as registered.
+        name, statement: the name and the statement, as registered.
         by: experiments, any of which has to lower the loss by the smallest effect.
     """
 

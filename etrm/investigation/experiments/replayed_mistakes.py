@@ -85,7 +85,7 @@ class Mistake:
 
     Attributes:
         name: value of ``--as-original``.
-        what: what was done and concluded.
+        what: the mistake: what was done and concluded.
         replay: makes the mistake again.
     """
 
