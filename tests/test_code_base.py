@@ -77,9 +77,8 @@ def test_every_number_has_its_reason_beside_it() -> None:
                 continue
             target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
             docstring = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            comment = "#" in lines[(statement.end_lineno or 0) - 1] or lines[statement.lineno - 2].startswith(
-                "#"
-            )
+            own = "".join(lines[statement.lineno - 1 : statement.end_lineno])
+            comment = "#" in own or lines[statement.lineno - 2].startswith("#")
             if isinstance(target, ast.Name) and target.id.isupper() and not (docstring or comment):
                 bare.append(f"{path}: {target.id}")
     assert bare == []
