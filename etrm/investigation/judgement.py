@@ -26,7 +26,7 @@ class Judgement:
     """A verdict and why.
 
     Attributes:
-        verdict: of the statement as worded.
+        verdict: the verdict on the statement as worded.
         codes: stable names of the reasons, at least one.
         sentence: the same in words, with the numbers.
         candidate: only the number of seeds stands in the way of VALIDATED.

@@ -73,12 +73,12 @@ def pretrained(config: Config, progress: Callable[[int, int], None], elsewhere: 
     Where another investigation is training it, this one waits and takes what comes out.
 
     Args:
-        config: of the TRM.
+        config: the config of the TRM.
         progress: called with steps done and steps in all.
         elsewhere: the machines that it is kept for, see :class:`etrm.investigation.runs.launchers.Launcher`.
 
     Raises:
-        Interrupted: Ctrl-C; what was trained is kept and goes on next time.
+        Interrupted: the user pressed Ctrl-C; what was trained is kept and resumed next time.
     """
     folder, steps = folder_of(config, elsewhere), config.train.steps
     folder.parent.mkdir(parents=True, exist_ok=True)
