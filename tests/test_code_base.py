@@ -10,11 +10,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("etrm", "diagnostics", "reports", "benchmarks")
-SAME_NAMES = {
-    "Run",
-}
-"""Names of classes that two modules share, with the reason."""
-SAME_FILES: set[str] = set()
 
 
 def modules(*folders: str) -> Iterator[tuple[str, ast.Module]]:
@@ -44,7 +39,7 @@ def test_no_two_classes_have_the_same_name() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 found[node.name.lstrip("_")].append(path)
-    assert {name: paths for name, paths in found.items() if len(paths) > 1 and name not in SAME_NAMES} == {}
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
 
 
 def test_no_two_files_of_a_package_have_the_same_name() -> None:
@@ -53,18 +48,7 @@ def test_no_two_files_of_a_package_have_the_same_name() -> None:
         name = Path(path).name
         if not name.startswith("__"):
             found[path.partition("/")[0], name].append(path)
-    assert {key: paths for key, paths in found.items() if len(paths) > 1 and key[1] not in SAME_FILES} == {}
-
-
-def test_every_exception_is_needed() -> None:
-    """An exception that no longer applies is taken off the list."""
-    names = [
-        node.name.lstrip("_")
-        for _, tree in modules(*PACKAGES)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef)
-    ]
-    assert {name for name in SAME_NAMES if names.count(name) < 2} == set()
+    assert {key: paths for key, paths in found.items() if len(paths) > 1} == {}
 
 
 def test_every_number_has_its_reason_beside_it() -> None:
