@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.device import pick_device
 from etrm.errors import ConfigError, RunFolderError
 from etrm.hardware import describe
@@ -144,9 +144,8 @@ def test_the_injected_fault_is_named(
     tmp_path: Path, decoder: Path, faults: tuple[str, ...], cause: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ETRM_CACHE", str(decoder.parent.parent))
-    names = ", ".join(f'"{name}"' for name in faults)
     result = investigate(
-        load("smoke", overrides=(f"faults=[{names}]", f"train.decoder='{decoder}'")),
+        with_settings(load("smoke"), faults=faults, train={"decoder": decoder}),
         tmp_path,
         name="preset smoke",
         tier=replace(SCREENING, seeds=1, short_seeds=1),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.investigation.comparison import dynamics
 from etrm.investigation.evidence.table import Direction
 from etrm.investigation.records import NotMeasured
@@ -22,7 +22,7 @@ def log(**columns: list[Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("warmup", "share"), [(0, 0.0), (1, 0.0), (11, 0.1), (50, 0.49), (100, 0.99)])
 def test_the_share_of_warm_up_is_read_from_the_factors(warmup: int, share: float) -> None:
-    train = load("small", overrides=("train.steps=100", f"train.warmup_steps={warmup}")).train
+    train = with_settings(load("small"), train={"steps": 100, "warmup_steps": warmup}).train
     assert dynamics.measure_warmup_share(log(lr_factor=[schedule(i, train) for i in range(100)])) == share
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.data import Episodes, Sample
 from etrm.investigation.hypotheses import h5_data as h5
 from etrm.investigation.measurements.row_provenance import RowProblem
@@ -16,8 +16,7 @@ from etrm.training.recipe import Recipe
 
 
 def smoke(*faults: str) -> Config:
-    named = ", ".join(f'"{name}"' for name in faults)
-    return load("smoke", overrides=("train.threads=1", f"faults=[{named}]"))
+    return with_settings(load("smoke"), train={"threads": 1}, faults=faults)
 
 
 def test_a_healthy_subject_has_nothing_wrong() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from etrm import evaluation
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.data import Sample, TaskSet
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation.hypotheses import h6_evaluator as h6
@@ -21,8 +21,7 @@ from etrm.training.recipe import Recipe
 
 
 def smoke(*faults: str) -> Config:
-    named = ", ".join(f'"{name}"' for name in faults)
-    return load("smoke", overrides=("train.threads=1", f"faults=[{named}]"))
+    return with_settings(load("smoke"), train={"threads": 1}, faults=faults)
 
 
 ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE = KnownAnswers
