@@ -73,7 +73,7 @@ def test_settings_that_only_a_fault_changes_are_those_of_the_key() -> None:
 
 
 def test_tasks_in_files_of_a_user_are_in_the_key(tmp_path: Path) -> None:
-    config = with_settings(load("smoke"), data={"source": tmp_path}, evaluate={"source": tmp_path})
+    config = with_settings(load("smoke"), data={"source": str(tmp_path)}, evaluate={"source": str(tmp_path)})
 
     def write(subset: str, colour: int) -> None:
         (tmp_path / subset).mkdir(exist_ok=True)
