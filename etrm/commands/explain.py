@@ -1,4 +1,4 @@
-"""`etrm explain`: what a rule, an error code, or a code in a result means."""
+"""The command `etrm explain`, which prints the meaning of a rule, an error code, or a code in a result."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 def explain(
     code: Annotated[
         str | None,
-        typer.Argument(help="A rule, an error code or a code of a result; without it, all are listed."),
+        typer.Argument(help="A rule, an error code or a code in a result. Default: list all of them."),
     ] = None,
 ) -> None:
     """Explain a rule (COV001), an error code (config.unknown-setting) or a code in a result (h2.no-gradient).
 
-    A rule of your own is named as my_code.py:MY_RULE. Exit code 2 for a code that does not exist.
+    Name your own rule as my_code.py:MY_RULE. Exit code: 0, or 2 if the code does not exist.
     """
     from diagnostics.errors import UnknownName
     from diagnostics.explanations import explain_code, list_groups
@@ -38,16 +38,16 @@ def explain(
     except UnknownName as error:
         raise ConfigError(
             "explain.unknown-code",
-            "nothing has this code",
+            "this code does not exist",
             got=str(error.facts["got"]),
             allowed=f"nearest: {error.facts['nearest']}",
-            next_step="etrm explain lists every code",
+            next_step="etrm explain, which lists all codes",
         ) from error
     _show(text)
 
 
 def _own_rule(name: str) -> str:
-    """The page of a rule that a name of code stands for."""
+    """Return the page of a rule that the user named as code."""
     from diagnostics.rules.page import page
     from etrm.commands.shared import allow_named
     from etrm.training.observer import find_rule
@@ -57,7 +57,7 @@ def _own_rule(name: str) -> str:
 
 
 def all_groups() -> Groups:
-    """Every code of this project: rules, errors, and codes of results."""
+    """Return all codes of this project: rules, errors, and codes of results."""
     from diagnostics.explanations import error_topics, toolkit_groups
     from etrm.commands.error_codes import sites
 

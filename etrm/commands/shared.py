@@ -94,7 +94,7 @@ def read_subject(
 
 
 def allow_code_of(run: Path | None, *, allowed: bool, settings: list[str] | None = None) -> None:
-    """Note which code may run: what the command line names and, where the user allows it, what the run's config names.
+    """Allow code to run: the code that the command line names and, if ``allowed``, that of the run's config.
 
     Raises:
         EtrmError: a file cannot be read, or there is no run.

@@ -1,4 +1,4 @@
-"""A place where code from outside can be put, and the check of what is put there."""
+"""An extension point: a kind of object that code from outside can add, and the check of such an object."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ExtensionPoint(Generic[T]):
-    """A kind of thing that can be added from outside.
+    """A kind of object that can be added from outside.
 
     Attributes:
-        kind: what follows ``etrm.`` in the group of its entry points, e.g. ``encoders``.
-        noun: what one is called in errors.
-        expected: what a right one looks like.
-        fits: whether an object is one.
+        kind: the name after ``etrm.`` in the group of its entry points, e.g. ``encoders``.
+        noun: the noun for such an object in errors.
+        expected: a description of a valid object.
+        fits: a function that returns whether an object is valid.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class ExtensionPoint(Generic[T]):
     fits: Callable[[Any], bool]
 
     def find(self, name: str, built_in: Mapping[str, T]) -> T:
-        """The built-in of a name, or the object that the name of code stands for.
+        """Return the built-in object of a name, or the object that a name of code refers to.
 
         Raises:
             ExtensionError: there is no such name, its code cannot be loaded or may not run, or it is something else.
@@ -39,11 +39,11 @@ class ExtensionPoint(Generic[T]):
         return built_in[name] if name in built_in else self.load(name, built_in)
 
     def takes(self, name: str) -> bool:
-        """Whether a text names code, or an entry point of this kind."""
+        """Return whether a text is a name of code, or an entry point of this kind."""
         return parse(name) is not None or name in registered(self.kind)
 
     def load(self, name: str, known: Mapping[str, Any] | None = None) -> T:
-        """The object of a name of code; ``known`` are the built-in names, for the error.
+        """Return the object that a name of code refers to; ``known`` are the built-in names, for the error.
 
         Raises:
             ExtensionError: see :meth:`find`.
@@ -62,12 +62,12 @@ class ExtensionPoint(Generic[T]):
         return cast(T, found)
 
     def wrong(self, name: str, got: str, expected: str = "") -> ExtensionError:
-        """The error of an object, or of what it returned, that is not what is taken here.
+        """Return the error for an object that is not valid here, or that returned something invalid.
 
         Args:
-            name: name of the code.
-            got: what was found.
-            expected: what was expected; by default an object of this kind.
+            name: the name of the code.
+            got: a description of what was found.
+            expected: a description of what is expected; by default that of an object of this kind.
         """
         return ExtensionError(
             "extension.wrong-object",
@@ -86,7 +86,7 @@ class ExtensionPoint(Generic[T]):
 
 
 def describe(thing: object) -> str:
-    """What an object is, for an error."""
+    """Return a short description of an object, for an error."""
     if isinstance(thing, type):
         bases = ", ".join(base.__name__ for base in thing.__bases__)
         return f"the class {thing.__name__}({bases})"

@@ -1,4 +1,4 @@
-"""From a name of code to the object, with the user's own exception where their code fails."""
+"""Load the object that a name of code refers to. If the user's code fails, the error shows their exception."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from etrm.extensions.names import CodeName
 from etrm.extensions.permission import check_allowed, read_source
 
 _loaded: dict[str, tuple[bytes, ModuleType]] = {}
-"""Content and module of each file by path. A file that has changed is loaded anew."""
+"""The content and the module of each loaded file, by path. A file that has changed is loaded again."""
 _PACKAGES = tuple(Path(__file__).parents[2] / name for name in ("etrm", "diagnostics", "reports", "cli.py"))
 
 
-_FIX = "fix it, then the same command again"
+_FIX = "fix the code, then run the same command again"
 
 
 def load_object(code: CodeName) -> object:
-    """The object of a name.
+    """Return the object that a name of code refers to.
 
     Raises:
         ExtensionError: it may not run, there is no such file, module or name, or its import fails.
@@ -53,12 +53,14 @@ def _file_module(code: CodeName) -> ModuleType:
     if code.place in _loaded and _loaded[code.place][0] == source:
         return _loaded[code.place][1]
     path = Path(code.place)
-    # One name per file, in every process: pickle and dataclasses look classes up by it.
+    # The module of a file has the same name in every process, because pickle and dataclasses look classes up by it.
     module = ModuleType(f"etrm_extension_{hashlib.sha256(code.place.encode()).hexdigest()[:12]}_{path.stem}")
     module.__file__ = code.place
     sys.modules[module.__name__] = module
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # at the end: a helper beside the file hides no installed package
+        sys.path.append(
+            str(path.parent)
+        )  # at the end, so that files next to it do not hide installed packages
     with in_users_code(str(code), importing=True):
         exec(compile(source, code.place, "exec"), vars(module))
     _loaded[code.place] = source, module
@@ -75,7 +77,7 @@ def _installed_module(code: CodeName) -> ModuleType:
         if isinstance(missing, ModuleNotFoundError) and f"{code.place}.".startswith(f"{missing.name}."):
             raise ExtensionError(
                 "extension.no-module",
-                f"there is no module {code.place!r}",
+                f"the module {code.place!r} does not exist",
                 got=f"no {missing.name!r} on the import path",
                 next_step="install its package, or name the file: path/to/file.py:Name",
             ) from missing
@@ -84,10 +86,10 @@ def _installed_module(code: CodeName) -> ModuleType:
 
 @contextmanager
 def in_users_code(name: str, *, importing: bool = False) -> Iterator[None]:
-    """Around a call of a user's code: what it raises becomes an error that shows the user's lines alone.
+    """Run a user's code; an exception becomes an error that shows only the lines of the user's code.
 
     Args:
-        name: name of the code.
+        name: the name of the code.
         importing: whether the call is the import of the code.
 
     Raises:
@@ -107,7 +109,7 @@ def in_users_code(name: str, *, importing: bool = False) -> Iterator[None]:
 
 
 def explained(error: BaseException) -> ExtensionError | None:
-    """The error to show where the code of a loaded file raised; None where no such file was running."""
+    """Return the error to show if the code of a loaded file raised; None if no such file was running."""
     place = next((file for file, _ in _frames(error) if file in _loaded), None)
     return None if place is None else _raised(place, _users_lines(error))
 
@@ -119,10 +121,10 @@ def _raised(name: str, shown: str) -> ExtensionError:
 
 
 def _users_lines(error: BaseException) -> str:
-    """The traceback of an error, from the user's first line on."""
+    """Return the traceback of an error, starting at the first line of the user's code."""
     theirs = [trace for file, trace in _frames(error) if file in _loaded]
     theirs += [trace for file, trace in _frames(error) if not _is_ours(file)]
-    start = theirs[0] if theirs else None  # a syntax error names its line by itself
+    start = theirs[0] if theirs else None  # the message of a syntax error already has its line
     return "".join(traceback.format_exception(type(error), error, start, chain=False)).rstrip()
 
 
@@ -134,7 +136,7 @@ def _frames(error: BaseException) -> Iterator[tuple[str, TracebackType]]:
 
 
 def _is_ours(file: str) -> bool:
-    """Whether a file is of this project or of the import system."""
+    """Return whether a file belongs to this project or to the import system."""
     if file.startswith("<frozen") or Path(file).parent.name == "importlib":
         return True
     return any(Path(file).is_relative_to(folder) for folder in _PACKAGES)

@@ -1,4 +1,4 @@
-"""Names of code: the three ways to write one, read as text. Nothing is imported here."""
+"""Names of code: parse the three forms in which they can be written. Nothing is imported here."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class CodeName:
     """A name of code.
 
     Attributes:
-        place: absolute path of a Python file, or the dotted name of a module.
-        name: name of the object in it.
+        place: the absolute path of a Python file, or the dotted name of a module.
+        name: the name of the object in it.
         is_file: whether the place is a file.
     """
 
@@ -31,9 +31,9 @@ class CodeName:
 
 
 def parse(text: str) -> CodeName | None:
-    """The name of code that a text is, a file's path made absolute; None for any other text.
+    """Return a text as a name of code, with the path of a file made absolute; None if it is not a name of code.
 
-    A text with the name of a module may mean something else where the setting has such words (``rules:colours``).
+    A text such as ``rules:colours`` looks like a module and a name, but can be another value of a setting.
     """
     if found := _FILE.fullmatch(text):
         return CodeName(str(Path(found["place"]).absolute()), found["name"], is_file=True)
@@ -43,11 +43,11 @@ def parse(text: str) -> CodeName | None:
 
 
 def absolute(text: str) -> str:
-    """The same name with an absolute path, so that it means the same in another folder; any other text unchanged."""
+    """Return a name of code with an absolute path, so that it is valid in other folders. Other texts are unchanged."""
     code = parse(text)
     return str(code) if code is not None and code.is_file else text
 
 
 def registered(kind: str) -> dict[str, metadata.EntryPoint]:
-    """The entry points of the group ``etrm.<kind>`` by name: what installed packages offer."""
+    """Return the entry points of the group ``etrm.<kind>`` in installed packages, by name."""
     return {point.name: point for point in metadata.entry_points(group=f"etrm.{kind}")}

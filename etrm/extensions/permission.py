@@ -1,9 +1,9 @@
-"""Which code may run: what the user named on this account, as it was then.
+"""Permission for code to run.
 
-A config that somebody else wrote may name any file, and looking at a run must not execute it. So code that a config
-names is imported only if the user named it (``--set``, ``--inject``, ``--config``), or allowed it with
-``--allow-code``. That is remembered in the cache folder, for a file by its path and the SHA-256 of its content: another
-file, or the same file with other content, is not allowed by it. Installed entry points are always allowed.
+A config from somebody else can name any file, and inspecting a run must not execute it. Code that a config names is
+therefore imported only if the user named it (``--set``, ``--inject``, ``--config``) or allowed it with
+``--allow-code``. The permission is stored in the cache folder, for a file by its path and the SHA-256 of its content,
+so it does not apply to another or a changed file. Installed entry points are always allowed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from etrm.extensions.names import CodeName, parse
 
 
 def allow(text: str) -> None:
-    """Note that the user named this code, so that it may run as it is now.
+    """Allow code that the user named to run, with its current content.
 
     Args:
         text: the name of code; any other text is ignored.
@@ -39,7 +39,7 @@ def allow(text: str) -> None:
     except OSError as error:
         raise WriteError(
             "extension.not-noted",
-            f"it cannot be noted that {code} may run",
+            f"the permission of {code} to run cannot be stored",
             got=f"{note.parent}: {error.strerror or error}",
             next_step="set ETRM_CACHE to a folder that can be written",
         ) from error
@@ -49,8 +49,8 @@ def check_allowed(code: CodeName, source: bytes = b"") -> None:
     """Refuse code that the user did not name.
 
     Args:
-        code: its name.
-        source: content of its file; empty for a module.
+        code: the name of the code.
+        source: the content of its file; empty for a module.
 
     Raises:
         ExtensionError: the user did not name it, or the file has changed since then.
@@ -58,14 +58,14 @@ def check_allowed(code: CodeName, source: bytes = b"") -> None:
     if not _note(code, source).exists():
         raise ExtensionError(
             "extension.not-allowed",
-            f"the code {code} may not run: a config names it, and you did not, or the file has changed since",
-            allowed="code that you named with --set, --inject or --config, as it was then",
-            next_step="read the file; then give --allow-code, or name it on the command line",
+            f"the code {code} is not allowed to run: only a config names it, or the file has changed since you did",
+            allowed="code that you named with --set, --inject or --config, with unchanged content",
+            next_step="read the file, then add --allow-code, or name the code on the command line",
         )
 
 
 def read_source(code: CodeName) -> bytes:
-    """The content of the file of a name.
+    """Return the content of the file of a name of code.
 
     Raises:
         ExtensionError: there is no such file, or it cannot be read.
@@ -78,7 +78,7 @@ def read_source(code: CodeName) -> bytes:
             f"the code {code} cannot be read",
             got=error.strerror or str(error),
             allowed="a Python file, as file.py:Name",
-            next_step="name the file where it is; a run folder keeps a copy of its code in code/",
+            next_step="use the path of the file; a run folder has a copy of its code in code/",
         ) from error
 
 

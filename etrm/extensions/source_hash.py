@@ -1,7 +1,7 @@
 """The hash of code from outside the packages.
 
-A fault, a function of a recipe or an encoder may stand in a file of the user's. What such a thing runs is found from
-the thing itself: its own file, the functions that it encloses, and the user's other files that it refers to.
+A fault, a function of a recipe or an encoder can be defined in a user's file. The code that such an object runs is
+found from the object itself: its own file, the functions that it encloses, and the user's other files that it uses.
 """
 
 from __future__ import annotations
@@ -23,22 +23,21 @@ _INSTALLED = tuple(
 
 
 def source_digest(thing: object) -> str:
-    """One SHA-256 for :func:`outside_digests` of a thing, for a record of it; empty for our own code."""
+    """Return one SHA-256 over :func:`outside_digests` of an object; empty for our own code."""
     found = outside_digests([thing])
     return hashlib.sha256("\n".join(found).encode()).hexdigest() if found else ""
 
 
 def outside_digests(things: Iterable[object]) -> list[str]:
-    """SHA-256 of every source outside the packages that some functions and classes are made of, sorted.
+    """Return the sorted SHA-256 hashes of all sources outside the packages that some functions and classes use.
 
-    Followed are enclosed and decorated functions, arguments of partials, methods, base classes, and what a file
-    takes from other files of the user's. What is installed (torch, say) is not followed, but a plugin that is itself
-    one of the things is read.
+    This follows enclosed and decorated functions, arguments of partials, methods, base classes, and imports from other
+    files of the user. Installed packages such as torch are not followed, but an object from a plugin is read.
     """
     found: set[str] = set()
     waiting = list(things)
     given = {id(thing) for thing in waiting}
-    seen: dict[int, object] = {}  # keeps each thing alive, so that no other takes its id
+    seen: dict[int, object] = {}  # keeps each object alive, so that its id is not reused
     while waiting:
         thing = waiting.pop()
         if id(thing) in seen:
@@ -60,7 +59,7 @@ _NAMED = FunctionType | type | ModuleType
 
 
 def _enclosed(thing: object) -> Iterator[object]:
-    """What a callable carries with it."""
+    """Yield the objects that a callable refers to."""
     if isinstance(thing, partial):
         yield from (thing.func, *thing.args, *thing.keywords.values())
     elif isinstance(thing, MethodType):
@@ -78,16 +77,16 @@ def _enclosed(thing: object) -> Iterator[object]:
 
 def _filled(cell: Any) -> bool:
     try:
-        cell.cell_contents  # noqa: B018  a cell says only by this whether it holds something
+        cell.cell_contents  # noqa: B018  the only way to find out whether a cell is empty
     except ValueError:
         return False
     return True
 
 
 def _file(thing: object) -> Path | None:
-    """The file of a function, class or module; None where there is none, as of a builtin.
+    """Return the file of a function, class or module; None if it has none, like a builtin.
 
-    That of a function need not exist: a notebook's cell has a name and no file.
+    The file of a function may not exist: a cell of a notebook has a name but no file.
     """
     written = Path(thing.__code__.co_filename).resolve() if isinstance(thing, FunctionType) else None
     if written is not None and written.is_file():
@@ -97,7 +96,7 @@ def _file(thing: object) -> Path | None:
 
 
 def _namespace(thing: object) -> Mapping[str, Any]:
-    """The names of the module of a function, class or module."""
+    """Return the namespace of the module of a function, class or module."""
     if isinstance(thing, FunctionType):
         return thing.__globals__
     module = sys.modules.get(thing.__module__) if isinstance(thing, type) else thing
@@ -109,14 +108,14 @@ def _within(file: Path, folders: Iterable[Path]) -> bool:
 
 
 def _digest(file: Path, thing: object) -> str:
-    """Of a source file; of the thing alone where its file cannot be read, as in a notebook."""
+    """Return the hash of an object's file, or of the object alone if its file cannot be read, as in a notebook."""
     content = file.read_bytes() if file.is_file() else _text(thing).encode()
     return hashlib.sha256(file.name.encode() + b"\0" + content).hexdigest()
 
 
 def _text(thing: object) -> str:
     try:
-        return inspect.getsource(thing)  # type: ignore[arg-type]  # it raises TypeError where it cannot
+        return inspect.getsource(thing)  # type: ignore[arg-type]  # raises TypeError for objects without source
     except (OSError, TypeError):
-        code = getattr(thing, "__code__", None)  # typed at a prompt: what it does, not how it was written
+        code = getattr(thing, "__code__", None)  # typed at a prompt, so there is no source
         return repr(thing) if code is None else repr((code.co_code, code.co_names, code.co_consts))

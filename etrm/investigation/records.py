@@ -103,7 +103,7 @@ class Arm(Record):
     name: str
     role: Role
     difference: str
-    settings: tuple[str, ...] = ()  # section.key=value against the subject
+    settings: tuple[str, ...] = ()  # section.key=value, the changes to the config under test
     faults: tuple[str, ...] = ()
 
 

@@ -167,10 +167,10 @@ class Cells:
     """Some cells of some grids, which need not lie inside of them.
 
     Attributes:
-        grids: what they are cells of.
+        grids: the grids to which the cells belong.
         batch: the grid of each cell; the three tensors are int64 and broadcast to one shape S.
-        row: its row.
-        column: its column.
+        row: the row of the cell.
+        column: the column of the cell.
     """
 
     grids: Grids

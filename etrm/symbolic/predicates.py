@@ -195,7 +195,7 @@ class LearnedGuards(nn.Module):
     Args:
         guards: number K of predicates.
         width: channels between the two layers.
-        reach: how many cells away it sees in each direction.
+        reach: the number of cells that it sees in each direction.
     """
 
     def __init__(self, guards: int, width: int, reach: int) -> None:

@@ -22,7 +22,7 @@ from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.model.core import VOCABULARY
 
 KNOWS_NOTHING = math.log(VOCABULARY)
-"""Loss of an even guess in nats per token: what a run that diverged scores at the least."""
+"""The loss of a uniform guess in nats per token. A run that diverged scores at least this."""
 LARGEST_P = 0.05
 """Largest one-sided p-value of a gain: the lower end of a 90 % interval at 0."""
 
@@ -45,7 +45,7 @@ class Contrast:
         treatment: the same.
         effects: control minus treatment of every seed.
         smallest_effect: m, in the unit of the effects.
-        title: what a report calls it; the name by default.
+        title: the title in a report; the name by default.
         final: key of the runs' final value that is compared, where it is one.
     """
 
@@ -160,7 +160,7 @@ class TreatmentComparison:
 
     Attributes:
         contrasts: the comparisons, at least one.
-        decisions: what the registered rule says of each.
+        decisions: the result of the registered rule for each contrast.
         p_values: Holm-adjusted.
     """
 
@@ -228,7 +228,7 @@ class TreatmentComparison:
                 metric,
                 f"gains less than {contrast.smallest_effect:g} in ln",
                 decision.ruled_out,
-                "losses are geometric means over seeds; the interval is of ln(as given) - ln(changed), so that a "
+                "losses are geometric means over seeds; the interval is of ln(unchanged) - ln(changed), so that a "
                 "gain is positive: 90 %, paired t over seeds",
             )
             for contrast, decision in pairs
@@ -243,7 +243,7 @@ def compare_treatments(contrasts: Sequence[Contrast], planned: int = 0) -> Treat
 
     Args:
         contrasts: the comparisons.
-        planned: how many Holm's correction is over, where some were not made; those count as a p-value of 1.
+        planned: the number of contrasts in Holm's correction, if some were not run; those count as a p-value of 1.
     """
     intervals = [c.interval or paired_t_interval(c.effects or (math.nan,)) for c in contrasts]
     not_made = [1.0] * (planned - len(contrasts))

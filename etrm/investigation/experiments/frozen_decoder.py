@@ -365,7 +365,7 @@ FIGURES = (
         title="Encoder gradient norm before and after clipping",
         x_label="optimiser step",
         y_label="L2 norm",
-        caption="Seed 004 logged the norm after clipping, which read 1.000 whatever happened.",
+        caption="The Low-performance investigation logged only the norm after clipping, which was always 1.000.",
         y_log=True,
     ),
     Figure(

@@ -1,7 +1,7 @@
 """The named experiments: one change each against a baseline, decided over paired seeds.
 
-E0-E11 and the phases are those of the encoder study (seed 002), A, O and X of the project briefing
-(seed 003); S1-S6 are the questions of the former, which its own numbering calls H1-H6.
+E0-E11, the phases and S1-S6 (which the document calls H1-H6) are from the Encoder training analysis; A, O and X are
+from the Project briefing. Both are cited by title.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Experiment:
 
     Attributes:
         name: E7 and the like.
-        suite: that it belongs to.
+        suite: the suite to which it belongs.
         what: the one difference from the baseline.
         settings: the change, given the baseline's config.
     """
@@ -155,7 +155,7 @@ class Question:
     """One of S1-S6: held by what helps.
 
     Attributes:
-        name, statement: as registered.
+        name, statement: the name and the statement, as registered.
         by: experiments, any of which has to lower the loss by the smallest effect.
     """
 
@@ -251,7 +251,7 @@ def run(
 
     Raises:
         EtrmError: a change is impossible, or the folder holds runs of another baseline.
-        Interrupted: Ctrl-C; the same command goes on.
+        Interrupted: the user pressed Ctrl-C; the same command resumes.
     """
     for experiment in chosen:  # one at a time, so that the gate is known before the others begin
         run_jobs(root, [job(experiment, base, seed) for seed in range(seeds)], launcher, progress)

@@ -17,14 +17,14 @@ class Tier:
     """A budget.
 
     Attributes:
-        name: as given to ``--tier``.
-        seeds: of every arm but the short ones.
-        pretrain_steps: of the TRM decoder, where the subject names none.
-        frozen_steps: of the frozen-decoder arms, or the subject's own where they are fewer.
-        short_steps: of the runs on few tasks by which H4 and H7 are decided, however many the subject's own are.
-        short_seeds: of those runs: they are cheap, and with three seeds an interval is 1.8 times as wide as with five
-            (paired t).
-        rule_steps: of H7's runs on the rule family, asked with rules that were never trained on; 0 leaves them out.
+        name: the name of the tier, as ``--tier`` takes it.
+        seeds: the number of seeds of every arm except the short ones.
+        pretrain_steps: the training steps of the TRM decoder, if the config under test names no decoder.
+        frozen_steps: the largest number of steps of the frozen-decoder arms; the config's own steps if they are fewer.
+        short_steps: the steps of the runs on few tasks that decide H4 and H7, whatever the config's own steps are.
+        short_seeds: the number of seeds of those runs. They are cheap, and with three seeds an interval is 1.8 times
+            as wide as with five (paired t).
+        rule_steps: the steps of H7's runs on the rule family, evaluated on held-out rules; 0 leaves them out.
     """
 
     name: str

@@ -14,7 +14,7 @@ from etrm.investigation.runs import cache
 from etrm.training.trainer import train
 
 AUGMENTATIONS = 4
-"""Fixed augmentations per task of the TRM where the subject draws fresh ones, which a table cannot hold."""
+"""Fixed augmentations per task of the TRM where the config draws fresh ones, which a table cannot hold."""
 
 TRAINING: dict[str, Any] = {
     "optimizer": "adamw",
@@ -33,11 +33,11 @@ TRAINING: dict[str, Any] = {
     "q_halt_weight": 0.5,
     "kl_weight": 0.0,  # a puzzle table has no divergence
 }
-"""How the decoder is trained whatever the subject's own settings, which are what is being judged."""
+"""How the decoder is trained whatever the config under test has, because its settings are being judged."""
 
 
 def trm_config(subject: Config, steps: int) -> Config:
-    """A TRM on the subject's tasks and augmentations, with the subject's core."""
+    """A TRM on the tasks and augmentations of the config under test, with its core."""
     augmentations = subject.data.augmentations
     return with_settings(
         subject,
@@ -73,12 +73,12 @@ def pretrained(config: Config, progress: Callable[[int, int], None], elsewhere: 
     Where another investigation is training it, this one waits and takes what comes out.
 
     Args:
-        config: of the TRM.
+        config: the config of the TRM.
         progress: called with steps done and steps in all.
         elsewhere: the machines that it is kept for, see :class:`etrm.investigation.runs.launchers.Launcher`.
 
     Raises:
-        Interrupted: Ctrl-C; what was trained is kept and goes on next time.
+        Interrupted: the user pressed Ctrl-C; what was trained is kept and resumed next time.
     """
     folder, steps = folder_of(config, elsewhere), config.train.steps
     folder.parent.mkdir(parents=True, exist_ok=True)
