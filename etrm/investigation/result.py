@@ -24,7 +24,7 @@ from etrm.investigation.evidence.figures import Figure, Series
 from etrm.investigation.evidence.table import Table
 from etrm.investigation.records import Arm, Code, ControlOutcome, InstrumentCheck, Record, Run, Verdict
 
-SCHEMA_VERSION: Literal[3] = 3
+SCHEMA_VERSION: Literal[3] = 3  # grows when an older reader would misread the file
 
 
 PREVIOUS = "result.previous.json"

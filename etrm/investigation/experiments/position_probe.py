@@ -19,7 +19,7 @@ from etrm.model.encoders.standard import GridEncoder
 GRID = 8
 """Side of the probed grids."""
 COLOURS = range(1, 6)
-FOLDS = 8
+FOLDS = 8  # each leaves out an eighth of the cells
 PENALTY = 1e-3
 """Of the ridge regression, relative to the mean square of the features."""
 
