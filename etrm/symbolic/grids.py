@@ -118,8 +118,8 @@ class Grids:
     @cached_property
     def colour_counts(self) -> Tensor:
         """(B, C) int64, cells of each colour."""
-        hot = functional.one_hot(self.hard, COLOURS) * self.mask[..., None]
-        return hot.sum((1, 2))
+        colours = torch.arange(COLOURS, device=self.hard.device)
+        return ((self.hard[..., None] == colours) & self.mask[..., None]).sum((1, 2))
 
     @cached_property
     def painted_before(self) -> tuple[Tensor, Tensor]:
