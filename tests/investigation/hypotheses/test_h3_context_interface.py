@@ -155,7 +155,7 @@ def test_faults_that_nobody_listed(policy: Policy, lost: bool, monkeypatch: pyte
         model.context_policy = policy
         return model
 
-    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(build_model=build))
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(build_model=build))
     seen = trace_context(smoke())
     assert (seen.holds, seen.lost) == (True, lost)
 

@@ -66,7 +66,7 @@ def test_a_fault_that_nobody_listed_is_found_by_its_effect(monkeypatch: pytest.M
         labels = other.labels[:length] if len(other.labels) >= length else sample.labels[::-1].copy()
         return replace(sample, labels=labels)
 
-    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(draw=shuffled))
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(draw=shuffled))
     facts = h5.inspect_data(smoke())
     assert facts.read.wrong[RowProblem.LABELS] > facts.read.rows / 2
 

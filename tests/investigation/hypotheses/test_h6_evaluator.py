@@ -95,7 +95,7 @@ def test_evaluators_that_nobody_listed(change: Change, monkeypatch: pytest.Monke
     def evaluate(tasks: Any, predictor: Predictor, **options: Any) -> EvaluationReport:
         return change(evaluation.evaluate(tasks, predictor, **options))
 
-    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(evaluate=evaluate))
     assert h6.inspect_evaluator(smoke()).holds
 
 
@@ -130,7 +130,7 @@ def _one_vote(tasks: TaskSet, predictor: Predictor, **options: Any) -> Evaluatio
 def test_evaluators_that_ask_otherwise(
     evaluate: Evaluate, seen: list[KnownAnswers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(evaluate=evaluate))
     facts = h6.inspect_evaluator(smoke())
     assert set(seen) <= set(wrong(facts))
     assert all(p.refused for p in facts.planted) == (evaluate is _answers_of_the_next)
