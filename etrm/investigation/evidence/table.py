@@ -102,7 +102,7 @@ def _distinct(rows: tuple[EvidenceRow, ...]) -> tuple[EvidenceRow, ...]:
 
 
 Table = Annotated[tuple[EvidenceRow, ...], AfterValidator(_distinct)]
-"""Rows of which no two have the same code and item, so that each is found again in another result."""
+"""Rows, no two with the same code and item, so that each can be found again in another result."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Metric:
 
     Attributes:
         code: stable name, ``<part>.<what>``; it stays what it is when the words change.
-        words: as a table shows it; ``{item}`` stands for which one, where a table has several rows of it.
+        words: the text in a table; ``{item}`` is replaced by the row's item, if a table has several rows of it.
         direction: what a healthy value is like.
     """
 
@@ -143,7 +143,7 @@ class Metric:
             n: what was counted.
             control: what it is compared with.
             passed: outcome; None where the row decides nothing.
-            item: stable name of which one, where a table has several rows of this metric.
+            item: stable name that tells several rows of this metric in one table apart.
             item_words: how a table calls it; the name by default.
             low, high: ends of the interval of the difference, where there is one.
             effect: where a paired comparison decides the row.
