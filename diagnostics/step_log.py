@@ -22,7 +22,7 @@ from typing import Any, Self
 from diagnostics.records import Absent, StepScalars
 
 SCHEMA = "diagnostics.steps"
-VERSION = 2
+VERSION = 2  # of the lines; READABLE says what 1 lacked
 READABLE = (1, 2)
 """Versions that are read; 1 had no codes of what is absent."""
 _DIGITS = 6  # of a number: near the seven of single precision, in which it was measured

@@ -66,7 +66,8 @@ class Imports:
         for path in changed:
             if path.suffix != ".py":
                 found |= {test: min(1, found.get(test, 1)) for test in self._tests_that_name(path)}
-        named = {test for test in found if mirrored(test, self.root) in changed}
+        named = {test for test in self.tests if mirrored(test, self.root) in changed}
+        found |= dict.fromkeys(named, 0)  # also one that imports nothing of it, because it starts processes
         beside = {_folder_of_tests(path) for path in changed}
         return sorted(
             found, key=lambda test: (test not in named, found[test], test.parent not in beside, test)

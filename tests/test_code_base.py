@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,3 +65,27 @@ def test_every_exception_is_needed() -> None:
         if isinstance(node, ast.ClassDef)
     ]
     assert {name for name in SAME_NAMES if names.count(name) < 2} == set()
+
+
+def test_every_number_has_its_reason_beside_it() -> None:
+    """A constant at the top of a module has a comment or a docstring: what it is, and where it comes from."""
+    bare = []
+    for path, tree in modules("etrm", "diagnostics", "reports"):
+        lines = (ROOT / path).read_text("utf-8").split("\n")
+        for statement, following in itertools.pairwise([*tree.body, ast.Pass()]):
+            if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or not is_number(statement.value):
+                continue
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            docstring = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            own = "".join(lines[statement.lineno - 1 : statement.end_lineno])
+            comment = "#" in own or lines[statement.lineno - 2].startswith("#")
+            if isinstance(target, ast.Name) and target.id.isupper() and not (docstring or comment):
+                bare.append(f"{path}: {target.id}")
+    assert bare == []
+
+
+def is_number(value: ast.expr | None) -> bool:
+    """Whether an expression is a number, or a tuple of numbers."""
+    parts = value.elts if isinstance(value, ast.Tuple) else [value]
+    parts = [part.operand if isinstance(part, ast.UnaryOp) else part for part in parts]
+    return all(isinstance(part, ast.Constant) and type(part.value) in (int, float) for part in parts)

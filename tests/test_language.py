@@ -1,4 +1,4 @@
-"""No text that users or developers read uses a private term or an archaism where a plain word exists."""
+"""Texts have plain words instead of private terms, and every argument is described by a noun."""
 
 from __future__ import annotations
 
@@ -63,6 +63,18 @@ def read_texts(path: Path) -> Iterator[tuple[int, str]]:
             yield from enumerate(token.string.splitlines(), token.start[0])
 
 
+NOT_A_NOUN = re.compile(
+    r" +[a-z]\w*(, \w+)*: (of|for|in|to|as|by|that|from|which|what|where|how|at|also)\b.*[^,(\[]"
+)
+"""A line of a docstring that describes an argument without a noun, for instance ``seeds: of every arm``."""
+
+
+def find_nounless_arguments(path: Path) -> list[str]:
+    """Return the descriptions of arguments and attributes that begin without a noun."""
+    lines = enumerate(path.read_text("utf-8").splitlines(), 1)
+    return [f"{path}:{number}: {line.strip()}" for number, line in lines if NOT_A_NOUN.fullmatch(line)]
+
+
 def find_wrong_words(path: Path) -> list[str]:
     """Return the places in a file that use a word to avoid, with what to write instead."""
     found = []
@@ -80,6 +92,17 @@ FILES = [*find_files(CODE, ".py"), *find_files(PAGES, ".md")]
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_text_has_plain_words(path: Path) -> None:
     assert not find_wrong_words(path)
+
+
+@pytest.mark.parametrize("path", find_files(CODE, ".py"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_argument_is_described_by_a_noun(path: Path) -> None:
+    assert not find_nounless_arguments(path)
+
+
+def test_a_description_without_a_noun_is_found(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text('"""Text.\n\n    seeds: of every arm.\n    arms: the arms of a screen.\n"""\n', "utf-8")
+    assert [place.split(": ")[0] for place in find_nounless_arguments(module)] == [f"{module}:3"]
 
 
 def test_a_wrong_word_is_found_in_every_kind_of_text_and_nowhere_else(tmp_path: Path) -> None:

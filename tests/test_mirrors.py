@@ -25,7 +25,6 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/model/test_parity.py": "arrays that the published implementations computed",
     "tests/model/test_region.py": "a sample's outputs depend on the sample alone",
     "tests/reports/test_render.py": "a whole report",
-    "tests/reports/test_settings.py": "the settings in the terminal and on their page",
     "tests/symbolic/test_evaluators.py": "every evaluator of formulas agrees with the others",
     "tests/test_code_base.py": "the layout of the code",
     "tests/test_docs.py": "the documents",

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Defect:
-    """One thing that goes wrong.
+    """A defect that can be planted in the code.
 
     Attributes:
-        name: what is wrong, a few words.
-        area: of the code base.
-        forms: (text, replacement); the first whose text is in the code is used.
+        name: the name of the defect, a few words.
+        area: the area of the code base.
+        forms: pairs (text, replacement); the first pair whose text is in the code is used.
     """
 
     name: str

@@ -26,12 +26,12 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?\.py(?:::.+?)?)(?: - .*)?$", re.MU
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a defect.
+    """The outcome of a defect.
 
     Attributes:
-        defect: its name.
-        area: of the code base.
-        file: where it was planted; empty where its text is not in the code.
+        defect: the name of the defect.
+        area: the area of the code base.
+        file: the file in which it was planted; empty if its text is not in the code.
         state: ``caught``, ``survived``, ``out of time``, ``flaky`` (the test fails without the defect too) or
             ``not applicable``.
         test: the test that caught it.
@@ -79,7 +79,7 @@ def plant(defect: Defect, imports: Imports, limit: float) -> Outcome:
 
     Args:
         defect: the defect.
-        imports: of the checkout, which is put back as it was.
+        imports: the imports of the checkout, whose files are restored afterwards.
         limit: seconds after which the tests are ended.
     """
     root = imports.root

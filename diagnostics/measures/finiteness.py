@@ -42,13 +42,13 @@ class Origin:
         phase: `parameters` where a parameter or buffer was not finite before the step began, else the pass.
         module: dotted name of the innermost module that made it, by an operation of its own; `""` is the
             model itself, or in the backward phase the loss.
-        place: where it was first found, as a code: in a parameter's or buffer's ``value``, in the ``input`` of the
-            model, in a tensor that the module passed on (``handed-on``) to another one, in its ``output``, or in a
-            gradient.
+        place: the place where it was first found, as a code: in a parameter's or buffer's ``value``, in the ``input``
+            of the model, in a tensor that the module passed on (``handed-on``) to another one, in its
+            ``output``, or in a gradient.
         name: name of that parameter or buffer, or of the other module; empty where the place needs none.
         shape: shape of that tensor.
         elements: number of its elements that are not finite.
-        rows: its leading rows that hold one, of a tensor with two and more dimensions.
+        rows: the leading rows that contain a non-finite value, of a tensor with two or more dimensions.
     """
 
     phase: Phase

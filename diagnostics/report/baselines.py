@@ -15,7 +15,7 @@ from diagnostics.errors import InvalidValue
 from diagnostics.findings import Finding, fingerprint_of, ordered
 from diagnostics.report.baseline_version_1 import codes_of
 
-VERSION = 2
+VERSION = 2  # 1 had sentences instead of codes
 _WRITE = "write it again: diagnostics.write_baseline, or etrm audit ... --write-baseline FILE"
 
 

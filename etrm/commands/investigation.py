@@ -24,6 +24,7 @@ from etrm.commands.options import (
 )
 from etrm.commands.shared import (
     allow_code_of,
+    allow_named,
     budget_of,
     make_launcher,
     print_report_paths,
@@ -45,6 +46,12 @@ def investigate(
     inject: InjectOption = None,
     allow_code: AllowCodeOption = False,
     hypotheses: Annotated[str, typer.Option(help="Hypotheses to decide, e.g. H1,H2.")] = "all",
+    hypothesis: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODE", help="Hypothesis of your own to decide too: my_code.py:MyHypothesis. Repeatable."
+        ),
+    ] = None,
     until_root_cause: Annotated[bool, typer.Option(help="Stop at the first proven root cause.")] = False,
     tier: TierOption = "screening",
     seeds: SeedsOption = None,
@@ -69,18 +76,21 @@ def investigate(
     """
     from etrm.errors import ConfigError
     from etrm.investigation.experiments.frozen_decoder import run as frozen
+    from etrm.investigation.hypotheses.hypothesis_registry import load_hypothesis
     from etrm.investigation.records import Verdict
     from etrm.investigation.run import choose
 
     if fail_on not in (None, "validated"):
         raise ConfigError("cli.unknown-fail-on", f"unknown --fail-on {fail_on!r}", allowed="validated")
     allow_code_of(run, allowed=allow_code)
+    allow_named(hypothesis or ())
+    own = [load_hypothesis(name).id for name in hypothesis or ()]
     result = run_investigation(
         read_subject(run, preset, config, settings, inject),
         out,
         launcher=make_launcher(launcher, jobs, threads, launcher_set),
         tier=budget_of(tier, seeds, pretrain_steps),
-        hypotheses=choose(hypotheses),
+        hypotheses=tuple(dict.fromkeys((*choose(hypotheses), *own))),
         until_root_cause=until_root_cause,
         experiments=(frozen,) if experiments else (),
     )

@@ -38,7 +38,7 @@ class Named:
     """The annotation of a text that is one of some words, or names code.
 
     Attributes:
-        kind: of the code, as in :class:`etrm.extensions.ExtensionPoint`.
+        kind: the kind of the code, as in :class:`etrm.extensions.ExtensionPoint`.
         choices: built-in words; empty where any text may be one, and only paths are made absolute.
     """
 

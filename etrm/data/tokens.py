@@ -16,9 +16,9 @@ from etrm.config import SIDE
 from etrm.data.task import COLOURS, Grid
 from etrm.errors import ArgumentError
 
-PAD = 0  # this and the next two as in the published TRM code
-EOS = 1
-FIRST_COLOUR = 2
+PAD = 0  # the three numbers are those of the published TRM code
+EOS = 1  # likewise
+FIRST_COLOUR = 2  # likewise
 VOCAB = FIRST_COLOUR + COLOURS
 
 Tokens: TypeAlias = npt.NDArray[np.int16]

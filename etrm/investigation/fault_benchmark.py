@@ -52,7 +52,7 @@ class Case:
     """One injection.
 
     Attributes:
-        fault: its name, or that of a control.
+        fault: the name of the fault or of the control.
         seed: the first of the investigation's seeds.
         expected: the hypothesis that the fault belongs to, or none.
     """
@@ -75,8 +75,8 @@ class CaseOutcome:
         case: the injection.
         named: hypothesis, none, or that the investigation failed.
         confidence: proven or candidate, empty where nothing is named.
-        sentence: of the root cause.
-        seconds: of the investigation, on one worker.
+        sentence: the sentence on the root cause.
+        seconds: the duration of the investigation on one worker.
         code: code of the error that ended the investigation (`etrm explain CODE`); empty where none did.
     """
 
@@ -110,7 +110,7 @@ def cases(names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
     """Every fault and control with each of its first seeds.
 
     Args:
-        names: of faults and controls; all of them where there is none.
+        names: the names of faults and controls; all of them if it is empty.
         seeds: cases of each.
         per_case: seeds of one investigation, so that no two cases share one.
 
@@ -152,8 +152,8 @@ def run(
 
     Args:
         base: the healthy subject.
-        chosen: what is injected.
-        root: of the bench; finished cases in it are not run again.
+        chosen: the cases to run.
+        root: the folder of the benchmark; finished cases in it are not run again.
         workers: investigations at a time, one process each.
         tier: seeds and steps of each.
         progress: called with a phase, cases done and cases in all.

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Len
 from pydantic import (
+    Field,
     ValidationError,
 )
 
@@ -23,7 +24,7 @@ from etrm.investigation.evidence.figures import Figure, Series
 from etrm.investigation.evidence.table import Table
 from etrm.investigation.records import Arm, Code, ControlOutcome, InstrumentCheck, Record, Run, Verdict
 
-SCHEMA_VERSION: Literal[3] = 3
+SCHEMA_VERSION: Literal[3] = 3  # grows when an older reader would misread the file
 
 
 PREVIOUS = "result.previous.json"
@@ -132,6 +133,9 @@ class Reproduce(Record):
     tier: str = ""  # of the budget; empty in results that were written before there were tiers
     wall_s: float
     config: dict[str, Any]
+    code: dict[str, str] = Field(
+        default_factory=dict
+    )  # SHA-256 of code from outside; empty in earlier results
 
 
 class CauseCode(StrEnum):

@@ -17,6 +17,7 @@ from etrm.investigation.comparison.screening import jobs_of
 from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.folder_claim import claim_folder
+from etrm.investigation.hypotheses import hypothesis_registry
 from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
@@ -28,6 +29,7 @@ from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.session import Investigation
+from etrm.training import named_code
 from etrm.training.faults import build_recipe
 from etrm.training.task_sets import load_held_out_tasks, load_training_tasks
 
@@ -236,6 +238,7 @@ def _reproduce(
         tier=investigation.tier.name,
         wall_s=round(seconds, 1),
         config=json.loads(subject.to_json()),
+        code=named_code.digests(subject) | hypothesis_registry.digests(),
     )
 
 

@@ -33,8 +33,8 @@ class Investigation:
     Attributes:
         root: the folder of the investigation.
         subject: the config under test, faults included.
-        seeds: of every arm but those of the short runs.
-        launcher: of training runs.
+        seeds: the seeds of every arm except those of the short runs.
+        launcher: the launcher of training runs.
         progress: called with a phase, the steps done and the steps in all.
         tier: the budget.
         frozen_decoder: whether that experiment follows, so that its arms can be trained at once where a hypothesis

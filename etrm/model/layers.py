@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from etrm.errors import ArgumentError
 
-EPS = 1e-5  # this and the next two as in the published TRM code
-ROPE_THETA = 10_000.0
-_CUT = 2.0
+EPS = 1e-5  # the three numbers are those of the published TRM code
+ROPE_THETA = 10_000.0  # likewise
+_CUT = 2.0  # likewise
 # Standard deviation of a unit normal cut at +-2: sqrt(1 - 2c phi(c) / (2 Phi(c) - 1)).
 _CUT_STD = math.sqrt(
     1 - 2 * _CUT * math.exp(-_CUT * _CUT / 2) / math.sqrt(2 * math.pi) / math.erf(_CUT / math.sqrt(2))

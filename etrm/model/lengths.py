@@ -17,7 +17,7 @@ def group_by_length(
 
     Args:
         lengths: tokens that exist in each row.
-        device: where the groups are wanted.
+        device: the device on which the groups are needed.
         waste: a group ends where more than this share of it would be padding.
 
     Returns:

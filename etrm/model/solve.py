@@ -26,8 +26,8 @@ class _Running:
 
     Attributes:
         rows: (n,) int64, their indices in the original batch.
-        batch: their samples, cut to the longest of them.
-        carry: their latent states.
+        batch: the samples of the rows, cut to the longest of them.
+        carry: the latent states of the rows.
         context: (n, P, D), their contexts.
         kl: (n,) KL divergence of a variational encoder, else None.
         state: the state of a stateful encoder, else None.

@@ -70,7 +70,7 @@ class Variant(nn.Module):
         core: the decoder; train.freeze_decoder_steps freezes its parameters.
         encoder: the demonstration encoder, None of a variant that has none.
         puzzle_table: the table of task ids, None of a variant that has none.
-        context_policy: from model, carry and batch to the context.
+        context_policy: the function from model, carry and batch to the context.
     """
 
     REQUIRED: ClassVar = ("config", "core", "encoder", "puzzle_table", "context_policy")

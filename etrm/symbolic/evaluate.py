@@ -71,7 +71,7 @@ class Evaluator:
         """How true the formula is for every assignment of cells to its free variables.
 
         Args:
-            formula: what to evaluate.
+            formula: the formula to evaluate.
             variables: the order of the axes; all free variables are among them.
 
         Returns:

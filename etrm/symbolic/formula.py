@@ -16,7 +16,7 @@ from etrm.errors import FormulaError
 
 COLOURS = 10
 """Number of colours of a grid, black (0) included."""
-BLACK = 0
+BLACK = 0  # as in ARC
 LARGEST_COUNT = 30
 """Largest number of cells that ``size`` tells apart."""
 MOST_GUARDS = 100

@@ -118,8 +118,8 @@ class Grids:
     @cached_property
     def colour_counts(self) -> Tensor:
         """(B, C) int64, cells of each colour."""
-        hot = functional.one_hot(self.hard, COLOURS) * self.mask[..., None]
-        return hot.sum((1, 2))
+        colours = torch.arange(COLOURS, device=self.hard.device)
+        return ((self.hard[..., None] == colours) & self.mask[..., None]).sum((1, 2))
 
     @cached_property
     def painted_before(self) -> tuple[Tensor, Tensor]:
@@ -167,10 +167,10 @@ class Cells:
     """Some cells of some grids, which need not lie inside of them.
 
     Attributes:
-        grids: what they are cells of.
+        grids: the grids to which the cells belong.
         batch: the grid of each cell; the three tensors are int64 and broadcast to one shape S.
-        row: its row.
-        column: its column.
+        row: the row of the cell.
+        column: the column of the cell.
     """
 
     grids: Grids

@@ -97,7 +97,7 @@ class SymbolicSolver(nn.Module):
         """Answer one query of each task.
 
         Args:
-            demos: of R tasks.
+            demos: the demonstrations of R tasks.
             queries: R grids.
             region: rows and columns of the canvas of the answers.
             noise: (R, T) for the selection ``straight_through``, see :func:`etrm.symbolic.selector.weigh`.

@@ -115,9 +115,9 @@ def enclosed(x: Cells) -> Tensor:
 
 def size(x: Cells) -> Tensor:
     """Its component (touching cells of one colour) has each number of cells."""
-    return functional.one_hot(
-        x.read(x.grids.component_sizes).clamp(max=LARGEST_COUNT), LARGEST_COUNT + 1
-    ) * x.inside.unsqueeze(-1)
+    counts = torch.arange(LARGEST_COUNT + 1, device=x.row.device)
+    found = x.read(x.grids.component_sizes).clamp(max=LARGEST_COUNT)
+    return (found.unsqueeze(-1) == counts) & x.inside.unsqueeze(-1)
 
 
 def largest(x: Cells) -> Tensor:
@@ -195,7 +195,7 @@ class LearnedGuards(nn.Module):
     Args:
         guards: number K of predicates.
         width: channels between the two layers.
-        reach: how many cells away it sees in each direction.
+        reach: the number of cells that it sees in each direction.
     """
 
     def __init__(self, guards: int, width: int, reach: int) -> None:

@@ -56,7 +56,7 @@ def weigh(logits: Tensor, config: SymbolicConfig, training: bool, noise: Tensor 
 
 def one_hot_of_best(logits: Tensor) -> Tensor:
     """(R, T), 1 for the highest of each row."""
-    return functional.one_hot(logits.argmax(1), logits.shape[1]).to(logits.dtype)
+    return torch.zeros_like(logits).scatter(1, logits.argmax(1, keepdim=True), 1.0)
 
 
 class FitSelector(nn.Module):

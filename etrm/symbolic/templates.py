@@ -177,7 +177,7 @@ def as_tokens(grids: Grids, region: tuple[int, int], total: Tensor | float = 1.0
     Args:
         grids: B grids.
         region: rows and columns of the canvas.
-        total: what the chances of a cell sum to; the colours of the grids do already.
+        total: the sum of the chances of a cell; the colours of the grids already have it.
 
     Returns:
         (B, rows, columns, 12).

@@ -22,8 +22,8 @@ class MicroBatch:
     """Some rows of one step, on the device.
 
     Attributes:
-        rows: their indices among the rows of this process.
-        carry, batch: their states and their samples.
+        rows: the indices of the rows among the rows of this process.
+        carry, batch: the states and the samples of the rows.
         minimum: (b,) minimum numbers of steps before they may halt, or None.
     """
 

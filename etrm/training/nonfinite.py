@@ -64,8 +64,8 @@ class Report:
 
     Attributes:
         step: the optimiser step, counted from 1.
-        code: which error it is, `etrm explain CODE` explains it.
-        what, got: what was not finite, and its value.
+        code: the code of the error, which `etrm explain CODE` explains.
+        what, got: the value that was not finite, by its name and content.
         replay: the replay of the step; None after an update, which makes a replay impossible.
         weights: the names of the parameters that are not finite now.
         state_before: the checkpoint of the state before the step, in this folder; None if it is lost.

@@ -27,7 +27,7 @@ def test_a_published_checkpoint_is_imported_inspected_exported_and_compared(tmp_
     folder, file = tmp_path / "run", tmp_path / "out.pt"
     done = run("import", ETRM, "--out", folder)
     assert done.code == 0, done.err
-    assert "known from" in done.out
+    assert "published code" in done.out
     shown = run("inspect", folder)
     assert shown.code == 0
     assert "digest: verified" in shown.out

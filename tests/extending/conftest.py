@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import cli
+from etrm.investigation.hypotheses import hypothesis_registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 Etrm = Callable[..., "Done"]
@@ -48,6 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ETRM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(hypothesis_registry, "_REGISTERED", {})
     return place
 
 

@@ -69,6 +69,13 @@ def _probed(done: Done) -> None:
     assert "SIZE001" in done.out
 
 
+def _hypothesis(done: Done) -> None:
+    result = json.loads(Path("runs/rate/result.json").read_text("utf-8"))
+    assert (result["root_cause"], result["hypotheses"]["R1"]["verdict"]) == ("R1", "VALIDATED")
+    assert list(result["reproduce"]["code"]) == ["hypothesis R1"]
+    assert "Raise train.lr" in done.out
+
+
 def _experiment(done: Done) -> None:
     assert re.search(r"\| SLOWER +\| half the learning rate +\| 1 of 1 done +\|", done.out)
 
@@ -82,13 +89,16 @@ EXPECTED: dict[str, tuple[int, Callable[[Done], None]]] = {
     "etrm train --preset smoke --set data.source": (0, _tasks),
     "etrm train --preset smoke --set 'monitor": (0, _ruled),
     "etrm audit": (1, _probed),  # findings give 1
+    "etrm investigate --preset smoke --set train.lr": (0, _hypothesis),
     "etrm experiment run": (0, _experiment),
 }
-"""The beginning of a line, its exit code, and what is seen then. `etrm investigate` is in test_investigation.py."""
+"""The beginning of a line, its exit code, and what is seen then."""
+IN_ANOTHER_TEST = "etrm investigate --preset smoke --set model.encoder.kind"
+"""The line that test_investigation.py runs."""
 
 
 def test_every_command_line_of_the_page_works(folder: Path, etrm: Etrm) -> None:
-    lines = [line for line in commands() if not line.startswith("etrm investigate")]
+    lines = [line for line in commands() if not line.startswith(IN_ANOTHER_TEST)]
     met = set()
     for line in lines:
         start = next(start for start in EXPECTED if line.startswith(start))

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from etrm.config import SymbolicConfig
-from etrm.symbolic import Grids, parse
+from etrm.config.symbolic import FAMILIES
+from etrm.device import to_device, to_host
+from etrm.symbolic import Grids, Semantics, apply_rule, evaluate, loop, parse
 from etrm.symbolic.model import Demonstrations, SymbolicSolver
 from etrm.symbolic.search import apply_crisply
+from tests.devices.simulated import simulated_device
 
 GENERATOR = np.random.default_rng(0)
 INPUTS = [GENERATOR.integers(0, 4, shape) for shape in ((4, 4), (3, 5), (5, 4))]
@@ -141,3 +144,23 @@ def test_no_template_stands_twice(composites: bool) -> None:
     model = solver(families=("original", "topological"), composites=composites)
     rules = [model.rule(index) for index in range(model.core.templates.count)]
     assert len(set(rules)) == len(rules)
+
+
+@pytest.mark.parametrize("selector", ["fit", "demos", "input"])
+def test_nothing_is_left_on_the_host_where_the_model_is_on_a_device(selector: str) -> None:
+    """Products over cells are left out: their gradient is made of tensors that the simulation takes for the host's."""
+    model = solver(families=FAMILIES, selector=selector, quantifier="mean").train()
+    given, asked = demos("where colour(x, 1) paint 2"), queries(1)
+    with torch.no_grad():
+        expected = model(given, asked, REGION).tokens
+    rule = parse("where ray(x, x.left) or size(x, 2) paint x.left then where true paint x.crop_to(2)")
+    painted = apply_rule(rule, asked, model.core.predicates, Semantics()).arrays()
+    with simulated_device() as device:
+        model = to_device(model, device)
+        there = to_device(asked, device)
+        tokens = model(to_device(given, device), there, REGION).tokens
+        tokens.square().sum().backward()
+        torch.testing.assert_close(to_host(tokens), expected)
+        for evaluator in (evaluate, loop):
+            (found,) = evaluator.apply_rule(rule, there, model.core.predicates, Semantics()).arrays()
+            assert found.tolist() == painted[0].tolist()

@@ -12,13 +12,13 @@ from etrm.investigation.records import NotMeasured, Value
 from etrm.investigation.runs.loaded_run import Metrics
 
 SPIKE = 10.0
-"""A gradient norm this many times its running median is a spike."""
+"""A gradient norm this many times its running median is a spike; the factor of the registered prediction S3."""
 WINDOW = 25
 """Steps of the running median."""
 FEWEST = 5
 """Steps that a running median needs before anything is called a spike."""
 MEAN = 10
-"""Steps of a mean accuracy."""
+"""Steps of a mean accuracy: the accuracy of one batch of few rows jumps by more than a fall."""
 
 
 def measure_warmup_share(metrics: Metrics) -> float:

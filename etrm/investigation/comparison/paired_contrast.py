@@ -45,7 +45,7 @@ class Contrast:
         treatment: the same.
         effects: control minus treatment of every seed.
         smallest_effect: m, in the unit of the effects.
-        title: what a report calls it; the name by default.
+        title: the title in a report; the name by default.
         final: key of the runs' final value that is compared, where it is one.
     """
 
@@ -160,7 +160,7 @@ class TreatmentComparison:
 
     Attributes:
         contrasts: the comparisons, at least one.
-        decisions: what the registered rule says of each.
+        decisions: the result of the registered rule for each contrast.
         p_values: Holm-adjusted.
     """
 
@@ -243,7 +243,7 @@ def compare_treatments(contrasts: Sequence[Contrast], planned: int = 0) -> Treat
 
     Args:
         contrasts: the comparisons.
-        planned: how many Holm's correction is over, where some were not made; those count as a p-value of 1.
+        planned: the number of contrasts in Holm's correction, if some were not run; those count as a p-value of 1.
     """
     intervals = [c.interval or paired_t_interval(c.effects or (math.nan,)) for c in contrasts]
     not_made = [1.0] * (planned - len(contrasts))

@@ -36,6 +36,7 @@ UNCHANGED = "as-given"
 METRIC = "loss_end"
 """What is compared: the mean loss on the training queries after the run and all ACT steps, in nats per token."""
 TASKS = 10
+"""Few enough that a hundred steps show a fault; the top of this file has the numbers."""
 BATCH = 16
 """Rows of a step that steps are counted in; smaller ones take more of them. In 100 steps of 8 rows (`smoke`) an encoder
 that goes through four numbers costs .24 [.04, .43] in ln of the loss, in 200 .31 [.27, .35] (three seeds)."""
@@ -43,7 +44,7 @@ SMALLEST_EFFECT = 0.25
 """m, in ln of the loss: 22 % less. The best change of a healthy subject (encoder rate x0.1) gains .116 on `small` (six
 seeds, deviation .084), so that a mean of three reaches .2 in 1 of 24 and .25 in 1 of 350 (normal); faults of training
 dynamics and of encoder capacity cost .31 to .8 there (means of three). Set after all six seeds had been seen."""
-CONTROL_SEEDS = (0, 1, 2)
+CONTROL_SEEDS = (0, 1, 2)  # as many as the tier `screening` has
 CONTROL_STEPS = 50
 """Twice that on the preset of the controls, whose runs are kept: a minute or two the first time, then nothing."""
 
@@ -56,8 +57,8 @@ class Treatment:
         name: stable name of the change.
         what: the change in words.
         settings: the values that are changed, by section; they apply after everything else, faults included.
-        steps: of its runs, as a share of those of the reference.
-        seeds: of its runs, where they are others than those of the screen; the reference has them too.
+        steps: the number of steps of its runs, as a share of those of the reference.
+        seeds: the seeds of its runs, if they differ from those of the screen; the reference has them too.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Screen:
     Attributes:
         reference: the config that the treatments change.
         treatments: the changes.
-        seeds: of every arm that has none of its own.
+        seeds: the seeds of every arm that has none of its own.
         control: the name of the control that it is, which is the same in every investigation; empty for the run under
             test. Screens of one control share their reference.
     """

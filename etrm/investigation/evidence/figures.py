@@ -68,7 +68,7 @@ def logged_curve(figure: str, run: LoadedRun, key: str, label: str, *, positive:
         figure: the key of the figure.
         run: the run that logged it.
         key: name of the quantity in the log.
-        label: of the curve in the legend.
+        label: the label of the curve in the legend.
         positive: leave out steps on which the quantity is 0, for a logarithmic axis.
     """
     points = [(m["step"], m[key]) for m in run.metrics if m.get(key) is not None]

@@ -110,9 +110,9 @@ class Metric:
     """What rows of an evidence table measure; a module declares its metrics once and makes rows of them.
 
     Attributes:
-        code: stable name, ``<part>.<what>``; it stays what it is when the words change.
-        words: the text in a table; ``{item}`` is replaced by the row's item, if a table has several rows of it.
-        direction: what a healthy value is like.
+        code: the stable name, ``<part>.<what>``; it does not change when the words change.
+        words: the name in a table; ``{item}`` is replaced by the item if a table has several rows of this metric.
+        direction: the direction of a healthy value.
     """
 
     code: Code
@@ -138,17 +138,17 @@ class Metric:
         """A row of this metric.
 
         Args:
-            treatment: what was measured in the run under test.
-            threshold: in words, with the number.
-            n: what was counted.
-            control: what it is compared with.
+            treatment: the value measured in the run under test.
+            threshold: the threshold in words, with the number.
+            n: the sample on which it was measured, in words.
+            control: the value with which it is compared.
             passed: outcome; None where the row decides nothing.
             item: stable name that tells several rows of this metric in one table apart.
-            item_words: how a table calls it; the name by default.
+            item_words: the words for the item in a table; its name by default.
             low, high: ends of the interval of the difference, where there is one.
-            effect: where a paired comparison decides the row.
+            effect: the effect of each seed, if a paired comparison decides the row.
             final: key of the runs' final value that is compared, where it is one.
-            note: what a reader should know.
+            note: a note for the reader.
 
         Raises:
             ValidationError: a metric of context with an outcome.
@@ -183,12 +183,12 @@ class Metric:
         """A row of what must not occur: passed where the count is 0.
 
         Args:
-            count: how many there are.
-            n: what was counted.
+            count: the number that was counted.
+            n: the sample on which it was counted, in words.
             item: stable name of the item, where a table has several rows of this metric.
             item_words: name of the item in a table; ``item`` by default.
-            threshold: in words.
-            note: what a reader should know.
+            threshold: the threshold in words.
+            note: a note for the reader.
         """
         return self.row(
             count,
@@ -217,7 +217,7 @@ class Instrument:
 
     Attributes:
         code: stable name, ``<part>.<what>``.
-        words: what must hold.
+        words: the condition that must hold, in words.
     """
 
     code: Code

@@ -18,7 +18,7 @@ class Fall:
     """The fall of one run.
 
     Attributes:
-        step: at which the mean accuracy was first less than half of its peak.
+        step: the step at which the mean accuracy was first less than half of its peak.
         spike: the last step within 50 before it whose gradient norm was ten times its running median.
         drift: the first step of a drift of the encoder's output on the fixed probe batch (DRIFT001), whenever.
     """

@@ -19,7 +19,7 @@ from etrm.model.encoders.standard import GridEncoder
 GRID = 8
 """Side of the probed grids."""
 COLOURS = range(1, 6)
-FOLDS = 8
+FOLDS = 8  # each leaves out an eighth of the cells
 PENALTY = 1e-3
 """Of the ridge regression, relative to the mean square of the features."""
 
@@ -29,8 +29,8 @@ class PositionSkill:
     """Share of the variance of a coloured cell's row and column that a linear probe explains, on places it never saw.
 
     Attributes:
-        before: from the state of the cell's own token, before pooling.
-        after: from the vector of the pair. 0 is no better than the mean place; it can be below.
+        before: the score from the state of the cell's own token, before pooling.
+        after: the score from the vector of the pair. 0 is no better than the mean place; it can be below.
     """
 
     before: float

@@ -33,7 +33,7 @@ class Experiment:
 
     Attributes:
         name: E7 and the like.
-        suite: that it belongs to.
+        suite: the suite to which it belongs.
         what: the one difference from the baseline.
         settings: the change, given the baseline's config.
     """
@@ -155,8 +155,8 @@ class Question:
     """One of S1-S6: held by what helps.
 
     Attributes:
-        name, statement: as registered.
-        by: experiments; at least one of them has to lower the loss by the smallest effect.
+        name, statement: the name and the statement, as registered.
+        by: experiments, any of which has to lower the loss by the smallest effect.
     """
 
     name: str
@@ -188,7 +188,7 @@ def find(name: str) -> Experiment:
 
     Raises:
         ConfigError: there is none.
-        ExtensionError: its code cannot be loaded, or is not an experiment.
+        ExtensionError: its code cannot be loaded, or is no experiment.
     """
     if name not in EXPERIMENTS and EXTENSION_POINT.takes(name):
         found = EXTENSION_POINT.load(name)

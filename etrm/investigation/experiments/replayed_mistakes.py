@@ -36,10 +36,10 @@ from etrm.training.scoring.predictor import load_model, make_batch
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
-STEPS = 20
+STEPS = 20  # those of the preset `smoke`, which take seconds
 CLIP_NORM = 0.1
 """Small enough that it acts on every step, as the original's limit of 1 did on a loss summed over the batch."""
-FEW_TASKS = 4
+FEW_TASKS = 4  # as the original evaluated
 LIKE = 0.01
 """Relative difference below which a reader takes two statistics for equal."""
 SHORT, SKIPPED = ArmId("original", "short"), ArmId("original", "optimizer")
@@ -85,7 +85,7 @@ class Mistake:
 
     Attributes:
         name: value of ``--as-original``.
-        what: what was done and concluded.
+        what: the mistake: what was done and concluded.
         replay: makes the mistake again.
     """
 

@@ -46,8 +46,8 @@ class ExperimentRow:
 
     Attributes:
         experiment: it.
-        runs: by seed; those that are not finished are missing.
-        effects: how much lower the log of its loss is than the baseline's, for every seed of both.
+        runs: the runs by seed; those that are not finished are missing.
+        effects: the log of the baseline's loss minus that of its own, for every seed of both.
         collapsed: seeds whose token accuracy fell to less than half of a peak.
     """
 
@@ -87,10 +87,10 @@ class Phase:
     """One of the three phases of success.
 
     Attributes:
-        name: of the phase.
-        wanted: what it takes, in words.
+        name: the name of the phase.
+        wanted: the requirement, in words.
         state: whether it is reached.
-        found: what was found, in words with numbers.
+        found: the result, in words with numbers.
     """
 
     name: str
@@ -109,8 +109,8 @@ class Answer:
 
     Attributes:
         question: it.
-        verdict: of the registered rule over its experiments, Holm's step-down among them; NOT RUN without any.
-        found: in words, with numbers.
+        verdict: the verdict of the registered rule over its experiments, with Holm's correction; NOT RUN without any.
+        found: the result in words, with numbers.
     """
 
     question: Question

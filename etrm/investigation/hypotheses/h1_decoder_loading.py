@@ -51,7 +51,9 @@ STATEMENT = Statement(
     would_change="One core tensor, setting or logit that differs by more than its threshold.",
 )
 VALUE_TOLERANCE = 1e-5
+"""Largest difference of a weight that was loaded: above the rounding of float32, far below any other weight."""
 LOGIT_TOLERANCE = 1e-4
+"""Largest difference of a logit, ten times that of a weight because differences add up over the layers."""
 ACT_STEPS = 2
 """ACT steps of the functional test: the second starts from states that the first computed."""
 

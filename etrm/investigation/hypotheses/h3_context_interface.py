@@ -274,7 +274,7 @@ def judge_context(
     Args:
         seen: the worst trace of any seed, if a model could be built.
         error: the reason why a model could not be built, or nothing.
-        sizes: of the context and of the puzzle vectors, where they were measured.
+        sizes: the sizes of the context and of the puzzle vectors, if they were measured.
         sweep: losses at other scales, where the sizes differ.
         controls: outcomes of the controls.
         seeds: number of seeds.

@@ -63,6 +63,7 @@ STATEMENT = Statement(
     ),
 )
 WARMUP_SHARE = 0.1
+"""Longest usual warm-up, as a share of the run; the treatment shortens a longer one to it."""
 CURES = {"warmup-too-long": "warm-up"}
 """The faults of the positive controls, each with the intervention that must show it."""
 LOSS = Metric("h4.loss", "loss on the training queries: {item}", Direction.LOWER)

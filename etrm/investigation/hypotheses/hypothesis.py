@@ -37,7 +37,7 @@ class Judgement:
     """A verdict and why.
 
     Attributes:
-        verdict: of the statement as worded.
+        verdict: the verdict on the statement as worded.
         codes: stable names of the reasons, at least one.
         sentence: the same in words, with the numbers.
         candidate: only the small number of seeds prevents VALIDATED.
@@ -77,7 +77,7 @@ class Hypothesis(Protocol):
 
     Attributes:
         statement: the registered words; a verdict is about them.
-        next_step: what to do where this hypothesis is the root cause.
+        next_step: the next step if this hypothesis is the root cause.
         precedence: place in the order of deciding, lower first. A fault of an earlier hypothesis can make a later one
             look at fault; the default comes after all hypotheses of this package.
         controls: names of the faults that must be found; each is injected into the control preset.

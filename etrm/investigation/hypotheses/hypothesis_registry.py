@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 
 import etrm.investigation.hypotheses as package
 from etrm.errors import ConfigError
+from etrm.extensions import ExtensionPoint, in_users_code, source_digest
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 
 ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -16,12 +17,36 @@ ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 ATTRIBUTES = {"next_step": str, "precedence": int, "controls": tuple}
 METHODS = ("arms", "screens", "decide", "not_run")
 _REGISTERED: dict[str, Hypothesis] = {}
+EXTENSION_POINT: ExtensionPoint[object] = ExtensionPoint(
+    "hypotheses",
+    "hypothesis",
+    "a subclass of etrm.investigation.hypotheses.hypothesis.Hypothesis",
+    lambda found: True,
+)
 
 
 def all_hypotheses() -> dict[str, Hypothesis]:
     """Every hypothesis by id, in the order in which they are decided."""
     known = _built_in() | _REGISTERED
     return dict(sorted(known.items(), key=lambda item: (item[1].precedence, item[0])))
+
+
+def load_hypothesis(name: str) -> Hypothesis:
+    """Add the hypothesis that a name of code stands for.
+
+    Raises:
+        ExtensionError: its code cannot be loaded, or raises.
+        ConfigError: see :func:`register`.
+    """
+    found = EXTENSION_POINT.load(name)
+    with in_users_code(name):
+        return register(found)
+
+
+def digests() -> dict[str, str]:
+    """SHA-256 of the source of each hypothesis from outside, for the record of an investigation."""
+    found = {f"hypothesis {id}": source_digest(type(one)) for id, one in all_hypotheses().items()}
+    return {name: digest for name, digest in found.items() if digest}
 
 
 def register(hypothesis: object) -> Hypothesis:

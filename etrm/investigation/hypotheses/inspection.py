@@ -25,7 +25,7 @@ def inspect_controls(
 
     Args:
         investigation: provides the decoder of the controls.
-        id: of the hypothesis.
+        id: the id of the hypothesis.
         positive: names of the faults that must be found.
         inspect: called with the config of each control.
     """
@@ -51,8 +51,8 @@ def judge(
     Args:
         worst: the worst inspection of any seed; None where the model could be built with no seed.
         error: the reason why a model could not be built, or nothing.
-        controls: outcomes of the controls; each must be the expected one.
-        scope: what the verdict rests on, at the end of the sentence.
+        controls: outcomes of the controls, all of which must have behaved.
+        scope: the data that the verdict is based on, for the end of the sentence.
     """
     if broken := broken_controls(controls):
         return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)

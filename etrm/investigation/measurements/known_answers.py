@@ -19,6 +19,7 @@ from etrm.training.trainer import Trainer
 VOTES = 4
 """Augmentations of a known-answer evaluation, whatever the config has: one vote would hide a missing inverse."""
 SIZES = (4, 64)
+"""Tasks of the known-answer evaluations besides all: a wrong denominator may be right for one size, not for three."""
 
 
 class KnownAnswers(StrEnum):

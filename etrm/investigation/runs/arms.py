@@ -12,10 +12,10 @@ class ArmId:
     """The identity of an arm. Names are built here and read back nowhere.
 
     Attributes:
-        study: what its runs are made for, such as ``h2`` or ``few``.
-        setting: what is changed, or the study's word for nothing; empty where the study or the control says it all.
+        study: the study that its runs belong to, such as ``h2`` or ``few``.
+        setting: the name of the change, or the study's word for no change; empty if study and control say everything.
         control: the control that it belongs to, a fault or ``healthy``; empty for an arm of the run under test.
-        role: of its runs; ``subject`` is the run under test, unchanged but for its length and tasks.
+        role: the role of its runs; ``subject`` is the run under test, unchanged except for its length and tasks.
     """
 
     study: str

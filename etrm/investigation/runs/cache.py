@@ -30,7 +30,7 @@ def compute_of(config: Config, elsewhere: str = "") -> Compute:
     """What computes a run of this config: ``auto`` resolved to this machine's device, by its hardware's name.
 
     Args:
-        config: of the run.
+        config: the config of the run.
         elsewhere: the machines of a cluster that run it (see :class:`~etrm.investigation.runs.launchers.Launcher`),
             whose devices this process cannot see; empty for this machine.
     """

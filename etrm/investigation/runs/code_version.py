@@ -64,7 +64,7 @@ def judging_hash(*configs: Config, judges: Iterable[object] = ()) -> str:
     """Hash of the code that verdicts about these configs depend on: that of their runs, and of the rules.
 
     Args:
-        configs: of the runs.
+        configs: the configs of the runs.
         judges: functions and classes that judge the runs, whose code from outside the packages counts too.
 
     Raises:

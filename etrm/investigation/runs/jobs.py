@@ -36,13 +36,13 @@ class Job:
     """One arm with one seed.
 
     Attributes:
-        arm: that the run belongs to.
-        seed: of the run; also in the config.
-        config: what is trained.
-        measure: also measure held-in loss before and after, and the held-out score.
+        arm: the arm to which the run belongs.
+        seed: the seed of the run, which is also in the config.
+        config: the config to train.
+        measure: whether to measure the held-in loss before and after, and the held-out score.
         held_out: measure the held-out score too, which takes longest.
         shared: the same in every investigation, so that it is kept for the next one.
-        place: its folder, where that is not one of the investigation's.
+        place: the folder of the run, if it is not one of the investigation's.
     """
 
     arm: ArmId
@@ -75,8 +75,8 @@ def run_jobs(
 
     Args:
         root: the investigation's folder.
-        jobs: what to run.
-        launcher: where and how many at a time.
+        jobs: the jobs to run.
+        launcher: the launcher, which determines where and how many run at a time.
         progress: called with steps done and steps in all.
         loaded: runs that were loaded before; those of finished jobs are not read again.
 
@@ -155,7 +155,7 @@ def work(job: Job, folder: str, code: str) -> None:
 
     Args:
         job: the run.
-        folder: its folder.
+        folder: the folder of the run.
         code: hash of the code of the process that started this one, under which the run is kept.
     """
     from etrm.investigation.runs.measured_run import measured_run  # torch is loaded in the worker alone

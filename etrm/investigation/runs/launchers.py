@@ -41,10 +41,10 @@ class Launcher:
     """How arms are run.
 
     Attributes:
-        jobs: at a time.
+        jobs: the number of jobs at a time.
         open: gives the executor, which may keep its files in the folder.
-        threads: of each run. Its numbers depend on them to rounding, so that what is kept for other investigations
-            always has one, and so has every run unless more are asked for: whatever the machine, they are the same.
+        threads: the CPU threads of each run. The numbers of a run depend on them to rounding, so the default is 1 on
+            every machine, and runs that are cached for other investigations always use 1.
         elsewhere: names the machines of a cluster, whose devices this process cannot see; empty for this machine.
     """
 
@@ -59,9 +59,9 @@ def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 
 
     Args:
         name: ``processes``; ``local`` or ``slurm`` are submitit's.
-        jobs: at a time.
-        settings: of submitit's executor, as key=value, e.g. ``slurm_partition=gpu`` or ``timeout_min=60``.
-        threads: of each run.
+        jobs: the number of jobs at a time.
+        settings: the settings of submitit's executor, as key=value, e.g. ``slurm_partition=gpu`` or ``timeout_min=60``.
+        threads: the CPU threads of each run.
 
     Raises:
         ConfigError: it is not known, takes no settings, submitit is not installed or refuses a setting, or processes

@@ -26,10 +26,10 @@ class LoadedRun:
     """A run that has ended.
 
     Attributes:
-        arm: that it belongs to.
+        arm: the arm to which it belongs.
         record: the run as a result holds it.
-        path: its folder.
-        metrics: what it logged, step by step.
+        path: the folder of the run.
+        metrics: the logged metrics, step by step.
     """
 
     arm: ArmId
@@ -92,8 +92,8 @@ def load_run(root: Path, arm: ArmId, seed: int, folder: str = "") -> LoadedRun |
 
     Args:
         root: the folder of the investigation.
-        arm: that the run belongs to.
-        seed: of the run.
+        arm: the arm to which the run belongs.
+        seed: the seed of the run.
         folder: relative to ``root``, or absolute; the folder of the arm by default.
 
     Raises:

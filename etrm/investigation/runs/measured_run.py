@@ -26,7 +26,7 @@ def measured_run(config: Config, path: Path, *, measure: bool, held_out: bool) -
     """Train a config in a folder, from the last checkpoint there, if there is one.
 
     Args:
-        config: what is trained.
+        config: the config to train.
         path: folder of the run.
         measure: whether to measure the loss on the training queries before and after, with their own and with
             mismatched demonstrations, and task retrieval where there is an encoder.

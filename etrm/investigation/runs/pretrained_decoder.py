@@ -73,7 +73,7 @@ def pretrained(config: Config, progress: Callable[[int, int], None], elsewhere: 
     Where another investigation is training it, this one waits and takes what comes out.
 
     Args:
-        config: of the TRM.
+        config: the config of the TRM.
         progress: called with steps done and steps in all.
         elsewhere: the machines that it is kept for, see :class:`etrm.investigation.runs.launchers.Launcher`.
 

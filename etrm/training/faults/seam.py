@@ -22,7 +22,7 @@ class Fault:
         what: a sentence about what it does.
         root_cause: the hypothesis that it should validate; ``cost`` and ``halting`` are findings of no
             hypothesis.
-        seen: where it happened; docs/references.md lists the titles.
+        seen: the document in which it was seen; docs/references.md lists the titles.
         apply: a function from a recipe to the recipe with the fault.
     """
 

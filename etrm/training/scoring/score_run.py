@@ -28,7 +28,7 @@ class Evaluated:
         model: the evaluated model, in evaluation mode.
         trained: the tasks that it was trained on.
         asked: the tasks that it was evaluated on.
-        report: its answers and their scores.
+        report: the answers and their scores.
     """
 
     config: Config

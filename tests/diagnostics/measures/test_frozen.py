@@ -207,6 +207,20 @@ def test_stale_gradients_since_cleared_show_in_the_optimizer_state():
     assert all(t.state_grew for t in report.moved)
 
 
+def test_optimizer_state_that_stayed_as_it_was_explains_no_movement():
+    module = decoder()
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    backward(module)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    module.requires_grad_(False)
+    before = fingerprint(module, [optimizer])
+    module.load_state_dict(decoder(seed=1).state_dict())
+    report = compare(before, module, [optimizer])
+    assert report.cause == "outside the optimiser"
+    assert [t.state_grew for t in report.tensors] == [False] * 6
+
+
 def test_a_stale_gradient_is_seen_before_it_moves_anything():
     module = decoder()
     backward(module)

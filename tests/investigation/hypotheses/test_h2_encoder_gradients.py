@@ -156,3 +156,24 @@ def test_what_was_not_measured_passes_nothing() -> None:
     rows = {row.code: row for row in h2._make_step_rows(gather([]), 1)}
     assert isinstance(rows["h2.coverage-lowest"].treatment, NotMeasured)
     assert rows["h2.coverage-lowest"].passed is None
+
+
+def test_bad_steps_are_counted_in_rows_that_fail() -> None:
+    steps = [
+        step(0),
+        step(1, encoder__coverage=0.5),
+        step(2, encoder__coverage=0.75),
+        step(3, encoder__moved=0.0),
+    ]
+    rows = {row.code: row for row in h2._make_step_rows(gather(steps), 1)}
+    counted = {
+        "h2.uncovered-steps": 2,
+        "h2.steps-without-movement": 1,
+        "h2.steps-without-gradient": 0,
+        "h2.idle-tensors": 0,
+    }
+    assert {code: rows[code].treatment for code in counted} == counted
+    assert {code: rows[code].passed for code in counted} == {
+        code: count == 0 for code, count in counted.items()
+    }
+    assert (rows["h2.coverage-lowest"].treatment, rows["h2.coverage-lowest"].passed) == (0.5, False)

@@ -86,6 +86,11 @@ def test_the_newest_checkpoint_of_a_failed_run_is_named(write_run: Write) -> Non
     assert details == ["no checkpoint", "newest checkpoint: step 0", "newest checkpoint: step 20"]
 
 
+def test_a_run_that_logged_its_last_step_and_lost_its_checkpoint_is_not_finished(write_run: Write) -> None:
+    assert seen(write_run("lost", logged=40, checkpoints=(0, 20))) is State.FAILED
+    assert seen(write_run("kept", logged=40, checkpoints=(0, 40))) is State.FINISHED
+
+
 @on_linux
 def test_a_lock_with_the_same_inode_number_on_another_disk_is_nobodys_work_here(
     write_run: Write, monkeypatch: pytest.MonkeyPatch

@@ -1,10 +1,9 @@
-"""What `etrm config` prints, and the page of settings."""
+"""What `etrm config` prints."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
 import tomllib
 from pathlib import Path
 
@@ -15,32 +14,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from etrm.config import list_presets, list_settings, load, resolve, resolve_run, with_settings
-from etrm.setting_texts import flatten, to_toml
-from reports.documents.settings_page import main, page
-from reports.markdown import escape
+from etrm.setting_texts import flatten
 from reports.terminal.settings_table import settings_json, settings_toml, tables
 
-DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "settings.md"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
-
-
-def test_the_page_is_up_to_date(tmp_path: Path) -> None:
-    """`make pages` writes it."""
-    main(["--out", str(tmp_path / "settings.md")])
-    assert (tmp_path / "settings.md").read_text("utf-8") == page() == DOCUMENT.read_text("utf-8")
-
-
-def test_the_page_has_a_row_for_every_setting() -> None:
-    rows = re.findall(r"^\|`+ ?([\w.]+)=(.*?) ?`+\|(.*?)\|(.*)\|$", page(), flags=re.MULTILINE)
-    assert rows == [
-        (
-            name,
-            to_toml(setting.default),
-            escape(setting.values.replace(">= ", "≥").replace("<= ", "≤")),
-            escape(setting.description),
-        )
-        for name, setting in list_settings().items()
-    ]
 
 
 @pytest.mark.parametrize("preset", list_presets())
