@@ -97,9 +97,9 @@ def find_recolouring(demos: Sequence[Demo], conditions: Sequence[Formula]) -> Ru
         return None
     before, after = (np.concatenate([pair[side].ravel() for pair in demos]) for side in (0, 1))
     changes = sorted({(int(a), int(b)) for a, b in zip(before, after, strict=True) if a != b})
-    if not changes:
-        return None
     usable = [condition for condition in conditions if not _is_learned(condition)]
+    if not changes or not usable:
+        return None
     truths = _truths([given for given, _ in demos], usable)
     rules: list[Where] = []
     for source, target in changes:

@@ -135,7 +135,8 @@ class EncodedSelector(nn.Module):
             for _ in range(2)
         )
         self.norm_z, self.norm_y = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.heads = nn.ModuleList(nn.Linear(width, size) for size in (rules, conditions, SOURCES, COLOURS))
+        self.sizes = (rules, conditions, SOURCES, COLOURS)
+        self.heads = nn.Linear(width, sum(self.sizes))
 
     def forward(self, encoded: Tensor) -> Tensor:
         """(R, T) logits from (R, D) encodings."""
@@ -146,4 +147,4 @@ class EncodedSelector(nn.Module):
                 given = (encoded,) if self.inject == "every_cycle" else ()
                 z = self.norm_z(z + self.refine_z(torch.cat((y, z, *given), dim=1)))
                 y = self.norm_y(y + self.refine_y(torch.cat((z, y, *given), dim=1)))
-        return join_logits(*(head(y) for head in self.heads))
+        return join_logits(*self.heads(y).split(self.sizes, dim=1))

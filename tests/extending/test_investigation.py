@@ -22,32 +22,29 @@ class Detached(MyEncoder):
 QUICK = ("--hypotheses", "H2", "--no-experiments", "--seeds", "1", "--jobs", "1", "--pretrain-steps", "5")
 
 
-def investigate(etrm: Etrm, kind: str, *options: str) -> dict[str, Any]:
-    words = ("investigate", "--preset", "smoke", "--set", f"model.encoder.kind={kind}", "--out", "runs/why")
+def investigate(etrm: Etrm, kind: str, *options: str, out: str = "runs/why") -> dict[str, Any]:
+    words = ("investigate", "--preset", "smoke", "--set", f"model.encoder.kind={kind}", "--out", out)
     done = etrm(*words, *options)
     assert done.code == 0, done.err
-    result: dict[str, Any] = json.loads(Path("runs/why/result.json").read_text("utf-8"))
+    result: dict[str, Any] = json.loads(Path(out, "result.json").read_text("utf-8"))
     return result
 
 
 @pytest.mark.processes
-def test_a_detached_output_is_named_as_h2(folder: Path, etrm: Etrm) -> None:
+def test_a_detached_output_is_named_as_h2_and_a_healthy_encoder_is_not_accused(
+    folder: Path, etrm: Etrm
+) -> None:
     (folder / "detached.py").write_text(DETACHED)
     result = investigate(etrm, "detached.py:Detached", *QUICK)
     assert (result["root_cause"], result["root_cause_confidence"]) == ("H2", "proven")
-    # A changed file is another subject: the folder is refused, and the new code runs for it was named again.
+    assert list(result["reproduce"]["code"]) == [f"{folder}/detached.py:Detached"]
+    healthy = investigate(etrm, "my_encoder.py:MyEncoder", *QUICK, out="runs/healthy")
+    assert (healthy["root_cause"], healthy["hypotheses"]["H2"]["verdict"]) == (None, "INVALIDATED")
+    # A changed file is another subject, which the folder does not hold.
     (folder / "detached.py").write_text(DETACHED + "\n# edited\n")
-    again = etrm(
-        "investigate",
-        "--preset",
-        "smoke",
-        "--set",
-        "model.encoder.kind=detached.py:Detached",
-        "--out",
-        "runs/why",
-    )
-    assert again.code == 2
-    assert "investigate.other-code" in again.err
+    setting = "model.encoder.kind=detached.py:Detached"
+    again = etrm("investigate", "--preset", "smoke", "--set", setting, "--out", "runs/why")
+    assert (again.code, "investigate.other-code" in again.err) == (2, True)
 
 
 @pytest.mark.slow

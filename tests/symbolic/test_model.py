@@ -124,12 +124,20 @@ def test_everything_that_learns_is_in_the_state_and_known_by_its_module() -> Non
         "core.predicates.guards",
         "core.predicates.pairs",
         "encoder.encoder.layers",
-        "encoder.heads.0",
+        "encoder.heads.weight",
     } <= names
     assert {name for name in names if name.startswith("core")} == {
         "core.predicates.guards",
         "core.predicates.pairs",
     }
+
+
+@pytest.mark.parametrize("selector", ["fit", "demos", "input"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_works_alone(family: str, selector: str) -> None:
+    model = solver(families=(family,), selector=selector)
+    solution = model(demos("where true paint x.flip_rows"), queries(1), REGION)
+    assert solution.weights.shape == (1, model.core.templates.count)
 
 
 def test_sequences_are_templates_where_they_are_wanted() -> None:

@@ -92,6 +92,11 @@ def test_nothing_can_be_found_without_demonstrations() -> None:
         measure_fit(parse("where true paint 1"), [])
 
 
+def test_learned_conditions_mean_nothing_without_training() -> None:
+    learned = Library.of(SymbolicConfig(families=("learned",)))
+    assert rank_rules(demos("where colour(x, 1) paint 5"), learned) == []
+
+
 def test_a_copy_is_no_recolouring() -> None:
     assert find_recolouring([(INPUTS[0], INPUTS[0])], LIBRARY.conditions) is None
     best = rank_rules([(INPUTS[0], INPUTS[0])], Library.of(SymbolicConfig(families=("dihedral",))))[0]
