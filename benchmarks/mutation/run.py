@@ -127,9 +127,11 @@ def _first_failure(root: Path, tests: list[str], limit: float) -> tuple[str, str
     try:
         printed, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
         return "out of time", ""
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     found = _FAILED.search(printed)
     if process.returncode == 0:
         return "survived", ""

@@ -62,7 +62,7 @@ def test_a_healthy_subject_is_not_accused(
     investigation: Investigation, module: object, precision: str
 ) -> None:
     investigation.subject = with_settings(investigation.subject, train={"precision": precision})
-    found: HypothesisResult = module.decide(investigation)  # type: ignore[attr-defined]
+    found: HypothesisResult = module.HYPOTHESIS.decide(investigation)  # type: ignore[attr-defined]
     assert found.verdict is Verdict.INVALIDATED
     assert all(control.behaved for control in found.controls)
 
@@ -71,7 +71,7 @@ def test_a_healthy_subject_is_not_accused(
     "module", [h3, pytest.param(h4, marks=pytest.mark.slow), pytest.param(h7, marks=pytest.mark.slow)]
 )
 def test_what_compares_runs_is_decided(investigation: Investigation, module: object) -> None:
-    found: HypothesisResult = module.decide(investigation)  # type: ignore[attr-defined]
+    found: HypothesisResult = module.HYPOTHESIS.decide(investigation)  # type: ignore[attr-defined]
     assert found.runs
     assert all(run.state == "finished" for run in found.runs)
     # Runs of four steps decide nothing; an error would name a control that this is too short for.
