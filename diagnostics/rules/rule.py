@@ -161,7 +161,7 @@ class Family:
     rules: tuple[Rule, ...]
 
 
-ODD_BATCH = "five in a row are not one odd batch"
+ODD_BATCH = "one odd batch is not enough"
 """The usual reason for `min_steps` = 5."""
 
 
