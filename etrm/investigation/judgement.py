@@ -9,7 +9,7 @@ from etrm.investigation.records import Code, Verdict
 
 
 class CommonReason(StrEnum):
-    """Reasons that any hypothesis can have for its verdict; its own stand in its module."""
+    """Reasons that any hypothesis can have for its verdict; its own are in its module."""
 
     CONTROLS_MISBEHAVED = "any.controls-misbehaved"
     SUBJECT_NOT_BUILT = "any.subject-not-built"
@@ -29,7 +29,7 @@ class Judgement:
         verdict: the verdict on the statement as worded.
         codes: stable names of the reasons, at least one.
         sentence: the same in words, with the numbers.
-        candidate: only the number of seeds stands in the way of VALIDATED.
+        candidate: only the small number of seeds prevents VALIDATED.
     """
 
     verdict: Verdict

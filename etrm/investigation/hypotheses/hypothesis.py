@@ -66,7 +66,7 @@ class Hypothesis(Protocol):
         return ()
 
     def screens(self, investigation: Investigation) -> Sequence[Screen]:
-        """Short runs that it needs whatever is found before, so that they can run beside other work."""
+        """Short runs that it needs whatever is found before, so that they can run in parallel with other work."""
         return ()
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
