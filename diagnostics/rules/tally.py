@@ -48,7 +48,7 @@ class Tally:
         """Apply every rule to one step.
 
         Raises:
-            InvalidType: A check gave something that is no observation.
+            InvalidType: A check gave something that is not an observation.
         """
         running: dict[tuple[str, str, Hashable], _Run] = {}
         for rule in self._rules.values():

@@ -154,7 +154,7 @@ def use_our_names(weights: Weights) -> dict[str, Tensor]:
     """Return the tensors under our names.
 
     Raises:
-        CheckpointError: two names in the file stand for the same tensor.
+        CheckpointError: two names in the file denote the same tensor.
     """
     found: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in weights.tensors.items():

@@ -1,6 +1,6 @@
 """What an investigation found: the closed schema of ``result.json``.
 
-Everything that a report shows stands here, figures' data included, so that rendering is a pure
+Everything that a report shows is here, the data of figures included, so that rendering is a pure
 function of this file. A value that was not measured is ``NotMeasured`` with its reason, never 0.
 """
 

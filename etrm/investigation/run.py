@@ -171,7 +171,7 @@ def _decide(hypothesis: Hypothesis, investigation: Investigation) -> HypothesisR
     """The result of a hypothesis, with the hash of its code if that is from outside the packages.
 
     Raises:
-        ConfigError: what it returns is no result of its own.
+        ConfigError: it returns something other than a result with its own id.
     """
     found: object = hypothesis.decide(investigation)
     if not isinstance(found, HypothesisResult) or found.id != hypothesis.id:

@@ -114,7 +114,7 @@ def test_the_demonstrations_determine_the_answer(subset: str, parts: frozenset[s
 
 
 def test_an_ambiguous_task_has_several_answers() -> None:
-    """The brute force is no rubber stamp: a symmetric grid does not tell which way it was turned."""
+    """The brute force can tell rules apart: a symmetric grid does not tell which way it was turned."""
     grid = np.full((3, 3), 1, np.uint8)
     query = np.arange(9, dtype=np.uint8).reshape(3, 3) % 2
     task = Task("x", (Pair(grid, grid),), (Pair(query, query),))

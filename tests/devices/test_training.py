@@ -88,7 +88,7 @@ class _Stopped(Exception):
 
 
 def _run(config: Config, path: Path, stop_after: int | None = None) -> list[float]:
-    """The losses of a run's steps, from wherever it stands; ``stop_after`` a step it is cut off."""
+    """The losses of a run's steps, from its last checkpoint; ``stop_after`` a step it is cut off."""
     losses = []
 
     def on_step(trainer: Trainer, line: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The decoder that an investigation trains, and what is trained beside it."""
+"""The decoder that an investigation trains, and what is trained in parallel."""
 
 from __future__ import annotations
 

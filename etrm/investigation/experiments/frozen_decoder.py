@@ -81,7 +81,7 @@ def train_with_frozen_decoder(investigation: Investigation, phase: str) -> list[
 
 
 def _plan_blind_jobs(investigation: Investigation) -> list[Job]:
-    """The other arm, of which only losses are compared: no held-out evaluation, and the monitor measures seldom."""
+    """The other arm: only its losses are compared, so it has no held-out evaluation and the monitor measures seldom."""
     jobs = plan_jobs(investigation, BLIND, ("demos-from-other-task",))
     seldom = {"every": investigation.subject.monitor.probe_every}
     return [replace(job, config=with_settings(job.config, monitor=seldom), held_out=False) for job in jobs]

@@ -81,7 +81,7 @@ class Sizes:
     Attributes:
         table: root mean square of a puzzle vector over all context tokens, including those that are zero.
         context: root mean square of the encoder's contexts at the random start.
-        tokens: number of context tokens, of which a puzzle vector fills one.
+        tokens: number of context tokens; a puzzle vector fills one of them.
     """
 
     table: float

@@ -70,7 +70,8 @@ CEILING = Treatment(
     {"model": {"variant": "trm"}, "train": {"puzzle_lr": 0.1, "kl_weight": 0.0, "freeze_encoder_steps": 0}},
 )
 """The same core, given the task by a puzzle table. The table moves by its rate at each step (sign descent), so that in
-a hundred steps the usual rate of 1e-2 is no ceiling: preset `smoke`, seed 0, no fault: 1.28; at 0.1 1.13, at 0.3 1.14.
+a hundred steps the usual rate of 1e-2 does not give a ceiling: preset `smoke`, seed 0, no fault: loss 1.28; at rate 0.1
+1.13, at 0.3 1.14.
 """
 RANDOM = "frozen-random"
 SMALLEST_GAIN = SMALLEST_EFFECT / 2

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # both import this module
 
 
 class CommonReason(StrEnum):
-    """Reasons that any hypothesis can have for its verdict; its own stand in its module."""
+    """Reasons that any hypothesis can have for its verdict; its own are in its module."""
 
     CONTROLS_MISBEHAVED = "any.controls-misbehaved"
     SUBJECT_NOT_BUILT = "any.subject-not-built"
@@ -40,7 +40,7 @@ class Judgement:
         verdict: the verdict on the statement as worded.
         codes: stable names of the reasons, at least one.
         sentence: the same in words, with the numbers.
-        candidate: only the number of seeds stands in the way of VALIDATED.
+        candidate: only the small number of seeds prevents VALIDATED.
     """
 
     verdict: Verdict
@@ -98,7 +98,7 @@ class Hypothesis(Protocol):
         return ()
 
     def screens(self, investigation: Investigation) -> Sequence[Screen]:
-        """Short runs that it needs whatever is found before, so that they can run beside other work."""
+        """Short runs that it needs whatever is found before, so that they can run in parallel with other work."""
         return ()
 
     def decide(self, investigation: Investigation) -> HypothesisResult:

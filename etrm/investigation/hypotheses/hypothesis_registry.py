@@ -108,7 +108,7 @@ def _refuse(found: object, member: str, value: object, expected: str) -> ConfigE
     got = "nothing" if value is None else repr(value) if isinstance(value, str) else type(value).__name__
     return ConfigError(
         "hypothesis.invalid",
-        f"{type(found).__name__} is no hypothesis: its {member} cannot be used",
+        f"{type(found).__name__} is not a hypothesis: its {member} cannot be used",
         got=got,
         allowed=expected,
         next_step="derive the class from etrm.investigation.hypotheses.hypothesis.Hypothesis",

@@ -1,4 +1,4 @@
-"""What logged steps say about the dynamics, on planted logs."""
+"""What logged steps show about the dynamics, on invented logs."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def test_the_median_leaves_the_step_itself_out() -> None:
     ]  # 10 x 3, not 10 x 5
 
 
-def test_the_median_runs() -> None:
+def test_the_median_is_a_running_one() -> None:
     assert dynamics.find_spikes(log(grad_norm_before_clip=[100.0] * 30 + [1.0] * 25 + [15.0])) == [56]
 
 
-def test_the_first_steps_are_no_spikes_for_there_is_nothing_to_compare() -> None:
+def test_the_first_steps_are_not_spikes_because_there_is_nothing_to_compare() -> None:
     assert dynamics.find_spikes(log(grad_norm_before_clip=[0.01, 50.0, 1.0, 1.0])) == []
 
 
@@ -94,7 +94,7 @@ def test_rows_take_the_worst_seed_and_decide_nothing() -> None:
     values = {(row.code, row.item): row.treatment for row in rows}
     assert values["dynamics.warmup-share", ""] == 1.0
     for module in ("encoder", "core"):
-        assert isinstance(values["dynamics.update-ratio", module], NotMeasured), "nobody logged how it moved"
+        assert isinstance(values["dynamics.update-ratio", module], NotMeasured), "movement was not logged"
     assert values["dynamics.spikes", ""] == 1.0
     assert values["dynamics.lost-accuracy", ""] == pytest.approx(0.18)
     assert {(row.direction, row.passed) for row in rows} == {(Direction.CONTEXT, None)}

@@ -27,7 +27,7 @@ def test_cost_and_halting_are_found(
     jobs = [Job(subject_arm("h2"), seed, with_seed(config, seed)) for seed in (0, 1)]
     investigation.run(
         "H2", [*jobs, Job(control_arm("h2"), 0, with_seed(config, 2))]
-    )  # a control is no subject
+    )  # a control is not under test
     found = gather_additional_findings(investigation)
     assert [(f.rule, f.module) for f in found] == ([expected] if expected else [])
     assert all(fact in f.message for f in found for fact in facts)

@@ -1,4 +1,4 @@
-"""Tiers: what a name stands for, and what reaches the runs."""
+"""Tiers: what a name means, and what reaches the runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of runs, and the command as a user has it: live beside a real training process, in a pipe, interrupted."""
+"""Frames of runs, and the command as a user has it: live during a real training process, in a pipe, interrupted."""
 
 from __future__ import annotations
 
