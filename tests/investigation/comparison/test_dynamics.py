@@ -43,6 +43,12 @@ def test_a_spike_is_ten_times_the_median_of_the_steps_before() -> None:
     assert dynamics.find_spikes(log(grad_norm_before_clip=norms)) == [11]
 
 
+def test_the_median_leaves_the_step_itself_out() -> None:
+    assert dynamics.find_spikes(log(grad_norm_before_clip=[1.0] * 3 + [5.0] * 3 + [35.0])) == [
+        7
+    ]  # 10 x 3, not 10 x 5
+
+
 def test_the_median_is_a_running_one() -> None:
     assert dynamics.find_spikes(log(grad_norm_before_clip=[100.0] * 30 + [1.0] * 25 + [15.0])) == [56]
 
