@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.data import check_leakage, find_leakage, load_tasks
 from etrm.data.rules import COMBINATIONS, KINDS, TaskRule, draw_rule_tasks, find_explanations, parse_rule_id
 from etrm.data.task import Pair, Task
@@ -208,7 +208,7 @@ def test_parts_that_do_not_exist_and_sides_too_small_are_refused() -> None:
 
 def test_augmenting_the_rule_family_is_refused() -> None:
     with raises_code(ConfigError, "config.augmented-rules", "data.augmentations", repr("fresh")):
-        load(overrides=("data.source=rules", "data.augmentations=fresh"))
+        with_settings(load(), data={"source": "rules", "augmentations": "fresh"})
     with raises_code(ConfigError, "config.augmented-rules", "evaluate.augmentations", 8):
-        load(overrides=("evaluate.source=rules:colours",))
-    load(overrides=("data.source=rules", "evaluate.source=rules", "evaluate.augmentations=1"))
+        with_settings(load(), evaluate={"source": "rules:colours"})
+    with_settings(load(), data={"source": "rules"}, evaluate={"source": "rules", "augmentations": 1})

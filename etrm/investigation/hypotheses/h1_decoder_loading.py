@@ -22,8 +22,9 @@ from etrm.investigation.controls import inspected_arms
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import format_seeds
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import describe_scope, inspect_controls, judge
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries

@@ -22,8 +22,9 @@ from etrm.investigation.controls import (
 from etrm.investigation.evidence.figures import Figure, Series, average_so_far, logged_curve
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import judge_inspection
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
 from etrm.investigation.measurements.run_findings import group_serious
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Run, Value, Verdict

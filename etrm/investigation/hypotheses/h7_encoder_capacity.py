@@ -40,7 +40,8 @@ from etrm.investigation.evidence.figures import Figure, Series, make_curve
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.hypotheses import unseen_rules
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Value, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.budget import LADDER

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.investigation.comparison import dynamics
 from etrm.investigation.evidence.table import Direction
 from etrm.investigation.records import NotMeasured
@@ -22,7 +22,7 @@ def log(**columns: list[Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("warmup", "share"), [(0, 0.0), (1, 0.0), (11, 0.1), (50, 0.49), (100, 0.99)])
 def test_the_share_of_warm_up_is_read_from_the_factors(warmup: int, share: float) -> None:
-    train = load("small", overrides=("train.steps=100", f"train.warmup_steps={warmup}")).train
+    train = with_settings(load("small"), train={"steps": 100, "warmup_steps": warmup}).train
     assert dynamics.measure_warmup_share(log(lr_factor=[schedule(i, train) for i in range(100)])) == share
 
 
@@ -41,6 +41,12 @@ def test_norms_are_the_logged_one_or_that_of_the_modules() -> None:
 def test_a_spike_is_ten_times_the_median_of_the_steps_before() -> None:
     norms = [1.0] * 10 + [10.5] + [1.0] * 5 + [9.5]
     assert dynamics.find_spikes(log(grad_norm_before_clip=norms)) == [11]
+
+
+def test_the_median_leaves_the_step_itself_out() -> None:
+    assert dynamics.find_spikes(log(grad_norm_before_clip=[1.0] * 3 + [5.0] * 3 + [35.0])) == [
+        7
+    ]  # 10 x 3, not 10 x 5
 
 
 def test_the_median_is_a_running_one() -> None:
