@@ -172,7 +172,7 @@ class Result(Record):
     def write(self, folder: Path) -> None:
         """Write ``result.json``; the one that stood there is kept beside it, to be compared with.
 
-        One of another version cannot be compared, so that nothing is kept in its place.
+        A result of another version cannot be compared and is not kept.
         """
         file, kept = folder / "result.json", folder / PREVIOUS
         if file.exists():

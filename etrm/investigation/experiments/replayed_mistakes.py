@@ -1,6 +1,6 @@
 """Five mistakes of the first frozen-decoder experiment (Low-performance investigation), repeated and caught.
 
-Each mistake is one short run or comparison. What the original read off it stands beside the check that the
+Each mistake is one short run or comparison. What the original concluded from it is shown next to the check that the
 experiment has today; a mistake is caught where its check fails.
 """
 
@@ -316,7 +316,7 @@ MISTAKES = {
         Mistake("norms", "gradient norms were logged after clipping, and taken for stable gradients", _norms),
         Mistake(
             "optimizer",
-            "one optimiser held both parts, and freezing the decoder skipped it, so that nothing was trained",
+            "one optimiser held both parts, and freezing the decoder skipped it, so nothing was trained",
             _optimizer,
         ),
         Mistake("cycles", "the decoder was trained with other cycles than it was run with", _cycles),
@@ -345,7 +345,7 @@ def _run(investigation: Investigation, arm: ArmId, faults: Sequence[str]) -> Loa
     if run.failed:
         raise ConfigError(
             "experiment.failed-run",
-            f"the run {arm.name} failed, so that nothing can be shown on it",
+            f"the run {arm.name} failed, so the mistake cannot be shown",
             got=run.reason,
             next_step="fix what makes it fail first: etrm investigate",
         )

@@ -275,7 +275,7 @@ def _make_known_answer_row(planted: KnownAnswerScore) -> EvidenceRow:
     )
 
 
-CAN_BE_GIVEN = Instrument("h6.known-answers-can-be-given", "right answers lie within reach of the evaluator")
+CAN_BE_GIVEN = Instrument("h6.known-answers-can-be-given", "the evaluator is able to give the right answers")
 WEIGHTS_DIFFER = Instrument("h6.averaged-weights-differ", "averaged and raw weights differ")
 
 

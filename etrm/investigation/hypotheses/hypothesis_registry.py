@@ -32,7 +32,7 @@ def all_hypotheses() -> dict[str, Hypothesis]:
 
 
 def load_hypothesis(name: str) -> Hypothesis:
-    """Add the hypothesis that a name of code stands for.
+    """Add the hypothesis that a name of code refers to.
 
     Raises:
         ExtensionError: its code cannot be loaded, or raises.
