@@ -12,7 +12,7 @@ from etrm.commands.apps import app
 from etrm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from diagnostics.explanations import Groups, Topic
+    from diagnostics.reference.explanations import Groups, Topic
 
 
 @app.command()
@@ -27,7 +27,7 @@ def explain(
     Name your own rule as my_code.py:MY_RULE. Exit code: 0, or 2 if the code does not exist.
     """
     from diagnostics.errors import UnknownName
-    from diagnostics.explanations import explain_code, list_groups
+    from diagnostics.reference.explanations import explain_code, list_groups
 
     if code and ":" in code:
         _show(_own_rule(code))
@@ -58,7 +58,7 @@ def _own_rule(name: str) -> str:
 
 def all_groups() -> Groups:
     """Return all codes of this project: rules, errors, and codes of results."""
-    from diagnostics.explanations import error_topics, toolkit_groups
+    from diagnostics.reference.explanations import error_topics, toolkit_groups
     from etrm.commands.error_codes import sites
 
     toolkit = toolkit_groups()
@@ -127,7 +127,7 @@ def _coded(codes: Iterable[str]) -> list[Topic]:
 
 
 def _topic(code: str, title: str, *paragraphs: str) -> Topic:
-    from diagnostics.explanations import Topic
+    from diagnostics.reference.explanations import Topic
 
     return Topic(code, title, partial(_text, code, title, *paragraphs))
 

@@ -178,7 +178,7 @@ class DecoderLoading(Hypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The config under test and the controls, which are inspected."""
-        return inspected_arms("h1", investigation.subject, self.controls)
+        return inspected_arms(self.study, investigation.subject, self.controls)
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Compare the model of every seed, and the controls, with the checkpoint."""
@@ -194,7 +194,7 @@ class DecoderLoading(Hypothesis):
         )
         controls = inspect_controls(
             investigation,
-            "h1",
+            self.study,
             self.controls,
             lambda config: compare_with_checkpoint(config, control_decoder),
         )

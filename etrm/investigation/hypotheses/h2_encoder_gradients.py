@@ -55,7 +55,7 @@ STATEMENT = Statement(
 STEPS = 18
 """Steps per seed in which the encoder trains, or the whole run where it is shorter: with four ACT steps every row
 starts five times, with sixteen twice. More would repeat these, and a structural cause should be named in a minute."""
-STUDY = "h2"
+STUDY = STATEMENT.id.lower()
 
 
 class RunReason(StrEnum):

@@ -174,7 +174,7 @@ class ContextInterface(Hypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The config under test and the controls, which are inspected."""
-        return inspected_arms("h3", investigation.subject, self.controls)
+        return inspected_arms(self.study, investigation.subject, self.controls)
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Trace the context of every seed and of the controls, and sweep its scale where its size differs."""
@@ -183,7 +183,7 @@ class ContextInterface(Hypothesis):
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
         began, waited = time.perf_counter(), 0.0
         investigation.progress(self.id, 0, 1)
-        controls = inspect_controls(investigation, "h3", self.controls, trace_context)
+        controls = inspect_controls(investigation, self.study, self.controls, trace_context)
         seen, error = investigation.context_traces
         worst = next((found for found in seen if found.holds), seen[0] if seen else None)
         sizes: Sizes | None = None

@@ -61,6 +61,11 @@ class Hypothesis(Protocol):
         """Short name, such as ``H2``: the choice on the command line, and the name of its page."""
         return self.statement.id
 
+    @property
+    def study(self) -> str:
+        """Name of its arms and of its cached control outcomes. It must not change: folders are found by it."""
+        return self.id.lower()
+
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The settings that are inspected or run, the run under test first."""
         return ()
