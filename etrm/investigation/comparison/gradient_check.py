@@ -93,14 +93,16 @@ def check_slope(config: Config) -> SlopeCheck | None:
     )
     config = with_interventions(config, SETTINGS)
     try:
-        weights, gradient = _first_step(config, {})[:2]
-        length = _norm(gradient)
+        weights, gradient = _take_first_step(config, {})[:2]
+        length = _compute_norm(gradient)
         frozen = len(weights) - len(gradient)
         if not length:
             return SlopeCheck(0.0, 0.0, frozen, len(weights))
-        stride = STRIDE * _norm(weights) / length
+        stride = STRIDE * _compute_norm(weights) / length
         there, back = (
-            _first_step(config, {name: weights[name] + sign * stride * g for name, g in gradient.items()})[2]
+            _take_first_step(
+                config, {name: weights[name] + sign * stride * g for name, g in gradient.items()}
+            )[2]
             for sign in (1, -1)
         )
     except NonFiniteError:
@@ -108,7 +110,7 @@ def check_slope(config: Config) -> SlopeCheck | None:
     return SlopeCheck(length, (there - back) / (2 * stride * length), frozen, len(weights))
 
 
-def _first_step(
+def _take_first_step(
     config: Config, changed: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
     """The encoder's weights, its gradients as the optimiser gets them, and the loss, of a step that updates nothing.
@@ -133,7 +135,7 @@ def _first_step(
     return weights, gradient, float(trainer.train_step()["loss"])
 
 
-def _norm(tensors: dict[str, Tensor]) -> float:
+def _compute_norm(tensors: dict[str, Tensor]) -> float:
     return (
         float(torch.stack([t.double().square().sum() for t in tensors.values()]).sum().sqrt())
         if tensors

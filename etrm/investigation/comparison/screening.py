@@ -39,7 +39,8 @@ TASKS = 10
 """Number of tasks, few enough that a hundred steps show a fault; the top of this file has the numbers."""
 BATCH = 16
 """Batch size for which the number of steps is given; smaller batches take more steps. In 100 steps of 8 rows
-(`smoke`) an encoder that goes through four numbers costs .24 [.04, .43] in ln of the loss, in 200 .31 [.27, .35] (three seeds)."""
+(`smoke`) an encoder that goes through four numbers costs .24 [.04, .43] in ln of the loss,
+in 200 .31 [.27, .35] (three seeds)."""
 SMALLEST_EFFECT = 0.25
 """m, in ln of the loss: 22 % less. The best change of a healthy config (encoder rate x0.1) gains .116 on `small` (six
 seeds, deviation .084), so a mean of three reaches .2 in 1 of 24 and .25 in 1 of 350 (normal); faults of training
@@ -182,12 +183,17 @@ def few_tasks(subject: Config, steps: int) -> Config:
     However short its own run is: no fault of training dynamics shows in the 20 steps of the preset `smoke`.
     """
     tasks = min(TASKS, subject.data.max_tasks or TASKS)
-    data = {"max_side": _side(subject, tasks), "max_tasks": tasks, "augmentations": 1, "translate": 0}
+    data = {
+        "max_side": _find_smallest_side(subject, tasks),
+        "max_tasks": tasks,
+        "augmentations": 1,
+        "translate": 0,
+    }
     batches = math.ceil(steps * max(1, BATCH / subject.train.batch_size))
     return with_steps(with_settings(subject, data=data), batches)
 
 
-def _side(subject: Config, tasks: int) -> int:
+def _find_smallest_side(subject: Config, tasks: int) -> int:
     """The smallest grid side that admits so many training tasks and one held-out task."""
     sides = sorted(task.max_side for task in choose_tasks(subject.data))
     return max(sides[min(tasks, len(sides)) - 1], min(task.max_side for task in load_held_out_tasks(subject)))
