@@ -34,7 +34,7 @@ class SymbolicConfig(Section):
         description="families of formulas in the library",
     )
     composites: bool = Field(
-        False, description="sequences of two rules among the templates of a trained solver"
+        False, description="whether the templates of a trained solver include sequences of two rules"
     )
     tnorm: TNorm = Field(
         "product", description="conjunction of two truths: their product, minimum or bounded sum"
@@ -42,14 +42,16 @@ class SymbolicConfig(Section):
     quantifier: QuantifierKind = Field(
         "product", description="truth over all cells: the product, the minimum or a p-mean"
     )
-    exponent: float = Field(4.0, ge=1, description="exponent p of the p-mean, quantifier mean only")
-    guards: int = Field(16, ge=1, le=100, description="number K of learned guards, family learned only")
+    exponent: float = Field(4.0, ge=1, description="exponent p of the p-mean; used only by quantifier mean")
+    guards: int = Field(
+        16, ge=1, le=100, description="number K of learned guards; used only by family learned"
+    )
     width: int = Field(64, ge=1, description="width of the learned predicates")
     reach: int = Field(1, ge=0, le=5, description="distance in cells that a learned guard sees")
 
     selector: SelectorKind = Field(
         "fit",
-        description="how templates are chosen: by how well they explain the demonstrations, by an encoder of the "
+        description="method that chooses templates: by how well they explain the demonstrations, by an encoder of the "
         "demonstrations, or by an encoder of the query alone (known bad: it cannot know the task)",
     )
     selection: Selection = Field(
@@ -59,16 +61,21 @@ class SymbolicConfig(Section):
     )
     temperature: float = Field(1.0, gt=0, description="temperature of the softmax over templates")
     smoothing: float = Field(
-        0.01, gt=0, lt=1, description="chance of an arbitrary colour in the likelihood of a demonstration"
+        0.01,
+        gt=0,
+        lt=1,
+        description="probability of an arbitrary colour in the likelihood of a demonstration",
     )
-    hidden_size: int = Field(128, ge=1, description="width of the encoder and refiners, not of selector fit")
-    cycles: int = Field(3, ge=1, description="number of refinements of the choice, not of selector fit")
+    hidden_size: int = Field(
+        128, ge=1, description="width of the encoder and refiners; unused by selector fit"
+    )
+    cycles: int = Field(3, ge=1, description="number of refinements of the choice; unused by selector fit")
     cycle_grad: Literal["all", "last"] = Field(
         "all", description="refinements that keep their gradient: all or the last one"
     )
     inject: Literal["start", "every_cycle"] = Field(
         "every_cycle",
-        description="where the encoding enters: as the starting state alone, or in every refinement",
+        description="use of the encoding: only as the starting state, or in every refinement",
     )
 
     @field_validator("families", mode="before")
