@@ -169,7 +169,7 @@ class Question:
 
     Attributes:
         name, statement: the name and the statement, as registered.
-        by: experiments, any of which has to lower the loss by the smallest effect.
+        by: experiments; at least one of them has to lower the loss by the smallest effect.
     """
 
     name: str
@@ -201,7 +201,7 @@ def find(name: str) -> Experiment:
 
     Raises:
         ConfigError: there is none.
-        ExtensionError: its code cannot be loaded, or is no experiment.
+        ExtensionError: its code cannot be loaded, or is not an experiment.
     """
     if name not in EXPERIMENTS and EXTENSION_POINT.takes(name):
         found = EXTENSION_POINT.load(name)
