@@ -58,6 +58,11 @@ class SymbolicConfig(Section):
         "passes), or a Gumbel sample with the gradient of the softmax; without noise outside of training",
     )
     temperature: float = Field(1.0, gt=0, description="temperature of the softmax over templates")
+    last_temperature: float | None = Field(
+        None,
+        gt=0,
+        description="temperature at the end of training, approached by equal factors; none keeps it constant",
+    )
     smoothing: float = Field(
         0.01, gt=0, lt=1, description="chance of an arbitrary colour in the likelihood of a demonstration"
     )
@@ -115,9 +120,12 @@ class SymbolicConfig(Section):
                         "config.recursion-without-encoder",
                         f"{name} {value} has no effect on the selector 'fit', which encodes nothing",
                     )
-        if self.selection == "hard" and self.temperature != fields["temperature"].default:
-            raise refused(
-                "config.temperature-without-softmax",
-                f"temperature {self.temperature} changes no output of the selection 'hard'",
-            )
+        if self.selection == "hard":
+            for name in ("temperature", "last_temperature"):
+                value = getattr(self, name)
+                if value != fields[name].default:
+                    raise refused(
+                        "config.temperature-without-softmax",
+                        f"{name} {value} changes no output of the selection 'hard'",
+                    )
         return self
