@@ -97,8 +97,8 @@ class ModelConfig(Section):
     variant: Annotated[str, Named("variants", get_args(VariantName))] = Field(
         "etrm",
         description="source of the context: a table of task ids (trm); an encoder that runs at every ACT step (etrm), "
-        "only at a sample's first step (etrm_cached, known bad), or at each of a fixed number of steps (etrm_fct); "
-        "symbolic: formulas that the demonstrations choose, instead of the recursive core",
+        "only at a sample's first step (etrm_cached, known bad), at each of a fixed number of steps (etrm_fct), "
+        "or formulas (symbolic)",
     )
     hidden_size: int = Field(
         512, ge=4, description="width of the core and the encoder, a multiple of num_heads"

@@ -31,49 +31,39 @@ class SymbolicConfig(Section):
 
     families: tuple[Family, ...] = Field(
         ("original", "dihedral", "relational", "topological", "counting"),
-        description="families of formulas in the library",
+        description="families of formulas",
     )
-    composites: bool = Field(
-        False, description="sequences of two rules among the templates of a trained solver"
-    )
-    tnorm: TNorm = Field(
-        "product", description="conjunction of two truths: their product, minimum or bounded sum"
-    )
-    quantifier: QuantifierKind = Field(
-        "product", description="truth over all cells: the product, the minimum or a p-mean"
-    )
-    exponent: float = Field(4.0, ge=1, description="exponent p of the p-mean, quantifier mean only")
-    guards: int = Field(16, ge=1, le=100, description="number K of learned guards, family learned only")
-    width: int = Field(64, ge=1, description="width of the learned predicates")
-    reach: int = Field(1, ge=0, le=5, description="distance in cells that a learned guard sees")
+    composites: bool = Field(False, description="whether templates include sequences")
+    tnorm: TNorm = Field("product", description="conjunction of truths")
+    quantifier: QuantifierKind = Field("product", description="truth over all cells")
+    exponent: float = Field(4.0, ge=1, description="exponent of quantifier mean")
+    guards: int = Field(16, ge=1, le=100, description="number of learned guards")
+    width: int = Field(64, ge=1, description="width of learned predicates")
+    reach: int = Field(1, ge=0, le=5, description="cells that learned guards see around")
 
     selector: SelectorKind = Field(
         "fit",
-        description="how templates are chosen: by how well they explain the demonstrations, by an encoder of the "
-        "demonstrations, or by an encoder of the query alone (known bad: it cannot know the task)",
+        description="what rates templates: their fit to the demonstrations, an encoder of these, or of the query "
+        "alone (known bad)",
     )
     selection: Selection = Field(
         "soft",
-        description="weights of the templates in training: a softmax, the best one alone (known bad: no gradient "
-        "passes), or a Gumbel sample with the gradient of the softmax; without noise outside of training",
+        description="templates applied in training: a mixture, the best one (known bad: no gradient), or a sample "
+        "with the mixture's gradient",
     )
-    temperature: float = Field(1.0, gt=0, description="temperature of the softmax over templates")
+    temperature: float = Field(1.0, gt=0, description="temperature of the mixture")
     last_temperature: float | None = Field(
         None,
         gt=0,
-        description="temperature at the end of training, approached by equal factors; none keeps it constant",
+        description="temperature at the end; none: constant",
     )
-    smoothing: float = Field(
-        0.01, gt=0, lt=1, description="chance of an arbitrary colour in the likelihood of a demonstration"
-    )
-    hidden_size: int = Field(128, ge=1, description="width of the encoder and refiners, not of selector fit")
-    cycles: int = Field(3, ge=1, description="number of refinements of the choice, not of selector fit")
-    cycle_grad: Literal["all", "last"] = Field(
-        "all", description="refinements that keep their gradient: all or the last one"
-    )
+    smoothing: float = Field(0.01, gt=0, lt=1, description="chance of an arbitrary colour")
+    hidden_size: int = Field(128, ge=1, description="width of the encoder")
+    cycles: int = Field(3, ge=1, description="refinements of the choice")
+    cycle_grad: Literal["all", "last"] = Field("all", description="refinements with gradient")
     inject: Literal["start", "every_cycle"] = Field(
         "every_cycle",
-        description="where the encoding enters: as the starting state alone, or in every refinement",
+        description="where the encoding enters",
     )
 
     @field_validator("families", mode="before")

@@ -8,7 +8,7 @@ from typing import Protocol
 from etrm.config import SIDE, ModelConfig
 from etrm.extensions import ExtensionPoint, describe, in_users_code
 from etrm.model.recursive import POLICIES, RecursiveModel
-from etrm.model.symbolic import SymbolicVariant
+from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.model.variant import Variant
 
 

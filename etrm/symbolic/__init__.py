@@ -7,9 +7,6 @@ from etrm.symbolic.formula import Formula as Formula
 from etrm.symbolic.formula import Rule as Rule
 from etrm.symbolic.grids import Grids as Grids
 from etrm.symbolic.library import Library as Library
-from etrm.symbolic.model import Demonstrations as Demonstrations
-from etrm.symbolic.model import Solution as Solution
-from etrm.symbolic.model import SymbolicSolver as SymbolicSolver
 from etrm.symbolic.parser import parse as parse
 from etrm.symbolic.parser import parse_formula as parse_formula
 from etrm.symbolic.predicates import Predicates as Predicates
@@ -17,3 +14,6 @@ from etrm.symbolic.search import Explanation as Explanation
 from etrm.symbolic.search import apply_crisply as apply_crisply
 from etrm.symbolic.search import rank_rules as rank_rules
 from etrm.symbolic.semantics import Semantics as Semantics
+from etrm.symbolic.solver import Demonstrations as Demonstrations
+from etrm.symbolic.solver import Solution as Solution
+from etrm.symbolic.solver import SymbolicSolver as SymbolicSolver

@@ -15,7 +15,7 @@ from etrm.batch import Batch, Demos
 from etrm.config import SIDE
 from etrm.symbolic.formula import BLACK, COLOURS
 from etrm.symbolic.grids import Grids
-from etrm.symbolic.model import Demonstrations
+from etrm.symbolic.solver import Demonstrations
 from etrm.symbolic.templates import FIRST_COLOUR, PAD
 
 CELLS = SIDE * SIDE

@@ -17,8 +17,8 @@ from etrm.model.act import Carry, EncoderState
 from etrm.model.encoders import Encoded, Encoder
 from etrm.model.variant import Given, StepOutput, Variant
 from etrm.symbolic.batches import queries_as_demos, read_demonstrations, read_queries
-from etrm.symbolic.model import SymbolicCore, make_selector, rate_templates
 from etrm.symbolic.selector import draw_gumbel, weigh
+from etrm.symbolic.solver import SymbolicCore, make_selector, rate_templates
 from etrm.symbolic.templates import Templates
 
 ROUNDING = 1e-6

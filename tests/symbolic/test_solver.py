@@ -13,8 +13,8 @@ from etrm.config import SymbolicConfig
 from etrm.config.symbolic import FAMILIES
 from etrm.device import to_device, to_host
 from etrm.symbolic import Grids, Semantics, apply_rule, evaluate, loop, parse
-from etrm.symbolic.model import Demonstrations, SymbolicSolver
 from etrm.symbolic.search import apply_crisply
+from etrm.symbolic.solver import Demonstrations, SymbolicSolver
 from tests.devices.simulated import simulated_device
 
 GENERATOR = np.random.default_rng(0)

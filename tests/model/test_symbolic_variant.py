@@ -18,7 +18,7 @@ from etrm.data.task import Pair
 from etrm.data.tokens import read_grid
 from etrm.model.construct import build_variant
 from etrm.model.solve import solve
-from etrm.model.symbolic import SymbolicVariant
+from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.symbolic import Demonstrations, Grids, SymbolicSolver, parse
 from etrm.symbolic.batches import read_demonstrations, read_queries
 from etrm.symbolic.search import apply_crisply
