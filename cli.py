@@ -15,7 +15,7 @@ from etrm.extensions import explained
 from etrm.rank import reports_error
 
 _REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Errors of a full or unwritable disk. They can occur anywhere and are not a bug of ours."""
+"""Errors of a full or unwritable disk. They can occur anywhere and are not bugs of this program."""
 
 
 def main() -> NoReturn:

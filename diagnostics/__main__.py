@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diagnostics.errors import ToolkitError
-from diagnostics.explanations import explain_code, list_groups, toolkit_groups
+from diagnostics.reference.explanations import explain_code, list_groups, toolkit_groups
 from diagnostics.rules import load
 from diagnostics.rules.documents import documents
 from diagnostics.rules.page import page

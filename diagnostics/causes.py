@@ -1,7 +1,7 @@
 """Causes that findings name: a stable code, and a sentence for people.
 
 A finding is identified by rule, module and code. A sentence may be reworded at any time; a code never changes its
-meaning. Each family of rules defines its own causes beside its checks.
+meaning. Each family of rules defines its own causes next to its checks.
 """
 
 from __future__ import annotations

@@ -76,20 +76,20 @@ class Monitor:
         every: Interval of the recorded steps: one step in `every`; the others cost next to nothing.
         expect_frozen: Names or patterns of modules or parameters that must not move. Buffers of such modules,
             as running statistics, must not either.
-        expect_partial: Names or patterns of watched modules of which some calls run with gradients disabled
-            on purpose, as in a recursion of which only the last cycles are trained.
+        expect_partial: Names or patterns of watched modules that run some of their calls with gradients disabled
+            on purpose, as in a recursion that trains only its last cycles.
         drift: Probes to use for the outputs given to `probe`, by module, where the default does not suit.
         history: Number of past steps whose scalars are kept.
         group: Process group that trains one model, each process on its share of the batch. Every record, finding and
             number is then about the samples of all of them, and the same on each. Losses must be scaled so that
             gradients add up to those of the whole batch, and `gradients_reduced` called in every step.
         options: Options of rules, such as {"COV001": {"below": 0.3}}; `explain(id)` lists those of a rule.
-        rules: Rules of your own, beside those of the toolkit.
+        rules: Your own rules, in addition to those of the toolkit.
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
             option or does not allow the value, or a rule of `rules` cannot be used or has the id of another one.
-        TypeError: Something in `rules` is no rule.
+        TypeError: Something in `rules` is not a rule.
         KeyError: A module of `drift` is not watched.
     """
 
@@ -251,7 +251,7 @@ class Monitor:
                 samples, (T, B) for a sequence-first layout. It overrides the `rows` of the monitor.
 
         Raises:
-            TypeError: It is no integer tensor.
+            TypeError: It is not a tensor of integers.
         """
         capture = self._capture
         if capture is None:

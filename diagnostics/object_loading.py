@@ -44,7 +44,7 @@ def import_file(path: Path) -> ModuleType:
     """The file as a module, imported once; its folder joins the import path, so that it can import its neighbours.
 
     Raises:
-        UnknownName: There is no such file.
+        UnknownName: The file does not exist.
     """
     full = path.expanduser().resolve()
     if not full.is_file():

@@ -340,7 +340,7 @@ class StepRecord:
         parameters: Record per parameter, by its full name.
         order: Watched modules in the order of their first call.
         optimizers: For each optimiser given, how often it stepped.
-        partial: Watched modules of which some calls are declared to run with gradients disabled.
+        partial: Watched modules that are declared to run some of their calls with gradients disabled.
         gap: Steps since the one recorded before it, 1 where each is recorded.
         strangers: Tensors that learn outside the model.
         moved_buffers: Buffers that are declared frozen and changed; those that no checkpoint has are left out.
@@ -369,5 +369,5 @@ class StepScalars:
 
 
 def root_sum_squares(values: Iterable[float]) -> float:
-    """L2 norm of a vector of which `values` are the norms of its parts."""
+    """L2 norm of a vector, from the norms of its parts."""
     return math.hypot(*values)

@@ -72,7 +72,7 @@ def iter_steps(path: str | Path) -> Iterator[StepScalars]:
 
 
 class _Columns:
-    """Gathers columns over lines; arrays of 8 bytes per number, for there may be millions."""
+    """Gathers columns over lines; arrays of 8 bytes per number, because there may be millions."""
 
     def __init__(self, modules: Sequence[str], quantities: Sequence[str]) -> None:
         self._patterns, self._wanted = modules, quantities

@@ -110,7 +110,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _value(name: str, text: str) -> Any:
-    """Return the value that the text after ``name=`` stands for."""
+    """Parse the value in the text after ``name=``."""
     if text.lower() in UNSET:
         return None
     try:

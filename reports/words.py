@@ -25,11 +25,11 @@ ROLES = {"subject": "run under test"}
 """The words for the roles of arms whose stored name is not a word for readers."""
 
 DIRECTIONS = {
-    Direction.HIGHER: "higher is healthy",
-    Direction.LOWER: "lower is healthy",
-    Direction.EQUAL: "must be equal",
-    Direction.HOLDS: "must hold",
-    Direction.CONTEXT: "context",
+    Direction.HIGHER: "higher",
+    Direction.LOWER: "lower",
+    Direction.EQUAL: "equals the control",
+    Direction.HOLDS: "meets the threshold",
+    Direction.CONTEXT: "(decides nothing)",
 }
 _FINALS = {
     "loss_start": "loss before the run",

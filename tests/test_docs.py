@@ -28,7 +28,7 @@ IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def drop_code(text: str) -> str:
-    """A page without its fenced blocks and code spans, in which brackets are no links."""
+    """A page without its fenced blocks and code spans, in which brackets are not links."""
     return re.sub(r"`[^`\n]+`", "`code`", FENCE.sub("", text))
 
 

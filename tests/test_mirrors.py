@@ -40,7 +40,7 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/training/interruptions/test_odd_folders.py": "run folders in odd states",
     "tests/training/interruptions/test_signals.py": "runs that get a signal",
 }
-"""Test files, and folders of such, that mirror no module: they test a property of many, or a file that is no module."""
+"""Test files and folders that mirror no module: they test a property of many, or a file that is not a module."""
 
 
 def test_every_other_test_file_is_named_for_a_module() -> None:

@@ -59,7 +59,7 @@ HERE = Path(__file__).name
 
 
 def fault_of(requirement: str) -> str | None:
-    """Why a requirement is no way to install what the project needs; None where it is one."""
+    """Why a requirement does not install what the project needs; None if it does."""
     if requirement in THIRD_PARTY | PINNED | {"pytest"}:
         return None
     for project, form in FORMS:

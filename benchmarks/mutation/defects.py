@@ -1,7 +1,7 @@
 """The defects that are planted, each a short source text and what it becomes; README.md has what caught each.
 
 A text occurs once in the packages, whichever file it is in, so that a defect survives a move. A text that was
-renamed since an earlier commit has its other form beside it.
+renamed since an earlier commit has its earlier form next to it.
 """
 
 from __future__ import annotations

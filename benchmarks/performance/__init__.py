@@ -4,5 +4,5 @@
 
 A part (:mod:`.parts`) is a question with the module that answers it. What takes part in a
 comparison takes turns, again and again, so what slows the machine slows all of it. ``--write``
-keeps the answers in ``docs/results/benchmarks.json``, of which ``docs/results/benchmarks.md`` is a pure function.
+keeps the answers in ``docs/results/benchmarks.json``; ``docs/results/benchmarks.md`` is rendered from that file alone.
 """

@@ -68,7 +68,7 @@ class Audit:
             artifact: The audited file, for SARIF.
 
         Raises:
-            ValueError: There is no such format.
+            ValueError: The format does not exist.
         """
         if form == "table":
             return str(self)
@@ -164,7 +164,7 @@ def audit(
                 losses.append(returned)
         if not monitor.history:
             raise InvalidValue("auditing.no-batch", "there is no batch in batches")
-        monitor.detach()  # probes are no training steps
+        monitor.detach()  # probes are not training steps
         found = [*monitor.findings(), *(finding for probe in probes for finding in probe.run(model, batch))]
         names = {
             *monitor.last.modules,

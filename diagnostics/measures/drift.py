@@ -65,7 +65,7 @@ class DriftProbe:
 
     `reference_window`: the first probes, whose average is the reference. 5 averages out the jitter of single
     optimiser steps and ends early enough for a drift to start after it; begin feeding after the warm-up.
-    `min_size`: departures below it are no event, however regular. 1 reference spread: the average row then
+    `min_size`: departures below it do not count, however regular they are. 1 reference spread: the average row then
     sits where the edge of the reference distribution was, which a decoder tuned to the reference must notice;
     small encoders that trained well for 600 steps from a random start ended 0.3 to 0.65 away.
     `noise`: an event must also exceed this many robust standard deviations; see `robust_spikes`.

@@ -285,7 +285,7 @@ def _gradient(parameter: Tensor) -> Gradient:
 def _shrank(a: Tensor, b: Tensor) -> bool:
     """b = k·a with one factor 0 <= k < 1, to a twentieth of the movement: what decay alone does.
 
-    A single element always fits, so it is no evidence.
+    A single element always fits, so it is not evidence.
     """
     if a.shape != b.shape or a.numel() < 2 or not a.is_floating_point():
         return False

@@ -70,7 +70,7 @@ def robust_spikes(values: Sequence[float], *, threshold: float = 12.0, window: i
     """Indices of the values that are outliers in their neighbourhood, by median and MAD.
 
     A value's residual is its distance to the running median or to the running Theil-Sen line (median of
-    pairwise slopes), whichever is nearer: a step or a ramp is no spike. The residual must exceed `threshold`
+    pairwise slopes), whichever is nearer: a step or a ramp is not a spike. The residual must exceed `threshold`
     robust standard deviations, the largest of four: 1.4826 × the median absolute residual (MAD), the 75 %
     quantile / 1.1503, the 90 % quantile / 1.6449, and the MAD within the `window`. They agree for normal noise;
     where most residuals are next to nothing the MAD alone would call the rest spikes. A plain z-score of a
@@ -136,7 +136,7 @@ def _residuals(x: Tensor, threshold: float, width: int) -> tuple[Tensor, Tensor]
     windows = _windows(len(x), width)
     plain = (x - _median(x[windows])).abs()  # the scale's own: the nearer of two would understate it
     residual = torch.minimum(plain, (x - _trend(x, windows)).abs())
-    # a fast transient at the start, as losses have, is no spike: the next two values predict it
+    # a fast transient at the start, as losses have, is not a spike: the next two values predict it
     start = min(width // 2, len(x) - 2)
     foretold = 2 * x[1 : start + 1] - x[2 : start + 2]
     residual[:start] = torch.minimum(residual[:start], (x[:start] - foretold).abs())

@@ -12,9 +12,9 @@ from diagnostics.records import MovedBuffer
 
 
 class FrozenBuffers:
-    """Watches the buffers of which `frozen` is true of the name.
+    """Watches the buffers for whose name `frozen` returns true.
 
-    Those that are not persistent are left out: no checkpoint has them, for they can be computed again.
+    Those that are not persistent are left out: no checkpoint has them, because they can be computed again.
 
     Args:
         owner: Full name -> the innermost watched module.

@@ -282,7 +282,7 @@ def sample_index(index: Tensor, source: str) -> Tensor:
     """A declared index as float32 (exact to 2^24), for the readout.
 
     Raises:
-        TypeError: It is no tensor of integers with at least one dimension.
+        TypeError: It is not a tensor of integers with at least one dimension.
     """
     if (
         not isinstance(index, Tensor)

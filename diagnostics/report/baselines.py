@@ -68,7 +68,7 @@ def _content(path: Path) -> tuple[int, list[Any]]:
     except ValueError as error:
         raise InvalidValue(
             "baseline.not-json",
-            "{path} is no baseline file: {reason}; {next_step}",
+            "{path} is not a baseline file: {reason}; {next_step}",
             path=str(path),
             reason=str(error),
             next_step=_WRITE,
@@ -78,7 +78,7 @@ def _content(path: Path) -> tuple[int, list[Any]]:
     if version not in (1, VERSION) or not isinstance(entries, list):
         raise InvalidValue(
             "baseline.version",
-            "{path} is no baseline file of version 1 or {expected}, found version {got!r}; {next_step}",
+            "{path} is not a baseline file of version 1 or {expected}, found version {got!r}; {next_step}",
             path=str(path),
             got=version,
             expected=VERSION,

@@ -44,7 +44,7 @@ def with_own(own: Iterable[Rule]) -> tuple[Rule, ...]:
     """The built-in rules and those of a user.
 
     Raises:
-        InvalidType: One of them is no rule.
+        InvalidType: One of them is not a rule.
         InvalidValue: One has no check, a wrong default option, or the id of another rule.
     """
     rules = list(built_in_rules())
@@ -66,7 +66,7 @@ def check_rule(rule: object, source: str = "rules") -> Rule:
         source: Where it comes from, for the message.
 
     Raises:
-        InvalidType: It is no instance of `Rule`.
+        InvalidType: It is not an instance of `Rule`.
         InvalidValue: Its id, check, causes or bound cannot be used.
     """
     if not isinstance(rule, Rule):
@@ -137,6 +137,6 @@ def explain(rule: str | Rule) -> str:
         rule: Id of a rule of the toolkit, or a rule of your own.
 
     Raises:
-        UnknownName: There is no rule with this id.
+        UnknownName: No rule has this id.
     """
     return page(rule if isinstance(rule, Rule) else find_rule(rule))

@@ -161,7 +161,7 @@ class Family:
     rules: tuple[Rule, ...]
 
 
-ODD_BATCH = "five in a row are no odd batch"
+ODD_BATCH = "one odd batch is not enough"
 """The usual reason for `min_steps` = 5."""
 
 
@@ -188,6 +188,6 @@ def learners(record: StepRecord) -> Iterator[tuple[str, ModuleRecord]]:
 
 
 LITTLE_USED = frozenset({"COV001", "COV002", "WASTE001", "CALL001"})
-"""Rules that fire for a module of which little is trained; the list of consequences of several rules."""
+"""Rules that fire for a module that is hardly trained; several rules list them as their consequences."""
 UNTRAINED = LITTLE_USED | {"GRAD002", "REACH001", "REACH002", "MOVE002"}
-"""The same for a module of which nothing is trained."""
+"""The same for a module that is not trained at all."""

@@ -18,7 +18,7 @@ from diagnostics.rules.rule import Observation, Rule
 
 
 @dataclass
-class _Run:
+class _Streak:
     """A repeated observation: steps since the first, on how many of them it held, and the sum of its values."""
 
     first: int
@@ -39,8 +39,8 @@ class Tally:
     """Counts observations over steps; its memory grows with modules and rules, never with steps."""
 
     def __init__(self, rules: Iterable[Rule], options: Mapping[str, Values]) -> None:
-        self._running: dict[tuple[str, str, Hashable], _Run] = {}
-        self._latched: dict[tuple[str, str, Hashable], _Run] = {}
+        self._running: dict[tuple[str, str, Hashable], _Streak] = {}
+        self._latched: dict[tuple[str, str, Hashable], _Streak] = {}
         self._options = options
         self._rules = {rule.id: rule for rule in rules if rule.check is not None}
 
@@ -48,9 +48,9 @@ class Tally:
         """Apply every rule to one step.
 
         Raises:
-            InvalidType: A check gave something that is no observation.
+            InvalidType: A check gave something that is not an observation.
         """
-        running: dict[tuple[str, str, Hashable], _Run] = {}
+        running: dict[tuple[str, str, Hashable], _Streak] = {}
         for rule in self._rules.values():
             assert rule.check is not None
             options = self._options[rule.id]
@@ -63,34 +63,34 @@ class Tally:
                         got=seen,
                     )
                 key = (rule.id, seen.module, seen.key)
-                run = self._running.get(key)
-                if run is None:
+                streak = self._running.get(key)
+                if streak is None:
                     if not seen.holds:
                         continue
-                    run = _Run(record.step, record.step, 0, 0, 0.0, seen)
-                run.add(record.step, seen)
-                if run.held < options.get("share", 1.0) * run.steps:
+                    streak = _Streak(record.step, record.step, 0, 0, 0.0, seen)
+                streak.add(record.step, seen)
+                if streak.held < options.get("share", 1.0) * streak.steps:
                     continue
-                running[key] = run
-                if run.steps >= options.get("min_steps", 1.0):
-                    self._latched[key] = run
+                running[key] = streak
+                if streak.steps >= options.get("min_steps", 1.0):
+                    self._latched[key] = streak
         self._running = running
 
     def findings(self) -> list[Finding]:
         """The findings so far."""
         return [
-            _finding(self._rules[rule], self._options[rule], run)
-            for (rule, _, _), run in self._latched.items()
+            _finding(self._rules[rule], self._options[rule], streak)
+            for (rule, _, _), streak in self._latched.items()
         ]
 
 
-def _finding(rule: Rule, options: Values, run: _Run) -> Finding:
-    mean = run.total / run.steps
+def _finding(rule: Rule, options: Values, streak: _Streak) -> Finding:
+    mean = streak.total / streak.steps
     bound = options[rule.bound] if rule.bound else None
     return rule.finding(
-        run.observation.module,
-        run.observation.message.replace("{value}", f"{mean:.3g}"),
-        Evidence(rule.metric, mean, bound, run.first, run.last),
-        run.observation.cause,
-        run.observation.severity,
+        streak.observation.module,
+        streak.observation.message.replace("{value}", f"{mean:.3g}"),
+        Evidence(rule.metric, mean, bound, streak.first, streak.last),
+        streak.observation.cause,
+        streak.observation.severity,
     )

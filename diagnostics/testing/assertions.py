@@ -125,7 +125,7 @@ def _coverage_failure(
         else:
             low = coverage.COV001.threshold
             rule, value = coverage.COV001 if low is not None and share < low else coverage.COV002, share
-            measured = f"{share:.3g} of the {record.samples} samples send gradient through it"
+            measured = f"a share of {share:.3g} of the {record.samples} samples sends gradient through it"
             likely = seen.get(name, UNKNOWN)
             cause = ZERO_AT_START if name in zero_at_init else _dead(likely, seeds)
         message = f"{name}: {measured}, needed {at_least:.3g}"
@@ -269,7 +269,7 @@ def assert_frozen(
         optimizers: Optimisers of the training step; without them no cause is named.
 
     Raises:
-        AssertionError: Something frozen moved, or nothing else did, so that nothing is shown.
+        AssertionError: Something frozen moved, or nothing else did, so the assertion shows nothing.
         ValueError: A pattern matches nothing.
     """
     __tracebackhide__ = True

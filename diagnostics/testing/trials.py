@@ -60,7 +60,7 @@ def untouched(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterato
 
 
 def _held(module: nn.Module) -> Iterator[dict[str, Any]]:
-    """The dictionaries that hold what belongs to a module: its attributes first, for they name the others."""
+    """The dictionaries that hold what belongs to a module: its attributes first, because they name the others."""
     attributes = vars(module)
     yield attributes
     for kind in ("_parameters", "_buffers", "_modules"):

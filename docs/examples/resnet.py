@@ -16,7 +16,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Block(nn.Module):
-    """Two convolutions beside a short cut."""
+    """Two convolutions with a short cut around them."""
 
     def __init__(self, width: int, out: int, stride: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages of two blocks; the first `live` samples of a batch train what stands before `layer2`."""
+    """Three stages of two blocks; the first `live` samples of a batch train everything before `layer2`."""
 
     def __init__(self, live: int = SAMPLES) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def stem_without_grad() -> dict[str, Any]:
 
 
 def two_of_32_live() -> dict[str, Any]:
-    """What stands before the second stage is trained by two samples of 32."""
+    """Everything before the second stage is trained by two samples of 32."""
     return make_case(live=2)
 
 

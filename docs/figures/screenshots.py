@@ -23,7 +23,7 @@ COMMAND = ("investigate", "--preset", "smoke", "--inject", "cached-context", "--
 
 
 def main(folder: Path) -> None:
-    """Run the command, and write terminal.svg and report.png beside this file."""
+    """Run the command, and write terminal.svg and report.png next to this file."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         sys.exit("error: chromium is not on the PATH; the picture of the report needs it")

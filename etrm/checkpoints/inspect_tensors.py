@@ -133,7 +133,7 @@ def compare_weights(first: Weights, second: Weights) -> WeightsComparison:
     """Compare two files tensor by tensor, under our names.
 
     Raises:
-        CheckpointError: a file holds two tensors that have the same name of ours.
+        CheckpointError: two tensors in a file map to the same name.
     """
     ours, theirs = use_our_names(first), use_our_names(second)
     both = sorted(ours.keys() & theirs.keys())
@@ -154,7 +154,7 @@ def use_our_names(weights: Weights) -> dict[str, Tensor]:
     """Return the tensors under our names.
 
     Raises:
-        CheckpointError: two names in the file stand for the same tensor.
+        CheckpointError: two names in the file denote the same tensor.
     """
     found: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in weights.tensors.items():

@@ -9,14 +9,14 @@ from typing import Any
 
 from etrm.errors import CheckpointError
 
-BESIDE = ("all_config.yaml", "config.json")
+NAMES = ("all_config.yaml", "config.json")
 """Names of the settings files of the published code and of our parity arrays."""
 _LINE = re.compile(r"^\s*(\w+):\s+([^#\s].*?)\s*(?:#.*)?$")
 
 
 def find_settings(file: Path) -> Path | None:
-    """Return the settings file next to a checkpoint ``NAME``: ``NAME.json`` if it exists, or one of :data:`BESIDE`."""
-    places = [file.with_name(f"{file.stem}.json"), *(file.with_name(name) for name in BESIDE)]
+    """Return the settings file next to a checkpoint ``NAME``: ``NAME.json`` if it exists, else one of :data:`NAMES`."""
+    places = [file.with_name(f"{file.stem}.json"), *(file.with_name(name) for name in NAMES)]
     return next((place for place in places if place != file and place.is_file()), None)
 
 

@@ -28,7 +28,7 @@ def find_probe(name: str) -> Probe:
     """The probe of a name of code; of a class, one made without arguments.
 
     Raises:
-        ExtensionError: its code cannot be loaded, or is no probe.
+        ExtensionError: its code cannot be loaded, or is not a probe.
     """
     found = EXTENSION_POINT.load(name)
     if not isinstance(found, type):

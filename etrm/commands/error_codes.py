@@ -7,7 +7,7 @@ from pathlib import Path
 
 import etrm
 import reports
-from diagnostics.error_catalog import Site, read_sites
+from diagnostics.reference.error_catalog import Site, read_sites
 
 CODE = re.compile(r"[a-z]+\.[a-z0-9]+(-[a-z0-9]+)*")
 """An area and a kind, such as config.unknown-key."""

@@ -12,7 +12,7 @@ from etrm.commands.apps import app
 from etrm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from diagnostics.explanations import Groups, Topic
+    from diagnostics.reference.explanations import Groups, Topic
 
 
 @app.command()
@@ -27,7 +27,7 @@ def explain(
     Name your own rule as my_code.py:MY_RULE. Exit code: 0, or 2 if the code does not exist.
     """
     from diagnostics.errors import UnknownName
-    from diagnostics.explanations import explain_code, list_groups
+    from diagnostics.reference.explanations import explain_code, list_groups
 
     if code and ":" in code:
         _show(_own_rule(code))
@@ -58,7 +58,7 @@ def _own_rule(name: str) -> str:
 
 def all_groups() -> Groups:
     """Return all codes of this project: rules, errors, and codes of results."""
-    from diagnostics.explanations import error_topics, toolkit_groups
+    from diagnostics.reference.explanations import error_topics, toolkit_groups
     from etrm.commands.error_codes import sites
 
     toolkit = toolkit_groups()
@@ -74,32 +74,60 @@ def _result_groups() -> Groups:
     metrics = sorted(declared(Metric), key=lambda metric: metric.code)
     instruments = sorted(declared(Instrument), key=lambda instrument: instrument.code)
     return {
-        "Results: root cause (cause_code)": _coded("root cause", (cause.value for cause in CauseCode)),
-        "Results: reasons of verdicts, controls and experiments (codes)": _coded("reason", sorted(reasons())),
+        "Results: root cause (cause_code)": _coded(cause.value for cause in CauseCode),
+        "Results: reasons of verdicts, controls and experiments (codes)": _coded(sorted(reasons())),
         "Results: rows of evidence (code)": [
             _topic(
                 metric.code,
                 metric.words.format(item="…"),
-                "A row of evidence.",
-                f"A healthy value is: {metric.direction}. Where a table has several such rows, `item` names each.",
+                f"A row of evidence. {_HEALTHY[metric.direction.value]}",
+                *(["`item` tells the rows with this code apart."] if "{item}" in metric.words else []),
             )
             for metric in metrics
         ],
         "Results: instrument checks (code)": [
-            _topic(check.code, check.words, "A check of an instrument, which must hold.")
+            _topic(check.code, check.words, "A check of a measuring instrument. It must hold.")
             for check in instruments
         ],
     }
 
 
-def _coded(kind: str, codes: Iterable[str]) -> list[Topic]:
-    """Codes that have no fixed words: the result has a sentence with the numbers of the case beside each."""
-    place = f"A {kind} in `result.json`; the sentence beside it has the numbers of the case."
-    return [_topic(code, code.partition(".")[2].replace("-", " "), place) for code in codes]
+_HEALTHY = {
+    "higher": "Higher is healthier.",
+    "lower": "Lower is healthier.",
+    "equal": "A healthy value equals the control.",
+    "holds": "A healthy value meets the threshold in the row.",
+    "context": "It gives context and decides nothing.",
+}
+"""What a healthy value is, by `direction`."""
+_OWNERS = {
+    "cause": "Whether an investigation names a root cause",
+    "any": "A reason for the verdict of any hypothesis",
+    "frozen": "A reason for the outcome of the frozen-decoder experiment",
+    "original": "A reason for the outcome of the replayed mistakes of the original experiment",
+}
+"""What a code without fixed words explains, by its first part; other first parts are those of a hypothesis."""
+
+
+def _coded(codes: Iterable[str]) -> list[Topic]:
+    """Codes that have no fixed words: `result.json` has a sentence with the numbers of the case for each."""
+    from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
+
+    verdicts = {
+        key.lower(): f'A reason for the verdict of {key}, "{hypothesis.statement.statement.rstrip(".")}"'
+        for key, hypothesis in all_hypotheses().items()
+    }
+    owners = verdicts | _OWNERS
+    numbers = "`result.json` has a sentence with the numbers next to the code."
+    return [
+        _topic(code, name.replace("-", " "), f"{owners[part]}. {numbers}")
+        for code in codes
+        for part, _, name in [code.partition(".")]
+    ]
 
 
 def _topic(code: str, title: str, *paragraphs: str) -> Topic:
-    from diagnostics.explanations import Topic
+    from diagnostics.reference.explanations import Topic
 
     return Topic(code, title, partial(_text, code, title, *paragraphs))
 

@@ -82,7 +82,7 @@ class SymbolicConfig(Section):
                 )
             if len(set(value)) < len(value):
                 raise refused(
-                    "config.repeated-family", f"a family stands twice in {', '.join(map(repr, value))}"
+                    "config.repeated-family", f"a family occurs twice in {', '.join(map(repr, value))}"
                 )
         return value
 

@@ -162,7 +162,7 @@ def load_tasks(
         max_tasks: keep the first n of those, by id.
 
     Raises:
-        DataError: nothing there, or something in it is no task.
+        DataError: the source does not exist, or something in it is not a task.
         ExtensionError: code from outside cannot be loaded, raises, or returns no tasks.
     """
     if subset not in ("training", "evaluation"):
@@ -287,12 +287,12 @@ def _kaggle(path: Path) -> tuple[Task, ...]:
             f"{path} is a single task, not a Kaggle challenges file",
             next_step=f"put the file into a folder and use the folder as the source, e.g. {path.parent}",
         )
-    beside = path.with_name(path.name.replace("challenges", "solutions"))
-    solutions = _object(beside) if beside != path and beside.is_file() else None
+    solutions_file = path.with_name(path.name.replace("challenges", "solutions"))
+    solutions = _object(solutions_file) if solutions_file != path and solutions_file.is_file() else None
     tasks = []
     for task_id, raw in challenges.items():
         if solutions is not None:
-            raw = _with_solutions(task_id, raw, solutions, beside)
+            raw = _with_solutions(task_id, raw, solutions, solutions_file)
         tasks.append(parse_task(task_id, raw, str(path), outputs=solutions is not None))
     return tuple(tasks)
 

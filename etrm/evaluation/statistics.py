@@ -52,7 +52,7 @@ class Decision:
     Attributes:
         verdict: the name of the verdict.
         reason: the rule that applied, with its numbers.
-        screening: whether there were fewer seeds than a verdict needs, so that nothing could be validated.
+        screening: whether there were fewer seeds than a verdict needs, so nothing could be validated.
         candidate: whether the verdict would be VALIDATED with more seeds.
         seeds_needed: the total number of seeds that would decide it if mean and deviation stayed the same;
             None if it is decided, or if the deviation is unknown.
@@ -92,7 +92,7 @@ def paired_t_interval(differences: Sequence[float], level: float = 0.90) -> Pair
     """Return the two-sided t interval of the mean of paired differences.
 
     A difference that is NaN or infinite means the worst score, whose size is unknown. The mean then becomes -inf and
-    the interval the whole line, so that nothing is validated and nothing is ruled out. To avoid this, give such runs
+    the interval the whole line, so nothing is validated and nothing is ruled out. To avoid this, give such runs
     the worst score of the comparison first. A single difference also gives the whole line.
     """
     seeds = len(differences)

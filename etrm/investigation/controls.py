@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etrm.config import Config, load, with_settings
-from etrm.investigation.hypotheses.hypothesis import Judgement
+from etrm.investigation.judgement import Judgement
 from etrm.investigation.records import Arm, ControlOutcome, Verdict
 from etrm.investigation.runs.arms import ArmId
 

@@ -235,7 +235,7 @@ def _claim(root: Path, identity: dict[str, Any]) -> dict[Case, CaseOutcome]:
     if differ:
         raise RunFolderError(
             "bench.other-subject",
-            f"{root} holds another bench",
+            f"{root} contains another benchmark",
             got=f"another {' and '.join(differ)}",
             allowed="the same subject, code and device, which continue it",
             next_step="give another --out, or remove that folder",

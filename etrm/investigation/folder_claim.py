@@ -16,7 +16,7 @@ from etrm.investigation.runs.launchers import Launcher
 
 
 def claim_folder(out: Path, subject: Config, name: str, launcher: Launcher) -> None:
-    """Claim a folder for an investigation, or refuse it where it holds another, before anything else is written.
+    """Claim a folder for an investigation, or refuse it if it contains another, before anything else is written.
 
     Raises:
         RunFolderError: the folder holds another investigation, or cannot be written.

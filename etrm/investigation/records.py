@@ -49,7 +49,7 @@ class Record(BaseModel):
 
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)+$")]
-"""A stable name, ``<part>.<what>``: what a reader or a program may rely on, whatever the words beside it become."""
+"""A stable name, ``<part>.<what>``: what a reader or a program may rely on, while the words next to it may change."""
 
 
 class NotMeasured(Record):
@@ -118,7 +118,7 @@ class ControlOutcome(Record):
     behaved: bool
     codes: Annotated[tuple[Code, ...], Len(1)]  # what was found, or why nothing could be
     detail: str  # the same in words
-    candidate: bool = False  # what it got is one, and only its few seeds stand in the way of VALIDATED
+    candidate: bool = False  # only the small number of seeds prevents VALIDATED
 
 
 class InstrumentCheck(Record):

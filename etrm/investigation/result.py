@@ -1,6 +1,6 @@
 """What an investigation found: the closed schema of ``result.json``.
 
-Everything that a report shows stands here, figures' data included, so that rendering is a pure
+Everything that a report shows is here, the data of figures included, so that rendering is a pure
 function of this file. A value that was not measured is ``NotMeasured`` with its reason, never 0.
 """
 
@@ -172,7 +172,7 @@ class Result(Record):
     def write(self, folder: Path) -> None:
         """Write ``result.json``; the one that stood there is kept beside it, to be compared with.
 
-        One of another version cannot be compared, so that nothing is kept in its place.
+        A result of another version cannot be compared and is not kept.
         """
         file, kept = folder / "result.json", folder / PREVIOUS
         if file.exists():

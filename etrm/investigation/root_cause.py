@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from etrm.evaluation.statistics import holm
 from etrm.investigation.comparison.paired_contrast import LARGEST_P
-from etrm.investigation.hypotheses.hypothesis import CommonReason
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, explanation
 

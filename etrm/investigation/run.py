@@ -19,8 +19,9 @@ from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.folder_claim import claim_folder
 from etrm.investigation.hypotheses import hypothesis_registry
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis
+from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import AdditionalFinding, ExperimentResult, HypothesisResult, Reproduce, Result
@@ -134,7 +135,7 @@ def investigate(
     if not (until_root_cause and proven) and subject.model.variant not in ("trm", SYMBOLIC):
         best = max(report.pass_at[1].score for report in baselines.values())
         found = tuple(conduct(investigation, best) for conduct in experiments)
-    noticed = gather_additional_findings(investigation)
+    noticed = gather_additional_findings(investigation.finished_under_test())
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
     result = _result(name, decided, found, baselines, noticed, reproduce)
     result.write(out)
@@ -172,7 +173,7 @@ def _decide(hypothesis: Hypothesis, investigation: Investigation) -> HypothesisR
     """The result of a hypothesis, with the hash of its code if that is from outside the packages.
 
     Raises:
-        ConfigError: what it returns is no result of its own.
+        ConfigError: it returns something other than a result with its own id.
     """
     found: object = hypothesis.decide(investigation)
     if not isinstance(found, HypothesisResult) or found.id != hypothesis.id:

@@ -41,7 +41,7 @@ class Investigation:
         frozen_decoder: whether that experiment follows, so that its arms can be trained at once where a hypothesis
             needs one of them.
         short_seeds: seeds of the short runs on few tasks; ``seeds`` by default.
-        meanwhile: returns jobs that are needed in any case, to be trained beside the decoder, which is one long run.
+        meanwhile: returns jobs that are needed in any case, to train in parallel with the decoder, one long run.
     """
 
     root: Path

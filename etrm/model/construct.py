@@ -40,7 +40,7 @@ EXTENSION_POINT: ExtensionPoint[VariantFactory] = ExtensionPoint(
 
 
 def find_variant(name: str) -> VariantFactory:
-    """What makes the model of a variant: one of ours, or code from outside.
+    """Find the factory of a model variant: a built-in one, or code from outside.
 
     Raises:
         ExtensionError: see :meth:`etrm.extensions.ExtensionPoint.find`.

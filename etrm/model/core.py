@@ -101,7 +101,7 @@ class Core(nn.Module):
 
         Returns:
             z_H, z_L (B, L, D) with the graph of only the last H cycle; logits (B, S, V); q (B, 2)
-            float32, of which index 0 is the halting logit and index 1 gets no loss.
+            float32: index 0 is the halting logit, index 1 gets no loss.
         """
         places = self._with_context(positions)
         x = self._embed(context, inputs, places)

@@ -21,7 +21,7 @@ def group_by_length(
         waste: a group ends where more than this share of it would be padding.
 
     Returns:
-        (rows, length) of each group, rows (n,) int64; every row stands in one.
+        (rows, length) of each group, rows (n,) int64; every row is in one group.
     """
     order = torch.tensor(lengths).sort(descending=True).indices
     if device is not None:

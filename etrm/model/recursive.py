@@ -35,7 +35,7 @@ def encode_every_step(model: Variant, carry: Carry, batch: Batch) -> Given:
 
 
 def encode_at_reset(model: Variant, carry: Carry, batch: Batch) -> Given:
-    """The known-bad cache: encode only the rows that begin, and keep the result without its graph.
+    """The faulty cache: encode only the rows that begin, and keep the result without its graph.
 
     Only the rows that begin send a gradient to the encoder (Progress summary: 2 % of the batch). A
     stateful encoder makes only one step from its initial state.
@@ -63,7 +63,7 @@ POLICIES: dict[str, ContextPolicy] = {
 
 
 class RecursiveModel(Variant):
-    """TRM or ETRM; a variant from outside may derive from it, and encodes at every step then.
+    """TRM or ETRM; a variant from outside may derive from it, and then encodes at every step.
 
     Args:
         config: the settings of the model.

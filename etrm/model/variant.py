@@ -126,5 +126,5 @@ class Variant(nn.Module):
     def step(
         self, carry: Carry, batch: Batch, context: Tensor, minimum: Tensor | None = None
     ) -> tuple[Carry, StepOutput]:
-        """One ACT step with a given context (B, P, D), of which the carry stores nothing."""
+        """Do one ACT step with a given context (B, P, D), which the carry does not store."""
         raise NotImplementedError

@@ -58,7 +58,7 @@ PREDICATES: Mapping[str, tuple[Sort, ...]] = {
 
 @dataclass(frozen=True)
 class MapKind:
-    """What the name of a map stands for.
+    """What the name of a map means.
 
     Attributes:
         numbers: lowest and highest value of each of its numbers.
@@ -401,7 +401,7 @@ class Also:
             if isinstance(rule, Where) and rule.resizes is not None:
                 raise FormulaError(
                     "formula.resize-beside-another",
-                    f"map {rule.resizes} changes the size of the grid, so nothing can be painted beside it",
+                    f"map {rule.resizes} changes the size of the grid, so no other painting can be combined with it",
                     got=str(rule),
                     allowed="a sequence with 'then'",
                 )

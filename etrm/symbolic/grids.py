@@ -1,4 +1,4 @@
-"""Grids as distributions over colours, and cells of them that predicates are asked about.
+"""Grids as distributions over colours, and the cells on which predicates are evaluated.
 
 Shapes: B grids, H rows and W columns of the largest one, C = 10 colours, S any shape of cells.
 """

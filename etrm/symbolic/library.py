@@ -1,6 +1,6 @@
 """The formulas that a solver chooses from, family by family.
 
-A family holds whole rules, and conditions on a cell. Rules are enumerated. A condition stands for many rules,
+A family holds whole rules, and conditions on a cell. Rules are enumerated. A condition represents many rules,
 ``where colour(x, s) and CONDITION paint t`` for every two colours s and t, alone or joined to another condition. These
 are too many to enumerate, so a solver chooses a condition for each pair of colours that the demonstrations show.
 """

@@ -52,7 +52,7 @@ def parse(text: str) -> Rule:
     """The rule that a text says.
 
     Raises:
-        FormulaError: the text is no rule; names the column and what was expected there.
+        FormulaError: the text is not a rule; the error names the column and what was expected there.
     """
     return _Parser(text).whole(lambda parser: parser.rule())
 
@@ -61,7 +61,7 @@ def parse_formula(text: str) -> Formula:
     """The formula that a text says.
 
     Raises:
-        FormulaError: the text is no formula; names the column and what was expected there.
+        FormulaError: the text is not a formula; the error names the column and what was expected there.
     """
     return _Parser(text).whole(lambda parser: parser.formula())
 

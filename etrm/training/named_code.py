@@ -55,7 +55,7 @@ def seams(config: Config) -> list[object]:
 
 
 def _code(thing: object) -> object:
-    """What an object runs: of a fault or a rule, its function."""
+    """What an object runs: the function of a fault or a rule, otherwise the object itself."""
     if isinstance(thing, Fault):
         return thing.apply
     return thing.check if isinstance(thing, Rule) else thing

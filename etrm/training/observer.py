@@ -28,10 +28,10 @@ EXTENSION_POINT: ExtensionPoint[Rule] = ExtensionPoint(
 
 
 def find_rule(name: str) -> Rule:
-    """Load the diagnostics rule that a name of code stands for.
+    """Load the diagnostics rule that a name of code refers to.
 
     Raises:
-        ExtensionError: its code cannot be loaded, or is no rule that a monitor can run.
+        ExtensionError: its code cannot be loaded, or is not a rule that a monitor can run.
     """
     rule = EXTENSION_POINT.load(name)
     try:

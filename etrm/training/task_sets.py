@@ -7,11 +7,11 @@ from etrm.data import TaskSet, check_leakage, choose_tasks, load_tasks
 
 
 def load_training_tasks(config: Config) -> TaskSet:
-    """The tasks of the data section, none of which the evaluate section asks.
+    """The tasks of the data section, without those that the evaluate section selects.
 
     Raises:
         DataError: the tasks cannot be read.
-        LeakageError: a task stands on both sides and is not in ``evaluate.allow_trained``.
+        LeakageError: a task is on both sides and is not in ``evaluate.allow_trained``.
     """
     tasks = choose_tasks(config.data)
     if "all" not in config.evaluate.allow_trained:
@@ -20,7 +20,7 @@ def load_training_tasks(config: Config) -> TaskSet:
 
 
 def load_held_out_tasks(config: Config) -> TaskSet:
-    """The tasks that the evaluate section asks."""
+    """The tasks that the evaluate section selects."""
     asked = config.evaluate
     return load_tasks(asked.source, asked.subset, config.data.max_side, asked.max_tasks)
 

@@ -312,7 +312,7 @@ class Trainer:
         if problems:
             raise CheckpointError(
                 "checkpoint.none-whole",
-                f"no checkpoint in {self.folder.checkpoints} is whole",
+                f"no checkpoint in {self.folder.checkpoints} is intact",
                 got=problems[0].brief,
                 next_step="restore the original files, or begin another run",
             ) from problems[0]

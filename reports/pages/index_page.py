@@ -83,8 +83,8 @@ def _beside(result: Result) -> str:
         for finding in result.beside
     ]
     words = (
-        "The toolkit's rules also found the following in the runs under test. These findings, for instance on cost and "
-        "halting, belong to no hypothesis."
+        "The toolkit's rules also found the following in the runs under test. "
+        "The verdicts do not depend on these findings."
     )
     head = ["rule", "severity", "module", "finding", "found in"]
     return f"{paragraph(words)}\n\n{table(head, rows)}" if rows else ""

@@ -62,7 +62,7 @@ def arms_table(arms: Sequence[Arm]) -> str:
         ]
         for arm in arms
     ]
-    return table(["arm", "role", "settings", "faults", "difference"], rows) if rows else ""
+    return table(["arm", "role", "settings", "faults", "description"], rows) if rows else ""
 
 
 def passed(row: EvidenceRow) -> str:
@@ -96,9 +96,9 @@ def evidence_table(rows: Sequence[EvidenceRow]) -> str:
         return ""
     headers = [
         "metric",
-        "direction",
+        "healthy value",
         "control",
-        "treatment",
+        "measured",
         "difference or [interval]",
         "threshold",
         "pass",

@@ -24,7 +24,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7A5195", "#B
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)), (0, (9, 2.5)))
 GREY = "#555555"
 WIDTH_IN, AXES_IN, DPI = 8.4, 4.0, 130
-LEGEND_CHARACTERS = 88  # what fits beside each other at this width and font size
+LEGEND_CHARACTERS = 88  # what fits in one line at this width and font size
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 10.5,

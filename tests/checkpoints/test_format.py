@@ -65,7 +65,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in list_saved(tmp_path)] == names(tmp_path)
 
 
-def test_a_folder_that_is_not_there_holds_no_checkpoint(tmp_path: Path) -> None:
+def test_an_absent_folder_contains_no_checkpoint(tmp_path: Path) -> None:
     assert list_saved(tmp_path / "none") == []
 
 
@@ -75,8 +75,8 @@ def test_a_step_may_be_written_again(tmp_path: Path) -> None:
     assert_same(read(save(tmp_path, second, keep=1)), second)
 
 
-def test_one_that_stands_ahead_never_displaces_the_one_just_written(tmp_path: Path) -> None:
-    """A run goes back behind an altered checkpoint and keeps one: it must be the new one."""
+def test_one_of_a_later_step_never_displaces_the_one_just_written(tmp_path: Path) -> None:
+    """A run resumes before a damaged checkpoint and keeps one checkpoint: it must be the new one."""
     save(tmp_path, made(20), keep=1)
     save(tmp_path, made(15), keep=1)
     assert names(tmp_path) == ["step_00000015", "step_00000020"]
@@ -122,7 +122,7 @@ def test_a_failed_rename_leaves_the_earlier_checkpoint_alone(
     assert names(tmp_path) == ["step_00000001"]
 
 
-def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_goes(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_half_written_is_not_a_checkpoint_and_is_removed(tmp_path: Path) -> None:
     half = tmp_path / f".step_00000002.{os.getpid() + 1}.tmp"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, file: str, damage: str)
 
 
 @pytest.mark.parametrize("file", FILES[:3])
-def test_a_single_changed_bit_of_a_weight_is_seen(tmp_path: Path, file: str) -> None:
+def test_a_single_changed_bit_of_a_weight_is_detected(tmp_path: Path, file: str) -> None:
     path = save(tmp_path, made(1), keep=1)
     content = bytearray((path / file).read_bytes())
     content[-1] ^= 1
@@ -183,7 +183,7 @@ def test_one_kind_of_weights_is_read_alone_and_with_its_state(tmp_path: Path) ->
     assert (state["step"], state["name"]) == (3, "é")
 
 
-def test_a_state_that_says_something_else_is_seen(tmp_path: Path) -> None:
+def test_a_changed_state_is_detected(tmp_path: Path) -> None:
     path = save(tmp_path, made(1), keep=1)
     text = (path / "state.json").read_text()
     (path / "state.json").write_text(text.replace('"step": 1', '"step": 7'))
@@ -223,7 +223,7 @@ def test_every_altered_byte_is_found_or_harmless(tmp_path: Path, damage: Damage,
     assert_same(found, written)
 
 
-def test_what_an_interrupted_save_left_is_tidied_away(tmp_path: Path) -> None:
+def test_what_an_interrupted_save_left_is_removed(tmp_path: Path) -> None:
     for step in range(1, 5):
         save(tmp_path, made(step), keep=9)
     for name in (".step_00000001.dropped.tmp", ".step_00000005.77.tmp"):

@@ -161,6 +161,17 @@ def test_metrics_hold_no_number_that_json_does_not_know(tmp_path: Path) -> None:
         folder.log(bad, {})
 
 
+def test_a_run_is_not_resumed_on_other_tasks(tmp_path: Path) -> None:
+    for resume, tasks in ((False, "a" * 64), (True, "a" * 64)):
+        folder = RunFolder(tmp_path, Config(), resume=resume)
+        folder.start({"data_hash": tasks}, 0)
+        folder.close()
+    folder = RunFolder(tmp_path, Config(), resume=True)
+    with raises_code(RunFolderError, "run.other-tasks", tmp_path):
+        folder.start({"data_hash": "b" * 64}, 0)
+    folder.close()
+
+
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with raises_code(RunFolderError, "run.absent", tmp_path, "config.json"):
         read_config(tmp_path)

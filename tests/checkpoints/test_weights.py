@@ -1,4 +1,4 @@
-"""Where named tensors stand, which of them are read, and what is known of them."""
+"""Where named tensors are stored, which of them are read, and what is known about them."""
 
 from __future__ import annotations
 

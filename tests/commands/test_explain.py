@@ -16,7 +16,7 @@ import diagnostics
 import etrm
 import reports
 from diagnostics import RULES
-from diagnostics.explanations import explain_code, list_groups
+from diagnostics.reference.explanations import explain_code, list_groups
 from etrm.commands import app
 from etrm.commands.explain import all_groups
 from etrm.errors import ConfigError, ExtensionError

@@ -29,7 +29,7 @@ def named(value: Any) -> str:
 
 
 def accepts(setting: Setting, value: Any) -> bool:
-    """Whether the setting takes a value; that it contradicts another setting is no matter."""
+    """Whether the setting takes a value; that it contradicts another setting does not matter."""
     tree: Any = value
     for part in reversed(setting.name.split(".")):
         tree = {part: tree}
@@ -84,7 +84,7 @@ def test_every_choice_is_accepted(setting: Setting, word: str) -> None:
 
 @pytest.mark.parametrize("setting", list_settings().values(), ids=named)
 def test_none_is_accepted_where_it_is_said(setting: Setting) -> None:
-    takes_the_word = "none" in setting.choices  # null stands for that word
+    takes_the_word = "none" in setting.choices  # null means that word
     assert accepts(setting, None) == (setting.optional or takes_the_word)
     assert setting.optional == (setting.values.endswith("none") and not takes_the_word)
 

@@ -41,7 +41,7 @@ def every_sample(episodes: Episodes, count: int) -> list[Sample]:
 
 
 def grids_of(demo: DemoPair) -> list[np.ndarray]:
-    """The two grids of a demonstration, from its tokens and positions alone, wherever they stand."""
+    """The two grids of a demonstration, from its tokens and positions alone, in whatever order they are."""
     canvas = np.zeros(1800, dtype=np.int64)
     canvas[demo.positions] = demo.tokens
     return [cut(half.reshape(30, 30)) for half in (canvas[:900], canvas[900:])]
@@ -305,7 +305,7 @@ def test_a_demonstration_is_asked_given_the_others_and_no_test_pair(
 def test_queries_of_a_published_set_by_hand(
     published: Callable[..., TaskSet], asked: str, queries: int
 ) -> None:
-    """1302 demonstrations and 416 test pairs stand in the files of ARC-AGI-1 training."""
+    """1302 demonstrations and 416 test pairs are in the files of ARC-AGI-1 training."""
     tasks = published("arc-agi-1")
     assert len(Episodes(tasks, DataConfig(queries=asked), "etrm", 0).queries) == queries
 

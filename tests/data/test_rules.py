@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.data import check_leakage, find_leakage, load_tasks
 from etrm.data.rules import COMBINATIONS, KINDS, TaskRule, draw_rule_tasks, find_explanations, parse_rule_id
 from etrm.data.task import Pair, Task
@@ -114,7 +114,7 @@ def test_the_demonstrations_determine_the_answer(subset: str, parts: frozenset[s
 
 
 def test_an_ambiguous_task_has_several_answers() -> None:
-    """The brute force is no rubber stamp: a symmetric grid does not tell which way it was turned."""
+    """The brute force can tell rules apart: a symmetric grid does not tell which way it was turned."""
     grid = np.full((3, 3), 1, np.uint8)
     query = np.arange(9, dtype=np.uint8).reshape(3, 3) % 2
     task = Task("x", (Pair(grid, grid),), (Pair(query, query),))
@@ -208,7 +208,7 @@ def test_parts_that_do_not_exist_and_sides_too_small_are_refused() -> None:
 
 def test_augmenting_the_rule_family_is_refused() -> None:
     with raises_code(ConfigError, "config.augmented-rules", "data.augmentations", repr("fresh")):
-        load(overrides=("data.source=rules", "data.augmentations=fresh"))
+        with_settings(load(), data={"source": "rules", "augmentations": "fresh"})
     with raises_code(ConfigError, "config.augmented-rules", "evaluate.augmentations", 8):
-        load(overrides=("evaluate.source=rules:colours",))
-    load(overrides=("data.source=rules", "evaluate.source=rules", "evaluate.augmentations=1"))
+        with_settings(load(), evaluate={"source": "rules:colours"})
+    with_settings(load(), data={"source": "rules"}, evaluate={"source": "rules", "augmentations": 1})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from tests.devices.simulated import DEVICE, simulated_device
 
@@ -31,7 +31,7 @@ def cache(place: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch, entered(place):
         patch.setenv("ETRM_CACHE", str(folder))
-        smoke = load("smoke", overrides=("train.threads=1",))
+        smoke = with_settings(load("smoke"), train={"threads": 1})
         pretrain.pretrained(pretrain.trm_config(smoke, smoke.train.steps), lambda done, total: None)
     return folder
 

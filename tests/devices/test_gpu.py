@@ -1,4 +1,4 @@
-"""What holds on a real GPU, beside the tests of this folder that run there too: ``make test-gpu``."""
+"""What must hold on a real GPU, in addition to the tests of this folder that also run there: ``make test-gpu``."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ STEPS = 6
 
 @pytest.fixture
 def subject(decoder: Path) -> Config:
-    return with_steps(load("smoke", overrides=("train.threads=1", f"train.decoder='{decoder}'")), STEPS)
+    return with_steps(with_settings(load("smoke"), train={"threads": 1, "decoder": decoder}), STEPS)
 
 
 @pytest.fixture

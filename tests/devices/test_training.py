@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from etrm.checkpoints.run_folder import RunFolder
-from etrm.config import Config, load
+from etrm.config import Changes, Config, load, with_settings
 from etrm.data import build_evaluation_samples
 from etrm.errors import NonFiniteError
 from etrm.investigation.experiments.position_probe import position_skill
@@ -31,29 +31,28 @@ KINDS = (
     "recurrent",
     "trm_style",
 )
-SUBJECTS: dict[str, tuple[str, ...]] = {
-    "trm": ("model.variant=trm", "data.augmentations=2"),
-    "etrm_fct": ("model.variant=etrm_fct",),
-    "etrm_cached": ("model.variant=etrm_cached",),
-    **{kind: (f"model.encoder.kind={kind}",) for kind in KINDS},
-    "adam_atan2": ("train.optimizer=adam_atan2",),
-    "accumulated": ("train.accumulate=2", "train.log_every=2"),
-    "frozen": ("train.freeze_decoder_steps=2",),
-    "steps without a gradient": (
-        "model.variant=etrm_cached",
-        "train.freeze_decoder_steps=3",
-        "data.buckets=1",
-    ),
-    "published canvas": ("data.canvas=published", "train.batch_size=2", "data.max_tasks=3"),
-    "several buckets": ("data.buckets=3",),
-    "without monitor": ("monitor.enabled=false",),
+SUBJECTS: dict[str, Changes] = {
+    "trm": {"model": {"variant": "trm"}, "data": {"augmentations": 2}},
+    "etrm_fct": {"model": {"variant": "etrm_fct"}},
+    "etrm_cached": {"model": {"variant": "etrm_cached"}},
+    **{kind: {"model": {"encoder": {"kind": kind}}} for kind in KINDS},
+    "adam_atan2": {"train": {"optimizer": "adam_atan2"}},
+    "accumulated": {"train": {"accumulate": 2, "log_every": 2}},
+    "frozen": {"train": {"freeze_decoder_steps": 2}},
+    "steps without a gradient": {
+        "model": {"variant": "etrm_cached"},
+        "train": {"freeze_decoder_steps": 3},
+        "data": {"buckets": 1},
+    },
+    "published canvas": {"data": {"canvas": "published", "max_tasks": 3}, "train": {"batch_size": 2}},
+    "several buckets": {"data": {"buckets": 3}},
+    "without monitor": {"monitor": {"enabled": False}},
 }
 
 
-def subject(*settings: str) -> Config:
-    return load(
-        "smoke", overrides=("train.threads=1", f"train.steps={STEPS}", "train.warmup_steps=0", *settings)
-    )
+def subject(**settings: Any) -> Config:
+    smoke = with_settings(load("smoke"), train={"threads": 1, "steps": STEPS, "warmup_steps": 0})
+    return with_settings(smoke, **settings)
 
 
 def losses(config: Config) -> list[Any]:
@@ -64,19 +63,19 @@ def losses(config: Config) -> list[Any]:
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_every_variant_and_encoder_trains_as_on_the_host(name: str) -> None:
-    config = subject(*SUBJECTS[name])
+    config = subject(**SUBJECTS[name])
     with simulated_device():
         on_device = losses(config)
     assert on_device == losses(config)
 
 
 def test_bfloat16_trains(device: torch.device) -> None:
-    assert all(line["loss"] > 0 for line in losses(subject("train.precision=bfloat16")))
+    assert all(line["loss"] > 0 for line in losses(subject(train={"precision": "bfloat16"})))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_trains(device: torch.device, fault: str, decoder: Path) -> None:
-    trainer = Trainer(subject(f'faults=["{fault}"]', f"train.decoder='{decoder}'"))
+    trainer = Trainer(subject(faults=(fault,), train={"decoder": decoder}))
     refused = pytest.raises(NonFiniteError) if fault == "context-nan" else contextlib.nullcontext()
     with refused:
         trainer.train_step()
@@ -88,7 +87,7 @@ class _Stopped(Exception):
 
 
 def _run(config: Config, path: Path, stop_after: int | None = None) -> list[float]:
-    """The losses of a run's steps, from wherever it stands; ``stop_after`` a step it is cut off."""
+    """The losses of a run's steps, from its last checkpoint; ``stop_after`` a step it is cut off."""
     losses = []
 
     def on_step(trainer: Trainer, line: dict[str, Any]) -> None:
@@ -108,7 +107,7 @@ def _run(config: Config, path: Path, stop_after: int | None = None) -> list[floa
 
 
 def test_a_run_resumes_on_the_other_side(tmp_path: Path) -> None:
-    config = subject("train.steps=4", "train.checkpoint_every=2")
+    config = subject(train={"steps": 4, "checkpoint_every": 2})
     whole = _run(config, tmp_path / "host")
     with simulated_device():
         assert _run(config, tmp_path / "moved", stop_after=3) == whole[:3]
@@ -159,7 +158,7 @@ def test_the_position_probe(tmp_path: Path) -> None:
 @pytest.mark.parametrize("broken", ["loss", "weight"])
 def test_what_is_not_finite_is_kept_as_on_the_host(broken: str, tmp_path: Path) -> None:
     def kept(path: Path) -> dict[str, Any]:
-        config = subject(f"train.lr={1e30 if broken == 'weight' else 1e-3}")
+        config = subject(train={"lr": 1e30 if broken == "weight" else 1e-3})
         folder = RunFolder(path, config, resume=True)
         try:
             trainer = Trainer(config, folder)

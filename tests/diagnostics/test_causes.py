@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import diagnostics
 from diagnostics import RULES, Cause, Evidence, Finding, InvalidValue, Rule, ToolkitError, UnknownName
-from diagnostics.error_catalog import toolkit_sites
-from diagnostics.explanations import explain_code, toolkit_groups
 from diagnostics.findings import METRICS, Severity
 from diagnostics.recording.unknown_rows import RECOMPUTED_ROWS
+from diagnostics.reference.error_catalog import toolkit_sites
+from diagnostics.reference.explanations import explain_code, toolkit_groups
 from diagnostics.rules.families.movement import WEIGHT_DECAY
 from tests.diagnostics.refusals import refused
 

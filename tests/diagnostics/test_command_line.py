@@ -8,7 +8,7 @@ import pytest
 
 from diagnostics import RULES, explain
 from diagnostics.__main__ import main
-from diagnostics.error_catalog import toolkit_sites
+from diagnostics.reference.error_catalog import toolkit_sites
 
 RULE = """
 from diagnostics import Cause, Rule, Severity

@@ -80,7 +80,7 @@ USERS = {
         "loader = [{'x': torch.randn(6, 4), 'y': torch.arange(6) % 3} for _ in range(4)]\n"
     ),
 }
-"""What stands before the first lines of a page: a model and batches of one's own."""
+"""What precedes the first lines of a page: a reader's own model and batches."""
 NOT_NEEDED = (
     "etrm",
     "cli",

@@ -59,7 +59,7 @@ def test_a_failed_assertion_prints_its_table_and_no_frames_of_the_toolkit(tmp_pa
     output = pytest_on(tmp_path, FAILING)
     assert "1 failed" in output
     assert "E   module  gradient" in output
-    assert "COV001 0: 0 of the 3 samples send gradient through it, needed 1" in output
+    assert "COV001 0: a share of 0 of the 3 samples sends gradient through it, needed 1" in output
     assert "diagnostics/testing/assertions.py" not in output
     assert "test_it.py:8" in output
 

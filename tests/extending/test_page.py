@@ -1,4 +1,4 @@
-"""docs/extending.md: every block and every command line works as it stands, from outside the repository."""
+"""docs/extending.md: every block and every command line works unchanged, from outside the repository."""
 
 from __future__ import annotations
 

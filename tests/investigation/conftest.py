@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.session import Investigation
 from tests.investigation.planted import inline
@@ -17,7 +17,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TRM of the smoke preset, trained for its 20 steps."""
     patch = pytest.MonkeyPatch()
     patch.setenv("ETRM_CACHE", str(tmp_path_factory.mktemp("cache")))
-    smoke = load("smoke", overrides=("train.threads=1",))
+    smoke = with_settings(load("smoke"), train={"threads": 1})
     folder = pretrain.pretrained(pretrain.trm_config(smoke, smoke.train.steps), lambda done, total: None)
     patch.undo()
     return folder
@@ -26,7 +26,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def subject(decoder: Path) -> Config:
     """The smoke preset starting from that decoder."""
-    return load("smoke", overrides=(f"train.decoder='{decoder}'", "train.threads=1"))
+    return with_settings(load("smoke"), train={"decoder": decoder, "threads": 1})
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Stable codes: each stands for one thing, and has the form of a code."""
+"""Stable codes: each means one thing, and has the form of a code."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.errors import ConfigError, RunFolderError
 from etrm.evaluation import binomial_interval
 from etrm.investigation import fault_benchmark as fault_bench
@@ -18,7 +18,7 @@ from reports.pages.fault_benchmark_page import page
 from tests.errors import raises_code
 
 TIER = replace(SCREENING, seeds=1, short_seeds=1, pretrain_steps=20)
-SMOKE = load("smoke", overrides=("train.threads=1",))
+SMOKE = with_settings(load("smoke"), train={"threads": 1})
 
 
 def test_every_fault_and_control_is_a_case_with_seeds_of_its_own() -> None:

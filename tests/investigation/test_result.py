@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
-from etrm.investigation.hypotheses.hypothesis import Judgement, Statement
+from etrm.investigation.hypotheses.hypothesis import Statement
+from etrm.investigation.judgement import Judgement
 from etrm.investigation.records import Arm, NotMeasured, Verdict
 from etrm.investigation.result import ExperimentResult, HypothesisResult
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.device import pick_device
 from etrm.errors import ConfigError, RunFolderError
 from etrm.hardware import describe
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis
+from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, Result
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
@@ -143,9 +144,8 @@ def test_the_injected_fault_is_named(
     tmp_path: Path, decoder: Path, faults: tuple[str, ...], cause: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ETRM_CACHE", str(decoder.parent.parent))
-    names = ", ".join(f'"{name}"' for name in faults)
     result = investigate(
-        load("smoke", overrides=(f"faults=[{names}]", f"train.decoder='{decoder}'")),
+        with_settings(load("smoke"), faults=faults, train={"decoder": decoder}),
         tmp_path,
         name="preset smoke",
         tier=replace(SCREENING, seeds=1, short_seeds=1),

@@ -1,4 +1,4 @@
-"""The decoder that an investigation trains, and what is trained beside it."""
+"""The decoder that an investigation trains, and what is trained in parallel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etrm.config import load, with_overrides
+from etrm.config import load, with_settings
 from etrm.errors import NonFiniteError
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.runs.arms import ArmId
@@ -25,12 +25,12 @@ def without_decoder(
 ) -> Investigation:
     """An investigation whose subject names no decoder, and nothing in the cache."""
     monkeypatch.setenv("ETRM_CACHE", str(tmp_path / "cache"))
-    subject = load("smoke", overrides=("train.threads=1",))
+    subject = with_settings(load("smoke"), train={"threads": 1})
     return replace(investigation, subject=subject, tier=SHORT, launcher=inline())
 
 
 def test_what_is_needed_anyway_is_trained_beside_the_decoder(without_decoder: Investigation) -> None:
-    config = with_overrides(without_decoder.subject, ("train.steps=3",))
+    config = with_settings(without_decoder.subject, train={"steps": 3})
     asked: list[int] = []
 
     def meanwhile() -> list[Job]:

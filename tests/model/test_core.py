@@ -165,7 +165,7 @@ def test_learned_positions_are_added_by_place_and_the_sum_is_scaled(
     table = core.embed_pos.embedding_weight
     assert table.shape == (3 + world.side**2, 16)
     content = torch.cat((arguments["context"], core.embed_tokens(arguments["inputs"])), dim=1)
-    # Query tokens stand on the whole canvas, behind the three of the context.
+    # Query tokens fill the whole canvas and follow the three of the context.
     places = [[0, 1, 2, 3, 4, 9, 10], [0, 1, 2, 3, 4, 5, 6]]
     for row in range(2):
         for token, place in enumerate(places[row]):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from etrm.config import KNOBS, Config, EncoderConfig, EncoderKind, ModelConfig, load
+from etrm.config import KNOBS, Config, EncoderConfig, EncoderKind, ModelConfig, load, with_settings
 from etrm.errors import ConfigError
 from etrm.model.encoders import ENCODERS, Encoder, build_encoder
 from etrm.model.layers import rms_norm
@@ -102,25 +102,25 @@ def test_the_context_of_each_row_trains_every_parameter(world: Any, kind: str, r
 @pytest.mark.parametrize("knob", KNOBS)
 def test_a_knob_that_a_kind_does_not_have_is_refused(kind: EncoderKind, knob: str) -> None:
     value = {"pooling": "attention", "set_layers": 2, "latent_size": 7}[knob]
-    settings = (f"model.encoder.kind={kind}", f"model.encoder.{knob}={value}")
+    encoder = {"kind": kind, knob: value}
     if kind in KNOBS[knob]:
-        assert getattr(load(overrides=settings).model.encoder, knob) == value
+        assert getattr(with_settings(load(), model={"encoder": encoder}).model.encoder, knob) == value
         return
     with raises_code(
         ConfigError, "config.encoder-setting-without-effect", f"model.encoder.{knob}", repr(value), repr(kind)
     ):
-        load(overrides=settings)
+        with_settings(load(), model={"encoder": encoder})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_config_of_every_kind_survives_its_json(kind: EncoderKind) -> None:
-    config = load(overrides=(f"model.encoder.kind={kind}",))
+    config = with_settings(load(), model={"encoder": {"kind": kind}})
     assert Config.from_json(config.to_json()) == config
 
 
 def test_an_unknown_kind_names_those_that_exist() -> None:
     with raises_code(ConfigError, "config.invalid-value", "model.encoder.kind", "'lpn_standard'"):
-        load(overrides=("model.encoder.kind=lpn",))
+        with_settings(load(), model={"encoder": {"kind": "lpn"}})
 
 
 # -- the LPN grid encoder -----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_rms_norm_is_its_formula(size: float) -> None:
 
 
 def test_rms_norm_of_half_precision_is_computed_in_float32() -> None:
-    x = 300 * torch.ones(1, 8, dtype=torch.float16)  # its square is no float16
+    x = 300 * torch.ones(1, 8, dtype=torch.float16)  # its square overflows float16
     normed = rms_norm(x)
     assert normed.dtype == torch.float16
     torch.testing.assert_close(normed, torch.ones_like(x))

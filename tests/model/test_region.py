@@ -200,7 +200,7 @@ def test_the_states_that_a_row_keeps_are_not_lost_when_its_neighbour_changes_siz
 def test_a_full_canvas_is_the_same_with_a_mask_and_without(
     world: Any, kept_model: KeptModel, variant: str, encoder: str
 ) -> None:
-    """The published canvas has no mask; where every token exists that is no difference."""
+    """The published canvas has no mask; where every token exists, this makes no difference."""
     model = kept_model(variant, encoder)
     side = world.side
     rows = [world.row((side, side), [((side, side), (side, side))] * n, seed=n) for n in (1, 2)]

@@ -96,7 +96,7 @@ HOSTILE = [
 
 
 def hostile(example: Result, text: str) -> Result:
-    """The example with one text wherever text can stand."""
+    """The example with one text wherever text can be."""
 
     def planted(value: Any) -> Any:
         if isinstance(value, dict):

@@ -25,7 +25,7 @@ def painted(text: str, *grids: Array) -> list[Array]:
 
 
 def moved(grid: Array, down: int, right: int) -> Array:
-    """Cell by cell; black where nothing comes from."""
+    """Move a grid cell by cell; cells that nothing moves to are black."""
     made = np.zeros_like(grid)
     for (r, c), _ in np.ndenumerate(grid):
         if 0 <= r + down < grid.shape[0] and 0 <= c + right < grid.shape[1]:

@@ -14,9 +14,9 @@ from etrm.config import SymbolicConfig
 from etrm.config.symbolic import Selection
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.selector import (
+    DemonstrationEncoder,
     EncodedSelector,
     FitSelector,
-    GridConvolutions,
     draw_gumbel,
     join_logits,
     select,
@@ -120,7 +120,7 @@ def test_cycles_without_gradient_change_no_value() -> None:
 
 def test_an_encoding_depends_on_the_grid_and_not_on_its_canvas() -> None:
     torch.manual_seed(0)
-    encoder, small = GridConvolutions(8), np.array([[1, 2, 0]])
+    encoder, small = DemonstrationEncoder(8), np.array([[1, 2, 0]])
     alone = encoder(Grids.of([small]), Grids.of([small]))
     together = encoder(Grids.of([small, np.ones((5, 6))]), Grids.of([small, np.ones((6, 4))]))
     torch.testing.assert_close(alone[0], together[0])

@@ -1,4 +1,4 @@
-"""Our own models under the toolkit's assertions, in the midst of training: every variant, every encoder."""
+"""The toolkit's assertions on our own models during training: every variant, every encoder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = {"encoder": lambda args, kwargs, output: args[0].slots}
 
 
 def trainer_of(smoke: Smoke, variant: str, kind: str) -> Trainer:
-    """Where some rows go on and others begin."""
+    """A trainer in which some rows continue and others begin."""
     settings = ["data.buckets=1", "monitor.enabled=false", f"model.variant={variant}"]
     settings += [] if variant == "trm" else [f"model.encoder.kind={kind}"]
     settings += ["train.kl_weight=1e-3"] if kind in VARIATIONAL else []
@@ -40,7 +40,7 @@ def trainer_of(smoke: Smoke, variant: str, kind: str) -> Trainer:
 
 
 def loss_of(trainer: Trainer) -> Callable[[], Tensor]:
-    """The loss of the rows in hand, one step further from the same carry."""
+    """The loss of the current rows, one step further from the same carry."""
     train, slots = trainer.config.train, trainer.slots[0]
     slots.refill(trainer.carries[0].halted.tolist())
     batch = to_device(slots.batch(), trainer.device)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.extensions import allow
 from etrm.investigation.runs.code_version import code_hash
 from etrm.training.named_code import digests
@@ -50,4 +50,4 @@ def test_an_edit_changes_the_record_and_the_key(file: str, place: Path) -> None:
 
 
 def test_our_own_code_is_not_recorded() -> None:
-    assert digests(load("smoke", overrides=('faults=["cached-context"]',))) == {}
+    assert digests(with_settings(load("smoke"), faults=("cached-context",))) == {}

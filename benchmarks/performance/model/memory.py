@@ -1,4 +1,4 @@
-"""One point of the growth curves in a separate process: prints the bytes that two training steps take.
+"""Measure one point of the growth curves in a separate process, and print the bytes that two training steps take.
 
 python -m benchmarks.performance.model.memory WIDTH SIDE DEMOS ROWS DEVICE
 """

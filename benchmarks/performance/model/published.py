@@ -31,7 +31,7 @@ BATCH = 2
 
 
 def compare_published(conditions: Conditions) -> BenchmarkSection:
-    """Compare plain layers, of which more and more are replaced by ours, with our modules, padded and not."""
+    """Compare plain layers with our modules, padded and not, replacing one kind of layer after another."""
     config = make_config(data=PUBLISHED, train={"batch_size": BATCH})
     device, tasks = conditions.device, load_real_tasks()
     steps: list[tuple[str, TrainingStep, bool]] = []

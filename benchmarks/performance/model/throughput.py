@@ -143,7 +143,9 @@ def profile_steps(
     seconds = dict.fromkeys((kind for kind, _ in KINDS), 0.0)
     for event in profiler.key_averages():
         kind = classify(event.key)
-        if kind and event.device_type.name == "CPU":  # a GPU's time stands with what launched it
+        if (
+            kind and event.device_type.name == "CPU"
+        ):  # a GPU's time is listed under the operation that launched it
             seconds[kind] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
     return seconds, wall
 

@@ -32,7 +32,7 @@ ORACLE001 = Rule(
     " predictions that are all wrong.",
     why="Every reported number passes through the evaluator.",
     example="Padding counts as right; the sum over the last, smaller batch is divided by the full batch size.",
-    false_alarms="Scores that are no shares, or metrics that reward wrong answers.",
+    false_alarms="Scores that are not between 0 and 1, or metrics that reward wrong answers.",
 )
 FAMILY = Family(180, "Evaluator", (ORACLE001,))
 
@@ -44,7 +44,7 @@ class EvaluatorOracle:
     Attributes:
         score: Function (predictions, batch) -> the share that is right.
         labels: Function that takes a batch and returns predictions that are all right.
-        wrong: Function that takes a batch and returns predictions of which none is right.
+        wrong: Function that takes a batch and returns predictions that are all wrong.
     """
 
     score: Callable[[Any, Any], float]

@@ -1,7 +1,7 @@
-"""What a probe is: one question to a model beyond its gradients, answered by `audit(..., probes=[...])`.
+"""What a probe is: one question about a model that its gradients do not answer; `audit(..., probes=[...])` runs it.
 
-A probe is anything with a `rule`, the id of its findings, and `run(model, batch) -> list[Finding]`. A probe of your
-own is a class in a file of your own that makes its findings with `probe_finding` (docs/toolkit.md). The audit runs each
+A probe is anything with a `rule`, the id of its findings, and `run(model, batch) -> list[Finding]`. Your own
+probe is a class in a file of yours that makes its findings with `probe_finding` (docs/toolkit.md). The audit runs each
 probe once, on the last batch, after the steps, and restores the model. A probe that raises ends the audit: a missing
 answer is not the same as no finding.
 """
@@ -17,7 +17,7 @@ from diagnostics.findings import Evidence, Finding, Severity
 
 
 class Probe(Protocol):
-    """One question to a model."""
+    """One question about a model."""
 
     @property
     def rule(self) -> str:
@@ -25,7 +25,7 @@ class Probe(Protocol):
         ...
 
     def run(self, model: nn.Module, batch: Any) -> list[Finding]:
-        """What is wrong, an empty list where nothing is. It may leave the model changed."""
+        """Return what is wrong, or an empty list. It may leave the model changed."""
         ...
 
 
@@ -62,7 +62,7 @@ def probe_finding(
 
 
 def check_probe(probe: Any, source: str = "probes") -> Probe:
-    """Refuse an object that is no probe.
+    """Refuse an object that is not a probe.
 
     Args:
         probe: Anything.

@@ -77,7 +77,7 @@ def _observe(record: StepRecord, name: str, module: ModuleRecord, coverage: floa
     else:
         cause = SAMPLES_CUT
     message = (
-        f"{name}: {{value}} of the {record.samples} samples in the loss send gradient through it"
+        f"{name}: a share of {{value}} of the {record.samples} samples in the loss sends gradient through it"
         f" (last step: {coverage:.3g}, waste {waste})"
     )
     return Observation(name, coverage, message, cause)

@@ -1,4 +1,4 @@
-"""Reach: the gradient of single parameters, and of tensors that are no parameters."""
+"""Reach: the gradient of single parameters, and of tensors that are not parameters."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ SPIKE001 = Rule(
             0.25,
             0.0,
             1.0,
-            "share of the steps above which it is no spike",
+            "share of the steps above which it is not a spike",
             why="more often, it is the normal course",
         ),
         "min_steps": Option(

@@ -23,7 +23,7 @@ class Series(Record):
     seed: int
     label: str  # e.g. "before clipping"
     x: tuple[float, ...]
-    y: tuple[float, ...]  # NaN stands where a step has no value
+    y: tuple[float, ...]  # NaN where a step has no value
 
     @field_serializer("y", when_used="json")
     def _y_out(self, values: tuple[float, ...]) -> list[float | None]:

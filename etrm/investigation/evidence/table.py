@@ -102,7 +102,7 @@ def _distinct(rows: tuple[EvidenceRow, ...]) -> tuple[EvidenceRow, ...]:
 
 
 Table = Annotated[tuple[EvidenceRow, ...], AfterValidator(_distinct)]
-"""Rows of which no two have the same code and item, so that each is found again in another result."""
+"""Rows, no two with the same code and item, so that each can be found again in another result."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Metric:
             n: the sample on which it was measured, in words.
             control: the value with which it is compared.
             passed: outcome; None where the row decides nothing.
-            item: stable name of which one, where a table has several rows of this metric.
+            item: stable name that tells several rows of this metric in one table apart.
             item_words: the words for the item in a table; its name by default.
             low, high: ends of the interval of the difference, where there is one.
             effect: the effect of each seed, if a paired comparison decides the row.

@@ -56,7 +56,7 @@ def _first_drift(run: LoadedRun) -> int | None:
 def describe_drifts(found: Sequence[Fall], runs: int) -> str:
     """How often the contexts drifted before the accuracy fell."""
     if not found:
-        return f"no accuracy fell in {runs} runs, so that none shows what comes first"
+        return f"no accuracy fell in {runs} runs, so none shows what comes first"
     first = sum(fall.drift_first for fall in found)
     return f"{len(found)} of {runs} runs fall, {first} of them after a drift of the contexts"
 
@@ -64,6 +64,6 @@ def describe_drifts(found: Sequence[Fall], runs: int) -> str:
 def describe_spikes(found: Sequence[Fall], runs: int) -> str:
     """How often a spike preceded the fall."""
     if not found:
-        return f"no accuracy fell in {runs} runs, so that no spike could precede a fall"
+        return f"no accuracy fell in {runs} runs, so no spike could precede a fall"
     spiked = sum(fall.spike is not None for fall in found)
     return f"{len(found)} of {runs} runs fall, {spiked} of them within {BEFORE} steps of a spike"

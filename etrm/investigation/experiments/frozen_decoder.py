@@ -8,26 +8,26 @@ that cannot know the rule, and the held-out score has an interval.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
-from pathlib import Path
 
-from etrm.config import Config, with_settings
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison import dynamics
+from etrm.investigation.comparison.frozen_arms import (
+    BLIND,
+    SMALLEST_EFFECT,
+    TRAINED,
+    plan_blind_jobs,
+    plan_jobs,
+)
 from etrm.investigation.comparison.paired_contrast import Contrast, compare_losses, describe_change
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, make_curve, smooth
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
 from etrm.investigation.records import Arm, Code, NotMeasured
 from etrm.investigation.result import ExperimentResult, Scenario
-from etrm.investigation.runs.arms import ArmId
-from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun, Metrics, records_of
-from etrm.investigation.session import Investigation, with_seed
+from etrm.investigation.session import Investigation
 
-SMALLEST_EFFECT = 0.05
-"""Smallest difference of held-in loss that matters, in nats per token; fixed before the run."""
 FEWEST_TASKS = 32
 """Number of held-out tasks below which there is no verdict on generalisation: 0 of 4 solved leaves 0 to 60 % open."""
 SCENARIOS = (
@@ -57,8 +57,6 @@ class FrozenReason(StrEnum):
     USELESS_UNUSED = "frozen.useless-and-demonstrations-unused"
 
 
-TRAINED = ArmId("frozen", "trained")
-BLIND = ArmId("frozen", "foreign-demos", role="control")
 NEXT_STEPS = {
     Scenario.LEARNS: "Loading and gradients are sound, and the encoder learns. Train longer: `etrm train`, then "
     "`etrm evaluate`.",
@@ -70,33 +68,6 @@ NEXT_STEPS = {
 """What to do after each scenario, where no hypothesis is the root cause."""
 
 
-def train_with_frozen_decoder(investigation: Investigation, phase: str) -> list[LoadedRun]:
-    """The runs with the encoder trained and the decoder frozen.
-
-    Where the experiment follows, the runs of its other arm are made at the same time.
-    """
-    jobs = plan_jobs(investigation, TRAINED)
-    others = _plan_blind_jobs(investigation) if investigation.frozen_decoder else []
-    return investigation.run(phase, [*jobs, *others])[: len(jobs)]
-
-
-def _plan_blind_jobs(investigation: Investigation) -> list[Job]:
-    """The other arm, of which only losses are compared: no held-out evaluation, and the monitor measures seldom."""
-    jobs = plan_jobs(investigation, BLIND, ("demos-from-other-task",))
-    seldom = {"every": investigation.subject.monitor.probe_every}
-    return [replace(job, config=with_settings(job.config, monitor=seldom), held_out=False) for job in jobs]
-
-
-def plan_jobs(investigation: Investigation, arm: ArmId, faults: Sequence[str] = ()) -> list[Job]:
-    """The jobs of an arm with the decoder frozen, one for each seed."""
-    decoder = investigation.decoder
-    configs = {
-        seed: frozen_config(investigation, decoder, seed, faults, investigation.tier.frozen_steps)
-        for seed in investigation.seeds
-    }
-    return [Job(arm, seed, config, measure=True) for seed, config in configs.items()]
-
-
 def run(investigation: Investigation, baseline_pass_at_1: float) -> ExperimentResult:
     """Train both arms with every seed, and name the scenario.
 
@@ -105,7 +76,7 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> ExperimentRe
         baseline_pass_at_1: the best trivial baseline's score on the held-out tasks, 0..1.
     """
     runs = investigation.run(
-        "frozen decoder", plan_jobs(investigation, TRAINED) + _plan_blind_jobs(investigation)
+        "frozen decoder", plan_jobs(investigation, TRAINED) + plan_blind_jobs(investigation)
     )
     learned = [r for r in runs if r.arm == TRAINED and r.finished]
     blind = [r for r in runs if r.arm == BLIND and r.finished]
@@ -141,22 +112,6 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> ExperimentRe
         series=tuple(_make_curves(runs)),
         wall_s=round(sum(r.record.wall_s for r in runs), 1),
     )
-
-
-def frozen_config(
-    investigation: Investigation, decoder: Path, seed: int, faults: Sequence[str], steps: int
-) -> Config:
-    """The config under test with a pretrained decoder that stays fixed, for ``steps`` steps or its own if fewer."""
-    subject = investigation.starting_from(decoder)
-    steps = min(steps, subject.train.steps)
-    train = {
-        "steps": steps,
-        "warmup_steps": min(subject.train.warmup_steps, steps),
-        "freeze_encoder_steps": 0,
-        "freeze_decoder_steps": steps,
-        "checkpoint_every": steps,
-    }
-    return with_seed(with_settings(subject, train=train, faults=(*subject.faults, *faults)), seed)
 
 
 def _compare_losses(trained: Sequence[LoadedRun], blind: Sequence[LoadedRun]) -> list[Contrast]:

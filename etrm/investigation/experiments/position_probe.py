@@ -39,7 +39,7 @@ class PositionSkill:
 
 @torch.no_grad()
 def position_skill(encoder: GridEncoder) -> PositionSkill:
-    """Probe black grids with one coloured cell, every place in five colours, beside an output grid all black."""
+    """Probe black grids with one coloured cell, every place in five colours, with an output grid that is all black."""
     places = torch.arange(GRID * GRID).repeat(len(COLOURS))
     colours = torch.tensor(list(COLOURS)).repeat_interleave(GRID * GRID)
     cells = torch.arange(GRID * GRID)

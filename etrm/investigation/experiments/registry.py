@@ -184,7 +184,7 @@ EXTENSION_POINT: ExtensionPoint[Experiment] = ExtensionPoint(
 
 
 def find(name: str) -> Experiment:
-    """The experiment of that name: one of ours, or code from outside.
+    """The experiment of that name: a built-in one, or code from outside.
 
     Raises:
         ConfigError: there is none.

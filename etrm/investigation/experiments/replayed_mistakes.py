@@ -1,6 +1,6 @@
 """Five mistakes of the first frozen-decoder experiment (Low-performance investigation), repeated and caught.
 
-Each mistake is one short run or comparison. What the original read off it stands beside the check that the
+Each mistake is one short run or comparison. What the original concluded from it is shown next to the check that the
 experiment has today; a mistake is caught where its check fails.
 """
 
@@ -20,8 +20,9 @@ from etrm.config import with_settings
 from etrm.data import Sample
 from etrm.errors import ConfigError
 from etrm.evaluation import binomial_interval
+from etrm.investigation.comparison.frozen_arms import frozen_config
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
-from etrm.investigation.experiments import frozen_decoder
+from etrm.investigation.experiments.frozen_decoder import FEWEST_TASKS
 from etrm.investigation.hypotheses.h1_decoder_loading import LOGIT_TOLERANCE, compare_with_checkpoint
 from etrm.investigation.measurements.encoder_gradients import gather
 from etrm.investigation.records import Arm
@@ -263,8 +264,8 @@ def _tasks(investigation: Investigation) -> ReplayedMistake:
             TASKS_EVALUATED.row(
                 FEW_TASKS,
                 control=evaluated,
-                threshold=f">= {frozen_decoder.FEWEST_TASKS}, or no verdict about generalisation",
-                passed=FEW_TASKS >= frozen_decoder.FEWEST_TASKS,
+                threshold=f">= {FEWEST_TASKS}, or no verdict about generalisation",
+                passed=FEW_TASKS >= FEWEST_TASKS,
                 n="control: this subject's",
             ),
             SCORE_LEFT_OPEN.row(
@@ -315,7 +316,7 @@ MISTAKES = {
         Mistake("norms", "gradient norms were logged after clipping, and taken for stable gradients", _norms),
         Mistake(
             "optimizer",
-            "one optimiser held both parts, and freezing the decoder skipped it, so that nothing was trained",
+            "one optimiser held both parts, and freezing the decoder skipped it, so nothing was trained",
             _optimizer,
         ),
         Mistake("cycles", "the decoder was trained with other cycles than it was run with", _cycles),
@@ -338,15 +339,13 @@ def _trained(investigation: Investigation) -> LoadedRun:
 
 def _run(investigation: Investigation, arm: ArmId, faults: Sequence[str]) -> LoadedRun:
     """A short run with the decoder frozen and a low clipping limit."""
-    config = frozen_decoder.frozen_config(
-        investigation, investigation.brief_decoder, investigation.seeds[0], faults, STEPS
-    )
+    config = frozen_config(investigation, investigation.brief_decoder, investigation.seeds[0], faults, STEPS)
     config = with_settings(config, train={"clip_norm": CLIP_NORM})
     (run,) = investigation.run("mistakes of the original experiment", [Job(arm, config.train.seed, config)])
     if run.failed:
         raise ConfigError(
             "experiment.failed-run",
-            f"the run {arm.name} failed, so that nothing can be shown on it",
+            f"the run {arm.name} failed, so the mistake cannot be shown",
             got=run.reason,
             next_step="fix what makes it fail first: etrm investigate",
         )

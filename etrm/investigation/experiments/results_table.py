@@ -206,21 +206,21 @@ def _generalises(base: Config, rows: Sequence[ExperimentRow]) -> Phase:
 
 
 def answers(rows: Sequence[ExperimentRow]) -> tuple[Answer, ...]:
-    """S1 to S6 from their experiments, with what the logged steps of all runs say beside them."""
+    """S1 to S6 from their experiments, with what the logged steps of all runs show."""
     by_name = {row.experiment.name: row for row in rows}
     found = [_answer(question, [by_name[name] for name in question.by]) for question in QUESTIONS]
     runs = [run for row in rows for run in row.runs if _long_enough(run)]
     fallen = find_falls(runs)
     baseline = [run for run in by_name[BASELINE].runs if run.finished]
-    beside: dict[str, Callable[[], str]] = {
+    additions: dict[str, Callable[[], str]] = {
         "S2": lambda: describe_drifts(fallen, len(runs)),
         "S3": lambda: describe_spikes(fallen, len(runs)),
         "S4": lambda: _token_rank(baseline),
         "S5": lambda: _position(baseline),
     }
     return tuple(
-        replace(answer, found=f"{answer.found}. Also: {beside[answer.question.name]()}")
-        if answer.verdict != "NOT RUN" and answer.question.name in beside
+        replace(answer, found=f"{answer.found}. Also: {additions[answer.question.name]()}")
+        if answer.verdict != "NOT RUN" and answer.question.name in additions
         else answer
         for answer in found
     )

@@ -23,8 +23,9 @@ from etrm.investigation.controls import inspected_arms
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import format_seeds
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import describe_scope, inspect_controls, judge
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
@@ -178,7 +179,7 @@ class DecoderLoading(Hypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The config under test and the controls, which are inspected."""
-        return inspected_arms("h1", investigation.subject, self.controls)
+        return inspected_arms(self.study, investigation.subject, self.controls)
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Compare the model of every seed, and the controls, with the checkpoint."""
@@ -197,7 +198,7 @@ class DecoderLoading(Hypothesis):
         )
         controls = inspect_controls(
             investigation,
-            "h1",
+            self.study,
             self.controls,
             lambda config: compare_with_checkpoint(config, control_decoder),
         )

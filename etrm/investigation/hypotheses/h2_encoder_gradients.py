@@ -22,8 +22,9 @@ from etrm.investigation.controls import (
 from etrm.investigation.evidence.figures import Figure, Series, average_so_far, logged_curve
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import judge_inspection
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
 from etrm.investigation.measurements.run_findings import group_serious
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Run, Value, Verdict
@@ -54,7 +55,7 @@ STATEMENT = Statement(
 STEPS = 18
 """Steps per seed in which the encoder trains, or the whole run where it is shorter: with four ACT steps every row
 starts five times, with sixteen twice. More would repeat these, and a structural cause should be named in a minute."""
-STUDY = "h2"
+STUDY = STATEMENT.id.lower()
 
 
 class RunReason(StrEnum):
@@ -198,7 +199,7 @@ GRADIENT_LOWEST = Metric("h2.gradient-lowest", "encoder gradient norm before cli
 MOVEMENT_LOWEST = Metric("h2.movement-lowest", "relative movement of the encoder, lowest")
 WASTE_HIGHEST = Metric("h2.waste-highest", "encoder rows on which no loss depends, highest share")
 CALLS = Metric("h2.calls", "encoder calls per step, mean")
-CALLS_WITH_GRADIENT = Metric("h2.calls-with-gradient", "of these with gradient, mean")
+CALLS_WITH_GRADIENT = Metric("h2.calls-with-gradient", "encoder calls with gradient per step, mean")
 
 
 def _make_step_rows(facts: GradientFacts, seeds: int) -> tuple[EvidenceRow, ...]:
@@ -230,7 +231,7 @@ def _make_step_rows(facts: GradientFacts, seeds: int) -> tuple[EvidenceRow, ...]
 
 
 GRADIENT_OVER_SLOPE = Metric(
-    "h2.gradient-over-slope", "encoder gradient over the slope of the loss along it", Direction.HOLDS
+    "h2.gradient-over-slope", "encoder gradient divided by the finite-difference slope", Direction.HOLDS
 )
 FROZEN_TENSORS = Metric("h2.frozen-tensors", "encoder tensors that take no gradient", Direction.HOLDS)
 
@@ -247,7 +248,7 @@ def _make_slope_rows(steepest: SlopeCheck | None, seeds: int) -> tuple[EvidenceR
         threshold=f"within {LIKE[0]:g} and {LIKE[1]:g}",
         passed=None if isinstance(ratio, NotMeasured) else LIKE[0] <= ratio <= LIKE[1],
         n=n,
-        note="by differences of the loss of one cycle; the other cycles have no gradient by design",
+        note="slope of the loss along the gradient, of one cycle only: the other cycles have no gradient by design",
     )
     if steepest is None:
         return (row,)

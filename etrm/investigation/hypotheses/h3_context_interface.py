@@ -21,13 +21,14 @@ from etrm.checkpoints.decoder_loading import read_source
 from etrm.data import Sample
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
+from etrm.investigation.comparison.frozen_arms import SMALLEST_EFFECT, train_with_frozen_decoder
 from etrm.investigation.comparison.paired_contrast import describe_change
 from etrm.investigation.controls import broken_controls, inspected_arms
 from etrm.investigation.evidence.table import Direction, Effect, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
-from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import describe_scope, inspect_controls, judge
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.context_path import PARTS, ROUNDING, SAME, ContextTrace, trace_context
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, Verdict
 from etrm.investigation.result import HypothesisResult
@@ -81,7 +82,7 @@ class Sizes:
     Attributes:
         table: root mean square of a puzzle vector over all context tokens, including those that are zero.
         context: root mean square of the encoder's contexts at the random start.
-        tokens: number of context tokens, of which a puzzle vector fills one.
+        tokens: number of context tokens; a puzzle vector fills one of them.
     """
 
     table: float
@@ -120,7 +121,7 @@ class Sweep:
     @property
     def used(self) -> bool:
         """Whether the decoder still uses the context at that scale."""
-        return self.use >= frozen_decoder.SMALLEST_EFFECT
+        return self.use >= SMALLEST_EFFECT
 
     @cached_property
     def decision(self) -> Decision:
@@ -128,7 +129,7 @@ class Sweep:
 
         A context without information does less harm the smaller it is: a fault of its content, not of its size.
         """
-        found = decided_by(self.interval, frozen_decoder.SMALLEST_EFFECT)
+        found = decided_by(self.interval, SMALLEST_EFFECT)
         if self.used or not found.gained:
             return found
         reason = f"the context is not used at that scale ({self.use:.3f}): {found.reason}"
@@ -173,7 +174,7 @@ class ContextInterface(Hypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The config under test and the controls, which are inspected."""
-        return inspected_arms("h3", investigation.subject, self.controls)
+        return inspected_arms(self.study, investigation.subject, self.controls)
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Trace the context of every seed and of the controls, and sweep its scale where its size differs."""
@@ -182,7 +183,7 @@ class ContextInterface(Hypothesis):
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
         began, waited = time.perf_counter(), 0.0
         investigation.progress(self.id, 0, 1)
-        controls = inspect_controls(investigation, "h3", self.controls, trace_context)
+        controls = inspect_controls(investigation, self.study, self.controls, trace_context)
         seen, error = investigation.context_traces
         worst = next((found for found in seen if found.holds), seen[0] if seen else None)
         sizes: Sizes | None = None
@@ -192,7 +193,7 @@ class ContextInterface(Hypothesis):
             waiting = time.perf_counter()
             sizes = _measure_sizes(investigation, worst)  # trains the decoder, where there is none yet
             if not sizes.alike:
-                runs = frozen_decoder.train_with_frozen_decoder(investigation, self.id)
+                runs = train_with_frozen_decoder(investigation, self.id)
             waited = time.perf_counter() - waiting
             sweep = _sweep_scales(runs) if runs else None
         return self.statement.decided(
@@ -378,8 +379,8 @@ def _make_sweep_rows(sweep: Sweep) -> list[EvidenceRow]:
         control=0.0,
         low=i.low,
         high=i.high,
-        effect=Effect.known(sweep.differences, frozen_decoder.SMALLEST_EFFECT, LEVEL),
-        threshold=f"{frozen_decoder.SMALLEST_EFFECT} nats per token, interval above 0",
+        effect=Effect.known(sweep.differences, SMALLEST_EFFECT, LEVEL),
+        threshold=f"{SMALLEST_EFFECT} nats per token, interval above 0",
         passed=sweep.decision.ruled_out,
         n=n,
         note=f"{LEVEL:.1%} interval, paired t over seeds; the best of {len(SCALES)} scales",

@@ -37,7 +37,8 @@ from etrm.investigation.controls import HEALTHY, broken_controls, control_outcom
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, make_curve, smooth
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Value, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.loaded_run import LoadedRun

@@ -196,13 +196,13 @@ class WrongData(Hypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The config under test and the controls, which are inspected."""
-        return inspected_arms("h5", investigation.subject, self.controls)
+        return inspected_arms(self.study, investigation.subject, self.controls)
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Inspect the data of every seed and of the controls."""
         began = time.perf_counter()
         subjects, error = investigation.inspect_seeds(self.id, investigation.subject, inspect_data)
-        controls = inspect_controls(investigation, "h5", self.controls, inspect_data)
+        controls = inspect_controls(investigation, self.study, self.controls, inspect_data)
         worst = max(subjects, key=lambda facts: facts.holds, default=None)
         return self.statement.decided(
             judge(worst, error, controls, describe_scope(len(investigation.seeds))),

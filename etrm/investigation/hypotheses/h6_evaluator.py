@@ -158,7 +158,7 @@ class MisreportingEvaluator(Hypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The config under test and the controls, which are inspected."""
-        return inspected_arms("h6", investigation.subject, self.controls)
+        return inspected_arms(self.study, investigation.subject, self.controls)
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Inspect the evaluator of the config under test and of the controls; it does not depend on a seed."""
@@ -167,7 +167,7 @@ class MisreportingEvaluator(Hypothesis):
             self.id, investigation.subject, inspect_evaluator, investigation.seeds[:1]
         )
         facts = found[0] if found else None
-        controls = inspect_controls(investigation, "h6", self.controls, inspect_evaluator)
+        controls = inspect_controls(investigation, self.study, self.controls, inspect_evaluator)
         return self.statement.decided(
             judge(facts, error, controls),
             arms=self.arms(investigation),
@@ -275,7 +275,7 @@ def _make_known_answer_row(planted: KnownAnswerScore) -> EvidenceRow:
     )
 
 
-CAN_BE_GIVEN = Instrument("h6.known-answers-can-be-given", "right answers lie within reach of the evaluator")
+CAN_BE_GIVEN = Instrument("h6.known-answers-can-be-given", "the evaluator is able to give the right answers")
 WEIGHTS_DIFFER = Instrument("h6.averaged-weights-differ", "averaged and raw weights differ")
 
 

@@ -40,7 +40,8 @@ from etrm.investigation.evidence.figures import Figure, Series, make_curve
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.hypotheses import unseen_rules
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Value, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.budget import LADDER
@@ -70,7 +71,8 @@ CEILING = Treatment(
     {"model": {"variant": "trm"}, "train": {"puzzle_lr": 0.1, "kl_weight": 0.0, "freeze_encoder_steps": 0}},
 )
 """The same core, given the task by a puzzle table. The table moves by its rate at each step (sign descent), so that in
-a hundred steps the usual rate of 1e-2 is no ceiling: preset `smoke`, seed 0, no fault: 1.28; at 0.1 1.13, at 0.3 1.14.
+a hundred steps the usual rate of 1e-2 does not give a ceiling: preset `smoke`, seed 0, no fault: loss 1.28; at rate 0.1
+1.13, at 0.3 1.14.
 """
 RANDOM = "frozen-random"
 SMALLEST_GAIN = SMALLEST_EFFECT / 2

@@ -8,45 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from etrm.investigation.comparison.screening import Screen
+from etrm.investigation.judgement import Judgement
 from etrm.investigation.records import Arm, Code, Verdict
 from etrm.investigation.result import HypothesisResult
-
-if TYPE_CHECKING:  # both import this module
-    from etrm.investigation.comparison.screening import Screen
-    from etrm.investigation.session import Investigation
-
-
-class CommonReason(StrEnum):
-    """Reasons that any hypothesis can have for its verdict; its own stand in its module."""
-
-    CONTROLS_MISBEHAVED = "any.controls-misbehaved"
-    SUBJECT_NOT_BUILT = "any.subject-not-built"
-    RUNS_FAILED = "any.runs-failed"
-    NOT_SELECTED = "any.not-selected"
-    NOT_APPLICABLE = "any.not-applicable"  # the model has no such part, or does not use it
-    STOPPED_AT_ROOT_CAUSE = "any.stopped-at-root-cause"
-    DOWNSTREAM = "any.downstream-of-root-cause"
-    NOT_SIGNIFICANT = "any.not-significant-over-all-hypotheses"
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """A verdict and why.
-
-    Attributes:
-        verdict: the verdict on the statement as worded.
-        codes: stable names of the reasons, at least one.
-        sentence: the same in words, with the numbers.
-        candidate: only the number of seeds stands in the way of VALIDATED.
-    """
-
-    verdict: Verdict
-    codes: tuple[Code, ...]
-    sentence: str
-    candidate: bool = False
+from etrm.investigation.session import Investigation
 
 
 @dataclass(frozen=True)
@@ -93,12 +61,17 @@ class Hypothesis(Protocol):
         """Short name, such as ``H2``: the choice on the command line, and the name of its page."""
         return self.statement.id
 
+    @property
+    def study(self) -> str:
+        """Name of its arms and of its cached control outcomes. It must not change: folders are found by it."""
+        return self.id.lower()
+
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The settings that are inspected or run, the run under test first."""
         return ()
 
     def screens(self, investigation: Investigation) -> Sequence[Screen]:
-        """Short runs that it needs whatever is found before, so that they can run beside other work."""
+        """Short runs that it needs whatever is found before, so that they can run in parallel with other work."""
         return ()
 
     def decide(self, investigation: Investigation) -> HypothesisResult:

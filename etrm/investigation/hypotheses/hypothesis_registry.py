@@ -32,7 +32,7 @@ def all_hypotheses() -> dict[str, Hypothesis]:
 
 
 def load_hypothesis(name: str) -> Hypothesis:
-    """Add the hypothesis that a name of code stands for.
+    """Add the hypothesis that a name of code refers to.
 
     Raises:
         ExtensionError: its code cannot be loaded, or raises.
@@ -108,7 +108,7 @@ def _refuse(found: object, member: str, value: object, expected: str) -> ConfigE
     got = "nothing" if value is None else repr(value) if isinstance(value, str) else type(value).__name__
     return ConfigError(
         "hypothesis.invalid",
-        f"{type(found).__name__} is no hypothesis: its {member} cannot be used",
+        f"{type(found).__name__} is not a hypothesis: its {member} cannot be used",
         got=got,
         allowed=expected,
         next_step="derive the class from etrm.investigation.hypotheses.hypothesis.Hypothesis",

@@ -9,7 +9,7 @@ from etrm.errors import EtrmError
 from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome, control_preset
 from etrm.investigation.evidence.reasons import InspectionFacts
 from etrm.investigation.evidence.words import capitalise, format_seeds
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import ControlOutcome, Verdict
 from etrm.investigation.runs.cache import outcomes
 from etrm.investigation.session import Investigation

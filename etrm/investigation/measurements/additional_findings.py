@@ -14,7 +14,6 @@ from etrm.investigation.measurements.run_findings import group_serious
 from etrm.investigation.result import AdditionalFinding
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.runs.measured_run import training_queries
-from etrm.investigation.session import Investigation
 from etrm.training.scoring.predictor import load_model, solve_samples
 from etrm.training.trainer import Trainer
 
@@ -23,12 +22,13 @@ QUERIES = 16
 KEPT = ("rule", "severity", "module", "message", "cause", "remedy")
 
 
-def gather_additional_findings(investigation: Investigation) -> tuple[AdditionalFinding, ...]:
+def gather_additional_findings(arms: Sequence[Sequence[LoadedRun]]) -> tuple[AdditionalFinding, ...]:
     """The findings above a note of every finished run under test, worst first, each with a count of its runs.
 
-    How rows halt is measured in the longest runs, which tell most about it.
+    Args:
+        arms: the finished runs of each arm, the longest runs first: in them halting is measured, because they show
+            most of it.
     """
-    arms = investigation.finished_under_test()
     runs = [run for arm in arms for run in arm]
     trained = arms[0] if arms else []
     halting = [finding for run in trained for finding in _check_halting(run)]

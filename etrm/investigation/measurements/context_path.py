@@ -104,7 +104,7 @@ class ContextTrace(InspectionFacts):
 
     @property
     def unused(self) -> bool:
-        """Whether no demonstration reaches the decoder by value, so that nothing before it can have a gradient."""
+        """Whether no demonstration reaches the decoder by value, so nothing before it can have a gradient."""
         return self.used <= ROUNDING
 
     @property

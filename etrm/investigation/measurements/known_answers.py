@@ -88,7 +88,7 @@ class KnownAnswerScore:
         """The known score and the reported one."""
         return (
             f"{self.what}, pass@{self.k}: {self.reported_solved} of {self.reported_asked} tasks "
-            f"({self.score:.1%}) reported, {self.solved} of {self.asked} ({self.wanted:.1%}) known"
+            f"({self.score:.1%}) reported, {self.solved} of {self.asked} ({self.wanted:.1%}) expected"
         )
 
 

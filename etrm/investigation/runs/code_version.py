@@ -41,6 +41,7 @@ ONLY_JUDGE = tuple(
         "controls.py",
         "fault_benchmark.py",
         "folder_claim.py",
+        "judgement.py",
         "session.py",
         "result.py",
         "root_cause.py",

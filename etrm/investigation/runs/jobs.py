@@ -151,7 +151,7 @@ def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[
 
 
 def work(job: Job, folder: str, code: str) -> None:
-    """Run one job in this process, from wherever it stands.
+    """Run one job in this process, resuming it if it was interrupted.
 
     Args:
         job: the run.

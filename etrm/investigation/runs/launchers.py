@@ -65,7 +65,7 @@ def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 
 
     Raises:
         ConfigError: it is not known, takes no settings, submitit is not installed or refuses a setting, or processes
-            of this machine would need more cores than it has for the threads asked.
+            of this machine would need more cores than it has for that number of threads.
     """
     if name not in LAUNCHERS:
         raise ConfigError(
@@ -116,7 +116,7 @@ class _Processes(_Futures):
     def stop(self, attempts: Sequence[Any]) -> None:
         super().stop(attempts)
         for process in multiprocessing.active_children():
-            process.terminate()  # SIGTERM: the trainer keeps a checkpoint of the step in hand
+            process.terminate()  # SIGTERM: the trainer saves a checkpoint of the current step
 
 
 @contextmanager

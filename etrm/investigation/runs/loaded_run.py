@@ -16,7 +16,7 @@ from etrm.investigation.runs.arms import ArmId
 SUMMARY = "summary.json"
 """What the investigation writes into the folder of a run that has ended."""
 LAST = 25
-"""Steps of the means that stand for the end of a run."""
+"""Number of last steps whose mean represents the end of a run."""
 Metrics = Sequence[dict[str, Any]]
 """What a run logged, a dictionary for each step."""
 

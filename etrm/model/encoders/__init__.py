@@ -21,7 +21,7 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 
 def find_encoder(kind: str) -> EncoderFactory:
-    """Find the factory of an encoder kind: one of ours, or code from outside.
+    """Find the factory of an encoder kind: a built-in one, or code from outside.
 
     Raises:
         ExtensionError: see :meth:`etrm.extensions.ExtensionPoint.find`.

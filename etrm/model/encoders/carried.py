@@ -1,7 +1,7 @@
 """Encoders whose state continues from one ACT step to the next (the published ETRMTRM).
 
 Shapes: R context rows, K pairs of one row, P context tokens, D hidden. After the published code
-(bdsaglam/etrm), with one difference: there the returned context is detached too, so that no encoder
+(bdsaglam/etrm), with one difference: there the returned context is detached too, so no encoder
 parameter ever has a gradient. Here only what is carried is detached, and the step's context is not.
 """
 

@@ -20,7 +20,7 @@ PAD = 0  # that of etrm.data.tokens, which models do not import
 
 
 def choose_block_settings(config: ModelConfig, pre_norm: bool) -> BlockSettings:
-    """Return the settings of every block of an encoder; heads and expansion are those of the core."""
+    """Return the settings of the blocks of an encoder, with the core's number of heads and expansion."""
     encoder = config.encoder
     return BlockSettings(
         config.hidden_size,

@@ -242,7 +242,7 @@ def join_processes(device: str) -> Iterator[World]:
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     yield LaunchedWorld(rank, size)
-    # After an error the connections stand until this process has told of it and ends: see reports_error.
+    # After an error the connections stay open until this process has reported it and ends: see reports_error.
     with _peers():  # the leader may hold the store: nobody leaves before all are done
         dist.barrier()
     dist.destroy_process_group()

@@ -92,7 +92,7 @@ def find(name: str) -> Fault:
 
     Raises:
         ConfigError: there is none; names the nearest.
-        ExtensionError: its code cannot be loaded, or is no fault.
+        ExtensionError: its code cannot be loaded, or is not a fault.
     """
     if name not in FAULTS and EXTENSION_POINT.takes(name):
         return EXTENSION_POINT.load(name)

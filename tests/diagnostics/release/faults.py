@@ -61,7 +61,7 @@ class Fault:
         said: What must be said; None for a healthy control.
         update: The end of a step, where the fault lies there.
         frozen: Whether the decoder is declared to be frozen.
-        asks: What is asked of the subject after the training, beside the monitor.
+        asks: What is asked of the subject after the training, in addition to the monitor.
     """
 
     id: str

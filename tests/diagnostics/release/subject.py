@@ -27,7 +27,7 @@ class Subject(Protocol):
         samples: In the loss of a step.
         watch: What the monitor watches; None for the direct children.
         rows: To which samples rows belong, where the module does not lead with them.
-        expect_partial: Modules of which some calls run without gradient on purpose.
+        expect_partial: Modules that run some of their calls without gradient on purpose.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""SARIF has the structure that its specification demands, HTML stands alone and escapes, tables align."""
+"""SARIF has the structure that its specification demands, HTML is self-contained and escapes, tables align."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_a_batch_of_one_sample_again_and_again_is_told() -> None:
 
 
 class Sided(nn.Module):
-    """A layer that is given something beside the samples."""
+    """A layer that receives something besides the samples."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One fault is one finding: what follows from it stands under it, in every form of output."""
+"""One fault is one finding: its consequences are listed under it, in every form of output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCH = 8
 
 
 class Chain(nn.Module):
-    """embed -> encoder (two layers) -> `between` -> core; `other` reads the input beside them."""
+    """embed -> encoder (two layers) -> `between` -> core; `other` also reads the input."""
 
     def __init__(self, between: Callable[[Tensor], Tensor] = lambda context: context) -> None:
         super().__init__()

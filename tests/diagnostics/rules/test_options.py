@@ -53,7 +53,7 @@ def test_anything_else_is_an_error(options: Any, code: str, facts: dict[str, Any
 
 
 def half_covered(**options: Any) -> Monitor:
-    """A layer of which half the samples have gradient."""
+    """A layer that passes gradient to half of the samples."""
     model = nn.Sequential(nn.Linear(4, 4))
     monitor = Monitor(model, options=options)
     for _ in range(12):

@@ -32,7 +32,7 @@ IDS = (
     " REACH004 REACH005 MOVE001 MOVE002 MOVE003 MOVE004 MOVE005 FROZEN001 MODE001 SHARE001 COLLAPSE001 SPIKE001"
     " DRIFT001 RULE001 LEAK001 LOSS001 CONTEXT001 ORIGIN001 ORACLE001 HALT001 HALT002 COST001"
 )
-"""The order of version 0.1; new rules may stand between."""
+"""The order of version 0.1; new rules may come between them."""
 
 
 def test_every_rule_has_both_cases() -> None:

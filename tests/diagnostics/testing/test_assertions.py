@@ -111,7 +111,9 @@ def test_low_coverage_fails_with_the_table_and_the_finding() -> None:
     assert finding.evidence.threshold == 1.0
     message = str(caught.value)
     # a golden text: what somebody reads in a failing test
-    assert message.startswith("COV001 encoder: 0.167 of the 6 samples send gradient through it, needed 1\n")
+    assert message.startswith(
+        "COV001 encoder: a share of 0.167 of the 6 samples sends gradient through it, needed 1\n"
+    )
     assert "the same at 3 further seeds" in message
     assert message.index("what to do") < message.index("module   gradient")
     assert "pooler   arrived   1 of 1  1 " in message

@@ -1,4 +1,4 @@
-"""What logged steps say about the dynamics, on planted logs."""
+"""What logged steps show about the dynamics, on invented logs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.investigation.comparison import dynamics
 from etrm.investigation.evidence.table import Direction
 from etrm.investigation.records import NotMeasured
@@ -22,7 +22,7 @@ def log(**columns: list[Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("warmup", "share"), [(0, 0.0), (1, 0.0), (11, 0.1), (50, 0.49), (100, 0.99)])
 def test_the_share_of_warm_up_is_read_from_the_factors(warmup: int, share: float) -> None:
-    train = load("small", overrides=("train.steps=100", f"train.warmup_steps={warmup}")).train
+    train = with_settings(load("small"), train={"steps": 100, "warmup_steps": warmup}).train
     assert dynamics.measure_warmup_share(log(lr_factor=[schedule(i, train) for i in range(100)])) == share
 
 
@@ -43,11 +43,17 @@ def test_a_spike_is_ten_times_the_median_of_the_steps_before() -> None:
     assert dynamics.find_spikes(log(grad_norm_before_clip=norms)) == [11]
 
 
-def test_the_median_runs() -> None:
+def test_the_median_leaves_the_step_itself_out() -> None:
+    assert dynamics.find_spikes(log(grad_norm_before_clip=[1.0] * 3 + [5.0] * 3 + [35.0])) == [
+        7
+    ]  # 10 x 3, not 10 x 5
+
+
+def test_the_median_is_a_running_one() -> None:
     assert dynamics.find_spikes(log(grad_norm_before_clip=[100.0] * 30 + [1.0] * 25 + [15.0])) == [56]
 
 
-def test_the_first_steps_are_no_spikes_for_there_is_nothing_to_compare() -> None:
+def test_the_first_steps_are_not_spikes_because_there_is_nothing_to_compare() -> None:
     assert dynamics.find_spikes(log(grad_norm_before_clip=[0.01, 50.0, 1.0, 1.0])) == []
 
 
@@ -88,7 +94,7 @@ def test_rows_take_the_worst_seed_and_decide_nothing() -> None:
     values = {(row.code, row.item): row.treatment for row in rows}
     assert values["dynamics.warmup-share", ""] == 1.0
     for module in ("encoder", "core"):
-        assert isinstance(values["dynamics.update-ratio", module], NotMeasured), "nobody logged how it moved"
+        assert isinstance(values["dynamics.update-ratio", module], NotMeasured), "movement was not logged"
     assert values["dynamics.spikes", ""] == 1.0
     assert values["dynamics.lost-accuracy", ""] == pytest.approx(0.18)
     assert {(row.direction, row.passed) for row in rows} == {(Direction.CONTEXT, None)}

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.investigation.comparison.gradient_check import SlopeReason, check_slope
 from etrm.model.recursive import RecursiveModel
 from etrm.training.faults import FAULTS, Fault
 from etrm.training.faults.seam import change_model
 
 
-def smoke(*settings: str) -> Config:
-    return load("smoke", overrides=("train.threads=1", *settings))
+def smoke(**settings: Any) -> Config:
+    return with_settings(with_settings(load("smoke"), train={"threads": 1}), **settings)
 
 
 @pytest.mark.parametrize("kind", ["standard", "lpn_variational", "recurrent"])
 def test_the_gradient_of_a_sound_encoder_is_the_slope_of_the_loss(kind: str) -> None:
-    found = check_slope(smoke(f"model.encoder.kind={kind}"))
+    found = check_slope(smoke(model={"encoder": {"kind": kind}}))
     assert found is not None
     assert found.ratio == pytest.approx(1, abs=0.05)
     assert not found.holds
@@ -30,17 +31,17 @@ def test_the_gradient_of_a_sound_encoder_is_the_slope_of_the_loss(kind: str) -> 
 @pytest.mark.parametrize(
     "setting",
     [
-        "model.encoder.kind=trm_style",
-        "model.encoder.kind=hybrid_variational",
-        "model.variant=etrm_cached",
-        "train.batch_size=1",
-        "train.freeze_decoder_steps=20",
-        "train.clip_norm=1e-3",
-        'faults=["lr-too-high"]',
+        {"model": {"encoder": {"kind": "trm_style"}}},
+        {"model": {"encoder": {"kind": "hybrid_variational"}}},
+        {"model": {"variant": "etrm_cached"}},
+        {"train": {"batch_size": 1}},
+        {"train": {"freeze_decoder_steps": 20}},
+        {"train": {"clip_norm": 0.001}},
+        {"faults": ("lr-too-high",)},
     ],
 )
-def test_what_is_no_fault_of_the_gradient_is_passed(setting: str) -> None:
-    found = check_slope(smoke(setting))
+def test_what_is_no_fault_of_the_gradient_is_passed(setting: Any) -> None:
+    found = check_slope(smoke(**setting))
     assert found is not None
     assert not found.holds
 
@@ -49,7 +50,7 @@ def odd(change: Callable[[RecursiveModel], None], monkeypatch: pytest.MonkeyPatc
     """The preset with a fault that nobody listed: the model is changed once it is built."""
     fault = Fault("odd", "", "H2", "", lambda recipe: change_model(recipe, change))
     monkeypatch.setitem(FAULTS, "odd", fault)
-    return smoke('faults=["odd"]')
+    return smoke(faults=("odd",))
 
 
 @pytest.mark.parametrize("factor", [1e-6, -1.0, 100.0])
@@ -82,10 +83,10 @@ def test_tensors_that_take_no_gradient_are_counted(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_a_gradient_the_ratio_is_nought() -> None:
-    found = check_slope(smoke('faults=["context-detached"]'))
+    found = check_slope(smoke(faults=("context-detached",)))
     assert found is not None
     assert (found.ratio, found.holds) == (0.0, True)
 
 
 def test_a_step_without_a_loss_says_nothing() -> None:
-    assert check_slope(smoke('faults=["context-nan"]')) is None
+    assert check_slope(smoke(faults=("context-nan",))) is None

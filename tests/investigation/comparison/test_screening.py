@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.config.tree import Changes
 from etrm.data import choose_tasks
 from etrm.investigation.comparison.interventions import with_interventions
@@ -19,12 +21,12 @@ SLOW = Treatment("slow", "rate x0.1", {"train": {"encoder_lr_scale": 0.1}})
 BATCH = Treatment("batch", "twice the batch", {"train": {"batch_size": 32}}, steps=0.5)
 
 
-def small(*settings: str) -> Config:
-    return load("small", overrides=settings)
+def small(**settings: Any) -> Config:
+    return with_settings(load("small"), **settings)
 
 
 def test_a_shorter_run_keeps_the_shares_of_its_parts() -> None:
-    short = with_steps(small("train.freeze_encoder_steps=200"), 80)
+    short = with_steps(small(train={"freeze_encoder_steps": 200}), 80)
     assert (short.train.steps, short.train.warmup_steps, short.train.freeze_encoder_steps) == (80, 8, 40)
 
 
@@ -34,7 +36,7 @@ def test_a_longer_run_keeps_them_too() -> None:
 
 
 def test_few_tasks_are_small_ones_as_they_are() -> None:
-    reference = few_tasks(small('data.augmentations="fresh"', "data.translate=3"), 100)
+    reference = few_tasks(small(data={"augmentations": "fresh", "translate": 3}), 100)
     tasks = choose_tasks(reference.data)
     assert (len(tasks), reference.data.augmentations, reference.data.translate) == (10, 1, 0)
     sides = sorted(task.max_side for task in choose_tasks(small().data))
@@ -44,18 +46,18 @@ def test_few_tasks_are_small_ones_as_they_are() -> None:
 
 @pytest.mark.parametrize(("batch", "steps"), [(16, 100), (64, 100), (8, 200), (3, 534), (1, 1600)])
 def test_a_small_batch_takes_more_steps(batch: int, steps: int) -> None:
-    assert few_tasks(small(f"train.batch_size={batch}"), 100).train.steps == steps
+    assert few_tasks(small(train={"batch_size": batch}), 100).train.steps == steps
 
 
 def test_fewer_tasks_than_ten_are_all_kept() -> None:
-    reference = few_tasks(small("data.max_tasks=4"), 100)
-    assert choose_tasks(reference.data).tasks == choose_tasks(small("data.max_tasks=4").data).tasks
+    reference = few_tasks(small(data={"max_tasks": 4}), 100)
+    assert choose_tasks(reference.data).tasks == choose_tasks(small(data={"max_tasks": 4}).data).tasks
 
 
 @pytest.mark.parametrize("fault", ["warmup-too-long", "lr-too-high"])
 def test_an_intervention_has_the_last_word_over_a_fault(fault: str) -> None:
     changes: Changes = {"train": {"warmup_steps": 4, "encoder_lr_scale": 0.1}}
-    subject = with_interventions(small(f'faults=["{fault}"]'), changes)
+    subject = with_interventions(small(faults=(fault,)), changes)
     assert apply_faults(subject).train.warmup_steps == 4
     assert apply_faults(subject).train.encoder_lr_scale == 0.1
 
@@ -79,7 +81,7 @@ def test_a_treatment_with_seeds_of_its_own_has_the_reference_beside_it() -> None
 
 
 def test_interventions_are_added_to_those_that_a_subject_has() -> None:
-    subject = small('interventions=["train.beta2=0.9"]')
+    subject = small(interventions=("train.beta2=0.9",))
     both = with_interventions(subject, SLOW.settings)
     assert (apply_faults(both).train.beta2, apply_faults(both).train.encoder_lr_scale) == (0.9, 0.1)
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
+from etrm.investigation.comparison.frozen_arms import SMALLEST_EFFECT
 from etrm.investigation.comparison.paired_contrast import Contrast, compare_losses
 from etrm.investigation.experiments import frozen_decoder
-from etrm.investigation.experiments.frozen_decoder import SMALLEST_EFFECT, FrozenReason
+from etrm.investigation.experiments.frozen_decoder import FrozenReason
 from etrm.investigation.result import Scenario
 from etrm.investigation.runs.arms import ArmId
-from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
-from etrm.investigation.session import Investigation
 from tests.investigation.planted import planted
 
 CLEAR = [0.30, 0.32, 0.31]
@@ -105,21 +104,3 @@ def test_nothing_that_could_train_is_stuck() -> None:
     )
     assert (found, code) == (Scenario.STUCK, FrozenReason.NOTHING_TRAINED)
     assert failed.reason in sentence
-
-
-@pytest.mark.parametrize("follows", [True, False])
-def test_the_other_arm_is_made_with_the_first_where_the_experiment_follows(
-    investigation: Investigation, monkeypatch: pytest.MonkeyPatch, follows: bool
-) -> None:
-    asked: list[ArmId] = []
-
-    def run(phase: str, jobs: Sequence[Job]) -> list[LoadedRun]:
-        asked.extend(job.arm for job in jobs)
-        return [replace(runs(0, 0)[0], arm=job.arm) for job in jobs]
-
-    monkeypatch.setattr(investigation, "run", run)
-    investigation.frozen_decoder = follows
-    investigation.seeds = (0, 1)
-    found = frozen_decoder.train_with_frozen_decoder(investigation, "H3")
-    assert [run.arm for run in found] == [frozen_decoder.TRAINED] * 2
-    assert asked == [frozen_decoder.TRAINED] * 2 + [frozen_decoder.BLIND] * 2 * follows

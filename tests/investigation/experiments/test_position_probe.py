@@ -27,9 +27,9 @@ def test_a_linear_code_is_read_and_noise_is_not() -> None:
     assert explained(torch.ones_like(features), wanted, folds) < 0.01  # the mean place of the other folds
 
 
-def encoder(*settings: str) -> GridEncoder:
+def encoder() -> GridEncoder:
     torch.manual_seed(0)
-    return GridEncoder(load("smoke", overrides=settings).model, SIDE)
+    return GridEncoder(load("smoke").model, SIDE)
 
 
 def test_what_has_no_positions_knows_none() -> None:

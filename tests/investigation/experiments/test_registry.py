@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.errors import ConfigError
 from etrm.investigation.experiments import registry as experiments
 from etrm.investigation.experiments.registry import (
@@ -22,7 +22,7 @@ from etrm.investigation.experiments.results_table import table
 from tests.errors import raises_code
 from tests.investigation.planted import inline
 
-SMOKE = load("smoke", overrides=("train.threads=1",))
+SMOKE = with_settings(load("smoke"), train={"threads": 1})
 
 
 def differing(one: Any, other: Any, path: str = "") -> set[str]:
@@ -55,7 +55,7 @@ def differing(one: Any, other: Any, path: str = "") -> set[str]:
     ],
 )
 def test_an_experiment_is_its_one_change(name: str, changed: set[str]) -> None:
-    base = load("smoke", overrides=("train.clip_norm=none", "train.threads=1"))
+    base = with_settings(load("smoke"), train={"clip_norm": None, "threads": 1})
     config = job(find(name), base, 0).config
     assert differing(base.model_dump(), config.model_dump()) == changed
 
@@ -81,7 +81,7 @@ def test_unknown_names_and_impossible_changes_are_refused() -> None:
         find("E99")
     with raises_code(ConfigError, "experiment.unknown-suite", repr("zzz")):
         of_suite("zzz")
-    lpn = load("smoke", overrides=("model.encoder.kind=lpn_standard",))
+    lpn = with_settings(load("smoke"), model={"encoder": {"kind": "lpn_standard"}})
     with raises_code(ConfigError, "experiment.impossible", "E7", "model.encoder.pooling") as caught:
         job(find("E7"), lpn, 0)
     assert caught.value.codes[1:] == ("config.encoder-setting-without-effect",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etrm.config import with_overrides
+from etrm.config import with_settings
 from etrm.errors import ConfigError
 from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.experiments import replayed_mistakes as original
@@ -58,6 +58,6 @@ def test_names_are_checked_and_kept_in_order() -> None:
 
 
 def test_a_run_that_fails_shows_nothing(investigation: Investigation) -> None:
-    investigation.subject = with_overrides(investigation.subject, ("train.lr=1e30",))
+    investigation.subject = with_settings(investigation.subject, train={"lr": 1e30})
     with raises_code(ConfigError, "experiment.failed-run"):
         original.run(investigation, original.chosen(["norms"]))

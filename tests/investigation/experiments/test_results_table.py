@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.investigation.experiments import registry as experiments
 from etrm.investigation.experiments import results_table as tracking
 from etrm.investigation.experiments.accuracy_collapse import describe_drifts, describe_spikes, find_falls
@@ -20,7 +20,7 @@ from etrm.investigation.runs.loaded_run import LoadedRun
 from reports.pages.experiments_page import STATES, _decided, listing, page
 from tests.investigation.planted import inline
 
-SMOKE = load("smoke", overrides=("train.threads=1",))
+SMOKE = with_settings(load("smoke"), train={"threads": 1})
 
 
 def plant(
@@ -202,7 +202,7 @@ def test_without_a_fall_nothing_is_said_to_come_first(tmp_path: Path) -> None:
 
 
 def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Path) -> None:
-    tiny = load("smoke", overrides=("train.steps=3", "train.threads=1"))
+    tiny = with_settings(load("smoke"), train={"steps": 3, "threads": 1})
     experiments.run([find("E0"), find("E7")], tiny, tmp_path, 1, inline(), lambda done, total: None)
     found = {answer.question.name: answer.found for answer in answers(table(tmp_path, tiny, 1))}
     numbers = [

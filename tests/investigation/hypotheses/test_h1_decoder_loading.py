@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from etrm.config import Config, with_overrides
+from etrm.config import Config, with_settings
 from etrm.errors import CheckpointError
 from etrm.investigation.hypotheses import h1_decoder_loading as h1
-from etrm.investigation.hypotheses.hypothesis import CommonReason
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
 from etrm.investigation.session import Investigation
 from etrm.training import faults
@@ -28,27 +29,24 @@ def test_a_healthy_subject_arrives_as_it_was(subject: Config, decoder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "setting", ["model.halt.max_steps=1", "model.halt.exploration=1", "model.variant=etrm_fct"]
+    "changes", [{"halt": {"max_steps": 1}}, {"halt": {"exploration": 1}}, {"variant": "etrm_fct"}]
 )
 def test_how_long_a_subject_thinks_is_no_matter_of_loading(
-    setting: str, subject: Config, decoder: Path
+    changes: dict[str, Any], subject: Config, decoder: Path
 ) -> None:
-    assert (
-        h1.compare_with_checkpoint(with_overrides(subject, (setting,)), decoder).logits <= h1.LOGIT_TOLERANCE
-    )
+    facts = h1.compare_with_checkpoint(with_settings(subject, model=changes), decoder)
+    assert facts.logits <= h1.LOGIT_TOLERANCE
 
 
 def test_a_decoder_that_is_not_loaded_is_seen_in_the_weights(subject: Config, decoder: Path) -> None:
-    facts = h1.compare_with_checkpoint(with_overrides(subject, ('faults=["decoder-not-loaded"]',)), decoder)
+    facts = h1.compare_with_checkpoint(with_settings(subject, faults=("decoder-not-loaded",)), decoder)
     assert facts.holds
     assert facts.matched < facts.total
     assert facts.logits > h1.LOGIT_TOLERANCE
 
 
 def test_other_cycles_are_seen_although_every_weight_matches(subject: Config, decoder: Path) -> None:
-    facts = h1.compare_with_checkpoint(
-        with_overrides(subject, ('faults=["decoder-cycles-mismatch"]',)), decoder
-    )
+    facts = h1.compare_with_checkpoint(with_settings(subject, faults=("decoder-cycles-mismatch",)), decoder)
     assert facts.holds
     assert facts.matched == facts.total
     assert facts.settings == (("L_cycles", 1, 3),)
@@ -56,7 +54,7 @@ def test_other_cycles_are_seen_although_every_weight_matches(subject: Config, de
 
 
 def test_raw_weights_where_ema_is_meant_are_seen(subject: Config, decoder: Path) -> None:
-    raw = with_overrides(subject, ("train.decoder_weights=raw",))
+    raw = with_settings(subject, train={"decoder_weights": "raw"})
     meant = h1.compare_with_checkpoint(raw, decoder)
     assert not meant.holds  # raw is what this config means
 
@@ -69,7 +67,7 @@ def test_raw_weights_where_ema_is_meant_are_seen(subject: Config, decoder: Path)
     with pytest.MonkeyPatch.context() as patch:
         planted = Fault("planted", "raw weights in place of EMA", "H1", "a test", load_raw)
         patch.setitem(faults.FAULTS, "planted", planted)
-        facts = h1.compare_with_checkpoint(with_overrides(subject, ('faults=["planted"]',)), decoder)
+        facts = h1.compare_with_checkpoint(with_settings(subject, faults=("planted",)), decoder)
     assert facts.holds
     assert facts.matched == 2
 
@@ -88,7 +86,7 @@ def test_a_fault_that_no_list_knows_is_seen_by_its_effect(subject: Config, decod
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(faults.FAULTS, "planted", Fault("planted", "one weight", "H1", "a test", nudge))
-        facts = h1.compare_with_checkpoint(with_overrides(subject, ('faults=["planted"]',)), decoder)
+        facts = h1.compare_with_checkpoint(with_settings(subject, faults=("planted",)), decoder)
     assert facts.holds
     assert facts.matched == facts.total - 1
 
@@ -130,15 +128,22 @@ def test_a_control_that_does_not_behave_makes_the_verdict_an_error(
 
 
 def test_a_decoder_of_another_size_is_an_error_that_says_why(subject: Config, decoder: Path) -> None:
-    wide = with_overrides(subject, ("model.hidden_size=64",))
+    wide = with_settings(subject, model={"hidden_size": 64})
     with raises_code(CheckpointError, "decoder.does-not-fit"):
         h1.compare_with_checkpoint(wide, decoder)
 
 
 def test_a_trm_that_starts_from_no_other_has_nothing_to_load(investigation: Investigation) -> None:
-    overrides = ("model.variant=trm", "data.augmentations=1", "train.decoder=none")
     found = h1.HYPOTHESIS.decide(
-        replace(investigation, subject=with_overrides(investigation.subject, overrides))
+        replace(
+            investigation,
+            subject=with_settings(
+                investigation.subject,
+                model={"variant": "trm"},
+                data={"augmentations": 1},
+                train={"decoder": None},
+            ),
+        )
     )
     assert (found.verdict, found.codes) == (Verdict.NOT_RUN, (CommonReason.NOT_APPLICABLE,))
 
@@ -146,5 +151,5 @@ def test_a_trm_that_starts_from_no_other_has_nothing_to_load(investigation: Inve
 def test_a_halting_logit_that_never_moves_is_no_matter_of_loading(
     investigation: Investigation, decoder: Path
 ) -> None:
-    stuck = with_overrides(investigation.subject, ('faults=["halting-stuck"]',))
+    stuck = with_settings(investigation.subject, faults=("halting-stuck",))
     assert not h1.compare_with_checkpoint(stuck, decoder).holds

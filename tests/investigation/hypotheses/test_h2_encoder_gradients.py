@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etrm.config import with_settings
 from etrm.investigation.controls import control_arm
 from etrm.investigation.hypotheses import h2_encoder_gradients as h2
 from etrm.investigation.measurements.encoder_gradients import GradientReason, gather
@@ -144,10 +145,9 @@ def test_a_healthy_subject_is_invalidated_with_every_control_behaving(investigat
 
 
 def test_a_trm_has_no_encoder_to_ask_about(investigation: Investigation) -> None:
-    from etrm.config import with_overrides
 
-    investigation.subject = with_overrides(
-        investigation.subject, ("model.variant=trm", "data.augmentations=1", "train.decoder=none")
+    investigation.subject = with_settings(
+        investigation.subject, model={"variant": "trm"}, data={"augmentations": 1}, train={"decoder": None}
     )
     assert h2.HYPOTHESIS.decide(investigation).verdict is Verdict.NOT_RUN
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from etrm.batch import Batch
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.data import Episodes
 from etrm.errors import DataError
 from etrm.evaluation import paired_t_interval
-from etrm.investigation.experiments.frozen_decoder import TRAINED
+from etrm.investigation.comparison.frozen_arms import TRAINED, plan_jobs
 from etrm.investigation.hypotheses import h3_context_interface as h3
 from etrm.investigation.hypotheses.h3_context_interface import SizeReason
 from etrm.investigation.measurements.context_path import ContextReason, ContextTrace, trace_context
@@ -35,13 +36,13 @@ KINDS = (
 )
 
 
-def smoke(*settings: str) -> Config:
-    return load("smoke", overrides=("train.threads=1", *settings))
+def smoke(**settings: Any) -> Config:
+    return with_settings(with_settings(load("smoke"), train={"threads": 1}), **settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_healthy_context_passes_whatever_the_encoder(kind: str) -> None:
-    seen = trace_context(smoke(f"model.encoder.kind={kind}"))
+    seen = trace_context(smoke(model={"encoder": {"kind": kind}}))
     assert not seen.holds
     assert (seen.same, seen.scale, seen.aligned) == (0, pytest.approx(1), pytest.approx(1))
     assert seen.used > 0.1
@@ -52,32 +53,32 @@ def test_a_healthy_context_passes_whatever_the_encoder(kind: str) -> None:
     ["context-detached", "encoder-no-grad", "cached-context", "encoder-frozen", "freeze-skips-optimizer"],
 )
 def test_what_cuts_gradients_alone_is_not_accused(fault: str) -> None:
-    assert not trace_context(smoke(f'faults=["{fault}"]')).holds
+    assert not trace_context(smoke(faults=(fault,))).holds
 
 
 @pytest.mark.parametrize(
-    "settings", [("train.batch_size=1",), ("train.batch_size=2",), ("data.max_tasks=2",)]
+    "settings", [{"train": {"batch_size": 1}}, {"train": {"batch_size": 2}}, {"data": {"max_tasks": 2}}]
 )
-def test_a_batch_of_one_task_is_not_accused(settings: tuple[str, ...]) -> None:
-    seen = trace_context(smoke(*settings))
+def test_a_batch_of_one_task_is_not_accused(settings: dict[str, Any]) -> None:
+    seen = trace_context(smoke(**settings))
     assert not seen.holds
     assert seen.used > 0.1
 
 
 def test_one_task_alone_cannot_be_asked() -> None:
     with raises_code(DataError, "investigate.single-task", 1):
-        trace_context(smoke("data.max_tasks=1"))
+        trace_context(smoke(data={"max_tasks": 1}))
 
 
 def test_a_mean_over_the_batch_is_still_used() -> None:
-    seen = trace_context(smoke('faults=["context-collapsed"]'))
+    seen = trace_context(smoke(faults=("context-collapsed",)))
     assert seen.holds
     assert not seen.unused
     assert seen.others > 0.01
 
 
 def test_a_scale_is_measured() -> None:
-    seen = trace_context(smoke('faults=["context-scale"]'))
+    seen = trace_context(smoke(faults=("context-scale",)))
     assert seen.scale == pytest.approx(30)
     assert seen.holds
     assert not seen.unused
@@ -85,13 +86,13 @@ def test_a_scale_is_measured() -> None:
 
 
 def test_a_context_that_is_not_finite() -> None:
-    seen = trace_context(smoke('faults=["context-nan"]'))
+    seen = trace_context(smoke(faults=("context-nan",)))
     assert not seen.finite
     assert seen.codes == (ContextReason.NOT_FINITE,)
 
 
 def test_an_unused_context() -> None:
-    seen = trace_context(smoke('faults=["context-ignored"]'))
+    seen = trace_context(smoke(faults=("context-ignored",)))
     assert seen.unused
     assert ContextReason.UNUSED in seen.codes
     assert seen.others == 0
@@ -154,7 +155,7 @@ def test_faults_that_nobody_listed(policy: Policy, lost: bool, monkeypatch: pyte
         model.context_policy = policy
         return model
 
-    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(build_model=build))
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(build_model=build))
     seen = trace_context(smoke())
     assert (seen.holds, seen.lost) == (True, lost)
 
@@ -218,7 +219,7 @@ def test_a_broken_passage_is_enough() -> None:
 def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigation: Investigation) -> None:
     """Every scale is evaluated on the same weights and queries, and 1 is what the model does as it is."""
     investigation.root.mkdir(exist_ok=True)
-    runs = investigation.run("H3", h3.frozen_decoder.plan_jobs(investigation, TRAINED))
+    runs = investigation.run("H3", plan_jobs(investigation, TRAINED))
     found = h3._sweep_scales(runs)
     assert found is not None
     assert found.losses[1.0] == pytest.approx(runs[0].final["loss_end"])

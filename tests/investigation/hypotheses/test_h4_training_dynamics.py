@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.investigation.comparison import screening
 from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses.h4_training_dynamics import DynamicsReason
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.session import Investigation
@@ -22,8 +23,8 @@ from tests.investigation.planted import DIVERGED, planted
 GIVEN = [1.0, 1.1, 0.9]
 
 
-def used(*settings: str) -> Config:
-    return load("small", overrides=settings)
+def used(**settings: Any) -> Config:
+    return with_settings(load("small"), **settings)
 
 
 def names(config: Config) -> list[str]:
@@ -41,28 +42,28 @@ def test_what_changes_nothing_is_left_out_and_listed() -> None:
 @pytest.mark.parametrize(
     ("setting", "added"),
     [
-        ("train.clip_norm=none", "clip"),
-        ("train.clip_norm=5", "clip"),
-        ("train.warmup_steps=41", "warm-up"),
-        ("model.halt.exploration=0.5", "exploration"),
-        ("model.halt.exploration=0", "exploration"),
+        ({"train": {"clip_norm": None}}, "clip"),
+        ({"train": {"clip_norm": 5}}, "clip"),
+        ({"train": {"warmup_steps": 41}}, "warm-up"),
+        ({"model": {"halt": {"exploration": 0.5}}}, "exploration"),
+        ({"model": {"halt": {"exploration": 0}}}, "exploration"),
     ],
 )
-def test_what_differs_is_put_to_the_test(setting: str, added: str) -> None:
-    assert set(names(used(setting))) - set(names(used())) == {added}
+def test_what_differs_is_put_to_the_test(setting: dict[str, Any], added: str) -> None:
+    assert set(names(used(**setting))) - set(names(used())) == {added}
 
 
 def test_without_a_training_encoder_its_rate_is_left_out() -> None:
     for settings in (
-        ("model.variant=trm", "train.kl_weight=0"),
-        ("train.freeze_encoder_steps=400",),
-        ("train.encoder_lr_scale=0",),
+        {"model": {"variant": "trm"}, "train": {"kl_weight": 0}},
+        {"train": {"freeze_encoder_steps": 400}},
+        {"train": {"encoder_lr_scale": 0}},
     ):
-        assert names(used(*settings)) == ["rate-x.3", "batch"]
+        assert names(used(**settings)) == ["rate-x.3", "batch"]
 
 
 def test_rates_are_multiples_of_the_rate_in_use() -> None:
-    treatments, _ = h4.list_interventions(used("train.encoder_lr_scale=100"))
+    treatments, _ = h4.list_interventions(used(train={"encoder_lr_scale": 100}))
     assert [t.setting_texts for t in treatments[:3]] == [
         ("train.encoder_lr_scale=1.0",),
         ("train.encoder_lr_scale=10.0",),
@@ -134,7 +135,7 @@ def test_a_broken_control_or_a_lost_run_is_an_error() -> None:
 
 
 def test_settings_are_compared_with_those_of_the_decoder(decoder: object) -> None:
-    same = load("smoke", overrides=(f"train.decoder='{decoder}'",))
+    same = with_settings(load("smoke"), train={"decoder": decoder})
     row = h4._compare_settings(same)
     assert all(fact in row.note for fact in ("train.batch_size", "16", "8"))
     assert isinstance(row.treatment, float)

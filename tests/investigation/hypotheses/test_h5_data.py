@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.data import Episodes, Sample
 from etrm.investigation.hypotheses import h5_data as h5
 from etrm.investigation.measurements.row_provenance import RowProblem
@@ -16,8 +16,7 @@ from etrm.training.recipe import Recipe
 
 
 def smoke(*faults: str) -> Config:
-    named = ", ".join(f'"{name}"' for name in faults)
-    return load("smoke", overrides=("train.threads=1", f"faults=[{named}]"))
+    return with_settings(load("smoke"), train={"threads": 1}, faults=faults)
 
 
 def test_a_healthy_subject_has_nothing_wrong() -> None:
@@ -67,7 +66,7 @@ def test_a_fault_that_nobody_listed_is_found_by_its_effect(monkeypatch: pytest.M
         labels = other.labels[:length] if len(other.labels) >= length else sample.labels[::-1].copy()
         return replace(sample, labels=labels)
 
-    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(draw=shuffled))
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(draw=shuffled))
     facts = h5.inspect_data(smoke())
     assert facts.read.wrong[RowProblem.LABELS] > facts.read.rows / 2
 

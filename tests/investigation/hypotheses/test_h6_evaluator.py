@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from etrm import evaluation
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.data import Sample, TaskSet
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation.hypotheses import h6_evaluator as h6
@@ -21,8 +21,7 @@ from etrm.training.recipe import Recipe
 
 
 def smoke(*faults: str) -> Config:
-    named = ", ".join(f'"{name}"' for name in faults)
-    return load("smoke", overrides=("train.threads=1", f"faults=[{named}]"))
+    return with_settings(load("smoke"), train={"threads": 1}, faults=faults)
 
 
 ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE = KnownAnswers
@@ -96,7 +95,7 @@ def test_evaluators_that_nobody_listed(change: Change, monkeypatch: pytest.Monke
     def evaluate(tasks: Any, predictor: Predictor, **options: Any) -> EvaluationReport:
         return change(evaluation.evaluate(tasks, predictor, **options))
 
-    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(evaluate=evaluate))
     assert h6.inspect_evaluator(smoke()).holds
 
 
@@ -131,7 +130,7 @@ def _one_vote(tasks: TaskSet, predictor: Predictor, **options: Any) -> Evaluatio
 def test_evaluators_that_ask_otherwise(
     evaluate: Evaluate, seen: list[KnownAnswers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etrm.training.trainer.recipe_for", lambda config: Recipe(evaluate=evaluate))
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(evaluate=evaluate))
     facts = h6.inspect_evaluator(smoke())
     assert set(seen) <= set(wrong(facts))
     assert all(p.refused for p in facts.planted) == (evaluate is _answers_of_the_next)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.evaluation import paired_t_interval
 from etrm.investigation.comparison import screening
 from etrm.investigation.comparison.paired_contrast import TreatmentComparison
@@ -15,7 +16,7 @@ from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
 from etrm.investigation.hypotheses import unseen_rules
 from etrm.investigation.hypotheses.h7_encoder_capacity import CapacityReason
-from etrm.investigation.hypotheses.hypothesis import CommonReason, Judgement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.loaded_run import LoadedRun
@@ -30,8 +31,8 @@ SAME = [1.01 * x for x in GIVEN]
 UNCLEAR = [0.5, 1.5, 0.9]
 
 
-def used(*settings: str) -> Config:
-    return load("small", overrides=settings)
+def used(**settings: Any) -> Config:
+    return with_settings(load("small"), **settings)
 
 
 def names(config: Config) -> list[str]:
@@ -46,10 +47,10 @@ def test_every_rung_of_the_standard_encoder_is_one_step_up() -> None:
 
 def test_a_variational_encoder_has_the_rungs_of_its_own_weaknesses() -> None:
     weak = used(
-        "model.encoder.kind=hybrid_variational", "model.encoder.latent_size=4", "train.kl_weight=1000"
+        model={"encoder": {"kind": "hybrid_variational", "latent_size": 4}}, train={"kl_weight": 1000}
     )
     assert names(weak) == ["standard", "no-divergence", "wider-latent", "deeper", "tokens"]
-    assert names(used("model.encoder.kind=lpn_variational", "model.encoder.latent_size=256")) == [
+    assert names(used(model={"encoder": {"kind": "lpn_variational", "latent_size": 256}})) == [
         "standard",
         "deeper",
         "tokens",
@@ -59,7 +60,7 @@ def test_a_variational_encoder_has_the_rungs_of_its_own_weaknesses() -> None:
 @pytest.mark.parametrize("fault", ["encoder-one-token", "posterior-collapse"])
 @pytest.mark.parametrize("kind", ["standard", "hybrid_standard", "lpn_variational", "recurrent"])
 def test_every_arm_is_a_valid_config(fault: str, kind: str) -> None:
-    subject = used(f'faults=["{fault}"]', f"model.encoder.kind={kind}")
+    subject = used(faults=(fault,), model={"encoder": {"kind": kind}})
     reference = few_tasks(subject, 20)
     treatments = (
         h7.CEILING,
@@ -74,7 +75,7 @@ def test_every_arm_is_a_valid_config(fault: str, kind: str) -> None:
 
 
 def test_where_only_the_encoder_trains_it_is_not_frozen() -> None:
-    reference = few_tasks(used("train.freeze_decoder_steps=400"), 20)
+    reference = few_tasks(used(train={"freeze_decoder_steps": 400}), 20)
     assert h7.freeze_encoder(reference) == []
 
 
@@ -218,7 +219,7 @@ def test_holms_correction_is_over_the_whole_ladder() -> None:
 
 
 def test_a_trm_has_no_encoder_to_be_weak(investigation: Investigation) -> None:
-    investigation.subject = load("smoke", overrides=("model.variant=trm", "data.augmentations=1"))
+    investigation.subject = with_settings(load("smoke"), model={"variant": "trm"}, data={"augmentations": 1})
     assert h7.HYPOTHESIS.decide(investigation).verdict is Verdict.NOT_RUN
 
 

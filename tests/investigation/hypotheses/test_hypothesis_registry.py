@@ -12,8 +12,9 @@ from etrm.config import load
 from etrm.errors import ConfigError
 from etrm.extensions import outside_digests
 from etrm.investigation.hypotheses import hypothesis_registry as registry
-from etrm.investigation.hypotheses.hypothesis import Hypothesis, Judgement, Statement
+from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses, register
+from etrm.investigation.judgement import Judgement
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, Result
 from etrm.investigation.run import choose, investigate

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from etrm.batch import Batch, Demos
 from etrm.checkpoints.format import Checkpoint, WeightsKind
-from etrm.config import SIDE, Config, load, with_overrides
+from etrm.config import SIDE, Config, load, with_settings
 from etrm.data import DemoPair, Episodes, Sample, TaskSet
 from etrm.data.sample import CELLS
 from etrm.data.tokens import FIRST_COLOUR
@@ -425,13 +425,11 @@ def test_the_first_look_that_finds_something_is_the_right_one(
 ) -> None:
     cause, apply = UNLISTED[name]
     monkeypatch.setitem(FAULTS, "unlisted", Fault("unlisted", "", cause or "", "", apply))
-    subject = load("smoke", overrides=("train.threads=1", 'faults=["unlisted"]'))
+    subject = with_settings(load("smoke"), train={"threads": 1}, faults=("unlisted",))
     looks: dict[str, Callable[[], Any]] = {
         "H5": lambda: h5.inspect_data(subject),
         "H6": lambda: h6.inspect_evaluator(subject),
-        "H1": lambda: h1.compare_with_checkpoint(
-            with_overrides(subject, (f"train.decoder='{decoder}'",)), decoder
-        ),
+        "H1": lambda: h1.compare_with_checkpoint(with_settings(subject, train={"decoder": decoder}), decoder),
         "H2": lambda: check_slope(subject),
         "H3": lambda: trace_context(subject),
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.investigation.hypotheses import unseen_rules
 from etrm.investigation.records import NotMeasured
 from etrm.investigation.runs.budget import SCREENING, TIERS
@@ -25,22 +26,18 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unseen_rules, "EVALUATED", 6)
 
 
-def small(*settings: str) -> Config:
-    return load("small", overrides=settings)
+def small(**settings: Any) -> Config:
+    return with_settings(load("small"), **settings)
 
 
 @pytest.mark.parametrize("variant", ["etrm", "etrm_fct", "etrm_cached"])
 @pytest.mark.parametrize("fault", ["encoder-one-token", "posterior-collapse", "context-scale"])
 def test_it_is_the_subject_on_other_tasks(variant: str, fault: str) -> None:
     subject = small(
-        f"model.variant={variant}",
-        f'faults=["{fault}"]',
-        'data.augmentations="fresh"',
-        "data.translate=2",
-        'data.exclude=["40853293"]',
-        "data.queries=all",
-        "train.freeze_decoder_steps=400",
-        "train.decoder=/nowhere",
+        model={"variant": variant},
+        faults=(fault,),
+        data={"augmentations": "fresh", "translate": 2, "exclude": ("40853293",), "queries": "all"},
+        train={"freeze_decoder_steps": 400, "decoder": "/nowhere"},
     )
     config = unseen_rules.rules_config(subject, 50)
     used = apply_faults(config)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from etrm.config import with_overrides
+from etrm.config import with_settings
 from etrm.investigation.controls import control_arm, subject_arm
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
 from etrm.investigation.runs.jobs import Job
@@ -14,25 +16,28 @@ from etrm.investigation.session import Investigation, with_seed
 @pytest.mark.parametrize(
     ("settings", "expected", "facts"),
     [
-        ('faults=["encode-all-discard"]', ("CALL001", "encoder"), ("1", "2")),
-        ('faults=["halting-stuck"]', ("HALT001", ""), ("-50", "12")),
-        ("faults=[]", None, ()),
-        ("model.variant=etrm_fct", None, ()),
+        ({"faults": ("encode-all-discard",)}, ("CALL001", "encoder"), ("1", "2")),
+        ({"faults": ("halting-stuck",)}, ("HALT001", ""), ("-50", "12")),
+        ({}, None, ()),
+        ({"model": {"variant": "etrm_fct"}}, None, ()),
     ],
 )
 def test_cost_and_halting_are_found(
-    investigation: Investigation, settings: str, expected: tuple[str, str] | None, facts: tuple[str, ...]
+    investigation: Investigation,
+    settings: dict[str, Any],
+    expected: tuple[str, str] | None,
+    facts: tuple[str, ...],
 ) -> None:
-    config = with_overrides(investigation.subject, (settings, "train.steps=10"))
+    config = with_settings(investigation.subject, **settings, train={"steps": 10})
     jobs = [Job(subject_arm("h2"), seed, with_seed(config, seed)) for seed in (0, 1)]
     investigation.run(
         "H2", [*jobs, Job(control_arm("h2"), 0, with_seed(config, 2))]
-    )  # a control is no subject
-    found = gather_additional_findings(investigation)
+    )  # a control is not under test
+    found = gather_additional_findings(investigation.finished_under_test())
     assert [(f.rule, f.module) for f in found] == ([expected] if expected else [])
     assert all(fact in f.message for f in found for fact in facts)
     assert all(f.n.startswith("2 of 2") for f in found)
 
 
 def test_without_runs_there_is_nothing_to_say(investigation: Investigation) -> None:
-    assert gather_additional_findings(investigation) == ()
+    assert gather_additional_findings(investigation.finished_under_test()) == ()

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from etrm.config import load
-from etrm.investigation.comparison import screening
+from etrm.investigation.comparison import frozen_arms, screening
 from etrm.investigation.controls import control_arm, subject_arm
-from etrm.investigation.experiments import frozen_decoder, replayed_mistakes
+from etrm.investigation.experiments import replayed_mistakes
 from etrm.investigation.hypotheses import unseen_rules
 from etrm.investigation.records import Role
 from etrm.investigation.runs.arms import ArmId
@@ -40,8 +40,8 @@ def few_of(control: str, treatment: str, *faults: str) -> ArmId:
             "positive control",
         ),
         (lambda: unseen_rules.ARM, "rules-as-given", "treatment"),
-        (lambda: frozen_decoder.TRAINED, "frozen-trained", "treatment"),
-        (lambda: frozen_decoder.BLIND, "frozen-foreign-demos", "control"),
+        (lambda: frozen_arms.TRAINED, "frozen-trained", "treatment"),
+        (lambda: frozen_arms.BLIND, "frozen-foreign-demos", "control"),
         (lambda: replayed_mistakes.SHORT, "original-short", "treatment"),
         (lambda: ArmId("E7"), "E7", "treatment"),
     ],

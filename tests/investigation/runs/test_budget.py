@@ -1,4 +1,4 @@
-"""Tiers: what a name stands for, and what reaches the runs."""
+"""Tiers: what a name means, and what reaches the runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from etrm.errors import ConfigError
 from etrm.evaluation.statistics import FULL_SEEDS
-from etrm.investigation.experiments import frozen_decoder
+from etrm.investigation.comparison import frozen_arms
 from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
 from etrm.investigation.runs.budget import SCREENING, TIERS, find
@@ -30,13 +30,11 @@ def test_only_the_screening_has_too_few_seeds_for_a_verdict() -> None:
 def test_the_steps_of_a_tier_are_those_of_its_runs(investigation: Investigation) -> None:
     assert investigation.tier is SCREENING
     investigation.tier = replace(SCREENING, frozen_steps=7, pretrain_steps=3)
-    assert {
-        job.config.train.steps for job in frozen_decoder.plan_jobs(investigation, frozen_decoder.TRAINED)
-    } == {7}
-    investigation.tier = replace(SCREENING, frozen_steps=7000)
-    steps = {
-        job.config.train.steps for job in frozen_decoder.plan_jobs(investigation, frozen_decoder.TRAINED)
+    assert {job.config.train.steps for job in frozen_arms.plan_jobs(investigation, frozen_arms.TRAINED)} == {
+        7
     }
+    investigation.tier = replace(SCREENING, frozen_steps=7000)
+    steps = {job.config.train.steps for job in frozen_arms.plan_jobs(investigation, frozen_arms.TRAINED)}
     assert steps == {investigation.subject.train.steps}
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from etrm.checkpoints.run_folder import read_record
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.device import pick_device
 from etrm.errors import RunFolderError
 from etrm.hardware import describe
@@ -23,7 +23,7 @@ from etrm.investigation.runs.launchers import launcher
 from etrm.investigation.runs.loaded_run import load_run
 from tests.investigation.planted import inline
 
-SMOKE = load("smoke", overrides=("train.threads=1", "train.steps=2", "train.warmup_steps=1"))
+SMOKE = with_settings(load("smoke"), train={"threads": 1, "steps": 2, "warmup_steps": 1})
 H100 = "cuda: NVIDIA H100"
 
 
@@ -44,7 +44,7 @@ def silent(done: int, total: int) -> None:
 
 def test_the_device_is_resolved_and_named_by_its_hardware() -> None:
     assert SMOKE.train.device == "auto"
-    found = cache.compute_of(load("smoke", overrides=("train.device=cpu", "train.threads=3")))
+    found = cache.compute_of(with_settings(load("smoke"), train={"device": "cpu", "threads": 3}))
     assert found.device == describe(torch.device("cpu"))
     assert found.device.partition(": ")[0] == "cpu"
     assert found.device.partition(": ")[2]
@@ -56,7 +56,7 @@ def test_all_that_computes_a_run_is_in_its_key(
 ) -> None:
     keys = [cache.key(SMOKE)]
     assert cache.key(SMOKE) == keys[0]
-    keys += [cache.key(load("smoke", overrides=("train.threads=2",)))]
+    keys += [cache.key(with_settings(load("smoke"), train={"threads": 2}))]
     keys += [cache.key(SMOKE, "slurm slurm_partition=a"), cache.key(SMOKE, "slurm slurm_partition=b")]
     monkeypatch.setattr("torch.__version__", "0.0.1")
     keys += [cache.key(SMOKE)]
@@ -68,12 +68,12 @@ def test_all_that_computes_a_run_is_in_its_key(
 
 
 def test_settings_that_only_a_fault_changes_are_those_of_the_key() -> None:
-    config = load("smoke", overrides=("train.threads=1", 'interventions=["train.threads=2"]'))
+    config = with_settings(load("smoke"), train={"threads": 1}, interventions=("train.threads=2",))
     assert cache.compute_of(config).threads == 2
 
 
 def test_tasks_in_files_of_a_user_are_in_the_key(tmp_path: Path) -> None:
-    config = load("smoke", overrides=(f"data.source='{tmp_path}'", f"evaluate.source='{tmp_path}'"))
+    config = with_settings(load("smoke"), data={"source": str(tmp_path)}, evaluate={"source": str(tmp_path)})
 
     def write(subset: str, colour: int) -> None:
         (tmp_path / subset).mkdir(exist_ok=True)
@@ -125,7 +125,7 @@ def test_the_record_of_a_run_says_what_computed_it(tmp_path: Path) -> None:
 
 
 def test_a_run_that_failed_before_it_began_says_nothing_of_a_device(tmp_path: Path) -> None:
-    broken = load("smoke", overrides=("train.threads=1", "train.decoder='/nowhere/at/all'"))
+    broken = with_settings(load("smoke"), train={"threads": 1, "decoder": "/nowhere/at/all"})
     (run,) = run_jobs(tmp_path, [Job(ArmId("arm"), 0, broken)], inline(), silent).values()
     assert (run.failed, run.record.device, run.record.precision, run.record.threads) == (
         True,

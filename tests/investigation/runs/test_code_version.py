@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.code_version import ONLY_JUDGE, ONLY_RENDER, PACKAGES, code_hash, hash_files
 from etrm.investigation.runs.jobs import Job, work
@@ -120,7 +120,7 @@ print(json.dumps([by_a_run, loaded()]))
 
 def make_a_run(folder: Path) -> None:
     """A measured run, as a worker makes it."""
-    config = load("smoke", overrides=("train.steps=2", "train.warmup_steps=1", "train.threads=1"))
+    config = with_settings(load("smoke"), train={"steps": 2, "warmup_steps": 1, "threads": 1})
     job = Job(ArmId("arm"), 0, config, measure=True)
     work(job, str(folder), code_hash(config))
     assert (folder / "metrics.jsonl").read_text().count("\n") == 2
@@ -172,7 +172,7 @@ def test_what_python_and_editors_leave_is_not_in_the_hash(copies: Mapping[str, P
 
 
 def test_a_worker_that_loaded_other_code_makes_no_run(tmp_path: Path) -> None:
-    config = load("smoke", overrides=("train.steps=2", "train.warmup_steps=1", "train.threads=1"))
+    config = with_settings(load("smoke"), train={"steps": 2, "warmup_steps": 1, "threads": 1})
     work(Job(ArmId("arm"), 0, config), str(tmp_path), "0" * 64)
     assert {path.name for path in tmp_path.iterdir()} == {"summary.json"}
     assert '"state": "failed"' in (tmp_path / "summary.json").read_text()

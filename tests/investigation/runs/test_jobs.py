@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etrm.config import load, with_overrides
+from etrm.config import load, with_settings
 from etrm.errors import RunFolderError
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job, run_jobs
@@ -16,7 +16,7 @@ from tests.errors import assert_holds, raises_code
 from tests.investigation.planted import inline
 
 ONE, TWO = launcher("processes", 1), launcher("processes", 2)
-CONFIG = load("smoke", overrides=("train.steps=4", "train.threads=1"))
+CONFIG = with_settings(load("smoke"), train={"steps": 4, "threads": 1})
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 def test_a_folder_of_another_subject_is_refused_before_anything_runs(tmp_path: Path) -> None:
     run_jobs(tmp_path, [Job(ArmId("arm"), 0, CONFIG)], inline(), lambda done, total: None)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    other = Job(ArmId("arm"), 0, with_overrides(CONFIG, ("train.lr=0.5",)))
+    other = Job(ArmId("arm"), 0, with_settings(CONFIG, train={"lr": 0.5}))
     with raises_code(RunFolderError, "investigate.other-subject", tmp_path, other.folder):
         run_jobs(tmp_path, [Job(ArmId("new"), 0, CONFIG), other], inline(), lambda done, total: None)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -41,7 +41,7 @@ def test_a_folder_of_another_subject_is_refused_before_anything_runs(tmp_path: P
 
 @pytest.mark.processes
 def test_a_failed_run_is_reported_and_the_others_finish(tmp_path: Path) -> None:
-    broken = with_overrides(CONFIG, ("train.decoder='/nowhere/at/all'",))
+    broken = with_settings(CONFIG, train={"decoder": "/nowhere/at/all"})
     found = run_jobs(
         tmp_path,
         [Job(ArmId("bad"), 0, broken), Job(ArmId("good"), 0, CONFIG)],
@@ -56,7 +56,7 @@ def test_a_failed_run_is_reported_and_the_others_finish(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_a_worker_that_dies_is_reported_and_nothing_crashes(tmp_path: Path) -> None:
-    long = with_overrides(CONFIG, ("train.steps=5000",))
+    long = with_settings(CONFIG, train={"steps": 5000})
 
     def kill_when_training(done: int, total: int) -> None:
         if 0 < done < total:

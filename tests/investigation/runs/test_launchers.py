@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.errors import ConfigError, Interrupted
 from etrm.investigation.runs import launchers as launch
 from etrm.investigation.runs.arms import ArmId
@@ -19,7 +19,7 @@ from etrm.investigation.runs.launchers import Launcher, launcher
 from tests.errors import raises_code
 from tests.investigation.planted import inline
 
-CONFIG = load("smoke", overrides=("train.steps=3", "train.threads=1"))
+CONFIG = with_settings(load("smoke"), train={"steps": 3, "threads": 1})
 JOBS = [Job(ArmId("arm"), seed, CONFIG) for seed in range(5)]
 
 
@@ -144,7 +144,7 @@ def test_submitit_runs_arms_in_jobs_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     jobs = [
         *JOBS[:2],
-        Job(ArmId("diverges"), 0, load("smoke", overrides=("train.lr=1e30", "train.threads=1"))),
+        Job(ArmId("diverges"), 0, with_settings(load("smoke"), train={"lr": 1e30, "threads": 1})),
     ]
     found = run_jobs(tmp_path, jobs, launcher("local", 2, ["timeout_min=5"]), silent)
     assert [found[ArmId("arm"), seed].steps for seed in (0, 1)] == [3, 3]

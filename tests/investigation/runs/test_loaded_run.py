@@ -46,7 +46,7 @@ def test_each_file_is_read_once_in_a_whole_investigation(
     h2.HYPOTHESIS.decide(investigation)
     h4.HYPOTHESIS.decide(investigation)
     investigation.run("again", h4.HYPOTHESIS.screens(investigation)[0].jobs())
-    gather_additional_findings(investigation)
+    gather_additional_findings(investigation.finished_under_test())
     assert sum(path.name == "read_metrics" for path in reads) > 6
     assert sum(path.name == "read_findings" for path in reads) == 2  # the runs under test
     assert set(reads.values()) == {1}

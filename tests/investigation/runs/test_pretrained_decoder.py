@@ -9,14 +9,14 @@ import pytest
 
 from etrm.checkpoints import format as checkpoint
 from etrm.checkpoints.run_folder import RunFolder
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.investigation.controls import control_outcome
-from etrm.investigation.hypotheses.hypothesis import Judgement
+from etrm.investigation.judgement import Judgement
 from etrm.investigation.records import ControlOutcome, Verdict
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.runs.cache import outcomes
 
-SMOKE = load("smoke", overrides=("train.threads=1",))
+SMOKE = with_settings(load("smoke"), train={"threads": 1})
 
 
 @pytest.fixture(autouse=True)
@@ -45,19 +45,23 @@ def test_another_config_or_other_code_is_another_decoder(monkeypatch: pytest.Mon
 
 
 def test_what_is_judged_in_the_subject_does_not_reach_the_decoder() -> None:
-    broken = load("smoke", overrides=("train.lr=1e30", "train.warmup_steps=20", "model.halt.exploration=1"))
+    broken = with_settings(
+        load("smoke"), train={"lr": 1e30, "warmup_steps": 20}, model={"halt": {"exploration": 1}}
+    )
     assert pretrain.trm_config(broken, 9) == pretrain.trm_config(load("smoke"), 9)
 
 
 def test_the_losses_of_the_subject_do_not_reach_the_decoder() -> None:
-    subject = load(
-        "smoke", overrides=("model.encoder.kind=lpn_variational", "train.kl_weight=0.1", "train.loss=softmax")
+    subject = with_settings(
+        load("smoke"),
+        model={"encoder": {"kind": "lpn_variational"}},
+        train={"kl_weight": 0.1, "loss": "softmax"},
     )
     assert pretrain.trm_config(subject, 9).train == pretrain.trm_config(load("smoke"), 9).train
 
 
 def test_the_trm_shares_the_core_and_the_tasks_and_nothing_injected() -> None:
-    subject = load("smoke", overrides=('faults=["cached-context"]', "train.freeze_decoder_steps=5"))
+    subject = with_settings(load("smoke"), faults=("cached-context",), train={"freeze_decoder_steps": 5})
     config = pretrain.trm_config(subject, 9)
     kept = subject.model.model_dump(exclude={"variant", "halt"})
     assert config.model.model_dump(exclude={"variant", "halt"}) == kept

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from etrm.batch import Batch
-from etrm.config import STATEFUL, load
+from etrm.config import STATEFUL, load, with_settings
 from etrm.errors import ConfigError
 from etrm.model.encoders import ENCODERS
 from etrm.model.layers import key_mask, rms_norm
@@ -47,7 +47,7 @@ def test_the_config_knows_which_kinds_are_stateful(world: Any) -> None:
 def test_a_cached_context_would_never_move_a_state_and_is_refused(world: Any) -> None:
     for kind in STATEFUL:
         with raises_code(ConfigError, "config.cached-context-of-stateful-encoder", repr(kind), "etrm_cached"):
-            load(overrides=(f"model.encoder.kind={kind}", "model.variant=etrm_cached"))
+            with_settings(load(), model={"encoder": {"kind": kind}, "variant": "etrm_cached"})
 
 
 # -- one step -----------------------------------------------------------------------------------------

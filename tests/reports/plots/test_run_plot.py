@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.errors import RunFolderError
 from reports.plots.run_plot import plot_runs
 from tests.errors import raises_code
@@ -13,7 +13,7 @@ from tests.errors import raises_code
 
 def run(path: Path, seed: int) -> Path:
     path.mkdir()
-    (path / "config.json").write_text(load("smoke", overrides=(f"train.seed={seed}",)).to_json())
+    (path / "config.json").write_text(with_settings(load("smoke"), train={"seed": seed}).to_json())
     lines = [json.dumps({"step": i + 1, "loss": 2.0 / (i + 1), "held": None}) for i in range(30)]
     (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     return path

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.training.trainer import train
 
 Write = Callable[..., Path]
@@ -40,14 +40,15 @@ def write_run(tmp_path: Path) -> Write:
 
     def write(
         name: str = "run",
-        *settings: str,
+        *,
         logged: int = 30,
         checkpoints: Sequence[int] = (0,),
         record: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        config = load("smoke", overrides=("train.steps=40", *settings))
+        config = with_settings(with_settings(load("smoke"), train={"steps": 40}), **settings)
         (folder / "config.json").write_text(config.to_json())
         steps = range(1, logged + 1)
         (folder / "metrics.jsonl").write_text(lines([metrics(step) for step in steps]))
@@ -68,15 +69,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "tasks" / subset).mkdir(parents=True)
         for seed in range(first, first + 4):
             (root / "tasks" / subset / f"task{seed}.json").write_text(json.dumps(_task(seed)))
-    source = f'"{root / "tasks"}"'
-    settings = (
-        f"data.source={source}",
-        f"evaluate.source={source}",
-        "evaluate.max_tasks=none",
-        "data.max_side=12",
+    config = with_settings(
+        load("smoke"),
+        data={"source": str(root / "tasks"), "max_side": 12},
+        evaluate={"source": str(root / "tasks"), "max_tasks": None},
+        train={"batch_size": 4, "threads": 1, "steps": 3},
+        monitor={"enabled": False},
     )
-    small = ("train.batch_size=4", "train.threads=1", "train.steps=3", "monitor.enabled=false")
-    assert train(load("smoke", overrides=(*settings, *small)), root / "run")
+    assert train(config, root / "run")
     return root / "run"
 
 

@@ -68,7 +68,7 @@ def test_what_the_names_of_arms_say_is_not_said_again() -> None:
 
 
 def test_numbers_stand_beside_their_difference_from_the_first(write_run: Write) -> None:
-    text = shown(write_run("a", logged=20), write_run("b", "train.lr=0.5", logged=30))
+    text = shown(write_run("a", logged=20), write_run("b", train={"lr": 0.5}, logged=30))
     (loss,) = (line.split() for line in text.splitlines() if line.startswith("loss"))
     assert loss == ["loss", "1.805", "1.710", "(-0.09500)"]
     assert "train.lr" in text
@@ -76,12 +76,12 @@ def test_numbers_stand_beside_their_difference_from_the_first(write_run: Write) 
 
 
 def test_seeds_are_averaged_with_each_beside_the_mean(write_run: Write) -> None:
-    text = shown(write_run("a", logged=20), write_run("b", "train.seed=1", logged=30))
+    text = shown(write_run("a", logged=20), write_run("b", train={"seed": 1}, logged=30))
     assert "0.2425 (0.1950, 0.2900)" in text
 
 
 def test_a_mean_over_seeds_wants_every_seed(write_run: Write) -> None:
-    text = shown(write_run("a", logged=20), write_run("b", "train.seed=1", logged=0))
+    text = shown(write_run("a", logged=20), write_run("b", train={"seed": 1}, logged=0))
     (row,) = (line for line in text.splitlines() if line.startswith("smoke"))
     assert row.split() == ["smoke", "2", "—", "—", "—"]
 
@@ -122,7 +122,7 @@ def test_runs_that_stand_at_different_steps_are_a_doubt(write_run: Write) -> Non
 
 
 def test_figures_of_what_all_runs_logged(tmp_path: Path, write_run: Write) -> None:
-    found = compare([write_run("a"), write_run("b", "train.seed=1")])
+    found = compare([write_run("a"), write_run("b", train={"seed": 1})])
     files = plot_comparison(found, tmp_path / "new" / "figures")
     assert {file.name for file in files} == {
         "accuracy_all.png", "exact_all.png", "loss.png", "steps_at_halt.png", "encoder-coverage.png",

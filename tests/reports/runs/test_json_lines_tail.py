@@ -1,4 +1,4 @@
-"""A file that grows, is cut back, is replaced and is damaged, against what stands in it."""
+"""A file that grows, is cut back, is replaced and is damaged, against its content."""
 
 from __future__ import annotations
 

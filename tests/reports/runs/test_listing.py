@@ -32,7 +32,7 @@ def test_every_run_below_is_found_once(tmp_path: Path, write_run: Write) -> None
 
 
 def test_an_entry_has_what_its_folder_holds(write_run: Write) -> None:
-    folder = write_run("run", 'faults=["cached-context"]', "train.seed=7", checkpoints=(30,))
+    folder = write_run("run", faults=("cached-context",), train={"seed": 7}, checkpoints=(30,))
     (entry,) = list_runs([folder])
     assert (entry.state, entry.step, entry.steps, entry.seed) == ("stopped", 30, 40, 7)
     assert entry.faults == ("cached-context",)

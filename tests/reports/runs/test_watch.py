@@ -1,4 +1,4 @@
-"""Frames of runs, and the command as a user has it: live beside a real training process, in a pipe, interrupted."""
+"""Frames of runs, and the command as a user has it: live during a real training process, in a pipe, interrupted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def shown(folder: Path, width: int = 120) -> str:
 
 
 def test_a_frame_has_the_numbers_of_the_run(write_run: Write) -> None:
-    text = shown(write_run("run", 'faults=["cached-context"]', logged=30, checkpoints=(30,)))
+    text = shown(write_run("run", faults=("cached-context",), logged=30, checkpoints=(30,)))
     facts = ("stopped", "30 of 40", "15.0 s", "2 steps/s", "16 samples/s")
     assert all(fact in text for fact in facts)
     assert "cached-context" in " ".join(text.split())  # a long folder wraps the title

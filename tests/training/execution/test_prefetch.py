@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from etrm.checkpoints.run_folder import read_metrics
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.data import Episodes, Sample, choose_tasks
 from etrm.data.build import build_store
 from etrm.errors import DataError
@@ -27,7 +27,7 @@ from etrm.training.trainer import train
 from tests.errors import raises_code
 from tests.training.runs import wait_for_no_worker
 
-CONFIG = load("smoke", overrides=("data.workers=2", "data.buckets=2", "faults=['demos-from-other-task']"))
+CONFIG = with_settings(load("smoke"), data={"workers": 2, "buckets": 2}, faults=("demos-from-other-task",))
 
 
 def plain(sample: Sample) -> dict[str, object]:
@@ -90,10 +90,14 @@ def test_other_episodes_are_drawn_here() -> None:
 
 
 def test_a_run_with_workers_and_a_store_is_the_same_run(tmp_path: Path) -> None:
-    settings = ("data.augmentations=6", "train.steps=6", "monitor.enabled=false", "train.checkpoint_every=3")
-    plainly = load("smoke", overrides=settings)
+    plainly = with_settings(
+        load("smoke"),
+        data={"augmentations": 6},
+        train={"steps": 6, "checkpoint_every": 3},
+        monitor={"enabled": False},
+    )
     build_store(tmp_path / "store", choose_tasks(plainly.data), 6, 0)
-    fed = load("smoke", overrides=(*settings, f"data.store={tmp_path / 'store'}", "data.workers=1"))
+    fed = with_settings(plainly, data={"store": tmp_path / "store", "workers": 1})
     assert train(plainly, tmp_path / "plain")
     assert train(fed, tmp_path / "fed")
     assert read_metrics(tmp_path / "plain") == read_metrics(tmp_path / "fed")
@@ -104,8 +108,8 @@ def test_a_run_with_workers_and_a_store_is_the_same_run(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_worker_is_the_error_of_the_run(tmp_path: Path) -> None:
-    settings = ("data.augmentations=3", "train.steps=3", "data.workers=1", f"data.store={tmp_path / 'store'}")
-    config = load("smoke", overrides=settings)
+    data = {"augmentations": 3, "workers": 1, "store": tmp_path / "store"}
+    config = with_settings(load("smoke"), data=data, train={"steps": 3})
     build_store(tmp_path / "store", choose_tasks(config.data), 3, 0)
     for path in (tmp_path / "store" / "shards").iterdir():
         data = bytearray(path.read_bytes())
@@ -118,11 +122,11 @@ def test_an_error_in_a_worker_is_the_error_of_the_run(tmp_path: Path) -> None:
 LONG = """
 import sys
 from pathlib import Path
-from etrm.config import load
+from etrm.config import load, with_settings
 from etrm.training.trainer import train
 from tests.training.runs import wait_for_no_worker
 if __name__ == "__main__":
-    config = load("smoke", overrides=("data.workers=2", "train.steps=100000", "train.checkpoint_every=100000"))
+    config = with_settings(load("smoke"), data={"workers": 2}, train={"steps": 100000, "checkpoint_every": 100000})
     finished = train(config, Path(sys.argv[1]), on_step=lambda trainer, metrics: print(metrics["step"], flush=True))
     sys.exit(0 if finished else 130)
 """

@@ -209,7 +209,7 @@ def test_a_process_whose_files_may_not_grow_exits_2_without_a_traceback(
 def test_a_folder_that_becomes_unwritable_leaves_the_last_checkpoint(
     tmp_path: Path, smoke: Smoke, run_bytes: RunBytes
 ) -> None:
-    """A file stands where the checkpoints were: permissions mean nothing to root."""
+    """A file is where the checkpoints were: permissions mean nothing to root."""
     config, run = smoke(*SMALL), tmp_path / "run"
 
     def block(trainer: Trainer, metrics: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.errors import ArgumentError
 from etrm.model.encoders.base import Encoded
 from etrm.model.encoders.standard import StandardEncoder
@@ -67,7 +67,7 @@ def test_a_cut_off_encoder_is_worth_nothing_and_a_working_one_something(tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_ten_tasks_are_fitted_in_500_steps_without_collapse(seed: int) -> None:
-    trainer = Trainer(load("overfit", overrides=(f"train.seed={seed}", "train.threads=1")))
+    trainer = Trainer(with_settings(load("overfit"), train={"seed": seed, "threads": 1}))
     metrics = [trainer.train_step() for _ in range(trainer.config.train.steps)]
     found = judge([step["accuracy_all"] for step in metrics])
     assert found.passed, found

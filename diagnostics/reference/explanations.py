@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-from diagnostics.error_catalog import Site, toolkit_sites
 from diagnostics.errors import UnknownName
+from diagnostics.reference.error_catalog import Site, toolkit_sites
 from diagnostics.rules.page import page
 from diagnostics.rules.registry import families
 

@@ -49,7 +49,7 @@ def read_sites(files: Iterable[Path], root: Path, kind_of: Callable[[str], str |
 
 def toolkit_sites() -> list[Site]:
     """The errors of the toolkit."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     kinds = {
         "CaseError",
         "InvalidType",

@@ -1,0 +1,1 @@
+"""What the codes of the toolkit mean: rules and errors, for `python -m diagnostics explain`."""
