@@ -91,11 +91,7 @@ class FitSelector(nn.Module):
         return prior + self.log_scale.exp() * log_likelihoods
 
 
-<<<<<<< HEAD
-class GridConvolutions(nn.Module):
-=======
 class DemonstrationEncoder(nn.Module):
->>>>>>> main
     """Encodes a grid, or an input with its output, by three convolutions and a mean over the cells.
 
     Args:
@@ -139,11 +135,7 @@ class EncodedSelector(nn.Module):
         width, parts = config.hidden_size, 3 if config.inject == "every_cycle" else 2
         self.cycles, self.last_only = config.cycles, config.cycle_grad == "last"
         self.inject = config.inject
-<<<<<<< HEAD
-        self.encoder = GridConvolutions(width)
-=======
         self.encoder = DemonstrationEncoder(width)
->>>>>>> main
         self.start = nn.Parameter(torch.zeros(width))
         self.refine_z, self.refine_y = (
             nn.Sequential(nn.Linear(parts * width, width), nn.GELU(), nn.Linear(width, width))
