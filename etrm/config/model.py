@@ -53,8 +53,7 @@ class EncoderConfig(Section):
     set_layers: int = Field(1, ge=1, description="number of cross-attention layers over the demonstrations")
     norm: Literal["post", "pre"] = Field(
         "post",
-        description="position of the norm in the blocks of the standard grid encoder and the set encoder; LPN blocks "
-        "always use pre, the recurrent and trm_style states always post",
+        description="position of the norm in the standard blocks; LPN blocks always use pre, recurrent and trm_style post",
     )
     layer_scale: float = Field(
         0.0, ge=0, description="initial value of a learned scale per channel; 0 for no such scale"
@@ -87,7 +86,7 @@ class HaltConfig(Section):
         0.1,
         ge=0,
         le=1,
-        description="probability that a sample gets a random minimum number of ACT steps; unused by etrm_fct",
+        description="probability of a random minimum number of ACT steps; unused by etrm_fct",
     )
 
 
@@ -119,8 +118,7 @@ class ModelConfig(Section):
     qk_norm: bool = Field(False, description="whether the core's attention normalises queries and keys")
     positions: Literal["rope", "learned", "none"] = Field(
         "rope",
-        description="position encoding of the core: rotary embeddings in its attention (without effect in mlp_t, which "
-        "has no attention), a learned vector per position, or none",
+        description="position encoding of the core: rotary in its attention (mlp_t has none), a learned vector, or none",
     )
     mlp_t: bool = Field(
         False,
@@ -128,8 +126,7 @@ class ModelConfig(Section):
     )
     mlp_t_norm: Literal["channels", "tokens"] = Field(
         "channels",
-        description="axis of the norm after the mixing of mlp_t: the channels of a token, or the tokens of a channel "
-        "(as in the published code and its checkpoints)",
+        description="axis of the norm after mlp_t: channels of a token, or tokens of a channel (as published)",
     )
     encoder: EncoderConfig = EncoderConfig()
     halt: HaltConfig = HaltConfig()
