@@ -25,7 +25,7 @@ class LoopMonitor:
 
     Args:
         log: File for a `StepLog`.
-        options: Of `Monitor`.
+        options: Arguments of `Monitor`.
     """
 
     def __init__(self, log: str | Path | None = None, **options: Any) -> None:

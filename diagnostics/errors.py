@@ -16,7 +16,7 @@ class ToolkitError(Exception):
 
     Attributes:
         code: Stable name of the mistake, `<area>.<kind>`.
-        facts: What the message states, by name.
+        facts: Values that the message states, by name.
     """
 
     def __init__(self, code: str, message: str, /, **facts: Any) -> None:

@@ -28,7 +28,7 @@ class TransformersCallback(TrainerCallback):
 
     Args:
         log: File for a `StepLog`.
-        options: Of `Monitor`.
+        options: Arguments of `Monitor`.
     """
 
     def __init__(self, log: str | Path | None = None, **options: Any) -> None:

@@ -27,7 +27,7 @@ class LightningCallback(Callback):
     Args:
         samples: Samples in the loss of a batch; by default the leading size of its tensors.
         log: File for a `StepLog`.
-        options: Of `Monitor`; module names are those in the LightningModule.
+        options: Arguments of `Monitor`; module names are those in the LightningModule.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ class Monitor:
         optimizer: The optimiser or optimisers of the training loop. Without any, movement is still
             measured, and rules about the cause of missing movement do not run.
         watch: Names or fnmatch patterns of submodules; by default the direct children of the model.
-        rows: For modules that compute only some samples, or several rows per sample: name or pattern ->
+        rows: Functions by name or pattern of modules that compute only some samples, or several rows per sample:
             function (args, kwargs, output) -> integer tensor, the sample of each leading row of the output:
             (rows,), or (T, B) for a sequence-first layout. Without it, rows are matched where the leading
             dimension is the number of samples.
@@ -372,7 +372,7 @@ class Monitor:
         Args:
             output: (B, T, D) or (B, D), of the same batch in the same mode every time, best without dropout.
                 Compute it outside the step, without gradients. Five probes make the reference.
-            movement: How far what reads the output has moved since the reference, if known.
+            movement: Relative movement since the reference of the module that reads the output, if known.
 
         Raises:
             KeyError: The module is not watched.

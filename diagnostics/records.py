@@ -140,7 +140,7 @@ class OptimizerPlace:
         group: Position in its `param_groups`.
         lr: Learning rate at the optimiser's step; Absent where it is a tensor.
         weight_decay: Its group's weight decay, 0 where the optimiser has none.
-        eps: What the optimiser adds to the divisor of its updates, 0 where it has none.
+        eps: Number that the optimiser adds to the divisor of its updates, 0 if it has none.
         stepped: Whether this optimiser stepped inside the monitored step.
         gradient: Content of `.grad` when the optimiser stepped; Absent where it did not step.
         norm: L2 norm of that gradient: after clipping, if there was any.
@@ -163,7 +163,7 @@ class ParameterRecord:
     Attributes:
         owner: The innermost watched module that holds it, or "" if none does.
         numel: Elements.
-        requires_grad: As it was when the step ended.
+        requires_grad: Its `requires_grad` at the end of the step.
         expect_frozen: Whether the user declared it frozen.
         reach: The gradient of this step, before clipping.
         place: The optimiser group that holds it; Absent where no optimiser was given or none holds it.
@@ -339,7 +339,7 @@ class StepRecord:
         modules: Record per watched module.
         parameters: Record per parameter, by its full name.
         order: Watched modules in the order of their first call.
-        optimizers: For each optimiser given, how often it stepped.
+        optimizers: Number of steps of each optimiser given.
         partial: Watched modules that are declared to run some of their calls with gradients disabled.
         gap: Steps since the one recorded before it, 1 where each is recorded.
         strangers: Tensors that learn outside the model.

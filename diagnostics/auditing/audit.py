@@ -120,11 +120,11 @@ def audit(
         steps: Number of training steps; with fewer than 20 some rules do not run, which a note lists.
         samples: Function that takes a batch and returns the number of samples in its loss; by default the first
             dimension of its tensors.
-        watch: As `rows`, `expect_frozen` and `expect_partial`, see `Monitor`.
+        watch, rows, expect_frozen, expect_partial: Arguments of `Monitor`.
         probes: Probes to run once each, on the last batch, after the steps.
-        rules: Rules of your own, as for `Monitor`.
+        rules: Your own rules, as for `Monitor`.
         options: Options of rules, as for `Monitor`.
-        select: As `ignore` and `baseline`, see `Monitor.findings`.
+        select, ignore, baseline: Arguments of `Monitor.findings`.
 
     Raises:
         ValueError: There is no batch, its samples are not known, `steps` is below 1, the returned loss is no

@@ -112,7 +112,7 @@ class DriftProbe:
     def add(self, step: int, output: Tensor, movement: float | None = None) -> DriftRecord:
         """Record the output (B, T, D) or (B, D) at a step, and return the record.
 
-        `movement`: how far the decoder has moved since the reference, if known. An output with NaN or
+        `movement`: relative movement of the decoder since the reference, if known. An output with NaN or
         infinite elements is recorded as not finite and otherwise ignored. Raises ValueError where steps
         do not increase or the shape changes: a probe batch is fixed.
         """

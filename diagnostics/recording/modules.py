@@ -31,7 +31,7 @@ def module_record(
 
     Args:
         samples: Samples in the loss, B.
-        facts: What was seen of it.
+        facts: Facts that were recorded about it.
         parameters: The module's parameters, those of its submodules included.
     """
     calls, unmatched = facts.calls, facts.unmatched

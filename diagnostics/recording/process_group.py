@@ -29,11 +29,11 @@ class OutputSums:
     """Sums over a module's first call on one process, which add up over processes.
 
     Attributes:
-        rows, elements: As in `OutputStats`.
-        variance: Over the rows, averaged over the elements that were looked at.
-        mean_square, mean: Over rows and elements.
-        row_mean: (elements looked at,) mean over the rows; None without other processes.
-        inputs_differ: As in `OutputStats`.
+        rows, elements: Numbers of rows and elements, as in `OutputStats`.
+        variance: Variance over the rows, averaged over the inspected elements.
+        mean_square, mean: Averages over rows and elements.
+        row_mean: (inspected elements,) mean over the rows; None without other processes.
+        inputs_differ: Whether the inputs differ, as in `OutputStats`.
     """
 
     rows: int
@@ -60,8 +60,8 @@ class ModuleFacts:
 
     Attributes:
         calls: Its forward calls, in order.
-        unmatched: Why gradient came to outputs whose rows are not known, one reason per call.
-        output: Of its first call.
+        unmatched: Reasons why gradient came to outputs whose rows are not known, one per call.
+        output: Output of its first call.
         evaluating: Layers in it that are in evaluation mode; see `ModuleRecord`.
     """
 
@@ -77,7 +77,7 @@ class StepFacts:
 
     Attributes:
         samples: Samples in the loss.
-        modules: Of each watched module.
+        modules: Facts of each watched module, by name.
         order: Watched modules in the order of their first call.
         arrived: Positions of the parameters that a gradient came to.
         leftover: Position -> norm of what `.grad` held before the backward pass; None where none began.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GAP = "…"
-"""Stands in a message for a value of one case."""
+"""Replaces a value of one case in a message."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Explains a code of the toolkit: a rule, or an error; and lists them in groups."""
+"""Explain a code of the toolkit, which is a rule or an error, and list all codes in groups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Topic:
 
     Attributes:
         code: The code, such as COV001 or config.unknown-setting.
-        title: What it means, in one line.
+        title: Meaning in one line.
         text: Function that makes the explanation, as markdown.
     """
 

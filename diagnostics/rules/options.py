@@ -18,7 +18,7 @@ class Option:
         default: Value unless it is set.
         low: Smallest value allowed.
         high: Largest value allowed.
-        meaning: What the number is, in a few words.
+        meaning: Meaning of the number, in a few words.
         whole: Whether it must be a whole number.
         why: Reason for the default, or its source.
     """

@@ -17,7 +17,7 @@ def grouped(message: str, judge: Judge) -> Callable[[StepRecord, Values], Iterat
     """A check that reports the judged parameters of each module and cause together.
 
     Args:
-        message: What the parameters do, such as "have no gradient".
+        message: Predicate about the parameters, such as "have no gradient".
         judge: Function that names the cause for a single parameter.
     """
 

@@ -63,7 +63,7 @@ def check_rule(rule: object, source: str = "rules") -> Rule:
 
     Args:
         rule: Anything.
-        source: Where it comes from, for the message.
+        source: Origin of the object, for the message.
 
     Raises:
         InvalidType: It is not an instance of `Rule`.

@@ -55,13 +55,13 @@ class Rule:
         severity: Severity of its findings.
         title: A few words.
         metric: Stable name of what it measures: a key of `diagnostics.findings.METRICS`, or a name of your own.
-        remedy: What to do; part of each finding.
+        remedy: Instruction to the user; part of each finding.
         check: Function that judges the record of one step; None where `source` is not "step".
         options: Numbers that `Monitor(options={id: {name: value}})` can set.
         bound: The option that its metric is compared with, "" where there is none.
         needs_optimizer: Whether it runs only if the monitor was given the optimisers.
         needs_every_step: Whether it runs only if the monitor records every step.
-        source: What makes its findings: each recorded step, the history of steps, outputs on a fixed probe batch,
+        source: Origin of its findings: each recorded step, the history of steps, outputs on a fixed probe batch,
             the monitor itself, an assertion in a test, or a probe of an audit.
         causes: Every cause that its findings can name.
         what: Documentation: what it looks for.
@@ -71,7 +71,7 @@ class Rule:
         arguments: Name in `diagnostics` whose arguments set its numbers, for a rule without options.
         explains: Ids of rules whose findings follow from this one's in the same module or inside it. A finding
             that is explained is listed under its explanation.
-        spreads: How one fault makes the rule fire in several modules: "backward" to the modules that feed the
+        spreads: Direction in which one fault makes the rule fire elsewhere: "backward" to the modules that feed the
             faulty one, "forward" to those it feeds, "together" in all at the same step.
         irreversible: Whether a single step does damage that lasts, so that the earliest finding explains later ones.
         rank: Place among the explanations: lower ranks are tried first. A rule without rank comes last, and

@@ -60,7 +60,7 @@ def assert_gradient_coverage(
     Args:
         samples: Samples in the loss.
         at_least: Share of them that must send gradient through each module.
-        watch: As for `Monitor`; `rows` too.
+        watch, rows: Arguments of `Monitor`.
         seeds: Further trials where a module falls short; the best of all trials counts.
 
     Raises:

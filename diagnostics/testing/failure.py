@@ -15,7 +15,7 @@ class CheckFailed(AssertionError):
     """An assertion of the toolkit failed.
 
     Attributes:
-        findings: What is wrong.
+        findings: Findings that made it fail.
         table: The modules, as text.
     """
 

@@ -53,7 +53,7 @@ class EncoderConfig(Section):
     set_layers: int = Field(1, ge=1, description="number of cross-attention layers over the demonstrations")
     norm: Literal["post", "pre"] = Field(
         "post",
-        description="position of the norm in the standard blocks; LPN blocks always use pre, recurrent and trm_style post",
+        description="position of the norm in the standard blocks; LPN blocks use pre, recurrent and trm_style post",
     )
     layer_scale: float = Field(
         0.0, ge=0, description="initial value of a learned scale per channel; 0 for no such scale"
@@ -118,7 +118,7 @@ class ModelConfig(Section):
     qk_norm: bool = Field(False, description="whether the core's attention normalises queries and keys")
     positions: Literal["rope", "learned", "none"] = Field(
         "rope",
-        description="position encoding of the core: rotary in its attention (mlp_t has none), a learned vector, or none",
+        description="position encoding of the core: rotary in attention (mlp_t has none), a learned vector, or none",
     )
     mlp_t: bool = Field(
         False,

@@ -137,7 +137,7 @@ def investigate(
         found = tuple(conduct(investigation, best) for conduct in experiments)
     noticed = gather_additional_findings(investigation.finished_under_test())
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
-    result = _result(name, decided, found, baselines, noticed, reproduce)
+    result = _make_result(name, decided, found, baselines, noticed, reproduce)
     result.write(out)
     return result
 
@@ -186,7 +186,7 @@ def _decide(hypothesis: Hypothesis, investigation: Investigation) -> HypothesisR
     return found.replace(outside_code=tuple(outside_digests([type(hypothesis)])))
 
 
-def _result(
+def _make_result(
     name: str,
     hypotheses: dict[str, HypothesisResult],
     experiments: tuple[ExperimentResult, ...],
@@ -201,17 +201,17 @@ def _result(
         root_cause=cause.id,
         root_cause_confidence=cause.confidence,
         sentence=cause.sentence,
-        next_step=_next_step(cause.id, hypotheses, experiments),
+        next_step=_choose_next_step(cause.id, hypotheses, experiments),
         order=tuple(hypotheses),
         hypotheses=hypotheses,
         experiments=experiments,
-        baselines=tuple(_baseline(label, report) for label, report in baselines.items()),
+        baselines=tuple(_make_baseline_row(label, report) for label, report in baselines.items()),
         beside=also,
         reproduce=reproduce,
     )
 
 
-def _next_step(
+def _choose_next_step(
     cause: str | None, hypotheses: Mapping[str, HypothesisResult], experiments: Sequence[ExperimentResult]
 ) -> str:
     if cause is not None:
@@ -244,7 +244,7 @@ def _reproduce(
     )
 
 
-def _baseline(label: str, report: EvaluationReport) -> EvidenceRow:
+def _make_baseline_row(label: str, report: EvaluationReport) -> EvidenceRow:
     first = report.pass_at[1]
     return BASELINE_SCORE.row(
         first.score,

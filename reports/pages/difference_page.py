@@ -32,10 +32,10 @@ def difference_page(difference: Difference, before: str, after: str) -> str:
 def changes(difference: Difference) -> str:
     """Return markdown without a title: tables of what changed, and the costs."""
     parts = [SAME] if difference.same else []
-    for title, found in _tables(difference):
-        rows = [[escape(cell) for cell in _cells(change)] for change in found]
+    for title, found in _make_tables(difference):
+        rows = [[escape(cell) for cell in _format_cells(change)] for change in found]
         parts.append(f"{title}:\n\n{table(HEADERS, rows)}")
-    return "\n\n".join([*parts, *map(paragraph, _lines(difference))])
+    return "\n\n".join([*parts, *map(paragraph, _format_lines(difference))])
 
 
 def terminal_difference(difference: Difference) -> RenderableType:
@@ -44,12 +44,12 @@ def terminal_difference(difference: Difference) -> RenderableType:
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(SAME, "bold")] if difference.same else []
-    for title, found in _tables(difference):
-        parts += [Text(f"{title}:", "bold"), _terminal_table(found), Text()]
-    return Group(*parts, *map(Text, _lines(difference)))
+    for title, found in _make_tables(difference):
+        parts += [Text(f"{title}:", "bold"), _make_terminal_table(found), Text()]
+    return Group(*parts, *map(Text, _format_lines(difference)))
 
 
-def _tables(difference: Difference) -> list[tuple[str, Sequence[ResultChange]]]:
+def _make_tables(difference: Difference) -> list[tuple[str, Sequence[ResultChange]]]:
     named = (
         ("Results that changed", difference.found),
         ("Evidence that changed by more than its interval or threshold allows", difference.evidence),
@@ -58,23 +58,23 @@ def _tables(difference: Difference) -> list[tuple[str, Sequence[ResultChange]]]:
     return [(title, found) for title, found in named if found]
 
 
-def _lines(difference: Difference) -> list[str]:
+def _format_lines(difference: Difference) -> list[str]:
     before, after = difference.cost
     rows = count(difference.within, "row")
     moved = f"Not listed: {rows} of evidence that changed within the interval or threshold, or that decide nothing."
     return [*([moved] if difference.within else []), f"Cost before: {before}; after: {after}."]
 
 
-def _cells(change: ResultChange) -> tuple[str, str, str, str]:
+def _format_cells(change: ResultChange) -> tuple[str, str, str, str]:
     return change.part, change.what, change.before, change.after
 
 
-def _terminal_table(found: Sequence[ResultChange]) -> Table:
+def _make_terminal_table(found: Sequence[ResultChange]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(*HEADERS, box=box.SIMPLE, pad_edge=False, show_edge=False)
     for change in found:
-        drawn.add_row(*(Text(plain(cell)) for cell in _cells(change)))
+        drawn.add_row(*(Text(plain(cell)) for cell in _format_cells(change)))
     return drawn

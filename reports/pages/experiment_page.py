@@ -36,10 +36,10 @@ def experiment_page(
         [
             f"# Experiment: {escape(experiment.title)}",
             navigation,
-            _scenario_line(experiment),
+            _format_scenario_line(experiment),
             screening_note(experiment.screening),
             prose("Question", experiment.question),
-            section("Scenarios", _scenarios(experiment)),
+            section("Scenarios", _list_scenarios(experiment)),
             section("Arms", arms_table(experiment.arms)),
             section("Evidence", evidence_table(experiment.evidence)),
             section("Runs", runs_tables(experiment.runs)),
@@ -57,7 +57,7 @@ def scenario(experiment: ExperimentResult) -> str:
     return f"scenario {experiment.scenario.value}"
 
 
-def _scenario_line(experiment: ExperimentResult) -> str:
+def _format_scenario_line(experiment: ExperimentResult) -> str:
     mark = " (screening)" if experiment.screening else ""
     name = scenario(experiment)
     first = f"**{name[:1].upper()}{name[1:]}**{mark} — {sentence(escape(experiment.sentence))}"
@@ -66,7 +66,7 @@ def _scenario_line(experiment: ExperimentResult) -> str:
     return f"{paragraph(first, '> ')}\n>\n{paragraph(facts, '> ')}"
 
 
-def _scenarios(experiment: ExperimentResult) -> str:
+def _list_scenarios(experiment: ExperimentResult) -> str:
     rows = [
         [possible.value, "**this one**" if possible is experiment.scenario else "", escape(words)]
         for possible, words in experiment.scenarios

@@ -51,18 +51,18 @@ def page(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = (
                 f"batch size {base.train.batch_size}, up to {count(seeds, 'seed')} per experiment. The loss is "
                 "measured on the training queries after the run, over all ACT steps. The gain is "
                 "ln(loss of the baseline) - ln(loss of the experiment), paired by seed, with its 90 % interval.",
-                _tracking(rows, seeds),
+                _tabulate_tracking(rows, seeds),
                 "## Questions",
-                _questions(rows),
+                _list_questions(rows),
                 "## Phases",
-                _phases(base, rows),
+                _list_phases(base, rows),
             )
         )
         + "\n"
     )
 
 
-def _tracking(rows: Sequence[ExperimentRow], seeds: int) -> str:
+def _tabulate_tracking(rows: Sequence[ExperimentRow], seeds: int) -> str:
     cells = []
     waiting = [row.experiment.name for row in rows if not row.runs]
     for row in rows:
@@ -80,9 +80,9 @@ def _tracking(rows: Sequence[ExperimentRow], seeds: int) -> str:
                 _number(row.mean("loss_end_foreign_demos")),
                 _number(row.mean("accuracy_all")),
                 f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]" if i else "",
-                _decided(row),
+                _format_decision(row),
                 str(row.collapsed),
-                _held_out(row),
+                _format_held_out(row),
             ]
         )
     headers = [
@@ -101,7 +101,7 @@ def _tracking(rows: Sequence[ExperimentRow], seeds: int) -> str:
     return "\n\n".join(filter(None, (done, rest)))
 
 
-def _decided(row: ExperimentRow) -> str:
+def _format_decision(row: ExperimentRow) -> str:
     if row.decision is None:
         return ""
     if not any(row.effects):
@@ -112,7 +112,7 @@ def _decided(row: ExperimentRow) -> str:
     return words[row.decision.verdict]
 
 
-def _held_out(row: ExperimentRow) -> str:
+def _format_held_out(row: ExperimentRow) -> str:
     done = [run for run in row.runs if run.finished]
     if not done:
         return ""
@@ -124,14 +124,14 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _questions(rows: Sequence[ExperimentRow]) -> str:
+def _list_questions(rows: Sequence[ExperimentRow]) -> str:
     cells = [
         [a.question.name, escape(a.question.statement), a.verdict, escape(a.found)] for a in answers(rows)
     ]
     return markdown_table(["question", "statement", "verdict", "found"], cells)
 
 
-def _phases(base: Config, rows: Sequence[ExperimentRow]) -> str:
+def _list_phases(base: Config, rows: Sequence[ExperimentRow]) -> str:
     cells = [
         [escape(phase.name), escape(phase.wanted), STATES[phase.state], escape(phase.found)]
         for phase in phases(base, rows)

@@ -20,7 +20,7 @@ def page(outcomes: Sequence[CaseOutcome]) -> str:
         f"- seconds per investigation, on one worker: median {seconds[len(seconds) // 2]:.0f}, "
         f"longest {seconds[-1]:.0f}",
     ]
-    return "\n\n".join(("\n".join(lines), _matrix(outcomes), _cases(outcomes))) + "\n"
+    return "\n\n".join(("\n".join(lines), _tabulate_matrix(outcomes), _list_cases(outcomes))) + "\n"
 
 
 def _score(found: Score) -> str:
@@ -31,7 +31,7 @@ def _score(found: Score) -> str:
     return f"{found.right} of {found.cases} ({share:.1%}, 95 % interval {low:.1%} to {high:.1%})"
 
 
-def _matrix(outcomes: Sequence[CaseOutcome]) -> str:
+def _tabulate_matrix(outcomes: Sequence[CaseOutcome]) -> str:
     counts = Counter((outcome.case.expected, outcome.named) for outcome in outcomes)
     hypotheses = tuple(all_hypotheses())
     rows = [key for key in (*hypotheses, NOTHING) if any(expected == key for expected, _ in counts)]
@@ -43,7 +43,7 @@ def _matrix(outcomes: Sequence[CaseOutcome]) -> str:
     )
 
 
-def _cases(outcomes: Sequence[CaseOutcome]) -> str:
+def _list_cases(outcomes: Sequence[CaseOutcome]) -> str:
     by_fault: dict[str, list[CaseOutcome]] = {}
     for outcome in outcomes:
         by_fault.setdefault(outcome.case.fault, []).append(outcome)

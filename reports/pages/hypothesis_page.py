@@ -43,7 +43,7 @@ def hypothesis_page(result: Result, key: str, images: Sequence[str], navigation:
     """
     hypothesis = result.hypotheses[key]
     head = [f"# {escape(key)}: {escape(hypothesis.title)}", navigation, verdict_line(result, key)]
-    head += [screening_note(hypothesis.screening), _place_note(result, key), _explained_note(result, key)]
+    head += [screening_note(hypothesis.screening), _place_note(result, key), _note_explanation(result, key)]
     words = [
         prose("Statement", hypothesis.statement),
         prose("What would refute it", hypothesis.refuted_by),
@@ -86,14 +86,14 @@ def verdict_line(result: Result, key: str) -> str:
     meaning = f"{verdict.value} means that {MEANINGS[verdict]}."
     lines = [paragraph(" ".join(filter(None, words)), "> "), paragraph(meaning, "> ")]
     if hypothesis.runs or hypothesis.evidence:
-        facts = [f"Effect: {_effect(hypothesis)}."]
+        facts = [f"Effect: {_describe_effect(hypothesis)}."]
         facts += [f"Seeds: {seeds([run.seed for run in hypothesis.runs])}."] if hypothesis.runs else []
         facts += [f"Cost: {cost(hypothesis.runs, hypothesis.wall_s)}.", f"Kind: {hypothesis.kind}."]
         lines += [paragraph(" ".join(facts), "> ")]
     return "\n>\n".join(lines)
 
 
-def _effect(hypothesis: HypothesisResult) -> str:
+def _describe_effect(hypothesis: HypothesisResult) -> str:
     row = primary(hypothesis.evidence)
     if row is None:
         return "none was measured"
@@ -127,7 +127,7 @@ def _place_note(result: Result, key: str) -> str:
     )
 
 
-def _explained_note(result: Result, key: str) -> str:
+def _note_explanation(result: Result, key: str) -> str:
     other = explained_by(result, key)
     if other is None:
         return ""

@@ -58,12 +58,14 @@ def index_page(
         [
             f"# Why does {escape(result.subject) or 'this run'} not learn?",
             root_cause(result, pages),
-            section("Verdicts", _legend(result), _matrix(result, pages), _order(result, pages)),
+            section(
+                "Verdicts", _explain_marks(result), _tabulate_controls(result, pages), _order(result, pages)
+            ),
             section("Experiments", _experiments(result.experiments, experiment_pages)),
             section("Additional findings", _beside(result)),
             section(CHANGED, _changes(previous, result)),
             section("Trivial baselines", baselines_table(result.baselines)),
-            section("Cost", _cost(result)),
+            section("Cost", _tabulate_cost(result)),
             reproduce(result.reproduce),
             raw_data(runs, "in the table of runs on each page"),
             section("Glossary", bullets(GLOSSARY)),
@@ -119,7 +121,7 @@ def cause_name(result: Result) -> str:
     return f"{cause_kind(result)}: {escape(result.root_cause)}{title}"
 
 
-def _legend(result: Result) -> str:
+def _explain_marks(result: Result) -> str:
     """Return the explanation of the verdicts, for the place above their table."""
     if not result.hypotheses:
         return ""
@@ -127,7 +129,7 @@ def _legend(result: Result) -> str:
     return f"Each hypothesis states one possible fault. The verdicts are:\n\n{listed}"
 
 
-def _matrix(result: Result, pages: Mapping[str, str]) -> str:
+def _tabulate_controls(result: Result, pages: Mapping[str, str]) -> str:
     rows = []
     for key in order_hypotheses(result):
         hypothesis = result.hypotheses[key]
@@ -171,7 +173,7 @@ def _seconds(runs: Sequence[Run]) -> float:
     return math.fsum(run.wall_s for run in runs)
 
 
-def _cost(result: Result) -> str:
+def _tabulate_cost(result: Result) -> str:
     parts = [(name, part) for name, part in _parts(result) if part.runs]
     rows = [
         [name, str(len(part.runs)), str(sum(run.steps for run in part.runs)), duration(_seconds(part.runs))]

@@ -23,7 +23,7 @@ def margins(hypothesis: HypothesisResult) -> list[str]:
     Controls and instruments that failed come first, because no row counts until they work. Rows without an interval
     are named one by one if they fail. Those that pass are only counted, because a failure of any one would be enough.
     """
-    broken = [_control(control) for control in hypothesis.controls if not control.behaved]
+    broken = [_describe_control(control) for control in hypothesis.controls if not control.behaved]
     broken += [
         f"The instrument check “{escape(check.name)}” must pass. It failed: {escape(check.detail)}."
         for check in hypothesis.instruments
@@ -100,11 +100,11 @@ def in_words(forecast: Forecast) -> str:
         )
     return (
         f"the mean effect is {number(found.mean)} {interval(found.low, found.high)} over {count(found.seeds, 'seed')}; "
-        f"the smallest effect that matters is {smallest}.{_what_would_change(forecast)}"
+        f"the smallest effect that matters is {smallest}.{_describe_what_would_change(forecast)}"
     )
 
 
-def _what_would_change(forecast: Forecast) -> str:
+def _describe_what_would_change(forecast: Forecast) -> str:
     found, seeds, by = forecast.found, forecast.seeds, number(forecast.by or 0.0)
     if forecast.outlook is Outlook.HOLDS:
         proof = (
@@ -122,7 +122,7 @@ def _what_would_change(forecast: Forecast) -> str:
     return f" A total of {count(seeds, 'seed')} would {which} if mean and spread stay the same."
 
 
-def _control(control: ControlOutcome) -> str:
+def _describe_control(control: ControlOutcome) -> str:
     wanted = control.expected.value if control.kind == "positive" else f"not {Verdict.VALIDATED.value}"
     return f"The control {escape(control.name)} must be {wanted}; it was {control.got.value}."
 
@@ -131,14 +131,14 @@ def _asserted(rows: Sequence[EvidenceRow], verdict: Verdict) -> list[str]:
     failing = [row for row in rows if not row.passed]
     if failing and verdict is Verdict.VALIDATED:
         every = "This row would" if len(failing) == 1 else f"All of these {len(failing)} rows would"
-        return [f"{every} have to pass: {'; '.join(_distance(row) for row in failing)}."]
+        return [f"{every} have to pass: {'; '.join(_measure_distance(row) for row in failing)}."]
     if rows and not failing and verdict is Verdict.INVALIDATED:
         which = "The deciding row passes" if len(rows) == 1 else f"All {len(rows)} deciding rows pass"
         return [f"{which}. A single failure would make this hypothesis VALIDATED."]
     return []
 
 
-def _distance(row: EvidenceRow) -> str:
+def _measure_distance(row: EvidenceRow) -> str:
     """Return a row that fails, with the difference if two numbers have to be equal."""
     text = f"{escape(row.metric)}: {value(row.treatment)}, threshold {escape(row.threshold)}"
     equal = row.direction is Direction.EQUAL and difference(row) is not None

@@ -3,7 +3,7 @@
 Written without our modules: plain linear maps and embeddings, products that are computed whole and
 split, attention as softmax of a matrix, rotary positions by concatenation, RMSNorm term by term. It
 computes what :class:`etrm.model.recursive.RecursiveModel` computes of the published layout with the
-standard encoder (post-norm, mean pooling); a test holds the two together.
+standard encoder (post-norm, mean pooling); a test compares the two.
 
 Shapes: B samples, K pairs of each (padded ones too), N = B K, L tokens of a sequence, D hidden, H
 heads, E = D / H.

@@ -51,7 +51,7 @@ def probe_finding(
         value: The measured number.
         threshold: The bound that was crossed, None where there is none.
         cause: The likely cause, a sentence.
-        remedy: What to do, a sentence.
+        remedy: Instruction to the user, a sentence.
         module: Name of the module, "" for the whole model.
         severity: Severity of the finding.
         code: Stable name of the cause, for a rule that can name several: a baseline identifies a finding by rule,
@@ -66,7 +66,7 @@ def check_probe(probe: Any, source: str = "probes") -> Probe:
 
     Args:
         probe: Anything.
-        source: Where it comes from, for the message.
+        source: Origin of the object, for the message.
 
     Raises:
         InvalidType: It lacks `rule` or `run`.

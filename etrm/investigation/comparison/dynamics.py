@@ -88,7 +88,7 @@ def make_rows(runs: Sequence[Metrics]) -> tuple[EvidenceRow, ...]:
 
     ratios = (
         UPDATE_RATIO.row(
-            most([_median(metrics, f"{module}.moved") for metrics in runs]),
+            most([_take_median(metrics, f"{module}.moved") for metrics in runs]),
             item=module,
             threshold="about 0.001 is usual; far above 0.01 a module forgets what it learned",
             n=n,
@@ -116,7 +116,7 @@ def make_rows(runs: Sequence[Metrics]) -> tuple[EvidenceRow, ...]:
             note="compare with the drift: where the contexts moved first, suspect them",
         ),
         DRIFT.row(
-            most([_drift(metrics) for metrics in runs]),
+            most([_measure_drift(metrics) for metrics in runs]),
             threshold="compare with the accuracy",
             n=n,
             note="share: the part of the context's power that differs between tasks; the largest drift of any seed",
@@ -124,11 +124,11 @@ def make_rows(runs: Sequence[Metrics]) -> tuple[EvidenceRow, ...]:
     )
 
 
-def _median(metrics: Metrics, key: str) -> float | None:
+def _take_median(metrics: Metrics, key: str) -> float | None:
     values = [m[key] for m in metrics if m.get(key) is not None]
     return median(values) if values else None
 
 
-def _drift(metrics: Metrics) -> float | None:
+def _measure_drift(metrics: Metrics) -> float | None:
     shares = read_probe(metrics, "share")
     return abs(shares[-1][1] - shares[0][1]) if len(shares) > 1 else None

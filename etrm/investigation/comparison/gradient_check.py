@@ -90,16 +90,18 @@ def check_slope(config: Config) -> SlopeCheck | None:
     config = with_settings(
         config, monitor={"enabled": False}, train={"freeze_encoder_steps": 0, "decoder": None}
     )
-    config = with_interventions(config, _comparable(config))
+    config = with_interventions(config, _choose_settings(config))
     try:
-        weights, gradient = _first_step(config, {})[:2]
-        length = _norm(gradient)
+        weights, gradient = _take_first_step(config, {})[:2]
+        length = _compute_norm(gradient)
         frozen = len(weights) - len(gradient)
         if not length:
             return SlopeCheck(0.0, 0.0, frozen, len(weights))
-        stride = STRIDE * _norm(weights) / length
+        stride = STRIDE * _compute_norm(weights) / length
         there, back = (
-            _first_step(config, {name: weights[name] + sign * stride * g for name, g in gradient.items()})[2]
+            _take_first_step(
+                config, {name: weights[name] + sign * stride * g for name, g in gradient.items()}
+            )[2]
             for sign in (1, -1)
         )
     except NonFiniteError:
@@ -107,13 +109,13 @@ def check_slope(config: Config) -> SlopeCheck | None:
     return SlopeCheck(length, (there - back) / (2 * stride * length), frozen, len(weights))
 
 
-def _comparable(config: Config) -> Changes:
+def _choose_settings(config: Config) -> Changes:
     """Settings under which the two are equal: all cycles of the core but the last have no gradient, by design."""
     unclipped: Changes = {"train": {"clip_norm": None}}
     return unclipped if config.model.variant == SYMBOLIC else {**unclipped, "model": {"H_cycles": 1}}
 
 
-def _first_step(
+def _take_first_step(
     config: Config, changed: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
     """The encoder's weights, its gradients as the optimiser gets them, and the loss, of a step that updates nothing.
@@ -138,7 +140,7 @@ def _first_step(
     return weights, gradient, float(trainer.train_step()["loss"])
 
 
-def _norm(tensors: dict[str, Tensor]) -> float:
+def _compute_norm(tensors: dict[str, Tensor]) -> float:
     return (
         float(torch.stack([t.double().square().sum() for t in tensors.values()]).sum().sqrt())
         if tensors

@@ -182,12 +182,17 @@ def few_tasks(subject: Config, steps: int) -> Config:
     However short its own run is: no fault of training dynamics shows in the 20 steps of the preset `smoke`.
     """
     tasks = min(TASKS, subject.data.max_tasks or TASKS)
-    data = {"max_side": _side(subject, tasks), "max_tasks": tasks, "augmentations": 1, "translate": 0}
+    data = {
+        "max_side": _find_smallest_side(subject, tasks),
+        "max_tasks": tasks,
+        "augmentations": 1,
+        "translate": 0,
+    }
     batches = math.ceil(steps * max(1, BATCH / subject.train.batch_size))
     return with_steps(with_settings(subject, data=data), batches)
 
 
-def _side(subject: Config, tasks: int) -> int:
+def _find_smallest_side(subject: Config, tasks: int) -> int:
     """The smallest side that so many training tasks and one held-out task fit."""
     sides = sorted(task.max_side for task in choose_tasks(subject.data))
     return max(sides[min(tasks, len(sides)) - 1], min(task.max_side for task in load_held_out_tasks(subject)))

@@ -40,11 +40,11 @@ def find_falls(runs: Sequence[LoadedRun]) -> list[Fall]:
         step = judge([m["accuracy_all"] or 0.0 for m in run.metrics]).fell
         if step is not None:
             spikes = [s for s in dynamics.find_spikes(run.metrics) if step - BEFORE <= s <= step]
-            found.append(Fall(step, max(spikes, default=None), _first_drift(run)))
+            found.append(Fall(step, max(spikes, default=None), _find_first_drift(run)))
     return found
 
 
-def _first_drift(run: LoadedRun) -> int | None:
+def _find_first_drift(run: LoadedRun) -> int | None:
     steps = [
         item["evidence"]["first_step"]
         for item in run.findings

@@ -120,26 +120,26 @@ def _compare_losses(trained: Sequence[LoadedRun], blind: Sequence[LoadedRun]) ->
     return [
         compare_losses(
             "random-start",
-            [(_loss(r, "loss_start"), _loss(r, "loss_end")) for r in trained],
+            [(_read_final(r, "loss_start"), _read_final(r, "loss_end")) for r in trained],
             SMALLEST_EFFECT,
             "its own random start (frozen random encoder)",
         ),
         compare_losses(
             "trained-on-foreign-demos",
-            [(_loss(b, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r, b in paired],
+            [(_read_final(b, "loss_end_foreign_demos"), _read_final(r, "loss_end")) for r, b in paired],
             SMALLEST_EFFECT,
             "the arm trained on mismatched demonstrations",
         ),
         compare_losses(
             "given-foreign-demos",
-            [(_loss(r, "loss_end_foreign_demos"), _loss(r, "loss_end")) for r in trained],
+            [(_read_final(r, "loss_end_foreign_demos"), _read_final(r, "loss_end")) for r in trained],
             SMALLEST_EFFECT,
             "itself with mismatched demonstrations",
         ),
     ]
 
 
-def _loss(run: LoadedRun, key: str) -> float:
+def _read_final(run: LoadedRun, key: str) -> float:
     value = run.final[key]
     return float("nan") if isinstance(value, NotMeasured) else value
 
@@ -160,24 +160,24 @@ def _name_scenario(
         return Scenario.STUCK, why.NOTHING_TRAINED, reason
     if stuck:
         return Scenario.STUCK, why.STUCK, f"The encoder is stuck: {words}."
-    start, blind, foreign = contrasts
+    start, blind, mismatched = contrasts
     if start.not_lower:
         return Scenario.STUCK, why.LOSS_DOES_NOT_FALL, f"The loss does not fall: {_describe_effect(start)}."
-    return _name_trained_scenario(start, blind, foreign, trained, baseline)
+    return _name_trained_scenario(start, blind, mismatched, trained, baseline)
 
 
 def _name_trained_scenario(
-    start: Contrast, blind: Contrast, foreign: Contrast, trained: Sequence[LoadedRun], baseline: float
+    start: Contrast, blind: Contrast, mismatched: Contrast, trained: Sequence[LoadedRun], baseline: float
 ) -> tuple[Scenario, Code, str]:
     """The scenario of an encoder that moves, and whose loss may fall."""
     why = FrozenReason
-    solved = [_loss(r, "held_out_solved") for r in trained]
-    tasks = _loss(trained[0], "held_out_asked")
+    solved = [_read_final(r, "held_out_solved") for r in trained]
+    tasks = _read_final(trained[0], "held_out_asked")
     held_out = f"held-out tasks solved {_format_range(solved)} of {tasks:.0f} per seed"
     if not start.lower:
         sentence = f"It is undecided whether the loss falls: {_describe_effect(start)}; {held_out}."
         return Scenario.UNDECIDED, why.LOSS_UNDECIDED, sentence
-    generalises = min(_loss(r, "held_out_low") for r in trained) > baseline
+    generalises = min(_read_final(r, "held_out_low") for r in trained) > baseline
     if tasks < FEWEST_TASKS and not blind.not_lower:
         few = f"{tasks:.0f} held-out tasks are too few for a verdict, {FEWEST_TASKS} are needed"
         sentence = f"The encoder trains: {_describe_effect(start)}; {_describe_effect(blind)}; {few}."
@@ -190,12 +190,12 @@ def _name_trained_scenario(
         return Scenario.UNDECIDED, why.DEMOS_UNDECIDED, sentence
     use = (
         "It uses its demonstrations"
-        if foreign.lower
+        if mismatched.lower
         else "There is no evidence that it uses its demonstrations"
     )
-    effects = f"{_describe_effect(foreign)}; {_describe_effect(blind)}"
+    effects = f"{_describe_effect(mismatched)}; {_describe_effect(blind)}"
     sentence = f"The encoder trains but is useless. {use}: {effects}; {held_out}."
-    return Scenario.USELESS, why.USELESS_USED if foreign.lower else why.USELESS_UNUSED, sentence
+    return Scenario.USELESS, why.USELESS_USED if mismatched.lower else why.USELESS_UNUSED, sentence
 
 
 def _describe_effect(contrast: Contrast) -> str:
@@ -253,7 +253,7 @@ def _make_training_rows(trained: Sequence[LoadedRun], facts: GradientFacts) -> l
     """Whether the encoder was trained, and the decoder left unchanged."""
     steps = f"{sum(r.steps for r in trained)} steps"
     none = NotMeasured(absent="no run finished")
-    matched = [(_loss(r, "frozen_matched"), _loss(r, "frozen_total")) for r in trained]
+    matched = [(_read_final(r, "frozen_matched"), _read_final(r, "frozen_total")) for r in trained]
     return [
         GRADIENT_LOWEST.row(
             facts.gradient_low,
@@ -295,11 +295,11 @@ def _make_held_out_rows(trained: Sequence[LoadedRun], baseline: float, votes: in
             r.final["held_out_pass_at_1"],
             item=f"seed {r.seed}",
             control=baseline,
-            low=_loss(r, "held_out_low"),
-            high=_loss(r, "held_out_high"),
+            low=_read_final(r, "held_out_low"),
+            high=_read_final(r, "held_out_high"),
             threshold="interval above the best trivial baseline",
-            passed=_loss(r, "held_out_low") > baseline,
-            n=f"{_loss(r, 'held_out_solved'):.0f} of {_loss(r, 'held_out_asked'):.0f} tasks solved, "
+            passed=_read_final(r, "held_out_low") > baseline,
+            n=f"{_read_final(r, 'held_out_solved'):.0f} of {_read_final(r, 'held_out_asked'):.0f} tasks solved, "
             f"{votes} votes each",
             note="exact 95 % binomial interval over tasks",
         )

@@ -44,105 +44,118 @@ class Experiment:
     settings: Settings
 
 
-def _fixed(**settings: Unpack[Changes]) -> Settings:
+def _set_values(**settings: Unpack[Changes]) -> Settings:
     return lambda config: settings
 
 
-def _rate(factor: float) -> Settings:
-    return lambda config: {"train": {"lr": _rounded(factor * config.train.lr)}}
+def _scale_rates(factor: float) -> Settings:
+    return lambda config: {"train": {"lr": _round_rate(factor * config.train.lr)}}
 
 
-def _rounded(rate: float) -> float:
+def _round_rate(rate: float) -> float:
     """To six digits, as a person would write it."""
     return float(f"{rate:.6g}")
 
 
-def _scaled_encoder(config: Config) -> Changes:
-    return {"train": {"encoder_lr_scale": _rounded(0.1 * config.train.encoder_lr_scale)}}
+def _scale_encoder_rate(config: Config) -> Changes:
+    return {"train": {"encoder_lr_scale": _round_rate(0.1 * config.train.encoder_lr_scale)}}
 
 
-def _rate_and_clipping(config: Config) -> Changes:
-    return {"train": {"lr": _rounded(0.3 * config.train.lr), "clip_norm": 1.0}}
+def _scale_rates_and_clip(config: Config) -> Changes:
+    return {"train": {"lr": _round_rate(0.3 * config.train.lr), "clip_norm": 1.0}}
 
 
-def _overfit(config: Config) -> Changes:
+def _shrink_to_ten_tasks(config: Config) -> Changes:
     """Ten tasks for 500 steps, the warm-up scaled to the run."""
     warmup = round(500 * config.train.warmup_steps / config.train.steps)
     return {"data": {"max_tasks": 10}, "train": {"steps": 500, "warmup_steps": warmup}}
 
 
-def _doubled_encoder(setting: str) -> Settings:
+def _double_encoder(setting: str) -> Settings:
     return lambda config: {"model": {"encoder": {setting: 2 * getattr(config.model.encoder, setting)}}}
 
 
-def _doubled_tokens(config: Config) -> Changes:
+def _double_tokens(config: Config) -> Changes:
     return {"model": {"context_tokens": 2 * config.model.context_tokens}}
 
 
-def _encoder(kind: str) -> Settings:
-    return _fixed(model={"encoder": {"kind": kind, "pooling": "mean"}})
+def _choose_encoder(kind: str) -> Settings:
+    return _set_values(model={"encoder": {"kind": kind, "pooling": "mean"}})
 
 
-def _staged(config: Config) -> Changes:
+def _freeze_decoder_first(config: Config) -> Changes:
     return {"train": {"freeze_decoder_steps": config.train.steps // 2}}
 
 
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
-        Experiment("E0", "baseline", "nothing: the unchanged config", _fixed()),
-        Experiment("E1", "gate", "ten tasks, 500 steps: can it overfit?", _overfit),
-        Experiment("E2", "stability", "all rates x 0.3", _rate(0.3)),
-        Experiment("E3", "stability", "gradient norm clipped at 1", _fixed(train={"clip_norm": 1.0})),
-        Experiment("E4", "stability", "rates x 0.3 and clipping", _rate_and_clipping),
+        Experiment("E0", "baseline", "nothing: the unchanged config", _set_values()),
+        Experiment("E1", "gate", "ten tasks, 500 steps: can it overfit?", _shrink_to_ten_tasks),
+        Experiment("E2", "stability", "all rates x 0.3", _scale_rates(0.3)),
+        Experiment("E3", "stability", "gradient norm clipped at 1", _set_values(train={"clip_norm": 1.0})),
+        Experiment("E4", "stability", "rates x 0.3 and clipping", _scale_rates_and_clip),
         Experiment(
             "E5",
             "encoder",
             "twice the layers of the grid encoder",
-            _doubled_encoder("layers"),
+            _double_encoder("layers"),
         ),
         Experiment(
             "E6",
             "encoder",
             "twice the context tokens",
-            _doubled_tokens,
+            _double_tokens,
         ),
-        Experiment("E7", "encoder", "attention pooling", _fixed(model={"encoder": {"pooling": "attention"}})),
+        Experiment(
+            "E7", "encoder", "attention pooling", _set_values(model={"encoder": {"pooling": "attention"}})
+        ),
         Experiment(
             "E8",
             "encoder",
             "twice the set layers",
-            _doubled_encoder("set_layers"),
+            _double_encoder("set_layers"),
         ),
         Experiment(
             "E9",
             "stability",
             "layer scale that starts at 1e-4",
-            _fixed(model={"encoder": {"layer_scale": 1e-4}}),
+            _set_values(model={"encoder": {"layer_scale": 1e-4}}),
         ),
-        Experiment("E10", "stability", "norms before the layers", _fixed(model={"encoder": {"norm": "pre"}})),
-        Experiment("E11", "stability", "rate of the encoder x 0.1, decay setting unchanged", _scaled_encoder),
+        Experiment(
+            "E10", "stability", "norms before the layers", _set_values(model={"encoder": {"norm": "pre"}})
+        ),
+        Experiment(
+            "E11", "stability", "rate of the encoder x 0.1, decay setting unchanged", _scale_encoder_rate
+        ),
         *(
-            Experiment(f"A{n}", "halting", f"at most {n} ACT steps", _fixed(model={"halt": {"max_steps": n}}))
+            Experiment(
+                f"A{n}", "halting", f"at most {n} ACT steps", _set_values(model={"halt": {"max_steps": n}})
+            )
             for n in (1, 4, 8, 16)
         ),
         *(
             Experiment(
-                f"O{i}", "halting", f"exploration {share}", _fixed(model={"halt": {"exploration": share}})
+                f"O{i}",
+                "halting",
+                f"exploration {share}",
+                _set_values(model={"halt": {"exploration": share}}),
             )
             for i, share in enumerate((0.5, 0.3, 0.7), start=1)
         ),
         *(
-            Experiment(f"X{i}", "kinds", f"encoder {kind}", _encoder(kind))
+            Experiment(f"X{i}", "kinds", f"encoder {kind}", _choose_encoder(kind))
             for i, kind in enumerate(("hybrid_standard", "hybrid_variational", "lpn_variational"), start=1)
         ),
         Experiment(
             "cached",
             "kinds",
             "context of a sample's first ACT step kept",
-            _fixed(model={"variant": "etrm_cached"}),
+            _set_values(model={"variant": "etrm_cached"}),
         ),
-        Experiment("staged", "encoder", "decoder frozen for the first half of the steps", _staged),
+        Experiment(
+            "staged", "encoder", "decoder frozen for the first half of the steps", _freeze_decoder_first
+        ),
     )
 }
 SUITES = tuple(

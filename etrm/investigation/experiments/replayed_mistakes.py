@@ -181,7 +181,7 @@ def _as_read(metric: Metric, value: float, taken_for: str, item: str = "") -> Ev
     return metric.row(value, item=item, threshold=f"read as: {taken_for}", n="as the original read it")
 
 
-def _norms(investigation: Investigation) -> ReplayedMistake:
+def _replay_norms(investigation: Investigation) -> ReplayedMistake:
     short = _trained(investigation)
     metrics = short.metrics
     before, after = (
@@ -210,7 +210,7 @@ def _norms(investigation: Investigation) -> ReplayedMistake:
     )
 
 
-def _optimizer(investigation: Investigation) -> ReplayedMistake:
+def _replay_optimizer(investigation: Investigation) -> ReplayedMistake:
     faults = ("freeze-skips-optimizer",)
     trained = _run(investigation, SKIPPED, faults)
     facts = gather(trained.metrics)
@@ -230,7 +230,7 @@ def _optimizer(investigation: Investigation) -> ReplayedMistake:
     )
 
 
-def _cycles(investigation: Investigation) -> ReplayedMistake:
+def _replay_cycles(investigation: Investigation) -> ReplayedMistake:
     decoder = investigation.brief_decoder
     subject = with_settings(investigation.starting_from(decoder), faults=("decoder-cycles-mismatch",))
     facts = compare_with_checkpoint(with_seed(subject, investigation.seeds[0]), decoder)
@@ -254,7 +254,7 @@ def _cycles(investigation: Investigation) -> ReplayedMistake:
     )
 
 
-def _tasks(investigation: Investigation) -> ReplayedMistake:
+def _replay_tasks(investigation: Investigation) -> ReplayedMistake:
     evaluated = len(load_held_out_tasks(investigation.subject))
     _, high = binomial_interval(0, FEW_TASKS)
     _, all_high = binomial_interval(0, evaluated)
@@ -278,30 +278,30 @@ def _tasks(investigation: Investigation) -> ReplayedMistake:
     )
 
 
-def _statistics(investigation: Investigation) -> ReplayedMistake:
+def _replay_statistics(investigation: Investigation) -> ReplayedMistake:
     short = _trained(investigation)
     model, config, _, _ = load_model(short.path, "raw")
     trainer = Trainer(config)
     samples = training_queries(trainer)
-    contexts = [_contexts(kind, samples) for kind in (model, trainer.model)]
+    contexts = [_encode(kind, samples) for kind in (model, trainer.model)]
     trained, start = map(representation, contexts)
     same = representation(contexts[0][:1].expand_as(contexts[0]))
     return ReplayedMistake(
         read=(
-            _as_read(NORM, _known(trained.norm), "a healthy encoder"),
-            _as_read(DEVIATION, _known(trained.std), "a healthy encoder"),
+            _as_read(NORM, _require(trained.norm), "a healthy encoder"),
+            _as_read(DEVIATION, _require(trained.std), "a healthy encoder"),
         ),
         checks=(
             NORM_TRAINED.row(
-                _known(trained.norm),
-                control=_known(same.norm),
+                _require(trained.norm),
+                control=_require(same.norm),
                 threshold=f"evidence only if it differs by {LIKE:.0%} from a context without information",
                 passed=_differ(trained, same),
                 n=f"{len(samples)} tasks; control: the context of one task for every task",
             ),
             SHARE_TRAINED.row(
-                _known(trained.share),
-                control=_known(start.share),
+                _require(trained.share),
+                control=_require(start.share),
                 threshold="compare with the random start",
                 n=f"{len(samples)} tasks; control: the random start",
             ),
@@ -313,21 +313,27 @@ def _statistics(investigation: Investigation) -> ReplayedMistake:
 MISTAKES = {
     mistake.name: mistake
     for mistake in (
-        Mistake("norms", "gradient norms were logged after clipping, and taken for stable gradients", _norms),
+        Mistake(
+            "norms",
+            "gradient norms were logged after clipping, and taken for stable gradients",
+            _replay_norms,
+        ),
         Mistake(
             "optimizer",
             "one optimiser held both parts, and freezing the decoder skipped it, so nothing was trained",
-            _optimizer,
+            _replay_optimizer,
         ),
-        Mistake("cycles", "the decoder was trained with other cycles than it was run with", _cycles),
+        Mistake("cycles", "the decoder was trained with other cycles than it was run with", _replay_cycles),
         Mistake(
-            "tasks", f"{FEW_TASKS} held-out tasks were evaluated, and 0 solved was taken for failure", _tasks
+            "tasks",
+            f"{FEW_TASKS} held-out tasks were evaluated, and 0 solved was taken for failure",
+            _replay_tasks,
         ),
         Mistake(
             "statistics",
             "a norm of sqrt(hidden size) and a deviation of 1 were taken for a healthy context; RMSNorm gives them "
             "to any context",
-            _statistics,
+            _replay_statistics,
         ),
     )
 }
@@ -363,17 +369,17 @@ def _describe_arm(run: LoadedRun) -> Arm:
 
 
 @torch.no_grad()
-def _contexts(model: Variant, samples: Sequence[Sample]) -> Tensor:
+def _encode(model: Variant, samples: Sequence[Sample]) -> Tensor:
     assert model.encoder is not None
     model.encoder.eval()
     return model.encoder(make_batch(model, samples).demos).context
 
 
 def _differ(one: Representation, other: Representation) -> bool:
-    a, b = _known(one.norm), _known(other.norm)
+    a, b = _require(one.norm), _require(other.norm)
     return abs(a - b) > LIKE * abs(b)
 
 
-def _known(value: float | None) -> float:
+def _require(value: float | None) -> float:
     assert value is not None  # finite contexts of several tasks have every figure
     return value

@@ -121,11 +121,11 @@ class Answer:
 def table(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()) -> list[ExperimentRow]:
     """Every experiment, those from outside last, as far as the folder holds its runs."""
     every = EXPERIMENTS | {experiment.name: experiment for experiment in outside}
-    by_name = {name: _finished(root, name, seeds) for name in every}
+    by_name = {name: _select_finished(root, name, seeds) for name in every}
     return [_make_row(experiment, by_name[name], by_name[BASELINE]) for name, experiment in every.items()]
 
 
-def _finished(root: Path, name: str, seeds: int) -> list[LoadedRun]:
+def _select_finished(root: Path, name: str, seeds: int) -> list[LoadedRun]:
     found = [load_run(root, ArmId(name), seed) for seed in range(seeds)]
     return [run for run in found if run is not None]
 
@@ -135,7 +135,7 @@ def _make_row(
 ) -> ExperimentRow:
     compared = experiment.name not in (BASELINE, GATE)
     found = compare_runs(experiment.name, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
-    collapsed = sum(_gate(run).collapsed for run in runs if _long_enough(run))
+    collapsed = sum(_judge_gate(run).collapsed for run in runs if _long_enough(run))
     return ExperimentRow(experiment, tuple(runs), found.effects, collapsed)
 
 
@@ -143,7 +143,7 @@ def _long_enough(run: LoadedRun) -> bool:
     return run.finished and run.steps >= 25
 
 
-def _gate(run: LoadedRun) -> Gate:
+def _judge_gate(run: LoadedRun) -> Gate:
     return judge([m["accuracy_all"] or 0.0 for m in run.metrics])
 
 
@@ -159,7 +159,7 @@ def phases(base: Config, rows: Sequence[ExperimentRow]) -> tuple[Phase, ...]:
 
 def _can_overfit(row: ExperimentRow) -> Phase:
     wanted = "E1: over 95 % token accuracy on ten training tasks, without a collapse"
-    gates = [_gate(run) for run in row.runs if _long_enough(run)]
+    gates = [_judge_gate(run) for run in row.runs if _long_enough(run)]
     if not gates:
         return Phase("1, can overfit", wanted, PhaseState.NOT_RUN, "E1 was not run")
     found = ", ".join(f"{found.accuracy:.3f}{' (collapsed)' if found.collapsed else ''}" for found in gates)
@@ -208,15 +208,15 @@ def _generalises(base: Config, rows: Sequence[ExperimentRow]) -> Phase:
 def answers(rows: Sequence[ExperimentRow]) -> tuple[Answer, ...]:
     """S1 to S6 from their experiments, with what the logged steps of all runs show."""
     by_name = {row.experiment.name: row for row in rows}
-    found = [_answer(question, [by_name[name] for name in question.by]) for question in QUESTIONS]
+    found = [_answer_question(question, [by_name[name] for name in question.by]) for question in QUESTIONS]
     runs = [run for row in rows for run in row.runs if _long_enough(run)]
     fallen = find_falls(runs)
     baseline = [run for run in by_name[BASELINE].runs if run.finished]
     additions: dict[str, Callable[[], str]] = {
         "S2": lambda: describe_drifts(fallen, len(runs)),
         "S3": lambda: describe_spikes(fallen, len(runs)),
-        "S4": lambda: _token_rank(baseline),
-        "S5": lambda: _position(baseline),
+        "S4": lambda: _measure_token_rank(baseline),
+        "S5": lambda: _measure_position(baseline),
     }
     return tuple(
         replace(answer, found=f"{answer.found}. Also: {additions[answer.question.name]()}")
@@ -226,7 +226,7 @@ def answers(rows: Sequence[ExperimentRow]) -> tuple[Answer, ...]:
     )
 
 
-def _token_rank(runs: Sequence[LoadedRun]) -> str:
+def _measure_token_rank(runs: Sequence[LoadedRun]) -> str:
     looks = [dynamics.read_probe(run.metrics, "token_rank") for run in runs]
     ranks = [found[-1][1] for found in looks if found]
     known = f"{fmean(ranks):.1f}" if ranks else "not measured"
@@ -235,7 +235,7 @@ def _token_rank(runs: Sequence[LoadedRun]) -> str:
     )
 
 
-def _position(runs: Sequence[LoadedRun]) -> str:
+def _measure_position(runs: Sequence[LoadedRun]) -> str:
     skills = []
     for run in runs:
         model, config, _, _ = load_model(run.path, "raw")
@@ -256,7 +256,7 @@ def _mean(skills: Sequence[PositionSkill], name: str) -> str:
     return f"{fmean(getattr(skill, name) for skill in skills):.2f}"
 
 
-def _answer(question: Question, rows: Sequence[ExperimentRow]) -> Answer:
+def _answer_question(question: Question, rows: Sequence[ExperimentRow]) -> Answer:
     decided = [(row, row.decision, row.interval) for row in rows if row.decision is not None and row.interval]
     if not decided:
         return Answer(question, "NOT RUN", f"none of {', '.join(question.by)} was run with {BASELINE}")

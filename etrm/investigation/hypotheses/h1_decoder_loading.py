@@ -131,7 +131,7 @@ def compare_with_checkpoint(config: Config, decoder: Path) -> LoadingFacts:
     """
     trainer = Trainer(config)
     source = read_source(decoder, config.train.decoder_weights)
-    theirs = to_device(_trm(source), trainer.device)
+    theirs = to_device(_rebuild_trm(source), trainer.device)
     ours = recursive_core(trainer.model)
     differences = {
         name: float((to_host(tensor) - source.tensors[name]).abs().max())
@@ -139,21 +139,21 @@ def compare_with_checkpoint(config: Config, decoder: Path) -> LoadingFacts:
         if name in source.tensors and source.tensors[name].shape == tensor.shape
     }
     total = len(ours.state_dict())
-    contexts, logits = _functional(trainer, theirs)
+    contexts, logits = _compare_logits(trainer, theirs)
     return LoadingFacts(
         matched=sum(value <= VALUE_TOLERANCE for value in differences.values()),
         total=total,
         missing=total - len(differences),
         largest=max(differences.values(), default=float("inf")),
-        other_weights_matched=_other_weights(ours, decoder, config),
-        settings=_live_settings(ours, source),
+        other_weights_matched=_count_equal_to_other_weights(ours, decoder, config),
+        settings=_compare_settings(ours, source),
         logits=logits,
         contexts=contexts,
-        frozen=_frozen(config),
+        frozen=_track_frozen_part(config),
     )
 
 
-def _frozen(config: Config) -> FrozenSpan | None:
+def _track_frozen_part(config: Config) -> FrozenSpan | None:
     """What changed, over a few steps, in a part that the config freezes; None where it freezes none."""
     trainer = Trainer(with_settings(config, monitor={"enabled": False}))
     steps = min(FROZEN_STEPS, trainer.config.train.freeze_decoder_steps)
@@ -213,7 +213,7 @@ class DecoderLoading(Hypothesis):
         )
 
 
-def _trm(source: DecoderSource) -> RecursiveModel:
+def _rebuild_trm(source: DecoderSource) -> RecursiveModel:
     """The TRM of the checkpoint, with its own settings and table."""
     if not source.settings or source.puzzle_table is None:
         raise CheckpointError(
@@ -231,7 +231,7 @@ def _trm(source: DecoderSource) -> RecursiveModel:
 
 
 @torch.no_grad()
-def _functional(trainer: Trainer, theirs: RecursiveModel) -> tuple[int, float]:
+def _compare_logits(trainer: Trainer, theirs: RecursiveModel) -> tuple[int, float]:
     """The number of contexts, and the largest difference of logits with contexts of the table and random ones."""
     assert theirs.puzzle_table is not None
     batch = make_batch(theirs, training_queries(trainer)[:16])
@@ -255,13 +255,13 @@ def _functional(trainer: Trainer, theirs: RecursiveModel) -> tuple[int, float]:
     return 2 * batch.size, largest
 
 
-def _live_settings(core: Core, source: DecoderSource) -> tuple[tuple[str, Any, Any], ...]:
+def _compare_settings(core: Core, source: DecoderSource) -> tuple[tuple[str, Any, Any], ...]:
     """The settings of the core as it runs, not as a config has them, that differ from those of the checkpoint."""
     pairs = ((name, source.settings[name], getattr(core, name)) for name in SETTINGS)
     return tuple(pair for pair in pairs if pair[1] != pair[2])
 
 
-def _other_weights(core: Core, decoder: Path, config: Config) -> Value:
+def _count_equal_to_other_weights(core: Core, decoder: Path, config: Config) -> Value:
     """The number of tensors that equal the other kind of weights (raw where EMA is meant, and the reverse)."""
     other: Literal["ema", "raw"] = "raw" if config.train.decoder_weights == "ema" else "ema"
     source = read_source(decoder, other)

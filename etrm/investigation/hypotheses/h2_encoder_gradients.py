@@ -84,7 +84,7 @@ class EncoderGradients(Hypothesis):
         if reason := _explain_not_applicable(investigation.subject):
             return self.not_run(CommonReason.NOT_APPLICABLE, reason)
         subject_jobs = [
-            Job(subject_arm(STUDY), seed, _shortened(investigation.subject, seed))
+            Job(subject_arm(STUDY), seed, _shorten(investigation.subject, seed))
             for seed in investigation.seeds
         ]
         control_jobs = [
@@ -140,7 +140,7 @@ def _find_explanation(
     return "H4" if verdict is Verdict.ERROR else None  # runs that diverged
 
 
-def _shortened(subject: Config, seed: int) -> Config:
+def _shorten(subject: Config, seed: int) -> Config:
     steps = min(subject.train.freeze_encoder_steps + STEPS, subject.train.steps)
     warmup = min(subject.train.warmup_steps, steps)
     return with_seed(with_settings(subject, train={"steps": steps, "warmup_steps": warmup}), seed)

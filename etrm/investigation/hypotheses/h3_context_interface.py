@@ -249,11 +249,11 @@ class _Trained:
 
     def loss(self, scale: float, samples: Sequence[Sample]) -> float:
         """The mean loss with the context times ``scale``."""
-        self.model.context_policy = _scaled(self.policy, scale)
+        self.model.context_policy = _scale(self.policy, scale)
         return compute_mean_loss(self.model, samples, self.kind)
 
 
-def _scaled(policy: ContextPolicy, scale: float) -> ContextPolicy:
+def _scale(policy: ContextPolicy, scale: float) -> ContextPolicy:
     def scaled(model: Variant, carry: Carry, batch: Batch) -> Given:
         given = policy(model, carry, batch)
         context: Tensor = scale * given.context

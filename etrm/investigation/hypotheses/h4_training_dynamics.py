@@ -105,11 +105,11 @@ def list_interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatm
             Treatment(
                 "rate-x.1",
                 "encoder rate x0.1",
-                {"train": {"encoder_lr_scale": _rounded(0.1 * train.encoder_lr_scale)}},
+                {"train": {"encoder_lr_scale": _round(0.1 * train.encoder_lr_scale)}},
             ),
             still,
         ),
-        (Treatment("rate-x.3", "all rates x0.3", {"train": {"lr": _rounded(0.3 * train.lr)}}), ""),
+        (Treatment("rate-x.3", "all rates x0.3", {"train": {"lr": _round(0.3 * train.lr)}}), ""),
         (Treatment("clip", "gradients clipped at norm 1", {"train": {"clip_norm": 1.0}}), clipped),
         (
             Treatment("warm-up", "warm-up of 10 % of the run", {"train": {"warmup_steps": longest}}),
@@ -131,7 +131,7 @@ def list_interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatm
     return [t for t, why in every if not why], [(t, why) for t, why in every if why]
 
 
-def _rounded(rate: float) -> float:
+def _round(rate: float) -> float:
     """To six digits, as a person would write it."""
     return float(f"{rate:.6g}")
 
@@ -156,7 +156,7 @@ class TrainingDynamics(Hypothesis):
         reference = few_tasks(investigation.subject, investigation.tier.short_steps)
         treatments, _ = list_interventions(apply_faults(reference))
         subject = subject_screen(investigation, reference, treatments)
-        return [subject, *(_control_screen(name) for name in (HEALTHY, *CURES))]
+        return [subject, *(_make_control_screen(name) for name in (HEALTHY, *CURES))]
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Run the unchanged config, its interventions and the controls, and compare them."""
@@ -230,7 +230,7 @@ def _compare(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentComparison:
     return screen.compare(runs, [t.name for t in screen.treatments])
 
 
-def _control_screen(name: str) -> Screen:
+def _make_control_screen(name: str) -> Screen:
     """The healthy control has every intervention, a fault only the one that must show it."""
     config = control_config([name] if name in CURES else [])
     treatments, _ = list_interventions(apply_faults(config))
@@ -287,9 +287,9 @@ SAME_FIRST_LOSS = Instrument(
 
 def _check_same_start(screen: Screen, runs: Sequence[LoadedRun]) -> InstrumentCheck:
     """Arms share weights and data, so that they differ only in what was changed."""
-    starts = {run.seed: _first_loss(run) for run in screen.runs_of(runs)}
+    starts = {run.seed: _read_first_loss(run) for run in screen.runs_of(runs)}
     same = [
-        _first_loss(run) == starts[run.seed]
+        _read_first_loss(run) == starts[run.seed]
         for t in screen.treatments
         if t.steps == 1
         for run in screen.runs_of(runs, t.name)
@@ -299,7 +299,7 @@ def _check_same_start(screen: Screen, runs: Sequence[LoadedRun]) -> InstrumentCh
     )
 
 
-def _first_loss(run: LoadedRun) -> float | None:
+def _read_first_loss(run: LoadedRun) -> float | None:
     return run.metrics[0]["loss"] if run.metrics else None
 
 

@@ -101,7 +101,7 @@ class DataFacts(InspectionFacts):
     wrong_ends: int
 
     @property
-    def foreign_labels(self) -> bool:
+    def mismatched_labels(self) -> bool:
         """Whether the loss of continuing rows depends on labels of other samples."""
         return self.loss != self.loss_garbled
 
@@ -109,7 +109,7 @@ class DataFacts(InspectionFacts):
     def holds(self) -> bool:
         """Whether the hypothesis holds."""
         drawn = self.drawn < self.tasks or self.uneven
-        rows = self.read.wrong or self.foreign_labels or self.wrong_ends
+        rows = self.read.wrong or self.mismatched_labels or self.wrong_ends
         return bool(rows or self.leaked.ids or drawn)
 
     @property
@@ -122,7 +122,7 @@ class DataFacts(InspectionFacts):
             )
             for kind, count in self.read.wrong.items()
         ]
-        if self.foreign_labels:
+        if self.mismatched_labels:
             words = f"the loss of continuing rows is {_format_loss(self.loss)}, and "
             words += f"{_format_loss(self.loss_garbled)} if samples that were not drawn yet have other labels"
             found.append(VerdictReason(DataReason.FOREIGN_LABELS, words))
@@ -329,7 +329,7 @@ def _make_rows(facts: DataFacts, seeds: int) -> tuple[EvidenceRow, ...]:
         facts.loss_garbled,
         control=facts.loss,
         threshold="equal to the bit",
-        passed=not facts.foreign_labels,
+        passed=not facts.mismatched_labels,
         n="one step",
         note="nothing that is drawn later may change the loss of samples that are being processed",
     )

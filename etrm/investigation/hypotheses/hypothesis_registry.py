@@ -27,7 +27,7 @@ EXTENSION_POINT: ExtensionPoint[object] = ExtensionPoint(
 
 def all_hypotheses() -> dict[str, Hypothesis]:
     """Every hypothesis by id, in the order in which they are decided."""
-    known = _built_in() | _REGISTERED
+    known = _find_built_in() | _REGISTERED
     return dict(sorted(known.items(), key=lambda item: (item[1].precedence, item[0])))
 
 
@@ -62,12 +62,12 @@ def register(hypothesis: object) -> Hypothesis:
         ConfigError: it lacks a member, a member has the wrong type, or its id is taken.
     """
     made = check(hypothesis() if isinstance(hypothesis, type) else hypothesis)
-    other = (_built_in() | _REGISTERED).get(made.id)
-    if other is not None and _origin(other) != _origin(made):
+    other = (_find_built_in() | _REGISTERED).get(made.id)
+    if other is not None and _locate(other) != _locate(made):
         raise ConfigError(
             "hypothesis.id-taken",
             f"there is a hypothesis {made.id!r} already: {other.statement.title}",
-            got=_origin(made),
+            got=_locate(made),
             allowed="an id that no other hypothesis has",
             next_step=f"give it another id than {', '.join(all_hypotheses())}",
         )
@@ -98,7 +98,7 @@ def check(found: object) -> Hypothesis:
 
 
 @cache
-def _built_in() -> dict[str, Hypothesis]:
+def _find_built_in() -> dict[str, Hypothesis]:
     modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
     objects = [check(module.HYPOTHESIS) for module in modules if hasattr(module, "HYPOTHESIS")]
     return {hypothesis.id: hypothesis for hypothesis in objects}
@@ -115,7 +115,7 @@ def _refuse(found: object, member: str, value: object, expected: str) -> ConfigE
     )
 
 
-def _origin(hypothesis: Hypothesis) -> str:
+def _locate(hypothesis: Hypothesis) -> str:
     """Where the class of a hypothesis is defined; the same for a file that is loaded twice."""
     kind = type(hypothesis)
     code = getattr(kind.decide, "__code__", None)

@@ -192,8 +192,8 @@ def trace_context(config: Config) -> ContextTrace:
         same=worst.change,
         scale=worst.scale,
         aligned=worst.aligned,
-        used=_change(other.logits, first.logits),
-        others=_change(beside.given[0], first.given[0]),
+        used=_measure_change(other.logits, first.logits),
+        others=_measure_change(beside.given[0], first.given[0]),
         rms=float(encoded.square().mean().sqrt()),
         unread=_find_unread(model, samples),
         silent=any(step.silent for step in steps),
@@ -281,7 +281,7 @@ def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
     hooks = (
         model.encoder.register_forward_hook(lambda module, args, output: encoded.append(output.context)),
         model.core.register_forward_pre_hook(
-            lambda module, args, kwargs: given.append(_argument(module, args, kwargs)), with_kwargs=True
+            lambda module, args, kwargs: given.append(_find_argument(module, args, kwargs)), with_kwargs=True
         ),
     )
     found: list[_Step] = []
@@ -304,12 +304,12 @@ def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
     return found
 
 
-def _argument(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
+def _find_argument(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
     """The context among the core's arguments, the third."""
     return kwargs["context"] if "context" in kwargs else args[2]
 
 
-def _change(new: Tensor, old: Tensor) -> float:
+def _measure_change(new: Tensor, old: Tensor) -> float:
     """The largest difference of an element, relative to the root mean square of the old ones."""
     size = old.double().square().mean().sqrt()
     return float((new.double() - old.double()).abs().max() / size.clamp(min=1e-30))

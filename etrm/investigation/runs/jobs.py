@@ -98,7 +98,9 @@ def run_jobs(
     waiting = [job for job in jobs if not _finished(root, job)]
     total = sum(job.config.train.steps for job in jobs)
     if waiting:
-        _run_all(root, waiting, launcher, lambda: progress(sum(_steps(root, job) for job in jobs), total))
+        _run_all(
+            root, waiting, launcher, lambda: progress(sum(_count_steps(root, job) for job in jobs), total)
+        )
     for job in waiting:
         if job.shared and _finished(root, job):
             cache.keep(job.config, root / job.folder, launcher.elsewhere)
@@ -130,7 +132,7 @@ def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[
                     try:
                         started = executor.submit(work, job, str(root / job.folder), code_hash(job.config))
                     except BrokenExecutor as error:  # no worker is left
-                        _failed(root / job.folder, error)
+                        _record_failure(root / job.folder, error)
                     else:
                         running.append((started, job, attempt))
                 ended = [entry for entry in running if entry[0].done()]
@@ -141,7 +143,7 @@ def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[
                     if problem is not None and attempt == 1 and not isinstance(problem, BrokenExecutor):
                         queue.append((job, 2))
                     elif problem is not None:
-                        _failed(root / job.folder, problem)
+                        _record_failure(root / job.folder, problem)
                 tick()
                 if running and not ended:
                     time.sleep(0.2)
@@ -166,10 +168,10 @@ def work(job: Job, folder: str, code: str) -> None:
         _check_code(job, code)
         summary = measured_run(job.config, path, measure=job.measure, held_out=job.held_out)
     except EtrmError as error:  # it would be the same again
-        _failed(path, error)
+        _record_failure(path, error)
         return
     if summary is not None:
-        before = _earlier_seconds(path)
+        before = _sum_earlier_seconds(path)
         _write_summary(path, {"state": "finished", "wall_s": before + time.perf_counter() - began, **summary})
 
 
@@ -186,14 +188,14 @@ def _check_code(job: Job, code: str) -> None:
         )
 
 
-def _failed(path: Path, error: BaseException) -> None:
+def _record_failure(path: Path, error: BaseException) -> None:
     diverged = isinstance(error, NonFiniteError)
     code = error.code if isinstance(error, EtrmError) else ""
     summary = {"state": "failed", "code": code, "reason": str(error), "wall_s": 0.0, "diverged": diverged}
     _write_summary(path, summary)
 
 
-def _earlier_seconds(path: Path) -> float:
+def _sum_earlier_seconds(path: Path) -> float:
     summary = path / SUMMARY
     return float(json.loads(summary.read_text("utf-8"))["wall_s"]) if summary.exists() else 0.0
 
@@ -237,7 +239,7 @@ def _finished(root: Path, job: Job) -> bool:
     return summary["state"] == "finished" or bool(summary.get("diverged"))  # it would diverge again
 
 
-def _steps(root: Path, job: Job) -> int:
+def _count_steps(root: Path, job: Job) -> int:
     path = root / job.folder / "metrics.jsonl"
     if not path.exists():
         return 0

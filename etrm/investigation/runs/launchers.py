@@ -87,7 +87,7 @@ def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 
                 allowed=f"--threads {max(1, cores // jobs)} with --jobs {jobs}",
             )
         return Launcher(jobs, lambda folder: processes(jobs), threads)
-    parameters = dict(_parsed(setting) for setting in settings)
+    parameters = dict(_parse(setting) for setting in settings)
     elsewhere = " ".join((name, *sorted(settings))) if name == "slurm" else ""
     return Launcher(jobs, lambda folder: _submitit(name, folder, parameters), threads, elsewhere)
 
@@ -153,7 +153,7 @@ def _submitit(cluster: str, folder: Path, parameters: dict[str, Any]) -> Iterato
     yield _Futures(executor)
 
 
-def _parsed(setting: str) -> tuple[str, Any]:
+def _parse(setting: str) -> tuple[str, Any]:
     key, equals, value = setting.partition("=")
     if not equals or not key:
         raise ConfigError(

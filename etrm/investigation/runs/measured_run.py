@@ -39,12 +39,12 @@ def measured_run(config: Config, path: Path, *, measure: bool, held_out: bool) -
     try:
         trainer = Trainer(config, folder)
         trainer.resume()
-        before = _before(trainer, path) if measure else {}
+        before = _measure_before(trainer, path) if measure else {}
         if not trainer.run():
             return None
         after = _measure(trainer, "end") if measure else {}
         if measure and held_out:
-            after |= _held_out(trainer)
+            after |= _evaluate_held_out(trainer)
         frozen = trainer.stage.span
         measured = before | after
         if frozen is not None:
@@ -54,7 +54,7 @@ def measured_run(config: Config, path: Path, *, measure: bool, held_out: bool) -
         folder.close()
 
 
-def _before(trainer: Trainer, path: Path) -> dict[str, float]:
+def _measure_before(trainer: Trainer, path: Path) -> dict[str, float]:
     """The measurements at the first step, made once and kept for a run that is resumed."""
     file = path / BEFORE
     if not file.exists():
@@ -69,11 +69,13 @@ def _measure(trainer: Trainer, when: str) -> dict[str, float]:
         f"loss_{when}": compute_mean_loss(trainer.model, samples, kind),
         f"loss_{when}_foreign_demos": compute_mean_loss(trainer.model, with_mismatched_demos(samples), kind),
     }
-    return found | {f"retrieval_{name}": value for name, value in _retrieval(trainer, samples, when).items()}
+    return found | {
+        f"retrieval_{name}": value for name, value in _measure_retrieval(trainer, samples, when).items()
+    }
 
 
 @torch.no_grad()
-def _retrieval(trainer: Trainer, samples: Sequence[Sample], when: str) -> dict[str, float]:
+def _measure_retrieval(trainer: Trainer, samples: Sequence[Sample], when: str) -> dict[str, float]:
     """The share of tasks whose odd demonstrations retrieve their even ones; empty where it cannot be measured."""
     encoder = trainer.model.encoder
     several = [sample for sample in samples if len(sample.demos) > 1]
@@ -105,7 +107,7 @@ def with_mismatched_demos(samples: Sequence[Sample]) -> list[Sample]:
     return [replace(s, demos=samples[(i + 1) % len(samples)].demos) for i, s in enumerate(samples)]
 
 
-def _held_out(trainer: Trainer) -> dict[str, float]:
+def _evaluate_held_out(trainer: Trainer) -> dict[str, float]:
     config = trainer.config
     report = trainer.recipe.evaluate(
         load_held_out_tasks(config),

@@ -23,11 +23,11 @@ SPIKES = frozenset({13, 38, 63, 88})  # 4 % of the steps
 
 @dataclass(frozen=True)
 class Said:
-    """What one finding must say.
+    """A finding that must be reported.
 
     Attributes:
         module: A role of the subject, or a name.
-        code: Of the cause; "" where any will do.
+        code: Code of the cause; "" if any will do.
         first: Earliest and latest first bad step; `last` the same of the last one.
         note: Whether a note is enough.
     """
@@ -54,14 +54,14 @@ class Said:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something planted.
+    """A planted fault.
 
     Attributes:
         plant: Changes the subject.
-        said: What must be said; None for a healthy control.
+        said: Finding that must be reported; None for a healthy control.
         update: The end of a step, where the fault lies there.
         frozen: Whether the decoder is declared to be frozen.
-        asks: What is asked of the subject after the training, in addition to the monitor.
+        asks: Function that looks for further findings after the training, in addition to the monitor.
     """
 
     id: str
@@ -74,7 +74,7 @@ class Fault:
     options: dict[str, Any] = field(default_factory=dict)
 
     def run(self, make: Callable[..., Subject], seed: int, steps: int = STEPS) -> Verdict:
-        """Plant it, train, and judge what is said."""
+        """Plant it, train, and judge the findings."""
         subject = make(seed, **self.options)
         self.plant(subject)
         findings = train(subject, self.update, [subject.decoder] if self.frozen else (), steps)
@@ -83,12 +83,12 @@ class Fault:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one run.
+    """The outcome of one run.
 
     Attributes:
-        named: Whether the fault was named; of a healthy control, whether nothing was said above a note.
-        others: What else was said above a note, as rule and module.
-        findings: All of it.
+        named: Whether the fault was named; for a healthy control, whether nothing above a note was reported.
+        others: Other findings above a note, as rule and module.
+        findings: All findings.
     """
 
     named: bool

@@ -21,12 +21,12 @@ Task = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was said in one run.
+    """The findings of one run.
 
     Attributes:
-        named: Whether the right thing was.
-        others: What else above a note, as rule and module.
-        said: All of it, a line each.
+        named: Whether the fault was named.
+        others: Other findings above a note, as rule and module.
+        said: All findings, a line each.
     """
 
     named: bool

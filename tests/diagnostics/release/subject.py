@@ -24,9 +24,9 @@ class Subject(Protocol):
     Attributes:
         encoder, core, decoder: Names of its modules: the first makes a context of each sample, the second is called
             several times in a step, the third is what is frozen where something is.
-        samples: In the loss of a step.
-        watch: What the monitor watches; None for the direct children.
-        rows: To which samples rows belong, where the module does not lead with them.
+        samples: Number of samples in the loss of a step.
+        watch: Modules that the monitor watches; None for the direct children.
+        rows: Functions that return the sample of each row, for modules whose leading dimension is not the samples.
         expect_partial: Modules that run some of their calls without gradient on purpose.
     """
 

@@ -17,7 +17,7 @@ from etrm.investigation.experiments.accuracy_collapse import describe_drifts, de
 from etrm.investigation.experiments.registry import EXPERIMENTS, find
 from etrm.investigation.experiments.results_table import ExperimentRow, PhaseState, answers, phases, table
 from etrm.investigation.runs.loaded_run import LoadedRun
-from reports.pages.experiments_page import STATES, _decided, listing, page
+from reports.pages.experiments_page import STATES, _format_decision, listing, page
 from tests.investigation.planted import inline
 
 SMOKE = with_settings(load("smoke"), train={"threads": 1})
@@ -55,7 +55,7 @@ def verdict(root: Path, rows: list[ExperimentRow], name: str) -> str:
 
 
 def test_gains_are_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_position", lambda runs: f"{len(runs)} runs were probed")
+    monkeypatch.setattr(tracking, "_measure_position", lambda runs: f"{len(runs)} runs were probed")
     rows = planted(tmp_path, {"E7": [0.30, 0.31, 0.29, 0.30, 0.30]})
     row = next(row for row in rows if row.experiment.name == "E7")
     assert row.interval is not None
@@ -195,10 +195,10 @@ def test_without_a_fall_nothing_is_said_to_come_first(tmp_path: Path) -> None:
     rows = table(tmp_path, SMOKE, 1)
     assert find_falls(runs_of(tmp_path)) == []
     assert numbers(describe_drifts([], 3)) == [3]
-    assert "3.0" in tracking._token_rank(rows[0].runs)  # the planted rank
+    assert "3.0" in tracking._measure_token_rank(rows[0].runs)  # the planted rank
     found = {answer.question.name: answer for answer in answers(rows)}
     assert describe_drifts([], 3) in found["S2"].found
-    assert tracking._token_rank(rows[0].runs) in found["S4"].found
+    assert tracking._measure_token_rank(rows[0].runs) in found["S4"].found
 
 
 def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Path) -> None:
@@ -214,6 +214,6 @@ def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Pa
 
 
 def test_a_change_that_never_acted_is_no_answer() -> None:
-    assert _decided(ExperimentRow(find("O1"), (), (0.0, 0.0, 0.0), 0)) == "no effect on the runs"
-    assert _decided(ExperimentRow(find("O1"), (), (0.0, 0.001, 0.0), 0)) == "no"
-    assert _decided(ExperimentRow(find("O1"), (), (), 0)) == ""
+    assert _format_decision(ExperimentRow(find("O1"), (), (0.0, 0.0, 0.0), 0)) == "no effect on the runs"
+    assert _format_decision(ExperimentRow(find("O1"), (), (0.0, 0.001, 0.0), 0)) == "no"
+    assert _format_decision(ExperimentRow(find("O1"), (), (), 0)) == ""

@@ -38,7 +38,7 @@ def test_a_healthy_subject_has_nothing_wrong() -> None:
 def test_what_is_wrong_with_the_rows_is_named(fault: str, kind: RowProblem) -> None:
     facts = h5.inspect_data(smoke(fault))
     assert facts.read.wrong[kind] == facts.read.rows
-    assert not facts.foreign_labels
+    assert not facts.mismatched_labels
     assert not facts.leaked.ids
     assert kind in facts.codes
     rows = {row.item: row for row in h5._make_rows(facts, 1) if row.code == h5.ROW_PROBLEM.code}
@@ -47,7 +47,7 @@ def test_what_is_wrong_with_the_rows_is_named(fault: str, kind: RowProblem) -> N
 
 def test_labels_of_later_samples_show_in_the_loss_alone() -> None:
     facts = h5.inspect_data(smoke("labels-from-new-batch"))
-    assert facts.foreign_labels
+    assert facts.mismatched_labels
     assert not facts.read.wrong
     assert facts.codes == (h5.DataReason.FOREIGN_LABELS,)
 
