@@ -34,16 +34,16 @@ class SymbolicConfig(Section):
         description="families of formulas",
     )
     composites: bool = Field(False, description="whether templates include sequences")
-    tnorm: TNorm = Field("product", description="conjunction of truths")
+    tnorm: TNorm = Field("product", description="conjunction of two truths")
     quantifier: QuantifierKind = Field("product", description="truth over all cells")
-    exponent: float = Field(4.0, ge=1, description="exponent of quantifier mean")
+    exponent: float = Field(4.0, ge=1, description="exponent p of quantifier mean")
     guards: int = Field(16, ge=1, le=100, description="number of learned guards")
     width: int = Field(64, ge=1, description="width of learned predicates")
-    reach: int = Field(1, ge=0, le=5, description="cells that learned guards see around")
+    reach: int = Field(1, ge=0, le=5, description="distance in cells that guards see")
 
     selector: SelectorKind = Field(
         "fit",
-        description="what rates templates: their fit to the demonstrations, an encoder of these, or of the query "
+        description="method that rates templates: fit to the demonstrations, an encoder of them, or of the query "
         "alone (known bad)",
     )
     selection: Selection = Field(
@@ -55,15 +55,15 @@ class SymbolicConfig(Section):
     last_temperature: float | None = Field(
         None,
         gt=0,
-        description="temperature at the end; none: constant",
+        description="temperature at the end of training; none keeps it",
     )
     smoothing: float = Field(0.01, gt=0, lt=1, description="chance of an arbitrary colour")
     hidden_size: int = Field(128, ge=1, description="width of the encoder")
-    cycles: int = Field(3, ge=1, description="refinements of the choice")
-    cycle_grad: Literal["all", "last"] = Field("all", description="refinements with gradient")
+    cycles: int = Field(3, ge=1, description="number of refinements")
+    cycle_grad: Literal["all", "last"] = Field("all", description="refinements that keep their gradient")
     inject: Literal["start", "every_cycle"] = Field(
         "every_cycle",
-        description="where the encoding enters",
+        description="use of the encoding: as starting state, or in every refinement",
     )
 
     @field_validator("families", mode="before")

@@ -160,7 +160,7 @@ def run(
 
     Raises:
         Interrupted: Ctrl-C; finished cases stay.
-        RunFolderError: the folder holds cases of another subject or of other code.
+        RunFolderError: the folder contains cases of another config or of other code.
     """
     identity = _identity(base)
     done = _claim(root, identity)

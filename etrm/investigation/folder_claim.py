@@ -64,7 +64,7 @@ def _check(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     if found != wanted:
         raise RunFolderError(
             "investigate.other-subject",
-            f"{out} holds an investigation of another subject",
+            f"{out} contains an investigation of another config",
             allowed="the same preset, settings and faults, which continue it",
             next_step="give another --out",
         )

@@ -28,7 +28,7 @@ SCHEMA_VERSION: Literal[3] = 3  # grows when an older reader would misread the f
 
 
 PREVIOUS = "result.previous.json"
-"""What stood in an investigation's folder before its ``result.json`` was written."""
+"""File that keeps the earlier ``result.json`` of the same folder."""
 
 
 class HypothesisResult(Record):
@@ -41,11 +41,13 @@ class HypothesisResult(Record):
     mechanism: str
     kind: Literal["mechanistic", "statistical", "mixed"]
     verdict: Verdict
-    codes: Annotated[tuple[Code, ...], Len(1)]  # why: what was found, or why nothing could be
-    sentence: str  # the same in one sentence with its numbers
+    codes: Annotated[tuple[Code, ...], Len(1)]  # reasons for the verdict
+    sentence: str  # the reasons in one sentence with their numbers
     screening: bool = False
-    candidate: bool = False  # only the number of seeds stood in the way of VALIDATED
-    p_value: float | None = None  # of the gain it rests on, one-sided, Holm-adjusted within the hypothesis
+    candidate: bool = False  # only the small number of seeds prevents VALIDATED
+    p_value: float | None = (
+        None  # for the gain that decides it, one-sided, Holm-adjusted within the hypothesis
+    )
     explained_by: str | None = (
         None  # the hypothesis whose fault, if it is present, makes this one hold or fail
     )
@@ -58,14 +60,14 @@ class HypothesisResult(Record):
     series: tuple[Series, ...] = ()
     would_change: str = ""
     wall_s: float = 0.0
-    decided_after_s: float | None = None  # since the investigation began
+    decided_after_s: float | None = None  # seconds since the investigation began
     outside_code: tuple[
         str, ...
     ] = ()  # hashes of the code that decided it, where that is not of this package
 
 
 def explanation(hypothesis: HypothesisResult, hypotheses: Mapping[str, HypothesisResult]) -> str | None:
-    """The hypothesis that explains this one, if it was found to hold, leads, or was not looked at."""
+    """The hypothesis that explains this one, if it is VALIDATED, a candidate, or was not tested."""
     if hypothesis.explained_by is None:
         return None
     other = hypotheses.get(hypothesis.explained_by)
@@ -92,9 +94,9 @@ class ExperimentResult(Record):
     question: str
     scenario: Scenario
     codes: Annotated[tuple[Code, ...], Len(1)]  # why
-    sentence: str  # the same in one sentence with its numbers
-    next_step: str = ""  # what to do, where no hypothesis is the root cause
-    scenarios: tuple[tuple[Scenario, str], ...]  # those that were possible, and what each looks like
+    sentence: str  # the reasons in one sentence with their numbers
+    next_step: str = ""  # instruction to the user if no hypothesis is the root cause
+    scenarios: tuple[tuple[Scenario, str], ...]  # the possible scenarios, each with its description
     screening: bool
     arms: tuple[Arm, ...] = ()
     runs: tuple[Run, ...] = ()
@@ -105,20 +107,20 @@ class ExperimentResult(Record):
 
 
 class AdditionalFinding(Record):
-    """A finding of the toolkit in the runs under test, about which no hypothesis is."""
+    """A finding of the toolkit in the runs under test, which decides no hypothesis."""
 
     rule: str
     severity: Literal["critical", "warning"]
     module: str  # empty for the whole model
     message: str
-    code: str = ""  # of the cause; empty in results of toolkits that had none
+    code: str = ""  # code of the cause; empty in results of earlier versions
     cause: str
     remedy: str
-    n: str = ""  # runs that have it
+    n: str = ""  # number of runs with this finding, in words
 
 
 class Reproduce(Record):
-    """What it takes to get the same numbers."""
+    """Everything that is needed to get the same numbers."""
 
     command: str
     commit: str
@@ -127,10 +129,12 @@ class Reproduce(Record):
     data_hash: str
     versions: dict[str, str]
     hardware: str
-    device: str = ""  # of arms that are inspected and not trained; empty in results of earlier versions
-    precision: str = ""  # the same
+    device: str = (
+        ""  # device of arms that are inspected and not trained; empty in results of earlier versions
+    )
+    precision: str = ""  # their precision; empty in results of earlier versions
     threads: int
-    tier: str = ""  # of the budget; empty in results that were written before there were tiers
+    tier: str = ""  # tier of the budget; empty in results of earlier versions
     wall_s: float
     config: dict[str, Any]
     code: dict[str, str] = Field(
@@ -170,7 +174,7 @@ class Result(Record):
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     def write(self, folder: Path) -> None:
-        """Write ``result.json``; the one that stood there is kept beside it, to be compared with.
+        """Write ``result.json``; an earlier one is kept next to it, for comparison.
 
         A result of another version cannot be compared and is not kept.
         """
@@ -209,7 +213,7 @@ class Result(Record):
 
 
 def _version(path: Path) -> str:
-    """The schema version that a file names, where it is another one."""
+    """The schema version that a file names, if it differs from this one."""
     try:
         found = json.loads(path.read_text("utf-8"))
     except ValueError:

@@ -22,8 +22,8 @@ etrm config runs/mine --json                       # as JSON
 ```
 
 A config starts from these defaults, a preset ({presets}), a TOML file or a
-run. A TOML file extends a preset with `preset = "small"`. `--set KEY=VALUE` changes a setting; the last one of a key wins.
-In code, `etrm.config.with_settings(config, train={{"steps": 3}})` gives a changed config.
+run. A TOML file extends a preset with `preset = "small"`. `--set KEY=VALUE` changes a setting; the last
+one of a key wins. In code, `etrm.config.with_settings(config, train={{"steps": 3}})` gives a changed config.
 
 Values are TOML; `none` unsets a setting (`"none"` in a file). Quote texts with special characters for TOML and the
 shell: `--set 'data.exclude=["0d3d703e"]'`.

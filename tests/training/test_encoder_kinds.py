@@ -34,7 +34,7 @@ def test_every_sample_trains_every_kind_at_every_step(smoke: Smoke, kind: str) -
 def test_a_run_that_was_stopped_and_resumed_leaves_the_same_bytes(
     tmp_path: Path, smoke: Smoke, run_bytes: RunBytes, kind: str
 ) -> None:
-    """What a stateful encoder carries and where the noise of a variational one stood are kept."""
+    """The state of a stateful encoder and the position in the noise of a variational one are kept."""
     config = smoke("train.steps=8", "train.checkpoint_every=3", *settings_of(kind))
     assert train(config, tmp_path / "whole")
     for place, steps in enumerate((4, 7)):

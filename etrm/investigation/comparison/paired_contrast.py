@@ -194,7 +194,7 @@ class TreatmentComparison:
 
     @property
     def candidate(self) -> bool:
-        """Whether only the number of seeds stood in the way of VALIDATED."""
+        """Whether only the small number of seeds prevents VALIDATED."""
         return self.decisions[self._first].candidate
 
     @property

@@ -32,21 +32,22 @@ from etrm.training.task_sets import load_held_out_tasks
 
 STUDY = "few"
 UNCHANGED = "as-given"
-"""Setting of the arm that the others differ from. Folders of earlier versions are named by it."""
+"""Setting of the arm with which the others are compared. Folders of earlier versions are named by it."""
 METRIC = "loss_end"
 """What is compared: the mean loss on the training queries after the run and all ACT steps, in nats per token."""
 TASKS = 10
-"""Few enough that a hundred steps show a fault; the top of this file has the numbers."""
+"""Number of tasks, few enough that a hundred steps show a fault; the top of this file has the numbers."""
 BATCH = 16
-"""Rows of a step that steps are counted in; smaller ones take more of them. In 100 steps of 8 rows (`smoke`) an encoder
-that goes through four numbers costs .24 [.04, .43] in ln of the loss, in 200 .31 [.27, .35] (three seeds)."""
+"""Batch size for which the number of steps is given; smaller batches take more steps. In 100 steps of 8 rows
+(`smoke`) an encoder that goes through four numbers costs .24 [.04, .43] in ln of the loss,
+in 200 .31 [.27, .35] (three seeds)."""
 SMALLEST_EFFECT = 0.25
-"""m, in ln of the loss: 22 % less. The best change of a healthy subject (encoder rate x0.1) gains .116 on `small` (six
-seeds, deviation .084), so that a mean of three reaches .2 in 1 of 24 and .25 in 1 of 350 (normal); faults of training
+"""m, in ln of the loss: 22 % less. The best change of a healthy config (encoder rate x0.1) gains .116 on `small` (six
+seeds, deviation .084), so a mean of three reaches .2 in 1 of 24 and .25 in 1 of 350 (normal); faults of training
 dynamics and of encoder capacity cost .31 to .8 there (means of three). Set after all six seeds had been seen."""
 CONTROL_SEEDS = (0, 1, 2)  # as many as the tier `screening` has
 CONTROL_STEPS = 50
-"""Twice that on the preset of the controls, whose runs are kept: a minute or two the first time, then nothing."""
+"""Steps at batch size BATCH, twice as many on the control preset. Its runs take a minute or two once, then are kept."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Screen:
         return ArmId(STUDY, treatment, self.control, role)
 
     def _role(self, role: Role) -> Role:
-        """A role, or in a control that of the control."""
+        """The role of an arm; in the screen of a control, the role of the control."""
         if not self.control:
             return role
         return "positive control" if self.reference.faults else "negative control"
@@ -150,7 +151,7 @@ class Screen:
         smallest_effect: float = SMALLEST_EFFECT,
         planned: int = 0,
     ) -> TreatmentComparison:
-        """Compare the reference with some of the treatments, of so many as were planned."""
+        """Compare the reference with some of the planned treatments."""
         unchanged = self.runs_of(runs)
         chosen = [t for t in self.treatments if t.name in names]
         contrasts = [
@@ -167,12 +168,12 @@ class Screen:
 
 
 def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[LoadedRun]:
-    """The runs of several screens, side by side on the machine."""
+    """The runs of several screens, in parallel."""
     return investigation.run(phase, jobs_of(screens))
 
 
 def jobs_of(screens: Sequence[Screen]) -> list[Job]:
-    """The jobs of several screens, what they share once."""
+    """The jobs of several screens; a job that several share is listed once."""
     return list({job.key: job for screen in screens for job in screen.jobs()}.values())
 
 
@@ -193,7 +194,7 @@ def few_tasks(subject: Config, steps: int) -> Config:
 
 
 def _find_smallest_side(subject: Config, tasks: int) -> int:
-    """The smallest side that so many training tasks and one held-out task fit."""
+    """The smallest grid side that admits so many training tasks and one held-out task."""
     sides = sorted(task.max_side for task in choose_tasks(subject.data))
     return max(sides[min(tasks, len(sides)) - 1], min(task.max_side for task in load_held_out_tasks(subject)))
 
@@ -201,7 +202,7 @@ def _find_smallest_side(subject: Config, tasks: int) -> int:
 def subject_screen(
     investigation: Investigation, reference: Config, treatments: Sequence[Treatment]
 ) -> Screen:
-    """The run under test on few tasks, and treatments of it."""
+    """The screen of the config under test on few tasks, with its treatments."""
     return Screen(reference, tuple(treatments), investigation.short_seeds)
 
 

@@ -1,7 +1,7 @@
 """Arms as resumable training runs, several at a time.
 
-An arm-run is a config in a folder. What is finished is never run again; what was interrupted goes
-on where it stopped; what failed is tried once more and then reported as failed.
+Each run is a config in a folder. A finished run is never repeated; an interrupted one resumes where it
+stopped; a failed one is tried once more and then reported as failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from etrm.investigation.runs.launchers import Attempt, Launcher
 from etrm.investigation.runs.loaded_run import SUMMARY, LoadedRun, load_run
 
 OnProgress = Callable[[int, int], None]
-"""Takes the number of steps done and of all steps."""
+"""Function that takes the number of finished steps and of all steps."""
 RunKey = tuple[ArmId, int]
 """The arm and the seed of a run."""
 
@@ -40,8 +40,8 @@ class Job:
         seed: the seed of the run, which is also in the config.
         config: the config to train.
         measure: whether to measure the held-in loss before and after, and the held-out score.
-        held_out: measure the held-out score too, which takes longest.
-        shared: the same in every investigation, so that it is kept for the next one.
+        held_out: whether to measure the held-out score too, which takes longest.
+        shared: whether the run is the same in every investigation and is kept for the next one.
         place: the folder of the run, if it is not one of the investigation's.
     """
 
@@ -55,12 +55,12 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Relative to the investigation's folder, or absolute."""
+        """Path of the run's folder, relative to the investigation's folder, or absolute."""
         return self.arm.folder(self.seed) if self.place is None else str(self.place.absolute())
 
     @property
     def key(self) -> RunKey:
-        """What its run is found by."""
+        """Key under which the run is found."""
         return self.arm, self.seed
 
 
@@ -77,7 +77,7 @@ def run_jobs(
         root: the investigation's folder.
         jobs: the jobs to run.
         launcher: the launcher, which determines where and how many run at a time.
-        progress: called with steps done and steps in all.
+        progress: function that is called with the number of finished steps and of all steps.
         loaded: runs that were loaded before; those of finished jobs are not read again.
 
     Returns:
@@ -85,7 +85,7 @@ def run_jobs(
 
     Raises:
         Interrupted: Ctrl-C; finished steps are kept.
-        RunFolderError: the folder holds an investigation of another subject, or runs of another device.
+        RunFolderError: the folder contains an investigation of another config, or runs of another device.
     """
     jobs = [_threaded(job, launcher.threads) for job in jobs]
     for job in jobs:
@@ -211,7 +211,7 @@ def _check_config(root: Path, job: Job) -> None:
     if file.exists() and Config.from_json(file.read_text("utf-8")) != job.config:
         raise RunFolderError(
             "investigate.other-subject",
-            f"{root} holds an investigation of another subject: the config of {job.folder} differs",
+            f"{root} contains an investigation of another config: that of {job.folder} differs",
             allowed="the same preset, settings and faults, which continue it",
             next_step="give another --out",
         )
