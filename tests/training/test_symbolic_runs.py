@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 import torch
 
 from diagnostics import Severity
-from etrm.config import Config, load
+from etrm.config import Changes, Config, load, with_settings
 from etrm.training.scoring.predictor import load_model
 from etrm.training.trainer import Trainer, train
 
 RunBytes = Callable[[Path], dict[str, bytes]]
 
 
-def rules(*settings: str) -> Config:
-    small = ("train.steps=6", "train.batch_size=4", "train.warmup_steps=0", "data.max_tasks=20")
-    fewer = ("model.symbolic.guards=2", "model.symbolic.width=8", "train.checkpoint_every=2")
-    return load("symbolic-rules", overrides=(*small, *fewer, "evaluate.max_tasks=4", *settings))
+def rules(**changes: Unpack[Changes]) -> Config:
+    small: Changes = {
+        "data": {"max_tasks": 20},
+        "model": {"symbolic": {"guards": 2, "width": 8}},
+        "train": {"steps": 6, "batch_size": 4, "warmup_steps": 0, "checkpoint_every": 2},
+        "evaluate": {"max_tasks": 4},
+    }
+    return with_settings(with_settings(load("symbolic-rules"), **small), **changes)
 
 
 class Killed(Exception):
@@ -29,26 +33,26 @@ class Killed(Exception):
 
 @pytest.mark.parametrize(
     "settings",
-    [(), ("model.symbolic.selection=straight_through", "model.symbolic.last_temperature=.1")],
+    [{}, {"model": {"symbolic": {"selection": "straight_through", "last_temperature": 0.1}}}],
     ids=["fit", "sampled"],
 )
 def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(
-    tmp_path: Path, run_bytes: RunBytes, settings: tuple[str, ...]
+    tmp_path: Path, run_bytes: RunBytes, settings: Changes
 ) -> None:
     def die(trainer: Trainer, metrics: dict[str, Any]) -> None:
         if metrics["step"] == 3:
             raise Killed
 
-    assert train(rules(*settings), tmp_path / "whole")
+    assert train(rules(**settings), tmp_path / "whole")
     with pytest.raises(Killed):
-        train(rules(*settings), tmp_path / "resumed", on_step=die)
-    assert train(rules(*settings), tmp_path / "resumed", resume=True)
+        train(rules(**settings), tmp_path / "resumed", on_step=die)
+    assert train(rules(**settings), tmp_path / "resumed", resume=True)
     whole, resumed = run_bytes(tmp_path / "whole"), run_bytes(tmp_path / "resumed")
     assert whole == resumed
 
 
 def test_micro_batches_have_the_gradient_of_the_whole_batch() -> None:
-    first, second = (Trainer(rules(f"train.accumulate={n}", "train.clip_norm=none")) for n in (1, 2))
+    first, second = (Trainer(rules(train={"accumulate": n, "clip_norm": None})) for n in (1, 2))
     for trainer in (first, second):
         trainer.train_step()
     for one, two in zip(first.model.parameters(), second.model.parameters(), strict=True):
@@ -56,7 +60,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch() -> None:
 
 
 def test_every_sample_trains_the_encoder_and_everything_learns() -> None:
-    trainer = Trainer(rules("train.steps=3"))
+    trainer = Trainer(rules(train={"steps": 3}))
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     for _ in range(3):
         metrics = trainer.train_step()
