@@ -10,10 +10,10 @@ from etrm.investigation.experiments.registry import EXPERIMENTS, QUESTIONS, Expe
 from etrm.investigation.experiments.results_table import (
     ExperimentRow,
     PhaseState,
-    answers,
-    final,
-    phases,
-    table,
+    answer_questions,
+    format_final,
+    judge_phases,
+    make_experiment_rows,
 )
 from reports.markdown import count, escape
 from reports.markdown import table as markdown_table
@@ -42,7 +42,7 @@ def page(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = (
         seeds: number of seeds of each experiment.
         outside: experiments that are code from outside.
     """
-    rows = table(root, base, seeds, outside)
+    rows = make_experiment_rows(root, base, seeds, outside)
     return (
         "\n\n".join(
             (
@@ -116,8 +116,8 @@ def _format_held_out(row: ExperimentRow) -> str:
     done = [run for run in row.runs if run.finished]
     if not done:
         return ""
-    solved = ", ".join(final(run, "held_out_solved", digits=0) for run in done)
-    return f"{solved} of {final(done[0], 'held_out_asked', digits=0)}"
+    solved = ", ".join(format_final(run, "held_out_solved", digits=0) for run in done)
+    return f"{solved} of {format_final(done[0], 'held_out_asked', digits=0)}"
 
 
 def _number(value: float | None) -> str:
@@ -126,7 +126,8 @@ def _number(value: float | None) -> str:
 
 def _list_questions(rows: Sequence[ExperimentRow]) -> str:
     cells = [
-        [a.question.name, escape(a.question.statement), a.verdict, escape(a.found)] for a in answers(rows)
+        [a.question.name, escape(a.question.statement), a.verdict, escape(a.found)]
+        for a in answer_questions(rows)
     ]
     return markdown_table(["question", "statement", "verdict", "found"], cells)
 
@@ -134,6 +135,6 @@ def _list_questions(rows: Sequence[ExperimentRow]) -> str:
 def _list_phases(base: Config, rows: Sequence[ExperimentRow]) -> str:
     cells = [
         [escape(phase.name), escape(phase.wanted), STATES[phase.state], escape(phase.found)]
-        for phase in phases(base, rows)
+        for phase in judge_phases(base, rows)
     ]
     return markdown_table(["phase", "required", "state", "found"], cells)

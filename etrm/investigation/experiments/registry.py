@@ -53,7 +53,7 @@ def _scale_rates(factor: float) -> Settings:
 
 
 def _round_rate(rate: float) -> float:
-    """To six digits, as a person would write it."""
+    """The rate to six digits, as a person would write it."""
     return float(f"{rate:.6g}")
 
 
@@ -165,11 +165,12 @@ SUITES = tuple(
 
 @dataclass(frozen=True)
 class Question:
-    """One of S1-S6: held by what helps.
+    """One of S1 to S6: it holds if one of its experiments helps.
 
     Attributes:
-        name, statement: the name and the statement, as registered.
-        by: experiments, any of which has to lower the loss by the smallest effect.
+        name: the name.
+        statement: the statement, as registered.
+        by: the names of the experiments, of which one has to lower the loss by the smallest effect.
     """
 
     name: str
@@ -235,10 +236,10 @@ def of_suite(name: str) -> list[Experiment]:
 
 
 def job(experiment: Experiment, base: Config, seed: int) -> Job:
-    """One run.
+    """The job of a run of an experiment with a seed.
 
     Raises:
-        ConfigError: the change is impossible for this baseline, such as a pooling that its encoder has not.
+        ConfigError: the change is impossible for this baseline, such as a pooling that its encoder does not have.
     """
     try:
         config = with_seed(with_settings(base, **experiment.settings(base)), seed)

@@ -45,7 +45,7 @@ class ExperimentRow:
     """One experiment as far as it was run.
 
     Attributes:
-        experiment: it.
+        experiment: the experiment.
         runs: the runs by seed; those that are not finished are missing.
         effects: the log of the baseline's loss minus that of its own, for every seed of both.
         collapsed: seeds whose token accuracy fell to less than half of a peak.
@@ -58,16 +58,16 @@ class ExperimentRow:
 
     @property
     def interval(self) -> PairedInterval | None:
-        """Of the mean effect, None without a pair."""
+        """The interval of the mean effect; None without a pair."""
         return paired_t_interval(self.effects) if self.effects else None
 
     @property
     def decision(self) -> Decision | None:
-        """Of the registered rule, None without a pair."""
+        """The decision of the registered rule; None without a pair."""
         return decide(self.interval, SMALLEST_EFFECT) if self.interval else None
 
     def mean(self, key: str) -> float | None:
-        """Mean over the seeds of what the runs measured, or None."""
+        """The mean final value over the seeds, or None where no run measured it."""
         values = [run.final.get(key) for run in self.runs if run.finished]
         numbers = [value for value in values if isinstance(value, float) and isfinite(value)]
         return sum(numbers) / len(numbers) if numbers else None
@@ -99,16 +99,16 @@ class Phase:
     found: str
 
 
-def _state(met: bool) -> PhaseState:
+def _to_state(met: bool) -> PhaseState:
     return PhaseState.MET if met else PhaseState.NOT_MET
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the experiments say of a question.
+    """How the experiments answer a question.
 
     Attributes:
-        question: it.
+        question: the question.
         verdict: the verdict of the registered rule over its experiments, with Holm's correction; NOT RUN without any.
         found: the result in words, with numbers.
     """
@@ -118,8 +118,10 @@ class Answer:
     found: str
 
 
-def table(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()) -> list[ExperimentRow]:
-    """Every experiment, those from outside last, as far as the folder holds its runs."""
+def make_experiment_rows(
+    root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()
+) -> list[ExperimentRow]:
+    """A row for every experiment, those from outside last, with the runs that the folder holds."""
     every = EXPERIMENTS | {experiment.name: experiment for experiment in outside}
     by_name = {name: _select_finished(root, name, seeds) for name in every}
     return [_make_row(experiment, by_name[name], by_name[BASELINE]) for name, experiment in every.items()]
@@ -135,11 +137,11 @@ def _make_row(
 ) -> ExperimentRow:
     compared = experiment.name not in (BASELINE, GATE)
     found = compare_runs(experiment.name, baseline if compared else (), runs, "loss_end", SMALLEST_EFFECT)
-    collapsed = sum(_judge_gate(run).collapsed for run in runs if _long_enough(run))
+    collapsed = sum(_judge_gate(run).collapsed for run in runs if _is_long_enough(run))
     return ExperimentRow(experiment, tuple(runs), found.effects, collapsed)
 
 
-def _long_enough(run: LoadedRun) -> bool:
+def _is_long_enough(run: LoadedRun) -> bool:
     return run.finished and run.steps >= 25
 
 
@@ -147,8 +149,8 @@ def _judge_gate(run: LoadedRun) -> Gate:
     return judge([m["accuracy_all"] or 0.0 for m in run.metrics])
 
 
-def phases(base: Config, rows: Sequence[ExperimentRow]) -> tuple[Phase, ...]:
-    """The three phases of success, met or not."""
+def judge_phases(base: Config, rows: Sequence[ExperimentRow]) -> tuple[Phase, ...]:
+    """Whether each of the three phases of success is met."""
     by_name = {row.experiment.name: row for row in rows}
     return (
         _can_overfit(by_name[GATE]),
@@ -159,26 +161,26 @@ def phases(base: Config, rows: Sequence[ExperimentRow]) -> tuple[Phase, ...]:
 
 def _can_overfit(row: ExperimentRow) -> Phase:
     wanted = "E1: over 95 % token accuracy on ten training tasks, without a collapse"
-    gates = [_judge_gate(run) for run in row.runs if _long_enough(run)]
+    gates = [_judge_gate(run) for run in row.runs if _is_long_enough(run)]
     if not gates:
         return Phase("1, can overfit", wanted, PhaseState.NOT_RUN, "E1 was not run")
     found = ", ".join(f"{found.accuracy:.3f}{' (collapsed)' if found.collapsed else ''}" for found in gates)
-    state = _state(all(found.passed for found in gates))
-    return Phase("1, can overfit", wanted, state, f"{found}, one number a seed")
+    state = _to_state(all(found.passed for found in gates))
+    return Phase("1, can overfit", wanted, state, f"{found}, one number per seed")
 
 
 def _is_stable(rows: Sequence[ExperimentRow]) -> Phase:
     wanted = f"E2 to E4: no collapse in {LONG:,} steps, and an accuracy that rises"
-    runs = [run for row in rows for run in row.runs if _long_enough(run)]
+    runs = [run for row in rows for run in row.runs if _is_long_enough(run)]
     if not runs:
         return Phase("2, stable training", wanted, PhaseState.NOT_RUN, "none of E2 to E4 was run")
     collapsed = sum(row.collapsed for row in rows)
     rising = sum(_rises(run) for run in runs)
     shortest = min(run.steps for run in runs)
     found = f"{collapsed} of {len(runs)} runs collapsed, {rising} rise, {shortest} steps"
-    state = _state(not collapsed and rising == len(runs))
+    state = _to_state(not collapsed and rising == len(runs))
     if state is PhaseState.MET and shortest < LONG:
-        state, found = PhaseState.TOO_SHORT, f"{found}: too short to say"
+        state, found = PhaseState.TOO_SHORT, f"{found}: too short to decide"
     return Phase("2, stable training", wanted, state, found)
 
 
@@ -202,14 +204,14 @@ def _generalises(base: Config, rows: Sequence[ExperimentRow]) -> Phase:
     reports = evaluate_baselines(load_held_out_tasks(base), base.data)
     trivial = max(report.pass_at[1].score for report in reports.values())
     found = f"best lower end {best[0]:.3f} ({best[1]}), best trivial baseline {trivial:.3f}"
-    return Phase("3, generalisation", wanted, _state(best[0] > trivial), found)
+    return Phase("3, generalisation", wanted, _to_state(best[0] > trivial), found)
 
 
-def answers(rows: Sequence[ExperimentRow]) -> tuple[Answer, ...]:
+def answer_questions(rows: Sequence[ExperimentRow]) -> tuple[Answer, ...]:
     """S1 to S6 from their experiments, with what the logged steps of all runs show."""
     by_name = {row.experiment.name: row for row in rows}
     found = [_answer_question(question, [by_name[name] for name in question.by]) for question in QUESTIONS]
-    runs = [run for row in rows for run in row.runs if _long_enough(run)]
+    runs = [run for row in rows for run in row.runs if _is_long_enough(run)]
     fallen = find_falls(runs)
     baseline = [run for run in by_name[BASELINE].runs if run.finished]
     additions: dict[str, Callable[[], str]] = {
@@ -227,8 +229,8 @@ def answers(rows: Sequence[ExperimentRow]) -> tuple[Answer, ...]:
 
 
 def _measure_token_rank(runs: Sequence[LoadedRun]) -> str:
-    looks = [dynamics.read_probe(run.metrics, "token_rank") for run in runs]
-    ranks = [found[-1][1] for found in looks if found]
+    probes = [dynamics.read_probe(run.metrics, "token_rank") for run in runs]
+    ranks = [found[-1][1] for found in probes if found]
     known = f"{fmean(ranks):.1f}" if ranks else "not measured"
     return (
         f"effective rank of a context's tokens {known} ({BASELINE}, at the end, {format_seeds(len(ranks))})"
@@ -265,7 +267,7 @@ def _answer_question(question: Question, rows: Sequence[ExperimentRow]) -> Answe
         for row, _, i in decided
     )
     verdicts = [decision.verdict for _, decision, _ in decided]
-    # The best of several is flattered: Bonferroni, the first step of Holm's, on one-sided p-values.
+    # The best of several looks better than it is: Bonferroni, the first step of Holm's, on one-sided p-values.
     helped = any(
         i.p_value <= LARGEST_P / len(decided)
         for _, d, i in decided
@@ -280,7 +282,7 @@ def _answer_question(question: Question, rows: Sequence[ExperimentRow]) -> Answe
     return Answer(question, "INCONCLUSIVE", found)
 
 
-def final(run: LoadedRun, key: str, digits: int = 3) -> str:
-    """A number that a run measured, with so many decimals, or why there is none."""
+def format_final(run: LoadedRun, key: str, digits: int = 3) -> str:
+    """A number that a run measured, with a number of decimals, or the reason why there is none."""
     value = run.final.get(key, NotMeasured(absent="not measured"))
     return value.absent if isinstance(value, NotMeasured) else f"{value:.{digits}f}"

@@ -15,7 +15,13 @@ from etrm.investigation.experiments import registry as experiments
 from etrm.investigation.experiments import results_table as tracking
 from etrm.investigation.experiments.accuracy_collapse import describe_drifts, describe_spikes, find_falls
 from etrm.investigation.experiments.registry import EXPERIMENTS, find
-from etrm.investigation.experiments.results_table import ExperimentRow, PhaseState, answers, phases, table
+from etrm.investigation.experiments.results_table import (
+    ExperimentRow,
+    PhaseState,
+    answer_questions,
+    judge_phases,
+    make_experiment_rows,
+)
 from etrm.investigation.runs.loaded_run import LoadedRun
 from reports.pages.experiments_page import STATES, _format_decision, listing, page
 from tests.investigation.planted import inline
@@ -47,11 +53,11 @@ def planted(root: Path, gains: dict[str, list[float]], **options: Any) -> list[E
     for name, values in gains.items():
         for seed, gain in enumerate(values):
             plant(root, name, seed, exp(0.5 + 0.1 * seed - gain), **options)
-    return table(root, SMOKE, seeds)
+    return make_experiment_rows(root, SMOKE, seeds)
 
 
 def verdict(root: Path, rows: list[ExperimentRow], name: str) -> str:
-    return next(answer.verdict for answer in answers(rows) if answer.question.name == name)
+    return next(answer.verdict for answer in answer_questions(rows) if answer.question.name == name)
 
 
 def test_gains_are_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,34 +94,34 @@ def test_the_best_of_two_has_to_be_better_than_one_alone(tmp_path: Path) -> None
 
 
 def test_what_was_not_run_says_so(tmp_path: Path) -> None:
-    rows = table(tmp_path, SMOKE, 3)
-    assert all(answer.verdict == "NOT RUN" for answer in answers(rows))
-    assert [phase.state for phase in phases(SMOKE, rows)] == [PhaseState.NOT_RUN] * 3
+    rows = make_experiment_rows(tmp_path, SMOKE, 3)
+    assert all(answer.verdict == "NOT RUN" for answer in answer_questions(rows))
+    assert [phase.state for phase in judge_phases(SMOKE, rows)] == [PhaseState.NOT_RUN] * 3
     assert page(tmp_path, SMOKE, 3).count(STATES[PhaseState.NOT_RUN]) == 3
 
 
 def test_the_first_phase_is_the_gate(tmp_path: Path) -> None:
     plant(tmp_path, "E1", 0, 0.1, [0.5] * 30 + [0.97] * 30)
-    assert phases(SMOKE, table(tmp_path, SMOKE, 1))[0].state is PhaseState.MET
+    assert judge_phases(SMOKE, make_experiment_rows(tmp_path, SMOKE, 1))[0].state is PhaseState.MET
     plant(tmp_path, "E1", 1, 0.1, [0.97] * 30 + [0.2] * 30)
-    rows = table(tmp_path, SMOKE, 2)
-    assert phases(SMOKE, rows)[0].state is PhaseState.NOT_MET
+    rows = make_experiment_rows(tmp_path, SMOKE, 2)
+    assert judge_phases(SMOKE, rows)[0].state is PhaseState.NOT_MET
     assert {row.experiment.name: row.collapsed for row in rows}["E1"] == 1
 
 
 def test_the_second_phase_needs_long_runs_that_rise(tmp_path: Path) -> None:
     rows = planted(tmp_path / "short", {"E2": [0.1]})
-    assert phases(SMOKE, rows)[1].state is PhaseState.TOO_SHORT
+    assert judge_phases(SMOKE, rows)[1].state is PhaseState.TOO_SHORT
     falling = [0.9 - 0.02 * i for i in range(40)]
     rows = planted(tmp_path / "falling", {"E3": [0.1]}, accuracies=falling)
-    assert phases(SMOKE, rows)[1].state is PhaseState.NOT_MET
+    assert judge_phases(SMOKE, rows)[1].state is PhaseState.NOT_MET
 
 
 def test_the_third_phase_asks_for_more_than_a_trivial_baseline(tmp_path: Path) -> None:
     rows = planted(tmp_path / "none", {"E2": [0.1]})
-    assert phases(SMOKE, rows)[2].state is PhaseState.NOT_MET
+    assert judge_phases(SMOKE, rows)[2].state is PhaseState.NOT_MET
     rows = planted(tmp_path / "some", {"E2": [0.1]}, low=0.9)
-    assert phases(SMOKE, rows)[2].state is PhaseState.MET
+    assert judge_phases(SMOKE, rows)[2].state is PhaseState.MET
 
 
 def test_a_run_that_diverged_counts_as_the_worst(tmp_path: Path) -> None:
@@ -129,15 +135,17 @@ def test_a_run_that_failed_otherwise_has_no_pair(tmp_path: Path) -> None:
     planted(tmp_path, {"E2": [0.3, 0.3, 0.3]})
     summary = {"state": "failed", "wall_s": 1.0, "reason": "the disk was full", "measured": {}}
     (tmp_path / "runs/E2/seed1/summary.json").write_text(json.dumps(summary))
-    row = next(row for row in table(tmp_path, SMOKE, 3) if row.experiment.name == "E2")
+    row = next(row for row in make_experiment_rows(tmp_path, SMOKE, 3) if row.experiment.name == "E2")
     assert row.effects == pytest.approx((0.3, 0.3))
 
 
 def test_the_table_fills_itself_from_the_folders(tmp_path: Path) -> None:
-    assert [row.experiment.name for row in table(tmp_path, SMOKE, 1) if not row.runs] == list(EXPERIMENTS)
+    assert [row.experiment.name for row in make_experiment_rows(tmp_path, SMOKE, 1) if not row.runs] == list(
+        EXPERIMENTS
+    )
     empty = page(tmp_path, SMOKE, 1)
     planted(tmp_path, {"E6": [0.3]})
-    ran = [row.experiment.name for row in table(tmp_path, SMOKE, 1) if row.runs]
+    ran = [row.experiment.name for row in make_experiment_rows(tmp_path, SMOKE, 1) if row.runs]
     assert ran == ["E0", "E6"]
     assert all(f"| {name} " in page(tmp_path, SMOKE, 1) and f"| {name} " not in empty for name in ran)
     assert all(f"| {name} " in listing() for name in EXPERIMENTS)
@@ -182,7 +190,7 @@ def test_what_came_before_a_fall(
 
 
 def runs_of(root: Path) -> list[LoadedRun]:
-    return [run for row in table(root, SMOKE, 1) for run in row.runs]
+    return [run for row in make_experiment_rows(root, SMOKE, 1) for run in row.runs]
 
 
 def numbers(words: str) -> list[int]:
@@ -192,11 +200,11 @@ def numbers(words: str) -> list[int]:
 def test_without_a_fall_nothing_is_said_to_come_first(tmp_path: Path) -> None:
     planted(tmp_path, {"E2": [0.1], "E6": [0.1]})
     log_of_fall(tmp_path, "E0", None, None)
-    rows = table(tmp_path, SMOKE, 1)
+    rows = make_experiment_rows(tmp_path, SMOKE, 1)
     assert find_falls(runs_of(tmp_path)) == []
     assert numbers(describe_drifts([], 3)) == [3]
     assert "3.0" in tracking._measure_token_rank(rows[0].runs)  # the planted rank
-    found = {answer.question.name: answer for answer in answers(rows)}
+    found = {answer.question.name: answer for answer in answer_questions(rows)}
     assert describe_drifts([], 3) in found["S2"].found
     assert tracking._measure_token_rank(rows[0].runs) in found["S4"].found
 
@@ -204,7 +212,10 @@ def test_without_a_fall_nothing_is_said_to_come_first(tmp_path: Path) -> None:
 def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Path) -> None:
     tiny = with_settings(load("smoke"), train={"steps": 3, "threads": 1})
     experiments.run([find("E0"), find("E7")], tiny, tmp_path, 1, inline(), lambda done, total: None)
-    found = {answer.question.name: answer.found for answer in answers(table(tmp_path, tiny, 1))}
+    found = {
+        answer.question.name: answer.found
+        for answer in answer_questions(make_experiment_rows(tmp_path, tiny, 1))
+    }
     numbers = [
         float(number)
         for number in re.findall(r"-?\d\.\d\d(?= from| after| and|\))", found["S5"].split("R2")[1])
