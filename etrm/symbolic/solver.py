@@ -131,7 +131,7 @@ Selector: TypeAlias = FitSelector | EncodedSelector
 
 
 def make_selector(config: SymbolicConfig, templates: Templates) -> Selector:
-    """The selector of a config, which has all that is learned beside the predicates."""
+    """Make the selector of a config, which has all learned weights except those of the predicates."""
     sizes = len(templates.rules), len(templates.conditions)
     return FitSelector(*sizes) if config.selector == "fit" else EncodedSelector(config, *sizes)
 
