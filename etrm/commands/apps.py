@@ -12,7 +12,7 @@ from etrm.errors import ConfigError
 
 
 class SingleValueCommand(TyperCommand):
-    """A command that refuses a second value of an option that takes one; click would keep the last in silence."""
+    """A command that refuses a second value of an option that takes one; click would keep the last without notice."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments of the command line.
