@@ -41,7 +41,7 @@ def read_steps(
         modules: Names or patterns of the modules to read, by default all.
 
     Raises:
-        ValueError: The file is no log of this version or is damaged, or a module or quantity is not in it.
+        ValueError: The file is not a log of this version or is damaged, or a module or quantity is not in it.
     """
     kept = _Columns(modules, quantities)
     parse = _scanned if modules or quantities else json.loads
@@ -176,7 +176,7 @@ def _float(value: Any) -> float:
 
 
 def _scanned(text: bytes) -> Any:
-    """The line with its columns left as text, or parsed where it is no step in the form that `StepLog` writes.
+    """The line with its columns left as text, or parsed if it is not a step in the form that `StepLog` writes.
 
     No text is ignored: if the expression does not match a part, the lengths differ, and the line is parsed instead.
     """

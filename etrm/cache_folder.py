@@ -1,4 +1,4 @@
-"""The user's cache folder: what is kept between commands."""
+"""The user's cache folder, which keeps data between commands."""
 
 from __future__ import annotations
 

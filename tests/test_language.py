@@ -19,7 +19,7 @@ AVOID = {
     r"(is|are|was|were) (told|said)": "is reported, is printed",
     r"stands? behind": "is downstream of",
     r"the subject('s)?": "the run under test",
-    r"beside the hypotheses": "additional findings",
+    r"beside": "next to, in addition to",
     r"(speaks?|silence)": "fires, does not fire",
     r"planted (answers?|evaluations?)": "known-answer predictions",
     r"at the (most|least)": "at most, at least",
@@ -32,10 +32,12 @@ AVOID = {
     r"held against": "compared with",
     r"passed over": "skipped, ignored",
     r"for ever": "forever",
+    r"foretold": "predicted",
     r"seed 00\d": "the title of the document",
 }
 """Patterns of words to avoid, and what to write instead."""
 ALLOWED = {
+    "formula.resize-beside-another": "a stable error code",
     "it is trained on other rows than it speaks of": "a sentence of an earlier version, by which baselines are read",
     "rows ask to end and are made to go on": "a sentence of an earlier version, by which baselines are read",
 }

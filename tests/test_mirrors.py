@@ -32,6 +32,7 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/test_packaging.py": "pyproject.toml, constraints.txt and cited documents",
     "tests/test_wheels.py": "both distributions, built and installed",
     "tests/training/test_encoder_kinds.py": "every encoder under the trainer",
+    "tests/training/test_symbolic_runs.py": "the symbolic solver under the trainer",
     "tests/training/interruptions/test_full_disk.py": "full and unwritable disks",
     "tests/training/test_gradient_coverage.py": "our own models under the toolkit's assertions",
     "tests/training/interruptions/test_kill.py": "runs that are killed",

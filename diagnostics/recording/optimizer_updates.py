@@ -61,7 +61,7 @@ class AppliedUpdates:
 
 
 def _some_of(tensor: Tensor) -> Tensor:
-    """An alias of the first numbers of a tensor; of none where it is no plain block of memory."""
+    """A view of the first numbers of a tensor; empty if the tensor is not a plain block of memory."""
     plain = type(tensor) is Tensor and tensor.is_contiguous()
     return tensor.view(-1)[:_SOME] if plain else torch.empty(0, dtype=tensor.dtype, device=tensor.device)
 

@@ -115,7 +115,7 @@ _CODES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def codes_of(rule: str, cause: str) -> tuple[str, ...]:
-    """The codes that a sentence of version 1 stands for.
+    """Find the codes of a sentence of version 1.
 
     Returns:
         ("",) for a rule of the user's own, which has no codes; () where a rule of the toolkit never had the sentence.

@@ -41,7 +41,7 @@ def read_baseline(path: str | Path) -> frozenset[str]:
     """The fingerprints of a baseline file, for `Monitor.findings(baseline=...)`.
 
     Raises:
-        InvalidValue: It is no baseline file, of a version that is not read, or names a cause of version 1 that is
+        InvalidValue: It is not a baseline file, has a version that is not read, or names a cause of version 1 that is
             not known.
     """
     version, entries = _content(Path(path))

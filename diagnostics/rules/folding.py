@@ -1,9 +1,9 @@
-"""Folds consequences under their cause, so that one fault is one finding.
+"""Lists consequences under their cause, so that one fault is one finding.
 
 A finding explains another one that began no earlier where
 
 - the same rule fires for every watched module from the same step on: the cause is in none of them, and one finding
-  for the whole model stands for all,
+  for the whole model replaces them,
 - its rule lists the other's rule (`Rule.explains`), and both are in the same module, or the other inside it,
 - its rule fires in many modules for one line of code, such as eval() (`Rule.spreads` is "together"), and both began
   together,

@@ -25,7 +25,7 @@ class DataConfig(Section):
         "such as my_code.py:my_tasks",
     )
     subset: Literal["training", "evaluation"] = Field(
-        "training", description="subset of the source to train on; ignored by sources that have only one set"
+        "training", description="subset to train on; ignored by sources with only one"
     )
     max_side: int = Field(
         SIDE, ge=1, le=SIDE, description="largest side of a grid; a task with a larger grid is left out"
@@ -36,7 +36,7 @@ class DataConfig(Section):
     exclude: tuple[str, ...] = Field((), description="ids of tasks to leave out")
     canvas: Literal["region", "published"] = Field(
         "region",
-        description="layout of the tokens: only the region that a task needs, or the whole 30x30 canvas, as published",
+        description="tokens of the region that a task needs, or of the whole 30x30 canvas (published)",
     )
     max_demos: int = Field(10, ge=1, description="largest number of demonstrations per task")
     augmentations: Annotated[int, Field(ge=1)] | Literal["fresh"] = Field(

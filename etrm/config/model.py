@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from etrm.config.code_names import Named
 from etrm.config.section import Section, refused
+from etrm.config.symbolic import SymbolicConfig
 
 EncoderKind = Literal[
     "standard",
@@ -20,8 +21,10 @@ EncoderKind = Literal[
 ]
 """The kinds of demonstration encoders of this package, see ``etrm.model.encoders``."""
 KINDS: tuple[EncoderKind, ...] = get_args(EncoderKind)
-VariantName = Literal["trm", "etrm", "etrm_cached", "etrm_fct"]
-"""The variants of this package, see ``etrm.model.recursive``."""
+VariantName = Literal["trm", "etrm", "etrm_cached", "etrm_fct", "symbolic"]
+"""The variants of this package, see ``etrm.model.construct``."""
+SYMBOLIC: VariantName = "symbolic"
+"""The variant that has none of the recursive core's settings."""
 
 KNOBS: dict[str, tuple[EncoderKind, ...]] = {
     "pooling": ("standard", "recurrent", "trm_style"),
@@ -50,8 +53,7 @@ class EncoderConfig(Section):
     set_layers: int = Field(1, ge=1, description="number of cross-attention layers over the demonstrations")
     norm: Literal["post", "pre"] = Field(
         "post",
-        description="position of the norm in the blocks of the standard grid encoder and the set encoder; LPN blocks "
-        "always use pre, the recurrent and trm_style states always post",
+        description="position of the norm in the standard blocks; LPN blocks use pre, recurrent and trm_style post",
     )
     layer_scale: float = Field(
         0.0, ge=0, description="initial value of a learned scale per channel; 0 for no such scale"
@@ -84,7 +86,7 @@ class HaltConfig(Section):
         0.1,
         ge=0,
         le=1,
-        description="probability that a sample gets a random minimum number of ACT steps; unused by etrm_fct",
+        description="probability of a random minimum number of ACT steps; unused by etrm_fct",
     )
 
 
@@ -94,7 +96,8 @@ class ModelConfig(Section):
     variant: Annotated[str, Named("variants", get_args(VariantName))] = Field(
         "etrm",
         description="source of the context: a table of task ids (trm); an encoder that runs at every ACT step (etrm), "
-        "only at a sample's first step (etrm_cached, known bad), or at each of a fixed number of steps (etrm_fct)",
+        "only at a sample's first step (etrm_cached, known bad), at each of a fixed number of steps (etrm_fct), "
+        "or formulas (symbolic)",
     )
     hidden_size: int = Field(
         512, ge=4, description="width of the core and the encoder, a multiple of num_heads"
@@ -115,8 +118,7 @@ class ModelConfig(Section):
     qk_norm: bool = Field(False, description="whether the core's attention normalises queries and keys")
     positions: Literal["rope", "learned", "none"] = Field(
         "rope",
-        description="position encoding of the core: rotary embeddings in its attention (without effect in mlp_t, which "
-        "has no attention), a learned vector per position, or none",
+        description="position encoding of the core: rotary in attention (mlp_t has none), a learned vector, or none",
     )
     mlp_t: bool = Field(
         False,
@@ -124,11 +126,11 @@ class ModelConfig(Section):
     )
     mlp_t_norm: Literal["channels", "tokens"] = Field(
         "channels",
-        description="axis of the norm after the mixing of mlp_t: the channels of a token, or the tokens of a channel "
-        "(as in the published code and its checkpoints)",
+        description="axis of the norm after mlp_t: channels of a token, or tokens of a channel (as published)",
     )
     encoder: EncoderConfig = EncoderConfig()
     halt: HaltConfig = HaltConfig()
+    symbolic: SymbolicConfig = SymbolicConfig()
 
     @field_validator("positions", mode="before")
     @classmethod
@@ -137,6 +139,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
+        self._check_sections()
         if self.hidden_size % self.num_heads:
             raise refused(
                 "config.indivisible-heads",
@@ -165,3 +168,30 @@ class ModelConfig(Section):
                 "need an even number",
             )
         return self
+
+    def _check_sections(self) -> None:
+        """Refuse settings of the recursive core for the symbolic solver, and the other way round."""
+        defaults = type(self).model_fields
+        if self.variant != SYMBOLIC:
+            if self.variant in get_args(VariantName) and self.symbolic != SymbolicConfig():
+                raise refused(
+                    "config.symbolic-settings-of-other-variant",
+                    f"model.symbolic has no effect with model.variant {self.variant!r}; use 'symbolic'",
+                )
+            return
+        shared = ("variant", "halt", "symbolic")
+        unused = [
+            name for name in defaults if name not in shared and getattr(self, name) != defaults[name].default
+        ]
+        if unused:
+            raise refused(
+                "config.recursive-settings-of-symbolic",
+                f"{', '.join(f'model.{name}' for name in unused)} has no effect with model.variant 'symbolic', "
+                "which has no recursive core; leave it out",
+            )
+        if self.halt.max_steps != 1:
+            raise refused(
+                "config.steps-of-symbolic",
+                f"model.variant 'symbolic' answers in one step, so model.halt.max_steps must be 1 "
+                f"(got {self.halt.max_steps})",
+            )

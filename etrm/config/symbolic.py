@@ -31,51 +31,39 @@ class SymbolicConfig(Section):
 
     families: tuple[Family, ...] = Field(
         ("original", "dihedral", "relational", "topological", "counting"),
-        description="families of formulas in the library",
+        description="families of formulas",
     )
-    composites: bool = Field(
-        False, description="whether the templates of a trained solver include sequences of two rules"
-    )
-    tnorm: TNorm = Field(
-        "product", description="conjunction of two truths: their product, minimum or bounded sum"
-    )
-    quantifier: QuantifierKind = Field(
-        "product", description="truth over all cells: the product, the minimum or a p-mean"
-    )
-    exponent: float = Field(4.0, ge=1, description="exponent p of the p-mean; used only by quantifier mean")
-    guards: int = Field(
-        16, ge=1, le=100, description="number K of learned guards; used only by family learned"
-    )
-    width: int = Field(64, ge=1, description="width of the learned predicates")
-    reach: int = Field(1, ge=0, le=5, description="distance in cells that a learned guard sees")
+    composites: bool = Field(False, description="whether templates include sequences")
+    tnorm: TNorm = Field("product", description="conjunction of two truths")
+    quantifier: QuantifierKind = Field("product", description="truth over all cells")
+    exponent: float = Field(4.0, ge=1, description="exponent p of quantifier mean")
+    guards: int = Field(16, ge=1, le=100, description="number of learned guards")
+    width: int = Field(64, ge=1, description="width of learned predicates")
+    reach: int = Field(1, ge=0, le=5, description="distance in cells that guards see")
 
     selector: SelectorKind = Field(
         "fit",
-        description="method that chooses templates: by how well they explain the demonstrations, by an encoder of the "
-        "demonstrations, or by an encoder of the query alone (known bad: it cannot know the task)",
+        description="method that rates templates: fit to the demonstrations, an encoder of them, or of the query "
+        "alone (known bad)",
     )
     selection: Selection = Field(
         "soft",
-        description="weights of the templates in training: a softmax, the best one alone (known bad: no gradient "
-        "passes), or a Gumbel sample with the gradient of the softmax; without noise outside of training",
+        description="templates applied in training: a mixture, the best one (known bad: no gradient), or a sample "
+        "with the mixture's gradient",
     )
-    temperature: float = Field(1.0, gt=0, description="temperature of the softmax over templates")
-    smoothing: float = Field(
-        0.01,
+    temperature: float = Field(1.0, gt=0, description="temperature of the mixture")
+    last_temperature: float | None = Field(
+        None,
         gt=0,
-        lt=1,
-        description="probability of an arbitrary colour in the likelihood of a demonstration",
+        description="temperature at the end of training; none keeps it",
     )
-    hidden_size: int = Field(
-        128, ge=1, description="width of the encoder and refiners; unused by selector fit"
-    )
-    cycles: int = Field(3, ge=1, description="number of refinements of the choice; unused by selector fit")
-    cycle_grad: Literal["all", "last"] = Field(
-        "all", description="refinements that keep their gradient: all or the last one"
-    )
+    smoothing: float = Field(0.01, gt=0, lt=1, description="chance of an arbitrary colour")
+    hidden_size: int = Field(128, ge=1, description="width of the encoder")
+    cycles: int = Field(3, ge=1, description="number of refinements")
+    cycle_grad: Literal["all", "last"] = Field("all", description="refinements that keep their gradient")
     inject: Literal["start", "every_cycle"] = Field(
         "every_cycle",
-        description="use of the encoding: only as the starting state, or in every refinement",
+        description="use of the encoding: as starting state, or in every refinement",
     )
 
     @field_validator("families", mode="before")
@@ -122,9 +110,12 @@ class SymbolicConfig(Section):
                         "config.recursion-without-encoder",
                         f"{name} {value} has no effect on the selector 'fit', which encodes nothing",
                     )
-        if self.selection == "hard" and self.temperature != fields["temperature"].default:
-            raise refused(
-                "config.temperature-without-softmax",
-                f"temperature {self.temperature} changes no output of the selection 'hard'",
-            )
+        if self.selection == "hard":
+            for name in ("temperature", "last_temperature"):
+                value = getattr(self, name)
+                if value != fields[name].default:
+                    raise refused(
+                        "config.temperature-without-softmax",
+                        f"{name} {value} changes no output of the selection 'hard'",
+                    )
         return self

@@ -20,7 +20,7 @@ class TrainConfig(Section):
     accumulate: int = Field(
         1,
         ge=1,
-        description="number of parts of a batch that each process computes one after the other, to save memory",
+        description="parts of a batch that each process computes in turn, to save memory",
     )
     optimizer: Literal["adam_atan2", "adamw"] = Field(
         "adam_atan2", description="optimizer of the core and the encoder"
@@ -30,12 +30,12 @@ class TrainConfig(Section):
         1.0,
         ge=0,
         le=1,
-        description="final learning rate of the cosine schedule, as a fraction of lr; 1 keeps lr constant",
+        description="final learning rate of the cosine schedule, as a share of lr; 1: constant",
     )
     warmup_steps: int = Field(
         0,
         ge=0,
-        description="number of steps in which the learning rate rises linearly to lr; at most train.steps",
+        description="steps in which the learning rate rises linearly to lr; at most train.steps",
     )
     weight_decay: float = Field(0.1, ge=0, le=1e3, description="weight decay of the core and the encoder")
     beta1: float = Field(

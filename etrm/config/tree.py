@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from etrm.config.code_names import Named, is_rules
 from etrm.config.data import DataConfig
-from etrm.config.model import KINDS, VARIATIONAL, ModelConfig
+from etrm.config.model import KINDS, SYMBOLIC, VARIATIONAL, ModelConfig
 from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig
 from etrm.config.watch import EvaluateConfig, MonitorConfig
@@ -75,6 +75,8 @@ class Config(Section):
                 f"train.kl_weight {train.kl_weight} has no effect: only the encoder kinds "
                 f"{' and '.join(VARIATIONAL)} have a KL divergence",
             )
+        if variant == SYMBOLIC:
+            _check_training_of_symbolic(train)
         if variant == "trm" and self.data.augmentations == "fresh":
             raise refused(
                 "config.fresh-augmentations-of-trm",
@@ -103,6 +105,24 @@ class Config(Section):
             raise ConfigError(
                 "config.not-json", "the resolved config is not valid JSON", got=str(error)
             ) from error
+
+
+def _check_training_of_symbolic(train: TrainConfig) -> None:
+    """Refuse settings of training that cannot act on the symbolic solver."""
+    wanted = {"loss": "softmax", "q_halt_weight": 0.0, "compile": False, "decoder": None}
+    reasons = {
+        "loss": "its logits are log probabilities",
+        "q_halt_weight": "its halting logit is constant",
+        "compile": "it has no network that is compiled",
+        "decoder": "no checkpoint of a TRM has weights for it",
+    }
+    for name, value in wanted.items():
+        got = getattr(train, name)
+        if got != value:
+            raise refused(
+                "config.training-of-symbolic",
+                f"model.variant 'symbolic' needs train.{name} = {value!r} (got {got!r}), because {reasons[name]}",
+            )
 
 
 def build(tree: dict[str, Any]) -> Config:

@@ -186,7 +186,7 @@ def run(
 
 
 def score(outcomes: Sequence[CaseOutcome]) -> tuple[Score, Score]:
-    """Faults of a hypothesis whose root cause is named; and subjects without one of which none is."""
+    """Count the faults whose hypothesis is named root cause, and the cases without a fault in which none is named."""
     of_hypothesis = [outcome for outcome in outcomes if outcome.case.expected != NOTHING]
     others = [outcome for outcome in outcomes if outcome.case.expected == NOTHING]
     return (

@@ -10,6 +10,7 @@ from typing import Any
 
 from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
+from etrm.config.model import SYMBOLIC
 from etrm.errors import ConfigError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.extensions import outside_digests
@@ -48,16 +49,15 @@ NO_CAUSE = (
 """Next step where nothing was found."""
 
 
-def choose(names: str) -> tuple[str, ...]:
-    """The ids of the hypotheses in a text: ids with commas between them, or ``all``.
+def choose(*names: str) -> tuple[str, ...]:
+    """The ids of the hypotheses in texts, each of them ids with commas between them, or ``all``.
 
     Raises:
         ConfigError: one of them is not known.
     """
     known = all_hypotheses()
-    chosen = (
-        tuple(known) if names.strip() == "all" else tuple(n.strip() for n in names.split(",") if n.strip())
-    )
+    ids = dict.fromkeys(name.strip() for text in names for name in text.split(",") if name.strip())
+    chosen = tuple(known) if "all" in ids else tuple(ids)
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ConfigError(
@@ -131,7 +131,7 @@ def investigate(
     baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
     found: tuple[ExperimentResult, ...] = ()
     proven = find_root_cause(decided).confidence == "proven"
-    if not (until_root_cause and proven) and subject.model.variant != "trm":
+    if not (until_root_cause and proven) and subject.model.variant not in ("trm", SYMBOLIC):
         best = max(report.pass_at[1].score for report in baselines.values())
         found = tuple(conduct(investigation, best) for conduct in experiments)
     noticed = gather_additional_findings(investigation.finished_under_test())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from etrm.config import Config, with_settings
+from etrm.config.model import SYMBOLIC
 from etrm.errors import EtrmError
 from etrm.investigation.controls import control_preset
 from etrm.investigation.measurements.context_path import ContextTrace, trace_context
@@ -132,8 +133,8 @@ class Investigation:
         return pretrained(config, lambda done, total: self.progress("control decoder", done, total))
 
     def starting_from(self, decoder: Path) -> Config:
-        """The config under test with a decoder to start from, which a TRM has no use for."""
-        if self.subject.model.variant == "trm":
+        """The config under test with a decoder to start from, which a TRM and the symbolic solver have no use for."""
+        if self.subject.model.variant in ("trm", SYMBOLIC):
             return self.subject
         return with_settings(self.subject, train={"decoder": decoder})
 

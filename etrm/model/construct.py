@@ -8,6 +8,7 @@ from typing import Protocol
 from etrm.config import SIDE, ModelConfig
 from etrm.extensions import ExtensionPoint, describe, in_users_code
 from etrm.model.recursive import POLICIES, RecursiveModel
+from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.model.variant import Variant
 
 
@@ -25,7 +26,10 @@ class VariantFactory(Protocol):
         ...
 
 
-VARIANTS: Mapping[str, VariantFactory] = dict.fromkeys(POLICIES, RecursiveModel)
+VARIANTS: Mapping[str, VariantFactory] = {
+    **dict.fromkeys(POLICIES, RecursiveModel),
+    "symbolic": SymbolicVariant,
+}
 EXTENSION_POINT: ExtensionPoint[VariantFactory] = ExtensionPoint(
     "variants",
     "model variant",

@@ -44,8 +44,7 @@ def encode_at_reset(model: Variant, carry: Carry, batch: Batch) -> Given:
     begin = carry.halted.nonzero().squeeze(1)
     context = carry.context
     if context is None:
-        shape = batch.size, model.config.context_tokens, model.config.hidden_size
-        context = torch.zeros(shape, device=batch.inputs.device)
+        context = torch.zeros(batch.size, *model.context_shape, device=batch.inputs.device)
     kl = None
     if len(begin):
         encoded: Encoded = model.encoder(batch.demos.select(begin))

@@ -95,6 +95,14 @@ class Variant(nn.Module):
         """Number of training steps that a batch has in a row before the schedule may turn to another bucket."""
         return 1
 
+    @property
+    def context_shape(self) -> tuple[int, int]:
+        """Context tokens P and their width D."""
+        return self.config.context_tokens, self.config.hidden_size
+
+    def anneal(self, progress: float) -> None:
+        """Learn which share of training is done, before each training step and in a loaded model."""
+
     def draw_minimum(self, rows: int, generator: torch.Generator | None) -> Tensor | None:
         """The least ACT steps (rows,) int64 of one training step; None where there is no least."""
         return None

@@ -185,7 +185,7 @@ def _counting(_config: SymbolicConfig) -> Contents:
 
 
 def _learned(config: SymbolicConfig) -> Contents:
-    """The learned guards, and what one of them holds for beside the cell by a learned relation."""
+    """The learned guards, alone and for another cell to which a learned relation leads."""
     guards = range(config.guards)
     alone = [Atom("learned", (_X, guard)) for guard in guards]
     pairs = [

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from etrm.config import SymbolicConfig
+from etrm.config.symbolic import Selection
 from etrm.symbolic.formula import COLOURS
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.templates import SOURCES, fit_canvas
@@ -31,27 +32,33 @@ def join_logits(rules: Tensor, conditions: Tensor, sources: Tensor, targets: Ten
     return torch.cat((rules, recolourings.flatten(1)), dim=1)
 
 
-def weigh(logits: Tensor, config: SymbolicConfig, training: bool, noise: Tensor | None = None) -> Tensor:
-    """(R, T) weights of the templates.
-
-    In evaluation the best one has all the weight and there is no noise. In training it is so with selection ``hard``,
-    which no gradient passes; ``soft`` is a softmax, and ``straight_through`` has the values of a Gumbel sample with the
-    gradient of its softmax (Jang, Gu and Poole, Categorical Reparameterization with Gumbel-Softmax, 2017).
+def weigh(logits: Tensor, temperature: float, noise: Tensor | None = None) -> Tensor:
+    """(R, T) weights of the templates: a softmax.
 
     Args:
         logits: (R, T).
-        config: the selection and its temperature.
-        training: whether this is training.
-        noise: (R, T) standard Gumbel noise for ``straight_through``; drawn here by default.
+        temperature: the temperature of the softmax.
+        noise: (R, T) standard Gumbel noise, which makes the best template a sample of the softmax.
     """
-    if not training or config.selection == "hard":
-        return one_hot_of_best(logits)
-    if config.selection == "soft":
-        return (logits / config.temperature).softmax(1)
-    if noise is None:
-        noise = -torch.empty_like(logits).exponential_().log()
-    soft = ((logits + noise) / config.temperature).softmax(1)
-    return one_hot_of_best(soft) + soft - soft.detach()
+    return ((logits if noise is None else logits + noise) / temperature).softmax(1)
+
+
+def draw_gumbel(rows: int, templates: int) -> Tensor:
+    """(rows, templates) standard Gumbel noise, from torch's global CPU generator."""
+    return -torch.empty(rows, templates).exponential_().log()
+
+
+def select(weights: Tensor, selection: Selection) -> Tensor:
+    """(R, T) weights by which templates are applied.
+
+    With ``soft`` they stay. With ``hard`` the best one has all the weight, and no gradient passes.
+    ``straight_through`` has these values with the gradient of ``soft`` (Jang, Gu and Poole, Categorical
+    Reparameterization with Gumbel-Softmax, 2017).
+    """
+    if selection == "soft":
+        return weights
+    best = one_hot_of_best(weights)
+    return best if selection == "hard" else best + weights - weights.detach()
 
 
 def one_hot_of_best(logits: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import permutations
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from etrm.symbolic.formula import COLOURS, TRUE, Rule, Then
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.library import Library, recolour
 from etrm.symbolic.predicates import Predicates
-from etrm.symbolic.selector import EncodedSelector, FitSelector, weigh
+from etrm.symbolic.selector import EncodedSelector, FitSelector, select, weigh
 from etrm.symbolic.semantics import Semantics
 from etrm.symbolic.templates import Templates
 
@@ -42,7 +43,7 @@ class Solution:
 
     Attributes:
         tokens: (R, rows, columns, 12) chances of PAD, EOS and every colour.
-        weights: (R, T) of the templates.
+        weights: (R, T) of the templates, before one is selected.
         logits: (R, T) that the weights come from.
     """
 
@@ -71,8 +72,20 @@ class SymbolicCore(nn.Module):
         self.predicates = Predicates(config)
         self.templates = Templates(rules, conditions, self.predicates, Semantics.of(config), config.smoothing)
 
-    def forward(self, weights: Tensor, queries: Grids, region: tuple[int, int]) -> Tensor:
-        """(R, rows, columns, 12) chances of tokens, see :meth:`Templates.paint`."""
+        self.selection = config.selection
+
+    def forward(self, queries: Grids, region: tuple[int, int], context: Tensor) -> Tensor:
+        """Apply the templates to the queries, in training as ``selection`` says and else the best one alone.
+
+        Args:
+            queries: R grids.
+            region: rows and columns of the canvas of the answers.
+            context: (R, 1, T) weights of the templates.
+
+        Returns:
+            (R, rows, columns, 12) chances of tokens, see :meth:`Templates.paint`.
+        """
+        weights = select(context.squeeze(1), self.selection if self.training else "hard")
         return self.templates.paint(weights, queries, region)
 
 
@@ -87,9 +100,7 @@ class SymbolicSolver(nn.Module):
         super().__init__()
         self.config = config
         self.core = SymbolicCore(config)
-        sizes = len(self.core.templates.rules), len(self.core.templates.conditions)
-        self.encoder: FitSelector | EncodedSelector
-        self.encoder = FitSelector(*sizes) if config.selector == "fit" else EncodedSelector(config, *sizes)
+        self.encoder = make_selector(config, self.core.templates)
 
     def forward(
         self, demos: Demonstrations, queries: Grids, region: tuple[int, int], noise: Tensor | None = None
@@ -100,26 +111,54 @@ class SymbolicSolver(nn.Module):
             demos: the demonstrations of R tasks.
             queries: R grids.
             region: rows and columns of the canvas of the answers.
-            noise: (R, T) for the selection ``straight_through``, see :func:`etrm.symbolic.selector.weigh`.
+            noise: (R, T) Gumbel noise of a sample, for the selection ``straight_through``.
         """
         logits = self.logits(demos, queries)
-        weights = weigh(logits, self.config, self.training, noise)
-        return Solution(self.core(weights, queries, region), weights, logits)
+        weights = weigh(logits, self.config.temperature, noise)
+        return Solution(self.core(queries, region, context=weights.unsqueeze(1)), weights, logits)
 
     def logits(self, demos: Demonstrations, queries: Grids) -> Tensor:
         """(R, T) of the templates, from the demonstrations alone; with selector ``input`` from the queries alone."""
-        if isinstance(self.encoder, FitSelector):
-            each = self.core.templates.log_likelihoods(demos.inputs, demos.outputs)
-            return self.encoder(_sum_by_task(each, demos.owner, queries.size))
-        if self.config.selector == "input":
-            return self.encoder(self.encoder.encoder(queries))
-        each = self.encoder.encoder(demos.inputs, demos.outputs)
-        counts = _sum_by_task(torch.ones_like(each[:, :1]), demos.owner, queries.size)
-        return self.encoder(_sum_by_task(each, demos.owner, queries.size) / counts.clamp(min=1))
+        given = queries if self.config.selector == "input" else demos
+        return rate_templates(self.encoder, self.core.templates, given, queries.size)
 
     def rule(self, index: int) -> Rule:
         """A template as a rule."""
         return self.core.templates.rule(index)
+
+
+Selector: TypeAlias = FitSelector | EncodedSelector
+
+
+def make_selector(config: SymbolicConfig, templates: Templates) -> Selector:
+    """Make the selector of a config, which has all learned weights except those of the predicates."""
+    sizes = len(templates.rules), len(templates.conditions)
+    return FitSelector(*sizes) if config.selector == "fit" else EncodedSelector(config, *sizes)
+
+
+def rate_templates(
+    selector: Selector, templates: Templates, given: Demonstrations | Grids, tasks: int
+) -> Tensor:
+    """Logits of the templates.
+
+    Args:
+        selector: the selector.
+        templates: T templates; only a :class:`FitSelector` evaluates them.
+        given: demonstrations of R tasks, or R queries for the selector ``input``.
+        tasks: number R of tasks.
+
+    Returns:
+        (R, T).
+    """
+    if isinstance(given, Grids):
+        assert isinstance(selector, EncodedSelector)
+        return selector(selector.encoder(given))
+    if isinstance(selector, FitSelector):
+        each = templates.log_likelihoods(given.inputs, given.outputs)
+        return selector(_sum_by_task(each, given.owner, tasks))
+    each = selector.encoder(given.inputs, given.outputs)
+    counts = _sum_by_task(torch.ones_like(each[:, :1]), given.owner, tasks)
+    return selector(_sum_by_task(each, given.owner, tasks) / counts.clamp(min=1))
 
 
 def _sum_by_task(values: Tensor, owner: Tensor, tasks: int) -> Tensor:

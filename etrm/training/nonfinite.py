@@ -1,6 +1,6 @@
 """A step whose loss, gradients or weights are not finite is detected, replayed, and kept for inspection.
 
-The step is abandoned before anything is updated, so the state before it is whole. It is written beside
+The step is abandoned before anything is updated, so the state before it is intact. It is written next to
 the checkpoints, where no retention deletes it::
 
     nonfinite/step_N/

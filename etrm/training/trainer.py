@@ -157,6 +157,7 @@ class Trainer:
         self.stage.enter(self.step)
         factor = schedule(self.step, train)
         set_rates(self.optimizers, factor)
+        self.model.anneal(self.step / train.steps)
         bucket = self.state.bucket
         slots = self.slots[bucket]
         resets = self.world.gather_flags([flag for part in self.state.halted[bucket] for flag in part.read()])

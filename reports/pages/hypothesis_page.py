@@ -100,9 +100,9 @@ def _describe_effect(hypothesis: HypothesisResult) -> str:
     compared = "" if row.control is None else f", control {value(row.control)}"
     kind = "interval" if has_interval(row) else "difference"
     changed = has_interval(row) or difference(row) is not None
-    beside = f", {kind} {change(row)}" if changed else ""
+    by = f", {kind} {change(row)}" if changed else ""
     threshold = escape(row.threshold) or NOTHING
-    return f"{escape(row.metric)}: {value(row.treatment)}{compared}{beside} (threshold: {threshold})"
+    return f"{escape(row.metric)}: {value(row.treatment)}{compared}{by} (threshold: {threshold})"
 
 
 def primary(rows: Sequence[EvidenceRow]) -> EvidenceRow | None:

@@ -29,15 +29,15 @@ def margins(hypothesis: HypothesisResult) -> list[str]:
         for check in hypothesis.instruments
         if not check.passed
     ]
-    foretold = [
+    forecasts = [
         f"{escape(row.metric)}: {in_words(forecast(row.effect))}" for row in hypothesis.evidence if row.effect
     ]
-    if len(foretold) > 1:
-        foretold.append(
-            f"Holm's correction for these {len(foretold)} rows can require more seeds than a single row does."
+    if len(forecasts) > 1:
+        forecasts.append(
+            f"Holm's correction for these {len(forecasts)} rows can require more seeds than a single row does."
         )
     asserted = [row for row in hypothesis.evidence if row.passed is not None and row.effect is None]
-    return broken + foretold + _asserted(asserted, hypothesis.verdict)
+    return broken + forecasts + _asserted(asserted, hypothesis.verdict)
 
 
 class Outlook(StrEnum):

@@ -36,7 +36,8 @@ def accepts(setting: Setting, value: Any) -> bool:
     try:
         build(tree)
     except ConfigError as error:
-        return error.code not in ("config.invalid-value", "config.boolean", "config.unknown-setting")
+        invalid = "config.invalid-value", "config.boolean", "config.unknown-setting", "config.unknown-family"
+        return error.code not in invalid
     return True
 
 

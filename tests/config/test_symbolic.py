@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from etrm.config import SymbolicConfig
+from etrm.config import SymbolicConfig, load
+from etrm.errors import ConfigError
+from tests.errors import raises_code
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,7 @@ from etrm.config import SymbolicConfig
         ({"inject": "start"}, "config.recursion-without-encoder"),
         ({"hidden_size": 64}, "config.recursion-without-encoder"),
         ({"selection": "hard", "temperature": 0.1}, "config.temperature-without-softmax"),
+        ({"selection": "hard", "last_temperature": 0.1}, "config.temperature-without-softmax"),
     ],
 )
 def test_what_has_no_effect_or_no_meaning_is_refused(settings: dict[str, Any], code: str) -> None:
@@ -36,3 +39,21 @@ def test_what_has_no_effect_or_no_meaning_is_refused(settings: dict[str, Any], c
 def test_learned_settings_have_their_effect_with_the_family() -> None:
     config = SymbolicConfig(families=("learned",), guards=3, quantifier="mean", exponent=2)
     assert (config.guards, config.exponent) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "code"),
+    [
+        ("model.layers=3", "config.recursive-settings-of-symbolic"),
+        ("model.encoder.layers=3", "config.recursive-settings-of-symbolic"),
+        ("model.halt.max_steps=2", "config.steps-of-symbolic"),
+        ("train.loss=stablemax", "config.training-of-symbolic"),
+        ("train.q_halt_weight=0.5", "config.training-of-symbolic"),
+        ("train.compile=true", "config.training-of-symbolic"),
+        ("train.decoder=somewhere", "config.training-of-symbolic"),
+        ("model.variant=etrm", "config.symbolic-settings-of-other-variant"),
+    ],
+)
+def test_settings_that_cannot_act_on_the_symbolic_solver_are_refused(setting: str, code: str) -> None:
+    with raises_code(ConfigError, code):
+        load("symbolic-rules", overrides=(setting,))

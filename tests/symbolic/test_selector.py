@@ -11,55 +11,61 @@ import torch
 from torch import Tensor
 
 from etrm.config import SymbolicConfig
+from etrm.config.symbolic import Selection
 from etrm.symbolic.grids import Grids
-from etrm.symbolic.selector import DemonstrationEncoder, EncodedSelector, FitSelector, join_logits, weigh
+from etrm.symbolic.selector import (
+    DemonstrationEncoder,
+    EncodedSelector,
+    FitSelector,
+    draw_gumbel,
+    join_logits,
+    select,
+    weigh,
+)
 from etrm.symbolic.templates import COLOURS, SOURCES
 
 LOGITS = torch.tensor([[1.0, 3.0, 2.0], [0.0, -1.0, -4.0]])
 
 
-def gradient(config: SymbolicConfig, noise: Tensor | None = None) -> Tensor | None:
+def gradient(selection: Selection, noise: Tensor | None = None) -> Tensor | None:
     logits = LOGITS.clone().requires_grad_()
-    weights = weigh(logits, config, training=True, noise=noise)
+    weights = select(weigh(logits, 1.0, noise), selection)
     if not weights.requires_grad:
         return None
     (weights * torch.tensor([1.0, 2.0, 4.0])).sum().backward()
     return logits.grad
 
 
-@pytest.mark.parametrize("selection", ["soft", "hard", "straight_through"])
-def test_in_evaluation_the_best_template_has_all_the_weight(selection: str) -> None:
-    weights = weigh(LOGITS, SymbolicConfig(selection=selection), training=False)  # type: ignore[arg-type]
-    assert weights.tolist() == [[0, 1, 0], [1, 0, 0]]
+@pytest.mark.parametrize("selection", ["hard", "straight_through"])
+def test_the_best_template_has_all_the_weight(selection: Selection) -> None:
+    weights = select(weigh(LOGITS, 1.0), selection)
+    torch.testing.assert_close(weights, torch.tensor([[0.0, 1, 0], [1, 0, 0]]))
 
 
 def test_soft_weights_are_a_softmax_at_the_temperature() -> None:
-    weights = weigh(LOGITS, SymbolicConfig(temperature=0.5), training=True)
+    weights = select(weigh(LOGITS, 0.5), "soft")
     torch.testing.assert_close(weights, torch.softmax(2 * LOGITS, 1))
 
 
 def test_hard_weights_let_no_gradient_pass() -> None:
-    assert gradient(SymbolicConfig(selection="hard")) is None
+    assert gradient("hard") is None
 
 
 def test_straight_through_weights_have_the_gradient_of_the_softmax() -> None:
     noise = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
-    config = SymbolicConfig(selection="straight_through")
-    assert weigh(LOGITS, config, training=True, noise=noise).round(decimals=5).tolist() == [
-        [1, 0, 0],
-        [0, 0, 1],
-    ]
+    sampled = select(weigh(LOGITS, 1.0, noise), "straight_through")
+    torch.testing.assert_close(sampled, torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
     logits = (LOGITS + noise).requires_grad_()
     (logits.softmax(1) * torch.tensor([1.0, 2.0, 4.0])).sum().backward()
-    found = gradient(config, noise)
+    found = gradient("straight_through", noise)
     assert found is not None
     torch.testing.assert_close(found, logits.grad)
 
 
 def test_gumbel_noise_draws_templates_by_their_softmax() -> None:
     torch.manual_seed(0)
-    config = SymbolicConfig(selection="straight_through")
-    drawn = weigh(LOGITS[:1].expand(4000, -1), config, training=True).mean(0)
+    noise = draw_gumbel(4000, LOGITS.shape[1])
+    drawn = select(weigh(LOGITS[:1], 1.0, noise), "hard").mean(0)
     torch.testing.assert_close(drawn, LOGITS[0].softmax(0), atol=0.03, rtol=0)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from etrm.config import Config, with_settings
+from etrm.config.model import SYMBOLIC
 from etrm.config.tree import Changes
 from etrm.errors import NonFiniteError
 from etrm.investigation.comparison.interventions import with_interventions
@@ -23,8 +24,6 @@ from etrm.training.trainer import Trainer
 LIKE = (0.2, 5.0)
 """Ratios of the two slopes that count as equal. Healthy encoders gave .48 to 1.85 on the preset `smoke`: a
 recursive encoder (trm_style) cuts its gradient by design, and the loss is not linear."""
-SETTINGS: Changes = {"train": {"clip_norm": None}, "model": {"H_cycles": 1}}
-"""Settings under which the two are equal: all cycles but the last have no gradient, by design."""
 STRIDE = 2e-5
 """Length of the step to either side, as a share of the norm of the encoder's weights."""
 
@@ -91,7 +90,7 @@ def check_slope(config: Config) -> SlopeCheck | None:
     config = with_settings(
         config, monitor={"enabled": False}, train={"freeze_encoder_steps": 0, "decoder": None}
     )
-    config = with_interventions(config, SETTINGS)
+    config = with_interventions(config, _choose_settings(config))
     try:
         weights, gradient = _take_first_step(config, {})[:2]
         length = _compute_norm(gradient)
@@ -108,6 +107,12 @@ def check_slope(config: Config) -> SlopeCheck | None:
     except NonFiniteError:
         return None
     return SlopeCheck(length, (there - back) / (2 * stride * length), frozen, len(weights))
+
+
+def _choose_settings(config: Config) -> Changes:
+    """Settings under which the two are equal: all cycles of the core but the last have no gradient, by design."""
+    unclipped: Changes = {"train": {"clip_norm": None}}
+    return unclipped if config.model.variant == SYMBOLIC else {**unclipped, "model": {"H_cycles": 1}}
 
 
 def _take_first_step(

@@ -19,14 +19,14 @@ from pydantic import (
 from etrm.investigation.records import Code, InstrumentCheck, NotMeasured, Record, Value
 
 LARGEST = 1e12
-"""Beyond this an effect is that of a number that is none."""
+"""Largest effect that counts as a measurement; a larger one comes from a run that diverged."""
 
 
 _Bounded = Annotated[float, Interval(ge=-LARGEST, le=LARGEST)]
 
 
 class Effect(Record):
-    """What the registered rule of a row decided from, so that a reader can ask what would change it."""
+    """The numbers from which the rule of a row decided, so that a report can state what would change it."""
 
     by_seed: Annotated[tuple[_Bounded, ...], Len(1)]  # towards VALIDATED, seeds in order
     smallest: Annotated[float, Interval(ge=1e-9, le=LARGEST)]  # that matters
@@ -34,7 +34,7 @@ class Effect(Record):
 
     @classmethod
     def known(cls, by_seed: Sequence[float], smallest: float, level: float = 0.9) -> Effect | None:
-        """None where no seed was measured, or one is no score: nothing can be foretold from those."""
+        """The effect; None if no seed was measured or a value is too large to be a score."""
         if not by_seed or not all(abs(value) <= LARGEST for value in by_seed):
             return None
         return cls(by_seed=tuple(by_seed), smallest=smallest, level=level)

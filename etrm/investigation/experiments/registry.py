@@ -202,7 +202,7 @@ def find(name: str) -> Experiment:
 
     Raises:
         ConfigError: there is none.
-        ExtensionError: its code cannot be loaded, or is no experiment.
+        ExtensionError: its code cannot be loaded, or is not an experiment.
     """
     if name not in EXPERIMENTS and EXTENSION_POINT.takes(name):
         found = EXTENSION_POINT.load(name)

@@ -51,7 +51,7 @@ def judge(
     Args:
         worst: the worst inspection of any seed; None where the model could be built with no seed.
         error: the reason why a model could not be built, or nothing.
-        controls: outcomes of the controls, all of which must have behaved.
+        controls: outcomes of the controls; each must be the expected one.
         scope: the data that the verdict is based on, for the end of the sentence.
     """
     if broken := broken_controls(controls):

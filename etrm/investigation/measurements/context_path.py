@@ -183,13 +183,12 @@ def trace_context(config: Config) -> ContextTrace:
     # The context may change in training only.
     steps = [first, second, *_follow(model.train(), batch, 2)]
     model.eval()
-    tokens, width = model.config.context_tokens, model.config.hidden_size
     encoded = first.encoded
     worst = max(steps, key=lambda step: step.change)
     return ContextTrace(
         finite=all(bool(step.given.isfinite().all()) for step in steps),
         shape=tuple(first.given.shape[1:]),
-        wanted_shape=(tokens, width),
+        wanted_shape=model.context_shape,
         same=worst.change,
         scale=worst.scale,
         aligned=worst.aligned,

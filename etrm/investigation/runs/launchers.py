@@ -23,17 +23,17 @@ class Attempt(Protocol):
         """Whether it has ended, well or not."""
 
     def exception(self) -> BaseException | None:
-        """What it ended with, once it is done."""
+        """Return the exception with which it ended, or None."""
 
 
 class Executor(Protocol):
-    """Takes calls, and stops them."""
+    """Starts calls, and stops them."""
 
     def submit(self, call: Callable[..., None], *arguments: Any) -> Attempt:
-        """Start a call, or let it wait for its turn."""
+        """Start a call, or queue it."""
 
     def stop(self, attempts: Sequence[Any]) -> None:
-        """Ask what runs to end, and forget what waits."""
+        """Tell running calls to end, and drop queued ones."""
 
 
 @dataclass(frozen=True)

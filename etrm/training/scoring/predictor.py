@@ -83,6 +83,7 @@ def load_model(
     episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
     model = recipe.build_model(config, episodes)
     recipe.load_weights(model, checkpoint, weights)
+    model.anneal(checkpoint.step / config.train.steps)
     to_device(model, pick_device(config.train.device)).eval()
     return model, config, tasks, checkpoint.step
 
