@@ -124,7 +124,7 @@ class Variant(nn.Module):
         given: object = self.context_policy(self, carry, batch)
         if not isinstance(given, Given):
             raise ExtensionError(
-                "extension.wrong-object",
+                "variant.no-context",
                 f"the context policy of {type(self).__name__} returns something else than a context",
                 got=describe(given),
                 allowed="etrm.model.variant.Given(context)",

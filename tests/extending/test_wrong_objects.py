@@ -104,7 +104,7 @@ def train(settings: dict[str, object]) -> None:
         ("model.encoder.kind", "NOTHING", "extension.wrong-object", ["Fault", "Encoder"]),
         ("model.encoder.kind", "Unread", "extension.wrong-object", ["read", "forward"]),
         ("model.variant", "Motionless", "extension.wrong-object", ["step", "forward"]),
-        ("model.variant", "Contextless", "extension.wrong-object", ["NoneType", "Given"]),
+        ("model.variant", "Contextless", "variant.no-context", ["NoneType", "Given"]),
         ("model.variant", "Stray", "extension.wrong-object", ["gate.weight", "core"]),
         ("model.variant", "no_tasks", "extension.raised", ["TypeError"]),
         ("data.source", "no_tasks", "extension.wrong-object", ["no task"]),
@@ -118,7 +118,7 @@ def test_a_mistake_names_what_was_expected_and_got(
     setting: str, name: str, code: str, values: list[str], folder: Path
 ) -> None:
     (folder / "wrong.py").write_text(CODE)
-    kind = ExtensionError if code.startswith("extension") else Exception
+    kind = ExtensionError if code.startswith(("extension", "variant")) else Exception
     with raises_code(kind, code, *values):  # type: ignore[arg-type]
         train({setting: f"wrong.py:{name}"})
 
