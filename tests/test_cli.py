@@ -59,6 +59,8 @@ def test_help_imports_neither_torch_nor_the_data() -> None:
             "investigate.unknown-hypothesis",
             ["'H9'"],
         ),
+        (["train", "--preset", "smoke", "--preset", "small"], "cli.repeated-option", ["--preset", 2]),
+        (["data", "show", "a", "--subset", "x", "--subset", "y"], "cli.repeated-option", ["--subset", 2]),
         (["investigate", "--fail-on", "sometimes"], "cli.unknown-fail-on", ["'sometimes'"]),
         (["data", "show", "zzz"], "data.unknown-task", ["'zzz'", "training", "evaluation"]),
         (["data", "check", "--source", "nowhere"], "data.unknown-source", ["'nowhere'"]),

@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
-import typer
+from collections import Counter
+from typing import Any
 
-app = typer.Typer(
+import typer
+from typer.core import TyperCommand
+
+from etrm.errors import ConfigError
+
+
+class SingleValueCommand(TyperCommand):
+    """A command that refuses a second value of an option that takes one; click would keep the last without notice."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments of the command line.
+
+        Raises:
+            ConfigError: an option that takes one value occurs more than once.
+        """
+        if not ctx.resilient_parsing:  # completion parses incomplete lines
+            _, _, occurring = self.make_parser(ctx).parse_args(list(args))
+            counts = Counter(
+                param.opts[0]
+                for param in occurring
+                if param.param_type_name == "option" and not getattr(param, "is_flag", False)
+                if not param.multiple
+            )
+            for name, count in counts.items():
+                if count > 1:
+                    raise ConfigError(
+                        "cli.repeated-option",
+                        f"the option {name} takes one value",
+                        got=f"{name} {count} times",
+                        next_step=f"give {name} once",
+                    )
+        return super().parse_args(ctx, args)
+
+
+class CommandGroup(typer.Typer):
+    """A group whose commands refuse a repeated option."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """A decorator that adds a command, as :meth:`typer.Typer.command` does."""
+        return super().command(name, **{"cls": SingleValueCommand, **options})
+
+
+app = CommandGroup(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Train TRM and ETRM on ARC tasks, and find out why a recursive model does not learn.",
 )
-data_app = typer.Typer(
+data_app = CommandGroup(
     no_args_is_help=True, help="Show tasks, check them, and build a store of augmented tasks."
 )
-checkpoint_app = typer.Typer(no_args_is_help=True, help="Inspect, compare, import and export checkpoints.")
-bench_app = typer.Typer(no_args_is_help=True, help="Benchmarks of the investigation itself.")
-experiment_app = typer.Typer(
+checkpoint_app = CommandGroup(no_args_is_help=True, help="Inspect, compare, import and export checkpoints.")
+bench_app = CommandGroup(no_args_is_help=True, help="Benchmarks of the investigation itself.")
+experiment_app = CommandGroup(
     no_args_is_help=True, help="Run named experiments (E0-E11, A1-A16, O1-O3, X1-X3) against a baseline."
 )
 symbolic_app = typer.Typer(

@@ -45,7 +45,10 @@ def investigate(
     settings: SetOption = None,
     inject: InjectOption = None,
     allow_code: AllowCodeOption = False,
-    hypotheses: Annotated[str, typer.Option(help="Hypotheses to decide, e.g. H1,H2.")] = "all",
+    hypotheses: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IDS", help="Hypotheses to decide, e.g. H1,H2. Repeatable. Default: all."),
+    ] = None,
     hypothesis: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,7 +93,7 @@ def investigate(
         out,
         launcher=make_launcher(launcher, jobs, threads, launcher_set),
         tier=budget_of(tier, seeds, pretrain_steps),
-        hypotheses=tuple(dict.fromkeys((*choose(hypotheses), *own))),
+        hypotheses=tuple(dict.fromkeys((*choose(*hypotheses or ("all",)), *own))),
         until_root_cause=until_root_cause,
         experiments=(frozen,) if experiments else (),
     )

@@ -49,16 +49,15 @@ NO_CAUSE = (
 """Next step where nothing was found."""
 
 
-def choose(names: str) -> tuple[str, ...]:
-    """The ids of the hypotheses in a text: ids with commas between them, or ``all``.
+def choose(*names: str) -> tuple[str, ...]:
+    """The ids of the hypotheses in texts, each of them ids with commas between them, or ``all``.
 
     Raises:
         ConfigError: one of them is not known.
     """
     known = all_hypotheses()
-    chosen = (
-        tuple(known) if names.strip() == "all" else tuple(n.strip() for n in names.split(",") if n.strip())
-    )
+    ids = dict.fromkeys(name.strip() for text in names for name in text.split(",") if name.strip())
+    chosen = tuple(known) if "all" in ids else tuple(ids)
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ConfigError(

@@ -20,7 +20,7 @@ from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, Result
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
-from etrm.investigation.run import investigate
+from etrm.investigation.run import choose, investigate
 from etrm.investigation.runs.budget import SCREENING
 from etrm.investigation.session import Investigation
 from tests.errors import raises_code
@@ -236,3 +236,8 @@ def _tiny(
         until_root_cause=until_root_cause,
         **options,
     )
+
+
+def test_hypotheses_are_chosen_by_several_texts_in_the_order_given() -> None:
+    assert choose("H5", "H2, H5", "H1") == ("H5", "H2", "H1")
+    assert choose("H2", "all") == choose("all") == tuple(all_hypotheses())

@@ -1,4 +1,4 @@
-"""Grids of batches in which something is missing; whole tasks are read in tests/model/test_symbolic.py."""
+"""Grids of batches in which something is missing; whole tasks are read in tests/model/test_symbolic_variant.py."""
 
 from __future__ import annotations
 

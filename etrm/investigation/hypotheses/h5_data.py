@@ -86,7 +86,7 @@ class DataFacts(InspectionFacts):
         uneven: number of queries that the first pass of the loader does not draw exactly once.
         queries: number of queries.
         ends: number of checks whether a row ends, one for each row and ACT step.
-        wrong_ends: number of checks where it ends or continues against its halting logit and the maximum.
+        wrong_ends: number of checks where it ends or continues contrary to its halting logit and the maximum.
     """
 
     read: RowProvenance
@@ -127,8 +127,8 @@ class DataFacts(InspectionFacts):
             words += f"{_format_loss(self.loss_garbled)} if samples that were not drawn yet have other labels"
             found.append(VerdictReason(DataReason.FOREIGN_LABELS, words))
         if self.wrong_ends:
-            words = f"on {self.wrong_ends} of {self.ends} ACT steps a row ends or continues, and takes a new sample "
-            words += "or not, against its halting logit and the maximum of steps"
+            words = f"on {self.wrong_ends} of {self.ends} ACT steps a row ends, and takes a new sample, or continues, "
+            words += "contrary to its halting logit and the maximum of steps"
             found.append(VerdictReason(DataReason.WRONG_ENDS, words))
         if self.leaked.ids:
             words = f"{len(self.leaked.ids)} held-out tasks are trained on ({self.leaked.ids[0]}, ...)"
@@ -311,7 +311,7 @@ UNEVEN = Metric(
 )
 WRONG_ENDS = Metric(
     "h5.rows-end-otherwise",
-    "ACT steps on which a row ends or continues against its halting logit and the maximum",
+    "ACT steps on which a row ends or continues contrary to its halting logit and the maximum",
     Direction.EQUAL,
 )
 
@@ -328,7 +328,7 @@ def _make_rows(facts: DataFacts, seeds: int) -> tuple[EvidenceRow, ...]:
     later_labels = LATER_LABELS.row(
         facts.loss_garbled,
         control=facts.loss,
-        threshold="equal to the bit",
+        threshold="equal bit for bit",
         passed=not facts.mismatched_labels,
         n="one step",
         note="nothing that is drawn later may change the loss of samples that are being processed",

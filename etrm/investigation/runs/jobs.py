@@ -190,8 +190,9 @@ def _check_code(job: Job, code: str) -> None:
 
 def _record_failure(path: Path, error: BaseException) -> None:
     diverged = isinstance(error, NonFiniteError)
-    code = error.code if isinstance(error, EtrmError) else ""
-    summary = {"state": "failed", "code": code, "reason": str(error), "wall_s": 0.0, "diverged": diverged}
+    # A sentence of the report quotes the reason, so it is one line.
+    code, reason = (error.code, error.brief) if isinstance(error, EtrmError) else ("", str(error))
+    summary = {"state": "failed", "code": code, "reason": reason, "wall_s": 0.0, "diverged": diverged}
     _write_summary(path, summary)
 
 
