@@ -189,7 +189,8 @@ class ContextInterface(Hypothesis):
         sizes: Sizes | None = None
         sweep: Sweep | None = None
         runs: list[LoadedRun] = []
-        if worst is not None and not worst.holds and not broken_controls(controls):
+        sized = investigation.subject.model.variant != SYMBOLIC  # a distribution has the size that it has
+        if sized and worst is not None and not worst.holds and not broken_controls(controls):
             waiting = time.perf_counter()
             sizes = _measure_sizes(investigation, worst)  # trains the decoder, where there is none yet
             if not sizes.alike:
