@@ -18,6 +18,7 @@ from torch import Tensor
 
 from etrm.batch import Batch
 from etrm.checkpoints.decoder_loading import read_source
+from etrm.config.model import SYMBOLIC
 from etrm.data import Sample
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
