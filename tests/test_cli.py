@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from etrm import __version__
+from etrm.commands import app
 from tests.command_line import etrm
 from tests.errors import assert_holds
 
@@ -25,6 +28,11 @@ def test_a_process_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
     assert_holds(done.stderr, "'smal'", "'small'")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_printed() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"{__version__}\n")
 
 
 def test_help_imports_neither_torch_nor_the_data() -> None:

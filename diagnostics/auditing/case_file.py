@@ -8,6 +8,7 @@ The dictionary holds the arguments of `diagnostics.audit` by name.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
@@ -23,6 +24,8 @@ from diagnostics.auditing.audit import Audit, audit
 from diagnostics.errors import ToolkitError
 
 _HERE = Path(__file__).parents[1]
+_BETWEEN = {contextlib.__file__}
+"""Files whose frames are between those of the toolkit: the step of a monitor is a context manager."""
 _ARGUMENTS = inspect.signature(audit).parameters
 _REQUIRED = tuple(name for name, argument in _ARGUMENTS.items() if argument.default is argument.empty)
 
@@ -155,7 +158,7 @@ def _users_part(error: BaseException) -> TracebackType | None:
     trace = error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if not file.startswith("<frozen") and _HERE not in Path(file).parents:
+        if not file.startswith("<frozen") and file not in _BETWEEN and _HERE not in Path(file).parents:
             return trace
         trace = trace.tb_next
     return None

@@ -54,14 +54,12 @@ class Tally:
         for rule in self._rules.values():
             assert rule.check is not None
             options = self._options[rule.id]
-            for seen in rule.check(record, options):
+            observations = rule.check(record, options)
+            if not isinstance(observations, Iterable):
+                raise _refuse(rule, observations)
+            for seen in observations:
                 if not isinstance(seen, Observation):
-                    raise InvalidType(
-                        "rules.not-an-observation",
-                        "the check of {rule} must give diagnostics.Observation, found {got!r}",
-                        rule=rule.id,
-                        got=seen,
-                    )
+                    raise _refuse(rule, seen)
                 key = (rule.id, seen.module, seen.key)
                 streak = self._running.get(key)
                 if streak is None:
@@ -82,6 +80,15 @@ class Tally:
             _finding(self._rules[rule], self._options[rule], streak)
             for (rule, _, _), streak in self._latched.items()
         ]
+
+
+def _refuse(rule: Rule, got: object) -> InvalidType:
+    return InvalidType(
+        "rules.not-an-observation",
+        "the check of {rule} must yield diagnostics.Observation, found {got!r}",
+        rule=rule.id,
+        got=got,
+    )
 
 
 def _finding(rule: Rule, options: Values, streak: _Streak) -> Finding:

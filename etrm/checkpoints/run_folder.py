@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -202,6 +203,17 @@ class RunFolder:
         if before and before != record:
             earlier.append(before)
         return record | ({"earlier": earlier} if earlier else {}) | ({"changes": changed} if changed else {})
+
+    def discard_start(self) -> None:
+        """Remove the record and the checkpoint of step 0, so that another run can start in the folder.
+
+        Raises:
+            RunFolderError: they cannot be removed.
+        """
+        with explain_refused_writes(self.path):
+            for initial in checkpoints.list_saved(self.checkpoints):
+                shutil.rmtree(initial)
+            (self.path / "run.json").unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the folder atomically.

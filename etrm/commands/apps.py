@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from etrm import __version__
 from etrm.errors import ConfigError
 
 
@@ -47,11 +48,29 @@ class CommandGroup(typer.Typer):
         return super().command(name, **{"cls": SingleValueCommand, **options})
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 app = CommandGroup(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Train TRM and ETRM on ARC tasks, and find out why a recursive model does not learn.",
 )
+
+
+@app.callback()
+def _read_common_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
 data_app = CommandGroup(
     no_args_is_help=True, help="Show tasks, check them, and build a store of augmented tasks."
 )

@@ -1,4 +1,4 @@
-"""The command `etrm explain`, which prints the meaning of a rule, an error code, or a code in a result."""
+"""The command `etrm explain`: the meaning of a rule, a hypothesis, an error code, or a code in a result."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 def explain(
     code: Annotated[
         str | None,
-        typer.Argument(help="A rule, an error code or a code in a result. Default: list all of them."),
+        typer.Argument(
+            help="A rule, a hypothesis, an error code or a code in a result. Default: list all of them."
+        ),
     ] = None,
 ) -> None:
-    """Explain a rule (COV001), an error code (config.unknown-setting) or a code in a result (h2.no-gradient).
+    """Explain a rule (COV001), a hypothesis (H2), or the code of an error or in a result (h2.no-gradient).
 
     Name your own rule as my_code.py:MY_RULE. Exit code: 0, or 2 if the code does not exist.
     """
@@ -57,13 +59,31 @@ def _own_rule(name: str) -> str:
 
 
 def all_groups() -> Groups:
-    """Return all codes of this project: rules, errors, and codes of results."""
+    """Return all codes of this project: rules, hypotheses, errors, and codes of results."""
     from diagnostics.reference.explanations import error_topics, toolkit_groups
     from etrm.commands.error_codes import sites
 
     toolkit = toolkit_groups()
     rules = {heading: topics for heading, topics in toolkit.items() if heading.startswith("Rules")}
-    return rules | {"Errors": error_topics(sites())} | toolkit | _result_groups()
+    return (
+        rules | {"Hypotheses": _hypotheses()} | {"Errors": error_topics(sites())} | toolkit | _result_groups()
+    )
+
+
+def _hypotheses() -> list[Topic]:
+    from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
+
+    return [
+        _topic(
+            one.id,
+            one.statement.title,
+            one.statement.statement,
+            one.statement.mechanism,
+            f"**Refuted by.** {one.statement.refuted_by}",
+            f"**Next step.** {one.next_step}",
+        )
+        for one in all_hypotheses().values()
+    ]
 
 
 def _result_groups() -> Groups:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from etrm.errors import ExtensionError
-from etrm.extensions.loading import in_users_code, load_object
+from etrm.extensions.loading import load_entry_point, load_object
 from etrm.extensions.names import FORMS, parse, registered
 
 T = TypeVar("T")
@@ -50,8 +50,7 @@ class ExtensionPoint(Generic[T]):
         """
         points = registered(self.kind)
         if name in points:
-            with in_users_code(name, importing=True):
-                found: object = points[name].load()
+            found = load_entry_point(points[name])
         else:
             code = parse(name)
             if code is None:
@@ -71,7 +70,7 @@ class ExtensionPoint(Generic[T]):
         """
         return ExtensionError(
             "extension.wrong-object",
-            f"{name} does not work as a {self.noun}",
+            f"{name} is not a valid {self.noun}",
             got=got,
             allowed=expected or self.expected,
         )
@@ -82,6 +81,7 @@ class ExtensionPoint(Generic[T]):
             "extension.unknown-name",
             f"unknown {self.noun} {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
             allowed=", ".join((*known, FORMS)),
+            next_step=f"append the name of the object: {name}:Name" if name.endswith(".py") else "",
         )
 
 
@@ -92,5 +92,5 @@ def describe(thing: object) -> str:
         return f"the class {thing.__name__}({bases})"
     if callable(thing) and hasattr(thing, "__name__"):
         return f"the function {thing.__name__}"
-    shown = repr(thing)
-    return f"a {type(thing).__name__}: {shown if len(shown) < 80 else shown[:77] + '...'}"
+    shown = " ".join(repr(thing).split())
+    return f"an object of type {type(thing).__name__}: {shown if len(shown) < 80 else shown[:77] + '...'}"

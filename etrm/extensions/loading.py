@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType, TracebackType
 
@@ -18,6 +19,8 @@ from etrm.extensions.permission import check_allowed, read_source
 
 _loaded: dict[str, tuple[bytes, ModuleType]] = {}
 """The content and the module of each loaded file, by path. A file that has changed is loaded again."""
+_named_files: set[str] = set()
+"""Files of the modules and entry points that were loaded by name."""
 _PACKAGES = tuple(Path(__file__).parents[2] / name for name in ("etrm", "diagnostics", "reports", "cli.py"))
 
 
@@ -34,17 +37,21 @@ def load_object(code: CodeName) -> object:
     try:
         return getattr(module, code.name)
     except AttributeError:
-        own = [
-            name
-            for name, value in vars(module).items()
-            if getattr(value, "__module__", "") == module.__name__
-        ]
+        own = [name for name, value in vars(module).items() if _defines(module, name, value)]
         close = difflib.get_close_matches(code.name, own, n=1)
         raise ExtensionError(
             "extension.no-name",
             f"{code.place} has no {code.name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-            allowed=", ".join(own) or "nothing: it defines no class and no function",
+            allowed=", ".join(own) or "nothing: it defines no name",
         ) from None
+
+
+def _defines(module: ModuleType, name: str, value: object) -> bool:
+    """Return whether a public name of a module is its own: not a module, class or function that it imports."""
+    if name.startswith("_") or isinstance(value, ModuleType):
+        return False
+    imported = isinstance(value, type) or (callable(value) and hasattr(value, "__name__"))
+    return value.__module__ == module.__name__ if imported else type(value).__module__ != "__future__"
 
 
 def _file_module(code: CodeName) -> ModuleType:
@@ -71,7 +78,7 @@ def _installed_module(code: CodeName) -> ModuleType:
     check_allowed(code)
     try:
         with in_users_code(str(code), importing=True):
-            return importlib.import_module(code.place)
+            module = importlib.import_module(code.place)
     except ExtensionError as error:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and f"{code.place}.".startswith(f"{missing.name}."):
@@ -82,6 +89,26 @@ def _installed_module(code: CodeName) -> ModuleType:
                 next_step="install its package, or name the file: path/to/file.py:Name",
             ) from missing
         raise
+    _note_file(module)
+    return module
+
+
+def load_entry_point(point: EntryPoint) -> object:
+    """Return the object of an entry point.
+
+    Raises:
+        ExtensionError: its import fails.
+    """
+    with in_users_code(point.name, importing=True):
+        found: object = point.load()
+    _note_file(sys.modules[point.module])
+    return found
+
+
+def _note_file(module: ModuleType) -> None:
+    file = getattr(module, "__file__", None)
+    if file is not None and not _is_ours(file):
+        _named_files.add(file)
 
 
 @contextmanager
@@ -109,8 +136,8 @@ def in_users_code(name: str, *, importing: bool = False) -> Iterator[None]:
 
 
 def explained(error: BaseException) -> ExtensionError | None:
-    """Return the error to show if the code of a loaded file raised; None if no such file was running."""
-    place = next((file for file, _ in _frames(error) if file in _loaded), None)
+    """Return the error to show if code that was loaded by name raised; None if no such code was running."""
+    place = next((file for file, _ in _frames(error) if _is_users(file)), None)
     return None if place is None else _raised(place, _users_lines(error))
 
 
@@ -122,7 +149,7 @@ def _raised(name: str, shown: str) -> ExtensionError:
 
 def _users_lines(error: BaseException) -> str:
     """Return the traceback of an error, starting at the first line of the user's code."""
-    theirs = [trace for file, trace in _frames(error) if file in _loaded]
+    theirs = [trace for file, trace in _frames(error) if _is_users(file)]
     theirs += [trace for file, trace in _frames(error) if not _is_ours(file)]
     start = theirs[0] if theirs else None  # the message of a syntax error already has its line
     return "".join(traceback.format_exception(type(error), error, start, chain=False)).rstrip()
@@ -133,6 +160,11 @@ def _frames(error: BaseException) -> Iterator[tuple[str, TracebackType]]:
     while trace is not None:
         yield trace.tb_frame.f_code.co_filename, trace
         trace = trace.tb_next
+
+
+def _is_users(file: str) -> bool:
+    """Return whether code was loaded from a file by its name."""
+    return file in _loaded or file in _named_files
 
 
 def _is_ours(file: str) -> bool:

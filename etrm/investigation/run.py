@@ -216,7 +216,7 @@ def _choose_next_step(
     if cause is not None:
         return all_hypotheses()[cause].next_step
     if any(hypothesis.verdict is Verdict.ERROR for hypothesis in hypotheses.values()):
-        return "Fix what the ERROR names, then run the same command again."
+        return "Fix what the ERROR names, then run the same command again; if code has changed, with another --out."
     return (experiments[0].next_step if experiments else "") or NO_CAUSE
 
 

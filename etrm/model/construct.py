@@ -61,6 +61,11 @@ def build_variant(config: ModelConfig, *, puzzles: int = 0, side: int = SIDE) ->
         model = factory(config, puzzles=puzzles, side=side)
     if not isinstance(model, Variant):
         raise EXTENSION_POINT.wrong(config.variant, f"it makes {describe(model)}")
+    if type(model).step is Variant.step and type(model).forward is Variant.forward:
+        expected = "a method step(carry, batch, context, minimum=None), as that of RecursiveModel"
+        raise EXTENSION_POINT.wrong(
+            config.variant, "a model that implements neither step nor forward", expected
+        )
     missing = [name for name in Variant.REQUIRED if not hasattr(model, name)]
     if missing:
         raise EXTENSION_POINT.wrong(

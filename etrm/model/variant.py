@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from etrm.batch import Batch
 from etrm.config import ModelConfig
+from etrm.errors import ExtensionError
+from etrm.extensions import describe
 from etrm.model.act import Carry, EncoderState
 from etrm.model.encoders import Encoder
 from etrm.model.puzzle import PuzzleTable
@@ -119,7 +121,14 @@ class Variant(nn.Module):
         In training mode rows halt by themselves after at least ``minimum`` (B,) steps; in evaluation, and
         with fixed time, only at the maximum number of steps.
         """
-        given = self.context_policy(self, carry, batch)
+        given: object = self.context_policy(self, carry, batch)
+        if not isinstance(given, Given):
+            raise ExtensionError(
+                "variant.no-context",
+                f"the context policy of {type(self).__name__} returns something else than a context",
+                got=describe(given),
+                allowed="etrm.model.variant.Given(context)",
+            )
         carry, output = self.step(carry, batch, given.context, minimum)
         return replace(carry, context=given.stored, encoder_state=given.state), replace(output, kl=given.kl)
 

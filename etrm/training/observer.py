@@ -57,14 +57,15 @@ class Observer:
         self._start: dict[str, Any] = {}
         if not self._settings.enabled:
             return
-        self.monitor = Monitor(
-            state.model,
-            state.optimizers,
-            watch=self._watched,
-            rows=self._row_functions(),
-            rules=[find_rule(name) for name in self._settings.rules],
-            group=state.world.group,
-        )
+        with self._refused_rules():
+            self.monitor = Monitor(
+                state.model,
+                state.optimizers,
+                watch=self._watched,
+                rows=self._row_functions(),
+                rules=[find_rule(name) for name in self._settings.rules],
+                group=state.world.group,
+            )
         if self._has_encoder:
             self._probe = to_device(_probe_batch(state), state.device)
 
@@ -94,8 +95,18 @@ class Observer:
             yield
             return
         assert self.monitor is not None
-        with self.monitor.step(samples=samples):
+        with self._refused_rules(), self.monitor.step(samples=samples):
             yield
+
+    @contextmanager
+    def _refused_rules(self) -> Iterator[None]:
+        """Report a rule from outside that the monitor refuses, for its id or for what its check returns."""
+        try:
+            yield
+        except ToolkitError as error:
+            if not error.code.startswith("rules."):
+                raise
+            raise EXTENSION_POINT.wrong(", ".join(self._settings.rules), str(error)) from error
 
     def gradients_reduced(self) -> None:
         """Tell the monitor that gradients are summed over the processes and not yet clipped."""

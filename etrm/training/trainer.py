@@ -29,7 +29,8 @@ from etrm.checkpoints.run_folder import RunFolder, describe_environment
 from etrm.config import Config
 from etrm.data import Episodes
 from etrm.device import pick_device, to_device
-from etrm.errors import CheckpointError, TrainingError
+from etrm.errors import CheckpointError, ExtensionError, TrainingError
+from etrm.extensions import explained
 from etrm.hardware import compute
 from etrm.model.act import Carry
 from etrm.training import named_code, nonfinite
@@ -385,4 +386,10 @@ def train(config: Config, path: Path, *, resume: bool = False, on_step: OnStep |
         trainer = Trainer(config, folder, world)
         if resume:
             trainer.resume()
-        return trainer.run(on_step)
+        try:
+            return trainer.run(on_step)
+        except Exception as error:
+            users = isinstance(error, ExtensionError) or explained(error) is not None
+            if users and folder and not resume and trainer.step == 0:
+                folder.discard_start()  # the user's next try is the same command with other code
+            raise

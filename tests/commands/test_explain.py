@@ -22,6 +22,7 @@ from etrm.commands.explain import all_groups
 from etrm.errors import ConfigError, ExtensionError
 from etrm.investigation.codes import declared, reasons
 from etrm.investigation.evidence.table import Instrument, Metric
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.result import CauseCode
 
 GROUPS = all_groups()
@@ -51,7 +52,7 @@ def error_codes() -> set[str]:
 def test_every_code_of_the_code_base_is_explained() -> None:
     codes = error_codes()
     assert len(codes) > 150
-    for code in [*(rule.id for rule in RULES), *codes, *RESULT_CODES]:
+    for code in [*(rule.id for rule in RULES), *all_hypotheses(), *codes, *RESULT_CODES]:
         assert explain_code(code, GROUPS).startswith(f"# {code}")
 
 
@@ -70,7 +71,9 @@ def test_the_list_has_every_code_under_the_heading_of_its_group() -> None:
     assert listed == [topic.code for topics in GROUPS.values() for topic in topics]
 
 
-@pytest.mark.parametrize("code", ["COV001", "cov001", "config.unknown-setting", "monitor.detached"])
+@pytest.mark.parametrize(
+    "code", ["COV001", "cov001", "H2", "h2", "config.unknown-setting", "monitor.detached"]
+)
 def test_a_pipe_gets_markdown(code: str) -> None:
     done = CliRunner().invoke(app, ["explain", code])
     assert done.exit_code == 0

@@ -46,6 +46,13 @@ def test_a_missing_file_a_missing_name_and_a_missing_module(place: Path) -> None
     write("a.py", "class MyEncoder: pass\n")
     with raises_code(ExtensionError, "extension.no-name", "'MyEncodr'", "'MyEncoder'"):
         ANYTHING.load("a.py:MyEncodr")
+    imports = "from __future__ import annotations\nimport json\nfrom pathlib import Path\n"
+    write("c.py", f"{imports}RULE = 3\ndef f(): pass\n")
+    with raises_code(ExtensionError, "extension.no-name", "'RULES'", "'RULE'") as caught:
+        ANYTHING.load("c.py:RULES")
+    assert caught.value.allowed == "RULE, f"
+    with raises_code(ExtensionError, "extension.unknown-name", "'a.py'", "a.py:Name"):
+        ANYTHING.load("a.py")
     allow("etrm_nowhere.module:A")
     with raises_code(ExtensionError, "extension.no-module", "'etrm_nowhere.module'"):
         ANYTHING.load("etrm_nowhere.module:A")
@@ -93,6 +100,26 @@ def test_what_the_code_raises_later_shows_its_own_lines(place: Path) -> None:
     with pytest.raises(ZeroDivisionError) as ours:
         _ = 1 / 0
     assert explained(ours.value) is None
+
+
+@pytest.mark.parametrize("name", ["etrm_raising:f", "raising"])
+def test_what_an_installed_module_raises_later_shows_its_own_lines(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "etrm_raising-1.dist-info").mkdir()
+    (place / "etrm_raising-1.dist-info" / "METADATA").write_text("Name: etrm-raising\nVersion: 1\n")
+    points = "[etrm.things]\nraising = etrm_raising:f\n"
+    (place / "etrm_raising-1.dist-info" / "entry_points.txt").write_text(points)
+    (place / "etrm_raising.py").write_text("def f():\n    raise KeyError('mine')\n")
+    monkeypatch.syspath_prepend(place)
+    allow(name)
+    call = ANYTHING.load(name)
+    del sys.modules["etrm_raising"]
+    with pytest.raises(KeyError) as caught:
+        call()  # type: ignore[operator]
+    error = explained(caught.value)
+    assert error is not None
+    assert_holds(str(error), "KeyError", "etrm_raising.py", "line 2")
 
 
 def test_an_entry_point_is_found_by_its_name_and_may_always_run(

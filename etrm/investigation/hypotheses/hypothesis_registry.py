@@ -93,7 +93,7 @@ def check(found: object) -> Hypothesis:
         if not callable(value := getattr(found, name, None)):
             raise _refuse(found, name, value, "a method; derive the class from Hypothesis, which has one")
     if getattr(type(found), "decide", None) is Hypothesis.decide:
-        raise _refuse(found, "decide", "that of the interface", "a method of its own")
+        raise _refuse(found, "decide", None, "a method decide(investigation) of its own")
     return found  # type: ignore[return-value]  # each member was checked
 
 
@@ -105,10 +105,11 @@ def _find_built_in() -> dict[str, Hypothesis]:
 
 
 def _refuse(found: object, member: str, value: object, expected: str) -> ConfigError:
+    name = getattr(found, "__name__", type(found).__name__)
     got = "nothing" if value is None else repr(value) if isinstance(value, str) else type(value).__name__
     return ConfigError(
         "hypothesis.invalid",
-        f"{type(found).__name__} is not a hypothesis: its {member} cannot be used",
+        f"{name} is not a hypothesis: its {member} is {'missing' if value is None else 'of the wrong kind'}",
         got=got,
         allowed=expected,
         next_step="derive the class from etrm.investigation.hypotheses.hypothesis.Hypothesis",

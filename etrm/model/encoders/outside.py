@@ -43,6 +43,9 @@ def make_encoder(factory: EncoderFactory, config: ModelConfig, side: int) -> Enc
         encoder = factory(config, side)
     if not isinstance(encoder, Encoder):
         raise EXTENSION_POINT.wrong(kind, f"it makes {describe(encoder)}")
+    if type(encoder).read is Encoder.read and type(encoder).forward is Encoder.forward:
+        expected = "a method read(pairs, mask, carried=None) that returns Encoded(context)"
+        raise EXTENSION_POINT.wrong(kind, "an encoder that implements neither read nor forward", expected)
     encoder.register_forward_hook(_OutputCheck(kind, config.context_tokens, config.hidden_size))
     return encoder
 

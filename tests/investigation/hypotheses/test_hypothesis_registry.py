@@ -126,7 +126,7 @@ def _with(**members: Any) -> object:
         (_with(precedence="first"), "precedence", "'first'"),
         (_with(controls=["cached-context"]), "controls", "list"),
         (_with(decide="VALIDATED"), "decide", "'VALIDATED'"),
-        (_Undecided(), "decide", "'that of the interface'"),
+        (_Undecided(), "decide", "nothing"),
     ],
 )
 def test_a_wrong_object_is_refused_with_what_was_expected_and_got(
