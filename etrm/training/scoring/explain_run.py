@@ -16,7 +16,7 @@ from etrm.data import Pair, Task, TaskSet, build_evaluation_samples
 from etrm.errors import ConfigError
 from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.symbolic.batches import read_demonstrations, read_queries
-from etrm.symbolic.explain import RatedRule, rate_rules
+from etrm.symbolic.rated_rules import RatedRule, rate_rules
 from etrm.training.scoring.predictor import load_model, make_batch
 from etrm.training.task_sets import load_held_out_tasks
 

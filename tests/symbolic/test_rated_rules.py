@@ -7,7 +7,7 @@ import torch
 
 from etrm.config import SymbolicConfig
 from etrm.symbolic import Demonstrations, Grids
-from etrm.symbolic.explain import rate_rules
+from etrm.symbolic.rated_rules import rate_rules
 from etrm.symbolic.solver import SymbolicCore
 
 CORE = SymbolicCore(SymbolicConfig(families=("original",))).eval()
