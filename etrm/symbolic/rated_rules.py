@@ -23,7 +23,7 @@ class RatedRule:
         rule: the template as a rule.
         weight: its weight, of 1 for all templates together.
         fits: the share of cells that it gets right in each demonstration; 0 where the size is wrong.
-        answer: what it makes of the query.
+        answer: the grid that it makes of the query.
         guard: (rows, columns) truth of its guard in each cell of the query; None if the rule paints without a guard.
     """
 
