@@ -31,6 +31,7 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/test_language.py": "the words of all texts",
     "tests/test_packaging.py": "pyproject.toml, constraints.txt and cited documents",
     "tests/test_wheels.py": "both distributions, built and installed",
+    "tests/investigation/hypotheses/test_symbolic_subject.py": "the symbolic solver as the run under test",
     "tests/training/test_encoder_kinds.py": "every encoder under the trainer",
     "tests/training/test_symbolic_runs.py": "the symbolic solver under the trainer",
     "tests/training/interruptions/test_full_disk.py": "full and unwritable disks",

@@ -15,5 +15,6 @@ for _group in (  # in the order of --help; loading a module adds its commands
     "tasks",
     "checkpoint_files",
     "named_experiments",
+    "formulas",
 ):
     import_module(f"etrm.commands.{_group}")

@@ -79,11 +79,15 @@ bench_app = CommandGroup(no_args_is_help=True, help="Benchmarks of the investiga
 experiment_app = CommandGroup(
     no_args_is_help=True, help="Run named experiments (E0-E11, A1-A16, O1-O3, X1-X3) against a baseline."
 )
+symbolic_app = typer.Typer(
+    no_args_is_help=True, help="Look into the symbolic solver: its templates and its answers."
+)
 
 for _name, _group in {
     "data": data_app,
     "checkpoint": checkpoint_app,
     "bench": bench_app,
     "experiment": experiment_app,
+    "symbolic": symbolic_app,
 }.items():
     app.add_typer(_group, name=_name)

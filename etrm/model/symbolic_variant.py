@@ -48,9 +48,7 @@ class TemplateEncoder(Encoder):
 
     def rate(self, demos: Demos) -> Tensor:
         """Logits (B, T) of the templates."""
-        given = read_demonstrations(demos)
-        seen = given.inputs if self.config.selector == "input" else given
-        return rate_templates(self.selector, self.templates, seen, demos.rows)
+        return rate_templates(self.selector, self.templates, read_demonstrations(demos), demos.rows)
 
     def forward(self, demos: Demos, carried: EncoderState | None = None) -> Encoded:
         """Weigh the templates; with the selector ``input`` the demonstrations are the queries, without outputs."""

@@ -135,6 +135,7 @@ class EncodedSelector(nn.Module):
         width, parts = config.hidden_size, 3 if config.inject == "every_cycle" else 2
         self.cycles, self.last_only = config.cycles, config.cycle_grad == "last"
         self.inject = config.inject
+        self.inputs_alone = config.selector == "input"
         self.encoder = DemonstrationEncoder(width)
         self.start = nn.Parameter(torch.zeros(width))
         self.refine_z, self.refine_y = (

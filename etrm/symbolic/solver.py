@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from etrm.config import SymbolicConfig
+from etrm.config.symbolic import Selection
 from etrm.symbolic.formula import COLOURS, TRUE, Rule, Then
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.library import Library, recolour
@@ -72,7 +73,7 @@ class SymbolicCore(nn.Module):
         self.predicates = Predicates(config)
         self.templates = Templates(rules, conditions, self.predicates, Semantics.of(config), config.smoothing)
 
-        self.selection = config.selection
+        self.selection: Selection = config.selection
 
     def forward(self, queries: Grids, region: tuple[int, int], context: Tensor) -> Tensor:
         """Apply the templates to the queries, in training as ``selection`` says and else the best one alone.
@@ -119,8 +120,10 @@ class SymbolicSolver(nn.Module):
 
     def logits(self, demos: Demonstrations, queries: Grids) -> Tensor:
         """(R, T) of the templates, from the demonstrations alone; with selector ``input`` from the queries alone."""
-        given = queries if self.config.selector == "input" else demos
-        return rate_templates(self.encoder, self.core.templates, given, queries.size)
+        if self.config.selector == "input":
+            owner = torch.arange(queries.size, device=queries.colours.device)
+            demos = Demonstrations(queries, queries, owner)
+        return rate_templates(self.encoder, self.core.templates, demos, queries.size)
 
     def rule(self, index: int) -> Rule:
         """A template as a rule."""
@@ -136,27 +139,22 @@ def make_selector(config: SymbolicConfig, templates: Templates) -> Selector:
     return FitSelector(*sizes) if config.selector == "fit" else EncodedSelector(config, *sizes)
 
 
-def rate_templates(
-    selector: Selector, templates: Templates, given: Demonstrations | Grids, tasks: int
-) -> Tensor:
+def rate_templates(selector: Selector, templates: Templates, given: Demonstrations, tasks: int) -> Tensor:
     """Logits of the templates.
 
     Args:
         selector: the selector.
         templates: T templates; only a :class:`FitSelector` evaluates them.
-        given: demonstrations of R tasks, or R queries for the selector ``input``.
+        given: demonstrations of R tasks; the selector ``input`` reads no output, and its inputs may be queries.
         tasks: number R of tasks.
 
     Returns:
         (R, T).
     """
-    if isinstance(given, Grids):
-        assert isinstance(selector, EncodedSelector)
-        return selector(selector.encoder(given))
     if isinstance(selector, FitSelector):
         each = templates.log_likelihoods(given.inputs, given.outputs)
         return selector(_sum_by_task(each, given.owner, tasks))
-    each = selector.encoder(given.inputs, given.outputs)
+    each = selector.encoder(given.inputs, None if selector.inputs_alone else given.outputs)
     counts = _sum_by_task(torch.ones_like(each[:, :1]), given.owner, tasks)
     return selector(_sum_by_task(each, given.owner, tasks) / counts.clamp(min=1))
 

@@ -124,9 +124,13 @@ def as_png(title: str, answers: Sequence[Answered], *, demos: bool = False) -> b
         answers: the answers to draw.
         demos: whether to draw the demonstrations of each task in a row above its queries.
     """
+    return draw_rows(title, _rows(answers, demos))
+
+
+def draw_rows(title: str, rows: Sequence[PanelRow]) -> bytes:
+    """Return a PNG figure of rows of grids."""
     from matplotlib.figure import Figure
 
-    rows = _rows(answers, demos)
     width = WORDS_IN + max((row.width_in for row in rows), default=0.0)
     head = shown(title, round(width / TITLE_CHARACTER_IN), lines=3)
     head_in = GAP_IN + LINE_IN * (head.count("\n") + 1)

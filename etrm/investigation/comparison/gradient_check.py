@@ -26,6 +26,8 @@ LIKE = (0.2, 5.0)
 recursive encoder (trm_style) cuts its gradient by design, and the loss is not linear."""
 STRIDE = 2e-5
 """Length of the step to either side, as a share of the norm of the encoder's weights."""
+FIRST_STRIDE = 1e-2
+"""Length of the step where all of these weights are zero: a hundredth of a logit, over which a softmax is straight."""
 
 
 class SlopeReason(StrEnum):
@@ -97,7 +99,7 @@ def check_slope(config: Config) -> SlopeCheck | None:
         frozen = len(weights) - len(gradient)
         if not length:
             return SlopeCheck(0.0, 0.0, frozen, len(weights))
-        stride = STRIDE * _compute_norm(weights) / length
+        stride = (STRIDE * _compute_norm(weights) or FIRST_STRIDE) / length
         there, back = (
             _take_first_step(
                 config, {name: weights[name] + sign * stride * g for name, g in gradient.items()}

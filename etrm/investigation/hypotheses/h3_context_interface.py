@@ -18,6 +18,7 @@ from torch import Tensor
 
 from etrm.batch import Batch
 from etrm.checkpoints.decoder_loading import read_source
+from etrm.config.model import SYMBOLIC
 from etrm.data import Sample
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
@@ -189,7 +190,8 @@ class ContextInterface(Hypothesis):
         sizes: Sizes | None = None
         sweep: Sweep | None = None
         runs: list[LoadedRun] = []
-        if worst is not None and not worst.holds and not broken_controls(controls):
+        sized = investigation.subject.model.variant != SYMBOLIC  # a distribution has the size that it has
+        if sized and worst is not None and not worst.holds and not broken_controls(controls):
             waiting = time.perf_counter()
             sizes = _measure_sizes(investigation, worst)  # trains the decoder, where there is none yet
             if not sizes.alike:

@@ -5,7 +5,8 @@ Shapes: B rows, P context tokens, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -23,6 +24,7 @@ from etrm.data.tokens import FIRST_COLOUR
 from etrm.errors import DataError
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer
@@ -178,7 +180,8 @@ def trace_context(config: Config) -> ContextTrace:
     batch, mismatched = make_batch(model, samples), make_batch(model, others)
     neighbours = make_batch(model, [samples[0], *others[1:]])
     first, second = _follow(model, batch, 2)
-    other = _follow(model, mismatched)[0]
+    with _mix_templates(model):
+        own, other = (_follow(model, demos)[0].logits for demos in (batch, mismatched))
     beside = _follow(model, neighbours)[0]
     # The context may change in training only.
     steps = [first, second, *_follow(model.train(), batch, 2)]
@@ -192,12 +195,28 @@ def trace_context(config: Config) -> ContextTrace:
         same=worst.change,
         scale=worst.scale,
         aligned=worst.aligned,
-        used=_measure_change(other.logits, first.logits),
+        used=_measure_change(other, own),
         others=_measure_change(beside.given[0], first.given[0]),
         rms=float(encoded.square().mean().sqrt()),
         unread=_find_unread(model, samples),
         silent=any(step.silent for step in steps),
     )
+
+
+@contextmanager
+def _mix_templates(model: Variant) -> Iterator[None]:
+    """Let a symbolic solver answer by all templates, because the best one may be the same for all demonstrations."""
+    if not isinstance(model, SymbolicVariant):
+        yield
+        return
+    selection, training = model.core.selection, model.core.training
+    model.core.selection = "soft"
+    model.core.train()
+    try:
+        yield
+    finally:
+        model.core.selection = selection
+        model.core.train(training)
 
 
 @torch.no_grad()

@@ -1,0 +1,58 @@
+"""Look into the symbolic solver: its templates, and the formulas behind its answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from etrm.commands.apps import symbolic_app
+from etrm.commands.options import AllowCodeOption, ConfigOption, PresetOption, SetOption
+from etrm.commands.shared import allow_code_of, resolve_config
+
+
+@symbolic_app.command()
+def templates(
+    preset: PresetOption = "symbolic",
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    family: Annotated[str | None, typer.Option(help="Family whose formulas to print, one per line.")] = None,
+) -> None:
+    """Count the formulas of each family of a library."""
+    from etrm.commands.shared import check_choice
+    from etrm.symbolic import Library
+    from etrm.symbolic.solver import SymbolicCore
+    from reports.terminal.console import open_console
+    from reports.terminal.formula_tables import library_table
+
+    chosen = resolve_config(None if config else preset, config, settings, None).model.symbolic
+    library = Library.of(chosen)
+    if family is None:
+        open_console().print(library_table(library, SymbolicCore(chosen).templates.count))
+        return
+    console = open_console()
+    contents = library.families[check_choice("--family", family, *library.families)]
+    for formula in (*contents.rules, *contents.conditions):
+        console.print(str(formula), markup=False, highlight=False, soft_wrap=True)
+
+
+@symbolic_app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="A run folder of the symbolic solver.")],
+    task: Annotated[str, typer.Argument(help="Id of a held-out task, or of one that was trained on.")],
+    png: Annotated[Path | None, typer.Option(help="PNG file to write.")] = None,
+    allow_code: AllowCodeOption = False,
+) -> None:
+    """Show the formula behind each answer to a task, its fit to the demonstrations, and the runner-up."""
+    from etrm.training.scoring.explain_run import explain_run
+    from reports.plots.explanation_drawing import draw_png
+    from reports.terminal.console import open_console
+    from reports.terminal.formula_tables import draw_explanation
+    from reports.write import write_file
+
+    allow_code_of(run, allowed=allow_code)
+    explained = explain_run(run, task)
+    open_console().print(draw_explanation(explained), highlight=False)
+    if png is not None:
+        write_file(png, draw_png(explained))
