@@ -97,8 +97,8 @@ def run_probe(probe: Probe, model: nn.Module, batch: Any) -> list[Finding]:
     Raises:
         InvalidType: The probe returns something else than findings.
     """
-    returned: object = probe.run(model, batch)
-    findings = list(returned) if isinstance(returned, Iterable) else [returned]
+    returned: Any = probe.run(model, batch)
+    findings: list[Any] = list(returned) if isinstance(returned, Iterable) else [returned]
     for finding in findings:
         if not isinstance(finding, Finding):
             raise InvalidType(
