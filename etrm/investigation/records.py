@@ -126,5 +126,5 @@ class InstrumentCheck(Record):
 
     code: Code
     name: str  # what must hold, in words
-    passed: bool
+    passed: bool | None  # None: there is nothing that it could be checked on
     detail: str

@@ -27,7 +27,7 @@ def margins(hypothesis: HypothesisResult) -> list[str]:
     broken += [
         f"The instrument check “{escape(check.name)}” must pass. It failed: {escape(check.detail)}."
         for check in hypothesis.instruments
-        if not check.passed
+        if check.passed is False
     ]
     forecasts = [
         f"{escape(row.metric)}: {in_words(forecast(row.effect))}" for row in hypothesis.evidence if row.effect

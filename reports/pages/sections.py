@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from etrm.checkpoints.run_folder import UNKNOWN_COMMIT
 from etrm.investigation.evidence.table import EvidenceRow
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Run, Verdict
 from etrm.investigation.result import Reproduce
@@ -65,9 +66,13 @@ def arms_table(arms: Sequence[Arm]) -> str:
     return table(["arm", "role", "settings", "faults", "description"], rows) if rows else ""
 
 
+def _in_words(outcome: bool | None) -> str:
+    return NOTHING if outcome is None else "yes" if outcome else "**NO**"
+
+
 def passed(row: EvidenceRow) -> str:
     """Return ``yes``, ``NO``, or a dash for a row that decides nothing."""
-    return NOTHING if row.passed is None else "yes" if row.passed else "**NO**"
+    return _in_words(row.passed)
 
 
 def has_interval(row: EvidenceRow) -> bool:
@@ -158,7 +163,7 @@ def _expected(control: ControlOutcome) -> str:
 
 def instruments_table(checks: Sequence[InstrumentCheck]) -> str:
     """Return a table of the checks that show whether the instruments can be trusted in these runs."""
-    rows = [[escape(c.name), "yes" if c.passed else "**NO**", escape(c.detail)] for c in checks]
+    rows = [[escape(c.name), _in_words(c.passed), escape(c.detail)] for c in checks]
     return table(["check", "pass", "detail"], rows) if rows else ""
 
 
@@ -239,11 +244,12 @@ def seeds(numbers: Sequence[int]) -> str:
 def reproduce(record: Reproduce, runs: Sequence[Run] = (), wall_s: float | None = None) -> str:
     """Return the section on how to reproduce the numbers; the resolved config is folded."""
     state = "with uncommitted changes" if record.dirty else "clean"
+    commit = "not known: the code is not in a git checkout" if record.commit == UNKNOWN_COMMIT else None
     versions = ", ".join(
         f"{escape(name)} {escape(record.versions[name])}" for name in sorted(record.versions)
     )
     facts = [
-        ["commit", f"{code(record.commit)} ({state})"],
+        ["commit", commit or f"{code(record.commit)} ({state})"],
         ["seeds", seeds(record.seeds)],
         ["data hash", code(record.data_hash)],
         ["versions", versions or NOTHING],

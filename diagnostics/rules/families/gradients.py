@@ -43,9 +43,9 @@ ZERO_GRAD_MISSING = Cause(
 
 _NO_GRADIENT = {
     "no_grad": ("all {calls} calls of a step ran with gradients disabled", NO_GRAD),
-    "detached": ("called {calls} times with gradients enabled, its outputs never reach the loss", DETACHED),
+    "detached": ("called {times} with gradients enabled, its outputs never reach the loss", DETACHED),
     "cut inside": (
-        "called {calls} times with gradients enabled, none of its outputs carries gradient",
+        "called {times} with gradients enabled, none of its outputs carries gradient",
         CUT_INSIDE,
     ),
 }
@@ -61,7 +61,9 @@ def find_no_gradient(record: StepRecord, options: Values) -> Iterator[Observatio
     for name, module in learners(record):
         if module.state in _NO_GRADIENT and not isinstance(module.coverage, Absent):
             happened, cause = _NO_GRADIENT[module.state]
-            message = f"{name}: no gradient; {happened.format(calls=module.calls_total)}"
+            calls = module.calls_total
+            times = "once" if calls == 1 else f"{calls} times"
+            message = f"{name}: no gradient; {happened.format(calls=calls, times=times)}"
             yield Observation(name, 0.0, message, cause, key=cause)
 
 

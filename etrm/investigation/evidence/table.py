@@ -223,6 +223,6 @@ class Instrument:
     code: Code
     words: str
 
-    def check(self, passed: bool, detail: str) -> InstrumentCheck:
-        """Whether it holds, with the numbers."""
+    def check(self, passed: bool | None, detail: str) -> InstrumentCheck:
+        """Whether it holds, with the numbers; None if there is nothing to check."""
         return InstrumentCheck(code=self.code, name=self.words, passed=passed, detail=detail)

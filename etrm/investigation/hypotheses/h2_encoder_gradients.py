@@ -292,7 +292,7 @@ def _check_instruments(
             f"{sum(value == 1 for value in core)} of {len(core)} steps",
         ),
         CLIPPING.check(
-            bool(compared) and not wrong, f"{compared - wrong} of {compared} steps" if compared else none
+            not wrong if compared else None, f"{compared - wrong} of {compared} steps" if compared else none
         ),
         FINITE_NUMBERS.check(facts.finite, f"{len(metrics)} steps"),
     )

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from etrm.evaluation.statistics import decide, paired_t_interval
 from etrm.investigation.evidence.table import Direction, Effect, EvidenceRow
-from etrm.investigation.records import Verdict
+from etrm.investigation.records import InstrumentCheck, Verdict
 from etrm.investigation.result import HypothesisResult, Result
+from reports.markdown import NOTHING
 from reports.pages.margins import Outlook, forecast, in_words, margins
+from reports.pages.sections import instruments_table
 
 
 def effect(*by_seed: float, smallest: float = 0.3) -> Effect:
@@ -136,3 +138,12 @@ def test_several_effects_are_held_against_holms_correction(example: Result) -> N
 
 def test_a_row_that_fails_in_what_is_invalidated_is_not_counted_as_passing(example: Result) -> None:
     assert margins(of(example, Verdict.INVALIDATED, row("a", True), row("b", False))) == []
+
+
+def test_an_instrument_with_nothing_to_check_is_not_broken(example: Result) -> None:
+    found = example.hypotheses["H2"]
+    checks = tuple(InstrumentCheck(**(dict(check) | {"passed": None})) for check in found.instruments)
+    table = instruments_table(checks)
+    assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == [NOTHING] * len(checks)
+    changed = found.replace(instruments=checks)
+    assert not any(check.name in line for check in checks for line in margins(changed))
