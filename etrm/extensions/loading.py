@@ -51,7 +51,8 @@ def _defines(module: ModuleType, name: str, value: object) -> bool:
     if name.startswith("_") or isinstance(value, ModuleType):
         return False
     imported = isinstance(value, type) or (callable(value) and hasattr(value, "__name__"))
-    return value.__module__ == module.__name__ if imported else type(value).__module__ != "__future__"
+    own = getattr(value, "__module__", "") == module.__name__
+    return own if imported else type(value).__module__ != "__future__"
 
 
 def _file_module(code: CodeName) -> ModuleType:

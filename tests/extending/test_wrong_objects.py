@@ -172,6 +172,17 @@ def test_a_rule_that_the_monitor_refuses_is_an_error_in_training_and_in_an_audit
     assert not any("Traceback" in done.err for done in (trained, audited))
 
 
+@pytest.mark.parametrize("returned", ["None", "['a text']"])
+def test_a_probe_that_returns_no_findings_is_named_with_what_it_returned(
+    returned: str, folder: Path, etrm: Etrm
+) -> None:
+    code = f"class Mine:\n    rule = 'MINE001'\n    def run(self, model, batch):\n        return {returned}\n"
+    (folder / "probe.py").write_text(code)
+    done = etrm("audit", "my_case.py:make_case", "--probe", "probe.py:Mine")
+    assert done.code == 2
+    assert_holds(done.err, "audit.bad-case", "MINE001", returned.strip("[]"))
+
+
 @pytest.mark.parametrize("name", ["Narrow", "Raising"])
 def test_after_a_refused_first_batch_the_same_command_runs_the_repaired_code(
     name: str, folder: Path, etrm: Etrm

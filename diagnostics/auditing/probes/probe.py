@@ -8,6 +8,7 @@ answer is not the same as no finding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from torch import nn
@@ -88,3 +89,22 @@ def check_probe(probe: Any, source: str = "probes") -> Probe:
 
 def _runs(probe: Any) -> bool:
     return callable(getattr(probe, "run", None))
+
+
+def run_probe(probe: Probe, model: nn.Module, batch: Any) -> list[Finding]:
+    """The findings of a probe on one batch.
+
+    Raises:
+        InvalidType: The probe returns something else than findings.
+    """
+    returned: Any = probe.run(model, batch)
+    findings: list[Any] = list(returned) if isinstance(returned, Iterable) else [returned]
+    for finding in findings:
+        if not isinstance(finding, Finding):
+            raise InvalidType(
+                "probes.not-findings",
+                "the probe {rule} must return a list of diagnostics.Finding, found {got!r}",
+                rule=probe.rule,
+                got=finding,
+            )
+    return findings
