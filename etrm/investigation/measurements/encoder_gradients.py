@@ -93,7 +93,8 @@ def gather(metrics: Sequence[dict[str, Any]]) -> GradientFacts:
 
     coverage = [m.get("encoder.coverage") for m in metrics]
     norms = [m.get("encoder.grad_norm_pre_clip") or 0.0 for m in metrics]
-    moved = [m.get("encoder.moved") or 0.0 for m in metrics]
+    # None where all weights were zero before they moved, so that there is no relative distance.
+    moved = [m.get("encoder.moved", 0.0) for m in metrics]
     dead = [m.get("encoder.params_idle") or 0 for m in metrics]
     return GradientFacts(
         steps=len(metrics),
@@ -105,7 +106,7 @@ def gather(metrics: Sequence[dict[str, Any]]) -> GradientFacts:
         without_movement=sum(v == 0 for v in moved),
         dead_tensors=max(dead, default=0),
         gradient_low=_low([n for n in norms if n > 0]),
-        moved_low=_low([v for v in moved if v > 0]),
+        moved_low=_low([v for v in moved if v]),
         waste_high=_low([-w for w in values("encoder.waste")], sign=-1),
         calls=_mean(values("encoder.calls")),
         calls_with_grad=_mean(values("encoder.calls_with_gradient")),

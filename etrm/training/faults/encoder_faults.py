@@ -57,7 +57,7 @@ def _cell_by_cell(context: Tensor) -> Tensor:
     return context.new_tensor(cells).reshape(context.shape)
 
 
-def _python_loop_predicates(recipe: Recipe) -> Recipe:
+def _read_scalars(recipe: Recipe) -> Recipe:
     return change_context(recipe, lambda given: replace(given, context=_cell_by_cell(given.context)))
 
 
@@ -124,10 +124,10 @@ FAULTS = (
         _freeze_skips_optimizer,
     ),
     Fault(
-        "python-loop-predicates",
-        "the context is computed cell by cell through .item()",
+        "scalar-read",
+        "the context is read value by value with .item(), which ends its graph",
         "H2",
         "Training loss analysis: predicates in a Python loop",
-        _python_loop_predicates,
+        _read_scalars,
     ),
 )

@@ -67,6 +67,14 @@ def test_steps_that_are_not_finite_accuse_nobody() -> None:
     assert not facts.finite
 
 
+def test_an_encoder_that_starts_from_zeros_moves() -> None:
+    """Its first step has no distance relative to its weights."""
+    facts = gather([step(0, encoder__moved=None), step(1)])
+    assert not facts.holds
+    assert facts.moved_low == 1e-3
+    assert gather([step(0, encoder__moved=None, encoder__params_idle=1), step(1)]).holds
+
+
 def test_healthy_steps_do_not_validate_and_the_words_say_so() -> None:
     facts = gather([step(i) for i in range(20)])
     assert not facts.holds
