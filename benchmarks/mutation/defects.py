@@ -296,6 +296,10 @@ DEFECTS = [
                 'if run.steps >= options.get("min_steps", 1.0):',
                 'if run.steps > options.get("min_steps", 1.0):',
             ),
+            (
+                'if streak.steps >= options.get("min_steps", 1.0):',
+                'if streak.steps > options.get("min_steps", 1.0):',
+            ),
         ),
     ),
     *_of(

@@ -64,12 +64,16 @@ SCALES = (0.01, 0.03, 0.1, 0.3)
 LEVEL = 1 - 0.1 / len(SCALES)
 """Level of each interval of the sweep: 90 % for all of them together (Bonferroni)."""
 
+NOTHING_REQUIRES_GRADIENT = "train.nothing-requires-gradient"
+"""Code of the error of the trainer, where no part of the loss has a gradient."""
+
 
 class SizeReason(StrEnum):
     """What the size of the context and the sweep of its scale show."""
 
     ALIKE = "h3.size-alike"
     NO_SWEEP = "h3.no-run-of-the-sweep-finished"
+    NOTHING_TRAINS = "h3.nothing-trains-on-the-frozen-decoder"
     COSTS = "h3.size-costs"
     COSTS_NOTHING = "h3.size-costs-nothing"
     UNDECIDED = "h3.size-undecided"
@@ -199,7 +203,15 @@ class ContextInterface(Hypothesis):
             waited = time.perf_counter() - waiting
             sweep = _sweep_scales(runs) if runs else None
         return self.statement.decided(
-            judge_context(worst, error, sizes, sweep, controls, len(investigation.seeds)),
+            judge_context(
+                worst,
+                error,
+                sizes,
+                sweep,
+                controls,
+                len(investigation.seeds),
+                nothing_trains=_nothing_trains(runs),
+            ),
             screening=sweep is not None and sweep.decision.screening,
             arms=self.arms(investigation),
             runs=records_of(runs),
@@ -216,6 +228,11 @@ def _measure_sizes(investigation: Investigation, seen: ContextTrace) -> Sizes:
     tokens = seen.wanted_shape[0]
     size = 0.0 if table is None else float(table.square().mean().sqrt()) / tokens**0.5
     return Sizes(size, seen.rms, tokens)
+
+
+def _nothing_trains(runs: Sequence[LoadedRun]) -> bool:
+    """Whether every run ended because the encoder gives the loss no gradient, which is H2's finding."""
+    return bool(runs) and all(run.record.code == NOTHING_REQUIRES_GRADIENT for run in runs)
 
 
 def _sweep_scales(runs: Sequence[LoadedRun]) -> Sweep | None:
@@ -271,6 +288,8 @@ def judge_context(
     sweep: Sweep | None,
     controls: Sequence[ControlOutcome],
     seeds: int,
+    *,
+    nothing_trains: bool = False,
 ) -> Judgement:
     """The verdict of the worst trace, and of the size of the context where the trace finds nothing.
 
@@ -281,6 +300,7 @@ def judge_context(
         sweep: losses at other scales, where the sizes differ.
         controls: outcomes of the controls.
         seeds: number of seeds.
+        nothing_trains: whether no run of the sweep could train, because no gradient reaches the encoder.
     """
     found = judge(seen, error, controls, describe_scope(seeds))
     if seen is None or sizes is None or found.verdict is not Verdict.INVALIDATED:
@@ -291,6 +311,9 @@ def judge_context(
     scope = f"({format_seeds(seeds)})"
     if sizes.alike:
         return Judgement(Verdict.INVALIDATED, (*found.codes, SizeReason.ALIKE), f"{words} {scope}.")
+    if sweep is None and nothing_trains:
+        words = f"{words}. Whether that costs is not known, because no gradient reaches the encoder {scope}."
+        return Judgement(Verdict.INCONCLUSIVE, (*found.codes, SizeReason.NOTHING_TRAINS), words)
     if sweep is None:
         words = f"{words}, and no run of the scale sweep finished."
         return Judgement(Verdict.ERROR, (*found.codes, SizeReason.NO_SWEEP), words)

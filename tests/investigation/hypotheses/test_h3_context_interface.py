@@ -236,6 +236,18 @@ def test_verdict_and_controls(investigation: Investigation) -> None:
     assert {row.code: row.passed for row in found.evidence}["h3.finite"]
 
 
+def test_runs_without_gradient_leave_the_size_undecided(investigation: Investigation) -> None:
+    """A detached encoder is H2's finding: the sweep of H3 cannot train, and that is no error of H3."""
+    investigation.subject = with_settings(investigation.subject, faults=("context-detached",))
+    investigation.root.mkdir(exist_ok=True)
+    runs = investigation.run("H3", plan_jobs(investigation, TRAINED))
+    assert h3._nothing_trains(runs)
+    assert not h3._nothing_trains([])
+    far = h3.Sizes(1.0, 30.0, 4)
+    found = h3.judge_context(SOUND, "", far, None, (), 3, nothing_trains=True)
+    assert (found.verdict, found.codes[-1]) == (Verdict.INCONCLUSIVE, SizeReason.NOTHING_TRAINS)
+
+
 def test_what_was_not_measured_passes_nothing() -> None:
     rows = h3._make_rows(replace(SOUND, used=math.nan, finite=False), None, None, 1)
     assert {row.code: row.passed for row in rows} == {
