@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, TypedDict, Unpack, cast
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from etrm.config.code_names import Named, is_rules
 from etrm.config.data import DataConfig
@@ -17,9 +17,6 @@ from etrm.config.train import TrainConfig
 from etrm.config.watch import EvaluateConfig, MonitorConfig
 from etrm.errors import ConfigError
 from etrm.setting_texts import merge, override
-
-RENAMED_FAULTS = {"python-loop-predicates": "scalar-read"}
-"""New names of faults by the names that earlier versions wrote into run folders."""
 
 
 class Config(Section):
@@ -37,13 +34,6 @@ class Config(Section):
     interventions: tuple[str, ...] = Field(
         (), description="settings as section.key=value that apply after everything else, faults included"
     )
-
-    @field_validator("faults", mode="before")
-    @classmethod
-    def _rename_faults(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return tuple(RENAMED_FAULTS.get(name, name) if isinstance(name, str) else name for name in value)
-        return value
 
     @model_validator(mode="after")
     def _check(self) -> Config:

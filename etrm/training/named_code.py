@@ -10,7 +10,7 @@ from etrm.data.sources import find_source
 from etrm.extensions import source_digest
 from etrm.model.construct import VARIANTS, find_variant
 from etrm.model.encoders import ENCODERS, find_encoder
-from etrm.training.faults import FAULTS, Fault, apply_faults, build_recipe, find
+from etrm.training.faults import Fault, apply_faults, build_recipe, find, is_listed
 from etrm.training.observer import find_rule
 
 
@@ -22,7 +22,7 @@ def objects(config: Config) -> dict[str, object]:
         ExtensionError: code cannot be loaded, or has the wrong type for its setting.
     """
     used = apply_faults(config)
-    found: dict[str, object] = {name: find(name) for name in config.faults if name not in FAULTS}
+    found: dict[str, object] = {name: find(name) for name in config.faults if not is_listed(name)}
     if used.model.encoder.kind not in ENCODERS:
         found[used.model.encoder.kind] = find_encoder(used.model.encoder.kind)
     if used.model.variant not in VARIANTS:

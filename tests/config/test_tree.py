@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from etrm.config import Config, build, list_presets, load, override, with_overrides, with_settings
+from etrm.config import Config, build, list_presets, load, override, with_overrides
 from etrm.config import tree as subject
 from etrm.errors import ConfigError
 from tests.errors import raises_code
@@ -394,9 +394,3 @@ def test_anything_gives_a_config_or_a_config_error_at_length(tmp_path: Path, dat
 
 def test_every_setting_names_a_known_key() -> None:
     assert set(KEYS) == set(subject._keys(Config))
-
-
-def test_a_fault_is_known_by_its_earlier_name() -> None:
-    config = with_settings(load("smoke"), faults=("python-loop-predicates", "context-nan"))
-    assert config.faults == ("scalar-read", "context-nan")
-    assert Config.from_json(config.to_json().replace("scalar-read", "python-loop-predicates")) == config

@@ -163,6 +163,7 @@ def test_no_other_error_is_raised() -> None:
         ("output_assertions.py", "CheckFailed"),
         ("selection.py", "_no_match"),
         ("step_reader.py", "_damaged"),
+        ("tally.py", "_refuse"),
     }
 
 

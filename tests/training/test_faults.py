@@ -14,7 +14,7 @@ from etrm.config import Config
 from etrm.device import to_device, to_host
 from etrm.errors import ConfigError, NonFiniteError, TrainingError
 from etrm.model.recursive import encode_at_reset, encode_every_step
-from etrm.training.faults import FAULTS, build_recipe, find
+from etrm.training.faults import FAULTS, RENAMED, build_recipe, find, is_listed
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
 from etrm.training.task_sets import load_held_out_tasks
@@ -92,6 +92,15 @@ def test_an_unknown_fault_names_the_nearest_and_all() -> None:
 
 
 # -- by effect ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_a_fault_is_known_by_its_earlier_name(smoke: Smoke, name: str) -> None:
+    """Run folders of earlier versions have that name in their config."""
+    assert find(name) is FAULTS[RENAMED[name]]
+    assert is_listed(name)
+    assert not is_listed("my_code.py:MY_FAULT")
+    assert build_recipe(smoke(f"faults=['{name}']")) != Recipe()
 
 
 def test_cached_context_leaves_the_encoder_without_gradient_between_resets(smoke: Smoke) -> None:

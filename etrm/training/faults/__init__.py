@@ -24,7 +24,7 @@ from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Draw
 
-__all__ = ["FAULTS", "Fault", "apply_faults", "build_loader", "build_recipe", "find"]
+__all__ = ["FAULTS", "Fault", "apply_faults", "build_loader", "build_recipe", "find", "is_listed"]
 
 FAULTS = {
     fault.name: fault
@@ -38,6 +38,8 @@ FAULTS = {
     )
     for fault in group.FAULTS
 }
+RENAMED = {"python-loop-predicates": "scalar-read"}
+"""Names of faults by the names that earlier versions wrote into run folders."""
 EXTENSION_POINT: ExtensionPoint[Fault] = ExtensionPoint(
     "faults",
     "fault",
@@ -64,7 +66,7 @@ def build_recipe(config: Config) -> Recipe:
 
 def _applied(name: str, recipe: Recipe) -> Recipe:
     fault = find(name)
-    if name in FAULTS:
+    if is_listed(name):
         return fault.apply(recipe)
     with in_users_code(name):
         changed: object = fault.apply(recipe)
@@ -87,13 +89,19 @@ def apply_faults(config: Config) -> Config:
     return build_recipe(config).configure(config)
 
 
+def is_listed(name: str) -> bool:
+    """Whether a name, or the earlier name of a fault, is in the list of faults; code from outside is not."""
+    return RENAMED.get(name, name) in FAULTS
+
+
 def find(name: str) -> Fault:
-    """The fault of that name: one of ours, or code from outside.
+    """The fault of that name or earlier name: one of ours, or code from outside.
 
     Raises:
         ConfigError: there is none; names the nearest.
         ExtensionError: its code cannot be loaded, or is not a fault.
     """
+    name = RENAMED.get(name, name)
     if name not in FAULTS and EXTENSION_POINT.takes(name):
         return EXTENSION_POINT.load(name)
     if name not in FAULTS:
