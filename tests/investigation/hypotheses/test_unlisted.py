@@ -267,7 +267,7 @@ def halting_turned_round(model: RecursiveModel) -> None:
             parameter.neg_()
 
 
-def a_copy_speaks(model: RecursiveModel) -> None:
+def use_a_copy(model: RecursiveModel) -> None:
     """What the decoder is given comes from a copy of the encoder, which nothing trains."""
     twin, policy = copy.deepcopy(model.encoder), model.context_policy
 
@@ -382,7 +382,7 @@ UNLISTED: dict[str, tuple[str | None, Apply]] = {
     "one demonstration when asked": ("H6", evaluated(one_demonstration_when_asked)),
     "any vote that is right": ("H6", evaluated(any_vote)),
     "a halting head turned round": ("H1", loaded(halting_turned_round)),
-    "a copy of the encoder speaks": ("H2", lambda recipe: change_model(recipe, a_copy_speaks)),
+    "a copy of the encoder is used": ("H2", lambda recipe: change_model(recipe, use_a_copy)),
     "rows exchanged in training alone": ("H3", lambda recipe: wrap_policy(recipe, exchanged_in_training)),
     "a little of the batch's mean": ("H3", given(lambda c: 0.98 * c + 0.02 * c.mean(0, keepdim=True))),
     "the second answer counts as the first": ("H6", evaluated(second_as_first)),
