@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from diagnostics.findings import METRICS
 from diagnostics.rules.options import Option
-from diagnostics.rules.rule import Rule
+from diagnostics.rules.rule import ODD_BATCH, Rule
 
 
 def page(rule: Rule) -> str:
@@ -29,8 +29,8 @@ def _sections(rule: Rule) -> Iterator[str]:
         yield f"**False alarms.** {rule.false_alarms}"
     yield f"**Remedy.** {rule.remedy}"
     if rule.options:
-        yield "**Options** (`Monitor(options=...)`)"
-        yield "\n".join(_option(name, option) for name, option in rule.options.items())
+        yield "**Options**"
+        yield "\n".join(_options(rule.options))
     if rule.arguments:
         yield f"**Options.** Arguments of `{rule.arguments}`."
 
@@ -47,7 +47,19 @@ def _needs(rule: Rule) -> Iterator[tuple[str, bool]]:
     yield "Needs every step", rule.needs_every_step
 
 
-def _option(name: str, option: Option) -> str:
-    values = f"{option.low:g}..{option.high:g}{', whole' if option.whole else ''}"
-    why = f". {option.why[0].upper()}{option.why[1:]}" if option.why else ""
-    return f"- `{name}={option.default:g}` ({values}): {option.meaning}{why}."
+def _options(options: Mapping[str, Option]) -> Iterator[str]:
+    """A line per option; `min_steps` and `share`, which the index explains, share the last one."""
+    patience = {name: option for name, option in options.items() if name in ("min_steps", "share")}
+    for name, option in options.items():
+        if name not in patience:
+            values = f"{option.low:g}..{option.high:g}{', whole' if option.whole else ''}"
+            yield f"- `{name}={option.default:g}` ({values}): {option.meaning}{_reason(option)}."
+    if patience:
+        reasons = (_reason(option)[2:] for option in patience.values() if option.why != ODD_BATCH)
+        listed = ", ".join(f"`{name}={option.default:g}`" for name, option in patience.items())
+        text = ". ".join(reason for reason in reasons if reason)
+        yield f"- {listed}{f': {text}.' if text else ''}"
+
+
+def _reason(option: Option) -> str:
+    return f". {option.why[0].upper()}{option.why[1:]}" if option.why else ""
