@@ -20,7 +20,7 @@ meaning. `Monitor(options=...)` sets options: a rule fires once it held for `min
 
 def documents() -> dict[str, str]:
     """Text of each file, by its name."""
-    pages = {f"{rule.id}.md": _linked(page(rule), rule.id) for rule in built_in_rules()}
+    pages = {f"{rule.id}.md": _linked(page(rule, short=True), rule.id) for rule in built_in_rules()}
     return {"README.md": index()} | pages
 
 
