@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, NamedTuple, TypedDict, Unpack, cast
+from typing import Annotated, Any, NamedTuple, TypedDict, Unpack, cast, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from etrm.config.code_names import Named, is_rules
 from etrm.config.curriculum import scale_curriculum
 from etrm.config.data import DataConfig
-from etrm.config.model import KINDS, SYMBOLIC, VARIATIONAL, ModelConfig
+from etrm.config.model import KINDS, SYMBOLIC, VARIATIONAL, ModelConfig, VariantName
 from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig
 from etrm.config.watch import EvaluateConfig, MonitorConfig
@@ -75,6 +75,12 @@ class Config(Section):
                 "config.kl-without-latent",
                 f"train.kl_weight {train.kl_weight} has no effect: only the encoder kinds "
                 f"{' and '.join(VARIATIONAL)} have a KL divergence",
+            )
+        if train.entropy_weight > 0 and variant in get_args(VariantName) and variant != SYMBOLIC:
+            raise refused(
+                "config.entropy-without-templates",
+                f"train.entropy_weight {train.entropy_weight} has no effect: only model.variant {SYMBOLIC!r} weighs "
+                "templates",
             )
         if variant == SYMBOLIC:
             _check_training_of_symbolic(train)

@@ -43,6 +43,15 @@ def weigh(logits: Tensor, temperature: float, noise: Tensor | None = None) -> Te
     return ((logits if noise is None else logits + noise) / temperature).softmax(1)
 
 
+def measure_entropy(logits: Tensor, temperature: float, noise: Tensor | None = None) -> Tensor:
+    """(R,) entropies in nats of the weights that :func:`weigh` gives.
+
+    They are computed from logarithms, because a weight of 0 has an infinite derivative of w log w.
+    """
+    logs = ((logits if noise is None else logits + noise) / temperature).log_softmax(1)
+    return -(logs.exp() * logs).sum(1)
+
+
 def draw_gumbel(rows: int, templates: int) -> Tensor:
     """(rows, templates) standard Gumbel noise, from torch's global CPU generator."""
     return -torch.empty(rows, templates).exponential_().log()

@@ -213,7 +213,7 @@ class Trainer:
             halted.append(Landing(carry.halted))
             carries.append(carry)
             loss = act_loss(output, self.recipe.labels(slots, part), train.loss)
-            total = self.recipe.weigh(loss.total(train.q_halt_weight, train.kl_weight), self.step)
+            total = self.recipe.weigh(loss.total(train), self.step)
             sums.append(sum_step(loss, total, output.q_halt, carry, self.config.model.halt.max_steps))
             if total.requires_grad:
                 torch.autograd.backward(total / train.batch_size)

@@ -158,6 +158,7 @@ def test_every_problem_of_a_section_has_its_own_code() -> None:
             "config.kl-without-latent",
             [0.1],
         ),
+        (("train.entropy_weight=0.1",), "config.entropy-without-templates", [0.1, "'symbolic'"]),
         (
             ("model.mlp_t=true",),
             "config.mlp-without-whole-canvas",

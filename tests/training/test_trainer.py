@@ -252,7 +252,7 @@ def test_fixed_time_is_n_steps_on_one_batch_then_the_next(
             set_rates(reference.optimizers, schedule(turn * n + step, config.train))
             assert model.encoder is not None
             carry, output = model.step(carry, batch, model.encoder(batch.demos).context)
-            (act_loss(output, batch.labels).total(config.train.q_halt_weight) / 4).backward()
+            (act_loss(output, batch.labels).total(config.train) / 4).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in reference.optimizers:
                 optimizer.step()
@@ -280,7 +280,7 @@ def test_a_step_is_forward_backward_clip_and_update(
     minimum = model.draw_minimum(carry.halted.numel(), halting)
     batch = to_device(slots.batch(), trainer.device)
     _, output = model(carry, batch, to_device(minimum, trainer.device))
-    (act_loss(output, batch.labels).total(config.q_halt_weight) / config.batch_size).backward()
+    (act_loss(output, batch.labels).total(config) / config.batch_size).backward()
     norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
     if config.clip_norm is not None:
         assert norm > config.clip_norm

@@ -122,7 +122,7 @@ class EncoderGradients(Hypothesis):
 
 def _explain_not_applicable(subject: Config) -> str:
     """The reason why the hypothesis does not apply, or nothing."""
-    if subject.model.variant == "trm":
+    if not subject.model.has_encoder:
         return "The model is a TRM: it has no encoder."
     if subject.train.freeze_encoder_steps >= subject.train.steps:
         return "The settings freeze the encoder for the whole run."
