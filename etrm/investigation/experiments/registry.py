@@ -68,7 +68,9 @@ def _scale_rates_and_clip(config: Config) -> Changes:
 def _shrink_to_ten_tasks(config: Config) -> Changes:
     """Ten tasks for 500 steps, the warm-up scaled to the run."""
     warmup = round(500 * config.train.warmup_steps / config.train.steps)
-    data = {"max_tasks": 10} | (NO_CURRICULUM if config.data.curriculum else {})
+    data: dict[str, object] = {"max_tasks": 10}
+    if config.data.curriculum:
+        data |= NO_CURRICULUM
     return {"data": data, "train": {"steps": 500, "warmup_steps": warmup}}
 
 
