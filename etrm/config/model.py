@@ -132,6 +132,16 @@ class ModelConfig(Section):
     halt: HaltConfig = HaltConfig()
     symbolic: SymbolicConfig = SymbolicConfig()
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model reads demonstrations; a TRM knows a task by its id."""
+        return self.variant != "trm"
+
+    @property
+    def recursive(self) -> bool:
+        """Whether the core can start from the weights of a TRM; a model from outside is taken to."""
+        return self.variant != SYMBOLIC
+
     @field_validator("positions", mode="before")
     @classmethod
     def _none_is_a_word(cls, value: Any) -> Any:

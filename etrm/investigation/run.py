@@ -10,7 +10,6 @@ from typing import Any
 
 from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
-from etrm.config.model import SYMBOLIC
 from etrm.errors import ConfigError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.extensions import outside_digests
@@ -131,7 +130,7 @@ def investigate(
     baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
     found: tuple[ExperimentResult, ...] = ()
     proven = find_root_cause(decided).confidence == "proven"
-    if not (until_root_cause and proven) and subject.model.variant not in ("trm", SYMBOLIC):
+    if not (until_root_cause and proven) and subject.model.has_encoder and subject.model.recursive:
         best = max(report.pass_at[1].score for report in baselines.values())
         found = tuple(conduct(investigation, best) for conduct in experiments)
     noticed = gather_additional_findings(investigation.finished_under_test())

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from etrm.config import Config, with_settings
-from etrm.config.model import SYMBOLIC
 from etrm.errors import EtrmError
 from etrm.investigation.controls import control_preset
 from etrm.investigation.measurements.context_path import ContextTrace, trace_context
@@ -134,9 +133,9 @@ class Investigation:
 
     def starting_from(self, decoder: Path) -> Config:
         """The config under test with a decoder to start from, which a TRM and the symbolic solver have no use for."""
-        if self.subject.model.variant in ("trm", SYMBOLIC):
-            return self.subject
-        return with_settings(self.subject, train={"decoder": decoder})
+        model = self.subject.model
+        starts = model.has_encoder and model.recursive
+        return with_settings(self.subject, train={"decoder": decoder}) if starts else self.subject
 
     def run(self, phase: str, jobs: Sequence[Job]) -> list[LoadedRun]:
         """The runs of some jobs, made now or before. The files of each are read once."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from etrm.config import Config, with_settings
-from etrm.config.model import SYMBOLIC
 from etrm.config.tree import Changes
 from etrm.errors import NonFiniteError
 from etrm.investigation.comparison.interventions import with_interventions
@@ -114,7 +113,7 @@ def check_slope(config: Config) -> SlopeCheck | None:
 def _choose_settings(config: Config) -> Changes:
     """Settings under which the two are equal: all cycles of the core but the last have no gradient, by design."""
     unclipped: Changes = {"train": {"clip_norm": None}}
-    return unclipped if config.model.variant == SYMBOLIC else {**unclipped, "model": {"H_cycles": 1}}
+    return {**unclipped, "model": {"H_cycles": 1}} if config.model.recursive else unclipped
 
 
 def _take_first_step(

@@ -16,7 +16,6 @@ import torch
 
 from etrm.checkpoints.decoder_loading import SETTINGS, DecoderSource, read_source
 from etrm.config import SIDE, Config, ModelConfig, with_settings
-from etrm.config.model import SYMBOLIC
 from etrm.device import to_device, to_host
 from etrm.errors import CheckpointError, NonFiniteError
 from etrm.investigation.controls import inspected_arms
@@ -183,10 +182,10 @@ class DecoderLoading(Hypothesis):
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Compare the model of every seed, and the controls, with the checkpoint."""
-        if investigation.subject.model.variant == "trm" and investigation.subject.train.decoder is None:
+        if not investigation.subject.model.has_encoder and investigation.subject.train.decoder is None:
             words = "The model is a TRM that starts from no checkpoint: nothing is loaded."
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
-        if investigation.subject.model.variant == SYMBOLIC:
+        if not investigation.subject.model.recursive:
             words = "The model is the symbolic solver: it takes no weights of a TRM."
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
         began = time.perf_counter()

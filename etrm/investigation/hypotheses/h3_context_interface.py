@@ -18,7 +18,6 @@ from torch import Tensor
 
 from etrm.batch import Batch
 from etrm.checkpoints.decoder_loading import read_source
-from etrm.config.model import SYMBOLIC
 from etrm.data import Sample
 from etrm.evaluation import Decision, PairedInterval, paired_t_interval
 from etrm.evaluation import decide as decided_by
@@ -183,7 +182,7 @@ class ContextInterface(Hypothesis):
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Trace the context of every seed and of the controls, and sweep its scale where its size differs."""
-        if investigation.subject.model.variant == "trm":
+        if not investigation.subject.model.has_encoder:
             words = "The model is a TRM: its context is a puzzle vector."
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
         began, waited = time.perf_counter(), 0.0
@@ -194,7 +193,7 @@ class ContextInterface(Hypothesis):
         sizes: Sizes | None = None
         sweep: Sweep | None = None
         runs: list[LoadedRun] = []
-        sized = investigation.subject.model.variant != SYMBOLIC  # a distribution has the size that it has
+        sized = investigation.subject.model.recursive  # a distribution has the size that it has
         if sized and worst is not None and not worst.holds and not broken_controls(controls):
             waiting = time.perf_counter()
             sizes = _measure_sizes(investigation, worst)  # trains the decoder, where there is none yet

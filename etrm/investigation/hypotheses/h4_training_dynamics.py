@@ -85,7 +85,7 @@ def list_interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatm
     train, model = used.train, used.model
     rate = train.lr * train.encoder_lr_scale
     still = "the encoder does not train" if train.freeze_encoder_steps >= train.steps or not rate else ""
-    still = "there is no encoder" if model.variant == "trm" else still
+    still = "there is no encoder" if not model.has_encoder else still
     clipped = (
         "" if train.clip_norm is None or train.clip_norm > 1 else f"clipped at {train.clip_norm:g} already"
     )

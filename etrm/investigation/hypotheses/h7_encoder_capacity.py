@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import fmean
 
 from etrm.config import Config
-from etrm.config.model import KNOBS, SYMBOLIC, VARIATIONAL, EncoderConfig
+from etrm.config.model import KNOBS, VARIATIONAL, EncoderConfig
 from etrm.config.tree import Changes
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison import dynamics
@@ -163,10 +163,11 @@ class EncoderCapacity(Hypothesis):
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Run the unchanged config, the ceiling, the stronger encoders and the controls, and compare them."""
-        if apply_faults(investigation.subject).model.variant == "trm":
+        model = apply_faults(investigation.subject).model
+        if not model.has_encoder:
             words = "The model is a TRM: it has no encoder."
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
-        if apply_faults(investigation.subject).model.variant == SYMBOLIC:
+        if not model.recursive:
             words = "The model is the symbolic solver: its capacity is its library, and no table can replace that."
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
         screen, *controls = self.screens(investigation)

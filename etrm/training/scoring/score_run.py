@@ -127,7 +127,7 @@ def _evaluate(model: Variant, asked: TaskSet, config: Config, tasks: TaskSet) ->
         data=config.data,
         seed=config.train.seed,
         variant=config.model.variant,
-        trained=tasks if config.model.variant == "trm" else None,
+        trained=tasks if not config.model.has_encoder else None,
         batch_size=config.evaluate.batch_size,
     )
 
