@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
+from diagnostics.causes import Cause
 from diagnostics.rules.page import page
 from diagnostics.rules.registry import built_in_rules, families
 
@@ -20,7 +21,12 @@ meaning. `Monitor(options=...)` sets options: a rule fires once it held for `min
 
 def documents() -> dict[str, str]:
     """Text of each file, by its name."""
-    pages = {f"{rule.id}.md": _linked(page(rule, short=True), rule.id) for rule in built_in_rules()}
+    pages: dict[str, str] = {}
+    known: dict[Cause, str] = {}
+    for rule in built_in_rules():
+        pages[f"{rule.id}.md"] = _linked(page(rule, short=True, known=known), rule.id)
+        for cause in rule.causes:
+            known.setdefault(cause, f"see {rule.id}")
     return {"README.md": index()} | pages
 
 
