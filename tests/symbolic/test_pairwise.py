@@ -87,7 +87,8 @@ def test_chances_beforehand_sum_to_one() -> None:
 
 
 def test_the_likeliest_guards_are_the_hidden_ones_and_paint_as_their_rule() -> None:
-    text = "where colour(x, 0) and corner(x) paint 7 also where colour(x, 1) and (edge(x) and colour(x.left, 1)) paint 2"
+    corners, edges = "colour(x, 0) and corner(x)", "colour(x, 1) and (edge(x) and colour(x.left, 1))"
+    text = f"where {corners} paint 7 also where {edges} paint 2"
     outputs = apply_crisply(parse(text), INPUTS)
     owner = torch.zeros(3, dtype=torch.long)
     changes, _, found, truths = fitted(INPUTS, outputs, owner, 1)
