@@ -64,7 +64,12 @@ class TrainConfig(Section):
     kl_weight: float = Field(
         0.0,
         ge=0,
-        description="weight of a variational encoder's KL divergence, which is summed over the batch",
+        description="weight of a variational encoder's KL divergence, summed over the batch",
+    )
+    entropy_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the entropy of template weights, summed over the batch",
     )
     decoder: Path | None = Field(
         None, description="run folder or checkpoint of a TRM; the decoder starts from the weights of its core"

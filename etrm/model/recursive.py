@@ -71,8 +71,7 @@ class RecursiveModel(Variant):
         side: the side of the canvas that positions refer to.
 
     Attributes:
-        fixed_time: whether every training row takes the maximum number of steps, whatever its halting logit
-            (ETRM-FCT, fixed computation time), so that a whole batch begins and ends together.
+        fixed_time: true of ETRM-FCT (fixed computation time), whose whole batch begins and ends together.
     """
 
     if TYPE_CHECKING:

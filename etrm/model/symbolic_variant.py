@@ -17,7 +17,7 @@ from etrm.model.act import Carry, EncoderState
 from etrm.model.encoders import Encoded, Encoder
 from etrm.model.variant import Given, StepOutput, Variant
 from etrm.symbolic.batches import queries_as_demos, read_demonstrations, read_queries
-from etrm.symbolic.selector import draw_gumbel, weigh
+from etrm.symbolic.selector import draw_gumbel, measure_entropy, weigh
 from etrm.symbolic.solver import SymbolicCore, make_selector, rate_templates
 from etrm.symbolic.templates import Templates
 
@@ -53,7 +53,9 @@ class TemplateEncoder(Encoder):
     def forward(self, demos: Demos, carried: EncoderState | None = None) -> Encoded:
         """Weigh the templates; with the selector ``input`` the demonstrations are the queries, without outputs."""
         noise = demos.noise if self.training else None
-        return Encoded(weigh(self.rate(demos), self.temperature, noise).unsqueeze(1))
+        logits = self.rate(demos)
+        entropy = measure_entropy(logits, self.temperature, noise)
+        return Encoded(weigh(logits, self.temperature, noise).unsqueeze(1), entropy=entropy)
 
 
 def weigh_templates(model: Variant, carry: Carry, batch: Batch) -> Given:
@@ -61,7 +63,7 @@ def weigh_templates(model: Variant, carry: Carry, batch: Batch) -> Given:
     assert model.encoder is not None
     by_query = model.config.symbolic.selector == "input"
     encoded: Encoded = model.encoder(queries_as_demos(batch) if by_query else batch.demos)
-    return Given(encoded.context)
+    return Given(encoded.context, entropy=encoded.entropy)
 
 
 class SymbolicVariant(Variant):

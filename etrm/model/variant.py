@@ -30,6 +30,7 @@ class StepOutput:
         q_halt: (B,) float32 halting logits.
         context: (B, P, D) the context that the core used.
         kl: (B,) KL divergence of a variational encoder, else None.
+        entropy: (B,) entropy of the weights of templates in nats, None of a model without templates.
         steps: (B,) int64 ACT steps that each row took, for an answer (:func:`etrm.model.solve.solve`).
     """
 
@@ -37,6 +38,7 @@ class StepOutput:
     q_halt: Tensor
     context: Tensor
     kl: Tensor | None = None
+    entropy: Tensor | None = None
     steps: Tensor | None = None
 
 
@@ -49,12 +51,14 @@ class Given:
         stored: (B, P, D) the context for the next carry, if the policy stores one.
         kl: (B,) KL divergence of a variational encoder; zero for rows that were not encoded in this step.
         state: the state of a stateful encoder, for the next carry.
+        entropy: (B,) entropy of the weights of templates in nats, None of a model without templates.
     """
 
     context: Tensor
     stored: Tensor | None = None
     kl: Tensor | None = None
     state: EncoderState | None = None
+    entropy: Tensor | None = None
 
 
 ContextPolicy = Callable[["Variant", Carry, Batch], Given]
@@ -84,6 +88,9 @@ class Variant(nn.Module):
         encoder: Encoder | None
         puzzle_table: PuzzleTable | None
         context_policy: ContextPolicy
+
+    fixed_time: bool = False
+    """Whether every training row takes the maximum number of steps, whatever its halting logit."""
 
     @property
     def device(self) -> torch.device:
@@ -130,7 +137,8 @@ class Variant(nn.Module):
                 allowed="etrm.model.variant.Given(context)",
             )
         carry, output = self.step(carry, batch, given.context, minimum)
-        return replace(carry, context=given.stored, encoder_state=given.state), replace(output, kl=given.kl)
+        output = replace(output, kl=given.kl, entropy=given.entropy)
+        return replace(carry, context=given.stored, encoder_state=given.state), output
 
     def step(
         self, carry: Carry, batch: Batch, context: Tensor, minimum: Tensor | None = None

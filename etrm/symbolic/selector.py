@@ -43,6 +43,15 @@ def weigh(logits: Tensor, temperature: float, noise: Tensor | None = None) -> Te
     return ((logits if noise is None else logits + noise) / temperature).softmax(1)
 
 
+def measure_entropy(logits: Tensor, temperature: float, noise: Tensor | None = None) -> Tensor:
+    """(R,) entropies in nats of the weights that :func:`weigh` gives.
+
+    They are computed from logarithms, because a weight of 0 has an infinite derivative of w log w.
+    """
+    logs = ((logits if noise is None else logits + noise) / temperature).log_softmax(1)
+    return -(logs.exp() * logs).sum(1)
+
+
 def draw_gumbel(rows: int, templates: int) -> Tensor:
     """(rows, templates) standard Gumbel noise, from torch's global CPU generator."""
     return -torch.empty(rows, templates).exponential_().log()
@@ -124,11 +133,15 @@ class DemonstrationEncoder(nn.Module):
 class EncodedSelector(nn.Module):
     """Logits by an encoding that is refined in cycles, z from y and z, then y from z and y, as in TRM.
 
+    The starting z is learned where the first cycle keeps its gradient.
+
     Args:
         config: the selector (``demos`` or ``input``), its width and its recursion.
         rules: number of rules.
         conditions: number of conditions.
     """
+
+    start: Tensor
 
     def __init__(self, config: SymbolicConfig, rules: int, conditions: int) -> None:
         super().__init__()
@@ -137,7 +150,11 @@ class EncodedSelector(nn.Module):
         self.inject = config.inject
         self.inputs_alone = config.selector == "input"
         self.encoder = DemonstrationEncoder(width)
-        self.start = nn.Parameter(torch.zeros(width))
+        start = torch.zeros(width)
+        if self.last_only and self.cycles > 1:  # no gradient can reach it, so it is no weight
+            self.register_buffer("start", start)
+        else:
+            self.start = nn.Parameter(start)
         self.refine_z, self.refine_y = (
             nn.Sequential(nn.Linear(parts * width, width), nn.GELU(), nn.Linear(width, width))
             for _ in range(2)

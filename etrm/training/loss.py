@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from etrm.batch import IGNORE
+from etrm.config import TrainConfig
 from etrm.model.recursive import StepOutput
 
 
@@ -50,6 +53,7 @@ class Loss:
         exact: (B,) bool, every scored token right.
         q_correct: (B,) bool, halting predicted (logit >= 0) just where the sequence is right.
         kl: (B,) float32 divergence of a variational encoder, None where there is none.
+        entropy: (B,) float32 entropy of the template weights, None where there is none.
     """
 
     lm: Tensor
@@ -59,11 +63,23 @@ class Loss:
     exact: Tensor
     q_correct: Tensor
     kl: Tensor | None = None
+    entropy: Tensor | None = None
 
-    def total(self, q_halt_weight: float, kl_weight: float = 0.0) -> Tensor:
-        """Compute the scalar to train on, before it is divided by the global batch size."""
-        total = self.lm.sum() + q_halt_weight * self.q_halt.sum()
-        return total if self.kl is None or kl_weight == 0 else total + kl_weight * self.kl.sum()
+    def terms(self, train: TrainConfig) -> dict[str, Tensor]:
+        """Compute the weighted terms of the total by name: ``lm``, ``q_halt``, and ``kl`` and ``entropy`` if weighted.
+
+        Only ``lm`` teaches the task: a module that it does not reach is trained by regularisers alone.
+        """
+        terms = {"lm": self.lm.sum(), "q_halt": train.q_halt_weight * self.q_halt.sum()}
+        if self.kl is not None and train.kl_weight:
+            terms["kl"] = train.kl_weight * self.kl.sum()
+        if self.entropy is not None and train.entropy_weight:
+            terms["entropy"] = train.entropy_weight * self.entropy.sum()
+        return terms
+
+    def total(self, train: TrainConfig) -> Tensor:
+        """Compute the scalar to train on, the sum of the terms, before it is divided by the global batch size."""
+        return reduce(add, self.terms(train).values())
 
 
 def act_loss(output: StepOutput, labels: Tensor, kind: str = "stablemax") -> Loss:
@@ -87,4 +103,5 @@ def act_loss(output: StepOutput, labels: Tensor, kind: str = "stablemax") -> Los
         exact=exact,
         q_correct=((output.q_halt >= 0) == exact) & scored,
         kl=None if output.kl is None else output.kl * scored,
+        entropy=None if output.entropy is None else output.entropy * scored,
     )

@@ -41,6 +41,8 @@ class StepSums(NamedTuple, Generic[Number]):
         steps: ACT steps of all rows.
         kl: divergences of the rows, 0 without any.
         kl_parts: parts of the batch that have a divergence.
+        entropy: entropies of the rows' template weights, 0 without any.
+        entropy_parts: parts of the batch that have an entropy.
     """
 
     loss: Number
@@ -62,6 +64,8 @@ class StepSums(NamedTuple, Generic[Number]):
     steps: Number
     kl: Number
     kl_parts: Number
+    entropy: Number
+    entropy_parts: Number
 
 
 def sum_step(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_steps: int) -> Tensor:
@@ -94,6 +98,8 @@ def sum_step(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_steps:
         steps=carry.steps.sum(),
         kl=none if loss.kl is None else loss.kl.detach().sum(),
         kl_parts=none if loss.kl is None else torch.ones_like(total),
+        entropy=none if loss.entropy is None else loss.entropy.detach().sum(),
+        entropy_parts=none if loss.entropy is None else torch.ones_like(total),
     )
     return torch.stack([value.double() for value in sums])
 
@@ -114,6 +120,7 @@ def compute_step_metrics(sums: StepSums[float], rows: int) -> Numbers:
         "lm_loss": _ratio(s.lm_loss, s.scored),
         "q_halt_loss": _ratio(s.q_halt_loss, s.scored),
         **({"kl": _ratio(s.kl, s.scored)} if s.kl_parts else {}),
+        **({"entropy": _ratio(s.entropy, s.scored)} if s.entropy_parts else {}),
         "accuracy_all": _ratio(s.accuracy, s.scored),
         "exact_all": _ratio(s.exact, s.scored),
         "accuracy_halted": _ratio(s.accuracy_halted, s.halted),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from etrm.batch import Batch
-from etrm.config import ModelConfig, SymbolicConfig
+from etrm.config import ModelConfig, SymbolicConfig, TrainConfig
 from etrm.data import Task, collate
 from etrm.data.augment import list_augmentations
 from etrm.data.sample import GridLayout, Sample, build, list_queries
@@ -22,6 +22,7 @@ from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.symbolic import Demonstrations, Grids, SymbolicSolver, parse
 from etrm.symbolic.batches import read_demonstrations, read_queries
 from etrm.symbolic.search import apply_crisply
+from etrm.training.loss import act_loss
 from etrm.training.scoring.predictor import make_predictor
 
 RULES = ("where true paint x.transpose", "where colour(x, 2) paint 7", "where true paint x.tile(2, 2)")
@@ -114,6 +115,26 @@ def test_it_computes_what_the_solver_computes(selector: str, training: bool) -> 
         wanted = solution.tokens[row, rows[row], columns[row]]
         chances = output.logits[row].exp()
         torch.testing.assert_close(chances[there], ((1 - smoothing) * wanted + smoothing / 12)[there])
+
+
+def test_the_entropy_of_the_weights_trains_the_selector_through_a_cut_context() -> None:
+    model, given = variant(families=("original", "learned"), guards=3).train(), batch()
+    policy = model.context_policy
+    model.context_policy = lambda *args: replace(
+        found := policy(*args), context=found.context.detach().clone()
+    )
+    _, output = model(model.initial_carry(given.size), given)
+    assert output.entropy is not None
+    weights = output.context[:, 0]
+    torch.testing.assert_close(output.entropy, -(weights * weights.clamp(min=1e-30).log()).sum(1))
+    selector = list(model.encoder.selector.parameters())
+    loss = act_loss(output, given.labels, "softmax")
+    terms = loss.terms(TrainConfig(loss="softmax", q_halt_weight=0.0, entropy_weight=0.01))
+    assert all(
+        grad is None
+        for grad in torch.autograd.grad(terms["lm"], selector, allow_unused=True, retain_graph=True)
+    )
+    assert any(grad.any() for grad in torch.autograd.grad(terms["entropy"], selector))
 
 
 def test_every_row_is_done_after_one_step_and_takes_no_part_of_another() -> None:

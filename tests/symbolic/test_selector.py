@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -19,6 +20,7 @@ from etrm.symbolic.selector import (
     FitSelector,
     draw_gumbel,
     join_logits,
+    measure_entropy,
     select,
     weigh,
 )
@@ -45,6 +47,19 @@ def test_the_best_template_has_all_the_weight(selection: Selection) -> None:
 def test_soft_weights_are_a_softmax_at_the_temperature() -> None:
     weights = select(weigh(LOGITS, 0.5), "soft")
     torch.testing.assert_close(weights, torch.softmax(2 * LOGITS, 1))
+
+
+def test_the_entropy_of_weights_is_theirs_and_has_a_gradient_where_a_weight_is_zero() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [3.0, 1.0, 1.0, -300.0]], requires_grad=True)
+    found = measure_entropy(logits, 2.0)
+    weights = weigh(logits, 2.0)
+    assert weights[1, 3] == 0
+    by_hand = [-sum(p * math.log(p) for p in row if p) for row in weights.tolist()]
+    assert found.tolist() == pytest.approx(by_hand, rel=1e-5)
+    found.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[1, 0] < 0 < logits.grad[1, 1]  # less of the best template makes the entropy larger
 
 
 def test_hard_weights_let_no_gradient_pass() -> None:

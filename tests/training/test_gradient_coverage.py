@@ -47,7 +47,7 @@ def loss_of(trainer: Trainer) -> Callable[[], Tensor]:
 
     def loss() -> Tensor:
         _, output = trainer.model(trainer.carries[0], batch)
-        return act_loss(output, batch.labels, train.loss).total(train.q_halt_weight, train.kl_weight)
+        return act_loss(output, batch.labels, train.loss).total(train)
 
     return loss
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from etrm.batch import IGNORE
+from etrm.config import TrainConfig
 from etrm.model.recursive import StepOutput
 from etrm.training.loss import Loss, act_loss, log_softmax, log_stablemax
 
@@ -79,7 +80,7 @@ def test_lm_is_the_mean_over_each_samples_own_scored_tokens() -> None:
 
 def test_the_total_is_a_sum_over_samples_with_the_weight_of_halting() -> None:
     found = loss_of(torch.randn(2, 3, 12), [1.0, -2.0], [[1, 2, 3], [4, 5, IGNORE]])
-    assert found.total(0.25).item() == pytest.approx(
+    assert found.total(TrainConfig(q_halt_weight=0.25)).item() == pytest.approx(
         sum(found.lm.tolist()) + 0.25 * sum(found.q_halt.tolist())
     )
 
@@ -107,7 +108,7 @@ def test_a_row_without_scored_tokens_counts_nowhere() -> None:
     assert not found.exact[0]
     assert not found.q_correct[0]
     assert [found.lm[0].item(), found.q_halt[0].item(), found.token_accuracy[0].item()] == [0, 0, 0]
-    found.total(0.5).backward()
+    found.total(TrainConfig()).backward()
     assert logits.grad is not None
     assert q_halt.grad is not None
     assert logits.grad.abs().sum((1, 2)).gt(0).tolist() == [False, True]
@@ -161,11 +162,29 @@ def test_the_divergence_is_a_weighted_sum_over_the_scored_rows() -> None:
         torch.randn(3, 1, 12), torch.zeros(3), torch.zeros(3, 1, 1), kl=torch.tensor([3.0, 5.0, 7.0])
     )
     found = act_loss(output, labels)
-    assert found.total(0.5, 0.1).item() == pytest.approx(found.total(0.5).item() + 0.1 * 8)
+    without = found.total(TrainConfig()).item()
+    assert found.total(TrainConfig(kl_weight=0.1)).item() == pytest.approx(without + 0.1 * 8)
+
+
+def test_the_terms_of_the_total_have_names_and_only_one_reads_the_labels() -> None:
+    labels = torch.tensor([[1], [2], [IGNORE]])
+    logits = torch.randn(3, 1, 12, requires_grad=True)
+    entropy = torch.tensor([3.0, 5.0, 7.0], requires_grad=True)
+    found = act_loss(StepOutput(logits, torch.zeros(3), torch.zeros(3, 1, 1), entropy=entropy), labels)
+    train = TrainConfig(entropy_weight=0.25)
+    terms = found.terms(train)
+    assert list(terms) == ["lm", "q_halt", "entropy"]
+    assert terms["entropy"].item() == 0.25 * 8
+    assert found.total(train).item() == pytest.approx(sum(term.item() for term in terms.values()))
+    terms["entropy"].backward()
+    assert logits.grad is None
+    assert entropy.grad is not None
+    assert entropy.grad.tolist() == [0.25, 0.25, 0.0]
+    assert "entropy" not in found.terms(TrainConfig())
 
 
 def test_a_divergence_of_weight_zero_takes_no_part_even_where_it_is_infinite() -> None:
     output = StepOutput(
         torch.randn(1, 1, 12), torch.zeros(1), torch.zeros(1, 1, 1), kl=torch.tensor([math.inf])
     )
-    assert act_loss(output, torch.tensor([[1]])).total(0.5).isfinite()
+    assert act_loss(output, torch.tensor([[1]])).total(TrainConfig()).isfinite()

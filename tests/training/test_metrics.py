@@ -7,6 +7,7 @@ from statistics import mean
 import pytest
 import torch
 
+from etrm.config import TrainConfig
 from etrm.model.act import Carry
 from etrm.training.loss import Loss
 from etrm.training.metrics import StepSums, compute_step_metrics, replace_nonfinite, sum_step
@@ -33,7 +34,7 @@ def metrics(
     )
     z = torch.zeros(len(lm), 1, 1)
     carry = Carry(z, z, torch.tensor(steps), torch.tensor(halted))
-    sums = sum_step(loss, loss.total(0.5), logits, carry, max_steps=4)
+    sums = sum_step(loss, loss.total(TrainConfig(q_halt_weight=0.5)), logits, carry, max_steps=4)
     return compute_step_metrics(StepSums(*sums.tolist()), len(lm))
 
 
@@ -66,11 +67,15 @@ def test_every_metric_of_four_rows_by_hand() -> None:
 
 def test_sums_have_names_whatever_their_order() -> None:
     names = {
-        name: float(10 + place) for place, name in enumerate(("scored", "lm_loss", "kl", "kl_parts", "loss"))
+        name: float(10 + place)
+        for place, name in enumerate(("scored", "lm_loss", "kl", "kl_parts", "loss", "entropy"))
     }
     sums = StepSums(**{**dict.fromkeys(StepSums._fields, 0.0), **names})
     found = compute_step_metrics(sums, rows=7)
     assert (found["loss"], found["lm_loss"], found["kl"]) == (14 / 7, 11 / 10, 12 / 10)
+    assert "entropy" not in found
+    with_entropy = StepSums(**{**dict.fromkeys(StepSums._fields, 0.0), **names, "entropy_parts": 1.0})
+    assert compute_step_metrics(with_entropy, rows=7)["entropy"] == 15 / 10
     with pytest.raises(TypeError):
         StepSums(**dict.fromkeys((*StepSums._fields, "q_rihgt"), 0.0))
 

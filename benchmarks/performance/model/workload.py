@@ -138,8 +138,7 @@ class TrainingStep:
     def loss(self, batch: Batch) -> Tensor:
         """Compute the loss summed over the rows."""
         train = self.config.train
-        found = act_loss(self.forward(batch), batch.labels, train.loss)
-        return found.total(train.q_halt_weight, train.kl_weight)
+        return act_loss(self.forward(batch), batch.labels, train.loss).total(train)
 
     def __call__(self, batch: Batch) -> None:
         """Do the step, which is timed."""

@@ -25,11 +25,13 @@ class Encoded:
         kl: (R,) KL divergence of a variational encoder from the unit normal, else None.
         state: the state of a stateful encoder for its next ACT step, tensors (R, P, D) without a graph;
             None for a stateless one.
+        entropy: (R,) entropy in nats of a context that is a distribution, else None.
     """
 
     context: Tensor
     kl: Tensor | None = None
     state: EncoderState | None = None
+    entropy: Tensor | None = None
 
 
 class Encoder(nn.Module):

@@ -52,7 +52,7 @@ class EtrmSubject:
         trainer.carries[bucket], output = self.model(part.carry, part.batch, part.minimum)
         self._steps += 1
         loss = act_loss(output, part.batch.labels, train.loss)
-        return loss.total(train.q_halt_weight, train.kl_weight) / train.batch_size
+        return loss.total(train) / train.batch_size
 
     def probe(self) -> Tensor:
         assert self.model.encoder is not None
