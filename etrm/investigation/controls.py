@@ -85,7 +85,7 @@ def control_outcome(name: str, positive: bool, judgement: Judgement, what: str =
     Args:
         name: the name of the fault or setting, or that of the healthy control.
         positive: whether the hypothesis must be found to hold.
-        judgement: what was found.
+        judgement: the verdict on the control with its reasons.
         what: the control in words; the control preset with that fault, or without one, by default.
     """
     fault = f"fault {name} on preset {CONTROL_PRESET}"
