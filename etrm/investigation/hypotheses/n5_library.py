@@ -69,7 +69,7 @@ class LibraryFacts:
     """What the library of a config expresses of its tasks.
 
     Attributes:
-        found: what it expresses of each split.
+        found: the counts of each split.
         goals: the share of tasks that should be solved, for splits that have a goal.
     """
 
@@ -179,7 +179,7 @@ def judge(facts: LibraryFacts | None, error: str, controls: Sequence[ControlOutc
     """The verdict of a search.
 
     Args:
-        facts: what the library expresses; None if the tasks could not be read.
+        facts: the facts about the library; None if the tasks could not be read.
         error: the reason for that, or nothing.
         controls: outcomes of the controls.
     """

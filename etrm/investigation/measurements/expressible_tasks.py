@@ -100,7 +100,7 @@ def could_guard(pairs: Sequence[Demo], reach: int) -> bool:
 
     Args:
         pairs: inputs and outputs.
-        reach: how many cells the guard sees in each direction.
+        reach: the distance in cells that the guard sees.
     """
     if any(given.shape != wanted.shape for given, wanted in pairs):
         return False
