@@ -26,7 +26,7 @@ PAIRS = COLOURS * COLOURS
 
 
 @dataclass(frozen=True, eq=False)
-class Changes:
+class ColourChanges:
     """The cells of the demonstrations, and the pairs of colours that they show.
 
     Attributes:
@@ -44,7 +44,7 @@ class Changes:
     cells: Tensor
 
     @classmethod
-    def of(cls, inputs: Grids, outputs: Grids, owner: Tensor, tasks: int) -> Changes:
+    def of(cls, inputs: Grids, outputs: Grids, owner: Tensor, tasks: int) -> ColourChanges:
         """The changes from P inputs to P outputs of R tasks; ``owner`` (P,) is the task of each."""
         resized = (inputs.heights != outputs.heights) | (inputs.widths != outputs.widths)
         height, width = inputs.shape
@@ -68,7 +68,7 @@ class Changes:
 
 
 def fit_guards(
-    truths: Tensor, changes: Changes, owner: Tensor, prior: Tensor, scale: Tensor, smoothing: float
+    truths: Tensor, changes: ColourChanges, owner: Tensor, prior: Tensor, scale: Tensor, smoothing: float
 ) -> tuple[Tensor, list[Tensor]]:
     """How likely each guard is for each pair of colours that the demonstrations show.
 
@@ -112,7 +112,7 @@ def fit_guards(
 
 
 def gather_guards(
-    changes: Changes, chosen: Sequence[Tensor], tasks: int, like: Tensor, conditions: int
+    changes: ColourChanges, chosen: Sequence[Tensor], tasks: int, like: Tensor, conditions: int
 ) -> Tensor:
     """The chances (R, 2, L, M + 1) of conditions from the joint chances (M, M + 1) of each pair that is shown."""
     chances = like.new_zeros(tasks, PAIRS, 2, conditions + 1)

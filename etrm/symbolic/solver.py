@@ -17,7 +17,7 @@ from etrm.config.symbolic import Selection
 from etrm.symbolic.formula import COLOURS, TRUE, Rule, Then
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.library import Library, recolour
-from etrm.symbolic.pairwise import Changes, fit_guards, gather_guards
+from etrm.symbolic.pairwise import ColourChanges, fit_guards, gather_guards
 from etrm.symbolic.predicates import Predicates
 from etrm.symbolic.selector import EncodedSelector, FitSelector, select, weigh
 from etrm.symbolic.semantics import Semantics
@@ -192,7 +192,7 @@ def _rate_by_fit(
     logits: Tensor = selector(_sum_by_task(each, given.owner, tasks))
     if selector.pairwise is None or truths is None:
         return Rating(logits)
-    changes = Changes.of(given.inputs, given.outputs, given.owner, tasks)
+    changes = ColourChanges.of(given.inputs, given.outputs, given.owner, tasks)
     whole, guards = fit_guards(
         truths, changes, given.owner, selector.conditions, selector.scale, templates.smoothing
     )

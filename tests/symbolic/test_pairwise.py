@@ -14,7 +14,7 @@ from etrm.config import SymbolicConfig
 from etrm.symbolic import Grids, Semantics, SymbolicSolver, apply_rule, parse, parse_formula
 from etrm.symbolic.formula import TRUE, And, Formula
 from etrm.symbolic.library import recolour
-from etrm.symbolic.pairwise import Changes, fit_guards, gather_guards, paint_pairs, pairwise_rule
+from etrm.symbolic.pairwise import ColourChanges, fit_guards, gather_guards, paint_pairs, pairwise_rule
 from etrm.symbolic.search import apply_crisply
 from etrm.symbolic.solver import Demonstrations
 from etrm.symbolic.templates import Templates
@@ -39,9 +39,9 @@ def guard_of(first: int, second: int) -> Formula:
 
 def fitted(
     inputs: list[Any], outputs: list[Any], owner: Tensor, tasks: int
-) -> tuple[Changes, Tensor, list[Tensor], Tensor]:
+) -> tuple[ColourChanges, Tensor, list[Tensor], Tensor]:
     grids, wanted = Grids.of(inputs, torch.float64), Grids.of(outputs, torch.float64)
-    changes, truths = Changes.of(grids, wanted, owner, tasks), TEMPLATES.truths(grids)
+    changes, truths = ColourChanges.of(grids, wanted, owner, tasks), TEMPLATES.truths(grids)
     zeros = torch.zeros(len(CONDITIONS), dtype=torch.float64)
     logit, found = fit_guards(truths, changes, owner, zeros, zeros.new_ones(()), 0.1)
     return changes, logit, found, truths
@@ -73,8 +73,8 @@ def test_chances_beforehand_sum_to_one() -> None:
     """Without a cell to explain, the evidence of a pair of colours is 0."""
     grids = Grids.of(INPUTS, torch.float64)
     owner = torch.zeros(3, dtype=torch.long)
-    changes = Changes.of(grids, grids, owner, 1)
-    shown = Changes(
+    changes = ColourChanges.of(grids, grids, owner, 1)
+    shown = ColourChanges(
         torch.full_like(changes.before, -1),
         changes.after,
         torch.tensor([[0, 12]]),
