@@ -175,7 +175,7 @@ def rate_templates(
         templates: T templates; only a :class:`FitSelector` evaluates them.
         given: demonstrations of R tasks; the selector ``input`` reads no output, and its inputs may be queries.
         tasks: number R of tasks.
-        selection: how the guards of the pairwise template are selected.
+        selection: the selection of the guards of the pairwise template.
     """
     if isinstance(selector, FitSelector):
         return _rate_by_fit(selector, templates, given, tasks, selection)
