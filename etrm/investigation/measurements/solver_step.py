@@ -115,3 +115,8 @@ def compare_gradients(reference: Gradients, other: Gradients) -> float:
         elif pair:
             apart = max(apart, float(pair[0].abs().max()))
     return apart / largest if largest else (0.0 if apart == 0 else float("inf"))
+
+
+def count_reached(gradients: Gradients) -> int:
+    """The number of weights that have a gradient which is not zero."""
+    return sum(grad is not None and bool(grad.any()) for grad in gradients.values())
