@@ -115,9 +115,14 @@ class ContextTrace(InspectionFacts):
         return self.same > SAME
 
     @property
+    def dropped(self) -> bool:
+        """Whether what the encoder computes is lost on its way to the logits."""
+        return self.unused or not self.finite or self.silent
+
+    @property
     def lost(self) -> bool:
         """Whether something is lost between demonstrations and decoder, which cuts its gradient too."""
-        return self.unused or not self.finite or self.silent or bool(self.unread)
+        return self.dropped or bool(self.unread)
 
     @property
     def holds(self) -> bool:
