@@ -173,9 +173,9 @@ class RunExplainer:
     @torch.no_grad()
     def _explain(self, sample: Sample, pair: Pair) -> ExplainedQuery:
         model, batch = self._model, make_batch(self._model, [sample])
-        weights = model.context_policy(model, model.initial_carry(1), batch).context[0, 0]
+        context = model.context_policy(model, model.initial_carry(1), batch).context[0, 0]
         demos, query = read_demonstrations(batch.demos), read_queries(batch).grids
-        return ExplainedQuery(pair, rate_rules(model.core, weights, demos, query))
+        return ExplainedQuery(pair, rate_rules(model.core, context, demos, query))
 
 
 def explain_run(folder: Path, task: str) -> ExplainedTask:
