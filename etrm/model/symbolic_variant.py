@@ -13,6 +13,7 @@ from torch import Tensor
 
 from etrm.batch import Batch, Demos
 from etrm.config import SIDE, ModelConfig, SymbolicConfig
+from etrm.device import to_device
 from etrm.model.act import Carry, EncoderState
 from etrm.model.encoders import Encoded, Encoder
 from etrm.model.variant import Given, StepOutput, Variant
@@ -100,6 +101,13 @@ class SymbolicVariant(Variant):
         """Gumbel noise (rows, T) of a sampled template, from torch's global generator; None of other selections."""
         sampled = self.config.symbolic.selection == "straight_through"
         return draw_gumbel(rows, self.core.templates.count) if sampled else None
+
+    def draw_noisy(self, context: Tensor) -> Tensor:
+        """Weights (B, 1, T) of the same templates with Gumbel noise, so that the best is a sample of the softmax."""
+        weights = context.squeeze(1)
+        noise = to_device(draw_gumbel(*weights.shape), weights.device) / self.encoder.temperature
+        tiny = torch.finfo(weights.dtype).tiny
+        return weigh(weights.clamp(min=tiny).log(), 1.0, noise).unsqueeze(1)
 
     def step(
         self, carry: Carry, batch: Batch, context: Tensor, minimum: Tensor | None = None

@@ -67,6 +67,11 @@ class Templates:
         painted = Not(Atom("colour", (Cell(CELL), BLACK)))
         return Where(painted if guard == TRUE else And(painted, guard), target)
 
+    def truths(self, grids: Grids) -> Tensor:
+        """(P, M, N) truths of the conditions."""
+        evaluator = Evaluator(grids, self.predicates, self.semantics)
+        return torch.stack([evaluator.truth(condition) for condition in self.conditions], dim=1)
+
     def log_likelihoods(self, inputs: Grids, outputs: Grids) -> Tensor:
         """How likely each template makes the output of each demonstration.
 
@@ -121,18 +126,13 @@ class Templates:
 
     # -- recolourings ---------------------------------------------------------------------------
 
-    def _truths(self, grids: Grids) -> Tensor:
-        """(P, M, N) truths of the conditions."""
-        evaluator = Evaluator(grids, self.predicates, self.semantics)
-        return torch.stack([evaluator.truth(condition) for condition in self.conditions], dim=1)
-
     def _of_recolourings(self, inputs: Grids, outputs: Grids) -> Tensor:
         """(P, M * S * C) log likelihoods of (condition, source, target)."""
         same_size = (inputs.heights == outputs.heights) & (inputs.widths == outputs.widths)
         wanted = (fit_canvas(outputs.colours, inputs.shape) * inputs.mask[..., None]).flatten(1, 2)
         before = inputs.colours.flatten(1, 2)
         became = (before.unsqueeze(-1) * wanted.unsqueeze(-2)).flatten(-2)  # (P, N, C * C)
-        truths = self._truths(inputs)
+        truths = self.truths(inputs)
         hit, kept = (
             (self._log(truth) @ became).unflatten(-1, (COLOURS, COLOURS)) for truth in (truths, 1 - truths)
         )  # (P, M, C, C): as if every cell of this colour became, or stayed, that one by its guard
@@ -159,7 +159,7 @@ class Templates:
         )  # (R, M, C, C)
         before = queries.colours.flatten(1, 2)
         chosen = torch.einsum("rmct,rnc->rnmt", of_colour, before)
-        painted = torch.einsum("rmn,rnmt->rnt", self._truths(queries), chosen)
+        painted = torch.einsum("rmn,rnmt->rnt", self.truths(queries), chosen)
         stays = weights.sum(1)[:, None, None] - painted.sum(-1, keepdim=True)
         return (painted + stays * before).unflatten(1, queries.shape)
 

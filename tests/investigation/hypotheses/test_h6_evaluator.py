@@ -15,6 +15,7 @@ from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation.hypotheses import h6_evaluator as h6
 from etrm.investigation.hypotheses.h6_evaluator import EvaluatorReason
 from etrm.investigation.measurements.known_answers import VOTES, KnownAnswers
+from etrm.investigation.measurements.row_provenance import RowProblem
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.session import Investigation
 from etrm.training.recipe import Recipe
@@ -24,7 +25,7 @@ def smoke(*faults: str) -> Config:
     return with_settings(load("smoke"), train={"threads": 1}, faults=faults)
 
 
-ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE = KnownAnswers
+ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE, TOO_LARGE = KnownAnswers
 
 
 def wrong(facts: h6.Facts) -> list[KnownAnswers]:
@@ -34,7 +35,7 @@ def wrong(facts: h6.Facts) -> list[KnownAnswers]:
 def test_a_sound_evaluator_reports_what_was_planted() -> None:
     facts = h6.inspect_evaluator(smoke())
     assert not facts.holds
-    assert [planted.score for planted in facts.planted] == [1.0, 0.5, 0.875, 1.0, 0.0, 0.0, 1.0]
+    assert [planted.score for planted in facts.planted] == [1.0, 0.5, 0.875, 1.0, 0.0, 0.0, 1.0, 0.0]
     assert facts.averaged == facts.tensors
     assert facts.act_steps == 4
     assert facts.path_gap == 0
@@ -47,10 +48,11 @@ def test_a_sound_evaluator_reports_what_was_planted() -> None:
     [
         (
             "divide-by-all",
-            [ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE, ONE_VOTE],
+            [ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE, ONE_VOTE, TOO_LARGE],
         ),
         ("no-inverse", [ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED]),
-        ("stale-votes", [EVERY_SECOND, FIRST, ALL_WRONG, ONE_VOTE]),
+        ("stale-votes", [EVERY_SECOND, FIRST, ALL_WRONG, ONE_VOTE, TOO_LARGE]),
+        ("true-size-given", [TOO_LARGE]),
     ],
 )
 def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[KnownAnswers]) -> None:
@@ -58,6 +60,18 @@ def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[Known
     assert wrong(facts) == seen
     assert not facts.raw
     assert facts.codes == (EvaluatorReason.MISREPORTED,)
+
+
+def test_pairs_that_are_evaluated_as_tasks_are_no_rows_of_the_tasks() -> None:
+    facts = h6.inspect_evaluator(smoke("pairs-for-tasks"))
+    assert facts.codes == (EvaluatorReason.MISREPORTED, EvaluatorReason.WRONG_ROWS)
+    assert facts.read.wrong == {RowProblem.TASK: facts.read.rows}
+
+
+def test_noise_is_seen_by_a_second_call() -> None:
+    facts = h6.inspect_evaluator(smoke("noisy-evaluation"))
+    assert facts.codes == (EvaluatorReason.OTHER_ANSWERS,)
+    assert 0 < facts.changed <= facts.repeated == 12
 
 
 def test_raw_weights_are_told_from_averaged_ones() -> None:
