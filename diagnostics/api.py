@@ -44,10 +44,12 @@ from diagnostics.records import (
     StepRecord,
     StepScalars,
     Stranger,
+    TermReach,
+    TermRecord,
 )
 from diagnostics.report.baselines import read_baseline, write_baseline
 from diagnostics.report.sarif_and_html import to_html, to_sarif
-from diagnostics.report.tables import module_table, to_table
+from diagnostics.report.tables import module_table, term_table, to_table
 from diagnostics.rules.options import Option
 from diagnostics.rules.registry import built_in_rules, explain
 from diagnostics.rules.rule import Observation, Rule, lasting
@@ -113,6 +115,8 @@ __all__ = [
     "StepRecord",
     "StepScalars",
     "Stranger",
+    "TermReach",
+    "TermRecord",
     "ToolkitError",
     "UnknownName",
     "WrongOrder",
@@ -139,6 +143,7 @@ __all__ = [
     "representation",
     "summarise_halts",
     "task_retrieval",
+    "term_table",
     "to_html",
     "to_json",
     "to_markdown",

@@ -48,6 +48,7 @@ METRICS: Mapping[str, str] = {
     "score": "score",
     "spike_ratio": "output_rms or gradient_max / local median",
     "steps": "steps",
+    "task_terms": "terms of the task that train it",
     "tensors": "tensors",
     "time_share": "share of the time",
     "waste": "waste",

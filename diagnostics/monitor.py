@@ -30,8 +30,10 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.errors import InvalidValue, NothingRecorded, WrongOrder
 from diagnostics.findings import Finding, ordered
 from diagnostics.measures.drift import DriftProbe, DriftRecord
+from diagnostics.recording.arrivals import WHOLE_LOSS
 from diagnostics.recording.buffers import FrozenBuffers
 from diagnostics.recording.capture import Capture, RowsFunction, sample_index, tensors_in
+from diagnostics.recording.loss_terms import LossTerms
 from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.modules import module_record
 from diagnostics.recording.parameters import ParameterWatch
@@ -85,6 +87,8 @@ class Monitor:
             gradients add up to those of the whole batch, and `gradients_reduced` called in every step.
         options: Options of rules, such as {"COV001": {"below": 0.3}}; `explain(id)` lists those of a rule.
         rules: Your own rules, in addition to those of the toolkit.
+        regularisers: Names of those terms of the loss, given to `terms`, that are not of the task: penalties,
+            entropy bonuses, balancing losses.
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
@@ -107,6 +111,7 @@ class Monitor:
         group: dist.ProcessGroup | None = None,
         options: Mapping[str, Values] | None = None,
         rules: Sequence[Rule] = (),
+        regularisers: Sequence[str] = (),
     ) -> None:
         if every < 1 or history < 1:
             raise InvalidValue(
@@ -140,6 +145,7 @@ class Monitor:
         )
         self._model = model
         self._strangers = Strangers()
+        self._terms = LossTerms(model, regularisers, shared=group is not None)
         self._handles: list[RemovableHandle] = []
         self._capture: Capture | None = None
         self._flow = Flow()
@@ -195,7 +201,7 @@ class Monitor:
         return note
 
     def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
-        if self._strangers.looking:
+        if self._strangers.looking and self._capture is not None and self._capture.term == WHOLE_LOSS:
             self._strangers.note(name, tensors_in(given), tensors_in(output))
 
     @contextmanager
@@ -234,6 +240,7 @@ class Monitor:
         )
         self._parameters.begin()
         self._buffers.begin()
+        self._terms.begin()
         try:
             yield
             self._finish(number, self._capture)
@@ -263,6 +270,23 @@ class Monitor:
         finally:
             capture.declared.pop()
 
+    def terms(self, terms: Mapping[str, Tensor | float]) -> None:
+        """Measures the parts of the loss by name; call it in the step, before `backward()`.
+
+        For each term: which modules, parameters and samples its gradient reaches, and whether the update lowers it.
+        It costs a backward pass per term and keeps the gradients until the step ends; training stays bit for bit
+        what it is. Give all terms of the task. Terms of several micro-batches add up.
+
+        Args:
+            terms: Name -> scalar as it enters the loss, with its weight; numbers and terms without a graph too.
+
+        Raises:
+            TypeError: It is no mapping of names to scalars.
+            ValueError: A term has more than one element.
+        """
+        if self._capture is not None:
+            self._terms.measure(terms, self._capture, self._parameters)
+
     def gradients_reduced(self) -> None:
         """States that the gradients are now those of all processes; call it before clipping.
 
@@ -282,6 +306,7 @@ class Monitor:
         readout = Readout()
         capture.close(readout)
         build_parameters = self._parameters.finish(readout)
+        self._terms.finish(readout, self._parameters)
         moved_buffers = self._buffers.finish(readout)
         if self._strangers.looking:
             known = {id(parameter) for parameter in self._model.parameters()}
@@ -307,6 +332,14 @@ class Monitor:
             )
             for name, members in self._members.items()
         }
+        terms = self._terms.records(
+            readout,
+            self._parameters,
+            facts.samples,
+            lambda name, term: capture.facts(name, readout, term=term),
+            self._members,
+            parameters,
+        )
         record = StepRecord(
             number,
             facts.samples,
@@ -318,6 +351,7 @@ class Monitor:
             self._every,
             self._strangers.found,
             moved_buffers(),
+            terms,
         )
         self._last = record
         scalars = {name: module.scalars() for name, module in modules.items()}
@@ -422,7 +456,14 @@ class Monitor:
     def _not_run(self) -> list[Finding]:
         steps = [record.step for record in self.history]
         return find_not_run(
-            self._rules, steps, self._optimizers > 0, self._probes, self._options, self._every
+            self._rules,
+            steps,
+            self._optimizers > 0,
+            self._probes,
+            self._options,
+            self._every,
+            self._terms.undeclared,
+            self._terms.unmeasured,
         )
 
 

@@ -300,6 +300,60 @@ class ModuleRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TermReach:
+    """How one named term of the loss reached one watched module, in one step.
+
+    Attributes:
+        coverage: Samples for which the term has a non-zero gradient through what the module computed, over the
+            samples in the loss.
+        state: State of the term's gradient, over all calls of the module.
+        calls_with_gradient: Calls at which a non-zero gradient of the term arrived.
+        params_trainable: Parameters with requires_grad; params_none those without gradient of the term, params_zero
+            those whose gradient is all zero.
+        norm: L2 norm of the term's gradient with respect to the module's parameters.
+        descent: First-order fall of the term by the module's movement in this step, the sum of
+            gradient x (weight before - weight after): negative where the update raises the term.
+    """
+
+    coverage: Number
+    state: GradientState
+    calls_with_gradient: int
+    params_trainable: int
+    params_none: int
+    params_zero: int
+    norm: Number
+    descent: Number
+
+    @property
+    def kind(self) -> Literal["none", "zero", "some"]:
+        """Whether the term trains the module: no gradient, only zeros, or some that is not zero."""
+        if self.params_none + self.params_zero < self.params_trainable:
+            return "some"
+        return "zero" if self.params_zero else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class TermRecord:
+    """One named term of the loss in one step.
+
+    Attributes:
+        value: The term, summed over the micro-batches of the step.
+        regulariser: Whether it was declared to be one; the others are of the task.
+        modules: Reach per watched module; empty where it could not be measured.
+        parameters: Reach per parameter, by its full name.
+        unknown: Why the gradient could not be measured; None where it was.
+        exact: Whether `value` has single precision or better.
+    """
+
+    value: float
+    regulariser: bool
+    modules: Mapping[str, TermReach]
+    parameters: Mapping[str, Reach]
+    unknown: Cause | None = None
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Stranger:
     """A tensor that receives gradient, and that neither the model nor an optimiser holds.
 
@@ -344,6 +398,7 @@ class StepRecord:
         gap: Steps since the one recorded before it, 1 where each is recorded.
         strangers: Tensors that learn outside the model.
         moved_buffers: Buffers that are declared frozen and changed; those that no checkpoint has are left out.
+        terms: Record per named term of the loss, as far as any was given to `Monitor.terms`.
     """
 
     step: int
@@ -356,6 +411,7 @@ class StepRecord:
     gap: int = 1
     strangers: tuple[Stranger, ...] = ()
     moved_buffers: tuple[MovedBuffer, ...] = ()
+    terms: Mapping[str, TermRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,17 +20,18 @@ from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_markdown
 from diagnostics.monitor import Monitor
 from diagnostics.recording.capture import RowsFunction, tensors_in
+from diagnostics.recording.loss_terms import sum_terms
 from diagnostics.records import StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.sarif_and_html import to_html, to_sarif
-from diagnostics.report.tables import module_table, to_table
+from diagnostics.report.tables import module_table, term_table, to_table
 from diagnostics.rules.options import Values
 from diagnostics.rules.registry import with_own
 from diagnostics.rules.rule import Rule
 from diagnostics.testing.trials import untouched
 
 Step = Callable[[nn.Module, Any], Any]
-"""`step(model, batch)`: a whole training step, or the forward pass alone, which returns the loss."""
+"""`step(model, batch)`: a whole training step, or the forward pass alone, which returns the loss or its terms."""
 
 FORMATS = ("table", "markdown", "json", "sarif", "html")
 
@@ -59,7 +60,8 @@ class Audit:
         return all(finding.severity is Severity.NOTE for finding in self.findings)
 
     def __str__(self) -> str:
-        return f"{module_table(self.last)}\n{to_table(self.findings)}"
+        terms = f"{term_table(self.last)}\n" if self.last.terms else ""
+        return f"{module_table(self.last)}\n{terms}{to_table(self.findings)}"
 
     def render(self, form: str = "table", artifact: str = "") -> str:
         """The report as one of `FORMATS`.
@@ -102,6 +104,7 @@ def audit(
     expect_partial: Sequence[str] = (),
     probes: Sequence[Probe] = (),
     rules: Sequence[Rule] = (),
+    regularisers: Sequence[str] = (),
     options: Mapping[str, Values] | None = None,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
@@ -112,7 +115,8 @@ def audit(
     Args:
         step: Called as `step(model, batch)`. Either it is the whole step, with backward and update inside, or it
             returns the loss, a scalar tensor, and the audit does backward, update and zero_grad. It is
-            a whole step if a parameter received gradient before it returned.
+            a whole step if a parameter received gradient before it returned. Instead of a scalar it may return
+            the terms of the loss by name; the loss is their sum, and each is measured (`Monitor.terms`).
         batches: Batches in the order of training, a DataLoader for instance; it starts again where it ends. One
             batch is `[batch]`.
         optimizer: The optimiser or optimisers that the step uses, so that they are restored and rules about
@@ -122,7 +126,7 @@ def audit(
             dimension of its tensors.
         watch, rows, expect_frozen, expect_partial: Arguments of `Monitor`.
         probes: Probes to run once each, on the last batch, after the steps.
-        rules: Your own rules, as for `Monitor`.
+        rules, regularisers: Arguments of `Monitor`.
         options: Options of rules, as for `Monitor`.
         select, ignore, baseline: Arguments of `Monitor.findings`.
 
@@ -155,11 +159,12 @@ def audit(
             history=steps,
             options=options,
             rules=rules,
+            regularisers=regularisers,
         ) as monitor,
     ):
         for batch in islice(_endless(batches), steps):
             with monitor.step(samples=(samples or count_samples)(batch)):
-                returned = _train(model, step, batch, optimizers)
+                returned = _train(model, step, batch, optimizers, monitor)
             if returned is not None:
                 losses.append(returned)
         if not monitor.history:
@@ -206,10 +211,15 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
             return
 
 
-def _train(model: nn.Module, step: Step, batch: Any, optimizers: Sequence[Optimizer]) -> float | None:
+def _train(
+    model: nn.Module, step: Step, batch: Any, optimizers: Sequence[Optimizer], monitor: Monitor
+) -> float | None:
     """One step, completed where the user's ends at the loss; the loss if it returned one."""
     with _arrivals(model) as arrived:
         returned = step(model, batch)
+    if isinstance(returned, Mapping):
+        monitor.terms(returned)
+        returned = sum_terms(returned)
     if isinstance(returned, Tensor) and returned.requires_grad and not arrived:
         if returned.numel() != 1:
             raise InvalidValue(

@@ -14,6 +14,7 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType
 from diagnostics.recording import unknown_rows
+from diagnostics.recording.arrivals import WHOLE_LOSS, Arrivals
 from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.process_group import NO_STATS, ModuleFacts, OutputSums
 from diagnostics.recording.readout import Readout
@@ -34,6 +36,7 @@ Of shape (rows,); or of two and more dimensions where samples are not first: (T,
 """
 
 _STATS_WIDTH = 4096  # elements of a row: a share of 1e-3 is then measured to a few percent, at a small cost
+_NEVER = Arrivals()  # of a term that did not come to a call
 _NOT_RAW = Absent("gradient flows into its inputs, or samples are not their first dimension", "not-raw")
 
 
@@ -45,15 +48,18 @@ class Call:
         self.recomputed = recomputed
         self.index = index
         self.requires_grad = False
-        self.reached = False
         self.rows: int | Absent = Absent.because(unknown_rows.NO_FLOATING_OUTPUT)
-        self.row_gradients: Tensor | None = None
-        self.unmatched: Tensor | None = None  # largest |gradient| at outputs without row per sample
+        self.arrivals = {WHOLE_LOSS: Arrivals()}  # and one per term of the loss that reached it
         self.unmatched_reason: Cause | None = None
         self.unknown: Cause | None = None  # why gradient may have come without being seen
         self.views: list[tuple[Tensor, int]] = []  # alias of a view that was returned, and its version then
         self.blind = False  # an output lost its hook
-        self.keys: tuple[int, int, int] = (-1, -1, -1)
+        self.key = -1  # of the index
+
+    @property
+    def reached(self) -> bool:
+        """Whether the backward pass of the step came to an output."""
+        return self.arrivals[WHOLE_LOSS].reached
 
     def watch(self, tensor: Tensor, matched: bool, rows: int, capture: Capture) -> None:
         """Note the gradient that arrives at `tensor`."""
@@ -61,15 +67,9 @@ class Call:
         def note(gradient: Tensor | None) -> None:
             if gradient is None or capture.closed or gradient.numel() == 0:
                 return
-            self.reached = True
-            capture.announce_backward()
-            with torch.no_grad():
-                sizes = gradient.detach().abs()
-                if not matched:
-                    self.unmatched = _larger(self.unmatched, sizes.amax())
-                else:
-                    sizes = sizes.reshape(rows, -1).amax(1)
-                    self.row_gradients = _larger(self.row_gradients, sizes)
+            if capture.term == WHOLE_LOSS:
+                capture.announce_backward()
+            self.arrivals.setdefault(capture.term, Arrivals()).add(gradient, rows if matched else None)
 
         self.requires_grad = True
         if tensor._is_view():
@@ -105,6 +105,7 @@ class Capture:
         self._all = torch.arange(samples)
         self._shared = shared
         self.closed = False
+        self.term = WHOLE_LOSS  # what the gradient belongs to that arrives now
         self.calls: dict[str, list[Call]] = {}
         self.declared: list[Tensor] = []  # innermost `Monitor.rows` last
         self._rows = rows
@@ -112,6 +113,21 @@ class Capture:
         self._before_backward: Callable[[], None] | None = before_backward
         self._stats: dict[str, tuple[int, int, Tensor, Tensor]] = {}
         self._stats_keys: dict[str, int] = {}
+
+    @contextmanager
+    def of_term(self, name: str) -> Iterator[None]:
+        """Gradient that arrives in the block is that of a term; calls in it are repetitions by checkpointing."""
+        self.term = name
+        try:
+            yield
+        finally:
+            self.term = WHOLE_LOSS
+
+    def forget_term(self, name: str) -> None:
+        """Drop what was recorded of a term whose gradient could not be computed to its end."""
+        for calls in self.calls.values():
+            for call in calls:
+                call.arrivals.pop(name, None)
 
     def announce_backward(self) -> None:
         """A gradient has reached a watched module; its parameters have none of this pass yet."""
@@ -203,45 +219,46 @@ class Capture:
             # a non-reentrant recomputation never receives gradient: its first call does
             calls[:] = [call for call in calls if call.reached or call.blind or not call.recomputed]
             for call in calls:
-                parts = (call.row_gradients, call.index, call.unmatched)
-                first, second, third = (readout.add(empty if part is None else part) for part in parts)
-                call.keys = (first, second, third)
+                call.key = readout.add(empty if call.index is None else call.index)
+                for arrivals in call.arrivals.values():
+                    arrivals.close(readout)
         self._stats_keys = {
             name: readout.add(torch.cat([apart.reshape(1), numbers]))
             for name, (_, _, numbers, apart) in self._stats.items()
         }
 
-    def _call_records(self, name: str, readout: Readout) -> tuple[CallRecord, ...]:
-        """The calls of a module."""
-        return tuple(self._call_record(call, readout) for call in self.calls.get(name, ()))
+    def _call_records(self, name: str, readout: Readout, term: str) -> tuple[CallRecord, ...]:
+        """The calls of a module, with the gradient of a term."""
+        return tuple(self._call_record(call, readout, term) for call in self.calls.get(name, ()))
 
-    def _unmatched_reasons(self, name: str, readout: Readout) -> list[Absent]:
+    def _unmatched_reasons(self, name: str, readout: Readout, term: str) -> list[Absent]:
         """Why gradient came, or may have come, to outputs of a module whose rows are not known."""
         found = []
         for call in self.calls.get(name, ()):
-            came = call.unmatched is not None and bool(readout[call.keys[2]].any())
+            arrivals = call.arrivals.get(term)
+            came = arrivals is not None and bool(readout[arrivals.keys[1]].any())
             reason = call.unknown or (call.unmatched_reason if came else None)
             if reason is not None:
                 found.append(Absent.because(reason))
         return found
 
-    def _call_record(self, call: Call, readout: Readout) -> CallRecord:
-        gradients, index, unmatched = (readout[key] for key in call.keys)
-        samples = self._samples_of(call, index)
+    def _call_record(self, call: Call, readout: Readout, term: str) -> CallRecord:
+        arrivals = call.arrivals.get(term, _NEVER)
+        gradients, unmatched = (torch.zeros(0) if key < 0 else readout[key] for key in arrivals.keys)
         row_gradients: Tensor | Absent
         if isinstance(call.rows, Absent):
             row_gradients = call.rows
-        elif call.row_gradients is None:
+        elif arrivals.row_gradients is None:
             row_gradients = Absent("no gradient arrived", "no-gradient")
         else:
             row_gradients = gradients
         return CallRecord(
             grad_enabled=call.grad_enabled,
             requires_grad=call.requires_grad,
-            reached=call.reached,
+            reached=arrivals.reached,
             gradient=bool(gradients.any()) or bool(unmatched.any()),
             rows=call.rows,
-            samples=samples,
+            samples=self._samples_of(call, readout[call.key]),
             row_gradients=row_gradients,
             recomputed=call.recomputed,
             unknown=call.unknown,
@@ -257,11 +274,13 @@ class Capture:
             return Absent.because(unknown_rows.ROWS_OUT_OF_RANGE.of(last=self.samples - 1))
         return samples
 
-    def facts(self, name: str, readout: Readout, evaluating: tuple[str, ...] = ()) -> ModuleFacts:
+    def facts(
+        self, name: str, readout: Readout, evaluating: tuple[str, ...] = (), term: str = WHOLE_LOSS
+    ) -> ModuleFacts:
         """The facts of a module, after the readout was fetched; `evaluating` as in `ModuleRecord`."""
         return ModuleFacts(
-            self._call_records(name, readout),
-            self._unmatched_reasons(name, readout),
+            self._call_records(name, readout, term),
+            self._unmatched_reasons(name, readout, term),
             self._output_sums(name, readout),
             evaluating,
         )
@@ -344,10 +363,6 @@ def _layout(module: nn.Module, tensor: Tensor, first: bool, declared: bool) -> C
     if getattr(module, "batch_first", None) is False and tensor.dim() > 2 and not declared:
         return unknown_rows.SEQUENCE_FIRST
     return None
-
-
-def _larger(before: Tensor | None, now: Tensor) -> Tensor:
-    return now if before is None else torch.maximum(before, now)
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ at the entry and the exit of the step, whatever moved them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from diagnostics.recording.watched_parameters import Tracked
 from diagnostics.records import Absent, Number, OptimizerPlace, ParameterRecord, Reach
 
 _NONE = Absent("no gradient arrived in this step", "no-gradient")
-_NO_REACH = Reach("none", _NONE, _NONE, _NONE)
+NO_REACH = Reach("none", _NONE, _NONE, _NONE)
 
 _Build = Callable[[frozenset[int], Mapping[int, float] | None], dict[str, ParameterRecord]]
 
@@ -90,6 +91,15 @@ class ParameterWatch:
         self._active = False
         self._reset()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Gradients that are computed in the block are not those of the step."""
+        self._active, was = False, self._active
+        try:
+            yield
+        finally:
+            self._active = was
+
     def _hook_parameters(self) -> None:
         """Hook each parameter that requires gradient now; torch refuses hooks on the others."""
         for index, parameter in enumerate(self._parameters):
@@ -144,6 +154,21 @@ class ParameterWatch:
             norms = list(torch._foreach_norm(gradients, 2))
             counts = [torch.count_nonzero(gradient) for gradient in gradients]
         self._measured.append(([index for index, _ in present], norms, counts))
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """The watched parameters, by position."""
+        return self._parameters
+
+    @property
+    def names(self) -> list[str]:
+        """Their names, by position."""
+        return [item.name for item in self._tracked]
+
+    @property
+    def fall(self) -> Sequence[Tensor]:
+        """What each parameter was at the entry of the step, minus what it is now; valid after `finish`."""
+        return self._entry
 
     @property
     def arrived(self) -> frozenset[int]:
@@ -245,7 +270,7 @@ class ParameterWatch:
             changed = self._changed(updates)
             records = {}
             reaches = [
-                self._reach(index, gradients.get(index)) if index in arrived else _NO_REACH
+                self.reach(index, gradients.get(index)) if index in arrived else NO_REACH
                 for index in range(len(self._parameters))
             ]
             layers = self._layer_sizes(reaches)
@@ -284,7 +309,8 @@ class ParameterWatch:
             changed[index] = count > 0
         return changed
 
-    def _reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
+    def reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
+        """How far a gradient of this norm and this number of non-zero elements came to a parameter."""
         if measured is None:
             gone = Absent(
                 "the gradient arrived and was taken away before the backward pass ended", "taken-away"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from diagnostics.findings import Finding, ordered
-from diagnostics.records import Absent, ModuleRecord, Number, StepRecord
+from diagnostics.records import Absent, ModuleRecord, Number, StepRecord, TermReach
 
 _UNKNOWN = "?"
 
@@ -26,6 +26,25 @@ def module_table(record: StepRecord) -> str:
     names = [*record.order, *(name for name in record.modules if name not in record.order)]
     headers = ("module", "gradient", "calls", "coverage", "waste", "evenness", "parameters", "moved")
     return text_table(headers, [(name, *_cells(record.modules[name])) for name in names])
+
+
+def term_table(record: StepRecord) -> str:
+    """One line per watched module, one column per term: coverage, and the norm of the term's gradient in brackets.
+
+    `none` and `zero` are modules whose parameters got no gradient of the term, and only zeros.
+    """
+    headers = [f"{name}{' (regulariser)' if term.regulariser else ''}" for name, term in record.terms.items()]
+    rows = [
+        (module, *(_reach_cell(term.modules.get(module)) for term in record.terms.values()))
+        for module in record.modules
+    ]
+    return text_table(("module", *headers), rows)
+
+
+def _reach_cell(reach: TermReach | None) -> str:
+    if reach is None:
+        return _UNKNOWN
+    return f"{cell(reach.coverage)} ({cell(reach.norm)})" if reach.kind == "some" else reach.kind
 
 
 def to_table(findings: Iterable[Finding]) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from diagnostics.findings import METRICS
 from diagnostics.rules.options import Option
-from diagnostics.rules.rule import Rule
+from diagnostics.rules.rule import ODD_BATCH, Rule
 
 
-def page(rule: Rule) -> str:
-    """The page of a rule."""
-    return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule)]) + "\n"
+def page(rule: Rule, short: bool = False) -> str:
+    """The page of a rule.
+
+    Args:
+        short: Whether to leave out what the index of all pages says once, of the options that nearly all rules have.
+    """
+    return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule, short)]) + "\n"
 
 
-def _sections(rule: Rule) -> Iterator[str]:
+def _sections(rule: Rule, short: bool) -> Iterator[str]:
     yield _summary(rule)
     if rule.what:
         yield rule.what
@@ -29,8 +33,8 @@ def _sections(rule: Rule) -> Iterator[str]:
         yield f"**False alarms.** {rule.false_alarms}"
     yield f"**Remedy.** {rule.remedy}"
     if rule.options:
-        yield "**Options** (`Monitor(options=...)`)"
-        yield "\n".join(_option(name, option) for name, option in rule.options.items())
+        yield "**Options**" if short else "**Options** (`Monitor(options=...)`)"
+        yield "\n".join(_short_options(rule.options) if short else _options(rule.options))
     if rule.arguments:
         yield f"**Options.** Arguments of `{rule.arguments}`."
 
@@ -47,7 +51,22 @@ def _needs(rule: Rule) -> Iterator[tuple[str, bool]]:
     yield "Needs every step", rule.needs_every_step
 
 
-def _option(name: str, option: Option) -> str:
-    values = f"{option.low:g}..{option.high:g}{', whole' if option.whole else ''}"
-    why = f". {option.why[0].upper()}{option.why[1:]}" if option.why else ""
-    return f"- `{name}={option.default:g}` ({values}): {option.meaning}{why}."
+def _options(options: Mapping[str, Option]) -> Iterator[str]:
+    for name, option in options.items():
+        values = f"{option.low:g}..{option.high:g}{', whole' if option.whole else ''}"
+        yield f"- `{name}={option.default:g}` ({values}): {option.meaning}{_reason(option)}."
+
+
+def _short_options(options: Mapping[str, Option]) -> Iterator[str]:
+    """A line per option; `min_steps` and `share` share the last one."""
+    usual = {name: option for name, option in options.items() if name in ("min_steps", "share")}
+    yield from _options({name: option for name, option in options.items() if name not in usual})
+    if usual:
+        reasons = [_reason(option)[2:] for option in usual.values() if option.why != ODD_BATCH]
+        text = ". ".join(filter(None, reasons))
+        values = ", ".join(f"`{name}={option.default:g}`" for name, option in usual.items())
+        yield f"- {values}{f': {text}.' if text else ''}"
+
+
+def _reason(option: Option) -> str:
+    return f". {option.why[0].upper()}{option.why[1:]}" if option.why else ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +9,10 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
+
+from diagnostics.recording.random_numbers import same_random_numbers
 
 NUDGE = 0.1
 """Standard deviation of the noise on a weight, relative to the root mean square of its tensor.
@@ -41,8 +41,7 @@ def untouched(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterato
         parameter.grad = None
     try:
         with (
-            torch.random.fork_rng(_cuda_devices(model), device_type="cuda"),
-            _host_random_numbers(),
+            same_random_numbers(model),
             _optimizers_untouched(optimizers),
         ):
             yield
@@ -65,20 +64,6 @@ def _held(module: nn.Module) -> Iterator[dict[str, Any]]:
     yield attributes
     for kind in ("_parameters", "_buffers", "_modules"):
         yield attributes[kind]
-
-
-@contextmanager
-def _host_random_numbers() -> Iterator[None]:
-    python = random.getstate()
-    # not imported here: the toolkit needs torch alone, but a data pipeline may draw from numpy
-    numpy: Any = sys.modules.get("numpy")
-    drawn = numpy.random.get_state() if numpy else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        if numpy:
-            numpy.random.set_state(drawn)
 
 
 @contextmanager
@@ -120,8 +105,3 @@ def nudge(model: nn.Module, seed: int) -> None:
                     torch.ones_like(size) / max(parameter[0].numel() if parameter.dim() > 1 else 1, 1) ** 0.5
                 )
             parameter.add_(NUDGE * size * torch.randn_like(parameter))
-
-
-def _cuda_devices(model: nn.Module) -> list[torch.device]:
-    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
-    return sorted({tensor.device for tensor in tensors if tensor.is_cuda}, key=str)

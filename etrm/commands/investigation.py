@@ -202,9 +202,9 @@ def faults() -> None:
     from etrm.training.faults import FAULTS
     from reports.terminal.console import open_console
 
-    table = Table("fault", "root cause", "what it does", "where it shows")
+    table = Table("fault", "root cause", "models", "what it does", "where it shows")
     for fault in FAULTS.values():
-        table.add_row(fault.name, fault.root_cause, fault.what, fault.seen)
+        table.add_row(fault.name, fault.root_cause, fault.models, fault.what, fault.seen)
     open_console().print(table)
 
 
@@ -238,7 +238,7 @@ def bench_faults(
 
     base = resolve_config(preset, config, settings, None)
     budget = budget_of(tier, per_case, pretrain_steps)
-    chosen = fault_bench.cases(names or (), seeds, budget.most_seeds)
+    chosen = fault_bench.cases(base, names or (), seeds, budget.most_seeds)
     with resumable_work("") as phases:
         outcomes = fault_bench.run(
             base,

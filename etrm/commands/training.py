@@ -33,8 +33,10 @@ def train(
     """Train a model. Ctrl-C saves a checkpoint; --resume continues exactly from there."""
     from etrm.checkpoints.run_folder import read_config
     from etrm.rank import read_rank
+    from etrm.training.trainer import Trainer
     from etrm.training.trainer import train as run_training
     from reports.terminal.console import TrainBar, open_console
+    from reports.terminal.data_tables import stage_lines
 
     allow_code_of(out if resume else None, allowed=allow_code)
     if resume and not (preset or config or settings or inject):
@@ -42,8 +44,13 @@ def train(
     else:
         chosen = resolve_config(preset, config, settings, inject)
     console = open_console(stderr=True, quiet=read_rank() > 0)
+
+    def show_stages(trainer: Trainer) -> None:
+        for line in stage_lines(trainer.config.data.curriculum, trainer.episodes.stage_tasks):
+            console.print(line, highlight=False)
+
     with TrainBar(chosen.train.steps, console) as bar:
-        finished = run_training(chosen, out, resume=resume, on_step=bar.update)
+        finished = run_training(chosen, out, resume=resume, on_start=show_stages, on_step=bar.update)
     state = "finished" if finished else f"stopped early; resume with: etrm train --resume --out {out}"
     with suppress(OSError):  # the run may have stopped because its terminal was closed
         console.print(f"{out}: {state}", highlight=False, soft_wrap=True)

@@ -8,6 +8,12 @@ combinations are refused here, before any data is read.
 from etrm.config.code_names import RULES as RULES
 from etrm.config.code_names import is_rules as is_rules
 from etrm.config.code_names import named_code as named_code
+from etrm.config.curriculum import NO_CURRICULUM as NO_CURRICULUM
+from etrm.config.curriculum import Curriculum as Curriculum
+from etrm.config.curriculum import CurriculumStage as CurriculumStage
+from etrm.config.curriculum import find_stage as find_stage
+from etrm.config.curriculum import scale_curriculum as scale_curriculum
+from etrm.config.curriculum import shorten_curriculum as shorten_curriculum
 from etrm.config.data import SIDE as SIDE
 from etrm.config.data import Asked as Asked
 from etrm.config.data import DataConfig as DataConfig

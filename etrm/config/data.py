@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from etrm.config.code_names import Named
+from etrm.config.curriculum import Curriculum, is_curriculum
 from etrm.config.section import Section, refused
 
 SIDE = 30
@@ -66,6 +68,25 @@ class DataConfig(Section):
         le=16,
         description="number of groups of tasks of similar region size; each group has its own carry",
     )
+    curriculum: Curriculum = Field(
+        (),
+        description="stages such as [[5, 60], [10, 140]]: 60 steps on tasks whose demonstrations have inputs of sides "
+        "up to 5, then 140 on sides 6 to 10; larger tasks are left out",
+    )
+    replay: float = Field(
+        0.0, ge=0, lt=1, description="share of a stage's batches that are drawn from earlier stages"
+    )
+
+    @field_validator("curriculum", mode="before")
+    @classmethod
+    def _are_stages(cls, value: Any) -> Any:
+        if not is_curriculum(value):
+            raise refused(
+                "config.unreadable-curriculum",
+                "data.curriculum must be a list of stages [max_side, steps] of positive integers, such as "
+                f"[[5, 60], [10, 140]] (got {value!r})",
+            )
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -73,5 +94,17 @@ class DataConfig(Section):
             raise refused(
                 "store.fresh-augmentations",
                 "data.store holds fixed augmentations, so data.augmentations must be a number, not 'fresh'",
+            )
+        if any(later.max_side <= earlier.max_side for earlier, later in pairwise(self.curriculum)):
+            sides = ", ".join(str(stage.max_side) for stage in self.curriculum)
+            raise refused(
+                "config.unordered-curriculum",
+                f"the sides of data.curriculum must rise from stage to stage (got {sides})",
+            )
+        if self.replay and len(self.curriculum) < 2:
+            raise refused(
+                "config.replay-without-earlier-stage",
+                f"data.replay {self.replay} has no effect: data.curriculum has {len(self.curriculum)} stages, so no "
+                "stage has an earlier one",
             )
         return self

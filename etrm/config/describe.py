@@ -147,9 +147,14 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 def _in_words(kind: Any, bounds: Bounds) -> tuple[str, ...]:
-    """Return the values of one type in words: ``integer >= 1``; ``adam_atan2``, ``adamw``; ``list of texts``."""
+    """Return the values of one type in words: ``integer >= 1``; ``adam_atan2``, ``adamw``; ``list of texts``.
+
+    A list of named tuples is a list of lists of their fields: ``list of [max_side, steps]``.
+    """
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
+        if names := getattr(inner, "_fields", ()):
+            return (f"list of [{', '.join(names)}]",)
         text = inner is str or (get_origin(inner) is Annotated and get_args(inner)[0] is str)
         return ("list of texts" if text else f"list of {_listed(_choices(inner))}",)
     if get_origin(kind) is Literal:

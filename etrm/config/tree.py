@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, TypedDict, Unpack, cast, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from etrm.config.code_names import Named, is_rules
+from etrm.config.curriculum import scale_curriculum
 from etrm.config.data import DataConfig
 from etrm.config.model import KINDS, SYMBOLIC, VARIATIONAL, ModelConfig, VariantName
 from etrm.config.section import Section, refused
@@ -150,7 +151,7 @@ def check_request(config: Config) -> Config:
     Faults and interventions change a config after this check, so that they may do exactly that.
 
     Raises:
-        ConfigError: the warm-up is longer than the run.
+        ConfigError: the warm-up is longer than the run, or the curriculum does not fit the run or its data.
     """
     train = config.train
     if train.warmup_steps > train.steps:
@@ -161,7 +162,30 @@ def check_request(config: Config) -> Config:
             allowed="train.warmup_steps of at most train.steps",
             next_step=f"--set train.warmup_steps={train.steps // 10}",
         )
+    _check_curriculum(config.data, train.steps)
     return config
+
+
+def _check_curriculum(data: DataConfig, steps: int) -> None:
+    """Refuse stages that the run would not reach, or that do not say what its last steps are."""
+    total = sum(stage.steps for stage in data.curriculum)
+    if data.curriculum and total != steps:
+        scaled = [
+            list(stage) for stage in scale_curriculum(data.curriculum, data.replay, steps)["curriculum"]
+        ]
+        raise ConfigError(
+            "config.curriculum-steps",
+            "the stages of data.curriculum must have as many steps as the run",
+            got=f"{total} steps in {len(data.curriculum)} stages, train.steps {steps}",
+            next_step=f"--set train.steps={total}, or --set 'data.curriculum={scaled}'",
+        )
+    if data.curriculum and data.curriculum[-1].max_side > data.max_side:
+        raise ConfigError(
+            "config.curriculum-beyond-data",
+            "data.curriculum has a stage for larger grids than the data",
+            got=f"side {data.curriculum[-1].max_side}, data.max_side {data.max_side}",
+            next_step=f"--set data.max_side={data.curriculum[-1].max_side}",
+        )
 
 
 class Changes(TypedDict, total=False):

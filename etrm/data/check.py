@@ -51,6 +51,7 @@ class TaskSetSummary:
         mean_cells: the mean number of cells per grid.
         max_side: the longest side of any grid.
         sides: the number of tasks by the longest side of their grids.
+        demo_sides: the number of tasks by the longest side of their demonstrations' inputs.
         region: the fit of the region rule, see :class:`RegionSummary`.
         problems: one sentence per problem.
     """
@@ -68,6 +69,7 @@ class TaskSetSummary:
     mean_cells: float
     max_side: int
     sides: dict[int, int]
+    demo_sides: dict[int, int]
     region: RegionSummary
     problems: tuple[str, ...]
 
@@ -93,6 +95,7 @@ def describe(tasks: TaskSet) -> TaskSetSummary:
         mean_cells=sum(cells) / len(cells),
         max_side=max(sides),
         sides=dict(sorted(sides.items())),
+        demo_sides=dict(sorted(Counter(task.demo_side for task in tasks).items())),
         region=_regions(queries),
         problems=tuple(_problems(tasks)),
     )

@@ -5,13 +5,14 @@ The state of a loader is therefore one counter per bucket, and any episode can b
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from etrm.config import Asked, DataConfig
+from etrm.config import Asked, DataConfig, find_stage
 from etrm.data.augment import Augmentation, draw_augmentation, list_augmentations
 from etrm.data.sample import DemoPair, GridLayout, Query, Sample, build, list_queries
 from etrm.data.sources import TaskSet
@@ -42,7 +43,7 @@ class Episodes:
 
     Raises:
         DataError: a query has no known output, or lacks the demonstrations that the variant needs, or
-            ``data.store`` is not a store of these tasks.
+            ``data.store`` is not a store of these tasks, or a stage of the curriculum has no tasks.
     """
 
     def __init__(self, tasks: TaskSet, data: DataConfig, variant: str, seed: int) -> None:
@@ -63,9 +64,10 @@ class Episodes:
             _check_demos(tasks, self.queries, variant)
         self._store = self._opened_store()
         self._layout = GridLayout(data.canvas, data.max_demos, data.translate)
-        self._buckets = _bucketed(self.queries, 1 if data.canvas == "published" else data.buckets)
-        shares = np.cumsum([len(bucket) for bucket in self._buckets]) / len(self.queries)
-        self._edges = shares[:-1]
+        groups = 1 if data.canvas == "published" else data.buckets
+        self._stages = tuple(_bucketed(queries, groups) for queries in self._split_by_stage())
+        self._buckets = tuple(bucket for buckets in self._stages for bucket in buckets)
+        self._edges = tuple(self._list_edges(stage) for stage in range(len(self._stages)))
         self._phase = float(_stream(_SCHEDULE, seed).random())
 
     def _opened_store(self) -> EpisodeStore | None:
@@ -90,10 +92,62 @@ class Episodes:
         """Return the queries of a bucket, sorted by region size."""
         return self._buckets[bucket]
 
-    def bucket_at(self, step: int) -> int:
-        """Return the bucket of a step. Its frequency is its share of the queries (a golden-ratio sequence)."""
-        place = (self._phase + step * _GOLDEN) % 1.0
-        return int(np.searchsorted(self._edges, place, side="right"))
+    def bucket_at(self, step: int, turn: int = 1) -> int:
+        """Return the bucket of a step. Its frequency is its share of the stage's queries (a golden-ratio sequence).
+
+        Args:
+            step: the 0-based step.
+            turn: the number of steps for which a bucket is kept; a stage begins with the first turn after its start.
+        """
+        place = (self._phase + step // turn * _GOLDEN) % 1.0
+        return int(np.searchsorted(self._edges[self.stage_at(step, turn)], place, side="right"))
+
+    def stage_at(self, step: int, turn: int = 1) -> int:
+        """Return the index of the curriculum's stage at a step, see :meth:`bucket_at`; 0 without a curriculum."""
+        return find_stage(self.data.curriculum, step // turn * turn)
+
+    def stage_of(self, bucket: int) -> int:
+        """Return the index of the stage whose tasks a bucket holds."""
+        ends = np.cumsum([len(buckets) for buckets in self._stages])
+        return int(np.searchsorted(ends, bucket, side="right"))
+
+    @property
+    def stage_tasks(self) -> tuple[int, ...]:
+        """The number of tasks of each stage of the curriculum; of all tasks without one."""
+        return tuple(
+            len({query.task.id for bucket in buckets for query in bucket}) for buckets in self._stages
+        )
+
+    def _split_by_stage(self) -> list[list[Query]]:
+        """Return the queries of each stage: those whose task is too large for the stage before it."""
+        if not self.data.curriculum:
+            return [list(self.queries)]
+        sides = [stage.max_side for stage in self.data.curriculum]
+        stages: list[list[Query]] = [[] for _ in sides]
+        for query in self.queries:
+            if query.task.demo_side <= sides[-1]:
+                stages[bisect_left(sides, query.task.demo_side)].append(query)
+        if not all(stages):
+            counts = [len({query.task.id for query in stage}) for stage in stages]
+            raise DataError(
+                "data.stage-without-tasks",
+                f"{self.tasks.source}: stage {counts.index(0) + 1} of data.curriculum has no tasks",
+                got=", ".join(
+                    f"{count} up to side {side}" for count, side in zip(counts, sides, strict=True)
+                ),
+                allowed="at least one task whose demonstrations have inputs of the stage's sides",
+                next_step="merge the stage with its neighbour",
+            )
+        return stages
+
+    def _list_edges(self, stage: int) -> npt.NDArray[np.float64]:
+        """Return where buckets end in [0, 1) in a stage: those of earlier stages at ``data.replay``, its own at 1."""
+        earlier = np.cumsum([len(bucket) for buckets in self._stages[:stage] for bucket in buckets])
+        own = np.cumsum([len(bucket) for bucket in self._stages[stage]])
+        replay = self.data.replay if stage else 0.0
+        replayed = replay * earlier / earlier[-1] if stage else earlier
+        edges = np.concatenate((replayed, replay + (1 - replay) * own / own[-1]))
+        return edges[:-1]
 
     def sample(self, bucket: int, index: int) -> Sample:
         """Return the ``index``-th episode of a bucket. The bucket is shuffled again for every pass over it."""

@@ -182,12 +182,16 @@ def load_tasks(
 
 
 def choose_tasks(data: DataConfig) -> TaskSet:
-    """Return the tasks of a data section.
+    """Return the tasks of a data section: those of all stages if there is a curriculum.
 
     Raises:
         DataError: see :func:`load_tasks`.
     """
-    return load_tasks(data.source, data.subset, data.max_side, data.max_tasks).without(data.exclude)
+    tasks = load_tasks(data.source, data.subset, data.max_side, data.max_tasks).without(data.exclude)
+    if not data.curriculum:
+        return tasks
+    largest = data.curriculum[-1].max_side
+    return tasks.without([task.id for task in tasks if task.demo_side > largest])
 
 
 def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:

@@ -69,6 +69,11 @@ class Task:
         """The longest side of any grid."""
         return int(max(max(grid.shape) for grid in self.grids))
 
+    @property
+    def demo_side(self) -> int:
+        """The longest side of the demonstrations' inputs; 0 without demonstrations."""
+        return max((max(pair.input.shape) for pair in self.demos), default=0)
+
     @cached_property
     def hash(self) -> str:
         """A hash of the set of pairs, independent of their order, their role and the task's id."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from etrm.atomic_files import write_atomically
-from etrm.config import Config, with_settings
+from etrm.config import Config, load, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import ConfigError, EtrmError, Interrupted, RunFolderError
 from etrm.evaluation import binomial_interval
@@ -35,6 +35,10 @@ NOTHING = "none"
 FAILED = "error"
 """What is named where the investigation itself failed."""
 CASES = "cases.json"
+TRAINED_AS_PUBLISHED: Changes = {
+    "model": {"symbolic": {"selector": "demos", "cycle_grad": "last", "inject": "every_cycle"}}
+}
+"""Recursion as in the Tiny Recursive Model: early cycles have no gradient, and each one gets the encoding."""
 HEALTHY: Mapping[str, Callable[[Config], Changes]] = {
     "healthy": lambda base: {},
     "healthy-frozen-decoder": lambda base: {
@@ -43,6 +47,17 @@ HEALTHY: Mapping[str, Callable[[Config], Changes]] = {
     "healthy-trm": lambda base: {"model": {"variant": "trm"}, "data": {"augmentations": 1}},
 }
 """Controls by name, with the changes that make them of the base config."""
+HEALTHY_SYMBOLIC: Mapping[str, Changes] = {
+    "healthy-symbolic": {},
+    "healthy-symbolic-recursion": TRAINED_AS_PUBLISHED,
+}
+"""The same for the symbolic solver."""
+SYMBOLIC_CASES: Changes = {
+    "data": {"max_side": 4, "max_tasks": 2000},
+    "model": {"symbolic": {"guards": 4}},
+    "train": {"batch_size": 8},
+}
+"""Changes of the preset symbolic-rules with which a case takes seconds, also where a loop evaluates cell by cell."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -106,10 +121,11 @@ class Score:
         return binomial_interval(self.right, self.cases)
 
 
-def cases(names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
+def cases(base: Config, names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
     """Every fault and control with each of its first seeds.
 
     Args:
+        base: the healthy subject. If it is the symbolic solver, faults that act on other models alone are left out.
         names: the names of faults and controls; all of them if it is empty.
         seeds: cases of each.
         per_case: seeds of one investigation, so that no two cases share one.
@@ -117,7 +133,11 @@ def cases(names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
     Raises:
         ConfigError: a name that is not known.
     """
-    known = {**{name: fault.root_cause for name, fault in FAULTS.items()}, **dict.fromkeys(HEALTHY, NOTHING)}
+    recursive = base.model.recursive
+    known = {
+        name: fault.root_cause for name, fault in FAULTS.items() if recursive or fault.models != "recursive"
+    }
+    known |= dict.fromkeys((*(HEALTHY if recursive else ()), *HEALTHY_SYMBOLIC), NOTHING)
     for name in names:
         if name not in known:
             raise ConfigError(
@@ -133,10 +153,21 @@ def cases(names: Sequence[str], seeds: int, per_case: int) -> list[Case]:
 
 
 def subject_of(case: Case, base: Config) -> Config:
-    """The config that is investigated."""
-    if case.fault in FAULTS:
-        return with_settings(base, faults=(case.fault,))
-    return with_settings(base, **HEALTHY[case.fault](base))
+    """The config that is investigated; that of a fault of the symbolic solver has this solver as its model."""
+    if case.fault in HEALTHY:
+        return with_settings(base, **HEALTHY[case.fault](base))
+    if case.fault in HEALTHY_SYMBOLIC:
+        return with_settings(_symbolic(base), **HEALTHY_SYMBOLIC[case.fault])
+    symbolic = FAULTS[case.fault].models == "symbolic"
+    return with_settings(_symbolic(base) if symbolic else base, faults=(case.fault,))
+
+
+def _symbolic(base: Config) -> Config:
+    """The base config if its model is the symbolic solver, else a small preset of one."""
+    if not base.model.recursive:
+        return base
+    small = with_settings(load("symbolic-rules"), **SYMBOLIC_CASES)
+    return with_settings(small, train={"threads": base.train.threads, "device": base.train.device})
 
 
 def run(
@@ -219,9 +250,11 @@ def _investigate(case: Case, subject: Config, out: Path, tier: Tier) -> CaseOutc
 
 
 def _prepare(base: Config, root: Path, workers: int, tier: Tier, progress: Progress) -> None:
-    """Train the decoders before several processes want them at once."""
+    """Train the decoders before several processes want them at once; the symbolic solver starts from none."""
     investigation = Investigation(root, base, (0,), launcher("processes", workers), progress, tier)
-    _ = investigation.control_decoder, investigation.brief_decoder, investigation.decoder
+    _ = investigation.control_decoder
+    if base.model.recursive:
+        _ = investigation.brief_decoder, investigation.decoder
 
 
 def _claim(root: Path, identity: dict[str, Any]) -> dict[Case, CaseOutcome]:
@@ -251,7 +284,7 @@ def _keep(root: Path, identity: dict[str, Any], done: dict[Case, CaseOutcome]) -
 
 def _identity(base: Config) -> dict[str, Any]:
     """What every outcome of a bench depends on, code of faults from outside the package included."""
-    faulty = [with_settings(base, faults=(name,)) for name in FAULTS]
+    faulty = [subject_of(case, base) for case in cases(base, (), 1, 1) if case.fault in FAULTS]
     return {
         "subject": json.loads(base.to_json()),
         "code": judging_hash(base, *faulty),

@@ -133,11 +133,15 @@ class DemonstrationEncoder(nn.Module):
 class EncodedSelector(nn.Module):
     """Logits by an encoding that is refined in cycles, z from y and z, then y from z and y, as in TRM.
 
+    The starting z is learned where the first cycle keeps its gradient.
+
     Args:
         config: the selector (``demos`` or ``input``), its width and its recursion.
         rules: number of rules.
         conditions: number of conditions.
     """
+
+    start: Tensor
 
     def __init__(self, config: SymbolicConfig, rules: int, conditions: int) -> None:
         super().__init__()
@@ -146,7 +150,11 @@ class EncodedSelector(nn.Module):
         self.inject = config.inject
         self.inputs_alone = config.selector == "input"
         self.encoder = DemonstrationEncoder(width)
-        self.start = nn.Parameter(torch.zeros(width))
+        start = torch.zeros(width)
+        if self.last_only and self.cycles > 1:  # no gradient can reach it, so it is no weight
+            self.register_buffer("start", start)
+        else:
+            self.start = nn.Parameter(start)
         self.refine_z, self.refine_y = (
             nn.Sequential(nn.Linear(parts * width, width), nn.GELU(), nn.Linear(width, width))
             for _ in range(2)

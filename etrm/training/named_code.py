@@ -10,7 +10,7 @@ from etrm.data.sources import find_source
 from etrm.extensions import source_digest
 from etrm.model.construct import VARIANTS, find_variant
 from etrm.model.encoders import ENCODERS, find_encoder
-from etrm.training.faults import Fault, apply_faults, build_recipe, find, is_listed
+from etrm.training.faults import Fault, apply_faults, build_recipe, find, find_all, is_listed
 from etrm.training.observer import find_rule
 
 
@@ -47,7 +47,7 @@ def seams(config: Config) -> list[object]:
     """
     recipe = build_recipe(config)
     return [
-        *(find(name).apply for name in config.faults),
+        *(fault.apply for fault in find_all(config)),
         *(getattr(recipe, field.name) for field in fields(recipe)),
         *map(_code, objects(config).values()),
         find_encoder(apply_faults(config).model.encoder.kind),

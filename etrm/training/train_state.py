@@ -78,7 +78,17 @@ class TrainState:
     @property
     def bucket(self) -> int:
         """The bucket of the next step."""
-        return self.episodes.bucket_at(self.step // self.model.steps_per_turn)
+        return self.episodes.bucket_at(self.step, self.model.steps_per_turn)
+
+    @property
+    def stage(self) -> dict[str, int]:
+        """The logged values of the curriculum's stage at the next step; empty without a curriculum."""
+        curriculum = self.config.data.curriculum
+        if not curriculum:
+            return {}
+        stage = self.episodes.stage_at(self.step, self.model.steps_per_turn)
+        replayed = self.episodes.stage_of(self.bucket) < stage
+        return {"stage_side": curriculum[stage].max_side, "replayed": int(replayed)}
 
     @property
     def rows(self) -> range:

@@ -175,6 +175,7 @@ class Trainer:
                 "bucket": bucket,
                 "rows": train.batch_size,
                 "reset_share": sum(resets) / train.batch_size,
+                **self.state.stage,
             }
             tokens = train.batch_size * parts[0].batch.inputs.shape[1]
             setting = {"lr_factor": factor, "frozen": self.stage.frozen, "tokens": tokens}
@@ -252,6 +253,8 @@ class Trainer:
         record |= {"seed": self.config.train.seed, "data_hash": self.tasks.hash}
         record |= {"queries": len(self.episodes.queries), "skipped_queries": len(self.episodes.skipped)}
         record |= {"tasks": len(self.tasks), "parameters": sum(p.numel() for p in self.model.parameters())}
+        if self.config.data.curriculum:
+            record["stage_tasks"] = list(self.episodes.stage_tasks)
         code = named_code.digests(self._requested)
         record |= {"code": code} if code else {}
         if self.folder:
@@ -369,7 +372,14 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def train(config: Config, path: Path, *, resume: bool = False, on_step: OnStep | None = None) -> bool:
+def train(
+    config: Config,
+    path: Path,
+    *,
+    resume: bool = False,
+    on_start: Callable[[Trainer], None] = lambda trainer: None,
+    on_step: OnStep | None = None,
+) -> bool:
     """Train a config in a folder, or resume it; with all processes that torchrun started.
 
     Returns:
@@ -386,6 +396,7 @@ def train(config: Config, path: Path, *, resume: bool = False, on_step: OnStep |
         trainer = Trainer(config, folder, world)
         if resume:
             trainer.resume()
+        on_start(trainer)
         try:
             return trainer.run(on_step)
         except Exception as error:

@@ -47,7 +47,10 @@ def group_by_setting(configs: Sequence[Config]) -> list[str]:
 def shorten_setting(value: Any) -> str:
     """Return the value of a setting as text for readers."""
     if isinstance(value, list):
-        return ", ".join(map(shorten_setting, value)) or "none"
+        return (
+            ", ".join(str(item) if isinstance(item, list) else shorten_setting(item) for item in value)
+            or "none"
+        )
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

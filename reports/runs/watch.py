@@ -63,6 +63,10 @@ HALTING = (
     WatchedQuantity("halting accuracy", "q_halt_accuracy", SHARE),
     WatchedQuantity("  of a constant guess", "q_halt_base_rate", SHARE),
 )
+CURRICULUM = (
+    WatchedQuantity("largest side of the stage", "stage_side"),
+    WatchedQuantity("batches of earlier stages", "replayed", SHARE),
+)
 PROBE = (
     WatchedQuantity("share that differs", "probe.share"),
     WatchedQuantity("effective rank", "probe.effective_rank"),
@@ -117,6 +121,7 @@ def _sections(history: History) -> Iterator[tuple[str, Sequence[WatchedQuantity]
     modules = [key.removesuffix(".coverage") for key in history.table if key.endswith(".coverage")]
     drift = [key for key in history.table if key.startswith("drift.")]
     yield "learning", LEARNING
+    yield "curriculum", CURRICULUM
     yield "halting", HALTING
     yield "coverage", [WatchedQuantity(name, f"{name}.coverage", SHARE) for name in modules]
     yield "relative weight change per step", [WatchedQuantity(name, f"{name}.moved") for name in modules]

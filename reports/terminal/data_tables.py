@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from etrm.config import CurriculumStage
 from etrm.data.check import TaskSetSummary
 from etrm.data.store import Index
+
+SCALE = 5
+"""Difference of the sides of two scales, as in the original curriculum: sides up to 5, 10, 15."""
 
 
 def summary_table(found: TaskSetSummary) -> Table:
@@ -20,6 +25,7 @@ def summary_table(found: TaskSetSummary) -> Table:
         "demonstrations per task": f"{found.mean_demos:.2f}",
         "leave-one-out queries": found.left_out,
         "demonstrations that cannot be left out": ", ".join(found.not_left_out) or "none",
+        "tasks by largest side of their demonstrations' inputs": _count_scales(found.demo_sides),
         "cells per grid": f"{found.mean_cells:.1f}",
         "mean tokens of a region": f"{found.region.mean_tokens:.1f}",
         "most tokens of a region": found.region.max_tokens,
@@ -43,6 +49,24 @@ def store_table(title: str, index: Index) -> Table:
         "size": f"{counts['bytes'] / 1e6:.1f} MB",
     }
     return _two_columns(title, rows)
+
+
+def stage_lines(stages: Sequence[CurriculumStage], tasks: Sequence[int]) -> list[str]:
+    """Return a line per stage of a curriculum: its steps, and the number of its tasks."""
+    lows = [1, *(stage.max_side + 1 for stage in stages)]
+    return [
+        f"stage {number}: {stage.steps} steps on {count} tasks with demonstration inputs of sides {low} to "
+        f"{stage.max_side}"
+        for number, (stage, count, low) in enumerate(zip(stages, tasks, lows, strict=False), start=1)
+    ]
+
+
+def _count_scales(sides: Mapping[int, int]) -> str:
+    """Count tasks in scales of five: ``1 to 5: 27, 6 to 10: 151``."""
+    scales = Counter({-(-side // SCALE) * SCALE: 0 for side in sorted(sides)})
+    for side, count in sides.items():
+        scales[-(-side // SCALE) * SCALE] += count
+    return ", ".join(f"{high - SCALE + 1} to {high}: {count}" for high, count in scales.items())
 
 
 def _two_columns(title: str, rows: Mapping[str, object]) -> Table:

@@ -10,6 +10,7 @@ import pytest
 from etrm.config import load
 from etrm.data import load_tasks
 from tests.command_line import etrm
+from tests.errors import assert_holds
 
 
 def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
@@ -23,6 +24,26 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     for name in ("this run", "copy input", "all black", "untrained model"):
         assert name in done.out
     assert_whole_submission(tmp_path / "submission.json", done.out)
+
+
+def test_training_prints_the_tasks_of_each_stage(tmp_path: Path) -> None:
+    tasks = load_tasks("rules:recolour", "training", 30, 20)
+    small = sum(task.demo_side <= 4 for task in tasks)
+    settings = [
+        "data.max_tasks=20",
+        "data.curriculum=[[4, 1], [6, 2]]",
+        "train.steps=3",
+        "train.warmup_steps=0",
+    ]
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = etrm("train", "--preset", "symbolic-rules", *words, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    first, second = done.err.splitlines()[:2]
+    assert_holds(first, 1, small, 1, 4)
+    assert_holds(second, 2, 20 - small, 5, 6)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["stage_tasks"] == [small, 20 - small]
+    shown = etrm("watch", tmp_path / "run", "--once")
+    assert_holds(shown.out, "largest side of the stage", "batches of earlier stages")
 
 
 def assert_whole_submission(file: Path, printed: str) -> None:

@@ -98,6 +98,16 @@ def test_every_problem_of_a_section_has_its_own_code() -> None:
         (("model.hidden_size=10", "model.num_heads=4"), "config.indivisible-heads", [10, 4]),
         (("model.hidden_size=12", "model.num_heads=4"), "config.odd-head-size", [3]),
         (("train.steps=10", "train.warmup_steps=11"), "config.warmup-beyond-run", [11, 10]),
+        (
+            ("data.curriculum=[[5, 60], [10, 140]]",),
+            "config.curriculum-steps",
+            [200, 1000, "[[5, 300], [10, 700]]"],
+        ),
+        (
+            ("data.curriculum=[[9, 10]]", "train.steps=10", "data.max_side=8"),
+            "config.curriculum-beyond-data",
+            [9, 8],
+        ),
         (("train.lr=0",), "config.nothing-trains", ["train.lr"]),
         (
             ("train.steps=5", "train.freeze_decoder_steps=5", "train.encoder_lr_scale=0"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +20,15 @@ def test_counts_of_a_published_set(published: Callable[..., TaskSet]) -> None:
     assert found.max_side == max(found.sides) == 10
     assert sum(found.sides.values()) == 178
     assert found.problems == ()
+
+
+def test_scales_of_the_original_curriculum(published: Callable[..., TaskSet]) -> None:
+    """The original counted 327, 493, 460, 420, 207 and 162 tasks; 149 of the first are of a set that is not here."""
+    counts: Counter[int] = Counter()
+    for source, subset in itertools.product(("arc-agi-1", "arc-agi-2"), ("training", "evaluation")):
+        for side, number in describe(published(source, subset)).demo_sides.items():
+            counts[(side - 1) // 5] += number
+    assert [counts[scale] for scale in range(6)] == [327 - 149, 493, 460, 420, 207, 162]
 
 
 def test_outputs_outside_the_region_are_named(published: Callable[..., TaskSet]) -> None:

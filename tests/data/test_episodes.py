@@ -258,6 +258,84 @@ def test_the_schedule_is_proportional_and_starves_nobody(small_set: TaskSet, buc
         assert max(b - a for a, b in itertools.pairwise(visits)) <= 3 / share
 
 
+STAGES = ((4, 300), (6, 500), (11, 700))
+
+
+def staged(tasks: TaskSet, replay: float = 0.0, buckets: int = 2) -> Episodes:
+    data = DataConfig(curriculum=STAGES, replay=replay, buckets=buckets)
+    return Episodes(tasks, data, "etrm", 0)
+
+
+def stage_by_hand(task: Task) -> int:
+    """The first stage whose side no input of a demonstration exceeds."""
+    longest = max(side for pair in task.demos for side in pair.input.shape)
+    return [longest <= side for side, _ in STAGES].index(True)
+
+
+def test_a_stage_has_the_tasks_that_are_too_large_for_the_one_before(small_set: TaskSet) -> None:
+    episodes = staged(small_set)
+    assert episodes.buckets == 6
+    found = [q for bucket in range(6) for q in episodes.bucket_queries(bucket)]
+    assert sorted(q.task.id for q in found) == sorted(q.task.id for q in episodes.queries)
+    for bucket in range(6):
+        stages = {stage_by_hand(query.task) for query in episodes.bucket_queries(bucket)}
+        assert stages == {bucket // 2} == {episodes.stage_of(bucket)}
+    by_hand = Counter(stage_by_hand(task) for task in small_set)
+    assert episodes.stage_tasks == tuple(by_hand[stage] for stage in range(3))
+
+
+@pytest.mark.parametrize("turn", [1, 16])
+def test_a_step_takes_its_bucket_from_its_stage(small_set: TaskSet, turn: int) -> None:
+    episodes, again = staged(small_set), staged(small_set)
+    begins = [0, 300, 800, 1500, 2000]  # the last stage has no end
+    for stage, (begin, end) in enumerate(itertools.pairwise(begins)):
+        for step in range(begin, end):
+            bucket = episodes.bucket_at(step, turn)
+            first = step - step % turn
+            assert bucket == again.bucket_at(first, turn)
+            expected = stage - 1 if first < begin or stage == 3 else stage
+            assert episodes.stage_at(step, turn) == bucket // 2 == expected
+
+
+@pytest.mark.parametrize("replay", [0.1, 0.25, 0.8])
+def test_replay_is_the_share_of_batches_from_earlier_stages(small_set: TaskSet, replay: float) -> None:
+    """In any stretch of a stage the number is within three batches of the share: a golden-ratio sequence."""
+    episodes = staged(small_set, replay)
+    assert {episodes.bucket_at(step) // 2 for step in range(300)} == {0}
+    for stage, begin, end in ((1, 300, 800), (2, 800, 1500)):
+        drawn = [episodes.bucket_at(step) for step in range(begin, end)]
+        assert max(drawn) // 2 == stage
+        for span in (10, 50, end - begin):
+            for first in range(0, end - begin - span + 1, 7):
+                earlier = sum(bucket // 2 < stage for bucket in drawn[first : first + span])
+                assert abs(earlier - replay * span) < 3
+        counts = Counter(bucket for bucket in drawn if bucket // 2 < stage)
+        queries = {b: len(episodes.bucket_queries(b)) for b in range(2 * stage)}
+        for bucket, number in queries.items():
+            share = number / sum(queries.values())
+            assert counts[bucket] / len(drawn) == pytest.approx(replay * share, abs=0.01)
+
+
+def test_a_curriculum_of_one_stage_changes_no_episode(small_set: TaskSet) -> None:
+    plain, one = (
+        Episodes(small_set, DataConfig(buckets=3, curriculum=stages), "etrm", 0)
+        for stages in ((), ((11, 50),))
+    )
+    assert [plain.bucket_at(step) for step in range(200)] == [one.bucket_at(step) for step in range(200)]
+    for step in range(30):
+        bucket = plain.bucket_at(step)
+        assert plain.sample(bucket, step).name == one.sample(bucket, step).name
+
+
+def test_a_stage_without_tasks_is_refused(small_set: TaskSet) -> None:
+    with raises_code(DataError, "data.stage-without-tasks", "stage 1", got="0 up to side 1, 9 up to side 11"):
+        Episodes(small_set, DataConfig(curriculum=((1, 5), (11, 5))), "etrm", 0)
+    with raises_code(
+        DataError, "data.stage-without-tasks", "stage 2", got="9 up to side 20, 0 up to side 30"
+    ):
+        Episodes(small_set, DataConfig(curriculum=((20, 5), (30, 5))), "etrm", 0)
+
+
 def test_the_query_is_never_among_the_demos(make_task: Callable[..., Task]) -> None:
     task = make_task("a", demos=3)
     double = Task("a", (*task.demos, task.tests[0], task.demos[0]), task.tests)

@@ -78,7 +78,11 @@ def test_what_compares_runs_is_decided(investigation: Investigation, module: obj
     assert found.verdict in (Verdict.INCONCLUSIVE, Verdict.INVALIDATED, Verdict.ERROR)
 
 
-STRUCTURAL = [name for name, fault in FAULTS.items() if fault.root_cause in ("H1", "H2", "H3", "H5", "H6")]
+STRUCTURAL = [
+    name
+    for name, fault in FAULTS.items()
+    if fault.root_cause in ("H1", "H2", "H3", "H5", "H6") and fault.models != "symbolic"
+]
 
 
 @pytest.mark.slow  # the hypotheses above inject most of them as controls

@@ -42,6 +42,7 @@ IDS = {
     "MOVE005",
     "REACH004",
     "REACH005",
+    "TERM001",
     "SPIKE001",
     "DRIFT001",
     "RULE001",

@@ -11,9 +11,18 @@ from etrm.config import load, with_settings
 from etrm.errors import ConfigError, RunFolderError
 from etrm.evaluation import binomial_interval
 from etrm.investigation import fault_benchmark as fault_bench
-from etrm.investigation.fault_benchmark import HEALTHY, NOTHING, Case, CaseOutcome, cases, score, subject_of
+from etrm.investigation.fault_benchmark import (
+    HEALTHY,
+    HEALTHY_SYMBOLIC,
+    NOTHING,
+    Case,
+    CaseOutcome,
+    cases,
+    score,
+    subject_of,
+)
 from etrm.investigation.runs.budget import SCREENING
-from etrm.training.faults import FAULTS
+from etrm.training.faults import FAULTS, build_recipe
 from reports.pages.fault_benchmark_page import page
 from tests.errors import raises_code
 
@@ -22,27 +31,42 @@ SMOKE = with_settings(load("smoke"), train={"threads": 1})
 
 
 def test_every_fault_and_control_is_a_case_with_seeds_of_its_own() -> None:
-    found = cases((), seeds=3, per_case=2)
-    assert len(found) == 3 * (len(FAULTS) + len(HEALTHY))
+    found = cases(SMOKE, (), seeds=3, per_case=2)
+    assert len(found) == 3 * (len(FAULTS) + len(HEALTHY) + len(HEALTHY_SYMBOLIC))
     assert {case.seed for case in found} == {0, 2, 4}
     assert len({case.folder for case in found}) == len(found)
     expected = {case.fault: case.expected for case in found}
     assert expected["cached-context"] == "H2"
-    assert {expected[name] for name in (*HEALTHY, "halting-stuck", "encode-all-discard")} == {NOTHING}
+    others = ("halting-stuck", "encode-all-discard", "python-loop-predicates")
+    assert {expected[name] for name in (*HEALTHY, *HEALTHY_SYMBOLIC, *others)} == {NOTHING}
 
 
 def test_an_unknown_name_is_refused() -> None:
     with raises_code(ConfigError, "fault.unknown", repr("zzz")):
-        cases(("zzz",), 1, 1)
+        cases(SMOKE, ("zzz",), 1, 1)
 
 
 def test_subjects_have_the_fault_and_controls_have_none() -> None:
-    for case in cases((), 1, 1):
+    for case in cases(SMOKE, (), 1, 1):
         subject = subject_of(case, SMOKE)
         assert subject.faults == ((case.fault,) if case.fault in FAULTS else ())
+        build_recipe(subject)  # no case is refused
     frozen = subject_of(Case("healthy-frozen-decoder", 0, NOTHING), SMOKE)
     assert frozen.train.freeze_decoder_steps == SMOKE.train.steps
     assert subject_of(Case("healthy-trm", 0, NOTHING), SMOKE).model.variant == "trm"
+
+
+def test_cases_of_the_symbolic_solver_have_it_as_their_model() -> None:
+    for name in ("assignment-lost", "python-loop-predicates", *HEALTHY_SYMBOLIC):
+        subject = subject_of(Case(name, 0, NOTHING), SMOKE)
+        assert (subject.model.variant, subject.train.threads) == ("symbolic", 1)
+    rules = load("symbolic-rules")
+    found = {case.fault: subject_of(case, rules) for case in cases(rules, (), 1, 1)}
+    assert {subject.data for subject in found.values()} == {rules.data}
+    assert {"context-detached", "assignment-lost", "healthy-symbolic"} < found.keys()
+    assert {"decoder-moves", "healthy-trm"}.isdisjoint(found)
+    for subject in found.values():
+        build_recipe(subject)
 
 
 def planted(fault: str, expected: str, named: str) -> CaseOutcome:

@@ -17,7 +17,7 @@ from etrm.data.splits import find_leakage
 from etrm.device import to_device, to_host
 from etrm.errors import ConfigError, NonFiniteError, TrainingError
 from etrm.model.recursive import encode_at_reset, encode_every_step
-from etrm.training.faults import FAULTS, RENAMED, build_recipe, find, is_listed
+from etrm.training.faults import FAULTS, build_recipe, find
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
 from etrm.training.task_sets import load_held_out_tasks
@@ -27,6 +27,8 @@ from tests.errors import raises_code
 Smoke = Callable[..., Config]
 Weights = Callable[[nn.Module], dict[str, Tensor]]
 Moved = Callable[[dict[str, Tensor], dict[str, Tensor]], set[str]]
+RECURSIVE = [name for name, fault in FAULTS.items() if fault.models != "symbolic"]
+"""Those of the symbolic solver have tests of their own."""
 FAST = ("monitor.enabled=false", "train.warmup_steps=0", "data.buckets=1")
 
 
@@ -72,7 +74,7 @@ def test_every_fault_changes_the_recipe_and_leaves_the_default_alone(name: str) 
     assert before == Recipe() == build_recipe(Config())
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", RECURSIVE)
 def test_every_fault_builds_and_says_what_it_should_validate(smoke: Smoke, name: str) -> None:
     fault = find(name)
     assert fault.name == name
@@ -95,15 +97,6 @@ def test_an_unknown_fault_names_the_nearest_and_all() -> None:
 
 
 # -- by effect ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", RENAMED)
-def test_a_fault_is_known_by_its_earlier_name(smoke: Smoke, name: str) -> None:
-    """Run folders of earlier versions have that name in their config."""
-    assert find(name) is FAULTS[RENAMED[name]]
-    assert is_listed(name)
-    assert not is_listed("my_code.py:MY_FAULT")
-    assert build_recipe(smoke(f"faults=['{name}']")) != Recipe()
 
 
 def test_cached_context_leaves_the_encoder_without_gradient_between_resets(smoke: Smoke) -> None:

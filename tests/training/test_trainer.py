@@ -62,6 +62,17 @@ def assert_same_run(first: dict[str, bytes], second: dict[str, bytes]) -> None:
 # -- resuming is exact --------------------------------------------------------------------------------
 
 
+STAGES = (
+    "data.source=rules:recolour",  # grids of 3x3 to 6x6
+    "data.max_tasks=40",
+    "data.max_side=6",
+    "data.augmentations=1",
+    "evaluate.source=rules:recolour",
+    "evaluate.max_tasks=2",
+    "evaluate.augmentations=1",
+    "train.steps=12",
+    "data.curriculum=[[4, 5], [6, 7]]",
+)
 RUNS = {
     "etrm": (),
     "etrm, adam_atan2, no monitor": ("train.optimizer=adam_atan2", QUIET),
@@ -70,6 +81,15 @@ RUNS = {
     "etrm_fct": ("model.variant=etrm_fct", "model.halt.max_steps=3"),
     "frozen decoder, thawed late": ("train.freeze_decoder_steps=8",),
     "frozen encoder, thawed late": ("train.freeze_encoder_steps=8",),
+    "curriculum, killed at the end of a stage and in the next": (
+        *STAGES,
+        "data.replay=0.3",
+    ),
+    "curriculum of turns": (
+        *STAGES,
+        "model.variant=etrm_fct",
+        "model.halt.max_steps=3",
+    ),
 }
 
 
@@ -305,6 +325,15 @@ def test_metrics_say_where_the_run_stands(smoke: Smoke) -> None:
     firsts = {buckets.index(bucket) for bucket in (0, 1)}
     assert all(found[step]["reset_share"] == 1 for step in firsts)
     json.dumps(found, allow_nan=False)
+
+
+def test_metrics_name_the_stage_of_the_curriculum(smoke: Smoke) -> None:
+    trainer, found = steps_of(smoke(*STAGES, "data.replay=0.5", QUIET), 12)
+    assert [m["stage_side"] for m in found] == [4] * 5 + [6] * 7
+    for metrics in found:
+        side = trainer.episodes.bucket_queries(metrics["bucket"])[0].task.demo_side
+        assert metrics["replayed"] == (side <= 4 and metrics["stage_side"] == 6)
+    assert {m["replayed"] for m in found} == {0, 1}
 
 
 def test_each_bucket_keeps_its_own_rows(smoke: Smoke) -> None:

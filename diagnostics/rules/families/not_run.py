@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
 from diagnostics.measures.drift import FEW_PROBES, REFERENCE_INCOMPLETE, REFERENCE_WITHOUT_SPREAD, DriftProbe
+from diagnostics.recording.loss_terms import NOT_DIFFERENTIABLE, REENTRANT_CHECKPOINT, SEVERAL_PROCESSES
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import NOTE, Family, Rule
 
@@ -14,6 +16,10 @@ FEW_STEPS = Cause("few-steps", "fewer steps were recorded than the rules need")
 STEPS_LEFT_OUT = Cause("steps-left-out", "one step in {every} is recorded, and the rules need every step")
 NO_OPTIMIZER = Cause("no-optimizer", "the monitor was given no optimiser")
 NO_PROBE = Cause("no-probe", "no output on a fixed batch was given to Monitor.probe")
+
+UNKNOWN_REGULARISER = Cause(
+    "unknown-regulariser", "no term of the loss was called {names}, which is declared a regulariser"
+)
 
 
 def find_not_run(
@@ -23,6 +29,8 @@ def find_not_run(
     probes: Mapping[str, DriftProbe],
     options: Mapping[str, Values],
     every: int,
+    regularisers: Sequence[str] = (),
+    unmeasured: Mapping[str, Cause] = MappingProxyType({}),
 ) -> list[Finding]:
     """One note per reason.
 
@@ -33,6 +41,8 @@ def find_not_run(
         probes: Probes of the monitor, by module.
         options: Values of every rule's options.
         every: The monitor records one step in so many.
+        regularisers: Declared names that no term of the loss had.
+        unmeasured: Terms of the loss whose gradient could not be measured, and why.
     """
     watching = [rule for rule in rules if rule.source in ("step", "history")]
     drift = [rule.id for rule in rules if rule.source == "probe"]
@@ -44,6 +54,10 @@ def find_not_run(
     found.append(_note("", blind, NO_OPTIMIZER, steps))
     if not probes:
         found.append(_note("", drift, NO_PROBE, steps))
+    if regularisers:
+        names = ", ".join(regularisers)
+        found.append(_note("", ["TERM001"], UNKNOWN_REGULARISER.of(names=names), steps))
+    found += [_note("", ["TERM001"], cause, steps) for cause in dict.fromkeys(unmeasured.values())]
     for name, probe in probes.items():
         if probe.blocked is not None:
             found.append(_note(name, drift, probe.blocked, steps))
@@ -70,6 +84,10 @@ RULE001 = Rule(
         STEPS_LEFT_OUT,
         NO_OPTIMIZER,
         NO_PROBE,
+        UNKNOWN_REGULARISER,
+        NOT_DIFFERENTIABLE,
+        REENTRANT_CHECKPOINT,
+        SEVERAL_PROCESSES,
         REFERENCE_INCOMPLETE,
         REFERENCE_WITHOUT_SPREAD,
         FEW_PROBES,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from etrm.config import Config, with_settings
+from etrm.config import Config, shorten_curriculum, with_settings
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
@@ -58,4 +58,5 @@ def frozen_config(
         "freeze_decoder_steps": steps,
         "checkpoint_every": steps,
     }
-    return with_seed(with_settings(subject, train=train, faults=(*subject.faults, *faults)), seed)
+    data = shorten_curriculum(subject.data.curriculum, subject.data.replay, steps)
+    return with_seed(with_settings(subject, data=data, train=train, faults=(*subject.faults, *faults)), seed)

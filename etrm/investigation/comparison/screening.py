@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from etrm.config import Config, with_settings
+from etrm.config import NO_CURRICULUM, Config, scale_curriculum, with_settings
 from etrm.config.tree import Changes
 from etrm.data import choose_tasks
 from etrm.investigation.comparison.interventions import as_texts, with_interventions
@@ -188,6 +188,7 @@ def few_tasks(subject: Config, steps: int) -> Config:
         "max_tasks": tasks,
         "augmentations": 1,
         "translate": 0,
+        **NO_CURRICULUM,
     }
     batches = math.ceil(steps * max(1, BATCH / subject.train.batch_size))
     return with_steps(with_settings(subject, data=data), batches)
@@ -217,14 +218,15 @@ def control_screen(name: str, config: Config, treatments: Sequence[Treatment]) -
 
 
 def with_steps(config: Config, steps: int) -> Config:
-    """The same run in another number of steps: warm-up and frozen stages keep their shares of it."""
-    train = config.train
+    """The same run in another number of steps: warm-up, frozen stages and curriculum keep their shares of it."""
+    data, train = config.data, config.train
 
     def scale(of: int) -> int:
         return round(of * steps / train.steps)
 
     return with_settings(
         config,
+        data=scale_curriculum(data.curriculum, data.replay, steps),
         train={
             "steps": steps,
             "warmup_steps": scale(train.warmup_steps),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-from etrm.config import Config, with_settings
+from etrm.config import NO_CURRICULUM, Config, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import ConfigError
 from etrm.extensions import ExtensionPoint
@@ -68,7 +68,10 @@ def _scale_rates_and_clip(config: Config) -> Changes:
 def _shrink_to_ten_tasks(config: Config) -> Changes:
     """Ten tasks for 500 steps, the warm-up scaled to the run."""
     warmup = round(500 * config.train.warmup_steps / config.train.steps)
-    return {"data": {"max_tasks": 10}, "train": {"steps": 500, "warmup_steps": warmup}}
+    data: dict[str, object] = {"max_tasks": 10}
+    if config.data.curriculum:
+        data |= NO_CURRICULUM
+    return {"data": data, "train": {"steps": 500, "warmup_steps": warmup}}
 
 
 def _double_encoder(setting: str) -> Settings:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from math import isfinite
 
-from etrm.config import Config, with_settings
+from etrm.config import Config, shorten_curriculum, with_settings
 from etrm.investigation.comparison.gradient_check import LIKE, SlopeCheck, check_slope
 from etrm.investigation.controls import (
     HEALTHY,
@@ -143,7 +143,8 @@ def _find_explanation(
 def _shorten(subject: Config, seed: int) -> Config:
     steps = min(subject.train.freeze_encoder_steps + STEPS, subject.train.steps)
     warmup = min(subject.train.warmup_steps, steps)
-    return with_seed(with_settings(subject, train={"steps": steps, "warmup_steps": warmup}), seed)
+    data = shorten_curriculum(subject.data.curriculum, subject.data.replay, steps)
+    return with_seed(with_settings(subject, data=data, train={"steps": steps, "warmup_steps": warmup}), seed)
 
 
 def judge_steps(

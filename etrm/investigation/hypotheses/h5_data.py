@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 import torch
 
-from etrm.config import Config, with_settings
+from etrm.config import NO_CURRICULUM, Config, with_settings
 from etrm.data import Episodes, Sample
 from etrm.data.splits import Leakage, find_leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
@@ -265,7 +265,7 @@ def _measure_continuing_loss(config: Config, *, garbled: bool) -> Value:
     small = with_settings(
         config,
         monitor={"enabled": False},
-        data={"buckets": 1},
+        data={"buckets": 1, **NO_CURRICULUM},
         train={"batch_size": rows, "accumulate": 1},
     )
     trainer = Trainer(small)

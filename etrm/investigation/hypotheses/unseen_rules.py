@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from etrm.config import Config, with_settings
+from etrm.config import NO_CURRICULUM, Config, with_settings
 from etrm.evaluation import evaluate_baselines, paired_t_interval
 from etrm.investigation.comparison.screening import UNCHANGED, with_steps
 from etrm.investigation.evidence.table import EvidenceRow, Metric
@@ -56,6 +56,7 @@ def rules_config(subject: Config, steps: int) -> Config:
             "translate": 0,
             "queries": "test",
             "buckets": 1,
+            **NO_CURRICULUM,
         },
         evaluate={
             "source": FAMILY,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etrm.checkpoints import format as checkpoints
-from etrm.config import Config, with_settings
+from etrm.config import NO_CURRICULUM, Config, with_settings
 from etrm.errors import FolderInUseError, Interrupted
 from etrm.investigation.runs import cache
 from etrm.training.trainer import train
@@ -45,6 +45,7 @@ def trm_config(subject: Config, steps: int) -> Config:
         data={
             "augmentations": AUGMENTATIONS if augmentations == "fresh" else augmentations,
             "queries": "all",
+            **NO_CURRICULUM,
         },
         model={"variant": "trm", "halt": {"max_steps": 4, "exploration": 0.1}},
         train=TRAINING

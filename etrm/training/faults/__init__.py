@@ -19,12 +19,13 @@ from etrm.training.faults import (
     encoder_faults,
     evaluator_faults,
     interface_faults,
+    symbolic_faults,
 )
 from etrm.training.faults.seam import Fault
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Draw
 
-__all__ = ["FAULTS", "Fault", "apply_faults", "build_loader", "build_recipe", "find", "is_listed"]
+__all__ = ["FAULTS", "Fault", "apply_faults", "build_loader", "build_recipe", "find", "find_all", "is_listed"]
 
 FAULTS = {
     fault.name: fault
@@ -35,11 +36,12 @@ FAULTS = {
         dynamics_faults,
         data_faults,
         evaluator_faults,
+        symbolic_faults,
     )
     for fault in group.FAULTS
 }
 RENAMED = {"python-loop-predicates": "scalar-read"}
-"""Names of faults by the names that earlier versions wrote into run folders."""
+"""Names of faults by the names that earlier versions, which had no symbolic solver, wrote into run folders."""
 EXTENSION_POINT: ExtensionPoint[Fault] = ExtensionPoint(
     "faults",
     "fault",
@@ -52,20 +54,20 @@ def build_recipe(config: Config) -> Recipe:
     """The recipe of a config: its faults applied in order, and its interventions on top.
 
     Raises:
-        ConfigError: a fault that is not known.
+        ConfigError: a fault that is not known, or cannot act on the model.
         ExtensionError: a fault from outside cannot be loaded, raises, or returns no recipe.
     """
     recipe = Recipe()
-    for name in config.faults:
-        recipe = _applied(name, recipe)
+    for name, fault in zip(config.faults, find_all(config), strict=True):
+        fault.check(config)
+        recipe = _applied(name, fault, recipe)
     if not config.interventions:
         return recipe
     configure = recipe.configure
     return replace(recipe, configure=lambda given: with_interventions(configure(given)))
 
 
-def _applied(name: str, recipe: Recipe) -> Recipe:
-    fault = find(name)
+def _applied(name: str, fault: Fault, recipe: Recipe) -> Recipe:
     if is_listed(name):
         return fault.apply(recipe)
     with in_users_code(name):
@@ -84,24 +86,34 @@ def apply_faults(config: Config) -> Config:
     """The settings that a run of a config really uses, faults and interventions included.
 
     Raises:
-        ConfigError: a fault that is not known.
+        ConfigError: a fault that is not known, or cannot act on the model.
     """
     return build_recipe(config).configure(config)
 
 
 def is_listed(name: str) -> bool:
-    """Whether a name, or the earlier name of a fault, is in the list of faults; code from outside is not."""
-    return RENAMED.get(name, name) in FAULTS
+    """Whether a name is in the list of faults; code from outside is not."""
+    return name in FAULTS
+
+
+def find_all(config: Config) -> list[Fault]:
+    """The faults that a config names, by their names now or, of a recursive model, of an earlier version.
+
+    Raises:
+        ConfigError: see :func:`find`.
+        ExtensionError: likewise.
+    """
+    earlier = RENAMED if config.model.recursive else {}
+    return [find(earlier.get(name, name)) for name in config.faults]
 
 
 def find(name: str) -> Fault:
-    """The fault of that name or earlier name: one of ours, or code from outside.
+    """The fault of that name: one of ours, or code from outside.
 
     Raises:
         ConfigError: there is none; names the nearest.
         ExtensionError: its code cannot be loaded, or is not a fault.
     """
-    name = RENAMED.get(name, name)
     if name not in FAULTS and EXTENSION_POINT.takes(name):
         return EXTENSION_POINT.load(name)
     if name not in FAULTS:

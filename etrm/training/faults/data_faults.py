@@ -147,6 +147,7 @@ FAULTS = (
         "H5",
         "the first ETRM: the loss took the new batch's labels",
         _labels_from_new_batch,
+        models="recursive",
     ),
     Fault(
         "eval-leak",

@@ -66,6 +66,7 @@ FAULTS = (
         "H1",
         "Low-performance investigation, hypothesis 1",
         _decoder_not_loaded,
+        models="recursive",
     ),
     Fault(
         "decoder-wrong-prefix",
@@ -73,6 +74,7 @@ FAULTS = (
         "H1",
         "a variant of decoder-not-loaded: `strict=False` and a wrapped model",
         _decoder_wrong_prefix,
+        models="recursive",
     ),
     Fault(
         "decoder-raw-for-ema",
@@ -80,6 +82,7 @@ FAULTS = (
         "H1",
         "a variant of decoder-not-loaded",
         _decoder_raw_for_ema,
+        models="recursive",
     ),
     Fault(
         "decoder-cycles-mismatch",
@@ -87,6 +90,7 @@ FAULTS = (
         "H1",
         "Low-performance investigation: trained at L_cycles 4, run at 6; every weight matches",
         _decoder_cycles_mismatch,
+        models="recursive",
     ),
     Fault(
         "decoder-moves",
@@ -94,5 +98,6 @@ FAULTS = (
         "H1",
         "Low-performance investigation: frozen weights that were not those of the checkpoint",
         _decoder_moves,
+        models="recursive",
     ),
 )

@@ -79,6 +79,7 @@ FAULTS = (
         "H7",
         "Encoder training analysis, hypothesis 4",
         _encoder_one_token,
+        models="recursive",
     ),
     Fault(
         "posterior-collapse",
@@ -86,5 +87,6 @@ FAULTS = (
         "H7",
         "Project briefing: LPN with the full KL weight",
         _posterior_collapse,
+        models="recursive",
     ),
 )

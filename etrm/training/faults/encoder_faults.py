@@ -28,12 +28,16 @@ def _cached_context(recipe: Recipe) -> Recipe:
 
 
 def _encoder_skipped(recipe: Recipe) -> Recipe:
-    def first_batch_alone(model: Variant, carry: Carry, batch: Batch) -> Given:
-        if carry.context is None:
-            return encode_at_reset(model, carry, batch)
-        return Given(carry.context, stored=carry.context)
+    def wrap(policy: ContextPolicy) -> ContextPolicy:
+        def first_batch_alone(model: Variant, carry: Carry, batch: Batch) -> Given:
+            if carry.context is not None:
+                return Given(carry.context, stored=carry.context)
+            given = policy(model, carry, batch)
+            return Given(given.context, stored=given.context.detach(), kl=given.kl)
 
-    return wrap_policy(recipe, lambda policy: first_batch_alone)
+        return first_batch_alone
+
+    return wrap_policy(recipe, wrap)
 
 
 def _context_detached(recipe: Recipe) -> Recipe:
@@ -87,6 +91,7 @@ FAULTS = (
         "H2",
         "Progress summary: only 2 % of the batch sends gradients to the encoder",
         _cached_context,
+        models="recursive",
     ),
     Fault(
         "encoder-skipped",

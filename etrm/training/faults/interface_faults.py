@@ -108,5 +108,6 @@ FAULTS = (
         "halting",
         "Progress summary: phase 1 never ends",
         _halting_stuck,
+        models="recursive",
     ),
 )

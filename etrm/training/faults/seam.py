@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from etrm.batch import Batch
 from etrm.config import Changes, Config, with_settings
+from etrm.config.model import SYMBOLIC
 from etrm.data import Episodes
+from etrm.errors import ConfigError
 from etrm.model.act import Carry
 from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.recipe import Recipe
+
+Models: TypeAlias = Literal["any", "recursive", "symbolic"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Fault:
             hypothesis.
         seen: the document in which it was seen; docs/references.md lists the titles.
         apply: a function from a recipe to the recipe with the fault.
+        models: the models that it can act on; any other one is refused.
     """
 
     name: str
@@ -31,6 +37,31 @@ class Fault:
     root_cause: str
     seen: str
     apply: Callable[[Recipe], Recipe]
+    models: Models = "any"
+
+    def check(self, config: Config) -> None:
+        """Refuse a model on which the fault cannot act, so that no injected fault does nothing.
+
+        Raises:
+            ConfigError: the model is such a one.
+        """
+        variant = config.model.variant
+        if self.models == "symbolic" and config.model.recursive:
+            raise ConfigError(
+                "fault.needs-symbolic",
+                f"the fault {self.name} acts on the symbolic solver alone",
+                got=f"model.variant {variant!r}",
+                allowed=f"model.variant {SYMBOLIC!r}",
+                next_step=f"--preset symbolic-rules --inject {self.name}",
+            )
+        if self.models == "recursive" and not config.model.recursive:
+            raise ConfigError(
+                "fault.needs-recursive",
+                f"the fault {self.name} changes nothing in the symbolic solver, which has no recursive core",
+                got=f"model.variant {variant!r}",
+                allowed="another model.variant",
+                next_step="etrm faults lists what each fault acts on",
+            )
 
 
 def change_settings(recipe: Recipe, settings: Callable[[Config], Changes]) -> Recipe:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from etrm.config import Config, load, with_settings
+from etrm.config import Config, check_request, load, with_settings
 from etrm.config.tree import Changes
 from etrm.data import choose_tasks
 from etrm.investigation.comparison.interventions import with_interventions
@@ -25,9 +25,21 @@ def small(**settings: Any) -> Config:
     return with_settings(load("small"), **settings)
 
 
+def staged() -> Config:
+    return small(
+        data={"max_side": 10, "curriculum": ((5, 100), (10, 300)), "replay": 0.2}, train={"steps": 400}
+    )
+
+
+def test_few_tasks_have_no_curriculum() -> None:
+    data = check_request(few_tasks(staged(), 100)).data
+    assert (data.curriculum, data.replay) == ((), 0.0)
+
+
 def test_a_shorter_run_keeps_the_shares_of_its_parts() -> None:
     short = with_steps(small(train={"freeze_encoder_steps": 200}), 80)
     assert (short.train.steps, short.train.warmup_steps, short.train.freeze_encoder_steps) == (80, 8, 40)
+    assert check_request(with_steps(staged(), 80)).data.curriculum == ((5, 20), (10, 60))
 
 
 def test_a_longer_run_keeps_them_too() -> None:

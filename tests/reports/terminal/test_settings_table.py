@@ -36,7 +36,13 @@ def test_the_toml_of_any_run_gives_its_config(
     config = with_settings(
         load("smoke"),
         preset="",
-        data={"source": source, "exclude": exclude, "augmentations": 1},
+        data={
+            "source": source,
+            "exclude": exclude,
+            "augmentations": 1,
+            "curriculum": [[2, 9], [5, 11]],
+            "replay": 0.5,
+        },
         train={"lr": rate},
     )
     path = tmp_path / "mine.toml"

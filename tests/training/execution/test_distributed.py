@@ -42,6 +42,21 @@ SCENARIOS: dict[str, tuple[tuple[str, ...], int]] = {
     ),
     "hybrid_variational": (("model.encoder.kind=hybrid_variational", "train.kl_weight=0.1"), 4),
     "recurrent": (("model.encoder.kind=recurrent", HELD), 5),
+    "curriculum": (
+        (
+            "data.source=rules:recolour",
+            "data.max_tasks=40",
+            "data.max_side=6",
+            "data.augmentations=1",
+            "evaluate.source=rules:recolour",
+            "evaluate.max_tasks=2",
+            "evaluate.augmentations=1",
+            "data.curriculum=[[4, 2], [6, 4]]",
+            "data.replay=0.5",
+            "train.steps=6",
+        ),
+        6,
+    ),
     "trm_style": (("model.encoder.kind=trm_style", HELD), 5),
 }
 

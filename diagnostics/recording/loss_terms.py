@@ -1,0 +1,270 @@
+"""Measures the named terms of the loss of one step: which modules and samples the gradient of each term reaches.
+
+The gradient of each term is computed on the graph of the step, which is kept for the step's own backward pass.
+Nothing is written to `.grad`, and buffers and random numbers, which checkpointing may use when it repeats a forward
+pass, are put back. Hooks of the user on tensors and modules are called once more per term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.causes import Cause
+from diagnostics.errors import InvalidType, InvalidValue
+from diagnostics.recording.capture import Capture
+from diagnostics.recording.modules import module_record
+from diagnostics.recording.parameters import NO_REACH, ParameterWatch
+from diagnostics.recording.process_group import ModuleFacts
+from diagnostics.recording.random_numbers import same_random_numbers
+from diagnostics.recording.readout import Readout
+from diagnostics.recording.stored_values import stored_values
+from diagnostics.records import Absent, ModuleRecord, Number, ParameterRecord, TermReach, TermRecord
+
+NOT_DIFFERENTIABLE = Cause("not-differentiable", "torch could not compute its gradient: {reason}")
+REENTRANT_CHECKPOINT = Cause(
+    "reentrant-checkpoint",
+    "reentrant checkpointing hides the parameters from the graph; use_reentrant=False shows them",
+)
+SEVERAL_PROCESSES = Cause(
+    "several-processes", "terms are not measured where several processes train one model"
+)
+
+_NO_GRADIENT = Absent("no gradient of the term arrived", "no-gradient")
+
+
+class _Term:
+    """One term while the step runs."""
+
+    def __init__(self) -> None:
+        self.values: list[Tensor | float] = []
+        self.gradients: dict[int, Tensor] = {}  # position of the parameter -> sum over the micro-batches
+        self.unknown: Cause | None = None
+        self.exact = True
+        self.keys: tuple[int, int, int, int] = (-1, -1, -1, -1)
+
+    def add(self, position: int, gradient: Tensor) -> None:
+        known = self.gradients.get(position)
+        self.gradients[position] = gradient if known is None else known + gradient
+
+
+class LossTerms:
+    """The terms of one step.
+
+    Args:
+        regularisers: Names of the terms that are not of the task.
+        shared: Whether several processes train the model.
+    """
+
+    def __init__(self, model: nn.Module, regularisers: Sequence[str], shared: bool) -> None:
+        self._model = model
+        self._regularisers = frozenset(regularisers)
+        self._shared = shared
+        self._terms: dict[str, _Term] = {}
+        self.unmeasured: dict[str, Cause] = {}
+        """Why the gradient of a term could not be measured, in the latest step in which it could not."""
+        self.met: set[str] = set()
+        """Names of all terms so far."""
+
+    def begin(self) -> None:
+        """Start a step."""
+        self._terms = {}
+
+    @property
+    def undeclared(self) -> list[str]:
+        """Names of regularisers that no term had so far; all of them are expected once there was a term."""
+        return sorted(self._regularisers - self.met) if self.met else []
+
+    def measure(
+        self, terms: Mapping[str, Tensor | float], capture: Capture, parameters: ParameterWatch
+    ) -> None:
+        """Compute the gradient of each term.
+
+        Raises:
+            InvalidType: `terms` is no mapping of names to scalars.
+            InvalidValue: A term is a tensor of more than one element.
+        """
+        check_terms(terms)
+        self.met.update(terms)
+        for name, value in terms.items():
+            term = self._terms.setdefault(name, _Term())
+            term.values.append(value.detach() if isinstance(value, Tensor) else float(value))
+            if not isinstance(value, Tensor):
+                continue
+            term.exact &= torch.finfo(value.dtype).bits >= 32 if value.is_floating_point() else True
+            if self._shared:
+                term.unknown = SEVERAL_PROCESSES
+            elif value.requires_grad and term.unknown is None:
+                self._differentiate(name, value, capture, parameters)
+
+    def _differentiate(self, name: str, value: Tensor, capture: Capture, parameters: ParameterWatch) -> None:
+        term = self._terms[name]
+        wanted = [(place, each) for place, each in enumerate(parameters.tensors) if each.requires_grad]
+        if not wanted:
+            return
+        if _has_reentrant_checkpoint(value):
+            term.unknown = REENTRANT_CHECKPOINT
+            return
+        try:
+            with capture.of_term(name), parameters.paused(), _nothing_else_changes(self._model):
+                found = torch.autograd.grad(
+                    value.reshape(()), [each for _, each in wanted], retain_graph=True, allow_unused=True
+                )
+        except Exception as error:  # noqa: BLE001 - reported; the user's step continues as without terms
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            term.unknown = NOT_DIFFERENTIABLE.of(reason=lines[0])
+            term.gradients.clear()
+            capture.forget_term(name)
+            return
+        for (place, _), gradient in zip(wanted, found, strict=True):
+            if gradient is not None:
+                term.add(place, gradient)
+
+    @torch.no_grad()
+    def finish(self, readout: Readout, parameters: ParameterWatch) -> None:
+        """End of the step, after that of the parameters: add everything that has to be read on the CPU."""
+        for term in self._terms.values():
+            stored = [stored_values(gradient) for gradient in term.gradients.values()]
+            norms = list(torch._foreach_norm(stored, 2)) if stored else []
+            counts = [torch.count_nonzero(gradient) for gradient in stored]
+            falls = [
+                _dot(gradient, parameters.fall[place]) if parameters.fall else gradient.new_zeros(())
+                for place, gradient in term.gradients.items()
+            ]
+            values = [value for value in term.values if isinstance(value, Tensor)]
+            first, second, third = (readout.add_scalars(numbers) for numbers in (norms, counts, falls))
+            term.keys = (first, second, third, readout.add_scalars([value.reshape(()) for value in values]))
+
+    def records(
+        self,
+        readout: Readout,
+        parameters: ParameterWatch,
+        samples: int,
+        facts: Callable[[str, str], ModuleFacts],
+        members: Mapping[str, Sequence[str]],
+        records: Mapping[str, ParameterRecord],
+    ) -> dict[str, TermRecord]:
+        """The records of all terms, once the readout was fetched.
+
+        Args:
+            samples: Samples in the loss, B.
+            facts: Function (module, term) -> what was recorded of the module.
+            members: Names of the parameters of each watched module.
+            records: Records of the parameters.
+        """
+        found = {}
+        for name, term in self._terms.items():
+            plain = [value for value in term.values if not isinstance(value, Tensor)]
+            value = sum([*plain, *readout.numbers(term.keys[3])])
+            regulariser = name in self._regularisers
+            if term.unknown is not None:
+                self.unmeasured[name] = term.unknown
+                found[name] = TermRecord(value, regulariser, {}, {}, term.unknown, term.exact)
+                continue
+            norms, counts, falls = (readout.numbers(key) for key in term.keys[:3])
+            measured = dict(zip(term.gradients, zip(norms, counts, strict=True), strict=True))
+            names = parameters.names
+            reaches = dict.fromkeys(names, NO_REACH) | {
+                names[place]: parameters.reach(place, numbers) for place, numbers in measured.items()
+            }
+            fall = {names[place]: number for place, number in zip(term.gradients, falls, strict=True)}
+            modules = {
+                module: _reach(
+                    module_record(
+                        samples,
+                        facts(module, name),
+                        {
+                            each: replace(records[each], reach=reaches[each])
+                            for each in own
+                            if each in records
+                        },
+                    ),
+                    [fall[each] for each in own if each in fall],
+                )
+                for module, own in members.items()
+            }
+            found[name] = TermRecord(value, regulariser, modules, reaches, None, term.exact)
+        self._terms = {}
+        return found
+
+
+def check_terms(terms: Mapping[str, Tensor | float]) -> None:
+    """Refuse what is no mapping of names to scalars.
+
+    Raises:
+        InvalidType: It is something else.
+        InvalidValue: A tensor has more than one element.
+    """
+    named = isinstance(terms, Mapping) and all(isinstance(name, str) and name for name in terms)
+    if not named or not all(isinstance(value, (Tensor, int, float)) for value in terms.values()):
+        got = {name: type(value).__name__ for name, value in terms.items()} if named else type(terms).__name__
+        raise InvalidType(
+            "monitor.terms-not-named",
+            "terms must map names to scalars, such as {{'task': loss, 'entropy': penalty}}; found {got}",
+            got=got,
+        )
+    for name, value in terms.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise InvalidValue(
+                "monitor.term-not-scalar",
+                "the term {name!r} must be a scalar, found the shape {got}",
+                name=name,
+                got=tuple(value.shape),
+            )
+
+
+def sum_terms(terms: Mapping[str, Tensor | float]) -> Tensor | float:
+    """The loss: the sum of its terms, in their order, as a scalar."""
+    scalars = [value.reshape(()) if isinstance(value, Tensor) else value for value in terms.values()]
+    return sum(scalars[1:], scalars[0]) if scalars else 0.0
+
+
+def _reach(record: ModuleRecord, falls: Sequence[float]) -> TermReach:
+    fall: Number = sum(falls) if falls else _NO_GRADIENT
+    return TermReach(
+        coverage=record.coverage,
+        state=record.state,
+        calls_with_gradient=record.calls_with_gradient,
+        params_trainable=record.params_trainable,
+        params_none=record.params_none,
+        params_zero=record.params_zero,
+        norm=record.grad_norm_pre_clip,
+        descent=fall,
+    )
+
+
+def _has_reentrant_checkpoint(value: Tensor) -> bool:
+    """Whether a part of the graph is built only by the backward pass of the step."""
+    waiting = [value.grad_fn]
+    seen: set[Any] = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        new = {before for before, _ in node.next_functions} - seen
+        seen |= new
+        waiting += new
+    return False
+
+
+def _dot(gradient: Tensor, fall: Tensor) -> Tensor:
+    return (gradient.to_dense() * fall).sum() if gradient.is_sparse else (gradient * fall).sum()
+
+
+@contextmanager
+def _nothing_else_changes(model: nn.Module) -> Iterator[None]:
+    """Puts random numbers and buffers back: checkpointing repeats forward passes, which may use both."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        with same_random_numbers(model):
+            yield
+    finally:
+        for buffer, value in buffers:
+            buffer.data.copy_(value)  # .data: the step's own backward pass may still need this version
