@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from etrm.checkpoints.format import Checkpoint, WeightsKind
 from etrm.config import SIDE, DataConfig
@@ -17,8 +18,10 @@ from etrm.data.tokens import PAD, read_grid
 from etrm.evaluation import EvaluationReport, PassK, Prediction, Predictor, binomial_interval
 from etrm.evaluation.misleading import fit_true_sizes, make_pair_tasks
 from etrm.evaluation.passk import KS, predict, score
+from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.model.variant import Variant, with_noise
-from etrm.training.faults.seam import Fault, wrap_policy
+from etrm.symbolic.semantics import Semantics
+from etrm.training.faults.seam import Fault, change_model, wrap_policy
 from etrm.training.recipe import Recipe
 
 
@@ -118,6 +121,23 @@ def _noisy_evaluation(recipe: Recipe) -> Recipe:
     return wrap_policy(recipe, with_noise)
 
 
+class _OneCell(Semantics):
+    """Semantics whose quantified variables have the first cell of the canvas as their only value."""
+
+    def forall(self, truths: Tensor, mask: Tensor) -> Tensor:
+        """The truth for that cell, and so for :meth:`exists`."""
+        return super().forall(truths[..., :1], mask[..., :1])
+
+
+def _quantifier_one_cell(recipe: Recipe) -> Recipe:
+    def change(model: Variant) -> None:
+        assert isinstance(model, SymbolicVariant)
+        templates = model.core.templates
+        templates.semantics = _OneCell(**vars(templates.semantics))
+
+    return change_model(recipe, change)
+
+
 def _eval_raw(recipe: Recipe) -> Recipe:
     def load(model: Variant, checkpoint: Checkpoint, kind: WeightsKind) -> None:
         recipe.load_weights(model, checkpoint, "raw")
@@ -174,5 +194,13 @@ FAULTS = (
         "H6",
         "Training loss analysis: its selector draws Gumbel noise in evaluation",
         _noisy_evaluation,
+    ),
+    Fault(
+        "quantifier-one-cell",
+        "quantifiers have one cell as their domain, so every cell is evaluated as that one",
+        "H6",
+        "Training loss analysis: the quantifiers of its code have no domain",
+        _quantifier_one_cell,
+        models="symbolic",
     ),
 )
