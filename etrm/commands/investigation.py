@@ -47,7 +47,9 @@ def investigate(
     allow_code: AllowCodeOption = False,
     hypotheses: Annotated[
         list[str] | None,
-        typer.Option(metavar="IDS", help="Hypotheses to decide, e.g. H1,H2. Repeatable. Default: all."),
+        typer.Option(
+            metavar="IDS", help="Hypotheses to decide, e.g. H1,H2. Repeatable. Default: all that apply."
+        ),
     ] = None,
     hypothesis: Annotated[
         list[str] | None,
@@ -88,12 +90,13 @@ def investigate(
     allow_code_of(run, allowed=allow_code)
     allow_named(hypothesis or ())
     own = [load_hypothesis(name).id for name in hypothesis or ()]
+    subject = read_subject(run, preset, config, settings, inject)
     result = run_investigation(
-        read_subject(run, preset, config, settings, inject),
+        subject,
         out,
         launcher=make_launcher(launcher, jobs, threads, launcher_set),
         tier=budget_of(tier, seeds, pretrain_steps),
-        hypotheses=tuple(dict.fromkeys((*choose(*hypotheses or ("all",)), *own))),
+        hypotheses=tuple(dict.fromkeys((*choose(subject[0], *hypotheses or ("all",)), *own))),
         until_root_cause=until_root_cause,
         experiments=(frozen,) if experiments else (),
     )

@@ -34,6 +34,10 @@ class SymbolicConfig(Section):
         description="families of formulas",
     )
     composites: bool = Field(False, description="whether templates include sequences")
+    pairwise: bool = Field(
+        False,
+        description="whether a template recolours each pair of colours by its own guard of one or two conditions",
+    )
     tnorm: TNorm = Field("product", description="conjunction of two truths")
     quantifier: QuantifierKind = Field("product", description="truth over all cells")
     exponent: float = Field(4.0, ge=1, description="exponent p of quantifier mean")
@@ -102,6 +106,12 @@ class SymbolicConfig(Section):
                         "config.learned-setting-without-family",
                         f"{name} {value} has no effect without the family 'learned'",
                     )
+        if self.pairwise and self.selector != "fit":
+            raise refused(
+                "config.pairwise-without-fit",
+                f"pairwise guards are fitted to the demonstrations, and the selector {self.selector!r} fits "
+                "nothing; use 'fit'",
+            )
         if self.selector == "fit":
             for name in RECURSIVE:
                 value = getattr(self, name)

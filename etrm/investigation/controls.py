@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from etrm.config import Config, load, with_settings
 from etrm.investigation.judgement import Judgement
@@ -17,9 +18,36 @@ HEALTHY = "healthy"
 """Name of the control without a fault."""
 
 
+@dataclass(frozen=True)
+class Control:
+    """A config with a known answer.
+
+    Attributes:
+        name: a stable name, of a fault or of a setting.
+        what: the config in words.
+        config: the config.
+        positive: whether the hypothesis must be found to hold.
+    """
+
+    name: str
+    what: str
+    config: Config
+    positive: bool
+
+
 def control_preset(faults: Sequence[str] = ()) -> Config:
     """The control preset with some faults, on one thread."""
     return with_settings(load(CONTROL_PRESET), faults=tuple(faults), train={"threads": 1})
+
+
+def preset_controls(positive: Sequence[str]) -> list[Control]:
+    """The control preset without a fault, and with each fault that must be found."""
+    healthy = Control(HEALTHY, f"preset {CONTROL_PRESET} without a fault", control_preset(), False)
+    faulty = [
+        Control(name, f"fault {name} on preset {CONTROL_PRESET}", control_preset((name,)), True)
+        for name in positive
+    ]
+    return [healthy, *faulty]
 
 
 def subject_arm(study: str) -> ArmId:
@@ -51,14 +79,21 @@ def inspected_arms(study: str, subject: Config, positive: Sequence[str]) -> tupl
     )
 
 
-def control_outcome(name: str, positive: bool, judgement: Judgement) -> ControlOutcome:
-    """A positive control must be VALIDATED, or with few seeds a candidate; a negative one must be neither."""
+def control_outcome(name: str, positive: bool, judgement: Judgement, what: str = "") -> ControlOutcome:
+    """A positive control must be VALIDATED, or with few seeds a candidate; a negative one must be neither.
+
+    Args:
+        name: the name of the fault or setting, or that of the healthy control.
+        positive: whether the hypothesis must be found to hold.
+        judgement: the verdict on the control with its reasons.
+        what: the control in words; the control preset with that fault, or without one, by default.
+    """
     fault = f"fault {name} on preset {CONTROL_PRESET}"
     got, candidate = judgement.verdict, judgement.candidate
     return ControlOutcome(
         name=name,
         kind="positive" if positive else "negative",
-        what=fault if positive else f"preset {CONTROL_PRESET} without a fault",
+        what=what or (fault if positive else f"preset {CONTROL_PRESET} without a fault"),
         expected=Verdict.VALIDATED if positive else Verdict.INVALIDATED,
         got=got,
         behaved=(candidate or got is Verdict.VALIDATED) == positive and got is not Verdict.ERROR,

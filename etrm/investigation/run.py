@@ -48,23 +48,28 @@ NO_CAUSE = (
 """Next step where nothing was found."""
 
 
-def choose(*names: str) -> tuple[str, ...]:
+def choose(subject: Config, *names: str) -> tuple[str, ...]:
     """The ids of the hypotheses in texts, each of them ids with commas between them, or ``all``.
+
+    Args:
+        subject: the config under test; ``all`` stands for the hypotheses that apply to it.
+        names: the texts.
 
     Raises:
         ConfigError: one of them is not known.
     """
     known = all_hypotheses()
     ids = dict.fromkeys(name.strip() for text in names for name in text.split(",") if name.strip())
-    chosen = tuple(known) if "all" in ids else tuple(ids)
-    unknown = [name for name in chosen if name not in known]
+    unknown = [name for name in ids if name not in known and name != "all"]
     if unknown:
         raise ConfigError(
             "investigate.unknown-hypothesis",
             f"unknown hypothesis {unknown[0]!r}",
             allowed=f"all, or some of {', '.join(sorted(known))}",
         )
-    return chosen
+    if "all" not in ids:
+        return tuple(ids)
+    return tuple(id for id, hypothesis in known.items() if id in ids or hypothesis.applies_to(subject))
 
 
 def investigate(
@@ -91,7 +96,7 @@ def investigate(
         launcher: starts the training runs.
         command: the command line, for the report.
         progress: called with a phase, the steps done and the steps in all.
-        hypotheses: ids of those to decide, all by default; the others are NOT RUN.
+        hypotheses: ids of those to decide, by default all that apply; the others that apply are NOT RUN.
         experiments: run after them, where the model has an encoder.
         tier: seeds and steps.
         until_root_cause: whether to stop at the first proven cause, without the experiments.
@@ -102,7 +107,7 @@ def investigate(
         EtrmError: the config, data, decoder or folder cannot be used.
         Interrupted: Ctrl-C; the same command resumes.
     """
-    chosen = choose("all" if hypotheses is None else ",".join(hypotheses))  # refused before any work
+    chosen = choose(subject, "all" if hypotheses is None else ",".join(hypotheses))  # refused before any work
     began, where = time.perf_counter(), describe_environment()
     build_recipe(subject)  # an unknown fault is refused before any work
     claim_folder(out, subject, name, launcher)
@@ -142,8 +147,9 @@ def investigate(
 
 def _plan_short_runs(investigation: Investigation, chosen: Sequence[str]) -> list[Job]:
     """The short runs of the chosen hypotheses, which depend on nothing that is found before."""
-    every = all_hypotheses()
-    return jobs_of([screen for id in chosen for screen in every[id].screens(investigation)])
+    every, subject = all_hypotheses(), investigation.subject
+    applying = [every[id] for id in chosen if every[id].applies_to(subject)]
+    return jobs_of([screen for hypothesis in applying for screen in hypothesis.screens(investigation)])
 
 
 def _decide_all(
@@ -152,11 +158,19 @@ def _decide_all(
     until_root_cause: bool,
     reached: Callable[[HypothesisResult], HypothesisResult],
 ) -> dict[str, HypothesisResult]:
-    """Every hypothesis in order: decided, and passed through ``reached``, or with the reason why it was not run."""
+    """Hypotheses in order: decided, and passed through ``reached``, or with the reason why they were not run.
+
+    One that does not apply is left out unless it was chosen.
+    """
     decided: dict[str, HypothesisResult] = {}
+    variant = investigation.subject.model.variant
     for id, hypothesis in all_hypotheses().items():
-        cause = find_root_cause(decided)
-        if until_root_cause and cause.confidence == "proven":
+        applies, cause = hypothesis.applies_to(investigation.subject), find_root_cause(decided)
+        if not applies:
+            if id in chosen:
+                words = f"It does not apply to model.variant {variant!r}."
+                decided[id] = hypothesis.not_run(CommonReason.NOT_APPLICABLE, words)
+        elif until_root_cause and cause.confidence == "proven":
             words = f"It is downstream of the root cause {cause.id}, where this run stopped."
             decided[id] = hypothesis.not_run(CommonReason.STOPPED_AT_ROOT_CAUSE, words)
         elif id in chosen:

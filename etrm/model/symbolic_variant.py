@@ -5,6 +5,7 @@ Shapes: B samples, S query tokens, T templates.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,14 @@ from torch import Tensor
 
 from etrm.batch import Batch, Demos
 from etrm.config import SIDE, ModelConfig, SymbolicConfig
+from etrm.config.symbolic import Selection
 from etrm.device import to_device
 from etrm.model.act import Carry, EncoderState
 from etrm.model.encoders import Encoded, Encoder
 from etrm.model.variant import Given, StepOutput, Variant
 from etrm.symbolic.batches import queries_as_demos, read_demonstrations, read_queries
 from etrm.symbolic.selector import draw_gumbel, measure_entropy, weigh
-from etrm.symbolic.solver import SymbolicCore, make_selector, rate_templates
+from etrm.symbolic.solver import Rating, SymbolicCore, make_selector, rate_templates
 from etrm.symbolic.templates import Templates
 
 ROUNDING = 1e-6
@@ -27,7 +29,9 @@ ROUNDING = 1e-6
 
 
 class TemplateEncoder(Encoder):
-    """Weighs the templates of a core by demonstrations: the context (B, 1, T) is a distribution over them.
+    """Weighs the templates of a core by demonstrations.
+
+    The context (B, 1, ...) is a distribution over the T templates, followed by the chances of guards, if there are any.
 
     Args:
         config: the selector and its temperature.
@@ -47,16 +51,19 @@ class TemplateEncoder(Encoder):
         first, last = self.config.temperature, self.config.last_temperature
         return first if last is None else first * (last / first) ** self.progress
 
-    def rate(self, demos: Demos) -> Tensor:
-        """Logits (B, T) of the templates."""
-        return rate_templates(self.selector, self.templates, read_demonstrations(demos), demos.rows)
+    def rate(self, demos: Demos) -> Rating:
+        """Rate the templates for the B samples of the demonstrations."""
+        selection: Selection = self.config.selection if self.training else "hard"
+        given = read_demonstrations(demos)
+        return rate_templates(self.selector, self.templates, given, demos.rows, selection)
 
     def forward(self, demos: Demos, carried: EncoderState | None = None) -> Encoded:
         """Weigh the templates; with the selector ``input`` the demonstrations are the queries, without outputs."""
         noise = demos.noise if self.training else None
-        logits = self.rate(demos)
-        entropy = measure_entropy(logits, self.temperature, noise)
-        return Encoded(weigh(logits, self.temperature, noise).unsqueeze(1), entropy=entropy)
+        rating = self.rate(demos)
+        entropy = measure_entropy(rating.logits, self.temperature, noise)
+        weights = weigh(rating.logits, self.temperature, noise)
+        return Encoded(rating.join(weights).unsqueeze(1), entropy=entropy)
 
 
 def weigh_templates(model: Variant, carry: Carry, batch: Batch) -> Given:
@@ -90,8 +97,9 @@ class SymbolicVariant(Variant):
 
     @property
     def context_shape(self) -> tuple[int, int]:
-        """1 and T."""
-        return 1, self.core.templates.count
+        """1, and the number of templates and of chances of guards."""
+        templates = self.core.templates
+        return 1, templates.count + math.prod(templates.guards)
 
     def anneal(self, progress: float) -> None:
         """Move the temperature."""
@@ -103,16 +111,18 @@ class SymbolicVariant(Variant):
         return draw_gumbel(rows, self.core.templates.count) if sampled else None
 
     def draw_noisy(self, context: Tensor) -> Tensor:
-        """Weights (B, 1, T) of the same templates with Gumbel noise, so that the best is a sample of the softmax."""
-        weights = context.squeeze(1)
+        """The context (B, 1, ...) with Gumbel noise on the templates, so that the best is a sample of the softmax."""
+        count = self.core.templates.count
+        weights, guards = context[..., :count].squeeze(1), context[..., count:]
         noise = to_device(draw_gumbel(*weights.shape), weights.device) / self.encoder.temperature
         tiny = torch.finfo(weights.dtype).tiny
-        return weigh(weights.clamp(min=tiny).log(), 1.0, noise).unsqueeze(1)
+        drawn = weigh(weights.clamp(min=tiny).log(), 1.0, noise).unsqueeze(1)
+        return torch.cat((drawn, guards), dim=-1)
 
     def step(
         self, carry: Carry, batch: Batch, context: Tensor, minimum: Tensor | None = None
     ) -> tuple[Carry, StepOutput]:
-        """Apply the weighed templates (B, 1, T) to the queries; every row is done then."""
+        """Apply the weighed templates (B, 1, ...) to the queries; every row is done then."""
         queries = read_queries(batch)
         chances = self.core(queries.grids, queries.region, context=context).float()
         smoothing = self.config.symbolic.smoothing

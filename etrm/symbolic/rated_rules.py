@@ -36,20 +36,21 @@ class RatedRule:
 
 @torch.no_grad()
 def rate_rules(
-    core: SymbolicCore, weights: Tensor, demos: Demonstrations, query: Grids, count: int = 2
+    core: SymbolicCore, context: Tensor, demos: Demonstrations, query: Grids, count: int = 2
 ) -> tuple[RatedRule, ...]:
     """The templates with the largest weights, best first.
 
     Args:
         core: the core that applies them.
-        weights: (T,) weights.
+        context: (...) weights of the templates, followed by the chances of guards.
         demos: the demonstrations of the task.
         query: one grid.
         count: the largest number of templates.
     """
+    weights, guards = (part[0] for part in core.templates.split(context[None]))
     best = weights.topk(min(count, len(weights)))
     return tuple(
-        _describe(core, core.templates.rule(index), weight, demos, query)
+        _describe(core, core.templates.rule(index, guards), weight, demos, query)
         for index, weight in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     )
 

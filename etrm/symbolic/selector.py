@@ -84,20 +84,27 @@ class FitSelector(nn.Module):
     Args:
         rules: number of rules.
         conditions: number of conditions.
+        pairwise: whether there is a pairwise template, whose prior is learned too.
     """
 
-    def __init__(self, rules: int, conditions: int) -> None:
+    def __init__(self, rules: int, conditions: int, pairwise: bool = False) -> None:
         super().__init__()
         self.rules = nn.Parameter(torch.zeros(rules))
         self.conditions = nn.Parameter(torch.zeros(conditions))
         self.sources = nn.Parameter(torch.zeros(SOURCES))
         self.log_scale = nn.Parameter(torch.zeros(()))
+        self.pairwise = nn.Parameter(torch.zeros(())) if pairwise else None
+
+    @property
+    def scale(self) -> Tensor:
+        """Factor of log likelihoods."""
+        return self.log_scale.exp()
 
     def forward(self, log_likelihoods: Tensor) -> Tensor:
         """(R, T) logits from the (R, T) log likelihoods of all demonstrations of each task together."""
         targets = log_likelihoods.new_zeros(1, COLOURS)
         prior = join_logits(self.rules[None], self.conditions[None], self.sources[None], targets)
-        return prior + self.log_scale.exp() * log_likelihoods
+        return prior + self.scale * log_likelihoods
 
 
 class DemonstrationEncoder(nn.Module):

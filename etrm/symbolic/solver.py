@@ -17,6 +17,7 @@ from etrm.config.symbolic import Selection
 from etrm.symbolic.formula import COLOURS, TRUE, Rule, Then
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.library import Library, recolour
+from etrm.symbolic.pairwise import ColourChanges, fit_guards, gather_guards
 from etrm.symbolic.predicates import Predicates
 from etrm.symbolic.selector import EncodedSelector, FitSelector, select, weigh
 from etrm.symbolic.semantics import Semantics
@@ -71,7 +72,9 @@ class SymbolicCore(nn.Module):
             if rule not in factored and (config.composites or not isinstance(rule, Then))
         ]
         self.predicates = Predicates(config)
-        self.templates = Templates(rules, conditions, self.predicates, Semantics.of(config), config.smoothing)
+        self.templates = Templates(
+            rules, conditions, self.predicates, Semantics.of(config), config.smoothing, config.pairwise
+        )
 
         self.selection: Selection = config.selection
 
@@ -81,13 +84,15 @@ class SymbolicCore(nn.Module):
         Args:
             queries: R grids.
             region: rows and columns of the canvas of the answers.
-            context: (R, 1, T) weights of the templates.
+            context: (R, 1, ...) weights of the templates, followed by the chances of guards
+                (:meth:`Templates.split`).
 
         Returns:
             (R, rows, columns, 12) chances of tokens, see :meth:`Templates.paint`.
         """
-        weights = select(context.squeeze(1), self.selection if self.training else "hard")
-        return self.templates.paint(weights, queries, region)
+        weights, guards = self.templates.split(context.squeeze(1))
+        weights = select(weights, self.selection if self.training else "hard")
+        return self.templates.paint(weights, queries, region, guards)
 
 
 class SymbolicSolver(nn.Module):
@@ -114,20 +119,39 @@ class SymbolicSolver(nn.Module):
             region: rows and columns of the canvas of the answers.
             noise: (R, T) Gumbel noise of a sample, for the selection ``straight_through``.
         """
-        logits = self.logits(demos, queries)
-        weights = weigh(logits, self.config.temperature, noise)
-        return Solution(self.core(queries, region, context=weights.unsqueeze(1)), weights, logits)
+        rating = self.rate(demos, queries)
+        weights = weigh(rating.logits, self.config.temperature, noise)
+        context = rating.join(weights).unsqueeze(1)
+        return Solution(self.core(queries, region, context=context), weights, rating.logits)
 
-    def logits(self, demos: Demonstrations, queries: Grids) -> Tensor:
-        """(R, T) of the templates, from the demonstrations alone; with selector ``input`` from the queries alone."""
+    def rate(self, demos: Demonstrations, queries: Grids) -> Rating:
+        """Rate the templates by the demonstrations alone; with selector ``input`` by the queries alone."""
         if self.config.selector == "input":
             owner = torch.arange(queries.size, device=queries.colours.device)
             demos = Demonstrations(queries, queries, owner)
-        return rate_templates(self.encoder, self.core.templates, demos, queries.size)
+        selection: Selection = self.config.selection if self.training else "hard"
+        return rate_templates(self.encoder, self.core.templates, demos, queries.size, selection)
 
     def rule(self, index: int) -> Rule:
         """A template as a rule."""
         return self.core.templates.rule(index)
+
+
+@dataclass(frozen=True, eq=False)
+class Rating:
+    """How the demonstrations rate the templates.
+
+    Attributes:
+        logits: (R, T).
+        guards: (R, 2, L, M + 1) chances of the conditions of the pairwise template, None without one.
+    """
+
+    logits: Tensor
+    guards: Tensor | None = None
+
+    def join(self, weights: Tensor) -> Tensor:
+        """A context: the weights (R, T), followed by the chances of guards."""
+        return weights if self.guards is None else torch.cat((weights, self.guards.flatten(1)), dim=1)
 
 
 Selector: TypeAlias = FitSelector | EncodedSelector
@@ -136,27 +160,45 @@ Selector: TypeAlias = FitSelector | EncodedSelector
 def make_selector(config: SymbolicConfig, templates: Templates) -> Selector:
     """Make the selector of a config, which has all learned weights except those of the predicates."""
     sizes = len(templates.rules), len(templates.conditions)
-    return FitSelector(*sizes) if config.selector == "fit" else EncodedSelector(config, *sizes)
+    if config.selector == "fit":
+        return FitSelector(*sizes, config.pairwise)
+    return EncodedSelector(config, *sizes)
 
 
-def rate_templates(selector: Selector, templates: Templates, given: Demonstrations, tasks: int) -> Tensor:
-    """Logits of the templates.
+def rate_templates(
+    selector: Selector, templates: Templates, given: Demonstrations, tasks: int, selection: Selection
+) -> Rating:
+    """Rate the templates for some tasks.
 
     Args:
         selector: the selector.
         templates: T templates; only a :class:`FitSelector` evaluates them.
         given: demonstrations of R tasks; the selector ``input`` reads no output, and its inputs may be queries.
         tasks: number R of tasks.
-
-    Returns:
-        (R, T).
+        selection: the selection of the guards of the pairwise template.
     """
     if isinstance(selector, FitSelector):
-        each = templates.log_likelihoods(given.inputs, given.outputs)
-        return selector(_sum_by_task(each, given.owner, tasks))
+        return _rate_by_fit(selector, templates, given, tasks, selection)
     each = selector.encoder(given.inputs, None if selector.inputs_alone else given.outputs)
     counts = _sum_by_task(torch.ones_like(each[:, :1]), given.owner, tasks)
-    return selector(_sum_by_task(each, given.owner, tasks) / counts.clamp(min=1))
+    return Rating(selector(_sum_by_task(each, given.owner, tasks) / counts.clamp(min=1)))
+
+
+def _rate_by_fit(
+    selector: FitSelector, templates: Templates, given: Demonstrations, tasks: int, selection: Selection
+) -> Rating:
+    truths = templates.truths(given.inputs) if templates.conditions else None
+    each = templates.log_likelihoods(given.inputs, given.outputs, truths)
+    logits: Tensor = selector(_sum_by_task(each, given.owner, tasks))
+    if selector.pairwise is None or truths is None:
+        return Rating(logits)
+    changes = ColourChanges.of(given.inputs, given.outputs, given.owner, tasks)
+    whole, guards = fit_guards(
+        truths, changes, given.owner, selector.conditions, selector.scale, templates.smoothing
+    )
+    chosen = [select(one.flatten().softmax(0)[None], selection).view_as(one) for one in guards]
+    chances = gather_guards(changes, chosen, tasks, logits, truths.shape[1])
+    return Rating(torch.cat((logits, (selector.pairwise + whole).unsqueeze(1)), dim=1), chances)
 
 
 def _sum_by_task(values: Tensor, owner: Tensor, tasks: int) -> Tensor:

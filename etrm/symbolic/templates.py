@@ -9,16 +9,17 @@ S = 11 sources (each colour, then every colour but black), T templates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from etrm.symbolic.evaluate import Evaluator, apply_rule
-from etrm.symbolic.formula import BLACK, CELL, COLOURS, TRUE, And, Atom, Cell, Formula, Not, Rule, Where
+from etrm.symbolic.formula import BLACK, CELL, COLOURS, TRUE, And, Atom, Cell, Formula, Not, Rule, Then, Where
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.library import recolour
+from etrm.symbolic.pairwise import PAIRS, paint_pairs, pairwise_rule
 from etrm.symbolic.predicates import Predicates
 from etrm.symbolic.semantics import Semantics
 
@@ -37,6 +38,8 @@ class Templates:
         predicates: the meaning of their atoms.
         semantics: the meaning of connectives and quantifiers.
         smoothing: chance of an arbitrary colour in the likelihood of a demonstration.
+        pairwise: whether the last template recolours each pair of colours by its own guard
+            (:mod:`etrm.symbolic.pairwise`).
     """
 
     def __init__(
@@ -46,17 +49,35 @@ class Templates:
         predicates: Predicates,
         semantics: Semantics,
         smoothing: float,
+        pairwise: bool = False,
     ) -> None:
-        self.rules, self.conditions = tuple(rules), tuple(conditions)
+        self.rules, self.conditions, self.pairwise = tuple(rules), tuple(conditions), pairwise
         self.predicates, self.semantics, self.smoothing = predicates, semantics, smoothing
 
     @property
     def count(self) -> int:
         """Number of templates T."""
+        return self.enumerated + self.pairwise
+
+    @property
+    def enumerated(self) -> int:
+        """Number of templates that are the same for all tasks."""
         return len(self.rules) + len(self.conditions) * SOURCES * COLOURS
 
-    def rule(self, index: int) -> Rule:
-        """A template as a rule."""
+    @property
+    def guards(self) -> tuple[int, ...]:
+        """Shape of the chances of guards of one task: (2, L, M + 1), or (0,)."""
+        return (2, PAIRS, len(self.conditions) + 1) if self.pairwise else (0,)
+
+    def split(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights (R, T) and the chances of guards (R, 2, L, M + 1) or (R, 0) that a context (R, ...) joins."""
+        return context[:, : self.count], context[:, self.count :].unflatten(1, self.guards)
+
+    def rule(self, index: int, guards: Tensor | None = None) -> Rule:
+        """A template as a rule; the last one of pairwise templates needs the guards (2, L, M + 1) of a task."""
+        if index == self.enumerated:
+            assert guards is not None
+            return pairwise_rule(guards, self.conditions)
         if index < len(self.rules):
             return self.rules[index]
         rest, target = divmod(index - len(self.rules), COLOURS)
@@ -67,13 +88,8 @@ class Templates:
         painted = Not(Atom("colour", (Cell(CELL), BLACK)))
         return Where(painted if guard == TRUE else And(painted, guard), target)
 
-    def truths(self, grids: Grids) -> Tensor:
-        """(P, M, N) truths of the conditions."""
-        evaluator = Evaluator(grids, self.predicates, self.semantics)
-        return torch.stack([evaluator.truth(condition) for condition in self.conditions], dim=1)
-
-    def log_likelihoods(self, inputs: Grids, outputs: Grids) -> Tensor:
-        """How likely each template makes the output of each demonstration.
+    def log_likelihoods(self, inputs: Grids, outputs: Grids, truths: Tensor | None = None) -> Tensor:
+        """How likely each enumerated template makes the output of each demonstration.
 
         Every cell of the output has its painted distribution, or with the chance of the smoothing an arbitrary
         colour. An output of another size is as unlikely as one that is wrong in every cell.
@@ -81,34 +97,43 @@ class Templates:
         Args:
             inputs: P grids.
             outputs: P grids.
+            truths: (P, M, N) truths of the conditions in the inputs, if they are known.
 
         Returns:
-            (P, T) natural logarithms.
+            (P, T) natural logarithms, without the pairwise template.
         """
-        parts = [self._of_rule(rule, inputs, outputs).unsqueeze(1) for rule in self.rules]
+        parts = [self._of_made(made, outputs).unsqueeze(1) for made in self._apply_rules(inputs)]
         if self.conditions:
-            parts.append(self._of_recolourings(inputs, outputs))
+            truths = self.truths(inputs) if truths is None else truths
+            parts.append(self._of_recolourings(inputs, outputs, truths))
         return torch.cat(parts, dim=1)
 
-    def paint(self, weights: Tensor, queries: Grids, region: tuple[int, int]) -> Tensor:
+    def paint(
+        self, weights: Tensor, queries: Grids, region: tuple[int, int], guards: Tensor | None = None
+    ) -> Tensor:
         """The mixture of what all templates make of the queries, as tokens.
 
         Args:
             weights: (R, T) weights that sum to 1.
             queries: R grids.
             region: rows and columns of the canvas; what a template paints outside of it is lost.
+            guards: (R, 2, L, M + 1) chances of the conditions of the pairwise template.
 
         Returns:
             (R, rows, columns, 12) chances of PAD, EOS and every colour.
         """
         first = len(self.rules)
         mixture = weights.new_zeros((queries.size, *region, FIRST_COLOUR + COLOURS))
-        for column, rule in enumerate(self.rules):
-            made = apply_rule(rule, queries, self.predicates, self.semantics)
+        for column, made in enumerate(self._apply_rules(queries)):
             mixture = mixture + weights[:, column, None, None, None] * as_tokens(made, region)
         if not self.conditions:
             return mixture
-        grids = Grids(self._recoloured(weights[:, first:], queries), queries.heights, queries.widths)
+        truths = self.truths(queries)
+        painted = self._recoloured(weights[:, first : self.enumerated], queries, truths)
+        if self.pairwise:
+            assert guards is not None
+            painted = painted + weights[:, -1, None, None, None] * paint_pairs(guards, truths, queries)
+        grids = Grids(painted, queries.heights, queries.widths)
         total = weights[:, first:].sum(1)[:, None, None, None]
         return mixture + as_tokens(grids, region, total)
 
@@ -117,8 +142,18 @@ class Templates:
     def _log(self, chance: Tensor) -> Tensor:
         return ((1 - self.smoothing) * chance + self.smoothing / COLOURS).log()
 
-    def _of_rule(self, rule: Rule, inputs: Grids, outputs: Grids) -> Tensor:
-        made = apply_rule(rule, inputs, self.predicates, self.semantics)
+    def _apply_rules(self, grids: Grids) -> Iterator[Grids]:
+        """What each rule makes of the grids; rules that begin alike and follow each other share their first step."""
+        first: Rule | None = None
+        for rule in self.rules:
+            if not isinstance(rule, Then):
+                yield apply_rule(rule, grids, self.predicates, self.semantics)
+                continue
+            if rule.first is not first:
+                first, half = rule.first, apply_rule(rule.first, grids, self.predicates, self.semantics)
+            yield apply_rule(rule.second, half, self.predicates, self.semantics)
+
+    def _of_made(self, made: Grids, outputs: Grids) -> Tensor:
         same_size = (made.heights == outputs.heights) & (made.widths == outputs.widths)
         painted = fit_canvas(made.colours, outputs.shape)
         right = (painted * outputs.colours).sum(-1) * same_size[:, None, None]
@@ -126,13 +161,17 @@ class Templates:
 
     # -- recolourings ---------------------------------------------------------------------------
 
-    def _of_recolourings(self, inputs: Grids, outputs: Grids) -> Tensor:
+    def truths(self, grids: Grids) -> Tensor:
+        """(P, M, N) truths of the conditions."""
+        evaluator = Evaluator(grids, self.predicates, self.semantics)
+        return torch.stack([evaluator.truth(condition) for condition in self.conditions], dim=1)
+
+    def _of_recolourings(self, inputs: Grids, outputs: Grids, truths: Tensor) -> Tensor:
         """(P, M * S * C) log likelihoods of (condition, source, target)."""
         same_size = (inputs.heights == outputs.heights) & (inputs.widths == outputs.widths)
         wanted = (fit_canvas(outputs.colours, inputs.shape) * inputs.mask[..., None]).flatten(1, 2)
         before = inputs.colours.flatten(1, 2)
         became = (before.unsqueeze(-1) * wanted.unsqueeze(-2)).flatten(-2)  # (P, N, C * C)
-        truths = self.truths(inputs)
         hit, kept = (
             (self._log(truth) @ became).unflatten(-1, (COLOURS, COLOURS)) for truth in (truths, 1 - truths)
         )  # (P, M, C, C): as if every cell of this colour became, or stayed, that one by its guard
@@ -150,7 +189,7 @@ class Templates:
         lost = (outputs.mask.sum((1, 2)) * wrong).unsqueeze(1)
         return torch.where(same_size.unsqueeze(1), fits, lost)
 
-    def _recoloured(self, weights: Tensor, queries: Grids) -> Tensor:
+    def _recoloured(self, weights: Tensor, queries: Grids, truths: Tensor) -> Tensor:
         """(R, H, W, C), the sum of what all recolourings paint by their weights."""
         by_source = weights.unflatten(1, (len(self.conditions), SOURCES, COLOURS))
         painted_too = torch.arange(COLOURS, device=weights.device) != BLACK
@@ -159,7 +198,7 @@ class Templates:
         )  # (R, M, C, C)
         before = queries.colours.flatten(1, 2)
         chosen = torch.einsum("rmct,rnc->rnmt", of_colour, before)
-        painted = torch.einsum("rmn,rnmt->rnt", self.truths(queries), chosen)
+        painted = torch.einsum("rmn,rnmt->rnt", truths, chosen)
         stays = weights.sum(1)[:, None, None] - painted.sum(-1, keepdim=True)
         return (painted + stays * before).unflatten(1, queries.shape)
 

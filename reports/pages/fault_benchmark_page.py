@@ -33,7 +33,8 @@ def _score(found: Score) -> str:
 
 def _tabulate_matrix(outcomes: Sequence[CaseOutcome]) -> str:
     counts = Counter((outcome.case.expected, outcome.named) for outcome in outcomes)
-    hypotheses = tuple(all_hypotheses())
+    named = {key for pair in counts for key in pair}
+    hypotheses = tuple(key for key in all_hypotheses() if key in named)
     rows = [key for key in (*hypotheses, NOTHING) if any(expected == key for expected, _ in counts)]
     columns = [*hypotheses, NOTHING, "error"]
     return table(

@@ -23,6 +23,7 @@ from tests.errors import raises_code
         ({"width": 3}, "config.learned-setting-without-family"),
         ({"reach": 3}, "config.learned-setting-without-family"),
         ({"cycles": 2}, "config.recursion-without-encoder"),
+        ({"pairwise": True, "selector": "demos"}, "config.pairwise-without-fit"),
         ({"cycle_grad": "last"}, "config.recursion-without-encoder"),
         ({"inject": "start"}, "config.recursion-without-encoder"),
         ({"hidden_size": 64}, "config.recursion-without-encoder"),

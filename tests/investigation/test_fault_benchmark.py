@@ -95,9 +95,10 @@ def test_the_score_counts_faults_and_controls_apart() -> None:
 def test_the_page_has_the_score_the_matrix_and_what_was_missed() -> None:
     text = page(OUTCOMES)
     assert text.count("1 of 3 (33.3%") == 2
-    lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
-    matrix = {line[1]: line[2:-1] for line in lines if len(line) == 12}
+    lines = [[cell.strip() for cell in line.split("|")] for line in text.split("\n\n")[1].splitlines()]
+    matrix = {line[1]: line[2:-1] for line in lines}
     columns = matrix["injected / found"]
+    assert columns == ["H2", "H3", "H4", "none", "error"]
     assert {
         key: matrix[key][columns.index(named)] for key, named in (("H2", "H2"), ("H3", "H2"), ("H4", "none"))
     } == {

@@ -87,25 +87,25 @@ def test_what_a_selector_knows(selector: str, knows_demos: bool, knows_query: bo
     model = solver(families=("original", "learned"), selector=selector)
     flip, turn = demos("where true paint x.flip_rows"), demos("where true paint x.rotate_90")
     other = Grids.of([QUERY[::-1] % 3])
-    before = model.logits(flip, queries(1))
-    assert torch.equal(model.logits(turn, queries(1)), before) != knows_demos
-    assert torch.equal(model.logits(flip, other), before) != knows_query
+    before = model.rate(flip, queries(1)).logits
+    assert torch.equal(model.rate(turn, queries(1)).logits, before) != knows_demos
+    assert torch.equal(model.rate(flip, other).logits, before) != knows_query
 
 
 @pytest.mark.parametrize("selector", ["fit", "demos"])
 def test_tasks_know_nothing_of_each_other_and_demonstrations_have_no_order(selector: str) -> None:
     model = solver(families=("original", "learned"), selector=selector)
     texts = ("where true paint x.flip_rows", "where true paint x.rotate_90")
-    together = model.logits(demos(*texts), queries(2))
+    together = model.rate(demos(*texts), queries(2)).logits
     for row, text in enumerate(texts):
-        torch.testing.assert_close(model.logits(demos(text), queries(1))[0], together[row])
+        torch.testing.assert_close(model.rate(demos(text), queries(1)).logits[0], together[row])
     one = demos(texts[0])
     order = [2, 0, 1]
     shuffled = Demonstrations(
         *(Grids.of([grids.arrays()[place] for place in order]) for grids in (one.inputs, one.outputs)),
         one.owner,
     )
-    torch.testing.assert_close(model.logits(shuffled, queries(1))[0], together[0])
+    torch.testing.assert_close(model.rate(shuffled, queries(1)).logits[0], together[0])
 
 
 def test_the_loss_of_an_answer_reaches_every_guard_and_the_scale() -> None:
@@ -154,10 +154,12 @@ def test_no_template_stands_twice(composites: bool) -> None:
     assert len(set(rules)) == len(rules)
 
 
-@pytest.mark.parametrize("selector", ["fit", "demos", "input"])
-def test_nothing_is_left_on_the_host_where_the_model_is_on_a_device(selector: str) -> None:
+@pytest.mark.parametrize(
+    ("selector", "pairwise"), [("fit", False), ("fit", True), ("demos", False), ("input", False)]
+)
+def test_nothing_is_left_on_the_host_where_the_model_is_on_a_device(selector: str, pairwise: bool) -> None:
     """Products over cells are left out: their gradient is made of tensors that the simulation takes for the host's."""
-    model = solver(families=FAMILIES, selector=selector, quantifier="mean").train()
+    model = solver(families=FAMILIES, selector=selector, pairwise=pairwise, quantifier="mean").train()
     given, asked = demos("where colour(x, 1) paint 2"), queries(1)
     with torch.no_grad():
         expected = model(given, asked, REGION).tokens

@@ -15,7 +15,17 @@ from tests.symbolic import strategies
 
 SMOOTHING = 0.1
 RULES = tuple(
-    map(parse, ("where true paint x.transpose", "where true paint x.tile(1, 2)", "where edge(x) paint 2"))
+    map(
+        parse,
+        (
+            "where true paint x.transpose",
+            "where true paint x.tile(1, 2)",
+            "where edge(x) paint 2",
+            "where true paint x.transpose then where edge(x) paint 1",
+            "where true paint x.transpose then where true paint x.tile(2, 1)",
+            "where true paint x.flip_rows then where true paint x.tile(2, 1)",
+        ),
+    )
 )
 CONDITIONS = tuple(map(parse_formula, ("true", "learned(x, 0)", "edge(x) and not learned(x, 1)")))
 TEMPLATES = Templates(RULES, CONDITIONS, strategies.predicates(), Semantics(), SMOOTHING)

@@ -1,1 +1,1 @@
-"""H1 to H7, a module each, and the rule family that H7 uses as a control."""
+"""H1 to H7 and, about the symbolic solver, N1 to N5, a module each; and what several of them share."""

@@ -20,11 +20,13 @@ from etrm.data import Sample, collate
 from etrm.device import to_device
 from etrm.errors import NonFiniteError
 from etrm.evaluation import Answer
-from etrm.investigation.controls import inspected_arms
+from etrm.investigation.controls import Control, inspected_arms
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
-from etrm.investigation.hypotheses.inspection import inspect_controls, judge
+from etrm.investigation.hypotheses.inspection import inspect_controls, judge, judge_controls, judge_inspection
+from etrm.investigation.hypotheses.symbolic_hypothesis import SYMBOLIC_PRESET, control_config
+from etrm.investigation.judgement import Judgement
 from etrm.investigation.measurements.formula_reference import TOLERANCE, TruthComparison, compare_truths
 from etrm.investigation.measurements.known_answers import (
     VOTES,
@@ -180,6 +182,20 @@ def inspect_evaluator(config: Config) -> EvaluatorFacts:
     )
 
 
+def list_formula_controls() -> tuple[Control, ...]:
+    """Controls of the truths of formulas, for a run under test that has formulas."""
+    fault, small = "quantifier-one-cell", f"preset {SYMBOLIC_PRESET} on few tasks"
+    return (
+        Control("healthy-formulas", f"{small}, without a fault", control_config(), False),
+        Control(fault, f"{small}, fault {fault}", control_config((fault,)), True),
+    )
+
+
+def _judge_config(config: Config) -> Judgement:
+    found = inspect_evaluator(config)
+    return judge_inspection(found, found.words)
+
+
 class MisreportingEvaluator(Hypothesis):
     """H6."""
 
@@ -211,6 +227,9 @@ class MisreportingEvaluator(Hypothesis):
         )
         facts = found[0] if found else None
         controls = inspect_controls(investigation, self.study, self.controls, inspect_evaluator)
+        if not investigation.subject.model.recursive:
+            formulas = list_formula_controls()
+            controls += judge_controls(f"{self.study}-formulas", formulas, _judge_config, inspect_evaluator)
         return self.statement.decided(
             judge(facts, error, controls),
             arms=self.arms(investigation),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from etrm.config import Config
 from etrm.investigation.comparison.screening import Screen
 from etrm.investigation.judgement import Judgement
 from etrm.investigation.records import Arm, Code, Verdict
@@ -65,6 +66,10 @@ class Hypothesis(Protocol):
     def study(self) -> str:
         """Name of its arms and of its cached control outcomes. It must not change: folders are found by it."""
         return self.id.lower()
+
+    def applies_to(self, subject: Config) -> bool:
+        """Whether it is about models of this kind. One that does not apply is listed only if it is selected."""
+        return True
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The settings that are inspected or run, the run under test first."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from etrm.config import Config
 from etrm.errors import EtrmError
-from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome, control_preset
+from etrm.investigation.controls import Control, broken_controls, control_outcome, preset_controls
 from etrm.investigation.evidence.reasons import InspectionFacts
 from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.judgement import CommonReason, Judgement
@@ -29,18 +29,35 @@ def inspect_controls(
         positive: names of the faults that must be found.
         inspect: called with the config of each control.
     """
-    by_name = {HEALTHY: ()} | {name: (name,) for name in positive}
 
-    def judge_control(name: str, faults: tuple[str, ...]) -> ControlOutcome:
+    def judge_config(config: Config) -> Judgement:
+        found = inspect(investigation.control_config(config.faults))
+        return judge_inspection(found, found.words)
+
+    return judge_controls(id, preset_controls(positive), judge_config, inspect)
+
+
+def judge_controls(
+    id: str, controls: Sequence[Control], judge_config: Callable[[Config], Judgement], code: object = None
+) -> tuple[ControlOutcome, ...]:
+    """Judge controls of any config; the outcomes are kept between investigations.
+
+    Args:
+        id: the id of the hypothesis.
+        controls: the controls, whose configs determine the outcomes.
+        judge_config: called with the config of each control.
+        code: a function whose code counts too if it is from outside the packages.
+    """
+
+    def judge_control(control: Control) -> ControlOutcome:
         try:
-            found = inspect(investigation.control_config(faults))
+            judgement = judge_config(control.config)
         except EtrmError as error:
-            failed = Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), error.what)
-            return control_outcome(name, bool(faults), failed)
-        return control_outcome(name, bool(faults), judge_inspection(found, found.words))
+            judgement = Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), error.what)
+        return control_outcome(control.name, control.positive, judgement, control.what)
 
-    configs = [control_preset(faults) for faults in by_name.values()]
-    return outcomes(id, configs, lambda: [judge_control(*control) for control in by_name.items()], inspect)
+    configs = [control.config for control in controls]
+    return outcomes(id, configs, lambda: [judge_control(control) for control in controls], code)
 
 
 def judge(

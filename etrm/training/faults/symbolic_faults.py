@@ -26,7 +26,9 @@ from etrm.training.recipe import Recipe
 class _LostAssignments(Templates):
     """Templates that paint a copy of the query and return the query."""
 
-    def paint(self, weights: Tensor, queries: Grids, region: tuple[int, int]) -> Tensor:
+    def paint(
+        self, weights: Tensor, queries: Grids, region: tuple[int, int], guards: Tensor | None = None
+    ) -> Tensor:
         """The mixture of what all templates return; each of them returns its input."""
         total = weights.sum(1)[:, None, None, None]
         unchanged = Grids(queries.colours * total, queries.heights, queries.widths)
@@ -69,7 +71,7 @@ def _paint_always(rule: Where | Also) -> Where | Also:
 def _rebuild(
     kind: type[Templates], given: Templates, rules: Sequence[Rule], conditions: Sequence[Formula]
 ) -> Templates:
-    return kind(rules, conditions, given.predicates, given.semantics, given.smoothing)
+    return kind(rules, conditions, given.predicates, given.semantics, given.smoothing, given.pairwise)
 
 
 def _change_templates(recipe: Recipe, change: Callable[[Templates], Templates]) -> Recipe:

@@ -101,9 +101,9 @@ def explain_run(folder: Path, task: str) -> ExplainedTask:
     for sample, pair in zip(samples, found.tests, strict=True):
         batch = make_batch(model, [sample])
         with torch.no_grad():
-            weights = model.context_policy(model, model.initial_carry(1), batch).context[0, 0]
+            context = model.context_policy(model, model.initial_carry(1), batch).context[0, 0]
         demos, query = read_demonstrations(batch.demos), read_queries(batch).grids
-        queries.append(ExplainedQuery(pair, rate_rules(model.core, weights, demos, query)))
+        queries.append(ExplainedQuery(pair, rate_rules(model.core, context, demos, query)))
     return ExplainedTask(found, step, was_trained, tuple(queries))
 
 

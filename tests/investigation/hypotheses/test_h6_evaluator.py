@@ -14,6 +14,7 @@ from etrm.data import Sample, TaskSet
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation.hypotheses import h6_evaluator as h6
 from etrm.investigation.hypotheses.h6_evaluator import EvaluatorReason
+from etrm.investigation.hypotheses.symbolic_hypothesis import control_config
 from etrm.investigation.measurements.known_answers import VOTES, KnownAnswers
 from etrm.investigation.measurements.row_provenance import RowProblem
 from etrm.investigation.records import NotMeasured, Verdict
@@ -154,6 +155,21 @@ def test_weights_of_a_run_that_cannot_step_are_absent() -> None:
     facts = h6.inspect_evaluator(smoke("context-nan"))
     assert isinstance(facts.averaged, NotMeasured)
     assert not facts.holds
+
+
+def test_the_controls_of_formulas_behave() -> None:
+    found = [(control, h6.inspect_evaluator(control.config)) for control in h6.list_formula_controls()]
+    assert [facts.holds for _, facts in found] == [control.positive for control, _ in found] == [False, True]
+    assert found[1][1].codes == (EvaluatorReason.OTHER_TRUTHS,)
+    row = h6._make_rows(found[1][1])[-1]
+    assert (row.code, row.passed) == ("h6.truth-gap", False)
+
+
+@pytest.mark.parametrize("fault", ["true-size-given", "pairs-for-tasks", "noisy-evaluation", "eval-raw"])
+def test_faults_of_the_evaluator_of_a_symbolic_solver(fault: str) -> None:
+    facts = h6.inspect_evaluator(control_config((fault,)))
+    assert facts.holds
+    assert EvaluatorReason.OTHER_TRUTHS not in facts.codes
 
 
 def test_verdict_controls_and_evidence(investigation: Investigation) -> None:

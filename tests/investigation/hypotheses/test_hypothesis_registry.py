@@ -14,7 +14,7 @@ from etrm.extensions import outside_digests
 from etrm.investigation.hypotheses import hypothesis_registry as registry
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses, register
-from etrm.investigation.judgement import Judgement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, Result
 from etrm.investigation.run import choose, investigate
@@ -25,6 +25,8 @@ from reports import read_and_render
 from tests.errors import raises_code
 from tests.investigation.planted import inline
 
+OF_EVERY_MODEL = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
+OF_THE_SOLVER = ("N5",)
 STATEMENT = Statement(
     id="X1",
     title="Too few tasks",
@@ -54,7 +56,7 @@ def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_module_of_the_package_is_found_and_the_order_is_that_of_precedence() -> None:
-    assert tuple(all_hypotheses()) == ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
+    assert tuple(all_hypotheses()) == (*OF_EVERY_MODEL, *OF_THE_SOLVER)
     register(TooFewTasks)
     assert tuple(all_hypotheses())[-1] == "X1"
     early = TooFewTasks()
@@ -64,10 +66,35 @@ def test_every_module_of_the_package_is_found_and_the_order_is_that_of_precedenc
 
 
 def test_every_control_is_a_fault_of_the_hypothesis_that_it_is_a_control_of() -> None:
-    for id, hypothesis in all_hypotheses().items():
+    for id in OF_EVERY_MODEL:
+        hypothesis = all_hypotheses()[id]
         assert hypothesis.controls, id
         assert {FAULTS[name].root_cause for name in hypothesis.controls} == {id}
         assert hypothesis.next_step.endswith(".")
+
+
+@pytest.mark.parametrize("id", OF_THE_SOLVER)
+def test_a_hypothesis_about_the_solver_names_no_fault_of_its_own(id: str) -> None:
+    hypothesis = all_hypotheses()[id]
+    assert {FAULTS[name].root_cause for name in hypothesis.controls} <= set(OF_EVERY_MODEL)
+    assert hypothesis.next_step.endswith(".")
+    assert hypothesis.applies_to(load("symbolic"))
+    assert not hypothesis.applies_to(load("smoke"))
+
+
+def test_all_stands_for_those_that_apply_and_another_one_is_chosen_by_its_name() -> None:
+    assert choose(load("smoke"), "all") == OF_EVERY_MODEL
+    assert choose(load("symbolic"), "all") == (*OF_EVERY_MODEL, *OF_THE_SOLVER)
+    assert choose(load("smoke"), "N5") == ("N5",)
+    assert choose(load("smoke"), "N5, all") == (*OF_EVERY_MODEL, "N5")
+
+
+def test_one_that_does_not_apply_is_left_out_or_gives_the_reason(tmp_path: Path) -> None:
+    result = _investigate(tmp_path / "selected", "N5")
+    assert result.hypotheses["N5"].verdict is Verdict.NOT_RUN
+    assert result.hypotheses["N5"].codes == (CommonReason.NOT_APPLICABLE,)
+    assert "etrm" in result.hypotheses["N5"].sentence
+    assert _investigate(tmp_path / "default").order == OF_EVERY_MODEL
 
 
 def _investigate(out: Path, *names: str) -> Result:
@@ -86,10 +113,10 @@ def _investigate(out: Path, *names: str) -> Result:
 
 def test_one_from_outside_is_chosen_decided_and_reported_like_the_others(tmp_path: Path) -> None:
     with raises_code(ConfigError, "investigate.unknown-hypothesis", repr("X1")):
-        choose("X1")
+        choose(load("smoke"), "X1")
     register(TooFewTasks())
-    assert choose("X1") == ("X1",)
-    assert "X1" in choose("all")
+    assert choose(load("smoke"), "X1") == ("X1",)
+    assert "X1" in choose(load("smoke"), "all")
     result = _investigate(tmp_path, "X1")
     assert (result.root_cause, result.cause_code) == ("X1", CauseCode.PROVEN)
     assert result.next_step == TooFewTasks.next_step
