@@ -23,9 +23,9 @@ from torch.utils.hooks import RemovableHandle
 
 from diagnostics.records import HiddenModule
 
-MOST_OBJECTS = 10_000
-MOST_MEMBERS = 1_000
-DEEPEST = 6
+MOST_OBJECTS = 10_000  # of one walk, about 10 ms, once
+MOST_MEMBERS = 1_000  # of one container: a buffer of samples is longer, a list of layers is not
+DEEPEST = 6  # a module in a dictionary of lists in an object in an object has four
 _ALIKE = 0.5
 """Cosine from which weights are those of an average or an earlier copy: independent ones are near 0."""
 
