@@ -58,7 +58,7 @@ HIDDEN001 = Rule(
     lasting(5),
     causes=(HIDDEN_AND_USED, HIDDEN, HIDDEN_ON_PURPOSE),
     what="Lists, dictionaries or objects in the model hold modules or parameters that `named_modules()` lacks. Critical"
-    " where they run with gradients enabled and no optimiser holds them; a note where it looks meant. Of 10,000 objects"
+    " where they run with gradients enabled and no optimiser holds them; a note where it looks meant. Of 50,000 objects"
     " at most.",
     why="No optimiser moves them, no checkpoint holds them, and `.to(device)` leaves them.",
     example='`self.predicates = {"red": nn.Linear(8, 1)}`.',
