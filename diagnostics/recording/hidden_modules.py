@@ -99,9 +99,7 @@ class _Walk:
             elif isinstance(value, nn.Parameter):
                 yield Hidden(path, value)
             elif depth < DEEPEST:
-                self._waiting.extend(
-                    (path + name, member, depth + 1) for name, member in self._members(value)
-                )
+                self._wait(((path + name, member) for name, member in self._members(value)), depth + 1)
 
     def _module(self, path: str, module: nn.Module) -> Iterator[Hidden]:
         inside = {id(each) for each in module.modules()}
