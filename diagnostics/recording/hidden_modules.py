@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from diagnostics.records import HiddenModule
 
-MOST_OBJECTS = 50_000  # that one walk looks at, some 50 ms, once
+MOST_OBJECTS = 20_000  # that one walk looks at: some 50 ms, once
 MOST_MEMBERS = 1_000  # of one container: a buffer of samples is longer, a list of layers is not
 DEEPEST = 6  # a module in a dictionary of lists in an object in an object has four
 _ALIKE = 0.5
