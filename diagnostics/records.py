@@ -447,7 +447,7 @@ class StepScalars:
 
     Attributes:
         losses: The loss, as "", and its named terms, as far as they were given in single precision or better.
-        batch: What `Monitor.step` was told of the batch.
+        batch: Name of the batch, as given to `Monitor.step`; None where there is none.
     """
 
     step: int

@@ -80,7 +80,7 @@ def _moved(record: StepScalars) -> float:
 LOSS002 = Rule(
     "LOSS002",
     CRITICAL,
-    "The loss does not respond to the updates",
+    "The loss ignores the updates",
     "repeats",
     "Find out what the answer depends on: the probe `Response` names the modules that change it.",
     options={

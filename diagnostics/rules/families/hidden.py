@@ -49,7 +49,7 @@ def _judge(hidden: HiddenModule, optimizers: bool) -> tuple[Cause, Severity]:
 HIDDEN001 = Rule(
     "HIDDEN001",
     WARNING,
-    "A module is hidden in a plain attribute",
+    "Modules hidden in plain attributes",
     "parameters",
     "Keep modules in attributes, nn.ModuleList or nn.ModuleDict, and make the optimiser afterwards.",
     find_hidden_modules,
