@@ -6,8 +6,10 @@ from diagnostics.auditing.probes.evaluator_oracle import EvaluatorOracle
 from diagnostics.auditing.probes.halting_probe import Halting
 from diagnostics.auditing.probes.module_cost import Cost
 from diagnostics.auditing.probes.probe import Probe, probe_finding
+from diagnostics.auditing.probes.response_probe import Response, judge_responses
 from diagnostics.auditing.probes.sample_independence import SampleIndependence
 from diagnostics.auditing.probes.sample_origin import SampleOrigin
+from diagnostics.auditing.responses import TermResponse, probe_response
 from diagnostics.causes import Cause
 from diagnostics.errors import (
     InvalidType,
@@ -106,6 +108,7 @@ __all__ = [
     "Provenance",
     "Reach",
     "Representation",
+    "Response",
     "RowsFunction",
     "Rule",
     "SampleIndependence",
@@ -117,6 +120,7 @@ __all__ = [
     "Stranger",
     "TermReach",
     "TermRecord",
+    "TermResponse",
     "ToolkitError",
     "UnknownName",
     "WrongOrder",
@@ -135,9 +139,11 @@ __all__ = [
     "fingerprint",
     "first_nonfinite",
     "iter_steps",
+    "judge_responses",
     "lasting",
     "module_table",
     "probe_finding",
+    "probe_response",
     "read_baseline",
     "read_steps",
     "representation",

@@ -44,6 +44,7 @@ METRICS: Mapping[str, str] = {
     "output_ratio": "output_rms / local median",
     "output_share": "share between samples",
     "parameters": "parameters",
+    "response": "change of the loss with other weights",
     "rules": "rules",
     "score": "score",
     "spike_ratio": "output_rms or gradient_max / local median",

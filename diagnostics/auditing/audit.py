@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.auditing.probes.probe import Probe, check_probe, run_probe
+from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
 from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_markdown
 from diagnostics.monitor import Monitor
@@ -170,10 +170,8 @@ def audit(
         if not monitor.history:
             raise InvalidValue("auditing.no-batch", "there is no batch in batches")
         monitor.detach()  # probes are not training steps
-        found = [
-            *monitor.findings(),
-            *(finding for probe in probes for finding in run_probe(probe, model, batch)),
-        ]
+        probed = [finding for probe in probes for finding in run_probe(probe, model, batch)]
+        found = explain_by_probes(monitor.findings(), probed)
         names = {
             *monitor.last.modules,
             *(finding.module for finding in found),

@@ -107,7 +107,7 @@ class LossTerms:
         wanted = [(place, each) for place, each in enumerate(parameters.tensors) if each.requires_grad]
         if not wanted:
             return
-        if _has_reentrant_checkpoint(value):
+        if has_reentrant_checkpoint(value):
             term.unknown = REENTRANT_CHECKPOINT
             return
         try:
@@ -238,7 +238,7 @@ def _reach(record: ModuleRecord, falls: Sequence[float]) -> TermReach:
     )
 
 
-def _has_reentrant_checkpoint(value: Tensor) -> bool:
+def has_reentrant_checkpoint(value: Tensor) -> bool:
     """Whether a part of the graph is built only by the backward pass of the step."""
     waiting = [value.grad_fn]
     seen: set[Any] = set(waiting)

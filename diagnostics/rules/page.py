@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
+from diagnostics.causes import Cause
 from diagnostics.findings import METRICS
 from diagnostics.rules.options import Option
 from diagnostics.rules.rule import ODD_BATCH, Rule
 
 
-def page(rule: Rule, short: bool = False) -> str:
+def page(rule: Rule, short: bool = False, known: Mapping[Cause, str] = MappingProxyType({})) -> str:
     """The page of a rule.
 
     Args:
-        short: Whether to leave out what the index of all pages says once, of the options that nearly all rules have.
+        short: Whether to leave out why it matters, and what the index of all pages says once of the usual options.
+        known: Causes that the page of another rule explains, with its id.
     """
-    return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule, short)]) + "\n"
+    return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule, short, known)]) + "\n"
 
 
-def _sections(rule: Rule, short: bool) -> Iterator[str]:
+def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[str]:
     yield _summary(rule)
     if rule.what:
         yield rule.what
-    if rule.why:
+    if rule.why and not short:
         yield f"**Why.** {rule.why}"
     if rule.causes:
         yield "**Causes**"
-        yield "\n".join(f"- `{cause.code}`: {cause.documented}" for cause in rule.causes)
+        yield "\n".join(f"- `{cause.code}`: {known.get(cause, cause.documented)}" for cause in rule.causes)
     if rule.example:
         yield f"**Example.** {rule.example}"
     if rule.false_alarms:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diagnostics.causes import Cause
-from diagnostics.findings import Evidence, Finding
+from diagnostics.findings import Evidence, Finding, Severity
 from diagnostics.rules.rule import Rule
 
 _SHOWN = 5  # findings in a message, so that the table below them stays in sight
@@ -34,6 +34,7 @@ def failure(
     cause: Cause,
     steps: int = 1,
     metric: str = "",
+    severity: Severity | None = None,
 ) -> Finding:
     """A finding of a rule over steps 0..steps-1.
 
@@ -46,9 +47,10 @@ def failure(
         cause: One of the rule's causes, with its facts.
         steps: Number of steps.
         metric: Name of the measured number, where it is not the rule's metric.
+        severity: Severity where it is not the rule's.
     """
     evidence = Evidence(metric or rule.metric, value, threshold, 0, steps - 1)
-    return rule.finding(module, message, evidence, cause)
+    return rule.finding(module, message, evidence, cause, severity)
 
 
 def _paragraphs(findings: Sequence[Finding]) -> str:

@@ -142,6 +142,11 @@ class ModelConfig(Section):
         """Whether the core can start from the weights of a TRM; a model from outside is taken to."""
         return self.variant != SYMBOLIC
 
+    @property
+    def learns_predicates(self) -> bool:
+        """Whether the weights of the core are those of learned predicates."""
+        return self.variant == SYMBOLIC and "learned" in self.symbolic.families
+
     @field_validator("positions", mode="before")
     @classmethod
     def _none_is_a_word(cls, value: Any) -> Any:

@@ -9,12 +9,14 @@ answer is not the same as no finding.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import nn
 
 from diagnostics.errors import InvalidType
 from diagnostics.findings import Evidence, Finding, Severity
+from diagnostics.rules.registry import built_in_rules
 
 
 class Probe(Protocol):
@@ -85,6 +87,20 @@ def check_probe(probe: Any, source: str = "probes") -> Probe:
             got=kind,
         )
     return probe  # type: ignore[no-any-return]  # its parts were looked at
+
+
+def explain_by_probes(found: Iterable[Finding], probed: Iterable[Finding]) -> list[Finding]:
+    """The findings of a monitor and of probes; a probe's finding holds those that its rule explains in its module."""
+    explains = {rule.id: rule.explains for rule in built_in_rules()}
+    left, causes = list(found), []
+    for cause in probed:
+        known = explains.get(cause.rule, frozenset())
+        whole = {each for each in left if each.rule in known and each.module == cause.module}
+        held = [each for each in left if each in whole]
+        left = [each for each in left if each not in whole]
+        flat = [each for one in held for each in (replace(one, consequences=()), *one.consequences)]
+        causes.append(replace(cause, consequences=(*cause.consequences, *flat)))
+    return [*left, *causes]
 
 
 def _runs(probe: Any) -> bool:

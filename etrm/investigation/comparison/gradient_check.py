@@ -35,6 +35,7 @@ class SlopeReason(StrEnum):
     FROZEN_TENSORS = "h2.frozen-tensors"
     NOT_THE_SLOPE = "h2.gradient-is-not-the-slope"
     IS_THE_SLOPE = "h2.gradient-is-the-slope"
+    IN_NO_OPTIMIZER = "h2.weights-in-no-optimizer"
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,15 @@ class SlopeCheck(InspectionFacts):
         measured: slope by the loss on either side; in the unit of the loss per unit of weight.
         frozen: number of encoder tensors that take no gradient.
         tensors: number of encoder tensors.
+        outside: number of tensors that the loss has a gradient for and no optimiser updates, in any part of the model
+            or outside of it.
     """
 
     claimed: float
     measured: float
     frozen: int
     tensors: int
+    outside: int = 0
 
     @property
     def ratio(self) -> float:
@@ -62,8 +66,8 @@ class SlopeCheck(InspectionFacts):
 
     @property
     def holds(self) -> bool:
-        """Whether the gradient of the encoder is something else than the slope of the loss."""
-        return self.frozen > 0 or not LIKE[0] <= self.ratio <= LIKE[1]
+        """Whether the gradient of the encoder is something else than the slope of the loss, or updates nothing."""
+        return self.frozen > 0 or self.outside > 0 or not LIKE[0] <= self.ratio <= LIKE[1]
 
     @property
     def reasons(self) -> list[VerdictReason]:
@@ -72,6 +76,9 @@ class SlopeCheck(InspectionFacts):
         if self.frozen:
             words = f"{self.frozen} of {self.tensors} encoder tensors take no gradient"
             found.append(VerdictReason(SlopeReason.FROZEN_TENSORS, words))
+        if self.outside:
+            words = f"the loss has a gradient for {self.outside} tensors that no optimiser updates"
+            found.append(VerdictReason(SlopeReason.IN_NO_OPTIMIZER, words))
         if not LIKE[0] <= self.ratio <= LIKE[1]:
             words = f"the encoder's gradient is {self.ratio:.3g} times the slope of the loss along it"
             found.append(VerdictReason(SlopeReason.NOT_THE_SLOPE, words))
@@ -93,21 +100,23 @@ def check_slope(config: Config) -> SlopeCheck | None:
     )
     config = with_interventions(config, _choose_settings(config))
     try:
-        weights, gradient = _take_first_step(config, {})[:2]
+        first = _take_first_step(config, {})
+        weights, gradient = first.weights, first.gradient
         length = _compute_norm(gradient)
         frozen = len(weights) - len(gradient)
         if not length:
-            return SlopeCheck(0.0, 0.0, frozen, len(weights))
+            return SlopeCheck(0.0, 0.0, frozen, len(weights), first.outside)
         stride = (STRIDE * _compute_norm(weights) or FIRST_STRIDE) / length
         there, back = (
             _take_first_step(
                 config, {name: weights[name] + sign * stride * g for name, g in gradient.items()}
-            )[2]
+            ).loss
             for sign in (1, -1)
         )
     except NonFiniteError:
         return None
-    return SlopeCheck(length, (there - back) / (2 * stride * length), frozen, len(weights))
+    slope = (there - back) / (2 * stride * length)
+    return SlopeCheck(length, slope, frozen, len(weights), first.outside)
 
 
 def _choose_settings(config: Config) -> Changes:
@@ -116,29 +125,66 @@ def _choose_settings(config: Config) -> Changes:
     return {**unclipped, "model": {"H_cycles": 1}} if config.model.recursive else unclipped
 
 
-def _take_first_step(
-    config: Config, changed: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
-    """The encoder's weights, its gradients as the optimiser gets them, and the loss, of a step that updates nothing.
+@dataclass(frozen=True)
+class _FirstStep:
+    """The encoder's weights and gradients, as the optimiser gets them, and the loss, of a step that updates nothing."""
 
-    The gradients are those that the run trains on; the loss of a changed encoder is the intended one, without faults.
+    weights: dict[str, Tensor]
+    gradient: dict[str, Tensor]
+    loss: float
+    outside: int
+
+
+def _take_first_step(config: Config, changed: dict[str, Tensor]) -> _FirstStep:
+    """Take the first step of a run; the gradients are those that the run trains on.
+
+    The loss of a changed encoder is the intended one, without faults.
     """
     trainer = Trainer(config)
-    weigh = recipe.weigh if changed else trainer.recipe.weigh
-    trainer.recipe = replace(trainer.recipe, update=lambda optimizers, frozen: keep(), weigh=weigh)
     encoder = trainer.model.encoder
     assert encoder is not None
     gradient: dict[str, Tensor] = {}
+    outside: list[Tensor] = []
+
+    def weigh(loss: Tensor, step: int) -> Tensor:
+        weighed = (recipe.weigh if changed else faulty.weigh)(loss, step)
+        outside.extend(_find_untrained(weighed, trainer))
+        return weighed
 
     def keep() -> None:
         found = {name: p.grad for name, p in encoder.named_parameters()}
         gradient.update({name: grad.clone() for name, grad in found.items() if grad is not None})
 
+    faulty = trainer.recipe
+    trainer.recipe = replace(faulty, update=lambda optimizers, frozen: keep(), weigh=weigh)
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
             parameter.copy_(changed.get(name, parameter))
     weights = {name: p.detach().clone() for name, p in encoder.named_parameters()}
-    return weights, gradient, float(trainer.train_step()["loss"])
+    loss = float(trainer.train_step()["loss"])
+    return _FirstStep(weights, gradient, loss, len({id(tensor) for tensor in outside}))
+
+
+def _find_untrained(loss: Tensor, trainer: Trainer) -> list[Tensor]:
+    """The leaves of the loss's graph that no optimiser updates: weights that get gradients in vain."""
+    trained = {
+        id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]
+    }
+    return [leaf for leaf in find_leaves(loss) if id(leaf) not in trained]
+
+
+def find_leaves(result: Tensor) -> list[Tensor]:
+    """The tensors that a backward pass from a result would give a gradient to."""
+    waiting, seen, leaves = [result.grad_fn], set(), []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):  # the node that accumulates the gradient of a leaf
+            leaves.append(node.variable)
+        waiting += [parent for parent, _ in node.next_functions]
+    return leaves
 
 
 def _compute_norm(tensors: dict[str, Tensor]) -> float:

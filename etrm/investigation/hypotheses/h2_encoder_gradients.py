@@ -1,4 +1,4 @@
-"""H2: the encoder does not receive its gradients, or does not move.
+"""H2: the encoder, or a learned predicate, does not receive its gradients, or does not move.
 
 Mechanistic: decided by an assertion on every step of every seed, without statistics.
 """
@@ -26,6 +26,7 @@ from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import judge_inspection
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
+from etrm.investigation.measurements.predicate_gradients import PredicateReason, make_predicate_rows
 from etrm.investigation.measurements.run_findings import group_serious
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Run, Value, Verdict
 from etrm.investigation.result import HypothesisResult
@@ -36,14 +37,16 @@ from etrm.investigation.session import Investigation, with_seed
 STATEMENT = Statement(
     id="H2",
     title="Encoder gradients",
-    statement="The encoder does not receive its gradients, or does not move.",
+    statement="The encoder, or a learned predicate, does not receive its gradients, or does not move.",
     refuted_by=(
         "On every step of every seed, the loss of every sample has a gradient through the encoder, every trainable "
-        "encoder tensor receives a gradient, and every such tensor changes."
+        "encoder tensor receives a gradient, and every such tensor changes; learned predicates are weights of the "
+        "model, and each of their tensors does so on some step."
     ),
     mechanism=(
         "If the context is cached and detached, computed without a graph, or frozen, only a few samples or none "
         "train the encoder. If an optimiser step is skipped, the encoder does not move although gradients arrive. "
+        "A number read from a tensor, an argmax, or a formula that is always true ends the gradient of what is before. "
         "The loss still falls, because the decoder learns without the encoder."
     ),
     kind="mechanistic",
@@ -93,7 +96,8 @@ class EncoderGradients(Hypothesis):
         ]
         runs = investigation.run(self.id, [*subject_jobs, *control_jobs])
         subject_runs, control_runs = runs[: len(subject_jobs)], runs[len(subject_jobs) :]
-        facts = gather([m for run in subject_runs for m in run.metrics])
+        predicates = investigation.effective.model.learns_predicates
+        facts = gather([m for run in subject_runs for m in run.metrics], predicates=predicates)
         controls = [_judge_control(run) for run in control_runs]
         # No further inspection where the steps decide already: a structural cause should be named soon.
         known = bool(facts.steps) and facts.holds
@@ -104,7 +108,7 @@ class EncoderGradients(Hypothesis):
         judgement = judge_steps(facts, steepest, subject_runs, controls)
         return self.statement.decided(
             judgement,
-            explained_by=_find_explanation(investigation, judgement.verdict, controls),
+            explained_by=_find_explanation(investigation, judgement, controls),
             arms=self.arms(investigation),
             runs=(*map(_add_gradient_finals, subject_runs), *records_of(control_runs)),
             evidence=(
@@ -130,14 +134,19 @@ def _explain_not_applicable(subject: Config) -> str:
 
 
 def _find_explanation(
-    investigation: Investigation, verdict: Verdict, controls: Sequence[ControlOutcome]
+    investigation: Investigation, judgement: Judgement, controls: Sequence[ControlOutcome]
 ) -> str | None:
-    """The other hypothesis whose fault would make this one hold, or its runs fail, without a fault of gradients."""
-    if verdict is Verdict.INVALIDATED or broken_controls(controls):
+    """The other hypothesis whose fault would make this one hold, or its runs fail, without a fault of gradients.
+
+    What never reaches the decoder by value has no gradient either. Demonstrations that the encoder does not read are
+    no reason for predicates without gradient, because the query is answered by these too.
+    """
+    if judgement.verdict is Verdict.INVALIDATED or broken_controls(controls):
         return None
-    if any(found.lost for found in investigation.first_context_trace):
-        return "H3"  # what never reaches the decoder by value has no gradient either
-    return "H4" if verdict is Verdict.ERROR else None  # runs that diverged
+    predicates = any(code in judgement.codes for code in PredicateReason)
+    if any(found.dropped if predicates else found.lost for found in investigation.first_context_trace):
+        return "H3"
+    return "H4" if judgement.verdict is Verdict.ERROR else None  # runs that diverged
 
 
 def _shorten(subject: Config, seed: int) -> Config:
@@ -221,6 +230,7 @@ def _make_step_rows(facts: GradientFacts, seeds: int) -> tuple[EvidenceRow, ...]
     return (
         lowest_coverage,
         *must_be_none,
+        *(make_predicate_rows(facts.predicates) if facts.predicates else ()),
         COVERAGE_MEAN.row(facts.coverage_mean, threshold="compare with the share of rows that reset", n=n),
         RESET_SHARE.row(facts.reset_share, threshold="context", n=n),
         GRADIENT_LOWEST.row(facts.gradient_low, threshold="> 0", n=n),
@@ -235,6 +245,11 @@ GRADIENT_OVER_SLOPE = Metric(
     "h2.gradient-over-slope", "encoder gradient divided by the finite-difference slope", Direction.HOLDS
 )
 FROZEN_TENSORS = Metric("h2.frozen-tensors", "encoder tensors that take no gradient", Direction.HOLDS)
+IN_NO_OPTIMIZER = Metric(
+    "h2.tensors-in-no-optimizer",
+    "tensors for which the loss has a gradient and that no optimiser updates",
+    Direction.HOLDS,
+)
 
 
 def _make_slope_rows(steepest: SlopeCheck | None, seeds: int) -> tuple[EvidenceRow, ...]:
@@ -253,7 +268,11 @@ def _make_slope_rows(steepest: SlopeCheck | None, seeds: int) -> tuple[EvidenceR
     )
     if steepest is None:
         return (row,)
-    return row, FROZEN_TENSORS.expect_none(steepest.frozen, n, threshold=f"0 of {steepest.tensors}")
+    return (
+        row,
+        FROZEN_TENSORS.expect_none(steepest.frozen, n, threshold=f"0 of {steepest.tensors}"),
+        IN_NO_OPTIMIZER.expect_none(steepest.outside, n),
+    )
 
 
 TOOLKIT_FINDING = Metric("h2.toolkit-finding", "toolkit finding {item}")

@@ -13,7 +13,7 @@ from enum import StrEnum
 from etrm.config import Config, is_rules, with_settings
 from etrm.config.symbolic import Family
 from etrm.errors import EtrmError
-from etrm.investigation.controls import Control, broken_controls, subject_arm
+from etrm.investigation.controls import Control, broken_controls
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.hypotheses.hypothesis import Statement
@@ -22,6 +22,7 @@ from etrm.investigation.hypotheses.symbolic_hypothesis import (
     SYMBOLIC_PRESET,
     SymbolicHypothesis,
     control_config,
+    describe_arms,
 )
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.expressible_tasks import ExpressibleTasks, measure_expressible
@@ -128,18 +129,7 @@ class SmallLibrary(SymbolicHypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The config under test and the controls, which are searched."""
-        arm = subject_arm(self.study)
-        return (
-            Arm(name=arm.name, role=arm.role, difference="unchanged", faults=investigation.subject.faults),
-            *(
-                Arm(
-                    name=f"{self.study}-{control.name}",
-                    role="positive control" if control.positive else "negative control",
-                    difference=control.what,
-                )
-                for control in make_controls()
-            ),
-        )
+        return describe_arms(self.study, investigation.subject, make_controls())
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Search the tasks of the config under test, and those of the controls."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from etrm.config import Config, load, with_settings
 from etrm.config.model import SYMBOLIC
 from etrm.config.tree import Changes
+from etrm.investigation.comparison.paired_contrast import Contrast
+from etrm.investigation.comparison.screening import with_steps
+from etrm.investigation.controls import Control, subject_arm
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
+from etrm.investigation.records import Arm, NotMeasured
+from etrm.investigation.runs.loaded_run import LoadedRun
 
 SYMBOLIC_PRESET = "symbolic-rules"
 """Preset of the controls, which are small and on tasks whose rules the solver can learn."""
+STUDIED = 4000
+"""Training tasks of the runs whose scores are compared, so many that hardly any is seen twice."""
 
 
 class SymbolicHypothesis(Hypothesis):
@@ -36,3 +44,76 @@ def control_config(faults: Sequence[str] = (), **symbolic: object) -> Config:
         "faults": tuple(faults),
     }
     return with_settings(load(SYMBOLIC_PRESET), **changes)
+
+
+def study_config(steps: int, side: int, faults: Sequence[str] = (), **symbolic: object) -> Config:
+    """The control preset on many tasks and with some faults, for runs whose scores are compared.
+
+    Args:
+        steps: the number of steps.
+        side: the side of the grids.
+        faults: names of the faults.
+        symbolic: changes of the section ``model.symbolic``.
+    """
+    config = with_settings(
+        control_config(faults, **symbolic),
+        data={"max_tasks": STUDIED, "max_side": side},
+        train={"batch_size": 32},
+        monitor={"enabled": False},
+    )
+    return with_steps(config, steps)
+
+
+def describe_arms(study: str, subject: Config, controls: Iterable[Control]) -> tuple[Arm, ...]:
+    """The config under test and the controls, which are inspected."""
+    arm = subject_arm(study)
+    return (
+        Arm(name=arm.name, role=arm.role, difference="unchanged", faults=subject.faults),
+        *(
+            Arm(
+                name=f"{study}-{control.name}",
+                role="positive control" if control.positive else "negative control",
+                difference=control.what,
+                faults=control.config.faults,
+            )
+            for control in controls
+        ),
+    )
+
+
+def split_by_setting(runs: Sequence[LoadedRun], settings: Iterable[str]) -> list[list[LoadedRun]]:
+    """The runs of each setting of their arms."""
+    return [[run for run in runs if run.arm.setting == setting] for setting in settings]
+
+
+def compare_scores(
+    name: str,
+    control: Sequence[LoadedRun],
+    treatment: Sequence[LoadedRun],
+    final: str,
+    smallest_effect: float,
+    title: str = "",
+) -> Contrast:
+    """A score of two arms, seed by seed; an effect is what the treatment loses. A run that diverged scores 0.
+
+    Args:
+        name: the stable name of the treatment.
+        control: the runs of the reference.
+        treatment: the runs that are compared with it; a run that failed otherwise has no pair.
+        final: the key of the runs' final value, higher is better.
+        smallest_effect: the smallest loss that matters.
+        title: the treatment in words; its name by default.
+    """
+    by_seed = {run.seed: _read_score(run, final) for run in treatment}
+    pairs = [(_read_score(run, final), by_seed.get(run.seed)) for run in control]
+    both = [(before, after) for before, after in pairs if before is not None and after is not None]
+    means = [fmean(side) for side in zip(*both, strict=True)] if both else [float("nan")] * 2
+    effects = tuple(before - after for before, after in both)
+    return Contrast(name, means[0], means[1], effects, smallest_effect, title, final)
+
+
+def _read_score(run: LoadedRun, final: str) -> float | None:
+    if run.diverged:
+        return 0.0
+    value = run.final.get(final)
+    return None if value is None or isinstance(value, NotMeasured) else value

@@ -24,6 +24,7 @@ from etrm.data.tokens import FIRST_COLOUR
 from etrm.errors import DataError
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.model.encoders import Encoded
 from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import make_batch
@@ -115,9 +116,14 @@ class ContextTrace(InspectionFacts):
         return self.same > SAME
 
     @property
+    def dropped(self) -> bool:
+        """Whether what the encoder computes is lost on its way to the logits."""
+        return self.unused or not self.finite or self.silent
+
+    @property
     def lost(self) -> bool:
         """Whether something is lost between demonstrations and decoder, which cuts its gradient too."""
-        return self.unused or not self.finite or self.silent or bool(self.unread)
+        return self.dropped or bool(self.unread)
 
     @property
     def holds(self) -> bool:
@@ -222,8 +228,7 @@ def _mix_templates(model: Variant) -> Iterator[None]:
 @torch.no_grad()
 def _find_unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
     """A metamorphic test of the encoder alone: in other colours, each part has to change the context of every row."""
-    assert model.encoder is not None
-    encoded = model.encoder(make_batch(model, samples).demos).context
+    encoded = _read_demos(model, samples)
     size = encoded.double().square().mean().sqrt().clamp(min=1e-30)
     found = []
     for part, belongs in PARTS.items():
@@ -231,11 +236,21 @@ def _find_unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, .
         if not rows:
             continue
         recoloured = [_recolour(samples[row], belongs) for row in rows]
-        changed = model.encoder(make_batch(model, recoloured).demos).context
+        changed = _read_demos(model, recoloured)
         moved = (changed.double() - encoded[rows].double()).abs().flatten(1).amax(1) / size
         if bool((moved <= ROUNDING).any()):
             found.append(part)
     return tuple(found)
+
+
+def _read_demos(model: Variant, samples: Sequence[Sample]) -> Tensor:
+    """The context; of a symbolic solver the logits before its softmax, which rounds small differences to none."""
+    demos = make_batch(model, samples).demos
+    if isinstance(model, SymbolicVariant):
+        return model.encoder.rate(demos).logits
+    assert model.encoder is not None
+    encoded: Encoded = model.encoder(demos)
+    return encoded.context
 
 
 PARTS: dict[DemoPart, Callable[[int, int, Integers], Flags]] = {

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
+from etrm.investigation.measurements.predicate_gradients import PredicateFacts, gather_predicates
 from etrm.investigation.records import NotMeasured, Value
 
 
@@ -23,7 +24,10 @@ class GradientReason(StrEnum):
 
 @dataclass(frozen=True)
 class GradientFacts(InspectionFacts):
-    """What the logged steps of some runs show about the encoder; every field is over all of them."""
+    """What the logged steps of some runs show about the encoder; every field is over all of them.
+
+    ``predicates`` is about the learned predicates of the symbolic solver, which demonstrations are evaluated by.
+    """
 
     steps: int
     coverage_low: Value
@@ -39,13 +43,13 @@ class GradientFacts(InspectionFacts):
     calls: Value
     calls_with_grad: Value
     finite: bool
+    predicates: PredicateFacts | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether the hypothesis holds: a gradient or a movement of the encoder is missing."""
-        return bool(
-            self.uncovered_steps or self.without_gradient or self.without_movement or self.dead_tensors
-        )
+        """Whether the hypothesis holds: a gradient or a movement of the encoder, or of a predicate, is missing."""
+        encoder = self.uncovered_steps or self.without_gradient or self.without_movement or self.dead_tensors
+        return bool(encoder or (self.predicates and self.predicates.reasons))
 
     @property
     def reasons(self) -> list[VerdictReason]:
@@ -71,6 +75,7 @@ class GradientFacts(InspectionFacts):
         if self.dead_tensors and not self.without_movement:
             words = f"up to {self.dead_tensors} trainable encoder tensors without gradient or movement"
             found.append(VerdictReason(GradientReason.IDLE_TENSORS, words))
+        found += self.predicates.reasons if self.predicates else []
         if found:
             return found
         low = _number(self.coverage_low)
@@ -78,15 +83,19 @@ class GradientFacts(InspectionFacts):
         return [VerdictReason(GradientReason.EVERY_STEP_TRAINS, words)]
 
 
-def gather(metrics: Sequence[dict[str, Any]]) -> GradientFacts:
+def gather(metrics: Sequence[dict[str, Any]], *, predicates: bool = False) -> GradientFacts:
     """Gather the facts of logged steps; a step that logged nothing about the encoder counts as not covered.
 
     Steps on which the settings freeze the encoder are left out, and so are steps with numbers that are not finite;
     with the latter, ``finite`` is False.
+
+    Args:
+        metrics: the logged metrics of each step.
+        predicates: whether the model has learned predicates, which must be trained too.
     """
-    metrics = [m for m in metrics if m.get("frozen") != "encoder"]
-    logged = len(metrics)
-    metrics = [m for m in metrics if m["loss"] is not None and not m.get("nonfinite")]
+    usable = [m for m in metrics if m["loss"] is not None and not m.get("nonfinite")]
+    logged = sum(m.get("frozen") != "encoder" for m in metrics)
+    metrics = [m for m in usable if m.get("frozen") != "encoder"]
 
     def values(key: str) -> list[float]:
         return [m[key] for m in metrics if m.get(key) is not None]
@@ -111,6 +120,7 @@ def gather(metrics: Sequence[dict[str, Any]]) -> GradientFacts:
         calls=_mean(values("encoder.calls")),
         calls_with_grad=_mean(values("encoder.calls_with_gradient")),
         finite=len(metrics) == logged,
+        predicates=gather_predicates(usable) if predicates else None,
     )
 
 

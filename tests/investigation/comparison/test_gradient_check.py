@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from etrm.config import Config, load, with_settings
-from etrm.investigation.comparison.gradient_check import SlopeReason, check_slope
+from etrm.investigation.comparison.gradient_check import SlopeReason, check_slope, find_leaves
 from etrm.model.recursive import RecursiveModel
 from etrm.training.faults import FAULTS, Fault
 from etrm.training.faults.seam import change_model
@@ -90,3 +92,28 @@ def test_without_a_gradient_the_ratio_is_nought() -> None:
 
 def test_a_step_without_a_loss_says_nothing() -> None:
     assert check_slope(smoke(faults=("context-nan",))) is None
+
+
+def test_weights_that_no_optimiser_updates_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer in a list is unknown to torch: its weights get gradients that nothing reads."""
+
+    def change(model: RecursiveModel) -> None:
+        hidden = [torch.nn.Linear(model.config.hidden_size, model.config.hidden_size)]
+        assert model.encoder is not None
+        model.encoder.register_forward_hook(
+            lambda module, given, output: replace(output, context=output.context + hidden[0](output.context))
+        )
+
+    found = check_slope(odd(change, monkeypatch))
+    assert found is not None
+    assert found.outside == 2
+    assert found.holds
+    assert SlopeReason.IN_NO_OPTIMIZER in found.codes
+
+
+def test_the_leaves_of_a_graph_are_those_that_a_backward_pass_reaches() -> None:
+    used, detached, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    loss = (used * used + detached.detach()).sum()
+    assert [id(leaf) for leaf in find_leaves(loss)] == [id(used)]
+    assert find_leaves(torch.ones(())) == []
+    assert unused.grad is None

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from etrm.config import Config, load, with_settings
-from etrm.investigation.comparison.gradient_check import check_slope
+from etrm.investigation.comparison.gradient_check import SlopeReason, check_slope
 from etrm.investigation.measurements.context_path import trace_context
+from etrm.investigation.measurements.encoder_gradients import GradientFacts, GradientReason, gather
+from etrm.investigation.measurements.predicate_gradients import PredicateReason
+from etrm.training.trainer import Trainer
 
 
 def rules(**settings: Any) -> Config:
@@ -48,3 +51,73 @@ def test_a_selector_that_sees_the_query_alone_reads_no_demonstration() -> None:
     assert not trace_context(rules(**demos)).holds
     demos["model"]["symbolic"]["selector"] = "input"
     assert trace_context(rules(**demos)).unused
+
+
+CYCLES = {"selector": "demos", "hidden_size": 16, "cycle_grad": "last"}
+HEALTHY: dict[str, Any] = {
+    "fit": {},
+    "fixed predicates": {"families": ("original",)},
+    "recursion": {**CYCLES, "inject": "every_cycle"},
+    "all cycles": {**CYCLES, "cycle_grad": "all", "inject": "start"},
+    "sampled": {"selection": "straight_through"},
+}
+
+
+def small(*faults: str, **symbolic: Any) -> Config:
+    if "learned" in symbolic.get("families", ("learned",)):
+        symbolic |= {"guards": 3, "width": 8}
+    model = {"symbolic": symbolic}
+    return with_settings(
+        rules(data={"max_tasks": 60, "max_side": 4}, train={"warmup_steps": 0}), faults=faults, model=model
+    )
+
+
+def facts(config: Config) -> GradientFacts:
+    trainer = Trainer(config)
+    steps = [trainer.train_step() for _ in range(3)]
+    return gather(steps, predicates=trainer.config.model.learns_predicates)
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_solver_is_not_accused(name: str) -> None:
+    config = small(**HEALTHY[name])
+    assert not facts(config).holds, facts(config).words
+    slope = check_slope(config)
+    assert slope is not None
+    assert slope.outside == slope.frozen == 0
+    assert not trace_context(config).holds
+
+
+def test_a_loop_in_python_is_not_accused() -> None:
+    config = small("python-loop-predicates")
+    assert not facts(config).holds, facts(config).words
+    slope = check_slope(config)
+    assert slope is not None
+    assert not slope.holds
+    assert not trace_context(config).holds
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("predicates-unregistered", PredicateReason.UNREGISTERED),
+        ("predicates-item", PredicateReason.NO_GRADIENT),
+        ("tautology-guard", PredicateReason.ZERO_GRADIENT),
+        ("hard-selection", GradientReason.NO_GRADIENT),
+        ("cycles-no-grad", GradientReason.IDLE_TENSORS),
+    ],
+)
+def test_each_fault_of_gradients_is_told_by_its_steps(fault: str, code: str) -> None:
+    assert code in facts(small(fault)).codes
+    assert not trace_context(small(fault)).dropped
+
+
+def test_weights_in_a_plain_object_are_in_no_optimiser() -> None:
+    found = check_slope(small("predicates-unregistered"))
+    assert found is not None
+    assert found.outside == 10
+    assert SlopeReason.IN_NO_OPTIMIZER in found.codes
+
+
+def test_a_lost_assignment_drops_the_context() -> None:
+    assert trace_context(small("assignment-lost")).unused

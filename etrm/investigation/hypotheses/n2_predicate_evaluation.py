@@ -1,0 +1,369 @@
+"""N2: the way in which formulas are evaluated keeps the predicates from learning.
+
+Mechanistic: the same weights are evaluated by the run under test, vectorised, in a Python loop, and with values that
+are read as Python numbers. Runs on the rule family show what a read costs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import nan
+
+from etrm.config import Config
+from etrm.investigation.controls import HEALTHY, Control
+from etrm.investigation.evidence.figures import Figure, Series, logged_curve, smooth
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
+from etrm.investigation.evidence.words import format_seeds
+from etrm.investigation.hypotheses.hypothesis import Statement
+from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_controls
+from etrm.investigation.hypotheses.symbolic_hypothesis import (
+    SYMBOLIC_PRESET,
+    SymbolicHypothesis,
+    compare_scores,
+    control_config,
+    describe_arms,
+    split_by_setting,
+    study_config,
+)
+from etrm.investigation.judgement import CommonReason, Judgement
+from etrm.investigation.measurements.solver_step import (
+    QUERIES,
+    build_step,
+    compare_gradients,
+    count_reached,
+    with_other_faults,
+)
+from etrm.investigation.records import Arm, ControlOutcome, NotMeasured, Verdict
+from etrm.investigation.result import HypothesisResult
+from etrm.investigation.runs.arms import ArmId
+from etrm.investigation.runs.jobs import Job
+from etrm.investigation.runs.loaded_run import LoadedRun, records_of
+from etrm.investigation.session import Investigation, with_seed
+
+STATEMENT = Statement(
+    id="N2",
+    title="Evaluation of predicates",
+    statement="The way in which formulas are evaluated keeps the predicates from learning.",
+    refuted_by=(
+        "With the same weights, the predicates of the run have the gradients of the vectorised evaluator within 1e-4 "
+        "of the largest one."
+    ),
+    mechanism=(
+        "The graph ends where a truth is read as a Python number: .item(), float(), int(). A Python loop that keeps "
+        "tensors costs time and no gradient, so two references are evaluated next to the run: a loop, and a read."
+    ),
+    kind="mixed",
+    would_change="A gradient of the predicates that differs from that of the vectorised evaluator, or no longer does.",
+)
+EQUAL = 1e-4
+"""Largest difference of two gradients or of two answers that rounding makes, relative for gradients."""
+LOOP, READ = "python-loop-predicates", "predicates-item"
+"""The healthy control whose loop keeps the graph, and the fault that reads every value as a Python number."""
+STEPS, SIDE, SEEDS = 60, 4, (0, 1, 2)
+"""Length, grid side and seeds of the runs that show the cost: 10 s each on a core, made once and kept."""
+SOLVED = "held_out_pass_at_1"
+WORTH = 0.1
+"""m, in the share of unseen rules that are solved. Seeds of the preset differ by .1 to .2 after so few steps."""
+
+
+class EvaluationReason(StrEnum):
+    """What the gradients of the predicates show."""
+
+    CUT = "n2.predicates-without-gradient"
+    CHANGED = "n2.predicates-with-other-gradient"
+    EQUAL = "n2.gradient-of-the-reference"
+    OTHER_ANSWERS = "n2.other-answers"
+    UNREGISTERED = "n2.predicates-in-no-module"
+    LOOP_KEEPS = "n2.loop-keeps-gradient"
+    READ_CUTS = "n2.scalar-read-cuts-gradient"
+
+
+@dataclass(frozen=True)
+class EvaluationFacts(InspectionFacts):
+    """The gradients of the predicates with the same weights and queries.
+
+    Attributes:
+        tensors: number of tensors of the predicates; 0 if no module of the model has them.
+        reached: tensors that have a gradient in the run under test, one that is not zero.
+        answers: largest difference of a log probability between the run and the vectorised evaluator.
+        run: difference of the run's gradients from those of the vectorised evaluator, relative to their largest.
+        loop: the same of a Python loop.
+        read: the same of values that are read as Python numbers.
+        read_reached: tensors that have a gradient with them.
+    """
+
+    tensors: int
+    reached: int
+    answers: float
+    run: float
+    loop: float
+    read: float
+    read_reached: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the run loses gradients of the predicates although it gives the answers of the reference."""
+        return not self.undecided and self.run > EQUAL
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the run's gradients cannot be compared with those of the reference."""
+        return not self.tensors or self.answers > EQUAL
+
+    @property
+    def loop_is_the_cause(self) -> bool:
+        """Whether a loop alone changes the gradients."""
+        return self.loop > EQUAL
+
+    @property
+    def reasons(self) -> list[VerdictReason]:
+        """What the run does to the gradients, and what a loop and a read do."""
+        if not self.tensors:
+            words = "no module of the model has the predicates, so no gradient of them can be compared"
+            return [VerdictReason(EvaluationReason.UNREGISTERED, words)]
+        return [self._describe_run(), *self._describe_references()]
+
+    def _describe_run(self) -> VerdictReason:
+        reached = f"{self.reached} of {self.tensors} tensors of the predicates have a gradient"
+        if self.answers > EQUAL:
+            words = f"the run gives other answers than the vectorised evaluator (by {self.answers:.2g}); {reached}"
+            return VerdictReason(EvaluationReason.OTHER_ANSWERS, words)
+        if self.run <= EQUAL:
+            words = f"the gradients are those of the vectorised evaluator (within {self.run:.1g}); {reached}"
+            return VerdictReason(EvaluationReason.EQUAL, words)
+        code = EvaluationReason.CHANGED if self.reached else EvaluationReason.CUT
+        words = f"{reached}, and the answers are those of the vectorised evaluator, where all have one"
+        return VerdictReason(code, words)
+
+    def _describe_references(self) -> list[VerdictReason]:
+        found = []
+        if not self.loop_is_the_cause:
+            words = f"a Python loop is not the cause: its gradients are equal within {self.loop:.1g}"
+            found.append(VerdictReason(EvaluationReason.LOOP_KEEPS, words))
+        if not self.read_reached:
+            words = "a value that is read as a Python number leaves no gradient"
+            found.append(VerdictReason(EvaluationReason.READ_CUTS, words))
+        return found
+
+
+UNREGISTERED = EvaluationFacts(0, 0, answers=nan, run=nan, loop=nan, read=nan, read_reached=0)
+"""Of a model none of whose modules has the predicates."""
+
+
+def compare_evaluations(config: Config) -> EvaluationFacts:
+    """Evaluate the weights of a config as its run does, vectorised, in a loop, and with a read.
+
+    Raises:
+        EtrmError: a model cannot be built.
+    """
+    reference = build_step(with_other_faults(config))
+    run = build_step(config, reference.samples)
+    tensors = len(run.predicates)
+    if not tensors:
+        return UNREGISTERED
+    weights = run.model.state_dict()
+    reference, loop, read = (
+        build_step(with_other_faults(config, *faults), reference.samples, weights)
+        for faults in ((), (LOOP,), (READ,))
+    )
+    wanted = reference.compute_gradients(reference.predicates)
+    found, looped, cut = (step.compute_gradients(step.predicates) for step in (run, loop, read))
+    return EvaluationFacts(
+        tensors=tensors,
+        reached=count_reached(found),
+        answers=float((run.answer - reference.answer).abs().max()),
+        run=compare_gradients(wanted, found),
+        loop=compare_gradients(wanted, looped),
+        read=compare_gradients(wanted, cut),
+        read_reached=count_reached(cut),
+    )
+
+
+class PredicateEvaluation(SymbolicHypothesis):
+    """N2."""
+
+    statement = STATEMENT
+    precedence = 92
+    controls = (READ,)
+    next_step = (
+        "Keep truths as tensors: look for .item(), float(), int(), .tolist() or .detach() between the predicates and "
+        "the loss. A Python loop may stay if its results are stacked."
+    )
+
+    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
+        """The config under test and the controls, which are inspected, and the runs that show the cost."""
+        return (
+            *describe_arms(self.study, investigation.subject, make_controls()),
+            *(
+                Arm(name=job.arm.name, role=job.arm.role, difference=what, faults=job.config.faults)
+                for job, what in zip(plan_jobs()[:: len(SEEDS)], COMPARED.values(), strict=True)
+            ),
+        )
+
+    def decide(self, investigation: Investigation) -> HypothesisResult:
+        """Compare the gradients of every seed and of the controls, and run the rule family with and without a read."""
+        if "learned" not in investigation.effective.model.symbolic.families:
+            words = "The library has no learned predicates."
+            return self.not_run(CommonReason.NOT_APPLICABLE, words)
+        began = time.perf_counter()
+        controls = judge_controls(self.study, make_controls(), judge_config)
+        seen, error = investigation.inspect_seeds(self.id, investigation.subject, compare_evaluations)
+        worst = max(seen, key=lambda found: (found.holds, found.undecided), default=None)
+        spent = time.perf_counter() - began
+        runs = investigation.run(self.id, plan_jobs())
+        return self.statement.decided(
+            judge_evaluations(worst, error, controls, len(seen)),
+            arms=self.arms(investigation),
+            runs=records_of(runs),
+            evidence=(*(_make_rows(worst, len(seen)) if worst else ()), _make_cost_row(runs)),
+            controls=controls,
+            figures=(FIGURE,),
+            series=tuple(_make_curves(runs)),
+            wall_s=round(spent + sum(run.record.wall_s for run in runs), 1),
+        )
+
+
+def make_controls() -> list[Control]:
+    """The control preset healthy, with a loop that keeps the graph, and with a read that ends it."""
+    return [
+        Control(HEALTHY, f"preset {SYMBOLIC_PRESET} without a fault", control_config(), False),
+        Control(
+            LOOP, f"{LOOP}, which is healthy, on preset {SYMBOLIC_PRESET}", control_config((LOOP,)), False
+        ),
+        Control(READ, f"fault {READ} on preset {SYMBOLIC_PRESET}", control_config((READ,)), True),
+    ]
+
+
+def judge_config(config: Config) -> Judgement:
+    """The verdict on one config, without controls."""
+    return judge_evaluations(compare_evaluations(config), "", (), 1)
+
+
+def judge_evaluations(
+    worst: EvaluationFacts | None, error: str, controls: Sequence[ControlOutcome], seeds: int
+) -> Judgement:
+    """The verdict that the gradients give; without the answers of the reference, none.
+
+    Args:
+        worst: the facts of the worst seed; None where the model could be built with no seed.
+        error: the reason why a model could not be built, or nothing.
+        controls: outcomes of the controls.
+        seeds: number of seeds.
+    """
+    found = judge(worst, error, controls, describe_scope(seeds))
+    if worst is not None and found.verdict is Verdict.INVALIDATED and worst.undecided:
+        return replace(found, verdict=Verdict.INCONCLUSIVE)
+    return found
+
+
+# -- what a read costs ----------------------------------------------------------------------------
+
+COMPARED = {
+    "vectorised": f"preset {SYMBOLIC_PRESET}, vectorised evaluator, {STEPS} steps",
+    "scalar-read": f"the same with every truth read as a Python number (fault {READ})",
+}
+"""The arms of the runs on the rule family, by the name of their setting."""
+COST = Metric("n2.unseen-rules-with-a-read", "unseen rules solved if truths are read as Python numbers")
+
+
+def plan_jobs() -> list[Job]:
+    """The runs on the rule family, the same in every investigation."""
+    faults: dict[str, tuple[str, ...]] = {"vectorised": (), "scalar-read": (READ,)}
+    return [
+        Job(
+            ArmId("n2", setting, role="treatment" if faults[setting] else "control"),
+            seed,
+            with_seed(study_config(STEPS, SIDE, faults[setting], guards=8, width=32), seed),
+            measure=True,
+            shared=True,
+        )
+        for setting in COMPARED
+        for seed in SEEDS
+    ]
+
+
+def _make_cost_row(runs: Sequence[LoadedRun]) -> EvidenceRow:
+    vectorised, read = split_by_setting(runs, COMPARED)
+    contrast = compare_scores("scalar-read", vectorised, read, SOLVED, WORTH)
+    return replace(contrast, name="").row(
+        COST,
+        "context: what a read costs",
+        None,
+        f"60 tasks with rules that are not trained on, {STEPS} steps; the interval is of vectorised less read: 90 %, "
+        "paired t over seeds",
+    )
+
+
+FIGURE = Figure(
+    key="n2-loss",
+    title="Training loss, vectorised and with values read as Python numbers",
+    x_label="optimiser step",
+    y_label="cross entropy (nats per token)",
+    caption="Two runs of the control preset that differ in nothing but a read of the predicates' values.",
+)
+
+
+def _make_curves(runs: Sequence[LoadedRun]) -> list[Series]:
+    return [smooth(logged_curve(FIGURE.key, run, "lm_loss", run.arm.setting), 5) for run in runs]
+
+
+# -- evidence -------------------------------------------------------------------------------------
+
+ANSWERS = Metric(
+    "n2.difference-of-answers",
+    "difference of the log probabilities from the vectorised evaluator",
+    Direction.EQUAL,
+)
+GRADIENT = Metric(
+    "n2.difference-of-gradients",
+    "difference of the predicates' gradients from the vectorised evaluator: {item}",
+    Direction.EQUAL,
+)
+REACHED = Metric(
+    "n2.tensors-with-gradient", "tensors of the predicates with a gradient: {item}", Direction.HOLDS
+)
+LOOKED_AT = {"run": "the run under test", "loop": "a Python loop", "read": "values read as Python numbers"}
+
+
+def _make_rows(facts: EvaluationFacts, seeds: int) -> list[EvidenceRow]:
+    n = f"{QUERIES} queries of {format_seeds(seeds)}, worst"
+    if not facts.tensors:
+        absent = NotMeasured(absent="no module of the model has the predicates")
+        return [GRADIENT.row(absent, item="run", item_words=LOOKED_AT["run"], threshold=f"<= {EQUAL:g}", n=n)]
+    apart = {"run": facts.run, "loop": facts.loop, "read": facts.read}
+    reached = {"run": facts.reached, "read": facts.read_reached}
+    return [
+        ANSWERS.expect_at_most(facts.answers, EQUAL, n),
+        *(
+            GRADIENT.row(
+                value,
+                item=item,
+                item_words=LOOKED_AT[item],
+                control=0.0,
+                threshold=f"<= {EQUAL:g}" if item != "read" else "context: a read is the known cause",
+                passed=None if item == "read" else value <= EQUAL,
+                n=n,
+                note="relative to the largest gradient; the same weights and queries",
+            )
+            for item, value in apart.items()
+        ),
+        *(
+            REACHED.row(
+                count,
+                item=item,
+                item_words=LOOKED_AT[item],
+                control=float(facts.tensors),
+                threshold=f"all {facts.tensors}" if item != "read" else "context: a read is the known cause",
+                passed=None if item == "read" else count == facts.tensors,
+                n=n,
+            )
+            for item, count in reached.items()
+        ),
+    ]
+
+
+HYPOTHESIS = PredicateEvaluation()

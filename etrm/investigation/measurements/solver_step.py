@@ -1,0 +1,122 @@
+"""One step of a symbolic solver that updates nothing: its answers, and the terms of its loss with their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from etrm.config import Config, with_settings
+from etrm.data import Sample
+from etrm.investigation.runs.measured_run import training_queries
+from etrm.model.symbolic_variant import SymbolicVariant
+from etrm.training.faults import apply_faults
+from etrm.training.loss import act_loss
+from etrm.training.scoring.predictor import make_batch
+from etrm.training.trainer import Trainer
+
+QUERIES = 4
+"""Queries of the batch, the smallest ones: a Python loop takes a millisecond for a cell or a pair of cells."""
+Gradients = Mapping[str, Tensor | None]
+"""Gradients of weights by their names; None where no graph leads to a weight."""
+
+
+@dataclass(frozen=True)
+class SolverStep:
+    """The model of a config before its first update, and what it makes of one batch.
+
+    Attributes:
+        trainer: the run, in memory.
+        samples: the queries of the batch with their demonstrations.
+    """
+
+    trainer: Trainer
+    samples: tuple[Sample, ...]
+
+    @property
+    def model(self) -> SymbolicVariant:
+        """The model, faults included."""
+        model = self.trainer.model
+        assert isinstance(model, SymbolicVariant)
+        return model
+
+    @property
+    def predicates(self) -> dict[str, nn.Parameter]:
+        """The weights of the learned predicates, by name; empty where no module of the model has them."""
+        found = getattr(self.model.core, "predicates", None)
+        return dict(found.named_parameters()) if isinstance(found, nn.Module) else {}
+
+    @cached_property
+    def answer(self) -> Tensor:
+        """(B, S, 12) logits in training mode, without a graph."""
+        with torch.no_grad():
+            return self.compute_terms()[0]
+
+    def compute_terms(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """The logits (B, S, 12), and the terms of the loss by name as they enter it."""
+        train = self.trainer.config.train
+        batch = make_batch(self.model, self.samples)
+        _, output = self.model(self.model.initial_carry(batch.size), batch)
+        return output.logits, act_loss(output, batch.labels, train.loss).terms(train)
+
+    def compute_gradients(self, weights: Mapping[str, Tensor], term: str | None = None) -> Gradients:
+        """The gradients of weights, of one term or of the whole loss."""
+        terms = self.compute_terms()[1]
+        loss = torch.stack(list(terms.values())).sum() if term is None else terms[term]
+        if not loss.requires_grad or not weights:
+            return dict.fromkeys(weights)
+        found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        return dict(zip(weights, found, strict=True))
+
+
+def build_step(
+    config: Config, samples: Sequence[Sample] = (), weights: Mapping[str, Tensor] | None = None
+) -> SolverStep:
+    """Build the model of a config as a run would, in training mode.
+
+    Args:
+        config: the config with its faults.
+        samples: the batch; the smallest training queries by default.
+        weights: weights by name instead of those of the random start.
+
+    Raises:
+        EtrmError: the model cannot be built.
+    """
+    trainer = Trainer(with_settings(config, monitor={"enabled": False}))
+    if not samples:
+        by_size = sorted(training_queries(trainer), key=lambda sample: (len(sample.tokens), sample.task_id))
+        samples = by_size[:QUERIES]
+    if weights is not None:
+        trainer.model.load_state_dict(dict(weights), strict=False)
+    trainer.model.train()
+    return SolverStep(trainer, tuple(samples))
+
+
+def with_other_faults(config: Config, *faults: str) -> Config:
+    """The settings that a run of a config really uses, with these faults and none of its own."""
+    return with_settings(apply_faults(config), faults=faults, interventions=())
+
+
+def compare_gradients(reference: Gradients, other: Gradients) -> float:
+    """The largest difference of a gradient, relative to the largest gradient of the reference.
+
+    A missing gradient counts as zero. Without any gradient in the reference it is 0 if the other one has none either,
+    and else infinite.
+    """
+    largest = max((float(grad.abs().max()) for grad in reference.values() if grad is not None), default=0.0)
+    apart = 0.0
+    for name, grad in reference.items():
+        pair = [value for value in (grad, other[name]) if value is not None]
+        if len(pair) == 2:
+            apart = max(apart, float((pair[0] - pair[1]).abs().max()))
+        elif pair:
+            apart = max(apart, float(pair[0].abs().max()))
+    return apart / largest if largest else (0.0 if apart == 0 else float("inf"))
+
+
+def count_reached(gradients: Gradients) -> int:
+    """The number of weights that have a gradient which is not zero."""
+    return sum(grad is not None and bool(grad.any()) for grad in gradients.values())

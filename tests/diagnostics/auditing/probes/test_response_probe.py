@@ -1,0 +1,75 @@
+"""Findings of the response test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import Finding, Response, Severity, audit
+from tests.diagnostics.auditing.test_responses import PATHS, Chooser, Gated, X, one_hot, squared, terms
+from tests.diagnostics.rules.trainings import Cases, Training
+
+ENTROPY = ("entropy", "constant")
+
+
+def found(model: nn.Module, loss: Callable[..., Any] = terms) -> list[Finding]:
+    return Response(loss, regularisers=ENTROPY).run(model, X)
+
+
+def probed(name: str) -> Training:
+    return lambda **options: {finding.rule for finding in found(Chooser(PATHS[name][0]))}
+
+
+CASES: Cases = {
+    "RESPONSE001": (probed("argmax"), probed("mixture")),
+    "RESPONSE002": (probed("not read"), probed("straight-through")),
+    "RESPONSE003": (probed("saturated"), probed("mixture")),
+}
+
+CODES = {
+    "cut": ("RESPONSE001", "scalar-read", Severity.CRITICAL),
+    "flat": ("RESPONSE001", "flat-function", Severity.WARNING),
+    "unused": ("RESPONSE002", "result-unused", Severity.WARNING),
+    "zero factor": ("RESPONSE002", "factor-zero", Severity.WARNING),
+    "saturated": ("RESPONSE003", "unit-saturated", Severity.WARNING),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_one_finding_in_the_module_nearest_to_the_fault(name: str) -> None:
+    path, verdict, _ = PATHS[name]
+    findings = found(Chooser(path))
+    expected = [CODES[verdict]] if verdict in CODES else []
+    assert [(each.rule, each.code, each.severity) for each in findings] == expected
+    for finding in findings:
+        assert finding.module == "selector"
+        assert {each.module for each in finding.consequences} == {"encoder", "norm"}
+
+
+def test_an_answer_that_depends_on_no_weight_is_one_finding_of_the_model() -> None:
+    def copied(model: nn.Module, x: Tensor) -> dict[str, Tensor | float]:
+        return {"task": x.square().mean(), "entropy": terms(model, x)["entropy"], "constant": 1.0}
+
+    (finding,) = found(Chooser(), copied)
+    assert (finding.rule, finding.module, finding.code) == ("RESPONSE002", "", "no-weight")
+    assert finding.severity is Severity.CRITICAL
+
+
+def test_healthy_models_are_quiet() -> None:
+    assert Response(squared).run(Gated(), X) == []
+    transformer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    assert Response(lambda model, x: model(x[:, None]).square().mean()).run(transformer, X) == []
+
+
+def test_an_audit_lists_what_the_monitor_says_of_the_module_under_the_response() -> None:
+    model = Chooser(one_hot)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    probe = Response(terms, regularisers=ENTROPY)
+    report = audit(model, terms, [X], optimizer, probes=[probe], regularisers=ENTROPY)
+    above = [finding for finding in report.findings if finding.severity > Severity.NOTE]
+    assert [(each.rule, each.module) for each in above] == [("RESPONSE001", "selector")]
+    assert "TERM001" in {each.rule for each in above[0].consequences}
