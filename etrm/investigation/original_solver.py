@@ -7,7 +7,7 @@ that the page shows what a user would have seen at that point: the loss, the sco
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,9 @@ from etrm.config import Config, load, with_settings
 from etrm.errors import RunFolderError
 from etrm.evaluation import evaluate_baselines
 from etrm.investigation.evidence.figures import Series, logged_curve, smooth
-from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.records import Code, Record, Run, Verdict
-from etrm.investigation.run import investigate
+from etrm.investigation.result import HypothesisResult
+from etrm.investigation.run import Progress, investigate
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.budget import SCREENING
 from etrm.investigation.runs.jobs import Job, run_jobs
@@ -60,10 +60,10 @@ class Stage:
     symbolic: dict[str, Any]
     train: dict[str, Any]
 
-    def config(self, steps: int, seed: int) -> Config:
-        """The config to train, with that many steps."""
+    def config(self, base: Config, steps: int, seed: int) -> Config:
+        """The config to train, with that many steps and otherwise the settings of ``base``."""
         train = {**self.train, "steps": steps, "warmup_steps": min(20, steps), "seed": seed, "threads": 1}
-        return with_settings(load(PRESET), model={"symbolic": self.symbolic}, train=train, faults=self.faults)
+        return with_settings(base, model={"symbolic": self.symbolic}, train=train, faults=self.faults)
 
 
 def _list_stages() -> tuple[Stage, ...]:
@@ -172,10 +172,12 @@ def tell(
     launcher: Launcher,
     *,
     command: str,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     steps: int = 200,
     seed: int = 0,
     stages: Sequence[Stage] = STAGES,
+    base: Config | None = None,
+    hypotheses: Sequence[str] = HYPOTHESES,
 ) -> Story:
     """Train, evaluate and investigate every stage, and write ``out/story.json``.
 
@@ -187,18 +189,34 @@ def tell(
         steps: number of training steps of each stage.
         seed: the seed of every run.
         stages: the stages.
+        base: the config that stages change, the preset ``symbolic-rules`` by default.
+        hypotheses: ids of the hypotheses to decide at every stage.
 
     Raises:
         EtrmError: the folder cannot be used.
         Interrupted: Ctrl-C; the same command resumes.
     """
-    configs = {stage.code: stage.config(steps, seed) for stage in stages}
+    base = load(PRESET) if base is None else base
+    configs = {stage.code: stage.config(base, steps, seed) for stage in stages}
     jobs = [Job(ArmId(STUDY, code), seed, config, measure=True) for code, config in configs.items()]
     runs = run_jobs(out, jobs, launcher, lambda done, total: progress("training", done, total))
     found, series = [], []
     for stage, job in zip(stages, jobs, strict=True):
         run = runs[job.key]
-        found.append(_investigate(stage, configs[stage.code], run, out, launcher, command, progress))
+        result = investigate(
+            configs[stage.code],
+            out / "investigations" / stage.code,
+            name=stage.code,
+            launcher=launcher,
+            command=command,
+            progress=_name_phases(progress, stage.code),
+            hypotheses=hypotheses,
+            experiments=(),
+            tier=SCREENING,
+        )
+        found.append(
+            _summarise(stage, run, {id: result.hypotheses[id] for id in hypotheses}, result.root_cause)
+        )
         series.append(smooth(logged_curve("loss", run, "lm_loss", stage.code), WINDOW))
     last = configs[stages[-1].code]
     story = Story(
@@ -223,26 +241,13 @@ def tell(
     return story
 
 
-def _investigate(
-    stage: Stage,
-    config: Config,
-    run: LoadedRun,
-    out: Path,
-    launcher: Launcher,
-    command: str,
-    progress: Callable[[str, int, int], None],
+def _name_phases(progress: Progress, stage: str) -> Progress:
+    return lambda phase, done, total: progress(f"{stage}, {phase}", done, total)
+
+
+def _summarise(
+    stage: Stage, run: LoadedRun, decided: Mapping[str, HypothesisResult], root_cause: str | None
 ) -> StageResult:
-    result = investigate(
-        config,
-        out / "investigations" / stage.code,
-        name=stage.code,
-        launcher=launcher,
-        command=command,
-        progress=lambda phase, done, total: progress(f"{stage.code}, {phase}", done, total),
-        hypotheses=[id for id in HYPOTHESES if id in all_hypotheses()],
-        experiments=(),
-        tier=SCREENING,
-    )
     losses = [float(m["lm_loss"]) for m in run.metrics]
     entropies = [float(m["entropy"]) for m in run.metrics]
     tail = losses[-WINDOW:]
@@ -257,11 +262,9 @@ def _investigate(
         loss_after=_number(run, "loss_end"),
         entropy_before=entropies[0],
         entropy_after=entropies[-1],
-        root_cause=result.root_cause,
+        root_cause=root_cause,
         verdicts=tuple(
-            Named(id=id, verdict=found.verdict, codes=found.codes)
-            for id, found in result.hypotheses.items()
-            if id in HYPOTHESES
+            Named(id=id, verdict=found.verdict, codes=found.codes) for id, found in decided.items()
         ),
         rules=tuple(sorted({item["rule"] for item in run.findings if item["severity"] == "critical"})),
     )

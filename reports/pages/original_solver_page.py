@@ -24,7 +24,7 @@ VERDICTS: Mapping[Verdict, str] = {
 def make_page(story: Story) -> str:
     """The story as markdown; its figure is :func:`draw_losses`."""
     first = story.stages[0]
-    asked = first.run.final["held_out_asked"]
+    asked = _read_count(first, "held_out_asked")
     return (
         "\n\n".join(
             (
@@ -94,9 +94,14 @@ def _describe_baselines(story: Story) -> str:
     return f"Answers without learning: {', '.join(named)}."
 
 
+def _read_count(stage: StageResult, key: str) -> int:
+    found = stage.run.final[key]
+    assert isinstance(found, int | float)  # measured runs have it
+    return int(found)
+
+
 def _score_row(place: int, stage: StageResult) -> list[str]:
-    final = stage.run.final
-    solved, asked = (int(str(final[key])) for key in ("held_out_solved", "held_out_asked"))
+    solved, asked = _read_count(stage, "held_out_solved"), _read_count(stage, "held_out_asked")
     low, high = binomial_interval(solved, asked)
     return [
         str(place),
