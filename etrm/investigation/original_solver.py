@@ -43,7 +43,7 @@ WINDOW = 10
 
 
 @dataclass(frozen=True)
-class Stage:
+class RepairStage:
     """The solver after some repairs.
 
     Attributes:
@@ -66,7 +66,7 @@ class Stage:
         return with_settings(base, model={"symbolic": self.symbolic}, train=train, faults=self.faults)
 
 
-def _list_stages() -> tuple[Stage, ...]:
+def _list_stages() -> tuple[RepairStage, ...]:
     faults: tuple[str, ...] = (
         "tautology-guard",
         "assignment-lost",
@@ -83,25 +83,29 @@ def _list_stages() -> tuple[Stage, ...]:
     library: dict[str, Any] = {"families": ("original", "learned"), "composites": True}
     train: dict[str, Any] = {"entropy_weight": ENTROPY_WEIGHT}
     symbolic: dict[str, Any] = {**library, **recursion, "selector": "input"}
-    stages = [Stage("as-found", "the system as it was found", faults, symbolic, train)]
+    stages = [RepairStage("as-found", "the system as it was found", faults, symbolic, train)]
     for fault, title in repairs:
         faults = tuple(name for name in faults if name != fault)
-        stages.append(Stage(f"without-{fault}", title, faults, symbolic, train))
+        stages.append(RepairStage(f"without-{fault}", title, faults, symbolic, train))
     symbolic = {**symbolic, "cycle_grad": "all"}
-    stages.append(Stage("cycles-with-gradient", "all cycles keep their gradient", faults, symbolic, train))
+    stages.append(
+        RepairStage("cycles-with-gradient", "all cycles keep their gradient", faults, symbolic, train)
+    )
     symbolic = {**symbolic, "selector": "demos"}
     stages.append(
-        Stage("demonstrations-read", "the encoder reads the demonstrations", faults, symbolic, train)
+        RepairStage("demonstrations-read", "the encoder reads the demonstrations", faults, symbolic, train)
     )
     symbolic = {**library, "selector": "fit"}
-    stages.append(Stage("templates-evaluated", "templates are rated by their fit", faults, symbolic, train))
+    stages.append(
+        RepairStage("templates-evaluated", "templates are rated by their fit", faults, symbolic, train)
+    )
     return tuple(stages)
 
 
 STAGES = _list_stages()
 
 
-class Named(Record):
+class StageVerdict(Record):
     """The verdict of one hypothesis at one stage."""
 
     id: str
@@ -123,7 +127,7 @@ class StageResult(Record):
     entropy_before: float  # of the template weights in nats, first step
     entropy_after: float  # likewise, last step
     root_cause: str | None
-    verdicts: tuple[Named, ...]
+    verdicts: tuple[StageVerdict, ...]
     rules: tuple[str, ...]  # codes of the critical findings of the run
 
 
@@ -175,7 +179,7 @@ def tell(
     progress: Progress,
     steps: int = 200,
     seed: int = 0,
-    stages: Sequence[Stage] = STAGES,
+    stages: Sequence[RepairStage] = STAGES,
     base: Config | None = None,
     hypotheses: Sequence[str] = HYPOTHESES,
 ) -> Story:
@@ -246,7 +250,7 @@ def _name_phases(progress: Progress, stage: str) -> Progress:
 
 
 def _summarise(
-    stage: Stage, run: LoadedRun, decided: Mapping[str, HypothesisResult], root_cause: str | None
+    stage: RepairStage, run: LoadedRun, decided: Mapping[str, HypothesisResult], root_cause: str | None
 ) -> StageResult:
     losses = [float(m["lm_loss"]) for m in run.metrics]
     entropies = [float(m["entropy"]) for m in run.metrics]
@@ -264,7 +268,7 @@ def _summarise(
         entropy_after=entropies[-1],
         root_cause=root_cause,
         verdicts=tuple(
-            Named(id=id, verdict=found.verdict, codes=found.codes) for id, found in decided.items()
+            StageVerdict(id=id, verdict=found.verdict, codes=found.codes) for id, found in decided.items()
         ),
         rules=tuple(sorted({item["rule"] for item in run.findings if item["severity"] == "critical"})),
     )

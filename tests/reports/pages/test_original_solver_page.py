@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etrm.investigation.evidence.figures import Series
-from etrm.investigation.original_solver import Answers, Named, StageResult, Story
+from etrm.investigation.original_solver import Answers, StageResult, StageVerdict, Story
 from etrm.investigation.records import Run, Verdict
 from reports.pages.original_solver_page import LOSS, draw_losses, make_page
 
@@ -30,7 +30,9 @@ def stage(code: str, before: float, after: float, solved: int, **verdicts: Verdi
         entropy_before=5.0,
         entropy_after=0.25,
         root_cause="H3" if solved == 0 else None,
-        verdicts=tuple(Named(id=id, verdict=found, codes=("h3.unused",)) for id, found in verdicts.items()),
+        verdicts=tuple(
+            StageVerdict(id=id, verdict=found, codes=("h3.unused",)) for id, found in verdicts.items()
+        ),
         rules=("GRAD001",) if solved == 0 else (),
     )
 
