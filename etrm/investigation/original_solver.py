@@ -131,7 +131,7 @@ class StageResult(Record):
     rules: tuple[str, ...]  # codes of the critical findings of the run
 
 
-class Answers(Record):
+class BaselineScore(Record):
     """The score of answers that need no learning."""
 
     name: str
@@ -147,7 +147,7 @@ class Story(Record):
     steps: int
     seed: int
     stages: tuple[StageResult, ...]
-    baselines: tuple[Answers, ...]
+    baselines: tuple[BaselineScore, ...]
     series: tuple[Series, ...]
     command: str
     environment: dict[str, Any]
@@ -228,7 +228,7 @@ def tell(
         seed=seed,
         stages=tuple(found),
         baselines=tuple(
-            Answers(
+            BaselineScore(
                 name=name,
                 solved=report.pass_at[1].solved,
                 evaluated=report.pass_at[1].asked,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etrm.investigation.evidence.figures import Series
-from etrm.investigation.original_solver import Answers, StageResult, StageVerdict, Story
+from etrm.investigation.original_solver import BaselineScore, StageResult, StageVerdict, Story
 from etrm.investigation.records import Run, Verdict
 from reports.pages.original_solver_page import LOSS, draw_losses, make_page
 
@@ -42,7 +42,7 @@ def story(*stages: StageResult) -> Story:
         steps=20,
         seed=3,
         stages=stages,
-        baselines=(Answers(name="copy input", solved=1, evaluated=200, token_accuracy=0.69),),
+        baselines=(BaselineScore(name="copy input", solved=1, evaluated=200, token_accuracy=0.69),),
         series=tuple(
             Series(
                 figure="loss",
