@@ -47,9 +47,9 @@ class RepairStage:
     """The solver after some repairs.
 
     Attributes:
-        code: its name.
-        title: what this stage repairs.
-        faults: the faults that are left.
+        code: name of the stage.
+        title: the repair, in words.
+        faults: names of the faults that are left.
         symbolic: settings of ``model.symbolic``.
         train: settings of ``train``.
     """
