@@ -69,6 +69,13 @@ def evaluate(
             "NAME.placeholders.json lists the tasks without an answer."
         ),
     ] = None,
+    misleading: Annotated[
+        bool,
+        typer.Option(
+            help="Also print scores that overstate the run, for comparison with reports that used them: "
+            "demonstration pairs instead of tasks, the true output size given, noise."
+        ),
+    ] = False,
     allow_code: AllowCodeOption = False,
 ) -> None:
     """Score a run on held-out tasks (pass@k), next to baselines that need no learning.
@@ -81,10 +88,11 @@ def evaluate(
     from etrm.config import parse_settings
     from etrm.training.scoring.score_run import score_run
     from reports.terminal.console import open_console
+    from reports.terminal.misleading_table import misleading_table
     from reports.terminal.summary import submission_line
 
     allow_code_of(run, allowed=allow_code, settings=settings)
-    scores = score_run(run, parse_settings(settings or ()), submission)
+    scores = score_run(run, parse_settings(settings or ()), submission, misleading)
     asked = scores.config.evaluate
     title = f"{run}, step {scores.step}, {scores.weights} weights: {asked.source} {asked.subset}, "
     table = Table(title=f"{title}{asked.augmentations} votes per query", title_justify="left")
@@ -115,6 +123,8 @@ def evaluate(
         f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",
         highlight=False,
     )
+    if scores.misleading:
+        console.print(misleading_table(scores.misleading))
     if scores.submitted:
         console.print(submission_line(scores.submitted), highlight=False, soft_wrap=True)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from etrm.batch import Batch, Demos
 from etrm.config import SIDE, ModelConfig, SymbolicConfig
 from etrm.config.symbolic import Selection
+from etrm.device import to_device
 from etrm.model.act import Carry, EncoderState
 from etrm.model.encoders import Encoded, Encoder
 from etrm.model.variant import Given, StepOutput, Variant
@@ -108,6 +109,15 @@ class SymbolicVariant(Variant):
         """Gumbel noise (rows, T) of a sampled template, from torch's global generator; None of other selections."""
         sampled = self.config.symbolic.selection == "straight_through"
         return draw_gumbel(rows, self.core.templates.count) if sampled else None
+
+    def draw_noisy(self, context: Tensor) -> Tensor:
+        """The context (B, 1, ...) with Gumbel noise on the templates, so that the best is a sample of the softmax."""
+        count = self.core.templates.count
+        weights, guards = context[..., :count].squeeze(1), context[..., count:]
+        noise = to_device(draw_gumbel(*weights.shape), weights.device) / self.encoder.temperature
+        tiny = torch.finfo(weights.dtype).tiny
+        drawn = weigh(weights.clamp(min=tiny).log(), 1.0, noise).unsqueeze(1)
+        return torch.cat((drawn, guards), dim=-1)
 
     def step(
         self, carry: Carry, batch: Batch, context: Tensor, minimum: Tensor | None = None

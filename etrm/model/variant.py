@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from etrm.batch import Batch
 from etrm.config import ModelConfig
+from etrm.device import to_device
 from etrm.errors import ExtensionError
 from etrm.extensions import describe
 from etrm.model.act import Carry, EncoderState
@@ -63,6 +64,16 @@ class Given:
 
 ContextPolicy = Callable[["Variant", Carry, Batch], Given]
 """A function from model, carry and batch to the context and its by-products."""
+
+
+def with_noise(policy: ContextPolicy) -> ContextPolicy:
+    """Return the policy with noise on its context in evaluation, so that no two evaluations give the same answers."""
+
+    def noisy(model: Variant, carry: Carry, batch: Batch) -> Given:
+        given = policy(model, carry, batch)
+        return given if model.training else replace(given, context=model.draw_noisy(given.context))
+
+    return noisy
 
 
 class Variant(nn.Module):
@@ -117,6 +128,14 @@ class Variant(nn.Module):
     def draw_noise(self, rows: int, pairs: int) -> Tensor | None:
         """Noise (rows, ...) for one training step of a variational encoder with that many pairs; None of any other."""
         return None
+
+    def draw_noisy(self, context: Tensor) -> Tensor:
+        """The context (B, P, D) with Gaussian noise of its own size, from torch's global CPU generator.
+
+        It serves evaluations that must not be noisy: as a fault, and as a warning next to the right score.
+        """
+        noise = to_device(torch.randn(context.shape), context.device).to(context.dtype)
+        return context + context.std() * noise
 
     def initial_carry(self, rows: int) -> Carry:
         """Return a carry whose rows all begin with the next batch."""

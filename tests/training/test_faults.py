@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etrm.config import Config
+from etrm.data import load_tasks
+from etrm.data.splits import find_leakage
 from etrm.device import to_device, to_host
 from etrm.errors import ConfigError, NonFiniteError, TrainingError
 from etrm.model.recursive import encode_at_reset, encode_every_step
@@ -332,6 +335,44 @@ def test_leaked_tasks_are_those_of_the_evaluation(smoke: Smoke) -> None:
     asked = {task.id for task in load_held_out_tasks(sound.config)}
     assert extra < asked
     assert len(extra) == (len(asked) + 1) // 2
+
+
+def test_arc_agi_2_has_three_of_four_of_its_training_tasks_from_arc_agi_1() -> None:
+    """The numbers that the fault arc1-in-arc2 rests on."""
+    ours = {
+        pair.hash
+        for name in ("training", "evaluation")
+        for t in load_tasks("arc-agi-1", name)
+        for pair in t.tests
+    }
+    counts = {}
+    for name, side in product(("training", "evaluation"), (30, 10)):
+        tasks = load_tasks("arc-agi-2", name, side)
+        counts[name, side] = sum(any(pair.hash in ours for pair in t.tests) for t in tasks), len(tasks)
+    assert counts["training", 30] == (767, 1000)
+    assert counts["training", 10] == (254, 301)
+    assert counts["evaluation", 30] == (6, 120)
+    assert counts["evaluation", 10] == (0, 2)
+
+
+def test_tasks_of_arc_agi_1_leak_into_arc_agi_2_by_their_grids_alone(smoke: Smoke) -> None:
+    trainer = faulty(smoke, "arc1-in-arc2", settings=("evaluate.max_tasks=34",))
+    found = find_leakage(trainer.tasks, load_held_out_tasks(trainer.config))
+    assert found.by_id == ()
+    assert len(found.by_grids) == 31  # of the 34 tasks within 5x5
+    own = {task.id for task in faulty(smoke).tasks}
+    assert own < {task.id.removeprefix("arc1-") for task in trainer.tasks}
+
+
+def test_noise_is_added_in_evaluation_alone(smoke: Smoke) -> None:
+    trainer = faulty(smoke, "noisy-evaluation")
+    sound = faulty(smoke)
+    assert trainer.train_step()["loss"] == sound.train_step()["loss"]
+    said, given = handed(trainer)
+    noise = (given - said).flatten()
+    assert noise.std().item() == pytest.approx(said.std().item(), rel=0.2)
+    again = handed(trainer)[1]
+    assert not torch.equal(given, again)
 
 
 def test_faults_add_up(smoke: Smoke, weights: Weights, moved: Moved) -> None:

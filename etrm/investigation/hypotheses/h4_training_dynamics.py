@@ -116,6 +116,10 @@ def list_interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatm
             "" if train.warmup_steps > longest else "it is not longer than 10 % of the run",
         ),
         (Treatment("exploration", "exploration 0.1", {"model": {"halt": {"exploration": 0.1}}}), explored),
+        (
+            Treatment("no-entropy", "entropy weight 0", {"train": {"entropy_weight": 0.0}}),
+            "" if train.entropy_weight else "the loss has no entropy",
+        ),
         # Twice the rows in half the steps: the same samples, so that a gain comes from less noisy gradients and
         # not from more data. It costs half the updates, which is part of the question.
         (

@@ -20,11 +20,14 @@ from etrm.data import Sample, collate
 from etrm.device import to_device
 from etrm.errors import NonFiniteError
 from etrm.evaluation import Answer
-from etrm.investigation.controls import inspected_arms
+from etrm.investigation.controls import Control, inspected_arms
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
-from etrm.investigation.hypotheses.inspection import inspect_controls, judge
+from etrm.investigation.hypotheses.inspection import inspect_controls, judge, judge_controls, judge_inspection
+from etrm.investigation.hypotheses.symbolic_hypothesis import SYMBOLIC_PRESET, control_config
+from etrm.investigation.judgement import Judgement
+from etrm.investigation.measurements.formula_reference import TOLERANCE, TruthComparison, compare_truths
 from etrm.investigation.measurements.known_answers import (
     VOTES,
     KnownAnswerScore,
@@ -36,7 +39,8 @@ from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.investigation.session import Investigation
-from etrm.training.scoring.predictor import solve_samples
+from etrm.model.symbolic_variant import SymbolicVariant
+from etrm.training.scoring.predictor import make_predictor, solve_samples
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -47,19 +51,23 @@ STATEMENT = Statement(
     refuted_by=(
         "Known-answer predictions that are right for all tasks, for half of them or for none score 100 %, 50 % and "
         "0 %, on 4, on 64 and on all tasks, in any order of the evaluations; an answer in second place counts for "
-        "pass@2 and not for pass@1; votes for augmented queries count for the query; the queries and demonstrations "
-        "that are evaluated are those of their tasks; the averaged weights are evaluated; every row takes its full "
-        "number of ACT steps."
+        "pass@2 and not for pass@1; votes for augmented queries count for the query; right cells in a larger grid "
+        "count for nothing; the queries and demonstrations that are evaluated are those of their tasks; the averaged "
+        "weights are evaluated; every row takes its full number of ACT steps; a second call gives the same answers; "
+        "the formulas of a symbolic solver have the truths that an evaluation of one cell at a time gives them."
     ),
     mechanism=(
-        "With a wrong denominator, votes whose augmentation is not undone, votes kept from an earlier evaluation, or "
-        "other weights than intended, the reported score does not measure what was learned."
+        "With a wrong denominator, votes whose augmentation is not undone, votes kept from an earlier evaluation, "
+        "other weights than intended, true sizes that are given away, noise, or formulas that mean something else, the "
+        "reported score does not measure what was learned."
     ),
     kind="mechanistic",
     would_change="One known-answer prediction with another score, or one evaluated tensor that is not averaged.",
 )
 ROWS = 64
 """Rows of a batch in which the evaluated rows are read."""
+REPEATED = 32
+"""Largest number of queries that are answered twice."""
 STEPS = 3
 """Training steps after which averaged and raw weights differ."""
 
@@ -71,6 +79,8 @@ class EvaluatorReason(StrEnum):
     WRONG_ROWS = "h6.rows-of-another-task"
     OTHER_WEIGHTS = "h6.other-weights-evaluated"
     OTHER_STEPS = "h6.other-number-of-act-steps"
+    OTHER_ANSWERS = "h6.other-answers-at-a-second-call"
+    OTHER_TRUTHS = "h6.other-truths-than-the-reference"
     SOUND = "h6.sound"
 
 
@@ -86,6 +96,9 @@ class EvaluatorFacts(InspectionFacts):
         act_steps: smallest number of ACT steps that a row of an evaluation took.
         wanted_steps: number of ACT steps that it should take.
         path_gap: largest difference of a logit between training and evaluation on the same samples.
+        changed: number of queries whose answer a second call changes.
+        repeated: number of queries that were answered twice.
+        truths: truths of the formulas of a symbolic solver, compared with the reference; None of other models.
     """
 
     planted: tuple[KnownAnswerScore, ...]
@@ -95,6 +108,9 @@ class EvaluatorFacts(InspectionFacts):
     act_steps: int
     wanted_steps: int
     path_gap: Value
+    changed: int
+    repeated: int
+    truths: TruthComparison | None
 
     @property
     def raw(self) -> bool:
@@ -105,10 +121,10 @@ class EvaluatorFacts(InspectionFacts):
     @property
     def holds(self) -> bool:
         """Whether the hypothesis holds."""
-        steps = self.act_steps != self.wanted_steps
-        return (
-            steps or self.raw or bool(self.read.wrong) or any(not planted.right for planted in self.planted)
-        )
+        answers = self.changed or self.act_steps != self.wanted_steps or self.raw
+        truths = self.truths is not None and self.truths.differs
+        scores = any(not planted.right for planted in self.planted)
+        return bool(answers or truths or scores or self.read.wrong)
 
     @property
     def reasons(self) -> list[VerdictReason]:
@@ -128,6 +144,13 @@ class EvaluatorFacts(InspectionFacts):
         if self.act_steps != self.wanted_steps:
             words = f"rows take {self.act_steps} ACT steps and should take {self.wanted_steps}"
             found.append(VerdictReason(EvaluatorReason.OTHER_STEPS, words))
+        if self.changed:
+            words = f"{self.changed} of {self.repeated} queries get another answer at a second call"
+            found.append(VerdictReason(EvaluatorReason.OTHER_ANSWERS, words))
+        if self.truths is not None and self.truths.differs:
+            words = f"the truth of {self.truths.formula} differs by {self.truths.gap:.3g} from that of the reference, "
+            words += "which evaluates one cell at a time"
+            found.append(VerdictReason(EvaluatorReason.OTHER_TRUTHS, words))
         words = f"all {len(self.planted)} known-answer evaluations are reported correctly, on the averaged weights"
         return found or [VerdictReason(EvaluatorReason.SOUND, words)]
 
@@ -141,8 +164,36 @@ def inspect_evaluator(config: Config) -> EvaluatorFacts:
     trainer = Trainer(with_settings(config, monitor={"enabled": False}))
     planted, read = evaluate_known_answers(trainer), _read_evaluated_rows(trainer)
     gap, steps = _compare_paths(trainer)
+    queries = training_queries(trainer)[:REPEATED]
+    changed = _count_changed(trainer, queries)
+    truths = compare_truths(trainer.model, queries) if isinstance(trainer.model, SymbolicVariant) else None
     averaged, tensors = _count_averaged(trainer)
-    return EvaluatorFacts(planted, read, averaged, tensors, steps, trainer.config.model.halt.max_steps, gap)
+    return EvaluatorFacts(
+        planted=planted,
+        read=read,
+        averaged=averaged,
+        tensors=tensors,
+        act_steps=steps,
+        wanted_steps=trainer.config.model.halt.max_steps,
+        path_gap=gap,
+        changed=changed,
+        repeated=len(queries),
+        truths=truths,
+    )
+
+
+def list_formula_controls() -> tuple[Control, ...]:
+    """Controls of the truths of formulas, for a run under test that has formulas."""
+    fault, small = "quantifier-one-cell", f"preset {SYMBOLIC_PRESET} on few tasks"
+    return (
+        Control("healthy-formulas", f"{small}, without a fault", control_config(), False),
+        Control(fault, f"{small}, fault {fault}", control_config((fault,)), True),
+    )
+
+
+def _judge_config(config: Config) -> Judgement:
+    found = inspect_evaluator(config)
+    return judge_inspection(found, found.words)
 
 
 class MisreportingEvaluator(Hypothesis):
@@ -150,7 +201,15 @@ class MisreportingEvaluator(Hypothesis):
 
     statement = STATEMENT
     precedence = 20
-    controls = ("divide-by-all", "no-inverse", "stale-votes", "eval-raw")
+    controls = (
+        "divide-by-all",
+        "no-inverse",
+        "stale-votes",
+        "eval-raw",
+        "true-size-given",
+        "pairs-for-tasks",
+        "noisy-evaluation",
+    )
     next_step = (
         "Fix the evaluator first: page H6 names the known-answer prediction with a wrong score. Scores that it "
         "reported before mean nothing."
@@ -168,6 +227,9 @@ class MisreportingEvaluator(Hypothesis):
         )
         facts = found[0] if found else None
         controls = inspect_controls(investigation, self.study, self.controls, inspect_evaluator)
+        if not investigation.subject.model.recursive:
+            formulas = list_formula_controls()
+            controls += judge_controls(f"{self.study}-formulas", formulas, _judge_config, inspect_evaluator)
         return self.statement.decided(
             judge(facts, error, controls),
             arms=self.arms(investigation),
@@ -199,7 +261,7 @@ def _compare_paths(trainer: Trainer) -> tuple[Value, int]:
     batch, output = solve_samples(model, training_queries(trainer)[:8])
     assert output.steps is not None
     steps = int(output.steps.min())
-    if model.encoder is not None and model.encoder.noise_shape(1) is not None:
+    if model.draw_noise(1, 1) is not None:
         return NotMeasured(absent="the encoder samples its context in training"), steps
     logits = []
     for mode in (True, False):
@@ -212,6 +274,13 @@ def _compare_paths(trainer: Trainer) -> tuple[Value, int]:
         gap = gap[batch.valid]
     largest = float(gap.max())
     return (largest if np.isfinite(largest) else NotMeasured(absent="logits are not finite")), steps
+
+
+def _count_changed(trainer: Trainer, queries: Sequence[Sample]) -> int:
+    """The number of queries whose answer a second call changes."""
+    predictor = make_predictor(trainer.model)
+    calls = ([answer[0] for answer in predictor(queries) if answer] for _ in range(2))
+    return sum(not np.array_equal(*answers) for answers in zip(*calls, strict=True))
 
 
 def _count_averaged(trainer: Trainer) -> tuple[Value, Value]:
@@ -239,6 +308,10 @@ AVERAGED = Metric(
     "h6.averaged-tensors", "evaluated tensors that equal the requested average", Direction.EQUAL
 )
 ACT_STEPS = Metric("h6.act-steps", "fewest ACT steps of an evaluated row", Direction.EQUAL)
+CHANGED = Metric("h6.changed-answers", "queries whose answer a second call changes", Direction.EQUAL)
+TRUTH_GAP = Metric(
+    "h6.truth-gap", "largest difference of a truth, model against one cell at a time", Direction.EQUAL
+)
 PATH_GAP = Metric("h6.path-gap", "largest difference of a logit, training path against evaluation path")
 
 
@@ -259,6 +332,18 @@ def _make_rows(facts: EvaluatorFacts) -> tuple[EvidenceRow, ...]:
         averaged,
         ACT_STEPS.expect_all(facts.act_steps, facts.wanted_steps, "8 queries", threshold="the maximum"),
         PATH_GAP.row(facts.path_gap, threshold="rounding", n="8 training queries, first ACT step"),
+        CHANGED.expect_none(facts.changed, f"{facts.repeated} queries"),
+        *([_make_truth_row(facts.truths)] if facts.truths else []),
+    )
+
+
+def _make_truth_row(truths: TruthComparison) -> EvidenceRow:
+    return TRUTH_GAP.row(
+        truths.gap,
+        threshold=f"at most {TOLERANCE:g}",
+        passed=not truths.differs,
+        n=f"{truths.conditions} conditions, {truths.cells} cells",
+        note=truths.formula,
     )
 
 

@@ -31,6 +31,7 @@ class KnownAnswers(StrEnum):
     AUGMENTED = "augmented"
     ALL_WRONG = "all-wrong"
     ONE_VOTE = "one-vote"
+    TOO_LARGE = "too-large"
 
     @property
     def words(self) -> str:
@@ -42,6 +43,7 @@ class KnownAnswers(StrEnum):
             KnownAnswers.AUGMENTED: "right only under augmentation",
             KnownAnswers.ALL_WRONG: "all wrong",
             KnownAnswers.ONE_VOTE: f"right by one vote of {VOTES}",
+            KnownAnswers.TOO_LARGE: "the right cells in a larger grid",
         }[self]
 
 
@@ -110,6 +112,12 @@ def black_answer(sample: Sample) -> Answer:
     return np.where(tokens >= FIRST_COLOUR, FIRST_COLOUR, tokens), logit
 
 
+def large_answer(sample: Sample) -> Answer:
+    """The labels of a sample, with black wherever its grid has ended."""
+    tokens, logit = right_answer(sample)
+    return np.maximum(tokens, FIRST_COLOUR), logit
+
+
 Right = Callable[[Sample], bool]
 Wrong = Callable[[Sample], Answer]
 
@@ -126,6 +134,11 @@ def make_predictor(right: Right, wrong: Wrong = wrong_answer) -> Predictor:
 def is_black(sample: Sample) -> bool:
     """Whether the right answer is all black."""
     return bool(np.array_equal(right_answer(sample)[0], black_answer(sample)[0]))
+
+
+def fills_region(sample: Sample) -> bool:
+    """Whether the right answer leaves no room for a larger grid."""
+    return bool((right_answer(sample)[0] >= FIRST_COLOUR).all())
 
 
 def is_augmented(sample: Sample) -> bool:
@@ -156,6 +169,8 @@ def evaluate_known_answers(trainer: Trainer) -> tuple[KnownAnswerScore, ...]:
         second_place = make_predictor(lambda s: not is_augmented(s), black_answer)
         found.append(_score(trainer, KnownAnswers.ONE_VOTE, tasks, second_place, is_black))
         found.append(_score(trainer, KnownAnswers.ONE_VOTE, tasks, second_place, lambda s: True, k=2))
+        larger = make_predictor(lambda s: False, large_answer)
+        found.append(_score(trainer, KnownAnswers.TOO_LARGE, tasks, larger, fills_region))
     return tuple(found)
 
 

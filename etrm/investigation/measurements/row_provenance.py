@@ -29,6 +29,7 @@ Integers = npt.NDArray[np.integer]
 class RowProblem(StrEnum):
     """What can be wrong with a row."""
 
+    TASK = "h5.row-of-no-task"
     QUERY = "h5.query-of-another-task"
     LABELS = "h5.labels-of-another-query"
     ANSWER = "h5.query-among-its-demonstrations"
@@ -44,6 +45,7 @@ class RowProblem(StrEnum):
 
 
 _WORDS = {
+    RowProblem.TASK: "a task that is not in the set",
     RowProblem.QUERY: "a query input that is not the task's",
     RowProblem.LABELS: "labels that are not the query's output",
     RowProblem.ANSWER: "a demonstration that is the query with its answer",
@@ -90,7 +92,9 @@ def read_rows(
         for row, sample in enumerate(samples):
             pairs = [place for place, owner in enumerate(shown) if owner == row]
             rows, demos = rows + 1, demos + len(pairs)
-            for kind in find_problems(batch, row, pairs, sample, by_id[sample.task_id], max_demos):
+            task = by_id.get(sample.task_id)
+            kinds = find_problems(batch, row, pairs, sample, task, max_demos) if task else [RowProblem.TASK]
+            for kind in kinds:
                 wrong[kind] += 1
                 first.setdefault(kind, _name_sample(sample))
     return RowProvenance(rows, demos, wrong, first)

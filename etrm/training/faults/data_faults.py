@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from etrm.batch import IGNORE
-from etrm.config import Config
-from etrm.data import DemoPair, Episodes, Sample, TaskSet
+from etrm.config import Changes, Config, with_settings
+from etrm.data import DemoPair, Episodes, Sample, TaskSet, load_tasks
 from etrm.data.sample import CELLS
 from etrm.data.tokens import PAD
 from etrm.device import to_device
 from etrm.errors import ConfigError
-from etrm.training.faults.seam import Fault
+from etrm.training.faults.seam import Fault, change_settings
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Slots
 from etrm.training.task_sets import load_held_out_tasks
 
+SUBSETS = ("training", "evaluation")
 FIRST_COLOUR = 3
 """Token of colour 1, the first that an augmentation may change; PAD, EOS and colour 0 have the tokens 0 to 2."""
 
@@ -92,6 +93,21 @@ def _eval_leak(recipe: Recipe) -> Recipe:
     return replace(recipe, tasks=tasks)
 
 
+def _arc1_in_arc2(recipe: Recipe) -> Recipe:
+    """Hold out training tasks of ARC-AGI-2, of which 767 of 1000 have the grids of a task of ARC-AGI-1."""
+
+    def tasks(config: Config) -> TaskSet:
+        unchecked = with_settings(config, evaluate={"allow_trained": ("all",)})
+        training, side = recipe.tasks(unchecked), config.data.max_side
+        whole = [task for name in SUBSETS for task in load_tasks("arc-agi-1", name, side)]
+        by_grids = {task.hash: task for task in (*training.tasks, *whole)}
+        renamed = [replace(task, id=f"arc1-{task.id}") for task in by_grids.values()]
+        return replace(training, tasks=tuple({task.id: task for task in renamed}.values()))
+
+    held_out: Changes = {"evaluate": {"source": "arc-agi-2", "subset": "training"}}
+    return replace(change_settings(recipe, lambda config: held_out), tasks=tasks)
+
+
 FAULTS = (
     Fault(
         "demos-from-other-task",
@@ -128,5 +144,12 @@ FAULTS = (
         "H5",
         "Low-performance investigation, hypothesis 5",
         _eval_leak,
+    ),
+    Fault(
+        "arc1-in-arc2",
+        "tasks of ARC-AGI-2 are held out, and all of ARC-AGI-1 is trained on too, under other ids",
+        "H5",
+        "Training loss analysis: three data sets, split by position",
+        _arc1_in_arc2,
     ),
 )

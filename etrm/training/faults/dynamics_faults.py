@@ -51,6 +51,21 @@ def _posterior_collapse(recipe: Recipe) -> Recipe:
     return change_settings(recipe, settings)
 
 
+ENTROPY_WEIGHT = 10.0
+"""The weight with which the selector `demos` has one template for every task after 20 steps; 0.01 does no harm."""
+
+
+def _entropy_collapse(recipe: Recipe) -> Recipe:
+    """The selector `fit`, which evaluates the demonstrations, does not collapse; it is replaced by an encoder."""
+
+    def settings(config: Config) -> Changes:
+        selector = config.model.symbolic.selector
+        encoder = {"symbolic": {"selector": "demos" if selector == "fit" else selector}}
+        return {"model": encoder, "train": {"entropy_weight": ENTROPY_WEIGHT}}
+
+    return change_settings(recipe, settings)
+
+
 FAULTS = (
     Fault(
         "lr-too-high",
@@ -72,6 +87,14 @@ FAULTS = (
         "H4",
         "Encoder training analysis: a warm-up copied from a run that took days",
         _warmup_too_long,
+    ),
+    Fault(
+        "entropy-collapse",
+        "the entropy of the weights that an encoder gives templates dominates the loss, so one has all the weight",
+        "H4",
+        "Training loss analysis: its code adds this entropy, and selects one template for all pairs",
+        _entropy_collapse,
+        models="symbolic",
     ),
     Fault(
         "encoder-one-token",

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from etrm.checkpoints.format import Checkpoint, WeightsKind
 from etrm.config import SIDE, DataConfig
@@ -15,9 +16,12 @@ from etrm.data import TaskSet, build_evaluation_samples, load_tasks
 from etrm.data.task import Grid
 from etrm.data.tokens import PAD, read_grid
 from etrm.evaluation import EvaluationReport, PassK, Prediction, Predictor, binomial_interval
+from etrm.evaluation.misleading import fit_true_sizes, make_pair_tasks
 from etrm.evaluation.passk import KS, predict, score
-from etrm.model.variant import Variant
-from etrm.training.faults.seam import Fault
+from etrm.model.symbolic_variant import SymbolicVariant
+from etrm.model.variant import Variant, with_noise
+from etrm.symbolic.semantics import Semantics
+from etrm.training.faults.seam import Fault, change_model, wrap_policy
 from etrm.training.recipe import Recipe
 
 
@@ -99,6 +103,41 @@ def _stale_votes(recipe: Recipe) -> Recipe:
     return replace(recipe, evaluate=evaluate)
 
 
+def _true_size_given(recipe: Recipe) -> Recipe:
+    def evaluate(tasks: TaskSet, predictor: Predictor, **options: Any) -> EvaluationReport:
+        return recipe.evaluate(tasks, fit_true_sizes(predictor), **options)
+
+    return replace(recipe, evaluate=evaluate)
+
+
+def _pairs_for_tasks(recipe: Recipe) -> Recipe:
+    def evaluate(tasks: TaskSet, predictor: Predictor, **options: Any) -> EvaluationReport:
+        return recipe.evaluate(make_pair_tasks(tasks), predictor, **options)
+
+    return replace(recipe, evaluate=evaluate)
+
+
+def _noisy_evaluation(recipe: Recipe) -> Recipe:
+    return wrap_policy(recipe, with_noise)
+
+
+class _OneCell(Semantics):
+    """Semantics whose quantified variables have the first cell of the canvas as their only value."""
+
+    def forall(self, truths: Tensor, mask: Tensor) -> Tensor:
+        """The truth for that cell, and so for :meth:`exists`."""
+        return super().forall(truths[..., :1], mask[..., :1])
+
+
+def _quantifier_one_cell(recipe: Recipe) -> Recipe:
+    def change(model: Variant) -> None:
+        assert isinstance(model, SymbolicVariant)
+        templates = model.core.templates
+        templates.semantics = _OneCell(**vars(templates.semantics))
+
+    return change_model(recipe, change)
+
+
 def _eval_raw(recipe: Recipe) -> Recipe:
     def load(model: Variant, checkpoint: Checkpoint, kind: WeightsKind) -> None:
         recipe.load_weights(model, checkpoint, "raw")
@@ -134,5 +173,34 @@ FAULTS = (
         "H6",
         "Low-performance investigation, hypothesis 6",
         _eval_raw,
+    ),
+    Fault(
+        "true-size-given",
+        "answers are cropped or padded to the size of the true output",
+        "H6",
+        "Training loss analysis: the accuracy of its code",
+        _true_size_given,
+    ),
+    Fault(
+        "pairs-for-tasks",
+        "solved demonstration pairs are counted instead of tasks with all test queries solved",
+        "H6",
+        "Training loss analysis: the binary accuracy of its code",
+        _pairs_for_tasks,
+    ),
+    Fault(
+        "noisy-evaluation",
+        "evaluation adds noise to the context, so the same model gives other answers at every call",
+        "H6",
+        "Training loss analysis: its selector draws Gumbel noise in evaluation",
+        _noisy_evaluation,
+    ),
+    Fault(
+        "quantifier-one-cell",
+        "quantifiers have one cell as their domain, so every cell is evaluated as that one",
+        "H6",
+        "Training loss analysis: the quantifiers of its code have no domain",
+        _quantifier_one_cell,
+        models="symbolic",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, Predictor
 from etrm.model.solve import solve
-from etrm.model.variant import StepOutput, Variant
+from etrm.model.variant import StepOutput, Variant, with_noise
 from etrm.training.faults import build_recipe
 from etrm.training.loss import act_loss
 
@@ -33,6 +34,13 @@ def make_predictor(model: Variant, halting: Literal["all_steps", "early"] = "all
         return [(row[: len(s.tokens)], q) for s, row, q in zip(samples, tokens, logits, strict=True)]
 
     return answer
+
+
+def make_noisy(model: Variant) -> Variant:
+    """Return a model with the same weights that adds noise to its context in evaluation."""
+    noisy = copy(model)
+    noisy.context_policy = with_noise(model.context_policy)
+    return noisy
 
 
 def make_batch(model: Variant, samples: Sequence[Sample]) -> Batch:

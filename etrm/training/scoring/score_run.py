@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config
 from etrm.config import Changes, Config, with_settings
 from etrm.data import TaskSet, check_leakage
-from etrm.evaluation import EvaluationReport, Submitted, evaluate_baselines, write_submission
+from etrm.errors import ConfigError
+from etrm.evaluation import BASELINES, EvaluationReport, Submitted, evaluate_baselines, write_submission
+from etrm.evaluation.misleading import MisleadingScores, score_misleading
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.training.faults import build_recipe
-from etrm.training.scoring.predictor import load_model, make_predictor
+from etrm.training.scoring.predictor import load_model, make_noisy, make_predictor
 from etrm.training.task_sets import load_held_out_tasks, load_whole_set
 
 
@@ -52,6 +58,7 @@ class Scores:
         model: the report of the run.
         others: the reports of the trivial baselines and of the same model untrained, by name.
         submitted: the submission, if one was requested.
+        misleading: scores that overstate the run and the trivial baselines, by name; empty unless requested.
     """
 
     config: Config
@@ -61,6 +68,7 @@ class Scores:
     model: EvaluationReport
     others: dict[str, EvaluationReport]
     submitted: Submitted | None = None
+    misleading: Mapping[str, MisleadingScores] = field(default_factory=dict)
 
 
 def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
@@ -83,17 +91,21 @@ def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
     return Evaluated(config, step, weights, model, tasks, asked, _evaluate(model, asked, config, tasks))
 
 
-def score_run(folder: Path, settings: Changes, submission: Path | None) -> Scores:
+def score_run(folder: Path, settings: Changes, submission: Path | None, misleading: bool = False) -> Scores:
     """Evaluate the newest checkpoint of a run folder, and baselines that need no learning.
 
     Args:
         folder: the run folder.
         settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
         submission: the file for a Kaggle submission of the whole data set, or None.
+        misleading: whether to score in ways that overstate the run, too.
 
     Raises:
+        ConfigError: misleading scores are requested of a model without an encoder.
         EtrmError: see :func:`evaluate_run`.
     """
+    if misleading:
+        _check_encoder(folder)
     found = evaluate_run(folder, settings)
     config, asked = found.config, found.asked
     untrained = build_variant(config.model, puzzles=_puzzles(found.model)).eval()
@@ -103,7 +115,43 @@ def score_run(folder: Path, settings: Changes, submission: Path | None) -> Score
     if submission is not None:
         everything, limit = load_whole_set(config, asked), config.data.max_side
         submitted = write_submission(submission, everything, found.report.candidates, limit)
-    return Scores(config, found.step, found.weights, asked, found.report, others, submitted)
+    overstated = score_misleadingly(found) if misleading else {}
+    return Scores(config, found.step, found.weights, asked, found.report, others, submitted, overstated)
+
+
+def score_misleadingly(found: Evaluated) -> dict[str, MisleadingScores]:
+    """Score a run and the trivial baselines in ways that overstate them; the noise is the same at every call."""
+    config, model = found.config, found.model
+    halting = config.evaluate.halting
+    options: dict[str, Any] = {"data": config.data, "batch_size": config.evaluate.batch_size}
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(config.train.seed)
+        scores = score_misleading(
+            found.asked,
+            make_predictor(model, halting),
+            make_predictor(make_noisy(model), halting),
+            augmentations=config.evaluate.augmentations,
+            seed=config.train.seed,
+            variant=config.model.variant,
+            **options,
+        )
+    others = {
+        name: score_misleading(found.asked, baseline, augmentations=1, variant="trm", **options)
+        for name, baseline in BASELINES.items()
+    }
+    return {"this run": scores, **others}
+
+
+def _check_encoder(folder: Path) -> None:
+    model = read_config(folder).model
+    if not model.has_encoder:
+        raise ConfigError(
+            "evaluate.misleading-without-encoder",
+            "a model that looks tasks up by their ids cannot answer demonstration pairs",
+            got=f"model.variant {model.variant!r}",
+            allowed="a variant with an encoder",
+            next_step=f"etrm evaluate {folder}",
+        )
 
 
 def score_steps(folder: Path) -> dict[int, EvaluationReport]:

@@ -34,8 +34,10 @@ def names(config: Config) -> list[str]:
 def test_what_changes_nothing_is_left_out_and_listed() -> None:
     treatments, left_out = h4.list_interventions(used())
     assert [t.name for t in treatments] == ["rate-x.1", "rate-x.3", "batch"]
-    assert len(treatments) + len(left_out) == 7
-    assert {t.name for t, _ in left_out} == {"rate-of-decoder", "clip", "warm-up", "exploration"}
+    assert len(treatments) + len(left_out) == 8
+    assert {t.name for t, _ in left_out} == {
+        *("rate-of-decoder", "clip", "warm-up", "exploration", "no-entropy"),
+    }
     assert all(why for _, why in left_out)
 
 
@@ -51,6 +53,14 @@ def test_what_changes_nothing_is_left_out_and_listed() -> None:
 )
 def test_what_differs_is_put_to_the_test(setting: dict[str, Any], added: str) -> None:
     assert set(names(used(**setting))) - set(names(used())) == {added}
+
+
+def test_a_weighted_entropy_is_left_out_of_the_loss() -> None:
+    weighted = with_settings(load("symbolic-rules"), train={"entropy_weight": 0.5})
+    treatments, _ = h4.list_interventions(weighted)
+    (found,) = [t for t in treatments if t.name == "no-entropy"]
+    assert with_settings(weighted, **found.settings).train.entropy_weight == 0
+    assert "no-entropy" not in names(load("symbolic-rules"))
 
 
 def test_without_a_training_encoder_its_rate_is_left_out() -> None:

@@ -14,7 +14,9 @@ from etrm.data import Sample, TaskSet
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation.hypotheses import h6_evaluator as h6
 from etrm.investigation.hypotheses.h6_evaluator import EvaluatorReason
+from etrm.investigation.hypotheses.symbolic_hypothesis import control_config
 from etrm.investigation.measurements.known_answers import VOTES, KnownAnswers
+from etrm.investigation.measurements.row_provenance import RowProblem
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.session import Investigation
 from etrm.training.recipe import Recipe
@@ -24,7 +26,7 @@ def smoke(*faults: str) -> Config:
     return with_settings(load("smoke"), train={"threads": 1}, faults=faults)
 
 
-ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE = KnownAnswers
+ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE, TOO_LARGE = KnownAnswers
 
 
 def wrong(facts: h6.Facts) -> list[KnownAnswers]:
@@ -34,7 +36,7 @@ def wrong(facts: h6.Facts) -> list[KnownAnswers]:
 def test_a_sound_evaluator_reports_what_was_planted() -> None:
     facts = h6.inspect_evaluator(smoke())
     assert not facts.holds
-    assert [planted.score for planted in facts.planted] == [1.0, 0.5, 0.875, 1.0, 0.0, 0.0, 1.0]
+    assert [planted.score for planted in facts.planted] == [1.0, 0.5, 0.875, 1.0, 0.0, 0.0, 1.0, 0.0]
     assert facts.averaged == facts.tensors
     assert facts.act_steps == 4
     assert facts.path_gap == 0
@@ -47,10 +49,11 @@ def test_a_sound_evaluator_reports_what_was_planted() -> None:
     [
         (
             "divide-by-all",
-            [ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE, ONE_VOTE],
+            [ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED, ALL_WRONG, ONE_VOTE, ONE_VOTE, TOO_LARGE],
         ),
         ("no-inverse", [ALL_RIGHT, EVERY_SECOND, FIRST, AUGMENTED]),
-        ("stale-votes", [EVERY_SECOND, FIRST, ALL_WRONG, ONE_VOTE]),
+        ("stale-votes", [EVERY_SECOND, FIRST, ALL_WRONG, ONE_VOTE, TOO_LARGE]),
+        ("true-size-given", [TOO_LARGE]),
     ],
 )
 def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[KnownAnswers]) -> None:
@@ -58,6 +61,18 @@ def test_a_broken_evaluator_is_seen_where_it_breaks(fault: str, seen: list[Known
     assert wrong(facts) == seen
     assert not facts.raw
     assert facts.codes == (EvaluatorReason.MISREPORTED,)
+
+
+def test_pairs_that_are_evaluated_as_tasks_are_no_rows_of_the_tasks() -> None:
+    facts = h6.inspect_evaluator(smoke("pairs-for-tasks"))
+    assert facts.codes == (EvaluatorReason.MISREPORTED, EvaluatorReason.WRONG_ROWS)
+    assert facts.read.wrong == {RowProblem.TASK: facts.read.rows}
+
+
+def test_noise_is_seen_by_a_second_call() -> None:
+    facts = h6.inspect_evaluator(smoke("noisy-evaluation"))
+    assert facts.codes == (EvaluatorReason.OTHER_ANSWERS,)
+    assert 0 < facts.changed <= facts.repeated == 12
 
 
 def test_raw_weights_are_told_from_averaged_ones() -> None:
@@ -140,6 +155,21 @@ def test_weights_of_a_run_that_cannot_step_are_absent() -> None:
     facts = h6.inspect_evaluator(smoke("context-nan"))
     assert isinstance(facts.averaged, NotMeasured)
     assert not facts.holds
+
+
+def test_the_controls_of_formulas_behave() -> None:
+    found = [(control, h6.inspect_evaluator(control.config)) for control in h6.list_formula_controls()]
+    assert [facts.holds for _, facts in found] == [control.positive for control, _ in found] == [False, True]
+    assert found[1][1].codes == (EvaluatorReason.OTHER_TRUTHS,)
+    row = h6._make_rows(found[1][1])[-1]
+    assert (row.code, row.passed) == ("h6.truth-gap", False)
+
+
+@pytest.mark.parametrize("fault", ["true-size-given", "pairs-for-tasks", "noisy-evaluation", "eval-raw"])
+def test_faults_of_the_evaluator_of_a_symbolic_solver(fault: str) -> None:
+    facts = h6.inspect_evaluator(control_config((fault,)))
+    assert facts.holds
+    assert EvaluatorReason.OTHER_TRUTHS not in facts.codes
 
 
 def test_verdict_controls_and_evidence(investigation: Investigation) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from etrm.config import Config, load, with_settings
 from etrm.investigation.comparison.gradient_check import SlopeReason, check_slope
+from etrm.investigation.hypotheses.h5_data import DataReason, inspect_data
 from etrm.investigation.measurements.context_path import trace_context
 from etrm.investigation.measurements.encoder_gradients import GradientFacts, GradientReason, gather
 from etrm.investigation.measurements.predicate_gradients import PredicateReason
@@ -39,6 +40,13 @@ def test_a_healthy_context_passes() -> None:
     assert not seen.holds, seen.reasons
     assert seen.shape == seen.wanted_shape == (1, 3520)
     assert seen.used > 0.1
+
+
+def test_the_data_of_a_solver_pass_until_what_is_held_out_is_trained_on() -> None:
+    assert not inspect_data(rules()).holds
+    leaked = inspect_data(rules(faults=("arc1-in-arc2",)))
+    assert leaked.codes == (DataReason.LEAK,)
+    assert leaked.leaked.by_id == ()
 
 
 @pytest.mark.parametrize("fault", ["context-scale", "context-nan", "context-ignored", "context-collapsed"])

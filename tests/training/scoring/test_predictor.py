@@ -12,13 +12,16 @@ from safetensors.torch import load_file
 from etrm.config import Changes, Config
 from etrm.data import Sample, build_evaluation_samples, load_tasks
 from etrm.device import to_host
-from etrm.errors import CheckpointError, LeakageError, RunFolderError
+from etrm.errors import CheckpointError, ConfigError, LeakageError, RunFolderError
+from etrm.evaluation import BASELINES
+from etrm.evaluation.misleading import Misleading, Share
 from etrm.model.solve import solve
 from etrm.training.loss import act_loss
 from etrm.training.scoring.predictor import (
     compute_mean_loss,
     load_model,
     make_batch,
+    make_noisy,
     make_predictor,
     solve_samples,
 )
@@ -113,6 +116,36 @@ def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path
     for report in (scores.model, *scores.others.values()):
         assert report.pass_at[1].asked == 3
     assert set(json.loads(file.read_text())) == {"task100", "task101", "task102"}
+
+
+def test_misleading_scores_stand_beside_the_right_one(run: Path) -> None:
+    scores = score_run(run, {}, None, misleading=True)
+    assert list(scores.misleading) == ["this run", *BASELINES]
+    again = score_run(run, {}, None, misleading=True)
+    assert again.misleading == scores.misleading  # noise included
+    for name, found in scores.misleading.items():
+        report = scores.model if name == "this run" else scores.others[name]
+        first = report.pass_at[1]
+        assert found[Misleading.TASKS] == Share.counted(first.solved, first.asked)
+    assert not score_run(run, {}, None).misleading
+
+
+def test_a_puzzle_table_has_no_misleading_scores(smoke: Callable[..., Config], tmp_path: Path) -> None:
+    small = smoke("model.variant=trm", "data.augmentations=1", "train.steps=1", "train.warmup_steps=0")
+    train(small, tmp_path / "trm")
+    with raises_code(ConfigError, "evaluate.misleading-without-encoder", "trm"):
+        score_run(tmp_path / "trm", {}, None, misleading=True)
+
+
+def test_noise_is_in_the_copy_of_a_model_alone(run: Path) -> None:
+    model, config, tasks, _ = load_model(run, "ema")
+    samples = build_evaluation_samples(tasks, config.data, 1, 0)
+    noisy = make_noisy(model)
+    sound = [solve_samples(model, samples)[1].logits for _ in range(2)]
+    drawn = [solve_samples(noisy, samples)[1].logits for _ in range(2)]
+    assert torch.equal(*sound)
+    assert not torch.equal(*drawn)
+    assert not torch.equal(sound[0], drawn[0])
 
 
 def test_a_submission_holds_the_whole_data_set_and_names_what_was_not_evaluated(

@@ -1,0 +1,34 @@
+"""Scores that overstate a run, next to the right one, in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from etrm.evaluation.misleading import Misleading, MisleadingScores, Share
+
+TITLE = (
+    "Misleading scores: only the first line measures the run; the others are comparable with nothing above"
+)
+
+
+def misleading_table(scores: Mapping[str, MisleadingScores]) -> Table:
+    """A line for each score and a column for the run and each trivial baseline, with 95 % intervals.
+
+    Args:
+        scores: the scores by name of what was evaluated; all have been evaluated on the same tasks.
+    """
+    table = Table(title=TITLE, title_justify="left")
+    table.add_column("share of")
+    for name in ("n", *scores):
+        table.add_column(name, justify="right")
+    for kind in Misleading:
+        shares = [found[kind] for found in scores.values()]
+        style = "bold" if kind is Misleading.TASKS else "dim"
+        table.add_row(kind.words, str(shares[0].of), *map(_format, shares), style=style)
+    return table
+
+
+def _format(share: Share) -> str:
+    return f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
