@@ -43,8 +43,8 @@ class SelectorCalls:
     """The calls of both parts.
 
     Attributes:
-        encoder: of the encoder of demonstrations.
-        refiners: of the two networks that refine its encoding in cycles.
+        encoder: the calls of the encoder of demonstrations.
+        refiners: the calls of the two networks that refine its encoding in cycles.
     """
 
     encoder: PartCalls

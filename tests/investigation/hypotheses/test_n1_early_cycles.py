@@ -73,7 +73,8 @@ def solver(investigation: Investigation, monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_fault_is_named_and_the_recursion_of_trm_is_not(
     solver: Investigation, change: Any, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(n1, "_study", lambda inject, gradient: solver.subject)
+    short = with_settings(solver.subject, train={"steps": 2, "warmup_steps": 0})
+    monkeypatch.setattr(n1, "_study", lambda inject, gradient: short)
     solver.subject = with_settings(solver.subject, **change)
     found = n1.HYPOTHESIS.decide(solver)
     assert found.verdict is verdict, found.sentence
