@@ -447,7 +447,7 @@ class StepScalars:
 
     Attributes:
         losses: The loss, as "", and its named terms, as far as they were given in single precision or better.
-        batch: Name of the batch, as given to `Monitor.step`; None where there is none.
+        batch: Name of the batch that `Monitor.step` received; None where there is none.
     """
 
     step: int
