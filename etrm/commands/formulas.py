@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from etrm.commands.apps import symbolic_app
-from etrm.commands.options import AllowCodeOption, ConfigOption, PresetOption, SetOption
-from etrm.commands.shared import allow_code_of, resolve_config
+from etrm.commands.options import AllowCodeOption, ConfigOption, JobsOption, PresetOption, SetOption
+from etrm.commands.shared import allow_code_of, print_report_paths, resolve_config
 
 
 @symbolic_app.command()
@@ -41,7 +41,10 @@ def templates(
 def explain(
     run: Annotated[Path, typer.Argument(help="A run folder of the symbolic solver.")],
     task: Annotated[str, typer.Argument(help="Id of a held-out task, or of one that was trained on.")],
-    png: Annotated[Path | None, typer.Option(help="PNG file to write.")] = None,
+    demos: Annotated[bool, typer.Option(help="Also draw the demonstrations in the terminal.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="PNG file to write, with the demonstrations and the guard as a grid.")
+    ] = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
     """Show the formula behind each answer to a task, its fit to the demonstrations, and the runner-up."""
@@ -53,6 +56,62 @@ def explain(
 
     allow_code_of(run, allowed=allow_code)
     explained = explain_run(run, task)
-    open_console().print(draw_explanation(explained), highlight=False)
+    open_console().print(draw_explanation(explained, demos=demos), highlight=False)
     if png is not None:
         write_file(png, draw_png(explained))
+
+
+@symbolic_app.command()
+def story(
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each stage.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every run.")] = 0,
+    jobs: JobsOption = 2,
+    out: Annotated[Path, typer.Option(help="Folder for runs and page.")] = Path("runs/story"),
+) -> None:
+    """Rebuild the original solver with its faults, and repair, train and investigate it step by step."""
+    from etrm.commands.shared import make_launcher, resumable_work
+    from etrm.investigation.original_solver import tell
+    from reports.pages.original_solver_page import LOSS, PAGE, draw_losses, make_page
+    from reports.terminal.console import open_console
+    from reports.write import write
+
+    command = f"etrm symbolic story --steps {steps} --seed {seed} --out {out}"
+    with resumable_work() as phases:
+        launcher = make_launcher("processes", jobs, 1, None)
+        told = tell(out, launcher, command=command, progress=phases.update, steps=steps, seed=seed)
+    text = make_page(told)
+    write({PAGE: text.encode(), LOSS: draw_losses(told)}, out)
+    open_console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@symbolic_app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A finished run of the symbolic solver.")],
+    settings: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: RUN/formulas.")] = None,
+    unsolved: Annotated[
+        int, typer.Option(min=0, help="Number of unsolved tasks to show: those whose formula fits best.")
+    ] = 5,
+    allow_code: AllowCodeOption = False,
+) -> None:
+    """Write a page of the solved held-out tasks, with the formula, its rivals and a picture of each.
+
+    The run's evaluate section chooses the tasks; change it with --set evaluate.subset=..., .source, .max_tasks. Ctrl-C
+    writes the page with what is known.
+    """
+    from etrm.config import parse_settings
+    from reports.pages.formula_report import write_formula_report
+    from reports.terminal.console import Phases, open_console
+    from reports.terminal.formula_tables import tasks_table
+
+    allow_code_of(run, allowed=allow_code, settings=settings)
+    folder = out or run / "formulas"
+    with Phases("tasks") as phases:
+        found, complete = write_formula_report(
+            run, folder, parse_settings(settings or ()), unsolved=unsolved, progress=phases.update
+        )
+    console = open_console()
+    console.print(tasks_table(found))
+    print_report_paths(folder)
+    if not complete:
+        raise typer.Exit(130)

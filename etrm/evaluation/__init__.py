@@ -1,7 +1,7 @@
 """Evaluation: votes over augmentations, pass@k, baselines and intervals."""
 
 from etrm.evaluation.baselines import BASELINES, evaluate_baselines
-from etrm.evaluation.passk import EvaluationReport, PassK, QueryResult, evaluate
+from etrm.evaluation.passk import EvaluationReport, PassK, QueryResult, check_outputs, evaluate
 from etrm.evaluation.statistics import (
     Decision,
     PairedInterval,
@@ -26,6 +26,7 @@ __all__ = [
     "QueryResult",
     "Submitted",
     "binomial_interval",
+    "check_outputs",
     "decide",
     "evaluate",
     "evaluate_baselines",

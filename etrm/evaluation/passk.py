@@ -128,6 +128,18 @@ def evaluate(
     Raises:
         DataError: a test output is unknown, or a sample cannot be made.
     """
+    check_outputs(tasks)
+    layout = DataConfig() if data is None else data
+    samples = build_evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
+    return score(tuple(tasks), samples, predict(samples, predictor, batch_size), ks)
+
+
+def check_outputs(tasks: TaskSet) -> None:
+    """Refuse tasks whose answers cannot be scored.
+
+    Raises:
+        DataError: a test output is unknown.
+    """
     unknown = [task.id for task in tasks if any(pair.output is None for pair in task.tests)]
     if unknown:
         raise DataError(
@@ -136,9 +148,6 @@ def evaluate(
             got=", ".join(unknown[:5]),
             next_step="put the solutions file next to the challenges file, or write a submission with --submission",
         )
-    layout = DataConfig() if data is None else data
-    samples = build_evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
-    return score(tuple(tasks), samples, predict(samples, predictor, batch_size), ks)
 
 
 def predict(samples: Sequence[Sample], predictor: Predictor, batch_size: int = 64) -> list[Prediction | None]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from etrm.device import to_host
 from etrm.symbolic.evaluate import Evaluator, apply_rule
-from etrm.symbolic.formula import Rule, Where
+from etrm.symbolic.formula import Also, Formula, Rule, Where
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.search import Array, measure_agreement
 from etrm.symbolic.solver import Demonstrations, SymbolicCore
@@ -24,7 +24,8 @@ class RatedRule:
         weight: its weight, of 1 for all templates together.
         fits: the share of cells that it gets right in each demonstration; 0 where the size is wrong.
         answer: the grid that it makes of the query.
-        guard: (rows, columns) truth of its guard in each cell of the query; None if the rule paints without a guard.
+        guard: (rows, columns) truth of its guard in each cell of the query, the largest one if it has several; None
+            if the rule changes the size or has several steps.
     """
 
     rule: Rule
@@ -50,20 +51,30 @@ def rate_rules(
     weights, guards = (part[0] for part in core.templates.split(context[None]))
     best = weights.topk(min(count, len(weights)))
     return tuple(
-        _describe(core, core.templates.rule(index, guards), weight, demos, query)
+        rate_rule(core, core.templates.rule(index, guards), weight, demos, query)
         for index, weight in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     )
 
 
-def _describe(
+@torch.no_grad()
+def rate_rule(
     core: SymbolicCore, rule: Rule, weight: float, demos: Demonstrations, query: Grids
 ) -> RatedRule:
+    """What a rule of some weight makes of the demonstrations and of a query, see :func:`rate_rules`."""
     meaning = core.predicates, core.templates.semantics
     made = apply_rule(rule, demos.inputs, *meaning).arrays()
     fits = tuple(map(measure_agreement, made, demos.outputs.arrays()))
-    guard = None
-    if isinstance(rule, Where) and rule.resizes is None:
-        truth = Evaluator(query, *meaning).truth(rule.guard)[0]
+    guard, guards = None, _list_guards(rule)
+    if guards:
+        evaluator = Evaluator(query, *meaning)
+        truth = torch.stack([evaluator.truth(one)[0] for one in guards]).amax(0)
         height, width = int(query.heights[0]), int(query.widths[0])
         guard = to_host(truth.view(query.shape)[:height, :width]).numpy()
     return RatedRule(rule, weight, fits, apply_rule(rule, query, *meaning).arrays()[0], guard)
+
+
+def _list_guards(rule: Rule) -> list[Formula]:
+    """Return the guards that read the grid before the rule paints; none if it changes the size or has several steps."""
+    if isinstance(rule, Also):
+        return [*_list_guards(rule.first), rule.second.guard]
+    return [rule.guard] if isinstance(rule, Where) and rule.resizes is None else []

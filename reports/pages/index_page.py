@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 
+from etrm.config.model import SYMBOLIC
 from etrm.investigation.records import Run
 from etrm.investigation.result import ExperimentResult, HypothesisResult, Result
-from reports.markdown import NOTHING, bullets, code, count, duration, escape, link, paragraph, sentence, table
+from reports.markdown import (
+    NOTHING,
+    bullets,
+    code,
+    count,
+    duration,
+    escape,
+    fenced,
+    link,
+    paragraph,
+    sentence,
+    table,
+)
 from reports.names import order_hypotheses
 from reports.pages.difference import compare
 from reports.pages.difference_page import changes
@@ -64,6 +78,7 @@ def index_page(
             section("Experiments", _experiments(result.experiments, experiment_pages)),
             section("Additional findings", _beside(result)),
             section(CHANGED, _changes(previous, result)),
+            section("Formulas", _formulas(result, runs)),
             section("Trivial baselines", baselines_table(result.baselines)),
             section("Cost", _tabulate_cost(result)),
             reproduce(result.reproduce),
@@ -90,6 +105,20 @@ def _beside(result: Result) -> str:
     )
     head = ["rule", "severity", "module", "finding", "found in"]
     return f"{paragraph(words)}\n\n{table(head, rows)}" if rows else ""
+
+
+def _formulas(result: Result, runs: Sequence[Run]) -> str:
+    """Return the command that shows the formulas of the longest finished run under test, if its answers have any."""
+    if result.reproduce.config.get("model", {}).get("variant") != SYMBOLIC:
+        return ""
+    arms = {arm.name for _, part in _parts(result) for arm in part.arms if arm.role == "subject"}
+    finished = [run for run in runs if run.arm in arms and run.state == "finished"]
+    if not finished:
+        return ""
+    longest = max(finished, key=lambda run: run.steps)
+    command = f"etrm symbolic report {shlex.quote(longest.folder)}"
+    words = "In the folder of this report, this command shows the solved tasks with the formulas behind the answers:"
+    return f"{paragraph(words)}\n\n{fenced(command, 'sh')}"
 
 
 def _changes(previous: Result | None, result: Result) -> str:

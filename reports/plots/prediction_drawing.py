@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -82,38 +83,61 @@ def _demo_rows(pairs: Sequence[Pair]) -> RenderableType:
 
 @dataclass(frozen=True)
 class GridPanel:
-    """A grid under its label. The ``marked`` cells are crossed."""
+    """A grid under its label.
+
+    Attributes:
+        label: the text above the grid.
+        grid: the (rows, columns) colours, or truths from 0 (white) to 1 (black) if ``truths`` is True.
+        marked: the (rows, columns) cells to cross.
+        truths: whether the grid holds truths.
+    """
 
     label: str
-    grid: Grid
+    grid: npt.NDArray[Any]
     marked: Mask | None = None
+    truths: bool = False
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """Panels side by side, with lines of text to their left."""
+    """Panels side by side, with lines of text to their left and above.
+
+    Attributes:
+        words: the lines to the left.
+        colour: the colour of the first two of them.
+        panels: the panels.
+        scale: the size relative to a query.
+        heading: the lines above, in the whole width.
+    """
 
     words: list[str]
     colour: str
     panels: list[GridPanel]
     scale: float = 1.0
+    heading: tuple[str, ...] = ()
 
     @property
     def cell_in(self) -> float:
         """The size of a cell in inches, which is the same in the whole row."""
-        longest = max(max(panel.grid.shape) for panel in self.panels)
+        longest = max((max(panel.grid.shape) for panel in self.panels), default=1)
         return self.scale * min(LARGEST_CELL_IN, LARGEST_IN / longest)
 
     @property
     def width_in(self) -> float:
-        """The width of the panels with their gaps, in inches."""
-        return sum(_width_in(panel, self.cell_in) + GAP_IN for panel in self.panels)
+        """The width in inches, with gaps."""
+        panels = sum(_width_in(panel, self.cell_in) + GAP_IN for panel in self.panels)
+        return max(WORDS_IN + panels, GAP_IN + LABEL_CHARACTER_IN * max(map(len, self.heading), default=0))
 
     @property
     def height_in(self) -> float:
         """The height of the panels or the text, with labels and the gap below, in inches."""
-        grids = LABEL_IN + self.cell_in * max(panel.grid.shape[0] for panel in self.panels)
-        return max(grids, LINE_IN * (len(self.words) + 1)) + GAP_IN
+        grids = LABEL_IN + self.cell_in * max((panel.grid.shape[0] for panel in self.panels), default=0)
+        return self.heading_in + max(grids, LINE_IN * (len(self.words) + 1)) + GAP_IN
+
+    @property
+    def heading_in(self) -> float:
+        """The height of the lines above, in inches."""
+        return LINE_IN * (len(self.heading) + 0.5) if self.heading else 0.0
 
 
 def as_png(title: str, answers: Sequence[Answered], *, demos: bool = False) -> bytes:
@@ -131,7 +155,7 @@ def draw_rows(title: str, rows: Sequence[PanelRow]) -> bytes:
     """Return a PNG figure of rows of grids."""
     from matplotlib.figure import Figure
 
-    width = WORDS_IN + max((row.width_in for row in rows), default=0.0)
+    width = max((row.width_in for row in rows), default=WORDS_IN)
     head = shown(title, round(width / TITLE_CHARACTER_IN), lines=3)
     head_in = GAP_IN + LINE_IN * (head.count("\n") + 1)
     height = head_in + sum(row.height_in for row in rows)
@@ -142,6 +166,10 @@ def draw_rows(title: str, rows: Sequence[PanelRow]) -> bytes:
         place.text(GAP_IN / 2, GAP_IN / 3, head, weight="bold", va="top", fontsize=10)
         top = head_in
         for row in rows:
+            for number, line in enumerate(row.heading):
+                at = top + number * LINE_IN
+                place.text(GAP_IN / 2, at, shown(line), va="top", fontsize=9, color=GREY)
+            top += row.heading_in
             for number, line in enumerate(row.words):
                 style = {"weight": "bold", "color": row.colour} if number < 2 else {"color": GREY}
                 place.text(GAP_IN / 2, top + number * LINE_IN, shown(line), va="top", fontsize=9, **style)
@@ -151,7 +179,7 @@ def draw_rows(title: str, rows: Sequence[PanelRow]) -> bytes:
                 if panel.grid.size:
                     _cells(place.axes(left, top + LABEL_IN, panel.grid, row.cell_in), panel)
                 left += _width_in(panel, row.cell_in) + GAP_IN
-            top += row.height_in
+            top += row.height_in - row.heading_in
         return png(canvas)
 
 
@@ -209,7 +237,8 @@ def _cells(axes: Axes, panel: GridPanel) -> None:
     from matplotlib.colors import ListedColormap
 
     rows, columns = panel.grid.shape
-    axes.imshow(panel.grid, cmap=ListedColormap(COLOUR_HEX), vmin=0, vmax=9, aspect="auto")
+    shades, largest = ("gray_r", 1) if panel.truths else (ListedColormap(COLOUR_HEX), 9)
+    axes.imshow(panel.grid, cmap=shades, vmin=0, vmax=largest, aspect="auto")
     axes.set_xticks(np.arange(columns + 1) - 0.5, [""] * (columns + 1))
     axes.set_yticks(np.arange(rows + 1) - 0.5, [""] * (rows + 1))
     axes.tick_params(length=0)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from etrm.data import Grid
 from etrm.data.draw import draw_grid
 from etrm.symbolic import Library
-from etrm.training.scoring.explain_run import ExplainedQuery, ExplainedTask
-from reports.runs.explanations import describe_outcome, describe_rules, describe_task
+from etrm.training.scoring.explain_run import ExplainedQuery, ExplainedTask, Mask
+from reports.pages.formula_page import FormulaFindings
+from reports.runs.explanations import (
+    LEARNED,
+    describe_choice,
+    describe_guard,
+    describe_outcome,
+    describe_rules,
+    describe_task,
+    has_learned_guard,
+)
 
 
 def library_table(library: Library, templates: int) -> Table:
@@ -27,23 +39,56 @@ def library_table(library: Library, templates: int) -> Table:
     return table
 
 
-def draw_explanation(explained: ExplainedTask) -> RenderableType:
-    """Draw the answers to a task and the formulas behind them; cells in which a guard holds are marked."""
+def tasks_table(found: FormulaFindings) -> Table:
+    """List the evaluated tasks, with the formula that answers each."""
+    title = f"{found.run}: {len(found.solved)} of {len(found.tasks)} evaluated tasks are solved"
+    table = Table("task", "outcome", "fit", "formula of the first query", title=title, title_justify="left")
+    for one in found.tasks:
+        explained = one.explained
+        outcome = Text("solved", "bold green") if explained.solved else Text("wrong")
+        rule = Text(str(explained.queries[0].rules[0].rule))
+        table.add_row(Text(explained.task.id), outcome, f"{explained.fit:.0%}", rule)
+    return table
+
+
+def draw_explanation(explained: ExplainedTask, *, demos: bool = False) -> RenderableType:
+    """Draw the answers to a task and the formulas behind them; cells in which a guard holds are marked.
+
+    Args:
+        explained: the task with its answers.
+        demos: whether to draw the demonstrations first.
+    """
     parts: list[RenderableType] = [Text(describe_task(explained), style="bold")]
+    parts.append(Text(describe_choice(explained.templates), style="dim"))
+    if has_learned_guard(explained):
+        parts.append(Text(LEARNED, style="dim"))
+    for number, pair in enumerate(explained.task.demos if demos else ()):
+        parts.append(_arrange([(f"demo {number}", pair.input, None), ("output", pair.output, None)]))
     for number, query in enumerate(explained.queries):
         style = {True: "bold green", False: "bold red", None: "bold"}[query.solved]
         parts.append(Text.assemble(f"test {number}: ", (describe_outcome(query), style)))
-        parts += [*map(Text, describe_rules(query)), _draw_grids(query), Text()]
+        parts += [*map(Text, filter(None, [*describe_rules(query), describe_guard(query)]))]
+        parts += [_draw_grids(query), Text()]
     return Group(*parts)
 
 
 def _draw_grids(query: ExplainedQuery) -> Table:
     guarded = query.guarded
-    drawn = [
-        ("query" if guarded is None else "query, guard marked", query.pair.input, guarded),
-        ("answer", query.rules[0].answer, query.wrong),
-        ("true output", query.pair.output, None),
-    ]
+    return _arrange(
+        [
+            ("query" if guarded is None else "query, guard marked", query.pair.input, guarded),
+            (
+                "answer" if query.wrong is None else "answer, errors marked",
+                query.rules[0].answer,
+                query.wrong,
+            ),
+            ("true output", query.pair.output, None),
+        ]
+    )
+
+
+def _arrange(drawn: Sequence[tuple[str, Grid | None, Mask | None]]) -> Table:
+    """Put titled grids next to each other; those that are unknown are left out."""
     grids = Table.grid(padding=(0, 3, 0, 0))
     grids.add_row(
         *(

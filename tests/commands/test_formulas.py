@@ -63,17 +63,42 @@ def test_explain_prints_the_formula_and_draws_it(run: Path, tmp_path: Path) -> N
     printed = " ".join(done.out.split())
     for rated in query.rules:
         assert str(rated.rule) in printed
+    assert_holds(printed, "templates", "small networks")
+    assert "demo 0" not in printed
+    assert "demo 2" in etrm("symbolic", "explain", run, task.id, "--demos").out
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_unknown_task_and_another_variant_are_refused(run: Path, tmp_path: Path) -> None:
     refused = etrm("symbolic", "explain", run, "nothing")
     assert refused.code == 2
-    assert_holds(refused.err, "data.unknown-task")
+    assert_holds(refused.err, "symbolic.unknown-task", "000003-recolour-covered-9")
     assert train(with_settings(load("smoke"), train={"steps": 2}), tmp_path / "smoke")
     refused = etrm("symbolic", "explain", tmp_path / "smoke", "nothing")
     assert refused.code == 2
     assert_holds(refused.err, "symbolic.other-variant", "etrm", "symbolic")
+
+
+def test_the_report_lists_every_evaluated_task(run: Path, tmp_path: Path) -> None:
+    done = etrm("symbolic", "report", run, "--out", tmp_path / "out", "--unsolved", "1")
+    assert (done.code, done.err) == (0, "")
+    held_out = load_held_out_tasks(load_model(run, "ema")[1])
+    assert_holds(done.out, *(task.id for task in held_out), tmp_path / "out" / "index.md")
+    assert (tmp_path / "out" / "report.html").exists()
+    assert etrm("symbolic", "report", run, "--set", "evaluate.max_tasks=1").code == 0
+    assert (run / "formulas" / "index.md").exists()
+
+
+def test_an_interrupted_report_ends_with_130(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reports.pages.formula_report.draw_png", interrupted)
+    done = etrm("symbolic", "report", run, "--out", tmp_path / "out")
+    assert done.code == 130
+    assert_holds((tmp_path / "out" / "index.md").read_text(), "Interrupted")
 
 
 def test_templates_are_counted_and_printed() -> None:

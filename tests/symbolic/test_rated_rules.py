@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from etrm.config import SymbolicConfig
-from etrm.symbolic import Demonstrations, Grids
-from etrm.symbolic.rated_rules import rate_rules
+from etrm.symbolic import Demonstrations, Grids, parse
+from etrm.symbolic.rated_rules import rate_rule, rate_rules
 from etrm.symbolic.solver import SymbolicCore
 
 CORE = SymbolicCore(SymbolicConfig(families=("original",))).eval()
@@ -50,3 +50,14 @@ def test_an_answer_and_its_guard_are_those_of_the_query() -> None:
     assert turned.answer.shape == (3, 2)
     right = [float(np.mean(np.rot90(GIVEN, quarters) == GIVEN)) for quarters in (1, -1)]
     assert turned.fits[0] in right
+
+
+def test_several_guards_are_shown_together() -> None:
+    demos = Demonstrations(Grids.of([GIVEN]), Grids.of([GIVEN]), torch.zeros(1, dtype=torch.long))
+    rule = parse("where colour(x, 2) paint 0 also where colour(x, 0) paint 3 also where corner(x) paint 4")
+    rated = rate_rule(CORE, rule, 0.5, demos, Grids.of([GIVEN]))
+    assert rated.guard is not None
+    assert rated.guard.tolist() == [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
+    assert rated.answer.tolist() == [[4, 0, 4], [3, 1, 3], [4, 3, 4]]
+    steps = parse("where colour(x, 2) paint 0 then where colour(x, 0) paint 3")
+    assert rate_rule(CORE, steps, 0.5, demos, Grids.of([GIVEN])).guard is None

@@ -22,6 +22,7 @@ from etrm.investigation.controls import (
 from etrm.investigation.evidence.figures import Figure, Series, average_so_far, logged_curve
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
+from etrm.investigation.hypotheses import predicate_controls
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import judge_inspection
 from etrm.investigation.judgement import CommonReason, Judgement
@@ -80,7 +81,8 @@ class EncoderGradients(Hypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The run under test and the controls."""
-        return inspected_arms(STUDY, investigation.subject, self.controls)
+        predicates = predicate_controls.describe_arms(STUDY, investigation.effective)
+        return (*inspected_arms(STUDY, investigation.subject, self.controls), *predicates)
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Run the config under test and the controls, and judge their steps."""
@@ -94,11 +96,15 @@ class EncoderGradients(Hypothesis):
             Job(control_arm(STUDY, fault), 0, investigation.control_config(faults), shared=True)
             for fault, faults in (("", ()), *((name, (name,)) for name in self.controls))
         ]
-        runs = investigation.run(self.id, [*subject_jobs, *control_jobs])
+        predicate_jobs = predicate_controls.plan_jobs(STUDY, investigation.effective, STEPS)
+        runs = investigation.run(self.id, [*subject_jobs, *control_jobs, *predicate_jobs])
         subject_runs, control_runs = runs[: len(subject_jobs)], runs[len(subject_jobs) :]
-        predicates = investigation.effective.model.learns_predicates
-        facts = gather([m for run in subject_runs for m in run.metrics], predicates=predicates)
-        controls = [_judge_control(run) for run in control_runs]
+        facts = gather([m for run in subject_runs for m in run.metrics], predicates=bool(predicate_jobs))
+        symbolic = {
+            arm.name: arm.difference
+            for arm in predicate_controls.describe_arms(STUDY, investigation.effective)
+        }
+        controls = [_judge_control(run, symbolic.get(run.arm.name, "")) for run in control_runs]
         # No further inspection where the steps decide already: a structural cause should be named soon.
         known = bool(facts.steps) and facts.holds
         slopes, _ = (
@@ -186,12 +192,13 @@ def judge_steps(
     return judge_inspection(facts, f"{capitalise(facts.words)} {scope}.")
 
 
-def _judge_control(run: LoadedRun) -> ControlOutcome:
-    facts = gather(run.metrics)
+def _judge_control(run: LoadedRun, what: str) -> ControlOutcome:
+    """The outcome of a control; ``what`` describes one that learns predicates, and is empty for others."""
+    facts = gather(run.metrics, predicates=bool(what))
     found = judge_inspection(facts, facts.words)
     if run.failed or not facts.steps:
         found = Judgement(Verdict.ERROR, (CommonReason.RUNS_FAILED,), run.reason)
-    return control_outcome(run.arm.control, run.arm.role == "positive control", found)
+    return control_outcome(run.arm.control, run.arm.role == "positive control", found, what)
 
 
 COVERAGE_LOWEST = Metric("h2.coverage-lowest", "encoder coverage, lowest step", Direction.HOLDS)
