@@ -85,6 +85,11 @@ def test_the_children_of_a_container_are_watched_by_default() -> None:
     assert [each.module for each in monitor.findings() if each.rule == "CALL002"] == ["predicates.spare"]
 
 
+def test_a_scripted_child_is_no_container() -> None:
+    model = nn.Sequential(torch.jit.trace(nn.Sequential(nn.Linear(4, 4)), torch.ones(3, 4)), nn.Linear(4, 1))
+    assert list(watch(model).last.modules) == ["0", "1"]
+
+
 def test_the_coverage_of_a_container_that_is_named_is_not_known() -> None:
     monitor = watch(Cells(lambda answer, cell: answer), ["predicates", "head"])
     coverage = monitor.last.modules["predicates"].coverage

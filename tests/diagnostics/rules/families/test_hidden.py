@@ -83,8 +83,8 @@ def test_severity_follows_the_evidence(
 
 def test_a_parameter_that_receives_gradient_is_used() -> None:
     model = Student(another, used=True, grad=True)
-    model.other = [lambda x, scale=nn.Parameter(torch.ones(4)): x * scale]
-    model.scales = [model.other[0].__defaults__[0]]
+    scales = [nn.Parameter(torch.ones(4))]
+    model.scales, model.other = scales, [lambda x: x * scales[0]]
     (finding,) = found(model)
     assert (finding.code, finding.severity) == ("hidden-and-used", Severity.CRITICAL)
     assert "scales[0]" in finding.message
