@@ -13,6 +13,7 @@ from enum import StrEnum
 from math import nan
 
 from etrm.config import Config
+from etrm.investigation.comparison.screening import select_finals
 from etrm.investigation.controls import HEALTHY, Control
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, smooth
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
@@ -41,7 +42,7 @@ from etrm.investigation.records import Arm, ControlOutcome, NotMeasured, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
-from etrm.investigation.runs.loaded_run import LoadedRun, records_of
+from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import Investigation, with_seed
 
 STATEMENT = Statement(
@@ -136,7 +137,9 @@ class EvaluationFacts(InspectionFacts):
             words = f"the gradients are those of the vectorised evaluator (within {self.run:.1g}); {reached}"
             return VerdictReason(EvaluationReason.EQUAL, words)
         code = EvaluationReason.CHANGED if self.reached else EvaluationReason.CUT
-        words = f"{reached}, and the answers are those of the vectorised evaluator, where all have one"
+        words = (
+            f"{reached}, although the answers are those of the vectorised evaluator, in which all have one"
+        )
         return VerdictReason(code, words)
 
     def _describe_references(self) -> list[VerdictReason]:
@@ -218,7 +221,7 @@ class PredicateEvaluation(SymbolicHypothesis):
         return self.statement.decided(
             judge_evaluations(worst, error, controls, len(seen)),
             arms=self.arms(investigation),
-            runs=records_of(runs),
+            runs=select_finals(runs),
             evidence=(*(_make_rows(worst, len(seen)) if worst else ()), _make_cost_row(runs)),
             controls=controls,
             figures=(FIGURE,),
