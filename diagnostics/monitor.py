@@ -33,6 +33,7 @@ from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.recording.arrivals import WHOLE_LOSS
 from diagnostics.recording.buffers import FrozenBuffers
 from diagnostics.recording.capture import Capture, RowsFunction, sample_index, tensors_in
+from diagnostics.recording.hidden_modules import HiddenModules
 from diagnostics.recording.loss_terms import LossTerms
 from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.modules import module_record
@@ -145,6 +146,7 @@ class Monitor:
         )
         self._model = model
         self._strangers = Strangers()
+        self._hidden = HiddenModules(model, lambda path: innermost(path, self._modules))
         self._terms = LossTerms(model, regularisers, shared=group is not None)
         self._handles: list[RemovableHandle] = []
         self._capture: Capture | None = None
@@ -170,6 +172,7 @@ class Monitor:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._hidden.forget()
         self._parameters.detach()
 
     def __enter__(self) -> Self:
@@ -201,8 +204,12 @@ class Monitor:
         return note
 
     def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
-        if self._strangers.looking and self._capture is not None and self._capture.term == WHOLE_LOSS:
+        if self._strangers.looking and self._is_listening():
             self._strangers.note(name, tensors_in(given), tensors_in(output))
+
+    def _is_listening(self) -> bool:
+        """Whether a step is recorded, and not repeated for the gradient of a term."""
+        return self._capture is not None and self._capture.term == WHOLE_LOSS
 
     @contextmanager
     def step(self, samples: int) -> Iterator[None]:
@@ -241,6 +248,7 @@ class Monitor:
         self._parameters.begin()
         self._buffers.begin()
         self._terms.begin()
+        self._handles += self._hidden.begin(self._is_listening)
         try:
             yield
             self._finish(number, self._capture)
@@ -352,6 +360,7 @@ class Monitor:
             self._strangers.found,
             moved_buffers(),
             terms,
+            self._hidden.records(self._parameters.in_optimizers()),
         )
         self._last = record
         scalars = {name: module.scalars() for name, module in modules.items()}

@@ -369,6 +369,31 @@ class Stranger:
 
 
 @dataclass(frozen=True, slots=True)
+class HiddenModule:
+    """A module or parameter that the model holds without registering it.
+
+    Attributes:
+        path: Where it is, such as `core.predicates['red']`.
+        owner: The innermost watched module that contains it; "" for the model itself.
+        kind: Name of its class.
+        parameters: Its parameters; trainable those with requires_grad, in_optimizers those of these that an
+            optimiser holds.
+        calls: Forward calls in it in the step, calls_grad_enabled those with gradients enabled; a parameter has none.
+        copy_of: A registered module of the same class and shapes, "" if there is none.
+    """
+
+    path: str
+    owner: str
+    kind: str
+    parameters: int
+    trainable: int
+    in_optimizers: int
+    calls: int
+    calls_grad_enabled: int
+    copy_of: str
+
+
+@dataclass(frozen=True, slots=True)
 class MovedBuffer:
     """A buffer that is declared frozen and changed in the step.
 
@@ -398,6 +423,7 @@ class StepRecord:
         gap: Steps since the one recorded before it, 1 where each is recorded.
         strangers: Tensors that learn outside the model.
         moved_buffers: Buffers that are declared frozen and changed; those that no checkpoint has are left out.
+        hidden: Modules and parameters that the model holds without registering them.
         terms: Record per named term of the loss, as far as any was given to `Monitor.terms`.
     """
 
@@ -412,6 +438,7 @@ class StepRecord:
     strangers: tuple[Stranger, ...] = ()
     moved_buffers: tuple[MovedBuffer, ...] = ()
     terms: Mapping[str, TermRecord] = field(default_factory=dict)
+    hidden: tuple[HiddenModule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ IDS = {
     "REACH004",
     "REACH005",
     "TERM001",
+    "HIDDEN001",
     "RESPONSE001",
     "RESPONSE002",
     "RESPONSE003",

@@ -9,8 +9,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from diagnostics.auditing.responses import Responses, probe_response
+from diagnostics.errors import InvalidValue
 from etrm.config import Config, with_settings
 from etrm.data import Sample
+from etrm.errors import NonFiniteError
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.training.faults import apply_faults
@@ -20,6 +23,8 @@ from etrm.training.trainer import Trainer
 
 QUERIES = 4
 """Queries of the batch, the smallest ones: a Python loop takes a millisecond for a cell or a pair of cells."""
+TASK = "lm"
+"""The term of the loss that teaches the task: the cross entropy of the answers."""
 Gradients = Mapping[str, Tensor | None]
 """Gradients of weights by their names; None where no graph leads to a weight."""
 
@@ -70,6 +75,19 @@ class SolverStep:
             return dict.fromkeys(weights)
         found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         return dict(zip(weights, found, strict=True))
+
+    def probe_terms(self) -> Responses:
+        """How each term depends on the weights of the encoder, of the core, and of the whole model (``""``).
+
+        Raises:
+            NonFiniteError: a term is not finite.
+        """
+        try:
+            return probe_response(
+                self.model, lambda model, batch: self.compute_terms()[1], None, watch=["encoder", "core"]
+            )
+        except InvalidValue as error:
+            raise NonFiniteError("train.nonfinite-loss", str(error)) from error
 
 
 def build_step(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from etrm.config import Config, load, with_settings
+from etrm.errors import NonFiniteError
 from etrm.investigation.measurements.solver_step import (
     SolverStep,
     build_step,
@@ -20,6 +21,7 @@ from etrm.investigation.measurements.solver_step import (
 )
 from etrm.model.recursive import RecursiveModel
 from etrm.training.trainer import Trainer
+from tests.errors import raises_code
 
 
 def small(*faults: str, **settings: Any) -> Config:
@@ -83,6 +85,14 @@ def test_a_missing_gradient_counts_as_zero(
     reference: dict[str, Tensor | None], other: dict[str, Tensor | None], apart: float
 ) -> None:
     assert compare_gradients(reference, other) == apart
+
+
+def test_a_loss_that_is_not_finite_has_no_response() -> None:
+    step = build_step(small())
+    with torch.no_grad():
+        next(iter(step.predicates.values())).fill_(float("nan"))
+    with raises_code(NonFiniteError, "train.nonfinite-loss"):
+        step.probe_terms()
 
 
 def test_zero_is_no_gradient() -> None:
