@@ -17,7 +17,7 @@ that was compiled before the monitor was made runs without them, and what it doe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -44,6 +44,7 @@ from diagnostics.recording.unregistered_tensors import Strangers
 from diagnostics.recording.watched_parameters import members, track
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
+from diagnostics.rules.families.constant_loss import LOSS002, find_constant_losses, seen_again
 from diagnostics.rules.families.drifts import DRIFT001, find_drifts
 from diagnostics.rules.families.not_run import find_not_run
 from diagnostics.rules.families.spikes import SPIKE001, find_spikes
@@ -212,12 +213,14 @@ class Monitor:
         return self._capture is not None and self._capture.term == WHOLE_LOSS
 
     @contextmanager
-    def step(self, samples: int) -> Iterator[None]:
+    def step(self, samples: int, batch: Hashable = None) -> Iterator[None]:
         """Surrounds forward, backward and optimiser step of one training step.
 
         Args:
             samples: Samples in the loss, B, however many of them each module computes; with a group, those
                 of this process.
+            batch: Name of the batch, such as its number or the ids of its samples, where it comes back in later
+                steps; LOSS002 then compares its losses.
 
         Raises:
             ValueError: `samples` is below 1.
@@ -251,7 +254,7 @@ class Monitor:
         self._handles += self._hidden.begin(self._is_listening)
         try:
             yield
-            self._finish(number, self._capture)
+            self._finish(number, self._capture, batch)
         finally:
             self._capture.closed = True
             self._capture = None
@@ -295,6 +298,11 @@ class Monitor:
         if self._capture is not None:
             self._terms.measure(terms, self._capture, self._parameters)
 
+    def loss(self, loss: Tensor) -> None:
+        """Notes the loss of the step, a scalar; with `step(batch=...)` LOSS002 can tell whether it is a constant."""
+        if self._capture is not None:
+            self._terms.note(loss)
+
     def gradients_reduced(self) -> None:
         """States that the gradients are now those of all processes; call it before clipping.
 
@@ -304,7 +312,7 @@ class Monitor:
         if self._group is not None:
             self._parameters.measure_again()
 
-    def _finish(self, number: int, capture: Capture) -> None:
+    def _finish(self, number: int, capture: Capture, batch: Hashable) -> None:
         if self._group is not None and not self._parameters.measured_again:
             raise WrongOrder(
                 "monitor.gradients-not-reduced",
@@ -340,6 +348,7 @@ class Monitor:
             )
             for name, members in self._members.items()
         }
+        losses = self._terms.losses(readout)
         terms = self._terms.records(
             readout,
             self._parameters,
@@ -364,7 +373,7 @@ class Monitor:
         )
         self._last = record
         scalars = {name: module.scalars() for name, module in modules.items()}
-        self.history.append(StepScalars(number, facts.samples, scalars, facts.order))
+        self.history.append(StepScalars(number, facts.samples, scalars, facts.order, losses, batch))
         self._tally.observe(record)
 
     def _evaluating(self, module: str) -> tuple[str, ...]:
@@ -446,6 +455,7 @@ class Monitor:
         """
         watched = [
             *self._tally.findings(),
+            *find_constant_losses(self.history, self._options[LOSS002.id], self._terms.regularisers),
             *find_spikes(self.history, self._options[SPIKE001.id]),
             *find_drifts(self._probes),
         ]
@@ -473,6 +483,7 @@ class Monitor:
             self._every,
             self._terms.undeclared,
             self._terms.unmeasured,
+            bool(self.history) and bool(self.history[-1].losses) and not seen_again(self.history),
         )
 
 

@@ -7,7 +7,7 @@ what it holds and in which unit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -342,7 +342,7 @@ class TermRecord:
         modules: Reach per watched module; empty where it could not be measured.
         parameters: Reach per parameter, by its full name.
         unknown: Why the gradient could not be measured; None where it was.
-        exact: Whether `value` has single precision or better.
+        exact: Whether `value` is of tensors of single precision or better.
     """
 
     value: float
@@ -443,12 +443,19 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepScalars:
-    """The scalars of one past step: `modules[name]` is `ModuleRecord.scalars()`."""
+    """The scalars of one past step: `modules[name]` is `ModuleRecord.scalars()`.
+
+    Attributes:
+        losses: The loss, as "", and its named terms, as far as they were given in single precision or better.
+        batch: Name of the batch that `Monitor.step` received; None where there is none.
+    """
 
     step: int
     samples: int
     modules: Mapping[str, Mapping[str, Number]] = field(repr=False)
     order: tuple[str, ...] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
+    batch: Hashable = None
 
 
 def root_sum_squares(values: Iterable[float]) -> float:

@@ -52,6 +52,7 @@ IDS = {
     "RULE001",
     "LEAK001",
     "LOSS001",
+    "LOSS002",
     "CONTEXT001",
     "ORIGIN001",
     "ORACLE001",

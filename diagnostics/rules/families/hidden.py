@@ -12,13 +12,11 @@ from diagnostics.rules.parameter_checks import first_few
 from diagnostics.rules.rule import WARNING, Family, Observation, Rule, lasting
 
 HIDDEN_AND_USED = Cause(
-    "hidden-and-used",
-    "it runs with gradients enabled and no optimiser holds its weights, so that they never change",
+    "hidden-and-used", "it runs with gradients enabled, and no optimiser holds its weights"
 )
-HIDDEN = Cause("hidden", "its weights require gradient, and parameters(), checkpoints and .to() lack them")
+HIDDEN = Cause("hidden", "its weights require gradient, and nothing that lists parameters has them")
 HIDDEN_ON_PURPOSE = Cause(
-    "hidden-on-purpose",
-    "it is frozen, in an optimiser, or like another module and run without gradients, as an average or a target is",
+    "hidden-on-purpose", "it is frozen, in an optimiser, or an average or target that runs without gradients"
 )
 
 
@@ -51,15 +49,14 @@ def _judge(hidden: HiddenModule, optimizers: bool) -> tuple[Cause, Severity]:
 HIDDEN001 = Rule(
     "HIDDEN001",
     WARNING,
-    "A module is hidden in a plain attribute",
+    "Modules hidden in plain attributes",
     "parameters",
     "Keep modules in attributes, nn.ModuleList or nn.ModuleDict, and make the optimiser afterwards.",
     find_hidden_modules,
     lasting(5),
     causes=(HIDDEN_AND_USED, HIDDEN, HIDDEN_ON_PURPOSE),
-    what="Lists, dictionaries or objects in the model hold modules or parameters that `named_modules()` lacks. Critical"
-    " where they run with gradients enabled and no optimiser holds them; a note where it looks meant. Of 10,000 objects"
-    " at most.",
+    what="Lists, dictionaries or objects in the model (20,000 at most) hold modules or parameters that it does not"
+    " register. Critical where they run with gradients and no optimiser holds them; a note where it looks meant.",
     why="No optimiser moves them, no checkpoint holds them, and `.to(device)` leaves them.",
     example='`self.predicates = {"red": nn.Linear(8, 1)}`.',
     false_alarms="A fixed network that is kept out of checkpoints on purpose: set requires_grad to False.",
