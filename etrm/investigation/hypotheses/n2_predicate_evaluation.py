@@ -58,7 +58,7 @@ STATEMENT = Statement(
         "tensors costs time and no gradient, so two references are evaluated next to the run: a loop, and a read."
     ),
     kind="mixed",
-    would_change="A gradient of the predicates that differs from that of the vectorised evaluator, or no longer does.",
+    would_change="Another difference between the gradients of the predicates and those of the vectorised evaluator.",
 )
 EQUAL = 1e-4
 """Largest difference of two gradients or of two answers that rounding makes, relative for gradients."""
@@ -113,7 +113,7 @@ class EvaluationFacts(InspectionFacts):
     @property
     def undecided(self) -> bool:
         """Whether the run's gradients cannot be compared with those of the reference."""
-        return not self.tensors or self.answers > EQUAL
+        return not self.tensors or not self.answers <= EQUAL  # NaN is not comparable either
 
     @property
     def loop_is_the_cause(self) -> bool:
@@ -130,7 +130,7 @@ class EvaluationFacts(InspectionFacts):
 
     def _describe_run(self) -> VerdictReason:
         reached = f"{self.reached} of {self.tensors} tensors of the predicates have a gradient"
-        if self.answers > EQUAL:
+        if self.undecided:
             words = f"the run gives other answers than the vectorised evaluator (by {self.answers:.2g}); {reached}"
             return VerdictReason(EvaluationReason.OTHER_ANSWERS, words)
         if self.run <= EQUAL:
