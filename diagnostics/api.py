@@ -36,6 +36,7 @@ from diagnostics.recording.capture import RowsFunction
 from diagnostics.records import (
     Absent,
     CallRecord,
+    HiddenModule,
     ModuleRecord,
     MovedBuffer,
     Number,
@@ -91,6 +92,7 @@ __all__ = [
     "Halting",
     "HaltingSummary",
     "Halts",
+    "HiddenModule",
     "InvalidType",
     "InvalidValue",
     "ModuleRecord",

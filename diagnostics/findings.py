@@ -44,6 +44,7 @@ METRICS: Mapping[str, str] = {
     "output_ratio": "output_rms / local median",
     "output_share": "share between samples",
     "parameters": "parameters",
+    "repeats": "repetitions of a batch",
     "response": "change of the loss with other weights",
     "rules": "rules",
     "score": "score",

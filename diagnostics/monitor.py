@@ -17,7 +17,7 @@ that was compiled before the monitor was made runs without them, and what it doe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +33,7 @@ from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.recording.arrivals import WHOLE_LOSS
 from diagnostics.recording.buffers import FrozenBuffers
 from diagnostics.recording.capture import Capture, RowsFunction, sample_index, tensors_in
+from diagnostics.recording.hidden_modules import HiddenModules
 from diagnostics.recording.loss_terms import LossTerms
 from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.modules import module_record
@@ -43,6 +44,7 @@ from diagnostics.recording.unregistered_tensors import Strangers
 from diagnostics.recording.watched_parameters import members, track
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
+from diagnostics.rules.families.constant_loss import LOSS002, find_constant_losses, seen_again
 from diagnostics.rules.families.drifts import DRIFT001, find_drifts
 from diagnostics.rules.families.not_run import find_not_run
 from diagnostics.rules.families.spikes import SPIKE001, find_spikes
@@ -145,6 +147,7 @@ class Monitor:
         )
         self._model = model
         self._strangers = Strangers()
+        self._hidden = HiddenModules(model, lambda path: innermost(path, self._modules))
         self._terms = LossTerms(model, regularisers, shared=group is not None)
         self._handles: list[RemovableHandle] = []
         self._capture: Capture | None = None
@@ -170,6 +173,7 @@ class Monitor:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._hidden.forget()
         self._parameters.detach()
 
     def __enter__(self) -> Self:
@@ -201,16 +205,22 @@ class Monitor:
         return note
 
     def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
-        if self._strangers.looking and self._capture is not None and self._capture.term == WHOLE_LOSS:
+        if self._strangers.looking and self._is_listening():
             self._strangers.note(name, tensors_in(given), tensors_in(output))
 
+    def _is_listening(self) -> bool:
+        """Whether a step is recorded, and not repeated for the gradient of a term."""
+        return self._capture is not None and self._capture.term == WHOLE_LOSS
+
     @contextmanager
-    def step(self, samples: int) -> Iterator[None]:
+    def step(self, samples: int, batch: Hashable = None) -> Iterator[None]:
         """Surrounds forward, backward and optimiser step of one training step.
 
         Args:
             samples: Samples in the loss, B, however many of them each module computes; with a group, those
                 of this process.
+            batch: Name of the batch, such as its number or the ids of its samples, where it comes back in later
+                steps; LOSS002 then compares its losses.
 
         Raises:
             ValueError: `samples` is below 1.
@@ -241,9 +251,10 @@ class Monitor:
         self._parameters.begin()
         self._buffers.begin()
         self._terms.begin()
+        self._handles += self._hidden.begin(self._is_listening)
         try:
             yield
-            self._finish(number, self._capture)
+            self._finish(number, self._capture, batch)
         finally:
             self._capture.closed = True
             self._capture = None
@@ -287,6 +298,11 @@ class Monitor:
         if self._capture is not None:
             self._terms.measure(terms, self._capture, self._parameters)
 
+    def loss(self, loss: Tensor) -> None:
+        """Notes the loss of the step, a scalar; with `step(batch=...)` LOSS002 can tell whether it is a constant."""
+        if self._capture is not None:
+            self._terms.note(loss)
+
     def gradients_reduced(self) -> None:
         """States that the gradients are now those of all processes; call it before clipping.
 
@@ -296,7 +312,7 @@ class Monitor:
         if self._group is not None:
             self._parameters.measure_again()
 
-    def _finish(self, number: int, capture: Capture) -> None:
+    def _finish(self, number: int, capture: Capture, batch: Hashable) -> None:
         if self._group is not None and not self._parameters.measured_again:
             raise WrongOrder(
                 "monitor.gradients-not-reduced",
@@ -332,6 +348,7 @@ class Monitor:
             )
             for name, members in self._members.items()
         }
+        losses = self._terms.losses(readout)
         terms = self._terms.records(
             readout,
             self._parameters,
@@ -352,10 +369,11 @@ class Monitor:
             self._strangers.found,
             moved_buffers(),
             terms,
+            self._hidden.records(self._parameters.in_optimizers()),
         )
         self._last = record
         scalars = {name: module.scalars() for name, module in modules.items()}
-        self.history.append(StepScalars(number, facts.samples, scalars, facts.order))
+        self.history.append(StepScalars(number, facts.samples, scalars, facts.order, losses, batch))
         self._tally.observe(record)
 
     def _evaluating(self, module: str) -> tuple[str, ...]:
@@ -437,6 +455,7 @@ class Monitor:
         """
         watched = [
             *self._tally.findings(),
+            *find_constant_losses(self.history, self._options[LOSS002.id], self._terms.regularisers),
             *find_spikes(self.history, self._options[SPIKE001.id]),
             *find_drifts(self._probes),
         ]
@@ -464,6 +483,7 @@ class Monitor:
             self._every,
             self._terms.undeclared,
             self._terms.unmeasured,
+            bool(self.history) and bool(self.history[-1].losses) and not seen_again(self.history),
         )
 
 

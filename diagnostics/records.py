@@ -7,7 +7,7 @@ what it holds and in which unit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -342,7 +342,7 @@ class TermRecord:
         modules: Reach per watched module; empty where it could not be measured.
         parameters: Reach per parameter, by its full name.
         unknown: Why the gradient could not be measured; None where it was.
-        exact: Whether `value` has single precision or better.
+        exact: Whether `value` is of tensors of single precision or better.
     """
 
     value: float
@@ -366,6 +366,31 @@ class Stranger:
     module: str
     shape: tuple[int, ...]
     layer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenModule:
+    """A module or parameter that the model holds without registering it.
+
+    Attributes:
+        path: Where it is, such as `core.predicates['red']`.
+        owner: The innermost watched module that contains it; "" for the model itself.
+        kind: Name of its class.
+        parameters: Its parameters; trainable those with requires_grad, in_optimizers those of these that an
+            optimiser holds.
+        calls: Forward calls in it in the step, calls_grad_enabled those with gradients enabled; a parameter has none.
+        copy_of: A registered module of the same class and shapes, "" if there is none.
+    """
+
+    path: str
+    owner: str
+    kind: str
+    parameters: int
+    trainable: int
+    in_optimizers: int
+    calls: int
+    calls_grad_enabled: int
+    copy_of: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +423,7 @@ class StepRecord:
         gap: Steps since the one recorded before it, 1 where each is recorded.
         strangers: Tensors that learn outside the model.
         moved_buffers: Buffers that are declared frozen and changed; those that no checkpoint has are left out.
+        hidden: Modules and parameters that the model holds without registering them.
         terms: Record per named term of the loss, as far as any was given to `Monitor.terms`.
     """
 
@@ -412,16 +438,24 @@ class StepRecord:
     strangers: tuple[Stranger, ...] = ()
     moved_buffers: tuple[MovedBuffer, ...] = ()
     terms: Mapping[str, TermRecord] = field(default_factory=dict)
+    hidden: tuple[HiddenModule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StepScalars:
-    """The scalars of one past step: `modules[name]` is `ModuleRecord.scalars()`."""
+    """The scalars of one past step: `modules[name]` is `ModuleRecord.scalars()`.
+
+    Attributes:
+        losses: The loss, as "", and its named terms, as far as they were given in single precision or better.
+        batch: Name of the batch that `Monitor.step` received; None where there is none.
+    """
 
     step: int
     samples: int
     modules: Mapping[str, Mapping[str, Number]] = field(repr=False)
     order: tuple[str, ...] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
+    batch: Hashable = None
 
 
 def root_sum_squares(values: Iterable[float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -20,8 +20,8 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
 
     Args:
         watch: Names or fnmatch patterns (`*` also matches dots). None, an empty list or the name ""
-            mean the direct children. Lists of modules, which are never called themselves, mean
-            their members.
+            mean the direct children, and those of children without a forward of their own. Lists of
+            modules, which are never called themselves, mean their members.
 
     Raises:
         ValueError: A name or pattern matches nothing, or the model has no submodule.
@@ -38,7 +38,7 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
     chosen: set[str] = set()
     for pattern in patterns:
         if pattern == "":
-            chosen.update(name for name, _ in model.named_children())
+            chosen.update(_callable_children(model))
             continue
         matches = [name for name in modules if fnmatchcase(name, pattern)]
         if not matches:
@@ -49,6 +49,16 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
             chosen.remove(name)
             chosen.update(f"{name}.{child}" for child, _ in modules[name].named_children())
     return {name: module for name, module in modules.items() if name in chosen}
+
+
+def _callable_children(model: nn.Module, prefix: str = "") -> Iterator[str]:
+    """Names of the children; of those that cannot be called and hold layers alone, the names of theirs."""
+    for name, child in model.named_children():
+        without = "forward" not in vars(child) and type(child).forward is nn.Module.forward
+        if without and not child._parameters and any(True for _ in child.children()):
+            yield from _callable_children(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def check_patterns(argument: str, patterns: Iterable[str], names: Iterable[str]) -> None:

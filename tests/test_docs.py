@@ -17,10 +17,12 @@ from etrm.training.faults import FAULTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-COUNTED = (ROOT / "README.md", ROOT / "diagnostics" / "README.md", *DOCS)
-PAGES = (*COUNTED, *(page for page in (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md") if page.exists()))
-WORDS = 20_500
-"""Half of the 41,000 words that the documents had before they were ordered by task, counted as `wc -w` does."""
+ALL = (ROOT / "README.md", ROOT / "diagnostics" / "README.md", *DOCS)
+COUNTED = tuple(page for page in ALL if page.parent.name != "results")
+"""Pages that users read to use the program. Pages of results are records, which grow with what was measured."""
+PAGES = (*ALL, *(page for page in (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md") if page.exists()))
+WORDS = 17_000
+"""Words of the counted pages, as `wc -w` counts them: half of what they had before they were ordered by task."""
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -171,7 +173,7 @@ def test_quoted_make_targets_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE))
     named = {
         name
-        for page in COUNTED
+        for page in ALL
         for name in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), flags=re.MULTILINE)
     }
     assert named <= targets

@@ -109,8 +109,8 @@ DEFECTS = [
         ),
         (
             "the halting loss has twice its weight",
-            "self.lm.sum() + q_halt_weight * self.q_halt.sum()",
-            "self.lm.sum() + 2 * q_halt_weight * self.q_halt.sum()",
+            "train.q_halt_weight * self.q_halt.sum()",
+            "2 * train.q_halt_weight * self.q_halt.sum()",
         ),
         (
             "the first moment is not corrected for its start at zero",

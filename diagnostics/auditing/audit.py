@@ -6,12 +6,13 @@ print(report)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -163,7 +164,7 @@ def audit(
         ) as monitor,
     ):
         for batch in islice(_endless(batches), steps):
-            with monitor.step(samples=(samples or count_samples)(batch)):
+            with monitor.step(samples=(samples or count_samples)(batch), batch=_name_batch(batch)):
                 returned = _train(model, step, batch, optimizers, monitor)
             if returned is not None:
                 losses.append(returned)
@@ -199,6 +200,18 @@ def count_samples(batch: Any) -> int:
     return sizes.pop()
 
 
+def _name_batch(batch: Any) -> Hashable:
+    """A name that batches of equal content share; None where nothing is known of the content."""
+    parts = []
+    for tensor in tensors_in(batch):
+        flat = tensor.detach().flatten()
+        some = flat[: 64 if flat.numel() else 0].tolist()
+        whole = torch.view_as_real(flat) if flat.is_complex() else flat
+        total = whole.double()
+        parts.append((tuple(tensor.shape), repr(some), float(total.sum()), float(total.square().sum())))
+    return tuple(parts) or None
+
+
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:
     """Ends only if a second iteration over `batches` gives nothing, as with a generator."""
     while True:
@@ -218,6 +231,8 @@ def _train(
     if isinstance(returned, Mapping):
         monitor.terms(returned)
         returned = sum_terms(returned)
+    if isinstance(returned, Tensor) and returned.numel() == 1:
+        monitor.loss(returned)
     if isinstance(returned, Tensor) and returned.requires_grad and not arrived:
         if returned.numel() != 1:
             raise InvalidValue(

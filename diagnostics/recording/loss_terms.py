@@ -35,6 +35,7 @@ SEVERAL_PROCESSES = Cause(
     "several-processes", "terms are not measured where several processes train one model"
 )
 
+_SINGLE = 32  # bits: half precision repeats a loss by rounding
 _NO_GRADIENT = Absent("no gradient of the term arrived", "no-gradient")
 
 
@@ -47,6 +48,20 @@ class _Term:
         self.unknown: Cause | None = None
         self.exact = True
         self.keys: tuple[int, int, int, int] = (-1, -1, -1, -1)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The values that are tensors."""
+        return [value for value in self.values if isinstance(value, Tensor)]
+
+    def add_value(self, value: Tensor | float) -> None:
+        """Keep the value; `exact` says whether all are tensors of single precision or better."""
+        if isinstance(value, Tensor):
+            self.values.append(value.detach().reshape(()))
+            self.exact &= value.is_floating_point() and torch.finfo(value.dtype).bits >= _SINGLE
+        else:
+            self.values.append(float(value))
+            self.exact = False
 
     def add(self, position: int, gradient: Tensor) -> None:
         known = self.gradients.get(position)
@@ -63,9 +78,10 @@ class LossTerms:
 
     def __init__(self, model: nn.Module, regularisers: Sequence[str], shared: bool) -> None:
         self._model = model
-        self._regularisers = frozenset(regularisers)
+        self.regularisers = frozenset(regularisers)
         self._shared = shared
         self._terms: dict[str, _Term] = {}
+        self._loss = _Term()
         self.unmeasured: dict[str, Cause] = {}
         """Why the gradient of a term could not be measured, in the latest step in which it could not."""
         self.met: set[str] = set()
@@ -74,11 +90,21 @@ class LossTerms:
     def begin(self) -> None:
         """Start a step."""
         self._terms = {}
+        self._loss = _Term()
+
+    def note(self, loss: Tensor) -> None:
+        """Keep the value of the loss, summed over the micro-batches.
+
+        Raises:
+            InvalidValue: It has more than one element.
+        """
+        check_terms({"loss": loss})
+        self._loss.add_value(loss)
 
     @property
     def undeclared(self) -> list[str]:
         """Names of regularisers that no term had so far; all of them are expected once there was a term."""
-        return sorted(self._regularisers - self.met) if self.met else []
+        return sorted(self.regularisers - self.met) if self.met else []
 
     def measure(
         self, terms: Mapping[str, Tensor | float], capture: Capture, parameters: ParameterWatch
@@ -93,10 +119,9 @@ class LossTerms:
         self.met.update(terms)
         for name, value in terms.items():
             term = self._terms.setdefault(name, _Term())
-            term.values.append(value.detach() if isinstance(value, Tensor) else float(value))
+            term.add_value(value)
             if not isinstance(value, Tensor):
                 continue
-            term.exact &= torch.finfo(value.dtype).bits >= 32 if value.is_floating_point() else True
             if self._shared:
                 term.unknown = SEVERAL_PROCESSES
             elif value.requires_grad and term.unknown is None:
@@ -136,9 +161,18 @@ class LossTerms:
                 _dot(gradient, parameters.fall[place]) if parameters.fall else gradient.new_zeros(())
                 for place, gradient in term.gradients.items()
             ]
-            values = [value for value in term.values if isinstance(value, Tensor)]
             first, second, third = (readout.add_scalars(numbers) for numbers in (norms, counts, falls))
-            term.keys = (first, second, third, readout.add_scalars([value.reshape(()) for value in values]))
+            term.keys = (first, second, third, readout.add_scalars(term.tensors))
+        self._loss.keys = (-1, -1, -1, readout.add_scalars(self._loss.tensors))
+
+    def losses(self, readout: Readout) -> dict[str, float]:
+        """The loss, as "", and its terms, as far as they are known to single precision; before `records`."""
+        every = {"": self._loss, **self._terms}
+        return {
+            name: sum(readout.numbers(term.keys[3]))
+            for name, term in every.items()
+            if term.values and term.exact
+        }
 
     def records(
         self,
@@ -161,7 +195,7 @@ class LossTerms:
         for name, term in self._terms.items():
             plain = [value for value in term.values if not isinstance(value, Tensor)]
             value = sum([*plain, *readout.numbers(term.keys[3])])
-            regulariser = name in self._regularisers
+            regulariser = name in self.regularisers
             if term.unknown is not None:
                 self.unmeasured[name] = term.unknown
                 found[name] = TermRecord(value, regulariser, {}, {}, term.unknown, term.exact)

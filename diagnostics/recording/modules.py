@@ -110,12 +110,12 @@ def _coverage(
 ) -> Number:
     trainable = [record for record in parameters.values() if record.requires_grad]
     blind = any(call.unknown is not None for call in calls)
-    if (
-        not blind
-        and state != "arrived"
-        and trainable
-        and all(record.reach.kind in ("some", "all") for record in trainable)
-    ):
+    received = [record for record in trainable if record.reach.kind in ("some", "all")]
+    if state == "not called":  # a tensor that it shares with another module has gradient from there
+        other_way = any(not record.shared for record in received)
+    else:
+        other_way = bool(received) and len(received) == len(trainable)
+    if not blind and state != "arrived" and other_way:
         return Absent.because(OTHER_WAY.of(state=state))
     covering = int(torch.count_nonzero(gradients))
     unknown = [

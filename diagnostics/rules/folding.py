@@ -92,6 +92,7 @@ def _explains(cause: Finding, finding: Finding, flow: Flow, rules: Mapping[str, 
     if finding.evidence.first_step < cause.evidence.first_step:
         return False
     inside = bool(cause.consequences) if not cause.module else _holds(cause.module, finding.module)
+    inside = inside or cause.module == finding.module
     if rule.spreads == "together" and finding.rule == cause.rule:
         return finding.evidence.first_step == cause.evidence.first_step
     if inside:

@@ -15,7 +15,8 @@ def page(rule: Rule, short: bool = False, known: Mapping[Cause, str] = MappingPr
     """The page of a rule.
 
     Args:
-        short: Whether to leave out why it matters, and what the index of all pages says once of the usual options.
+        short: Whether to leave out why it matters, the bounds of options, and what the index of all pages says once
+            of the usual ones.
         known: Causes that the page of another rule explains, with its id.
     """
     return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule, short, known)]) + "\n"
@@ -35,9 +36,10 @@ def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[s
     if rule.false_alarms:
         yield f"**False alarms.** {rule.false_alarms}"
     yield f"**Remedy.** {rule.remedy}"
-    if rule.options:
+    listed = list(_short_options(rule.options) if short else _options(rule.options))
+    if listed:
         yield "**Options**" if short else "**Options** (`Monitor(options=...)`)"
-        yield "\n".join(_short_options(rule.options) if short else _options(rule.options))
+        yield "\n".join(listed)
     if rule.arguments:
         yield f"**Options.** Arguments of `{rule.arguments}`."
 
@@ -61,10 +63,12 @@ def _options(options: Mapping[str, Option]) -> Iterator[str]:
 
 
 def _short_options(options: Mapping[str, Option]) -> Iterator[str]:
-    """A line per option; `min_steps` and `share` share the last one."""
+    """A line per option, without bounds; `min_steps` and `share` share the last one, if one of them is not usual."""
     usual = {name: option for name, option in options.items() if name in ("min_steps", "share")}
-    yield from _options({name: option for name, option in options.items() if name not in usual})
-    if usual:
+    for name, option in options.items():
+        if name not in usual:
+            yield f"- `{name}={option.default:g}`: {option.meaning}{_reason(option)}."
+    if any(option.why not in ("", ODD_BATCH) for option in usual.values()):
         reasons = [_reason(option)[2:] for option in usual.values() if option.why != ODD_BATCH]
         text = ". ".join(filter(None, reasons))
         values = ", ".join(f"`{name}={option.default:g}`" for name, option in usual.items())

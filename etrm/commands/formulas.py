@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from etrm.commands.apps import symbolic_app
-from etrm.commands.options import AllowCodeOption, ConfigOption, PresetOption, SetOption
+from etrm.commands.options import AllowCodeOption, ConfigOption, JobsOption, PresetOption, SetOption
 from etrm.commands.shared import allow_code_of, print_report_paths, resolve_config
 
 
@@ -59,6 +59,29 @@ def explain(
     open_console().print(draw_explanation(explained, demos=demos), highlight=False)
     if png is not None:
         write_file(png, draw_png(explained))
+
+
+@symbolic_app.command()
+def story(
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each stage.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every run.")] = 0,
+    jobs: JobsOption = 2,
+    out: Annotated[Path, typer.Option(help="Folder for runs and page.")] = Path("runs/story"),
+) -> None:
+    """Rebuild the original solver with its faults, and repair, train and investigate it step by step."""
+    from etrm.commands.shared import make_launcher, resumable_work
+    from etrm.investigation.original_solver import tell
+    from reports.pages.original_solver_page import LOSS, PAGE, draw_losses, make_page
+    from reports.terminal.console import open_console
+    from reports.write import write
+
+    command = f"etrm symbolic story --steps {steps} --seed {seed} --out {out}"
+    with resumable_work() as phases:
+        launcher = make_launcher("processes", jobs, 1, None)
+        told = tell(out, launcher, command=command, progress=phases.update, steps=steps, seed=seed)
+    text = make_page(told)
+    write({PAGE: text.encode(), LOSS: draw_losses(told)}, out)
+    open_console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @symbolic_app.command()

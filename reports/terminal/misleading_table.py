@@ -8,9 +8,7 @@ from rich.table import Table
 
 from etrm.evaluation.misleading import Misleading, MisleadingScores, Share
 
-TITLE = (
-    "Misleading scores: only the first line measures the run; the others are comparable with nothing above"
-)
+TITLE = "Misleading scores: only the first line is the score; the others are comparable with copying alone"
 
 
 def misleading_table(scores: Mapping[str, MisleadingScores]) -> Table:
@@ -20,7 +18,7 @@ def misleading_table(scores: Mapping[str, MisleadingScores]) -> Table:
         scores: the scores by name of what was evaluated; all have been evaluated on the same tasks.
     """
     table = Table(title=TITLE, title_justify="left")
-    table.add_column("share of")
+    table.add_column("right, with 95 % interval")
     for name in ("n", *scores):
         table.add_column(name, justify="right")
     for kind in Misleading:
@@ -31,4 +29,4 @@ def misleading_table(scores: Mapping[str, MisleadingScores]) -> Table:
 
 
 def _format(share: Share) -> str:
-    return f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
+    return f"{share.value:.1%} [{100 * share.low:.1f}, {100 * share.high:.1f}]"

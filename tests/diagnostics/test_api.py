@@ -34,6 +34,7 @@ PUBLIC = {
     "MovedBuffer",
     "Stranger",
     "TermReach",
+    "HiddenModule",
     "TermRecord",
     "TermResponse",
     "Response",

@@ -15,6 +15,10 @@ CALLS_DECLARED = Cause(
     "calls-without-grad-declared", "the other calls run with gradients disabled, as declared"
 )
 CALLS_CUT = Cause("calls-cut", "the results of the other calls are cut on the way to the loss, or not used")
+CALLS_ZERO = Cause(
+    "calls-zero",
+    "the gradient of the other calls is exactly zero: their rows are masked, or a factor of zero follows",
+)
 CALLS_WITHOUT_GRAD_AND_CUT = Cause(
     "calls-without-grad-and-cut",
     "some calls run with gradients disabled, and the results of others are cut or not used",
@@ -25,31 +29,30 @@ _CAUSES = {
     (True, False): CALLS_WITHOUT_GRAD,
     (False, True): CALLS_CUT,
     (True, True): CALLS_WITHOUT_GRAD_AND_CUT,
+    (False, False): CALLS_ZERO,
 }
 """(some ran with gradients disabled, some were cut later) -> the cause."""
 
 
 def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observation]:
-    """CALL001; a note where all calls without gradient ran with gradients disabled, and that is declared."""
+    """CALL001; a note where the other calls ran with gradients disabled as declared, or received zeros alone."""
     for name, module in learners(record):
         total, reached = module.calls_total, module.calls_with_gradient
+        zero = sum(call.reached and not call.gradient for call in module.calls)
         repeated = any(call.recomputed or call.unknown for call in module.calls)
         if module.state != "arrived" or reached >= total or repeated:
             continue
         disabled = total - module.calls_grad_enabled
-        cut = total - reached - disabled
-        declared = name in record.partial and not cut
+        cut = total - reached - disabled - zero
+        declared = name in record.partial and not cut and disabled > 0
+        cause = CALLS_DECLARED if declared else _CAUSES[disabled > 0, cut > 0]
+        minor = cause in (CALLS_DECLARED, CALLS_ZERO)
         message = (
-            f"{name}: {reached} of {total} calls received gradient;"
-            f" {disabled} ran with gradients disabled, {cut} were cut later"
+            f"{name}: {reached} of {total} calls received gradient; {disabled} ran with gradients disabled,"
+            f" {cut} were cut later{f', {zero} received zeros alone' if zero else ''}"
         )
         yield Observation(
-            name,
-            float(reached),
-            message,
-            CALLS_DECLARED if declared else _CAUSES[disabled > 0, cut > 0],
-            key=declared,
-            severity=Severity.NOTE if declared else None,
+            name, float(reached), message, cause, key=minor, severity=Severity.NOTE if minor else None
         )
 
 
@@ -69,10 +72,10 @@ CALL001 = Rule(
     " detach().",
     find_partial_calls,
     lasting(5),
-    causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT),
+    causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
     what="The module is called several times in a step, and some calls receive no gradient. It is a note where"
-    " `expect_partial` names the module and all these calls ran with gradients disabled. It does not fire where"
-    " checkpointing repeats calls.",
+    " `expect_partial` names the module and these calls ran with gradients disabled, and where they received zeros"
+    " alone. It does not fire where checkpointing repeats calls.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
     false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",

@@ -17,6 +17,7 @@ STEPS_LEFT_OUT = Cause("steps-left-out", "one step in {every} is recorded, and t
 NO_OPTIMIZER = Cause("no-optimizer", "the monitor was given no optimiser")
 NO_PROBE = Cause("no-probe", "no output on a fixed batch was given to Monitor.probe")
 
+NO_REPETITION = Cause("no-repetition", "no batch came back, as far as is known")
 UNKNOWN_REGULARISER = Cause(
     "unknown-regulariser", "no term of the loss was called {names}, which is declared a regulariser"
 )
@@ -31,6 +32,7 @@ def find_not_run(
     every: int,
     regularisers: Sequence[str] = (),
     unmeasured: Mapping[str, Cause] = MappingProxyType({}),
+    batches_differ: bool = False,
 ) -> list[Finding]:
     """One note per reason.
 
@@ -42,6 +44,7 @@ def find_not_run(
         options: Values of every rule's options.
         every: The monitor records one step in so many.
         regularisers: Declared names that no term of the loss had.
+        batches_differ: Whether losses were given and no batch came back.
         unmeasured: Terms of the loss whose gradient could not be measured, and why.
     """
     watching = [rule for rule in rules if rule.source in ("step", "history")]
@@ -57,6 +60,8 @@ def find_not_run(
     if regularisers:
         names = ", ".join(regularisers)
         found.append(_note("", ["TERM001"], UNKNOWN_REGULARISER.of(names=names), steps))
+    if batches_differ:
+        found.append(_note("", ["LOSS002"], NO_REPETITION, steps))
     found += [_note("", ["TERM001"], cause, steps) for cause in dict.fromkeys(unmeasured.values())]
     for name, probe in probes.items():
         if probe.blocked is not None:
@@ -84,6 +89,7 @@ RULE001 = Rule(
         STEPS_LEFT_OUT,
         NO_OPTIMIZER,
         NO_PROBE,
+        NO_REPETITION,
         UNKNOWN_REGULARISER,
         NOT_DIFFERENTIABLE,
         REENTRANT_CHECKPOINT,

@@ -188,6 +188,7 @@ class WrongData(Hypothesis):
         "augment-mismatch",
         "labels-from-new-batch",
         "eval-leak",
+        "arc1-in-arc2",
     )
     next_step = (
         "Fix the loader first: page H5 names the first row whose grids are not those of its task. Then run the same "

@@ -10,7 +10,7 @@ from etrm.config.model import SYMBOLIC
 from etrm.config.tree import Changes
 from etrm.investigation.comparison.paired_contrast import Contrast
 from etrm.investigation.comparison.screening import with_steps
-from etrm.investigation.controls import Control, subject_arm
+from etrm.investigation.controls import HEALTHY, Control, subject_arm
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.records import Arm, NotMeasured
 from etrm.investigation.runs.loaded_run import LoadedRun
@@ -44,6 +44,16 @@ def control_config(faults: Sequence[str] = (), **symbolic: object) -> Config:
         "faults": tuple(faults),
     }
     return with_settings(load(SYMBOLIC_PRESET), **changes)
+
+
+def fault_controls(config: Config, fault: str) -> list[Control]:
+    """A healthy control, and the same with a fault that must be found."""
+    return [
+        Control(HEALTHY, f"preset {SYMBOLIC_PRESET} without a fault", config, False),
+        Control(
+            fault, f"fault {fault} on preset {SYMBOLIC_PRESET}", with_settings(config, faults=(fault,)), True
+        ),
+    ]
 
 
 def study_config(steps: int, side: int, faults: Sequence[str] = (), **symbolic: object) -> Config:

@@ -42,6 +42,7 @@ ONLY_JUDGE = tuple(
         "fault_benchmark.py",
         "folder_claim.py",
         "judgement.py",
+        "original_solver.py",
         "session.py",
         "result.py",
         "root_cause.py",

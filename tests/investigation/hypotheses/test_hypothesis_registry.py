@@ -26,7 +26,7 @@ from tests.errors import raises_code
 from tests.investigation.planted import inline
 
 OF_EVERY_MODEL = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
-OF_THE_SOLVER = ("N2", "N5")
+OF_THE_SOLVER = ("N1", "N2", "N3", "N4", "N5")
 STATEMENT = Statement(
     id="X1",
     title="Too few tasks",

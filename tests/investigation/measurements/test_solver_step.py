@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from etrm.config import Config, load, with_settings
+from etrm.errors import NonFiniteError
 from etrm.investigation.measurements.solver_step import (
     SolverStep,
     build_step,
@@ -20,6 +21,7 @@ from etrm.investigation.measurements.solver_step import (
 )
 from etrm.model.recursive import RecursiveModel
 from etrm.training.trainer import Trainer
+from tests.errors import raises_code
 
 
 def small(*faults: str, **settings: Any) -> Config:
@@ -77,12 +79,21 @@ def test_the_settings_of_a_fault_stay_and_its_code_goes() -> None:
         ({"a": torch.tensor([4.0]), "b": None}, {"a": torch.tensor([4.0]), "b": torch.tensor([2.0])}, 0.5),
         ({"a": None}, {"a": None}, 0.0),
         ({"a": None}, {"a": torch.tensor([1.0])}, math.inf),
+        ({"a": torch.tensor([4.0])}, {"a": torch.tensor([math.nan])}, math.inf),
     ],
 )
 def test_a_missing_gradient_counts_as_zero(
     reference: dict[str, Tensor | None], other: dict[str, Tensor | None], apart: float
 ) -> None:
     assert compare_gradients(reference, other) == apart
+
+
+def test_a_loss_that_is_not_finite_has_no_response() -> None:
+    step = build_step(small())
+    with torch.no_grad():
+        next(iter(step.predicates.values())).fill_(float("nan"))
+    with raises_code(NonFiniteError, "train.nonfinite-loss"):
+        step.probe_terms()
 
 
 def test_zero_is_no_gradient() -> None:

@@ -2,11 +2,99 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
 
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import Absent, Finding, Monitor, Severity
 from tests.diagnostics.rules.trainings import HEALTHY, Cases, changed
 
 CASES: Cases = {
     "CALL001": (changed(lambda model: setattr(model, "first_cycle_has_gradient", False)), HEALTHY),
     "CALL002": (changed(lambda model: setattr(model, "spare", nn.Linear(2, 2))), HEALTHY),
 }
+
+
+class Predicates(nn.Module):
+    """A container without a forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.red = nn.Linear(4, 1)
+        self.spare = nn.Linear(4, 1)
+
+
+class Cells(nn.Module):
+    """Calls a predicate once per cell, and keeps some of the answers."""
+
+    def __init__(self, keep: Callable[[Tensor, int], Tensor | None]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.predicates = Predicates()
+        self.head = nn.Linear(1, 1)
+        self.keep = keep
+
+    def forward(self, grid: Tensor) -> Tensor:
+        cells = range(grid.shape[1])
+        kept = (self.keep(self.predicates.red(grid[:, cell]), cell) for cell in cells)
+        return self.head(sum(answer for answer in kept if answer is not None))
+
+
+def watch(model: nn.Module, names: list[str] | None = None) -> Monitor:
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, optimizer, watch=names)
+    for _ in range(6):
+        with monitor.step(samples=3):
+            model(torch.randn(3, 5, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return monitor
+
+
+def calls(monitor: Monitor) -> list[Finding]:
+    return [each for each in monitor.findings() if each.rule == "CALL001"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "code", "severity"),
+    [
+        (lambda answer, cell: answer * (cell < 3), "calls-zero", Severity.NOTE),
+        (lambda answer, cell: answer.where(torch.tensor(cell < 3), 0), "calls-zero", Severity.NOTE),
+        (lambda answer, cell: answer if cell < 3 else answer.detach(), "calls-cut", Severity.WARNING),
+        (lambda answer, cell: answer if cell < 3 else None, "calls-cut", Severity.WARNING),
+        (lambda answer, cell: answer * (cell < 2) if cell < 3 else None, "calls-cut", Severity.WARNING),
+    ],
+    ids=["masked", "where", "detached", "dropped", "masked and dropped"],
+)
+def test_rows_that_are_masked_are_not_cut(
+    keep: Callable[[Tensor, int], Tensor | None], code: str, severity: Severity
+) -> None:
+    (finding,) = calls(watch(Cells(keep)))
+    assert (finding.module, finding.code, finding.severity) == ("predicates.red", code, severity)
+
+
+def test_a_mask_over_rows_that_are_all_kept_is_quiet() -> None:
+    assert calls(watch(Cells(lambda answer, cell: answer))) == []
+
+
+def test_the_children_of_a_container_are_watched_by_default() -> None:
+    monitor = watch(Cells(lambda answer, cell: answer))
+    assert list(monitor.last.modules) == ["predicates.red", "predicates.spare", "head"]
+    assert [each.module for each in monitor.findings() if each.rule == "CALL002"] == ["predicates.spare"]
+
+
+def test_the_coverage_of_a_container_that_is_named_is_not_known() -> None:
+    monitor = watch(Cells(lambda answer, cell: answer), ["predicates", "head"])
+    coverage = monitor.last.modules["predicates"].coverage
+    assert isinstance(coverage, Absent)
+    assert coverage.code == "other-way"
+    assert {"CALL002", "COV001", "GRAD001"}.isdisjoint(each.rule for each in monitor.findings())
+
+
+def test_a_module_that_never_runs_and_shares_a_tensor_is_still_named() -> None:
+    model = Cells(lambda answer, cell: answer)
+    model.twin = nn.Linear(4, 1)
+    model.twin.weight = model.predicates.red.weight
+    assert "twin" in {each.module for each in watch(model).findings() if each.rule == "CALL002"}

@@ -1,0 +1,66 @@
+"""Modules that the model holds without registering them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diagnostics.causes import Cause
+from diagnostics.findings import Severity
+from diagnostics.records import HiddenModule, StepRecord
+from diagnostics.rules.options import Values
+from diagnostics.rules.parameter_checks import first_few
+from diagnostics.rules.rule import WARNING, Family, Observation, Rule, lasting
+
+HIDDEN_AND_USED = Cause(
+    "hidden-and-used", "it runs with gradients enabled, and no optimiser holds its weights"
+)
+HIDDEN = Cause("hidden", "its weights require gradient, and nothing that lists parameters has them")
+HIDDEN_ON_PURPOSE = Cause(
+    "hidden-on-purpose", "it is frozen, in an optimiser, or an average or target that runs without gradients"
+)
+
+
+def find_hidden_modules(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """HIDDEN001; a note where it looks meant, critical where weights are used that nothing trains."""
+    groups: dict[tuple[str, Cause, Severity], list[HiddenModule]] = {}
+    for hidden in record.hidden:
+        cause, severity = _judge(hidden, bool(record.optimizers))
+        groups.setdefault((hidden.owner, cause, severity), []).append(hidden)
+    for (owner, cause, severity), found in groups.items():
+        calls = sum(hidden.calls for hidden in found)
+        enabled = sum(hidden.calls_grad_enabled for hidden in found)
+        trainable = sum(hidden.trainable for hidden in found)
+        total = sum(hidden.parameters for hidden in found)
+        message = (
+            f"{owner or 'model'}: {first_few(f'{hidden.path} ({hidden.kind})' for hidden in found)} not registered;"
+            f" {trainable} of {total} parameters require gradient, {enabled} of {calls} calls had it enabled"
+        )
+        yield Observation(owner, float(total), message, cause, key=cause, severity=severity)
+
+
+def _judge(hidden: HiddenModule, optimizers: bool) -> tuple[Cause, Severity]:
+    if not hidden.trainable or hidden.in_optimizers == hidden.trainable:
+        return HIDDEN_ON_PURPOSE, Severity.NOTE
+    if hidden.calls_grad_enabled:
+        return (HIDDEN_AND_USED, Severity.CRITICAL) if optimizers else (HIDDEN, Severity.WARNING)
+    return (HIDDEN_ON_PURPOSE, Severity.NOTE) if hidden.copy_of else (HIDDEN, Severity.WARNING)
+
+
+HIDDEN001 = Rule(
+    "HIDDEN001",
+    WARNING,
+    "Modules hidden in plain attributes",
+    "parameters",
+    "Keep modules in attributes, nn.ModuleList or nn.ModuleDict, and make the optimiser afterwards.",
+    find_hidden_modules,
+    lasting(5),
+    causes=(HIDDEN_AND_USED, HIDDEN, HIDDEN_ON_PURPOSE),
+    what="Lists, dictionaries or objects in the model (20,000 at most) hold modules or parameters that it does not"
+    " register. Critical where they run with gradients and no optimiser holds them; a note where it looks meant.",
+    why="No optimiser moves them, no checkpoint holds them, and `.to(device)` leaves them.",
+    example='`self.predicates = {"red": nn.Linear(8, 1)}`.',
+    false_alarms="A fixed network that is kept out of checkpoints on purpose: set requires_grad to False.",
+    explains=frozenset({"REACH005"}),
+    rank=25,
+)
+FAMILY = Family(55, "Modules that are not registered", (HIDDEN001,))

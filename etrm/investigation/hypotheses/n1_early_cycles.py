@@ -1,0 +1,310 @@
+"""N1: early cycles without gradient keep encoder and refiners from learning.
+
+Mechanistic: decided by the calls of both in training steps. Runs on the rule family show what the missing gradient
+costs, with the encoding as starting state and in every cycle.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from etrm.config import Config
+from etrm.investigation.comparison.screening import select_finals
+from etrm.investigation.controls import HEALTHY, Control
+from etrm.investigation.evidence.figures import Figure, Series, logged_curve, smooth
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
+from etrm.investigation.evidence.words import format_seeds
+from etrm.investigation.hypotheses.hypothesis import Statement
+from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_controls
+from etrm.investigation.hypotheses.symbolic_hypothesis import (
+    SYMBOLIC_PRESET,
+    SymbolicHypothesis,
+    compare_scores,
+    control_config,
+    describe_arms,
+    split_by_setting,
+    study_config,
+)
+from etrm.investigation.judgement import CommonReason, Judgement
+from etrm.investigation.measurements.selector_calls import STEPS, PartCalls, SelectorCalls, watch_selector
+from etrm.investigation.records import Arm, ControlOutcome, NotMeasured, Verdict
+from etrm.investigation.result import HypothesisResult
+from etrm.investigation.runs.arms import ArmId
+from etrm.investigation.runs.jobs import Job
+from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation, with_seed
+
+STATEMENT = Statement(
+    id="N1",
+    title="Early cycles without gradient",
+    statement="Early cycles without gradient keep the encoder or the refiners from learning.",
+    refuted_by=(
+        "A gradient arrives at the encoder and at the refiners in every step, or every cycle runs with gradients."
+    ),
+    mechanism=(
+        "The refiners are called in every cycle, and the last one has a gradient. The encoder is called once: if its "
+        "output is the starting state alone, its only path leads through the early cycles and is cut. If every cycle "
+        "gets the encoding, as in TRM, the last one trains the encoder too."
+    ),
+    kind="mixed",
+    would_change="A step on which the encoder or a refiner has no gradient because its cycles ran without one.",
+)
+FAULT = "cycles-no-grad"
+
+
+class CycleReason(StrEnum):
+    """What the calls show about encoder and refiners."""
+
+    ALL_CYCLES = "n1.every-cycle-has-gradient"
+    ENCODER_CUT = "n1.encoder-without-gradient"
+    ENCODER_TRAINS = "n1.encoder-has-gradient"
+    REFINERS_TRAIN = "n1.refiners-have-gradient"
+    CUT_ELSEWHERE = "n1.no-gradient-in-the-last-cycle"
+
+
+@dataclass(frozen=True)
+class CycleFacts(InspectionFacts):
+    """Whether gradients arrive at encoder and refiners.
+
+    Attributes:
+        calls: the calls of both.
+    """
+
+    calls: SelectorCalls
+
+    @property
+    def early_cycles(self) -> bool:
+        """Whether some cycles run without gradient."""
+        return self.calls.refiners.enabled < self.calls.refiners.calls
+
+    @property
+    def undecided(self) -> bool:
+        """Whether no gradient arrives in the last cycle either, so that something else is cut."""
+        return self.early_cycles and not self.calls.refiners.reached
+
+    @property
+    def holds(self) -> bool:
+        """Whether the encoder has no gradient while the last cycle has one."""
+        return self.early_cycles and not self.undecided and not self.calls.encoder.reached
+
+    @property
+    def reasons(self) -> list[VerdictReason]:
+        """What the calls show, about the encoder and about the refiners."""
+        encoder, refiners = self.calls.encoder, self.calls.refiners
+        if not self.early_cycles:
+            words = f"all {refiners.calls:g} calls of the refiners run with gradients"
+            return [VerdictReason(CycleReason.ALL_CYCLES, words)]
+        cycles = f"{refiners.enabled:g} of {refiners.calls:g} calls of the refiners run with gradients"
+        if self.undecided:
+            words = f"{cycles}, and no gradient arrives at those: something behind the cycles is cut"
+            return [VerdictReason(CycleReason.CUT_ELSEWHERE, words)]
+        arrived = VerdictReason(
+            CycleReason.REFINERS_TRAIN, f"{cycles}, and a gradient arrives at {refiners.reached:g}"
+        )
+        if encoder.reached:
+            return [VerdictReason(CycleReason.ENCODER_TRAINS, "the encoder has a gradient"), arrived]
+        return [VerdictReason(CycleReason.ENCODER_CUT, "the encoder has no gradient"), arrived]
+
+
+def inspect_cycles(config: Config) -> CycleFacts:
+    """Record the calls of the selector of a config.
+
+    Raises:
+        EtrmError: the model cannot be built, or nothing in it takes a gradient.
+    """
+    return CycleFacts(watch_selector(config))
+
+
+class EarlyCycles(SymbolicHypothesis):
+    """N1."""
+
+    statement = STATEMENT
+    precedence = 91
+    controls = (FAULT,)
+    next_step = (
+        "Give every cycle the encoding (model.symbolic.inject = every_cycle), or keep the gradient of all cycles "
+        "(model.symbolic.cycle_grad = all): page N1 shows which part has no gradient."
+    )
+
+    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
+        """The config under test and the controls, which are inspected, and the runs that show the cost."""
+        return (
+            *describe_arms(self.study, investigation.subject, make_controls()),
+            *(
+                Arm(name=job.arm.name, role=job.arm.role, difference=COMPARED[job.arm.setting])
+                for job in plan_jobs()[:: len(SEEDS)]
+            ),
+        )
+
+    def decide(self, investigation: Investigation) -> HypothesisResult:
+        """Record the calls of every seed and of the controls, and run the rule family with and without gradients."""
+        if investigation.effective.model.symbolic.selector == "fit":
+            words = "The selector is fit: it has no encoder and no cycles."
+            return self.not_run(CommonReason.NOT_APPLICABLE, words)
+        began = time.perf_counter()
+        controls = judge_controls(
+            self.study, make_controls(), lambda config: judge_cycles(inspect_cycles(config))
+        )
+        seen, error = investigation.inspect_seeds(self.id, investigation.subject, inspect_cycles)
+        worst = max(seen, key=lambda found: (found.holds, found.undecided), default=None)
+        spent = time.perf_counter() - began
+        runs = investigation.run(self.id, plan_jobs())
+        return self.statement.decided(
+            judge_cycles(worst, error, controls, len(seen)),
+            arms=self.arms(investigation),
+            runs=select_finals(runs),
+            evidence=(*(_make_rows(worst, len(seen)) if worst else ()), *_make_cost_rows(runs)),
+            controls=controls,
+            figures=(FIGURE,),
+            series=tuple(_make_curves(runs)),
+            wall_s=round(spent + sum(run.record.wall_s for run in runs), 1),
+        )
+
+
+def make_controls() -> list[Control]:
+    """The control preset with an encoder: healthy, with the recursion of TRM, and with the fault."""
+    encoder = {"selector": "demos", "hidden_size": 16}
+    last = {**encoder, "cycle_grad": "last", "inject": "every_cycle"}
+    what = f"preset {SYMBOLIC_PRESET} with selector demos"
+    return [
+        Control(HEALTHY, f"{what}, gradients in all cycles", control_config((), **encoder), False),
+        Control(
+            "as-trm",
+            f"{what}, the last cycle alone, encoding in every cycle",
+            control_config((), **last),
+            False,
+        ),
+        Control(FAULT, f"fault {FAULT} on preset {SYMBOLIC_PRESET}", control_config((FAULT,)), True),
+    ]
+
+
+def judge_cycles(
+    worst: CycleFacts | None, error: str = "", controls: Sequence[ControlOutcome] = (), seeds: int = 1
+) -> Judgement:
+    """The verdict that the calls give; without a gradient in the last cycle, none.
+
+    Args:
+        worst: the facts of the worst seed; None where the model could be built with no seed.
+        error: the reason why a model could not be built, or nothing.
+        controls: outcomes of the controls.
+        seeds: number of seeds.
+    """
+    found = judge(worst, error, controls, describe_scope(seeds))
+    if worst is not None and worst.undecided and found.verdict is Verdict.INVALIDATED:
+        return replace(found, verdict=Verdict.INCONCLUSIVE)
+    return found
+
+
+# -- what the missing gradient costs --------------------------------------------------------------
+
+LENGTH, SIDE, SEEDS = 200, 3, (0, 1, 2)
+"""Steps, grid side and seeds of the runs that show the cost: 12 s each on a core, made once and kept."""
+WORTH = 0.05
+"""m, in the share of unseen rules that are solved and of cells that are right."""
+ARMS = {
+    ("start", "all"): "the encoding as starting state, gradients in all cycles",
+    ("start", "last"): "the encoding as starting state, gradients in the last cycle",
+    ("every-cycle", "all"): "the encoding in every cycle, gradients in all cycles",
+    ("every-cycle", "last"): "the encoding in every cycle, gradients in the last cycle",
+}
+COMPARED = {f"{inject}-{gradient}": what for (inject, gradient), what in ARMS.items()}
+"""The arms of the runs on the rule family, by the name of their setting."""
+SOLVED = Metric("n1.unseen-rules", "unseen rules solved, last cycle against all: {item}")
+CELLS = Metric("n1.unseen-cells", "right tokens on unseen rules, last cycle against all: {item}")
+SCORES = {"held_out_pass_at_1": SOLVED, "held_out_token_accuracy": CELLS}
+
+
+def plan_jobs() -> list[Job]:
+    """The runs on the rule family, the same in every investigation."""
+    return [
+        Job(
+            ArmId("n1", f"{inject}-{gradient}", role="control" if gradient == "all" else "treatment"),
+            seed,
+            with_seed(_study(inject, gradient), seed),
+            measure=True,
+            shared=True,
+        )
+        for inject, gradient in ARMS
+        for seed in SEEDS
+    ]
+
+
+def _study(inject: str, gradient: str) -> Config:
+    return study_config(
+        LENGTH,
+        SIDE,
+        families=("relational",),
+        selector="demos",
+        hidden_size=64,
+        cycle_grad=gradient,
+        inject=inject.replace("-", "_"),
+    )
+
+
+def _make_cost_rows(runs: Sequence[LoadedRun]) -> list[EvidenceRow]:
+    by_arm = dict(zip(ARMS, split_by_setting(runs, COMPARED), strict=True))
+    return [
+        compare_scores(inject, by_arm[inject, "all"], by_arm[inject, "last"], final, WORTH).row(
+            metric,
+            "context: what the missing gradient costs",
+            None,
+            f"{LENGTH} steps of preset {SYMBOLIC_PRESET} with selector demos; the interval is of all less last: 90 %, "
+            "paired t over seeds",
+        )
+        for final, metric in SCORES.items()
+        for inject in ("start", "every-cycle")
+    ]
+
+
+FIGURE = Figure(
+    key="n1-loss",
+    title="Training loss with gradients in the last cycle and in all",
+    x_label="optimiser step",
+    y_label="cross entropy (nats per token)",
+    caption="Runs of the control preset. With the encoding as starting state the last cycle alone trains no encoder.",
+)
+
+
+def _make_curves(runs: Sequence[LoadedRun]) -> list[Series]:
+    return [smooth(logged_curve(FIGURE.key, run, "lm_loss", COMPARED[run.arm.setting]), 10) for run in runs]
+
+
+# -- evidence -------------------------------------------------------------------------------------
+
+COVERAGE = Metric("n1.coverage", "coverage of the {item}, lowest step", Direction.HOLDS)
+CALLS = Metric("n1.calls", "calls of the {item} per step")
+ENABLED = Metric(
+    "n1.calls-with-gradients-enabled", "calls of the {item} per step that run with gradients enabled"
+)
+REACHED = Metric(
+    "n1.calls-with-gradient", "calls of the {item} per step at which a gradient arrives", Direction.HOLDS
+)
+
+
+def _make_rows(facts: CycleFacts, seeds: int) -> list[EvidenceRow]:
+    n = f"{STEPS} steps of {format_seeds(seeds)}, worst seed"
+    parts = {"encoder": facts.calls.encoder, "refiners": facts.calls.refiners}
+    return [row for name, part in parts.items() for row in _make_part_rows(name, part, n)]
+
+
+def _make_part_rows(name: str, part: PartCalls, n: str) -> list[EvidenceRow]:
+    known = not isinstance(part.coverage, NotMeasured)
+    return [
+        COVERAGE.row(
+            part.coverage,
+            item=name,
+            threshold="= 1.00 on every step",
+            passed=part.coverage == 1 if known else None,
+            n=n,
+        ),
+        CALLS.row(part.calls, item=name, threshold="context", n=n),
+        ENABLED.row(part.enabled, item=name, threshold="context", n=n),
+        REACHED.row(part.reached, item=name, threshold="at least 1", passed=part.reached >= 1, n=n),
+    ]
+
+
+HYPOTHESIS = EarlyCycles()
