@@ -22,7 +22,7 @@ from etrm.investigation.controls import (
 from etrm.investigation.evidence.figures import Figure, Series, average_so_far, logged_curve
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
-from etrm.investigation.hypotheses import predicate_controls
+from etrm.investigation.hypotheses import symbolic_controls
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import judge_inspection
 from etrm.investigation.judgement import CommonReason, Judgement
@@ -59,6 +59,8 @@ STATEMENT = Statement(
 STEPS = 18
 """Steps per seed in which the encoder trains, or the whole run where it is shorter: with four ACT steps every row
 starts five times, with sixteen twice. More would repeat these, and a structural cause should be named in a minute."""
+PREDICATE_FAULTS = ("predicates-item", "tautology-guard")
+"""Faults that must be found where the run under test learns predicates: no gradient, and one that is zero."""
 STUDY = STATEMENT.id.lower()
 
 
@@ -81,8 +83,9 @@ class EncoderGradients(Hypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The run under test and the controls."""
-        predicates = predicate_controls.describe_arms(STUDY, investigation.effective)
-        return (*inspected_arms(STUDY, investigation.subject, self.controls), *predicates)
+        predicates = symbolic_controls.describe_arms(STUDY, PREDICATE_FAULTS)
+        inspected = inspected_arms(STUDY, investigation.subject, self.controls)
+        return (*inspected, *predicates) if investigation.effective.model.learns_predicates else inspected
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Run the config under test and the controls, and judge their steps."""
@@ -96,15 +99,13 @@ class EncoderGradients(Hypothesis):
             Job(control_arm(STUDY, fault), 0, investigation.control_config(faults), shared=True)
             for fault, faults in (("", ()), *((name, (name,)) for name in self.controls))
         ]
-        predicate_jobs = predicate_controls.plan_jobs(STUDY, investigation.effective, STEPS)
+        predicates = investigation.effective.model.learns_predicates
+        predicate_jobs = symbolic_controls.plan_jobs(STUDY, PREDICATE_FAULTS, STEPS) if predicates else []
         runs = investigation.run(self.id, [*subject_jobs, *control_jobs, *predicate_jobs])
         subject_runs, control_runs = runs[: len(subject_jobs)], runs[len(subject_jobs) :]
-        facts = gather([m for run in subject_runs for m in run.metrics], predicates=bool(predicate_jobs))
-        symbolic = {
-            arm.name: arm.difference
-            for arm in predicate_controls.describe_arms(STUDY, investigation.effective)
-        }
-        controls = [_judge_control(run, symbolic.get(run.arm.name, "")) for run in control_runs]
+        facts = gather([m for run in subject_runs for m in run.metrics], predicates=predicates)
+        what = {arm.name: arm.difference for arm in symbolic_controls.describe_arms(STUDY, PREDICATE_FAULTS)}
+        controls = [_judge_control(run, what.get(run.arm.name, "")) for run in control_runs]
         # No further inspection where the steps decide already: a structural cause should be named soon.
         known = bool(facts.steps) and facts.holds
         slopes, _ = (

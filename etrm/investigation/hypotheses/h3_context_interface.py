@@ -26,6 +26,7 @@ from etrm.investigation.comparison.paired_contrast import describe_change
 from etrm.investigation.controls import broken_controls, inspected_arms
 from etrm.investigation.evidence.table import Direction, Effect, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
+from etrm.investigation.hypotheses import symbolic_controls
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import describe_scope, inspect_controls, judge
 from etrm.investigation.judgement import CommonReason, Judgement
@@ -62,6 +63,8 @@ SCALES = (0.01, 0.03, 0.1, 0.3)
 """Factors of the context in the sweep, compared with 1."""
 LEVEL = 1 - 0.1 / len(SCALES)
 """Level of each interval of the sweep: 90 % for all of them together (Bonferroni)."""
+SYMBOLIC_FAULTS = ("context-ignored", "assignment-lost")
+"""Faults that must be found where the run under test is a symbolic solver."""
 
 NOTHING_REQUIRES_GRADIENT = "train.nothing-requires-gradient"
 """Code of the error of the trainer, where no part of the loss has a gradient."""
@@ -178,7 +181,9 @@ class ContextInterface(Hypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The config under test and the controls, which are inspected."""
-        return inspected_arms(self.study, investigation.subject, self.controls)
+        inspected = inspected_arms(self.study, investigation.subject, self.controls)
+        symbolic = symbolic_controls.describe_arms(self.study, SYMBOLIC_FAULTS)
+        return inspected if investigation.subject.model.recursive else (*inspected, *symbolic)
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Trace the context of every seed and of the controls, and sweep its scale where its size differs."""
@@ -188,6 +193,8 @@ class ContextInterface(Hypothesis):
         began, waited = time.perf_counter(), 0.0
         investigation.progress(self.id, 0, 1)
         controls = inspect_controls(investigation, self.study, self.controls, trace_context)
+        if not investigation.subject.model.recursive:
+            controls += symbolic_controls.inspect_controls(self.study, SYMBOLIC_FAULTS, trace_context)
         seen, error = investigation.context_traces
         worst = next((found for found in seen if found.holds), seen[0] if seen else None)
         sizes: Sizes | None = None
@@ -416,8 +423,9 @@ HEALTHY_PASSES = Instrument("h3.healthy-context-passes", "a healthy context pass
 
 
 def _check_instruments(controls: Sequence[ControlOutcome]) -> tuple[InstrumentCheck, ...]:
-    healthy = next(control for control in controls if control.kind == "negative")
-    return (HEALTHY_PASSES.check(healthy.behaved, healthy.detail),)
+    healthy = [control for control in controls if control.kind == "negative"]
+    details = "; ".join(control.detail for control in healthy)
+    return (HEALTHY_PASSES.check(all(control.behaved for control in healthy), details),)
 
 
 HYPOTHESIS = ContextInterface()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from etrm.config import Config
+from etrm.investigation.comparison.screening import select_finals
 from etrm.investigation.controls import HEALTHY, Control
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, smooth
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
@@ -34,7 +35,7 @@ from etrm.investigation.records import Arm, ControlOutcome, NotMeasured, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
-from etrm.investigation.runs.loaded_run import LoadedRun, records_of
+from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import Investigation, with_seed
 
 STATEMENT = Statement(
@@ -155,7 +156,7 @@ class EarlyCycles(SymbolicHypothesis):
         return self.statement.decided(
             judge_cycles(worst, error, controls, len(seen)),
             arms=self.arms(investigation),
-            runs=records_of(runs),
+            runs=select_finals(runs),
             evidence=(*(_make_rows(worst, len(seen)) if worst else ()), *_make_cost_rows(runs)),
             controls=controls,
             figures=(FIGURE,),

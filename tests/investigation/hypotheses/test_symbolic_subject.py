@@ -68,6 +68,7 @@ HEALTHY: dict[str, Any] = {
     "recursion": {**CYCLES, "inject": "every_cycle"},
     "all cycles": {**CYCLES, "cycle_grad": "all", "inject": "start"},
     "sampled": {"selection": "straight_through"},
+    "pairwise": {"pairwise": True},
 }
 
 

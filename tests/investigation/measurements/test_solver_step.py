@@ -79,6 +79,7 @@ def test_the_settings_of_a_fault_stay_and_its_code_goes() -> None:
         ({"a": torch.tensor([4.0]), "b": None}, {"a": torch.tensor([4.0]), "b": torch.tensor([2.0])}, 0.5),
         ({"a": None}, {"a": None}, 0.0),
         ({"a": None}, {"a": torch.tensor([1.0])}, math.inf),
+        ({"a": torch.tensor([4.0])}, {"a": torch.tensor([math.nan])}, math.inf),
     ],
 )
 def test_a_missing_gradient_counts_as_zero(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diagnostics import Monitor, Severity
 from etrm.config import Config, load, with_settings
 from etrm.errors import ConfigError
 from etrm.model.symbolic_variant import SymbolicVariant
@@ -130,22 +131,52 @@ def test_a_tautology_has_a_gradient_of_exactly_zero(tnorm: str, families: tuple[
 
 
 def test_a_python_loop_has_the_values_and_gradients_of_all_cells_at_once() -> None:
-    looped, logits, gradients = first_step(rules("python-loop-predicates"))
+    _, logits, gradients = first_step(rules("python-loop-predicates"))
     _, healthy, expected = first_step(rules())
     torch.testing.assert_close(logits, healthy, atol=1e-5, rtol=1e-5)
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4)
-    calls: list[int] = []
-    assert isinstance(looped.model, SymbolicVariant)
-    guards = looped.model.core.predicates.guards
-    assert guards is not None
-    guards.register_forward_hook(lambda module, args, output: calls.append(output[..., 0].numel()))
-    batch = looped.slots[0].batch()
-    looped.model(looped.carries[0], batch)
-    pairs = len(batch.demos.tokens)
-    assert set(calls) == {pairs, batch.size}  # one cell of each grid
-    assert len(calls) > 16
+
+
+# -- what the monitor says ------------------------------------------------------------------------
+
+
+def watched(*faults: str, steps: int = 6) -> tuple[Monitor, dict[str, set[str]]]:
+    """A monitor of the learned predicates after some steps, and the modules that its rules name."""
+    trainer = Trainer(rules(*faults))
+    slots = trainer.slots[0]
+    monitor = Monitor(trainer.model, trainer.optimizers, watch=["encoder", "core", *sorted(PREDICATES)])
+    for _ in range(steps):
+        slots.refill([True] * len(slots.indices))
+        batch = slots.batch()
+        with monitor.step(samples=batch.size):
+            _, output = trainer.model(trainer.carries[0], batch)
+            act_loss(output, batch.labels, "softmax").lm.sum().backward()
+            for optimizer in trainer.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    named: dict[str, set[str]] = {}
+    for finding in monitor.findings():
+        if finding.severity > Severity.NOTE:
+            named.setdefault(finding.rule, set()).add(finding.module)
+    return monitor, named
+
+
+def test_the_monitor_sees_that_a_loop_costs_calls_and_no_gradient() -> None:
+    once, healthy = watched()
+    looped, named = watched("python-loop-predicates")
+    assert healthy == named == {}
+    for name in PREDICATES:
+        calls = looped.last.modules[name].scalars()["calls"]
+        assert calls >= 9 * once.last.modules[name].scalars()["calls"]  # the smallest grid has 9 cells
+        assert looped.last.modules[name].scalars()["calls_with_gradient"] == calls
+
+
+@pytest.mark.parametrize(("fault", "rule"), [("predicates-item", "GRAD001"), ("tautology-guard", "GRAD002")])
+def test_the_monitor_tells_no_gradient_from_a_gradient_of_zero(fault: str, rule: str) -> None:
+    assert watched(fault)[1][rule] >= PREDICATES
+    assert {"GRAD001", "GRAD002"} - {rule} - watched(fault)[1].keys()
 
 
 # -- which models they act on ---------------------------------------------------------------------

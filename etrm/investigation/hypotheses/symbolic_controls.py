@@ -1,0 +1,59 @@
+"""Controls of H2 and H3 that are a small symbolic solver, healthy and with faults, for runs of such a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from etrm.config import Config, with_settings
+from etrm.investigation.controls import Control
+from etrm.investigation.evidence.reasons import InspectionFacts
+from etrm.investigation.hypotheses.inspection import judge_controls, judge_inspection
+from etrm.investigation.hypotheses.symbolic_hypothesis import SYMBOLIC_PRESET, control_config
+from etrm.investigation.judgement import Judgement
+from etrm.investigation.records import Arm, ControlOutcome, Role
+from etrm.investigation.runs.arms import ArmId
+from etrm.investigation.runs.jobs import Job
+
+HEALTHY = "healthy-symbolic"
+
+
+def list_controls(faults: Sequence[str]) -> list[Control]:
+    """The healthy solver, and one with each fault."""
+    small = f"preset {SYMBOLIC_PRESET} on few tasks"
+    faulty = [Control(name, f"{small}, fault {name}", control_config((name,)), True) for name in faults]
+    return [Control(HEALTHY, f"{small}, no fault", control_config(), False), *faulty]
+
+
+def describe_arms(study: str, faults: Sequence[str]) -> tuple[Arm, ...]:
+    """The arms of the controls."""
+    return tuple(
+        Arm(name=arm.name, role=arm.role, difference=control.what, faults=control.config.faults)
+        for control, arm in _arms(study, faults)
+    )
+
+
+def plan_jobs(study: str, faults: Sequence[str], steps: int) -> list[Job]:
+    """A run of each control with a number of steps."""
+    short = {"steps": steps, "warmup_steps": 0}
+    return [
+        Job(arm, 0, with_settings(control.config, train=short), shared=True)
+        for control, arm in _arms(study, faults)
+    ]
+
+
+def inspect_controls(
+    study: str, faults: Sequence[str], inspect: Callable[[Config], InspectionFacts]
+) -> tuple[ControlOutcome, ...]:
+    """Inspect each control; the outcomes are kept between investigations."""
+
+    def judge_config(config: Config) -> Judgement:
+        found = inspect(config)
+        return judge_inspection(found, found.words)
+
+    return judge_controls(f"{study}-symbolic", list_controls(faults), judge_config, inspect)
+
+
+def _arms(study: str, faults: Sequence[str]) -> Iterator[tuple[Control, ArmId]]:
+    for control in list_controls(faults):
+        role: Role = "positive control" if control.positive else "negative control"
+        yield control, ArmId(study, control=control.name, role=role)
