@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import inf, isfinite
 
 import torch
@@ -112,6 +112,20 @@ def build_step(
         trainer.model.load_state_dict(dict(weights), strict=False)
     trainer.model.train()
     return SolverStep(trainer, tuple(samples))
+
+
+def measure_responses(config: Config) -> Responses:
+    """The response test of a config; N3 and N4 read the same, so the last ones are kept.
+
+    Raises:
+        EtrmError: the model cannot be built, or its loss is not finite.
+    """
+    return _measure_responses(config.to_json())
+
+
+@lru_cache(maxsize=16)
+def _measure_responses(config: str) -> Responses:
+    return build_step(Config.from_json(config)).probe_terms()
 
 
 def with_other_faults(config: Config, *faults: str) -> Config:

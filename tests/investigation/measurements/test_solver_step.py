@@ -17,6 +17,7 @@ from etrm.investigation.measurements.solver_step import (
     build_step,
     compare_gradients,
     count_reached,
+    measure_responses,
     with_other_faults,
 )
 from etrm.model.recursive import RecursiveModel
@@ -94,6 +95,11 @@ def test_a_loss_that_is_not_finite_has_no_response() -> None:
         next(iter(step.predicates.values())).fill_(float("nan"))
     with raises_code(NonFiniteError, "train.nonfinite-loss"):
         step.probe_terms()
+
+
+def test_the_response_of_a_config_is_measured_once() -> None:
+    assert measure_responses(small()) is measure_responses(small())
+    assert measure_responses(small()) is not measure_responses(small("assignment-lost"))
 
 
 def test_zero_is_no_gradient() -> None:
