@@ -29,7 +29,7 @@ from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.random_numbers import same_random_numbers
 from diagnostics.records import Absent, Number, root_sum_squares
 from diagnostics.selection import select_modules
-from diagnostics.testing.trials import untouched
+from diagnostics.testing.trials import arrivals, untouched
 
 Loss = Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor | float]]
 """`loss(model, batch)` -> the loss with its graph, or its terms by name. It must not call backward()."""
@@ -102,7 +102,7 @@ def probe_response(
         seed: Seed of the noise.
 
     Raises:
-        ValueError: A term is not finite or has several elements, or a pattern matches nothing.
+        ValueError: A term is not finite or has several elements, `loss` calls backward(), or a pattern matches nothing.
     """
     modules = {"": model, **select_modules(model, watch)}
     with untouched(model):
@@ -155,8 +155,14 @@ class _Base:
         self.model = model
         self._loss = loss
         self._batch = batch
-        with untouched(model):
+        with untouched(model), arrivals(model) as arrived:
             terms = self._terms()
+            if arrived:
+                raise InvalidValue(
+                    "probes.whole-step",
+                    "the response test needs a function that returns the loss; {got} also calls backward()",
+                    got=getattr(loss, "__name__", "it"),
+                )
             self.values = {name: _number(value) for name, value in terms.items()}
             self.gradients = {name: _gradients(value, _trainable(model)) for name, value in terms.items()}
         again = self.evaluate()
