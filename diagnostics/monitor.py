@@ -328,16 +328,7 @@ class Monitor:
             known = {id(parameter) for parameter in self._model.parameters()}
             self._strangers.close(known | self._parameters.in_optimizers())
         readout.fetch()
-        local = {name: capture.facts(name, readout, self._evaluating(name)) for name in self._members}
-        own = StepFacts(
-            capture.samples,
-            local,
-            tuple(capture.calls),
-            self._parameters.arrived,
-            self._parameters.leftover(readout),
-            self._flow.into,
-        )
-        facts = everywhere(own, self._group)
+        facts = everywhere(self._local_facts(capture, readout), self._group)
         self._flow.replace(facts.flow)
         parameters = build_parameters(facts.arrived, facts.leftover)
         modules = {
@@ -375,6 +366,16 @@ class Monitor:
         scalars = {name: module.scalars() for name, module in modules.items()}
         self.history.append(StepScalars(number, facts.samples, scalars, facts.order, losses, batch))
         self._tally.observe(record)
+
+    def _local_facts(self, capture: Capture, readout: Readout) -> StepFacts:
+        return StepFacts(
+            capture.samples,
+            {name: capture.facts(name, readout, self._evaluating(name)) for name in self._members},
+            tuple(capture.calls),
+            self._parameters.arrived,
+            self._parameters.leftover(readout),
+            self._flow.into,
+        )
 
     def _evaluating(self, module: str) -> tuple[str, ...]:
         if self._modules[module].training:  # a single layer set to evaluation is meant

@@ -378,7 +378,8 @@ class HiddenModule:
         kind: Name of its class.
         parameters: Its parameters; trainable those with requires_grad, in_optimizers those of these that an
             optimiser holds.
-        calls: Forward calls in it in the step, calls_grad_enabled those with gradients enabled; a parameter has none.
+        calls: Forward calls in it in the step, calls_grad_enabled those with gradients enabled; of a
+            parameter 1 where it holds a gradient.
         copy_of: A registered module of the same class and shapes, "" if there is none.
     """
 

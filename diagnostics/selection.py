@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
@@ -54,7 +55,8 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
 def _callable_children(model: nn.Module, prefix: str = "") -> Iterator[str]:
     """Names of the children; of those that cannot be called and hold layers alone, the names of theirs."""
     for name, child in model.named_children():
-        without = "forward" not in vars(child) and type(child).forward is nn.Module.forward
+        # read without a call: of a TorchScript module it is a descriptor that fails
+        without = inspect.getattr_static(child, "forward", None) is nn.Module.forward
         if without and not child._parameters and any(True for _ in child.children()):
             yield from _callable_children(child, f"{prefix}{name}.")
         else:

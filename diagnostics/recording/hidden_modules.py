@@ -209,6 +209,8 @@ class HiddenModules:
         parameters = hidden.parameters
         trainable = [parameter for parameter in parameters if parameter.requires_grad]
         calls, with_grad = self._calls.get(place, (0, 0))
+        if isinstance(hidden.held, nn.Parameter):  # no optimiser and no zero_grad() of the model clears it
+            calls = with_grad = int(hidden.held.grad is not None)
         return HiddenModule(
             path=hidden.path,
             owner=self._owner(hidden.path),

@@ -24,7 +24,7 @@ from diagnostics.recording.process_group import ModuleFacts
 from diagnostics.recording.random_numbers import same_random_numbers
 from diagnostics.recording.readout import Readout
 from diagnostics.recording.stored_values import stored_values
-from diagnostics.records import Absent, ModuleRecord, Number, ParameterRecord, TermReach, TermRecord
+from diagnostics.records import Absent, ModuleRecord, Number, ParameterRecord, Reach, TermReach, TermRecord
 
 NOT_DIFFERENTIABLE = Cause("not-differentiable", "torch could not compute its gradient: {reason}")
 REENTRANT_CHECKPOINT = Cause(
@@ -53,6 +53,11 @@ class _Term:
     def tensors(self) -> list[Tensor]:
         """The values that are tensors."""
         return [value for value in self.values if isinstance(value, Tensor)]
+
+    def total(self, readout: Readout) -> float:
+        """The sum of its values, once the readout was fetched."""
+        plain = [value for value in self.values if not isinstance(value, Tensor)]
+        return sum([*plain, *readout.numbers(self.keys[3])])
 
     def add_value(self, value: Tensor | float) -> None:
         """Keep the value; `exact` says whether all are tensors of single precision or better."""
@@ -166,7 +171,12 @@ class LossTerms:
         self._loss.keys = (-1, -1, -1, readout.add_scalars(self._loss.tensors))
 
     def losses(self, readout: Readout) -> dict[str, float]:
-        """The loss, as "", and its terms, as far as they are known to single precision; before `records`."""
+        """The loss, as "", and its terms, as far as they are known to single precision; before `records`.
+
+        None where several processes train the model: each knows a part of them.
+        """
+        if self._shared:
+            return {}
         every = {"": self._loss, **self._terms}
         return {
             name: sum(readout.numbers(term.keys[3]))
@@ -193,38 +203,34 @@ class LossTerms:
         """
         found = {}
         for name, term in self._terms.items():
-            plain = [value for value in term.values if not isinstance(value, Tensor)]
-            value = sum([*plain, *readout.numbers(term.keys[3])])
-            regulariser = name in self.regularisers
+            value, regulariser = term.total(readout), name in self.regularisers
             if term.unknown is not None:
                 self.unmeasured[name] = term.unknown
                 found[name] = TermRecord(value, regulariser, {}, {}, term.unknown, term.exact)
                 continue
-            norms, counts, falls = (readout.numbers(key) for key in term.keys[:3])
-            measured = dict(zip(term.gradients, zip(norms, counts, strict=True), strict=True))
-            names = parameters.names
-            reaches = dict.fromkeys(names, NO_REACH) | {
-                names[place]: parameters.reach(place, numbers) for place, numbers in measured.items()
-            }
-            fall = {names[place]: number for place, number in zip(term.gradients, falls, strict=True)}
-            modules = {
-                module: _reach(
-                    module_record(
-                        samples,
-                        facts(module, name),
-                        {
-                            each: replace(records[each], reach=reaches[each])
-                            for each in own
-                            if each in records
-                        },
-                    ),
-                    [fall[each] for each in own if each in fall],
-                )
-                for module, own in members.items()
-            }
+            reaches, falls = _measured(term, readout, parameters)
+            modules = {}
+            for module, own in members.items():
+                held = {each: replace(records[each], reach=reaches[each]) for each in own if each in records}
+                whole = module_record(samples, facts(module, name), held)
+                modules[module] = _reach(whole, [falls[each] for each in own if each in falls])
             found[name] = TermRecord(value, regulariser, modules, reaches, None, term.exact)
         self._terms = {}
         return found
+
+
+def _measured(
+    term: _Term, readout: Readout, parameters: ParameterWatch
+) -> tuple[dict[str, Reach], dict[str, float]]:
+    """Reach of every parameter, and fall of the term by the movement of those that have its gradient, by name."""
+    norms, counts, falls = (readout.numbers(key) for key in term.keys[:3])
+    names = parameters.names
+    reaches = dict.fromkeys(names, NO_REACH)
+    fall: dict[str, float] = {}
+    for place, norm, count, number in zip(term.gradients, norms, counts, falls, strict=True):
+        reaches[names[place]] = parameters.reach(place, (norm, count))
+        fall[names[place]] = number
+    return reaches, fall
 
 
 def check_terms(terms: Mapping[str, Tensor | float]) -> None:

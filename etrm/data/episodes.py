@@ -79,7 +79,7 @@ class Episodes:
 
     @property
     def buckets(self) -> int:
-        """The number of groups of similar region size: at most the number of queries, and 1 on the published canvas."""
+        """The number of groups of similar region size: in each stage at most its queries, and 1 if published."""
         return len(self._buckets)
 
     @property

@@ -36,7 +36,14 @@ FAILED = "error"
 """What is named where the investigation itself failed."""
 CASES = "cases.json"
 TRAINED_AS_PUBLISHED: Changes = {
-    "model": {"symbolic": {"selector": "demos", "cycle_grad": "last", "inject": "every_cycle"}}
+    "model": {
+        "symbolic": {
+            "selector": "demos",
+            "pairwise": False,
+            "cycle_grad": "last",
+            "inject": "every_cycle",
+        }
+    }
 }
 """Recursion as in the Tiny Recursive Model: early cycles have no gradient, and each one gets the encoding."""
 HEALTHY: Mapping[str, Callable[[Config], Changes]] = {

@@ -317,6 +317,14 @@ def free_variables(formula: Formula) -> frozenset[str]:
     return free_variables(formula.left) | free_variables(formula.right)
 
 
+def has_quantifier(formula: Formula) -> bool:
+    """Whether a formula has a quantifier anywhere."""
+    if isinstance(formula, ForAll | Exists):
+        return True
+    parts = (getattr(formula, name, None) for name in ("body", "left", "right"))
+    return any(has_quantifier(part) for part in parts if part is not None)
+
+
 @dataclass(frozen=True)
 class Where:
     """Paints the cells where a guard holds: with a colour, or with the colour of the cell that a map reads.

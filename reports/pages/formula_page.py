@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from etrm.evaluation import binomial_interval
 from etrm.training.scoring.formula_survey import FormulaSurvey, SurveyedTask
-from reports.markdown import NOTHING, bullets, code, count, escape, link, paragraph, table
+from reports.markdown import NOTHING, bullets, code, count, escape, fenced, link, paragraph, table
 from reports.pages.sections import join, section
 from reports.runs.explanations import (
     LEARNED,
@@ -15,7 +15,9 @@ from reports.runs.explanations import (
     describe_outcome,
     describe_rating,
     has_learned_guard,
+    list_steps,
     name_rules,
+    shorten_rule,
 )
 
 
@@ -141,7 +143,7 @@ def _tabulate_tasks(tasks: Sequence[SurveyedTask]) -> str:
             code(one.explained.task.id),
             f"{one.explained.fit:.0%}",
             "yes" if one.solved_by_search else "no",
-            code(str(one.explained.queries[0].rules[0].rule)),
+            code(shorten_rule(one.explained.queries[0].rules[0].rule)),
         ]
         for one in tasks
     ]
@@ -153,17 +155,22 @@ def _draw_tasks(tasks: Sequence[SurveyedTask], images: Mapping[str, str]) -> lis
     for one in tasks:
         name = one.explained.task.id
         image = f"!{link(escape(f'Task {name}'), images[name])}" if name in images else ""
-        parts += [f"### {escape(name)}", bullets(_list_formulas(one)), image]
+        parts += [f"### {escape(name)}", *_list_formulas(one), image]
     return parts
 
 
-def _list_formulas(task: SurveyedTask) -> list[str]:
-    lines = []
+def _list_formulas(task: SurveyedTask) -> Iterator[str]:
+    """Yield each formula below a line that says what it is; a code block has a line per step."""
     for number, query in enumerate(task.explained.queries):
         place = f"Test {number}, {describe_outcome(query)}, " if len(task.explained.queries) > 1 else ""
-        lines += [
-            f"{place}{name}: {code(str(one.rule))}, {describe_rating(one)}" for name, one in name_rules(query)
-        ]
-    searched = "nothing" if task.searched is None else code(str(task.searched))
-    outcome = "solves" if task.solved_by_search else "does not solve"
-    return [*lines, f"search without training: {searched}, which {outcome} the task"]
+        for name, rated in name_rules(query):
+            yield paragraph(f"{place}{name}, {describe_rating(rated)}:".capitalize())
+            yield fenced("\n".join(list_steps(rated.rule)))
+    if task.searched is None:
+        yield "The search without training found no formula."
+    elif all(task.searched == query.rules[0].rule for query in task.explained.queries):
+        yield "The search without training found the same formula."
+    else:
+        outcome = "solves" if task.solved_by_search else "does not solve"
+        yield paragraph(f"The search without training found a formula that {outcome} the task:")
+        yield fenced("\n".join(list_steps(task.searched)))

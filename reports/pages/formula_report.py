@@ -42,7 +42,7 @@ def write_formula_report(
     """
     survey = FormulaSurvey(run, settings)
     tasks: list[SurveyedTask] = []
-    found = FormulaFindings(run.name, survey, tasks, unsolved)
+    found = FormulaFindings(str(run), survey, tasks, unsolved)
     drawn: dict[str, bytes] = {}
     images: dict[str, str] = {}
     complete = True
@@ -61,6 +61,6 @@ def write_formula_report(
     except KeyboardInterrupt:
         complete = False
     text = formula_page(found, images)
-    whole = html.document(f"Formulas of {run.name}", {PAGE: text}, f"**{link('Formulas', PAGE)}**", drawn)
+    whole = html.document(f"Formulas of {run}", {PAGE: text}, f"**{link('Formulas', PAGE)}**", drawn)
     write({"report.html": whole.encode(), PAGE: text.encode()}, out)
     return found, complete

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etrm.investigation.evidence.table import EvidenceRow
+from etrm.investigation.evidence.table import Direction, EvidenceRow
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import HypothesisResult, Result
 from reports.markdown import NOTHING, bullets, escape, link, paragraph, sentence, value
@@ -109,7 +109,8 @@ def primary(rows: Sequence[EvidenceRow]) -> EvidenceRow | None:
     """Return the row for the summary: one that failed, else one that more seeds would decide, else one that passed."""
     deciding = [row for row in rows if row.passed is not None]
     failing = [row for row in deciding if not row.passed]
-    undecided = [row for row in rows if row.passed is None and row.effect is not None]
+    open_rows = [row for row in rows if row.passed is None and row.direction is not Direction.CONTEXT]
+    undecided = [row for row in open_rows if row.effect is not None]
     return next(iter([*failing, *undecided, *deciding]), None)
 
 

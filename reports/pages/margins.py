@@ -30,7 +30,9 @@ def margins(hypothesis: HypothesisResult) -> list[str]:
         if check.passed is False
     ]
     forecasts = [
-        f"{escape(row.metric)}: {in_words(forecast(row.effect))}" for row in hypothesis.evidence if row.effect
+        f"{escape(row.metric)}: {in_words(forecast(row.effect))}"
+        for row in hypothesis.evidence
+        if row.effect and row.direction is not Direction.CONTEXT
     ]
     if len(forecasts) > 1:
         forecasts.append(

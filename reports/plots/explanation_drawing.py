@@ -12,10 +12,8 @@ from reports.runs.explanations import describe_guard, describe_outcome, describe
 
 WORDS_WIDTH = 96
 """Characters of a line above the grids."""
-INDENT = "      "
-"""Start of a continued line."""
-WIDTH_IN = 8.0
-"""Largest width of a row of demonstrations in inches, so that a page need not shrink the picture."""
+WIDTH_IN = 10.5
+"""Largest width of a row of demonstrations in inches, about that of a query with four grids of 10x10."""
 
 
 def draw_png(explained: ExplainedTask) -> bytes:
@@ -39,11 +37,7 @@ def _make_demo_rows(explained: ExplainedTask) -> Iterator[PanelRow]:
 
 
 def _make_row(number: int, query: ExplainedQuery) -> PanelRow:
-    heading = tuple(
-        line
-        for text in describe_rules(query)
-        for line in textwrap.wrap(text, WORDS_WIDTH, subsequent_indent=INDENT)
-    )
+    heading = tuple(line for text in describe_rules(query) for line in textwrap.wrap(text, WORDS_WIDTH))
     panels = [GridPanel("query", query.pair.input)]
     if query.guard is not None:
         panels.append(GridPanel("guard, black: true", query.guard, truths=True))

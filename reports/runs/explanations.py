@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from etrm.symbolic.formula import Also, Rule, Then, Where
 from etrm.symbolic.rated_rules import RatedRule
 from etrm.training.scoring.explain_run import ExplainedQuery, ExplainedTask
 from reports.markdown import count
@@ -10,6 +11,8 @@ LEARNED = (
     "`learned(x, k)` and `related(x, y, k)` are guard k of this run: small networks that training shaped."
 )
 
+INDENT = "    "
+"""Start of a step after the first one."""
 ALONE = "no other template has a weight above 0"
 
 
@@ -34,8 +37,25 @@ def describe_rules(query: ExplainedQuery) -> list[str]:
     """List the best rules for a query, each with its weight and its fit to the demonstrations."""
     lines = []
     for name, rated in name_rules(query):
-        lines += [f"{name}: {rated.rule}", describe_rating(rated)]
+        first, *others = list_steps(rated.rule)
+        lines += [f"{name}: {first}", *(f"{INDENT}{step}" for step in others), describe_rating(rated)]
     return lines if len(query.rules) > 1 and query.rules[1].weight else [*lines, ALONE]
+
+
+def list_steps(rule: Rule) -> list[str]:
+    """Return the steps of a rule, one a line; joined by spaces they are the rule."""
+    if isinstance(rule, Where):
+        return [str(rule)]
+    word = "also" if isinstance(rule, Also) else "then"
+    nested = isinstance(rule.second, Then)  # a sequence within a sequence is one step
+    second, *others = [f"({rule.second})"] if nested else list_steps(rule.second)
+    return [*list_steps(rule.first), f"{word} {second}", *others]
+
+
+def shorten_rule(rule: Rule) -> str:
+    """Return a rule in one line; of more than two steps, the first one and the number of the others."""
+    first, *others = list_steps(rule)
+    return str(rule) if len(others) < 2 else f"{first} … and {len(others)} more steps"
 
 
 def name_rules(query: ExplainedQuery) -> list[tuple[str, RatedRule]]:

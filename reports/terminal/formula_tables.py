@@ -21,6 +21,7 @@ from reports.runs.explanations import (
     describe_rules,
     describe_task,
     has_learned_guard,
+    shorten_rule,
 )
 
 
@@ -46,7 +47,7 @@ def tasks_table(found: FormulaFindings) -> Table:
     for one in found.tasks:
         explained = one.explained
         outcome = Text("solved", "bold green") if explained.solved else Text("wrong")
-        rule = Text(str(explained.queries[0].rules[0].rule))
+        rule = Text(shorten_rule(explained.queries[0].rules[0].rule))
         table.add_row(Text(explained.task.id), outcome, f"{explained.fit:.0%}", rule)
     return table
 
@@ -73,15 +74,11 @@ def draw_explanation(explained: ExplainedTask, *, demos: bool = False) -> Render
 
 
 def _draw_grids(query: ExplainedQuery) -> Table:
-    guarded = query.guarded
+    guarded, has_errors = query.guarded, query.wrong is not None and query.wrong.any()
     return _arrange(
         [
             ("query" if guarded is None else "query, guard marked", query.pair.input, guarded),
-            (
-                "answer" if query.wrong is None else "answer, errors marked",
-                query.rules[0].answer,
-                query.wrong,
-            ),
+            ("answer, errors marked" if has_errors else "answer", query.rules[0].answer, query.wrong),
             ("true output", query.pair.output, None),
         ]
     )

@@ -46,6 +46,17 @@ def test_the_first_validated_hypothesis_in_the_order_is_the_cause() -> None:
     assert find_root_cause(hypotheses()).code is CauseCode.NOT_TESTED
 
 
+def test_a_mechanism_of_the_solver_is_the_cause_only_where_no_other_hypothesis_is() -> None:
+    both = hypotheses(H2=Verdict.VALIDATED) | {
+        "N2": planted_hypothesis("N2").replace(verdict=Verdict.VALIDATED)
+    }
+    assert find_root_cause(both).id == "H2"
+    alone = hypotheses(**dict.fromkeys(ORDER, Verdict.INVALIDATED)) | {
+        "N5": planted_hypothesis("N5").replace(verdict=Verdict.VALIDATED)
+    }
+    assert find_root_cause(alone)[:3] == ("N5", "proven", CauseCode.PROVEN)
+
+
 def test_an_error_upstream_leaves_the_cause_open_and_says_where() -> None:
     cause = find_root_cause(hypotheses(H1=Verdict.ERROR, H2=Verdict.VALIDATED))
     assert cause.id is cause.confidence is None

@@ -26,6 +26,7 @@ from etrm.symbolic.formula import (
     Then,
     Where,
     free_variables,
+    has_quantifier,
 )
 from etrm.symbolic.parser import parse, parse_formula
 from tests.errors import raises_code
@@ -170,3 +171,17 @@ def test_what_could_not_be_read_back_is_refused(make: Callable[[], object], code
 def test_a_quantifier_binds_its_variable_alone() -> None:
     assert free_variables(parse_formula("(exists y: touching(x, y)) and edge(y)")) == {"x", "y"}
     assert free_variables(parse_formula("exists y: forall x: touching(x, y)")) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("edge(x)", False),
+        ("not (edge(x) and colour(x, 3))", False),
+        ("exists y: touching(x, y)", True),
+        ("not (edge(x) and (forall y: same_colour(x, y)))", True),
+        ("edge(x) implies (corner(x) or (exists y: same_row(x, y)))", True),
+    ],
+)
+def test_quantifiers_are_found_at_any_depth(text: str, expected: bool) -> None:
+    assert has_quantifier(parse_formula(text)) is expected

@@ -8,7 +8,7 @@ answer is not the same as no finding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -90,17 +90,23 @@ def check_probe(probe: Any, source: str = "probes") -> Probe:
 
 
 def explain_by_probes(found: Iterable[Finding], probed: Iterable[Finding]) -> list[Finding]:
-    """The findings of a monitor and of probes; a probe's finding holds those that its rule explains in its module."""
+    """The findings of a monitor and of probes; a probe's finding holds those that its rule explains in its modules."""
     explains = {rule.id: rule.explains for rule in built_in_rules()}
     left, causes = list(found), []
     for cause in probed:
         known = explains.get(cause.rule, frozenset())
-        whole = {each for each in left if each.rule in known and each.module == cause.module}
-        held = [each for each in left if each in whole]
-        left = [each for each in left if each not in whole]
+        modules = {cause.module, *(each.module for each in cause.consequences)}
+        held = [each for each in left if each.rule in known and _is_inside(each, modules)]
+        left = [each for each in left if each not in held]
         flat = [each for one in held for each in (replace(one, consequences=()), *one.consequences)]
         causes.append(replace(cause, consequences=(*cause.consequences, *flat)))
     return [*left, *causes]
+
+
+def _is_inside(finding: Finding, modules: Set[str]) -> bool:
+    """Whether it is about these modules alone; one of the whole model may stand for all that are watched."""
+    members = {each.module for each in finding.consequences}
+    return finding.module in modules or (not finding.module and bool(members) and members <= modules)
 
 
 def _runs(probe: Any) -> bool:

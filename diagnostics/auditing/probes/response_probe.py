@@ -67,7 +67,7 @@ RESPONSE002 = Rule(
     why="Training can move it, and cannot change an answer.",
     example="`self.project(x)`, whose result is not assigned.",
     false_alarms="A module that other batches use.",
-    explains=UNTRAINED | {"GRAD001", "TERM001", "CALL002"},
+    explains=UNTRAINED | {"GRAD001", "TERM001", "CALL002", "LOSS002"},
     rank=6,
 )
 RESPONSE003 = Rule(

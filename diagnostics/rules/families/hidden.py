@@ -9,7 +9,7 @@ from diagnostics.findings import Severity
 from diagnostics.records import HiddenModule, StepRecord
 from diagnostics.rules.options import Values
 from diagnostics.rules.parameter_checks import first_few
-from diagnostics.rules.rule import WARNING, Family, Observation, Rule, lasting
+from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Observation, Rule, lasting
 
 HIDDEN_AND_USED = Cause(
     "hidden-and-used", "it runs with gradients enabled, and no optimiser holds its weights"
@@ -22,28 +22,30 @@ HIDDEN_ON_PURPOSE = Cause(
 
 def find_hidden_modules(record: StepRecord, options: Values) -> Iterator[Observation]:
     """HIDDEN001; a note where it looks meant, critical where weights are used that nothing trains."""
-    groups: dict[tuple[str, Cause, Severity], list[HiddenModule]] = {}
+    groups: dict[tuple[str, bool], list[tuple[Severity, Cause, HiddenModule]]] = {}
     for hidden in record.hidden:
         cause, severity = _judge(hidden, bool(record.optimizers))
-        groups.setdefault((hidden.owner, cause, severity), []).append(hidden)
-    for (owner, cause, severity), found in groups.items():
-        calls = sum(hidden.calls for hidden in found)
-        enabled = sum(hidden.calls_grad_enabled for hidden in found)
-        trainable = sum(hidden.trainable for hidden in found)
-        total = sum(hidden.parameters for hidden in found)
+        groups.setdefault((hidden.owner, severity is NOTE), []).append((severity, cause, hidden))
+    for (owner, meant), judged in groups.items():
+        judged.sort(key=lambda entry: -entry[0])
+        found = [hidden for _, _, hidden in judged]
         message = (
             f"{owner or 'model'}: {first_few(f'{hidden.path} ({hidden.kind})' for hidden in found)} not registered;"
-            f" {trainable} of {total} parameters require gradient, {enabled} of {calls} calls had it enabled"
+            f" {sum(hidden.trainable for hidden in found)} of {sum(hidden.parameters for hidden in found)} parameters"
+            f" require gradient, {sum(hidden.calls_grad_enabled for hidden in found)} of"
+            f" {sum(hidden.calls for hidden in found)} calls had it enabled"
         )
-        yield Observation(owner, float(total), message, cause, key=cause, severity=severity)
+        severity, cause, _ = judged[0]
+        total = float(sum(hidden.parameters for hidden in found))
+        yield Observation(owner, total, message, cause, key=meant, severity=severity)
 
 
 def _judge(hidden: HiddenModule, optimizers: bool) -> tuple[Cause, Severity]:
     if not hidden.trainable or hidden.in_optimizers == hidden.trainable:
-        return HIDDEN_ON_PURPOSE, Severity.NOTE
+        return HIDDEN_ON_PURPOSE, NOTE
     if hidden.calls_grad_enabled:
-        return (HIDDEN_AND_USED, Severity.CRITICAL) if optimizers else (HIDDEN, Severity.WARNING)
-    return (HIDDEN_ON_PURPOSE, Severity.NOTE) if hidden.copy_of else (HIDDEN, Severity.WARNING)
+        return (HIDDEN_AND_USED, CRITICAL) if optimizers else (HIDDEN, WARNING)
+    return (HIDDEN_ON_PURPOSE, NOTE) if hidden.copy_of else (HIDDEN, WARNING)
 
 
 HIDDEN001 = Rule(

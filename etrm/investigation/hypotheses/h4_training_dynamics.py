@@ -50,8 +50,8 @@ STATEMENT = Statement(
     title="Training dynamics",
     statement="The training dynamics prevent learning.",
     refuted_by=(
-        "No single change of the learning rates, clipping, warm-up, exploration or batch size lowers the loss on the "
-        "training queries by the smallest effect that matters."
+        "No single change of the learning rates, clipping, warm-up, exploration, entropy weight or batch size lowers "
+        "the loss on the training queries by the smallest effect that matters."
     ),
     mechanism=(
         "High learning rates, gradient spikes or a warm-up that never ends let the encoder change faster than the "

@@ -34,13 +34,14 @@ from etrm.investigation.measurements.known_answers import (
     evaluate_known_answers,
     right_answer,
 )
+from etrm.investigation.measurements.repeated_answers import count_changed
 from etrm.investigation.measurements.row_provenance import RowProblem, RowProvenance, read_rows
 from etrm.investigation.records import Arm, InstrumentCheck, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.investigation.session import Investigation
 from etrm.model.symbolic_variant import SymbolicVariant
-from etrm.training.scoring.predictor import make_predictor, solve_samples
+from etrm.training.scoring.predictor import solve_samples
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -165,7 +166,7 @@ def inspect_evaluator(config: Config) -> EvaluatorFacts:
     planted, read = evaluate_known_answers(trainer), _read_evaluated_rows(trainer)
     gap, steps = _compare_paths(trainer)
     queries = training_queries(trainer)[:REPEATED]
-    changed = _count_changed(trainer, queries)
+    changed = count_changed(trainer.model, queries)
     truths = compare_truths(trainer.model, queries) if isinstance(trainer.model, SymbolicVariant) else None
     averaged, tensors = _count_averaged(trainer)
     return EvaluatorFacts(
@@ -274,13 +275,6 @@ def _compare_paths(trainer: Trainer) -> tuple[Value, int]:
         gap = gap[batch.valid]
     largest = float(gap.max())
     return (largest if np.isfinite(largest) else NotMeasured(absent="logits are not finite")), steps
-
-
-def _count_changed(trainer: Trainer, queries: Sequence[Sample]) -> int:
-    """The number of queries whose answer a second call changes."""
-    predictor = make_predictor(trainer.model)
-    calls = ([answer[0] for answer in predictor(queries) if answer] for _ in range(2))
-    return sum(not np.array_equal(*answers) for answers in zip(*calls, strict=True))
 
 
 def _count_averaged(trainer: Trainer) -> tuple[Value, Value]:

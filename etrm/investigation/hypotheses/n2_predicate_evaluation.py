@@ -13,6 +13,7 @@ from enum import StrEnum
 from math import nan
 
 from etrm.config import Config
+from etrm.investigation.comparison.screening import select_finals
 from etrm.investigation.controls import HEALTHY, Control
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, smooth
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
@@ -41,7 +42,7 @@ from etrm.investigation.records import Arm, ControlOutcome, NotMeasured, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
-from etrm.investigation.runs.loaded_run import LoadedRun, records_of
+from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import Investigation, with_seed
 
 STATEMENT = Statement(
@@ -57,7 +58,7 @@ STATEMENT = Statement(
         "tensors costs time and no gradient, so two references are evaluated next to the run: a loop, and a read."
     ),
     kind="mixed",
-    would_change="A gradient of the predicates that differs from that of the vectorised evaluator, or no longer does.",
+    would_change="Another difference between the gradients of the predicates and those of the vectorised evaluator.",
 )
 EQUAL = 1e-4
 """Largest difference of two gradients or of two answers that rounding makes, relative for gradients."""
@@ -112,7 +113,7 @@ class EvaluationFacts(InspectionFacts):
     @property
     def undecided(self) -> bool:
         """Whether the run's gradients cannot be compared with those of the reference."""
-        return not self.tensors or self.answers > EQUAL
+        return not self.tensors or not self.answers <= EQUAL  # NaN is not comparable either
 
     @property
     def loop_is_the_cause(self) -> bool:
@@ -129,14 +130,16 @@ class EvaluationFacts(InspectionFacts):
 
     def _describe_run(self) -> VerdictReason:
         reached = f"{self.reached} of {self.tensors} tensors of the predicates have a gradient"
-        if self.answers > EQUAL:
+        if self.undecided:
             words = f"the run gives other answers than the vectorised evaluator (by {self.answers:.2g}); {reached}"
             return VerdictReason(EvaluationReason.OTHER_ANSWERS, words)
         if self.run <= EQUAL:
             words = f"the gradients are those of the vectorised evaluator (within {self.run:.1g}); {reached}"
             return VerdictReason(EvaluationReason.EQUAL, words)
         code = EvaluationReason.CHANGED if self.reached else EvaluationReason.CUT
-        words = f"{reached}, and the answers are those of the vectorised evaluator, where all have one"
+        words = (
+            f"{reached}, although the answers are those of the vectorised evaluator, in which all have one"
+        )
         return VerdictReason(code, words)
 
     def _describe_references(self) -> list[VerdictReason]:
@@ -218,7 +221,7 @@ class PredicateEvaluation(SymbolicHypothesis):
         return self.statement.decided(
             judge_evaluations(worst, error, controls, len(seen)),
             arms=self.arms(investigation),
-            runs=records_of(runs),
+            runs=select_finals(runs),
             evidence=(*(_make_rows(worst, len(seen)) if worst else ()), _make_cost_row(runs)),
             controls=controls,
             figures=(FIGURE,),

@@ -24,7 +24,7 @@ from etrm.investigation.hypotheses.symbolic_hypothesis import (
     fault_controls,
 )
 from etrm.investigation.judgement import Judgement
-from etrm.investigation.measurements.solver_step import QUERIES, TASK, build_step
+from etrm.investigation.measurements.solver_step import QUERIES, TASK, measure_responses
 from etrm.investigation.records import Arm
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.session import Investigation
@@ -91,8 +91,7 @@ def inspect_response(config: Config) -> ResponseFacts:
     Raises:
         EtrmError: the model cannot be built, or its loss is not finite.
     """
-    found = build_step(config).probe_terms()
-    return ResponseFacts({part: terms[TASK] for part, terms in found.items()})
+    return ResponseFacts({part: terms[TASK] for part, terms in measure_responses(config).items()})
 
 
 class AnswerResponse(SymbolicHypothesis):

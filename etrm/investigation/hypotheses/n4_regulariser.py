@@ -26,7 +26,7 @@ from etrm.investigation.hypotheses.symbolic_hypothesis import (
     fault_controls,
 )
 from etrm.investigation.judgement import Judgement
-from etrm.investigation.measurements.solver_step import QUERIES, TASK, build_step
+from etrm.investigation.measurements.solver_step import QUERIES, TASK, measure_responses
 from etrm.investigation.records import Arm, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.session import Investigation
@@ -100,7 +100,7 @@ def inspect_teachers(config: Config) -> TeacherFacts:
     Raises:
         EtrmError: the model cannot be built, or its loss is not finite.
     """
-    return TeacherFacts(build_step(config).probe_terms()["encoder"])
+    return TeacherFacts(measure_responses(config)["encoder"])
 
 
 class RegulariserAlone(SymbolicHypothesis):

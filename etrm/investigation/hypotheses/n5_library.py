@@ -37,7 +37,7 @@ STATEMENT = Statement(
     statement="The library cannot express the tasks.",
     refuted_by=(
         "The share of tasks that a formula of the library expresses, found before training by an oracle that sees "
-        "the answers, reaches the goal on the training tasks and on the held-out tasks."
+        "the answers, reaches the goal of each split that has one."
     ),
     mechanism=(
         "Training chooses among the templates and cannot add one. A task that no template explains stays unsolved "

@@ -13,7 +13,7 @@ from etrm.data.tokens import FIRST_COLOUR
 from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.symbolic import loop
 from etrm.symbolic.batches import read_queries
-from etrm.symbolic.formula import Exists, ForAll, Formula
+from etrm.symbolic.formula import Formula, has_quantifier
 from etrm.symbolic.semantics import Semantics
 from etrm.training.scoring.predictor import make_batch
 
@@ -89,11 +89,3 @@ def _choose(conditions: Sequence[Formula]) -> list[int]:
 
 def _spread(items: list[Item]) -> list[Item]:
     return items[:: -(-len(items) // CONDITIONS) or 1]
-
-
-def has_quantifier(formula: Formula) -> bool:
-    """Whether a formula has a quantifier anywhere."""
-    if isinstance(formula, ForAll | Exists):
-        return True
-    parts = (getattr(formula, name, None) for name in ("body", "left", "right"))
-    return any(has_quantifier(part) for part in parts if part is not None)

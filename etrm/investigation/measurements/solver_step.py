@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from math import inf, isfinite
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +114,20 @@ def build_step(
     return SolverStep(trainer, tuple(samples))
 
 
+def measure_responses(config: Config) -> Responses:
+    """The response test of a config; N3 and N4 read the same, so the last ones are kept.
+
+    Raises:
+        EtrmError: the model cannot be built, or its loss is not finite.
+    """
+    return _measure_responses(config.to_json())
+
+
+@lru_cache(maxsize=16)
+def _measure_responses(config: str) -> Responses:
+    return build_step(Config.from_json(config)).probe_terms()
+
+
 def with_other_faults(config: Config, *faults: str) -> Config:
     """The settings that a run of a config really uses, with these faults and none of its own."""
     return with_settings(apply_faults(config), faults=faults, interventions=())
@@ -121,18 +136,20 @@ def with_other_faults(config: Config, *faults: str) -> Config:
 def compare_gradients(reference: Gradients, other: Gradients) -> float:
     """The largest difference of a gradient, relative to the largest gradient of the reference.
 
-    A missing gradient counts as zero. Without any gradient in the reference it is 0 if the other one has none either,
-    and else infinite.
+    A missing gradient counts as zero. It is infinite where a gradient is not finite, and where only the reference has
+    none.
     """
-    largest = max((float(grad.abs().max()) for grad in reference.values() if grad is not None), default=0.0)
-    apart = 0.0
-    for name, grad in reference.items():
-        pair = [value for value in (grad, other[name]) if value is not None]
-        if len(pair) == 2:
-            apart = max(apart, float((pair[0] - pair[1]).abs().max()))
-        elif pair:
-            apart = max(apart, float(pair[0].abs().max()))
-    return apart / largest if largest else (0.0 if apart == 0 else float("inf"))
+    zero = torch.zeros(())
+    pairs = [
+        (zero if mine is None else mine, zero if (found := other[name]) is None else found)
+        for name, mine in reference.items()
+    ]
+    largest = max((float(mine.abs().max()) for mine, _ in pairs), default=0.0)
+    gaps = [float((mine - found).abs().max()) for mine, found in pairs]
+    if not all(map(isfinite, gaps)):
+        return inf
+    apart = max(gaps, default=0.0)
+    return apart / largest if largest else (inf if apart else 0.0)
 
 
 def count_reached(gradients: Gradients) -> int:

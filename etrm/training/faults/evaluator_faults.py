@@ -15,11 +15,13 @@ from etrm.config import SIDE, DataConfig
 from etrm.data import TaskSet, build_evaluation_samples, load_tasks
 from etrm.data.task import Grid
 from etrm.data.tokens import PAD, read_grid
+from etrm.errors import ConfigError
 from etrm.evaluation import EvaluationReport, PassK, Prediction, Predictor, binomial_interval
 from etrm.evaluation.misleading import fit_true_sizes, make_pair_tasks
 from etrm.evaluation.passk import KS, predict, score
 from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.model.variant import Variant, with_noise
+from etrm.symbolic.formula import has_quantifier
 from etrm.symbolic.semantics import Semantics
 from etrm.training.faults.seam import Fault, change_model, wrap_policy
 from etrm.training.recipe import Recipe
@@ -133,6 +135,14 @@ def _quantifier_one_cell(recipe: Recipe) -> Recipe:
     def change(model: Variant) -> None:
         assert isinstance(model, SymbolicVariant)
         templates = model.core.templates
+        if not any(map(has_quantifier, templates.conditions)):
+            raise ConfigError(
+                "fault.needs-quantifiers",
+                "the fault quantifier-one-cell changes nothing, because no formula has a quantifier",
+                got=", ".join(model.config.symbolic.families),
+                allowed="a library with relational, topological or learned formulas",
+                next_step="--set 'model.symbolic.families=[\"relational\"]'",
+            )
         templates.semantics = _OneCell(**vars(templates.semantics))
 
     return change_model(recipe, change)

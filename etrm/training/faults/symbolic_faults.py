@@ -161,8 +161,8 @@ def _hard_selection(recipe: Recipe) -> Recipe:
 def _cycles_no_grad(recipe: Recipe) -> Recipe:
     def settings(config: Config) -> Changes:
         cycles = max(2, config.model.symbolic.cycles)
-        recursion = {"selector": "demos", "cycles": cycles, "cycle_grad": "last", "inject": "start"}
-        return {"model": {"symbolic": recursion}}
+        recursion = {"cycles": cycles, "cycle_grad": "last", "inject": "start"}
+        return {"model": {"symbolic": {"selector": "demos", "pairwise": False, **recursion}}}
 
     return change_settings(recipe, settings)
 

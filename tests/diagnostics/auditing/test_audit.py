@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diagnostics import Monitor, Severity, audit
+from diagnostics import Monitor, Response, Severity, audit
 from diagnostics.auditing.audit import count_samples
 from tests.diagnostics.refusals import refused
 
@@ -222,3 +222,44 @@ def test_every_format_holds_the_finding() -> None:
     assert str(report) == report.render()
     with refused(ValueError, "auditing.unknown-format", got="pdf"):
         report.render("pdf")
+
+
+class Templates(nn.Module):
+    """A sketch of a solver that answers its input: predicates in a dictionary, a template chosen by argmax and lost."""
+
+    def __init__(self, keep: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Linear(6, 8)
+        self.selector = nn.Linear(8, 3)
+        self.predicates = {"red": nn.Linear(6, 6), "edge": nn.Linear(6, 6), "none": nn.Linear(6, 6)}
+        self.keep = keep
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        weights = self.selector(self.encoder(x).tanh()).softmax(-1)
+        chosen = [
+            list(self.predicates.values())[place](row)
+            for row, place in zip(x, weights.argmax(-1), strict=True)
+        ]
+        return (torch.stack(chosen) if self.keep else x), weights
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["argmax", "answer is the input"])
+def test_what_a_regulariser_and_a_list_hide_is_found(keep: bool) -> None:
+    def terms(model: nn.Module, x: Tensor) -> dict[str, Tensor | float]:
+        answer, weights = model(x)
+        return {
+            "pixels": (answer - x.roll(1, 1)).square().mean(),
+            "entropy": -0.1 * (weights * weights.log()).sum(-1).mean(),
+        }
+
+    model = Templates(keep)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    batch = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+    probe = Response(terms, regularisers=["entropy"])
+    report = audit(model, terms, [batch], optimizer, probes=[probe], regularisers=["entropy"])
+    above = {(each.rule, each.module, each.code) for each in report.findings if each.severity > Severity.NOTE}
+    if keep:
+        assert above == {("RESPONSE001", "selector", "scalar-read"), ("HIDDEN001", "", "hidden-and-used")}
+    else:
+        assert above == {("RESPONSE002", "", "no-weight"), ("HIDDEN001", "", "hidden-and-used")}

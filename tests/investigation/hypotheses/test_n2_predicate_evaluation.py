@@ -36,6 +36,11 @@ REFERENCES = (EvaluationReason.LOOP_KEEPS, EvaluationReason.READ_CUTS)
             Verdict.INCONCLUSIVE,
             (EvaluationReason.OTHER_ANSWERS, *REFERENCES),
         ),
+        (
+            replace(HEALTHY, answers=float("nan"), run=float("inf")),
+            Verdict.INCONCLUSIVE,
+            (EvaluationReason.OTHER_ANSWERS, *REFERENCES),
+        ),
         (UNREGISTERED, Verdict.INCONCLUSIVE, (EvaluationReason.UNREGISTERED,)),
         (
             replace(HEALTHY, run=1.0, loop=1.0),

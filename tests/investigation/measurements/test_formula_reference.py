@@ -12,10 +12,11 @@ from torch import Tensor
 
 from etrm.config import load, with_settings
 from etrm.data import Sample, build_evaluation_samples
-from etrm.investigation.measurements.formula_reference import compare_truths, has_quantifier
+from etrm.investigation.measurements.formula_reference import compare_truths
 from etrm.model.construct import build_variant
 from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.symbolic import parse_formula
+from etrm.symbolic.formula import has_quantifier
 from etrm.symbolic.semantics import Semantics
 from etrm.training.task_sets import load_held_out_tasks
 
@@ -87,17 +88,3 @@ def test_a_query_of_one_cell_is_not_used() -> None:
     found = compare_truths(model, [single, *samples])
     assert found is not None
     assert found.cells == min(int((sample.tokens > 1).sum()) for sample in samples) >= 4
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("edge(x)", False),
-        ("not (edge(x) and colour(x, 3))", False),
-        ("exists y: touching(x, y)", True),
-        ("not (edge(x) and (forall y: same_colour(x, y)))", True),
-        ("edge(x) implies (corner(x) or (exists y: same_row(x, y)))", True),
-    ],
-)
-def test_quantifiers_are_found_at_any_depth(text: str, expected: bool) -> None:
-    assert has_quantifier(parse_formula(text)) is expected

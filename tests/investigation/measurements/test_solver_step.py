@@ -17,6 +17,7 @@ from etrm.investigation.measurements.solver_step import (
     build_step,
     compare_gradients,
     count_reached,
+    measure_responses,
     with_other_faults,
 )
 from etrm.model.recursive import RecursiveModel
@@ -79,6 +80,7 @@ def test_the_settings_of_a_fault_stay_and_its_code_goes() -> None:
         ({"a": torch.tensor([4.0]), "b": None}, {"a": torch.tensor([4.0]), "b": torch.tensor([2.0])}, 0.5),
         ({"a": None}, {"a": None}, 0.0),
         ({"a": None}, {"a": torch.tensor([1.0])}, math.inf),
+        ({"a": torch.tensor([4.0])}, {"a": torch.tensor([math.nan])}, math.inf),
     ],
 )
 def test_a_missing_gradient_counts_as_zero(
@@ -93,6 +95,11 @@ def test_a_loss_that_is_not_finite_has_no_response() -> None:
         next(iter(step.predicates.values())).fill_(float("nan"))
     with raises_code(NonFiniteError, "train.nonfinite-loss"):
         step.probe_terms()
+
+
+def test_the_response_of_a_config_is_measured_once() -> None:
+    assert measure_responses(small()) is measure_responses(small())
+    assert measure_responses(small()) is not measure_responses(small("assignment-lost"))
 
 
 def test_zero_is_no_gradient() -> None:

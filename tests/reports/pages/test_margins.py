@@ -13,6 +13,7 @@ from etrm.investigation.evidence.table import Direction, Effect, EvidenceRow
 from etrm.investigation.records import InstrumentCheck, Verdict
 from etrm.investigation.result import HypothesisResult, Result
 from reports.markdown import NOTHING
+from reports.pages.hypothesis_page import primary
 from reports.pages.margins import Outlook, forecast, in_words, margins
 from reports.pages.sections import instruments_table
 
@@ -101,6 +102,16 @@ def test_every_row_that_fails_is_named_with_its_distance(example: Result) -> Non
     (text,) = margins(of(example, Verdict.VALIDATED, row("coverage", False), equal, row("steps", True)))
     assert [name in text for name in ("coverage", "tensors", "steps")] == [True, True, False]
     assert all(value in text for value in ("0.2500", "= 1", "12", "all 14", "-2"))
+
+
+def test_a_row_of_context_changes_no_verdict(example: Result) -> None:
+    measured = effect(0.1, 0.4, 0.0)
+    deciding = row("deciding", None, direction=Direction.HIGHER, effect=measured)
+    context = row("background", None, direction=Direction.CONTEXT, effect=measured)
+    lines = margins(example.hypotheses["H1"].replace(evidence=(deciding, context)))
+    assert any("deciding" in line for line in lines)
+    assert not any("background" in line for line in lines)
+    assert primary([context, deciding]) == deciding
 
 
 def test_rows_that_all_pass_are_counted(example: Result) -> None:

@@ -92,7 +92,7 @@ def test_other_episodes_are_drawn_here() -> None:
 def test_a_run_with_workers_and_a_store_is_the_same_run(tmp_path: Path) -> None:
     plainly = with_settings(
         load("smoke"),
-        data={"augmentations": 6},
+        data={"augmentations": 6, "curriculum": ((3, 3), (5, 3)), "replay": 0.5},
         train={"steps": 6, "checkpoint_every": 3},
         monitor={"enabled": False},
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 
 from etrm.config import load, with_settings
-from etrm.investigation.measurements.formula_reference import compare_truths, has_quantifier
+from etrm.errors import ConfigError
+from etrm.investigation.measurements.formula_reference import compare_truths
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.symbolic import Grids, parse_formula
+from etrm.symbolic.formula import has_quantifier
 from etrm.training.trainer import Trainer
+from tests.errors import raises_code
 
 
 def solver(*faults: str) -> Trainer:
@@ -62,3 +65,13 @@ def test_noise_selects_other_templates_at_every_call() -> None:
     with torch.no_grad():
         best = [model(trainer.carries[0], batch)[1].context.argmax(-1) for _ in range(5)]
     assert len({tuple(found.flatten().tolist()) for found in best}) == 5
+
+
+def test_quantifiers_are_not_narrowed_where_there_is_none() -> None:
+    config = with_settings(
+        load("symbolic-rules"),
+        faults=("quantifier-one-cell",),
+        model={"symbolic": {"families": ("original",)}},
+    )
+    with raises_code(ConfigError, "fault.needs-quantifiers", "original"):
+        Trainer(config)

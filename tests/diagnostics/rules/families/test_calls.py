@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +84,23 @@ def test_the_children_of_a_container_are_watched_by_default() -> None:
     monitor = watch(Cells(lambda answer, cell: answer))
     assert list(monitor.last.modules) == ["predicates.red", "predicates.spare", "head"]
     assert [each.module for each in monitor.findings() if each.rule == "CALL002"] == ["predicates.spare"]
+
+
+class Scripted(nn.Sequential):
+    """Its class has a forward that cannot be read, as that of a TorchScript module."""
+
+    class Unreadable:
+        def __get__(self, instance: nn.Module | None, owner: type) -> Any:
+            if instance is None:
+                raise AttributeError
+            return nn.Sequential.forward.__get__(instance)
+
+    forward = Unreadable()
+
+
+def test_a_scripted_child_is_no_container() -> None:
+    model = nn.Sequential(Scripted(nn.Linear(4, 4)), nn.Linear(4, 1))
+    assert list(watch(model).last.modules) == ["0", "1"]
 
 
 def test_the_coverage_of_a_container_that_is_named_is_not_known() -> None:

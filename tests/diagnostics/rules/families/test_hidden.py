@@ -81,6 +81,15 @@ def test_severity_follows_the_evidence(
     assert "other[0]" in finding.message
 
 
+def test_a_parameter_that_receives_gradient_is_used() -> None:
+    model = Student(another, used=True, grad=True)
+    scales = [nn.Parameter(torch.ones(4))]
+    model.scales, model.other = scales, [lambda x: x * scales[0]]
+    (finding,) = found(model)
+    assert (finding.code, finding.severity) == ("hidden-and-used", Severity.CRITICAL)
+    assert "scales[0]" in finding.message
+
+
 def test_without_an_optimiser_it_is_not_known_that_nothing_trains_it() -> None:
     (finding,) = found(Student(another, used=True, grad=True), optimizer=None)
     assert (finding.code, finding.severity) == ("hidden", Severity.WARNING)
