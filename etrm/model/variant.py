@@ -132,7 +132,7 @@ class Variant(nn.Module):
     def draw_noisy(self, context: Tensor) -> Tensor:
         """The context (B, P, D) with Gaussian noise of its own size, from torch's global CPU generator.
 
-        It serves evaluations that must not be noisy: as a fault, and as a warning next to the right score.
+        No score should depend on it: it makes a fault, and a misleading score next to the right one.
         """
         noise = to_device(torch.randn(context.shape), context.device).to(context.dtype)
         return context + context.std() * noise

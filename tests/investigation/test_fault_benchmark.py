@@ -22,7 +22,7 @@ from etrm.investigation.fault_benchmark import (
     subject_of,
 )
 from etrm.investigation.runs.budget import SCREENING
-from etrm.training.faults import FAULTS, build_recipe
+from etrm.training.faults import FAULTS, apply_faults, build_recipe
 from reports.pages.fault_benchmark_page import page
 from tests.errors import raises_code
 
@@ -46,6 +46,11 @@ def test_an_unknown_name_is_refused() -> None:
         cases(SMOKE, ("zzz",), 1, 1)
 
 
+def test_a_fault_that_does_not_act_on_the_base_is_refused() -> None:
+    with raises_code(ConfigError, "fault.needs-recursive", "decoder-moves"):
+        cases(load("symbolic-rules"), ("decoder-moves",), 1, 1)
+
+
 def test_subjects_have_the_fault_and_controls_have_none() -> None:
     for case in cases(SMOKE, (), 1, 1):
         subject = subject_of(case, SMOKE)
@@ -67,6 +72,13 @@ def test_cases_of_the_symbolic_solver_have_it_as_their_model() -> None:
     assert {"decoder-moves", "healthy-trm"}.isdisjoint(found)
     for subject in found.values():
         build_recipe(subject)
+
+
+@pytest.mark.parametrize("preset", ["symbolic", "symbolic-rules"])
+def test_every_case_of_the_symbolic_solver_has_settings_that_go_together(preset: str) -> None:
+    base = load(preset)
+    for case in cases(base, (), 1, 1):
+        apply_faults(subject_of(case, base))
 
 
 def planted(fault: str, expected: str, named: str) -> CaseOutcome:

@@ -102,28 +102,28 @@ def compare_scores(
     treatment: Sequence[LoadedRun],
     final: str,
     smallest_effect: float,
-    title: str = "",
+    diverged: float = 0.0,
 ) -> Contrast:
-    """A score of two arms, seed by seed; an effect is what the treatment loses. A run that diverged scores 0.
+    """A score of two arms, seed by seed; an effect is the control less the treatment.
 
     Args:
         name: the stable name of the treatment.
         control: the runs of the reference.
         treatment: the runs that are compared with it; a run that failed otherwise has no pair.
-        final: the key of the runs' final value, higher is better.
-        smallest_effect: the smallest loss that matters.
-        title: the treatment in words; its name by default.
+        final: the key of the runs' final value.
+        smallest_effect: the smallest effect that matters.
+        diverged: the score of a run that diverged, the worst one.
     """
-    by_seed = {run.seed: _read_score(run, final) for run in treatment}
-    pairs = [(_read_score(run, final), by_seed.get(run.seed)) for run in control]
+    by_seed = {run.seed: _read_score(run, final, diverged) for run in treatment}
+    pairs = [(_read_score(run, final, diverged), by_seed.get(run.seed)) for run in control]
     both = [(before, after) for before, after in pairs if before is not None and after is not None]
     means = [fmean(side) for side in zip(*both, strict=True)] if both else [float("nan")] * 2
     effects = tuple(before - after for before, after in both)
-    return Contrast(name, means[0], means[1], effects, smallest_effect, title, final)
+    return Contrast(name, means[0], means[1], effects, smallest_effect, final=final)
 
 
-def _read_score(run: LoadedRun, final: str) -> float | None:
+def _read_score(run: LoadedRun, final: str, diverged: float) -> float | None:
     if run.diverged:
-        return 0.0
+        return diverged
     value = run.final.get(final)
     return None if value is None or isinstance(value, NotMeasured) else value

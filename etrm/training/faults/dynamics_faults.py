@@ -59,9 +59,9 @@ def _entropy_collapse(recipe: Recipe) -> Recipe:
     """The selector `fit`, which evaluates the demonstrations, does not collapse; it is replaced by an encoder."""
 
     def settings(config: Config) -> Changes:
-        selector = config.model.symbolic.selector
-        encoder = {"symbolic": {"selector": "demos" if selector == "fit" else selector}}
-        return {"model": encoder, "train": {"entropy_weight": ENTROPY_WEIGHT}}
+        fitted = config.model.symbolic.selector == "fit"
+        symbolic = {"selector": "demos", "pairwise": False} if fitted else {}
+        return {"model": {"symbolic": symbolic}, "train": {"entropy_weight": ENTROPY_WEIGHT}}
 
     return change_settings(recipe, settings)
 
