@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -30,7 +29,7 @@ from diagnostics.report.tables import module_table, term_table, to_table
 from diagnostics.rules.options import Values
 from diagnostics.rules.registry import with_own
 from diagnostics.rules.rule import Rule
-from diagnostics.testing.trials import untouched
+from diagnostics.testing.trials import arrivals, untouched
 
 Step = Callable[[nn.Module, Any], Any]
 """`step(model, batch)`: a whole training step, or the forward pass alone, which returns the loss or its terms."""
@@ -227,7 +226,7 @@ def _train(
     model: nn.Module, step: Step, batch: Any, optimizers: Sequence[Optimizer], monitor: Monitor
 ) -> float | None:
     """One step, completed where the user's ends at the loss; the loss if it returned one."""
-    with _arrivals(model) as arrived:
+    with arrivals(model) as arrived:
         returned = step(model, batch)
     if isinstance(returned, Mapping):
         monitor.terms(returned)
@@ -249,19 +248,3 @@ def _train(
     if isinstance(returned, Tensor):
         return float(returned.detach()) if returned.numel() == 1 else None
     return float(returned) if isinstance(returned, (int, float)) else None
-
-
-@contextmanager
-def _arrivals(model: nn.Module) -> Iterator[list[None]]:
-    """A list that is no longer empty once gradient arrived at a parameter."""
-    arrived: list[None] = []
-    handles = [
-        parameter.register_post_accumulate_grad_hook(lambda _: arrived.append(None))
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    ]
-    try:
-        yield arrived
-    finally:
-        for handle in handles:
-            handle.remove()

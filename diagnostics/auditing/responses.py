@@ -29,7 +29,7 @@ from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.random_numbers import same_random_numbers
 from diagnostics.records import Absent, Number, root_sum_squares
 from diagnostics.selection import select_modules
-from diagnostics.testing.trials import untouched
+from diagnostics.testing.trials import arrivals, untouched
 
 Loss = Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor | float]]
 """`loss(model, batch)` -> the loss with its graph, or its terms by name. It must not call backward()."""
@@ -102,7 +102,7 @@ def probe_response(
         seed: Seed of the noise.
 
     Raises:
-        ValueError: A term is not finite or has several elements, or a pattern matches nothing.
+        ValueError: A term is not finite or has several elements, `loss` calls backward(), or a pattern matches nothing.
     """
     modules = {"": model, **select_modules(model, watch)}
     with untouched(model):
@@ -148,6 +148,10 @@ def _tracer(flow: Flow, name: str) -> Callable[..., None]:
     return note
 
 
+_REFUSALS = (ValueError, ArithmeticError, AssertionError)
+"""Errors with which code refuses numbers, such as the logits of a distribution: perturbed weights have an effect."""
+
+
 class _Base:
     """The loss with the weights as they are: its terms, their gradients, and how far they differ between two runs."""
 
@@ -155,8 +159,14 @@ class _Base:
         self.model = model
         self._loss = loss
         self._batch = batch
-        with untouched(model):
+        with untouched(model), arrivals(model) as arrived:
             terms = self._terms()
+            if arrived:
+                raise InvalidValue(
+                    "probes.whole-step",
+                    "the response test needs a function that returns the loss; {got} also calls backward()",
+                    got=getattr(loss, "__name__", "it"),
+                )
             self.values = {name: _number(value) for name, value in terms.items()}
             self.gradients = {name: _gradients(value, _trainable(model)) for name, value in terms.items()}
         again = self.evaluate()
@@ -179,12 +189,15 @@ class _Base:
         return terms
 
     def evaluate(self, *changes: Callable[[], None]) -> dict[str, float]:
-        """The terms after changes of the weights, which are undone."""
+        """The terms after changes of the weights, which are undone; NaN where the user's code refuses them."""
         with untouched(self.model):
             with same_random_numbers(self.model):
                 for change in changes:
                     change()
-            return {name: _number(value) for name, value in self._terms().items()}
+            try:
+                return {name: _number(value) for name, value in self._terms().items()}
+            except _REFUSALS:
+                return dict.fromkeys(self.values, math.nan)
 
     def judge(
         self, term: str, weights: Sequence[nn.Parameter], changes: Mapping[float, float]
@@ -211,7 +224,7 @@ class _Base:
         if kind == "some":
             by_noise = max((change for size, change in changes.items() if size < math.inf), default=0.0)
             clear = max(self.noise[term], self._rounding[term])
-            verdict = "healthy" if by_noise > clear or by_noise != by_noise else "saturated"
+            verdict = "healthy" if by_noise > clear else "saturated"
         elif responding:
             verdict = "cut" if kind == "none" else "flat"
         else:
@@ -235,8 +248,7 @@ def _changes(
         change = _noise(weights, size, seed) if kind == "noise" else _redraw(weights, seed)
         for term, value in base.evaluate(change).items():
             if term in changes:
-                change_of = abs(value - base.values[term])
-                moved = math.inf if change_of != change_of else change_of  # not finite any more: it has moved
+                moved = _distance(value, base.values[term])
                 changes[term][size] = max(moved, changes[term].get(size, 0.0))
         if base.answered(changes):
             break
@@ -257,9 +269,15 @@ def _wakes(base: _Base, weights: Sequence[nn.Parameter], name: str, draws: int, 
             term
             for term in before
             if math.isfinite(before[term])
-            and abs(after[term] - before[term]) > base.noise.get(term, math.inf)
+            and _distance(after[term], before[term]) > base.noise.get(term, math.inf)
         }
     return awake
+
+
+def _distance(value: float, base: float) -> float:
+    """|difference|, infinite where the value is no longer a number."""
+    difference = abs(value - base)
+    return math.inf if math.isnan(difference) else difference
 
 
 def _is_quiet(terms: Mapping[str, TermResponse]) -> bool:

@@ -67,6 +67,22 @@ def _held(module: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
+def arrivals(model: nn.Module) -> Iterator[list[None]]:
+    """A list that is no longer empty once gradient arrived at a parameter."""
+    arrived: list[None] = []
+    handles = [
+        parameter.register_post_accumulate_grad_hook(lambda _: arrived.append(None))
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        yield arrived
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def _optimizers_untouched(optimizers: Sequence[Optimizer]) -> Iterator[None]:
     """Lets the optimisers step on copies: what they held is never written to."""
     was = []

@@ -138,7 +138,7 @@ def cases(base: Config, names: Sequence[str], seeds: int, per_case: int) -> list
         per_case: seeds of one investigation, so that no two cases share one.
 
     Raises:
-        ConfigError: a name that is not known.
+        ConfigError: a name that is not known, or a fault that does not act on the base config.
     """
     recursive = base.model.recursive
     known = {
@@ -146,6 +146,8 @@ def cases(base: Config, names: Sequence[str], seeds: int, per_case: int) -> list
     }
     known |= dict.fromkeys((*(HEALTHY if recursive else ()), *HEALTHY_SYMBOLIC), NOTHING)
     for name in names:
+        if name in FAULTS and name not in known:
+            FAULTS[name].check(base)
         if name not in known:
             raise ConfigError(
                 "fault.unknown", f"unknown fault {name!r}", allowed=", ".join(known), next_step="etrm faults"

@@ -46,6 +46,11 @@ def test_an_unknown_name_is_refused() -> None:
         cases(SMOKE, ("zzz",), 1, 1)
 
 
+def test_a_fault_that_does_not_act_on_the_base_is_refused() -> None:
+    with raises_code(ConfigError, "fault.needs-recursive", "decoder-moves"):
+        cases(load("symbolic-rules"), ("decoder-moves",), 1, 1)
+
+
 def test_subjects_have_the_fault_and_controls_have_none() -> None:
     for case in cases(SMOKE, (), 1, 1):
         subject = subject_of(case, SMOKE)

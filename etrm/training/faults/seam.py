@@ -57,7 +57,7 @@ class Fault:
         if self.models == "recursive" and not config.model.recursive:
             raise ConfigError(
                 "fault.needs-recursive",
-                f"the fault {self.name} changes nothing in the symbolic solver, which has no recursive core",
+                f"the fault {self.name} does not act on the symbolic solver, which has no recursive core",
                 got=f"model.variant {variant!r}",
                 allowed="another model.variant",
                 next_step="etrm faults lists what each fault acts on",

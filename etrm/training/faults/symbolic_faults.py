@@ -123,10 +123,10 @@ class _LoopedPredicates(_OwnForward):
 
     def forward(self, name: str, *cells: Cells) -> Tensor:
         """The truths, stacked: a loop in Python ends no graph."""
-        if name in FIXED:
-            return super().forward(name, *cells)
         parts = torch.broadcast_tensors(*(part for c in cells for part in (c.batch, c.row, c.column)))
         shape = parts[0].shape
+        if name in FIXED or len(shape) < 2:  # at most one cell of each grid
+            return super().forward(name, *cells)
         flat = [part.flatten(1).unbind(1) for part in parts]
         truths = []
         for place in zip(*flat, strict=True):

@@ -168,11 +168,32 @@ def test_a_loss_that_cannot_be_repeated_is_no_response() -> None:
     assert found["selector"]["loss"].change > 0
 
 
+def test_code_that_refuses_perturbed_weights_depends_on_them() -> None:
+    def checked(model: nn.Module, x: Tensor) -> Tensor:
+        scores = model.selector(model.encoder(x))
+        if float(scores.detach().abs().max()) > limit:
+            raise ValueError
+        return model(x)[0].square().mean()
+
+    model = Chooser(torch.ones_like)
+    limit = 1.001 * float(model.selector(model.encoder(X)).detach().abs().max())
+    found = probe_response(model, checked, X)["selector"]["loss"]
+    assert (found.verdict, found.change) == ("cut", float("inf"))
+
+
+def whole_step(model: nn.Module, x: Tensor) -> Tensor:
+    loss = model(x)[0].square().mean()
+    loss.backward()
+    model.zero_grad()
+    return loss.detach()
+
+
 @pytest.mark.parametrize(
     ("loss", "code"),
     [
         (lambda model, x: model(x)[0].mean() * float("nan"), "probes.loss-not-finite"),
         (lambda model, x: model(x)[0], "monitor.term-not-scalar"),
+        (whole_step, "probes.whole-step"),
     ],
 )
 def test_a_loss_that_is_no_finite_scalar_is_refused(loss: Callable[..., Tensor], code: str) -> None:

@@ -12,6 +12,7 @@ from diagnostics import Monitor, Severity
 from etrm.config import Config, load, with_settings
 from etrm.errors import ConfigError
 from etrm.model.symbolic_variant import SymbolicVariant
+from etrm.symbolic import Grids, evaluate, loop, parse
 from etrm.symbolic.batches import read_queries
 from etrm.symbolic.templates import as_tokens
 from etrm.training.faults import FAULTS, RENAMED, build_recipe, find_all
@@ -137,6 +138,22 @@ def test_a_python_loop_has_the_values_and_gradients_of_all_cells_at_once() -> No
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fault", ["predicates-unregistered", "predicates-item", "python-loop-predicates"])
+def test_other_predicates_have_the_same_values_for_single_cells_too(fault: str) -> None:
+    guard = parse("where exists y: related(x, y, 0) and learned(y, 1) paint 3")
+    grids, truths = Grids.of([[[0, 1, 2], [3, 0, 1]]]), []
+    for faults in ((), (fault,)):
+        model = Trainer(rules(*faults)).model
+        assert isinstance(model, SymbolicVariant)
+        for evaluator in (evaluate, loop):
+            painted = evaluator.apply_rule(
+                guard, grids, model.core.predicates, model.core.templates.semantics
+            )
+            truths.append(painted.colours)
+    for other in truths[1:]:
+        torch.testing.assert_close(other, truths[0])
 
 
 # -- what the monitor says ------------------------------------------------------------------------
