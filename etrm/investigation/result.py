@@ -40,6 +40,7 @@ class HypothesisResult(Record):
     refuted_by: str
     mechanism: str
     kind: Literal["mechanistic", "statistical", "mixed"]
+    scope: Literal["part", "mechanism"] = "part"  # a mechanism may be that of a fault that another one names
     verdict: Verdict
     codes: Annotated[tuple[Code, ...], Len(1)]  # reasons for the verdict
     sentence: str  # the reasons in one sentence with their numbers

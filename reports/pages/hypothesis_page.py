@@ -122,6 +122,11 @@ def _place_note(result: Result, key: str) -> str:
     what = "leading candidate" if result.root_cause_confidence == "candidate" else "root cause"
     if standing == "root cause":
         return paragraph(f"This hypothesis is the **{what}** of the investigation.")
+    if result.hypotheses[key].scope == "mechanism":
+        return paragraph(
+            f"The {what} is {escape(cause)}. This page is about a mechanism inside of the model. It may show how "
+            f"{escape(cause)} comes about and is no second cause."
+        )
     return paragraph(
         f"This hypothesis is downstream of the {what}, {escape(cause)}, so the measurements on this page may be its "
         f"consequence. Fix {escape(cause)} first, then measure again."

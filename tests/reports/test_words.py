@@ -292,3 +292,12 @@ def test_a_run_that_two_parts_share_costs_once(example: Result) -> None:
 
 def flat(page: str) -> str:
     return page.replace("\n", " ")
+
+
+def test_a_mechanism_beside_the_root_cause_is_no_second_one(example: Result) -> None:
+    found = example.hypotheses["H4"]
+    inside = example.replace(hypotheses=example.hypotheses | {"H4": found.replace(scope="mechanism")})
+    note = "downstream of the root cause"
+    assert note in hypothesis_page(example, "H4", ()).replace("\n", " ")
+    assert note not in hypothesis_page(inside, "H4", ()).replace("\n", " ")
+    assert place(inside, "H4") == "downstream"

@@ -20,7 +20,10 @@ from etrm.investigation.session import Investigation
 
 @dataclass(frozen=True)
 class Statement:
-    """A hypothesis as registered: these words decide what a verdict means."""
+    """A hypothesis as registered: these words decide what a verdict means.
+
+    With the scope ``mechanism`` it shows how a part fails, and another hypothesis may name the same fault.
+    """
 
     id: str
     title: str
@@ -29,6 +32,7 @@ class Statement:
     mechanism: str
     kind: Literal["mechanistic", "statistical", "mixed"]
     would_change: str
+    scope: Literal["part", "mechanism"] = "part"
 
     def decided(self, judgement: Judgement, **found: Any) -> HypothesisResult:
         """The hypothesis with its verdict, why, and the other fields of what was found.

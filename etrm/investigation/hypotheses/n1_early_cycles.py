@@ -53,6 +53,7 @@ STATEMENT = Statement(
     ),
     kind="mixed",
     would_change="A step on which the encoder or a refiner has no gradient because its cycles ran without one.",
+    scope="mechanism",
 )
 FAULT = "cycles-no-grad"
 

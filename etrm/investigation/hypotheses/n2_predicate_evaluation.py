@@ -59,6 +59,7 @@ STATEMENT = Statement(
     ),
     kind="mixed",
     would_change="Another difference between the gradients of the predicates and those of the vectorised evaluator.",
+    scope="mechanism",
 )
 EQUAL = 1e-4
 """Largest difference of two gradients or of two answers that rounding makes, relative for gradients."""

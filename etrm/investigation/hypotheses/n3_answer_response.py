@@ -40,6 +40,7 @@ STATEMENT = Statement(
     ),
     kind="mechanistic",
     would_change="A change of the weights that changes the loss of the answers by more than rounding.",
+    scope="mechanism",
 )
 ROUNDING = 1e-4
 """Nats per query. Where the answer is the query, weights that sum to 1 up to rounding move the loss by 1e-7."""

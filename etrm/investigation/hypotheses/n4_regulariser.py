@@ -42,6 +42,7 @@ STATEMENT = Statement(
     ),
     kind="mechanistic",
     would_change="A gradient of the loss of the answers in the selector.",
+    scope="mechanism",
 )
 FAULT = "hard-selection"
 PENALTY = 0.01

@@ -45,6 +45,7 @@ STATEMENT = Statement(
     ),
     kind="mechanistic",
     would_change="Families that express more of the tasks, or another goal.",
+    scope="mechanism",
 )
 TASKS = 200
 """Largest number of tasks of a split that are searched: about .2 s each with all families on one core."""
