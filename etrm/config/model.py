@@ -138,6 +138,13 @@ class ModelConfig(Section):
         return self.variant != "trm"
 
     @property
+    def label(self) -> str:
+        """The variant, with its kind of encoder or selector if it has one."""
+        if not self.has_encoder:
+            return self.variant
+        return f"{self.variant}, {self.encoder.kind if self.recursive else self.symbolic.selector}"
+
+    @property
     def recursive(self) -> bool:
         """Whether the core can start from the weights of a TRM; a model from outside is taken to."""
         return self.variant != SYMBOLIC

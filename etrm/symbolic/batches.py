@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from etrm.batch import Batch, Demos
 from etrm.config import SIDE
 from etrm.symbolic.formula import BLACK, COLOURS
-from etrm.symbolic.grids import Grids
+from etrm.symbolic.grids import Grids, one_hot
 from etrm.symbolic.solver import Demonstrations
 from etrm.symbolic.templates import FIRST_COLOUR, PAD
 
@@ -46,7 +45,7 @@ class Queries:
         batch = torch.arange(len(canvas), device=canvas.device).unsqueeze(1)
         found = canvas[batch, self.rows.clamp(min=0), self.columns.clamp(min=0)]
         before = (self.rows < 0) | (self.columns < 0)
-        pad = functional.one_hot(torch.full_like(self.rows, PAD), canvas.shape[-1]).to(canvas.dtype)
+        pad = one_hot(torch.full_like(self.rows, PAD), canvas.shape[-1]).to(canvas.dtype)
         return torch.where(before.unsqueeze(-1), pad, found)
 
 
@@ -101,4 +100,4 @@ def _grids(tokens: Tensor, rows: Tensor, columns: Tensor, here: Tensor) -> Grids
     colours = torch.where(here, tokens - FIRST_COLOUR, BLACK)
     canvas = torch.full((len(tokens), spare + 1), BLACK, dtype=torch.long, device=tokens.device)
     canvas = canvas.scatter(1, index, colours)[:, :spare].view(-1, height, width)
-    return Grids(functional.one_hot(canvas, COLOURS).float(), heights, widths)
+    return Grids(one_hot(canvas, COLOURS).float(), heights, widths)

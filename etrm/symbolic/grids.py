@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from etrm.device import to_host
 from etrm.symbolic.formula import BLACK, COLOURS
+
+
+def one_hot(values: Tensor, count: int) -> Tensor:
+    """(..., count) bool of integers (...); torch's own function cannot run on the simulated GPU of the tests."""
+    return values.unsqueeze(-1) == torch.arange(count, device=values.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +46,7 @@ class Grids:
         for row, array in zip(canvas, arrays, strict=True):
             row[: array.shape[0], : array.shape[1]] = torch.from_numpy(array)
         heights, widths = (torch.tensor([array.shape[axis] for array in arrays]) for axis in (0, 1))
-        return cls(functional.one_hot(canvas, COLOURS).to(dtype), heights, widths)
+        return cls(one_hot(canvas, COLOURS).to(dtype), heights, widths)
 
     @classmethod
     def black(cls, shape: tuple[int, int], like: Grids, heights: Tensor, widths: Tensor) -> Grids:

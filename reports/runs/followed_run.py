@@ -47,9 +47,8 @@ class Followed:
 
     @property
     def model(self) -> str:
-        """The variant of the model, with its encoder if it has one."""
-        model = self.config.model
-        return model.variant if model.variant == "trm" else f"{model.variant}, {model.encoder.kind}"
+        """The variant of the model, with its kind of encoder or selector if it has one."""
+        return self.config.model.label
 
     @property
     def coverage(self) -> float | None:

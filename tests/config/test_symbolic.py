@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from etrm.config import SymbolicConfig, load
+from etrm.config import SymbolicConfig, load, with_settings
 from etrm.errors import ConfigError
 from tests.errors import raises_code
 
@@ -58,3 +58,18 @@ def test_learned_settings_have_their_effect_with_the_family() -> None:
 def test_settings_that_cannot_act_on_the_symbolic_solver_are_refused(setting: str, code: str) -> None:
     with raises_code(ConfigError, code):
         load("symbolic-rules", overrides=(setting,))
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "label"),
+    [
+        ("smoke", {}, "etrm, standard"),
+        ("overfit", {"variant": "trm"}, "trm"),
+        ("symbolic-rules", {}, "symbolic, fit"),
+        ("symbolic-rules", {"symbolic": {"selector": "demos"}}, "symbolic, demos"),
+    ],
+)
+def test_a_model_is_labelled_by_what_reads_its_demonstrations(
+    preset: str, changes: dict[str, Any], label: str
+) -> None:
+    assert with_settings(load(preset), model=changes).model.label == label

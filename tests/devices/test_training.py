@@ -69,6 +69,20 @@ def test_every_variant_and_encoder_trains_as_on_the_host(name: str) -> None:
     assert on_device == losses(config)
 
 
+@pytest.mark.parametrize("selector", ["fit", "demos"])
+def test_the_symbolic_solver_trains_as_on_the_host(selector: str) -> None:
+    """Quantifiers are means: torch makes tensors of its own in the derivative of a product, on this device's host."""
+    rules = with_settings(
+        load("symbolic-rules"),
+        data={"max_tasks": 12, "max_side": 4},
+        model={"symbolic": {"guards": 3, "quantifier": "mean", "selector": selector}},
+        train={"batch_size": 4, "threads": 1, "steps": STEPS, "warmup_steps": 0, "entropy_weight": 0.01},
+    )
+    with simulated_device():
+        on_device = losses(rules)
+    assert on_device == losses(rules)
+
+
 def test_bfloat16_trains(device: torch.device) -> None:
     assert all(line["loss"] > 0 for line in losses(subject(train={"precision": "bfloat16"})))
 

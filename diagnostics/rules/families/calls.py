@@ -34,8 +34,12 @@ _CAUSES = {
 """(some ran with gradients disabled, some were cut later) -> the cause."""
 
 
+WASTED = 0.5
+"""Share of calls with zeros alone from which they are no masked rest but work for nothing, as in WASTE001."""
+
+
 def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observation]:
-    """CALL001; a note where the other calls ran with gradients disabled as declared, or received zeros alone."""
+    """CALL001; a note where the other calls are declared, or are fewer than half and received zeros alone."""
     for name, module in learners(record):
         total, reached = module.calls_total, module.calls_with_gradient
         zero = sum(call.reached and not call.gradient for call in module.calls)
@@ -46,7 +50,7 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
         cut = total - reached - disabled - zero
         declared = name in record.partial and not cut and disabled > 0
         cause = CALLS_DECLARED if declared else _CAUSES[disabled > 0, cut > 0]
-        minor = cause in (CALLS_DECLARED, CALLS_ZERO)
+        minor = declared or (cause is CALLS_ZERO and zero < WASTED * total)
         message = (
             f"{name}: {reached} of {total} calls received gradient; {disabled} ran with gradients disabled,"
             f" {cut} were cut later{f', {zero} received zeros alone' if zero else ''}"
@@ -74,8 +78,8 @@ CALL001 = Rule(
     lasting(5),
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
     what="The module is called several times in a step, and some calls receive no gradient. It is a note where"
-    " `expect_partial` names the module and these calls ran with gradients disabled, and where they received zeros"
-    " alone. It does not fire where checkpointing repeats calls.",
+    " `expect_partial` names the module and these calls ran with gradients disabled, and where fewer than half of"
+    " them received zeros alone. It does not fire where checkpointing repeats calls.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
     false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",

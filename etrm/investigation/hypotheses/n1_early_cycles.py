@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from etrm.config import Config, with_settings
@@ -16,23 +16,25 @@ from etrm.investigation.comparison.paired_contrast import KNOWS_NOTHING
 from etrm.investigation.comparison.screening import select_finals
 from etrm.investigation.controls import HEALTHY, Control
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, smooth
-from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
+from etrm.investigation.evidence.reasons import VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
-from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_controls
+from etrm.investigation.hypotheses.inspection import judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import (
     SYMBOLIC_PRESET,
+    MechanismFacts,
     SymbolicHypothesis,
     compare_scores,
     control_config,
     describe_arms,
+    judge_mechanism,
     split_by_setting,
     study_config,
 )
-from etrm.investigation.judgement import CommonReason, Judgement
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.selector_calls import STEPS, PartCalls, SelectorCalls, watch_selector
-from etrm.investigation.records import Arm, ControlOutcome, NotMeasured, Verdict
+from etrm.investigation.records import Arm, NotMeasured
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
@@ -69,7 +71,7 @@ class CycleReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class CycleFacts(InspectionFacts):
+class CycleFacts(MechanismFacts):
     """Whether gradients arrive at encoder and refiners.
 
     Attributes:
@@ -149,14 +151,14 @@ class EarlyCycles(SymbolicHypothesis):
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
         began = time.perf_counter()
         controls = judge_controls(
-            self.study, make_controls(), lambda config: judge_cycles(inspect_cycles(config))
+            self.study, make_controls(), lambda config: judge_mechanism(inspect_cycles(config))
         )
         seen, error = investigation.inspect_seeds(self.id, investigation.subject, inspect_cycles)
         worst = max(seen, key=lambda found: (found.holds, found.undecided), default=None)
         spent = time.perf_counter() - began
         runs = investigation.run(self.id, plan_jobs())
         return self.statement.decided(
-            judge_cycles(worst, error, controls, len(seen)),
+            judge_mechanism(worst, error, controls, len(seen)),
             arms=self.arms(investigation),
             runs=select_finals(runs),
             evidence=(*(_make_rows(worst, len(seen)) if worst else ()), *_make_cost_rows(runs)),
@@ -182,23 +184,6 @@ def make_controls() -> list[Control]:
         ),
         Control(FAULT, f"fault {FAULT} on preset {SYMBOLIC_PRESET}", control_config((FAULT,)), True),
     ]
-
-
-def judge_cycles(
-    worst: CycleFacts | None, error: str = "", controls: Sequence[ControlOutcome] = (), seeds: int = 1
-) -> Judgement:
-    """The verdict that the calls give; without a gradient in the last cycle, none.
-
-    Args:
-        worst: the facts of the worst seed; None where the model could be built with no seed.
-        error: the reason why a model could not be built, or nothing.
-        controls: outcomes of the controls.
-        seeds: number of seeds.
-    """
-    found = judge(worst, error, controls, describe_scope(seeds))
-    if worst is not None and worst.undecided and found.verdict is Verdict.INVALIDATED:
-        return replace(found, verdict=Verdict.INCONCLUSIVE)
-    return found
 
 
 # -- what the missing gradient costs --------------------------------------------------------------

@@ -16,17 +16,19 @@ from etrm.config import Config
 from etrm.investigation.comparison.screening import select_finals
 from etrm.investigation.controls import HEALTHY, Control
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, smooth
-from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
+from etrm.investigation.evidence.reasons import VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
-from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_controls
+from etrm.investigation.hypotheses.inspection import judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import (
     SYMBOLIC_PRESET,
+    MechanismFacts,
     SymbolicHypothesis,
     compare_scores,
     control_config,
     describe_arms,
+    judge_mechanism,
     split_by_setting,
     study_config,
 )
@@ -38,7 +40,7 @@ from etrm.investigation.measurements.solver_step import (
     count_reached,
     with_other_faults,
 )
-from etrm.investigation.records import Arm, ControlOutcome, NotMeasured, Verdict
+from etrm.investigation.records import Arm, NotMeasured
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
@@ -85,7 +87,7 @@ class EvaluationReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class EvaluationFacts(InspectionFacts):
+class EvaluationFacts(MechanismFacts):
     """The gradients of the predicates with the same weights and queries.
 
     Attributes:
@@ -220,7 +222,7 @@ class PredicateEvaluation(SymbolicHypothesis):
         spent = time.perf_counter() - began
         runs = investigation.run(self.id, plan_jobs())
         return self.statement.decided(
-            judge_evaluations(worst, error, controls, len(seen)),
+            judge_mechanism(worst, error, controls, len(seen)),
             arms=self.arms(investigation),
             runs=select_finals(runs),
             evidence=(*(_make_rows(worst, len(seen)) if worst else ()), _make_cost_row(runs)),
@@ -244,24 +246,7 @@ def make_controls() -> list[Control]:
 
 def judge_config(config: Config) -> Judgement:
     """The verdict on one config, without controls."""
-    return judge_evaluations(compare_evaluations(config), "", (), 1)
-
-
-def judge_evaluations(
-    worst: EvaluationFacts | None, error: str, controls: Sequence[ControlOutcome], seeds: int
-) -> Judgement:
-    """The verdict that the gradients give; without the answers of the reference, none.
-
-    Args:
-        worst: the facts of the worst seed; None where the model could be built with no seed.
-        error: the reason why a model could not be built, or nothing.
-        controls: outcomes of the controls.
-        seeds: number of seeds.
-    """
-    found = judge(worst, error, controls, describe_scope(seeds))
-    if worst is not None and found.verdict is Verdict.INVALIDATED and worst.undecided:
-        return replace(found, verdict=Verdict.INCONCLUSIVE)
-    return found
+    return judge_mechanism(compare_evaluations(config), "", (), 1)
 
 
 # -- what a read costs ----------------------------------------------------------------------------

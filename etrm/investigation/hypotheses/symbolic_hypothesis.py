@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from etrm.config import Config, load, with_settings
@@ -11,8 +12,11 @@ from etrm.config.tree import Changes
 from etrm.investigation.comparison.paired_contrast import Contrast
 from etrm.investigation.comparison.screening import with_steps
 from etrm.investigation.controls import HEALTHY, Control, subject_arm
+from etrm.investigation.evidence.reasons import InspectionFacts
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
-from etrm.investigation.records import Arm, NotMeasured
+from etrm.investigation.hypotheses.inspection import describe_scope, judge
+from etrm.investigation.judgement import Judgement
+from etrm.investigation.records import Arm, ControlOutcome, NotMeasured, Verdict
 from etrm.investigation.runs.loaded_run import LoadedRun
 
 SYMBOLIC_PRESET = "symbolic-rules"
@@ -27,6 +31,32 @@ class SymbolicHypothesis(Hypothesis):
     def applies_to(self, subject: Config) -> bool:
         """Whether the model is a symbolic solver."""
         return subject.model.variant == SYMBOLIC
+
+
+class MechanismFacts(InspectionFacts):
+    """Facts that may leave a mechanism open."""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the facts neither show the mechanism nor rule it out."""
+        return False
+
+
+def judge_mechanism(
+    worst: MechanismFacts | None, error: str = "", controls: Sequence[ControlOutcome] = (), seeds: int = 1
+) -> Judgement:
+    """The verdict of the worst seed; INCONCLUSIVE where its facts are undecided.
+
+    Args:
+        worst: the facts of the worst seed; None where the model could be built with no seed.
+        error: the reason why a model could not be built, or nothing.
+        controls: outcomes of the controls.
+        seeds: number of seeds.
+    """
+    found = judge(worst, error, controls, describe_scope(seeds))
+    if worst is not None and found.verdict is Verdict.INVALIDATED and worst.undecided:
+        return replace(found, verdict=Verdict.INCONCLUSIVE)
+    return found
 
 
 def control_config(faults: Sequence[str] = (), **symbolic: object) -> Config:

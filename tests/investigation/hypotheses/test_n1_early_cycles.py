@@ -11,6 +11,7 @@ from etrm.config import load, with_settings
 from etrm.investigation.hypotheses import n1_early_cycles as n1
 from etrm.investigation.hypotheses import symbolic_hypothesis
 from etrm.investigation.hypotheses.n1_early_cycles import FAULT, CycleFacts, CycleReason
+from etrm.investigation.hypotheses.symbolic_hypothesis import judge_mechanism
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.selector_calls import PartCalls, SelectorCalls
 from etrm.investigation.records import Verdict
@@ -39,7 +40,7 @@ def facts(encoder: float, enabled: float, reached: float) -> CycleFacts:
 def test_the_verdict_names_encoder_and_refiners_separately(
     found: CycleFacts, verdict: Verdict, codes: tuple[str, ...]
 ) -> None:
-    judgement = n1.judge_cycles(found)
+    judgement = judge_mechanism(found)
     assert (judgement.verdict, judgement.codes) == (verdict, codes)
 
 

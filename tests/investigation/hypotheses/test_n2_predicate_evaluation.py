@@ -17,6 +17,7 @@ from etrm.investigation.hypotheses.n2_predicate_evaluation import (
     EvaluationFacts,
     EvaluationReason,
 )
+from etrm.investigation.hypotheses.symbolic_hypothesis import judge_mechanism
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
 from etrm.investigation.session import Investigation
@@ -52,7 +53,7 @@ REFERENCES = (EvaluationReason.LOOP_KEEPS, EvaluationReason.READ_CUTS)
 def test_the_verdict_names_the_read_and_clears_the_loop(
     facts: EvaluationFacts, verdict: Verdict, codes: tuple[str, ...]
 ) -> None:
-    judgement = n2.judge_evaluations(facts, "", (), 1)
+    judgement = judge_mechanism(facts, "", (), 1)
     assert (judgement.verdict, judgement.codes) == (verdict, codes)
 
 

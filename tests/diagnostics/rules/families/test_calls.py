@@ -63,11 +63,12 @@ def calls(monitor: Monitor) -> list[Finding]:
     [
         (lambda answer, cell: answer * (cell < 3), "calls-zero", Severity.NOTE),
         (lambda answer, cell: answer.where(torch.tensor(cell < 3), 0), "calls-zero", Severity.NOTE),
+        (lambda answer, cell: answer * (cell < 2), "calls-zero", Severity.WARNING),
         (lambda answer, cell: answer if cell < 3 else answer.detach(), "calls-cut", Severity.WARNING),
         (lambda answer, cell: answer if cell < 3 else None, "calls-cut", Severity.WARNING),
         (lambda answer, cell: answer * (cell < 2) if cell < 3 else None, "calls-cut", Severity.WARNING),
     ],
-    ids=["masked", "where", "detached", "dropped", "masked and dropped"],
+    ids=["masked", "where", "mostly masked", "detached", "dropped", "masked and dropped"],
 )
 def test_rows_that_are_masked_are_not_cut(
     keep: Callable[[Tensor, int], Tensor | None], code: str, severity: Severity
