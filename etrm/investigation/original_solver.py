@@ -205,7 +205,7 @@ def tell(
     jobs = [Job(ArmId(STUDY, code), seed, config, measure=True) for code, config in configs.items()]
     runs = run_jobs(out, jobs, launcher, lambda done, total: progress("training", done, total))
     found, series = [], []
-    for stage, job in zip(stages, jobs, strict=True):
+    for place, (stage, job) in enumerate(zip(stages, jobs, strict=True)):
         run = runs[job.key]
         result = investigate(
             configs[stage.code],
@@ -221,7 +221,7 @@ def tell(
         found.append(
             _summarise(stage, run, {id: result.hypotheses[id] for id in hypotheses}, result.root_cause)
         )
-        series.append(smooth(logged_curve("loss", run, "lm_loss", stage.code), WINDOW))
+        series.append(smooth(logged_curve("loss", run, "lm_loss", f"{place} {stage.code}"), WINDOW))
     last = configs[stages[-1].code]
     story = Story(
         steps=steps,

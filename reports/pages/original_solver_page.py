@@ -74,7 +74,7 @@ def draw_losses(story: Story) -> bytes:
         caption="",
         y_log=True,
     )
-    return draw(figure, story.series, [stage.code for stage in story.stages])
+    return draw(figure, story.series, [curve.arm for curve in story.series])
 
 
 def _describe_constant(stage: StageResult) -> str:
