@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from etrm.batch import Batch
-from etrm.config import ModelConfig
+from etrm.config import ModelConfig, TrainConfig
 from etrm.model.recursive import RecursiveModel
 from etrm.training.loss import act_loss
 
@@ -86,7 +86,7 @@ def test_matches_the_published_arrays(case: str, published_batch: PublishedBatch
         carry, output = model(carry, batch)
         output.context.retain_grad()
         loss = act_loss(output, batch.labels)
-        total = loss.total(0.5)
+        total = loss.total(TrainConfig(q_halt_weight=0.5))
         (total / published["batch_size"]).backward()
 
         want = {k.removeprefix(prefix): expected[k] for k in expected.files if k.startswith(prefix)}

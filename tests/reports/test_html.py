@@ -106,7 +106,7 @@ def hostile(example: Result, text: str) -> Result:
     fixed = {
         "key", "figure", "label", "kind", "role", "direction", "verdict", "expected", "got", "state", "folder",
         "config", "series", "order", "root_cause", "root_cause_confidence", "explained_by", "id", "arm", "severity",
-        "code", "item", "cause_code", "scenario",
+        "code", "item", "cause_code", "scenario", "scope",
     }  # fmt: skip
 
     def kept(key: str, item: Any) -> Any:

@@ -88,7 +88,7 @@ class SolverStep:
                 self.model, lambda model, batch: self.compute_terms()[1], None, watch=["encoder", "core"]
             )
         except InvalidValue as error:
-            raise NonFiniteError("train.nonfinite-loss", str(error)) from error
+            raise NonFiniteError("investigate.nonfinite-term", str(error)) from error
 
 
 def build_step(

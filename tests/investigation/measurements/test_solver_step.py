@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_has_no_response() -> None:
     step = build_step(small())
     with torch.no_grad():
         next(iter(step.predicates.values())).fill_(float("nan"))
-    with raises_code(NonFiniteError, "train.nonfinite-loss"):
+    with raises_code(NonFiniteError, "investigate.nonfinite-term"):
         step.probe_terms()
 
 

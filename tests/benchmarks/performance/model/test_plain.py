@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks.performance.model.plain import LADDER, Ways, plain_copy
 from benchmarks.performance.model.workload import encode_padded
 from etrm.batch import Batch, Demos
-from etrm.config import ModelConfig
+from etrm.config import ModelConfig, TrainConfig
 from etrm.model.encoders import PAD
 from etrm.model.recursive import RecursiveModel, StepOutput
 from etrm.training.loss import act_loss
@@ -67,7 +67,7 @@ def batch() -> Batch:
 
 def gradients(model: nn.Module, output: StepOutput, batch: Batch) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    act_loss(output, batch.labels, "stablemax").total(0.5, 0.0).backward()
+    act_loss(output, batch.labels, "stablemax").total(TrainConfig(q_halt_weight=0.5)).backward()
     return {
         name.replace("embedding_weight", "weight"): p.grad.clone()
         for name, p in model.named_parameters()
