@@ -35,6 +35,7 @@ def train(
     from etrm.rank import read_rank
     from etrm.training.trainer import Trainer
     from etrm.training.trainer import train as run_training
+    from reports.runs.run_summary import summarise_run
     from reports.terminal.console import TrainBar, open_console
     from reports.terminal.data_tables import stage_lines
 
@@ -45,7 +46,11 @@ def train(
         chosen = resolve_config(preset, config, settings, inject)
     console = open_console(stderr=True, quiet=read_rank() > 0)
 
+    parameters = 0
+
     def show_stages(trainer: Trainer) -> None:
+        nonlocal parameters
+        parameters = sum(weight.numel() for weight in trainer.model.parameters())
         for line in stage_lines(trainer.config.data.curriculum, trainer.episodes.stage_tasks):
             console.print(line, highlight=False)
 
@@ -54,6 +59,8 @@ def train(
     state = "finished" if finished else f"stopped early; resume with: etrm train --resume --out {out}"
     with suppress(OSError):  # the run may have stopped because its terminal was closed
         console.print(f"{out}: {state}", highlight=False, soft_wrap=True)
+        for line in summarise_run(out, parameters) if finished and read_rank() == 0 else ():
+            console.print(line, highlight=False, soft_wrap=True)
     if not finished:
         raise typer.Exit(130)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from diagnostics import Severity
 from etrm.checkpoints.run_folder import read_config, read_findings
 from etrm.config import Config
 from reports.runs.history import History
@@ -49,6 +50,18 @@ class Followed:
     def model(self) -> str:
         """The variant of the model, with its kind of encoder or selector if it has one."""
         return self.config.model.label
+
+    @property
+    def serious(self) -> list[str]:
+        """The rules of the findings above a note, each once, critical ones first."""
+        by_severity = sorted(self.findings, key=lambda item: item["severity"] != Severity.CRITICAL.label)
+        above = [item["rule"] for item in by_severity if item["severity"] != Severity.NOTE.label]
+        return list(dict.fromkeys(above))
+
+    @property
+    def critical(self) -> bool:
+        """Whether a finding is critical."""
+        return any(item["severity"] == Severity.CRITICAL.label for item in self.findings)
 
     @property
     def coverage(self) -> float | None:

@@ -35,6 +35,7 @@ class ListedRun:
         last: the last values of quantities by name, smoothed over :data:`reports.runs.history.WINDOW` steps.
         best: the best of the smoothed values, by name.
         coverage: the smoothed coverage of the encoder, or of the core if there is no encoder.
+        findings: the rules of the toolkit's findings above a note, critical ones first.
         model: the variant of the model and its encoder.
         seed: the seed of the run.
         faults: the injected faults.
@@ -50,6 +51,7 @@ class ListedRun:
     last: dict[str, float | None] = field(default_factory=dict)
     best: dict[str, float | None] = field(default_factory=dict)
     coverage: float | None = None
+    findings: tuple[str, ...] = ()
     model: str = ""
     seed: int | None = None
     faults: tuple[str, ...] = ()
@@ -120,6 +122,7 @@ def read_entry(folder: Path) -> ListedRun:
         last={name: history.last(name) for name in NUMBERS},
         best={name: history.best(name) for name in NUMBERS},
         coverage=run.coverage,
+        findings=tuple(run.serious),
         model=run.model,
         seed=run.config.train.seed,
         faults=run.config.faults,
@@ -140,6 +143,7 @@ def as_table(entries: Sequence[ListedRun]) -> Table:
     table.add_column("state")
     for name in ("step", "accuracy", "exact", "loss", "coverage"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("findings")
     table.add_column("model")
     table.add_column("seed", justify="right", no_wrap=True)
     table.add_column("faults")
@@ -163,6 +167,7 @@ def _cells(one: ListedRun) -> list[str | Text]:
         f"{one.step}/{one.steps}",
         *(_last_and_best(one.last[name], one.best[name]) for name in NUMBERS),
         NOTHING if one.coverage is None else f"{one.coverage:.2f}",
+        ", ".join(one.findings),
         one.model,
         str(one.seed),
         ", ".join(one.faults),

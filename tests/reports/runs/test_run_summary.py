@@ -1,0 +1,44 @@
+"""The lines that end a run, from folders written by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports.runs.listing import read_entry
+from reports.runs.run_summary import summarise_run
+
+
+def finding(rule: str, severity: str) -> dict[str, Any]:
+    return {"rule": rule, "severity": severity, "module": "encoder", "message": "planted"}
+
+
+@pytest.mark.parametrize(
+    ("found", "rules", "command"),
+    [
+        ([], (), "evaluate"),
+        ([finding("SPIKE001", "note")], (), "evaluate"),
+        ([finding("WASTE001", "warning"), finding("WASTE001", "warning")], ("WASTE001",), "evaluate"),
+        (
+            [finding("WASTE001", "warning"), finding("COV001", "critical")],
+            ("COV001", "WASTE001"),
+            "investigate",
+        ),
+    ],
+)
+def test_findings_above_a_note_are_named_and_critical_ones_choose_the_next_command(
+    write_run: Callable[..., Path], found: list[dict[str, Any]], rules: tuple[str, ...], command: str
+) -> None:
+    folder = write_run(logged=30)
+    (folder / "findings.json").write_text(json.dumps(found))
+    reached, findings, following = summarise_run(folder, 12345)
+    assert "12,345 parameters" in reached
+    # The loss falls from 2 by .01 a step: the mean of the last tenth, steps 28 to 30, is 1.71, and it is the best one.
+    assert "loss 1.710 (best 1.710)" in reached
+    assert findings.removeprefix("findings: ") == (", ".join(rules) or "none above a note")
+    assert following == f"next: etrm {command} {folder}"
+    assert read_entry(folder).findings == rules
