@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diagnostics import Severity
 from etrm.checkpoints.run_folder import read_config, read_findings
 from etrm.config import Config
 from reports.runs.history import History
 from reports.runs.run_state import Status, find_lock_holder, read_status
+
+CRITICAL, NOTE = "critical", "note"
+"""The highest and the lowest severity, as ``findings.json`` has them."""
 
 
 class Followed:
@@ -54,14 +56,14 @@ class Followed:
     @property
     def serious(self) -> list[str]:
         """The rules of the findings above a note, each once, critical ones first."""
-        by_severity = sorted(self.findings, key=lambda item: item["severity"] != Severity.CRITICAL.label)
-        above = [item["rule"] for item in by_severity if item["severity"] != Severity.NOTE.label]
+        by_severity = sorted(self.findings, key=lambda item: item["severity"] != CRITICAL)
+        above = [item["rule"] for item in by_severity if item["severity"] != NOTE]
         return list(dict.fromkeys(above))
 
     @property
     def critical(self) -> bool:
         """Whether a finding is critical."""
-        return any(item["severity"] == Severity.CRITICAL.label for item in self.findings)
+        return any(item["severity"] == CRITICAL for item in self.findings)
 
     @property
     def coverage(self) -> float | None:
