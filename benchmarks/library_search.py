@@ -1,6 +1,7 @@
-"""How many tasks of ARC-AGI-1 a library of formulas explains, by search over demonstrations and without training.
+"""How many tasks a library of formulas explains, by search over demonstrations and without training.
 
-A trained selector has to be compared with these numbers. As a command: python -m benchmarks.library_search
+A trained selector has to be compared with these numbers: of ARC-AGI-1, and of the held-out recolouring rules. As a
+command: python -m benchmarks.library_search
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from rich.console import Console
 
 from etrm.config import SymbolicConfig
 from etrm.data import Task, TaskSet, load_tasks
-from etrm.symbolic.formula import Rule
+from etrm.symbolic.formula import COLOURS, Rule
 from etrm.symbolic.library import Library
+from etrm.symbolic.parser import parse
 from etrm.symbolic.search import apply_crisply, find_recolouring, measure_agreement
 
-SIDE = 10
+SIDE, RULE_SIDE = 10, 6
+"""Largest sides of the grids, those of the presets `symbolic` and `symbolic-rules`."""
 ROWS = (
     "original templates, best by fit",
     "original templates, oracle",
@@ -27,6 +30,19 @@ ROWS = (
     "any of the searches by fit",
     "whole library, one answer by fit",
 )
+RULES = "rules:recolour"
+_SAME_BESIDE = "(exists y: touching(x, y) and same_colour(x, y))"
+CONDITIONS = {
+    "edge": "edge(x)",
+    "inner": "inner(x)",
+    "touching": _SAME_BESIDE,
+    "alone": f"not {_SAME_BESIDE}",
+    "covered": "not colour(x.up, 0)",
+    "open": "colour(x.up, 0)",
+}
+"""The conditions of the recolouring rules (:data:`etrm.data.rules.CONDITIONS`) as formulas."""
+GUARDS = {"no guard": (), "position": ("edge", "inner"), "the true conditions": tuple(CONDITIONS)}
+"""Guards among which the search chooses; a rule without a guard paints every cell that is not black."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,30 @@ def search_task(task: Task, library: Library) -> dict[str, Rule]:
     return found
 
 
+def search_guards(task: Task, names: Sequence[str]) -> tuple[bool, bool]:
+    """Whether the recolouring that fits best solves the task, and whether any recolouring does.
+
+    Args:
+        task: a task of a recolouring rule.
+        names: names of :data:`CONDITIONS`.
+    """
+    guards = ["not colour(x, 0)", *(f"not colour(x, 0) and {CONDITIONS[name]}" for name in names)]
+    judged = [
+        judge(task, parse(f"where {guard} paint {colour}")) for guard in guards for colour in range(COLOURS)
+    ]
+    return pick_best(judged).solves, any(one.solves for one in judged)
+
+
+def print_guards(console: Console, count: int | None) -> None:
+    """Print how many held-out recolouring rules each set of guards solves."""
+    tasks = load_tasks(RULES, "evaluation", RULE_SIDE, count)
+    console.print(f"\n{RULES}: {len(tasks)} held-out tasks")
+    for name, names in GUARDS.items():
+        found = [search_guards(task, names) for task in tasks]
+        best, oracle = (sum(column) for column in zip(*found, strict=True))
+        console.print(f"  {name}: {best} by fit, {oracle} by an oracle")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, and every solved task with its rule."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.library_search", description=__doc__)
@@ -99,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for task_id, rules in found.items():
             if ROWS[5] in rules:
                 console.print(f"  {task_id}: {rules[ROWS[5]]}", markup=False, highlight=False)
+    print_guards(console, given.tasks)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.library_search import ROWS, judge, main, search_task
+from benchmarks.library_search import CONDITIONS, GUARDS, ROWS, judge, main, search_guards, search_task
 from etrm.config import SymbolicConfig
-from etrm.data import Pair, Task
+from etrm.data import Pair, Task, load_tasks, rules
 from etrm.symbolic import parse
 from etrm.symbolic.library import Library
-from etrm.symbolic.search import rank_rules
+from etrm.symbolic.search import apply_crisply, rank_rules
 
 LIBRARY = Library.of(SymbolicConfig())
 
@@ -45,3 +45,20 @@ def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "training: 1 tasks within 10x10" in printed
     assert "dihedral: 938 rules, 91 conditions" in printed
     assert all(printed.count(f"  {row}: ") == 2 for row in ROWS)
+    assert all(printed.count(f"  {name}: ") == 1 for name in GUARDS)
+
+
+def test_the_formulas_of_the_conditions_are_those_of_the_rules() -> None:
+    assert set(CONDITIONS) == set(rules.CONDITIONS)
+    grids = np.random.default_rng(0).integers(0, 3, (20, 4, 4), dtype=np.uint8)
+    for name, text in CONDITIONS.items():
+        made = apply_crisply(parse(f"where {text} paint 9"), list(grids))
+        holds = rules.CONDITIONS[name](grids)
+        assert ((np.stack(made) == 9) == holds)[grids != 0].all(), name  # the rules leave black cells alone
+        assert 0 < holds[grids != 0].mean() < 1
+
+
+def test_the_true_conditions_solve_what_no_guard_cannot() -> None:
+    tasks = load_tasks("rules:recolour", "evaluation", 6, 12)
+    assert all(search_guards(task, tuple(CONDITIONS)) == (True, True) for task in tasks)
+    assert not all(search_guards(task, ())[1] for task in tasks)
