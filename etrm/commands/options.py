@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 PresetOption = Annotated[
-    str | None, typer.Option(help="Preset to start from: smoke, small, rules or overfit.")
+    str | None,
+    typer.Option(help="Preset to start from: smoke, small, rules, overfit, symbolic or symbolic-rules."),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option(help='TOML file of settings. preset = "NAME" in it extends that preset.')

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from etrm.config import load
+from etrm.commands.options import PresetOption
+from etrm.config import list_presets, load
 from etrm.data import load_tasks
 from tests.command_line import etrm
 from tests.errors import assert_holds
+
+
+def test_the_help_names_every_preset() -> None:
+    (option,) = get_args(PresetOption)[1:]
+    assert set(re.findall(r"[a-z-]+", option.help.partition(": ")[2])) - {"or"} == set(list_presets())
 
 
 def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
