@@ -120,8 +120,6 @@ class StageResult(Record):
     title: str
     faults: tuple[str, ...]
     run: Run
-    first_loss: float  # of the first training step
-    last_loss: float  # mean of the last steps
     loss_before: float  # on the training queries, before training
     loss_after: float  # on the same queries, after it
     entropy_before: float  # of the template weights in nats, first step
@@ -252,16 +250,12 @@ def _name_phases(progress: Progress, stage: str) -> Progress:
 def _summarise(
     stage: RepairStage, run: LoadedRun, decided: Mapping[str, HypothesisResult], root_cause: str | None
 ) -> StageResult:
-    losses = [float(m["lm_loss"]) for m in run.metrics]
     entropies = [float(m["entropy"]) for m in run.metrics]
-    tail = losses[-WINDOW:]
     return StageResult(
         code=stage.code,
         title=stage.title,
         faults=stage.faults,
         run=run.record,
-        first_loss=losses[0],
-        last_loss=sum(tail) / len(tail),
         loss_before=_number(run, "loss_start"),
         loss_after=_number(run, "loss_end"),
         entropy_before=entropies[0],

@@ -23,8 +23,6 @@ def stage(code: str, before: float, after: float, solved: int, **verdicts: Verdi
         title=f"title of {code}",
         faults=("assignment-lost",) if solved == 0 else (),
         run=run,
-        first_loss=before,
-        last_loss=after,
         loss_before=before,
         loss_after=after,
         entropy_before=5.0,
