@@ -1,7 +1,7 @@
 """What a changed copy of the packages calls at the changed place.
 
-A copy of this file lies beside the packages of a changed copy as the module ``changed_code``. It imports nothing of them, and
-one process of a changed copy has one change, so the state of the change is that of the module.
+A copy of this file lies beside the packages of a changed copy as the module ``changed_code``. It imports nothing of
+them, and a changed copy has one change, so the state of the change is that of the module.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+PROFILE = "ETRM_PROFILE_OF_PLACES"
+"""The environment variable with the file of the profile."""
 Part = str | int | None
 """A field of a dataclass, an index of a tuple, or None for the whole value."""
 
@@ -142,10 +145,9 @@ def kind_of(value: Any) -> str:
 
 def write_profile() -> None:
     """Write the profile at exit, if the environment names a file for it."""
-    path = os.environ.get("ETRM_PROFILE_OF_PLACES")
+    path = os.environ.get(PROFILE)
     if path:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(_profile, file)
+        Path(path).write_text(json.dumps(_profile), "utf-8")
 
 
 atexit.register(write_profile)

@@ -69,7 +69,7 @@ def change_copy(copy: Path, place: Place, before: str, after: str, hooks: bool) 
 
 
 def profile_copy(copy: Path) -> list[Place]:
-    """Make every place of a copy note its values, and return the places in the order of their numbers in the profile."""
+    """Make every place of a copy note its values, and return the places in the order of the profile."""
     places = list_places(copy)
     by_path: dict[str, list[Insertion]] = {}
     for key, place in enumerate(places):
@@ -81,7 +81,7 @@ def profile_copy(copy: Path) -> list[Place]:
 
 
 def read_profile(file: Path, places: Sequence[Place]) -> dict[str, dict[str, Any]]:
-    """Return the values that the places of a profiled copy had, by the keys of the places; only those that were reached."""
+    """Return the values that a profiled copy noted, by the keys of its places; only of places that were reached."""
     found = json.loads(file.read_text("utf-8"))
     return {place.key: found[str(key)] for key, place in enumerate(places) if str(key) in found}
 
@@ -98,7 +98,10 @@ def insert(source: bytes, insertions: Iterable[Insertion]) -> bytes:
 def _around(place: Place, before: str, after: str) -> list[Insertion]:
     """Insertions that nest as the expressions do: at one position, ends come first, and the longer one encloses."""
     length = place.end - place.start
-    return [Insertion(place.start, 1_000_000_000 - length, before), Insertion(place.end, length - 1_000_000_000, after)]
+    return [
+        Insertion(place.start, 1_000_000_000 - length, before),
+        Insertion(place.end, length - 1_000_000_000, after),
+    ]
 
 
 def _add_hooks(copy: Path, by_path: dict[str, list[Insertion]]) -> None:
@@ -127,8 +130,8 @@ def _rewrite(copy: Path, path: str, insertions: list[Insertion]) -> str:
     runtime = copy / f"{RUNTIME}.py"
     if not runtime.exists():
         shutil.copyfile(Path(__file__).with_name(f"{RUNTIME}.py"), runtime)
-    texts = (text.decode().splitlines(keepends=True) for text in (before, after))
-    return "".join(difflib.unified_diff(*texts, f"a/{path}", f"b/{path}"))
+    old, new = (text.decode().splitlines(keepends=True) for text in (before, after))
+    return "".join(difflib.unified_diff(old, new, f"a/{path}", f"b/{path}"))
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -15,8 +15,8 @@ from etrm.checkpoints import format as checkpoints
 from etrm.investigation.unlisted.program import EVALUATION
 
 LEAST = 1e-3
-"""A smaller difference of the weights, as a share of the way that training moved them, is numeric noise: training on one
-thread is repeatable bit for bit, and two equal functions that round differently (a factor before a norm) stay below."""
+"""A smaller difference of the weights, as a share of the way that training moved them, is numeric noise: training on
+one thread is repeatable bit for bit, and equal functions that round differently (a factor before a norm) stay below."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ def compare_runs(unchanged: Path, changed: Path) -> Effect:
     way = _distance(first.model, last.model)
     distances = [_distance(last.model, other.model), _distance(last.ema, other.ema)]
     worst = math.nan if any(math.isnan(distance) for distance in distances) else max(distances)
-    return Effect(worst / way, _differ(*_read_both(unchanged, changed, EVALUATION)), _log_differs(unchanged, changed))
+    return Effect(
+        worst / way, _differ(*_read_both(unchanged, changed, EVALUATION)), _log_differs(unchanged, changed)
+    )
 
 
 def _checkpoints(folder: Path) -> tuple[checkpoints.Checkpoint, checkpoints.Checkpoint]:

@@ -72,7 +72,8 @@ def _of_file(root: Path, path: str) -> Iterator[Place]:
     starts = line_starts(source)
 
     def span(node: ast.expr | ast.stmt) -> tuple[int, int]:
-        assert node.end_lineno is not None and node.end_col_offset is not None
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
         return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
 
     for function, node in list_functions(ast.parse(source)):
@@ -118,8 +119,11 @@ def _expressions(function: ast.FunctionDef) -> Iterator[tuple[ast.stmt, ast.expr
         elif isinstance(statement, ast.Expr):  # a docstring
             continue
         else:
+            targets = [*getattr(statement, "targets", ()), getattr(statement, "target", None)]
             inside = [
-                child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.expr | ast.withitem)
+                child
+                for child in ast.iter_child_nodes(statement)
+                if isinstance(child, ast.expr | ast.withitem) and child not in targets
             ]
         unpacked = (
             statement.value

@@ -1,12 +1,16 @@
 """The program that a changed copy runs in a process of its own: train a config, or investigate it.
 
-Usage: ``python -m etrm.investigation.unlisted.program train|investigate CONFIG OUT [TIER]`` with the copy on the path.
+Usage: ``python -m etrm.investigation.unlisted.program train|investigate CONFIG OUT [TIER HYPOTHESES]``, with
+the copy on the path.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from etrm.errors import EtrmError
 from etrm.evaluation import EvaluationReport
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import Tier
-from etrm.investigation.runs.launchers import launcher
+from etrm.investigation.runs.launchers import Attempt, Launcher
 from etrm.training.scoring.score_run import evaluate_run
 from etrm.training.trainer import train
 
@@ -28,7 +32,11 @@ REFUSED = 2
 
 def main(arguments: list[str]) -> int:
     """Run a command, and return the exit status."""
-    command, config, out = arguments[0], Config.from_json(Path(arguments[1]).read_text("utf-8")), Path(arguments[2])
+    command, config, out = (
+        arguments[0],
+        Config.from_json(Path(arguments[1]).read_text("utf-8")),
+        Path(arguments[2]),
+    )
     try:
         if command == "train":
             train(config, out, resume=out.exists())
@@ -36,23 +44,47 @@ def main(arguments: list[str]) -> int:
                 answers = evaluate_run(out, {}).report
                 write_atomically(out / EVALUATION, json.dumps(summarize(answers), indent=1) + "\n")
         else:
-            _investigate(config, out, Tier(**json.loads(arguments[3])))
+            _investigate(config, out, Tier(**json.loads(arguments[3])), arguments[4].split(","))
     except EtrmError as error:
         sys.stderr.write(f"{error}\n{error.code}\n")
         return REFUSED
     return 0
 
 
-def _investigate(config: Config, out: Path, tier: Tier) -> None:
+class InThisProcess:
+    """An executor that does a call at once, which saves the start of a process."""
+
+    def submit(self, call: Callable[..., None], *arguments: Any) -> Attempt:
+        """Do a call, and return how it ended."""
+        attempt: Future[None] = Future()
+        try:
+            call(*arguments)
+        except Exception as error:  # noqa: BLE001 - as a pool of processes does
+            attempt.set_exception(error)
+        else:
+            attempt.set_result(None)
+        return attempt
+
+    def stop(self, attempts: Sequence[Any]) -> None:
+        """Do nothing: no call is left."""
+
+
+@contextmanager
+def _in_this_process(folder: Path) -> Iterator[InThisProcess]:
+    yield InThisProcess()
+
+
+def _investigate(config: Config, out: Path, tier: Tier, hypotheses: Sequence[str]) -> None:
     investigate(
         config,
         out,
         name="subject",
         first_seed=config.train.seed,
-        launcher=launcher("processes", 1),
+        launcher=Launcher(1, _in_this_process),
         command="",
         progress=lambda phase, done, total: None,
         experiments=(),
+        hypotheses=hypotheses,
         tier=tier,
         until_root_cause=True,
     )

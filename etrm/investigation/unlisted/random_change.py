@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from etrm.config import Changes, Config
+from etrm.config import Config
 from etrm.config.section import Section
 from etrm.investigation.unlisted.places import Place
 from etrm.investigation.unlisted.stages import HYPOTHESES
@@ -21,7 +21,7 @@ Profile = Mapping[str, Mapping[str, Any]]
 OUTSIDE_TRAINING = frozenset({"queries", "weights", "answers", "votes", "score", "loading"})
 """Stages without a step of training."""
 REACHED = 5
-"""A variation is drawn for a stage if it reaches at least this fraction, 1/5, of the places that another one reaches."""
+"""A variation is drawn for a stage if it reaches at least 1/5 of the places that another one reaches."""
 FACTORS = (0.5, 0.9, 1.1, 2.0, -1.0, 10.0)
 SETTING = re.compile(r"\b(config|train|data|model|halt|encoder|evaluate|layout|section|group)\.(\w+)$")
 """A read of a setting, by the names that the code gives to sections."""
@@ -96,7 +96,7 @@ class RandomChange:
 
 
 def draw_change(
-    seed: int, places: Sequence[Place], profiles: Sequence[Profile], config: Config, buckets: Sequence[int]
+    seed: int, places: Sequence[Place], profiles: Sequence[Profile], steps: int, buckets: Sequence[int]
 ) -> RandomChange:
     """Draw the change of a seed.
 
@@ -106,7 +106,7 @@ def draw_change(
         seed: the seed.
         places: all places of the source.
         profiles: the profile of the config with each of the variations.
-        config: the config that is investigated.
+        steps: the number of training steps.
         buckets: the number of buckets of each variation.
     """
     rng = random.Random(f"unlisted {seed}")
@@ -114,7 +114,8 @@ def draw_change(
     rng.shuffle(stages)
     for stage in stages:  # no variation may reach a place of a stage
         reached = [
-            [place for place in places if place.key in profile and _edits(place, profile, stage)] for profile in profiles
+            [place for place in places if place.key in profile and _edits(place, profile, stage)]
+            for profile in profiles
         ]
         most = max(map(len, reached))
         if most:
@@ -132,7 +133,7 @@ def draw_change(
         found_grad = any(found.get("grad") for found in profile[place.key]["types"])
         # A rounded value has no gradient either.
         right = (*place.row.stages, *(("gradient",) if edit.how == "round" and found_grad else ()))
-    when, row = _limits(rng, stage, edit, profile[place.key], config.train.steps, buckets[variation])
+    when, row = _limits(rng, stage, edit, profile[place.key], steps, buckets[variation])
     return RandomChange(seed, place, tuple(dict.fromkeys(right)), edit, when, row, variation)
 
 
@@ -142,17 +143,19 @@ def _hash(seed: int, key: str) -> str:
 
 def _edits(place: Place, profile: Profile, stage: str) -> list[Edit]:
     """The changes of a place that are faults of a stage."""
+    first = place.row.stages[0]
+    detached = stage == "gradient" and first not in ("gradient", *OUTSIDE_TRAINING)
+    if stage != first and not detached:
+        return []
     if place.role == "call":
-        return [Edit("skip"), Edit("twice")] if stage in place.row.stages[:1] else []
+        return [] if detached else [Edit("skip"), Edit("twice")]
     types = [found for found in profile[place.key]["types"] if found["kind"] not in ("other",)]
     if not types:
         return []
     edits = _of_setting(place, types[0]) or _of_type(types[0], place.role == "unpacked")
     if place.text.lstrip("-").replace(".", "").isdecimal():
         edits = [edit for edit in edits if edit.how != "delay"]  # a constant is what it was
-    if stage == "gradient" and place.row.stages[0] not in ("gradient", *OUTSIDE_TRAINING):
-        return [edit for edit in edits if edit.how == "detach"]
-    return [edit for edit in edits if edit.how != "detach"] if stage == place.row.stages[0] else []
+    return [edit for edit in edits if (edit.how == "detach") == detached]
 
 
 def _of_type(found: Mapping[str, Any], unpacked: bool) -> list[Edit]:
@@ -233,9 +236,16 @@ def _limits(
     rng: random.Random, stage: str, edit: Edit, entry: Mapping[str, Any], steps: int, buckets: int
 ) -> tuple[str, int | None]:
     """When and in which row the change acts; in half of the cases always and in all rows."""
-    shape = next((found["shape"] for found in entry["types"] if "shape" in found), [])
+    shape: Sequence[int] = next((found["shape"] for found in entry["types"] if "shape" in found), [])
     kinds = ["always"] * 4
-    kinds += ["row"] if edit.whole and len(shape) > 0 and shape[0] > 1 and edit.how not in ("detach", "swap", "skip", "twice") else []
+    kinds += (
+        ["row"]
+        if edit.whole
+        and len(shape) > 0
+        and shape[0] > 1
+        and edit.how not in ("detach", "swap", "skip", "twice")
+        else []
+    )
     if stage in OUTSIDE_TRAINING or not entry["in_steps"]:
         kinds += ["call%"] if entry["calls"] > 2 else []
     else:

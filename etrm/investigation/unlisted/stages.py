@@ -67,6 +67,12 @@ def _rows(path: str, *rows: tuple[str, str, str]) -> tuple[StageRow, ...]:
     )
 
 
+IN_ENCODERS = (
+    *("*.forward", "*.encode", "*.embed", "*._pool", "*.read", "*.pair_sets", "*.refine", "*._cycle"),
+    *("*._blocks", "*.sample", "*.begin", "mean_of_set", "_shortened"),
+)
+"""Functions of encoders that compute a context."""
+
 STAGES: tuple[StageRow, ...] = (
     *_rows(
         "training/trainer.py",
@@ -83,7 +89,6 @@ STAGES: tuple[StageRow, ...] = (
         ("Trainer.advance", "gather_flags", "data carry"),
         ("Trainer.advance", "refill", "data"),
         ("Trainer.advance", "self.carries[bucket], self._slices", "carry data"),
-        ("Trainer.advance", "self.model, slots, self.carries", "carry data"),
         ("Trainer.advance", "recipe.update", "update"),
         ("Trainer.advance", "zero_grad", "gradient"),
         ("Trainer.advance", "ema.update", "average"),
@@ -129,7 +134,9 @@ STAGES: tuple[StageRow, ...] = (
         ("set_rates", "", "schedule"),
     ),
     *_rows("training/ema.py", ("Ema.*", "", "average"), ("_floats", "", "average")),
-    *_rows("training/freeze_schedule.py", ("Stage.__init__", "", "schedule"), ("Stage.enter", "", "schedule")),
+    *_rows(
+        "training/freeze_schedule.py", ("Stage.__init__", "", "schedule"), ("Stage.enter", "", "schedule")
+    ),
     *_rows(
         "training/recipe.py",
         ("load_decoder", "", "loading"),
@@ -165,11 +172,11 @@ STAGES: tuple[StageRow, ...] = (
         ("encode_every_step", "", "context"),
         ("RecursiveModel.draw_minimum", "", "halting"),
         ("RecursiveModel.draw_noise", "", "context"),
+        ("RecursiveModel.step", "StepOutput", "core halting context"),
         ("RecursiveModel.step", "steps", "halting carry"),
         ("RecursiveModel.step", "core(", "core carry context"),
         ("RecursiveModel.step", "carry", "carry"),
         ("RecursiveModel.step", "length", "carry"),
-        ("RecursiveModel.step", "StepOutput", "core halting context"),
     ),
     *_rows("model/variant.py", ("Variant.forward", "carry", "carry"), ("Variant.forward", "", "context")),
     *_rows(
@@ -187,8 +194,7 @@ STAGES: tuple[StageRow, ...] = (
     *(
         StageRow(f"etrm/model/encoders/{name}.py", function, "", ("context",))
         for name in ("base", "carried", "lpn", "pairs", "standard", "variational")
-        for function in ("*.forward", "*.encode", "*.embed", "*._pool", "*.read", "*.pair_sets", "*.refine")
-        + ("*._cycle", "*._blocks", "*.sample", "*.begin", "mean_of_set", "_shortened")
+        for function in IN_ENCODERS
     ),
     *_rows("model/puzzle.py", ("PuzzleTable.forward", "", "context")),
     *_rows("model/solve.py", ("*", "", "answers")),
@@ -228,7 +234,12 @@ STAGES: tuple[StageRow, ...] = (
         ("Augmentation.pair", "", "data queries"),
         ("Augmentation._table", "", "data queries votes"),
     ),
-    *_rows("data/tokens.py", ("to_canvas", "", "data queries"), ("read_labels", "", "data labels"), ("read_grid", "", "votes")),
+    *_rows(
+        "data/tokens.py",
+        ("to_canvas", "", "data queries"),
+        ("read_labels", "", "data labels"),
+        ("read_grid", "", "votes"),
+    ),
     *_rows(
         "evaluation/passk.py",
         ("evaluate", "samples", "queries answers"),
@@ -259,8 +270,6 @@ STAGES: tuple[StageRow, ...] = (
     ),
     *_rows("training/train_state.py", ("TrainState.capture", "averaged = ", "weights average")),
     *_rows("checkpoints/weights.py", ("load_weights", "load_state_dict", "weights")),
-    *_rows(
-        "checkpoints/decoder_loading.py", ("read_source", "", "loading"), ("load_decoder", "", "loading")
-    ),
+    *_rows("checkpoints/decoder_loading.py", ("read_source", "", "loading"), ("load_decoder", "", "loading")),
 )
 """The table."""
