@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Stage(StrEnum):
+class PipelineStage(StrEnum):
     """The stages of a training step in the order in which they happen, and then those of evaluation."""
 
     LOADING = "loading"  # the weights at the first step
@@ -43,7 +43,7 @@ class Departure:
         bucket: the bucket of the step; None for evaluation.
     """
 
-    stage: Stage
+    stage: PipelineStage
     tensor: str
     size: float
     limit: float
