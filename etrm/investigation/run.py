@@ -25,10 +25,12 @@ from etrm.investigation.measurements.additional_findings import gather_additiona
 from etrm.investigation.recorded_run.judge_recorded import judge_recorded_run
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.recorded_verdicts import (
+    TRAIN_AGAIN,
     accuse,
     add_recorded,
     add_to_others,
     explain_unnamed,
+    made_by_other_code,
     select_facts,
 )
 from etrm.investigation.records import Verdict
@@ -247,6 +249,8 @@ def _make_result(
     next_step = _choose_next_step(cause.id, hypotheses, experiments)
     if recorded is not None and code in (CauseCode.NONE, CauseCode.NOT_TESTED):
         code, sentence, next_step = explain_unnamed(recorded) or (code, sentence, next_step)
+    elif recorded is not None and cause.id and CommonReason.RECORDED in hypotheses[cause.id].codes:
+        next_step = TRAIN_AGAIN if made_by_other_code(recorded) else next_step
     return Result(
         subject=name,
         cause_code=code,

@@ -186,7 +186,7 @@ def trace_model(model: Variant, queries: Sequence[Sample]) -> ContextTrace:
 
     Args:
         model: the model.
-        queries: at least two queries, each of another task.
+        queries: the queries of the batch, at least two, each of another task.
     """
     rows = min(ROWS, len(queries) // 2)
     samples = queries[:rows]

@@ -114,7 +114,7 @@ class HealthyCourse:
     Attributes:
         preset: name of the preset.
         settings: its settings by dotted name, without those that make no other course.
-        made: where it comes from: commit, dirty, versions, device, data hash, seeds.
+        made: the origin of its runs: commit, dirty, versions, device, precision, data hash and seeds.
         steps: number of steps that it covers.
         window: number of steps of a window.
         means: the means of each quantity, by seed and window; None where no step of the window logged it.

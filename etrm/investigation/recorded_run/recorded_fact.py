@@ -15,7 +15,7 @@ class RecordedFact:
         row: the measurement; where it did not pass, something is wrong with the run.
         hypotheses: ids of the hypotheses that it is evidence for; the first one that was tested counts.
         proves: whether the row alone shows that the hypothesis holds for this run; otherwise it makes a candidate.
-        words: what is wrong, as the end of a sentence.
+        words: a description of what is wrong, as the end of a sentence.
     """
 
     row: EvidenceRow

@@ -35,8 +35,8 @@ GRADIENTS = (
     *("LOSS002", "RESPONSE001", "RESPONSE003"),
 )
 """Rules about a gradient or a movement that is missing: H2 in the encoder or in learned predicates, H4 in the core."""
+COLLAPSE = "COLLAPSE001"
 RULES: Mapping[str, tuple[str, ...]] = {
-    "COLLAPSE001": ("H7", "N4", "H3"),
     "FROZEN001": ("H1",),
     **dict.fromkeys(("CONTEXT001", "LEAK001", "RESPONSE002"), ("H3",)),
     **dict.fromkeys(("GRAD004", "MOVE002", "REACH003", "SPIKE001", "DRIFT001", "MODE001"), ("H4",)),
@@ -46,6 +46,8 @@ RULES: Mapping[str, tuple[str, ...]] = {
 """Hypotheses that a finding of a rule is evidence for, in order. Findings of other rules, about cost or halting, are
 evidence for none."""
 STANDS_STILL = frozenset(GRADIENTS)
+COLLAPSED = 1e-3
+"""Share of their power below which outputs are the same for all samples, as for the rule COLLAPSE001."""
 
 
 def judge_findings(run: RunUnderTest) -> Iterator[RecordedFact]:
@@ -69,15 +71,31 @@ def judge_findings(run: RunUnderTest) -> Iterator[RecordedFact]:
                 n=f"steps {seen['first_step'] + 1} to {seen['last_step'] + 1} of {run.recorded_steps} recorded ones",
                 note=f"{finding['message']}. Likely cause: {finding['cause']}. What to do: {finding['remedy']}",
             )
-            yield RecordedFact(row, find_hypotheses(rule, module, run.used), words=words)
+            yield RecordedFact(row, find_hypotheses(rule, module, run), words=words)
 
 
-def find_hypotheses(rule: str, module: str, used: Config) -> tuple[str, ...]:
-    """The hypotheses that a finding in a module of a model with the settings ``used`` is evidence for."""
+def find_hypotheses(rule: str, module: str, run: RunUnderTest) -> tuple[str, ...]:
+    """The hypotheses that a finding in a module is evidence for, in order."""
+    used = run.used
+    if rule == COLLAPSE:
+        return explain_collapse(run)
     if rule in GRADIENTS:
         core = (module.split(".")[0] or "core") == "core" and used.model.has_encoder and module
         return ("H4",) if core and not used.model.learns_predicates else ("H2", "H4")
     return RULES.get(rule, ())
+
+
+def explain_collapse(run: RunUnderTest) -> tuple[str, ...]:
+    """The hypotheses that contexts which are the same for all tasks are evidence for, in order.
+
+    Contexts that differed at the random start collapsed in training (H4), unless a divergence that is part of the loss
+    makes them equal: then it is a matter of the encoder (H7), as where they never differed.
+    """
+    if not run.used.model.recursive:
+        return ("N4", "H3")
+    first = next((m["start.share"] for m in run.metrics if m.get("start.share") is not None), 0.0)
+    trained_away = first >= COLLAPSED and not run.used.train.kl_weight
+    return ("H4",) if trained_away else ("H7",)
 
 
 def stands_still(used: Config, module: str) -> bool:

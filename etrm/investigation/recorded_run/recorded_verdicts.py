@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 
 from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.judgement import CommonReason
@@ -15,16 +14,12 @@ REPEATS = ("run.steps-repeat", "run.weights-repeat")
 """Codes of rows that do not pass where the run was made by other code."""
 OPEN = (Verdict.INVALIDATED, Verdict.INCONCLUSIVE, Verdict.ERROR)
 """Verdicts that new runs leave open as to the recorded one."""
-
-
-class RecordedStep(StrEnum):
-    """The next step where the recorded run, and nothing that was run anew, shows a fault."""
-
-    TRAIN_AGAIN = (
-        "Train again with the current code: the recorded run shows what new runs of its config do not, so it was made "
-        "by other code or with other weights."
-    )
-    READ_RECORDS = 'Read the rows of the recorded run that did not pass, under "What the run recorded".'
+TRAIN_AGAIN = (
+    "Train again with the current code: the recorded run shows what new runs of its config do not, so it was made by "
+    "other code or with other weights."
+)
+READ_RECORDS = 'Read the rows of the recorded run that did not pass, under "What the run recorded".'
+"""Next steps where the recorded run, and nothing that was run anew, shows a fault."""
 
 
 def add_recorded(hypothesis: HypothesisResult, facts: Sequence[RecordedFact]) -> HypothesisResult:
@@ -48,7 +43,6 @@ def add_recorded(hypothesis: HypothesisResult, facts: Sequence[RecordedFact]) ->
         candidate=not proven,
         codes=(*hypothesis.codes, CommonReason.RECORDED),
         sentence=f"{capitalise(said)} (recorded run). New runs of its config: {hypothesis.sentence}",
-        explained_by=None if proven else hypothesis.explained_by,
     )
 
 
@@ -97,13 +91,18 @@ def accuse(
     )
 
 
+def made_by_other_code(recorded: RecordedRun) -> bool:
+    """Whether the current code does not repeat the recorded run."""
+    return any(accusation.code in REPEATS for accusation in recorded.accusations)
+
+
 def explain_unnamed(recorded: RecordedRun) -> tuple[CauseCode, str, str] | None:
     """Code, sentence and next step where no hypothesis is the cause but rows of the recorded run did not pass."""
     if not recorded.accusations:
         return None
-    other = any(accusation.code in REPEATS for accusation in recorded.accusations)
+    other = made_by_other_code(recorded)
     said = "; ".join(accusation.words for accusation in recorded.accusations)
     what = "the recorded run was made by other code" if other else "the recorded run itself shows a fault"
     code = CauseCode.OTHER_CODE if other else CauseCode.RECORDED
-    step = RecordedStep.TRAIN_AGAIN if other else RecordedStep.READ_RECORDS
+    step = TRAIN_AGAIN if other else READ_RECORDS
     return code, f"No tested hypothesis explains it in new runs, but {what}: {said}.", step

@@ -102,7 +102,7 @@ def _replay(
     item = str(checkpoint.step)
     gap = WHOLE + 1 if later is None else later.step - checkpoint.step
     steps = (gap if gap <= WHOLE else STEPS) if alike else 1
-    limit, kept = EXACT if alike else ROUNDED, torch.get_rng_state()
+    limit = EXACT if alike else ROUNDED
     found: list[StepDeparture] = []
     largest, done = 0.0, 0
     try:
@@ -118,8 +118,6 @@ def _replay(
         row = REPLAYED.row(NotMeasured(absent=error.brief), item=item, threshold=f"<= {limit:g}", n="0 steps")
         yield RecordedFact(row)
         return
-    finally:
-        torch.set_rng_state(kept)
     words = f"the current code does not repeat the run: {describe(found[0])}" if found else ""
     row = REPLAYED.row(
         min(largest, 1e6),

@@ -9,14 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from torch import Tensor
-
 from etrm.checkpoints import format as checkpoints
-from etrm.checkpoints.format import Checkpoint
+from etrm.checkpoints.format import Checkpoint, WeightsKind
 from etrm.checkpoints.run_folder import FROM_STEP, read_config, read_findings, read_metrics, read_record
+from etrm.checkpoints.weights import load_weights
 from etrm.config import Config, with_settings
 from etrm.data import Sample
-from etrm.errors import CheckpointError
 from etrm.investigation.runs.loaded_run import Metrics
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.variant import Variant
@@ -111,24 +109,13 @@ class RunUnderTest:
         """The training queries on which weights are judged."""
         return training_queries(self.start)
 
-    def load_model(self, weights: Mapping[str, Tensor], step: int) -> Variant:
-        """The model with these weights, in evaluation mode.
-
-        Args:
-            weights: the weights by name.
-            step: the optimiser steps after which the model had them.
+    def load_model(self, checkpoint: Checkpoint, kind: WeightsKind) -> Variant:
+        """The model with the weights of a checkpoint, in evaluation mode.
 
         Raises:
             CheckpointError: the weights do not fit it.
         """
         model = copy.deepcopy(self.start.model)
-        try:
-            model.load_state_dict(dict(weights))
-        except RuntimeError as error:
-            raise CheckpointError(
-                "checkpoint.does-not-fit-config",
-                f"the weights of step {step} do not fit the run's config",
-                got=str(error).splitlines()[-1].strip(),
-            ) from error
-        model.anneal(step / self.used.train.steps)
+        load_weights(model, checkpoint, kind)
+        model.anneal(checkpoint.step / self.used.train.steps)
         return model.eval()

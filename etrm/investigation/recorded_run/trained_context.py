@@ -11,6 +11,7 @@ from etrm.data import Sample
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.measurements.context_path import ROUNDING, SAME, trace_model
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
+from etrm.investigation.recorded_run.recorded_findings import COLLAPSED, explain_collapse
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
 from etrm.investigation.records import NotMeasured
 from etrm.model.variant import Variant
@@ -23,8 +24,6 @@ PATH = Metric("run.context-path", "the context of the trained encoder arrives at
 USED = Metric(
     "run.context-used", "largest change of a logit with the demonstrations of another task", Direction.HIGHER
 )
-COLLAPSED = 1e-3
-"""Share below which the contexts of all tasks are the same, as for the rule COLLAPSE001."""
 FEWEST = 4
 """Tasks of which a share can be measured."""
 
@@ -38,7 +37,7 @@ def judge_trained_context(run: RunUnderTest) -> Iterator[RecordedFact]:
     newest = run.checkpoints[-1]
     if not all(tensor.isfinite().all() for tensor in newest.model.values()):
         return
-    model = run.load_model(newest.model, newest.step)
+    model = run.load_model(newest, "raw")
     n = f"{len(queries)} training queries, weights of step {newest.step}"
     share, untrained = measure_share(model, queries), measure_share(run.start.model, queries)
     collapsed = share is not None and share < COLLAPSED
@@ -51,7 +50,7 @@ def judge_trained_context(run: RunUnderTest) -> Iterator[RecordedFact]:
         note="control: the same encoder at its random start",
     )
     words = f"the trained encoder gives all tasks the same context (share {share or 0:.2g})"
-    yield RecordedFact(row, ("H7", "N4", "H3"), words=words)
+    yield RecordedFact(row, explain_collapse(run), words=words)
     trace = trace_model(model, queries)
     arrives = trace.finite and not trace.silent and trace.same <= SAME and trace.others <= ROUNDING
     yield RecordedFact(

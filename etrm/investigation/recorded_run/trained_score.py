@@ -40,10 +40,7 @@ def judge_trained_score(run: RunUnderTest) -> Iterator[RecordedFact]:
     newest, kind = run.checkpoints[-1], run.used.train.loss
     untrained = compute_mean_loss(run.start.model, run.queries, kind)
     n = f"{len(run.queries)} training queries, weights of step {newest.step}"
-    models = {
-        name: run.load_model(weights, newest.step)
-        for name, weights in (("raw", newest.model), ("averaged", newest.ema))
-    }
+    models = {"raw": run.load_model(newest, "raw"), "averaged": run.load_model(newest, "ema")}
     losses = {name: compute_mean_loss(model, run.queries, kind) for name, model in models.items()}
     for name, loss in losses.items():
         lower = loss < untrained if math.isfinite(loss) else False
@@ -75,7 +72,7 @@ def _compare_earlier(run: RunUnderTest, newest: Checkpoint, loss: float) -> Iter
     oldest = run.checkpoints[0]
     if oldest.step == newest.step:
         return
-    before = compute_mean_loss(run.load_model(oldest.model, oldest.step), run.queries, run.used.train.loss)
+    before = compute_mean_loss(run.load_model(oldest, "raw"), run.queries, run.used.train.loss)
     n = f"{len(run.queries)} training queries, weights of step {oldest.step}"
     row = EARLIER_LOSS.row(
         _value(before), control=_value(loss), threshold="context", n=n, note=f"control: step {newest.step}"
