@@ -45,7 +45,7 @@ def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[s
 
 
 def _cause_line(cause: Cause, short: bool, known: Mapping[Cause, str]) -> str:
-    own = f" ({cause.remedy})" if cause.remedy and not short else ""
+    own = f"\n  Remedy: {cause.remedy}" if cause.remedy and not short else ""
     return f"- `{cause.code}`: {known.get(cause, cause.documented)}{own}"
 
 
