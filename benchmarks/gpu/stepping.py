@@ -17,7 +17,7 @@ from etrm.config import Config
 from etrm.training.trainer import Trainer
 
 WARM_ROUNDS = 2
-"""Rounds over all buckets before anything is timed: the first compiles and allocates, in the second rows go on."""
+"""Rounds over all buckets before anything is timed: the first compiles and allocates, in the second rows continue."""
 ROUNDS = 40
 """Timed rounds at most."""
 
