@@ -26,7 +26,7 @@ CELLS = SIDE * SIDE
 """Cells of the canvas; the positions of a demonstration's output begin here."""
 
 T = TypeVar("T", bound=np.generic)
-Integers: TypeAlias = npt.NDArray[np.int64]
+Integers: TypeAlias = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
