@@ -1,6 +1,6 @@
 """What a changed copy of the packages calls at the changed place.
 
-A copy of this file lies beside the packages of a changed copy as the module ``changed_code``. It imports nothing of
+A copy of this file lies next to the packages of a changed copy as the module ``changed_code``. It imports nothing of
 them, and a changed copy has one change, so the state of the change is that of the module.
 """
 
@@ -25,7 +25,7 @@ Part = str | int | None
 
 
 @dataclass
-class _State:
+class _ChangeState:
     """Where this process is: the step and the bucket of its training, and what the changed place has seen."""
 
     step: int | None = None
@@ -34,13 +34,13 @@ class _State:
     previous: Any = None
 
 
-_state = _State()
+_state = _ChangeState()
 
 
 def begin() -> None:
     """Note that a training begins, so that steps and calls are counted from its start."""
     global _state
-    _state = _State()
+    _state = _ChangeState()
 
 
 def enter(step: int, bucket: int) -> None:

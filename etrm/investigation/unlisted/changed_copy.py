@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from etrm.errors import ArgumentError
 from etrm.installation import NAMES, ROOT
-from etrm.investigation.unlisted.places import Place, line_starts, list_functions, list_places
+from etrm.investigation.unlisted.places import CodePlace, line_starts, list_functions, list_places
 
 RUNTIME = "changed_code"
-"""The module that changed code calls; it lies beside the packages of a copy."""
+"""The module that changed code calls; it lies next to the packages of a copy."""
 HOOKS = {
     ("etrm/training/trainer.py", "Trainer.__init__"): "changed_code.begin()",
     ("etrm/training/trainer.py", "Trainer.advance"): "changed_code.enter(self.state.step, self.state.bucket)",
@@ -53,7 +53,7 @@ def copy_packages(target: Path, source: Path = ROOT) -> None:
         compileall.compile_dir(target, quiet=1)
 
 
-def change_copy(copy: Path, place: Place, before: str, after: str, hooks: bool) -> str:
+def change_copy(copy: Path, place: CodePlace, before: str, after: str, hooks: bool) -> str:
     """Put text around a place of a copy, and return the unified diff.
 
     Args:
@@ -68,7 +68,7 @@ def change_copy(copy: Path, place: Place, before: str, after: str, hooks: bool) 
     return "".join(_rewrite(copy, path, texts) for path, texts in by_path.items())
 
 
-def profile_copy(copy: Path) -> list[Place]:
+def profile_copy(copy: Path) -> list[CodePlace]:
     """Make every place of a copy note its values, and return the places in the order of the profile."""
     places = list_places(copy)
     by_path: dict[str, list[Insertion]] = {}
@@ -80,7 +80,7 @@ def profile_copy(copy: Path) -> list[Place]:
     return places
 
 
-def read_profile(file: Path, places: Sequence[Place]) -> dict[str, dict[str, Any]]:
+def read_profile(file: Path, places: Sequence[CodePlace]) -> dict[str, dict[str, Any]]:
     """Return the values that a profiled copy noted, by the keys of its places; only of places that were reached."""
     found = json.loads(file.read_text("utf-8"))
     return {place.key: found[str(key)] for key, place in enumerate(places) if str(key) in found}
@@ -95,7 +95,7 @@ def insert(source: bytes, insertions: Iterable[Insertion]) -> bytes:
     return b"".join([*parts, source[end:]])
 
 
-def _around(place: Place, before: str, after: str) -> list[Insertion]:
+def _around(place: CodePlace, before: str, after: str) -> list[Insertion]:
     """Insertions that nest as the expressions do: at one position, ends come first, and the longer one encloses."""
     length = place.end - place.start
     return [

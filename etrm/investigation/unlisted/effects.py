@@ -20,7 +20,7 @@ one thread is repeatable bit for bit, and equal functions that round differently
 
 
 @dataclass(frozen=True)
-class Effect:
+class ChangeEffect:
     """The difference that a change makes.
 
     Attributes:
@@ -40,14 +40,14 @@ class Effect:
         return self.answers or not self.weights <= LEAST  # a NaN counts
 
 
-def compare_runs(unchanged: Path, changed: Path) -> Effect:
+def compare_runs(unchanged: Path, changed: Path) -> ChangeEffect:
     """Compare two run folders that :mod:`etrm.investigation.unlisted.program` trained and evaluated."""
     first, last = _checkpoints(unchanged)
     _, other = _checkpoints(changed)
     way = _distance(first.model, last.model)
     distances = [_distance(last.model, other.model), _distance(last.ema, other.ema)]
     worst = math.nan if any(math.isnan(distance) for distance in distances) else max(distances)
-    return Effect(
+    return ChangeEffect(
         worst / way, _differ(*_read_both(unchanged, changed, EVALUATION)), _log_differs(unchanged, changed)
     )
 

@@ -27,7 +27,7 @@ NOT_ENTERED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Lambda, ast.FunctionDef
 
 
 @dataclass(frozen=True)
-class Place:
+class CodePlace:
     """An expression or a call that can be changed.
 
     Attributes:
@@ -35,7 +35,7 @@ class Place:
         function: the qualified name of the function.
         text: the expression.
         statement: the statement that it is in.
-        number: how many places of the function with the same text come before it.
+        number: the number of places with the same text that come before it in the function.
         role: ``value`` of an expression, ``unpacked`` if several names take it, or ``call`` of a statement that is one.
         row: the row of the table of stages.
         start, end: the bytes of the file.
@@ -59,12 +59,12 @@ class Place:
         return "|".join((self.path, self.function, self.role, " ".join(self.text.split()), str(self.number)))
 
 
-def list_places(root: Path) -> list[Place]:
+def list_places(root: Path) -> list[CodePlace]:
     """List all places of the packages in a folder, in the order of files and lines."""
     return [place for path in sorted({row.path for row in STAGES}) for place in _of_file(root, path)]
 
 
-def _of_file(root: Path, path: str) -> Iterator[Place]:
+def _of_file(root: Path, path: str) -> Iterator[CodePlace]:
     file = root / path
     if not file.exists():  # of another version
         return
@@ -89,7 +89,7 @@ def _of_file(root: Path, path: str) -> Iterator[Place]:
                 continue
             number = counts.get((role, text), 0)
             counts[role, text] = number + 1
-            yield Place(path, function, text, whole, number, role, row, start, end, expression.lineno)
+            yield CodePlace(path, function, text, whole, number, role, row, start, end, expression.lineno)
 
 
 def line_starts(source: bytes) -> list[int]:

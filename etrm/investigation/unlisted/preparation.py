@@ -14,7 +14,7 @@ from etrm.investigation.runs.pretrained_decoder import trm_config
 from etrm.investigation.unlisted.changed_code import PROFILE
 from etrm.investigation.unlisted.changed_copy import copy_packages, profile_copy, read_profile
 from etrm.investigation.unlisted.copy_process import RUN, CopyProcess
-from etrm.investigation.unlisted.places import Place, list_places
+from etrm.investigation.unlisted.places import CodePlace, list_places
 from etrm.investigation.unlisted.random_change import Profile, RandomChange, draw_change
 from etrm.training.faults import build_recipe
 
@@ -38,7 +38,7 @@ class Preparation:
     Attributes:
         base: the config under test.
         root: the folder of the benchmark.
-        process: how processes run.
+        process: the processes of copies.
     """
 
     base: Config
@@ -57,7 +57,7 @@ class Preparation:
         return path
 
     @cached_property
-    def places(self) -> list[Place]:
+    def places(self) -> list[CodePlace]:
         """The places that can be changed."""
         return list_places(self.packages)
 

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from etrm.config import Config
 from etrm.config.section import Section
-from etrm.investigation.unlisted.places import Place
+from etrm.investigation.unlisted.places import CodePlace
 from etrm.investigation.unlisted.stages import HYPOTHESES
 
 Profile = Mapping[str, Mapping[str, Any]]
@@ -22,7 +22,7 @@ OUTSIDE_TRAINING = frozenset({"queries", "weights", "answers", "votes", "score",
 """Stages without a step of training."""
 REACHED = 5
 """A variation is drawn for a stage if it reaches at least 1/5 of the places that another one reaches."""
-FACTORS = (0.5, 0.9, 1.1, 2.0, -1.0, 10.0)
+FACTORS = (0.5, 0.9, 1.1, 2.0, -1.0, 10.0)  # from barely visible to grave
 SETTING = re.compile(r"\b(config|train|data|model|halt|encoder|evaluate|layout|section|group)\.(\w+)$")
 """A read of a setting, by the names that the code gives to sections."""
 
@@ -51,7 +51,7 @@ class RandomChange:
     """
 
     seed: int
-    place: Place
+    place: CodePlace
     stages: tuple[str, ...]
     edit: Edit
     when: str
@@ -96,7 +96,7 @@ class RandomChange:
 
 
 def draw_change(
-    seed: int, places: Sequence[Place], profiles: Sequence[Profile], steps: int, buckets: Sequence[int]
+    seed: int, places: Sequence[CodePlace], profiles: Sequence[Profile], steps: int, buckets: Sequence[int]
 ) -> RandomChange:
     """Draw the change of a seed.
 
@@ -141,7 +141,7 @@ def _hash(seed: int, key: str) -> str:
     return hashlib.sha256(f"{seed} {key}".encode()).hexdigest()
 
 
-def _edits(place: Place, profile: Profile, stage: str) -> list[Edit]:
+def _edits(place: CodePlace, profile: Profile, stage: str) -> list[Edit]:
     """The changes of a place that are faults of a stage."""
     first = place.row.stages[0]
     detached = stage == "gradient" and first not in ("gradient", *OUTSIDE_TRAINING)
@@ -201,7 +201,7 @@ def _of_list(length: int) -> list[Edit]:
     return [Edit("first"), Edit("last"), Edit("backwards"), Edit("roll", (0,)), Edit("delay")]
 
 
-def _of_setting(place: Place, found: Mapping[str, Any]) -> list[Edit]:
+def _of_setting(place: CodePlace, found: Mapping[str, Any]) -> list[Edit]:
     """Other values of a setting that is read here; none if this is no read of a setting."""
     match = SETTING.search(place.text)
     field = _field(match[2]) if match and "value" in found else None

@@ -62,8 +62,8 @@ class UnlistedOutcome:
         stages: the stages at which the changed run departs, most exact first; none of a healthy config.
         expected: the hypotheses that are right; none of a healthy config.
         status: whether the changed run crashed, or changed nothing but logged numbers; else it was investigated.
-        weights: see :class:`etrm.investigation.unlisted.effects.Effect`; None of a run that crashed, diverged or is
-            healthy.
+        weights: the distance of :class:`etrm.investigation.unlisted.effects.ChangeEffect`; None of a run that crashed,
+            diverged or is healthy.
         named: the hypothesis that is named root cause, none, or that the investigation failed.
         confidence: proven or candidate, empty where nothing is named.
         sentence: the sentence on the root cause, or the last line of the errors.

@@ -12,7 +12,7 @@ import torch
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint
-from etrm.investigation.unlisted.effects import Effect, compare_runs
+from etrm.investigation.unlisted.effects import ChangeEffect, compare_runs
 from etrm.investigation.unlisted.program import EVALUATION
 
 
@@ -30,17 +30,21 @@ def make_run(folder: Path, end: float, ema: float, loss: float = 1.0, **evaluati
 @pytest.mark.parametrize(
     ("changed", "expected", "alters"),
     [
-        ({"end": 1.0, "ema": 1.0}, Effect(0.0, False, False), False),
-        ({"end": 1.0, "ema": 1.5}, Effect(0.5, False, False), True),
-        ({"end": 0.9, "ema": 1.0}, Effect(0.1, False, False), True),
-        ({"end": 1.0 + 1e-6, "ema": 1.0}, Effect(1e-6, False, False), False),
-        ({"end": 1.0, "ema": 1.0, "loss": 2.0}, Effect(0.0, False, True), False),
-        ({"end": 1.0, "ema": 1.0, "token_accuracy": 0.6}, Effect(0.0, True, False), True),
-        ({"end": 1.0, "ema": 1.0, "candidates": {"a": [["x", 1, 0.5]]}}, Effect(0.0, True, False), True),
+        ({"end": 1.0, "ema": 1.0}, ChangeEffect(0.0, False, False), False),
+        ({"end": 1.0, "ema": 1.5}, ChangeEffect(0.5, False, False), True),
+        ({"end": 0.9, "ema": 1.0}, ChangeEffect(0.1, False, False), True),
+        ({"end": 1.0 + 1e-6, "ema": 1.0}, ChangeEffect(1e-6, False, False), False),
+        ({"end": 1.0, "ema": 1.0, "loss": 2.0}, ChangeEffect(0.0, False, True), False),
+        ({"end": 1.0, "ema": 1.0, "token_accuracy": 0.6}, ChangeEffect(0.0, True, False), True),
+        (
+            {"end": 1.0, "ema": 1.0, "candidates": {"a": [["x", 1, 0.5]]}},
+            ChangeEffect(0.0, True, False),
+            True,
+        ),
     ],
 )
 def test_weights_and_answers_alter_a_run_and_logged_numbers_do_not(
-    tmp_path: Path, changed: dict[str, float], expected: Effect, alters: bool
+    tmp_path: Path, changed: dict[str, float], expected: ChangeEffect, alters: bool
 ) -> None:
     unchanged = make_run(tmp_path / "unchanged", 1.0, 1.0)
     found = compare_runs(unchanged, make_run(tmp_path / "changed", **changed))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from etrm.installation import ROOT
-from etrm.investigation.unlisted.places import Place, line_starts, list_functions, list_places
+from etrm.investigation.unlisted.places import CodePlace, line_starts, list_functions, list_places
 from etrm.investigation.unlisted.stages import HYPOTHESES, STAGES
 
 SOURCE = '''
@@ -59,11 +59,11 @@ def test_a_key_stays_when_other_lines_change(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def installed() -> list[Place]:
+def installed() -> list[CodePlace]:
     return list_places(ROOT)
 
 
-def test_places_of_this_installation_have_keys_of_their_own(installed: list[Place]) -> None:
+def test_places_of_this_installation_have_keys_of_their_own(installed: list[CodePlace]) -> None:
     assert len(installed) > 1000
     assert [key for key, count in Counter(place.key for place in installed).items() if count > 1] == []
     for place in installed:
@@ -73,7 +73,7 @@ def test_places_of_this_installation_have_keys_of_their_own(installed: list[Plac
 
 
 def test_every_row_of_the_table_is_about_some_place_and_every_stage_has_places(
-    installed: list[Place],
+    installed: list[CodePlace],
 ) -> None:
     used = {place.row for place in installed}
     rows = [row for row in STAGES if row.stages and not row.path.startswith("etrm/model/encoders/")]
@@ -82,7 +82,7 @@ def test_every_row_of_the_table_is_about_some_place_and_every_stage_has_places(
     assert {stage for place in installed for stage in place.row.stages[:1]} == set(HYPOTHESES)
 
 
-def test_no_place_is_in_what_is_investigated_with(installed: list[Place]) -> None:
+def test_no_place_is_in_what_is_investigated_with(installed: list[CodePlace]) -> None:
     allowed = ("etrm/training/", "etrm/model/", "etrm/data/", "etrm/evaluation/", "etrm/checkpoints/")
     assert all(place.path.startswith(allowed) for place in installed)
     assert not [place for place in installed if "faults" in place.path]

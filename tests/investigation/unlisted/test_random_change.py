@@ -12,11 +12,11 @@ from etrm.config import load
 from etrm.installation import ROOT
 from etrm.investigation.unlisted import changed_code
 from etrm.investigation.unlisted.changed_copy import Insertion, insert
-from etrm.investigation.unlisted.places import Place, list_places
+from etrm.investigation.unlisted.places import CodePlace, list_places
 from etrm.investigation.unlisted.random_change import RandomChange, draw_change
 from etrm.investigation.unlisted.stages import HYPOTHESES
 
-SEEDS = range(300)
+SEEDS = range(200)
 STEPS = 20
 TENSOR = {"kind": "floats", "shape": [4, 3], "grad": True}
 TYPES: Sequence[Mapping[str, Any]] = (
@@ -28,11 +28,11 @@ TYPES: Sequence[Mapping[str, Any]] = (
 
 
 @pytest.fixture(scope="module")
-def places() -> list[Place]:
+def places() -> list[CodePlace]:
     return list_places(ROOT)
 
 
-def profile_of(places: Sequence[Place]) -> dict[str, dict[str, Any]]:
+def profile_of(places: Sequence[CodePlace]) -> dict[str, dict[str, Any]]:
     return {
         place.key: {"calls": 50, "in_steps": 50, "types": [TYPES[number % len(TYPES)]]}
         for number, place in enumerate(places)
@@ -40,18 +40,18 @@ def profile_of(places: Sequence[Place]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def drawn(places: list[Place]) -> list[RandomChange]:
+def drawn(places: list[CodePlace]) -> list[RandomChange]:
     return [draw_change(seed, places, [profile_of(places)] * 2, STEPS, [1, 2]) for seed in SEEDS]
 
 
-def test_a_seed_draws_the_same_change(places: list[Place], drawn: list[RandomChange]) -> None:
+def test_a_seed_draws_the_same_change(places: list[CodePlace], drawn: list[RandomChange]) -> None:
     again = [draw_change(seed, places, [profile_of(places)] * 2, STEPS, [1, 2]) for seed in SEEDS[:20]]
     assert again == drawn[:20]
     assert len({change.place.key for change in drawn}) > len(SEEDS) / 2
 
 
 def test_a_seed_draws_the_same_place_after_an_edit_elsewhere(
-    places: list[Place], drawn: list[RandomChange]
+    places: list[CodePlace], drawn: list[RandomChange]
 ) -> None:
     """Keys without the function of the last seed's place, as if it had been rewritten."""
     gone = drawn[0].place.function
@@ -93,7 +93,7 @@ def test_the_right_hypotheses_are_those_of_the_stages(drawn: list[RandomChange])
             assert change.stages[0] == change.place.row.stages[0]
 
 
-def test_a_setting_is_replaced_by_another_value(places: list[Place]) -> None:
+def test_a_setting_is_replaced_by_another_value(places: list[CodePlace]) -> None:
     place = next(place for place in places if place.text == "config.warmup_steps")
     profile = {place.key: {"calls": 1, "in_steps": 1, "types": [{"kind": "int", "value": 2}]}}
     found = {draw_change(seed, [place], [profile], STEPS, [1]).edit for seed in range(30)}

@@ -16,7 +16,7 @@ from etrm.investigation.fault_benchmark import FAILED, NOTHING
 from etrm.investigation.unlisted import unlisted_benchmark as module
 from etrm.investigation.unlisted.changed_copy import copy_packages
 from etrm.investigation.unlisted.copy_process import CopyProcess
-from etrm.investigation.unlisted.effects import Effect
+from etrm.investigation.unlisted.effects import ChangeEffect
 from etrm.investigation.unlisted.places import list_places
 from etrm.investigation.unlisted.preparation import Preparation
 from etrm.investigation.unlisted.random_change import Edit, RandomChange
@@ -68,7 +68,7 @@ class Planted:
     """Processes that write what they are told, and count."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, effect: Effect, result: Any, failure: str = ""
+        self, monkeypatch: pytest.MonkeyPatch, effect: ChangeEffect, result: Any, failure: str = ""
     ) -> None:
         self.calls: list[str] = []
 
@@ -96,7 +96,11 @@ class Planted:
         monkeypatch.setattr(module, "compare_runs", lambda unchanged, changed: effect)
 
 
-LARGE, NONE, LOGGED = Effect(0.5, False, True), Effect(0.0, False, False), Effect(0.0, False, True)
+LARGE, NONE, LOGGED = (
+    ChangeEffect(0.5, False, True),
+    ChangeEffect(0.0, False, False),
+    ChangeEffect(0.0, False, True),
+)
 
 
 def one(root: Path, kind: str = "change") -> UnlistedOutcome:
@@ -138,7 +142,7 @@ def test_a_change_that_alters_training_is_investigated(
     ],
 )
 def test_a_change_without_effect_or_that_crashes_is_not_investigated(
-    root: Path, monkeypatch: pytest.MonkeyPatch, effect: Effect, failure: str, status: str
+    root: Path, monkeypatch: pytest.MonkeyPatch, effect: ChangeEffect, failure: str, status: str
 ) -> None:
     planted = Planted(monkeypatch, effect, None, failure)
     assert one(root).status == status
