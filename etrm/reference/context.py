@@ -133,7 +133,9 @@ def _embed(weights: Weights, demos: Demonstrations) -> Tensor:
     return torch.where(is_output, second, first) * math.sqrt(first.shape[-1])
 
 
-def _pooled_pairs(weights: Weights, settings: EncoderConfig, form: BlockForm, demos: Demonstrations) -> Tensor:
+def _pooled_pairs(
+    weights: Weights, settings: EncoderConfig, form: BlockForm, demos: Demonstrations
+) -> Tensor:
     """Vectors (N, D) of pairs, pooled over tokens that are not padding."""
     grid = part(weights, "grid_encoder")
     h = _embed(weights, demos)
@@ -148,7 +150,8 @@ def _pooled_pairs(weights: Weights, settings: EncoderConfig, form: BlockForm, de
     else:
         query = linear(grid, "pool_q_proj", grid["pool_query"]).expand(len(h), 1, -1)
         key, value = linear(grid, "pool_k_proj", h), linear(grid, "pool_v_proj", h)
-        mixed = attend(*(split_heads(x, form.heads) for x in (query, key, value)), real)
+        query, key, value = (split_heads(x, form.heads) for x in (query, key, value))
+        mixed = attend(query, key, value, real)
         pooled = linear(grid, "pool_o_proj", mixed[:, 0])
     return linear(grid, "pool_proj", pooled)
 
@@ -172,9 +175,7 @@ def _as_sets(vectors: Tensor, demos: Demonstrations) -> tuple[Tensor, Tensor]:
     members = [(demos.owner == row).nonzero().flatten() for row in range(demos.rows)]
     most = max((len(found) for found in members), default=0)
     empty = vectors.new_zeros(1, vectors.shape[-1])
-    rows = [
-        torch.cat((vectors[found], empty.expand(most - len(found), -1))) for found in members
-    ]
+    rows = [torch.cat((vectors[found], empty.expand(most - len(found), -1))) for found in members]
     exists = [torch.arange(most, device=vectors.device) < len(found) for found in members]
     return torch.stack(rows), torch.stack(exists)
 
@@ -194,7 +195,9 @@ def _read_set(weights: Weights, form: BlockForm, sets: Tensor, exists: Tensor) -
 
 
 def _spread(weights: Weights, vector: Tensor, model: ModelConfig) -> Tensor:
-    return linear(weights, "output_proj", vector).reshape(len(vector), model.context_tokens, model.hidden_size)
+    return linear(weights, "output_proj", vector).reshape(
+        len(vector), model.context_tokens, model.hidden_size
+    )
 
 
 def _latent(weights: Weights, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,4 +225,3 @@ def _refine(weights: Weights, form: BlockForm, old: Mapping[str, Tensor], x: Ten
                 z_L = refine(z_L + z_H + x)
             z_H = refine(z_H + z_L)
     return {"z_H": z_H, "z_L": z_L}
-

@@ -37,12 +37,16 @@ class BlockForm:
 
 def part(weights: Weights, prefix: str) -> dict[str, Tensor]:
     """The tensors below a prefix such as ``core.lm_head``, by the rest of their names."""
-    return {name[len(prefix) + 1 :]: value for name, value in weights.items() if name.startswith(f"{prefix}.")}
+    return {
+        name[len(prefix) + 1 :]: value for name, value in weights.items() if name.startswith(f"{prefix}.")
+    }
 
 
 def layers_of(weights: Weights, prefix: str) -> list[dict[str, Tensor]]:
     """The tensors of each layer of a list of layers."""
-    count = 1 + max(int(name[len(prefix) + 1 :].split(".")[0]) for name in weights if name.startswith(f"{prefix}."))
+    count = 1 + max(
+        int(name[len(prefix) + 1 :].split(".")[0]) for name in weights if name.startswith(f"{prefix}.")
+    )
     return [part(weights, f"{prefix}.{index}") for index in range(count)]
 
 
@@ -99,7 +103,9 @@ def _add(weights: Weights, form: BlockForm, h: Tensor, change: Tensor, scale: st
     return total if form.pre_norm else norm(total)
 
 
-def block(weights: Weights, form: BlockForm, h: Tensor, positions: Tensor | None, exists: Tensor | None) -> Tensor:
+def block(
+    weights: Weights, form: BlockForm, h: Tensor, positions: Tensor | None, exists: Tensor | None
+) -> Tensor:
     """Self-attention and SwiGLU on (B, L, D), each with a residual connection."""
     given = norm(h) if form.pre_norm else h
     joint = given @ weights["self_attn.qkv_proj.weight"].T
@@ -166,10 +172,14 @@ def core_step(
         valid: (B, S) bool, None if all tokens exist.
     """
     lead = context.shape[1]
-    places = torch.cat((torch.arange(lead, device=inputs.device).expand(len(inputs), -1), positions + lead), dim=1)
+    places = torch.cat(
+        (torch.arange(lead, device=inputs.device).expand(len(inputs), -1), positions + lead), dim=1
+    )
     exists = None
     if valid is not None:
-        exists = torch.cat((torch.ones(len(valid), lead, dtype=torch.bool, device=valid.device), valid), dim=1)
+        exists = torch.cat(
+            (torch.ones(len(valid), lead, dtype=torch.bool, device=valid.device), valid), dim=1
+        )
     x = torch.cat((context, weights["embed_tokens.embedding_weight"][inputs]), dim=1)
     if model.positions == "learned":
         x = (x + weights["embed_pos.embedding_weight"][places]) / math.sqrt(2)
@@ -192,4 +202,6 @@ def core_step(
             for _ in range(model.L_cycles):
                 z_L = refine(z_L + z_H + x)
             z_H = refine(z_H + z_L)
-    return CoreResult(z_H, z_L, linear(weights, "lm_head", z_H[:, lead:]), linear(weights, "q_head", z_H[:, 0]))
+    return CoreResult(
+        z_H, z_L, linear(weights, "lm_head", z_H[:, lead:]), linear(weights, "q_head", z_H[:, 0])
+    )

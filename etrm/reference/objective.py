@@ -34,7 +34,12 @@ def log_shares(logits: Tensor, kind: str) -> Tensor:
 
 
 def row_losses(
-    logits: Tensor, q_halt: Tensor, labels: Tensor, kl: Tensor | None, entropy: Tensor | None, train: TrainConfig
+    logits: Tensor,
+    q_halt: Tensor,
+    labels: Tensor,
+    kl: Tensor | None,
+    entropy: Tensor | None,
+    train: TrainConfig,
 ) -> RowLosses:
     """The losses of rows.
 

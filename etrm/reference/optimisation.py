@@ -91,7 +91,9 @@ def update(
     first, second = 1 - train.beta1**count, 1 - train.beta2**count
     decayed = weight * (1 - rate * train.weight_decay)
     if train.optimizer == "adamw":  # Loshchilov and Hutter, 2019
-        return Updated(decayed - rate * (mean / first) / ((square / second).sqrt() + ADAMW_EPSILON), mean, square)
+        return Updated(
+            decayed - rate * (mean / first) / ((square / second).sqrt() + ADAMW_EPSILON), mean, square
+        )
     # Everett et al., 2024: no epsilon, because atan2(0, 0) is 0
     return Updated(decayed - rate / first * torch.atan2(mean, (square / second).sqrt()), mean, square)
 

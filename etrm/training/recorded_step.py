@@ -41,7 +41,6 @@ def record_step(trainer: Stepping) -> Iterator[RecordedStep]:
     )
     with ExitStack() as hooks:
         _watch_forward(state, step, hooks)
-        _watch_gradients(state.model, step, hooks)
         trainer.recipe = _watched(recipe, state, step)
         try:
             yield step
@@ -84,11 +83,14 @@ def _watch_forward(state: TrainState, step: RecordedStep, hooks: ExitStack) -> N
             step.at_forward = tuple(
                 name for name, value in before.items() if not torch.equal(weights[name], value)
             )
+            _watch_gradients(state.model, step, hooks)  # now, because a step begins by freezing or unfreezing
 
     def called(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        calls.append(RecordedCore(*(_copy(value) for value in (*args, *output))))  # type: ignore[arg-type]
+        calls.append(RecordedCore(*(_copy(value) for value in (*args, *output))))
 
-    def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Any, Any]) -> None:
+    def leave(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Any, Any]
+    ) -> None:
         carry, batch, minimum = (*args, *kwargs.values(), None)[:3]
         after, found = output
         step.parts.append(
@@ -144,7 +146,9 @@ def _watched(recipe: Recipe, state: TrainState, step: RecordedStep) -> Recipe:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 step.rates |= {
-                    names[id(parameter)]: group["lr"] for parameter in group["params"] if id(parameter) in names
+                    names[id(parameter)]: group["lr"]
+                    for parameter in group["params"]
+                    if id(parameter) in names
                 }
         recipe.update(optimizers, frozen)
 
@@ -170,5 +174,3 @@ def _batch(batch: Batch) -> RecordedBatch:
 
 def _copy(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
-
-
