@@ -30,7 +30,7 @@ def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[s
         yield f"**Why.** {rule.why}"
     if rule.causes:
         yield "**Causes**"
-        yield "\n".join(f"- `{cause.code}`: {known.get(cause, cause.documented)}" for cause in rule.causes)
+        yield "\n".join(_cause_line(cause, short, known) for cause in rule.causes)
     if rule.example:
         yield f"**Example.** {rule.example}"
     if rule.false_alarms:
@@ -40,8 +40,13 @@ def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[s
     if listed:
         yield "**Options**" if short else "**Options** (`Monitor(options=...)`)"
         yield "\n".join(listed)
-    if rule.arguments:
+    if rule.arguments and not short:
         yield f"**Options.** Arguments of `{rule.arguments}`."
+
+
+def _cause_line(cause: Cause, short: bool, known: Mapping[Cause, str]) -> str:
+    own = f"\n  Remedy: {cause.remedy}" if cause.remedy and not short else ""
+    return f"- `{cause.code}`: {known.get(cause, cause.documented)}{own}"
 
 
 def _summary(rule: Rule) -> str:
