@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from etrm.config import KINDS, Config, VariantName
+from etrm.device import to_host
 from etrm.reference.context import ContextResult, encode, look_up
 from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.loaded_rows import compare_batch
+from etrm.reference.loader import ReferenceLoader
 from etrm.reference.network import core_step, part
 from etrm.reference.objective import row_losses
 from etrm.reference.optimisation import averaged, clipped, frozen_part, rate_factor, rate_of, update
@@ -48,19 +51,7 @@ LIMITS = {"float32": Limits(forward=2e-4, gradient=1e-3), "bfloat16": Limits(for
 and 0.2 in bfloat16; a GPU sums in another order."""
 
 
-class RowReference(Protocol):
-    """The reference of the loader."""
-
-    def bucket_at(self, step: int, turn: int = 1) -> int:
-        """The bucket of a 0-based step, kept for ``turn`` steps."""
-        ...
-
-    def compare(self, batch: RecordedBatch, bucket: int, indices: Sequence[int]) -> list[Departure]:
-        """Compare a batch with the samples at some indices of a bucket."""
-        ...
-
-
-def compare_step(step: RecordedStep, config: Config, rows: RowReference | None = None) -> list[Departure]:
+def compare_step(step: RecordedStep, config: Config, rows: ReferenceLoader | None = None) -> list[Departure]:
     """The departures of a step from the reference, in the order of the stages.
 
     Args:
@@ -84,7 +75,7 @@ def covers_model(config: Config) -> bool:
 
 
 class _Comparison:
-    def __init__(self, step: RecordedStep, config: Config, rows: RowReference | None) -> None:
+    def __init__(self, step: RecordedStep, config: Config, rows: ReferenceLoader | None) -> None:
         self.step, self.config, self.rows = step, config, rows
         self.before: Snapshot = step.before
         # A step that ended in an error is compared as far as it came.
@@ -149,7 +140,7 @@ class _Comparison:
                 yield from _equal(stage, f"rows of bucket {other}", self.after.rows[other], place)
         if self.rows is not None:
             for recorded in self.step.parts:
-                yield from self.rows.compare(recorded.batch, bucket, indices[recorded.rows])
+                yield from compare_batch(self.rows, bucket, indices[recorded.rows], _arrays(recorded.batch))
 
     def _weights_in_use(self) -> Iterator[Departure]:
         for name in self.step.at_forward:
@@ -475,6 +466,18 @@ def _exists(batch: RecordedBatch, lead: int, length: int) -> Tensor | None:
         return None
     ahead = torch.ones(len(batch.valid), lead, dtype=torch.bool, device=batch.valid.device)
     return torch.cat((ahead, batch.valid), dim=1)
+
+
+def _arrays(batch: RecordedBatch) -> dict[str, Any]:
+    """The tensors of a batch on the host, by name."""
+    tensors = {
+        **{
+            name: getattr(batch, name)
+            for name in ("inputs", "labels", "positions", "valid", "puzzle_ids", "sample_ids")
+        },
+        **{f"demos.{name}": getattr(batch.demos, name) for name in ("tokens", "positions", "valid", "owner")},
+    }
+    return {name: None if value is None else to_host(value).numpy() for name, value in tensors.items()}
 
 
 def _equal(stage: PipelineStage, tensor: str, real: object, wanted: object) -> Iterator[Departure]:

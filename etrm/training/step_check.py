@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from torch import OutOfMemoryError
 from etrm.config import Config, TrainConfig, with_interventions, with_settings
 from etrm.errors import NonFiniteError, RunFolderError
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.step import RowReference, compare_step
+from etrm.reference.loader import ReferenceLoader, choose_training_tasks
+from etrm.reference.step import compare_step
 from etrm.training.recorded_step import Stepping, record_step
 from etrm.training.train_state import TrainState
 
@@ -49,7 +52,7 @@ class ComparedStep:
 
     def to_json(self) -> str:
         """One line of ``reference.jsonl``."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(asdict(self), sort_keys=True).replace("Infinity", str(sys.float_info.max))
 
 
 def read_compared(folder: Path, until: int | None = None) -> list[ComparedStep]:
@@ -89,17 +92,22 @@ class StepCheck:
 
     Args:
         config: the settings that were requested, faults included.
-        rows: the reference of the loader, None if it has none of these data.
 
     Attributes:
         compared: the steps that were compared.
     """
 
-    def __init__(self, config: Config, rows: RowReference | None) -> None:
-        self.config, self.rows = requested(config), rows
+    def __init__(self, config: Config) -> None:
+        self.config = requested(config)
         self.compared: list[ComparedStep] = []
         self._every = config.monitor.reference_every if config.monitor.enabled else None
         self._planned = planned_steps(self.config) if self._every else frozenset()
+
+    @cached_property
+    def rows(self) -> ReferenceLoader:
+        """The reference of the loader."""
+        data, model = self.config.data, self.config.model
+        return ReferenceLoader(choose_training_tasks(data), data, model.has_encoder, self.config.train.seed)
 
     def due(self, state: TrainState) -> bool:
         """Whether the next step is compared: a planned one, or the first of its bucket, of a run of one process."""

@@ -120,7 +120,7 @@ class Trainer:
             self.state.set_carry(bucket, self.model.initial_carry(len(self.mine)))
         self.stage = Stage(self.model, train, self.recipe.freeze, folder.path if folder else None)
         self.observer = Observer(self.state)
-        self.check = StepCheck(config, None)
+        self.check = StepCheck(config)
         self._recorded = world.any(folder is not None)
         self._stop = False
 
