@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
-from etrm.errors import ConfigError
+from etrm.errors import ConfigError, EtrmError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.extensions import outside_digests
 from etrm.investigation.comparison.screening import jobs_of
@@ -23,7 +24,21 @@ from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
 from etrm.investigation.records import Verdict
-from etrm.investigation.result import AdditionalFinding, ExperimentResult, HypothesisResult, Reproduce, Result
+from etrm.investigation.reference_verdict import (
+    compare_course,
+    compare_start,
+    course_job,
+    decide_from_reference,
+    with_reference,
+)
+from etrm.investigation.result import (
+    AdditionalFinding,
+    ExperimentResult,
+    HypothesisResult,
+    ReferenceResult,
+    Reproduce,
+    Result,
+)
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
 from etrm.investigation.runs.budget import SCREENING, Tier
 from etrm.investigation.runs.cache import compute_of
@@ -131,7 +146,8 @@ def investigate(
             on_verdict(found)
         return found
 
-    decided = _decide_all(investigation, chosen, until_root_cause, reached)
+    reference = _compare(investigation, chosen, until_root_cause)
+    decided = _decide_all(investigation, chosen, until_root_cause, reference, reached)
     baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
     found: tuple[ExperimentResult, ...] = ()
     proven = find_root_cause(decided).confidence == "proven"
@@ -140,22 +156,42 @@ def investigate(
         found = tuple(conduct(investigation, best) for conduct in experiments)
     noticed = gather_additional_findings(investigation.finished_under_test())
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
-    result = _make_result(name, decided, found, baselines, noticed, reproduce)
+    result = _make_result(name, decided, found, baselines, noticed, reference, reproduce)
     result.write(out)
     return result
+
+
+def _compare(investigation: Investigation, chosen: Sequence[str], quickly: bool) -> ReferenceResult:
+    """Compare the run under test with the reference, first steps first.
+
+    Unless an answer is wanted quickly, the whole run is trained together with the decoder and the short runs.
+    """
+    start = compare_start(investigation)
+    if start.stage is not None:
+        return start
+    if (
+        not quickly
+        and investigation.subject.model.recursive
+        and ("H3" in chosen or investigation.frozen_decoder)
+    ):
+        with suppress(EtrmError):  # the hypothesis that needs the decoder says why there is none
+            _ = investigation.decoder
+    return compare_course(investigation, start)
 
 
 def _plan_short_runs(investigation: Investigation, chosen: Sequence[str]) -> list[Job]:
     """The short runs of the chosen hypotheses, which depend on nothing that is found before."""
     every, subject = all_hypotheses(), investigation.subject
     applying = [every[id] for id in chosen if every[id].applies_to(subject)]
-    return jobs_of([screen for hypothesis in applying for screen in hypothesis.screens(investigation)])
+    screens = [screen for hypothesis in applying for screen in hypothesis.screens(investigation)]
+    return [course_job(investigation), *jobs_of(screens)]
 
 
 def _decide_all(
     investigation: Investigation,
     chosen: Sequence[str],
     until_root_cause: bool,
+    reference: ReferenceResult,
     reached: Callable[[HypothesisResult], HypothesisResult],
 ) -> dict[str, HypothesisResult]:
     """Hypotheses in order: decided, and passed through ``reached``, or with the reason why they were not run.
@@ -173,8 +209,14 @@ def _decide_all(
         elif until_root_cause and cause.confidence == "proven":
             words = f"It is downstream of the root cause {cause.id}, where this run stopped."
             decided[id] = hypothesis.not_run(CommonReason.STOPPED_AT_ROOT_CAUSE, words)
+        elif until_root_cause and id == reference.hypothesis:
+            decided[id] = reached(decide_from_reference(hypothesis, reference))
+        elif until_root_cause and reference.hypothesis and hypothesis.statement.kind == "statistical":
+            words = f"The reference names {reference.hypothesis}, where this run stops."
+            decided[id] = hypothesis.not_run(CommonReason.STOPPED_AT_ROOT_CAUSE, words)
         elif id in chosen:
-            decided[id] = reached(mark_downstream(_decide(hypothesis, investigation), decided))
+            found = with_reference(_decide(hypothesis, investigation), reference)
+            decided[id] = reached(mark_downstream(found, decided))
         else:
             words = f"Not selected: --hypotheses {','.join(chosen)}."
             decided[id] = hypothesis.not_run(CommonReason.NOT_SELECTED, words)
@@ -204,6 +246,7 @@ def _make_result(
     experiments: tuple[ExperimentResult, ...],
     baselines: dict[str, EvaluationReport],
     also: tuple[AdditionalFinding, ...],
+    reference: ReferenceResult,
     reproduce: Reproduce,
 ) -> Result:
     cause = find_root_cause(hypotheses)
@@ -219,6 +262,7 @@ def _make_result(
         experiments=experiments,
         baselines=tuple(_make_baseline_row(label, report) for label, report in baselines.items()),
         beside=also,
+        reference=reference,
         reproduce=reproduce,
     )
 

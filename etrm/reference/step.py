@@ -247,11 +247,13 @@ class _Comparison:
         yield from self._forward(stage, "z_H", core.z_H_out[chosen], result.z_H, exists, first)
         yield from self._forward(stage, "z_L", core.z_L_out[chosen], result.z_L, exists, first)
         yield from self._forward(stage, "logits", core.logits[chosen], result.logits, tokens, first)
-        yield from self._forward(stage, "q", core.q[chosen], result.q, None, first)
+        yield from self._forward(PipelineStage.HALTING, "q", core.q[chosen], result.q, None, first)
         yield from self._forward(
             stage, "logits of the step", recorded.logits[chosen], core.logits[chosen], tokens
         )
-        yield from _same(stage, "q_halt of the step", recorded.q_halt[chosen], core.q[chosen][:, 0])
+        yield from _same(
+            PipelineStage.HALTING, "q_halt of the step", recorded.q_halt[chosen], core.q[chosen][:, 0]
+        )
         logits = result.logits + (recorded.logits[chosen].float() - result.logits).detach()
         q_halt = result.q[:, 0] + (recorded.q_halt[chosen].float() - result.q[:, 0]).detach()
         total = row_losses(logits, q_halt, labels[chosen], found.kl, None, self.train).total.sum()
