@@ -90,7 +90,7 @@ def judge_reference(
     """The result of a comparison.
 
     Args:
-        facts: what was compared.
+        facts: the outcome of what was compared.
         subject: the config under test.
         before: the result of an earlier comparison that found nothing.
     """

@@ -33,7 +33,7 @@ LARGEST_LOGVAR = 10.0  # bound of log variances, which the package chose
 
 
 @dataclass(frozen=True)
-class Demonstrations:
+class DemoPairs:
     """Pairs of R rows.
 
     Attributes:
@@ -51,11 +51,11 @@ class Demonstrations:
     rows: int
     noise: Tensor | None = None
 
-    def of(self, rows: list[int]) -> Demonstrations:
+    def of(self, rows: list[int]) -> DemoPairs:
         """The pairs of some rows, in the order of the rows."""
         picks = [pair for row in rows for pair in (self.owner == row).nonzero().flatten().tolist()]
         place = {row: number for number, row in enumerate(rows)}
-        return Demonstrations(
+        return DemoPairs(
             self.tokens[picks],
             self.positions[picks],
             None if self.valid is None else self.valid[picks],
@@ -83,7 +83,7 @@ def look_up(weights: Weights, ids: Tensor, tokens: int) -> Tensor:
 
 
 def encode(
-    weights: Weights, model: ModelConfig, demos: Demonstrations, state: Mapping[str, Tensor] | None
+    weights: Weights, model: ModelConfig, demos: DemoPairs, state: Mapping[str, Tensor] | None
 ) -> ContextResult:
     """Encode demonstrations.
 
@@ -126,16 +126,14 @@ def encode(
     return ContextResult(context, state={name: value.detach() for name, value in mixed.items()})
 
 
-def _embed(weights: Weights, demos: Demonstrations) -> Tensor:
+def _embed(weights: Weights, demos: DemoPairs) -> Tensor:
     first = weights["grid_encoder.input_embed.embedding_weight"][demos.tokens]
     second = weights["grid_encoder.output_embed.embedding_weight"][demos.tokens]
     is_output = (demos.positions >= SIDE * SIDE)[..., None]
     return torch.where(is_output, second, first) * math.sqrt(first.shape[-1])
 
 
-def _pooled_pairs(
-    weights: Weights, settings: EncoderConfig, form: BlockForm, demos: Demonstrations
-) -> Tensor:
+def _pooled_pairs(weights: Weights, settings: EncoderConfig, form: BlockForm, demos: DemoPairs) -> Tensor:
     """Vectors (N, D) of pairs, pooled over tokens that are not padding."""
     grid = part(weights, "grid_encoder")
     h = _embed(weights, demos)
@@ -156,7 +154,7 @@ def _pooled_pairs(
     return linear(grid, "pool_proj", pooled)
 
 
-def _first_tokens(weights: Weights, form: BlockForm, demos: Demonstrations) -> Tensor:
+def _first_tokens(weights: Weights, form: BlockForm, demos: DemoPairs) -> Tensor:
     """Vectors (N, D) of pairs: the state of a token before theirs, at place 0."""
     grid = part(weights, "grid_encoder")
     count = len(demos.tokens)
@@ -170,7 +168,7 @@ def _first_tokens(weights: Weights, form: BlockForm, demos: Demonstrations) -> T
     return norm(h[:, 0])
 
 
-def _as_sets(vectors: Tensor, demos: Demonstrations) -> tuple[Tensor, Tensor]:
+def _as_sets(vectors: Tensor, demos: DemoPairs) -> tuple[Tensor, Tensor]:
     """The pairs of each row (R, K, D) in their order, and which of them exist (R, K)."""
     members = [(demos.owner == row).nonzero().flatten() for row in range(demos.rows)]
     most = max((len(found) for found in members), default=0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from etrm.reference.context import Demonstrations
+from etrm.reference.context import DemoPairs
 
 Tensors = Mapping[str, Tensor]
 
@@ -25,12 +25,12 @@ class RecordedBatch:
     valid: Tensor | None
     puzzle_ids: Tensor
     sample_ids: Tensor
-    demos: Demonstrations
+    demos: DemoPairs
 
 
 @dataclass(frozen=True)
 class RecordedCore:
-    """One call of the core: states (B, L, D) as given and as returned, what it reads, logits (B, S, V), q (B, 2)."""
+    """One call of the core: states (B, L, D) before and after it, what it reads, logits (B, S, V), q (B, 2)."""
 
     z_H: Tensor
     z_L: Tensor

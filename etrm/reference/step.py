@@ -34,10 +34,10 @@ class Limits:
     """The largest relative difference that precision explains.
 
     Attributes:
-        forward: of contexts, states and logits, row by row.
-        gradient: of the gradient of a parameter.
-        exact: of what is computed in float32 or better on any device: losses, updates, averages.
-        clipping: of clipped gradients; torch sums the squares of a large tensor in float32, to 4e-4 on a CPU.
+        forward: limit of contexts, states and logits, row by row.
+        gradient: limit of the gradient of a parameter.
+        exact: limit of what is computed in float32 or better on any device: losses, updates, averages.
+        clipping: limit of clipped gradients; torch sums the squares of a large tensor in float32, to 4e-4 on a CPU.
     """
 
     forward: float

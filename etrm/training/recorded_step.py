@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from etrm.batch import Batch, Demos
 from etrm.model.act import Carry
 from etrm.model.core import Core
-from etrm.reference.context import Demonstrations
+from etrm.reference.context import DemoPairs
 from etrm.reference.recorded import RecordedBatch, RecordedCore, RecordedPart, RecordedStep, Snapshot
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
@@ -168,7 +168,7 @@ def _batch(batch: Batch) -> RecordedBatch:
         batch.valid,
         batch.puzzle_ids,
         batch.sample_ids,
-        Demonstrations(demos.tokens, demos.positions, demos.valid, demos.owner, demos.rows, demos.noise),
+        DemoPairs(demos.tokens, demos.positions, demos.valid, demos.owner, demos.rows, demos.noise),
     )
 
 

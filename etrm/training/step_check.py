@@ -39,7 +39,7 @@ class ComparedStep:
     Attributes:
         step: the 1-based step.
         bucket: the bucket of the step.
-        departures: where it departs from the reference, in the order of the stages.
+        departures: the departures from the reference, in the order of the stages.
         count: the number of all departures, of which the first are kept.
         absent: why it could not be compared; empty if it was.
     """
@@ -132,7 +132,7 @@ class StepCheck:
     def _compare(self, recorded: Any, step: int, bucket: int) -> None:
         try:
             found = compare_step(recorded, self.config, self.rows)
-        except (OutOfMemoryError, NotImplementedError) as error:  # the run itself goes on
+        except (OutOfMemoryError, NotImplementedError) as error:  # the run itself continues
             self.compared.append(ComparedStep(step, bucket, absent=f"{type(error).__name__}: {error}"))
             return
         self.compared.append(ComparedStep(step, bucket, tuple(found[:MOST_DEPARTURES]), len(found)))
