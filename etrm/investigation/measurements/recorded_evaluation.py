@@ -1,6 +1,6 @@
 """Evaluations by the evaluator of a run, recorded for the reference.
 
-A model that is always wrong exercises little of an evaluator, so answers are also planted: right, too large, right with
+A model that is always wrong exercises little of an evaluator, so known answers are evaluated too: right, too large, right with
 colours on the padding, in disagreement, right only under augmentation, or missing. All are made from the rows of the
 reference.
 """
@@ -37,17 +37,17 @@ from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 TASKS = 12
-"""Tasks of a recorded evaluation with planted answers, so that it takes a fraction of a second."""
+"""Tasks of a recorded evaluation with known answers, so that it takes a fraction of a second."""
 OWN_TASKS = 4
 """Tasks of a recorded evaluation of a model, whose answers take longer."""
 SEVERAL = 2
 """Tasks with several test pairs, if there are so many: only these show a wrong share of a task."""
 VOTES = 4
-"""Votes for each query with planted answers: fewer would hide a wrong count."""
+"""Votes for each query with known answers: fewer would hide a wrong count."""
 LAST = COLOUR + 9  # the token of colour 9
 
 
-class PlantedAnswers(StrEnum):
+class AnswerPattern(StrEnum):
     """The answers that are given."""
 
     RIGHT = "right"
@@ -58,8 +58,8 @@ class PlantedAnswers(StrEnum):
     MISSING = "missing"
 
 
-def record_planted_answers(trainer: Trainer) -> list[RecordedEvaluation]:
-    """Evaluate some held-out tasks once with each kind of planted answers, in an order that shows votes that are kept.
+def record_known_answers(trainer: Trainer) -> list[RecordedEvaluation]:
+    """Evaluate some held-out tasks once with each pattern of known answers, in an order that shows votes that are kept.
 
     Raises:
         DataError: the held-out tasks cannot be read.
@@ -67,8 +67,8 @@ def record_planted_answers(trainer: Trainer) -> list[RecordedEvaluation]:
     request = request_evaluation(trainer.config, choose_held_out(trainer.config))
     rows = {_name_row(row): row for row in list_evaluated(request)}
     return [
-        record_evaluation(trainer, request, plant_answers(kind, rows), f"planted answers ({kind})")
-        for kind in PlantedAnswers
+        record_evaluation(trainer, request, predict_pattern(pattern, rows), f"known answers ({pattern})")
+        for pattern in AnswerPattern
     ]
 
 
@@ -154,18 +154,18 @@ def _record(sample: Sample, answer: Answer | None) -> RecordedAnswer:
     return RecordedAnswer(sample.task_id, sample.query, sample.name, plain_row(sample), copied, q_halt)
 
 
-# -- planted answers ------------------------------------------------------------------------------
+# -- known answers ------------------------------------------------------------------------------
 
 RowName = tuple[str, int, str]
 """A task id, the index of a query, and the name of the task under an augmentation."""
 
 
-def plant_answers(kind: PlantedAnswers, rows: dict[RowName, ReferenceRow]) -> Predictor:
-    """Return a predictor that gives planted answers to the samples of some rows, and none to others."""
+def predict_pattern(pattern: AnswerPattern, rows: dict[RowName, ReferenceRow]) -> Predictor:
+    """Return a predictor that gives known answers to the samples of some rows, and none to others."""
 
     def answer(samples: Sequence[Sample]) -> list[Answer | None]:
         named = [rows.get((sample.task_id, sample.query, sample.name)) for sample in samples]
-        return [None if row is None else _PLANTED[kind](row) for row in named]
+        return [None if row is None else _PATTERNS[pattern](row) for row in named]
 
     return answer
 
@@ -207,13 +207,13 @@ def _partly_missing(row: ReferenceRow) -> Answer | None:
     return None if asked.index or asked.task_index % 3 == 2 else (_right(row), 0.0)
 
 
-_PLANTED: dict[PlantedAnswers, Callable[[ReferenceRow], Answer | None]] = {
-    PlantedAnswers.RIGHT: lambda row: (_right(row), 0.0),
-    PlantedAnswers.LARGER: lambda row: (np.maximum(_right(row), COLOUR), 0.0),
-    PlantedAnswers.PADDED: lambda row: (np.where(row.labels == UNSCORED, COLOUR, row.labels), 0.0),
-    PlantedAnswers.DISAGREEING: _disagree,
-    PlantedAnswers.AUGMENTED: _augmented,
-    PlantedAnswers.MISSING: _partly_missing,
+_PATTERNS: dict[AnswerPattern, Callable[[ReferenceRow], Answer | None]] = {
+    AnswerPattern.RIGHT: lambda row: (_right(row), 0.0),
+    AnswerPattern.LARGER: lambda row: (np.maximum(_right(row), COLOUR), 0.0),
+    AnswerPattern.PADDED: lambda row: (np.where(row.labels == UNSCORED, COLOUR, row.labels), 0.0),
+    AnswerPattern.DISAGREEING: _disagree,
+    AnswerPattern.AUGMENTED: _augmented,
+    AnswerPattern.MISSING: _partly_missing,
 }
 
 

@@ -20,7 +20,7 @@ from etrm.investigation.measurements.recorded_evaluation import (
     choose_held_out,
     compare_loaded_weights,
     record_own_answers,
-    record_planted_answers,
+    record_known_answers,
 )
 from etrm.reference.departure import Departure, NotCovered, PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
@@ -46,7 +46,7 @@ def compare_all(evaluations: Sequence[RecordedEvaluation | NotCovered]) -> list[
 @pytest.mark.parametrize("preset", list_presets())
 def test_the_evaluator_of_every_preset_departs_nowhere(preset: str) -> None:
     trainer = build_trainer(few_of(preset, evaluate={"max_tasks": 4, "augmentations": 1}))
-    evaluations = [*record_planted_answers(trainer), record_own_answers(trainer)]
+    evaluations = [*record_known_answers(trainer), record_own_answers(trainer)]
     assert compare_all(evaluations) == []
     assert not any(isinstance(recorded, NotCovered) for recorded in evaluations)
 
@@ -56,7 +56,7 @@ def test_the_evaluator_of_every_preset_departs_nowhere(preset: str) -> None:
 )
 def test_the_evaluator_of_every_layout_departs_nowhere(changes: dict[str, Any]) -> None:
     trainer = build_trainer(few_of("small", **changes))
-    assert compare_all(record_planted_answers(trainer)) == []
+    assert compare_all(record_known_answers(trainer)) == []
 
 
 def test_answers_of_puzzle_ids_that_were_not_trained_are_not_covered() -> None:
@@ -172,7 +172,7 @@ def test_a_planted_change_is_named_at_its_stage(name: str, monkeypatch: pytest.M
     function, change, stage, tensor = CHANGES[name]
     monkeypatch.setattr(passk, function, change(getattr(passk, function)))
     trainer = build_trainer(few_of("small", evaluate={"max_tasks": 60}))
-    found = compare_all(record_planted_answers(trainer))
+    found = compare_all(record_known_answers(trainer))
     order = list(PipelineStage)
     first = min(found, key=lambda departure: order.index(departure.stage))
     assert first.stage is stage
@@ -190,7 +190,7 @@ def test_a_planted_change_is_named_at_its_stage(name: str, monkeypatch: pytest.M
 )
 def test_a_listed_fault_is_named_at_its_stage(fault: str, stages: set[PipelineStage]) -> None:
     trainer = build_trainer(with_settings(few_of("small"), faults=(fault,)))
-    assert {departure.stage for departure in compare_all(record_planted_answers(trainer))} == stages
+    assert {departure.stage for departure in compare_all(record_known_answers(trainer))} == stages
 
 
 def test_an_evaluator_that_refuses_right_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_an_evaluator_that_refuses_right_answers_is_named(monkeypatch: pytest.Mo
 
     trainer = build_trainer(few_of("smoke"))
     trainer.recipe = replace(trainer.recipe, evaluate=refuse)
-    found = compare_all(record_planted_answers(trainer))
+    found = compare_all(record_known_answers(trainer))
     assert {(departure.stage, departure.tensor) for departure in found} >= {(PipelineStage.SCORE, "report")}
 
 
