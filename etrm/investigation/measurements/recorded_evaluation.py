@@ -1,8 +1,8 @@
 """Evaluations by the evaluator of a run, recorded for the reference.
 
-A model that is always wrong exercises little of an evaluator, so known answers are evaluated too: right, too large, right with
-colours on the padding, in disagreement, right only under augmentation, or missing. All are made from the rows of the
-reference.
+A model that is always wrong exercises little of an evaluator, so known answers are evaluated too: right, too large,
+right with colours on the padding, in disagreement, right only under augmentation, or missing. All are made from the
+rows of the reference.
 """
 
 from __future__ import annotations

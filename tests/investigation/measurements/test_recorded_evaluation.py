@@ -19,8 +19,8 @@ from etrm.evaluation.passk import PassK, QueryResult
 from etrm.investigation.measurements.recorded_evaluation import (
     choose_held_out,
     compare_loaded_weights,
-    record_own_answers,
     record_known_answers,
+    record_own_answers,
 )
 from etrm.reference.departure import Departure, NotCovered, PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
