@@ -29,7 +29,7 @@ Query = tuple[str, int]
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What an evaluator is asked for.
+    """The request of an evaluation.
 
     Attributes:
         tasks: the tasks to evaluate.
@@ -100,7 +100,7 @@ class RecordedEvaluation:
 
     Attributes:
         label: the answers that were given, for readers.
-        request: what was asked for.
+        request: the request of the evaluation.
         answers: the rows in the order in which they were answered.
         reported: the report; None if the evaluator refused the answers.
         refused: the reason why; empty if it did not.
