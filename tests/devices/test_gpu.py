@@ -35,7 +35,9 @@ def test_the_same_seed_gives_the_same_bits(name: str) -> None:
 @gpu
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_losses_are_those_of_the_host_within_the_documented_tolerance(name: str) -> None:
-    for here, there in zip(losses(on("cpu", SUBJECTS[name])), losses(on("cuda", SUBJECTS[name])), strict=True):
+    for here, there in zip(
+        losses(on("cpu", SUBJECTS[name])), losses(on("cuda", SUBJECTS[name])), strict=True
+    ):
         assert here["loss"] == pytest.approx(there["loss"], abs=LOSS)
         assert here["grad_norm_before_clip"] == pytest.approx(there["grad_norm_before_clip"], abs=NORM)
 
