@@ -16,18 +16,18 @@ import numpy as np
 import torch
 
 from benchmarks.family.device_episodes import NAMES, HeldOut, find_held_out
-from benchmarks.family.learner import Arm
+from benchmarks.family.learner import FamilyArm
 from benchmarks.family.training import Budget, finish, load_evaluation, train_arm
 from etrm.atomic_files import write_atomically
 
-BASE = Arm(tokens=True, absolute=True)
+BASE = FamilyArm(tokens=True, absolute=True)
 ARMS = {
     "base": BASE,
     "pooled": replace(BASE, tokens=False),
     "relative": replace(BASE, absolute=False),
     "easy": replace(BASE, easy_first=True),
     "labelled": replace(BASE, labelled=True),
-    "tiny": Arm(hidden=32, layers=1, context=2, labelled=True),
+    "tiny": FamilyArm(hidden=32, layers=1, context=2, labelled=True),
     "small": replace(BASE, hidden=64, layers=2, context=8, lr=2e-3),
 }
 """The arms by name; ``tiny`` is for tests, ``small`` for a processor."""

@@ -90,7 +90,7 @@ def find_held_out(colours: int = COLOURS) -> dict[str, npt.NDArray[np.generic]]:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnTasks:
     """Tasks of one side.
 
     Attributes:
@@ -108,9 +108,9 @@ class Drawn:
     def __len__(self) -> int:
         return len(self.kinds)
 
-    def rows(self, chosen: Tensor | slice) -> Drawn:
+    def rows(self, chosen: Tensor | slice) -> DrawnTasks:
         """Return some of the tasks."""
-        return Drawn(self.inputs[chosen], self.outputs[chosen], self.kinds[chosen], self.rules[chosen])
+        return DrawnTasks(self.inputs[chosen], self.outputs[chosen], self.kinds[chosen], self.rules[chosen])
 
 
 class DeviceEpisodes:
@@ -129,7 +129,7 @@ class DeviceEpisodes:
         self._powers = torch.tensor([10**c for c in range(COLOURS - 1)], device=self.device)
         self._places = {s: torch.from_numpy(places(s).astype(np.int64)).to(self.device) for s in range(3, 7)}
 
-    def draw(self, count: int, side: int, weights: Tensor) -> tuple[Drawn, Tensor]:
+    def draw(self, count: int, side: int, weights: Tensor) -> tuple[DrawnTasks, Tensor]:
         """Draw candidates and keep the tasks among them.
 
         Args:
@@ -177,7 +177,7 @@ class DeviceEpisodes:
         share = torch.bincount(kinds[chosen], minlength=len(NAMES)) / counts.clamp(min=1)
         becomes = torch.zeros_like(table).scatter(1, palette, torch.where(used, changed, 0))[:, 1:]
         rules = torch.cat((torch.stack((dihedral, shift, recolouring), 1), becomes), 1)
-        return Drawn(grids, outputs, kinds, rules).rows(chosen), share
+        return DrawnTasks(grids, outputs, kinds, rules).rows(chosen), share
 
     def _integers(self, low: int, high: int, count: int) -> Tensor:
         return torch.randint(low, high, (count,), generator=self.generator, device=self.device)

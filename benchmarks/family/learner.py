@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.family.device_episodes import RECOLOURINGS, Drawn
+from benchmarks.family.device_episodes import RECOLOURINGS, DrawnTasks
 from etrm.batch import IGNORE, Demos
 from etrm.config import load, with_settings
 from etrm.data.rules import DEMOS
@@ -23,13 +23,13 @@ from etrm.model.recursive import RecursiveModel
 CANVAS = 30
 """The side of the product's canvas, which positions refer to."""
 CLASSES = (8, 9, 1 + len(RECOLOURINGS), *(10 for _ in range(9)))
-"""The values of each number of a rule, see :attr:`Drawn.rules`."""
+"""The values of each number of a rule, see :attr:`DrawnTasks.rules`."""
 LABEL_WEIGHT = 0.2
 """Of the loss of naming a part; the answers' loss weighs 1."""
 
 
 @dataclass(frozen=True)
-class Arm:
+class FamilyArm:
     """What differs between the compared trainings.
 
     Attributes:
@@ -64,7 +64,7 @@ class FamilyModel(nn.Module):
         arm: its settings.
     """
 
-    def __init__(self, arm: Arm) -> None:
+    def __init__(self, arm: FamilyArm) -> None:
         super().__init__()
         config = with_settings(
             load("rules"),
@@ -153,7 +153,7 @@ class Laid:
         return self.pairs, self.inputs, self.labels, self.rules, self.pair_positions, self.positions
 
 
-def lay_out(tasks: Drawn) -> Laid:
+def lay_out(tasks: DrawnTasks) -> Laid:
     """Lay tasks out as the product does on regions: EOS below and right of a grid, PAD in the corner."""
     side, device = tasks.inputs.shape[-1], tasks.inputs.device
     given, wanted = _canvas(tasks.inputs), _canvas(tasks.outputs)
@@ -203,11 +203,13 @@ class FamilyStep:
         }
         kinds = torch.zeros(rows, dtype=torch.long, device=self.device)
         rules = torch.zeros(rows, len(CLASSES), dtype=torch.long, device=self.device)
-        self.batches = {side: lay_out(Drawn(grids, grids, kinds, rules)) for side, grids in empty.items()}
+        self.batches = {
+            side: lay_out(DrawnTasks(grids, grids, kinds, rules)) for side, grids in empty.items()
+        }
         self.sums = torch.zeros(3, device=self.device)  # loss, tasks solved, tasks
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def load(self, side: int, tasks: Drawn) -> None:
+    def load(self, side: int, tasks: DrawnTasks) -> None:
         """Copy tasks into the batch of their side."""
         for held, new in zip(self.batches[side].tensors()[:4], lay_out(tasks).tensors()[:4], strict=True):
             held.copy_(new)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.family.device_episodes import Drawn
+from benchmarks.family.device_episodes import DrawnTasks
 from benchmarks.family.learner import FamilyModel, is_solved, lay_out
 from etrm.batch import IGNORE
 from etrm.data.rules import DEMOS
@@ -16,7 +16,7 @@ from etrm.data.rules import DEMOS
 
 def search_contexts(
     model: FamilyModel,
-    tasks: Drawn,
+    tasks: DrawnTasks,
     start: str = "encoder",
     steps: int = 50,
     rate: float = 0.1,

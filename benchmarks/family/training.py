@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.family.device_episodes import NAMES, DeviceEpisodes, Drawn, HeldOut
-from benchmarks.family.learner import CLASSES, Arm, FamilyModel, FamilyStep, is_solved, lay_out
+from benchmarks.family.device_episodes import NAMES, DeviceEpisodes, DrawnTasks, HeldOut
+from benchmarks.family.learner import CLASSES, FamilyArm, FamilyModel, FamilyStep, is_solved, lay_out
 from benchmarks.family.search_context import search_contexts
 from etrm.batch import IGNORE
 from etrm.data.rules import SIDES, draw_rule_tasks, parse_rule_id
@@ -46,7 +46,7 @@ class Budget:
     every: float = 15.0
 
 
-def load_evaluation(count: int, device: torch.device) -> dict[int, Drawn]:
+def load_evaluation(count: int, device: torch.device) -> dict[int, DrawnTasks]:
     """Load the first held-out tasks of the family, by side."""
     found: dict[int, list[tuple[np.ndarray, np.ndarray, int]]] = {side: [] for side in ALL_SIDES}
     for task in draw_rule_tasks("rules", "evaluation", SIDES[1], count):
@@ -56,7 +56,7 @@ def load_evaluation(count: int, device: torch.device) -> dict[int, Drawn]:
         name = "+".join(part.partition("-")[0] for part in parse_rule_id(task.id).split("+"))
         found[inputs.shape[-1]].append((inputs, outputs, NAMES.index(name)))
     return {
-        side: Drawn(
+        side: DrawnTasks(
             torch.from_numpy(np.stack([row[0] for row in rows]).astype(np.int64)).to(device),
             torch.from_numpy(np.stack([row[1] for row in rows]).astype(np.int64)).to(device),
             torch.tensor([row[2] for row in rows], device=device),
@@ -75,9 +75,9 @@ class Feed:
         self.wanted = wanted  # (10,) how often each combination of parts should come
         self.shares = torch.full_like(wanted, 0.5)
         self.drawn = 0
-        self._stock: dict[int, tuple[Drawn, int]] = {}
+        self._stock: dict[int, tuple[DrawnTasks, int]] = {}
 
-    def take(self, side: int) -> Drawn:
+    def take(self, side: int) -> DrawnTasks:
         """Return the next tasks of a side, which were never returned before."""
         rows = self.budget.rows
         stock, first = self._stock.get(side, (None, 0))
@@ -94,7 +94,7 @@ class Feed:
         return stock.rows(slice(first, first + rows))
 
 
-def evaluate(model: FamilyModel, tasks: dict[int, Drawn]) -> dict[str, Any]:
+def evaluate(model: FamilyModel, tasks: dict[int, DrawnTasks]) -> dict[str, Any]:
     """Answer held-out tasks by the encoder alone.
 
     Returns:
@@ -135,7 +135,7 @@ def _by(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def search_all(model: FamilyModel, tasks: dict[int, Drawn], most: int, **options: Any) -> dict[str, Any]:
+def search_all(model: FamilyModel, tasks: dict[int, DrawnTasks], most: int, **options: Any) -> dict[str, Any]:
     """Search the contexts of the first tasks of every side."""
     solved, shown, kinds = [], [], []
     with torch.compiler.set_stance("force_eager"):
@@ -156,10 +156,10 @@ def search_all(model: FamilyModel, tasks: dict[int, Drawn], most: int, **options
 
 def train_arm(
     name: str,
-    arm: Arm,
+    arm: FamilyArm,
     budget: Budget,
     held: HeldOut,
-    tasks: dict[int, Drawn],
+    tasks: dict[int, DrawnTasks],
     out: Path,
     wanted: Tensor,
     stopped: Callable[[], bool] = lambda: False,
@@ -239,7 +239,7 @@ def train_arm(
             torch.cuda.current_stream().synchronize()  # the clock is that of the device
 
 
-def finish(name: str, step: FamilyStep, tasks: dict[int, Drawn], out: Path, most: int = 150) -> None:
+def finish(name: str, step: FamilyStep, tasks: dict[int, DrawnTasks], out: Path, most: int = 150) -> None:
     """Evaluate the averaged weights with and without search, and keep them beside ``out``."""
     step.use(step.averages)
     final: dict[str, Any] = {"arm": name, "final": True, "encoder": evaluate(step.model, tasks)}

@@ -11,7 +11,7 @@ from benchmarks.family.device_episodes import (
     NAMES,
     SHIFTS,
     DeviceEpisodes,
-    Drawn,
+    DrawnTasks,
     HeldOut,
     find_held_out,
 )
@@ -29,12 +29,12 @@ def held_out() -> HeldOut:
 
 
 @functools.cache
-def drawn(side: int, count: int = 600) -> Drawn:
+def drawn(side: int, count: int = 600) -> DrawnTasks:
     episodes = DeviceEpisodes(held_out(), torch.Generator().manual_seed(side))
     return episodes.draw(count, side, torch.ones(len(NAMES)))[0]
 
 
-def explanations(tasks: Drawn, row: int) -> list[TaskRule]:
+def explanations(tasks: DrawnTasks, row: int) -> list[TaskRule]:
     grids = zip(tasks.inputs[row, :3].byte().numpy(), tasks.outputs[row, :3].byte().numpy(), strict=True)
     return find_explanations([Pair(a, b) for a, b in grids])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.family.__main__ import ARMS
-from benchmarks.family.device_episodes import NAMES, Drawn
+from benchmarks.family.device_episodes import NAMES, DrawnTasks
 from benchmarks.family.learner import CLASSES, FamilyModel, FamilyStep, lay_out
 from etrm.config import load, with_settings
 from etrm.data import Episodes, TaskSet, collate
@@ -24,7 +24,7 @@ def test_the_layout_is_that_of_the_product() -> None:
         for name in ("input", "output")
     )
     nothing = torch.zeros(1, dtype=torch.long)
-    laid = lay_out(Drawn(inputs, outputs, nothing, torch.zeros(1, len(CLASSES), dtype=torch.long)))
+    laid = lay_out(DrawnTasks(inputs, outputs, nothing, torch.zeros(1, len(CLASSES), dtype=torch.long)))
     assert torch.equal(laid.pairs, batch.demos.tokens)
     assert torch.equal(laid.pair_positions.expand_as(laid.pairs), batch.demos.positions)
     assert torch.equal(laid.inputs, batch.inputs)
