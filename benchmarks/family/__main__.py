@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=420.0, help="of the arm that is trained to the end")
     parser.add_argument(
-        "--first", type=float, default=120.0, help="seconds after which only the best arm goes on"
+        "--first", type=float, default=120.0, help="seconds after which only the best arm continues"
     )
     parser.add_argument("--rows", type=int, default=128, help="tasks per side and step")
     parser.add_argument("--candidates", type=int, default=32_768)
