@@ -31,7 +31,7 @@ EASY = 0.5
 
 @dataclass(frozen=True)
 class Budget:
-    """What a training may use.
+    """The time and the sizes of a training.
 
     Attributes:
         seconds: wall-clock seconds of training, without compiling.
@@ -169,7 +169,7 @@ def train_arm(
     Args:
         name: its name in the lines.
         arm: its settings.
-        budget: what it may use.
+        budget: its time and the sizes of its batches.
         held: the rules that are never trained on.
         tasks: the held-out tasks.
         out: the file of the lines.
@@ -240,7 +240,7 @@ def train_arm(
 
 
 def finish(name: str, step: FamilyStep, tasks: dict[int, DrawnTasks], out: Path, most: int = 150) -> None:
-    """Evaluate the averaged weights with and without search, and keep them beside ``out``."""
+    """Evaluate the averaged weights with and without search, and keep them next to ``out``."""
     step.use(step.averages)
     final: dict[str, Any] = {"arm": name, "final": True, "encoder": evaluate(step.model, tasks)}
     few = {side: some.rows(slice(most)) for side, some in tasks.items()}
