@@ -20,6 +20,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -115,7 +116,12 @@ def _split_forms(tasks: TaskSet) -> Iterator[list[bytes]]:
 
 
 def _sum_bits(pairs: Collection[Pair]) -> float:
-    return sum(measure_bits(pair.input) for pair in pairs)
+    return sum(_measure_input(pair) for pair in pairs)
+
+
+@lru_cache(maxsize=4096)  # a blank pair may be in every task
+def _measure_input(pair: Pair) -> float:
+    return measure_bits(pair.input)
 
 
 def _share_most(matches: Sequence[tuple[Pair, Pair]]) -> tuple[int, float]:
