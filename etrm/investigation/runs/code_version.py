@@ -44,6 +44,7 @@ ONLY_JUDGE = tuple(
         "judgement.py",
         "original_solver.py",
         "recorded_run",
+        "reference_verdict.py",
         "session.py",
         "result.py",
         "root_cause.py",
