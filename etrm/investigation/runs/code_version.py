@@ -43,6 +43,8 @@ ONLY_JUDGE = tuple(
         "folder_claim.py",
         "judgement.py",
         "original_solver.py",
+        "recorded_run",
+        "reference_verdict.py",
         "session.py",
         "result.py",
         "root_cause.py",
