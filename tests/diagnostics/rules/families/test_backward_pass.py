@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,10 @@ from tests.diagnostics.rules.trainings import BATCH, Cases, Net, Training, adam
 Update = Callable[[nn.Module, torch.optim.Optimizer, Tensor], object]
 
 
-def run(update: Update) -> Monitor:
+def run(update: Update, **options: Any) -> Monitor:
     model = Net()
     optimizer = adam(model)
-    monitor = Monitor(model, optimizer)
+    monitor = Monitor(model, optimizer, **options)
     for _ in range(8):
         with monitor.step(samples=BATCH):
             update(model, optimizer, model(torch.randn(BATCH, 4)).square().mean())
@@ -35,7 +36,7 @@ def whole(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> N
 
 
 def rules(update: Update) -> Training:
-    return lambda **options: {finding.rule for finding in run(update).findings()}
+    return lambda **options: {finding.rule for finding in run(update, **options).findings()}
 
 
 CASES: Cases = {"STEP001": (rules(forgotten), rules(whole))}
