@@ -106,7 +106,9 @@ def _replay(
     found: list[StepDeparture] = []
     largest, done = 0.0, 0
     try:
-        trainer = run.build_trainer(monitored=True)
+        trainer = run.replayer
+        for optimizer in trainer.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         trainer.state.restore(checkpoint)
         while done < steps and trainer.step + 1 in logged and not found:
             before = logged[trainer.step + 1]

@@ -21,6 +21,9 @@ from etrm.model.variant import Variant
 from etrm.training.faults import apply_faults
 from etrm.training.trainer import Trainer
 
+MOST = 5
+"""Checkpoints that are judged: reading and repeating one takes seconds."""
+
 
 @dataclass(frozen=True)
 class RunUnderTest:
@@ -79,12 +82,16 @@ class RunUnderTest:
 
     @cached_property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """The kept checkpoints, oldest first.
+        """The kept checkpoints, oldest first; of many, some that are spread over the run, its first and last included.
 
         Raises:
             CheckpointError: one of them is not whole.
         """
-        return tuple(checkpoints.read(path) for path in self.saved)
+        last = len(self.saved) - 1
+        places = (
+            sorted({round(last * part / (MOST - 1)) for part in range(MOST)}) if last > 0 else range(last + 1)
+        )
+        return tuple(checkpoints.read(self.saved[place]) for place in places)
 
     def build_trainer(self, *, monitored: bool = False) -> Trainer:
         """A trainer of the run at its random start, which writes nothing.
@@ -103,6 +110,15 @@ class RunUnderTest:
             EtrmError: the current code cannot build it.
         """
         return self.build_trainer()
+
+    @cached_property
+    def replayer(self) -> Trainer:
+        """A trainer that records what the run recorded, and whose state may be restored and trained on.
+
+        Raises:
+            EtrmError: the current code cannot build it.
+        """
+        return self.build_trainer(monitored=True)
 
     @cached_property
     def queries(self) -> list[Sample]:
