@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.result import RecordedRun
 from reports.markdown import NOTHING, code, count, escape, folded, link, paragraph, sentence, table
 from reports.pages.sections import evidence_table, section
@@ -44,7 +45,7 @@ def _summarise(recorded: RecordedRun) -> str:
 def _tabulate_accusations(recorded: RecordedRun, pages: Mapping[str, str]) -> str:
     rows = [
         [
-            escape(sentence(accusation.words)),
+            escape(sentence(capitalise(accusation.words))),
             link(escape(accusation.hypothesis), pages[accusation.hypothesis])
             if accusation.hypothesis in pages
             else escape(accusation.hypothesis) or NOTHING,

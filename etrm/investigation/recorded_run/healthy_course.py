@@ -286,9 +286,12 @@ def list_courses() -> Iterator[HealthyCourse]:
 
 
 def find_course(config: Config) -> HealthyCourse | None:
-    """The registered course of a config; None if there is none."""
-    wanted = json.loads(json.dumps(identify(config)))
-    return next((course for course in list_courses() if course.settings == wanted), None)
+    """The registered course of a config; None if there is none.
+
+    A setting that is newer than a course must have its default value.
+    """
+    wanted, default = (json.loads(json.dumps(identify(one))) for one in (config, Config()))
+    return next((course for course in list_courses() if default | course.settings == wanted), None)
 
 
 def find_nearest_preset(config: Config) -> tuple[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ import pytest
 
 from etrm.config import list_presets, load, with_settings
 from etrm.errors import ConfigError, RunFolderError
+from etrm.investigation.recorded_run import healthy_course
 from etrm.investigation.recorded_run.healthy_course import (
     METRICS,
     WIDTH,
@@ -132,6 +133,17 @@ def test_faults_seeds_and_what_is_kept_make_no_other_course() -> None:
     changed = with_settings(smoke, faults=("cached-context",), train={"seed": 7, "keep_checkpoints": 5})
     assert identify(changed) == identify(smoke)
     assert find_course(with_settings(smoke, train={"lr": 0.5})) is None
+
+
+def test_a_course_may_be_older_than_a_setting_that_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    smoke = load("smoke")
+    registered = find_course(smoke)
+    assert registered is not None
+    older = {name: value for name, value in registered.settings.items() if name != "train.accumulate"}
+    old = replace(registered, settings=older)
+    monkeypatch.setattr(healthy_course, "list_courses", lambda: iter([old]))
+    assert find_course(smoke) == old
+    assert find_course(with_settings(smoke, train={"accumulate": 2})) is None
 
 
 def test_the_nearest_preset_is_named_with_what_differs() -> None:
