@@ -52,12 +52,17 @@ COLLAPSED = 1e-3
 
 def judge_findings(run: RunUnderTest) -> Iterator[RecordedFact]:
     """A row for each finding above a note, worst first."""
+    if run.findings is None:
+        absent = NotMeasured(absent="the run has not ended, so its findings are not written")
+        yield RecordedFact(NOTED.row(absent, item="none", threshold="context", n="0 findings"))
+        return
     for (rule, module), found in group_serious(dict(one) for one in run.findings).items():
         for number, finding in enumerate(found):
             seen = finding["evidence"]
             item = " ".join(filter(None, (rule, module, finding.get("code", "") if len(found) > 1 else "")))
             item += f" {number + 1}" if len({one.get("code", "") for one in found}) < len(found) else ""
-            held = seen["last_step"] >= run.recorded_steps - 1
+            # A later number is of an earlier process, which ended, while the newest one was killed.
+            held = seen["last_step"] == run.recorded_steps - 1
             expected = rule in STANDS_STILL and stands_still(run.used, module)
             decides = finding["severity"] == Severity.CRITICAL.label and held and not expected
             value = seen["value"]

@@ -34,7 +34,7 @@ class RunUnderTest:
         config: the config that the folder holds.
         record: the contents of ``run.json``.
         metrics: the logged steps.
-        findings: the toolkit's findings, as ``findings.json`` holds them.
+        findings: the toolkit's findings, as ``findings.json`` holds them; None where the run has not ended.
         saved: the checkpoint folders that are judged, oldest first.
     """
 
@@ -42,7 +42,7 @@ class RunUnderTest:
     config: Config
     record: Mapping[str, Any]
     metrics: Metrics
-    findings: Sequence[Mapping[str, Any]]
+    findings: Sequence[Mapping[str, Any]] | None
     saved: tuple[Path, ...]
 
     @classmethod
@@ -57,12 +57,12 @@ class RunUnderTest:
         """
         folder = path.parents[1] if path.parent.name == "checkpoints" else path
         saved, metrics = checkpoints.list_saved(folder / "checkpoints"), read_metrics(folder)
-        findings: Sequence[Mapping[str, Any]] = read_findings(folder)
+        findings = read_findings(folder) if (folder / "findings.json").exists() else None
         if folder != path:
             saved = [one for one in saved if one.name <= path.name]
             step = int(path.name.removeprefix(checkpoints.PREFIX))
             if any(m["step"] > step for m in metrics):
-                metrics, findings = [m for m in metrics if m["step"] <= step], ()
+                metrics, findings = [m for m in metrics if m["step"] <= step], None
         return cls(folder, read_config(folder), read_record(folder), metrics, findings, tuple(saved))
 
     @cached_property

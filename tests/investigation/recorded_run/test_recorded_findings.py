@@ -21,6 +21,7 @@ from etrm.investigation.recorded_run.recorded_findings import (
     stands_still,
 )
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
+from etrm.investigation.records import NotMeasured
 
 
 def finding(
@@ -47,6 +48,7 @@ def judge(folder: Path, *findings: dict[str, Any], **settings: dict[str, object]
     [
         ({}, False),
         ({"last": 18}, None),  # it ended before the run did
+        ({"last": 30}, None),  # it is of an earlier process
         ({"severity": "warning"}, None),
     ],
 )
@@ -57,6 +59,12 @@ def test_what_is_critical_and_holds_to_the_end_accuses(
     assert (fact.row.passed, fact.row.item) == (passed, "COLLAPSE001 encoder")
     assert fact.hypotheses == ("H4",)
     assert not fact.proves
+
+
+def test_findings_of_a_run_that_has_not_ended_are_not_measured(healthy: Path) -> None:
+    (healthy / "findings.json").unlink()
+    (fact,) = judge_findings(RunUnderTest.read(healthy))
+    assert isinstance(fact.row.treatment, NotMeasured)
 
 
 def test_a_note_is_left_out_and_rows_of_one_rule_and_module_stay_apart(kept_healthy: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_checkpoint_stands_for_the_run_up_to_it(kept_healthy: Path) -> None:
     assert [m["step"] for m in whole.metrics] == list(range(1, 21))
     part = RunUnderTest.read(kept_healthy / "checkpoints" / "step_00000010")
     assert (part.path, [one.step for one in part.checkpoints]) == (kept_healthy, [10])
-    assert ([m["step"] for m in part.metrics], part.findings) == (list(range(1, 11)), ())
+    assert ([m["step"] for m in part.metrics], part.findings) == (list(range(1, 11)), None)
 
 
 def test_findings_count_the_recorded_steps_of_the_newest_process(healthy: Path) -> None:
