@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.result import RecordedRun
-from reports.markdown import NOTHING, code, count, escape, folded, link, paragraph, sentence, table
+from reports.markdown import NOTHING, bullets, code, count, escape, folded, link, paragraph, sentence, table
 from reports.pages.sections import evidence_table, section
 
 TITLE = "What the run recorded"
@@ -26,6 +26,7 @@ def recorded_section(recorded: RecordedRun | None, pages: Mapping[str, str]) -> 
         TITLE,
         paragraph(_summarise(recorded)),
         _tabulate_accusations(recorded, pages),
+        bullets([f"Undecided, because the run is too short: {escape(one)}" for one in recorded.undecided]),
         _tabulate_differences(recorded),
         folded("All rows", rows) if rows else "",
     )

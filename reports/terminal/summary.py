@@ -65,6 +65,7 @@ def _say_recorded(recorded: RecordedRun) -> str:
     said = [capitalise(sentence(plain(accusation.words))) for accusation in recorded.accusations]
     names = dict.fromkeys(plain(difference.name) for difference in recorded.differences)
     differ = f" It was made with another {', '.join(names)}." if names else ""
+    said += [f"Undecided: {sentence(plain(words))}" for words in recorded.undecided]
     return f"{' '.join(said) or 'Every check passed.'}{differ}"
 
 

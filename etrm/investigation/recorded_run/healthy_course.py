@@ -81,7 +81,7 @@ METRICS = (
     CourseMetric("grad_norm_before_clip", _log, 0.03),
     CourseMetric("encoder.moved", _log, 0.03),
     CourseMetric("core.moved", _log, 0.03),
-    CourseMetric("probe.share", _same, 0.01),
+    CourseMetric("probe.share", _log, 0.03),
 )
 
 

@@ -62,6 +62,7 @@ def judge_recorded_run(path: Path, subject: Config) -> tuple[RecordedRun, tuple[
         checkpoints=tuple(int(saved.name.rpartition("_")[2]) for saved in run.saved),
         differences=differences,
         evidence=tuple(fact.row for fact in facts),
+        undecided=tuple(fact.words for fact in facts if fact.undecided),
         wall_s=round(time.perf_counter() - began, 1),
     )
     return recorded, facts

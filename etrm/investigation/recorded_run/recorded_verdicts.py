@@ -20,6 +20,7 @@ TRAIN_AGAIN = (
     "other code or with other weights."
 )
 READ_RECORDS = 'Read the rows of the recorded run that did not pass, under "What the run recorded".'
+TRAIN_LONGER = "Train longer, and investigate that run."
 """Next steps where the recorded run, and nothing that was run anew, shows a fault."""
 
 
@@ -104,12 +105,17 @@ def made_by_other_code(recorded: RecordedRun) -> bool:
 
 
 def explain_unnamed(recorded: RecordedRun) -> tuple[CauseCode, str, str] | None:
-    """Code, sentence and next step where no hypothesis is the cause but rows of the recorded run did not pass."""
-    if not recorded.accusations:
-        return None
-    other = made_by_other_code(recorded)
-    said = list_words([accusation.words for accusation in recorded.accusations])
-    what = "the recorded run was made by other code" if other else "the recorded run itself shows a fault"
-    code = CauseCode.OTHER_CODE if other else CauseCode.RECORDED
-    step = TRAIN_AGAIN if other else READ_RECORDS
-    return code, f"No tested hypothesis explains it in new runs, but {what}: {said}.", step
+    """Code, sentence and next step where no hypothesis is the cause, but the recorded run shows or suggests a fault."""
+    if recorded.accusations:
+        other = made_by_other_code(recorded)
+        said = list_words([accusation.words for accusation in recorded.accusations])
+        what = "the recorded run was made by other code" if other else "the recorded run itself shows a fault"
+        code = CauseCode.OTHER_CODE if other else CauseCode.RECORDED
+        step = TRAIN_AGAIN if other else READ_RECORDS
+        return code, f"No tested hypothesis explains it in new runs, but {what}: {said}.", step
+    if recorded.undecided:
+        words = (
+            f"Undecided in the recorded run, which is too short to tell: {list_words(recorded.undecided)}."
+        )
+        return CauseCode.NONE, f"No root cause among the tested hypotheses. {words}", TRAIN_LONGER
+    return None
