@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, variance
+from statistics import variance
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from etrm.errors import ConfigError, RunFolderError
 from etrm.investigation.recorded_run import healthy_course
 from etrm.investigation.recorded_run.healthy_course import (
     METRICS,
+    SHIFT,
     WIDTH,
     HealthyCourse,
     find_course,
@@ -53,12 +54,14 @@ def write_run(folder: Path, seed: int, steps: int = 40, **settings: Any) -> Path
     return folder
 
 
-def test_a_band_is_the_interval_of_a_new_seed() -> None:
-    columns = list(zip(*SEEDS, strict=True))
-    pooled = fmean(variance(column) for column in columns)
-    for band, column in zip(course().list_bands(ACCURACY), columns, strict=True):
-        half = WIDTH * math.sqrt(max(pooled, variance(column)) * 4 / 3)
-        assert band == pytest.approx((fmean(column) - half, fmean(column) + half))
+def test_a_band_reaches_beyond_the_seeds_in_the_windows_around() -> None:
+    seeds = (tuple(0.1 * i for i in range(8)), tuple(0.1 * i + 0.02 for i in range(8)))
+    deviation = math.sqrt(variance([0.0, 0.02]))  # the same in every window
+    bands = course(steps=16, means={"accuracy_all": seeds}).list_bands(ACCURACY)
+    assert bands[0] == pytest.approx((0.0 - WIDTH * deviation, 0.1 * SHIFT + 0.02 + WIDTH * deviation))
+    assert bands[4] == pytest.approx((0.1 * (4 - SHIFT) - WIDTH * deviation, 0.62 + WIDTH * deviation))
+    absent = course(means={"accuracy_all": ((0.5, None, 0.7), (0.52, None, 0.72))})
+    assert [band is None for band in absent.list_bands(ACCURACY)] == [False, True, False]
 
 
 def test_the_first_of_two_windows_on_one_side_is_the_step_where_a_run_leaves() -> None:
