@@ -193,7 +193,7 @@ class _Comparison:
                 try:
                     yield from self._rows(recorded, slice(start, min(rows, start + ROWS_AT_A_TIME)))
                 except KeyError as missing:  # a weight that the configured model has
-                    yield Departure(PipelineStage.CONTEXT, "weights of the model", 1.0, 0.0, f"no {missing}")
+                    yield Departure(PipelineStage.MODEL, "weights of the model", 1.0, 0.0, f"no {missing}")
                     return
         if self.ended:
             yield from self._gradient()
