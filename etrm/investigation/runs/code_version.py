@@ -49,6 +49,7 @@ ONLY_JUDGE = tuple(
         "result.py",
         "root_cause.py",
         "run.py",
+        "unlisted",
     )
 )
 """Files that choose configs and read finished runs. A run's config is part of its key, and the process that trains it
