@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 
 from diagnostics.errors import UnknownName
 
-SAMPLES = 8
-BATCHES = 4
-CLASSES = 4
+SAMPLES = 8  # of a batch: small, so that an audit takes seconds
+BATCHES = 4  # enough for losses and gradients to vary
+CLASSES = 4  # likewise
 TOKENS = 16
 """Length of a sequence."""
 PIXELS = 64

@@ -25,6 +25,7 @@ MOST_LISTED = (
 )
 
 HYPOTHESES: dict[PipelineStage, str | None] = {
+    PipelineStage.MODEL: "H7",
     PipelineStage.LOADING: "H1",
     PipelineStage.SCHEDULE: "H4",
     PipelineStage.DATA: "H5",

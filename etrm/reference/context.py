@@ -41,7 +41,7 @@ class DemoPairs:
         valid: (N, L) bool, None if no token is masked.
         owner: (N,) int64 row of each pair.
         rows: the number R.
-        noise: noise (R, ...) of a variational encoder, None where there is none.
+        noise: noise (R, ...) of a variational encoder in training; None in evaluation, where its latent is the mean.
     """
 
     tokens: Tensor
@@ -82,6 +82,12 @@ def look_up(weights: Weights, ids: Tensor, tokens: int) -> Tensor:
     return torch.cat((first, first.new_zeros(len(ids), tokens - 1, first.shape[-1])), dim=1)
 
 
+def start_state(weights: Weights, model: ModelConfig, rows: int) -> dict[str, Tensor] | None:
+    """The state (R, P, D) with which a stateful encoder begins, by name; None of a stateless one."""
+    names = {"recurrent": ("z",), "trm_style": ("z_H", "z_L")}.get(model.encoder.kind)
+    return None if names is None else {name: weights[f"{name}_init"].expand(rows, -1, -1) for name in names}
+
+
 def encode(
     weights: Weights, model: ModelConfig, demos: DemoPairs, state: Mapping[str, Tensor] | None
 ) -> ContextResult:
@@ -107,11 +113,9 @@ def encode(
         case "lpn_standard":
             return ContextResult(_spread(weights, _mean(sets, exists), model))
         case "lpn_variational":
-            assert demos.noise is not None
-            z, kl = _latent(weights, sets, demos.noise[:, : sets.shape[1]])
+            z, kl = _latent(weights, sets, None if demos.noise is None else demos.noise[:, : sets.shape[1]])
             return ContextResult(_spread(weights, _mean(z, exists), model), kl=_mean(kl, exists))
         case "hybrid_variational":
-            assert demos.noise is not None
             z, kl = _latent(weights, norm(_read_set(weights, form, sets, exists).mean(1)), demos.noise)
             return ContextResult(_spread(weights, z, model), kl=kl)
     assert state is not None
@@ -198,12 +202,12 @@ def _spread(weights: Weights, vector: Tensor, model: ModelConfig) -> Tensor:
     )
 
 
-def _latent(weights: Weights, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """mu + sigma noise, and the divergence of N(mu, sigma) from N(0, 1), summed over Z."""
+def _latent(weights: Weights, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """mu + sigma noise, or mu without noise, and the divergence of N(mu, sigma) from N(0, 1), summed over Z."""
     mu = linear(weights, "latent.mu_proj", x)
     logvar = linear(weights, "latent.logvar_proj", x).clamp(-LARGEST_LOGVAR, LARGEST_LOGVAR)
     divergence = 0.5 * (logvar.exp() + mu.square() - 1 - logvar).sum(-1)
-    return mu + torch.exp(logvar / 2) * noise, divergence
+    return mu if noise is None else mu + torch.exp(logvar / 2) * noise, divergence
 
 
 def _refine(weights: Weights, form: BlockForm, old: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:

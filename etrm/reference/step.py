@@ -16,7 +16,7 @@ from torch import Tensor
 
 from etrm.config import KINDS, Config, VariantName
 from etrm.device import to_host
-from etrm.reference.context import ContextResult, encode, look_up
+from etrm.reference.context import ContextResult, encode, look_up, start_state
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.loaded_rows import compare_batch
 from etrm.reference.loader import ReferenceLoader
@@ -193,7 +193,7 @@ class _Comparison:
                 try:
                     yield from self._rows(recorded, slice(start, min(rows, start + ROWS_AT_A_TIME)))
                 except KeyError as missing:  # a weight that the configured model has
-                    yield Departure(PipelineStage.CONTEXT, "weights of the model", 1.0, 0.0, f"no {missing}")
+                    yield Departure(PipelineStage.MODEL, "weights of the model", 1.0, 0.0, f"no {missing}")
                     return
         if self.ended:
             yield from self._gradient()
@@ -289,12 +289,11 @@ class _Comparison:
     def _encoder_state(
         self, recorded: RecordedPart, numbers: list[int], halted: Tensor
     ) -> dict[str, Tensor] | None:
-        starts = {"recurrent": ("z",), "trm_style": ("z_H", "z_L")}.get(self.model.encoder.kind)
+        starts = start_state(part(self.weights, "encoder"), self.model, len(numbers))
         if starts is None:
             return None
         found = {}
-        for name in starts:
-            start = self.weights[f"encoder.{name}_init"].expand(len(numbers), -1, -1)
+        for name, start in starts.items():
             old = self.carry.get(f"encoder_state.{name}")
             kept = start if old is None else old[recorded.rows][numbers].float()
             found[name] = torch.where(halted[:, None, None], start, kept)

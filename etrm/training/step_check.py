@@ -17,10 +17,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from torch import OutOfMemoryError
-
 from etrm.config import Config, TrainConfig, with_interventions, with_settings
-from etrm.errors import NonFiniteError, RunFolderError
+from etrm.errors import EtrmError, NonFiniteError, RunFolderError
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.loader import ReferenceLoader, choose_training_tasks
 from etrm.reference.step import compare_step
@@ -132,7 +130,11 @@ class StepCheck:
     def _compare(self, recorded: Any, step: int, bucket: int) -> None:
         try:
             found = compare_step(recorded, self.config, self.rows)
-        except (OutOfMemoryError, NotImplementedError) as error:  # the run itself continues
+        except (
+            EtrmError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:  # of memory or shapes: the run continues
             self.compared.append(ComparedStep(step, bucket, absent=f"{type(error).__name__}: {error}"))
             return
         self.compared.append(ComparedStep(step, bucket, tuple(found[:MOST_DEPARTURES]), len(found)))

@@ -6,12 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+
 from etrm.config import Config, with_settings
-from etrm.data import Sample
+from etrm.device import to_host
 from etrm.errors import EtrmError, NonFiniteError
+from etrm.investigation.measurements.plain_values import plain_row
+from etrm.investigation.measurements.recorded_evaluation import (
+    compare_loaded_weights,
+    record_known_answers,
+    record_own_answers,
+)
+from etrm.reference.answers import compare_answers
 from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
 from etrm.reference.leaked_tasks import compare_split
 from etrm.reference.loaded_rows import LoadedRow, compare_passes, compare_task_sets
+from etrm.reference.step import covers_model
 from etrm.training.step_check import ComparedStep, StepCheck, read_compared
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
@@ -19,6 +31,7 @@ from etrm.training.trainer import Trainer
 FIRST_STEPS = (
     8  # enough for a row that halts and takes a new sample at max_steps 4, and for both of two buckets
 )
+ANSWERS = 8  # rows whose answers are computed again, one at a time
 
 
 @dataclass(frozen=True)
@@ -68,13 +81,19 @@ def check_start(config: Config) -> ReferenceFacts:
     except EtrmError as error:
         return ReferenceFacts(error=error.what)
     check = StepCheck(config)
+    loading = _check_loading(trainer)
     try:
         for _ in range(min(FIRST_STEPS, config.train.steps)):
             with check.step(trainer):
                 trainer.advance()
     except NonFiniteError:
         pass  # the step that ended in it was compared as far as it came
-    others = [*_check_tasks(trainer, check), *_check_loader(trainer, check)]
+    others = [
+        *loading,
+        *_check_tasks(trainer, check),
+        *_check_loader(trainer, check),
+        *_check_evaluation(trainer),
+    ]
     return ReferenceFacts(tuple(check.compared), tuple(others))
 
 
@@ -85,6 +104,25 @@ def check_course(path: Path) -> ReferenceFacts:
         RunFolderError: the file is damaged.
     """
     return ReferenceFacts(tuple(read_compared(path)))
+
+
+def _check_loading(trainer: Trainer) -> Sequence[Departure]:
+    """The core against the files of the checkpoint that it starts from, if that is a run folder of this package."""
+    source = trainer.config.train.decoder
+    saved = [] if source is None else sorted((source / "checkpoints").glob("step_*"))
+    if not saved:
+        return []
+    kind = "ema" if trainer.config.train.decoder_weights == "ema" else "model"
+    held = load_file(saved[-1] / f"{kind}.safetensors")
+    core = {f"core.{name}": to_host(value) for name, value in trainer.model.core.state_dict().items()}
+    wrong = [name for name, value in core.items() if name not in held or not torch.equal(held[name], value)]
+    if not wrong:
+        return []
+    return [
+        Departure(
+            PipelineStage.LOADING, wrong[0], len(wrong) / len(core), 0.0, f"checkpoint {saved[-1].name}"
+        )
+    ]
 
 
 def _check_tasks(trainer: Trainer, check: StepCheck) -> Sequence[Departure]:
@@ -98,18 +136,19 @@ def _check_loader(trainer: Trainer, check: StepCheck) -> Sequence[Departure]:
     drawn = trainer.config.train.steps * trainer.config.train.batch_size // max(1, episodes.buckets)
 
     def load(bucket: int, index: int) -> LoadedRow:
-        return unpack(draw(episodes, bucket, index))
+        return plain_row(draw(episodes, bucket, index))
 
     return compare_passes(check.rows, load, drawn)
 
 
-def unpack(sample: Sample) -> LoadedRow:
-    """A sample of the loader as the reference compares it."""
-    return LoadedRow(
-        sample.tokens,
-        sample.positions,
-        sample.labels,
-        [(pair.tokens, pair.positions) for pair in sample.demos],
-        sample.puzzle_id,
-        sample.serial,
-    )
+def _check_evaluation(trainer: Trainer) -> Sequence[Departure]:
+    """Known answers and those of the model through the evaluator, and the weights that an evaluation loads."""
+    found = [departure for known in record_known_answers(trainer) for departure in compare_evaluation(known)]
+    own = record_own_answers(trainer)
+    if isinstance(own, RecordedEvaluation):
+        found += compare_evaluation(own)
+        config = trainer.config
+        if covers_model(config):
+            early = config.evaluate.halting == "early"
+            found += compare_answers(trainer.model.state_dict(), config.model, own.answers[:ANSWERS], early)
+    return [*found, *compare_loaded_weights(trainer)]
