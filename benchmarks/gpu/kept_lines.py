@@ -27,7 +27,7 @@ def build_section(lines: Sequence[Mapping[str, Any]], remarks: Sequence[str] = (
 
     Args:
         lines: the lines; those of cases that failed are listed by name.
-        remarks: what a reader must know of the conditions.
+        remarks: sentences about the conditions.
     """
     found = {line["case"]: line["found"] for line in lines if "found" in line}
     peaks = found.get("peak", {})
