@@ -37,12 +37,12 @@ def test_a_case_that_failed_is_named() -> None:
 def test_waits_are_counted_per_step() -> None:
     waits = {
         "off": {
-            "read": {"steps": 4, "waits": {"etrm/a.py:3 x = y.item()": 8, "benchmarks/gpu/b.py:1 z": 1}},
+            "read": {"steps": 4, "waits": {"etrm/device.py:3 x = y.item()": 8, "benchmarks/gpu/peak.py:1 z": 1}},
             "unread": {"steps": 16, "waits": {}},
         }
     }
     table = build_section(lines(waits=waits)).tables[-1]
-    assert table.rows == (("off", "4 read", "`etrm/a.py:3` 2"), ("off", "16 unread", "none"))
+    assert table.rows == (("off", "4 read", "`etrm/device.py:3` 2"), ("off", "16 unread", "none"))
 
 
 def test_the_cost_of_the_monitor_is_a_ratio() -> None:
