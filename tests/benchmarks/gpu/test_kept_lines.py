@@ -37,7 +37,10 @@ def test_a_case_that_failed_is_named() -> None:
 def test_waits_are_counted_per_step() -> None:
     waits = {
         "off": {
-            "read": {"steps": 4, "waits": {"etrm/device.py:3 x = y.item()": 8, "benchmarks/gpu/peak.py:1 z": 1}},
+            "read": {
+                "steps": 4,
+                "waits": {"etrm/device.py:3 x = y.item()": 8, "benchmarks/gpu/peak.py:1 z": 1},
+            },
             "unread": {"steps": 16, "waits": {}},
         }
     }
