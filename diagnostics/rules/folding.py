@@ -91,7 +91,8 @@ def _explains(cause: Finding, finding: Finding, flow: Flow, rules: Mapping[str, 
         return rule.rank is not None and not _overlap(cause.evidence, finding.evidence)
     if finding.evidence.first_step < cause.evidence.first_step:
         return False
-    inside = bool(cause.consequences) if not cause.module else _holds(cause.module, finding.module)
+    whole = bool(cause.consequences) or rule.everywhere
+    inside = whole if not cause.module else _holds(cause.module, finding.module)
     inside = inside or cause.module == finding.module
     if rule.spreads == "together" and finding.rule == cause.rule:
         return finding.evidence.first_step == cause.evidence.first_step
