@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diagnostics import Monitor
+from diagnostics.recording.readout import Readout
 from tests.devices import simulated
 from tests.devices.simulated import DEVICE, DeviceTensor, simulated_device
 
@@ -106,3 +107,17 @@ def test_frozen_weights_are_compared_in_a_second_read(monkeypatch: pytest.Monkey
     found = count_reads(monkeypatch, None, frozen=True)
     assert found[1::2] == [[], [], []]
     assert [len(reads) for reads in found[0::2]] == [2, 2, 2]  # whether any bit of them changed
+
+
+def test_values_come_back_under_their_keys_whatever_their_shape_and_type() -> None:
+    readout = Readout()
+    matrix = readout.add(torch.tensor([[1.5, 2.5], [3.5, 4.5]]))
+    nothing = readout.add_scalars([])
+    counts = readout.add_scalars([torch.tensor(7), torch.tensor(8)])
+    half = readout.add(torch.tensor([0.25], dtype=torch.float16))
+    readout.fetch()
+    assert readout[matrix].tolist() == [1.5, 2.5, 3.5, 4.5]
+    assert readout.numbers(nothing) == []
+    assert readout.numbers(counts) == [7.0, 8.0]
+    assert readout.numbers(half) == [0.25]
+    assert readout[half].dtype == torch.float32
