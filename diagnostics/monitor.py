@@ -33,6 +33,7 @@ from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.recording.arrivals import WHOLE_LOSS
 from diagnostics.recording.buffers import FrozenBuffers
 from diagnostics.recording.capture import Capture, RowsFunction, sample_index, tensors_in
+from diagnostics.recording.covered_positions import CoveredPositions
 from diagnostics.recording.hidden_modules import HiddenModules
 from diagnostics.recording.loss_terms import LossTerms
 from diagnostics.recording.module_graph import Flow
@@ -56,6 +57,7 @@ from diagnostics.rules.tally import Tally
 from diagnostics.selection import (
     check_patterns,
     covers,
+    find_copies,
     innermost,
     moded,
     named_by,
@@ -152,6 +154,8 @@ class Monitor:
         self._handles: list[RemovableHandle] = []
         self._capture: Capture | None = None
         self._flow = Flow()
+        self._positions = CoveredPositions()
+        self._copies = find_copies(self._modules)
         self._steps = 0
         self._last: StepRecord | None = None
         self._tally = Tally(self._rules, self._options)
@@ -361,6 +365,10 @@ class Monitor:
             moved_buffers(),
             terms,
             self._hidden.records(self._parameters.in_optimizers()),
+            self._parameters.passes,
+            self._flow.into,
+            self._positions.never(modules.values(), facts.samples),
+            self._copies,
         )
         self._last = record
         scalars = {name: module.scalars() for name, module in modules.items()}

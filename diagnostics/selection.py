@@ -106,6 +106,16 @@ def innermost(name: str, modules: Iterable[str]) -> str:
     return max((module for module in modules if name.startswith(f"{module}.")), key=len, default="")
 
 
+def find_copies(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Modules with weights, each with another one of the same class and shapes, as an average or a target has."""
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, module in modules.items():
+        shapes = tuple((own, weight.shape) for own, weight in module.named_parameters())
+        if shapes and not any(isinstance(weight, nn.UninitializedParameter) for weight in module.parameters()):
+            alike.setdefault((type(module), shapes), []).append(name)
+    return {name: next(each for each in names if each != name) for names in alike.values() if len(names) > 1 for name in names}
+
+
 def moded(module: nn.Module) -> dict[str, nn.Module]:
     """The layers in a module, itself included, that act otherwise in training than in evaluation."""
     return {name: layer for name, layer in module.named_modules() if _has_modes(layer)}

@@ -13,8 +13,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -35,6 +38,7 @@ RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
 Of shape (rows,); or of two and more dimensions where samples are not first: (T, B) for a sequence-first layout.
 """
 
+_CHECKPOINT = os.path.join("torch", "utils", "checkpoint.py")
 _STATS_WIDTH = 4096  # elements of a row: a share of 1e-3 is then measured to a few percent, at a small cost
 _NEVER = Arrivals()  # of a term that did not come to a call
 _NOT_RAW = Absent("gradient flows into its inputs, or samples are not their first dimension", "not-raw")
@@ -53,6 +57,7 @@ class Call:
         self.unmatched_reason: Cause | None = None
         self.unknown: Cause | None = None  # why gradient may have come without being seen
         self.views: list[tuple[Tensor, int]] = []  # alias of a view that was returned, and its version then
+        self.checkpointed = not self.grad_enabled and not recomputed and in_reentrant_checkpoint()
         self.blind = False  # an output lost its hook
         self.key = -1  # of the index
 
@@ -262,6 +267,7 @@ class Capture:
             row_gradients=row_gradients,
             recomputed=call.recomputed,
             unknown=call.unknown,
+            checkpointed=call.checkpointed,
         )
 
     def _samples_of(self, call: Call, index: Tensor) -> Tensor | Absent:
@@ -295,6 +301,22 @@ class Capture:
         row_mean = values[4:] if self._shared else None
         differ = _NOT_RAW if apart < 0.0 else apart > 0.0
         return OutputSums(rows, elements, variance, mean_square, mean, row_mean, differ)
+
+
+_DEEPEST = 60  # frames between a module and the checkpoint that runs it
+
+
+def in_reentrant_checkpoint() -> bool:
+    """Whether the forward pass of a reentrant checkpoint is among the callers."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_DEEPEST):
+        if frame is None:
+            return False
+        code = frame.f_code
+        if code.co_name == "forward" and code.co_filename.endswith(_CHECKPOINT):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def sample_index(index: Tensor, source: str) -> Tensor:

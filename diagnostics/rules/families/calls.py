@@ -50,7 +50,7 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
         cut = total - reached - disabled - zero
         declared = name in record.partial and not cut and disabled > 0
         cause = CALLS_DECLARED if declared else _CAUSES[disabled > 0, cut > 0]
-        minor = declared or (cause is CALLS_ZERO and zero < WASTED * total)
+        minor = declared or (cause is CALLS_ZERO and zero < WASTED * total) or (cause is CALLS_CUT and total == 2)
         message = (
             f"{name}: {reached} of {total} calls received gradient; {disabled} ran with gradients disabled,"
             f" {cut} were cut later{f', {zero} received zeros alone' if zero else ''}"
@@ -79,7 +79,8 @@ CALL001 = Rule(
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
     what="The module is called several times in a step, and some calls receive no gradient. It is a note where"
     " `expect_partial` names the module and these calls ran with gradients disabled, and where fewer than half of"
-    " them received zeros alone. It does not fire where checkpointing repeats calls.",
+    " them received zeros alone. It is a note too where one of two calls is"
+    " cut, as a stop-gradient does. It does not fire where checkpointing repeats calls.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
     false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",

@@ -40,6 +40,25 @@ ZERO_GRAD_MISSING = Cause(
     "zero-grad-missing",
     "zero_grad() is not called between updates: each update applies the sum of all gradients so far",
 )
+OTHER_LOSS = Cause(
+    "other-loss",
+    "it holds the gradient of another loss too, which another optimiser has applied: zero_grad() is missing between"
+    " the two backward passes",
+)
+PASS_DISCARDED = Cause(
+    "pass-discarded",
+    "zero_grad() between backward passes of one update, as in a loop over micro-batches: the last one alone counts",
+)
+PASS_TWICE = Cause("pass-twice", "backward() is called twice on the same loss, which doubles its gradient")
+
+TARGET = Cause(
+    "target", "it runs without gradient and is in no optimiser: a target network, or an average of another module"
+)
+CHECKPOINT = Cause(
+    "reentrant-checkpoint",
+    "reentrant checkpointing: none of the inputs of the checkpoint requires gradient, so it has no backward pass",
+)
+LOSS_MET = Cause("loss-met", "the loss has no gradient for any sample: a margin that is met, after some training")
 
 _NO_GRADIENT = {
     "no_grad": ("all {calls} calls of a step ran with gradients disabled", NO_GRAD),
@@ -61,18 +80,35 @@ def find_no_gradient(record: StepRecord, options: Values) -> Iterator[Observatio
     for name, module in learners(record):
         if module.state in _NO_GRADIENT and not isinstance(module.coverage, Absent):
             happened, cause = _NO_GRADIENT[module.state]
+            target = module.state == "no_grad" and _is_target(record, name)
+            if any(call.checkpointed for call in module.calls):
+                cause = CHECKPOINT
+            elif target:
+                cause = TARGET
             calls = module.calls_total
             times = "once" if calls == 1 else f"{calls} times"
             message = f"{name}: no gradient; {happened.format(calls=calls, times=times)}"
-            yield Observation(name, 0.0, message, cause, key=cause)
+            yield Observation(name, 0.0, message, cause, key=cause, severity=NOTE if cause is TARGET else None)
+
+
+def _is_target(record: StepRecord, module: str) -> bool:
+    """Whether no optimiser holds the module, and it is written otherwise or copies another one."""
+    own = record.held_by(module)
+    outside = all(isinstance(each.place, Absent) and each.place.code == "in-no-group" for each in own)
+    return bool(own) and outside and (module in record.copies or any(each.changed for each in own))
 
 
 def find_zero_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
-    """GRAD002."""
-    for name, module in learners(record):
-        if module.state == "zero":
-            message = f"{name}: a gradient arrives and every element of it is zero"
-            yield Observation(name, 0.0, message, ZERO_FACTOR)
+    """GRAD002; a note where the whole loss has no gradient any more."""
+    zero = [name for name, module in learners(record) if module.state == "zero"]
+    others = [name for name, module in learners(record) if module.state == "arrived"]
+    for name in zero:
+        trained = any(parameter.largest > 0.0 for parameter in record.held_by(name))
+        met = not others and trained
+        message = f"{name}: a gradient arrives and every element of it is zero"
+        yield Observation(
+            name, 0.0, message, LOSS_MET if met else ZERO_FACTOR, key=met, severity=NOTE if met else None
+        )
 
 
 def find_undeclared_frozen(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -87,10 +123,20 @@ def find_undeclared_frozen(record: StepRecord, options: Values) -> Iterator[Obse
 def _judge_clearing(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     place = parameter.place
     updated = not isinstance(place, Absent) and place.stepped and parameter.reach.kind in ("some", "all")
-    # with gradient accumulation over monitored steps the optimiser does not step in each of them
-    if record.gap > 1 or not updated or parameter.leftover != "nonzero":
+    if record.gap > 1 or not updated or parameter.carried == "no":
         return None
-    return ZERO_GRAD_MISSING
+    return ZERO_GRAD_MISSING if parameter.carried == "own" else OTHER_LOSS
+
+
+def find_wasted_passes(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """GRAD006."""
+    passes = record.passes
+    if passes.discarded:
+        message = f"model: {passes.discarded} of {passes.total} backward passes of a step are cleared and never applied"
+        yield Observation("", float(passes.discarded), message, PASS_DISCARDED, key="discarded")
+    if passes.repeated:
+        message = "model: a backward pass brings exactly the gradient of the pass before it again"
+        yield Observation("", 1.0, message, PASS_TWICE, key="twice")
 
 
 def find_faint_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -117,7 +163,7 @@ GRAD001 = Rule(
     "Enable gradients and keep its outputs tensors up to the loss; if it must not train, set requires_grad to False.",
     find_no_gradient,
     lasting(5),
-    causes=(NO_GRAD, DETACHED, CUT_INSIDE),
+    causes=(NO_GRAD, DETACHED, CUT_INSIDE, CHECKPOINT, TARGET),
     what="No gradient reaches the module at all.",
     why="It stays as it was initialised.",
     example="`scores = torch.tensor([scorer(row).item() for row in x])`.",
@@ -135,7 +181,7 @@ GRAD002 = Rule(
     "Find the zero factor, or the flat function, between its output and the loss.",
     find_zero_gradient,
     lasting(5, why=_FLAT_START),
-    causes=(ZERO_FACTOR,),
+    causes=(ZERO_FACTOR, LOSS_MET),
     what="The backward pass reaches the module, with zeros alone.",
     why="The module does not learn, although the graph is complete.",
     example="A frozen gate that was initialised at zero; `round()` without a straight-through estimator.",
@@ -169,9 +215,9 @@ GRAD004 = Rule(
     lasting(5, why="five updates in a row; gradient accumulation has steps without an update between them"),
     needs_optimizer=True,
     needs_every_step=True,
-    causes=(ZERO_GRAD_MISSING,),
-    what="The optimiser steps in every step, and when the backward pass begins `.grad` still holds a non-zero gradient"
-    " of earlier steps.",
+    causes=(ZERO_GRAD_MISSING, OTHER_LOSS),
+    what="When an optimiser steps, `.grad` holds backward passes that were applied before the latest one began, by"
+    " itself or by another optimiser.",
     why="Old directions never fade, and the steps grow.",
     example="A loop of `loss.backward(); optimizer.step()`.",
     false_alarms="None known: with gradient accumulation over monitored steps the optimiser does not step in each.",
@@ -212,4 +258,21 @@ GRAD005 = Rule(
     spreads="backward",
     rank=70,
 )
-FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005))
+GRAD006 = Rule(
+    "GRAD006",
+    WARNING,
+    "Backward passes do not add up to the update",
+    "passes",
+    "Call zero_grad() once before the backward passes of an update, and backward() once for each loss.",
+    find_wasted_passes,
+    lasting(5),
+    needs_optimizer=True,
+    causes=(PASS_DISCARDED, PASS_TWICE),
+    what="The gradient of a whole backward pass is cleared before an optimiser applies any of it, while that of a later"
+    " pass of the same step is applied; or a pass brings the gradient of the one before it once more.",
+    why="Samples are computed and do not count, or count twice.",
+    example="`for part in parts: optimizer.zero_grad(); loss(part).backward()`, then one `optimizer.step()`.",
+    false_alarms="A loop that discards passes on purpose and leaves the gradients and weights as they are.",
+    rank=65,
+)
+FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005, GRAD006))

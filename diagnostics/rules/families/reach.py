@@ -48,7 +48,7 @@ def _is_open(record: StepRecord, parameter: ParameterRecord) -> bool:
 
 
 def _judge_missing(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
-    if not _is_open(record, parameter) or parameter.reach.kind != "none":
+    if not _is_open(record, parameter) or parameter.reach.kind != "none" or parameter.assigned:
         return None
     return REPLACED_PARAMETER if parameter.replaced else NOT_IN_LOSS
 
