@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help investigate quick test test-slow test-gpu test-extras lint format bench coverage screenshots figures gates rules investigations pages clean
+.PHONY: help investigate quick test test-slow test-gpu test-extras lint format bench bench-gpu coverage screenshots figures gates rules investigations pages clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-15s %s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ format: $(READY)  ## fix what ruff can fix, and format
 
 bench: $(READY)  ## performance against the published layout and other tools
 	$(BIN)/python -m benchmarks.performance
+
+bench-gpu: $(READY)  ## what training costs on a GPU, a line of JSON per case (3 minutes; needs a GPU)
+	$(BIN)/python -m benchmarks.gpu
 
 pages: $(READY)  ## generate the pages that tests compare with the code
 	$(BIN)/python -m diagnostics pages --out docs/rules

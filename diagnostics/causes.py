@@ -19,12 +19,14 @@ class Cause:
         sentence: The text; fields in braces are filled from the facts.
         facts: Measured values, by field.
         addition: Text after the sentence, "" for none.
+        remedy: Instruction to the user where the rule's does not fit this cause, "" where it does.
     """
 
     code: str
     sentence: str = field(compare=False)
     facts: tuple[tuple[str, object], ...] = ()
     addition: str = field(default="", compare=False)
+    remedy: str = field(default="", compare=False)
 
     def of(self, **facts: object) -> Cause:
         """This cause with the facts that its sentence needs."""
@@ -45,5 +47,9 @@ class Cause:
 
 
 UNKNOWN = Cause("unknown", "not known")
-ZERO_AT_START = Cause("zero-at-start", "zero at initialisation: gradient arrives once the weights have moved")
+ZERO_AT_START = Cause(
+    "zero-at-start",
+    "zero at initialisation: gradient arrives once the weights have moved",
+    remedy="Nothing, if it starts at zero on purpose; else initialise the weight that multiplies it away from zero.",
+)
 """An assertion names it for modules and for parameters."""

@@ -30,7 +30,7 @@ def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[s
         yield f"**Why.** {rule.why}"
     if rule.causes:
         yield "**Causes**"
-        yield "\n".join(f"- `{cause.code}`: {known.get(cause, cause.documented)}" for cause in rule.causes)
+        yield "\n".join(_cause_line(cause, short, known) for cause in rule.causes)
     if rule.example:
         yield f"**Example.** {rule.example}"
     if rule.false_alarms:
@@ -42,6 +42,11 @@ def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[s
         yield "\n".join(listed)
     if rule.arguments:
         yield f"**Options.** Arguments of `{rule.arguments}`."
+
+
+def _cause_line(cause: Cause, short: bool, known: Mapping[Cause, str]) -> str:
+    own = f"\n  Remedy: {cause.remedy}" if cause.remedy and not short else ""
+    return f"- `{cause.code}`: {known.get(cause, cause.documented)}{own}"
 
 
 def _summary(rule: Rule) -> str:

@@ -55,7 +55,7 @@ class Rule:
         severity: Severity of its findings.
         title: A few words.
         metric: Stable name of what it measures: a key of `diagnostics.findings.METRICS`, or a name of your own.
-        remedy: Instruction to the user; part of each finding.
+        remedy: Instruction to the user; part of each finding whose cause has no remedy of its own.
         check: Function that judges the record of one step; None where `source` is not "step".
         options: Numbers that `Monitor(options={id: {name: value}})` can set.
         bound: The option that its metric is compared with, "" where there is none.
@@ -115,7 +115,8 @@ class Rule:
         Raises:
             InvalidValue: The rule does not list the cause.
         """
-        if all(cause.code != known.code for known in self.causes):
+        listed = next((known for known in self.causes if known.code == cause.code), None)
+        if listed is None:
             raise InvalidValue(
                 "rules.unlisted-cause",
                 "{rule} does not list the cause {cause!r}; it lists {allowed}",
@@ -130,7 +131,7 @@ class Rule:
             message=message,
             evidence=evidence,
             cause=str(cause),
-            remedy=self.remedy,
+            remedy=cause.remedy or listed.remedy or self.remedy,
             code=cause.code,
         )
 

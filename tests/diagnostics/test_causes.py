@@ -18,7 +18,7 @@ from diagnostics.findings import METRICS, Severity
 from diagnostics.recording.unknown_rows import RECOMPUTED_ROWS
 from diagnostics.reference.error_catalog import toolkit_sites
 from diagnostics.reference.explanations import explain_code, toolkit_groups
-from diagnostics.rules.families.movement import WEIGHT_DECAY
+from diagnostics.rules.families.movement import MOVE001, WEIGHT_DECAY
 from tests.diagnostics.refusals import refused
 
 CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -96,6 +96,13 @@ def test_a_cause_is_what_its_code_and_facts_are() -> None:
     assert "group 0 " in str(decay)
     assert "group GROUP " in WEIGHT_DECAY.documented
     assert "rows={...}" in str(RECOMPUTED_ROWS)
+
+
+def test_a_finding_has_the_remedy_of_its_cause_and_else_that_of_its_rule() -> None:
+    for rule, cause in PAIRS:
+        assert example(rule, cause).remedy == (cause.remedy or rule.remedy)
+    told_elsewhere = Cause(MOVE001.causes[0].code, "words of an absent value")  # a reason carries no remedy
+    assert example(MOVE001, told_elsewhere).remedy == MOVE001.causes[0].remedy != MOVE001.remedy
 
 
 def calls(name: str) -> list[tuple[str, ast.Call]]:

@@ -38,6 +38,8 @@ def test_a_page_has_every_text_cause_and_option(rule: Rule) -> None:
         assert part in text
     causes = re.findall(r"^- `([a-z0-9-]+)`: (.+)$", text, flags=re.MULTILINE)
     assert causes == [(cause.code, cause.documented) for cause in rule.causes]
+    remedies = re.findall(r"^  Remedy: (.+)$", text, flags=re.MULTILINE)
+    assert remedies == [cause.remedy for cause in rule.causes if cause.remedy]
     options = re.findall(r"^- `(\w+)=(\S+)` \((\S+?)\.\.(\S+?)(, whole)?\): (.+)$", text, flags=re.MULTILINE)
     assert [name for name, *_ in options] == list(rule.options)
     for (_, default, low, high, whole, words), option in zip(options, rule.options.values(), strict=True):

@@ -23,7 +23,11 @@ CALLS_WITHOUT_GRAD_AND_CUT = Cause(
     "calls-without-grad-and-cut",
     "some calls run with gradients disabled, and the results of others are cut or not used",
 )
-NOT_USED = Cause("not-used", "it is not used, or its results of an earlier step are cached")
+NOT_USED = Cause(
+    "not-used",
+    "it is not used, or its results of an earlier step are cached",
+    remedy="Call it in the step that supervises it, and let the loss use that result, none of an earlier step.",
+)
 
 _CAUSES = {
     (True, False): CALLS_WITHOUT_GRAD,

@@ -26,15 +26,18 @@ from diagnostics.rules.rule import (
 LOSS_WITHOUT_GRADIENT = Cause(
     "loss-without-gradient",
     "all watched modules have this coverage: the loss has no gradient for the other samples",
+    remedy="Find why the loss ignores the other samples: a mask, ignore_index, clamp(), or a margin that they satisfy.",
 )
 PART_OF_BATCH = Cause(
     "part-of-batch",
     "it computes part of the batch in a step; the other samples use a carry or a cache of earlier steps, which"
     " has no gradient",
+    remedy="Compute it for all samples of the loss in each step, not only for those that are new.",
 )
 SAMPLES_CUT = Cause(
     "samples-cut",
     "the other samples are cut between its output and the loss: detach(), where() with a detached branch, a cache",
+    remedy="Remove what cuts the other samples off between its output and the loss: detach(), where(), a cache.",
 )
 _CAUSES = (
     LOSS_WITHOUT_GRADIENT,

@@ -14,8 +14,13 @@ from diagnostics.rules.rule import CRITICAL, Family, Observation, Rule, lasting
 RUNNING_STATISTICS = Cause(
     "running-statistics",
     "running statistics: its layer is in training mode and updates them on every batch",
+    remedy="Call eval() on the module after each train() of the model.",
 )
-WRITTEN_BUFFER = Cause("written-buffer", "its forward writes it, or it is copied into (EMA, loading)")
+WRITTEN_BUFFER = Cause(
+    "written-buffer",
+    "its forward writes it, or it is copied into (EMA, loading)",
+    remedy="Find what writes it: its own forward, an average (EMA), or loading.",
+)
 
 
 def _judge_frozen(record: StepRecord, parameter: ParameterRecord) -> Cause | None:

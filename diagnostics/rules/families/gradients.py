@@ -21,16 +21,26 @@ from diagnostics.rules.rule import (
     learners,
 )
 
-NO_GRAD = Cause("no-grad", "it runs only inside torch.no_grad() or inference_mode()")
+NO_GRAD = Cause(
+    "no-grad",
+    "it runs only inside torch.no_grad() or inference_mode()",
+    remedy="Call it outside torch.no_grad() and inference_mode(); if it must not train, set requires_grad to False.",
+)
 DETACHED = Cause(
     "detached",
     "its output is unused or cut off: .item(), .data, detach(), a copy through Python or numpy",
+    remedy="Let the loss use its output as a tensor: no .item(), .data, detach() or copy through Python or numpy.",
 )
-CUT_INSIDE = Cause("cut-inside", "its own forward cuts the graph: .item(), argmax, detach(), no_grad()")
+CUT_INSIDE = Cause(
+    "cut-inside",
+    "its own forward cuts the graph: .item(), argmax, detach(), no_grad()",
+    remedy="Keep tensors in its forward: no .item(), argmax, detach() or no_grad() between its weights and its output.",
+)
 ZERO_FACTOR = Cause(
     "zero-factor",
     "a factor of zero (mask, gate, weight) or a flat function (saturated unit, clamp(), round(), sign()) between"
     " its output and the loss",
+    remedy="Find the zero factor, or the flat function, between its output and the loss.",
 )
 TINY_FACTOR = Cause(
     "tiny-factor", "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach()"

@@ -12,25 +12,56 @@ from diagnostics.rules.options import Option, Values
 from diagnostics.rules.parameter_checks import grouped, receives
 from diagnostics.rules.rule import CRITICAL, WARNING, Family, Observation, Rule, lasting
 
-IN_NO_GROUP = Cause("in-no-group", "it is in no group of the optimisers")
-ZERO_RATE = Cause("zero-rate", "the learning rate of its group is 0")
-CLEARED_GRADIENT = Cause(
-    "cleared-gradient", "its gradient was cleared between the backward pass and the optimiser's step"
+IN_NO_GROUP = Cause(
+    "in-no-group",
+    "it is in no group of the optimisers",
+    remedy="Give the parameters to the optimiser; make the optimiser after layers are added or replaced.",
 )
-SET_BACK = Cause("set-back", "its weights were set back after the optimiser's step")
+ZERO_RATE = Cause(
+    "zero-rate",
+    "the learning rate of its group is 0",
+    remedy="Give their group a learning rate above 0.",
+)
+CLEARED_GRADIENT = Cause(
+    "cleared-gradient",
+    "its gradient was cleared between the backward pass and the optimiser's step",
+    remedy="Call zero_grad() before backward() or after optimizer.step(), not between them.",
+)
+SET_BACK = Cause(
+    "set-back",
+    "its weights were set back after the optimiser's step",
+    remedy="Do not write the weights after optimizer.step().",
+)
 ROUNDED_OR_SET_BACK = Cause(
     "rounded-or-set-back",
     "the optimiser stepped and changed no bit of it: the update is below rounding, or the weights were set back",
+    remedy="Keep weights in single precision or raise the learning rate; do not write them after optimizer.step().",
 )
-NO_GRADIENT = Cause("no-gradient", "it receives no gradient")
-ZERO_GRADIENT = Cause("zero-gradient", "its gradient is all zero")
-SKIPPED_STEP = Cause("skipped-step", "its gradient is not finite, and the step may have been skipped")
+NO_GRADIENT = Cause(
+    "no-gradient",
+    "it receives no gradient",
+    remedy="Let the loss use its output as a tensor, inside enabled gradients; see `assert_all_params_receive_grad`.",
+)
+ZERO_GRADIENT = Cause(
+    "zero-gradient",
+    "its gradient is all zero",
+    remedy="Find the factor of zero, the dead unit or the mask between it and the loss.",
+)
+SKIPPED_STEP = Cause(
+    "skipped-step",
+    "its gradient is not finite, and the step may have been skipped",
+    remedy="Find the operation that overflows, divides by zero or takes the logarithm of zero.",
+)
 NOT_APPLIED = Cause(
     "not-applied",
     "it receives gradient: it is in no group, its learning rate is 0, the gradient is cleared, or the update is"
     " below rounding",
 )
-NO_UPDATE = Cause("no-update", "no trainable parameter was updated")
+NO_UPDATE = Cause(
+    "no-update",
+    "no trainable parameter was updated",
+    remedy="Call backward() and optimizer.step() in the training step, with a learning rate above 0.",
+)
 NO_STEP_INSIDE = Cause("no-step-inside", "its optimiser never stepped inside the monitored step")
 BELOW_EPS = Cause(
     "below-eps",
@@ -45,24 +76,35 @@ OVERWRITTEN = Cause(
     "overwritten", "weights are written after the optimiser's step, with an average (EMA) or an older copy"
 )
 WEIGHT_DECAY = Cause(
-    "weight-decay", "weight decay: its gradient is zero, and group {group} decays its weights"
+    "weight-decay",
+    "weight decay: its gradient is zero, and group {group} decays its weights",
+    remedy="Take them out of the optimiser, set its weight_decay to 0, or set .grad to None instead of zero.",
 )
 OPTIMIZER_STATE = Cause(
-    "optimizer-state", "optimiser state: its gradient is zero, and earlier momentum moves it"
+    "optimizer-state",
+    "optimiser state: its gradient is zero, and earlier momentum moves it",
+    remedy="Take them out of the optimiser, or set .grad to None: a zero gradient lets earlier momentum move them.",
 )
 STALE_GRADIENT = Cause(
     "stale-gradient",
     "stale gradients: .grad holds a gradient of an earlier step, which the optimiser applies",
+    remedy="Clear the gradients of all parameters in each step, with zero_grad(set_to_none=True).",
 )
 STALE_GRADIENT_FROZEN = Cause(
     "stale-gradient-frozen",
     "stale gradients: the optimiser applies a gradient of an earlier step, although requires_grad is False",
+    remedy="Set .grad to None where requires_grad is set to False, and take them out of the optimiser.",
 )
-TRAINED = Cause("trained", "training: it receives gradient and the optimiser applies it")
+TRAINED = Cause(
+    "trained",
+    "training: it receives gradient and the optimiser applies it",
+    remedy="Set requires_grad to False, and take them out of the optimiser.",
+)
 TRAINED_ELSEWHERE = Cause("trained-elsewhere", "training: it receives gradient")
 OUTSIDE_OPTIMIZER = Cause(
     "outside-optimizer",
     "outside the optimiser: assigned or copied in place (EMA, loading), or another optimiser",
+    remedy="Find what writes them: an average (EMA), a copy, loading, or an optimiser that the monitor was not given.",
 )
 AVERAGED = Cause(
     "averaged", "written outside every optimiser, and no gradient is meant for it: an average (EMA) or a target network"

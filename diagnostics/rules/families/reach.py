@@ -14,6 +14,7 @@ from diagnostics.rules.rule import CRITICAL, NOTE, UNTRAINED, WARNING, Family, O
 REPLACED_PARAMETER = Cause(
     "replaced-parameter",
     "the model holds another tensor instead: it was replaced after the monitor was made",
+    remedy="Make the monitor and the optimiser after parameters are replaced.",
 )
 NOT_IN_LOSS = Cause("not-in-loss", "the loss does not use it, or its result is detached inside the module")
 DEAD_UNIT = Cause("dead-unit", "a dead unit, a mask, or a neighbouring weight that stays at zero")

@@ -1,0 +1,72 @@
+"""The cases of the benchmark in their order, each with the seconds after which it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.peak import measure_peaks
+from benchmarks.gpu.runs import PAPER, SMALL, make_run
+from benchmarks.gpu.stepping import measure_steps
+from benchmarks.gpu.waiting import measure_monitor, measure_waits
+from etrm.config import Changes
+
+COMPILED: Changes = {"train": {"compile": True}}
+LOW: Changes = {"train": {"precision": "bfloat16"}}
+WORKERS: Changes = {"data": {"workers": 8}}
+SECONDS = 6.0
+"""Seconds of timed steps: all cases together take three minutes."""
+WARM = 32
+"""Rows with which graphs are compiled ahead: they serve any number, and leave memory to what runs besides."""
+
+
+@dataclass(frozen=True)
+class GpuCase:
+    """One measurement, in a process of its own.
+
+    Attributes:
+        name: its name for ``--only``.
+        measure: the function from the device to numbers.
+        limit: seconds after which it is stopped.
+        default: whether it runs unless ``--only`` names others.
+    """
+
+    name: str
+    measure: Callable[[torch.device], dict[str, Any]]
+    limit: float
+    default: bool = True
+
+
+def _steps(size: Changes, change: Changes | None = None, count: bool = False) -> Callable[..., Any]:
+    def measure(device: torch.device) -> dict[str, Any]:
+        seconds = SECONDS if device.type == "cuda" else 0.1
+        return measure_steps(make_run(size, device, **(change or {})), seconds, count)
+
+    return measure
+
+
+def _warm(size: Changes) -> Callable[..., Any]:
+    def measure(device: torch.device) -> dict[str, Any]:
+        return measure_steps(make_run(size, device, train={"compile": True, "batch_size": WARM}), 0.1, False)
+
+    return measure
+
+
+CASES = (
+    GpuCase(
+        "peak", lambda device: measure_peaks(device, **({} if device.type == "cuda" else {"side": 64})), 40
+    ),
+    GpuCase("small", _steps(SMALL, count=True), 45),
+    GpuCase("small-bfloat16", _steps(SMALL, LOW), 40),
+    GpuCase("paper", _steps(PAPER, count=True), 80),
+    GpuCase("waits", measure_waits, 45),
+    GpuCase("monitor", lambda device: measure_monitor(device, 64), 45),
+    GpuCase("small-compiled", _steps(SMALL, COMPILED), 60),
+    GpuCase("paper-compiled", _steps(PAPER, COMPILED), 80),
+    GpuCase("small-workers", _steps(SMALL, WORKERS), 45),
+    GpuCase("warm-small", _warm(SMALL), 200, default=False),
+    GpuCase("warm-paper", _warm(PAPER), 200, default=False),
+)

@@ -1,0 +1,50 @@
+"""The training runs that are measured, at full size on a GPU and tiny on a processor, where only the code is tested."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+
+from etrm.config import Changes, Config, load, with_settings
+
+READ_EVERY = 10**6
+"""Longer than any measurement: no step in it is read."""
+
+SMALL: Changes = {"data": {"queries": "all"}, "train": {"batch_size": 512}}
+"""Changes to preset ``small`` (D 64): rows enough that a faster program shows."""
+PAPER: Changes = {
+    "data": {"max_side": 30, "buckets": 8, "augmentations": "fresh", "exclude": ("40853293",)},
+    "model": {
+        "hidden_size": 512,
+        "num_heads": 8,
+        "layers": 2,
+        "H_cycles": 3,
+        "L_cycles": 6,
+        "context_tokens": 16,
+        "halt": {"max_steps": 16},
+    },
+    "train": {"batch_size": 128, "precision": "bfloat16", "optimizer": "adam_atan2", "clip_norm": None},
+}
+"""Changes to preset ``small``: the size of the published TRM, two encoder layers, all training tasks of ARC-AGI-1."""
+TINY: Changes = {
+    "data": {"max_side": 5, "max_tasks": 12, "buckets": 2},
+    "model": {"hidden_size": 16, "num_heads": 2, "H_cycles": 1, "L_cycles": 1, "context_tokens": 2},
+    "train": {"batch_size": 4, "threads": 1, "precision": "float32"},
+}
+
+
+def make_run(size: Changes, device: torch.device, **changes: Unpack[Changes]) -> Config:
+    """Build a config of preset ``small`` with a size and more settings; tiny on a processor.
+
+    Unless the changes say otherwise, no step is read and the monitor records none but the first.
+    """
+    config = with_settings(load("small"), **size)
+    if device.type == "cpu":
+        config = with_settings(config, **TINY)
+    config = with_settings(
+        config,
+        train={"device": device.type, "log_every": READ_EVERY, "steps": READ_EVERY, "warmup_steps": 0},
+        monitor={"every": READ_EVERY, "probe_every": READ_EVERY},
+    )
+    return with_settings(config, **changes)

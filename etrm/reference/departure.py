@@ -1,0 +1,52 @@
+"""Where a real run departs from the reference, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class PipelineStage(StrEnum):
+    """The stages of a training step in the order in which they happen, and then those of evaluation."""
+
+    LOADING = "loading"  # the weights at the first step
+    SCHEDULE = "schedule"  # bucket, learning rates, frozen part
+    DATA = "data"  # the samples that rows take, and the batch made of them
+    CONTEXT = "context"  # encoder or puzzle table, up to what the core reads
+    CARRY = "carry"  # the states with which the core begins
+    CORE = "core"
+    HALTING = "halting"
+    LABELS = "labels"
+    LOSS = "loss"
+    GRADIENT = "gradient"  # including the sum over micro-batches, before clipping
+    CLIPPING = "clipping"
+    UPDATE = "update"
+    AVERAGE = "average"  # the EMA
+    QUERIES = "queries"  # what evaluation asks
+    WEIGHTS = "weights"  # the weights that evaluation uses
+    ANSWERS = "answers"  # what the model answers
+    VOTES = "votes"
+    SCORE = "score"
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One value of a real run that differs from that of the reference.
+
+    Attributes:
+        stage: the stage that computed it from inputs that are those of the real run.
+        tensor: the name of the value, such as ``labels`` or ``encoder.layers.0.mlp.down_proj.weight``.
+        size: the norm of the difference divided by that of the reference; for discrete values the share that differs.
+        limit: the largest size that precision explains; 0 for discrete values.
+        where: the place in words that a reader can look up, such as the first row and its task.
+        step: the 1-based optimiser step; None for evaluation.
+        bucket: the bucket of the step; None for evaluation.
+    """
+
+    stage: PipelineStage
+    tensor: str
+    size: float
+    limit: float
+    where: str = ""
+    step: int | None = None
+    bucket: int | None = None

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from benchmarks.gpu.__main__ import run_case
+from benchmarks.gpu.cases import CASES
+
+
+def test_a_case_runs_in_a_process_of_its_own() -> None:
+    record = run_case("peak", 300, "cpu")
+    assert record["case"] == "peak"
+    assert set(record["found"]) == {"bfloat16", "tf32", "float32", "copy"}
+
+
+def test_a_case_that_takes_too_long_costs_only_itself() -> None:
+    record = run_case("peak", 0.01, "cpu")
+    assert "found" not in record
+    assert record["failed"].startswith("stopped after 0.01")
+
+
+def test_names_are_unique() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
