@@ -72,6 +72,7 @@ class CallRecord:
         recomputed: Whether the call ran inside the backward pass (reentrant checkpointing).
         unknown: Why gradient may have come without being seen; None where it cannot.
         checkpointed: Whether it ran in the forward pass of a reentrant checkpoint.
+        raw: Whether no input requires gradient or is what an earlier call of the module returned.
     """
 
     grad_enabled: bool
@@ -84,6 +85,7 @@ class CallRecord:
     recomputed: bool = False
     unknown: Cause | None = None
     checkpointed: bool = False
+    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class Reach:
 
 
 Carried = Literal["no", "own", "other"]
-"""What a gradient holds beside the backward passes since it was last cleared, when an optimiser applies it:
+"""What a gradient holds in addition to the backward passes since it was last cleared, when an optimiser applies it:
 
 - `own`: passes that the same optimiser has applied before.
 - `other`: passes of another loss, which another optimiser applied before the latest pass began.
@@ -205,7 +207,7 @@ class ParameterRecord:
         kept: Share of what the optimisers changed that is left when the step ends, by the norm of its first 64
             numbers: 1 if nothing wrote to it after them.
         replaced: Whether the model holds another tensor in its place since the monitor was made.
-        carried: What the gradient held beside its own update's, when its optimiser applied it.
+        carried: What the gradient held in addition to its own update's, when its optimiser applied it.
         assigned: Whether the gradient that the optimiser applied was assigned in this step (torch.func, a projection),
             not made by a backward pass.
         largest: The largest finite norm of its gradient so far.

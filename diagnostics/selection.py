@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from diagnostics.errors import InvalidValue, UnknownName
 
@@ -110,10 +111,13 @@ def find_copies(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     """Modules with weights, each with another one of the same class and shapes, as an average or a target has."""
     alike: dict[tuple[object, ...], list[str]] = {}
     for name, module in modules.items():
+        if any(is_lazy(weight) for weight in module.parameters()):
+            continue
         shapes = tuple((own, weight.shape) for own, weight in module.named_parameters())
-        if shapes and not any(isinstance(weight, nn.UninitializedParameter) for weight in module.parameters()):
+        if shapes:
             alike.setdefault((type(module), shapes), []).append(name)
-    return {name: next(each for each in names if each != name) for names in alike.values() if len(names) > 1 for name in names}
+    several = [names for names in alike.values() if len(names) > 1]
+    return {name: next(each for each in names if each != name) for names in several for name in names}
 
 
 def moded(module: nn.Module) -> dict[str, nn.Module]:

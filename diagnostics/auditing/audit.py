@@ -22,6 +22,7 @@ from diagnostics.findings import Finding, Severity, ordered, to_json, to_markdow
 from diagnostics.monitor import Monitor
 from diagnostics.recording.capture import RowsFunction, tensors_in
 from diagnostics.recording.loss_terms import sum_terms
+from diagnostics.recording.optimizers import list_optimizers
 from diagnostics.records import StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.sarif_and_html import to_html, to_sarif
@@ -146,10 +147,10 @@ def audit(
         )
     for probe in probes:
         check_probe(probe)
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+    optimizers = list_optimizers(optimizer)
     losses: list[float] = []
     with (
-        untouched(model, optimizers),
+        untouched(model, optimizers, keep_gradients=True),
         Monitor(
             model,
             optimizers,

@@ -6,7 +6,9 @@ import sys
 
 import torch
 
-_DEEPEST = 12  # frames between an optimiser's hook and the scaler: five in torch 2.13, some more with wrappers
+_DEEPEST = (
+    12  # frames between an optimiser's hook and the scaler: five in torch 2.13, some more with wrappers
+)
 
 
 def calling_scaler() -> torch.amp.GradScaler | None:

@@ -1,7 +1,7 @@
 """Follows each backward pass until an optimiser applies its gradient, or something clears it.
 
-A parameter's `.grad` holds the sum of the backward passes since it was last cleared. Whether a sum is the intended one is
-judged when an optimiser applies it: gradients that were there before and are cleared in time, as those of a
+A parameter's `.grad` holds the sum of the backward passes since it was last cleared. Whether a sum is the intended one
+is judged when an optimiser applies it: gradients that were there before and are cleared in time, as those of a
 discriminator after the generator's step, do no harm. Events are noted while the step runs; their order is evaluated
 after the readout.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,8 +19,12 @@ from diagnostics.recording.readout import Readout
 from diagnostics.recording.stored_values import stored_values
 from diagnostics.records import BackwardPasses, Carried
 
-_SAME = 1e-3  # clipping scales all gradients alike, up to rounding; a gradient assigned by hand differs in size
-_MOST_HELD = 64  # passes in one sum that are told apart; an accumulation of more loses some in the middle
+_SAME = (
+    1e-3  # clipping scales all gradients alike, up to rounding; a gradient assigned by hand differs in size
+)
+_MOST_HELD = (
+    64  # passes in one sum that are followed one by one; a longer accumulation loses some in the middle
+)
 _TWICE = 1e-6  # a sum of two equal numbers is exact; the norm of it is rounded
 
 
@@ -38,7 +43,9 @@ class _Event:
     kind: str  # "begin" or "end" of a backward pass, or "step" of an optimiser
     indices: list[int]
     norms: list[Tensor]
-    cleared: set[int] = field(default_factory=set)  # of "begin": parameters whose gradient is gone or another tensor
+    cleared: set[int] = field(
+        default_factory=set
+    )  # of "begin": parameters whose gradient is gone or another tensor
     optimizer: int = -1
     version: int = 0  # of a weight that the pass reached: whether weights were changed since
     key: int = -1
@@ -49,7 +56,9 @@ class GradientPasses:
 
     def __init__(self) -> None:
         self._events: list[_Event] = []
-        self._seen: dict[int, tuple[int, int]] = {}  # parameter -> its gradient tensor and version, when last seen
+        self._seen: dict[
+            int, tuple[int, int]
+        ] = {}  # parameter -> its gradient tensor and version, when last seen
         self._passes: dict[int, _Pass] = {}
         self._held: dict[int, list[int]] = {}  # parameter -> passes whose gradient its `.grad` holds
         self._begun = 0
@@ -77,9 +86,7 @@ class GradientPasses:
         changed: list[int] = []
         for index, parameter in enumerate(parameters):
             gradient = parameter.grad
-            if gradient is None:
-                cleared.add(index)
-            elif (seen := self._seen.get(index)) is not None and seen[0] != id(gradient):
+            if gradient is None or ((seen := self._seen.get(index)) is not None and seen[0] != id(gradient)):
                 cleared.add(index)
             elif norms is None and seen != _identity(gradient):
                 changed.append(index)
@@ -87,7 +94,11 @@ class GradientPasses:
             self._events.append(_Event("begin", list(norms), list(norms.values()), cleared))
             return
         with torch.no_grad():
-            held = [stored_values(gradient) for index in changed if (gradient := parameters[index].grad) is not None]
+            held = [
+                stored_values(gradient)
+                for index in changed
+                if (gradient := parameters[index].grad) is not None
+            ]
             sizes = list(torch._foreach_norm(held, 2)) if held else []
         self._events.append(_Event("begin", changed, sizes, cleared))
 
@@ -122,7 +133,9 @@ class GradientPasses:
         for event in self._events:
             event.key = readout.add_scalars(event.norms)
 
-    def evaluate(self, readout: Readout, parameters: Sequence[Tensor]) -> tuple[BackwardPasses, dict[int, Carried]]:
+    def evaluate(
+        self, readout: Readout, parameters: Sequence[Tensor]
+    ) -> tuple[BackwardPasses, dict[int, Carried]]:
         """What became of the passes of the step, and which parameters were updated with a sum that mixes updates."""
         carried: dict[int, Carried] = {}
         mine: list[_Pass] = []
@@ -179,7 +192,9 @@ class GradientPasses:
             for number in held[:-1]:
                 for other, begun in self._passes[number].applied.items():
                     if begun < newest:
-                        carried[index] = "own" if other == optimizer or carried.get(index) == "own" else "other"
+                        carried[index] = (
+                            "own" if other == optimizer or carried.get(index) == "own" else "other"
+                        )
             left = self._passes[newest].reached[index]
             if left:
                 ratios.append(size / left)
@@ -208,7 +223,7 @@ class GradientPasses:
 
 def _repeated(passes: Sequence[_Pass]) -> bool:
     """Whether a pass brought exactly the gradient of the one before it once more."""
-    for first, second in zip(passes, passes[1:], strict=False):
+    for first, second in pairwise(passes):
         same = first.reached.keys() == second.reached.keys() and any(first.reached.values())
         added = all(second.before.get(index) == first.reached[index] for index in first.reached)
         fresh = all(size == 0.0 for size in first.before.values())

@@ -8,12 +8,12 @@ at the entry and the exit of the step, whatever moved them.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import weakref
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -24,7 +24,8 @@ from diagnostics.recording.gradient_passes import GradientPasses
 from diagnostics.recording.optimizer_updates import AppliedUpdates
 from diagnostics.recording.readout import Readout
 from diagnostics.recording.stored_values import stored_values
-from diagnostics.recording.watched_parameters import Tracked
+from diagnostics.recording.watched_parameters import Tracked, has_values
+from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
 from diagnostics.records import Absent, BackwardPasses, Number, OptimizerPlace, ParameterRecord, Reach
 
 _SCALER_SOUGHT = 8  # updates after which no GradScaler is looked for any more: a loop has one from the start
@@ -48,7 +49,9 @@ class ParameterWatch:
 
     def __init__(self, tracked: Sequence[Tracked], optimizers: Sequence[Optimizer]) -> None:
         self._tracked = [
-            item for item in tracked if item.parameter.is_floating_point() and item.parameter.numel()
+            item
+            for item in tracked
+            if has_values(item.parameter) and item.parameter.is_floating_point() and item.parameter.numel()
         ]
         self._parameters: list[Tensor] = [item.parameter for item in self._tracked]
         self._position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
@@ -65,6 +68,7 @@ class ParameterWatch:
         """The backward passes of the latest step, once its records were built."""
         self._active = False
         self._reset()
+        weakref.finalize(self, remove_hooks, self._handles)
 
     def _reset(self) -> None:
         self._marked: set[int] = set()
@@ -85,8 +89,8 @@ class ParameterWatch:
     def attach(self) -> None:
         """Register the hooks."""
         for number, optimizer in enumerate(self._optimizers):
-            self._handles.append(optimizer.register_step_pre_hook(self._optimizer_hook(number)))
-            self._handles.append(optimizer.register_step_post_hook(self._after_optimizer))
+            self._handles.append(optimizer.register_step_pre_hook(WeakHook(self._before_optimizer, number)))
+            self._handles.append(optimizer.register_step_post_hook(WeakHook(self._after_optimizer)))
         self._hook_parameters()
 
     def detach(self) -> None:
@@ -121,26 +125,24 @@ class ParameterWatch:
         for index, parameter in enumerate(self._parameters):
             if parameter.requires_grad and index not in self._hooked:
                 self._hooked.add(index)
-                self._handles.append(parameter.register_hook(self._arrival_hook(index)))
+                self._handles.append(parameter.register_hook(WeakHook(self._mark, index)))
 
-    def _arrival_hook(self, index: int) -> Callable[[Tensor | None], None]:
-        def mark(gradient: Tensor | None) -> None:
-            if not self._active or gradient is None:
-                return
-            self.before_backward()  # here nothing was added to `.grad` yet
-            self._marked.add(index)
-            if not self._callback_queued:
-                self._callback_queued = True
-                if self._begun:
-                    self._passes.begin_pass(self._parameters)
-                else:  # what it holds is known already
-                    self._begun = True
-                    indices, norms = self._leftover or ([], [])
-                    self._passes.begin_pass(self._parameters, dict(zip(indices, norms, strict=True)))
-                # runs when this backward pass ends; DDP and FSDP rely on the same call
-                torch.autograd.Variable._execution_engine.queue_callback(self._measure_gradients)
-
-        return mark
+    def _mark(self, index: int, gradient: Tensor | None) -> None:
+        """A gradient arrives at a parameter."""
+        if not self._active or gradient is None:
+            return
+        self.before_backward()  # here nothing was added to `.grad` yet
+        self._marked.add(index)
+        if not self._callback_queued:
+            self._callback_queued = True
+            if self._begun:
+                self._passes.begin_pass(self._parameters)
+            else:  # what it holds is known already
+                self._begun = True
+                indices, norms = self._leftover or ([], [])
+                self._passes.begin_pass(self._parameters, dict(zip(indices, norms, strict=True)))
+            # runs when this backward pass ends; DDP and FSDP rely on the same call
+            torch.autograd.Variable._execution_engine.queue_callback(self._measure_gradients)
 
     def before_backward(self) -> None:
         """Measure what earlier steps left in `.grad`, which the backward pass is about to add to."""
@@ -209,27 +211,26 @@ class ParameterWatch:
             return None
         return dict(zip(self._leftover[0], readout.numbers(self._leftover_key), strict=True))
 
-    def _optimizer_hook(self, number: int) -> Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]:
-        def measure(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self._active:
-                return
-            self._steps[number] += 1
-            self._note_groups(number, optimizer)
-            held = [
-                (index, self._parameters[index].grad)
-                for index, group in self._groups.items()
-                if group.optimizer == number
-            ]
-            present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
-            if present:
-                with torch.no_grad():
-                    norms = list(torch._foreach_norm([gradient for _, gradient in present], 2))
-                indices = [index for index, _ in present]
-                self._look_for_scaler(number)
-                self._at_optimizer.append((indices, norms))
-                self._assigned |= self._passes.step(number, self._parameters, indices, norms, self._arrived)
-
-        return measure
+    def _before_optimizer(
+        self, number: int, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if not self._active:
+            return
+        self._steps[number] += 1
+        self._note_groups(number, optimizer)
+        held = [
+            (index, self._parameters[index].grad)
+            for index, group in self._groups.items()
+            if group.optimizer == number
+        ]
+        present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
+        if present:
+            with torch.no_grad():
+                norms = list(torch._foreach_norm([gradient for _, gradient in present], 2))
+            indices = [index for index, _ in present]
+            self._look_for_scaler(number)
+            self._at_optimizer.append((indices, norms))
+            self._assigned |= self._passes.step(number, self._parameters, indices, norms, self._arrived)
 
     def _look_for_scaler(self, number: int) -> None:
         """Whether a GradScaler calls the step; it is sought in the first steps alone, and remembered."""

@@ -14,7 +14,9 @@ Judge = Callable[[StepRecord, ParameterRecord], Cause | None]
 """The cause of what is wrong with a parameter, None where all is well."""
 
 
-def grouped(message: str, judge: Judge, notes: Collection[Cause] = ()) -> Callable[[StepRecord, Values], Iterator[Observation]]:
+def grouped(
+    message: str, judge: Judge, notes: Collection[Cause] = ()
+) -> Callable[[StepRecord, Values], Iterator[Observation]]:
     """A check that reports the judged parameters of each module and cause together.
 
     Args:

@@ -21,7 +21,8 @@ MOST_WORDS = 400
 def test_the_pages_of_the_rules_are_those_of_the_code() -> None:
     written = {path.name: path.read_text("utf-8") for path in (DOCS / "rules").glob("*.md")}
     assert written == documents(), "python -m diagnostics pages --out docs/rules"
-    assert {name for name, text in written.items() if len(text.split()) > MOST_WORDS} == set()
+    long = {name for name, text in written.items() if len(text.split()) > MOST_WORDS}
+    assert long <= {"README.md"}  # an index, in which a rule is looked up
 
 
 def test_the_index_lists_every_rule_with_its_page() -> None:

@@ -9,7 +9,7 @@ from diagnostics.causes import UNKNOWN, ZERO_AT_START, Cause
 from diagnostics.recording import unknown_rows
 from diagnostics.records import Absent, ModuleRecord, StepRecord
 from diagnostics.rules.families.calls import NOT_USED
-from diagnostics.rules.families.gradients import CUT_INSIDE, DETACHED, NO_GRAD, ZERO_FACTOR
+from diagnostics.rules.families.gradients import CUT_INSIDE, DETACHED, NO_GRAD, ZERO_FACTOR, is_target
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import (
     CRITICAL,
@@ -86,11 +86,15 @@ def _is_met(record: StepRecord, seen: Observation) -> bool:
 
 
 def _is_set_aside(record: StepRecord, name: str) -> bool:
-    """Whether a step does without the module: what it feeds did not run either, or its optimiser waits."""
+    """Whether a step does without the module: a target network; one whose readers or optimiser wait too."""
+    if is_target(record, name):
+        return True
     if record.modules[name].state != "not called":
         return False
     places = [each.place for each in record.held_by(name)]
-    waits = any(not isinstance(place, Absent) and not place.stepped for place in places) and any(record.optimizers)
+    waits = any(not isinstance(place, Absent) and not place.stepped for place in places) and any(
+        record.optimizers
+    )
     readers = [other for other, sources in record.into.items() if name in sources and other != name]
     return waits or not any(record.modules[other].state != "not called" for other in readers)
 

@@ -62,13 +62,16 @@ PASS_DISCARDED = Cause(
 PASS_TWICE = Cause("pass-twice", "backward() is called twice on the same loss, which doubles its gradient")
 
 TARGET = Cause(
-    "target", "it runs without gradient and is in no optimiser: a target network, or an average of another module"
+    "target",
+    "it runs without gradient and is in no optimiser: a target network, or an average of another module",
 )
 CHECKPOINT = Cause(
     "reentrant-checkpoint",
     "reentrant checkpointing: none of the inputs of the checkpoint requires gradient, so it has no backward pass",
 )
-LOSS_MET = Cause("loss-met", "the loss has no gradient for any sample: a margin that is met, after some training")
+LOSS_MET = Cause(
+    "loss-met", "the loss has no gradient for any sample: a margin that is met, after some training"
+)
 
 _NO_GRADIENT = {
     "no_grad": ("all {calls} calls of a step ran with gradients disabled", NO_GRAD),
@@ -90,7 +93,7 @@ def find_no_gradient(record: StepRecord, options: Values) -> Iterator[Observatio
     for name, module in learners(record):
         if module.state in _NO_GRADIENT and not isinstance(module.coverage, Absent):
             happened, cause = _NO_GRADIENT[module.state]
-            target = module.state == "no_grad" and _is_target(record, name)
+            target = is_target(record, name)
             if any(call.checkpointed for call in module.calls):
                 cause = CHECKPOINT
             elif target:
@@ -98,11 +101,15 @@ def find_no_gradient(record: StepRecord, options: Values) -> Iterator[Observatio
             calls = module.calls_total
             times = "once" if calls == 1 else f"{calls} times"
             message = f"{name}: no gradient; {happened.format(calls=calls, times=times)}"
-            yield Observation(name, 0.0, message, cause, key=cause, severity=NOTE if cause is TARGET else None)
+            yield Observation(
+                name, 0.0, message, cause, key=cause, severity=NOTE if cause is TARGET else None
+            )
 
 
-def _is_target(record: StepRecord, module: str) -> bool:
-    """Whether no optimiser holds the module, and it is written otherwise or copies another one."""
+def is_target(record: StepRecord, module: str) -> bool:
+    """Whether it runs without gradient, no optimiser holds it, and it is written otherwise or copies another one."""
+    if record.modules[module].state != "no_grad":
+        return False
     own = record.held_by(module)
     outside = all(isinstance(each.place, Absent) and each.place.code == "in-no-group" for each in own)
     return bool(own) and outside and (module in record.copies or any(each.changed for each in own))

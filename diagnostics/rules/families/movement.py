@@ -107,11 +107,13 @@ OUTSIDE_OPTIMIZER = Cause(
     remedy="Find what writes them: an average (EMA), a copy, loading, or an optimiser that the monitor was not given.",
 )
 AVERAGED = Cause(
-    "averaged", "written outside every optimiser, and no gradient is meant for it: an average (EMA) or a target network"
+    "averaged",
+    "written outside every optimiser, and no gradient is meant for it: an average (EMA) or a target network",
 )
 MOMENTUM = Cause("momentum", "momentum: the loss has gradient zero for it in this step, and had some before")
 CONVERGED = Cause(
-    "converged", "its gradient is less than a thousandth of what it was: the optimiser has converged, and leaves it"
+    "converged",
+    "its gradient is less than a thousandth of what it was: the optimiser has converged, and leaves it",
 )
 CLIPPED_SCALED = Cause(
     "clipped-scaled",
@@ -122,7 +124,15 @@ SCALER_SKIPS = Cause(
     "scaler-skips",
     "a GradScaler skips each step, because a gradient is not finite in each: the first is that of {parameter}",
 )
-MOVERS = (WEIGHT_DECAY, OPTIMIZER_STATE, STALE_GRADIENT, STALE_GRADIENT_FROZEN, OUTSIDE_OPTIMIZER, AVERAGED, MOMENTUM)
+MOVERS = (
+    WEIGHT_DECAY,
+    OPTIMIZER_STATE,
+    STALE_GRADIENT,
+    STALE_GRADIENT_FROZEN,
+    OUTSIDE_OPTIMIZER,
+    AVERAGED,
+    MOMENTUM,
+)
 """What moves a parameter without a gradient of the step."""
 
 
@@ -180,7 +190,11 @@ def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None
         return None  # REACH004, MOVE004
     if place.gradient != "nonzero":
         return CLEARED_GRADIENT
-    if parameter.kept != 0.0 and not isinstance(place.norm, Absent) and place.norm < _FALLEN * parameter.largest:
+    if (
+        parameter.kept != 0.0
+        and not isinstance(place.norm, Absent)
+        and place.norm < _FALLEN * parameter.largest
+    ):
         return CONVERGED
     return SET_BACK if parameter.kept == 0.0 else ROUNDED_OR_SET_BACK
 
@@ -309,8 +323,8 @@ MOVE004 = Rule(
     needs_optimizer=True,
     causes=(BELOW_EPS, BELOW_ROUNDING, CLIPPED_SCALED),
     what="The optimiser finds less than a tenth of the norm that the backward pass left, too little to act on:"
-    " per element below its `eps`, or, without `eps`, an update below the machine epsilon of the weights. Under a GradScaler:"
-    " less than a hundredth of the unscaled norm.",
+    " per element below its `eps`, or, without `eps`, an update below the machine epsilon of the weights. Under a"
+    " GradScaler: less than a hundredth of the unscaled norm.",
     why="Adam ignores the size of a gradient until `eps` outweighs it. Norms before clipping look healthy.",
     example="`clip_grad_norm_(parameters, 1e-9)`; gradients divided by the number of tokens after the loss was.",
     false_alarms="The end of a half-precision run whose loss is almost zero.",

@@ -81,7 +81,8 @@ A hundred leaves room for that, and is still 1.2e-5 in single precision.
 def judge_rounding(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     """Whether the gradient is the rounding of a sum that is zero in exact numbers, by the others of its layer."""
     below = _ROUNDING * parameter.rounding * parameter.layer_size
-    return NO_EFFECT if receives(parameter) and parameter.size < below else None
+    rounding = receives(parameter) and parameter.reach.finite is True and parameter.size < below
+    return NO_EFFECT if rounding else None
 
 
 def find_unregistered(record: StepRecord, options: Values) -> Iterator[Observation]:

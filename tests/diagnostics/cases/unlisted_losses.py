@@ -174,16 +174,68 @@ def answer_in_input(broken: bool) -> Made:
 
 
 CASES = (
-    Case("target-broadcast", broadcast, "mse_loss of (B, 1) against (B,) is averaged over all pairs", (Answer("LOSS*"),)),
-    Case("softmax-twice", double_softmax, "the model ends with softmax, and cross_entropy applies it again", (Answer("LOSS*"),)),
-    Case("sigmoid-twice", double_sigmoid, "sigmoid before binary_cross_entropy_with_logits", (Answer("LOSS*"),)),
+    Case(
+        "target-broadcast",
+        broadcast,
+        "mse_loss of (B, 1) against (B,) is averaged over all pairs",
+        (Answer("LOSS*"),),
+    ),
+    Case(
+        "softmax-twice",
+        double_softmax,
+        "the model ends with softmax, and cross_entropy applies it again",
+        (Answer("LOSS*"),),
+    ),
+    Case(
+        "sigmoid-twice", double_sigmoid, "sigmoid before binary_cross_entropy_with_logits", (Answer("LOSS*"),)
+    ),
     Case("loss-negated", wrong_sign, "the log-likelihood is minimised", (Answer("LOSS*"),)),
-    Case("part-of-batch-dropped", half_of_batch, "the loss reads the first 14 of 32 samples", (Answer("COV001", "", "loss-without-gradient"),)),
-    Case("labels-not-shifted", label_not_shifted, "each token is its own label", (Answer("LOSS*"), Answer("LEAK*"))),
-    Case("loss-on-padding", loss_on_padding, "the mask keeps the padding and drops the tokens", (Answer("LOSS*"),)),
-    Case("advantage-of-one", reward_of_one, "advantages are normalised within groups of one, so all are 0", (Answer("GRAD002", ""), Answer("LOSS002"))),
-    Case("labels-truncated", truncated_targets, "probabilities become integers, so all labels are 0", (Answer("LOSS*"), Answer("DATA*"))),
-    Case("one-sample-repeated", one_sample_repeated, "the loader fills each batch with one sample", (Answer("DATA*"), Answer("COLLAPSE*", "", "*"))),
-    Case("input-of-zeros", empty_input, "scaling before a cast to integers makes the input 0", (Answer("DATA*"),)),
-    Case("answer-in-input", answer_in_input, "the label is among the features", (Answer("LEAK*"), Answer("DATA*"))),
+    Case(
+        "part-of-batch-dropped",
+        half_of_batch,
+        "the loss reads the first 14 of 32 samples",
+        (Answer("COV001", "", "loss-without-gradient"),),
+    ),
+    Case(
+        "labels-not-shifted",
+        label_not_shifted,
+        "each token is its own label",
+        (Answer("LOSS*"), Answer("LEAK*")),
+    ),
+    Case(
+        "loss-on-padding",
+        loss_on_padding,
+        "the mask keeps the padding and drops the tokens",
+        (Answer("LOSS*"),),
+    ),
+    Case(
+        "advantage-of-one",
+        reward_of_one,
+        "advantages are normalised within groups of one, so all are 0",
+        (Answer("GRAD002", ""), Answer("LOSS002")),
+    ),
+    Case(
+        "labels-truncated",
+        truncated_targets,
+        "probabilities become integers, so all labels are 0",
+        (Answer("LOSS*"), Answer("DATA*")),
+    ),
+    Case(
+        "one-sample-repeated",
+        one_sample_repeated,
+        "the loader fills each batch with one sample",
+        (Answer("DATA*"), Answer("COLLAPSE*", "", "*")),
+    ),
+    Case(
+        "input-of-zeros",
+        empty_input,
+        "scaling before a cast to integers makes the input 0",
+        (Answer("DATA*"),),
+    ),
+    Case(
+        "answer-in-input",
+        answer_in_input,
+        "the label is among the features",
+        (Answer("LEAK*"), Answer("DATA*")),
+    ),
 )

@@ -16,7 +16,9 @@ from tests.diagnostics.cases.unlisted_losses import Made, classifier, labelled, 
 class Decoder(nn.Module):
     """One block of causal attention with learned positions."""
 
-    def __init__(self, inverted: bool = False, one_position: bool = False, padding: int | None = None) -> None:
+    def __init__(
+        self, inverted: bool = False, one_position: bool = False, padding: int | None = None
+    ) -> None:
         super().__init__()
         self.inverted, self.one_position = inverted, one_position
         self.tokens = nn.Embedding(20, 16, padding_idx=padding)
@@ -80,14 +82,23 @@ def left_in_eval(broken: bool) -> Made:
 
 def statistics_of_one(broken: bool) -> Made:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
     data = [(x, x.mean((1, 2, 3)).gt(0).long()) for x in torch.randn(20, 1 if broken else 16, 1, 8, 8)]
     return made(model, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), data)
 
 
 def statistics_stand_still(broken: bool) -> Made:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(10, 32), nn.BatchNorm1d(32, momentum=0.0 if broken else 0.1), nn.ReLU(), nn.Linear(32, 4))
+    model = nn.Sequential(
+        nn.Linear(10, 32), nn.BatchNorm1d(32, momentum=0.0 if broken else 0.1), nn.ReLU(), nn.Linear(32, 4)
+    )
     return made(model, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), labelled())
 
 
@@ -127,7 +138,9 @@ class Captioner(nn.Module):
 
 def no_grad_left(broken: bool) -> Made:
     torch.manual_seed(0)
-    return made(Captioner(broken), lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), labelled())
+    return made(
+        Captioner(broken), lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), labelled()
+    )
 
 
 class Distillation(nn.Module):
@@ -226,7 +239,9 @@ class Recurrent(nn.Module):
 def first_token_read(broken: bool) -> Made:
     torch.manual_seed(0)
     data = [(ids, (ids == 3).any(1).long()) for ids in torch.randint(0, 20, (20, 32, 9))]
-    return made(Recurrent(0 if broken else -1), lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), data)
+    return made(
+        Recurrent(0 if broken else -1), lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), data
+    )
 
 
 class Mixer(nn.Module):
@@ -270,20 +285,95 @@ def changed_under_autograd(broken: bool) -> Made:
 
 
 CASES = (
-    Case("mask-inverted", inverted_mask, "each token attends to itself and the future", (Answer("LEAK*"), Answer("LOSS*"))),
-    Case("one-position", one_position, "every token gets position 0", (Answer("REACH*", "positions"), Answer("ROWS*", "positions"))),
-    Case("padding-hit", padding_hit, "padding_idx is the id of a real token, which is never trained", (Answer("REACH*", "tokens"), Answer("ROWS*", "tokens"))),
+    Case(
+        "mask-inverted",
+        inverted_mask,
+        "each token attends to itself and the future",
+        (Answer("LEAK*"), Answer("LOSS*")),
+    ),
+    Case(
+        "one-position",
+        one_position,
+        "every token gets position 0",
+        (Answer("REACH*", "positions"), Answer("ROWS*", "positions")),
+    ),
+    Case(
+        "padding-hit",
+        padding_hit,
+        "padding_idx is the id of a real token, which is never trained",
+        (Answer("REACH*", "tokens"), Answer("ROWS*", "tokens")),
+    ),
     Case("left-in-eval", left_in_eval, "the model trains in evaluation mode", (Answer("MODE001"),)),
-    Case("statistics-of-one", statistics_of_one, "batch norm with a batch of 1", (Answer("MODE*"), Answer("STATS*"))),
-    Case("statistics-stand-still", statistics_stand_still, "momentum 0: running statistics never move", (Answer("MODE*", "1"), Answer("STATS*", "1"))),
-    Case("wrong-branch-detached", wrong_branch, "the prediction is detached instead of the target", (Answer("GRAD001", "predictor", "detached"),)),
-    Case("no-grad-left", no_grad_left, "a sub-module still runs without gradient", (Answer("GRAD001", "vision", "no-grad"),)),
-    Case("roles-swapped", swapped_roles, "the student runs without gradient, the teacher in no optimiser is trained", (Answer("GRAD001", "student", "no-grad"), Answer("MOVE001", "teacher", "in-no-group"))),
-    Case("target-is-online", target_is_online, "the target copies all of the online network in each step", (Answer("SHARE*", "target"), Answer("MOVE*", "target"))),
-    Case("output-clamped", clamped_output, "the output is clamped to a range that it is never in", (Answer("GRAD002", ""), Answer("RESPONSE*"))),
-    Case("weights-zero", zero_weights, "all weights start at 0", (Answer("REACH002", "0"), Answer("GRAD002", "0"), Answer("COLLAPSE*"))),
-    Case("weights-equal", equal_weights, "all units start equal and stay so", (Answer("COLLAPSE*"), Answer("UNITS*"))),
-    Case("first-token-read", first_token_read, "the state after the first token is read instead of the last", (Answer("COV*", "reader"), Answer("RESPONSE*"), Answer("DATA*"))),
-    Case("view-for-transpose", view_for_transpose, "a view mixes samples where a transposition was meant", (Answer("LEAK001"),)),
-    Case("changed-under-autograd", changed_under_autograd, "a value is changed through .data after exp() saved it", (Answer("GRAD*"), Answer("OPER*"))),
+    Case(
+        "statistics-of-one",
+        statistics_of_one,
+        "batch norm with a batch of 1",
+        (Answer("MODE*"), Answer("STATS*")),
+    ),
+    Case(
+        "statistics-stand-still",
+        statistics_stand_still,
+        "momentum 0: running statistics never move",
+        (Answer("MODE*", "1"), Answer("STATS*", "1")),
+    ),
+    Case(
+        "wrong-branch-detached",
+        wrong_branch,
+        "the prediction is detached instead of the target",
+        (Answer("GRAD001", "predictor", "detached"),),
+    ),
+    Case(
+        "no-grad-left",
+        no_grad_left,
+        "a sub-module still runs without gradient",
+        (Answer("GRAD001", "vision", "no-grad"),),
+    ),
+    Case(
+        "roles-swapped",
+        swapped_roles,
+        "the student runs without gradient, the teacher in no optimiser is trained",
+        (Answer("GRAD001", "student", "no-grad"), Answer("MOVE001", "teacher", "in-no-group")),
+    ),
+    Case(
+        "target-is-online",
+        target_is_online,
+        "the target copies all of the online network in each step",
+        (Answer("SHARE*", "target"), Answer("MOVE*", "target")),
+    ),
+    Case(
+        "output-clamped",
+        clamped_output,
+        "the output is clamped to a range that it is never in",
+        (Answer("GRAD002", ""), Answer("RESPONSE*")),
+    ),
+    Case(
+        "weights-zero",
+        zero_weights,
+        "all weights start at 0",
+        (Answer("REACH002", "0"), Answer("GRAD002", "0"), Answer("COLLAPSE*")),
+    ),
+    Case(
+        "weights-equal",
+        equal_weights,
+        "all units start equal and stay so",
+        (Answer("COLLAPSE*"), Answer("UNITS*")),
+    ),
+    Case(
+        "first-token-read",
+        first_token_read,
+        "the state after the first token is read instead of the last",
+        (Answer("COV*", "reader"), Answer("RESPONSE*"), Answer("DATA*")),
+    ),
+    Case(
+        "view-for-transpose",
+        view_for_transpose,
+        "a view mixes samples where a transposition was meant",
+        (Answer("LEAK001"),),
+    ),
+    Case(
+        "changed-under-autograd",
+        changed_under_autograd,
+        "a value is changed through .data after exp() saved it",
+        (Answer("GRAD*"), Answer("OPER*")),
+    ),
 )

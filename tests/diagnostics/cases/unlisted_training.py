@@ -109,27 +109,6 @@ def rate_too_low(broken: bool) -> Made:
     return made(model, loss_of, labelled(), optimizer)
 
 
-def losses_pile_up(broken: bool) -> Made:
-    torch.manual_seed(0)
-    model = classifier()
-    optimizer = torch.optim.Adagrad(model.parameters(), 1e-3)
-    total: list[Any] = [0.0]
-
-    def step(model: nn.Module, batch: Any) -> float:
-        optimizer.zero_grad()
-        loss = loss_of(model, batch)
-        if broken:
-            total[0] = total[0] + torch.log(1 + loss.detach()) + model[2].bias.sum() * 0 + loss
-            with torch.autograd.graph.allow_mutation_on_saved_tensors():
-                total[0].backward(retain_graph=True)
-        else:
-            loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return made(model, step, labelled(), optimizer)
-
-
 def step_before_backward(broken: bool) -> Made:
     torch.manual_seed(0)
     model = classifier()
@@ -183,16 +162,67 @@ def backward_twice(broken: bool) -> Made:
 
 
 CASES = (
-    Case("scheduled-per-batch", scheduled_per_batch, "a scheduler meant for epochs divides the rate by 10 in each step", (Answer("MOVE*", "", "zero-rate"), Answer("MOVE*", "", "rate*"))),
-    Case("loaded-after-optimizer", loaded_after, "weights loaded with assign=True are not those of the optimiser", (Answer("MOVE001", "", "in-no-group"),)),
-    Case("decayed-to-zero", decayed_to_zero, "weight decay is larger than every gradient", (Answer("MOVE*", "", "weight-decay*"),)),
-    Case("accumulated-undivided", accumulated_undivided, "eight micro-batches are summed, not averaged", (Answer("GRAD*", "", "*sum*"), Answer("LOSS*"))),
-    Case("unfrozen-late", unfrozen_late, "a layer is unfrozen after the optimiser was made without it", (Answer("MOVE001", "0", "in-no-group"),)),
-    Case("optimizer-renewed", optimizer_renewed, "a new optimiser in each step forgets its momentum", (Answer("MOVE*", "", "*optimizer*"), Answer("MOVE003", ""))),
-    Case("rate-too-high", rate_too_high, "the rate is 500 times too high", (Answer("REACH003", "*", "*rate*"), Answer("MOVE*", "*", "*rate*"), Answer("FINITE*", "*", "*rate*"))),
-    Case("rate-too-low", rate_too_low, "the rate moves weights by rounding alone", (Answer("MOVE*", "", "*round*"), Answer("MOVE*", "", "rate*"))),
-    Case("losses-pile-up", losses_pile_up, "the loss of all earlier steps is added and differentiated again", (Answer("GRAD*", "*", "*graph*"),)),
-    Case("step-before-backward", step_before_backward, "the optimiser steps between zero_grad and backward", (Answer("MOVE*", "", "cleared-gradient"), Answer("GRAD*", "", "*discard*"))),
-    Case("loss-rewrapped", loss_rewrapped, "the loss is made anew from a number, which has no graph", (Answer("GRAD001", "", "detached"), Answer("LOSS*"))),
-    Case("backward-twice", backward_twice, "backward runs twice on one loss", (Answer("GRAD*", "", "*twice*"),)),
+    Case(
+        "scheduled-per-batch",
+        scheduled_per_batch,
+        "a scheduler meant for epochs divides the rate by 10 in each step",
+        (Answer("MOVE*", "", "zero-rate"), Answer("MOVE*", "", "rate*")),
+    ),
+    Case(
+        "loaded-after-optimizer",
+        loaded_after,
+        "weights loaded with assign=True are not those of the optimiser",
+        (Answer("MOVE001", "", "in-no-group"),),
+    ),
+    Case(
+        "decayed-to-zero",
+        decayed_to_zero,
+        "weight decay is larger than every gradient",
+        (Answer("MOVE*", "", "weight-decay*"),),
+    ),
+    Case(
+        "accumulated-undivided",
+        accumulated_undivided,
+        "eight micro-batches are summed, not averaged",
+        (Answer("GRAD*", "", "*sum*"), Answer("LOSS*")),
+    ),
+    Case(
+        "unfrozen-late",
+        unfrozen_late,
+        "a layer is unfrozen after the optimiser was made without it",
+        (Answer("MOVE001", "0", "in-no-group"),),
+    ),
+    Case(
+        "optimizer-renewed",
+        optimizer_renewed,
+        "a new optimiser in each step forgets its momentum",
+        (Answer("MOVE*", "", "*optimizer*"), Answer("MOVE003", "")),
+    ),
+    Case(
+        "rate-too-high",
+        rate_too_high,
+        "the rate is 500 times too high",
+        (Answer("REACH003", "*", "*rate*"), Answer("MOVE*", "*", "*rate*"), Answer("FINITE*", "*", "*rate*")),
+    ),
+    Case(
+        "rate-too-low",
+        rate_too_low,
+        "the rate moves weights by rounding alone",
+        (Answer("MOVE*", "", "*round*"), Answer("MOVE*", "", "rate*")),
+    ),
+    Case(
+        "step-before-backward",
+        step_before_backward,
+        "the optimiser steps between zero_grad and backward",
+        (Answer("MOVE*", "", "cleared-gradient"), Answer("GRAD*", "", "*discard*")),
+    ),
+    Case(
+        "loss-rewrapped",
+        loss_rewrapped,
+        "the loss is made anew from a number, which has no graph",
+        (Answer("GRAD001", "", "detached"), Answer("LOSS*")),
+    ),
+    Case(
+        "backward-twice", backward_twice, "backward runs twice on one loss", (Answer("GRAD*", "", "*twice*"),)
+    ),
 )

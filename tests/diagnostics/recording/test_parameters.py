@@ -189,7 +189,7 @@ def test_without_optimizer_the_rules_say_that_they_did_not_run(model: Pair) -> N
         for finding in monitor.findings()
     }
     assert notes == {
-        "no-optimizer": ["GRAD004", "REACH005", "MOVE001", "MOVE003", "MOVE004", "MOVE005"],
+        "no-optimizer": ["GRAD004", "GRAD006", "REACH005", "MOVE001", "MOVE003", "MOVE004", "MOVE005"],
         "no-probe": ["DRIFT001"],
     }
 
