@@ -9,6 +9,7 @@ from diagnostics.auditing.probes.probe import Probe, probe_finding
 from diagnostics.auditing.probes.response_probe import Response, judge_responses
 from diagnostics.auditing.probes.sample_independence import SampleIndependence
 from diagnostics.auditing.probes.sample_origin import SampleOrigin
+from diagnostics.auditing.response_assertion import assert_responds
 from diagnostics.auditing.responses import TermResponse, probe_response
 from diagnostics.causes import Cause
 from diagnostics.errors import (
@@ -65,6 +66,7 @@ from diagnostics.testing.assertions import (
     assert_trains,
 )
 from diagnostics.testing.failure import CheckFailed
+from diagnostics.testing.fit_assertions import assert_initial_loss, assert_overfits_batch
 from diagnostics.testing.loss_assertion import assert_loss_decreases
 from diagnostics.testing.output_assertions import assert_output_diversity, assert_sample_independence
 
@@ -129,8 +131,11 @@ __all__ = [
     "assert_all_params_receive_grad",
     "assert_frozen",
     "assert_gradient_coverage",
+    "assert_initial_loss",
     "assert_loss_decreases",
     "assert_output_diversity",
+    "assert_overfits_batch",
+    "assert_responds",
     "assert_sample_independence",
     "assert_trains",
     "audit",

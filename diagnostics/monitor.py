@@ -518,12 +518,13 @@ class Monitor:
             *find_spikes(self.history, self._options[SPIKE001.id]),
             *find_drifts(self._probes),
         ]
-        found = [*self._folded(watched), *self._not_run()]
+        found = [*self.fold(watched), *self._not_run()]
         names = {*self._modules, *(module for finding in found if (module := finding.module))}
         rules = [rule.id for rule in self._rules]
         return ordered(choose(found, rules, sorted(names), select, ignore, baseline))
 
-    def _folded(self, findings: list[Finding]) -> list[Finding]:
+    def fold(self, findings: list[Finding]) -> list[Finding]:
+        """Findings about the watched modules as causes with their consequences, by which module feeds which."""
         if self._last is None:
             return findings
         modules = self._last.modules

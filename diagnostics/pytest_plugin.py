@@ -5,8 +5,8 @@ torch nor the rest of the toolkit until a test uses a fixture.
 
 - The fixture `gradient_monitor` makes a `diagnostics.Monitor`, takes its arguments, and detaches it when
   the test ends. If the test fails, its last step is printed as a table with its findings.
-- A failed assertion of the toolkit is reported as its findings and table under the line that called it,
-  without the frames inside the toolkit.
+- A failed assertion of the toolkit is reported as one finding and one table under the line that called it,
+  without frames of the toolkit, of pytest and of pluggy.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def pytest_runtest_makereport(
     report = yield
     if call.when == "call" and report.failed and call.excinfo is not None:
         if _is_ours(call.excinfo.value):
-            call.excinfo.traceback = call.excinfo.traceback.filter(call.excinfo)
+            shown = call.excinfo.traceback.filter(_is_of_test)
+            call.excinfo.traceback = shown or call.excinfo.traceback
             report.longrepr = call.excinfo.getrepr(style="short", abspath=False)
         for monitor in item.stash.get(_MONITORS, []):
             report.sections.append(("diagnostics", _last_step(monitor)))
@@ -56,7 +57,16 @@ def pytest_runtest_makereport(
 
 def _is_ours(error: BaseException) -> bool:
     """Recognised by its name: an import of the class would import torch."""
-    return (type(error).__module__, type(error).__name__) == ("diagnostics.testing.failure", "CheckFailed")
+    return (type(error).__module__, type(error).__name__) == ("diagnostics", "CheckFailed")
+
+
+_MACHINERY = ("diagnostics", "pluggy", "_pytest", "pytest")
+
+
+def _is_of_test(entry: Any) -> bool:
+    """Whether a frame is of the user's code. pytest 9 no longer drops its own frames before it calls this hook."""
+    package = str(entry.frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package not in _MACHINERY
 
 
 def _last_step(monitor: Monitor) -> str:

@@ -61,7 +61,10 @@ _CODES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("no gradient arrives at it", ("no-gradient",)),
     ("its gradient is all zero", ("zero-gradient",)),
     ("its gradient is not finite, and the step may have been skipped", ("skipped-step",)),
-    ("gradient arrives: it is in no group of the optimiser", ("not-applied",)),
+    (
+        "gradient arrives: it is in no group of the optimiser",
+        ("in-no-group", "zero-rate", "cleared-gradient"),
+    ),
     ("no update of any trainable parameter", ("no-update",)),
     ("its optimiser never stepped inside the monitored step", ("no-step-inside",)),
     ("what is left of it is below the optimiser's eps of", ("below-eps",)),

@@ -43,7 +43,7 @@ def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[s
     if listed:
         yield "**Options**" if short else "**Options** (`Monitor(options=...)`)"
         yield "\n".join(listed)
-    if rule.arguments:
+    if rule.arguments and not short:
         yield f"**Options.** Arguments of `{rule.arguments}`."
 
 

@@ -36,7 +36,7 @@ from diagnostics.rules.registry import options_of
 from diagnostics.rules.rule import Observation, Rule
 from diagnostics.selection import check_patterns, named_by
 from diagnostics.testing.failure import CheckFailed, failure
-from diagnostics.testing.survey import ParameterFate, ParameterSurvey, fate_table, survey_training
+from diagnostics.testing.survey import Applied, ParameterFate, ParameterSurvey, fate_table, survey_training
 from diagnostics.testing.trials import nudge, untouched
 
 LossFunction = Callable[[], Tensor]
@@ -68,7 +68,8 @@ def assert_gradient_coverage(
         ValueError: No module is left to judge, or a pattern matches nothing.
     """
     __tracebackhide__ = True
-    first = _record(model, loss, samples, watch, rows)
+    monitor = _monitor(model, loss, samples, watch, rows)
+    first = monitor.last
     check_patterns("ignore", [pattern.removesuffix(".*") for pattern in ignore], first.modules)
     judged = [
         name
@@ -82,29 +83,29 @@ def assert_gradient_coverage(
     short = [name for name in judged if not _covers(first, name, at_least)]
     zero_at_init: set[str] = set()
     for seed in range(seeds if short else 0):
-        again = _record(model, loss, samples, watch, rows, seed)
+        again = _monitor(model, loss, samples, watch, rows, seed).last
         zero_at_init |= {name for name in short if _covers(again, name, at_least)}
     dead = [name for name in short if not (allow_zero_at_init and name in zero_at_init)]
     if dead:
-        raise _coverage_failure(first, dead, zero_at_init, at_least, seeds)
+        raise _coverage_failure(monitor, dead, zero_at_init, at_least, seeds)
     return first
 
 
-def _record(
+def _monitor(
     model: nn.Module,
     loss: LossFunction,
     samples: int,
     watch: Sequence[str] | None,
     rows: Mapping[str, RowsFunction] | None,
     seed: int | None = None,
-) -> StepRecord:
+) -> Monitor:
+    """A monitor that recorded one backward pass."""
     with untouched(model):
         if seed is not None:
             nudge(model, seed)
-        with Monitor(model, watch=watch, rows=rows) as monitor:
-            with monitor.step(samples=samples):
-                loss().backward()
-            return monitor.last
+        with Monitor(model, watch=watch, rows=rows) as monitor, monitor.step(samples=samples):
+            loss().backward()
+    return monitor
 
 
 def _covers(record: StepRecord, name: str, at_least: float) -> bool:
@@ -113,9 +114,9 @@ def _covers(record: StepRecord, name: str, at_least: float) -> bool:
 
 
 def _coverage_failure(
-    record: StepRecord, dead: Sequence[str], zero_at_init: set[str], at_least: float, seeds: int
+    monitor: Monitor, dead: Sequence[str], zero_at_init: set[str], at_least: float, seeds: int
 ) -> CheckFailed:
-    findings = []
+    findings, record = [], monitor.last
     seen = _causes(record)
     for name in dead:
         share = record.modules[name].coverage
@@ -130,7 +131,8 @@ def _coverage_failure(
             cause = ZERO_AT_START if name in zero_at_init else _dead(likely, seeds)
         message = f"{name}: {measured}, needed {at_least:.3g}"
         findings.append(failure(rule, name, message, value, at_least, cause))
-    return CheckFailed(findings, module_table(record))
+    causes_first = [each for cause in monitor.fold(findings) for each in (cause, *cause.consequences)]
+    return CheckFailed(causes_first, module_table(record))
 
 
 _COVERAGE_CAUSES = (coverage.COV001, coverage.COV002, calls.CALL002, gradients.GRAD002, gradients.GRAD001)
@@ -242,14 +244,21 @@ def assert_trains(
 
 def _still_finding(fate: ParameterFate, steps: int) -> Finding:
     message = f"{fate.name} did not move in {steps} steps"
-    return failure(movement.MOVE001, fate.owner, message, 0.0, None, _STILL[fate.gradient], steps)
+    cause = _NOT_APPLIED[fate.applied] if fate.gradient == "arrived" else _STILL[fate.gradient]
+    return failure(movement.MOVE001, fate.owner, message, 0.0, None, cause, steps)
 
 
 _STILL = {
     "none": movement.NO_GRADIENT,
     "zero": movement.ZERO_GRADIENT,
     "not finite": movement.SKIPPED_STEP,
-    "arrived": movement.NOT_APPLIED,
+}
+_NOT_APPLIED: Mapping[Applied, Cause] = {
+    "no optimiser stepped": movement.NO_UPDATE,
+    "in no group": movement.IN_NO_GROUP,
+    "zero rate": movement.ZERO_RATE,
+    "no gradient": movement.CLEARED_GRADIENT,
+    "applied": movement.ROUNDED_OR_SET_BACK,
 }
 
 

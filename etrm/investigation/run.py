@@ -22,8 +22,27 @@ from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
+from etrm.investigation.recorded_run.judge_recorded import judge_recorded_run
+from etrm.investigation.recorded_run.recorded_fact import RecordedFact
+from etrm.investigation.recorded_run.recorded_verdicts import (
+    TRAIN_AGAIN,
+    accuse,
+    add_recorded,
+    add_to_others,
+    explain_unnamed,
+    made_by_other_code,
+    select_facts,
+)
 from etrm.investigation.records import Verdict
-from etrm.investigation.result import AdditionalFinding, ExperimentResult, HypothesisResult, Reproduce, Result
+from etrm.investigation.result import (
+    AdditionalFinding,
+    CauseCode,
+    ExperimentResult,
+    HypothesisResult,
+    RecordedRun,
+    Reproduce,
+    Result,
+)
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
 from etrm.investigation.runs.budget import SCREENING, Tier
 from etrm.investigation.runs.cache import compute_of
@@ -85,6 +104,7 @@ def investigate(
     tier: Tier = SCREENING,
     until_root_cause: bool = False,
     first_seed: int = 0,
+    recorded_in: Path | None = None,
     on_verdict: OnVerdict = lambda hypothesis: None,
 ) -> Result:
     """Decide hypotheses about a subject and write ``out/result.json``.
@@ -101,6 +121,7 @@ def investigate(
         tier: seeds and steps.
         until_root_cause: whether to stop at the first proven cause, without the experiments.
         first_seed: the first of consecutive seeds.
+        recorded_in: the run folder, or checkpoint in one, that is under test: what it recorded is judged first.
         on_verdict: called with each hypothesis as it is decided, except those whose verdict depends on later ones.
 
     Raises:
@@ -111,6 +132,7 @@ def investigate(
     began, where = time.perf_counter(), describe_environment()
     build_recipe(subject)  # an unknown fault is refused before any work
     claim_folder(out, subject, name, launcher)
+    recorded, facts = _judge_recorded(recorded_in, subject, progress)
     # A store has one seed and every arm its own; neither a store nor workers change a sample.
     subject = with_settings(subject, data={"store": None, "workers": 0})
     investigation = Investigation(
@@ -131,7 +153,8 @@ def investigate(
             on_verdict(found)
         return found
 
-    decided = _decide_all(investigation, chosen, until_root_cause, reached)
+    decided = _decide_all(investigation, chosen, until_root_cause, reached, facts)
+    recorded = recorded and accuse(recorded, facts, decided)
     baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
     found: tuple[ExperimentResult, ...] = ()
     proven = find_root_cause(decided).confidence == "proven"
@@ -140,9 +163,21 @@ def investigate(
         found = tuple(conduct(investigation, best) for conduct in experiments)
     noticed = gather_additional_findings(investigation.finished_under_test())
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
-    result = _make_result(name, decided, found, baselines, noticed, reproduce)
+    result = _make_result(name, decided, found, baselines, noticed, recorded, reproduce)
     result.write(out)
     return result
+
+
+def _judge_recorded(
+    folder: Path | None, subject: Config, progress: Progress
+) -> tuple[RecordedRun | None, Sequence[RecordedFact]]:
+    """What a run folder recorded, if one is under test."""
+    if folder is None:
+        return None, ()
+    progress("recorded run", 0, 1)
+    judged = judge_recorded_run(folder, subject)
+    progress("recorded run", 1, 1)
+    return judged
 
 
 def _plan_short_runs(investigation: Investigation, chosen: Sequence[str]) -> list[Job]:
@@ -157,6 +192,7 @@ def _decide_all(
     chosen: Sequence[str],
     until_root_cause: bool,
     reached: Callable[[HypothesisResult], HypothesisResult],
+    facts: Sequence[RecordedFact],
 ) -> dict[str, HypothesisResult]:
     """Hypotheses in order: decided, and passed through ``reached``, or with the reason why they were not run.
 
@@ -174,11 +210,12 @@ def _decide_all(
             words = f"It is downstream of the root cause {cause.id}, where this run stopped."
             decided[id] = hypothesis.not_run(CommonReason.STOPPED_AT_ROOT_CAUSE, words)
         elif id in chosen:
-            decided[id] = reached(mark_downstream(_decide(hypothesis, investigation), decided))
+            judged = add_recorded(_decide(hypothesis, investigation), select_facts(facts, id))
+            decided[id] = reached(mark_downstream(judged, decided))
         else:
             words = f"Not selected: --hypotheses {','.join(chosen)}."
             decided[id] = hypothesis.not_run(CommonReason.NOT_SELECTED, words)
-    return correct_over_all(decided)
+    return add_to_others(correct_over_all(decided), facts)
 
 
 def _decide(hypothesis: Hypothesis, investigation: Investigation) -> HypothesisResult:
@@ -204,21 +241,29 @@ def _make_result(
     experiments: tuple[ExperimentResult, ...],
     baselines: dict[str, EvaluationReport],
     also: tuple[AdditionalFinding, ...],
+    recorded: RecordedRun | None,
     reproduce: Reproduce,
 ) -> Result:
     cause = find_root_cause(hypotheses)
+    code, sentence = cause.code, cause.sentence
+    next_step = _choose_next_step(cause.id, hypotheses, experiments)
+    if recorded is not None and code in (CauseCode.NONE, CauseCode.NOT_TESTED):
+        code, sentence, next_step = explain_unnamed(recorded) or (code, sentence, next_step)
+    elif recorded is not None and cause.id and CommonReason.RECORDED in hypotheses[cause.id].codes:
+        next_step = TRAIN_AGAIN if made_by_other_code(recorded) else next_step
     return Result(
         subject=name,
-        cause_code=cause.code,
+        cause_code=code,
         root_cause=cause.id,
         root_cause_confidence=cause.confidence,
-        sentence=cause.sentence,
-        next_step=_choose_next_step(cause.id, hypotheses, experiments),
+        sentence=sentence,
+        next_step=next_step,
         order=tuple(hypotheses),
         hypotheses=hypotheses,
         experiments=experiments,
         baselines=tuple(_make_baseline_row(label, report) for label, report in baselines.items()),
         beside=also,
+        recorded=recorded,
         reproduce=reproduce,
     )
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from etrm.investigation.records import Verdict
-from etrm.investigation.result import HypothesisResult, Result
+from etrm.investigation.result import HypothesisResult, RecordedRun, Result
 from reports.markdown import duration, plain, sentence
 from reports.names import order_hypotheses
 from reports.pages.experiment_page import scenario
@@ -37,6 +37,10 @@ def terminal(result: Result) -> RenderableType:
     parts: list[RenderableType] = []
     if _decided(result) or not result.experiments:
         parts.append(Text.assemble((_cause(result), "bold"), "\n", sentence(plain(result.sentence))))
+    if result.recorded is not None:
+        parts.append(
+            Padding(Text.assemble(("Recorded run: ", "bold"), _say_recorded(result.recorded)), (1, 0, 0, 0))
+        )
     if _decided(result):
         parts.append(Padding(_verdicts(result), (1, 0, 0, 0)))
         parts.append(Padding(Text(_legend(result), "dim"), (1, 0, 0, 0)))
@@ -53,6 +57,14 @@ def terminal(result: Result) -> RenderableType:
         parts.append(Padding(text, (1, 0, 0, 0)))
     parts.append(Padding(Text.assemble(("Next step: ", "bold"), plain(result.next_step)), (1, 0)))
     return Group(*parts)
+
+
+def _say_recorded(recorded: RecordedRun) -> str:
+    """Return what did not pass in a recorded run, and the names of what differs since."""
+    said = [sentence(plain(accusation.words)) for accusation in recorded.accusations]
+    names = dict.fromkeys(plain(difference.name) for difference in recorded.differences)
+    differ = f" Since then other: {', '.join(names)}." if names else ""
+    return f"{' '.join(said) or 'every check passed.'}{differ}"
 
 
 def submission_line(done: Submitted) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from etrm.checkpoints.run_folder import RunFolder, read_config, read_metrics, read_source_state
+from etrm.checkpoints.run_folder import FROM_STEP, RunFolder, read_config, read_metrics, read_source_state
 from etrm.config import Config
 from etrm.errors import FolderInUseError, LeakageError, RunFolderError
 from etrm.training.trainer import train
@@ -53,7 +53,7 @@ def test_a_new_folder_holds_its_config_and_environment(tmp_path: Path) -> None:
         pass
     assert read_config(tmp_path / "a" / "b") == config
     record = json.loads((tmp_path / "a" / "b" / "run.json").read_text())
-    assert record == {"seed": 0, "host": platform.node()}
+    assert record == {"seed": 0, "host": platform.node(), FROM_STEP: 0}
 
 
 HOLDER = """

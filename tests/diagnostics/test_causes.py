@@ -166,8 +166,10 @@ def test_no_other_error_is_raised() -> None:
         ("__init__.py", "AttributeError"),  # the protocol of modules
         ("assertions.py", "CheckFailed"),  # its findings have codes
         ("assertions.py", "_coverage_failure"),
+        ("fit_assertions.py", "CheckFailed"),
         ("loss_assertion.py", "CheckFailed"),
         ("output_assertions.py", "CheckFailed"),
+        ("response_assertion.py", "CheckFailed"),
         ("selection.py", "_no_match"),
         ("step_reader.py", "_damaged"),
         ("tally.py", "_refuse"),

@@ -15,14 +15,14 @@ from diagnostics.rules.documents import documents
 
 DOCS = Path(diagnostics.__file__).parents[1] / "docs"
 MOST_WORDS = 400
-"""Of a page: one that is longer is not read."""
+"""Of the page of a rule: one that is longer is not read. The index has a line per rule."""
 
 
 def test_the_pages_of_the_rules_are_those_of_the_code() -> None:
     written = {path.name: path.read_text("utf-8") for path in (DOCS / "rules").glob("*.md")}
     assert written == documents(), "python -m diagnostics pages --out docs/rules"
     long = {name for name, text in written.items() if len(text.split()) > MOST_WORDS}
-    assert long <= {"README.md"}  # an index, in which a rule is looked up
+    assert long <= {"README.md"}
 
 
 def test_the_index_lists_every_rule_with_its_page() -> None:

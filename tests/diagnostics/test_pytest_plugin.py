@@ -59,9 +59,20 @@ def test_a_failed_assertion_prints_its_table_and_no_frames_of_the_toolkit(tmp_pa
     output = pytest_on(tmp_path, FAILING)
     assert "1 failed" in output
     assert "E   module  gradient" in output
-    assert "COV001 0: a share of 0 of the 3 samples sends gradient through it, needed 1" in output
-    assert "diagnostics/testing/assertions.py" not in output
-    assert "test_it.py:8" in output
+    assert "diagnostics.CheckFailed: COV001 0: a share of 0" in output
+    assert output.count("what to do") == 1
+    assert [line for line in output.splitlines() if ".py:" in line and "FAILED" not in line] == [
+        "test_it.py:8: in test_coverage"
+    ]  # one frame: none of the toolkit, of pytest or of pluggy
+    shown = output.partition("= FAILURES =")[2].partition("= short test summary")[0]
+    assert len(shown.splitlines()) < 18
+
+
+def test_a_helper_of_the_tests_keeps_its_frame(tmp_path: Path) -> None:
+    nested = FAILING.replace("def test_coverage", "def check")
+    output = pytest_on(tmp_path, nested + "\ndef test_coverage():\n    check()\n")
+    frames = [line for line in output.splitlines() if ".py:" in line and "FAILED" not in line]
+    assert frames == ["test_it.py:11: in test_coverage", "test_it.py:8: in check"]
 
 
 def test_a_failed_test_shows_the_last_step_of_its_monitor(tmp_path: Path) -> None:

@@ -52,11 +52,6 @@ SKIPPED_STEP = Cause(
     "its gradient is not finite, and the step may have been skipped",
     remedy="Find the operation that overflows, divides by zero or takes the logarithm of zero.",
 )
-NOT_APPLIED = Cause(
-    "not-applied",
-    "it receives gradient: it is in no group, its learning rate is 0, the gradient is cleared, or the update is"
-    " below rounding",
-)
 NO_UPDATE = Cause(
     "no-update",
     "no trainable parameter was updated",
@@ -268,7 +263,6 @@ MOVE001 = Rule(
         NO_GRADIENT,
         ZERO_GRADIENT,
         SKIPPED_STEP,
-        NOT_APPLIED,
         NO_UPDATE,
         CONVERGED,
     ),

@@ -178,11 +178,21 @@ def trace_context(config: Config) -> ContextTrace:
             "whether the context is used can only be measured with the demonstrations of two tasks",
             got=f"{len(trainer.tasks)} training task",
         )
+    return trace_model(trainer.model, queries)
+
+
+def trace_model(model: Variant, queries: Sequence[Sample]) -> ContextTrace:
+    """Trace the context of one batch in a model, which is then in evaluation mode.
+
+    Args:
+        model: the model.
+        queries: the queries of the batch, at least two, each of another task.
+    """
     rows = min(ROWS, len(queries) // 2)
     samples = queries[:rows]
     # From outside the batch: a mean over its rows would not change if they exchanged theirs.
     others = [replace(s, demos=o.demos) for s, o in zip(samples, queries[rows:], strict=False)]
-    model = trainer.model.eval()
+    model = model.eval()
     batch, mismatched = make_batch(model, samples), make_batch(model, others)
     neighbours = make_batch(model, [samples[0], *others[1:]])
     first, second = _follow(model, batch, 2)

@@ -43,6 +43,7 @@ ONLY_JUDGE = tuple(
         "folder_claim.py",
         "judgement.py",
         "original_solver.py",
+        "recorded_run",
         "session.py",
         "result.py",
         "root_cause.py",

@@ -88,7 +88,7 @@ EXPECTED = {
     "LOSS001": "some-still",
     "MINE001": "",
     "MODE001": "left-in-evaluation",
-    "MOVE001": "cleared-gradient in-no-group no-update not-applied set-back zero-rate",
+    "MOVE001": "cleared-gradient in-no-group no-update set-back zero-rate",
     "MOVE002": "weight-decay",
     "MOVE003": "no-step-inside",
     "MOVE004": "below-eps below-rounding",

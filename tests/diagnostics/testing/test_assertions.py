@@ -111,14 +111,26 @@ def test_low_coverage_fails_with_the_table_and_the_finding() -> None:
     assert finding.evidence.threshold == 1.0
     message = str(caught.value)
     # a golden text: what somebody reads in a failing test
-    assert message.startswith(
-        "COV001 encoder: a share of 0.167 of the 6 samples sends gradient through it, needed 1\n"
+    assert " ".join(message.split()).startswith(
+        "COV001 encoder: a share of 0.167 of the 6 samples sends gradient through it, needed 1 likely cause: "
     )
-    assert "the same at 3 further seeds" in message
+    assert max(map(len, message.splitlines())) <= 76
+    assert "the same at 3 further seeds" in " ".join(message.split())
     assert message.index("what to do") < message.index("module   gradient")
     assert "pooler   arrived   1 of 1  1 " in message
     assert_gradient_coverage(model, loss_of(model), BATCH, at_least=0.1)
     assert_gradient_coverage(model, loss_of(model), BATCH, ignore=["enc*"])
+
+
+def test_a_cut_is_one_finding_and_what_it_cuts_off_is_listed() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    with pytest.raises(CheckFailed) as caught:
+        assert_gradient_coverage(
+            model, lambda: model[2](model[1](model[0](torch.ones(6, 4))).detach()).sum(), BATCH
+        )
+    assert codes(caught) == [("COV001", "1", "detached"), ("COV001", "0", "detached")]  # the cut is behind 1
+    assert str(caught.value).count("what to do") == 1
+    assert "  the same: 0\n" in str(caught.value)
 
 
 def test_unknown_coverage_is_no_pass() -> None:
@@ -211,10 +223,39 @@ def test_training_moves_everything_or_says_what_stands() -> None:
     half = torch.optim.SGD([*model.encoder.parameters(), model.gate], lr=0.1)
     with pytest.raises(CheckFailed) as caught:
         assert_trains(model, step_of(model, half))
-    assert {(rule, code) for rule, _, code in codes(caught)} == {("MOVE001", "not-applied")}
+    assert {(rule, code) for rule, _, code in codes(caught)} == {("MOVE001", "in-no-group")}
     assert named(caught) == {"pooler.weight", "pooler.bias", "head.weight", "head.bias"}
     assert {finding.evidence.last_step for finding in caught.value.findings} == {2}
     assert_trains(model, step_of(model, half), ignore=["pooler.*", "head"])
+
+
+@pytest.mark.parametrize(
+    ("code", "act"),
+    [
+        ("no-update", lambda optimizer: None),
+        ("zero-rate", lambda optimizer: optimizer.param_groups[0].update(lr=0.0) or optimizer.step()),
+        ("cleared-gradient", lambda optimizer: optimizer.zero_grad() or optimizer.step()),
+        (
+            "rounded-or-set-back",
+            lambda optimizer: optimizer.param_groups[0].update(lr=1e-30) or optimizer.step(),
+        ),
+    ],
+)
+def test_the_remedy_of_standing_weights_fits_their_cause(
+    code: str, act: Callable[[torch.optim.Optimizer], object]
+) -> None:
+    model = Net()
+    optimizer, loss = sgd(model), loss_of(model)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        act(optimizer)
+
+    with pytest.raises(CheckFailed) as caught:
+        assert_trains(model, step, ignore=["gate"])
+    assert {found for _, _, found in codes(caught)} == {code}
+    assert len({finding.remedy for finding in caught.value.findings}) == 1
 
 
 def test_frozen_is_bit_by_bit_and_names_the_cause() -> None:

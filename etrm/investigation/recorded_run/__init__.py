@@ -1,0 +1,1 @@
+"""What a run folder recorded, judged as evidence before any new run is made."""
