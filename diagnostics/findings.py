@@ -46,6 +46,7 @@ METRICS: Mapping[str, str] = {
     "output_ratio": "output_rms / local median",
     "output_share": "share between samples",
     "parameters": "parameters",
+    "passes": "backward passes",
     "repeats": "repetitions of a batch",
     "response": "change of the loss with other weights",
     "rules": "rules",
