@@ -6,10 +6,8 @@ Nothing is shared with the loader (``etrm.data``), which the reference checks.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -66,6 +64,18 @@ class GridChange:
 UNCHANGED = GridChange(0, tuple(range(10)))
 
 
+def read_change(name: str) -> GridChange:
+    """Return the augmentation of a :meth:`GridChange.name`; a task id alone means that nothing is changed.
+
+    Raises:
+        ValueError: the name has another form.
+    """
+    if "|||" not in name:
+        return UNCHANGED
+    _, turn, colours = name.rsplit("|||", 2)
+    return GridChange(int(turn.removeprefix("t")), tuple(int(digit) for digit in colours))
+
+
 def turn_grid(grid: npt.NDArray[T], turn: int) -> npt.NDArray[T]:
     """Return a grid under one of the 8 turns, see :class:`GridChange`."""
     if turn < 4:
@@ -101,14 +111,14 @@ def find_area(demos: Sequence[Pair], query: Grid) -> tuple[int, int]:
         return SIDE, SIDE
     area = []
     for axis in (0, 1):
-        sides = [grid.shape[axis] for demo in demos for grid in demo.grids]
-        ratio = max(
-            Fraction(demo.output.shape[axis], demo.input.shape[axis])
-            for demo in demos
-            if demo.output is not None
-        )
-        expected = math.ceil(ratio * query.shape[axis])
-        area.append(min(SIDE, 1 + max(*sides, query.shape[axis], expected)))
+        length = query.shape[axis]
+        sides = [
+            (pair.input.shape[axis], pair.output.shape[axis]) for pair in demos if pair.output is not None
+        ]
+        scaled = [
+            -(-length * after // before) for before, after in sides
+        ]  # rounded up, without rounding errors
+        area.append(min(SIDE, 1 + max(length, *scaled, *(side for pair in sides for side in pair))))
     return area[0], area[1]
 
 

@@ -50,3 +50,16 @@ class Departure:
     where: str = ""
     step: int | None = None
     bucket: int | None = None
+
+
+@dataclass(frozen=True)
+class NotCovered:
+    """Something that could not be compared with the reference, so that nothing follows about it.
+
+    Attributes:
+        code: the identity of the reason.
+        what: the reason as a report prints it.
+    """
+
+    code: str
+    what: str

@@ -1,4 +1,4 @@
-"""Samples and batches as plain values for the reference, which knows none of their classes."""
+"""Samples, batches and reports as plain values for the reference, which knows none of their classes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from torch import Tensor
 from etrm.batch import Batch
 from etrm.data import Sample
 from etrm.device import to_host
+from etrm.evaluation import EvaluationReport
+from etrm.reference.evaluation import CountedAnswer, CountedScores
 from etrm.reference.loaded_rows import LoadedRow
 
 
@@ -32,3 +34,23 @@ def plain_tensors(batch: Batch) -> dict[str, Tensor | None]:
         "demos.owner": demos.owner,
     }
     return {name: None if values is None else to_host(values) for name, values in tensors.items()}
+
+
+def plain_report(report: EvaluationReport) -> CountedScores:
+    """Return a report as the reference compares it."""
+    passed = {
+        f"pass@{k}.{name}": float(getattr(found, name))
+        for k, found in report.pass_at.items()
+        for name in ("score", "solved", "asked")
+    }
+    names = ("token_accuracy", "exact_accuracy", "samples", "missing", "empty")
+    values = passed | {name: float(getattr(report, name)) for name in names}
+    return CountedScores(
+        values | {"unanswered": float(len(report.unanswered))},
+        {(found.task_id, found.query): found.rank for found in report.queries},
+        {
+            (task_id, query): [CountedAnswer(one.grid, one.votes, one.halting) for one in candidates]
+            for task_id, tests in report.candidates.items()
+            for query, candidates in enumerate(tests)
+        },
+    )
