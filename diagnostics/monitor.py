@@ -453,6 +453,11 @@ class Monitor:
             )
         return self._last
 
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The watched modules, by name."""
+        return self._modules
+
     def coverage(self, module: str) -> Number:
         """Share of the samples whose loss has gradient through `module`, in the latest step."""
         return watched_one(self.last.modules, module).coverage

@@ -211,6 +211,7 @@ class ParameterRecord:
         assigned: Whether the gradient that the optimiser applied was assigned in this step (torch.func, a projection),
             not made by a backward pass.
         largest: The largest finite norm of its gradient so far.
+        broken: Whether some of its values are not finite at the end of the step.
     """
 
     owner: str
@@ -231,6 +232,7 @@ class ParameterRecord:
     carried: Carried = "no"
     assigned: bool = False
     largest: float = 0.0
+    broken: bool = False
 
     @property
     def size(self) -> float:

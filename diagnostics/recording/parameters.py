@@ -8,6 +8,7 @@ at the entry and the exit of the step, whatever moved them.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -312,6 +313,7 @@ class ParameterWatch:
             updates = readout.numbers(update_key)
             kept = self._updates.kept(readout, len(updates))
             changed = self._changed(updates)
+            broken = self._broken(updates)
             self.passes, carried = self._passes.evaluate(readout, self._parameters)
             records = {}
             reaches = [
@@ -342,6 +344,7 @@ class ParameterWatch:
                     carried=carried.get(index, "no"),
                     assigned=index in self._assigned,
                     largest=self._largest.get(index, 0.0),
+                    broken=index in broken,
                 )
             return records
 
@@ -358,6 +361,15 @@ class ParameterWatch:
         for index, count in zip(still, readout.numbers(key), strict=True):
             changed[index] = count > 0
         return changed
+
+    @torch.no_grad()
+    def _broken(self, updates: Sequence[float]) -> set[int]:
+        """Parameters that are not finite now; only where the norm of the change is not, a norm may overflow alone."""
+        return {
+            index
+            for index, update in enumerate(updates)
+            if not math.isfinite(update) and not bool(torch.isfinite(self._parameters[index]).all())
+        }
 
     def reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
         """How far a gradient of this norm and this number of non-zero elements came to a parameter."""

@@ -68,6 +68,9 @@ TARGET = Cause(
 CHECKPOINT = Cause(
     "reentrant-checkpoint",
     "reentrant checkpointing: none of the inputs of the checkpoint requires gradient, so it has no backward pass",
+    remedy="Use checkpoint(..., use_reentrant=False), or let the input require gradient:"
+    " model.enable_input_require_grads() in transformers.",
+    together=True,
 )
 LOSS_MET = Cause(
     "loss-met", "the loss has no gradient for any sample: a margin that is met, after some training"
