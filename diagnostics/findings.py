@@ -29,6 +29,7 @@ METRICS: Mapping[str, str] = {
     "calls_with_gradient": "calls with gradient",
     "coverage": "coverage",
     "decay": "share of the weights that a step takes away",
+    "divergence": "divergence per dimension",
     "forced_share": "share of rows that end at the maximum",
     "gradient_ratio": "gradient_max / local median",
     "halted_at_once_share": "share of rows that end at their first step",

@@ -111,6 +111,7 @@ def audit(
     probes: Sequence[Probe] = (),
     rules: Sequence[Rule] = (),
     regularisers: Sequence[str] = (),
+    expect_tied: Sequence[Sequence[str]] = (),
     options: Mapping[str, Values] | None = None,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
@@ -132,7 +133,7 @@ def audit(
             dimension of its tensors.
         watch, rows, expect_frozen, expect_partial: Arguments of `Monitor`.
         probes: Probes to run once each, on the last batch, after the steps.
-        rules, regularisers: Arguments of `Monitor`.
+        rules, regularisers, expect_tied: Arguments of `Monitor`.
         options: Options of rules, as for `Monitor`.
         select, ignore, baseline: Arguments of `Monitor.findings`.
 
@@ -168,6 +169,7 @@ def audit(
             options=options,
             rules=rules,
             regularisers=regularisers,
+            expect_tied=expect_tied,
         ) as monitor,
     ):
         for number, batch in enumerate(islice(_endless(batches), steps)):

@@ -19,7 +19,7 @@ from diagnostics.recording.capture import tensors_in
 from diagnostics.rules.families.reach import OVERFLOW_IN_OPERATION
 from diagnostics.selection import innermost
 from diagnostics.testing.failure import CheckFailed
-from diagnostics.testing.output_assertions import LEAK001, assert_sample_independence
+from diagnostics.testing.output_assertions import assert_sample_independence
 from diagnostics.testing.trials import untouched
 
 Step = Callable[[nn.Module, Any], Any]
@@ -66,7 +66,7 @@ def explain_broken(
     optimizers: Sequence[Optimizer],
     watched: Mapping[str, nn.Module],
 ) -> list[Finding]:
-    """The findings with the operation that made the first number that is not finite, where the repeated step shows it."""
+    """The findings, with the operation that made the first number that is not finite where a repeated step shows it."""
     at = next((place for place, each in enumerate(findings) if each.rule == "REACH003"), None)
     if at is None or start is None or findings[at].code == "diverged-rate":
         return list(findings)
@@ -75,7 +75,8 @@ def explain_broken(
         return list(findings)
     cause = OVERFLOW_IN_OPERATION.of(phase=broken.phase, operation=broken.operation)
     module = innermost(f"{broken.operation.module}.", watched) or findings[at].module
-    message = f"{module or 'model'}: step {start.number} gives the first number that is not finite. {findings[at].message}"
+    first = f"{module or 'model'}: step {start.number} gives the first number that is not finite"
+    message = f"{first}. {findings[at].message}"
     better = replace(findings[at], cause=str(cause), code=cause.code, module=module, message=message)
     return [*findings[:at], better, *findings[at + 1 :]]
 
@@ -136,5 +137,3 @@ def _without_pairs(output: Any, samples: int) -> Any:
 
 def _has_pairs(tensor: Tensor, samples: int) -> bool:
     return tensor.dim() > 1 and tensor.shape[1] == samples == tensor.shape[0]
-
-

@@ -50,9 +50,27 @@ _RESHAPES = {
     "select",
 }
 """Functions whose result holds the numbers of their first argument."""
-_KINDS = {"softmax": "softmax", "log_softmax": "log-softmax", "sigmoid": "sigmoid", "logsigmoid": "log-sigmoid"}
-_KINDS |= dict.fromkeys(("ones_like", "zeros_like", "full_like", "ones", "zeros", "full", "new_ones", "new_zeros"), "constant")
-_FILLS = {"masked_fill", "masked_fill_", "full", "full_like", "new_full", "fill_", "where", "triu", "tril", "tensor"}
+_KINDS = {
+    "softmax": "softmax",
+    "log_softmax": "log-softmax",
+    "sigmoid": "sigmoid",
+    "logsigmoid": "log-sigmoid",
+}
+_KINDS |= dict.fromkeys(
+    ("ones_like", "zeros_like", "full_like", "ones", "zeros", "full", "new_ones", "new_zeros"), "constant"
+)
+_FILLS = {
+    "masked_fill",
+    "masked_fill_",
+    "full",
+    "full_like",
+    "new_full",
+    "fill_",
+    "where",
+    "triu",
+    "tril",
+    "tensor",
+}
 """Functions that write an infinity on purpose, as attention masks do."""
 
 
@@ -204,7 +222,9 @@ class OperationTrace(TorchFunctionMode):
     def enter(self, name: str, args: tuple[Any, ...]) -> None:
         """A module's forward pass begins."""
         if not self._running:
-            self._inputs += [each.detach().flatten() for each in tensors_in(args) if not each.is_floating_point()]
+            self._inputs += [
+                each.detach().flatten() for each in tensors_in(args) if not each.is_floating_point()
+            ]
         self._running.append(name)
 
     def leave(self) -> None:

@@ -1,4 +1,6 @@
-"""Repeats steps of an audit with every operation recorded: where a number that is not finite arose, what losses receive.
+"""Repeats steps of an audit with every operation recorded.
+
+They show where a number that is not finite arose, and what losses receive.
 
 Nothing stays changed. A step that cannot be repeated under the recording, as one of a compiled model, gives nothing.
 """

@@ -86,6 +86,7 @@ class ParameterWatch:
         self._assigned: set[int] = set()
         self._scales: dict[int, Tensor] = {}
         self._begun = False  # a backward pass
+        self._task = -1  # its number in torch
 
     def attach(self) -> None:
         """Register the hooks."""
@@ -136,6 +137,7 @@ class ParameterWatch:
         self._marked.add(index)
         if not self._callback_queued:
             self._callback_queued = True
+            self._task = torch._C._current_graph_task_id()
             if self._begun:
                 self._passes.begin_pass(self._parameters)
             else:  # what it holds is known already
@@ -181,7 +183,7 @@ class ParameterWatch:
         indices = [index for index, _ in present]
         self._measured.append((indices, norms, counts))
         if not self.measured_again:
-            self._passes.end_pass(self._parameters, indices, norms)
+            self._passes.end_pass(self._parameters, indices, norms, self._task)
 
     @property
     def tensors(self) -> Sequence[Tensor]:
@@ -314,7 +316,7 @@ class ParameterWatch:
             kept = self._updates.kept(readout, len(updates))
             changed = self._changed(updates)
             broken = self._broken(updates)
-            self.passes, carried = self._passes.evaluate(readout, self._parameters)
+            self.passes, carried = self._passes.evaluate(readout, self._parameters, self.names)
             records = {}
             reaches = [
                 self.reach(index, gradients.get(index)) if index in arrived else NO_REACH

@@ -1,5 +1,7 @@
-"""What the functions of one step receive: probabilities where logits are expected, shapes that broadcast, a softmax over
-one element or over the samples."""
+"""What the functions of one step receive.
+
+Found are probabilities where logits are expected, shapes that broadcast, a softmax over one element or over samples.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,15 @@ from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
 from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Rule
 
-TWICE = Cause("applied-twice", "its input is the result of {kind}, and the function applies one itself: {operation}")
+TWICE = Cause(
+    "applied-twice", "its input is the result of {kind}, and the function applies one itself: {operation}"
+)
 NOT_LOGARITHMS = Cause(
     "not-logarithms", "the function expects logarithms of probabilities, its input is {found}: {operation}"
 )
 BROADCAST = Cause(
-    "broadcast", "an input of shape {input} against a target of shape {target} is averaged over all pairs: {operation}"
+    "broadcast",
+    "an input of shape {input} against a target of shape {target} is averaged over all pairs: {operation}",
 )
 EQUAL_TARGETS = Cause("equal-targets", "all targets of all batches are {value:g}: {operation}")
 TARGET_IS_INPUT = Cause("target-is-input", "each target is the input at the same place: {operation}")
@@ -38,11 +43,13 @@ LOSS003 = Rule(
     false_alarms="Targets of one class in all audited batches: audit more of them.",
 )
 ONE_ELEMENT = Cause(
-    "one-element", "the softmax is over one element, so that it is 1 whatever the input is: {operation}",
+    "one-element",
+    "the softmax is over one element, so that it is 1 whatever the input is: {operation}",
     remedy="Apply softmax before topk(), or use sigmoid for a single gate.",
 )
 OVER_SAMPLES = Cause(
-    "over-samples", "the softmax is over dimension 0, which holds the samples of the batch: {operation}",
+    "over-samples",
+    "the softmax is over dimension 0, which holds the samples of the batch: {operation}",
     remedy="Choose the dimension of what competes, usually dim=-1.",
 )
 SOFTMAX001 = Rule(
@@ -124,27 +131,37 @@ def _equal_targets(traces: Sequence[OperationTrace]) -> Cause | None:
     """Whether the data has one value as the target of all losses of all steps; a real target has at least two."""
     calls = [call for trace in traces for call in trace.losses if call.operation.name != "kl_div"]
     values = [call.target.detach().flatten() for call in calls]
-    if len(traces) < _BATCHES or not values or any(call.made for call in calls) or any(not len(each) for each in values):
+    if (
+        len(traces) < _BATCHES
+        or not values
+        or any(call.made for call in calls)
+        or any(not len(each) for each in values)
+    ):
         return None
     first = values[0][0]
-    if sum(len(each) for each in values) < _TARGETS or not all(bool((each == first).all()) for each in values):
+    if sum(len(each) for each in values) < _TARGETS or not all(
+        bool((each == first).all()) for each in values
+    ):
         return None
     return EQUAL_TARGETS.of(value=float(first), operation=calls[0].operation)
 
 
 _BATCHES = 2  # one batch may hold one class by chance
 _TARGETS = 32
-"""Targets that must be equal: of two classes of which one has 90 % of the data, 32 are equal in 3 % of the cases, and an
-audit repeats 3 batches."""
+"""Targets that must be equal: of two classes of which one has 90 % of the data, 32 are equal in 3 % of the cases."""
 
 
 def _judge_softmax(call: SoftmaxCall, samples: int) -> Iterator[Cause]:
     size = call.shape[call.dim]
     if size == 1:
         yield ONE_ELEMENT.of(operation=call.operation)
-    elif call.dim == 0 and len(call.shape) > 1 and samples > 1 and size % samples == 0:
-        if max(call.shape[1:]) > 1 and call.shape[1:] != (size,):
-            yield OVER_SAMPLES.of(operation=call.operation)
+        return
+    others = call.shape[1:]
+    led = call.dim == 0 and samples > 1 and size % samples == 0
+    if (
+        led and others and max(others) > 1 and others != (size,)
+    ):  # a square of similarities has no other dimension
+        yield OVER_SAMPLES.of(operation=call.operation)
 
 
 def _alike(one: SoftmaxCall, other: SoftmaxCall) -> bool:

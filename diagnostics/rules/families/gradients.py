@@ -159,6 +159,20 @@ def find_wasted_passes(record: StepRecord, options: Values) -> Iterator[Observat
         yield Observation("", 1.0, message, PASS_TWICE, key="twice")
 
 
+def find_dead_ends(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """GRAD007."""
+    for name, module in learners(record):
+        own = {each for each in record.parameters if each.startswith(f"{name}.")}
+        for number, lost in record.passes.lost:
+            calls = [call for call in module.calls if number in call.passes]
+            if own and own <= lost and calls and all(call.raw for call in calls):
+                message = f"{name}: a backward pass trains nothing through its {len(calls)} calls: its gradient is cleared"
+                yield Observation(
+                    name, float(len(calls)), f"{message}, and its inputs require none", DEAD_END
+                )
+                break
+
+
 def find_faint_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
     """GRAD005."""
     leverages = {
@@ -295,4 +309,25 @@ GRAD006 = Rule(
     false_alarms="A loop that discards passes on purpose and leaves the gradients and weights as they are.",
     rank=65,
 )
-FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005, GRAD006))
+DEAD_END = Cause(
+    "dead-end",
+    "its inputs are detached in the step of the module that should learn from it, as a fake in the step of a generator",
+)
+GRAD007 = Rule(
+    "GRAD007",
+    WARNING,
+    "A loss trains nothing through the module",
+    "calls",
+    "Remove the detach() on its input in that backward pass, or leave the term out of that loss.",
+    find_dead_ends,
+    lasting(5),
+    needs_optimizer=True,
+    causes=(DEAD_END,),
+    what="In a backward pass that trains other modules the gradient of this one is cleared before its optimiser steps,"
+    " and the inputs of its calls require no gradient.",
+    why="The term of the loss that it computes has no effect.",
+    example="The fake is detached in the generator's own step: `loss_g = fool(d(fake.detach())) + l1`.",
+    false_alarms="A body with an optimiser of its own that ignores one of two losses on purpose.",
+    rank=66,
+)
+FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005, GRAD006, GRAD007))

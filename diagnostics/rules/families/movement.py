@@ -362,7 +362,8 @@ MOVE005 = Rule(
     false_alarms="Weights that are projected onto a small set after each update, such as a narrow range.",
 )
 DECAY_DOMINATES = Cause(
-    "weight-decay-dominates", "the rate {rate:g} times the weight decay {decay:g}, against which no gradient can hold"
+    "weight-decay-dominates",
+    "the rate {rate:g} times the weight decay {decay:g}, against which no gradient can hold",
 )
 
 

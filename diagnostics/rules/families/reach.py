@@ -33,8 +33,8 @@ OVERFLOW_IN_LOSS = Cause(
 )
 OVERFLOW_AFTER = Cause(
     "overflow-after",
-    "the backward pass of the operations that use the output of {module}: all outputs are finite, and what comes back to"
-    " it is the last that is not. where() does not help: the branch that is not taken gives 0 times infinity",
+    "the backward pass of the operations that use the output of {module}: all outputs are finite, and what comes back"
+    " to it is the last that is not. where() does not help: the branch that is not taken gives 0 times infinity",
     remedy="Change the input of the operation, not its result: x.where(safe, 1) before sqrt(), log() or a division.",
 )
 OVERFLOW_INSIDE = Cause(
