@@ -167,6 +167,7 @@ class Monitor:
         self._flow = Flow()
         self._positions = CoveredPositions()
         self._copies = find_copies(self._modules)
+        self._kinds = {name: type(module).__name__ for name, module in self._modules.items()}
         check_ties(model, expect_tied)
         self._ties = [tuple(group) for group in expect_tied]
         self._aliases = find_aliases(model, self._ties)
@@ -427,6 +428,7 @@ class Monitor:
             self._aliases,
             self._lost_ties(),
             self._adapting(),
+            self._kinds,
         )
         return record
 

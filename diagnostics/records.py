@@ -177,6 +177,7 @@ class OptimizerPlace:
         stepped: Whether this optimiser stepped inside the monitored step.
         gradient: Content of `.grad` when the optimiser stepped; Absent where it did not step.
         norm: L2 norm of that gradient: after clipping, if there was any.
+        stops_itself: Whether the optimiser decides itself when to stop, as LBFGS does.
         scale: Scale of the GradScaler that called the optimiser's step, 1 without one: norms of `reach` carry it.
     """
 
@@ -189,6 +190,7 @@ class OptimizerPlace:
     gradient: Literal["none", "zero", "nonzero"] | Absent
     norm: Number
     scale: float = 1.0
+    stops_itself: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,6 +497,7 @@ class StepRecord:
         copies: Watched module -> another one of the same class and shapes.
         aliases: Module -> other names under which the model holds the same object.
         lost_ties: Weights that should be tied and are not.
+        kinds: Watched module -> name of its class.
         adapting: Watched module without trainable parameters -> its layers that update running statistics.
     """
 
@@ -517,6 +520,7 @@ class StepRecord:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     lost_ties: tuple[LostTie, ...] = ()
     adapting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def held_by(self, module: str) -> list[ParameterRecord]:
         """The parameters in a module."""

@@ -1,7 +1,8 @@
 """Modules that a model holds under several names, and weights that were tied once or should be.
 
-`self.target = self.policy` holds one module twice: `named_modules()` lists it once, and every update of the policy moves
-the target. A tie that is lost, as by `load_state_dict(assign=True)` or a deep copy, leaves two tensors of equal values.
+`self.target = self.policy` holds one module twice: `named_modules()` lists it once, and every update of the policy
+moves the target. A tie that is lost, as by `load_state_dict(assign=True)` or a deep copy, leaves two tensors of equal
+values.
 """
 
 from __future__ import annotations

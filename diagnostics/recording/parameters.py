@@ -423,6 +423,7 @@ class ParameterWatch:
             gradient,
             norm,
             scales.get(group.optimizer, 1.0),
+            isinstance(self._optimizers[group.optimizer], torch.optim.LBFGS),
         )
 
     def in_optimizers(self) -> set[int]:

@@ -34,6 +34,7 @@ LOSS003 = Rule(
     "operations",
     "Give the function the input and the targets that its documentation names, in the same shape.",
     source="audit",
+    arguments="audit",
     causes=(TWICE, NOT_LOGARITHMS, BROADCAST, EQUAL_TARGETS, TARGET_IS_INPUT),
     what="An audit repeats steps with every call of a function recorded. A loss of torch receives probabilities or"
     " logarithms where it applies softmax or sigmoid itself, shapes that broadcast to all pairs, or targets that"
@@ -59,6 +60,7 @@ SOFTMAX001 = Rule(
     "operations",
     "Choose the dimension whose elements compete.",
     source="audit",
+    arguments="audit",
     causes=(ONE_ELEMENT, OVER_SAMPLES),
     what="In each repeated step a softmax that is to be trained sums over a dimension of size 1, or over the samples of"
     " the batch.",

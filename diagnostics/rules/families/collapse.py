@@ -91,6 +91,6 @@ COLLAPSE001 = Rule(
     false_alarms="A large constant offset on a healthy signal; batches of nearly equal inputs.",
     explains=frozenset({"SPIKE001", "DRIFT001", "REACH002"}),
     spreads="forward",
-    rank=160,
+    rank=155,
 )
 FAMILY = Family(100, "Outputs", (COLLAPSE001,))

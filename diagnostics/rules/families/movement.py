@@ -34,7 +34,7 @@ SET_BACK = Cause(
 )
 RATE_TOO_SMALL = Cause(
     "rate-too-small",
-    "the learning rate of its group, {rate:.1g}, is too small to change a bit: set so, or a scheduler reduced it",
+    "the learning rate of its group is below 1e-7, too small to change a bit: set so, or a scheduler reduced it",
     remedy="Raise the rate; step a scheduler that counts epochs once per epoch, not per batch.",
 )
 ROUNDED_OR_SET_BACK = Cause(
@@ -113,7 +113,8 @@ AVERAGED = Cause(
 MOMENTUM = Cause("momentum", "momentum: the loss has gradient zero for it in this step, and had some before")
 CONVERGED = Cause(
     "converged",
-    "its gradient is less than a thousandth of what it was: the optimiser has converged, and leaves it",
+    "the optimiser has converged and leaves it: LBFGS stops by itself, or the gradient is less than a thousandth of"
+    " what it was",
 )
 CLIPPED_SCALED = Cause(
     "clipped-scaled",
@@ -192,16 +193,13 @@ def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None
         return None  # REACH004, MOVE004
     if place.gradient != "nonzero":
         return CLEARED_GRADIENT
-    if (
-        parameter.kept != 0.0
-        and not isinstance(place.norm, Absent)
-        and place.norm < _FALLEN * parameter.largest
-    ):
+    fallen = not isinstance(place.norm, Absent) and place.norm < _FALLEN * parameter.largest
+    if parameter.kept != 0.0 and (fallen or place.stops_itself):
         return CONVERGED
     if parameter.kept == 0.0:
         return SET_BACK
     if not isinstance(place.lr, Absent) and place.lr < _SMALL_RATE:
-        return RATE_TOO_SMALL.of(rate=place.lr)
+        return RATE_TOO_SMALL
     return ROUNDED_OR_SET_BACK
 
 

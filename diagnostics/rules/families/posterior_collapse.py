@@ -63,8 +63,7 @@ def _judge(history: Sequence[StepScalars], mean: str, variance: str, options: Va
 
 
 def _divergence(record: StepScalars, mean: str, variance: str) -> float | None:
-    one = record.modules.get(mean, {}).get("output_rms", Absent("not recorded"))
-    other = record.modules.get(variance, {}).get("output_rms", Absent("not recorded"))
+    one, other = (record.modules[name]["output_rms"] for name in (mean, variance))
     if isinstance(one, Absent) or isinstance(other, Absent) or other > 1.0:
         return None
     return one**2 / 2 + other**2 / 4

@@ -49,6 +49,10 @@ OVERFLOW_IN_OPERATION = Cause(
     "overflow-in-operation", "{phase} pass: {operation} gives the first number that is not finite"
 )
 OVERFLOW = Cause("overflow", "overflow, division by zero or the logarithm of zero, in forward or backward")
+CANCELS = Cause(
+    "rounding-size",
+    "what it computes cancels: a weight is divided by itself, a softmax has one element, a factor is next to 0",
+)
 EPS_UNDERFLOW = Cause(
     "eps-underflow",
     "the optimiser's eps of {eps:g} is 0 in half precision, so that it divides by zero where a squared gradient"
@@ -163,6 +167,24 @@ def judge_rounding(record: StepRecord, parameter: ParameterRecord) -> Cause | No
     below = _ROUNDING * parameter.rounding * parameter.layer_size
     rounding = receives(parameter) and parameter.reach.finite is True and parameter.size < below
     return NO_EFFECT if rounding else None
+
+
+_NOTHING = 10.0
+"""Machine epsilons of the largest gradient of the model below which that of a whole layer is rounding. What cancels in
+exact numbers, as a weight that is divided by itself, leaves about one; one that only vanishes gets there slowly."""
+
+
+def find_rounding_layers(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """REACH007."""
+    largest = max((each.size for each in record.parameters.values()), default=0.0)
+    groups: dict[str, list[str]] = {}
+    for name, parameter in record.parameters.items():
+        whole = receives(parameter) and parameter.reach.finite is True
+        if whole and 0.0 < parameter.layer_size < _NOTHING * parameter.rounding * largest:
+            groups.setdefault(parameter.owner, []).append(name)
+    for owner, names in groups.items():
+        message = f"{owner or 'model'}: the gradient of {first_few(names)} is rounding"
+        yield Observation(owner, float(len(names)), message, CANCELS)
 
 
 def find_unregistered(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -294,4 +316,22 @@ REACH006 = Rule(
     irreversible=True,
     rank=9,
 )
-FAMILY = Family(50, "Gradients of parameters", (REACH001, REACH002, REACH003, REACH004, REACH005, REACH006))
+REACH007 = Rule(
+    "REACH007",
+    WARNING,
+    "A layer receives rounding alone",
+    "parameters",
+    "Find where its result cancels: do not normalise the weight of a single choice, or take it before the choice.",
+    find_rounding_layers,
+    lasting(20, why="a layer scale that starts at 1e-6 grows in fewer steps"),
+    causes=(CANCELS,),
+    what="The gradient of all parameters of a layer is smaller than ten machine epsilons times the largest of the"
+    " model.",
+    why="A router or a gate looks as if it trained. Adam moves it at random.",
+    example="`weights = weights / weights.sum(-1, keepdim=True)` of the one expert that is chosen.",
+    false_alarms="A layer whose gradient truly vanishes.",
+    rank=160,
+)
+FAMILY = Family(
+    50, "Gradients of parameters", (REACH001, REACH002, REACH003, REACH004, REACH005, REACH006, REACH007)
+)

@@ -95,6 +95,7 @@ SHARE003 = Rule(
     " of its own.",
     example="`self.target_net = self.policy_net`; `self.second = self.first`.",
     false_alarms="A layer that is used at two depths on purpose: name both in `expect_tied`.",
-    rank=206,
+    explains=frozenset({"CALL001"}),
+    rank=15,
 )
 FAMILY = Family(92, "Frozen, shared and evaluation mode", (SHARE002, SHARE003))
