@@ -32,6 +32,7 @@ from diagnostics.errors import InvalidType, InvalidValue, NothingRecorded, Toolk
 from diagnostics.findings import Finding, ordered
 from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.recording import unknown_rows
+from diagnostics.recording.aliases import check_ties, find_aliases, find_lost_ties
 from diagnostics.recording.arrivals import WHOLE_LOSS
 from diagnostics.recording.buffers import FrozenBuffers
 from diagnostics.recording.capture import Capture, RowsFunction, not_measured, sample_index, tensors_in
@@ -47,11 +48,12 @@ from diagnostics.recording.readout import Readout
 from diagnostics.recording.unregistered_tensors import Strangers
 from diagnostics.recording.watched_parameters import has_values, members, track
 from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
-from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
+from diagnostics.records import CallRecord, LostTie, Number, Reach, StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
 from diagnostics.rules.families.constant_loss import LOSS002, find_constant_losses, seen_again
 from diagnostics.rules.families.drifts import DRIFT001, find_drifts
 from diagnostics.rules.families.not_run import find_not_run
+from diagnostics.rules.families.posterior_collapse import COLLAPSE002, find_posterior_collapse
 from diagnostics.rules.families.spikes import SPIKE001, find_spikes
 from diagnostics.rules.folding import fold
 from diagnostics.rules.options import Values, settle
@@ -66,6 +68,7 @@ from diagnostics.selection import (
     moded,
     named_by,
     select_modules,
+    updates_statistics,
     watched_one,
 )
 
@@ -97,6 +100,8 @@ class Monitor:
         rules: Your own rules, in addition to those of the toolkit.
         regularisers: Names of those terms of the loss, given to `terms`, that are not of the task: penalties,
             entropy bonuses, balancing losses.
+        expect_tied: Groups of names of modules or parameters that must hold the same tensors, such as
+            [("embed.weight", "head.weight")].
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
@@ -120,6 +125,7 @@ class Monitor:
         options: Mapping[str, Values] | None = None,
         rules: Sequence[Rule] = (),
         regularisers: Sequence[str] = (),
+        expect_tied: Sequence[Sequence[str]] = (),
     ) -> None:
         if every < 1 or history < 1:
             raise InvalidValue(
@@ -161,6 +167,11 @@ class Monitor:
         self._flow = Flow()
         self._positions = CoveredPositions()
         self._copies = find_copies(self._modules)
+        self._kinds = {name: type(module).__name__ for name, module in self._modules.items()}
+        check_ties(model, expect_tied)
+        self._ties = [tuple(group) for group in expect_tied]
+        self._aliases = find_aliases(model, self._ties)
+        self._lost_at_start = find_lost_ties(model, self._ties)
         self._steps = 0
         self._last: StepRecord | None = None
         self._losses: dict[str, float] = {}
@@ -414,6 +425,10 @@ class Monitor:
             self._flow.into,
             self._positions.never(modules.values(), facts.samples),
             self._copies,
+            self._aliases,
+            self._lost_ties(),
+            self._adapting(),
+            self._kinds,
         )
         return record
 
@@ -435,6 +450,22 @@ class Monitor:
             self._flow.into,
         )
 
+    def _lost_ties(self) -> tuple[LostTie, ...]:
+        """Declared ties as they are now, and what looks like a lost one since the monitor was made."""
+        now = find_lost_ties(self._model, self._ties) if self._ties else ()
+        guessed = tuple(tie for tie in self._lost_at_start if not tie.declared)
+        return (*(tie for tie in now if tie.declared), *guessed)
+
+    def _adapting(self) -> dict[str, tuple[str, ...]]:
+        """Frozen modules, each with its layers that update running statistics all the same."""
+        found = {}
+        for name, module in self._modules.items():
+            if self._moded[name] and not any(weight.requires_grad for weight in module.parameters()):
+                layers = tuple(own for own, layer in self._moded[name].items() if updates_statistics(layer))
+                if layers:
+                    found[name] = layers
+        return found
+
     def _evaluating(self, module: str) -> tuple[str, ...]:
         if self._modules[module].training:  # a single layer set to evaluation is meant
             return ()
@@ -452,6 +483,11 @@ class Monitor:
                 "monitor.no-step", "no step was recorded yet; run one inside `with monitor.step(samples=...)`"
             )
         return self._last
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The watched modules, by name."""
+        return self._modules
 
     def coverage(self, module: str) -> Number:
         """Share of the samples whose loss has gradient through `module`, in the latest step."""
@@ -515,6 +551,7 @@ class Monitor:
         watched = [
             *self._tally.findings(),
             *find_constant_losses(self.history, self._options[LOSS002.id], self._terms.regularisers),
+            *find_posterior_collapse(self.history, self._options[COLLAPSE002.id]),
             *find_spikes(self.history, self._options[SPIKE001.id]),
             *find_drifts(self._probes),
         ]

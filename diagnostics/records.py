@@ -72,6 +72,7 @@ class CallRecord:
         recomputed: Whether the call ran inside the backward pass (reentrant checkpointing).
         unknown: Why gradient may have come without being seen; None where it cannot.
         checkpointed: Whether it ran in the forward pass of a reentrant checkpoint.
+        passes: Numbers in torch of the backward passes that reached an output.
         raw: Whether no input requires gradient or is what an earlier call of the module returned.
     """
 
@@ -86,6 +87,7 @@ class CallRecord:
     unknown: Cause | None = None
     checkpointed: bool = False
     raw: bool = False
+    passes: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +154,14 @@ class BackwardPasses:
         discarded: Passes whose whole gradient was cleared before an optimiser applied any of it, in a step in which
             an optimiser applied that of others.
         repeated: Whether a pass brought exactly the gradient of the pass before it once more.
+        lost: Per pass of which some gradient was applied: its number in torch, and the parameters whose gradient was
+            cleared before it was applied.
     """
 
     total: int = 0
     discarded: int = 0
     repeated: bool = False
+    lost: tuple[tuple[int, frozenset[str]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +177,7 @@ class OptimizerPlace:
         stepped: Whether this optimiser stepped inside the monitored step.
         gradient: Content of `.grad` when the optimiser stepped; Absent where it did not step.
         norm: L2 norm of that gradient: after clipping, if there was any.
+        stops_itself: Whether the optimiser decides itself when to stop, as LBFGS does.
         scale: Scale of the GradScaler that called the optimiser's step, 1 without one: norms of `reach` carry it.
     """
 
@@ -184,6 +190,7 @@ class OptimizerPlace:
     gradient: Literal["none", "zero", "nonzero"] | Absent
     norm: Number
     scale: float = 1.0
+    stops_itself: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +218,7 @@ class ParameterRecord:
         assigned: Whether the gradient that the optimiser applied was assigned in this step (torch.func, a projection),
             not made by a backward pass.
         largest: The largest finite norm of its gradient so far.
+        broken: Whether some of its values are not finite at the end of the step.
     """
 
     owner: str
@@ -231,6 +239,7 @@ class ParameterRecord:
     carried: Carried = "no"
     assigned: bool = False
     largest: float = 0.0
+    broken: bool = False
 
     @property
     def size(self) -> float:
@@ -433,6 +442,24 @@ class HiddenModule:
 
 
 @dataclass(frozen=True, slots=True)
+class LostTie:
+    """Weights that should be one tensor and are several.
+
+    Attributes:
+        names: Names of the modules or parameters.
+        declared: Whether the user declared the tie; otherwise they had equal values when the monitor was made.
+    """
+
+    names: tuple[str, ...]
+    declared: bool
+
+    @property
+    def module(self) -> str:
+        """The module of the last of them, which the tie would replace."""
+        return self.names[-1].removesuffix(".weight")
+
+
+@dataclass(frozen=True, slots=True)
 class MovedBuffer:
     """A buffer that is declared frozen and changed in the step.
 
@@ -468,6 +495,10 @@ class StepRecord:
         into: Watched module -> those that feed it directly, as far as the first recorded step shows.
         never: Share of the positions in the batch that no watched module had gradient for in any step so far.
         copies: Watched module -> another one of the same class and shapes.
+        aliases: Module -> other names under which the model holds the same object.
+        lost_ties: Weights that should be tied and are not.
+        kinds: Watched module -> name of its class.
+        adapting: Watched module without trainable parameters -> its layers that update running statistics.
     """
 
     step: int
@@ -486,6 +517,10 @@ class StepRecord:
     into: Mapping[str, frozenset[str]] = field(default_factory=dict)
     never: float = 0.0
     copies: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lost_ties: tuple[LostTie, ...] = ()
+    adapting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def held_by(self, module: str) -> list[ParameterRecord]:
         """The parameters in a module."""

@@ -125,6 +125,13 @@ def moded(module: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in module.named_modules() if _has_modes(layer)}
 
 
+def updates_statistics(layer: nn.Module) -> bool:
+    """Whether a forward pass of a layer changes its running statistics now."""
+    if not isinstance(layer, nn.modules.batchnorm._NormBase):
+        return False
+    return layer.training and layer.track_running_stats and layer.momentum != 0
+
+
 def _has_modes(layer: nn.Module) -> bool:
     if isinstance(layer, nn.modules.dropout._DropoutNd):
         return layer.p > 0

@@ -7,6 +7,7 @@ print(report)
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.auditing.default_checks import BATCHES, explain_broken, run_checks
 from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
+from diagnostics.auditing.replay import StepStart
 from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_markdown
 from diagnostics.monitor import Monitor
@@ -30,6 +33,7 @@ from diagnostics.report.tables import module_table, term_table, to_table
 from diagnostics.rules.options import Values
 from diagnostics.rules.registry import with_own
 from diagnostics.rules.rule import Rule
+from diagnostics.testing.output_assertions import LEAK001
 from diagnostics.testing.trials import arrivals, untouched
 
 Step = Callable[[nn.Module, Any], Any]
@@ -107,6 +111,7 @@ def audit(
     probes: Sequence[Probe] = (),
     rules: Sequence[Rule] = (),
     regularisers: Sequence[str] = (),
+    expect_tied: Sequence[Sequence[str]] = (),
     options: Mapping[str, Values] | None = None,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
@@ -128,7 +133,7 @@ def audit(
             dimension of its tensors.
         watch, rows, expect_frozen, expect_partial: Arguments of `Monitor`.
         probes: Probes to run once each, on the last batch, after the steps.
-        rules, regularisers: Arguments of `Monitor`.
+        rules, regularisers, expect_tied: Arguments of `Monitor`.
         options: Options of rules, as for `Monitor`.
         select, ignore, baseline: Arguments of `Monitor.findings`.
 
@@ -149,6 +154,8 @@ def audit(
         check_probe(probe)
     optimizers = list_optimizers(optimizer)
     losses: list[float] = []
+    seen: dict[Hashable, Any] = {}
+    broken: StepStart | None = None
     with (
         untouched(model, optimizers, keep_gradients=True),
         Monitor(
@@ -162,18 +169,33 @@ def audit(
             options=options,
             rules=rules,
             regularisers=regularisers,
+            expect_tied=expect_tied,
         ) as monitor,
     ):
-        for batch in islice(_endless(batches), steps):
-            with monitor.step(samples=(samples or count_samples)(batch), batch=_name_batch(batch)):
+        for number, batch in enumerate(islice(_endless(batches), steps)):
+            name, start = _name_batch(batch), None if broken else StepStart(model, batch, number)
+            with monitor.step(samples=(count := (samples or count_samples)(batch)), batch=name):
                 returned = _train(model, step, batch, optimizers, monitor)
             if returned is not None:
                 losses.append(returned)
+            broken = broken or (start if start is not None and not _is_finite(monitor, returned) else None)
+            if len(seen) < BATCHES:
+                seen.setdefault(name, batch)
         if not monitor.history:
             raise InvalidValue("auditing.no-batch", "there is no batch in batches")
         monitor.detach()  # probes are not training steps
         probed = [finding for probe in probes for finding in run_probe(probe, model, batch)]
-        found = explain_by_probes(monitor.findings(), probed)
+        probed += run_checks(
+            model,
+            step,
+            [] if broken else list(seen.values()),
+            optimizers,
+            monitor.modules,
+            count,
+            independence=all(probe.rule != LEAK001.id for probe in probes),
+        )
+        own = explain_broken(monitor.findings(), model, step, broken, optimizers, monitor.modules)
+        found = explain_by_probes(own, probed)
         names = {
             *monitor.last.modules,
             *(finding.module for finding in found),
@@ -182,6 +204,14 @@ def audit(
         ids += [finding.rule for finding in found]
         findings = ordered(choose(found, ids, sorted(names), select, ignore, baseline))
     return Audit(tuple(findings), monitor.last, tuple(monitor.history), tuple(losses), tuple(rules))
+
+
+def _is_finite(monitor: Monitor, loss: float | None) -> bool:
+    """Whether a step left the loss, the gradients and the weights finite, as far as it was recorded."""
+    if loss is not None and not math.isfinite(loss):
+        return False
+    parameters = monitor.last.parameters.values() if monitor.history else ()
+    return all(each.reach.finite is not False and not each.broken for each in parameters)
 
 
 def count_samples(batch: Any) -> int:

@@ -59,6 +59,7 @@ class Call:
         self.unknown: Cause | None = None  # why gradient may have come without being seen
         self.views: list[tuple[Tensor, int]] = []  # alias of a view that was returned, and its version then
         self.checkpointed = not self.grad_enabled and not recomputed and in_reentrant_checkpoint()
+        self.passes: set[int] = set()
         self.raw = False  # no input requires gradient, or is what an earlier call of the module returned
         self.returned: list[int] = []  # addresses of its outputs
         self.blind = False  # an output lost its hook
@@ -77,6 +78,8 @@ class Call:
                 return
             if capture.term == WHOLE_LOSS:
                 capture.announce_backward()
+            if capture.term == WHOLE_LOSS:
+                self.passes.add(torch._C._current_graph_task_id())
             try:
                 self.arrivals.setdefault(capture.term, Arrivals()).add(gradient, rows if matched else None)
             except Exception as error:  # noqa: BLE001 - whatever torch cannot measure must not end the training
@@ -316,6 +319,7 @@ class Capture:
             unknown=call.unknown,
             checkpointed=call.checkpointed,
             raw=call.raw,
+            passes=frozenset(call.passes),
         )
 
     def _samples_of(self, call: Call, index: Tensor) -> Tensor | Absent:

@@ -34,7 +34,9 @@ class _Pass:
 
     reached: dict[int, float]
     before: dict[int, float]  # the sums that were there when it began
+    task: int
     lost: set[int] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)  # parameters to which an optimiser applied it
     applied: dict[int, int] = field(default_factory=dict)  # optimiser -> passes begun before it stepped
 
 
@@ -47,6 +49,7 @@ class _Event:
         default_factory=set
     )  # of "begin": parameters whose gradient is gone or another tensor
     optimizer: int = -1
+    task: int = -1  # number of the pass in torch
     version: int = 0  # of a weight that the pass reached: whether weights were changed since
     key: int = -1
 
@@ -102,14 +105,16 @@ class GradientPasses:
             sizes = list(torch._foreach_norm(held, 2)) if held else []
         self._events.append(_Event("begin", changed, sizes, cleared))
 
-    def end_pass(self, parameters: Sequence[Tensor], indices: Sequence[int], norms: Sequence[Tensor]) -> None:
-        """A backward pass ended; `norms` are those of the sums that it left."""
+    def end_pass(
+        self, parameters: Sequence[Tensor], indices: Sequence[int], norms: Sequence[Tensor], task: int
+    ) -> None:
+        """A backward pass ended; `norms` are those of the sums that it left, `task` its number in torch."""
         for index in indices:
             gradient = parameters[index].grad
             if gradient is not None:
                 self._seen[index] = _identity(gradient)
         version = parameters[indices[0]]._version if indices else 0
-        self._events.append(_Event("end", list(indices), list(norms), version=version))
+        self._events.append(_Event("end", list(indices), list(norms), version=version, task=task))
 
     def step(
         self,
@@ -134,7 +139,7 @@ class GradientPasses:
             event.key = readout.add_scalars(event.norms)
 
     def evaluate(
-        self, readout: Readout, parameters: Sequence[Tensor]
+        self, readout: Readout, parameters: Sequence[Tensor], names: Sequence[str]
     ) -> tuple[BackwardPasses, dict[int, Carried]]:
         """What became of the passes of the step, and which parameters were updated with a sum that mixes updates."""
         carried: dict[int, Carried] = {}
@@ -147,7 +152,7 @@ class GradientPasses:
                 self._clear({*event.cleared, *(index for index, size in sizes.items() if size == 0.0)})
                 self._begun += 1
             elif event.kind == "end":
-                mine.append(self._add(sizes))
+                mine.append(self._add(sizes, event.task))
             else:
                 stepped.add(event.optimizer)
                 proportional &= self._apply(event.optimizer, sizes, carried)
@@ -159,10 +164,13 @@ class GradientPasses:
         unchanged = self._weights_unchanged()
         self._events = []
         thrown = discarded if stepped and proportional and unchanged and discarded < len(mine) else 0
-        return BackwardPasses(len(mine), thrown, _repeated(mine)), carried
+        lost = tuple(
+            (each.task, frozenset(names[index] for index in each.lost)) for each in mine if each.applied
+        )
+        return BackwardPasses(len(mine), thrown, _repeated(mine), lost), carried
 
-    def _add(self, sizes: dict[int, float]) -> _Pass:
-        added = _Pass(sizes, {index: self._sum_before(index) for index in sizes})
+    def _add(self, sizes: dict[int, float], task: int) -> _Pass:
+        added = _Pass(sizes, {index: self._sum_before(index) for index in sizes}, task)
         self._passes[self._begun] = added
         for index in sizes:
             held = self._held.setdefault(index, [])
@@ -178,7 +186,8 @@ class GradientPasses:
     def _clear(self, indices: Iterable[int]) -> None:
         for index in indices:
             for number in self._held.pop(index, ()):
-                self._passes[number].lost.add(index)
+                if index not in self._passes[number].used:
+                    self._passes[number].lost.add(index)
 
     def _apply(self, optimizer: int, sizes: Mapping[int, float], carried: dict[int, Carried]) -> bool:
         """An optimiser applies the sums; returns whether these are what the passes left, up to one factor."""
@@ -199,6 +208,8 @@ class GradientPasses:
             if left:
                 ratios.append(size / left)
             applied.update(held)
+            for number in held:
+                self._passes[number].used.add(index)
             self._held[index] = [newest]  # what was applied before it says no more
         for number in applied:
             self._passes[number].applied[optimizer] = self._begun

@@ -8,6 +8,7 @@ at the entry and the exit of the step, whatever moved them.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,7 @@ class ParameterWatch:
         self._assigned: set[int] = set()
         self._scales: dict[int, Tensor] = {}
         self._begun = False  # a backward pass
+        self._task = -1  # its number in torch
 
     def attach(self) -> None:
         """Register the hooks."""
@@ -135,6 +137,7 @@ class ParameterWatch:
         self._marked.add(index)
         if not self._callback_queued:
             self._callback_queued = True
+            self._task = torch._C._current_graph_task_id()
             if self._begun:
                 self._passes.begin_pass(self._parameters)
             else:  # what it holds is known already
@@ -180,7 +183,7 @@ class ParameterWatch:
         indices = [index for index, _ in present]
         self._measured.append((indices, norms, counts))
         if not self.measured_again:
-            self._passes.end_pass(self._parameters, indices, norms)
+            self._passes.end_pass(self._parameters, indices, norms, self._task)
 
     @property
     def tensors(self) -> Sequence[Tensor]:
@@ -312,7 +315,8 @@ class ParameterWatch:
             updates = readout.numbers(update_key)
             kept = self._updates.kept(readout, len(updates))
             changed = self._changed(updates)
-            self.passes, carried = self._passes.evaluate(readout, self._parameters)
+            broken = self._broken(updates)
+            self.passes, carried = self._passes.evaluate(readout, self._parameters, self.names)
             records = {}
             reaches = [
                 self.reach(index, gradients.get(index)) if index in arrived else NO_REACH
@@ -342,6 +346,7 @@ class ParameterWatch:
                     carried=carried.get(index, "no"),
                     assigned=index in self._assigned,
                     largest=self._largest.get(index, 0.0),
+                    broken=index in broken,
                 )
             return records
 
@@ -358,6 +363,15 @@ class ParameterWatch:
         for index, count in zip(still, readout.numbers(key), strict=True):
             changed[index] = count > 0
         return changed
+
+    @torch.no_grad()
+    def _broken(self, updates: Sequence[float]) -> set[int]:
+        """Parameters that are not finite now; only where the norm of the change is not, a norm may overflow alone."""
+        return {
+            index
+            for index, update in enumerate(updates)
+            if not math.isfinite(update) and not bool(torch.isfinite(self._parameters[index]).all())
+        }
 
     def reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
         """How far a gradient of this norm and this number of non-zero elements came to a parameter."""
@@ -409,6 +423,7 @@ class ParameterWatch:
             gradient,
             norm,
             scales.get(group.optimizer, 1.0),
+            isinstance(self._optimizers[group.optimizer], torch.optim.LBFGS),
         )
 
     def in_optimizers(self) -> set[int]:

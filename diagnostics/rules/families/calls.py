@@ -57,7 +57,7 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
         minor = (
             declared
             or (cause is CALLS_ZERO and zero < WASTED * total)
-            or (cause is CALLS_CUT and _is_stop_gradient(record, name))
+            or (cause in (CALLS_CUT, CALLS_WITHOUT_GRAD) and _is_stop_gradient(record, name))
         )
         message = (
             f"{name}: {reached} of {total} calls received gradient; {disabled} ran with gradients disabled,"
@@ -69,7 +69,7 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
 
 
 def _is_stop_gradient(record: StepRecord, name: str, seen: frozenset[str] = frozenset()) -> bool:
-    """Whether one of two calls is cut, and neither can use what the other returned: their inputs are data.
+    """Whether one of two calls has no gradient, and neither can use what the other returned: their inputs are data.
 
     Or the outputs of modules of which the same is true, as of a projector behind an encoder.
     """
@@ -104,7 +104,7 @@ CALL001 = Rule(
     what="The module is called several times in a step, and some calls receive no gradient. It is a note where"
     " `expect_partial` names the module and these calls ran with gradients disabled, and where fewer than half of"
     " them received zeros alone. It is a note too where one of two calls"
-    " on data is cut, as a stop-gradient on the target does. It does not fire where checkpointing repeats calls.",
+    " on data has none, as a stop-gradient on the target does. It does not fire where checkpointing repeats calls.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
     false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",

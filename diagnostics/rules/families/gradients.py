@@ -46,6 +46,11 @@ TINY_FACTOR = Cause(
     "tiny-factor", "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach()"
 )
 REQUIRES_GRAD_FALSE = Cause("requires-grad-false", "requires_grad is False for all of its parameters")
+FROZEN_EMBEDDING = Cause(
+    "frozen-embedding",
+    "an optimiser holds it, and requires_grad is False: Embedding.from_pretrained() freezes without freeze=False",
+    remedy="Pass freeze=False; if it is meant to be frozen, declare it with expect_frozen.",
+)
 ZERO_GRAD_MISSING = Cause(
     "zero-grad-missing",
     "zero_grad() is not called between updates: each update applies the sum of all gradients so far",
@@ -66,8 +71,11 @@ TARGET = Cause(
     "it runs without gradient and is in no optimiser: a target network, or an average of another module",
 )
 CHECKPOINT = Cause(
-    "reentrant-checkpoint",
+    "checkpoint-without-gradient",
     "reentrant checkpointing: none of the inputs of the checkpoint requires gradient, so it has no backward pass",
+    remedy="Use checkpoint(..., use_reentrant=False), or let the input require gradient:"
+    " model.enable_input_require_grads() in transformers.",
+    together=True,
 )
 LOSS_MET = Cause(
     "loss-met", "the loss has no gradient for any sample: a margin that is met, after some training"
@@ -134,7 +142,11 @@ def find_undeclared_frozen(record: StepRecord, options: Values) -> Iterator[Obse
     for name, module in record.modules.items():
         if module.params_total and not module.params_trainable and name not in declared:
             message = f"{name}: none of its {module.params_total} parameters is trainable"
-            yield Observation(name, 0.0, message, REQUIRES_GRAD_FALSE)
+            held = all(not isinstance(each.place, Absent) for each in record.held_by(name))
+            if held and record.kinds.get(name) == "Embedding":
+                yield Observation(name, 0.0, message, FROZEN_EMBEDDING, key="embedding", severity=WARNING)
+            else:
+                yield Observation(name, 0.0, message, REQUIRES_GRAD_FALSE)
 
 
 def _judge_clearing(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
@@ -154,6 +166,28 @@ def find_wasted_passes(record: StepRecord, options: Values) -> Iterator[Observat
     if passes.repeated:
         message = "model: a backward pass brings exactly the gradient of the pass before it again"
         yield Observation("", 1.0, message, PASS_TWICE, key="twice")
+
+
+def _wasted(parameter: ParameterRecord) -> bool:
+    """Whether it has a gradient that its optimiser could apply."""
+    return parameter.reach.kind in ("some", "all") and not isinstance(parameter.place, Absent)
+
+
+def find_dead_ends(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """GRAD007."""
+    for name, module in learners(record):
+        own = {
+            each for each, item in record.parameters.items() if each.startswith(f"{name}.") and _wasted(item)
+        }
+        for number, lost in record.passes.lost:
+            calls = [call for call in module.calls if number in call.passes]
+            if own and own <= lost and calls and all(call.raw for call in calls):
+                message = (
+                    f"{name}: a backward pass trains nothing through it: its own gradient is cleared, and the inputs"
+                    f" of its {len(calls)} calls require none"
+                )
+                yield Observation(name, float(len(calls)), message, DEAD_END)
+                break
 
 
 def find_faint_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -215,8 +249,9 @@ GRAD003 = Rule(
     "If it is meant to be frozen, declare it with expect_frozen: its weights are then watched for movement.",
     find_undeclared_frozen,
     lasting(5),
-    causes=(REQUIRES_GRAD_FALSE,),
-    what="All parameters of the module have `requires_grad` False, and `expect_frozen` does not name it.",
+    causes=(REQUIRES_GRAD_FALSE, FROZEN_EMBEDDING),
+    what="All parameters of the module have `requires_grad` False, and `expect_frozen` does not name it."
+    " A warning for an embedding that an optimiser holds.",
     why="A module frozen by accident looks like one frozen on purpose.",
     example="`model.decoder.requires_grad_(False)` left over from an experiment.",
     false_alarms="Every module that is frozen on purpose and not declared.",
@@ -271,7 +306,7 @@ GRAD005 = Rule(
     example="`context = 1e-6 * context + (1 - 1e-6) * context.detach()`.",
     false_alarms="A module that only an auxiliary loss of tiny weight trains. A deep plain network whose gradient"
     " vanishes is a true finding.",
-    explains=frozenset({"MOVE004"}),
+    explains=frozenset({"MOVE004", "REACH007"}),
     spreads="backward",
     rank=70,
 )
@@ -292,4 +327,25 @@ GRAD006 = Rule(
     false_alarms="A loop that discards passes on purpose and leaves the gradients and weights as they are.",
     rank=65,
 )
-FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005, GRAD006))
+DEAD_END = Cause(
+    "dead-end",
+    "its inputs are detached in the step of the module that should learn from it, as a fake in the step of a generator",
+)
+GRAD007 = Rule(
+    "GRAD007",
+    WARNING,
+    "A loss trains nothing through the module",
+    "calls",
+    "Remove the detach() on its input in that backward pass, or leave the term out of that loss.",
+    find_dead_ends,
+    lasting(5),
+    needs_optimizer=True,
+    causes=(DEAD_END,),
+    what="In a backward pass that trains other modules the gradient of this one is cleared before its optimiser steps,"
+    " and the inputs of its calls require no gradient.",
+    why="The term of the loss that it computes has no effect.",
+    example="The fake is detached in the generator's own step: `loss_g = fool(d(fake.detach())) + l1`.",
+    false_alarms="A body with an optimiser of its own that ignores one of two losses on purpose.",
+    rank=66,
+)
+FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005, GRAD006, GRAD007))

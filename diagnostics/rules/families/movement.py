@@ -32,6 +32,11 @@ SET_BACK = Cause(
     "its weights were set back after the optimiser's step",
     remedy="Do not write the weights after optimizer.step().",
 )
+RATE_TOO_SMALL = Cause(
+    "rate-too-small",
+    "the learning rate of its group is below 1e-7, too small to change a bit: set so, or a scheduler reduced it",
+    remedy="Raise the rate; step a scheduler that counts epochs once per epoch, not per batch.",
+)
 ROUNDED_OR_SET_BACK = Cause(
     "rounded-or-set-back",
     "the optimiser stepped and changed no bit of it: the update is below rounding, or the weights were set back",
@@ -108,7 +113,8 @@ AVERAGED = Cause(
 MOMENTUM = Cause("momentum", "momentum: the loss has gradient zero for it in this step, and had some before")
 CONVERGED = Cause(
     "converged",
-    "its gradient is less than a thousandth of what it was: the optimiser has converged, and leaves it",
+    "the optimiser has converged and leaves it: LBFGS stops by itself, or the gradient is less than a thousandth of"
+    " what it was",
 )
 CLIPPED_SCALED = Cause(
     "clipped-scaled",
@@ -166,6 +172,8 @@ def _judge_lost(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     return None
 
 
+_SMALL_RATE = 1e-7
+"""Rate below which a step of Adam changes no weight of size 1 in single precision."""
 _FALLEN = 1e-3
 """Share of its largest gradient at which a parameter that stands still has arrived: the loss is flat to a millionth
 in its direction."""
@@ -185,13 +193,14 @@ def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None
         return None  # REACH004, MOVE004
     if place.gradient != "nonzero":
         return CLEARED_GRADIENT
-    if (
-        parameter.kept != 0.0
-        and not isinstance(place.norm, Absent)
-        and place.norm < _FALLEN * parameter.largest
-    ):
+    fallen = not isinstance(place.norm, Absent) and place.norm < _FALLEN * parameter.largest
+    if parameter.kept != 0.0 and (fallen or place.stops_itself):
         return CONVERGED
-    return SET_BACK if parameter.kept == 0.0 else ROUNDED_OR_SET_BACK
+    if parameter.kept == 0.0:
+        return SET_BACK
+    if not isinstance(place.lr, Absent) and place.lr < _SMALL_RATE:
+        return RATE_TOO_SMALL
+    return ROUNDED_OR_SET_BACK
 
 
 def find_undone_updates(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -260,6 +269,7 @@ MOVE001 = Rule(
         CLEARED_GRADIENT,
         SET_BACK,
         ROUNDED_OR_SET_BACK,
+        RATE_TOO_SMALL,
         NO_GRADIENT,
         ZERO_GRADIENT,
         SKIPPED_STEP,
@@ -349,4 +359,51 @@ MOVE005 = Rule(
     example="An average (EMA), or an older copy, is loaded into the trained weights after each update.",
     false_alarms="Weights that are projected onto a small set after each update, such as a narrow range.",
 )
-FAMILY = Family(60, "Movement of parameters", (MOVE001, MOVE002, MOVE003, MOVE004, MOVE005))
+DECAY_DOMINATES = Cause(
+    "weight-decay-dominates",
+    "the rate {rate:g} times the weight decay {decay:g}, against which no gradient can hold",
+)
+
+
+def find_dominant_decay(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """MOVE006."""
+    groups: dict[tuple[int, int], tuple[float, float]] = {}
+    for parameter in record.parameters.values():
+        place = parameter.place
+        if isinstance(place, Absent) or not place.stepped or not receives(parameter):
+            continue
+        if not isinstance(place.lr, Absent) and not isinstance(place.weight_decay, Absent):
+            groups[place.optimizer, place.group] = (place.lr, place.weight_decay)
+    for (optimizer, group), (rate, decay) in groups.items():
+        if rate * decay >= options["above"]:
+            message = f"model: each step takes {{value}} of the weights of group {group} away"
+            cause = DECAY_DOMINATES.of(rate=rate, decay=decay)
+            yield Observation("", rate * decay, message, cause, key=(optimizer, group))
+
+
+MOVE006 = Rule(
+    "MOVE006",
+    CRITICAL,
+    "Weight decay outweighs the gradients",
+    "decay",
+    "Reduce the weight decay: usual values times the rate are below 1e-3.",
+    find_dominant_decay,
+    {
+        "above": Option(
+            0.1,
+            0.0,
+            1.0,
+            "share of the weights that a step takes away",
+            why="halves the weights in seven steps; training with decay takes 1e-6 to 1e-3",
+        ),
+        **lasting(5, why="the first steps of a schedule must not count"),
+    },
+    "above",
+    needs_optimizer=True,
+    causes=(DECAY_DOMINATES,),
+    what="The learning rate times the weight decay of a group: the share of its weights that a step removes.",
+    why="The weights shrink to the size of one update, whatever the loss is.",
+    example="`AdamW(parameters, lr=1e-2, weight_decay=50)`.",
+    false_alarms="A group that is meant to be regularised to zero.",
+)
+FAMILY = Family(60, "Movement of parameters", (MOVE001, MOVE002, MOVE003, MOVE004, MOVE005, MOVE006))

@@ -79,11 +79,12 @@ def run_audit(made: dict[str, Any]) -> Sequence[Finding]:
     return audit(**made).findings
 
 
-def run_monitor(made: dict[str, Any]) -> Sequence[Finding]:
-    """The findings of a monitor in the loop of the documents."""
+def run_monitor(made: dict[str, Any], **given: Any) -> Sequence[Finding]:
+    """The findings of a monitor in the loop of the documents, with further arguments of the monitor."""
     model, optimizer, step = made["model"], made["optimizer"], made["step"]
     optimizers = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
-    monitor = Monitor(model, optimizer, expect_frozen=made.get("expect_frozen", ()))
+    declared = {name: made[name] for name in ("expect_frozen", "expect_tied") if name in made}
+    monitor = Monitor(model, optimizer, **declared, **given)
     for batch in islice(cycle(made["batches"]), STEPS):
         first = batch if torch.is_tensor(batch) else batch[0]
         with monitor.step(samples=first.shape[0]):
