@@ -24,8 +24,8 @@ test-gpu: $(READY)  ## tests that need a GPU; skipped where there is none
 	$(BIN)/pytest -m gpu
 
 test-extras: $(READY)  ## install the extras and run the tests that need them (callbacks, docs/examples, submitit)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lightning,transformers,examples,cluster]'
-	$(BIN)/pytest tests/diagnostics/test_lightning.py tests/diagnostics/test_hugging_face.py tests/examples tests/investigation/runs/test_launchers.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,lightning,transformers,models,examples,cluster]'
+	$(BIN)/pytest tests/diagnostics/test_lightning.py tests/diagnostics/test_hugging_face.py tests/diagnostics/auditing/test_named_models.py tests/examples tests/investigation/runs/test_launchers.py
 
 lint: $(READY)  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The toolkit from the command line: `python -m diagnostics explain COV001`."""
+"""The toolkit from the command line: `python -m diagnostics audit train.py:make_case`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diagnostics.audit_command import add_options, run
 from diagnostics.errors import ToolkitError
 from diagnostics.reference.explanations import explain_code, list_groups, toolkit_groups
 from diagnostics.rules import load
@@ -18,10 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit code: 0, or 2 for a code that does not exist.
+        The exit code: 0; 1 for an audit with findings; 2 for bad input, such as a code that does not exist.
     """
-    parser = argparse.ArgumentParser(prog="python -m diagnostics", description="Explain rules and errors.")
+    parser = argparse.ArgumentParser(prog="python -m diagnostics", description="Audit a torch model.")
     commands = parser.add_subparsers(dest="command", required=True)
+    add_options(commands.add_parser("audit", help="audit a training step and print what is wrong"))
     explain = commands.add_parser("explain", help="print the page of a rule or of an error code")
     explain.add_argument(
         "code",
@@ -30,7 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     pages = commands.add_parser("pages", help="write the pages of all rules")
     pages.add_argument("--out", required=True, type=Path, help="folder to write to")
+    commands.add_parser("agents", help="print the instructions for coding agents")
     chosen = parser.parse_args(arguments)
+    if chosen.command == "audit":
+        return run(chosen)
+    if chosen.command == "agents":
+        sys.stdout.write(Path(__file__).with_name("AGENTS.md").read_text(encoding="utf-8"))
+        return 0
     if chosen.command == "pages":
         _write(chosen.out)
         return 0

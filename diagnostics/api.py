@@ -20,7 +20,7 @@ from diagnostics.errors import (
     UnknownName,
     WrongOrder,
 )
-from diagnostics.findings import Evidence, Finding, Severity, to_json, to_markdown
+from diagnostics.findings import Evidence, Finding, Severity, to_json, to_json_lines, to_markdown
 from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.measures.finiteness import FirstNonFinite, Origin, first_nonfinite
 from diagnostics.measures.frozen import Fingerprint, compare, fingerprint
@@ -54,6 +54,7 @@ from diagnostics.records import (
 from diagnostics.report.baselines import read_baseline, write_baseline
 from diagnostics.report.sarif_and_html import to_html, to_sarif
 from diagnostics.report.tables import module_table, term_table, to_table
+from diagnostics.report.text import to_text
 from diagnostics.rules.options import Option
 from diagnostics.rules.registry import built_in_rules, explain
 from diagnostics.rules.rule import Observation, Rule, lasting
@@ -159,8 +160,10 @@ __all__ = [
     "term_table",
     "to_html",
     "to_json",
+    "to_json_lines",
     "to_markdown",
     "to_sarif",
     "to_table",
+    "to_text",
     "write_baseline",
 ]

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from diagnostics.errors import NothingRecorded
 from diagnostics.findings import Finding, Severity
 from diagnostics.monitor import Monitor
-from diagnostics.report.tables import to_table
+from diagnostics.report.text import to_text
 from diagnostics.step_log import StepLog
 
 _log = logging.getLogger("diagnostics")
@@ -71,5 +71,5 @@ class LoopMonitor:
         """Log the findings above a note as a warning of the logger `diagnostics`."""
         found = [finding for finding in self.monitor.findings() if finding.severity > Severity.NOTE]
         if found:
-            _log.warning("%d findings\n%s", len(found), to_table(found))
+            _log.warning("%d findings\n%s", len(found), to_text(found))
         return found

@@ -102,6 +102,7 @@ class Finding:
         consequences: Findings that this one explains; they have none themselves.
         code: Stable name of the cause, one of those that the rule's page lists. "" where a probe of your own
             names none.
+        file, line: Where the forward of the module is written, as far as it is known; `monitor.findings()` finds out.
     """
 
     rule: str
@@ -113,6 +114,8 @@ class Finding:
     remedy: str
     consequences: tuple[Finding, ...] = ()
     code: str = ""
+    file: str = ""
+    line: int | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -136,6 +139,21 @@ def to_markdown(findings: Iterable[Finding]) -> str:
 def to_json(findings: Iterable[Finding]) -> str:
     """A JSON array, worst first; severities by name, numbers that are not finite as null."""
     return json.dumps([_as_dict(finding) for finding in ordered(findings)], indent=2, allow_nan=False)
+
+
+def to_json_lines(findings: Iterable[Finding]) -> str:
+    """One JSON object per line and finding, worst first, for programs: flat, consequences by rule and module alone."""
+    return "".join(json.dumps(_as_line(finding), allow_nan=False) + "\n" for finding in ordered(findings))
+
+
+def _as_line(finding: Finding) -> dict[str, Any]:
+    record = _as_dict(finding)
+    evidence = record.pop("evidence")
+    explains = [
+        {"rule": each.rule, "module": each.module, "code": each.code} for each in finding.consequences
+    ]
+    del record["consequences"]
+    return {**record, **evidence, "explains": explains}
 
 
 def _section(finding: Finding) -> str:

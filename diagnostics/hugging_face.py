@@ -2,7 +2,7 @@
 
 monitor = TransformersCallback(watch=["bert.encoder.layer"], log="steps.jsonl")
 Trainer(model, arguments, train_dataset=data, callbacks=[monitor]).train()
-print(to_table(monitor.findings()))
+print(to_text(monitor.findings()))
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 monitor = LightningCallback(watch=["encoder", "core"], log="steps.jsonl")
 Trainer(callbacks=[monitor]).fit(module, loader)
-print(to_table(monitor.findings()))
+print(to_text(monitor.findings()))
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.errors import InvalidType, InvalidValue, NothingRecorded, ToolkitError, WrongOrder
 from diagnostics.findings import Finding, ordered
 from diagnostics.measures.drift import DriftProbe, DriftRecord
+from diagnostics.module_sources import locate_finding
 from diagnostics.recording import unknown_rows
 from diagnostics.recording.aliases import check_ties, find_aliases, find_lost_ties
 from diagnostics.recording.arrivals import WHOLE_LOSS
@@ -558,7 +559,8 @@ class Monitor:
         found = [*self.fold(watched), *self._not_run()]
         names = {*self._modules, *(module for finding in found if (module := finding.module))}
         rules = [rule.id for rule in self._rules]
-        return ordered(choose(found, rules, sorted(names), select, ignore, baseline))
+        chosen = ordered(choose(found, rules, sorted(names), select, ignore, baseline))
+        return [locate_finding(finding, self._model) for finding in chosen]
 
     def fold(self, findings: list[Finding]) -> list[Finding]:
         """Findings about the watched modules as causes with their consequences, by which module feeds which."""

@@ -70,8 +70,9 @@ def _is_of_test(entry: Any) -> bool:
 
 
 def _last_step(monitor: Monitor) -> str:
-    from diagnostics.report.tables import module_table, to_table
+    from diagnostics.report.tables import module_table
+    from diagnostics.report.text import to_text
 
     if not monitor.history:
         return "the monitor recorded no step\n"
-    return f"step {monitor.last.step}\n{module_table(monitor.last)}\n{to_table(monitor.findings())}"
+    return f"step {monitor.last.step}\n{module_table(monitor.last)}\n{to_text(monitor.findings())}"

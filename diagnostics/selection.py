@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -22,8 +23,8 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
 
     Args:
         watch: Names or fnmatch patterns (`*` also matches dots). None, an empty list or the name ""
-            mean the direct children, and those of children without a forward of their own. Lists of
-            modules, which are never called themselves, mean their members.
+            mean the direct children, and those of children without a forward of their own and of a model
+            that this one only wraps. Lists of modules, which are never called themselves, mean their members.
 
     Raises:
         ValueError: A name or pattern matches nothing, or the model has no submodule.
@@ -54,14 +55,47 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
 
 
 def _callable_children(model: nn.Module, prefix: str = "") -> Iterator[str]:
-    """Names of the children; of those that cannot be called and hold layers alone, the names of theirs."""
+    """Names of the children; of those that cannot be called and hold layers alone, and of wrapped models, of theirs."""
+    wrapped = _wrapped_child(model)
     for name, child in model.named_children():
-        # read without a call: of a TorchScript module it is a descriptor that fails
-        without = inspect.getattr_static(child, "forward", None) is nn.Module.forward
-        if without and not child._parameters and any(True for _ in child.children()):
+        if _is_bare_container(child) or name == wrapped:
+            if child._parameters:  # its own, which none of its children holds
+                yield f"{prefix}{name}"
             yield from _callable_children(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+def _is_bare_container(module: nn.Module) -> bool:
+    # read without a call: of a TorchScript module it is a descriptor that fails
+    without = inspect.getattr_static(module, "forward", None) is nn.Module.forward
+    return without and not module._parameters and any(True for _ in module.children())
+
+
+def _wrapped_child(model: nn.Module) -> str:
+    """Name of the child that is a whole model of several layers inside this one, "" if there is none.
+
+    It is the only child with weights, as `self.net` of a LightningModule, or the model under the head of a Hugging Face
+    class, which names it in `base_model_prefix`.
+    """
+    holders = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+    base = getattr(model, "base_model_prefix", "")
+    name = base if base in holders else holders[0] if len(holders) == 1 else ""
+    if not name or not isinstance(name, str):
+        return ""
+    child = model.get_submodule(name)
+    scripted = isinstance(child, torch.jit.ScriptModule)  # its children take no hooks
+    several = sum(any(True for _ in part.parameters()) for part in _flat_children(child)) > 1
+    return name if several and not scripted and not isinstance(child, _CONTAINERS) else ""
+
+
+def _flat_children(module: nn.Module) -> Iterator[nn.Module]:
+    """The children, of containers without a forward theirs."""
+    for child in module.children():
+        if _is_bare_container(child):
+            yield from _flat_children(child)
+        else:
+            yield child
 
 
 def check_patterns(argument: str, patterns: Iterable[str], names: Iterable[str]) -> None:

@@ -21,15 +21,16 @@ from diagnostics.auditing.default_checks import BATCHES, explain_broken, run_che
 from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
 from diagnostics.auditing.replay import StepStart
 from diagnostics.errors import InvalidType, InvalidValue
-from diagnostics.findings import Finding, Severity, ordered, to_json, to_markdown
+from diagnostics.findings import Finding, Severity, ordered, to_json, to_json_lines, to_markdown
 from diagnostics.monitor import Monitor
 from diagnostics.recording.capture import RowsFunction, tensors_in
-from diagnostics.recording.loss_terms import sum_terms
+from diagnostics.recording.loss_terms import name_terms, sum_terms
 from diagnostics.recording.optimizers import list_optimizers
 from diagnostics.records import StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
-from diagnostics.report.sarif_and_html import to_html, to_sarif
-from diagnostics.report.tables import module_table, term_table, to_table
+from diagnostics.report.sarif_and_html import to_fragment, to_html, to_sarif
+from diagnostics.report.tables import module_table, term_table
+from diagnostics.report.text import PIPE_WIDTH, to_text
 from diagnostics.rules.options import Values
 from diagnostics.rules.registry import with_own
 from diagnostics.rules.rule import Rule
@@ -39,12 +40,12 @@ from diagnostics.testing.trials import arrivals, untouched
 Step = Callable[[nn.Module, Any], Any]
 """`step(model, batch)`: a whole training step, or the forward pass alone, which returns the loss or its terms."""
 
-FORMATS = ("table", "markdown", "json", "sarif", "html")
+FORMATS = ("table", "markdown", "json", "jsonl", "sarif", "html")
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found. As text it is the table of the last step and the table of findings.
+    """What an audit found. As text it is the table of the last step, and the findings with cause and remedy.
 
     Attributes:
         findings: Worst first.
@@ -66,24 +67,37 @@ class Audit:
         return all(finding.severity is Severity.NOTE for finding in self.findings)
 
     def __str__(self) -> str:
-        terms = f"{term_table(self.last)}\n" if self.last.terms else ""
-        return f"{module_table(self.last)}\n{terms}{to_table(self.findings)}"
+        return self.as_text()
 
-    def render(self, form: str = "table", artifact: str = "") -> str:
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return to_fragment(self.findings, module_table(self.last))
+
+    def as_text(self, width: int = PIPE_WIDTH, color: bool = False) -> str:
+        """The tables and findings, in lines of `width` characters, with the colours of a terminal if wanted."""
+        terms = f"{term_table(self.last)}\n" if self.last.terms else ""
+        return f"{module_table(self.last, width)}\n{terms}{to_text(self.findings, width=width, color=color)}"
+
+    def render(
+        self, form: str = "table", artifact: str = "", width: int = PIPE_WIDTH, color: bool = False
+    ) -> str:
         """The report as one of `FORMATS`.
 
         Args:
             artifact: The audited file, for SARIF.
+            width, color: Arguments of `as_text`, for the format "table".
 
         Raises:
             ValueError: The format does not exist.
         """
         if form == "table":
-            return str(self)
+            return self.as_text(width, color)
         if form == "markdown":
             return f"```\n{module_table(self.last)}```\n\n{to_markdown(self.findings)}"
         if form == "json":
             return to_json(self.findings) + "\n"
+        if form == "jsonl":
+            return to_json_lines(self.findings)
         if form == "sarif":
             return to_sarif(self.findings, artifact, self.rules) + "\n"
         if form == "html":
@@ -112,6 +126,7 @@ def audit(
     rules: Sequence[Rule] = (),
     regularisers: Sequence[str] = (),
     expect_tied: Sequence[Sequence[str]] = (),
+    terms: Sequence[str] = (),
     options: Mapping[str, Values] | None = None,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
@@ -123,7 +138,8 @@ def audit(
         step: Called as `step(model, batch)`. Either it is the whole step, with backward and update inside, or it
             returns the loss, a scalar tensor, and the audit does backward, update and zero_grad. It is
             a whole step if a parameter received gradient before it returned. Instead of a scalar it may return
-            the terms of the loss by name; the loss is their sum, and each is measured (`Monitor.terms`).
+            the terms of the loss by name, or a tuple of them that `terms` names; the loss is their sum, and each
+            is measured (`Monitor.terms`).
         batches: Batches in the order of training, a DataLoader for instance; it starts again where it ends. One
             batch is `[batch]`.
         optimizer: The optimiser or optimisers that the step uses, so that they are restored and rules about
@@ -134,6 +150,8 @@ def audit(
         watch, rows, expect_frozen, expect_partial: Arguments of `Monitor`.
         probes: Probes to run once each, on the last batch, after the steps.
         rules, regularisers, expect_tied: Arguments of `Monitor`.
+        terms: Names of the terms that a step returns as a tuple, in order; of a step that returns them by name,
+            those to measure, by default all.
         options: Options of rules, as for `Monitor`.
         select, ignore, baseline: Arguments of `Monitor.findings`.
 
@@ -175,7 +193,7 @@ def audit(
         for number, batch in enumerate(islice(_endless(batches), steps)):
             name, start = _name_batch(batch), None if broken else StepStart(model, batch, number)
             with monitor.step(samples=(count := (samples or count_samples)(batch)), batch=name):
-                returned = _train(model, step, batch, optimizers, monitor)
+                returned = _train(model, step, batch, optimizers, monitor, terms)
             if returned is not None:
                 losses.append(returned)
             broken = broken or (start if start is not None and not _is_finite(monitor, returned) else None)
@@ -185,16 +203,17 @@ def audit(
             raise InvalidValue("auditing.no-batch", "there is no batch in batches")
         monitor.detach()  # probes are not training steps
         probed = [finding for probe in probes for finding in run_probe(probe, model, batch)]
+        whole = _summed(step, terms)
         probed += run_checks(
             model,
-            step,
+            whole,
             [] if broken else list(seen.values()),
             optimizers,
             monitor.modules,
             count,
             independence=all(probe.rule != LEAK001.id for probe in probes),
         )
-        own = explain_broken(monitor.findings(), model, step, broken, optimizers, monitor.modules)
+        own = explain_broken(monitor.findings(), model, whole, broken, optimizers, monitor.modules)
         found = explain_by_probes(own, probed)
         names = {
             *monitor.last.modules,
@@ -253,15 +272,32 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
             return
 
 
+def _summed(step: Step, terms: Sequence[str]) -> Step:
+    """The step, with the sum of the terms of its loss if it returns terms."""
+
+    def run(model: nn.Module, batch: Any) -> Any:
+        returned = step(model, batch)
+        named = name_terms(returned, terms)
+        return sum_terms(named) if named else returned
+
+    return run
+
+
 def _train(
-    model: nn.Module, step: Step, batch: Any, optimizers: Sequence[Optimizer], monitor: Monitor
+    model: nn.Module,
+    step: Step,
+    batch: Any,
+    optimizers: Sequence[Optimizer],
+    monitor: Monitor,
+    terms: Sequence[str],
 ) -> float | None:
     """One step, completed where the user's ends at the loss; the loss if it returned one."""
     with arrivals(model) as arrived:
         returned = step(model, batch)
-    if isinstance(returned, Mapping):
-        monitor.terms(returned)
-        returned = sum_terms(returned)
+    named = name_terms(returned, terms)
+    if named:
+        monitor.terms({name: value for name, value in named.items() if name in (terms or named)})
+        returned = sum_terms(named)
     if isinstance(returned, Tensor) and returned.numel() == 1:
         monitor.loss(returned)
     if isinstance(returned, Tensor) and returned.requires_grad and not arrived:

@@ -1,4 +1,4 @@
-"""Audits the case that a user's file describes: `etrm audit train.py:make_case`.
+"""Audits the case that a user's file describes, or a model of a library: `etrm audit train.py:make_case`.
 
     def make_case():
         return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
@@ -21,6 +21,7 @@ from typing import Any
 from torch import nn
 
 from diagnostics.auditing.audit import Audit, audit
+from diagnostics.auditing.named_models import LIBRARIES, build_named_case, is_named_model
 from diagnostics.errors import ToolkitError
 
 _HERE = Path(__file__).parents[1]
@@ -39,7 +40,7 @@ class UserError(ToolkitError):
 
 
 def audit_file(target: str, **options: Any) -> Audit:
-    """Audit the case that `target`, as PATH:FUNCTION, returns.
+    """Audit the case that `target`, as PATH:FUNCTION, returns, or the model that it names, as hf:NAME.
 
     Args:
         options: Arguments of `audit` that come on top of those of the case, such as `ignore`.
@@ -49,13 +50,16 @@ def audit_file(target: str, **options: Any) -> Audit:
             audit cannot take them.
         UserError: The user's code raised.
     """
-    path, function = _split(target)
+    named = is_named_model(target)
+    path, function = (Path(), "") if named else _split(target)
     try:
-        made = _function(_imported(path), path, function)()
+        made = build_named_case(target) if named else _function(_imported(path), path, function)()
         return audit(**{**_checked(made, target), **options})
     except CaseError:
         raise
     except Exception as error:
+        if named and isinstance(error, ToolkitError):
+            raise CaseError(error.code, "{reason}", **{**error.facts, "reason": str(error)}) from error
         theirs = _users_part(error)
         if theirs is not None or isinstance(error, SyntaxError):  # which names its line by itself
             lines = traceback.format_exception(type(error), error, theirs)
@@ -75,7 +79,10 @@ def _split(target: str) -> tuple[Path, str]:
     name, colon, function = target.rpartition(":")
     if not colon or not name or not function.isidentifier():
         raise CaseError(
-            "case.bad-target", "{got!r} is not PATH:FUNCTION, such as train.py:make_case", got=target
+            "case.bad-target",
+            "{got!r} is neither PATH:FUNCTION, such as train.py:make_case, nor {allowed}:NAME",
+            got=target,
+            allowed=":NAME, ".join(LIBRARIES),
         )
     path = Path(name)
     if not path.is_file():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.auditing.operation_trace import Operation, OperationTrace, is_users, trace_operations
-from diagnostics.recording.loss_terms import sum_terms
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.recording.watched_parameters import has_values
 from diagnostics.testing.trials import arrivals, untouched
@@ -86,8 +85,7 @@ def _run_backward(model: nn.Module, step: Callable[[nn.Module, Any], Any], batch
     found: re.Match[str] | None = None
     with _anomalies() as heard, arrivals(model) as arrived:
         try:
-            returned = step(model, batch)
-            loss = sum_terms(returned) if isinstance(returned, Mapping) else returned
+            loss = step(model, batch)
             if isinstance(loss, Tensor) and loss.requires_grad and not arrived:
                 loss.backward()
         except RuntimeError as error:

@@ -258,6 +258,32 @@ def check_terms(terms: Mapping[str, Tensor | float]) -> None:
             )
 
 
+def name_terms(returned: Any, names: Sequence[str]) -> Mapping[str, Tensor | float]:
+    """The terms of the loss that a training step returned, by name; none where it returned the loss alone.
+
+    Args:
+        returned: What the step returned: the loss, or its terms as a mapping or a tuple.
+        names: Names of the members of a tuple, or of members of the mapping.
+
+    Raises:
+        InvalidValue: There are other terms than the names say.
+    """
+    if isinstance(returned, (tuple, list)) and len(returned) == len(names):
+        return dict(zip(names, returned, strict=True))
+    found: Mapping[str, Tensor | float] = returned if isinstance(returned, Mapping) else {}
+    if not set(names) <= set(found):
+        kind = (
+            f"{type(returned).__name__} of {len(returned)}" if isinstance(returned, (tuple, list)) else None
+        )
+        raise InvalidValue(
+            "monitor.terms-not-returned",
+            "the terms {allowed} are named; the step returned {got}",
+            allowed=", ".join(names),
+            got=kind or ", ".join(map(str, found)) or f"a {type(returned).__name__} without terms",
+        )
+    return found
+
+
 def sum_terms(terms: Mapping[str, Tensor | float]) -> Tensor | float:
     """The loss: the sum of its terms, in their order, as a scalar."""
     scalars = [value.reshape(()) if isinstance(value, Tensor) else value for value in terms.values()]

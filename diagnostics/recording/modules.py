@@ -111,10 +111,10 @@ def _coverage(
     trainable = [record for record in parameters.values() if record.requires_grad]
     blind = any(call.unknown is not None for call in calls)
     received = [record for record in trainable if record.reach.kind in ("some", "all")]
-    if state == "not called":  # a tensor that it shares with another module has gradient from there
-        other_way = any(not record.shared for record in received)
-    else:
-        other_way = bool(received) and len(received) == len(trainable)
+    all_receive = bool(received) and len(received) == len(trainable)
+    # of a module that is not called, a tensor that it shares has gradient from elsewhere; if it has no other, as the
+    # embedding that encoder and decoder share, nothing of it is lost
+    other_way = all_receive or (state == "not called" and any(not record.shared for record in received))
     if not blind and state != "arrived" and other_way:
         return Absent.because(OTHER_WAY.of(state=state))
     covering = int(torch.count_nonzero(gradients))

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from html import escape
+from pathlib import PurePath
 from typing import Any
 
 from diagnostics.findings import Finding, Severity, consequence_line, ordered
@@ -52,10 +53,13 @@ def _descriptor(rule: Rule) -> dict[str, Any]:
 def _result(finding: Finding, index: dict[str, int], artifact: str) -> dict[str, Any]:
     evidence = finding.evidence
     location: dict[str, Any] = {"logicalLocations": [_logical(finding)]}
-    if artifact:
+    own = (
+        bool(finding.file) and not PurePath(finding.file).is_absolute()
+    )  # code hosts know files of the checkout
+    if own or artifact:
         location["physicalLocation"] = {
-            "artifactLocation": {"uri": artifact},
-            "region": {"startLine": 1},
+            "artifactLocation": {"uri": PurePath(finding.file).as_posix() if own else artifact},
+            "region": {"startLine": finding.line if own else 1},
         }
     result = {
         "ruleId": finding.rule,
@@ -93,11 +97,12 @@ def _logical(finding: Finding) -> dict[str, Any]:
     return {"name": finding.module.rpartition(".")[2] or "model", "kind": "module"} | named
 
 
+_PAGE = "body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }"
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }
-article { border-left: .4em solid #7a7a7a; padding: .1em 1em; margin: 1em 0; background: #7a7a7a14; }
-article.warning { border-color: #b7791f; } article.critical { border-color: #b83227; }
-h2 { font-size: 1em; } dt { font-weight: 600; } dd { margin: 0 0 .4em 0; } pre { overflow-x: auto; }
+.diagnostics article { border-left: .4em solid #7a7a7a; padding: .1em 1em; margin: 1em 0; background: #7a7a7a14; }
+.diagnostics article.warning { border-color: #b7791f; } .diagnostics article.critical { border-color: #b83227; }
+.diagnostics h2 { font-size: 1em; margin: .5em 0; } .diagnostics dt { font-weight: 600; }
+.diagnostics dd { margin: 0 0 .4em 0; } .diagnostics pre { overflow-x: auto; }
 """
 
 
@@ -109,6 +114,15 @@ def to_html(findings: Iterable[Finding], title: str = "Findings", table: str = "
         title: Title of the page.
         table: Text to show unchanged under the findings, such as `module_table(monitor.last)`.
     """
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{escape(title)}</title>\n<style>{_PAGE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n{to_fragment(findings, table)}</body>\n</html>\n"
+    )
+
+
+def to_fragment(findings: Iterable[Finding], table: str = "") -> str:
+    """The findings as HTML to place in a page, as a notebook does."""
     found = ordered(findings)
     counts = ", ".join(
         f"{sum(finding.severity is severity for finding in found)} {severity.label}"
@@ -116,11 +130,7 @@ def to_html(findings: Iterable[Finding], title: str = "Findings", table: str = "
     )
     body = "\n".join(_article(finding) for finding in found) or "<p>No findings.</p>"
     shown = f"<pre>{escape(table)}</pre>\n" if table else ""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{counts}</p>\n{body}\n{shown}</body>\n</html>\n"
-    )
+    return f'<div class="diagnostics">\n<style>{_STYLE}</style>\n<p>{counts}</p>\n{body}\n{shown}</div>\n'
 
 
 def _article(finding: Finding) -> str:
@@ -129,6 +139,7 @@ def _article(finding: Finding) -> str:
         ("Likely cause", finding.cause),
         *([("Code", finding.code)] if finding.code else []),
         ("What to do", finding.remedy),
+        *([("Source", f"{finding.file}:{finding.line}")] if finding.file else []),
     )
     listed = "\n".join(f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in terms)
     items = "\n".join(f"<li>{escape(consequence_line(follows))}</li>" for follows in finding.consequences)

@@ -21,11 +21,39 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in padded) + "\n"
 
 
-def module_table(record: StepRecord) -> str:
-    """One line per watched module of a step, in the order of their first calls; `?` is not known."""
+def module_table(record: StepRecord, width: int | None = None) -> str:
+    """One line per watched module of a step, in the order of their first calls; `?` is not known.
+
+    Args:
+        width: Characters of a line, for which evenness is left out and long names are cut; None for no limit.
+    """
     names = [*record.order, *(name for name in record.modules if name not in record.order)]
     headers = ("module", "gradient", "calls", "coverage", "waste", "evenness", "parameters", "moved")
-    return text_table(headers, [(name, *_cells(record.modules[name])) for name in names])
+    rows = [headers, *((name, *_cells(record.modules[name])) for name in names)]
+    if width is not None:
+        rows = _fitted(rows, width)
+    return text_table(rows[0], rows[1:])
+
+
+_SHORTEST = 12  # of a name that is cut: fewer characters do not tell modules apart
+_LEAST = 5  # place of the column that a narrow table leaves out: evenness tells least
+
+
+def _fitted(rows: list[tuple[str, ...]], width: int) -> list[tuple[str, ...]]:
+    """The rows in so many characters: without the least column, then with long names cut at their beginning."""
+
+    def room() -> int:
+        return width - sum(2 + max(len(row[place]) for row in rows) for place in range(1, len(rows[0])))
+
+    longest = max(len(row[0]) for row in rows)
+    if longest > room():
+        rows = [(*row[:_LEAST], *row[_LEAST + 1 :]) for row in rows]
+    most = max(room(), _SHORTEST)
+    return [(_elided(name, most), *cells) for name, *cells in rows]
+
+
+def _elided(name: str, room: int) -> str:
+    return name if len(name) <= room else f"…{name[len(name) - room + 1 :]}"
 
 
 def term_table(record: StepRecord) -> str:
@@ -48,7 +76,10 @@ def _reach_cell(reach: TermReach | None) -> str:
 
 
 def to_table(findings: Iterable[Finding]) -> str:
-    """One line per finding, worst first, its consequences under it; the sentence comes last and may be long."""
+    """One line per finding, worst first, its consequences under it; the sentence comes last and may be long.
+
+    `to_text` has cause and remedy too.
+    """
     found = ordered(findings)
     if not found:
         return "No findings.\n"

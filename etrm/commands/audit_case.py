@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from diagnostics import Audit, read_baseline, write_baseline
 from diagnostics.auditing.audit import FORMATS
 from diagnostics.auditing.case_file import CaseError, audit_file
 from diagnostics.auditing.probes.probe import Probe
+from diagnostics.report.text import is_colored, terminal_width
 from etrm.atomic_files import write_atomically
 from etrm.errors import ConfigError, WriteError
 from etrm.extensions import ExtensionPoint, in_users_code
@@ -42,7 +43,8 @@ def find_probe(name: str) -> Probe:
 class AuditRequest:
     """The options of the command.
 
-    `known` is the baseline to read, `learn` the baseline to write, and `probes` and `rules` are names of code.
+    `known` is the baseline to read, `learn` the baseline to write, `probes` and `rules` are names of code, and `audit`
+    has further arguments of `diagnostics.audit`.
     """
 
     target: str
@@ -54,6 +56,7 @@ class AuditRequest:
     learn: Path | None = None
     probes: Sequence[str] = ()
     rules: Sequence[str] = ()
+    audit: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_audit(request: AuditRequest) -> tuple[Audit, str]:
@@ -77,7 +80,12 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
             next_step="etrm audit ... --write-baseline FILE",
         ) from error
     try:
-        options: dict[str, Any] = {"select": request.select, "ignore": request.ignore, "baseline": known}
+        options: dict[str, Any] = {
+            **request.audit,
+            "select": request.select,
+            "ignore": request.ignore,
+            "baseline": known,
+        }
         if request.probes:  # else those of the case
             options["probes"] = [find_probe(name) for name in request.probes]
         if request.rules:
@@ -90,7 +98,8 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
             got=str(error),
             next_step="etrm audit --help, which shows a complete case",
         ) from error
-    text = found.render(request.form, request.target.rpartition(":")[0])
+    shown: dict[str, Any] = {} if request.out else {"width": terminal_width(), "color": is_colored()}
+    text = found.render(request.form, request.target.rpartition(":")[0], **shown)
     try:
         if request.out:
             write_atomically(request.out, text)

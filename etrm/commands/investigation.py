@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,6 +34,10 @@ from etrm.commands.shared import (
     resumable_work,
     run_investigation,
 )
+
+if TYPE_CHECKING:
+    from etrm.config import Config
+    from etrm.investigation.runs.budget import Tier
 
 
 @app.command()
@@ -242,8 +247,30 @@ def bench_faults(
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of cases of each fault, one seed each.")] = 3,
-    tier: TierOption = "screening",
+    unlisted: Annotated[
+        bool,
+        typer.Option(
+            "--unlisted",
+            help="Instead of the known faults, draw random changes of the code itself, and unusual healthy configs.",
+        ),
+    ] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of cases of each fault, one seed each; with --unlisted, of changes. Default: 3, or 100.",
+        ),
+    ] = None,
+    first_seed: Annotated[int, typer.Option(min=0, help="With --unlisted: seed of the first change.")] = 0,
+    time_limit: Annotated[
+        float, typer.Option(min=1, help="With --unlisted: largest number of seconds of an investigation.")
+    ] = 900,
+    tier: Annotated[
+        str | None,
+        typer.Option(
+            help="Budget: screening (default), standard or full. With --unlisted, by default one seed and short runs."
+        ),
+    ] = None,
     per_case: Annotated[
         int | None,
         typer.Option(min=1, help="Seeds per arm of each investigation. Default: the tier's."),
@@ -253,27 +280,64 @@ def bench_faults(
     ] = 2,
     pretrain_steps: PretrainOption = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for the results. Finished cases are kept and not run again.")
-    ] = Path("runs/fault-bench"),
+        Path | None,
+        typer.Option(
+            help="Folder for the results. Finished cases are kept and not run again. "
+            "Default: runs/fault-bench, or runs/unlisted-faults."
+        ),
+    ] = None,
 ) -> None:
     """Inject each fault, investigate without knowing it, and count how often the root cause is found."""
     from etrm.atomic_files import write_atomically
-    from etrm.investigation import fault_benchmark as fault_bench
-    from reports.pages.fault_benchmark_page import page
     from reports.terminal.console import open_console
 
-    base = resolve_config(preset, config, settings, None)
-    budget = budget_of(tier, per_case, pretrain_steps)
-    chosen = fault_bench.cases(base, names or (), seeds, budget.most_seeds)
-    with resumable_work("") as phases:
-        outcomes = fault_bench.run(
-            base,
-            chosen,
-            out,
-            workers=jobs,
-            tier=budget,
-            progress=phases.update,
+    if unlisted:
+        from etrm.errors import ConfigError
+
+        if names:
+            raise ConfigError(
+                "cli.names-of-unlisted",
+                "random changes have seeds and no names",
+                got=names[0],
+                next_step="leave the name out, or leave --unlisted out",
+            )
+        base = resolve_config(preset or (None if config else "smoke"), config, settings, None)
+        budget = budget_of(tier, per_case, pretrain_steps) if tier else None
+        out = out or Path("runs/unlisted-faults")
+        text = _bench_unlisted(
+            base, budget, time_limit, range(first_seed, first_seed + (seeds or 100)), jobs, out
         )
-    text = page(outcomes)
+    else:
+        base = resolve_config(preset, config, settings, None)
+        out = out or Path("runs/fault-bench")
+        text = _bench_listed(
+            base, names or (), seeds or 3, budget_of(tier or "screening", per_case, pretrain_steps), jobs, out
+        )
     write_atomically(out / "index.md", f"# Injected and named\n\n{text}")
     open_console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _bench_listed(base: Config, names: Sequence[str], seeds: int, tier: Tier, jobs: int, out: Path) -> str:
+    """Investigate known faults, and return the page."""
+    from etrm.investigation import fault_benchmark
+    from reports.pages.fault_benchmark_page import page
+
+    chosen = fault_benchmark.cases(base, names, seeds, tier.most_seeds)
+    with resumable_work("") as phases:
+        return page(fault_benchmark.run(base, chosen, out, workers=jobs, tier=tier, progress=phases.update))
+
+
+def _bench_unlisted(base: Config, tier: Tier | None, limit: float, seeds: range, jobs: int, out: Path) -> str:
+    """Investigate random changes and healthy configs, and return the page."""
+    from etrm.investigation.run import choose
+    from etrm.investigation.unlisted.unlisted_benchmark import (
+        BRIEF,
+        STRUCTURAL,
+        UnlistedBenchmark,
+        list_cases,
+    )
+    from reports.pages.unlisted_page import unlisted_page
+
+    bench = UnlistedBenchmark(base, out, tier or BRIEF, choose(base, "all") if tier else STRUCTURAL, limit)
+    with resumable_work("") as phases:
+        return unlisted_page(bench.run(list_cases(seeds), workers=jobs, progress=phases.update))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,15 +17,24 @@ def audit_case(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="PATH:FUNCTION",
-            help="File and name of a function that returns the arguments of the audit.",
+            metavar="TARGET",
+            help="File and name of a function that returns the arguments of the audit, or hf:NAME, timm:NAME or"
+            " torchvision:NAME.",
         ),
     ],
     form: Annotated[
-        str, typer.Option("--format", help="Output format: table, markdown, json, sarif or html.")
+        str, typer.Option("--format", help="Output format: table, markdown, json, jsonl, sarif or html.")
     ] = "table",
     out: Annotated[
         Path | None, typer.Option(help="File to write the output to, instead of the terminal.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of training steps.", min=1)] = None,
+    watch: Annotated[list[str] | None, typer.Option(help="Modules to watch, a pattern. Repeatable.")] = None,
+    expect_frozen: Annotated[
+        list[str] | None, typer.Option(help="Modules that must not move, a pattern. Repeatable.")
+    ] = None,
+    terms: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Names of the loss terms that step returns: task,kl")
     ] = None,
     select: Annotated[
         list[str] | None, typer.Option(help="Findings to keep: a rule, a module, or RULE:MODULE. Repeatable.")
@@ -59,23 +69,35 @@ def audit_case(
         def make_case():
             return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
 
-    step(model, batch) returns the loss, or does the whole training step itself.
+    step(model, batch) returns the loss or its terms, or does the whole training step itself. hf:bert, timm:NAME and
+    torchvision:NAME need no code: a model of random weights, tiny where the library allows it, learns random data.
 
     Exit code: 0 if nothing above a note was found, 1 if there are findings, 2 for bad input.
     """
+    from diagnostics.audit_command import choose_options
     from diagnostics.auditing.case_file import UserError
     from etrm.commands.audit_case import AuditRequest, run_audit
     from reports.terminal.console import open_console
 
     allow_named([*(probe or ()), *(rule or ())])
+    chosen = choose_options(steps, watch or [], expect_frozen or [], terms)
     request = AuditRequest(
-        target, form, out, select or (), ignore or (), baseline, write_baseline, probe or (), rule or ()
+        target,
+        form,
+        out,
+        select or (),
+        ignore or (),
+        baseline,
+        write_baseline,
+        probe or (),
+        rule or (),
+        chosen,
     )
     try:
         found, text = run_audit(request)
     except UserError as error:
         open_console(stderr=True).out(error, end="", highlight=False)
         raise typer.Exit(2) from None
-    open_console().out(f"audit: {out}" if out else text, highlight=False)
+    sys.stdout.write(f"audit: {out}\n" if out else text)
     if not found.clean:
         raise typer.Exit(1)

@@ -19,6 +19,12 @@ class MonitorConfig(Section):
         25, ge=1, description="number of steps between two measurements on the fixed probe batch"
     )
     probe_tasks: int = Field(16, ge=2, description="number of tasks in the probe batch")
+    reference_every: int | None = Field(
+        50,
+        ge=1,
+        description="number of steps of which one is compared with an independent implementation of the step, besides "
+        "the first of each bucket and phase; none for no comparison",
+    )
     rules: tuple[Annotated[str, Named("rules")], ...] = Field(
         (), description="diagnostics rules of your own, as code such as my_code.py:MY_RULE"
     )

@@ -268,10 +268,24 @@ def _prepare(base: Config, root: Path, workers: int, tier: Tier, progress: Progr
 
 def _claim(root: Path, identity: dict[str, Any]) -> dict[Case, CaseOutcome]:
     """The cases that the folder holds."""
+    read = [CaseOutcome(**{**item, "case": Case(**item["case"])}) for item in claim_cases(root, identity)]
+    return {outcome.case: outcome for outcome in read}
+
+
+def _keep(root: Path, identity: dict[str, Any], done: dict[Case, CaseOutcome]) -> None:
+    keep_cases(root, identity, [asdict(outcome) for outcome in done.values()])
+
+
+def claim_cases(root: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the outcomes that the folder of a benchmark holds, as JSON values.
+
+    Raises:
+        RunFolderError: they are those of something else.
+    """
     root.mkdir(parents=True, exist_ok=True)
     file = root / CASES
     if not file.exists():
-        return {}
+        return []
     found = json.loads(file.read_text("utf-8"))
     differ = [name for name, value in identity.items() if found.get(name) != value]
     if differ:
@@ -282,12 +296,13 @@ def _claim(root: Path, identity: dict[str, Any]) -> dict[Case, CaseOutcome]:
             allowed="the same subject, code and device, which continue it",
             next_step="give another --out, or remove that folder",
         )
-    read = [CaseOutcome(**{**item, "case": Case(**item["case"])}) for item in found["outcomes"]]
-    return {outcome.case: outcome for outcome in read}
+    outcomes: list[dict[str, Any]] = found["outcomes"]
+    return outcomes
 
 
-def _keep(root: Path, identity: dict[str, Any], done: dict[Case, CaseOutcome]) -> None:
-    record = identity | {"outcomes": [asdict(outcome) for outcome in done.values()]}
+def keep_cases(root: Path, identity: Mapping[str, Any], outcomes: Sequence[dict[str, Any]]) -> None:
+    """Keep the outcomes of a benchmark in its folder."""
+    record = {**identity, "outcomes": outcomes}
     write_atomically(root / CASES, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Len
+from annotated_types import Interval, Len
 from pydantic import (
     Field,
     ValidationError,
@@ -23,6 +23,7 @@ from etrm.errors import RunFolderError
 from etrm.investigation.evidence.figures import Figure, Series
 from etrm.investigation.evidence.table import Table
 from etrm.investigation.records import Arm, Code, ControlOutcome, InstrumentCheck, Record, Run, Verdict
+from etrm.reference.departure import PipelineStage
 
 SCHEMA_VERSION: Literal[3] = 3  # grows when an older reader would misread the file
 
@@ -120,6 +121,30 @@ class AdditionalFinding(Record):
     n: str = ""  # number of runs with this finding, in words
 
 
+class RecordedDeparture(Record):
+    """One value that differs from that of the reference, see :class:`etrm.reference.departure.Departure`."""
+
+    stage: PipelineStage
+    tensor: str
+    size: Annotated[float, Interval(ge=0)]  # relative; the largest float where the real value is not finite
+    limit: Annotated[float, Interval(ge=0)]
+    where: str = ""
+    step: int | None = None
+    bucket: int | None = None
+
+
+class ReferenceResult(Record):
+    """The comparison of the run under test with an independent implementation of training and evaluation."""
+
+    codes: Annotated[tuple[Code, ...], Len(1)]
+    sentence: str
+    steps: tuple[int, ...] = ()  # that were compared
+    stage: PipelineStage | None = None  # the first that departs
+    hypothesis: str | None = None  # to which that stage belongs; None where none does
+    shared: bool | None = None  # the healthy control departs there too; None where nothing departs
+    departures: tuple[RecordedDeparture, ...] = ()
+
+
 class RecordedDifference(Record):
     """Something that a recorded run was made with and that is different now, so that the run may not repeat."""
 
@@ -203,6 +228,7 @@ class Result(Record):
     experiments: tuple[ExperimentResult, ...] = ()
     baselines: Table = ()
     beside: tuple[AdditionalFinding, ...] = ()
+    reference: ReferenceResult | None = None  # None in results of earlier versions
     recorded: RecordedRun | None = None  # None where no run folder was investigated, and in earlier results
     reproduce: Reproduce
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
-from etrm.errors import ConfigError
+from etrm.errors import ConfigError, EtrmError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.extensions import outside_digests
 from etrm.investigation.comparison.screening import jobs_of
@@ -34,12 +35,20 @@ from etrm.investigation.recorded_run.recorded_verdicts import (
     select_facts,
 )
 from etrm.investigation.records import Verdict
+from etrm.investigation.reference_verdict import (
+    compare_course,
+    compare_start,
+    course_job,
+    decide_from_reference,
+    with_reference,
+)
 from etrm.investigation.result import (
     AdditionalFinding,
     CauseCode,
     ExperimentResult,
     HypothesisResult,
     RecordedRun,
+    ReferenceResult,
     Reproduce,
     Result,
 )
@@ -153,7 +162,8 @@ def investigate(
             on_verdict(found)
         return found
 
-    decided = _decide_all(investigation, chosen, until_root_cause, reached, facts)
+    reference = _compare(investigation, chosen, until_root_cause)
+    decided = _decide_all(investigation, chosen, until_root_cause, reference, reached, facts)
     recorded = recorded and accuse(recorded, facts, decided)
     baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
     found: tuple[ExperimentResult, ...] = ()
@@ -163,9 +173,27 @@ def investigate(
         found = tuple(conduct(investigation, best) for conduct in experiments)
     noticed = gather_additional_findings(investigation.finished_under_test())
     reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
-    result = _make_result(name, decided, found, baselines, noticed, recorded, reproduce)
+    result = _make_result(name, decided, found, baselines, noticed, recorded, reference, reproduce)
     result.write(out)
     return result
+
+
+def _compare(investigation: Investigation, chosen: Sequence[str], quickly: bool) -> ReferenceResult:
+    """Compare the run under test with the reference, first steps first.
+
+    Unless an answer is wanted quickly, the whole run is trained together with the decoder and the short runs.
+    """
+    start = compare_start(investigation)
+    if start.stage is not None:
+        return start
+    if (
+        not quickly
+        and investigation.subject.model.recursive
+        and ("H3" in chosen or investigation.frozen_decoder)
+    ):
+        with suppress(EtrmError):  # the hypothesis that needs the decoder says why there is none
+            _ = investigation.decoder
+    return compare_course(investigation, start)
 
 
 def _judge_recorded(
@@ -184,13 +212,15 @@ def _plan_short_runs(investigation: Investigation, chosen: Sequence[str]) -> lis
     """The short runs of the chosen hypotheses, which depend on nothing that is found before."""
     every, subject = all_hypotheses(), investigation.subject
     applying = [every[id] for id in chosen if every[id].applies_to(subject)]
-    return jobs_of([screen for hypothesis in applying for screen in hypothesis.screens(investigation)])
+    screens = [screen for hypothesis in applying for screen in hypothesis.screens(investigation)]
+    return [course_job(investigation), *jobs_of(screens)]
 
 
 def _decide_all(
     investigation: Investigation,
     chosen: Sequence[str],
     until_root_cause: bool,
+    reference: ReferenceResult,
     reached: Callable[[HypothesisResult], HypothesisResult],
     facts: Sequence[RecordedFact],
 ) -> dict[str, HypothesisResult]:
@@ -209,9 +239,14 @@ def _decide_all(
         elif until_root_cause and cause.confidence == "proven":
             words = f"It is downstream of the root cause {cause.id}, where this run stopped."
             decided[id] = hypothesis.not_run(CommonReason.STOPPED_AT_ROOT_CAUSE, words)
+        elif until_root_cause and id == reference.hypothesis:
+            decided[id] = reached(decide_from_reference(hypothesis, reference))
+        elif until_root_cause and reference.hypothesis and hypothesis.statement.kind == "statistical":
+            words = f"The reference names {reference.hypothesis}, where this run stops."
+            decided[id] = hypothesis.not_run(CommonReason.STOPPED_AT_ROOT_CAUSE, words)
         elif id in chosen:
             judged = add_recorded(_decide(hypothesis, investigation), select_facts(facts, id))
-            decided[id] = reached(mark_downstream(judged, decided))
+            decided[id] = reached(mark_downstream(with_reference(judged, reference), decided))
         else:
             words = f"Not selected: --hypotheses {','.join(chosen)}."
             decided[id] = hypothesis.not_run(CommonReason.NOT_SELECTED, words)
@@ -242,6 +277,7 @@ def _make_result(
     baselines: dict[str, EvaluationReport],
     also: tuple[AdditionalFinding, ...],
     recorded: RecordedRun | None,
+    reference: ReferenceResult,
     reproduce: Reproduce,
 ) -> Result:
     cause = find_root_cause(hypotheses)
@@ -263,6 +299,7 @@ def _make_result(
         experiments=experiments,
         baselines=tuple(_make_baseline_row(label, report) for label, report in baselines.items()),
         beside=also,
+        reference=reference,
         recorded=recorded,
         reproduce=reproduce,
     )

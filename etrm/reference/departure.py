@@ -9,6 +9,7 @@ from enum import StrEnum
 class PipelineStage(StrEnum):
     """The stages of a training step in the order in which they happen, and then those of evaluation."""
 
+    MODEL = "model"  # weights by names and shapes
     LOADING = "loading"  # the weights at the first step
     SCHEDULE = "schedule"  # bucket, learning rates, frozen part
     DATA = "data"  # the samples that rows take, and the batch made of them

@@ -169,10 +169,8 @@ class ReferenceLoader:
             change, puzzle_id = _draw_change(random), 0
         else:
             chosen = int(random.integers(n))
-            change, puzzle_id = (
-                list_changes(asked.task.id, n, self.seed)[chosen],
-                asked.task_index * n + chosen,
-            )
+            change = list_changes(asked.task.id, chosen + 1, self.seed)[chosen]
+            puzzle_id = asked.task_index * n + chosen
         extents = [asked.area, *(_extent(demo) for demo in asked.demos[: self.data.max_demos])]
         shifts = [self._shift(extent, change, random) for extent in extents]
         return Drawing(asked, change, tuple(shifts), puzzle_id, index * len(self.buckets) + bucket)
@@ -234,7 +232,7 @@ def list_asked(task: Task, task_index: int, which: str) -> list[AskedPair]:
     ]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)  # a thousand augmentations of a thousand tasks would fill the memory
 def list_changes(task_id: str, n: int, seed: int) -> tuple[GridChange, ...]:
     """Return the first n fixed augmentations of a task: the identity, then different random ones."""
     digest = hashlib.sha256(task_id.encode()).digest()

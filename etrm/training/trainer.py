@@ -48,6 +48,7 @@ from etrm.training.micro_batches import MicroBatch, build_micro_batches, split
 from etrm.training.observer import Observer
 from etrm.training.optim import schedule, set_rates
 from etrm.training.slots import Slots
+from etrm.training.step_check import REFERENCE, StepCheck, read_compared
 from etrm.training.train_state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class Trainer:
             self.state.set_carry(bucket, self.model.initial_carry(len(self.mine)))
         self.stage = Stage(self.model, train, self.recipe.freeze, folder.path if folder else None)
         self.observer = Observer(self.state)
+        self.check = StepCheck(config)
         self._recorded = world.any(folder is not None)
         self._stop = False
 
@@ -268,7 +270,7 @@ class Trainer:
         with self._signals(), closing(self.prefetch) if self.prefetch else nullcontext():
             began = time.perf_counter()
             while self.step < self.config.train.steps and not self.world.any(self._stop):
-                with nonfinite.explain_nonfinite(self.state, self.train_step):
+                with nonfinite.explain_nonfinite(self.state, self.train_step), self._compared():
                     found = self.advance(read=self._due(self.step + 1))
                 if found:
                     now = time.perf_counter()
@@ -299,6 +301,7 @@ class Trainer:
         self._metrics_bytes = checkpoint.state["metrics_bytes"]
         self._saved_step = checkpoint.step
         if self.folder:
+            self.check.compared = read_compared(self.folder.path, checkpoint.step)
             checkpoints.tidy(path, self.config.train.keep_checkpoints)
         return True
 
@@ -324,6 +327,19 @@ class Trainer:
 
     _metrics_bytes = 0
     _saved_step = -1
+
+    @contextmanager
+    def _compared(self) -> Iterator[None]:
+        """Compare the one step that is taken inside with the reference, if it is due."""
+        if not self.check.due(self.state):
+            yield
+            return
+        try:
+            with self.check.step(self):
+                yield
+        finally:
+            if self.folder:
+                self.folder.write(REFERENCE, "".join(f"{step.to_json()}\n" for step in self.check.compared))
 
     def _due(self, step: int) -> bool:
         """Whether the numbers of this step are read; checkpoints are only made of such steps."""

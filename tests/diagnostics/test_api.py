@@ -69,6 +69,8 @@ PUBLIC = {
     "representation",
     "task_retrieval",
     "to_json",
+    "to_json_lines",
+    "to_text",
     "to_markdown",
     "Cause",
     "InvalidType",

@@ -170,6 +170,8 @@ def test_no_other_error_is_raised() -> None:
         ("loss_assertion.py", "CheckFailed"),
         ("output_assertions.py", "CheckFailed"),
         ("response_assertion.py", "CheckFailed"),
+        ("named_models.py", "_unbuildable"),
+        ("named_models.py", "_unknown"),
         ("selection.py", "_no_match"),
         ("step_reader.py", "_damaged"),
         ("tally.py", "_refuse"),

@@ -58,6 +58,8 @@ IDS = {
     "ORACLE001",
     "HALT001",
     "HALT002",
+    "INIT001",
+    "FIT001",
     "COST001",
 }
 

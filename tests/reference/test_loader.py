@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from etrm.config import list_presets
+from etrm.config import DataConfig, list_presets
 from etrm.data import Episodes
 from etrm.data.build import build_store
 from etrm.investigation.measurements.plain_values import plain_row
@@ -36,11 +38,35 @@ def test_the_loader_of_every_setting_departs_nowhere(changes: dict[str, Any]) ->
     assert find_departures(*build_loaders(few_of("small", **changes))) == []
 
 
-def find_departures(episodes: Episodes, loader: ReferenceLoader) -> list[object]:
+DATA = st.fixed_dictionaries(
+    {
+        "canvas": st.sampled_from(["region", "published"]),
+        "max_demos": st.integers(1, 4),
+        "augmentations": st.sampled_from([1, 2, 40, "fresh"]),
+        "translate": st.integers(0, 29),
+        "queries": st.sampled_from(["test", "leave_one_out", "all"]),
+        "buckets": st.integers(1, 5),
+        "curriculum": st.sampled_from([(), ((5, 3), (9, 4))]),
+    }
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(DATA, st.booleans(), st.integers(0, 2**63 - 1))
+def test_any_settings_of_invented_tasks_depart_nowhere(
+    changes: dict[str, Any], demonstrations: bool, seed: int
+) -> None:
+    tasks = make_tasks(*(make_task(f"task{side}", side=side, demos=1 + side % 3) for side in range(3, 10)))
+    data = DataConfig(**changes, replay=0.4 if changes["curriculum"] else 0.0)
+    episodes = Episodes(tasks, data, "etrm" if demonstrations else "trm", seed)
+    assert find_departures(episodes, ReferenceLoader(tasks, data, demonstrations, seed), limit=40) == []
+
+
+def find_departures(episodes: Episodes, loader: ReferenceLoader, limit: int = 100) -> list[object]:
     """Departures of a pass and the next one, and steps with another bucket."""
     turns = [(step, turn) for step in range(100) for turn in (1, 4)]
     steps = [at for at in turns if episodes.bucket_at(*at) != loader.bucket_at(*at)]
-    return [*steps, *compare_passes(loader, lambda *place: plain_row(episodes.sample(*place)), limit=100)]
+    return [*steps, *compare_passes(loader, lambda *place: plain_row(episodes.sample(*place)), limit=limit)]
 
 
 def test_a_store_departs_nowhere(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class Tier:
         short_steps: the steps of the runs on few tasks that decide H4 and H7, whatever the config's own steps are.
         short_seeds: the number of seeds of those runs. They are cheap, and with three seeds an interval is 1.8 times
             as wide as with five (paired t).
+        reference_steps: the largest number of steps of the run whose steps are compared with the reference.
         rule_steps: the steps of H7's runs on the rule family, evaluated on held-out rules; 0 leaves them out.
     """
 
@@ -33,6 +34,7 @@ class Tier:
     frozen_steps: int
     short_steps: int
     short_seeds: int = FULL_SEEDS
+    reference_steps: int = 400
     rule_steps: int = 0
 
     @property
@@ -54,7 +56,13 @@ TIERS = {
             rule_steps=600,
         ),
         Tier(
-            "full", seeds=FULL_SEEDS, pretrain_steps=4000, frozen_steps=2000, short_steps=400, rule_steps=2000
+            "full",
+            seeds=FULL_SEEDS,
+            pretrain_steps=4000,
+            frozen_steps=2000,
+            short_steps=400,
+            rule_steps=2000,
+            reference_steps=4000,
         ),
     )
 }

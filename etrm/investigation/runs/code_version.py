@@ -44,10 +44,12 @@ ONLY_JUDGE = tuple(
         "judgement.py",
         "original_solver.py",
         "recorded_run",
+        "reference_verdict.py",
         "session.py",
         "result.py",
         "root_cause.py",
         "run.py",
+        "unlisted",
     )
 )
 """Files that choose configs and read finished runs. A run's config is part of its key, and the process that trains it

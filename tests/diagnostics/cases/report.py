@@ -156,8 +156,8 @@ _HEAD = """\
 # Cases
 
 Programs with a fault, each with its fix, and healthy loops that look unusual (`python -m tests.diagnostics.cases`). A
-fault is `named` if all findings above a note name it with module and cause, `partly` if a finding does next to others or
-as a note, or another one is in its module; else `missed`. The unlisted faults were tried before any rule changed.
+fault is `named` if all findings above a note name it with module and cause, `partly` if a finding does next to others
+or as a note, or another one is in its module; else `missed`. The unlisted faults were tried before any rule changed.
 
 - Before: {before}
 - Now: {now}

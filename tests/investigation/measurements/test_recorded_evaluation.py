@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from etrm.batch import IGNORE
-from etrm.config import Config, list_presets, with_settings
-from etrm.data import Sample
+from etrm.config import Config, DataConfig, list_presets, with_settings
+from etrm.data import Sample, TaskSet
 from etrm.data.task import Grid
 from etrm.data.tokens import EOS
 from etrm.evaluation import Candidate, Prediction, passk, voting
@@ -135,6 +135,13 @@ def show_next_demos(build: Callable[..., list[Sample]]) -> Callable[..., list[Sa
     return changed
 
 
+def show_whole_canvas(build: Callable[..., list[Sample]]) -> Callable[..., list[Sample]]:
+    def changed(tasks: TaskSet, data: DataConfig, *args: Any, **options: Any) -> list[Sample]:
+        return build(tasks, DataConfig(**data.model_dump() | {"canvas": "published"}), *args, **options)
+
+    return changed
+
+
 CHANGES: dict[str, tuple[str, Callable[[Any], Any], PipelineStage, str]] = {
     "padding counts as right": (
         "_token_share",
@@ -163,6 +170,12 @@ CHANGES: dict[str, tuple[str, Callable[[Any], Any], PipelineStage, str]] = {
         show_next_demos,
         PipelineStage.QUERIES,
         "demos.tokens",
+    ),
+    "the whole canvas": (
+        "build_evaluation_samples",
+        show_whole_canvas,
+        PipelineStage.QUERIES,
+        "episode",
     ),
 }
 

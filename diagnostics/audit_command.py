@@ -1,0 +1,93 @@
+"""`python -m diagnostics audit`: audits a file, or a model of an installed library, and prints the findings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from diagnostics.auditing.audit import FORMATS
+from diagnostics.auditing.case_file import UserError, audit_file
+from diagnostics.auditing.probes.probe import check_probe
+from diagnostics.errors import ToolkitError
+from diagnostics.object_loading import load_object
+from diagnostics.report.baselines import read_baseline, write_baseline
+from diagnostics.report.text import is_colored, terminal_width
+from diagnostics.rules import load
+
+TARGETS = "FILE.py:FUNCTION that returns the arguments of diagnostics.audit, or hf:NAME, timm:NAME, torchvision:NAME"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare target and options on a parser."""
+    many: dict[str, Any] = {"action": "append", "default": []}
+    parser.add_argument("target", help=TARGETS)
+    parser.add_argument("--format", choices=FORMATS, default="table", help="output format")
+    parser.add_argument("--out", type=Path, help="file to write the output to, instead of printing it")
+    parser.add_argument("--steps", type=int, help="number of training steps")
+    parser.add_argument("--watch", metavar="PATTERN", **many, help="modules to watch; repeatable")
+    parser.add_argument(
+        "--expect-frozen", metavar="PATTERN", **many, help="modules that must not move; repeatable"
+    )
+    parser.add_argument("--terms", metavar="NAMES", help="names of the loss terms that step returns: task,kl")
+    parser.add_argument("--select", metavar="PATTERN", **many, help="findings to keep; repeatable")
+    parser.add_argument("--ignore", metavar="PATTERN", **many, help="findings to leave out; repeatable")
+    parser.add_argument("--baseline", type=Path, help="file of known findings, which are left out")
+    parser.add_argument("--write-baseline", type=Path, help="file to write the findings to as known ones")
+    parser.add_argument("--probe", metavar="CODE", **many, help="probe to run, FILE.py:NAME; repeatable")
+    parser.add_argument("--rule", metavar="CODE", **many, help="rule to run, FILE.py:NAME; repeatable")
+
+
+def choose_options(
+    steps: int | None, watch: list[str], expect_frozen: list[str], terms: str | None
+) -> dict[str, Any]:
+    """The arguments of `audit` that were given; the others are those of the case."""
+    given = {
+        "steps": steps,
+        "watch": watch or None,
+        "expect_frozen": expect_frozen or None,
+        "terms": [name.strip() for name in terms.split(",")] if terms else None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Audit, and print or write the report.
+
+    Returns:
+        The exit code: 0 if nothing is above a note, 1 if something is, 2 for bad input or an exception in the user's
+        code.
+    """
+    options = choose_options(chosen.steps, chosen.watch, chosen.expect_frozen, chosen.terms)
+    try:
+        options |= {"select": chosen.select, "ignore": chosen.ignore}
+        if chosen.baseline:
+            options["baseline"] = read_baseline(chosen.baseline)
+        if chosen.probe:
+            options["probes"] = [check_probe(_made(name), name) for name in chosen.probe]
+        if chosen.rule:
+            options["rules"] = [load(name) for name in chosen.rule]
+        found = audit_file(chosen.target, **options)
+        artifact = chosen.target.rpartition(":")[0]
+        shown: dict[str, Any] = {} if chosen.out else {"width": terminal_width(), "color": is_colored()}
+        text = found.render(chosen.format, artifact, **shown)
+        if chosen.out:
+            partial = chosen.out.with_name(f"{chosen.out.name}.partial")
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(chosen.out)
+        if chosen.write_baseline:
+            write_baseline(chosen.write_baseline, found.findings)
+    except UserError as error:
+        sys.stderr.write(str(error))
+        return 2
+    except (ToolkitError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"audit: {chosen.out}\n" if chosen.out else text)
+    return 0 if found.clean else 1
+
+
+def _made(name: str) -> Any:
+    found = load_object(name, "etrm.probes")
+    return found() if isinstance(found, type) else found

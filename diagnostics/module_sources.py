@@ -1,0 +1,44 @@
+"""Where the code of a module is written."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from diagnostics.findings import Finding
+
+
+def locate_finding(finding: Finding, model: nn.Module) -> Finding:
+    """The finding and its consequences with file and line, as far as they are known."""
+    file, line = find_source(model, finding.module) if finding.module else ("", None)
+    followed = tuple(locate_finding(each, model) for each in finding.consequences)
+    return replace(finding, file=file, line=line, consequences=followed)
+
+
+def find_source(model: nn.Module, name: str) -> tuple[str, int | None]:
+    """File and first line of the forward of a module.
+
+    For a layer of torch it is that of the innermost module around it whose class is not of torch: the place where the
+    layer is used. The file is relative to the working directory where it lies inside it; ("", None) if there is none.
+    """
+    modules = dict(model.named_modules())
+    while True:
+        module = modules.get(name)
+        if module is not None and type(module).__module__.partition(".")[0] != "torch":
+            return _source_of(type(module))
+        if not name:
+            return "", None
+        name = name.rpartition(".")[0]
+
+
+def _source_of(kind: type[nn.Module]) -> tuple[str, int | None]:
+    forward = inspect.getattr_static(kind, "forward", None)
+    code = getattr(inspect.unwrap(forward) if callable(forward) else None, "__code__", None)
+    if code is None or "/torch/" in code.co_filename:  # inherited, as of a subclass of Sequential
+        return "", None
+    path = Path(code.co_filename)
+    inside = path.is_absolute() and path.is_relative_to(Path.cwd())
+    return str(path.relative_to(Path.cwd()) if inside else path), code.co_firstlineno

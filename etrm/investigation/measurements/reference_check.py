@@ -1,0 +1,154 @@
+"""Where the run under test departs from the reference: in its first steps, its loader, its tasks and its evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from etrm.config import Config, with_settings
+from etrm.device import to_host
+from etrm.errors import EtrmError, NonFiniteError
+from etrm.investigation.measurements.plain_values import plain_row
+from etrm.investigation.measurements.recorded_evaluation import (
+    compare_loaded_weights,
+    record_known_answers,
+    record_own_answers,
+)
+from etrm.reference.answers import compare_answers
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
+from etrm.reference.leaked_tasks import compare_split
+from etrm.reference.loaded_rows import LoadedRow, compare_passes, compare_task_sets
+from etrm.reference.step import covers_model
+from etrm.training.step_check import ComparedStep, StepCheck, read_compared
+from etrm.training.task_sets import load_held_out_tasks
+from etrm.training.trainer import Trainer
+
+FIRST_STEPS = (
+    8  # enough for a row that halts and takes a new sample at max_steps 4, and for both of two buckets
+)
+ANSWERS = 8  # rows whose answers are computed again, one at a time
+
+
+@dataclass(frozen=True)
+class ReferenceFacts:
+    """What was compared with the reference.
+
+    Attributes:
+        steps: the compared steps.
+        others: departures of what is no step: tasks, loader and evaluator.
+        error: why nothing could be compared; empty if something was.
+    """
+
+    steps: tuple[ComparedStep, ...] = ()
+    others: tuple[Departure, ...] = ()
+    error: str = ""
+
+    @property
+    def departures(self) -> list[Departure]:
+        """All of them, those of the first step that departs first, each in the order of the stages."""
+        order = list(PipelineStage)
+        found = [*self.others, *(departure for step in self.steps for departure in step.departures)]
+        first = min((departure.step for departure in found if departure.step is not None), default=None)
+        return sorted(
+            found,
+            key=lambda departure: (
+                departure.step not in (first, None),
+                order.index(departure.stage),
+                departure.step or 0,
+            ),
+        )
+
+    @property
+    def first(self) -> Departure | None:
+        """The departure that names the cause: the earliest stage of the first step that departs."""
+        return next(iter(self.departures), None)
+
+    @property
+    def compared(self) -> int:
+        """The number of steps that were compared."""
+        return sum(not step.absent for step in self.steps)
+
+
+def check_start(config: Config) -> ReferenceFacts:
+    """Compare the first steps of a config, its tasks, two passes of its loader, and its evaluator."""
+    try:
+        trainer = Trainer(with_settings(config, monitor={"enabled": False}))
+    except EtrmError as error:
+        return ReferenceFacts(error=error.what)
+    check = StepCheck(config)
+    loading = _check_loading(trainer)
+    try:
+        for _ in range(min(FIRST_STEPS, config.train.steps)):
+            with check.step(trainer):
+                trainer.advance()
+    except NonFiniteError:
+        pass  # the step that ended in it was compared as far as it came
+    others = [
+        *loading,
+        *_check_tasks(trainer, check),
+        *_check_loader(trainer, check),
+        *_check_evaluation(trainer),
+    ]
+    return ReferenceFacts(tuple(check.compared), tuple(others))
+
+
+def check_course(path: Path) -> ReferenceFacts:
+    """What a run folder says about its compared steps.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    return ReferenceFacts(tuple(read_compared(path)))
+
+
+def _check_loading(trainer: Trainer) -> Sequence[Departure]:
+    """The core against the files of the checkpoint that it starts from, if that is a run folder of this package."""
+    source = trainer.config.train.decoder
+    saved = [] if source is None else sorted((source / "checkpoints").glob("step_*"))
+    if not saved:
+        return []
+    kind = "ema" if trainer.config.train.decoder_weights == "ema" else "model"
+    held = load_file(saved[-1] / f"{kind}.safetensors")
+    core = {f"core.{name}": to_host(value) for name, value in trainer.model.core.state_dict().items()}
+    wrong = [name for name, value in core.items() if name not in held or not torch.equal(held[name], value)]
+    if not wrong:
+        return []
+    return [
+        Departure(
+            PipelineStage.LOADING, wrong[0], len(wrong) / len(core), 0.0, f"checkpoint {saved[-1].name}"
+        )
+    ]
+
+
+def _check_tasks(trainer: Trainer, check: StepCheck) -> Sequence[Departure]:
+    used = trainer.config
+    found = compare_task_sets(trainer.tasks, check.rows.tasks)
+    return [*found, *compare_split(trainer.tasks, load_held_out_tasks(used), used.evaluate.allow_trained)]
+
+
+def _check_loader(trainer: Trainer, check: StepCheck) -> Sequence[Departure]:
+    episodes, draw = trainer.episodes, trainer.recipe.draw
+    drawn = trainer.config.train.steps * trainer.config.train.batch_size // max(1, episodes.buckets)
+
+    def load(bucket: int, index: int) -> LoadedRow:
+        return plain_row(draw(episodes, bucket, index))
+
+    return compare_passes(check.rows, load, drawn)
+
+
+def _check_evaluation(trainer: Trainer) -> Sequence[Departure]:
+    """Known answers and those of the model through the evaluator, and the weights that an evaluation loads."""
+    found = [departure for known in record_known_answers(trainer) for departure in compare_evaluation(known)]
+    own = record_own_answers(trainer)
+    if isinstance(own, RecordedEvaluation):
+        found += compare_evaluation(own)
+        config = trainer.config
+        if covers_model(config):
+            early = config.evaluate.halting == "early"
+            found += compare_answers(trainer.model.state_dict(), config.model, own.answers[:ANSWERS], early)
+    return [*found, *compare_loaded_weights(trainer)]

@@ -1,0 +1,213 @@
+"""What departures from the reference mean for the hypotheses: the first stage that departs is the cause."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+
+from etrm.config import Config, with_settings
+from etrm.investigation.controls import control_preset, subject_arm
+from etrm.investigation.evidence.table import Direction, Metric, Table
+from etrm.investigation.evidence.words import capitalise
+from etrm.investigation.hypotheses.hypothesis import Hypothesis
+from etrm.investigation.judgement import Judgement
+from etrm.investigation.measurements.reference_check import ReferenceFacts, check_course, check_start
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import HypothesisResult, RecordedDeparture, ReferenceResult
+from etrm.investigation.runs.jobs import Job
+from etrm.investigation.session import Investigation, with_seed
+from etrm.reference.departure import Departure, PipelineStage
+
+STUDY = "reference"
+MOST_LISTED = (
+    10  # departures in a result: the first says what is wrong, and a wrong loss changes every gradient
+)
+
+HYPOTHESES: dict[PipelineStage, str | None] = {
+    PipelineStage.MODEL: "H7",
+    PipelineStage.LOADING: "H1",
+    PipelineStage.SCHEDULE: "H4",
+    PipelineStage.DATA: "H5",
+    PipelineStage.CONTEXT: "H3",
+    PipelineStage.CARRY: "H1",
+    PipelineStage.CORE: "H1",
+    PipelineStage.HALTING: None,  # halting is a finding of no hypothesis
+    PipelineStage.LABELS: "H5",
+    PipelineStage.LOSS: "H5",
+    PipelineStage.GRADIENT: "H2",
+    PipelineStage.CLIPPING: "H4",
+    PipelineStage.UPDATE: "H4",
+    PipelineStage.AVERAGE: "H6",
+    PipelineStage.QUERIES: "H6",
+    PipelineStage.WEIGHTS: "H6",
+    PipelineStage.ANSWERS: "H6",
+    PipelineStage.VOTES: "H6",
+    PipelineStage.SCORE: "H6",
+}
+"""The hypothesis to which each stage belongs."""
+
+
+class ReferenceReason(StrEnum):
+    """What the comparison shows."""
+
+    EQUAL = "reference.equal"
+    NOT_COMPARED = "reference.not-compared"
+    IN_THE_RUN = "reference.departs-in-the-run"
+    IN_SHARED_CODE = "reference.departs-in-shared-code"
+
+
+DEPARTURE = Metric("reference.departure", "{item}: relative difference from the reference", Direction.LOWER)
+
+
+def course_job(investigation: Investigation) -> Job:
+    """The run under test in its own length, up to that of the tier, with steps compared all the way."""
+    subject = investigation.subject
+    steps = min(subject.train.steps, investigation.tier.reference_steps)
+    seed = investigation.seeds[0]
+    config = with_settings(with_seed(subject, seed), train={"steps": steps}, monitor={"probe_every": steps})
+    return Job(subject_arm(STUDY), seed, config)
+
+
+def compare_start(investigation: Investigation) -> ReferenceResult:
+    """Compare the first steps, the tasks, the loader and the evaluator of the run under test with the reference."""
+    investigation.progress(STUDY, 0, 1)
+    return judge_reference(
+        check_start(with_seed(investigation.subject, investigation.seeds[0])), investigation.subject
+    )
+
+
+def compare_course(investigation: Investigation, start: ReferenceResult) -> ReferenceResult:
+    """The same over the whole run; ``start`` is returned if it departs already."""
+    if start.stage is not None:
+        return start
+    [run] = investigation.run(STUDY, [course_job(investigation)])
+    return judge_reference(check_course(run.path), investigation.subject, start)
+
+
+def judge_reference(
+    facts: ReferenceFacts, subject: Config, before: ReferenceResult | None = None
+) -> ReferenceResult:
+    """The result of a comparison.
+
+    Args:
+        facts: the outcome of what was compared.
+        subject: the config under test.
+        before: the result of an earlier comparison that found nothing.
+    """
+    steps = tuple(
+        sorted({step.step for step in facts.steps if not step.absent} | set(before.steps if before else ()))
+    )
+    first = facts.first
+    if first is None:
+        absent = facts.error or next((step.absent for step in facts.steps if step.absent), "")
+        if not steps:
+            return ReferenceResult(
+                codes=(ReferenceReason.NOT_COMPARED,),
+                sentence=f"No step could be compared: {absent or 'none ran'}.",
+            )
+        words = f"All {len(steps)} compared steps are equal to the reference within rounding."
+        return ReferenceResult(codes=(ReferenceReason.EQUAL,), sentence=words, steps=steps)
+    shared = any(found.stage is first.stage for found in check_start(control_preset()).departures)
+    code = ReferenceReason.IN_SHARED_CODE if shared else ReferenceReason.IN_THE_RUN
+    place = (
+        "The healthy control departs at the same stage: the fault is in code that both share."
+        if shared
+        else "The healthy control does not: the fault is in what this run adds to the code."
+    )
+    return ReferenceResult(
+        codes=(code,),
+        sentence=f"{capitalise(describe(first))}. {place}",
+        steps=steps,
+        stage=first.stage,
+        hypothesis=_hypothesis(facts.departures, subject),
+        shared=shared,
+        departures=tuple(_record(found) for found in facts.departures[:MOST_LISTED]),
+    )
+
+
+def describe(departure: Departure) -> str:
+    """A departure in words."""
+    when = "" if departure.step is None else f"step {departure.step} departs "
+    size = (
+        "is not finite or has another shape" if departure.size > 1e12 else f"differs by {departure.size:.2g}"
+    )
+    where = f", {departure.where}" if departure.where else ""
+    begin = when or "the run departs "
+    return (
+        f"{begin}from the reference at the stage {departure.stage.value}: {departure.tensor} {size} "
+        f"(limit {departure.limit:g}{where})"
+    )
+
+
+def decide_from_reference(hypothesis: Hypothesis, reference: ReferenceResult) -> HypothesisResult:
+    """The hypothesis to which the first departing stage belongs, decided by that alone."""
+    judgement = Judgement(Verdict.VALIDATED, reference.codes, reference.sentence)
+    return hypothesis.statement.decided(judgement, evidence=_rows(reference))
+
+
+def with_reference(found: HypothesisResult, reference: ReferenceResult) -> HypothesisResult:
+    """A decided hypothesis with what the reference says about it.
+
+    The one to which the first departing stage belongs holds. Another one that ended in an error, or that only
+    statistics support, is explained by it.
+    """
+    if reference.hypothesis is None or found.verdict is Verdict.NOT_RUN:
+        return found
+    if found.id == reference.hypothesis:
+        evidence = (*found.evidence, *_rows(reference))
+        if found.verdict is Verdict.VALIDATED and found.kind != "statistical":
+            return found.replace(evidence=evidence)
+        return found.replace(
+            verdict=Verdict.VALIDATED,
+            codes=reference.codes,
+            sentence=reference.sentence,
+            evidence=evidence,
+            candidate=False,
+            p_value=None,
+            explained_by=None,
+        )
+    weak = found.kind == "statistical" or found.verdict is not Verdict.VALIDATED
+    held = found.verdict in (Verdict.ERROR, Verdict.VALIDATED) or found.candidate
+    return found.replace(explained_by=reference.hypothesis) if weak and held else found
+
+
+def _hypothesis(departures: Sequence[Departure], subject: Config) -> str | None:
+    first = departures[0]
+    at_stage = [found.tensor for found in departures if found.stage is first.stage]
+    if first.stage is PipelineStage.UPDATE and all(name.startswith("encoder.") for name in at_stage):
+        return "H2"
+    named = HYPOTHESES[first.stage]
+    return "H4" if named == "H2" and not subject.model.has_encoder else named
+
+
+def _rows(reference: ReferenceResult) -> Table:
+    n = f"{len(reference.steps)} steps"
+    seen: dict[str, RecordedDeparture] = {}
+    for found in reference.departures:
+        seen.setdefault(found.stage.value, found)
+    return tuple(
+        DEPARTURE.row(
+            found.size,
+            item=stage,
+            item_words=f"{stage}, {found.tensor}",
+            control=0.0,
+            threshold=f"<= {found.limit:g}",
+            passed=False,
+            n=n,
+            note=", ".join(filter(None, (f"step {found.step}" if found.step else "", found.where))),
+        )
+        for stage, found in seen.items()
+    )
+
+
+def _record(found: Departure) -> RecordedDeparture:
+    return RecordedDeparture(
+        stage=found.stage,
+        tensor=found.tensor,
+        size=min(found.size, sys.float_info.max),
+        limit=found.limit,
+        where=found.where,
+        step=found.step,
+        bucket=found.bucket,
+    )

@@ -1,0 +1,1 @@
+"""Faults that nobody listed: random changes of the code itself, investigated blind."""

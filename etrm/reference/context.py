@@ -1,0 +1,229 @@
+"""The context of a step as a plain function of weights and demonstrations, for every encoder kind of this package.
+
+Shapes: R rows, N pairs of all rows, K pairs of one row, L tokens of a pair, P context tokens, D hidden, Z latent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from etrm.config import SIDE, EncoderConfig, ModelConfig
+from etrm.reference.network import (
+    BlockForm,
+    Weights,
+    attend,
+    block,
+    cross_block,
+    layers_of,
+    linear,
+    norm,
+    part,
+    split_heads,
+)
+
+PADDING = 0  # token of empty places
+KEPT_SHARE = 0.9  # of the old state in the new one of a stateful encoder, as published
+INNER_H_CYCLES, INNER_L_CYCLES = 3, 4  # of the trm_style encoder, as published
+LARGEST_LOGVAR = 10.0  # bound of log variances, which the package chose
+
+
+@dataclass(frozen=True)
+class DemoPairs:
+    """Pairs of R rows.
+
+    Attributes:
+        tokens, positions: (N, L) int64; an output grid follows its input grid, with places from SIDE**2.
+        valid: (N, L) bool, None if no token is masked.
+        owner: (N,) int64 row of each pair.
+        rows: the number R.
+        noise: noise (R, ...) of a variational encoder in training; None in evaluation, where its latent is the mean.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    valid: Tensor | None
+    owner: Tensor
+    rows: int
+    noise: Tensor | None = None
+
+    def of(self, rows: list[int]) -> DemoPairs:
+        """The pairs of some rows, in the order of the rows."""
+        picks = [pair for row in rows for pair in (self.owner == row).nonzero().flatten().tolist()]
+        place = {row: number for number, row in enumerate(rows)}
+        return DemoPairs(
+            self.tokens[picks],
+            self.positions[picks],
+            None if self.valid is None else self.valid[picks],
+            torch.tensor(
+                [place[int(row)] for row in self.owner[picks]], dtype=torch.long, device=self.owner.device
+            ),
+            len(rows),
+            None if self.noise is None else self.noise[rows],
+        )
+
+
+@dataclass(frozen=True)
+class ContextResult:
+    """A context (R, P, D), its divergence (R,) if the encoder is variational, and the state of a stateful one."""
+
+    context: Tensor
+    kl: Tensor | None = None
+    state: dict[str, Tensor] | None = None
+
+
+def look_up(weights: Weights, ids: Tensor, tokens: int) -> Tensor:
+    """TRM's context (R, P, D): the row of an id, and zeros."""
+    first = weights["puzzle_table.weights"][ids][:, None, :]
+    return torch.cat((first, first.new_zeros(len(ids), tokens - 1, first.shape[-1])), dim=1)
+
+
+def start_state(weights: Weights, model: ModelConfig, rows: int) -> dict[str, Tensor] | None:
+    """The state (R, P, D) with which a stateful encoder begins, by name; None of a stateless one."""
+    names = {"recurrent": ("z",), "trm_style": ("z_H", "z_L")}.get(model.encoder.kind)
+    return None if names is None else {name: weights[f"{name}_init"].expand(rows, -1, -1) for name in names}
+
+
+def encode(
+    weights: Weights, model: ModelConfig, demos: DemoPairs, state: Mapping[str, Tensor] | None
+) -> ContextResult:
+    """Encode demonstrations.
+
+    Args:
+        weights: those of the encoder.
+        model: the settings of the model.
+        demos: the demonstrations.
+        state: the state (R, P, D) of a stateful encoder, with rows that begin already reset.
+    """
+    settings = model.encoder
+    pre_norm = settings.norm == "pre"
+    form = BlockForm(model.num_heads, pre_norm, settings.qk_norm)
+    if settings.kind in ("standard", "recurrent", "trm_style"):
+        vectors = _pooled_pairs(weights, settings, form, demos)
+    else:
+        vectors = _first_tokens(weights, BlockForm(model.num_heads, True, settings.qk_norm), demos)
+    sets, exists = _as_sets(vectors, demos)
+    match settings.kind:
+        case "standard" | "hybrid_standard":
+            return ContextResult(_read_set(weights, form, sets, exists))
+        case "lpn_standard":
+            return ContextResult(_spread(weights, _mean(sets, exists), model))
+        case "lpn_variational":
+            z, kl = _latent(weights, sets, None if demos.noise is None else demos.noise[:, : sets.shape[1]])
+            return ContextResult(_spread(weights, _mean(z, exists), model), kl=_mean(kl, exists))
+        case "hybrid_variational":
+            z, kl = _latent(weights, norm(_read_set(weights, form, sets, exists).mean(1)), demos.noise)
+            return ContextResult(_spread(weights, z, model), kl=kl)
+    assert state is not None
+    post = BlockForm(model.num_heads, False, settings.qk_norm)
+    old = {name: value.detach() for name, value in state.items()}
+    if settings.kind == "recurrent":
+        new = {"z": cross_block(part(weights, "cross_attention"), post, old["z"], sets, exists)}
+    else:
+        new = _refine(weights, post, old, _mean(sets, exists)[:, None])
+    mixed = {name: KEPT_SHARE * old[name] + (1 - KEPT_SHARE) * new[name] for name in new}
+    context = mixed["z" if settings.kind == "recurrent" else "z_H"]
+    return ContextResult(context, state={name: value.detach() for name, value in mixed.items()})
+
+
+def _embed(weights: Weights, demos: DemoPairs) -> Tensor:
+    first = weights["grid_encoder.input_embed.embedding_weight"][demos.tokens]
+    second = weights["grid_encoder.output_embed.embedding_weight"][demos.tokens]
+    is_output = (demos.positions >= SIDE * SIDE)[..., None]
+    return torch.where(is_output, second, first) * math.sqrt(first.shape[-1])
+
+
+def _pooled_pairs(weights: Weights, settings: EncoderConfig, form: BlockForm, demos: DemoPairs) -> Tensor:
+    """Vectors (N, D) of pairs, pooled over tokens that are not padding."""
+    grid = part(weights, "grid_encoder")
+    h = _embed(weights, demos)
+    for layer in layers_of(grid, "layers"):
+        h = block(layer, form, h, demos.positions, demos.valid)
+    real = demos.tokens != PADDING
+    if settings.pooling == "mean":
+        pooled = (h * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+    elif settings.pooling == "weighted":
+        scores = linear(grid, "pool_weight_proj", h)[..., 0].masked_fill(~real, -torch.inf)
+        pooled = (h * scores.softmax(1)[..., None]).sum(1)
+    else:
+        query = linear(grid, "pool_q_proj", grid["pool_query"]).expand(len(h), 1, -1)
+        key, value = linear(grid, "pool_k_proj", h), linear(grid, "pool_v_proj", h)
+        query, key, value = (split_heads(x, form.heads) for x in (query, key, value))
+        mixed = attend(query, key, value, real)
+        pooled = linear(grid, "pool_o_proj", mixed[:, 0])
+    return linear(grid, "pool_proj", pooled)
+
+
+def _first_tokens(weights: Weights, form: BlockForm, demos: DemoPairs) -> Tensor:
+    """Vectors (N, D) of pairs: the state of a token before theirs, at place 0."""
+    grid = part(weights, "grid_encoder")
+    count = len(demos.tokens)
+    h = torch.cat((grid["cls_token"].expand(count, 1, -1), _embed(weights, demos)), dim=1)
+    places = torch.cat((demos.positions.new_zeros(count, 1), demos.positions), dim=1)
+    exists = None
+    if demos.valid is not None:
+        exists = torch.cat((demos.valid.new_ones(count, 1), demos.valid), dim=1)
+    for layer in layers_of(grid, "layers"):
+        h = block(layer, form, h, places, exists)
+    return norm(h[:, 0])
+
+
+def _as_sets(vectors: Tensor, demos: DemoPairs) -> tuple[Tensor, Tensor]:
+    """The pairs of each row (R, K, D) in their order, and which of them exist (R, K)."""
+    members = [(demos.owner == row).nonzero().flatten() for row in range(demos.rows)]
+    most = max((len(found) for found in members), default=0)
+    empty = vectors.new_zeros(1, vectors.shape[-1])
+    rows = [torch.cat((vectors[found], empty.expand(most - len(found), -1))) for found in members]
+    exists = [torch.arange(most, device=vectors.device) < len(found) for found in members]
+    return torch.stack(rows), torch.stack(exists)
+
+
+def _mean(values: Tensor, exists: Tensor) -> Tensor:
+    """The mean of (R, K, ...) over those that exist (R, K)."""
+    mask = exists.reshape(*exists.shape, *(1,) * (values.ndim - 2))
+    return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def _read_set(weights: Weights, form: BlockForm, sets: Tensor, exists: Tensor) -> Tensor:
+    reader = part(weights, "set_encoder")
+    h = reader["query_tokens"].expand(len(sets), -1, -1)
+    for layer in layers_of(reader, "layers"):
+        h = cross_block(layer, form, h, sets, exists)
+    return norm(h)
+
+
+def _spread(weights: Weights, vector: Tensor, model: ModelConfig) -> Tensor:
+    return linear(weights, "output_proj", vector).reshape(
+        len(vector), model.context_tokens, model.hidden_size
+    )
+
+
+def _latent(weights: Weights, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """mu + sigma noise, or mu without noise, and the divergence of N(mu, sigma) from N(0, 1), summed over Z."""
+    mu = linear(weights, "latent.mu_proj", x)
+    logvar = linear(weights, "latent.logvar_proj", x).clamp(-LARGEST_LOGVAR, LARGEST_LOGVAR)
+    divergence = 0.5 * (logvar.exp() + mu.square() - 1 - logvar).sum(-1)
+    return mu if noise is None else mu + torch.exp(logvar / 2) * noise, divergence
+
+
+def _refine(weights: Weights, form: BlockForm, old: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    """The states of a trm_style encoder after its cycles, only the last with a graph."""
+    network = layers_of(weights, "layers")
+    z_H, z_L = old["z_H"], old["z_L"]
+    places = torch.arange(z_H.shape[1], device=z_H.device).expand(len(z_H), -1)
+
+    def refine(h: Tensor) -> Tensor:
+        for layer in network:
+            h = block(layer, form, h, places, None)
+        return h
+
+    for cycle in range(INNER_H_CYCLES):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and cycle == INNER_H_CYCLES - 1):
+            for _ in range(INNER_L_CYCLES):
+                z_L = refine(z_L + z_H + x)
+            z_H = refine(z_H + z_L)
+    return {"z_H": z_H, "z_L": z_L}

@@ -1,0 +1,128 @@
+"""One real training step as plain tensors: what the reference compares.
+
+Shapes: B rows, S tokens, P context tokens, L = P + S, D hidden, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from etrm.reference.context import DemoPairs
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class RecordedBatch:
+    """The samples of B rows: tensors (B, S) and (B,), and their demonstrations."""
+
+    inputs: Tensor
+    labels: Tensor
+    positions: Tensor
+    valid: Tensor | None
+    puzzle_ids: Tensor
+    sample_ids: Tensor
+    demos: DemoPairs
+
+
+@dataclass(frozen=True)
+class RecordedCore:
+    """One call of the core: states (B, L, D) before and after it, what it reads, logits (B, S, V), q (B, 2)."""
+
+    z_H: Tensor
+    z_L: Tensor
+    context: Tensor
+    inputs: Tensor
+    positions: Tensor
+    valid: Tensor | None
+    z_H_out: Tensor
+    z_L_out: Tensor
+    logits: Tensor
+    q: Tensor
+
+
+@dataclass
+class RecordedPart:
+    """The rows of one micro-batch.
+
+    Attributes:
+        rows: the rows of the batch.
+        carry: the state that the model got, by name.
+        minimum: (B,) least number of ACT steps, None without exploration.
+        batch: the samples.
+        core: the call of the core; None of a model that has another one.
+        carry_out: the state that the model returned, by name.
+        logits, q_halt, kl, entropy: the output of the model.
+        labels: (B, S), those that the loss used.
+        total: the scalar that was trained on, before its division by the batch size.
+    """
+
+    rows: slice
+    carry: Tensors
+    minimum: Tensor | None
+    batch: RecordedBatch
+    carry_out: Tensors
+    logits: Tensor
+    q_halt: Tensor
+    core: RecordedCore | None = None
+    kl: Tensor | None = None
+    entropy: Tensor | None = None
+    labels: Tensor | None = None
+    total: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a run between two steps.
+
+    Attributes:
+        step: optimiser steps done.
+        weights: copies of the tensors of the model.
+        moments: the tensors of the optimisers by parameter and name, such as ``core.lm_head.weight.exp_avg``.
+        averages: the accumulators of the EMA, and how often they were updated.
+        average_updates: the number of updates of the EMA.
+        carries: the states of the rows, by bucket and name.
+        rows: the indices of the rows' samples and the next index, by bucket.
+        random_torch, random_halting: states of the generators.
+    """
+
+    step: int
+    weights: Tensors
+    moments: Tensors
+    averages: Tensors
+    average_updates: int
+    carries: Mapping[int, Tensors]
+    rows: Mapping[int, tuple[Sequence[int], int]]
+    random_torch: Tensor
+    random_halting: Tensor
+
+
+@dataclass
+class RecordedStep:
+    """One step.
+
+    Attributes:
+        before, after: the state of the run.
+        bucket: the bucket of the step.
+        batch_size: rows of the global batch.
+        parameters: names of the parameters.
+        parts: the micro-batches in their order.
+        gradients: the accumulated gradient of each parameter after the last backward pass.
+        applied: the gradients that the update gets.
+        rates: the learning rate of each parameter that an optimiser updates.
+        at_forward: names of the weights that differ from those of ``before`` when the model is called.
+    """
+
+    before: Snapshot
+    bucket: int
+    batch_size: int
+    parameters: tuple[str, ...]
+    parts: list[RecordedPart] = field(default_factory=list)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    applied: dict[str, Tensor] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    at_forward: tuple[str, ...] = ()
+    after: Snapshot | None = None

@@ -1,0 +1,158 @@
+"""Compare some steps of a run with the reference while it trains, and keep what departs from it.
+
+``reference.jsonl`` in the run folder has one line per compared step: its number, its bucket, and its departures, or the
+reason why it could not be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from etrm.config import Config, TrainConfig, with_interventions, with_settings
+from etrm.errors import EtrmError, NonFiniteError, RunFolderError
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.loader import ReferenceLoader, choose_training_tasks
+from etrm.reference.step import compare_step
+from etrm.training.recorded_step import Stepping, record_step
+from etrm.training.train_state import TrainState
+
+REFERENCE = "reference.jsonl"
+FIRST_STEPS = 3  # of a run and of each of its phases: a fault may need a row that continues
+MOST_DEPARTURES = 20  # that are kept of one step: a wrong loss changes every gradient
+
+
+@dataclass(frozen=True)
+class ComparedStep:
+    """A step that was compared.
+
+    Attributes:
+        step: the 1-based step.
+        bucket: the bucket of the step.
+        departures: the departures from the reference, in the order of the stages.
+        count: the number of all departures, of which the first are kept.
+        absent: why it could not be compared; empty if it was.
+    """
+
+    step: int
+    bucket: int
+    departures: tuple[Departure, ...] = ()
+    count: int = 0
+    absent: str = ""
+
+    def to_json(self) -> str:
+        """One line of ``reference.jsonl``."""
+        return json.dumps(asdict(self), sort_keys=True).replace("Infinity", str(sys.float_info.max))
+
+
+def read_compared(folder: Path, until: int | None = None) -> list[ComparedStep]:
+    """The steps of a run folder that were compared, up to a step; none where no file has any.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    file = folder / REFERENCE
+    if not file.exists():
+        return []
+    found = []
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        try:
+            held = json.loads(line)
+            departures = [
+                Departure(**item | {"stage": PipelineStage(item["stage"])}) for item in held.pop("departures")
+            ]
+            found.append(ComparedStep(**held, departures=tuple(departures)))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RunFolderError(
+                "run.damaged-reference",
+                f"{file} is damaged",
+                got=f"line {number}: {error}",
+                next_step="remove the file; only what was compared before is lost",
+            ) from error
+    return [step for step in found if until is None or step.step <= until]
+
+
+def requested(config: Config) -> Config:
+    """The settings that a run would have without its faults."""
+    return with_interventions(with_settings(config, faults=()))
+
+
+class StepCheck:
+    """Decides which steps are compared, and compares them.
+
+    Args:
+        config: the settings that were requested, faults included.
+
+    Attributes:
+        compared: the steps that were compared.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = requested(config)
+        self.compared: list[ComparedStep] = []
+        self._every = config.monitor.reference_every if config.monitor.enabled else None
+        self._planned = planned_steps(self.config) if self._every else frozenset()
+
+    @cached_property
+    def rows(self) -> ReferenceLoader:
+        """The reference of the loader."""
+        data, model = self.config.data, self.config.model
+        return ReferenceLoader(choose_training_tasks(data), data, model.has_encoder, self.config.train.seed)
+
+    def due(self, state: TrainState) -> bool:
+        """Whether the next step is compared: a planned one, or the first of its bucket, of a run of one process."""
+        if not self._every or state.world.size > 1:
+            return False
+        return state.step + 1 in self._planned or state.slots[state.bucket].next_index == 0
+
+    @contextmanager
+    def step(self, trainer: Stepping) -> Iterator[None]:
+        """Compare the one step that is taken inside, also if it ends because a number is not finite."""
+        place = trainer.state.step + 1, trainer.state.bucket
+        recorded = None
+        try:
+            with record_step(trainer) as recorded:
+                yield
+        except NonFiniteError:
+            if recorded is not None:
+                self._compare(recorded, *place)
+            raise
+        self._compare(recorded, *place)
+
+    def _compare(self, recorded: Any, step: int, bucket: int) -> None:
+        try:
+            found = compare_step(recorded, self.config, self.rows)
+        except (
+            EtrmError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:  # of memory or shapes: the run continues
+            self.compared.append(ComparedStep(step, bucket, absent=f"{type(error).__name__}: {error}"))
+            return
+        self.compared.append(ComparedStep(step, bucket, tuple(found[:MOST_DEPARTURES]), len(found)))
+
+
+def planned_steps(config: Config) -> frozenset[int]:
+    """The 1-based steps to compare: the first ones of the run and of each phase, one of every n, and the last.
+
+    The one of every n is drawn from the seed, so that a fault of every second or tenth step does not escape.
+    """
+    train = config.train
+    draw = random.Random(train.seed)
+    every = config.monitor.reference_every or train.steps
+    starts = [0, *_phases(train), *accumulate(stage.steps for stage in config.data.curriculum)]
+    found = {start + after for start in starts for after in range(1, FIRST_STEPS + 1)}
+    found |= {first + draw.randint(1, every) for first in range(0, train.steps, every)}
+    return frozenset(step for step in found | {train.steps} if step <= train.steps)
+
+
+def _phases(train: TrainConfig) -> list[int]:
+    return [train.warmup_steps, train.freeze_decoder_steps, train.freeze_encoder_steps]

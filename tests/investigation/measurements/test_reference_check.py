@@ -1,0 +1,88 @@
+"""Comparisons of a whole config: steps, tasks, loader, evaluator and the decoder that it starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etrm.config import Config, load, with_settings
+from etrm.investigation.measurements.reference_check import (
+    FIRST_STEPS,
+    ReferenceFacts,
+    check_course,
+    check_start,
+)
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.training.step_check import ComparedStep
+from etrm.training.trainer import train
+
+
+def config_of(**changes: object) -> Config:
+    small = with_settings(
+        load("smoke"), data={"max_tasks": 6, "max_side": 3}, train={"batch_size": 4, "threads": 1}
+    )
+    return with_settings(small, **changes)  # type: ignore[arg-type]
+
+
+def test_a_healthy_config_departs_nowhere() -> None:
+    found = check_start(config_of())
+    assert found.departures == []
+    assert found.compared == FIRST_STEPS
+
+
+@pytest.mark.parametrize(
+    ("fault", "stage"),
+    [
+        ("demos-from-other-task", PipelineStage.DATA),
+        ("context-ignored", PipelineStage.CONTEXT),
+        ("context-detached", PipelineStage.GRADIENT),
+        ("no-clip-spikes", PipelineStage.CLIPPING),
+        ("lr-too-high", PipelineStage.SCHEDULE),
+        ("no-inverse", PipelineStage.VOTES),
+        ("divide-by-all", PipelineStage.SCORE),
+        ("eval-raw", PipelineStage.WEIGHTS),
+        ("noisy-evaluation", PipelineStage.ANSWERS),
+    ],
+)
+def test_a_fault_is_named_at_its_stage(fault: str, stage: PipelineStage) -> None:
+    first = check_start(config_of(faults=(fault,))).first
+    assert first is not None
+    assert first.stage is stage
+
+
+def test_a_decoder_that_is_not_loaded_is_the_loading(tmp_path: Path) -> None:
+    source = config_of(
+        model={"variant": "trm"}, data={"augmentations": 1}, train={"steps": 2, "warmup_steps": 1}
+    )
+    train(source, tmp_path / "trm")
+    config = config_of(train={"decoder": tmp_path / "trm"})
+    assert check_start(config).departures == []
+    first = check_start(with_settings(config, faults=("decoder-raw-for-ema",))).first
+    assert first is not None
+    assert first.stage is PipelineStage.LOADING
+
+
+def test_the_first_departing_step_comes_first() -> None:
+    late, early = (
+        Departure(PipelineStage.DATA, "a", 1, 0, step=9),
+        Departure(PipelineStage.UPDATE, "b", 1, 0, step=2),
+    )
+    facts = ReferenceFacts((ComparedStep(9, 0, (late,), 1), ComparedStep(2, 0, (early,), 1)))
+    assert facts.departures == [early, late]
+    beside = Departure(PipelineStage.SCORE, "c", 1, 0)
+    assert ReferenceFacts(facts.steps, (beside,)).departures == [early, beside, late]
+
+
+def test_a_config_that_cannot_be_built_says_why() -> None:
+    found = check_start(config_of(train={"decoder": Path("nowhere")}))
+    assert found.error
+    assert found.compared == 0
+
+
+def test_the_course_is_read_from_the_run_folder(tmp_path: Path) -> None:
+    train(config_of(train={"steps": 4, "warmup_steps": 0}, faults=("context-detached",)), tmp_path / "run")
+    found = check_course(tmp_path / "run")
+    assert found.compared == 4
+    assert found.first is not None
+    assert found.first.stage is PipelineStage.GRADIENT

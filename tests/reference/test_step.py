@@ -1,0 +1,244 @@
+"""The reference of a step: equal to the real one for every model, and a planted change is named at its stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from etrm.config import KINDS, Config, load, with_settings
+from etrm.model.act import Carry
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.loader import ReferenceLoader, choose_training_tasks
+from etrm.reference.step import compare_step
+from etrm.training import trainer as trainer_module
+from etrm.training.ema import Ema
+from etrm.training.optim import build_optimizers
+from etrm.training.recorded_step import record_step
+from etrm.training.slots import Slots
+from etrm.training.trainer import Trainer
+
+SMALL = {
+    "data": {"max_tasks": 6, "max_side": 3},
+    "monitor": {"enabled": False},
+    "train": {"batch_size": 4, "threads": 1},
+}
+MODELS: dict[str, dict[str, Any]] = {
+    **{kind: {"model": {"encoder": {"kind": kind}}} for kind in KINDS},
+    "trm": {"model": {"variant": "trm"}, "data": {"augmentations": 2}},
+    "etrm_cached": {"model": {"variant": "etrm_cached"}},
+    "etrm_fct": {"model": {"variant": "etrm_fct"}, "data": {"buckets": 2}},
+    "attention": {
+        "model": {"encoder": {"pooling": "attention", "norm": "pre", "layer_scale": 0.1, "qk_norm": True}},
+        "train": {"accumulate": 2, "optimizer": "adam_atan2"},
+    },
+    "weighted": {
+        "model": {"encoder": {"pooling": "weighted"}, "qk_norm": True, "positions": "learned", "layers": 2},
+        "train": {"loss": "softmax", "freeze_decoder_steps": 2},
+    },
+    "buckets": {
+        "data": {"buckets": 2},
+        "train": {"clip_norm": None, "warmup_steps": 4, "lr_min_ratio": 0.1},
+    },
+}
+
+
+def config_of(**changes: Any) -> Config:
+    return with_settings(with_settings(load("smoke"), **SMALL), **changes)
+
+
+def departures(
+    config: Config, steps: int = 4, change: Callable[[Trainer], None] = lambda trainer: None
+) -> list[Departure]:
+    """Those of the first steps, after a change to the trainer."""
+    trainer = Trainer(config)
+    change(trainer)
+    data, model = config.data, config.model
+    rows = ReferenceLoader(choose_training_tasks(data), data, model.has_encoder, config.train.seed)
+    found = []
+    for _ in range(steps):
+        with record_step(trainer) as step:
+            trainer.advance()
+        found += compare_step(step, config, rows)
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_healthy_run_departs_nowhere(name: str) -> None:
+    assert departures(config_of(**MODELS[name])) == []
+
+
+def test_what_the_reference_computes_is_not_trivial() -> None:
+    """Another learning rate in the reference alone is a departure of every weight."""
+    trainer = Trainer(config_of())
+    with record_step(trainer) as step:
+        trainer.advance()
+    found = compare_step(step, config_of(train={"lr": 2e-3}))
+    assert {departure.stage for departure in found} == {PipelineStage.SCHEDULE, PipelineStage.UPDATE}
+    assert {departure.step for departure in found} == {1}
+
+
+def first_stage(config: Config, change: Callable[[Trainer], None]) -> PipelineStage:
+    found = departures(config, 4, change)
+    assert found
+    return found[0].stage
+
+
+def test_demonstrations_of_another_row_are_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = Slots._sample
+
+    def changed(self: Slots, index: int) -> Any:
+        found = sample(self, index)
+        return replace(found, demos=sample(self, index + 1).demos) if index > 1 else found
+
+    monkeypatch.setattr(Slots, "_sample", changed)
+    assert first_stage(config_of(), lambda trainer: None) is PipelineStage.DATA
+
+
+def test_a_context_of_another_row_is_the_context() -> None:
+    def change(trainer: Trainer) -> None:
+        policy = trainer.model.context_policy
+
+        def rolled(*args: Any) -> Any:
+            given = policy(*args)
+            return replace(given, context=given.context.roll(1, 0))
+
+        trainer.model.context_policy = rolled
+
+    assert first_stage(config_of(), change) is PipelineStage.CONTEXT
+
+
+def test_rows_that_begin_with_old_states_are_the_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Carry.begin
+
+    def kept(self: Carry, length: int, *inits: torch.Tensor) -> Carry:
+        found = begin(self, length, *inits)
+        return replace(
+            found, z_H=begin(replace(self, halted=self.halted & (self.steps == 0)), length, *inits).z_H
+        )
+
+    monkeypatch.setattr(Carry, "begin", kept)
+    assert (
+        first_stage(config_of(model={"halt": {"max_steps": 2}}), lambda trainer: None) is PipelineStage.CARRY
+    )
+
+
+def test_fewer_cycles_are_the_core() -> None:
+    def change(trainer: Trainer) -> None:
+        trainer.model.core.H_cycles = 1  # type: ignore[assignment]
+
+    assert first_stage(config_of(), change) is PipelineStage.CORE
+
+
+def test_half_of_the_labels_is_the_labels() -> None:
+    def change(trainer: Trainer) -> None:
+        labels = trainer.recipe.labels
+
+        def half(*args: Any) -> torch.Tensor:
+            found = labels(*args).clone()
+            found[:, ::2] = -100
+            return found
+
+        trainer.recipe = replace(trainer.recipe, labels=half)
+
+    assert first_stage(config_of(), change) is PipelineStage.LABELS
+
+
+def test_a_scaled_loss_is_the_loss() -> None:
+    def change(trainer: Trainer) -> None:
+        trainer.recipe = replace(trainer.recipe, weigh=lambda loss, step: 1.01 * loss)
+
+    assert first_stage(config_of(), change) is PipelineStage.LOSS
+
+
+def test_a_detached_context_is_the_gradient() -> None:
+    def change(trainer: Trainer) -> None:
+        policy = trainer.model.context_policy
+
+        def detached(*args: Any) -> Any:
+            given = policy(*args)
+            return replace(given, context=given.context.detach())
+
+        trainer.model.context_policy = detached
+
+    found = departures(config_of(), 2, change)
+    assert {departure.stage for departure in found} == {PipelineStage.GRADIENT}
+    assert {departure.tensor.split(".")[0] for departure in found} == {"encoder"}
+
+
+def test_only_the_last_part_of_an_accumulation_is_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    backward = torch.autograd.backward
+
+    def change(trainer: Trainer) -> None:
+        def alone(total: torch.Tensor) -> None:
+            trainer.model.zero_grad()
+            backward(total)
+
+        monkeypatch.setattr(torch.autograd, "backward", alone)
+
+    config = config_of(train={"accumulate": 2})
+    trainer = Trainer(config)
+    change(trainer)
+    with record_step(trainer) as step:
+        trainer.advance()
+    monkeypatch.undo()
+    assert compare_step(step, config)[0].stage is PipelineStage.GRADIENT
+
+
+def test_clipping_twice_as_much_is_the_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda params, limit: clip(params, limit / 2))
+    assert first_stage(config_of(train={"clip_norm": 0.1}), lambda trainer: None) is PipelineStage.CLIPPING
+
+
+@pytest.mark.parametrize("kind", ["rounded", "second", "momentum"])
+def test_what_happens_in_the_update_is_the_update(kind: str) -> None:
+    def change(trainer: Trainer) -> None:
+        update = trainer.recipe.update
+        second = build_optimizers(trainer.model, trainer.config.train)
+
+        def changed(optimizers: Any, frozen: str | None) -> None:
+            update(optimizers, frozen)
+            with torch.no_grad():
+                if kind == "rounded":
+                    for weight in trainer.model.parameters():
+                        weight.copy_(weight.bfloat16())
+                elif kind == "second":
+                    update(second, frozen)
+                else:
+                    optimizers[0].state[trainer.model.core.lm_head.weight]["exp_avg"].zero_()  # type: ignore[union-attr, index]
+
+        trainer.recipe = replace(trainer.recipe, update=changed)
+
+    assert first_stage(config_of(), change) is PipelineStage.UPDATE
+
+
+def test_an_average_that_stands_still_is_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ema, "update", lambda self, model: None)
+    assert first_stage(config_of(), lambda trainer: None) is PipelineStage.AVERAGE
+
+
+def test_a_rate_that_never_falls_is_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "schedule", lambda step, train: 1.0)
+    config = config_of(train={"warmup_steps": 0, "lr_min_ratio": 0.1})
+    assert departures(config, 1) == []  # the first step has the full rate
+    assert first_stage(config, lambda trainer: None) is PipelineStage.SCHEDULE
+
+
+def test_a_step_that_is_not_finite_is_compared_as_far_as_it_came() -> None:
+    def change(trainer: Trainer) -> None:
+        with torch.no_grad():
+            trainer.model.encoder.grid_encoder.pool_proj.weight.fill_(torch.nan)  # type: ignore[union-attr, union-attr, operator]
+
+    trainer = Trainer(config_of())
+    policy = trainer.model.context_policy
+    trainer.model.context_policy = lambda *args: replace(
+        found := policy(*args), context=found.context * torch.nan
+    )
+    with pytest.raises(Exception, match="not finite"), record_step(trainer) as step:
+        trainer.advance()
+    found = compare_step(step, config_of())
+    assert found[0].stage is PipelineStage.CONTEXT

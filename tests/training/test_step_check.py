@@ -1,0 +1,81 @@
+"""Which steps are compared, what is kept of them, and that training does not change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from etrm.checkpoints.run_folder import RunFolder
+from etrm.config import Config, load, with_settings
+from etrm.errors import RunFolderError
+from etrm.reference.departure import PipelineStage
+from etrm.training.step_check import REFERENCE, planned_steps, read_compared
+from etrm.training.trainer import Trainer, train
+from tests.errors import raises_code
+
+
+def config_of(**settings: object) -> Config:
+    small = with_settings(
+        load("smoke"), data={"max_tasks": 6, "max_side": 3}, train={"batch_size": 4, "threads": 1}
+    )
+    return with_settings(small, **settings)  # type: ignore[arg-type]
+
+
+def test_first_steps_phases_and_one_of_every_n_are_planned() -> None:
+    config = config_of(train={"steps": 200, "warmup_steps": 20, "freeze_decoder_steps": 90})
+    found = planned_steps(config)
+    assert {1, 2, 3, 21, 22, 23, 91, 92, 93, 200} <= found
+    assert all(any(first < step <= first + 50 for step in found) for first in range(0, 200, 50))
+    assert found == planned_steps(config)
+    assert max(found) == 200
+
+
+def test_the_compared_steps_are_in_the_run_folder(tmp_path: Path) -> None:
+    config = config_of(train={"steps": 6})
+    train(config, tmp_path / "run")
+    found = read_compared(tmp_path / "run")
+    assert [step.step for step in found] == sorted(planned_steps(config))
+    assert not any(step.departures or step.absent for step in found)
+
+
+def test_a_departure_is_kept_with_its_place(tmp_path: Path) -> None:
+    train(config_of(train={"steps": 3}, faults=("context-detached",)), tmp_path / "run")
+    [first, *_] = read_compared(tmp_path / "run")
+    assert first.departures[0].stage is PipelineStage.GRADIENT
+    assert first.count >= len(first.departures)
+
+
+def test_training_is_the_same_without_comparing(tmp_path: Path) -> None:
+    weights = []
+    for every in (2, None):
+        trainer = Trainer(config_of(train={"steps": 4}, monitor={"reference_every": every}))
+        trainer.run()
+        weights.append(trainer.model.state_dict())
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+    assert trainer.check.compared == []
+
+
+def test_a_resumed_run_has_the_same_file(tmp_path: Path) -> None:
+    config = config_of(train={"steps": 6, "checkpoint_every": 2})
+    train(config, tmp_path / "whole")
+    half = Trainer(config, folder := RunFolder(tmp_path / "half", config, resume=False))
+    half.run(lambda trainer, metrics: setattr(trainer, "_stop", trainer.step == 3))
+    folder.close()
+    train(config, tmp_path / "half", resume=True)
+    assert (tmp_path / "half" / REFERENCE).read_text() == (tmp_path / "whole" / REFERENCE).read_text()
+
+
+def test_numbers_that_are_not_finite_are_valid_json(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="not finite"):
+        train(config_of(train={"steps": 2}, faults=("context-nan",)), tmp_path / "run")
+    [line] = (tmp_path / "run" / REFERENCE).read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["departures"][0]["stage"] == "context"
+
+
+def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / REFERENCE).write_text('{"step": 1}\n')
+    with raises_code(RunFolderError, "run.damaged-reference"):
+        read_compared(tmp_path)
