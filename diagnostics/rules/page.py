@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 
 from diagnostics.causes import Cause
 from diagnostics.findings import METRICS
@@ -14,26 +13,27 @@ _USUAL = {"min_steps": 5.0, "share": 1.0}
 """What the index of all pages says once."""
 
 
-def page(rule: Rule, short: bool = False, known: Mapping[Cause, str] = MappingProxyType({})) -> str:
+def page(rule: Rule, short: bool = False) -> str:
     """The page of a rule.
 
     Args:
-        short: Whether to leave out why it matters, bounds and reasons of options, and what the index of all pages says
-            once of the usual ones.
-        known: Causes that the page of another rule explains, with its id.
+        short: Whether to leave out why it matters, the causes in words, bounds and reasons of options, and what the
+            index of all pages says once of the usual ones.
     """
-    return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule, short, known)]) + "\n"
+    return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule, short)]) + "\n"
 
 
-def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[str]:
+def _sections(rule: Rule, short: bool) -> Iterator[str]:
     yield _summary(rule)
     if rule.what:
         yield rule.what
     if rule.why and not short:
         yield f"**Why.** {rule.why}"
-    if rule.causes:
+    if rule.causes and short:
+        yield f"**Causes.** {', '.join(f'`{cause.code}`' for cause in rule.causes)}"
+    elif rule.causes:
         yield "**Causes**"
-        yield "\n".join(_cause_line(cause, short, known) for cause in rule.causes)
+        yield "\n".join(_cause_line(cause) for cause in rule.causes)
     if rule.example:
         yield f"**Example.** {rule.example}"
     if rule.false_alarms:
@@ -47,9 +47,9 @@ def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[s
         yield f"**Options.** Arguments of `{rule.arguments}`."
 
 
-def _cause_line(cause: Cause, short: bool, known: Mapping[Cause, str]) -> str:
-    own = f"\n  Remedy: {cause.remedy}" if cause.remedy and not short else ""
-    return f"- `{cause.code}`: {known.get(cause, cause.documented)}{own}"
+def _cause_line(cause: Cause) -> str:
+    own = f"\n  Remedy: {cause.remedy}" if cause.remedy else ""
+    return f"- `{cause.code}`: {cause.documented}{own}"
 
 
 def _summary(rule: Rule) -> str:
