@@ -60,6 +60,7 @@ from diagnostics.rules.registry import built_in_rules, explain
 from diagnostics.rules.rule import Observation, Rule, lasting
 from diagnostics.step_log import StepLog
 from diagnostics.step_reader import iter_steps, read_steps
+from diagnostics.step_sinks import TensorBoardLog, WandbLog
 from diagnostics.testing.assertions import (
     assert_all_params_receive_grad,
     assert_frozen,
@@ -123,11 +124,13 @@ __all__ = [
     "StepRecord",
     "StepScalars",
     "Stranger",
+    "TensorBoardLog",
     "TermReach",
     "TermRecord",
     "TermResponse",
     "ToolkitError",
     "UnknownName",
+    "WandbLog",
     "WrongOrder",
     "assert_all_params_receive_grad",
     "assert_frozen",

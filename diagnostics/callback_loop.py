@@ -16,6 +16,7 @@ from diagnostics.findings import Finding, Severity
 from diagnostics.monitor import Monitor
 from diagnostics.report.text import to_text
 from diagnostics.step_log import StepLog
+from diagnostics.step_sinks import StepSink
 
 _log = logging.getLogger("diagnostics")
 
@@ -24,14 +25,14 @@ class LoopMonitor:
     """Opens and closes the steps of a monitor from separate calls, logs them, and reports findings at the end.
 
     Args:
-        log: File for a `StepLog`.
+        log: File for a `StepLog`, or an object that takes the steps, as `TensorBoardLog`.
         options: Arguments of `Monitor`.
     """
 
-    def __init__(self, log: str | Path | None = None, **options: Any) -> None:
+    def __init__(self, log: str | Path | StepSink | None = None, **options: Any) -> None:
         self._log, self._options = log, options
         self._run, self._step = ExitStack(), ExitStack()
-        self._steps: StepLog | None = None
+        self._steps: StepSink | None = None
         self._monitor: Monitor | None = None
 
     @property
@@ -49,7 +50,8 @@ class LoopMonitor:
         """Make the monitor; at the start of training, when the optimisers exist."""
         self.end()
         self._monitor = self._run.enter_context(Monitor(model, optimizers, **self._options))
-        self._steps = self._run.enter_context(StepLog(self._log)) if self._log else None
+        log = self._log
+        self._steps = self._run.enter_context(StepLog(log)) if isinstance(log, (str, Path)) else log
 
     def open(self, samples: int) -> None:
         """Begin a step, before its forward pass."""
@@ -58,7 +60,7 @@ class LoopMonitor:
     def close(self) -> None:
         """End the step that is open, if one is."""
         self._step.close()
-        if self._steps and self.monitor.history:
+        if self._steps is not None and self.monitor.history:
             self._steps.append(self.monitor.history[-1])
 
     def end(self) -> None:

@@ -18,6 +18,7 @@ from diagnostics.auditing.audit import count_samples
 from diagnostics.callback_loop import LoopMonitor
 from diagnostics.findings import Finding
 from diagnostics.monitor import Monitor
+from diagnostics.step_sinks import StepSink
 
 
 class TransformersCallback(TrainerCallback):
@@ -27,11 +28,11 @@ class TransformersCallback(TrainerCallback):
     Findings above a note are logged as a warning of the logger `diagnostics` when training ends.
 
     Args:
-        log: File for a `StepLog`.
+        log: File for a `StepLog`, or an object that takes the steps, as `TensorBoardLog`.
         options: Arguments of `Monitor`.
     """
 
-    def __init__(self, log: str | Path | None = None, **options: Any) -> None:
+    def __init__(self, log: str | Path | StepSink | None = None, **options: Any) -> None:
         self._loop = LoopMonitor(log, **options)
         self._hook: RemovableHandle | None = None
         self._expecting = False

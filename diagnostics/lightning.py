@@ -17,6 +17,7 @@ from diagnostics.auditing.audit import count_samples
 from diagnostics.callback_loop import LoopMonitor
 from diagnostics.findings import Finding
 from diagnostics.monitor import Monitor
+from diagnostics.step_sinks import StepSink
 
 
 class LightningCallback(Callback):
@@ -26,12 +27,15 @@ class LightningCallback(Callback):
 
     Args:
         samples: Samples in the loss of a batch; by default the leading size of its tensors.
-        log: File for a `StepLog`.
+        log: File for a `StepLog`, or an object that takes the steps, as `TensorBoardLog`.
         options: Arguments of `Monitor`; module names are those in the LightningModule.
     """
 
     def __init__(
-        self, samples: Callable[[Any], int] = count_samples, log: str | Path | None = None, **options: Any
+        self,
+        samples: Callable[[Any], int] = count_samples,
+        log: str | Path | StepSink | None = None,
+        **options: Any,
     ) -> None:
         self._samples = samples
         self._loop = LoopMonitor(log, **options)

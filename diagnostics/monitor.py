@@ -50,7 +50,9 @@ from diagnostics.recording.unregistered_tensors import Strangers
 from diagnostics.recording.watched_parameters import has_values, members, track
 from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
 from diagnostics.records import CallRecord, LostTie, Number, Reach, StepRecord, StepScalars
+from diagnostics.report.figures import StepPlot, draw_steps
 from diagnostics.report.finding_filter import choose
+from diagnostics.report.notebook import NotebookView, render_monitor
 from diagnostics.rules.families.constant_loss import LOSS002, find_constant_losses, seen_again
 from diagnostics.rules.families.drifts import DRIFT001, find_drifts
 from diagnostics.rules.families.not_run import find_not_run
@@ -181,6 +183,8 @@ class Monitor:
         self._blind: set[str] = set()  # modules that take no hooks
         self._lost: dict[str, tuple[int, int]] = {}  # why steps were not recorded -> the first and the last
         weakref.finalize(self, remove_hooks, self._handles)
+        self._view: NotebookView | None = None
+        self._view_every = self._unseen = 0  # recorded steps
         self.attach()
 
     def attach(self) -> None:
@@ -440,6 +444,14 @@ class Monitor:
             StepScalars(record.step, record.samples, scalars, record.order, self._losses, batch)
         )
         self._tally.observe(record)
+        self._renew_view()
+
+    def _renew_view(self) -> None:
+        if self._view is not None:
+            self._unseen += 1
+            if self._unseen >= self._view_every:
+                self._unseen = 0
+                self._view.update(self._repr_html_())
 
     def _local_facts(self, capture: Capture, readout: Readout) -> StepFacts:
         return StepFacts(
@@ -561,6 +573,27 @@ class Monitor:
         rules = [rule.id for rule in self._rules]
         chosen = ordered(choose(found, rules, sorted(names), select, ignore, baseline))
         return [locate_finding(finding, self._model) for finding in chosen]
+
+    def plot(self) -> StepPlot:
+        """Pictures of the history: gradient flow and coverage by module and step, and samples by call in the last step.
+
+        Raises:
+            UnknownName: matplotlib is not installed.
+            LookupError: No step was recorded yet.
+        """
+        return draw_steps(self.history, self.last)
+
+    def live(self, every: int = 20) -> None:
+        """In a notebook: show findings and pictures under the cell, and renew them each `every` recorded steps.
+
+        Raises:
+            UnknownName: IPython is not installed.
+        """
+        self._view, self._view_every, self._unseen = NotebookView(), every, every - 1
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return render_monitor(self.findings() if self.history else [], self._last, self.history)
 
     def fold(self, findings: list[Finding]) -> list[Finding]:
         """Findings about the watched modules as causes with their consequences, by which module feeds which."""

@@ -96,7 +96,8 @@ def _explains(cause: Finding, finding: Finding, flow: Flow, rules: Mapping[str, 
         return False
     if rule.irreversible and (finding.rule == cause.rule or finding.rule in rule.explains):
         return True  # a number that is not finite spreads to every module
-    inside = bool(cause.consequences) if not cause.module else _holds(cause.module, finding.module)
+    whole = bool(cause.consequences) or rule.everywhere
+    inside = whole if not cause.module else _holds(cause.module, finding.module)
     inside = inside or cause.module == finding.module
     joint = any(each.together and each.code == finding.code == cause.code for each in rule.causes)
     if (rule.spreads == "together" or joint) and finding.rule == cause.rule:

@@ -74,6 +74,7 @@ class Rule:
         spreads: Direction in which one fault makes the rule fire elsewhere: "backward" to the modules that feed the
             faulty one, "forward" to those it feeds, "together" in all at the same step.
         irreversible: Whether a single step does damage that lasts, so that the earliest finding explains later ones.
+        everywhere: Whether its finding about the whole model explains those of every module.
         rank: Place among the explanations: lower ranks are tried first. A rule without rank comes last, and
             explains none of its own findings.
     """
@@ -98,6 +99,7 @@ class Rule:
     explains: frozenset[str] = frozenset()
     spreads: Literal["", "backward", "forward", "together"] = ""
     irreversible: bool = False
+    everywhere: bool = False
     rank: int | None = None
 
     def finding(

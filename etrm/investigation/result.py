@@ -173,6 +173,7 @@ class RecordedRun(Record):
     differences: tuple[RecordedDifference, ...] = ()
     evidence: Table = ()
     accusations: tuple[Accusation, ...] = ()
+    undecided: tuple[str, ...] = ()  # what the run is too short to tell, in words
     wall_s: float = 0.0
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.result import RecordedRun
-from reports.markdown import NOTHING, code, count, escape, folded, link, paragraph, sentence, table
+from reports.markdown import NOTHING, bullets, code, count, escape, folded, link, paragraph, sentence, table
 from reports.pages.sections import evidence_table, section
 
 TITLE = "What the run recorded"
@@ -25,6 +26,7 @@ def recorded_section(recorded: RecordedRun | None, pages: Mapping[str, str]) -> 
         TITLE,
         paragraph(_summarise(recorded)),
         _tabulate_accusations(recorded, pages),
+        bullets([f"Undecided, because the run is too short: {escape(one)}" for one in recorded.undecided]),
         _tabulate_differences(recorded),
         folded("All rows", rows) if rows else "",
     )
@@ -44,7 +46,7 @@ def _summarise(recorded: RecordedRun) -> str:
 def _tabulate_accusations(recorded: RecordedRun, pages: Mapping[str, str]) -> str:
     rows = [
         [
-            escape(sentence(accusation.words)),
+            escape(sentence(capitalise(accusation.words))),
             link(escape(accusation.hypothesis), pages[accusation.hypothesis])
             if accusation.hypothesis in pages
             else escape(accusation.hypothesis) or NOTHING,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import HypothesisResult, RecordedRun, Result
 from reports.markdown import duration, plain, sentence
@@ -61,10 +62,11 @@ def terminal(result: Result) -> RenderableType:
 
 def _say_recorded(recorded: RecordedRun) -> str:
     """Return what did not pass in a recorded run, and the names of what differs since."""
-    said = [sentence(plain(accusation.words)) for accusation in recorded.accusations]
+    said = [capitalise(sentence(plain(accusation.words))) for accusation in recorded.accusations]
     names = dict.fromkeys(plain(difference.name) for difference in recorded.differences)
-    differ = f" Since then other: {', '.join(names)}." if names else ""
-    return f"{' '.join(said) or 'every check passed.'}{differ}"
+    differ = f" It was made with another {', '.join(names)}." if names else ""
+    said += [f"Undecided: {sentence(plain(words))}" for words in recorded.undecided]
+    return f"{' '.join(said) or 'Every check passed.'}{differ}"
 
 
 def submission_line(done: Submitted) -> str:

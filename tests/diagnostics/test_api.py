@@ -78,6 +78,8 @@ PUBLIC = {
     "NothingRecorded",
     "ToolkitError",
     "UnknownName",
+    "TensorBoardLog",
+    "WandbLog",
     "WrongOrder",
     "CheckFailed",
     "assert_all_params_receive_grad",

@@ -21,6 +21,7 @@ IDS = {
     "COV002",
     "COV003",
     "WASTE001",
+    "STEP001",
     "GRAD001",
     "GRAD002",
     "GRAD003",

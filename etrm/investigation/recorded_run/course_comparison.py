@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from etrm.investigation.evidence.table import Direction, Metric
+from etrm.investigation.recorded_run.context_collapse import COLLAPSED, explain_collapse
 from etrm.investigation.recorded_run.healthy_course import HealthyCourse, find_course, find_nearest_preset
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
@@ -44,7 +45,8 @@ def _compare(run: RunUnderTest, course: HealthyCourse) -> Iterator[RecordedFact]
             note=f"{place}; {found.windows} windows outside; commit {str(course.made['commit'])[:8]}",
         )
         words = f"{found.key} {place}: {found.value:.4g}, and healthy runs have {found.low:.4g} to {found.high:.4g}"
-        yield RecordedFact(row, words=words)
+        collapsed = left and found.key == "probe.share" and found.value < min(found.low, COLLAPSED)
+        yield RecordedFact(row, explain_collapse(run) if collapsed else (), words=words)
 
 
 def _explain_absence(run: RunUnderTest) -> NotMeasured:

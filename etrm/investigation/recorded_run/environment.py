@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 
 from etrm.checkpoints.run_folder import UNKNOWN_COMMIT, describe_environment
 from etrm.config import Config
@@ -13,13 +14,30 @@ from etrm.investigation.result import RecordedDifference
 from etrm.setting_texts import flatten
 from etrm.training import named_code
 
+
+class DifferenceCode(StrEnum):
+    """What a run was made with and is different now."""
+
+    SETTING = "run.other-setting"
+    DATA = "run.other-data"
+    DEVICE = "run.other-device"
+    PRECISION = "run.other-precision"
+    THREADS = "run.other-threads"
+    VERSION = "run.other-version"
+    COMMIT = "run.other-commit"
+    UNCOMMITTED = "run.uncommitted-code"
+    OUTSIDE_CODE = "run.other-outside-code"
+    MOVED = "run.moved"  # between two processes of the run itself
+    NOT_BUILT = "run.not-built"  # by the current code
+
+
 CODES = {
-    "device": "run.other-device",
-    "precision": "run.other-precision",
-    "threads": "run.other-threads",
-    "versions": "run.other-version",
-    "commit": "run.other-commit",
-    "code": "run.other-outside-code",
+    "device": DifferenceCode.DEVICE,
+    "precision": DifferenceCode.PRECISION,
+    "threads": DifferenceCode.THREADS,
+    "versions": DifferenceCode.VERSION,
+    "commit": DifferenceCode.COMMIT,
+    "code": DifferenceCode.OUTSIDE_CODE,
 }
 """Codes of the entries of ``run.json`` that are compared."""
 
@@ -44,14 +62,14 @@ def compare_settings(run: RunUnderTest, subject: Config) -> Iterator[RecordedDif
     for name, value in now.items():
         if value != before.get(name):
             yield RecordedDifference(
-                code="run.other-setting", name=name, before=str(before.get(name)), now=str(value)
+                code=DifferenceCode.SETTING, name=name, before=str(before.get(name)), now=str(value)
             )
 
 
 def _compare_tasks(run: RunUnderTest) -> Iterator[RecordedDifference]:
     before, now = run.record.get("data_hash"), run.start.tasks.hash
     if before not in (None, now):
-        yield RecordedDifference(code="run.other-data", name="data_hash", before=str(before), now=now)
+        yield RecordedDifference(code=DifferenceCode.DATA, name="data_hash", before=str(before), now=now)
 
 
 def _compare_machine(run: RunUnderTest) -> Iterator[RecordedDifference]:
@@ -63,27 +81,23 @@ def _compare_machine(run: RunUnderTest) -> Iterator[RecordedDifference]:
         here["code"] = named_code.digests(run.config)
     except EtrmError as error:
         yield RecordedDifference(
-            code="run.other-outside-code", name=error.code, before="it was loaded", now=error.brief
+            code=DifferenceCode.OUTSIDE_CODE, name=error.code, before="it was loaded", now=error.brief
         )
     for change in find_changes(run.record, here, 0):
         if change.name == "commit" and UNKNOWN_COMMIT in (change.before, change.now):
             continue
         code = CODES[change.name.partition(".")[0]]
         yield RecordedDifference(code=code, name=change.name, before=change.before, now=change.now)
-    for name, record in (("the run", run.record), ("now", here)):
-        if record.get("dirty"):
-            text = "uncommitted changes"
-            was, is_now = (text, "unknown") if name == "the run" else ("unknown", text)
-            yield RecordedDifference(
-                code="run.uncommitted-code", name=f"dirty, {name}", before=was, now=is_now
-            )
+    before, now = ("uncommitted" if record.get("dirty") else "committed" for record in (run.record, here))
+    if "uncommitted" in (before, now):  # then the same commit is not known to be the same code
+        yield RecordedDifference(code=DifferenceCode.UNCOMMITTED, name="code", before=before, now=now)
 
 
 def _list_moves(run: RunUnderTest) -> Iterator[RecordedDifference]:
     """What changed between the processes of the run itself."""
     for change in run.record.get("changes", ()):
         yield RecordedDifference(
-            code="run.moved",
+            code=DifferenceCode.MOVED,
             name=f"{change['name']}, step {change['step']}",
             before=change["before"],
             now=change["now"],

@@ -45,9 +45,11 @@ WINDOWS = 20
 """Windows of a course: enough to say when a run left it, few enough that a mean is over several batches."""
 SHORTEST = 2
 """Steps of a window at least."""
-WIDTH = 4.0
-"""Half the width of the band in standard deviations of a new seed: chance is 6e-5 for a normal mean, and two windows in
-a row are required."""
+WIDTH = 3.0
+"""Margin of the band in standard deviations of a seed, beyond the lowest and the highest seed."""
+SHIFT = 2
+"""Windows by which a healthy run may be early or late. On preset `small`, seed 100 leaves its first plateau 40 steps
+(two windows) later than seeds 0 to 2; with bands of single windows it was taken for unhealthy."""
 FEWEST = 2
 """Seeds at least, for a deviation."""
 
@@ -81,7 +83,7 @@ METRICS = (
     CourseMetric("grad_norm_before_clip", _log, 0.03),
     CourseMetric("encoder.moved", _log, 0.03),
     CourseMetric("core.moved", _log, 0.03),
-    CourseMetric("probe.share", _same, 0.01),
+    CourseMetric("probe.share", _log, 0.03),
 )
 
 
@@ -143,10 +145,10 @@ class HealthyCourse:
         return found
 
     def list_bands(self, metric: CourseMetric) -> list[tuple[float, float] | None]:
-        """The band of a quantity in each window, in its own unit.
+        """The band of a quantity in each window, in its own unit; None where no seed logged it.
 
-        It is the mean of the seeds and WIDTH deviations of a new seed from it. A few seeds say little of the deviation
-        in one window, so it is at least that over all windows.
+        It reaches from the lowest to the highest seed in the windows around, and WIDTH deviations farther. A few seeds
+        say little of the deviation in one window, so it is that over all windows, and at least the smallest.
         """
         columns = [
             [metric.scale(value) for value in column if value is not None]
@@ -155,16 +157,14 @@ class HealthyCourse:
         usual = [variance(column) for column in columns if len(column) >= FEWEST]
         if not usual:
             return [None for _ in columns]
-        pooled = fmean(usual)
+        margin = WIDTH * max(math.sqrt(fmean(usual)), metric.smallest)
         bands: list[tuple[float, float] | None] = []
-        for column in columns:
-            if len(column) < FEWEST:
-                bands.append(None)
-                continue
-            deviation = max(math.sqrt(max(pooled, variance(column))), metric.smallest)
-            half = WIDTH * deviation * math.sqrt(1 + 1 / len(column))
-            ends = (fmean(column) - half, fmean(column) + half)
-            bands.append((math.exp(ends[0]), math.exp(ends[1])) if metric.scale is _log else ends)
+        for place, own in enumerate(columns):
+            around = [
+                value for column in columns[max(0, place - SHIFT) : place + SHIFT + 1] for value in column
+            ]
+            ends = (min(around) - margin, max(around) + margin) if own else None
+            bands.append((math.exp(ends[0]), math.exp(ends[1])) if ends and metric.scale is _log else ends)
         return bands
 
     def to_json(self) -> str:
@@ -286,9 +286,12 @@ def list_courses() -> Iterator[HealthyCourse]:
 
 
 def find_course(config: Config) -> HealthyCourse | None:
-    """The registered course of a config; None if there is none."""
-    wanted = json.loads(json.dumps(identify(config)))
-    return next((course for course in list_courses() if course.settings == wanted), None)
+    """The registered course of a config; None if there is none.
+
+    A setting that is newer than a course must have its default value.
+    """
+    wanted, default = (json.loads(json.dumps(identify(one))) for one in (config, Config()))
+    return next((course for course in list_courses() if default | course.settings == wanted), None)
 
 
 def find_nearest_preset(config: Config) -> tuple[str, tuple[str, ...]]:

@@ -10,7 +10,11 @@ from etrm.config import Config
 from etrm.errors import EtrmError
 from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.recorded_run.course_comparison import compare_with_course
-from etrm.investigation.recorded_run.environment import compare_environment, compare_settings
+from etrm.investigation.recorded_run.environment import (
+    DifferenceCode,
+    compare_environment,
+    compare_settings,
+)
 from etrm.investigation.recorded_run.logged_steps import judge_logged_steps
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.recorded_findings import judge_findings
@@ -58,6 +62,7 @@ def judge_recorded_run(path: Path, subject: Config) -> tuple[RecordedRun, tuple[
         checkpoints=tuple(int(saved.name.rpartition("_")[2]) for saved in run.saved),
         differences=differences,
         evidence=tuple(fact.row for fact in facts),
+        undecided=tuple(fact.words for fact in facts if fact.undecided),
         wall_s=round(time.perf_counter() - began, 1),
     )
     return recorded, facts
@@ -68,7 +73,7 @@ def _compare(run: RunUnderTest, subject: Config) -> tuple[RecordedDifference, ..
         return compare_environment(run, subject)
     except EtrmError as error:
         not_built = RecordedDifference(
-            code="run.not-built", name=error.code, before="the run was trained", now=error.brief
+            code=DifferenceCode.NOT_BUILT, name=error.code, before="the run was trained", now=error.brief
         )
         return (*compare_settings(run, subject), not_built)
 

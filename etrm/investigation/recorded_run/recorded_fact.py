@@ -16,9 +16,11 @@ class RecordedFact:
         hypotheses: ids of the hypotheses that it is evidence for; the first one that was tested counts.
         proves: whether the row alone shows that the hypothesis holds for this run; otherwise it makes a candidate.
         words: a description of what is wrong, as the end of a sentence.
+        undecided: whether the run is too short to tell whether it is wrong; then the row did not fail.
     """
 
     row: EvidenceRow
     hypotheses: tuple[str, ...] = ()
     proves: bool = False
     words: str = ""
+    undecided: bool = False

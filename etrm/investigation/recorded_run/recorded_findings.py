@@ -1,7 +1,6 @@
 """The toolkit's findings in a run, as evidence for the hypotheses that its rules belong to.
 
-Only a critical finding that still held at the last recorded step accuses: a healthy selector of symbolic formulas, for
-one, gives every task the same weights in its first steps (COLLAPSE001).
+Only a critical finding that still held at the last recorded step accuses, and a collapse only if it lasted.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from diagnostics import Severity
 from etrm.config import Config
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.measurements.run_findings import group_serious
+from etrm.investigation.recorded_run.context_collapse import LASTING, explain_collapse
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
 from etrm.investigation.records import NotMeasured
@@ -46,20 +46,26 @@ RULES: Mapping[str, tuple[str, ...]] = {
 """Hypotheses that a finding of a rule is evidence for, in order. Findings of other rules, about cost or halting, are
 evidence for none."""
 STANDS_STILL = frozenset(GRADIENTS)
-COLLAPSED = 1e-3
-"""Share of their power below which outputs are the same for all samples, as for the rule COLLAPSE001."""
 
 
 def judge_findings(run: RunUnderTest) -> Iterator[RecordedFact]:
     """A row for each finding above a note, worst first."""
+    if run.findings is None:
+        absent = NotMeasured(absent="the run has not ended, so its findings are not written")
+        yield RecordedFact(NOTED.row(absent, item="none", threshold="context", n="0 findings"))
+        return
     for (rule, module), found in group_serious(dict(one) for one in run.findings).items():
         for number, finding in enumerate(found):
             seen = finding["evidence"]
             item = " ".join(filter(None, (rule, module, finding.get("code", "") if len(found) > 1 else "")))
             item += f" {number + 1}" if len({one.get("code", "") for one in found}) < len(found) else ""
-            held = seen["last_step"] >= run.recorded_steps - 1
+            # A later number is of an earlier process, which ended, while the newest one was killed.
+            held = seen["last_step"] == run.recorded_steps - 1
             expected = rule in STANDS_STILL and stands_still(run.used, module)
-            decides = finding["severity"] == Severity.CRITICAL.label and held and not expected
+            serious = finding["severity"] == Severity.CRITICAL.label and held and not expected
+            steps = (seen["last_step"] - seen["first_step"] + 1) * run.config.monitor.every
+            early = rule == COLLAPSE and steps < LASTING
+            decides = serious and not early
             value = seen["value"]
             words = f"{rule} in {module or 'the model'}: {finding['message']}"
             row = (FINDING if decides else NOTED).row(
@@ -71,7 +77,8 @@ def judge_findings(run: RunUnderTest) -> Iterator[RecordedFact]:
                 n=f"steps {seen['first_step'] + 1} to {seen['last_step'] + 1} of {run.recorded_steps} recorded ones",
                 note=f"{finding['message']}. Likely cause: {finding['cause']}. What to do: {finding['remedy']}",
             )
-            yield RecordedFact(row, find_hypotheses(rule, module, run), words=words)
+            about = find_hypotheses(rule, module, run)
+            yield RecordedFact(row, about, words=words, undecided=serious and early)
 
 
 def find_hypotheses(rule: str, module: str, run: RunUnderTest) -> tuple[str, ...]:
@@ -83,19 +90,6 @@ def find_hypotheses(rule: str, module: str, run: RunUnderTest) -> tuple[str, ...
         core = (module.split(".")[0] or "core") == "core" and used.model.has_encoder and module
         return ("H4",) if core and not used.model.learns_predicates else ("H2", "H4")
     return RULES.get(rule, ())
-
-
-def explain_collapse(run: RunUnderTest) -> tuple[str, ...]:
-    """The hypotheses that contexts which are the same for all tasks are evidence for, in order.
-
-    Contexts that differed at the random start collapsed in training (H4), unless a divergence that is part of the loss
-    makes them equal: then it is a matter of the encoder (H7), as where they never differed.
-    """
-    if not run.used.model.recursive:
-        return ("N4", "H3")
-    first = next((m["start.share"] for m in run.metrics if m.get("start.share") is not None), 0.0)
-    trained_away = first >= COLLAPSED and not run.used.train.kl_weight
-    return ("H4",) if trained_away else ("H7",)
 
 
 def stands_still(used: Config, module: str) -> bool:

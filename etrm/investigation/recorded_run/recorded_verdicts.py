@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.records import Verdict
@@ -14,11 +13,14 @@ REPEATS = ("run.steps-repeat", "run.weights-repeat")
 """Codes of rows that do not pass where the run was made by other code."""
 OPEN = (Verdict.INVALIDATED, Verdict.INCONCLUSIVE, Verdict.ERROR)
 """Verdicts that new runs leave open as to the recorded one."""
+SHOWN = 3
+"""Descriptions of rows in a sentence; the table of the recorded run has all of them."""
 TRAIN_AGAIN = (
     "Train again with the current code: the recorded run shows what new runs of its config do not, so it was made by "
     "other code or with other weights."
 )
 READ_RECORDS = 'Read the rows of the recorded run that did not pass, under "What the run recorded".'
+TRAIN_LONGER = "Train longer, and investigate that run."
 """Next steps where the recorded run, and nothing that was run anew, shows a fault."""
 
 
@@ -36,14 +38,20 @@ def add_recorded(hypothesis: HypothesisResult, facts: Sequence[RecordedFact]) ->
     proven = any(fact.proves for fact in failed)
     if not proven and hypothesis.verdict is Verdict.ERROR:
         return hypothesis.replace(evidence=evidence)
-    said = "; ".join(fact.words for fact in failed)
+    said = list_words([fact.words for fact in sorted(failed, key=lambda fact: not fact.proves)])
     return hypothesis.replace(
         evidence=evidence,
         verdict=Verdict.VALIDATED if proven else Verdict.INCONCLUSIVE,
         candidate=not proven,
         codes=(*hypothesis.codes, CommonReason.RECORDED),
-        sentence=f"{capitalise(said)} (recorded run). New runs of its config: {hypothesis.sentence}",
+        sentence=f"In the recorded run {said}. In new runs of its config: {hypothesis.sentence}",
     )
+
+
+def list_words(words: Sequence[str]) -> str:
+    """The first few of some descriptions, and the number of the others."""
+    rest = len(words) - SHOWN
+    return "; ".join(words[:SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def select_facts(facts: Sequence[RecordedFact], id: str) -> list[RecordedFact]:
@@ -97,12 +105,17 @@ def made_by_other_code(recorded: RecordedRun) -> bool:
 
 
 def explain_unnamed(recorded: RecordedRun) -> tuple[CauseCode, str, str] | None:
-    """Code, sentence and next step where no hypothesis is the cause but rows of the recorded run did not pass."""
-    if not recorded.accusations:
-        return None
-    other = made_by_other_code(recorded)
-    said = "; ".join(accusation.words for accusation in recorded.accusations)
-    what = "the recorded run was made by other code" if other else "the recorded run itself shows a fault"
-    code = CauseCode.OTHER_CODE if other else CauseCode.RECORDED
-    step = TRAIN_AGAIN if other else READ_RECORDS
-    return code, f"No tested hypothesis explains it in new runs, but {what}: {said}.", step
+    """Code, sentence and next step where no hypothesis is the cause, but the recorded run shows or suggests a fault."""
+    if recorded.accusations:
+        other = made_by_other_code(recorded)
+        said = list_words([accusation.words for accusation in recorded.accusations])
+        what = "the recorded run was made by other code" if other else "the recorded run itself shows a fault"
+        code = CauseCode.OTHER_CODE if other else CauseCode.RECORDED
+        step = TRAIN_AGAIN if other else READ_RECORDS
+        return code, f"No tested hypothesis explains it in new runs, but {what}: {said}.", step
+    if recorded.undecided:
+        words = (
+            f"Undecided in the recorded run, which is too short to tell: {list_words(recorded.undecided)}."
+        )
+        return CauseCode.NONE, f"No root cause among the tested hypotheses. {words}", TRAIN_LONGER
+    return None

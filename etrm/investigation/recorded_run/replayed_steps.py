@@ -42,9 +42,10 @@ step of the learning rate."""
 ROUNDED = 0.05
 """Largest relative difference of the first step elsewhere, for the loss of a batch in bfloat16 differs by 1 %."""
 COMPARED = (
-    *("bucket", "rows", "reset_share", "lm_loss", "q_halt_loss", "kl", "entropy", "loss", "accuracy_all"),
+    *("bucket", "rows", "reset_share", "lr_factor"),
+    *("lm_loss", "q_halt_loss", "kl", "entropy", "loss", "accuracy_all"),
     *("encoder.coverage", "encoder.grad_norm_pre_clip", "core.grad_norm_pre_clip", "grad_norm_before_clip"),
-    *("lr_factor", "encoder.moved", "core.moved"),
+    *("encoder.moved", "core.moved"),
 )
 """Logged numbers in the order in which a step computes them: the first one that differs is named."""
 STATE = ("device", "precision", "threads", "versions")
@@ -106,7 +107,9 @@ def _replay(
     found: list[StepDeparture] = []
     largest, done = 0.0, 0
     try:
-        trainer = run.build_trainer(monitored=True)
+        trainer = run.replayer
+        for optimizer in trainer.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         trainer.state.restore(checkpoint)
         while done < steps and trainer.step + 1 in logged and not found:
             before = logged[trainer.step + 1]

@@ -21,6 +21,9 @@ from etrm.model.variant import Variant
 from etrm.training.faults import apply_faults
 from etrm.training.trainer import Trainer
 
+MOST = 5
+"""Checkpoints that are judged: reading and repeating one takes seconds."""
+
 
 @dataclass(frozen=True)
 class RunUnderTest:
@@ -31,7 +34,7 @@ class RunUnderTest:
         config: the config that the folder holds.
         record: the contents of ``run.json``.
         metrics: the logged steps.
-        findings: the toolkit's findings, as ``findings.json`` holds them.
+        findings: the toolkit's findings, as ``findings.json`` holds them; None where the run has not ended.
         saved: the checkpoint folders that are judged, oldest first.
     """
 
@@ -39,7 +42,7 @@ class RunUnderTest:
     config: Config
     record: Mapping[str, Any]
     metrics: Metrics
-    findings: Sequence[Mapping[str, Any]]
+    findings: Sequence[Mapping[str, Any]] | None
     saved: tuple[Path, ...]
 
     @classmethod
@@ -54,12 +57,12 @@ class RunUnderTest:
         """
         folder = path.parents[1] if path.parent.name == "checkpoints" else path
         saved, metrics = checkpoints.list_saved(folder / "checkpoints"), read_metrics(folder)
-        findings: Sequence[Mapping[str, Any]] = read_findings(folder)
+        findings = read_findings(folder) if (folder / "findings.json").exists() else None
         if folder != path:
             saved = [one for one in saved if one.name <= path.name]
             step = int(path.name.removeprefix(checkpoints.PREFIX))
             if any(m["step"] > step for m in metrics):
-                metrics, findings = [m for m in metrics if m["step"] <= step], ()
+                metrics, findings = [m for m in metrics if m["step"] <= step], None
         return cls(folder, read_config(folder), read_record(folder), metrics, findings, tuple(saved))
 
     @cached_property
@@ -79,12 +82,16 @@ class RunUnderTest:
 
     @cached_property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """The kept checkpoints, oldest first.
+        """The kept checkpoints, oldest first; of many, some that are spread over the run, its first and last included.
 
         Raises:
             CheckpointError: one of them is not whole.
         """
-        return tuple(checkpoints.read(path) for path in self.saved)
+        last = len(self.saved) - 1
+        places = (
+            sorted({round(last * part / (MOST - 1)) for part in range(MOST)}) if last > 0 else range(last + 1)
+        )
+        return tuple(checkpoints.read(self.saved[place]) for place in places)
 
     def build_trainer(self, *, monitored: bool = False) -> Trainer:
         """A trainer of the run at its random start, which writes nothing.
@@ -103,6 +110,15 @@ class RunUnderTest:
             EtrmError: the current code cannot build it.
         """
         return self.build_trainer()
+
+    @cached_property
+    def replayer(self) -> Trainer:
+        """A trainer that records what the run recorded, and whose state may be restored and trained on.
+
+        Raises:
+            EtrmError: the current code cannot build it.
+        """
+        return self.build_trainer(monitored=True)
 
     @cached_property
     def queries(self) -> list[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from etrm.config import Config
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
+from etrm.investigation.records import NotMeasured, Value
 
 NOT_FINITE = Metric("run.weights-not-finite", "tensors of weights that are not finite", Direction.HOLDS)
 AVERAGE = Metric(
@@ -72,7 +74,7 @@ def _check_average(newest: Checkpoint, decay: float) -> Iterator[RecordedFact]:
     apart = {
         name: _relative(newest.ema[name], newest.tensors[f"ema.{name}"] / correction)
         for name in newest.ema
-        if f"ema.{name}" in newest.tensors
+        if f"ema.{name}" in newest.tensors and newest.ema[name].numel()
     }
     worst = max(apart, key=lambda name: apart[name])
     row = AVERAGE.expect_at_most(
@@ -96,14 +98,13 @@ def _check_movement(run: RunUnderTest, newest: Checkpoint) -> Iterator[RecordedF
     trainable = {name for name, _ in run.start.model.named_parameters()}
     for part in PARTS:
         names = [name for name in newest.model if name in trainable and name.startswith(f"{part}.")]
-        names = [name for name in names if name in before]
+        names = [name for name in names if name in before and newest.model[name].numel()]
         if not names:
             continue
         scope = f"{len(names)} tensors, steps {since} to {newest.step}"
         still = [name for name in names if newest.model[name].equal(before[name])]
-        yield RecordedFact(
-            MOVED.row(_measure_change(newest.model, before, names), item=part, threshold="context", n=scope)
-        )
+        change = _measure_change(newest.model, before, names)
+        yield RecordedFact(MOVED.row(change, item=part, threshold="context", n=scope))
         trains = _trains(run.used, part, since, newest.step)
         if trains:
             # Only of an encoder must every tensor move: a halting head without a weight in the loss does not.
@@ -127,11 +128,11 @@ def _check_movement(run: RunUnderTest, newest: Checkpoint) -> Iterator[RecordedF
             yield RecordedFact(row, ABOUT_FROZEN[part], proves=part == "core", words=words)
 
 
-def _measure_change(now: Mapping[str, Tensor], before: Mapping[str, Tensor], names: list[str]) -> float:
+def _measure_change(now: Mapping[str, Tensor], before: Mapping[str, Tensor], names: list[str]) -> Value:
     """The norm of the change of some tensors over their norm before."""
     change = sum(float((now[name].double() - before[name].double()).square().sum()) for name in names)
     size = sum(float(before[name].double().square().sum()) for name in names)
-    return (change / max(size, 1e-30)) ** 0.5
+    return math.sqrt(change / size) if size else NotMeasured(absent="all weights were zero")
 
 
 def _trains(used: Config, part: str, since: int, until: int) -> bool | None:

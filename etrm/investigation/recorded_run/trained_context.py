@@ -10,8 +10,14 @@ from diagnostics import representation
 from etrm.data import Sample
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.measurements.context_path import ROUNDING, SAME, trace_model
+from etrm.investigation.recorded_run.context_collapse import (
+    COLLAPSED,
+    LASTING,
+    explain_collapse,
+    has_lasted,
+    is_collapsed,
+)
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
-from etrm.investigation.recorded_run.recorded_findings import COLLAPSED, explain_collapse
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
 from etrm.investigation.records import NotMeasured
 from etrm.model.variant import Variant
@@ -40,17 +46,18 @@ def judge_trained_context(run: RunUnderTest) -> Iterator[RecordedFact]:
     model = run.load_model(newest, "raw")
     n = f"{len(queries)} training queries, weights of step {newest.step}"
     share, untrained = measure_share(model, queries), measure_share(run.start.model, queries)
-    collapsed = share is not None and share < COLLAPSED
+    collapsed = share is not None and is_collapsed(share, untrained)
+    lasting = collapsed and has_lasted(run, newest.step)
     row = SHARE.row(
         NotMeasured(absent="not finite") if share is None else share,
         control=NotMeasured(absent="not finite") if untrained is None else untrained,
-        threshold=f">= {COLLAPSED:g}",
-        passed=None if share is None else not collapsed,
+        threshold=f">= {COLLAPSED:g}, or not below it for {LASTING} steps",
+        passed=None if share is None or (collapsed and not lasting) else not collapsed,
         n=n,
         note="control: the same encoder at its random start",
     )
     words = f"the trained encoder gives all tasks the same context (share {share or 0:.2g})"
-    yield RecordedFact(row, explain_collapse(run), words=words)
+    yield RecordedFact(row, explain_collapse(run), words=words, undecided=collapsed and not lasting)
     trace = trace_model(model, queries)
     arrives = trace.finite and not trace.silent and trace.same <= SAME and trace.others <= ROUNDING
     yield RecordedFact(

@@ -6,15 +6,17 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, variance
+from statistics import variance
 from typing import Any
 
 import pytest
 
 from etrm.config import list_presets, load, with_settings
 from etrm.errors import ConfigError, RunFolderError
+from etrm.investigation.recorded_run import healthy_course
 from etrm.investigation.recorded_run.healthy_course import (
     METRICS,
+    SHIFT,
     WIDTH,
     HealthyCourse,
     find_course,
@@ -52,12 +54,14 @@ def write_run(folder: Path, seed: int, steps: int = 40, **settings: Any) -> Path
     return folder
 
 
-def test_a_band_is_the_interval_of_a_new_seed() -> None:
-    columns = list(zip(*SEEDS, strict=True))
-    pooled = fmean(variance(column) for column in columns)
-    for band, column in zip(course().list_bands(ACCURACY), columns, strict=True):
-        half = WIDTH * math.sqrt(max(pooled, variance(column)) * 4 / 3)
-        assert band == pytest.approx((fmean(column) - half, fmean(column) + half))
+def test_a_band_reaches_beyond_the_seeds_in_the_windows_around() -> None:
+    seeds = (tuple(0.1 * i for i in range(8)), tuple(0.1 * i + 0.02 for i in range(8)))
+    deviation = math.sqrt(variance([0.0, 0.02]))  # the same in every window
+    bands = course(steps=16, means={"accuracy_all": seeds}).list_bands(ACCURACY)
+    assert bands[0] == pytest.approx((0.0 - WIDTH * deviation, 0.1 * SHIFT + 0.02 + WIDTH * deviation))
+    assert bands[4] == pytest.approx((0.1 * (4 - SHIFT) - WIDTH * deviation, 0.62 + WIDTH * deviation))
+    absent = course(means={"accuracy_all": ((0.5, None, 0.7), (0.52, None, 0.72))})
+    assert [band is None for band in absent.list_bands(ACCURACY)] == [False, True, False]
 
 
 def test_the_first_of_two_windows_on_one_side_is_the_step_where_a_run_leaves() -> None:
@@ -132,6 +136,17 @@ def test_faults_seeds_and_what_is_kept_make_no_other_course() -> None:
     changed = with_settings(smoke, faults=("cached-context",), train={"seed": 7, "keep_checkpoints": 5})
     assert identify(changed) == identify(smoke)
     assert find_course(with_settings(smoke, train={"lr": 0.5})) is None
+
+
+def test_a_course_may_be_older_than_a_setting_that_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    smoke = load("smoke")
+    registered = find_course(smoke)
+    assert registered is not None
+    older = {name: value for name, value in registered.settings.items() if name != "train.accumulate"}
+    old = replace(registered, settings=older)
+    monkeypatch.setattr(healthy_course, "list_courses", lambda: iter([old]))
+    assert find_course(smoke) == old
+    assert find_course(with_settings(smoke, train={"accumulate": 2})) is None
 
 
 def test_the_nearest_preset_is_named_with_what_differs() -> None:

@@ -17,7 +17,7 @@ from etrm.investigation.measurements.encoder_gradients import GradientReason
 from etrm.investigation.recorded_run import judge_recorded
 from etrm.investigation.recorded_run.judge_recorded import SOURCES, judge_recorded_run
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
-from etrm.investigation.recorded_run.recorded_verdicts import TRAIN_AGAIN
+from etrm.investigation.recorded_run.recorded_verdicts import TRAIN_AGAIN, TRAIN_LONGER
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
 from etrm.investigation.result import CauseCode, RecordedRun, Result
 from etrm.investigation.run import investigate
@@ -119,25 +119,31 @@ def test_a_healthy_run_accuses_nothing_and_is_recorded_in_the_result(
     assert result.hypotheses["H2"].codes == (GradientReason.EVERY_STEP_TRAINS,)
 
 
+def write_finding(folder: Path, rule: str) -> None:
+    """Write a critical finding that held to the end of the run."""
+    evidence = {"metric": "coverage", "value": 1e-5, "threshold": 1e-3, "first_step": 3, "last_step": 19}
+    words = {"message": "planted", "cause": "c", "remedy": "r", "code": "swamped", "consequences": []}
+    finding = {"rule": rule, "module": "encoder", "severity": "critical", "evidence": evidence}
+    (folder / "findings.json").write_text(json.dumps([finding | words]))
+
+
 @pytest.mark.usefixtures("cache")
-def test_a_collapse_that_the_run_found_itself_is_never_answered_with_nothing(
-    healthy: Path, tmp_path: Path
-) -> None:
-    """A critical finding that held to the end, about a hypothesis that is not tested, or about none."""
-    evidence = {"metric": "output_share", "value": 1e-5, "threshold": 1e-3, "first_step": 3, "last_step": 19}
-    finding = {
-        "rule": "COLLAPSE001",
-        "module": "encoder",
-        "severity": "critical",
-        "message": "equal",
-        "code": "swamped",
-    }
-    found = [finding | {"evidence": evidence, "cause": "c", "remedy": "r", "consequences": []}]
-    (healthy / "findings.json").write_text(json.dumps(found))
-    result = investigate_run(healthy, tmp_path, "H6")
+def test_what_the_run_found_itself_is_never_answered_with_nothing(healthy: Path, tmp_path: Path) -> None:
+    """Its hypothesis is not tested here; a collapse in so few steps is undecided."""
+    write_finding(healthy, "GRAD001")
+    result = investigate_run(healthy, tmp_path / "gradient", "H6")
     assert (result.root_cause, result.cause_code) == (None, CauseCode.RECORDED)
     assert result.recorded is not None
-    assert [(one.hypothesis, one.item) for one in result.recorded.accusations] == [
-        ("H4", "COLLAPSE001 encoder")
-    ]
+    assert [(one.hypothesis, one.item) for one in result.recorded.accusations] == [("H2", "GRAD001 encoder")]
+    assert "GRAD001" in result.sentence
+    write_finding(healthy, "COLLAPSE001")
+    result = investigate_run(healthy, tmp_path / "collapse", "H6")
+    assert (result.cause_code, result.next_step) == (CauseCode.NONE, TRAIN_LONGER)
     assert "COLLAPSE001" in result.sentence
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_critical_finding_makes_its_hypothesis_the_leading_candidate(healthy: Path, tmp_path: Path) -> None:
+    write_finding(healthy, "GRAD001")
+    result = investigate_run(healthy, tmp_path, "H2")
+    assert (result.root_cause, result.root_cause_confidence) == ("H2", "candidate")

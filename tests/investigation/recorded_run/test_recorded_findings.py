@@ -15,17 +15,15 @@ from etrm.investigation.recorded_run.recorded_findings import (
     COLLAPSE,
     GRADIENTS,
     RULES,
-    explain_collapse,
     find_hypotheses,
     judge_findings,
     stands_still,
 )
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
+from etrm.investigation.records import NotMeasured
 
 
-def finding(
-    rule: str = "COLLAPSE001", module: str = "encoder", last: int = 19, **changes: Any
-) -> dict[str, Any]:
+def finding(rule: str = "GRAD001", module: str = "encoder", last: int = 19, **changes: Any) -> dict[str, Any]:
     evidence = {
         "metric": "output_share",
         "value": 1e-5,
@@ -47,6 +45,7 @@ def judge(folder: Path, *findings: dict[str, Any], **settings: dict[str, object]
     [
         ({}, False),
         ({"last": 18}, None),  # it ended before the run did
+        ({"last": 30}, None),  # it is of an earlier process
         ({"severity": "warning"}, None),
     ],
 )
@@ -54,9 +53,15 @@ def test_what_is_critical_and_holds_to_the_end_accuses(
     kept_healthy: Path, changes: dict[str, Any], passed: bool | None
 ) -> None:
     (fact,) = judge(kept_healthy, finding(**changes))
-    assert (fact.row.passed, fact.row.item) == (passed, "COLLAPSE001 encoder")
-    assert fact.hypotheses == ("H4",)
+    assert (fact.row.passed, fact.row.item) == (passed, "GRAD001 encoder")
+    assert fact.hypotheses == ("H2", "H4")
     assert not fact.proves
+
+
+def test_findings_of_a_run_that_has_not_ended_are_not_measured(healthy: Path) -> None:
+    (healthy / "findings.json").unlink()
+    (fact,) = judge_findings(RunUnderTest.read(healthy))
+    assert isinstance(fact.row.treatment, NotMeasured)
 
 
 def test_a_note_is_left_out_and_rows_of_one_rule_and_module_stay_apart(kept_healthy: Path) -> None:
@@ -72,11 +77,24 @@ def test_a_number_that_is_not_finite_is_not_measured(kept_healthy: Path) -> None
     assert fact.row.passed is False
 
 
+def test_a_collapse_that_did_not_last_is_undecided(kept_healthy: Path) -> None:
+    (fact,) = judge(kept_healthy, finding("COLLAPSE001"))
+    assert (fact.row.passed, fact.undecided) == (None, True)
+    (rare,) = judge(kept_healthy, finding("COLLAPSE001", last=0), monitor={"every": 20})
+    assert (rare.row.passed, rare.undecided) == (None, True)
+    run = RunUnderTest.read(kept_healthy)
+    long = [run.metrics[0] | {"step": step + 1} for step in range(300)]
+    for first, passed in ((100, False), (101, None)):
+        evidence = finding()["evidence"] | {"first_step": first, "last_step": 299}
+        changed = replace(run, metrics=long, findings=[finding("COLLAPSE001", evidence=evidence)])
+        assert [fact.row.passed for fact in judge_findings(changed)] == [passed]
+
+
 def test_a_part_that_the_settings_freeze_is_expected_to_stand_still(kept_healthy: Path) -> None:
     frozen = {"freeze_encoder_steps": 20}
     assert [f.row.passed for f in judge(kept_healthy, finding("GRAD003"), train=frozen)] == [None]
     assert [f.row.passed for f in judge(kept_healthy, finding("GRAD003", "core"), train=frozen)] == [False]
-    assert [f.row.passed for f in judge(kept_healthy, finding("COLLAPSE001"), train=frozen)] == [False]
+    assert [f.row.passed for f in judge(kept_healthy, finding("FROZEN001"), train=frozen)] == [False]
     still = with_settings(load("smoke"), train={"encoder_lr_scale": 0.0})
     assert (stands_still(still, "encoder"), stands_still(still, "core")) == (True, False)
 
@@ -108,19 +126,6 @@ def test_the_hypothesis_of_a_finding(
     run = RunUnderTest.read(kept_healthy)
     config = run.config if variant == "etrm" else load("symbolic-rules")
     assert find_hypotheses(rule, module, replace(run, config=config))[0] == first
-
-
-def test_a_collapse_in_training_is_about_dynamics_and_one_from_the_start_about_the_encoder(
-    kept_healthy: Path,
-) -> None:
-    run = RunUnderTest.read(kept_healthy)
-    assert run.metrics[0]["start.share"] > 0.1
-    assert explain_collapse(run) == ("H4",)
-    equal = [m | ({"start.share": 1e-6} if "start.share" in m else {}) for m in run.metrics]
-    assert explain_collapse(replace(run, metrics=equal)) == ("H7",)
-    variational = {"model": {"encoder": {"kind": "lpn_variational"}}, "train": {"kl_weight": 1.0}}
-    assert explain_collapse(replace(run, config=with_settings(run.config, **variational))) == ("H7",)
-    assert explain_collapse(replace(run, config=load("symbolic-rules"))) == ("N4", "H3")
 
 
 def test_a_rule_of_the_users_own_is_about_none(kept_healthy: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import FROM_STEP
 from etrm.errors import CheckpointError, RunFolderError
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
@@ -21,7 +23,7 @@ def test_a_checkpoint_stands_for_the_run_up_to_it(kept_healthy: Path) -> None:
     assert [m["step"] for m in whole.metrics] == list(range(1, 21))
     part = RunUnderTest.read(kept_healthy / "checkpoints" / "step_00000010")
     assert (part.path, [one.step for one in part.checkpoints]) == (kept_healthy, [10])
-    assert ([m["step"] for m in part.metrics], part.findings) == (list(range(1, 11)), ())
+    assert ([m["step"] for m in part.metrics], part.findings) == (list(range(1, 11)), None)
 
 
 def test_findings_count_the_recorded_steps_of_the_newest_process(healthy: Path) -> None:
@@ -32,6 +34,18 @@ def test_findings_count_the_recorded_steps_of_the_newest_process(healthy: Path) 
     config = json.loads((healthy / "config.json").read_text())
     edit_json(healthy / "config.json", monitor=config["monitor"] | {"every": 4})
     assert RunUnderTest.read(healthy).recorded_steps == 2  # steps 13 and 17
+
+
+def test_of_many_checkpoints_some_are_judged_over_the_whole_run(healthy: Path) -> None:
+    folder = healthy / "checkpoints"
+    for step in range(21, 32):
+        shutil.copytree(folder / checkpoints.name_of(20), folder / checkpoints.name_of(step))
+    run = RunUnderTest.read(healthy)
+    assert len(run.saved) == 13
+    kept = [path.name for path in run.saved]
+    names = [checkpoints.name_of(step) for step in (10, 22, 25, 28, 31)]
+    assert [kept.index(name) for name in names] == [0, 3, 6, 9, 12]
+    assert len(run.checkpoints) == len(names)
 
 
 def test_weights_are_loaded_without_changing_the_random_start(kept_healthy: Path) -> None:

@@ -41,10 +41,15 @@ def test_an_encoder_whose_weights_collapsed_is_named_for_it_and_not_for_its_path
     assert dead
     alter(healthy, lambda c: replace(c, model=c.model | dead))
     run = RunUnderTest.read(healthy)
+    facts = {fact.row.code: fact for fact in judge_trained_context(run)}
+    assert [code for code, fact in facts.items() if fact.undecided] == ["run.context-share"]
+    assert not any(fact.row.passed is False for fact in facts.values())
+    assert measure_share(run.start.model, run.queries) > 0.01
+    late = replace(run.checkpoints[-1], step=1000)
+    run.__dict__["checkpoints"] = (late,)  # as after a thousand steps, of which none was logged
     failed = [fact for fact in judge_trained_context(run) if fact.row.passed is False]
     assert [fact.row.code for fact in failed] == ["run.context-share"]
     assert failed[0].hypotheses == ("H4",)
-    assert measure_share(run.start.model, run.queries) > 0.01
 
 
 def test_a_model_without_an_encoder_has_no_context_to_judge(kept_healthy: Path) -> None:

@@ -1,0 +1,70 @@
+"""What a notebook shows of a monitor: findings and tables, and a view that is renewed while training runs."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from diagnostics.errors import UnknownName
+from diagnostics.findings import Finding
+from diagnostics.records import StepRecord, StepScalars
+from diagnostics.report.figures import draw_steps
+from diagnostics.report.sarif_and_html import to_fragment
+from diagnostics.report.tables import module_table
+
+_ALT = "Gradient flow, coverage, and samples by call"
+
+
+def render_monitor(
+    findings: Sequence[Finding], last: StepRecord | None, history: Sequence[StepScalars]
+) -> str:
+    """HTML with the findings, the table of the last step and, where matplotlib is installed, the pictures."""
+    if last is None:
+        return "<p>The monitor recorded no step.</p>"
+    shown = to_fragment(findings, f"step {last.step}\n{module_table(last)}")
+    if is_installed("matplotlib"):
+        image = base64.b64encode(draw_steps(history, last)._repr_png_()).decode("ascii")
+        shown += (
+            f'<img alt="Gradient flow, coverage and samples by call" src="data:image/png;base64,{image}">\n'
+        )
+    return shown
+
+
+class NotebookView:
+    """An output of a notebook that `update` replaces.
+
+    Raises:
+        UnknownName: IPython is not installed, so that this is no notebook.
+    """
+
+    def __init__(self) -> None:
+        self._display: Any = _import_display()
+        self._handle: Any = None
+
+    def update(self, html: str) -> None:
+        """Show new content in the same place."""
+        content = self._display.HTML(html)
+        if self._handle is None:
+            self._handle = self._display.display(content, display_id=True)
+        else:
+            self._handle.update(content)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; None in `sys.modules` says that it must not."""
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return find_spec(package) is not None
+
+
+def _import_display() -> Any:
+    try:
+        return import_module("IPython.display")
+    except ModuleNotFoundError as error:
+        raise UnknownName(
+            "notebook.no-ipython", "a live view needs a notebook; IPython is not installed"
+        ) from error

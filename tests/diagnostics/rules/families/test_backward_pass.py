@@ -1,0 +1,82 @@
+"""A step without a backward pass is one finding, and no module is blamed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics import Monitor, audit
+from tests.diagnostics.rules.trainings import BATCH, Cases, Net, Training, adam
+
+Update = Callable[[nn.Module, torch.optim.Optimizer, Tensor], object]
+
+
+def run(update: Update, **options: Any) -> Monitor:
+    model = Net()
+    optimizer = adam(model)
+    monitor = Monitor(model, optimizer, **options)
+    for _ in range(8):
+        with monitor.step(samples=BATCH):
+            update(model, optimizer, model(torch.randn(BATCH, 4)).square().mean())
+    return monitor
+
+
+def forgotten(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def whole(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def rules(update: Update) -> Training:
+    return lambda **options: {finding.rule for finding in run(update, **options).findings()}
+
+
+CASES: Cases = {"STEP001": (rules(forgotten), rules(whole))}
+
+
+def test_a_forgotten_backward_is_the_only_finding() -> None:
+    above = [finding for finding in run(forgotten).findings() if finding.severity.label != "note"]
+    assert [(finding.rule, finding.module, finding.code) for finding in above] == [
+        ("STEP001", "", "no-backward")
+    ]
+    assert {each.rule for each in above[0].consequences} >= {"GRAD001", "COV001"}
+
+
+def test_an_audit_of_a_step_that_forgets_it_names_it() -> None:
+    model = Net()
+    optimizer = adam(model)
+
+    def step(model: nn.Module, x: Tensor) -> float:
+        loss = model(x).square().mean()
+        optimizer.step()
+        return loss.item()
+
+    found = audit(model, step, [torch.randn(BATCH, 4)], optimizer, steps=6)
+    assert [finding.rule for finding in found.findings if finding.severity.label != "note"] == ["STEP001"]
+
+
+def test_a_turn_of_another_player_is_no_forgotten_backward() -> None:
+    monitor = run(lambda model, optimizer, loss: None)
+    assert "STEP001" not in {finding.rule for finding in monitor.findings()}
+
+
+def test_a_loss_that_is_cut_in_the_model_is_another_fault() -> None:
+    model = Net(lambda context: context.detach())
+    model.core.requires_grad_(False)
+    model.head.requires_grad_(False)
+    free = nn.Parameter(torch.ones(()))
+    monitor = Monitor(
+        model, torch.optim.SGD([*model.encoder.parameters(), free], 0.1), watch=["encoder", "core"]
+    )
+    for _ in range(8):
+        with monitor.step(samples=BATCH), torch.no_grad():
+            model(torch.randn(BATCH, 4))
+    assert "STEP001" not in {finding.rule for finding in monitor.findings()}
