@@ -151,7 +151,9 @@ def test_a_faint_gradient_stands_for_what_feeds_the_module_and_for_updates_that_
             torch._foreach_mul_([parameter.grad for parameter in model.encoder.parameters()], 1e-4)
             optimizer.step()
             optimizer.zero_grad()
-    assert names(monitor.findings(ignore=["RULE001"])) == {"GRAD005 encoder": {"MOVE004 encoder"}}
+    assert names(monitor.findings(ignore=["RULE001"])) == {
+        "GRAD005 encoder": {"MOVE004 encoder", "REACH007 encoder"}
+    }
 
 
 def test_two_faults_beside_each_other_stay_two() -> None:
