@@ -356,6 +356,8 @@ class ParameterWatch:
     def _changed(self, updates: Sequence[float]) -> list[bool]:
         """Whether each parameter changed; where the norm is 0 its squares may have underflowed: count."""
         still = [index for index, update in enumerate(updates) if update == 0.0]
+        if not still:
+            return [True] * len(updates)
         readout = Readout()
         key = readout.add_scalars([torch.count_nonzero(self._entry[index]) for index in still])
         readout.fetch()
