@@ -44,9 +44,14 @@ class Readout:
                 flats.append([torch.zeros(1, device=device)])  # lifts half precision and integers to float32
                 sizes.append(1)
             first = sizes[place]
-            for part in parts:
-                flats[place].append((part if part.device == device else part.to(device)).reshape(-1))
-                sizes[place] += part.numel()
+            if len(parts) > 1:  # scalars: one operation for all of them
+                apart = any(part.device != device for part in parts)
+                flat = torch.stack([part.to(device) for part in parts] if apart else tuple(parts))
+                flats[place].append(flat)
+                sizes[place] += len(parts)
+            elif parts:
+                flats[place].append(parts[0].reshape(-1))
+                sizes[place] += parts[0].numel()
             self._places.append((place, first, sizes[place]))
         self._flat = [torch.cat(flat).cpu() for flat in flats]
         self._numbers = [[] for _ in flats]
