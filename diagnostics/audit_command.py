@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnostics.auditing.audit import FORMATS
-from diagnostics.auditing.case_file import UserError, audit_file
+from diagnostics.auditing.case_file import UserError, artifact_of, audit_file
 from diagnostics.auditing.probes.probe import check_probe
 from diagnostics.errors import ToolkitError
 from diagnostics.object_loading import load_object
@@ -69,9 +69,8 @@ def run(chosen: argparse.Namespace) -> int:
         if chosen.rule:
             options["rules"] = [load(name) for name in chosen.rule]
         found = audit_file(chosen.target, **options)
-        artifact = chosen.target.rpartition(":")[0]
         shown: dict[str, Any] = {} if chosen.out else {"width": terminal_width(), "color": is_colored()}
-        text = found.render(chosen.format, artifact, **shown)
+        text = found.render(chosen.format, artifact_of(chosen.target), **shown)
         if chosen.out:
             partial = chosen.out.with_name(f"{chosen.out.name}.partial")
             partial.write_text(text, encoding="utf-8")

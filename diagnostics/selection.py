@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from diagnostics.errors import InvalidValue, UnknownName
 
@@ -140,9 +141,29 @@ def innermost(name: str, modules: Iterable[str]) -> str:
     return max((module for module in modules if name.startswith(f"{module}.")), key=len, default="")
 
 
+def find_copies(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Modules with weights, each with another one of the same class and shapes, as an average or a target has."""
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, module in modules.items():
+        if any(is_lazy(weight) for weight in module.parameters()):
+            continue
+        shapes = tuple((own, weight.shape) for own, weight in module.named_parameters())
+        if shapes:
+            alike.setdefault((type(module), shapes), []).append(name)
+    several = [names for names in alike.values() if len(names) > 1]
+    return {name: next(each for each in names if each != name) for names in several for name in names}
+
+
 def moded(module: nn.Module) -> dict[str, nn.Module]:
     """The layers in a module, itself included, that act otherwise in training than in evaluation."""
     return {name: layer for name, layer in module.named_modules() if _has_modes(layer)}
+
+
+def updates_statistics(layer: nn.Module) -> bool:
+    """Whether a forward pass of a layer changes its running statistics now."""
+    if not isinstance(layer, nn.modules.batchnorm._NormBase):
+        return False
+    return layer.training and layer.track_running_stats and layer.momentum != 0
 
 
 def _has_modes(layer: nn.Module) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +16,10 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.cases import CASES
-from benchmarks.performance.document import describe_machine
+from benchmarks.gpu.kept_lines import build_section
+from benchmarks.performance.document import describe_machine, keep
+from benchmarks.performance.registry import PARTS
+from benchmarks.performance.section import Benchmark
 from etrm.checkpoints.run_folder import describe_environment
 
 
@@ -27,8 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--only", action="append", choices=names, help="a case; may be given again")
     parser.add_argument("--out", type=Path, help="file to which the lines are added")
+    parser.add_argument(
+        "--keep", type=Path, help="measure nothing; put lines of such a file into docs/results"
+    )
+    parser.add_argument(
+        "--remark", action="append", default=[], help="a sentence about the conditions, with --keep"
+    )
     parser.add_argument("--case", choices=names, help="measure one case in this process")
     given = parser.parse_args(arguments)
+    if given.keep:
+        keep_lines(given.keep, given.remark)
+        return
     if given.case:
         case = next(case for case in CASES if case.name == given.case)
         sys.stdout.write(json.dumps(case.measure(torch.device(given.device))) + "\n")
@@ -43,6 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 file.write(line + "\n")
 
 
+def keep_lines(path: Path, remarks: Sequence[str]) -> None:
+    """Put the lines of a file into the document of benchmarks."""
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    section = build_section(lines, remarks)
+    part = Benchmark("training", "Training steps: rows, kernels, waits", lambda conditions: section)
+    names = [benchmark.name for benchmark in PARTS]
+    keep(part, section, "cuda", lines[0]["conditions"], names)
+
+
 def run_case(name: str, limit: float, device: str) -> dict[str, Any]:
     """Measure a case in a process of its own.
 
@@ -50,17 +73,23 @@ def run_case(name: str, limit: float, device: str) -> dict[str, Any]:
         its numbers under ``found``, or under ``failed`` the end of what it printed.
     """
     command = [sys.executable, "-m", "benchmarks.gpu", "--case", name, "--device", device]
-    began = time.perf_counter()
-    record: dict[str, Any] = {"case": name, "conditions": describe_machine(describe_environment(), 0.0)}
+    began, load = time.perf_counter(), os.getloadavg()[0]
+    # A session of its own: what it starts, such as compilers, must not load the machine of the next case.
+    process = subprocess.Popen(
+        command, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired as stopped:
-        printed = stopped.stderr.decode(errors="replace") if isinstance(stopped.stderr, bytes) else ""
-        return record | {"failed": f"stopped after {limit:g} s", "printed": printed[-2000:]}
+        printed, problems = process.communicate(timeout=limit)
+        failed = f"exit code {process.returncode}" if process.returncode else None
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        printed, problems = process.communicate()
+        failed = f"stopped after {limit:g} s"
+    record: dict[str, Any] = {"case": name, "conditions": describe_machine(describe_environment(), load)}
     record["seconds"] = time.perf_counter() - began
-    if done.returncode:
-        return record | {"failed": f"exit code {done.returncode}", "printed": done.stderr[-3000:]}
-    return record | {"found": json.loads(done.stdout.splitlines()[-1])}
+    if failed:
+        return record | {"failed": failed, "printed": problems[-3000:]}
+    return record | {"found": json.loads(printed.splitlines()[-1])}
 
 
 if __name__ == "__main__":

@@ -75,6 +75,11 @@ def audit_file(target: str, **options: Any) -> Audit:
         raise
 
 
+def artifact_of(target: str) -> str:
+    """The audited file, "" for a model of a library."""
+    return "" if is_named_model(target) else target.rpartition(":")[0]
+
+
 def _split(target: str) -> tuple[Path, str]:
     name, colon, function = target.rpartition(":")
     if not colon or not name or not function.isidentifier():

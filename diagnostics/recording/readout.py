@@ -15,39 +15,57 @@ class Readout:
     """
 
     def __init__(self) -> None:
-        self._parts: list[Tensor] = []
-        self._values: list[Tensor] = []
+        self._parts: list[Sequence[Tensor]] = []
+        self._places: list[tuple[int, int, int]] = []  # of each key: device, first value, one after the last
+        self._flat: list[Tensor] = []
+        self._numbers: list[list[float]] = []
 
     def add(self, tensor: Tensor) -> int:
         """Add a tensor of any shape; it comes back flat. Returns its key."""
-        self._parts.append(tensor.detach().reshape(-1))
+        self._parts.append((tensor,))
         return len(self._parts) - 1
 
     def add_scalars(self, tensors: Sequence[Tensor]) -> int:
         """Add several scalars, which come back as one vector. Returns its key."""
-        if not tensors:
-            return self.add(torch.zeros(0))
-        device = tensors[0].device
-        if any(tensor.device != device for tensor in tensors):
-            tensors = [tensor.to(device) for tensor in tensors]
-        return self.add(torch.stack(tuple(tensors)))
+        self._parts.append(tensors)
+        return len(self._parts) - 1
 
+    @torch.no_grad()
     def fetch(self) -> None:
         """Transfer everything that was added."""
-        devices: dict[torch.device, list[int]] = {}
-        for key, part in enumerate(self._parts):
-            devices.setdefault(part.device, []).append(key)
-        values: dict[int, Tensor] = {}
-        for device, keys in devices.items():
-            anchor = torch.zeros(1, device=device)  # lifts half precision and integers to float32
-            flat = torch.cat([anchor, *(self._parts[key] for key in keys)]).cpu()
-            sizes = [1, *(self._parts[key].numel() for key in keys)]
-            values.update(zip(keys, flat.split(sizes)[1:], strict=True))
-        self._values = [values[key] for key in range(len(self._parts))]
+        devices: dict[torch.device, int] = {}
+        flats: list[list[Tensor]] = []
+        sizes: list[int] = []
+        self._places = []
+        for parts in self._parts:
+            device = parts[0].device if parts else _CPU
+            place = devices.setdefault(device, len(flats))
+            if place == len(flats):
+                flats.append([torch.zeros(1, device=device)])  # lifts half precision and integers to float32
+                sizes.append(1)
+            first = sizes[place]
+            if len(parts) > 1:  # scalars: one operation for all of them
+                apart = any(part.device != device for part in parts)
+                flat = torch.stack([part.to(device) for part in parts] if apart else tuple(parts))
+                flats[place].append(flat)
+                sizes[place] += len(parts)
+            elif parts:
+                flats[place].append(parts[0].reshape(-1))
+                sizes[place] += parts[0].numel()
+            self._places.append((place, first, sizes[place]))
+        self._flat = [torch.cat(flat).cpu() for flat in flats]
+        self._numbers = [[] for _ in flats]
 
     def __getitem__(self, key: int) -> Tensor:
-        return self._values[key]
+        place, first, after = self._places[key]
+        return self._flat[place][first:after]
 
     def numbers(self, key: int) -> list[float]:
         """The values of a key as Python floats."""
-        return [float(value) for value in self._values[key].tolist()]
+        place, first, after = self._places[key]
+        if not self._numbers[place]:
+            self._numbers[place] = self._flat[place].tolist()
+        return self._numbers[place][first:after]
+
+
+_CPU = torch.device("cpu")

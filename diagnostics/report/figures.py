@@ -18,7 +18,7 @@ from diagnostics.records import Absent, ModuleRecord, Number, StepRecord, StepSc
 
 _UNKNOWN = "#d0d0d0"
 _ROW = 0.24  # inches of a module's row
-_DECADES = 4  # of gradient that are told apart
+_DECADES = 4  # of gradient that a colour can distinguish
 _NOTHING = -99.0  # below every logarithm that is drawn
 _MOST_COLUMNS = 400  # steps that are drawn; more are thinned out, because a picture has about as many pixels
 

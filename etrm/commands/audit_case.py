@@ -9,7 +9,7 @@ from typing import Any
 
 from diagnostics import Audit, read_baseline, write_baseline
 from diagnostics.auditing.audit import FORMATS
-from diagnostics.auditing.case_file import CaseError, audit_file
+from diagnostics.auditing.case_file import CaseError, artifact_of, audit_file
 from diagnostics.auditing.probes.probe import Probe
 from diagnostics.report.text import is_colored, terminal_width
 from etrm.atomic_files import write_atomically
@@ -99,7 +99,7 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
             next_step="etrm audit --help, which shows a complete case",
         ) from error
     shown: dict[str, Any] = {} if request.out else {"width": terminal_width(), "color": is_colored()}
-    text = found.render(request.form, request.target.rpartition(":")[0], **shown)
+    text = found.render(request.form, artifact_of(request.target), **shown)
     try:
         if request.out:
             write_atomically(request.out, text)

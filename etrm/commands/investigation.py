@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 @app.command()
 def investigate(
     run: Annotated[
-        Path | None, typer.Argument(help="A run folder or a checkpoint in one, whose config is investigated.")
+        Path | None,
+        typer.Argument(
+            help="A run folder or a checkpoint in one: its records are judged, and its config is investigated."
+        ),
     ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,

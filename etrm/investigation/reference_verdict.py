@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 
 from etrm.config import Config, with_settings
 from etrm.investigation.controls import control_preset, subject_arm
@@ -67,6 +68,20 @@ def course_job(investigation: Investigation) -> Job:
     seed = investigation.seeds[0]
     config = with_settings(with_seed(subject, seed), train={"steps": steps}, monitor={"probe_every": steps})
     return Job(subject_arm(STUDY), seed, config)
+
+
+def compare_recorded(folder: Path, subject: Config) -> ReferenceResult | None:
+    """The result of the steps that a run compared while it trained; None if none of them departs.
+
+    Args:
+        folder: the run folder, or a checkpoint in one.
+        subject: the config of the run.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    facts = check_course(folder.parents[1] if folder.parent.name == "checkpoints" else folder)
+    return judge_reference(facts, subject) if facts.first else None
 
 
 def compare_start(investigation: Investigation) -> ReferenceResult:

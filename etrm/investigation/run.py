@@ -37,6 +37,7 @@ from etrm.investigation.recorded_run.recorded_verdicts import (
 from etrm.investigation.records import Verdict
 from etrm.investigation.reference_verdict import (
     compare_course,
+    compare_recorded,
     compare_start,
     course_job,
     decide_from_reference,
@@ -162,7 +163,8 @@ def investigate(
             on_verdict(found)
         return found
 
-    reference = _compare(investigation, chosen, until_root_cause)
+    reference = compare_recorded(recorded_in, subject) if recorded_in else None
+    reference = reference or _compare(investigation, chosen, until_root_cause)
     decided = _decide_all(investigation, chosen, until_root_cause, reference, reached, facts)
     recorded = recorded and accuse(recorded, facts, decided)
     baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)

@@ -27,6 +27,7 @@ from reports.pages.difference import compare
 from reports.pages.difference_page import changes
 from reports.pages.experiment_page import scenario
 from reports.pages.recorded_section import recorded_section
+from reports.pages.reference_section import reference_section
 from reports.pages.sections import baselines_table, cost, join, raw_data, reproduce, section
 from reports.pages.standing import marks
 from reports.words import MEANINGS, verdict_words
@@ -74,6 +75,7 @@ def index_page(
             f"# Why does {escape(result.subject) or 'this run'} not learn?",
             root_cause(result, pages),
             recorded_section(result.recorded, pages),
+            reference_section(result.reference, pages),
             section(
                 "Verdicts", _explain_marks(result), _tabulate_controls(result, pages), _order(result, pages)
             ),

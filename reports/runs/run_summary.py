@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from etrm.training.step_check import read_compared
 from reports.runs.followed_run import Followed
 from reports.runs.history import WINDOW
 
@@ -28,8 +29,21 @@ def summarise_run(folder: Path, parameters: int) -> list[str]:
         if (last := run.history.last(name)) is not None and (best := run.history.best(name)) is not None
     ]
     command = "investigate" if run.critical else "evaluate"
+    compared = read_compared(folder)
+    departing = next((step for step in compared if step.departures), None)
+    if departing is None:
+        equal = (
+            f"{len(compared)} compared steps are equal to the reference"
+            if compared
+            else "no step was compared"
+        )
+    else:
+        first = departing.departures[0]
+        command = "investigate"
+        equal = f"step {departing.step} departs from the reference at the stage {first.stage.value}: {first.tensor}"
     return [
         f"{run.model}, {parameters:,} parameters; means of up to {WINDOW} steps: {', '.join(reached)}",
         f"findings: {', '.join(run.serious) or 'none above a note'}",
+        f"reference: {equal}",
         f"next: etrm {command} {folder}",
     ]

@@ -42,6 +42,9 @@ def terminal(result: Result) -> RenderableType:
         parts.append(
             Padding(Text.assemble(("Recorded run: ", "bold"), _say_recorded(result.recorded)), (1, 0, 0, 0))
         )
+    if result.reference is not None:
+        words = sentence(plain(result.reference.sentence))
+        parts.append(Padding(Text.assemble(("Reference: ", "bold"), words), (1, 0, 0, 0)))
     if _decided(result):
         parts.append(Padding(_verdicts(result), (1, 0, 0, 0)))
         parts.append(Padding(Text(_legend(result), "dim"), (1, 0, 0, 0)))

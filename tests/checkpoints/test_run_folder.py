@@ -56,6 +56,15 @@ def test_a_new_folder_holds_its_config_and_environment(tmp_path: Path) -> None:
     assert record == {"seed": 0, "host": platform.node(), FROM_STEP: 0}
 
 
+def test_the_record_has_the_step_from_which_the_newest_process_trains(tmp_path: Path) -> None:
+    for step in (0, 7):
+        folder = RunFolder(tmp_path / "run", Config(), resume=True)
+        folder.start({"seed": 0}, 0, step)
+        folder.close()
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record == {"seed": 0, "host": platform.node(), FROM_STEP: 7}  # the same machine: nothing changed
+
+
 HOLDER = """
 import fcntl, sys
 file = open(sys.argv[1], "w")

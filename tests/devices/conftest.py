@@ -26,21 +26,21 @@ def entered(place: str) -> AbstractContextManager[object]:
 
 
 @pytest.fixture(scope="session")
-def cache(place: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds the decoder of preset smoke, trained on the device."""
-    folder = tmp_path_factory.mktemp("cache")
+def decoder(place: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the decoder of preset smoke, trained on the device, in a cache of its own.
+
+    Commands under test add decoders of their own to the same cache.
+    """
     with pytest.MonkeyPatch.context() as patch, entered(place):
-        patch.setenv("ETRM_CACHE", str(folder))
+        patch.setenv("ETRM_CACHE", str(tmp_path_factory.mktemp("cache")))
         smoke = with_settings(load("smoke"), train={"threads": 1})
-        pretrain.pretrained(pretrain.trm_config(smoke, smoke.train.steps), lambda done, total: None)
-    return folder
+        return pretrain.pretrained(pretrain.trm_config(smoke, smoke.train.steps), lambda done, total: None)
 
 
-@pytest.fixture
-def decoder(cache: Path) -> Path:
-    """The run folder of that decoder."""
-    (folder,) = (cache / "decoders").iterdir()
-    return folder
+@pytest.fixture(scope="session")
+def cache(decoder: Path) -> Path:
+    """The cache that holds it."""
+    return decoder.parents[1]
 
 
 @pytest.fixture

@@ -68,11 +68,27 @@ def wandb_watch(training: Training) -> Iterator[Step]:
             yield lambda number: run.log({"loss": training.step(number).item()})
 
 
+@contextmanager
+def ormas_monitor(training: Training) -> Iterator[Step]:
+    """Check every layer at every step, where its default is one step in 50."""
+    from ormas_monitor import Monitor
+
+    with tempfile.TemporaryDirectory() as folder:
+        watcher = Monitor(
+            training.model, training.optimizer, out=f"{folder}/run", check_every=1, verbose=False
+        )
+        try:
+            yield lambda number: (training.step(number, watcher.step), None)[1]
+        finally:
+            watcher.close()
+
+
 PEERS: dict[str, tuple[str, Callable[[Training], AbstractContextManager[Step]]]] = {
     "torchmortem": ("torchmortem", torchmortem),
     "torch-audit": ("torch_audit", torch_audit),
     "neural-observatory": ("neural_observatory", neural_observatory),
     "wandb.watch": ("wandb", wandb_watch),
+    "ormas-monitor": ("ormas_monitor", ormas_monitor),
 }
 """The module to import and the function that watches, by name."""
 SUBJECTS = (toy(16, 50), toy(256, 256), toy(1024, 256))

@@ -40,10 +40,15 @@ class Training:
         """Modules that hold no others."""
         return [name for name, module in self.model.named_modules() if not [*module.children()]]
 
-    def step(self, number: int) -> Tensor:
-        """Do forward, backward and update on one of the batches, and return the loss."""
+    def step(self, number: int, before_update: Callable[[Tensor], object] = lambda loss: None) -> Tensor:
+        """Do forward, backward and update on one of the batches, and return the loss.
+
+        Args:
+            before_update: a function that is called with the loss between backward and update.
+        """
         loss = self.loss(self.batches[number % len(self.batches)])
         torch.autograd.backward(loss)
+        before_update(loss)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()

@@ -71,11 +71,14 @@ def _check_average(newest: Checkpoint, decay: float) -> Iterator[RecordedFact]:
     if not updates:
         return
     correction = 1 - decay**updates
+    sums = {name: newest.tensors[f"ema.{name}"] for name in newest.ema if f"ema.{name}" in newest.tensors}
     apart = {
-        name: _relative(newest.ema[name], newest.tensors[f"ema.{name}"] / correction)
-        for name in newest.ema
-        if f"ema.{name}" in newest.tensors and newest.ema[name].numel()
+        name: _relative(newest.ema[name], total / correction)
+        for name, total in sums.items()
+        if total.numel() and total.isfinite().all()  # weights that are not finite have a row of their own
     }
+    if not apart:
+        return
     worst = max(apart, key=lambda name: apart[name])
     row = AVERAGE.expect_at_most(
         apart[worst], ROUNDING, f"{len(apart)} tensors, step {newest.step}", note=f"largest in {worst}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics import UnknownName
 from diagnostics.auditing import named_models
-from diagnostics.auditing.case_file import audit_file
+from diagnostics.auditing.case_file import artifact_of, audit_file
 from diagnostics.auditing.named_models import CLASSES, PIXELS, build_named_case, is_named_model
 from tests.diagnostics.refusals import refused
 
@@ -89,6 +89,7 @@ def test_a_library_that_is_not_installed_is_named_with_the_command(
 
 def test_a_file_is_no_named_model() -> None:
     assert is_named_model("hf:bert")
+    assert (artifact_of("hf:bert"), artifact_of("train.py:make_case")) == ("", "train.py")
     assert not any(map(is_named_model, ("train.py:make_case", "hf:", "hf", ":x", "hfx:bert")))
 
 

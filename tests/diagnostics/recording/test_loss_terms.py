@@ -243,3 +243,22 @@ def test_an_audit_takes_the_terms_that_the_step_returns() -> None:
         sum(term.value for term in report.last.terms.values()), rel=1e-5
     )
     assert "size (regulariser)" in str(report)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_audit_names_the_terms_of_a_tuple_and_chooses_among_named_ones(named: bool) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def step(model: nn.Module, x: Tensor) -> Any:
+        parts = model(x)
+        task, size = parts["task"], parts["size"]
+        return {"task": task, "size": size} if named else (task, size)
+
+    batches = [torch.randn(SAMPLES, 4)]
+    found = audit(model, step, batches, optimizer, steps=2, terms=["task"] if named else ["task", "size"])
+    assert set(found.last.terms) == ({"task"} if named else {"task", "size"})
+    whole = audit(model, step, batches, optimizer, steps=2, terms=[] if named else ["task", "size"])
+    assert found.losses == whole.losses  # those that are not measured still count
+    with refused(ValueError, "monitor.terms-not-returned", allowed="task, kl, size"):
+        audit(model, step, batches, optimizer, steps=2, terms=["task", "kl", "size"])

@@ -58,6 +58,17 @@ def test_an_average_that_was_never_updated_is_named(healthy: Path) -> None:
     assert failed(healthy).keys() == {("run.average-updates", "")}
 
 
+def test_an_average_of_weights_that_are_not_finite_is_no_fault_of_the_average(healthy: Path) -> None:
+    def spoil(c: Checkpoint) -> Checkpoint:
+        tensors = {
+            k: torch.full_like(t, torch.nan) if k.startswith("ema.") else t for k, t in c.tensors.items()
+        }
+        return replace(c, tensors=tensors, ema={k: torch.full_like(t, torch.nan) for k, t in c.ema.items()})
+
+    alter(healthy, spoil)
+    assert failed(healthy).keys() == {("run.weights-not-finite", "")}
+
+
 def test_weights_that_are_not_finite_are_counted(healthy: Path) -> None:
     name = "core.H_init"
     alter(healthy, lambda c: replace(c, model=c.model | {name: torch.full_like(c.model[name], torch.nan)}))

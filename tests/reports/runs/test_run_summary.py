@@ -35,10 +35,32 @@ def test_findings_above_a_note_are_named_and_critical_ones_choose_the_next_comma
 ) -> None:
     folder = write_run(logged=30)
     (folder / "findings.json").write_text(json.dumps(found))
-    reached, findings, following = summarise_run(folder, 12345)
+    reached, findings, reference, following = summarise_run(folder, 12345)
     assert "12,345 parameters" in reached
     # The loss falls from 2 by .01 a step: the mean of the last tenth, steps 28 to 30, is 1.71, and it is the best one.
     assert "loss 1.710 (best 1.710)" in reached
     assert findings.removeprefix("findings: ") == (", ".join(rules) or "none above a note")
+    assert reference == "reference: no step was compared"
     assert following == f"next: etrm {command} {folder}"
     assert read_entry(folder).findings == rules
+
+
+def test_a_step_that_departs_from_the_reference_is_named(write_run: Callable[..., Path]) -> None:
+    folder = write_run(logged=30)
+    departure = {
+        "stage": "gradient",
+        "tensor": "encoder.x",
+        "size": 1.0,
+        "limit": 0.1,
+        "where": "",
+        "step": 7,
+        "bucket": 0,
+    }
+    steps = [
+        {"step": 1, "bucket": 0, "count": 0, "absent": "", "departures": []},
+        {"step": 7, "bucket": 0, "count": 1, "absent": "", "departures": [departure]},
+    ]
+    (folder / "reference.jsonl").write_text("".join(f"{json.dumps(step)}\n" for step in steps))
+    *_, reference, following = summarise_run(folder, 1)
+    assert reference == "reference: step 7 departs from the reference at the stage gradient: encoder.x"
+    assert following == f"next: etrm investigate {folder}"

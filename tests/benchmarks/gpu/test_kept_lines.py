@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.gpu.kept_lines import HEADER, build_section
+
+STEP = {
+    "rows": 128,
+    "ms_per_step": 100.0,
+    "ms_per_step_by_round": [90.0, 110.0],
+    "rows_per_second": 1280.0,
+    "loader_ms": 3.0,
+    "tflop": 20.0,
+}
+PEAK = {"bfloat16": 800.0, "tf32": 400.0, "float32": 50.0, "copy": 3.0}
+
+
+def lines(**found: Any) -> list[dict[str, Any]]:
+    return [{"case": name, "found": each} for name, each in found.items()]
+
+
+def test_the_share_is_operations_over_time_and_peak() -> None:
+    (table,) = build_section(lines(peak=PEAK, paper=STEP)).tables
+    cells = dict(zip(HEADER, table.rows[0], strict=True))
+    assert cells["% of peak"] == "25"  # 20 TFLOP in a tenth of a second: 200 of 800 TFLOP/s
+    assert cells["fastest and slowest round"] == "90.0, 110.0"
+    assert cells["GiB"] == ""
+
+
+def test_a_case_that_failed_is_named() -> None:
+    section = build_section(
+        [*lines(paper=STEP), {"case": "waits", "failed": "stopped after 3 s"}], ("a remark",)
+    )
+    assert section.paragraphs == ("Not measured: waits (stopped after 3 s).", "a remark")
+
+
+def test_waits_are_counted_per_step() -> None:
+    waits = {
+        "off": {
+            "read": {
+                "steps": 4,
+                "waits": {"etrm/device.py:3 x = y.item()": 8, "benchmarks/gpu/peak.py:1 z": 1},
+            },
+            "unread": {"steps": 16, "waits": {}},
+        }
+    }
+    table = build_section(lines(waits=waits)).tables[-1]
+    assert table.rows == (("off", "4 read", "`etrm/device.py:3` 2"), ("off", "16 unread", "none"))
+
+
+def test_the_cost_of_the_monitor_is_a_ratio() -> None:
+    arms = {
+        "off": {"ms_per_step": 5.0, "ratio": [1, 1, 1]},
+        "on": {"ms_per_step": 6.0, "ratio": [1.2, 1.1, 1.25]},
+    }
+    table = build_section(lines(monitor=arms)).tables[-1]
+    assert table.rows[1] == ("on", "6.0", "1.20 [1.10, 1.25]")

@@ -1,0 +1,123 @@
+"""What a departure from the reference means for each hypothesis."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from etrm.config import Config, load, with_settings
+from etrm.investigation import reference_verdict
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
+from etrm.investigation.judgement import Judgement
+from etrm.investigation.measurements.reference_check import ReferenceFacts
+from etrm.investigation.records import Verdict
+from etrm.investigation.reference_verdict import (
+    HYPOTHESES,
+    ReferenceReason,
+    compare_recorded,
+    decide_from_reference,
+    judge_reference,
+    with_reference,
+)
+from etrm.investigation.result import HypothesisResult, ReferenceResult
+from etrm.investigation.root_cause import find_root_cause
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.training.step_check import ComparedStep
+from etrm.training.trainer import train
+
+SMOKE = load("smoke")
+
+
+@pytest.fixture(autouse=True)
+def control(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The healthy control departs at the stage ``data`` alone."""
+    found = ReferenceFacts(others=(Departure(PipelineStage.DATA, "tasks", 1.0, 0.0),))
+    monkeypatch.setattr(reference_verdict, "check_start", lambda config: found)
+
+
+def judged(*departures: Departure, subject: Config = SMOKE) -> ReferenceResult:
+    step = ComparedStep(3, 0, departures, len(departures))
+    return judge_reference(ReferenceFacts((ComparedStep(1, 0), step)), subject)
+
+
+def decided(id: str, verdict: Verdict, **more: object) -> HypothesisResult:
+    found = all_hypotheses()[id].statement.decided(Judgement(verdict, ("any.planted",), "planted"))
+    return found.replace(**more)
+
+
+def test_every_stage_belongs_to_a_known_hypothesis_or_to_none() -> None:
+    assert set(HYPOTHESES) == set(PipelineStage)
+    assert {id for id in HYPOTHESES.values() if id} <= set(all_hypotheses())
+
+
+def test_nothing_departs() -> None:
+    found = judged()
+    assert found.codes == (ReferenceReason.EQUAL,)
+    assert (found.stage, found.hypothesis, found.steps) == (None, None, (1, 3))
+
+
+def test_the_first_stage_names_the_hypothesis_and_the_control_whose_code_it_is() -> None:
+    shared = judged(
+        Departure(PipelineStage.DATA, "labels", 0.5, 0.0), Departure(PipelineStage.GRADIENT, "x", 1.0, 0.1)
+    )
+    assert (shared.stage, shared.hypothesis, shared.shared) == (PipelineStage.DATA, "H5", True)
+    assert shared.codes == (ReferenceReason.IN_SHARED_CODE,)
+    own = judged(Departure(PipelineStage.CONTEXT, "context", math.inf, 0.1))
+    assert (own.hypothesis, own.shared) == ("H3", False)
+    assert ReferenceResult.model_validate_json(own.model_dump_json()) == own
+
+
+@pytest.mark.parametrize(
+    ("names", "hypothesis"), [(("encoder.a", "encoder.b"), "H2"), (("core.a", "encoder.b"), "H4")]
+)
+def test_an_update_of_the_encoder_alone_is_its_gradient_path(names: tuple[str, ...], hypothesis: str) -> None:
+    assert (
+        judged(*(Departure(PipelineStage.UPDATE, name, 1.0, 0.0) for name in names)).hypothesis == hypothesis
+    )
+
+
+def test_a_model_without_encoder_has_no_encoder_gradient() -> None:
+    trm = with_settings(SMOKE, model={"variant": "trm"}, data={"augmentations": 1})
+    assert judged(Departure(PipelineStage.GRADIENT, "core.a", 1.0, 0.0), subject=trm).hypothesis == "H4"
+
+
+def test_the_reference_decides_its_hypothesis_and_explains_errors_of_others() -> None:
+    reference = judged(Departure(PipelineStage.CLIPPING, "core.a", 1.0, 0.0))
+    found = {
+        id: with_reference(decided(id, verdict), reference)
+        for id, verdict in (("H5", Verdict.ERROR), ("H1", Verdict.INVALIDATED), ("H4", Verdict.INVALIDATED))
+    }
+    assert found["H5"].explained_by == "H4"
+    assert found["H1"] == decided("H1", Verdict.INVALIDATED)
+    assert found["H4"].verdict is Verdict.VALIDATED
+    assert [row.item for row in found["H4"].evidence] == ["clipping"]
+    cause = find_root_cause(found)
+    assert (cause.id, cause.confidence) == ("H4", "proven")
+
+
+def test_what_a_hypothesis_proves_itself_stands() -> None:
+    reference = judged(Departure(PipelineStage.CONTEXT, "context", 1.0, 0.0))
+    own = with_reference(decided("H2", Verdict.VALIDATED), reference)
+    assert own == decided("H2", Verdict.VALIDATED)
+    statistical = with_reference(decided("H7", Verdict.VALIDATED), reference)
+    assert statistical.explained_by == "H3"
+
+
+def test_a_hypothesis_is_decided_by_the_reference_alone() -> None:
+    reference = judged(Departure(PipelineStage.AVERAGE, "core.a", 1.0, 0.0))
+    found = decide_from_reference(all_hypotheses()["H6"], reference)
+    assert (found.verdict, found.codes) == (Verdict.VALIDATED, reference.codes)
+
+
+def test_a_recorded_run_that_departs_is_judged_by_what_it_recorded(tmp_path: Path) -> None:
+    config = with_settings(
+        SMOKE, data={"max_tasks": 6, "max_side": 3}, train={"steps": 3, "batch_size": 4, "threads": 1}
+    )
+    train(config, tmp_path / "healthy")
+    assert compare_recorded(tmp_path / "healthy", config) is None
+    train(with_settings(config, faults=("context-detached",)), tmp_path / "faulty")
+    found = compare_recorded(tmp_path / "faulty" / "checkpoints" / "step_00000003", config)
+    assert found is not None
+    assert found.stage is PipelineStage.GRADIENT
