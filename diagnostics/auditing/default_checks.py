@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -132,7 +133,8 @@ def _check_independence(
 
 def _without_pairs(output: Any, samples: int) -> Any:
     """The output without similarities of all pairs of samples, which mix them by design."""
-    return [tensor for tensor in tensors_in(output) if not _has_pairs(tensor, samples)] or output
+    kept = [tensor for tensor in tensors_in(output) if not _has_pairs(tensor, samples)]
+    return kept or torch.zeros(samples, 1)
 
 
 def _has_pairs(tensor: Tensor, samples: int) -> bool:
