@@ -111,6 +111,8 @@ def _check_independence(
 ) -> list[Finding]:
     """LEAK001 as a warning, where all tensors that the model is given have the samples as first dimension."""
     given = list(tensors_in((args, kwargs)))
+    if any(tensor.is_nested for tensor in given):
+        return []
     led = all(tensor.dim() and tensor.shape[0] == samples for tensor in given)
     paired = any(tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1] for tensor in given)
     if samples < 2 or not given or not led or paired:
