@@ -18,7 +18,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*prototype stage"),
     pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),  # of the compiler, as it reads our hooks
+    pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor"
+    ),  # of the compiler, as it reads our hooks
 ]
 
 Made = tuple[nn.Module, Any, int, Callable[[], None]]
