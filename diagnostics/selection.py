@@ -41,16 +41,17 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
     chosen: set[str] = set()
     for pattern in patterns:
         if pattern == "":
-            chosen.update(_callable_children(model))
+            chosen.update(name for name in _callable_children(model) if name in modules)  # aliases are not
             continue
         matches = [name for name in modules if fnmatchcase(name, pattern)]
         if not matches:
             raise _no_match("watch", pattern, modules)
         chosen.update(matches)
-    while any(isinstance(modules[name], _CONTAINERS) for name in chosen):
-        for name in [name for name in chosen if isinstance(modules[name], _CONTAINERS)]:
+    while held := [name for name in chosen if _is_container(modules[name])]:
+        for name in held:
             chosen.remove(name)
-            chosen.update(f"{name}.{child}" for child, _ in modules[name].named_children())
+            members = [f"{name}.{child}" for child, _ in modules[name].named_children()]
+            chosen.update(each for each in members if each in modules)  # others have another name already
     return {name: module for name, module in modules.items() if name in chosen}
 
 
@@ -64,6 +65,10 @@ def _callable_children(model: nn.Module, prefix: str = "") -> Iterator[str]:
             yield from _callable_children(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+def _is_container(module: nn.Module) -> bool:
+    return isinstance(module, _CONTAINERS) or _is_bare_container(module)
 
 
 def _is_bare_container(module: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -110,6 +111,8 @@ def _check_independence(
 ) -> list[Finding]:
     """LEAK001 as a warning, where all tensors that the model is given have the samples as first dimension."""
     given = list(tensors_in((args, kwargs)))
+    if any(tensor.is_nested for tensor in given):
+        return []
     led = all(tensor.dim() and tensor.shape[0] == samples for tensor in given)
     paired = any(tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1] for tensor in given)
     if samples < 2 or not given or not led or paired:
@@ -132,7 +135,8 @@ def _check_independence(
 
 def _without_pairs(output: Any, samples: int) -> Any:
     """The output without similarities of all pairs of samples, which mix them by design."""
-    return [tensor for tensor in tensors_in(output) if not _has_pairs(tensor, samples)] or output
+    kept = [tensor for tensor in tensors_in(output) if not _has_pairs(tensor, samples)]
+    return kept or torch.zeros(samples, 1)
 
 
 def _has_pairs(tensor: Tensor, samples: int) -> bool:

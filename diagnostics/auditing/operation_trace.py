@@ -173,7 +173,8 @@ class OperationTrace(TorchFunctionMode):
             self.loss_broken = True
         result = func(*args, **given)
         name = _name(func)
-        if not name.startswith("__get") or name == "__getitem__":
+        plain = not name.startswith("__get") or name == "__getitem__"
+        if plain and not torch.compiler.is_dynamo_compiling():  # which would compile the recording too
             self._note(func, name, args, given, result)
         return result
 

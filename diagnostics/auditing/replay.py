@@ -99,12 +99,13 @@ def _run_backward(model: nn.Module, step: Callable[[nn.Module, Any], Any], batch
 def _anomalies() -> Iterator[list[str]]:
     """Texts of torch's warnings, which have the lines that called the function forward."""
     heard: list[str] = []
-    with warnings.catch_warnings(record=True) as caught, torch.autograd.detect_anomaly(check_nan=True):
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
-            yield heard
-        finally:
-            heard += [str(each.message) for each in caught]
+        with torch.autograd.detect_anomaly(check_nan=True):
+            try:
+                yield heard
+            finally:
+                heard += [str(each.message) for each in caught]
 
 
 def _plain(name: str) -> str:

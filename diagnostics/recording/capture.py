@@ -161,7 +161,7 @@ class Capture:
     ) -> None:
         """Record one forward call of the watched module `name`; one that cannot be measured is marked so."""
         recomputed = torch._C._current_graph_task_id() != -1
-        if not recomputed and threading.get_ident() != self._thread:
+        if not recomputed and _is_other_thread(self._thread):
             return  # another thread uses the model, for no gradient of this step
         call = Call(None, recomputed)
         self.calls.setdefault(name, []).append(call)
@@ -416,6 +416,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for item in dataclasses.fields(value):
             yield from tensors_in(getattr(value, item.name, None))
+
+
+def _is_other_thread(thread: int) -> bool:
+    """Whether this is another thread; the compiler, which cannot read its number, runs in that of the step."""
+    return not torch.compiler.is_dynamo_compiling() and threading.get_ident() != thread
 
 
 def not_measured(error: Exception) -> Cause:

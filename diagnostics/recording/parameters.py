@@ -290,6 +290,10 @@ class ParameterWatch:
         torch._foreach_sub_(self._entry, self._parameters)
         weight_key = readout.add_scalars(self._entry_norms)
         update_key = readout.add_scalars(list(torch._foreach_norm(self._entry, 2)))
+        frozen = [index for index, parameter in enumerate(self._parameters) if not parameter.requires_grad]
+        # the largest difference does not underflow as squares do: it tells whether a bit changed without another read
+        largest = torch._foreach_norm([self._entry[index] for index in frozen], math.inf) if frozen else ()
+        frozen_key = readout.add_scalars(list(largest))
         self._updates.finish(readout)
         measured = [
             (indices, readout.add_scalars(norms), readout.add_scalars(counts))
@@ -314,7 +318,8 @@ class ParameterWatch:
                 seen.update(zip(indices, readout.numbers(key), strict=True))
             updates = readout.numbers(update_key)
             kept = self._updates.kept(readout, len(updates))
-            changed = self._changed(updates)
+            apart = dict(zip(frozen, readout.numbers(frozen_key), strict=True))
+            changed = self._changed(updates, apart)
             broken = self._broken(updates)
             self.passes, carried = self._passes.evaluate(readout, self._parameters, self.names)
             records = {}
@@ -353,15 +358,20 @@ class ParameterWatch:
         return build
 
     @torch.no_grad()
-    def _changed(self, updates: Sequence[float]) -> list[bool]:
-        """Whether each parameter changed; where the norm is 0 its squares may have underflowed: count."""
-        still = [index for index, update in enumerate(updates) if update == 0.0]
+    def _changed(self, updates: Sequence[float], frozen: Mapping[int, float]) -> list[bool]:
+        """Whether each parameter changed; where the norm is 0 its squares may have underflowed: count.
+
+        Args:
+            updates: L2 norm of each change.
+            frozen: Position of the parameters that do not require gradient -> their largest difference.
+        """
+        changed = [frozen.get(index, update) != 0.0 for index, update in enumerate(updates)]
+        still = [index for index, update in enumerate(updates) if update == 0.0 and index not in frozen]
         if not still:
-            return [True] * len(updates)
+            return changed
         readout = Readout()
         key = readout.add_scalars([torch.count_nonzero(self._entry[index]) for index in still])
         readout.fetch()
-        changed = [update != 0.0 for update in updates]
         for index, count in zip(still, readout.numbers(key), strict=True):
             changed[index] = count > 0
         return changed

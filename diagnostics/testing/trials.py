@@ -61,7 +61,7 @@ def untouched(
         for parameter, gradient, requires_grad in gradients:
             if not is_lazy(parameter):
                 parameter.grad = gradient
-            parameter.requires_grad_(requires_grad)
+                parameter.requires_grad_(requires_grad)
         with torch.no_grad():
             for tensor, value in values:
                 if not torch.equal(tensor, value):
@@ -85,7 +85,7 @@ def arrivals(model: nn.Module) -> Iterator[list[None]]:
     handles = [
         parameter.register_post_accumulate_grad_hook(lambda _: arrived.append(None))
         for parameter in model.parameters()
-        if parameter.requires_grad
+        if parameter.requires_grad and not is_lazy(parameter)
     ]
     try:
         yield arrived

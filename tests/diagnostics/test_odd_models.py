@@ -18,6 +18,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*prototype stage"),
     pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor"
+    ),  # of the compiler, as it reads our hooks
 ]
 
 Made = tuple[nn.Module, Any, int, Callable[[], None]]
@@ -159,9 +162,37 @@ def test_lazy_parameters_are_watched_from_the_step_after_they_exist() -> None:
     )
 
 
-def test_an_audit_of_a_compiled_script() -> None:
-    model = scripted()[0]
-    assert audit(model, lambda model, batch: model(batch).pow(2).mean(), [torch.randn(6, 4)]).clean
+class Packed(nn.Module):
+    """Sequences of different lengths, which torch sorts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader = nn.GRU(4, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(self.reader(packed)[1][-1])
+
+
+def packed() -> Made:
+    model = Packed()
+    return stepping(model, lambda: model(torch.randn(6, 5, 4), torch.randint(1, 6, (6,))).pow(2).mean())
+
+
+def compiled() -> Made:
+    model = net()
+    run = torch.compile(model, backend="eager")
+    return stepping(model, lambda: run(torch.randn(6, 4)).pow(2).mean())
+
+
+@pytest.mark.parametrize("name", [*MODELS, "packed", "compiled"])
+def test_an_audit_is_quiet_too(name: str) -> None:
+    torch.manual_seed(0)
+    makes = {**MODELS, "packed": packed, "compiled": compiled}
+    model, optimizer, samples, step = makes[name]()
+    report = audit(model, lambda model, batch: step(), list(torch.zeros(4, samples, 1)), optimizer, steps=6)
+    assert [each for each in report.findings if each.severity > Severity.NOTE] == []
 
 
 def test_a_step_that_cannot_be_measured_is_a_note_and_training_continues(

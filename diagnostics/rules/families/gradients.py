@@ -175,6 +175,8 @@ def _wasted(parameter: ParameterRecord) -> bool:
 
 def find_dead_ends(record: StepRecord, options: Values) -> Iterator[Observation]:
     """GRAD007."""
+    if not any(lost for _, lost in record.passes.lost):
+        return
     for name, module in learners(record):
         own = {
             each for each, item in record.parameters.items() if each.startswith(f"{name}.") and _wasted(item)
