@@ -122,6 +122,7 @@ def judge_reference(
                 sentence=f"No step could be compared: {absent or 'none ran'}.",
             )
         words = f"All {len(steps)} compared steps are equal to the reference within rounding."
+        words += f" The comparison ended early: {absent}." if absent else ""
         return ReferenceResult(codes=(ReferenceReason.EQUAL,), sentence=words, steps=steps)
     shared = any(found.stage is first.stage for found in check_start(control_preset()).departures)
     code = ReferenceReason.IN_SHARED_CODE if shared else ReferenceReason.IN_THE_RUN

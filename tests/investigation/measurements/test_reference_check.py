@@ -86,3 +86,14 @@ def test_the_course_is_read_from_the_run_folder(tmp_path: Path) -> None:
     assert found.compared == 4
     assert found.first is not None
     assert found.first.stage is PipelineStage.GRADIENT
+
+
+def test_code_that_crashes_is_compared_as_far_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*args: object) -> None:
+        raise IndexError("planted")
+
+    monkeypatch.setattr("etrm.training.trainer.Trainer._clip", crash)
+    found = check_start(config_of(faults=("context-ignored",)))
+    assert found.error == "IndexError: planted"
+    assert found.first is not None
+    assert found.first.stage is PipelineStage.CONTEXT
