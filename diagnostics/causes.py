@@ -19,6 +19,7 @@ class Cause:
         sentence: The text; fields in braces are filled from the facts.
         facts: Measured values, by field.
         addition: Text after the sentence, "" for none.
+        together: Whether one line of code is the cause in every module that has it: the findings become one.
         remedy: Instruction to the user where the rule's does not fit this cause, "" where it does.
     """
 
@@ -27,6 +28,7 @@ class Cause:
     facts: tuple[tuple[str, object], ...] = ()
     addition: str = field(default="", compare=False)
     remedy: str = field(default="", compare=False)
+    together: bool = field(default=False, compare=False)
 
     def of(self, **facts: object) -> Cause:
         """This cause with the facts that its sentence needs."""

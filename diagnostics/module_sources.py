@@ -36,8 +36,10 @@ def find_source(model: nn.Module, name: str) -> tuple[str, int | None]:
 
 def _source_of(kind: type[nn.Module]) -> tuple[str, int | None]:
     forward = inspect.getattr_static(kind, "forward", None)
-    code = getattr(inspect.unwrap(forward) if callable(forward) else None, "__code__", None)
-    if code is None or "/torch/" in code.co_filename:  # inherited, as of a subclass of Sequential
+    function = inspect.unwrap(forward) if callable(forward) else None
+    code = getattr(function, "__code__", None)
+    inherited = str(getattr(function, "__module__", "")).partition(".")[0] == "torch"  # as of a Sequential
+    if code is None or inherited:
         return "", None
     path = Path(code.co_filename)
     inside = path.is_absolute() and path.is_relative_to(Path.cwd())

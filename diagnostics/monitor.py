@@ -16,8 +16,9 @@ that was compiled before the monitor was made runs without them, and what it doe
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -27,29 +28,35 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from diagnostics.errors import InvalidValue, NothingRecorded, WrongOrder
+from diagnostics.errors import InvalidType, InvalidValue, NothingRecorded, ToolkitError, WrongOrder
 from diagnostics.findings import Finding, ordered
 from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.module_sources import locate_finding
+from diagnostics.recording import unknown_rows
+from diagnostics.recording.aliases import check_ties, find_aliases, find_lost_ties
 from diagnostics.recording.arrivals import WHOLE_LOSS
 from diagnostics.recording.buffers import FrozenBuffers
-from diagnostics.recording.capture import Capture, RowsFunction, sample_index, tensors_in
+from diagnostics.recording.capture import Capture, RowsFunction, not_measured, sample_index, tensors_in
+from diagnostics.recording.covered_positions import CoveredPositions
 from diagnostics.recording.hidden_modules import HiddenModules
 from diagnostics.recording.loss_terms import LossTerms
 from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.modules import module_record
+from diagnostics.recording.optimizers import list_optimizers
 from diagnostics.recording.parameters import ParameterWatch
 from diagnostics.recording.process_group import StepFacts, everywhere
 from diagnostics.recording.readout import Readout
 from diagnostics.recording.unregistered_tensors import Strangers
-from diagnostics.recording.watched_parameters import members, track
-from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
+from diagnostics.recording.watched_parameters import has_values, members, track
+from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
+from diagnostics.records import CallRecord, LostTie, Number, Reach, StepRecord, StepScalars
 from diagnostics.report.figures import StepPlot, draw_steps
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.notebook import NotebookView, render_monitor
 from diagnostics.rules.families.constant_loss import LOSS002, find_constant_losses, seen_again
 from diagnostics.rules.families.drifts import DRIFT001, find_drifts
 from diagnostics.rules.families.not_run import find_not_run
+from diagnostics.rules.families.posterior_collapse import COLLAPSE002, find_posterior_collapse
 from diagnostics.rules.families.spikes import SPIKE001, find_spikes
 from diagnostics.rules.folding import fold
 from diagnostics.rules.options import Values, settle
@@ -59,10 +66,12 @@ from diagnostics.rules.tally import Tally
 from diagnostics.selection import (
     check_patterns,
     covers,
+    find_copies,
     innermost,
     moded,
     named_by,
     select_modules,
+    updates_statistics,
     watched_one,
 )
 
@@ -94,6 +103,8 @@ class Monitor:
         rules: Your own rules, in addition to those of the toolkit.
         regularisers: Names of those terms of the loss, given to `terms`, that are not of the task: penalties,
             entropy bonuses, balancing losses.
+        expect_tied: Groups of names of modules or parameters that must hold the same tensors, such as
+            [("embed.weight", "head.weight")].
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
@@ -117,6 +128,7 @@ class Monitor:
         options: Mapping[str, Values] | None = None,
         rules: Sequence[Rule] = (),
         regularisers: Sequence[str] = (),
+        expect_tied: Sequence[Sequence[str]] = (),
     ) -> None:
         if every < 1 or history < 1:
             raise InvalidValue(
@@ -137,40 +149,58 @@ class Monitor:
         self._options = settle(options_of(self._rules), options)
         self._every = every
         self._group = group
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
-        self._optimizers = len(optimizers)
+        self._optimizers = list_optimizers(optimizer)
         self._moded = {name: moded(module) for name, module in self._modules.items()}
-        tracked = track(model, self._modules, expect_frozen)
-        self._members = members(tracked, self._modules)
-        self._parameters = ParameterWatch(tracked, optimizers)
+        self._expect_frozen = tuple(expect_frozen)
+        self._parameters, self._members = self._watch_parameters(model)
+        self._unready = any(not has_values(parameter) for parameter in model.parameters())
+        modules = self._modules  # a reference to this monitor would keep it alive
         self._buffers = FrozenBuffers(
             model,
             lambda name: any(covers(pattern, name) for pattern in expect_frozen),
-            lambda name: innermost(name, self._modules),
+            lambda name: innermost(name, modules),
         )
         self._model = model
+        self._hooked = False
         self._strangers = Strangers()
-        self._hidden = HiddenModules(model, lambda path: innermost(path, self._modules))
+        self._hidden = HiddenModules(model, lambda path: innermost(path, modules))
         self._terms = LossTerms(model, regularisers, shared=group is not None)
         self._handles: list[RemovableHandle] = []
         self._capture: Capture | None = None
         self._flow = Flow()
+        self._positions = CoveredPositions()
+        self._copies = find_copies(self._modules)
+        self._kinds = {name: type(module).__name__ for name, module in self._modules.items()}
+        check_ties(model, expect_tied)
+        self._ties = [tuple(group) for group in expect_tied]
+        self._aliases = find_aliases(model, self._ties)
+        self._lost_at_start = find_lost_ties(model, self._ties)
         self._steps = 0
         self._last: StepRecord | None = None
+        self._losses: dict[str, float] = {}
         self._tally = Tally(self._rules, self._options)
         self.history: deque[StepScalars] = deque(maxlen=history)
+        self._blind: set[str] = set()  # modules that take no hooks
+        self._lost: dict[str, tuple[int, int]] = {}  # why steps were not recorded -> the first and the last
+        weakref.finalize(self, remove_hooks, self._handles)
         self._view: NotebookView | None = None
         self._view_every = self._unseen = 0  # recorded steps
         self.attach()
 
     def attach(self) -> None:
         """Register the hooks; done when the monitor is made, needed again only after `detach`."""
-        if self._handles:
+        if self._hooked:
             return
+        self._hooked = True
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(self._forward_hook(name), with_kwargs=True))
+            hook = WeakHook(self._note_call, name)
+            try:
+                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            except RuntimeError:  # of a ScriptModule that was compiled
+                self._blind.add(name)
         if self._strangers.looking:
-            self._handles.append(self._model.register_forward_hook(self._model_hook(), with_kwargs=True))
+            hook = WeakHook(self._note_model_call)
+            self._handles.append(self._model.register_forward_hook(hook, with_kwargs=True))
         self._parameters.attach()
 
     def detach(self) -> None:
@@ -178,8 +208,17 @@ class Monitor:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._hooked = False
         self._hidden.forget()
         self._parameters.detach()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy of what holds the monitor, such as an average of the model, is not monitored: it holds this one."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with what holds it, it is None when that is loaded."""
+        return type(None), ()
 
     def __enter__(self) -> Self:
         self.attach()
@@ -190,24 +229,28 @@ class Monitor:
     ) -> None:
         self.detach()
 
-    def _forward_hook(self, name: str) -> Callable[..., None]:
-        watched = self._modules[name]
+    def _watch_parameters(self, model: nn.Module) -> tuple[ParameterWatch, dict[str, list[str]]]:
+        tracked = track(model, self._modules, self._expect_frozen)
+        return ParameterWatch(tracked, self._optimizers), members(tracked, self._modules)
 
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            # a deep copy of the model (an EMA) carries this hook too
-            if self._capture is not None and module is watched:
-                self._capture.on_forward(name, module, args, kwargs, output)
-                self._look_for_strangers(name, (args, kwargs), output)
+    def _look_again(self) -> None:
+        """Parameters of lazy modules, and of modules that were on the meta device, may have numbers by now."""
+        if self._unready and any(has_values(parameter) for parameter in self._model.parameters()):
+            self._parameters.detach()
+            self._parameters, self._members = self._watch_parameters(self._model)
+            self._parameters.attach()
+            self._unready = any(not has_values(parameter) for parameter in self._model.parameters())
 
-        return note
+    def _note_call(
+        self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any
+    ) -> None:
+        if self._capture is not None and module is self._modules[name]:
+            self._capture.on_forward(name, module, args, kwargs, output)
+            self._look_for_strangers(name, (args, kwargs), output)
 
-    def _model_hook(self) -> Callable[..., None]:
-        # no method: a deep copy of the model would copy this monitor too
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if self._capture is not None and module is self._model:
-                self._look_for_strangers("", (args, kwargs), output)
-
-        return note
+    def _note_model_call(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if self._capture is not None and module is self._model:
+            self._look_for_strangers("", (args, kwargs), output)
 
     def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
         if self._strangers.looking and self._is_listening():
@@ -231,13 +274,14 @@ class Monitor:
             ValueError: `samples` is below 1.
             RuntimeError: The monitor is detached, or a step is already open.
         """
+        samples = _whole(samples)
         if samples < 1:
             raise InvalidValue(
                 "monitor.too-few-samples",
                 "samples must be the number of samples in the loss, at least 1; found {got}",
                 got=samples,
             )
-        if not self._handles:
+        if not self._hooked:
             raise WrongOrder("monitor.detached", "the monitor is detached; call attach() first")
         if self._capture is not None:
             raise WrongOrder("monitor.step-open", "a step of this monitor is already open")
@@ -246,6 +290,7 @@ class Monitor:
         if number % self._every:
             yield
             return
+        self._look_again()
         self._capture = Capture(
             samples,
             self._rows,
@@ -253,13 +298,17 @@ class Monitor:
             self._parameters.before_backward,
             shared=self._group is not None,
         )
+        for name in self._blind:
+            self._capture.mark_unknown(name, unknown_rows.SCRIPTED)
         self._parameters.begin()
         self._buffers.begin()
         self._terms.begin()
         self._handles += self._hidden.begin(self._is_listening)
         try:
             yield
-            self._finish(number, self._capture, batch)
+            record = self._measured(number, self._capture)
+            if record is not None:
+                self._keep(record, batch)
         finally:
             self._capture.closed = True
             self._capture = None
@@ -317,7 +366,18 @@ class Monitor:
         if self._group is not None:
             self._parameters.measure_again()
 
-    def _finish(self, number: int, capture: Capture, batch: Hashable) -> None:
+    def _measured(self, number: int, capture: Capture) -> StepRecord | None:
+        """The record of the step; None where measuring it failed, which a note then says."""
+        try:
+            return self._finish(number, capture)
+        except ToolkitError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what cannot be measured must not end the training
+            reason = str(not_measured(error))
+            self._lost[reason] = (self._lost.get(reason, (number, number))[0], number)
+            return None
+
+    def _finish(self, number: int, capture: Capture) -> StepRecord:
         if self._group is not None and not self._parameters.measured_again:
             raise WrongOrder(
                 "monitor.gradients-not-reduced",
@@ -344,7 +404,7 @@ class Monitor:
             )
             for name, members in self._members.items()
         }
-        losses = self._terms.losses(readout)
+        self._losses = self._terms.losses(readout)
         terms = self._terms.records(
             readout,
             self._parameters,
@@ -366,10 +426,23 @@ class Monitor:
             moved_buffers(),
             terms,
             self._hidden.records(self._parameters.in_optimizers()),
+            self._parameters.passes,
+            self._flow.into,
+            self._positions.never(modules.values(), facts.samples),
+            self._copies,
+            self._aliases,
+            self._lost_ties(),
+            self._adapting(),
+            self._kinds,
         )
+        return record
+
+    def _keep(self, record: StepRecord, batch: Hashable) -> None:
         self._last = record
-        scalars = {name: module.scalars() for name, module in modules.items()}
-        self.history.append(StepScalars(number, facts.samples, scalars, facts.order, losses, batch))
+        scalars = {name: module.scalars() for name, module in record.modules.items()}
+        self.history.append(
+            StepScalars(record.step, record.samples, scalars, record.order, self._losses, batch)
+        )
         self._tally.observe(record)
         self._renew_view()
 
@@ -390,6 +463,22 @@ class Monitor:
             self._flow.into,
         )
 
+    def _lost_ties(self) -> tuple[LostTie, ...]:
+        """Declared ties as they are now, and what looks like a lost one since the monitor was made."""
+        now = find_lost_ties(self._model, self._ties) if self._ties else ()
+        guessed = tuple(tie for tie in self._lost_at_start if not tie.declared)
+        return (*(tie for tie in now if tie.declared), *guessed)
+
+    def _adapting(self) -> dict[str, tuple[str, ...]]:
+        """Frozen modules, each with its layers that update running statistics all the same."""
+        found = {}
+        for name, module in self._modules.items():
+            if self._moded[name] and not any(weight.requires_grad for weight in module.parameters()):
+                layers = tuple(own for own, layer in self._moded[name].items() if updates_statistics(layer))
+                if layers:
+                    found[name] = layers
+        return found
+
     def _evaluating(self, module: str) -> tuple[str, ...]:
         if self._modules[module].training:  # a single layer set to evaluation is meant
             return ()
@@ -407,6 +496,11 @@ class Monitor:
                 "monitor.no-step", "no step was recorded yet; run one inside `with monitor.step(samples=...)`"
             )
         return self._last
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The watched modules, by name."""
+        return self._modules
 
     def coverage(self, module: str) -> Number:
         """Share of the samples whose loss has gradient through `module`, in the latest step."""
@@ -470,6 +564,7 @@ class Monitor:
         watched = [
             *self._tally.findings(),
             *find_constant_losses(self.history, self._options[LOSS002.id], self._terms.regularisers),
+            *find_posterior_collapse(self.history, self._options[COLLAPSE002.id]),
             *find_spikes(self.history, self._options[SPIKE001.id]),
             *find_drifts(self._probes),
         ]
@@ -514,14 +609,31 @@ class Monitor:
         return find_not_run(
             self._rules,
             steps,
-            self._optimizers > 0,
+            bool(self._optimizers),
             self._probes,
             self._options,
             self._every,
             self._terms.undeclared,
             self._terms.unmeasured,
             bool(self.history) and bool(self.history[-1].losses) and not seen_again(self.history),
+            self._lost,
         )
+
+
+def _whole(samples: Any) -> int:
+    """The number of samples as an int; a tensor or a float with a whole value will do.
+
+    Raises:
+        InvalidType: It is no whole number.
+    """
+    try:
+        if int(samples) == samples:
+            return int(samples)
+    except (TypeError, ValueError):
+        pass
+    raise InvalidType(
+        "monitor.samples-not-whole", "samples must be a whole number, found {got!r}", got=samples
+    )
 
 
 def _resolve_rows(

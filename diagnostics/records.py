@@ -71,6 +71,9 @@ class CallRecord:
             backward passes, of several outputs.
         recomputed: Whether the call ran inside the backward pass (reentrant checkpointing).
         unknown: Why gradient may have come without being seen; None where it cannot.
+        checkpointed: Whether it ran in the forward pass of a reentrant checkpoint.
+        passes: Numbers in torch of the backward passes that reached an output.
+        raw: Whether no input requires gradient or is what an earlier call of the module returned.
     """
 
     grad_enabled: bool
@@ -82,6 +85,9 @@ class CallRecord:
     row_gradients: Tensor | Absent
     recomputed: bool = False
     unknown: Cause | None = None
+    checkpointed: bool = False
+    raw: bool = False
+    passes: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,33 @@ class Reach:
         return self.norm / math.sqrt(numel)
 
 
+Carried = Literal["no", "own", "other"]
+"""What a gradient holds in addition to the backward passes since it was last cleared, when an optimiser applies it:
+
+- `own`: passes that the same optimiser has applied before.
+- `other`: passes of another loss, which another optimiser applied before the latest pass began.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardPasses:
+    """The backward passes of one step that reached a watched parameter.
+
+    Attributes:
+        total: Number of passes.
+        discarded: Passes whose whole gradient was cleared before an optimiser applied any of it, in a step in which
+            an optimiser applied that of others.
+        repeated: Whether a pass brought exactly the gradient of the pass before it once more.
+        lost: Per pass of which some gradient was applied: its number in torch, and the parameters whose gradient was
+            cleared before it was applied.
+    """
+
+    total: int = 0
+    discarded: int = 0
+    repeated: bool = False
+    lost: tuple[tuple[int, frozenset[str]], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class OptimizerPlace:
     """Where the optimisers hold a parameter.
@@ -144,6 +177,8 @@ class OptimizerPlace:
         stepped: Whether this optimiser stepped inside the monitored step.
         gradient: Content of `.grad` when the optimiser stepped; Absent where it did not step.
         norm: L2 norm of that gradient: after clipping, if there was any.
+        stops_itself: Whether the optimiser decides itself when to stop, as LBFGS does.
+        scale: Scale of the GradScaler that called the optimiser's step, 1 without one: norms of `reach` carry it.
     """
 
     optimizer: int
@@ -154,6 +189,8 @@ class OptimizerPlace:
     stepped: bool
     gradient: Literal["none", "zero", "nonzero"] | Absent
     norm: Number
+    scale: float = 1.0
+    stops_itself: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +214,11 @@ class ParameterRecord:
         kept: Share of what the optimisers changed that is left when the step ends, by the norm of its first 64
             numbers: 1 if nothing wrote to it after them.
         replaced: Whether the model holds another tensor in its place since the monitor was made.
+        carried: What the gradient held in addition to its own update's, when its optimiser applied it.
+        assigned: Whether the gradient that the optimiser applied was assigned in this step (torch.func, a projection),
+            not made by a backward pass.
+        largest: The largest finite norm of its gradient so far.
+        broken: Whether some of its values are not finite at the end of the step.
     """
 
     owner: str
@@ -194,6 +236,10 @@ class ParameterRecord:
     layer_size: float
     kept: Number
     replaced: bool
+    carried: Carried = "no"
+    assigned: bool = False
+    largest: float = 0.0
+    broken: bool = False
 
     @property
     def size(self) -> float:
@@ -215,6 +261,7 @@ class ParameterRecord:
         """Whether the optimiser found a gradient that no backward pass of this step had made."""
         return (
             self.reach.kind == "none"
+            and not self.assigned
             and not isinstance(self.place, Absent)
             and self.place.gradient == "nonzero"
         )
@@ -395,6 +442,24 @@ class HiddenModule:
 
 
 @dataclass(frozen=True, slots=True)
+class LostTie:
+    """Weights that should be one tensor and are several.
+
+    Attributes:
+        names: Names of the modules or parameters.
+        declared: Whether the user declared the tie; otherwise they had equal values when the monitor was made.
+    """
+
+    names: tuple[str, ...]
+    declared: bool
+
+    @property
+    def module(self) -> str:
+        """The module of the last of them, which the tie would replace."""
+        return self.names[-1].removesuffix(".weight")
+
+
+@dataclass(frozen=True, slots=True)
 class MovedBuffer:
     """A buffer that is declared frozen and changed in the step.
 
@@ -426,6 +491,14 @@ class StepRecord:
         moved_buffers: Buffers that are declared frozen and changed; those that no checkpoint has are left out.
         hidden: Modules and parameters that the model holds without registering them.
         terms: Record per named term of the loss, as far as any was given to `Monitor.terms`.
+        passes: The backward passes of the step.
+        into: Watched module -> those that feed it directly, as far as the first recorded step shows.
+        never: Share of the positions in the batch that no watched module had gradient for in any step so far.
+        copies: Watched module -> another one of the same class and shapes.
+        aliases: Module -> other names under which the model holds the same object.
+        lost_ties: Weights that should be tied and are not.
+        kinds: Watched module -> name of its class.
+        adapting: Watched module without trainable parameters -> its layers that update running statistics.
     """
 
     step: int
@@ -440,6 +513,18 @@ class StepRecord:
     moved_buffers: tuple[MovedBuffer, ...] = ()
     terms: Mapping[str, TermRecord] = field(default_factory=dict)
     hidden: tuple[HiddenModule, ...] = ()
+    passes: BackwardPasses = BackwardPasses()
+    into: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    never: float = 0.0
+    copies: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lost_ties: tuple[LostTie, ...] = ()
+    adapting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def held_by(self, module: str) -> list[ParameterRecord]:
+        """The parameters in a module."""
+        return [each for name, each in self.parameters.items() if name.startswith(f"{module}.")]
 
 
 @dataclass(frozen=True, slots=True)

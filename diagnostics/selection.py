@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from diagnostics.errors import InvalidValue, UnknownName
 
@@ -40,16 +41,17 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
     chosen: set[str] = set()
     for pattern in patterns:
         if pattern == "":
-            chosen.update(_callable_children(model))
+            chosen.update(name for name in _callable_children(model) if name in modules)  # aliases are not
             continue
         matches = [name for name in modules if fnmatchcase(name, pattern)]
         if not matches:
             raise _no_match("watch", pattern, modules)
         chosen.update(matches)
-    while any(isinstance(modules[name], _CONTAINERS) for name in chosen):
-        for name in [name for name in chosen if isinstance(modules[name], _CONTAINERS)]:
+    while held := [name for name in chosen if _is_container(modules[name])]:
+        for name in held:
             chosen.remove(name)
-            chosen.update(f"{name}.{child}" for child, _ in modules[name].named_children())
+            members = [f"{name}.{child}" for child, _ in modules[name].named_children()]
+            chosen.update(each for each in members if each in modules)  # others have another name already
     return {name: module for name, module in modules.items() if name in chosen}
 
 
@@ -63,6 +65,10 @@ def _callable_children(model: nn.Module, prefix: str = "") -> Iterator[str]:
             yield from _callable_children(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
+
+
+def _is_container(module: nn.Module) -> bool:
+    return isinstance(module, _CONTAINERS) or _is_bare_container(module)
 
 
 def _is_bare_container(module: nn.Module) -> bool:
@@ -140,9 +146,29 @@ def innermost(name: str, modules: Iterable[str]) -> str:
     return max((module for module in modules if name.startswith(f"{module}.")), key=len, default="")
 
 
+def find_copies(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Modules with weights, each with another one of the same class and shapes, as an average or a target has."""
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, module in modules.items():
+        if any(is_lazy(weight) for weight in module.parameters()):
+            continue
+        shapes = tuple((own, weight.shape) for own, weight in module.named_parameters())
+        if shapes:
+            alike.setdefault((type(module), shapes), []).append(name)
+    several = [names for names in alike.values() if len(names) > 1]
+    return {name: next(each for each in names if each != name) for names in several for name in names}
+
+
 def moded(module: nn.Module) -> dict[str, nn.Module]:
     """The layers in a module, itself included, that act otherwise in training than in evaluation."""
     return {name: layer for name, layer in module.named_modules() if _has_modes(layer)}
+
+
+def updates_statistics(layer: nn.Module) -> bool:
+    """Whether a forward pass of a layer changes its running statistics now."""
+    if not isinstance(layer, nn.modules.batchnorm._NormBase):
+        return False
+    return layer.training and layer.track_running_stats and layer.momentum != 0
 
 
 def _has_modes(layer: nn.Module) -> bool:

@@ -27,6 +27,7 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/reports/test_render.py": "a whole report",
     "tests/symbolic/test_evaluators.py": "every evaluator of formulas agrees with the others",
     "tests/test_code_base.py": "the layout of the code",
+    "tests/diagnostics/test_odd_models.py": "models that cannot be measured as a whole",
     "tests/test_docs.py": "the documents",
     "tests/test_language.py": "the words of all texts",
     "tests/test_packaging.py": "pyproject.toml, constraints.txt and cited documents",

@@ -7,6 +7,7 @@ print(report)
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,12 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.auditing.default_checks import BATCHES, explain_broken, run_checks
 from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
+from diagnostics.auditing.replay import StepStart
 from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_json_lines, to_markdown
 from diagnostics.monitor import Monitor
 from diagnostics.recording.capture import RowsFunction, tensors_in
 from diagnostics.recording.loss_terms import name_terms, sum_terms
+from diagnostics.recording.optimizers import list_optimizers
 from diagnostics.records import StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.sarif_and_html import to_fragment, to_html, to_sarif
@@ -30,6 +34,7 @@ from diagnostics.report.text import PIPE_WIDTH, to_text
 from diagnostics.rules.options import Values
 from diagnostics.rules.registry import with_own
 from diagnostics.rules.rule import Rule
+from diagnostics.testing.output_assertions import LEAK001
 from diagnostics.testing.trials import arrivals, untouched
 
 Step = Callable[[nn.Module, Any], Any]
@@ -120,6 +125,7 @@ def audit(
     probes: Sequence[Probe] = (),
     rules: Sequence[Rule] = (),
     regularisers: Sequence[str] = (),
+    expect_tied: Sequence[Sequence[str]] = (),
     terms: Sequence[str] = (),
     options: Mapping[str, Values] | None = None,
     select: Sequence[str] = (),
@@ -143,7 +149,7 @@ def audit(
             dimension of its tensors.
         watch, rows, expect_frozen, expect_partial: Arguments of `Monitor`.
         probes: Probes to run once each, on the last batch, after the steps.
-        rules, regularisers: Arguments of `Monitor`.
+        rules, regularisers, expect_tied: Arguments of `Monitor`.
         terms: Names of the terms that a step returns as a tuple, in order; of a step that returns them by name,
             those to measure, by default all.
         options: Options of rules, as for `Monitor`.
@@ -164,10 +170,12 @@ def audit(
         )
     for probe in probes:
         check_probe(probe)
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+    optimizers = list_optimizers(optimizer)
     losses: list[float] = []
+    seen: dict[Hashable, Any] = {}
+    broken: StepStart | None = None
     with (
-        untouched(model, optimizers),
+        untouched(model, optimizers, keep_gradients=True),
         Monitor(
             model,
             optimizers,
@@ -179,18 +187,34 @@ def audit(
             options=options,
             rules=rules,
             regularisers=regularisers,
+            expect_tied=expect_tied,
         ) as monitor,
     ):
-        for batch in islice(_endless(batches), steps):
-            with monitor.step(samples=(samples or count_samples)(batch), batch=_name_batch(batch)):
+        for number, batch in enumerate(islice(_endless(batches), steps)):
+            name, start = _name_batch(batch), None if broken else StepStart(model, batch, number)
+            with monitor.step(samples=(count := (samples or count_samples)(batch)), batch=name):
                 returned = _train(model, step, batch, optimizers, monitor, terms)
             if returned is not None:
                 losses.append(returned)
+            broken = broken or (start if start is not None and not _is_finite(monitor, returned) else None)
+            if len(seen) < BATCHES:
+                seen.setdefault(name, batch)
         if not monitor.history:
             raise InvalidValue("auditing.no-batch", "there is no batch in batches")
         monitor.detach()  # probes are not training steps
         probed = [finding for probe in probes for finding in run_probe(probe, model, batch)]
-        found = explain_by_probes(monitor.findings(), probed)
+        whole = _summed(step, terms)
+        probed += run_checks(
+            model,
+            whole,
+            [] if broken else list(seen.values()),
+            optimizers,
+            monitor.modules,
+            count,
+            independence=all(probe.rule != LEAK001.id for probe in probes),
+        )
+        own = explain_broken(monitor.findings(), model, whole, broken, optimizers, monitor.modules)
+        found = explain_by_probes(own, probed)
         names = {
             *monitor.last.modules,
             *(finding.module for finding in found),
@@ -199,6 +223,14 @@ def audit(
         ids += [finding.rule for finding in found]
         findings = ordered(choose(found, ids, sorted(names), select, ignore, baseline))
     return Audit(tuple(findings), monitor.last, tuple(monitor.history), tuple(losses), tuple(rules))
+
+
+def _is_finite(monitor: Monitor, loss: float | None) -> bool:
+    """Whether a step left the loss, the gradients and the weights finite, as far as it was recorded."""
+    if loss is not None and not math.isfinite(loss):
+        return False
+    parameters = monitor.last.parameters.values() if monitor.history else ()
+    return all(each.reach.finite is not False and not each.broken for each in parameters)
 
 
 def count_samples(batch: Any) -> int:
@@ -238,6 +270,17 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
             yield batch
         if not count:
             return
+
+
+def _summed(step: Step, terms: Sequence[str]) -> Step:
+    """The step, with the sum of the terms of its loss if it returns terms."""
+
+    def run(model: nn.Module, batch: Any) -> Any:
+        returned = step(model, batch)
+        named = name_terms(returned, terms)
+        return sum_terms(named) if named else returned
+
+    return run
 
 
 def _train(

@@ -26,6 +26,9 @@ TOKENS = 16
 PIXELS = 64
 """Side of an image; a sixth of what most models were made for leaves one cell of the deepest features."""
 
+_EVERY = 4  # of the tokens one is hidden from a masked language model
+_MASK, _IGNORED = 2, -100  # a token that is not drawn, and the label that cross_entropy leaves out
+
 _TINY: Mapping[str, int] = {
     "vocab_size": 96,
     **dict.fromkeys(
@@ -190,11 +193,11 @@ def _inputs(target: str, model: Any) -> dict[str, Tensor]:
     if wanted == "input_ids":
         ids = torch.randint(3, config.vocab_size, (SAMPLES, TOKENS))
         by_token = not type(model).__name__.endswith("Classification") or "Token" in type(model).__name__
-        return {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "labels": ids if by_token else classes,
-        }
+        labels = ids if by_token else classes
+        if "MaskedLM" in type(model).__name__:  # the others are known to the model
+            hidden = torch.arange(TOKENS) % _EVERY == torch.arange(SAMPLES)[:, None] % _EVERY
+            ids, labels = ids.masked_fill(hidden, _MASK), ids.masked_fill(~hidden, _IGNORED)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     if wanted == "pixel_values":
         vision = getattr(config, "vision_config", config)
         side = getattr(vision, "image_size", PIXELS)

@@ -28,6 +28,8 @@ class Arrivals:
             rows: Number of leading rows that belong to samples, None where they are not known.
         """
         self.reached = True
+        if gradient.is_meta:
+            return
         sizes = gradient.detach().abs()
         if rows is None:
             self.unmatched = _larger(self.unmatched, sizes.amax())

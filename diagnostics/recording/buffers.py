@@ -24,8 +24,8 @@ class FrozenBuffers:
         self._held = [
             (MovedBuffer(name, owner(name), False), layer, own)
             for prefix, layer in model.named_modules()
-            for own in layer._buffers
-            if own not in layer._non_persistent_buffers_set
+            for own, _ in layer.named_buffers(recurse=False)
+            if own not in getattr(layer, "_non_persistent_buffers_set", ())
             and frozen(name := f"{prefix}.{own}".removeprefix("."))
         ]
         self._entry: list[Tensor | None] = []
@@ -34,13 +34,13 @@ class FrozenBuffers:
         """Start a step: copy them."""
         self._entry = [
             None if buffer is None else buffer.detach().clone()
-            for buffer in (layer._buffers.get(own) for _, layer, own in self._held)
+            for buffer in (getattr(layer, own, None) for _, layer, own in self._held)
         ]
 
     def finish(self, readout: Readout) -> Callable[[], tuple[MovedBuffer, ...]]:
         """A function that lists the changed buffers, once the readout was fetched."""
         flags = [
-            _differ(before, layer._buffers.get(own))
+            _differ(before, getattr(layer, own, None))
             for before, (_, layer, own) in zip(self._entry, self._held, strict=True)
         ]
         self._entry = []

@@ -13,15 +13,19 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diagnostics.causes import Cause
-from diagnostics.errors import InvalidType
+from diagnostics.errors import InvalidType, ToolkitError
 from diagnostics.recording import unknown_rows
 from diagnostics.recording.arrivals import WHOLE_LOSS, Arrivals
 from diagnostics.recording.module_graph import Flow
@@ -35,6 +39,7 @@ RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
 Of shape (rows,); or of two and more dimensions where samples are not first: (T, B) for a sequence-first layout.
 """
 
+_CHECKPOINT = str(Path("torch", "utils", "checkpoint.py"))
 _STATS_WIDTH = 4096  # elements of a row: a share of 1e-3 is then measured to a few percent, at a small cost
 _NEVER = Arrivals()  # of a term that did not come to a call
 _NOT_RAW = Absent("gradient flows into its inputs, or samples are not their first dimension", "not-raw")
@@ -53,6 +58,10 @@ class Call:
         self.unmatched_reason: Cause | None = None
         self.unknown: Cause | None = None  # why gradient may have come without being seen
         self.views: list[tuple[Tensor, int]] = []  # alias of a view that was returned, and its version then
+        self.checkpointed = not self.grad_enabled and not recomputed and in_reentrant_checkpoint()
+        self.passes: set[int] = set()
+        self.raw = False  # no input requires gradient, or is what an earlier call of the module returned
+        self.returned: list[int] = []  # addresses of its outputs
         self.blind = False  # an output lost its hook
         self.key = -1  # of the index
 
@@ -69,10 +78,15 @@ class Call:
                 return
             if capture.term == WHOLE_LOSS:
                 capture.announce_backward()
-            self.arrivals.setdefault(capture.term, Arrivals()).add(gradient, rows if matched else None)
+            if capture.term == WHOLE_LOSS:
+                self.passes.add(torch._C._current_graph_task_id())
+            try:
+                self.arrivals.setdefault(capture.term, Arrivals()).add(gradient, rows if matched else None)
+            except Exception as error:  # noqa: BLE001 - whatever torch cannot measure must not end the training
+                self.unknown = self.unknown or not_measured(error)
 
         self.requires_grad = True
-        if tensor._is_view():
+        if not tensor.is_nested and tensor._is_view():
             self.views.append((tensor.detach(), tensor._version))
         tensor.register_hook(note)
 
@@ -103,6 +117,7 @@ class Capture:
     ) -> None:
         self.samples = samples
         self._all = torch.arange(samples)
+        self._thread = threading.get_ident()
         self._shared = shared
         self.closed = False
         self.term = WHOLE_LOSS  # what the gradient belongs to that arrives now
@@ -135,18 +150,51 @@ class Capture:
         if call is not None:
             call()
 
+    def mark_unknown(self, name: str, cause: Cause) -> None:
+        """A module whose calls cannot be seen."""
+        call = Call(None, recomputed=False)
+        call.unknown = cause
+        self.calls[name] = [call]
+
     def on_forward(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        """Record one forward call of the watched module `name`."""
-        index = self._sample_index(name, args, kwargs, output)
-        call = Call(index, recomputed=torch._C._current_graph_task_id() != -1)
+        """Record one forward call of the watched module `name`; one that cannot be measured is marked so."""
+        recomputed = torch._C._current_graph_task_id() != -1
+        if not recomputed and _is_other_thread(self._thread):
+            return  # another thread uses the model, for no gradient of this step
+        call = Call(None, recomputed)
+        self.calls.setdefault(name, []).append(call)
+        call.unknown = _unmeasurable(output)
+        if call.unknown is unknown_rows.FUNCTION_TRANSFORM:
+            return
+        try:
+            self._record(call, name, module, args, kwargs, output)
+        except ToolkitError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the same
+            call.unknown = call.unknown or not_measured(error)
+
+    def _record(
+        self,
+        call: Call,
+        name: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> None:
+        call.index = index = self._sample_index(name, args, kwargs, output)
         if call.recomputed and index is None:
             call.index = index = self._index_of_first_call(name, call)
         call.unknown = call.unknown or _opaque(output)
         lead = (self.samples,) if index is None else tuple(index.shape)
         rows = math.prod(lead)
-        inputs = {id(tensor) for tensor in tensors_in((args, kwargs))}
+        given = list(tensors_in((args, kwargs)))
+        inputs = {id(tensor) for tensor in given}
+        before = {address for each in self.calls[name] for address in each.returned}
+        call.raw = not any(tensor.requires_grad or address_of(tensor) in before for tensor in given)
+        call.returned = [address_of(tensor) for tensor in tensors_in(output)]
         seen: set[int] = set()
         for tensor in tensors_in(output):
             if id(tensor) in seen or not (tensor.is_floating_point() or tensor.is_complex()):
@@ -154,21 +202,28 @@ class Capture:
             layout = _layout(module, tensor, first=not seen, declared=index is not None)
             seen.add(id(tensor))
             matched = self._match(call, tensor, lead, id(tensor) in inputs, layout)
-            plain = matched and len(lead) == 1 and rows > (0 if self._shared else 1) and tensor.dim() > 1
+            plain = (
+                matched
+                and not tensor.is_meta
+                and len(lead) == 1
+                and rows > (0 if self._shared else 1)
+                and tensor.dim() > 1
+            )
             if plain and name not in self._stats and tensor.numel():
                 numbers = _output_statistics(tensor, self._shared)
                 apart = _inputs_differ((args, kwargs), rows, tensor.device)
                 self._stats[name] = (rows, tensor.numel() // rows, numbers, apart)
             if tensor.requires_grad:
                 call.watch(tensor, matched, rows, self)
-        self.calls.setdefault(name, []).append(call)
         self._flow.note(name, tensors_in((args, kwargs)), tensors_in(output))
 
     def _match(
         self, call: Call, tensor: Tensor, lead: tuple[int, ...], is_input: bool, layout: Cause | None
     ) -> bool:
         """Whether the leading dimensions of an output are the samples that are known for this call."""
-        if is_input:
+        if tensor.is_nested:
+            reason = unknown_rows.NESTED
+        elif is_input:
             reason = unknown_rows.RETURNS_INPUT
         elif layout is not None:
             reason = layout
@@ -262,6 +317,9 @@ class Capture:
             row_gradients=row_gradients,
             recomputed=call.recomputed,
             unknown=call.unknown,
+            checkpointed=call.checkpointed,
+            raw=call.raw,
+            passes=frozenset(call.passes),
         )
 
     def _samples_of(self, call: Call, index: Tensor) -> Tensor | Absent:
@@ -295,6 +353,27 @@ class Capture:
         row_mean = values[4:] if self._shared else None
         differ = _NOT_RAW if apart < 0.0 else apart > 0.0
         return OutputSums(rows, elements, variance, mean_square, mean, row_mean, differ)
+
+
+_DEEPEST = 60  # frames between a module and the checkpoint that runs it
+
+
+def address_of(tensor: Tensor) -> int:
+    """Address of its numbers, which detach() keeps; -1 where it has none."""
+    return tensor.data_ptr() if tensor.layout == torch.strided and tensor.numel() else -1
+
+
+def in_reentrant_checkpoint() -> bool:
+    """Whether the forward pass of a reentrant checkpoint is among the callers."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_DEEPEST):
+        if frame is None:
+            return False
+        code = frame.f_code
+        if code.co_name == "forward" and code.co_filename.endswith(_CHECKPOINT):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def sample_index(index: Tensor, source: str) -> Tensor:
@@ -337,6 +416,29 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for item in dataclasses.fields(value):
             yield from tensors_in(getattr(value, item.name, None))
+
+
+def _is_other_thread(thread: int) -> bool:
+    """Whether this is another thread; the compiler, which cannot read its number, runs in that of the step."""
+    return not torch.compiler.is_dynamo_compiling() and threading.get_ident() != thread
+
+
+def not_measured(error: Exception) -> Cause:
+    """Why a measurement that raised is absent."""
+    lines = str(error).strip().splitlines() or [""]
+    return unknown_rows.NOT_MEASURED.of(reason=f"{type(error).__name__}: {lines[0][:120]}")
+
+
+def _unmeasurable(output: Any) -> Cause | None:
+    """Why nothing can be measured of an output, None where it can."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return unknown_rows.FUNCTION_TRANSFORM
+    for tensor in tensors_in(output):
+        if tensor.is_nested:
+            return unknown_rows.NESTED
+        if tensor.is_meta:
+            return unknown_rows.NO_DATA
+    return None
 
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from diagnostics.recording.weak_hooks import WeakHook
 from diagnostics.records import HiddenModule
 
 MOST_OBJECTS = 20_000  # that one walk looks at: some 50 ms, once
@@ -159,6 +161,7 @@ class HiddenModules:
         self._found: list[Hidden] | None = None
         self._calls: dict[int, list[int]] = {}
         self._twins: dict[int, str] = {}
+        self._listening: weakref.WeakMethod[Callable[[], bool]] | None = None
 
     def begin(self, listening: Callable[[], bool]) -> list[RemovableHandle]:
         """Start a step; the first time it looks for hidden modules and returns the hooks that count their calls.
@@ -167,6 +170,7 @@ class HiddenModules:
             listening: Function that returns whether calls count now.
         """
         self._calls = {}
+        self._listening = weakref.WeakMethod(listening)
         if self._found is not None:
             return []
         self._found = find_hidden(self._model)
@@ -176,7 +180,7 @@ class HiddenModules:
             if isinstance(hidden.held, nn.Module)
         }
         return [
-            layer.register_forward_hook(self._counter(place, layer, listening))
+            layer.register_forward_hook(WeakHook(self._count, place, layer))
             for place, hidden in enumerate(self._found)
             if isinstance(hidden.held, nn.Module)
             for layer in hidden.held.modules()
@@ -186,16 +190,12 @@ class HiddenModules:
         """The hooks were removed: look again in the next step."""
         self._found = None
 
-    def _counter(
-        self, place: int, watched: nn.Module, listening: Callable[[], bool]
-    ) -> Callable[[nn.Module, Any, Any], None]:
-        def note(module: nn.Module, args: Any, output: Any) -> None:
-            if module is watched and listening():
-                calls = self._calls.setdefault(place, [0, 0])
-                calls[0] += 1
-                calls[1] += torch.is_grad_enabled()
-
-        return note
+    def _count(self, place: int, watched: nn.Module, module: nn.Module, args: Any, output: Any) -> None:
+        listening = None if self._listening is None else self._listening()
+        if module is watched and listening is not None and listening():
+            calls = self._calls.setdefault(place, [0, 0])
+            calls[0] += 1
+            calls[1] += torch.is_grad_enabled()
 
     def records(self, held: Collection[int]) -> tuple[HiddenModule, ...]:
         """The records of the step.

@@ -19,6 +19,20 @@ def same_random_numbers(model: nn.Module) -> Iterator[None]:
         yield
 
 
+class RandomState:
+    """The random numbers of torch, on the CPU and on GPUs that are in use, as they are when this is made."""
+
+    def __init__(self) -> None:
+        self._host = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def restore(self) -> None:
+        """Draw the same numbers again."""
+        torch.set_rng_state(self._host)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
 @contextmanager
 def _host_random_numbers() -> Iterator[None]:
     python = random.getstate()

@@ -27,8 +27,21 @@ RECOMPUTED_ROWS = Cause(
     "recomputed-rows",
     "checkpointing repeated one of several calls with different rows; declare rows={{...}}",
 )
+NESTED = Cause("nested", "an output is a nested tensor, whose rows have no common shape")
+FUNCTION_TRANSFORM = Cause(
+    "function-transform",
+    "it runs inside torch.func (vmap, grad), where a gradient cannot be followed to samples",
+)
+NO_DATA = Cause("no-data", "an output is on the meta device, which holds no numbers")
+SCRIPTED = Cause("scripted", "it is a ScriptModule, which takes no hooks")
+NOT_MEASURED = Cause("not-measured", "measuring it failed: {reason}")
 
 ALL = (
+    NESTED,
+    FUNCTION_TRANSFORM,
+    NO_DATA,
+    SCRIPTED,
+    NOT_MEASURED,
     OTHER_WAY,
     OTHER_LEADING_SIZE,
     SEQUENCE_FIRST,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from diagnostics.selection import check_patterns, covers, innermost
 
@@ -26,6 +27,11 @@ class Tracked:
         """Whether its layer has another tensor in its place by now."""
         own = self.name.rpartition(".")[2]
         return self.holder is not None and getattr(self.holder, own, self.parameter) is not self.parameter
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether it has numbers: not one of a lazy module before its first call, nor on the meta device."""
+    return not is_lazy(tensor) and not tensor.is_meta
 
 
 def track(model: nn.Module, modules: Mapping[str, nn.Module], expect_frozen: Sequence[str]) -> list[Tracked]:

@@ -7,6 +7,8 @@ A finding explains another one that began no earlier where
 - its rule lists the other's rule (`Rule.explains`), and both are in the same module, or the other inside it,
 - its rule fires in many modules for one line of code, such as eval() (`Rule.spreads` is "together"), and both began
   together,
+- its rule does lasting damage (`Rule.irreversible`), such as a NaN in the weights, and lists the other's rule: it
+  spreads to every module,
 - both are of the same rule, and one module is on the way of the other: gradient that a module loses is lost to the
   modules that feed it ("backward"), and an output that collapsed or drifts makes those after it do so ("forward").
 
@@ -46,7 +48,7 @@ def fold(
     known = {rule.id: rule for rule in rules}
     place = {name: number for number, name in enumerate(order)}
 
-    def precedence(finding: Finding) -> tuple[int, int, int, int]:
+    def precedence(finding: Finding) -> tuple[int, int, int, int, int]:
         """A cause comes before everything that it may explain."""
         rule = known[finding.rule]
         at = place.get(finding.module, len(place))
@@ -56,6 +58,7 @@ def fold(
         turn = seen.first_step if rule.irreversible else seen.first_step - seen.last_step
         return (
             _LAST if rule.rank is None else rule.rank,
+            seen.first_step if rule.irreversible else 0,
             depth,
             -at if rule.spreads == "backward" else at,
             turn,
@@ -91,10 +94,13 @@ def _explains(cause: Finding, finding: Finding, flow: Flow, rules: Mapping[str, 
         return rule.rank is not None and not _overlap(cause.evidence, finding.evidence)
     if finding.evidence.first_step < cause.evidence.first_step:
         return False
+    if rule.irreversible and (finding.rule == cause.rule or finding.rule in rule.explains):
+        return True  # a number that is not finite spreads to every module
     whole = bool(cause.consequences) or rule.everywhere
     inside = whole if not cause.module else _holds(cause.module, finding.module)
     inside = inside or cause.module == finding.module
-    if rule.spreads == "together" and finding.rule == cause.rule:
+    joint = any(each.together and each.code == finding.code == cause.code for each in rule.causes)
+    if (rule.spreads == "together" or joint) and finding.rule == cause.rule:
         return finding.evidence.first_step == cause.evidence.first_step
     if inside:
         return finding.rule == cause.rule or finding.rule in rule.explains

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 
 from diagnostics.causes import Cause
 from diagnostics.findings import METRICS
 from diagnostics.rules.options import Option
-from diagnostics.rules.rule import ODD_BATCH, Rule
+from diagnostics.rules.rule import Rule
+
+_USUAL = {"min_steps": 5.0, "share": 1.0}
+"""What the index of all pages says once."""
 
 
-def page(rule: Rule, short: bool = False, known: Mapping[Cause, str] = MappingProxyType({})) -> str:
+def page(rule: Rule, short: bool = False) -> str:
     """The page of a rule.
 
     Args:
-        short: Whether to leave out why it matters, the bounds of options, and what the index of all pages says once
-            of the usual ones.
-        known: Causes that the page of another rule explains, with its id.
+        short: Whether to leave out why it matters, the causes in words, bounds and reasons of options, and what the
+            index of all pages says once of the usual ones.
     """
-    return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule, short, known)]) + "\n"
+    return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule, short)]) + "\n"
 
 
-def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[str]:
+def _sections(rule: Rule, short: bool) -> Iterator[str]:
     yield _summary(rule)
     if rule.what:
         yield rule.what
     if rule.why and not short:
         yield f"**Why.** {rule.why}"
-    if rule.causes:
+    if rule.causes and short:
+        yield f"**Causes.** {', '.join(f'`{cause.code}`' for cause in rule.causes)}"
+    elif rule.causes:
         yield "**Causes**"
-        yield "\n".join(_cause_line(cause, short, known) for cause in rule.causes)
+        yield "\n".join(_cause_line(cause) for cause in rule.causes)
     if rule.example:
         yield f"**Example.** {rule.example}"
     if rule.false_alarms:
@@ -44,9 +47,9 @@ def _sections(rule: Rule, short: bool, known: Mapping[Cause, str]) -> Iterator[s
         yield f"**Options.** Arguments of `{rule.arguments}`."
 
 
-def _cause_line(cause: Cause, short: bool, known: Mapping[Cause, str]) -> str:
-    own = f"\n  Remedy: {cause.remedy}" if cause.remedy and not short else ""
-    return f"- `{cause.code}`: {known.get(cause, cause.documented)}{own}"
+def _cause_line(cause: Cause) -> str:
+    own = f"\n  Remedy: {cause.remedy}" if cause.remedy else ""
+    return f"- `{cause.code}`: {cause.documented}{own}"
 
 
 def _summary(rule: Rule) -> str:
@@ -68,16 +71,13 @@ def _options(options: Mapping[str, Option]) -> Iterator[str]:
 
 
 def _short_options(options: Mapping[str, Option]) -> Iterator[str]:
-    """A line per option, without bounds; `min_steps` and `share` share the last one, if one of them is not usual."""
-    usual = {name: option for name, option in options.items() if name in ("min_steps", "share")}
+    """A line per option, without bounds and reasons; `min_steps` and `share` share one, unless they are the usual."""
+    lasts = {name: option.default for name, option in options.items() if name in _USUAL}
     for name, option in options.items():
-        if name not in usual:
-            yield f"- `{name}={option.default:g}`: {option.meaning}{_reason(option)}."
-    if any(option.why not in ("", ODD_BATCH) for option in usual.values()):
-        reasons = [_reason(option)[2:] for option in usual.values() if option.why != ODD_BATCH]
-        text = ". ".join(filter(None, reasons))
-        values = ", ".join(f"`{name}={option.default:g}`" for name, option in usual.items())
-        yield f"- {values}{f': {text}.' if text else ''}"
+        if name not in lasts:
+            yield f"- `{name}={option.default:g}`: {option.meaning}."
+    if any(value != _USUAL[name] for name, value in lasts.items()):
+        yield "- " + ", ".join(f"`{name}={value:g}`" for name, value in lasts.items())
 
 
 def _reason(option: Option) -> str:

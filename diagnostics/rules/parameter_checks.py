@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from diagnostics.causes import Cause
+from diagnostics.findings import Severity
 from diagnostics.records import ParameterRecord, StepRecord
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import Observation
@@ -13,13 +14,17 @@ Judge = Callable[[StepRecord, ParameterRecord], Cause | None]
 """The cause of what is wrong with a parameter, None where all is well."""
 
 
-def grouped(message: str, judge: Judge) -> Callable[[StepRecord, Values], Iterator[Observation]]:
+def grouped(
+    message: str, judge: Judge, notes: Collection[Cause] = ()
+) -> Callable[[StepRecord, Values], Iterator[Observation]]:
     """A check that reports the judged parameters of each module and cause together.
 
     Args:
         message: Predicate about the parameters, such as "have no gradient".
         judge: Function that names the cause for a single parameter.
+        notes: Causes that are worth a note alone.
     """
+    minor = {cause.code for cause in notes}
 
     def check(record: StepRecord, options: Values) -> Iterator[Observation]:
         groups: dict[tuple[str, Cause], list[str]] = {}
@@ -30,7 +35,8 @@ def grouped(message: str, judge: Judge) -> Callable[[StepRecord, Values], Iterat
         for (owner, cause), names in groups.items():
             total = sum(parameter.owner == owner for parameter in record.parameters.values())
             text = f"{owner or 'model'}: {len(names)} of {total} parameters {message} ({first_few(names)})"
-            yield Observation(owner, float(len(names)), text, cause, key=cause)
+            severity = Severity.NOTE if cause.code in minor else None
+            yield Observation(owner, float(len(names)), text, cause, key=cause, severity=severity)
 
     return check
 

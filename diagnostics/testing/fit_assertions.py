@@ -131,7 +131,7 @@ def assert_overfits_batch(
 
     Raises:
         AssertionError: It is not reached.
-        ValueError: `steps` is below 2.
+        ValueError: `steps` is below 2, or the first loss is not above 0, so that it has no share.
     """
     __tracebackhide__ = True
     if steps < 2:
@@ -149,6 +149,12 @@ def assert_overfits_batch(
             losses.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
 
     fates = survey_training(model, step, steps)
+    if losses[0] <= 0.0:
+        raise InvalidValue(
+            "assertions.loss-not-above-0",
+            "the first loss must be above 0 for a share of it, found {got}; return one that is 0 for a perfect fit",
+            got=losses[0],
+        )
     if losses[-1] <= to * losses[0]:
         return losses
     still = [fate.name for fate in fates if fate.trainable and not fate.changed]

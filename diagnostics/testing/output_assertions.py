@@ -237,10 +237,21 @@ def _rows(output: Any, batch: int) -> Tensor:
     """(B, elements) of all tensors with the samples as first dimension; empty if none has."""
     parts = [
         tensor.detach().flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
-        for tensor in tensors_in(output)
+        for tensor in _unpacked(output)
         if tensor.dim() and tensor.shape[0] == batch and not tensor.is_complex()
     ]
     return torch.cat([part.double().cpu() for part in parts], 1) if parts else torch.zeros(0)
+
+
+def _unpacked(output: Any) -> Iterator[Tensor]:
+    """The tensors of an output; a packed sequence has rows of time steps, and indices that sort the samples."""
+    if isinstance(output, nn.utils.rnn.PackedSequence):
+        return
+    if isinstance(output, tuple | list):
+        for member in output:
+            yield from _unpacked(member)
+    else:
+        yield from tensors_in(output)
 
 
 def _leak(before: Tensor, after: Tensor, changed: int) -> tuple[float, int]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from diagnostics.recording.random_numbers import same_random_numbers
+from diagnostics.recording.watched_parameters import has_values
 
 NUDGE = 0.1
 """Standard deviation of the noise on a weight, relative to the root mean square of its tensor.
@@ -22,23 +24,30 @@ It moves every zero, and changes little of what the model computes.
 
 
 @contextmanager
-def untouched(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterator[None]:
+def untouched(
+    model: nn.Module, optimizers: Sequence[Optimizer] = (), keep_gradients: bool = False
+) -> Iterator[None]:
     """Restores model, optimisers and random numbers at the exit, bit for bit.
 
     Of the model it restores parameters, buffers, gradients, training modes and plain attributes that were rebound,
     such as a cache; a change in place inside a plain attribute (a list that grows) stays. Of the optimisers it
-    restores state and groups, of the random numbers those of torch, Python, and numpy where it is loaded. Gradients
-    are None inside, and optimisers work on a copy of their state.
+    restores state and groups, of the random numbers those of torch, Python, and numpy where it is loaded. Optimisers
+    work on a copy of their state.
+
+    Args:
+        keep_gradients: Whether gradients inside are copies of what they were; by default they are None.
     """
     updated = [
         member for optimizer in optimizers for group in optimizer.param_groups for member in group["params"]
     ]
     parameters = list(dict.fromkeys((*model.parameters(), *updated)))
-    values = [(tensor, tensor.detach().clone()) for tensor in (*parameters, *model.buffers())]
+    values = [
+        (tensor, tensor.detach().clone()) for tensor in (*parameters, *model.buffers()) if has_values(tensor)
+    ]
     gradients = [(parameter, parameter.grad, parameter.requires_grad) for parameter in parameters]
     attributes = [(held, dict(held)) for module in model.modules() for held in _held(module)]
     for parameter, _, _ in gradients:
-        parameter.grad = None
+        parameter.grad = None if parameter.grad is None or not keep_gradients else parameter.grad.clone()
     try:
         with (
             same_random_numbers(model),
@@ -50,8 +59,9 @@ def untouched(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterato
             held.clear()
             held.update(was)
         for parameter, gradient, requires_grad in gradients:
-            parameter.grad = gradient
-            parameter.requires_grad_(requires_grad)
+            if not is_lazy(parameter):
+                parameter.grad = gradient
+                parameter.requires_grad_(requires_grad)
         with torch.no_grad():
             for tensor, value in values:
                 if not torch.equal(tensor, value):
@@ -60,6 +70,8 @@ def untouched(model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> Iterato
 
 def _held(module: nn.Module) -> Iterator[dict[str, Any]]:
     """The dictionaries that hold what belongs to a module: its attributes first, because they name the others."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return  # its attributes are held outside Python
     attributes = vars(module)
     yield attributes
     for kind in ("_parameters", "_buffers", "_modules"):
@@ -73,7 +85,7 @@ def arrivals(model: nn.Module) -> Iterator[list[None]]:
     handles = [
         parameter.register_post_accumulate_grad_hook(lambda _: arrived.append(None))
         for parameter in model.parameters()
-        if parameter.requires_grad
+        if parameter.requires_grad and not is_lazy(parameter)
     ]
     try:
         yield arrived

@@ -61,6 +61,17 @@ IDS = {
     "HALT002",
     "INIT001",
     "FIT001",
+    "GRAD006",
+    "GRAD007",
+    "REACH006",
+    "REACH007",
+    "MOVE006",
+    "MODE002",
+    "SHARE002",
+    "SHARE003",
+    "COLLAPSE002",
+    "LOSS003",
+    "SOFTMAX001",
     "COST001",
 }
 

@@ -54,7 +54,11 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
         cut = total - reached - disabled - zero
         declared = name in record.partial and not cut and disabled > 0
         cause = CALLS_DECLARED if declared else _CAUSES[disabled > 0, cut > 0]
-        minor = declared or (cause is CALLS_ZERO and zero < WASTED * total)
+        minor = (
+            declared
+            or (cause is CALLS_ZERO and zero < WASTED * total)
+            or (cause in (CALLS_CUT, CALLS_WITHOUT_GRAD) and _is_stop_gradient(record, name))
+        )
         message = (
             f"{name}: {reached} of {total} calls received gradient; {disabled} ran with gradients disabled,"
             f" {cut} were cut later{f', {zero} received zeros alone' if zero else ''}"
@@ -62,6 +66,22 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
         yield Observation(
             name, float(reached), message, cause, key=minor, severity=Severity.NOTE if minor else None
         )
+
+
+def _is_stop_gradient(record: StepRecord, name: str, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether one of two calls has no gradient, and neither can use what the other returned: their inputs are data.
+
+    Or the outputs of modules of which the same is true, as of a projector behind an encoder.
+    """
+    module = record.modules[name]
+    if module.calls_total != 2 or module.calls_with_gradient != 1:
+        return False
+    if all(call.raw for call in module.calls):
+        return True
+    sources, seen = record.into.get(name, frozenset()), seen | {name}
+    if not sources or sources & seen:  # a recursion
+        return False
+    return all(_is_stop_gradient(record, each, seen) for each in sources)
 
 
 def find_uncalled(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -83,7 +103,8 @@ CALL001 = Rule(
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
     what="The module is called several times in a step, and some calls receive no gradient. It is a note where"
     " `expect_partial` names the module and these calls ran with gradients disabled, and where fewer than half of"
-    " them received zeros alone. It does not fire where checkpointing repeats calls.",
+    " them received zeros alone. It is a note too where one of two calls"
+    " on data has none, as a stop-gradient on the target does. It does not fire where checkpointing repeats calls.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
     false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",

@@ -12,6 +12,11 @@ from diagnostics.rules.rule import CRITICAL, Family, Observation, Rule, lasting
 SWAMPED = Cause(
     "swamped", "a constant or a saturated unit swamps the input, or the loss rewards equal outputs"
 )
+EQUAL_INPUT = Cause(
+    "equal-input",
+    "its input is the same for all samples: the loader repeats one sample, or scaling or a cast made them equal",
+    remedy="Look at the batch: print it as the model receives it.",
+)
 EQUAL_AT_START = Cause(
     "equal-at-start", "it is equal at initialisation: once the weights have moved a little, it differs"
 )
@@ -39,7 +44,8 @@ def find_collapse(record: StepRecord, options: Values) -> Iterator[Observation]:
             message = (
                 f"{name}: its output is nearly the same for all samples, {{value}} of its mean square differs"
             )
-            yield Observation(name, stats.share, message, SWAMPED)
+            cause = EQUAL_INPUT if stats.inputs_differ is False else SWAMPED
+            yield Observation(name, stats.share, message, cause)
             return  # modules after it inherit the collapse
 
 
@@ -77,14 +83,14 @@ COLLAPSE001 = Rule(
         **lasting(5),
     },
     "below",
-    causes=(SWAMPED, EQUAL_AT_START, FIRST_EQUAL),
+    causes=(SWAMPED, EQUAL_INPUT, EQUAL_AT_START, FIRST_EQUAL),
     what="Less than a thousandth of the mean square of the module's output differs between samples. Only the"
     " first such module is reported. A module whose raw input is the same for every sample is left out.",
     why="The modules after it cannot distinguish the samples, and the loss may fall all the same.",
     example="`output.mean(0) + 1e-3 * output`.",
     false_alarms="A large constant offset on a healthy signal; batches of nearly equal inputs.",
-    explains=frozenset({"SPIKE001", "DRIFT001"}),
+    explains=frozenset({"SPIKE001", "DRIFT001", "REACH002"}),
     spreads="forward",
-    rank=160,
+    rank=155,
 )
 FAMILY = Family(100, "Outputs", (COLLAPSE001,))

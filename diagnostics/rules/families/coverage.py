@@ -9,7 +9,7 @@ from diagnostics.causes import UNKNOWN, ZERO_AT_START, Cause
 from diagnostics.recording import unknown_rows
 from diagnostics.records import Absent, ModuleRecord, StepRecord
 from diagnostics.rules.families.calls import NOT_USED
-from diagnostics.rules.families.gradients import CUT_INSIDE, DETACHED, NO_GRAD, ZERO_FACTOR
+from diagnostics.rules.families.gradients import CUT_INSIDE, DETACHED, NO_GRAD, ZERO_FACTOR, is_target
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import (
     CRITICAL,
@@ -59,14 +59,44 @@ def find_low_coverage(record: StepRecord, options: Values) -> Iterator[Observati
     for name, module in learners(record):
         if not isinstance(module.coverage, Absent):
             seen = _observe(record, name, module, module.coverage)
-            yield replace(seen, holds=module.coverage < options["below"])
+            low = module.coverage < options["below"] and not _is_set_aside(record, name)
+            yield replace(seen, holds=low and not _is_met(record, seen))
+            if low and _is_met(record, seen):
+                yield replace(seen, key="met", severity=NOTE)
 
 
 def find_partial_coverage(record: StepRecord, options: Values) -> Iterator[Observation]:
     """COV002."""
     for name, module in learners(record):
         if not isinstance(module.coverage, Absent) and module.coverage < options["below"]:
-            yield _observe(record, name, module, module.coverage)
+            seen = _observe(record, name, module, module.coverage)
+            if not _is_set_aside(record, name):
+                yield replace(seen, key="met", severity=NOTE) if _is_met(record, seen) else seen
+
+
+_SAME_POSITIONS = 0.9
+"""Share of the samples without gradient whose positions never had any, from which the loss drops positions. Samples
+that a margin or a random mask leaves out change: of coverage c, (1 - c)^n of the positions are never met in n steps,
+which in the five steps that it takes to be reported is more than this for c below 0.03 alone."""
+
+
+def _is_met(record: StepRecord, seen: Observation) -> bool:
+    """Whether the loss has no gradient for some samples now, and has it for their positions in other steps."""
+    return seen.cause is LOSS_WITHOUT_GRADIENT and record.never < _SAME_POSITIONS * (1.0 - seen.value)
+
+
+def _is_set_aside(record: StepRecord, name: str) -> bool:
+    """Whether a step does without the module: a target network; one whose readers or optimiser wait too."""
+    if is_target(record, name):
+        return True
+    if record.modules[name].state != "not called":
+        return False
+    places = [each.place for each in record.held_by(name)]
+    waits = any(not isinstance(place, Absent) and not place.stepped for place in places) and any(
+        record.optimizers
+    )
+    readers = [other for other, sources in record.into.items() if name in sources and other != name]
+    return waits or not any(record.modules[other].state != "not called" for other in readers)
 
 
 def _observe(record: StepRecord, name: str, module: ModuleRecord, coverage: float) -> Observation:

@@ -25,6 +25,36 @@ def find_evaluation_mode(record: StepRecord, options: Values) -> Iterator[Observ
             yield Observation(name, float(len(module.evaluating)), message, LEFT_IN_EVALUATION)
 
 
+STILL_ADAPTING = Cause(
+    "still-adapting", "model.train() puts its layers into training mode, in which every batch changes them"
+)
+
+
+def find_adapting(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """MODE002; averages and targets follow the data on purpose."""
+    for name, layers in record.adapting.items():
+        module = record.modules[name]
+        declared = any(each.expect_frozen for each in record.held_by(name))  # FROZEN001
+        if module.calls_total and module.params_total and name not in record.copies and not declared:
+            text = first_few(layer or name for layer in layers)
+            message = f"{name}: its weights are frozen, and its running statistics change ({text})"
+            yield Observation(name, float(len(layers)), message, STILL_ADAPTING)
+
+
+MODE002 = Rule(
+    "MODE002",
+    WARNING,
+    "A frozen module updates its statistics",
+    "layers",
+    "Call eval() on the frozen module after each train() of the model.",
+    find_adapting,
+    lasting(5),
+    causes=(STILL_ADAPTING,),
+    what="No parameter of a module requires gradient, and batch norms in it are in training mode.",
+    why="Its outputs drift from those that it was trained for, and differ between training and evaluation.",
+    example="`backbone.requires_grad_(False)`, then `model.train()`.",
+    false_alarms="Statistics that are adapted to new data on purpose.",
+)
 MODE001 = Rule(
     "MODE001",
     WARNING,
@@ -43,4 +73,4 @@ MODE001 = Rule(
     spreads="together",
     rank=200,
 )
-FAMILY = Family(80, "Frozen, shared and evaluation mode", (MODE001,))
+FAMILY = Family(80, "Frozen, shared and evaluation mode", (MODE001, MODE002))

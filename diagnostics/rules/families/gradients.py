@@ -46,9 +46,39 @@ TINY_FACTOR = Cause(
     "tiny-factor", "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach()"
 )
 REQUIRES_GRAD_FALSE = Cause("requires-grad-false", "requires_grad is False for all of its parameters")
+FROZEN_EMBEDDING = Cause(
+    "frozen-embedding",
+    "an optimiser holds it, and requires_grad is False: Embedding.from_pretrained() freezes without freeze=False",
+    remedy="Pass freeze=False; if it is meant to be frozen, declare it with expect_frozen.",
+)
 ZERO_GRAD_MISSING = Cause(
     "zero-grad-missing",
     "zero_grad() is not called between updates: each update applies the sum of all gradients so far",
+)
+OTHER_LOSS = Cause(
+    "other-loss",
+    "it holds the gradient of another loss too, which another optimiser has applied: zero_grad() is missing between"
+    " the two backward passes",
+)
+PASS_DISCARDED = Cause(
+    "pass-discarded",
+    "zero_grad() between backward passes of one update, as in a loop over micro-batches: the last one alone counts",
+)
+PASS_TWICE = Cause("pass-twice", "backward() is called twice on the same loss, which doubles its gradient")
+
+TARGET = Cause(
+    "target",
+    "it runs without gradient and is in no optimiser: a target network, or an average of another module",
+)
+CHECKPOINT = Cause(
+    "checkpoint-without-gradient",
+    "reentrant checkpointing: none of the inputs of the checkpoint requires gradient, so it has no backward pass",
+    remedy="Use checkpoint(..., use_reentrant=False), or let the input require gradient:"
+    " model.enable_input_require_grads() in transformers.",
+    together=True,
+)
+LOSS_MET = Cause(
+    "loss-met", "the loss has no gradient for any sample: a margin that is met, after some training"
 )
 
 _NO_GRADIENT = {
@@ -71,18 +101,39 @@ def find_no_gradient(record: StepRecord, options: Values) -> Iterator[Observatio
     for name, module in learners(record):
         if module.state in _NO_GRADIENT and not isinstance(module.coverage, Absent):
             happened, cause = _NO_GRADIENT[module.state]
+            target = is_target(record, name)
+            if any(call.checkpointed for call in module.calls):
+                cause = CHECKPOINT
+            elif target:
+                cause = TARGET
             calls = module.calls_total
             times = "once" if calls == 1 else f"{calls} times"
             message = f"{name}: no gradient; {happened.format(calls=calls, times=times)}"
-            yield Observation(name, 0.0, message, cause, key=cause)
+            yield Observation(
+                name, 0.0, message, cause, key=cause, severity=NOTE if cause is TARGET else None
+            )
+
+
+def is_target(record: StepRecord, module: str) -> bool:
+    """Whether it runs without gradient, no optimiser holds it, and it is written otherwise or copies another one."""
+    if record.modules[module].state != "no_grad":
+        return False
+    own = record.held_by(module)
+    outside = all(isinstance(each.place, Absent) and each.place.code == "in-no-group" for each in own)
+    return bool(own) and outside and (module in record.copies or any(each.changed for each in own))
 
 
 def find_zero_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
-    """GRAD002."""
-    for name, module in learners(record):
-        if module.state == "zero":
-            message = f"{name}: a gradient arrives and every element of it is zero"
-            yield Observation(name, 0.0, message, ZERO_FACTOR)
+    """GRAD002; a note where the whole loss has no gradient any more."""
+    zero = [name for name, module in learners(record) if module.state == "zero"]
+    others = [name for name, module in learners(record) if module.state == "arrived"]
+    for name in zero:
+        trained = any(parameter.largest > 0.0 for parameter in record.held_by(name))
+        met = not others and trained
+        message = f"{name}: a gradient arrives and every element of it is zero"
+        yield Observation(
+            name, 0.0, message, LOSS_MET if met else ZERO_FACTOR, key=met, severity=NOTE if met else None
+        )
 
 
 def find_undeclared_frozen(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -91,16 +142,54 @@ def find_undeclared_frozen(record: StepRecord, options: Values) -> Iterator[Obse
     for name, module in record.modules.items():
         if module.params_total and not module.params_trainable and name not in declared:
             message = f"{name}: none of its {module.params_total} parameters is trainable"
-            yield Observation(name, 0.0, message, REQUIRES_GRAD_FALSE)
+            held = all(not isinstance(each.place, Absent) for each in record.held_by(name))
+            if held and record.kinds.get(name) == "Embedding":
+                yield Observation(name, 0.0, message, FROZEN_EMBEDDING, key="embedding", severity=WARNING)
+            else:
+                yield Observation(name, 0.0, message, REQUIRES_GRAD_FALSE)
 
 
 def _judge_clearing(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     place = parameter.place
     updated = not isinstance(place, Absent) and place.stepped and parameter.reach.kind in ("some", "all")
-    # with gradient accumulation over monitored steps the optimiser does not step in each of them
-    if record.gap > 1 or not updated or parameter.leftover != "nonzero":
+    if record.gap > 1 or not updated or parameter.carried == "no":
         return None
-    return ZERO_GRAD_MISSING
+    return ZERO_GRAD_MISSING if parameter.carried == "own" else OTHER_LOSS
+
+
+def find_wasted_passes(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """GRAD006."""
+    passes = record.passes
+    if passes.discarded:
+        message = f"model: {passes.discarded} of {passes.total} backward passes of a step are cleared and never applied"
+        yield Observation("", float(passes.discarded), message, PASS_DISCARDED, key="discarded")
+    if passes.repeated:
+        message = "model: a backward pass brings exactly the gradient of the pass before it again"
+        yield Observation("", 1.0, message, PASS_TWICE, key="twice")
+
+
+def _wasted(parameter: ParameterRecord) -> bool:
+    """Whether it has a gradient that its optimiser could apply."""
+    return parameter.reach.kind in ("some", "all") and not isinstance(parameter.place, Absent)
+
+
+def find_dead_ends(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """GRAD007."""
+    if not any(lost for _, lost in record.passes.lost):
+        return
+    for name, module in learners(record):
+        own = {
+            each for each, item in record.parameters.items() if each.startswith(f"{name}.") and _wasted(item)
+        }
+        for number, lost in record.passes.lost:
+            calls = [call for call in module.calls if number in call.passes]
+            if own and own <= lost and calls and all(call.raw for call in calls):
+                message = (
+                    f"{name}: a backward pass trains nothing through it: its own gradient is cleared, and the inputs"
+                    f" of its {len(calls)} calls require none"
+                )
+                yield Observation(name, float(len(calls)), message, DEAD_END)
+                break
 
 
 def find_faint_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -127,7 +216,7 @@ GRAD001 = Rule(
     "Enable gradients and keep its outputs tensors up to the loss; if it must not train, set requires_grad to False.",
     find_no_gradient,
     lasting(5),
-    causes=(NO_GRAD, DETACHED, CUT_INSIDE),
+    causes=(NO_GRAD, DETACHED, CUT_INSIDE, CHECKPOINT, TARGET),
     what="No gradient reaches the module at all.",
     why="It stays as it was initialised.",
     example="`scores = torch.tensor([scorer(row).item() for row in x])`.",
@@ -145,7 +234,7 @@ GRAD002 = Rule(
     "Find the zero factor, or the flat function, between its output and the loss.",
     find_zero_gradient,
     lasting(5, why=_FLAT_START),
-    causes=(ZERO_FACTOR,),
+    causes=(ZERO_FACTOR, LOSS_MET),
     what="The backward pass reaches the module, with zeros alone.",
     why="The module does not learn, although the graph is complete.",
     example="A frozen gate that was initialised at zero; `round()` without a straight-through estimator.",
@@ -162,8 +251,9 @@ GRAD003 = Rule(
     "If it is meant to be frozen, declare it with expect_frozen: its weights are then watched for movement.",
     find_undeclared_frozen,
     lasting(5),
-    causes=(REQUIRES_GRAD_FALSE,),
-    what="All parameters of the module have `requires_grad` False, and `expect_frozen` does not name it.",
+    causes=(REQUIRES_GRAD_FALSE, FROZEN_EMBEDDING),
+    what="All parameters of the module have `requires_grad` False, and `expect_frozen` does not name it."
+    " A warning for an embedding that an optimiser holds.",
     why="A module frozen by accident looks like one frozen on purpose.",
     example="`model.decoder.requires_grad_(False)` left over from an experiment.",
     false_alarms="Every module that is frozen on purpose and not declared.",
@@ -179,9 +269,9 @@ GRAD004 = Rule(
     lasting(5, why="five updates in a row; gradient accumulation has steps without an update between them"),
     needs_optimizer=True,
     needs_every_step=True,
-    causes=(ZERO_GRAD_MISSING,),
-    what="The optimiser steps in every step, and when the backward pass begins `.grad` still holds a non-zero gradient"
-    " of earlier steps.",
+    causes=(ZERO_GRAD_MISSING, OTHER_LOSS),
+    what="When an optimiser steps, `.grad` holds backward passes that were applied before the latest one began, by"
+    " itself or by another optimiser.",
     why="Old directions never fade, and the steps grow.",
     example="A loop of `loss.backward(); optimizer.step()`.",
     false_alarms="None known: with gradient accumulation over monitored steps the optimiser does not step in each.",
@@ -218,8 +308,46 @@ GRAD005 = Rule(
     example="`context = 1e-6 * context + (1 - 1e-6) * context.detach()`.",
     false_alarms="A module that only an auxiliary loss of tiny weight trains. A deep plain network whose gradient"
     " vanishes is a true finding.",
-    explains=frozenset({"MOVE004"}),
+    explains=frozenset({"MOVE004", "REACH007"}),
     spreads="backward",
     rank=70,
 )
-FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005))
+GRAD006 = Rule(
+    "GRAD006",
+    WARNING,
+    "Backward passes do not add up to the update",
+    "passes",
+    "Call zero_grad() once before the backward passes of an update, and backward() once for each loss.",
+    find_wasted_passes,
+    lasting(5),
+    needs_optimizer=True,
+    causes=(PASS_DISCARDED, PASS_TWICE),
+    what="The gradient of a whole backward pass is cleared before an optimiser applies any of it, while that of a later"
+    " pass of the same step is applied; or a pass brings the gradient of the one before it once more.",
+    why="Samples are computed and do not count, or count twice.",
+    example="`for part in parts: optimizer.zero_grad(); loss(part).backward()`, then one `optimizer.step()`.",
+    false_alarms="A loop that discards passes on purpose and leaves the gradients and weights as they are.",
+    rank=65,
+)
+DEAD_END = Cause(
+    "dead-end",
+    "its inputs are detached in the step of the module that should learn from it, as a fake in the step of a generator",
+)
+GRAD007 = Rule(
+    "GRAD007",
+    WARNING,
+    "A loss trains nothing through the module",
+    "calls",
+    "Remove the detach() on its input in that backward pass, or leave the term out of that loss.",
+    find_dead_ends,
+    lasting(5),
+    needs_optimizer=True,
+    causes=(DEAD_END,),
+    what="In a backward pass that trains other modules the gradient of this one is cleared before its optimiser steps,"
+    " and the inputs of its calls require no gradient.",
+    why="The term of the loss that it computes has no effect.",
+    example="The fake is detached in the generator's own step: `loss_g = fool(d(fake.detach())) + l1`.",
+    false_alarms="A body with an optimiser of its own that ignores one of two losses on purpose.",
+    rank=66,
+)
+FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005, GRAD006, GRAD007))

@@ -32,6 +32,11 @@ SET_BACK = Cause(
     "its weights were set back after the optimiser's step",
     remedy="Do not write the weights after optimizer.step().",
 )
+RATE_TOO_SMALL = Cause(
+    "rate-too-small",
+    "the learning rate of its group is below 1e-7, too small to change a bit: set so, or a scheduler reduced it",
+    remedy="Raise the rate; step a scheduler that counts epochs once per epoch, not per batch.",
+)
 ROUNDED_OR_SET_BACK = Cause(
     "rounded-or-set-back",
     "the optimiser stepped and changed no bit of it: the update is below rounding, or the weights were set back",
@@ -101,7 +106,34 @@ OUTSIDE_OPTIMIZER = Cause(
     "outside the optimiser: assigned or copied in place (EMA, loading), or another optimiser",
     remedy="Find what writes them: an average (EMA), a copy, loading, or an optimiser that the monitor was not given.",
 )
-MOVERS = (WEIGHT_DECAY, OPTIMIZER_STATE, STALE_GRADIENT, STALE_GRADIENT_FROZEN, OUTSIDE_OPTIMIZER)
+AVERAGED = Cause(
+    "averaged",
+    "written outside every optimiser, and no gradient is meant for it: an average (EMA) or a target network",
+)
+MOMENTUM = Cause("momentum", "momentum: the loss has gradient zero for it in this step, and had some before")
+CONVERGED = Cause(
+    "converged",
+    "the optimiser has converged and leaves it: LBFGS stops by itself, or the gradient is less than a thousandth of"
+    " what it was",
+)
+CLIPPED_SCALED = Cause(
+    "clipped-scaled",
+    "clipping before unscaling: the gradient still carried the scale {scale:g} of the GradScaler when it was clipped,"
+    " and is divided by it afterwards",
+)
+SCALER_SKIPS = Cause(
+    "scaler-skips",
+    "a GradScaler skips each step, because a gradient is not finite in each: the first is that of {parameter}",
+)
+MOVERS = (
+    WEIGHT_DECAY,
+    OPTIMIZER_STATE,
+    STALE_GRADIENT,
+    STALE_GRADIENT_FROZEN,
+    OUTSIDE_OPTIMIZER,
+    AVERAGED,
+    MOMENTUM,
+)
 """What moves a parameter without a gradient of the step."""
 
 
@@ -114,6 +146,11 @@ _CLIPPED = 0.1
 off nine tenths on every step is no longer clipping."""
 
 
+_SCALED = 0.01
+"""The same after the GradScaler has divided by its scale: clipping at a norm of 1 that the scale multiplied a
+thousandfold and more leaves less than this, and clipping that works leaves more on most steps."""
+
+
 def _judge_lost(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     """At a gradient of `eps` Adam's step is half of what it would be; a change below epsilon, relative, is lost."""
     place, norm = parameter.place, parameter.reach.norm
@@ -123,6 +160,9 @@ def _judge_lost(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
         return None
     if place.lr == 0.0 or place.norm >= _CLIPPED * norm:
         return None
+    if place.scale != 1.0:
+        scaled = place.norm * place.scale < _SCALED * norm
+        return CLIPPED_SCALED.of(scale=place.scale) if scaled else None
     share = parameter.reach.nonzero
     live = parameter.numel * (1.0 if isinstance(share, Absent) else share)
     if place.eps and place.norm < place.eps * math.sqrt(live):
@@ -130,6 +170,13 @@ def _judge_lost(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     if not place.eps and parameter.update_norm < parameter.rounding * parameter.weight_norm:
         return BELOW_ROUNDING
     return None
+
+
+_SMALL_RATE = 1e-7
+"""Rate below which a step of Adam changes no weight of size 1 in single precision."""
+_FALLEN = 1e-3
+"""Share of its largest gradient at which a parameter that stands still has arrived: the loss is flat to a millionth
+in its direction."""
 
 
 def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
@@ -146,7 +193,14 @@ def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None
         return None  # REACH004, MOVE004
     if place.gradient != "nonzero":
         return CLEARED_GRADIENT
-    return SET_BACK if parameter.kept == 0.0 else ROUNDED_OR_SET_BACK
+    fallen = not isinstance(place.norm, Absent) and place.norm < _FALLEN * parameter.largest
+    if parameter.kept != 0.0 and (fallen or place.stops_itself):
+        return CONVERGED
+    if parameter.kept == 0.0:
+        return SET_BACK
+    if not isinstance(place.lr, Absent) and place.lr < _SMALL_RATE:
+        return RATE_TOO_SMALL
+    return ROUNDED_OR_SET_BACK
 
 
 def find_undone_updates(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -163,7 +217,10 @@ def find_undone_updates(record: StepRecord, options: Values) -> Iterator[Observa
 def _judge_unstepped(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     place = parameter.place
     skipped = _stands(parameter) and not isinstance(place, Absent) and not place.stepped
-    return NO_STEP_INSIDE if skipped else None
+    if not skipped:
+        return None
+    broken = next((name for name, each in record.parameters.items() if each.reach.finite is False), None)
+    return NO_STEP_INSIDE if broken is None else SCALER_SKIPS.of(parameter=broken)
 
 
 def _judge_unexplained(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
@@ -177,12 +234,15 @@ def movement_cause(parameter: ParameterRecord) -> Cause:
     """What moved a parameter in this step, inferred from its gradient at the optimiser and its group."""
     place = parameter.place
     if isinstance(place, Absent):
-        trained = parameter.reach.kind in ("some", "all")
-        return TRAINED_ELSEWHERE if trained else OUTSIDE_OPTIMIZER
+        if parameter.reach.kind in ("some", "all") or parameter.assigned:
+            return TRAINED_ELSEWHERE
+        return AVERAGED if place.code == "in-no-group" and not parameter.expect_frozen else OUTSIDE_OPTIMIZER
     if not place.stepped or place.gradient == "none":
         return OUTSIDE_OPTIMIZER
     if place.gradient == "zero":
         decay = place.weight_decay
+        if parameter.reach.kind == "zero" and parameter.largest > 0.0:
+            return MOMENTUM
         if isinstance(decay, Absent) or decay > 0.0:
             return WEIGHT_DECAY.of(group=place.group)
         return OPTIMIZER_STATE
@@ -197,7 +257,7 @@ MOVE001 = Rule(
     "Gradient without movement",
     "parameters",
     "Put the parameters in a group of the optimiser with a learning rate above 0.",
-    grouped("receive gradient and do not move", _judge_still),
+    grouped("receive gradient and do not move", _judge_still, notes=(CONVERGED,)),
     lasting(
         5,
         why="a warm-up may begin with a rate of 0, and a GradScaler skips its first steps",
@@ -209,10 +269,12 @@ MOVE001 = Rule(
         CLEARED_GRADIENT,
         SET_BACK,
         ROUNDED_OR_SET_BACK,
+        RATE_TOO_SMALL,
         NO_GRADIENT,
         ZERO_GRADIENT,
         SKIPPED_STEP,
         NO_UPDATE,
+        CONVERGED,
     ),
     what="Parameters receive gradient and not one bit of them changes, though their optimiser steps or they are"
     " in none. REACH004 and MOVE004 report gradients that are rounding, or lost before the update.",
@@ -227,7 +289,7 @@ MOVE002 = Rule(
     "Movement without gradient",
     "parameters",
     "Take them out of the optimiser, or set .grad to None, if they must not move.",
-    grouped("move without a gradient of this step", _judge_unexplained),
+    grouped("move without a gradient of this step", _judge_unexplained, notes=(AVERAGED, MOMENTUM)),
     lasting(5),
     causes=MOVERS,
     what="Parameters change in a step that gave them no gradient.",
@@ -245,7 +307,7 @@ MOVE003 = Rule(
     grouped("receive gradient and do not move", _judge_unstepped),
     lasting(20, why="micro-steps of gradient accumulation do not step either; 20 is more than usual"),
     needs_optimizer=True,
-    causes=(NO_STEP_INSIDE,),
+    causes=(NO_STEP_INSIDE, SCALER_SKIPS),
     what="Parameters receive gradient and their optimiser did not step.",
     why="Nothing trains.",
     example="A scheduler is stepped where the optimiser should be.",
@@ -263,9 +325,10 @@ MOVE004 = Rule(
     grouped("move by next to nothing", _judge_lost),
     lasting(20, why="a few exploding steps that are rightly clipped must not count"),
     needs_optimizer=True,
-    causes=(BELOW_EPS, BELOW_ROUNDING),
+    causes=(BELOW_EPS, BELOW_ROUNDING, CLIPPED_SCALED),
     what="The optimiser finds less than a tenth of the norm that the backward pass left, too little to act on:"
-    " per element below its `eps`, or, without `eps`, an update below the machine epsilon of the weights.",
+    " per element below its `eps`, or, without `eps`, an update below the machine epsilon of the weights. Under a"
+    " GradScaler: less than a hundredth of the unscaled norm.",
     why="Adam ignores the size of a gradient until `eps` outweighs it. Norms before clipping look healthy.",
     example="`clip_grad_norm_(parameters, 1e-9)`; gradients divided by the number of tokens after the loss was.",
     false_alarms="The end of a half-precision run whose loss is almost zero.",
@@ -296,4 +359,51 @@ MOVE005 = Rule(
     example="An average (EMA), or an older copy, is loaded into the trained weights after each update.",
     false_alarms="Weights that are projected onto a small set after each update, such as a narrow range.",
 )
-FAMILY = Family(60, "Movement of parameters", (MOVE001, MOVE002, MOVE003, MOVE004, MOVE005))
+DECAY_DOMINATES = Cause(
+    "weight-decay-dominates",
+    "the rate {rate:g} times the weight decay {decay:g}, against which no gradient can hold",
+)
+
+
+def find_dominant_decay(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """MOVE006."""
+    groups: dict[tuple[int, int], tuple[float, float]] = {}
+    for parameter in record.parameters.values():
+        place = parameter.place
+        if isinstance(place, Absent) or not place.stepped or not receives(parameter):
+            continue
+        if not isinstance(place.lr, Absent) and not isinstance(place.weight_decay, Absent):
+            groups[place.optimizer, place.group] = (place.lr, place.weight_decay)
+    for (optimizer, group), (rate, decay) in groups.items():
+        if rate * decay >= options["above"]:
+            message = f"model: each step takes {{value}} of the weights of group {group} away"
+            cause = DECAY_DOMINATES.of(rate=rate, decay=decay)
+            yield Observation("", rate * decay, message, cause, key=(optimizer, group))
+
+
+MOVE006 = Rule(
+    "MOVE006",
+    CRITICAL,
+    "Weight decay outweighs the gradients",
+    "decay",
+    "Reduce the weight decay: usual values times the rate are below 1e-3.",
+    find_dominant_decay,
+    {
+        "above": Option(
+            0.1,
+            0.0,
+            1.0,
+            "share of the weights that a step takes away",
+            why="halves the weights in seven steps; training with decay takes 1e-6 to 1e-3",
+        ),
+        **lasting(5, why="the first steps of a schedule must not count"),
+    },
+    "above",
+    needs_optimizer=True,
+    causes=(DECAY_DOMINATES,),
+    what="The learning rate times the weight decay of a group: the share of its weights that a step removes.",
+    why="The weights shrink to the size of one update, whatever the loss is.",
+    example="`AdamW(parameters, lr=1e-2, weight_decay=50)`.",
+    false_alarms="A group that is meant to be regularised to zero.",
+)
+FAMILY = Family(60, "Movement of parameters", (MOVE001, MOVE002, MOVE003, MOVE004, MOVE005, MOVE006))

@@ -23,6 +23,9 @@ UNKNOWN_REGULARISER = Cause(
 )
 
 
+STEP_LOST = Cause("step-lost", "a step is not recorded: {reason}")
+
+
 def find_not_run(
     rules: Sequence[Rule],
     steps: Sequence[int],
@@ -33,6 +36,7 @@ def find_not_run(
     regularisers: Sequence[str] = (),
     unmeasured: Mapping[str, Cause] = MappingProxyType({}),
     batches_differ: bool = False,
+    lost: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> list[Finding]:
     """One note per reason.
 
@@ -45,6 +49,7 @@ def find_not_run(
         every: The monitor records one step in so many.
         regularisers: Declared names that no term of the loss had.
         batches_differ: Whether losses were given and no batch came back.
+        lost: Why steps could not be recorded, with the first and the last of them.
         unmeasured: Terms of the loss whose gradient could not be measured, and why.
     """
     watching = [rule for rule in rules if rule.source in ("step", "history")]
@@ -63,6 +68,8 @@ def find_not_run(
     if batches_differ:
         found.append(_note("", ["LOSS002"], NO_REPETITION, steps))
     found += [_note("", ["TERM001"], cause, steps) for cause in dict.fromkeys(unmeasured.values())]
+    every_rule = [rule.id for rule in watching]
+    found += [_note("", every_rule, STEP_LOST.of(reason=reason), span) for reason, span in lost.items()]
     for name, probe in probes.items():
         if probe.blocked is not None:
             found.append(_note(name, drift, probe.blocked, steps))
@@ -85,6 +92,7 @@ RULE001 = Rule(
     "Give the monitor what the rules need; until then it is not known whether they would fire.",
     source="monitor",
     causes=(
+        STEP_LOST,
         FEW_STEPS,
         STEPS_LEFT_OUT,
         NO_OPTIMIZER,

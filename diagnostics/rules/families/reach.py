@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from diagnostics.causes import ZERO_AT_START, Cause
-from diagnostics.records import Absent, ParameterRecord, StepRecord
+from diagnostics.records import Absent, Number, ParameterRecord, StepRecord
 from diagnostics.rules.options import Values
 from diagnostics.rules.parameter_checks import first_few, grouped, receives
 from diagnostics.rules.rule import CRITICAL, NOTE, UNTRAINED, WARNING, Family, Observation, Rule, lasting
@@ -27,7 +27,46 @@ OVERFLOW_ELSEWHERE = Cause(
     "overflow, division by zero or the logarithm of zero, after the last watched module or in the backward pass:"
     " all outputs are finite",
 )
+OVERFLOW_IN_LOSS = Cause(
+    "overflow-in-loss",
+    "the loss: all outputs are finite, and the gradient that comes back to {module}, the last module before it, is not",
+)
+OVERFLOW_AFTER = Cause(
+    "overflow-after",
+    "the backward pass of the operations that use the output of {module}: all outputs are finite, and what comes back"
+    " to it is the last that is not. where() does not help: the branch that is not taken gives 0 times infinity",
+    remedy="Change the input of the operation, not its result: x.where(safe, 1) before sqrt(), log() or a division.",
+)
+OVERFLOW_INSIDE = Cause(
+    "overflow-inside", "the backward pass inside {module}: its outputs and what comes back to them are finite"
+)
+DIVERGED = Cause(
+    "diverged-rate",
+    "divergence: gradients grew to {largest:.1g} before; the learning rate is too high, or nothing bounds the updates",
+    remedy="Reduce the learning rate, warm it up, and clip the norm of the gradients.",
+)
+OVERFLOW_IN_OPERATION = Cause(
+    "overflow-in-operation", "{phase} pass: {operation} gives the first number that is not finite"
+)
 OVERFLOW = Cause("overflow", "overflow, division by zero or the logarithm of zero, in forward or backward")
+CANCELS = Cause(
+    "rounding-size",
+    "what it computes cancels: a weight is divided by itself, a softmax has one element, a factor is next to 0",
+)
+EPS_UNDERFLOW = Cause(
+    "eps-underflow",
+    "the optimiser's eps of {eps:g} is 0 in half precision, so that it divides by zero where a squared gradient"
+    " underflows",
+    remedy="Keep the weights in single precision and use autocast, or raise eps to 1e-4.",
+)
+UPDATE_TOO_LARGE = Cause(
+    "update-too-large", "the optimiser: a rate or a state too large for the type of the weights"
+)
+WRITTEN_NOT_FINITE = Cause(
+    "written-not-finite",
+    "they are written outside the optimiser, by an average or loading",
+    remedy="Find what writes them.",
+)
 NO_EFFECT = Cause(
     "no-effect",
     "it cannot change the loss: a bias before a normalisation, or of the keys of an attention",
@@ -49,7 +88,7 @@ def _is_open(record: StepRecord, parameter: ParameterRecord) -> bool:
 
 
 def _judge_missing(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
-    if not _is_open(record, parameter) or parameter.reach.kind != "none":
+    if not _is_open(record, parameter) or parameter.reach.kind != "none" or parameter.assigned:
         return None
     return REPLACED_PARAMETER if parameter.replaced else NOT_IN_LOSS
 
@@ -62,11 +101,56 @@ def _judge_zero(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
 def _judge_finite(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     if parameter.reach.finite is not False or not parameter.changed:
         return None
+    return _cause_not_finite(record)
+
+
+_RUNAWAY = 1e8
+"""Norm of a gradient that only growth over many steps reaches: a single operation that fails gives NaN at once."""
+
+
+def _cause_not_finite(record: StepRecord) -> Cause:
+    """Where the first number of a step that is not finite arose, as far as the watched modules show."""
+    largest = max((each.largest for each in record.parameters.values()), default=0.0)
+    if largest > _RUNAWAY:
+        return DIVERGED.of(largest=largest)
     for name in record.order:
         stats = record.modules[name].output
         if not isinstance(stats, Absent) and not math.isfinite(stats.rms):
             return OVERFLOW_IN_OUTPUT.of(module=name)
-    return OVERFLOW_ELSEWHERE
+    hit = {name for name, module in record.modules.items() if _is_broken(module.gradient_max)}
+    last = next((name for name in reversed(record.order) if name in hit), None)
+    readers = [name for name, sources in record.into.items() if last in sources and name != last]
+    if last is None:
+        broken = [each.owner for each in record.parameters.values() if each.reach.finite is False]
+        inside = next((name for name in reversed(record.order) if name in broken), None)
+        return OVERFLOW_ELSEWHERE if inside is None else OVERFLOW_INSIDE.of(module=inside)
+    inside = next((name for name in readers if _has_broken(record, name)), None)
+    if inside is not None:
+        return OVERFLOW_INSIDE.of(module=inside)
+    return OVERFLOW_AFTER.of(module=last) if readers else OVERFLOW_IN_LOSS.of(module=last)
+
+
+def _is_broken(size: Number) -> bool:
+    return not isinstance(size, Absent) and not math.isfinite(size)
+
+
+def _has_broken(record: StepRecord, module: str) -> bool:
+    return any(each.reach.finite is False for each in record.held_by(module))
+
+
+_HALF = 5e-4  # half precision has an epsilon of 1e-3, bfloat16 of 8e-3, single precision of 1e-7
+
+
+def _judge_update(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
+    """Finite gradients, and weights that are not finite after the step."""
+    if not parameter.broken or parameter.reach.finite is not True:
+        return None
+    place = parameter.place
+    if isinstance(place, Absent) or not place.stepped:
+        return WRITTEN_NOT_FINITE
+    underflow = not isinstance(place.eps, Absent) and 0.0 < place.eps < parameter.rounding**2
+    half = parameter.rounding > _HALF
+    return EPS_UNDERFLOW.of(eps=place.eps) if half and underflow else UPDATE_TOO_LARGE
 
 
 _ROUNDING = 100.0
@@ -81,7 +165,26 @@ A hundred leaves room for that, and is still 1.2e-5 in single precision.
 def judge_rounding(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     """Whether the gradient is the rounding of a sum that is zero in exact numbers, by the others of its layer."""
     below = _ROUNDING * parameter.rounding * parameter.layer_size
-    return NO_EFFECT if receives(parameter) and parameter.size < below else None
+    rounding = receives(parameter) and parameter.reach.finite is True and parameter.size < below
+    return NO_EFFECT if rounding else None
+
+
+_NOTHING = 10.0
+"""Machine epsilons of the largest gradient of the model below which that of a whole layer is rounding. What cancels in
+exact numbers, as a weight that is divided by itself, leaves about one; one that only vanishes gets there slowly."""
+
+
+def find_rounding_layers(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """REACH007."""
+    largest = max((each.size for each in record.parameters.values()), default=0.0)
+    groups: dict[str, list[str]] = {}
+    for name, parameter in record.parameters.items():
+        whole = receives(parameter) and parameter.reach.finite is True
+        if whole and 0.0 < parameter.layer_size < _NOTHING * parameter.rounding * largest:
+            groups.setdefault(parameter.owner, []).append(name)
+    for owner, names in groups.items():
+        message = f"{owner or 'model'}: the gradient of {first_few(names)} is rounding"
+        yield Observation(owner, float(len(names)), message, CANCELS)
 
 
 def find_unregistered(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -133,7 +236,7 @@ REACH002 = Rule(
     example="A ReLU with a bias of -100.",
     false_alarms="LoRA's first matrix while the second is still zero, which ends after the first update.",
     explains=frozenset({"MOVE002"}),
-    rank=150,
+    rank=165,
 )
 REACH003 = Rule(
     "REACH003",
@@ -143,7 +246,16 @@ REACH003 = Rule(
     "Find the operation with torch.autograd.detect_anomaly(), clip or skip such steps, and resume from a checkpoint.",
     grouped("have a gradient that is not finite", _judge_finite),
     lasting(1, why="one applied step is enough to destroy the weights"),
-    causes=(OVERFLOW_IN_OUTPUT, OVERFLOW_ELSEWHERE, OVERFLOW),
+    causes=(
+        OVERFLOW_IN_OUTPUT,
+        OVERFLOW_ELSEWHERE,
+        OVERFLOW_IN_LOSS,
+        OVERFLOW_AFTER,
+        OVERFLOW_INSIDE,
+        OVERFLOW_IN_OPERATION,
+        DIVERGED,
+        OVERFLOW,
+    ),
     what="A gradient was NaN or infinite, and the parameter changed in that step.",
     why="The weights are now damaged.",
     example="The logarithm of a probability that underflows.",
@@ -187,4 +299,39 @@ REACH005 = Rule(
     false_alarms="A tensor that the loop changes by hand, such as an adversarial perturbation. A tensor that only"
     " the loss function uses is not seen.",
 )
-FAMILY = Family(50, "Gradients of parameters", (REACH001, REACH002, REACH003, REACH004, REACH005))
+REACH006 = Rule(
+    "REACH006",
+    CRITICAL,
+    "The update makes weights that are not finite",
+    "parameters",
+    "Reduce the learning rate, or use a type with more range.",
+    grouped("become infinite or NaN from finite gradients", _judge_update),
+    lasting(1, why="one step is enough to destroy the weights"),
+    causes=(EPS_UNDERFLOW, UPDATE_TOO_LARGE, WRITTEN_NOT_FINITE),
+    what="The gradient of a parameter is finite, and after the step the parameter is not.",
+    why="Every later output is NaN, and looks like a fault of the model.",
+    example="Adam on weights in half precision: its eps of 1e-8 is 0 there.",
+    false_alarms="None known.",
+    explains=UNTRAINED | {"GRAD001", "MOVE001", "COLLAPSE001", "SPIKE001", "DRIFT001", "REACH003"},
+    irreversible=True,
+    rank=9,
+)
+REACH007 = Rule(
+    "REACH007",
+    WARNING,
+    "A layer receives rounding alone",
+    "parameters",
+    "Find where its result cancels: do not normalise the weight of a single choice, or take it before the choice.",
+    find_rounding_layers,
+    lasting(20, why="a layer scale that starts at 1e-6 grows in fewer steps"),
+    causes=(CANCELS,),
+    what="The gradient of all parameters of a layer is smaller than ten machine epsilons times the largest of the"
+    " model.",
+    why="A router or a gate looks as if it trained. Adam moves it at random.",
+    example="`weights = weights / weights.sum(-1, keepdim=True)` of the one expert that is chosen.",
+    false_alarms="A layer whose gradient truly vanishes.",
+    rank=160,
+)
+FAMILY = Family(
+    50, "Gradients of parameters", (REACH001, REACH002, REACH003, REACH004, REACH005, REACH006, REACH007)
+)

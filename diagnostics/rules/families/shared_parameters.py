@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from diagnostics.causes import Cause
 from diagnostics.records import StepRecord
+from diagnostics.rules.families.ties import has_role
 from diagnostics.rules.options import Values
 from diagnostics.rules.parameter_checks import first_few
-from diagnostics.rules.rule import NOTE, Family, Observation, Rule, lasting
+from diagnostics.rules.rule import CRITICAL, NOTE, Family, Observation, Rule, lasting
 
 SHARED_TENSOR = Cause("shared-tensor", "the same tensor is a parameter of {modules}")
 
@@ -27,7 +28,9 @@ def find_shared(record: StepRecord, options: Values) -> Iterator[Observation]:
     for (first, *others), names in groups.items():
         text = f"{first}: {len(names)} parameters belong to another watched module too ({first_few(names)})"
         cause = SHARED_TENSOR.of(modules=", ".join(others))
-        yield Observation(first, float(len(names)), text, cause, key=cause)
+        roles = [has_role(each) for each in (first, *others)]
+        severity = CRITICAL if any(roles) and not all(roles) else None
+        yield Observation(first, float(len(names)), text, cause, key=cause, severity=severity)
 
 
 SHARE001 = Rule(
@@ -40,7 +43,7 @@ SHARE001 = Rule(
     lasting(5, why="weights are tied or not; five steps as for other rules"),
     causes=(SHARED_TENSOR,),
     what="A parameter belongs to two watched modules, and neither contains the other. The finding is for the one"
-    " called first.",
+    " called first; critical where one is called target, teacher, ema and the like.",
     why="Tied weights get the gradients of both places; if that is an accident, both learn the wrong thing.",
     example="`self.second = self.first`, or a list made by `[block] * 4`.",
     false_alarms="Weights that are tied on purpose, such as an embedding and the head.",

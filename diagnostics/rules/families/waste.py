@@ -17,11 +17,12 @@ ROWS_DROPPED = Cause(
 def find_wasted_rows(record: StepRecord, options: Values) -> Iterator[Observation]:
     """WASTE001."""
     for name, module in learners(record):
-        if (
-            module.state == "arrived"
-            and not isinstance(module.waste, Absent)
-            and module.waste >= options["above"]
-        ):
+        if isinstance(module.waste, Absent) or module.state != "arrived":
+            continue
+        alike = all(other.coverage == module.coverage for other in record.modules.values())
+        if alike and len(record.modules) > 1 and record.never < module.waste:
+            continue  # the loss leaves out other samples in each step: COV001
+        if module.waste >= options["above"]:
             message = f"{name}: {{value}} of the samples that it computed got no gradient back"
             yield Observation(name, module.waste, message, ROWS_DROPPED)
 

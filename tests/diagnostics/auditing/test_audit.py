@@ -126,8 +126,6 @@ def test_both_kinds_of_step_give_what_a_monitor_in_the_loop_gives() -> None:
     twin, other = trained()
     random_state = torch.get_rng_state()
     whole = audit(model, whole_step(optimizer), batches(3), optimizer, steps=6)
-    for parameter in twin.parameters():
-        parameter.grad = None
     torch.set_rng_state(random_state)
     monitor = Monitor(twin, other)
     losses = []

@@ -124,3 +124,8 @@ def test_a_batch_that_is_not_learnt_has_a_cause(options: dict[str, float], cause
 def test_one_step_shows_no_fall() -> None:
     with refused(ValueError, "assertions.too-few-steps-to-fit", got=1):
         overfit(0.03, steps=1)
+
+
+def test_a_loss_without_a_share_is_refused() -> None:
+    with refused(ValueError, "assertions.loss-not-above-0", got=-1.0):
+        assert_overfits_batch(make()[0], lambda: -1.0, steps=2)

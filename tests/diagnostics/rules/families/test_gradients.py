@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from diagnostics import Monitor
 from tests.diagnostics.rules.trainings import (
@@ -20,6 +21,22 @@ from tests.diagnostics.rules.trainings import (
     updated,
 )
 
+
+def discarded(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    loss.backward(retain_graph=True)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def accumulated(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    (0.25 * loss).backward(retain_graph=True)
+    (0.75 * loss).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 CASES: Cases = {
     "GRAD001": (lambda **o: train(Net(lambda c: c.detach()), **o), cut_rows(1)),
     "GRAD002": (lambda **o: train(Net(lambda c: 0.0 * c), **o), HEALTHY),
@@ -28,6 +45,7 @@ CASES: Cases = {
         changed(lambda model: model.head.requires_grad_(False), expect_frozen=["head"]),
     ),
     "GRAD004": (updated(never_cleared), updated(every_fourth, steps=40)),
+    "GRAD006": (updated(discarded), updated(accumulated)),
     "GRAD005": (through(1e-6), through(1e-3)),
 }
 

@@ -1,0 +1,289 @@
+"""Records the operations of one training step: which function made the first number that is not finite, and what the
+functions of the loss receive.
+
+A `TorchFunctionMode` sees every torch function that Python calls, with its arguments and its line. That costs several
+times the step, so an audit repeats single steps under it; a monitor never does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from diagnostics.recording.capture import tensors_in
+
+_SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+"""Folders whose frames are not the user's."""
+_RESHAPES = {
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "squeeze",
+    "unsqueeze",
+    "transpose",
+    "permute",
+    "swapaxes",
+    "movedim",
+    "t",
+    "contiguous",
+    "clone",
+    "float",
+    "double",
+    "to",
+    "type_as",
+    "__getitem__",
+    "chunk",
+    "split",
+    "expand",
+    "narrow",
+    "select",
+}
+"""Functions whose result holds the numbers of their first argument."""
+_KINDS = {
+    "softmax": "softmax",
+    "log_softmax": "log-softmax",
+    "sigmoid": "sigmoid",
+    "logsigmoid": "log-sigmoid",
+}
+_KINDS |= dict.fromkeys(
+    ("ones_like", "zeros_like", "full_like", "ones", "zeros", "full", "new_ones", "new_zeros"), "constant"
+)
+_FILLS = {
+    "masked_fill",
+    "masked_fill_",
+    "full",
+    "full_like",
+    "new_full",
+    "fill_",
+    "where",
+    "triu",
+    "tril",
+    "tensor",
+}
+"""Functions that write an infinity on purpose, as attention masks do."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of a torch function.
+
+    Attributes:
+        name: Name of the function.
+        module: Innermost module in whose forward pass it was called, "" outside of all.
+        place: File and line of the user's code, "" where there is none.
+        count: Number of elements of its result that are not finite.
+    """
+
+    name: str
+    module: str
+    place: str
+    count: int = 0
+
+    def __str__(self) -> str:
+        inside = f" in {self.module}" if self.module else ""
+        return f"{self.name}(){inside}{f' at {self.place}' if self.place else ''}"
+
+
+@dataclass(frozen=True)
+class LossCall:
+    """One call of a loss function.
+
+    Attributes:
+        operation: Where it was called.
+        kind: What made its input: softmax, log-softmax, sigmoid, log-sigmoid, or "".
+        values: Its input.
+        target: Its target.
+        made: Whether the target was made of one value (ones_like(), full()), as in the loss of a GAN.
+        copied: Whether the target holds the values of an integer input of the model in the same order.
+    """
+
+    operation: Operation
+    kind: str
+    values: Tensor
+    target: Tensor
+    made: bool = False
+    copied: bool = False
+
+
+@dataclass(frozen=True)
+class SoftmaxCall:
+    """One softmax whose input requires gradient.
+
+    Attributes:
+        operation: Where it was called.
+        shape: Shape of its input.
+        dim: The dimension that it sums over, not negative.
+    """
+
+    operation: Operation
+    shape: tuple[int, ...]
+    dim: int
+
+
+_LOSSES: tuple[Callable[..., Tensor], ...] = (
+    F.cross_entropy,
+    F.nll_loss,
+    F.binary_cross_entropy,
+    F.binary_cross_entropy_with_logits,
+    F.mse_loss,
+    F.l1_loss,
+    F.smooth_l1_loss,
+    F.huber_loss,
+    F.kl_div,
+)
+
+
+class OperationTrace(TorchFunctionMode):
+    """The operations of the step that runs inside.
+
+    Attributes:
+        first: The first operation whose result is not finite although all its arguments are.
+        losses: Calls of loss functions.
+        softmaxes: Calls of softmax.
+        loss_broken: Whether a loss on which backward() was called was not finite.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: Operation | None = None
+        self.losses: list[LossCall] = []
+        self.softmaxes: list[SoftmaxCall] = []
+        self.loss_broken = False
+        self._running: list[str] = []
+        self._inputs: list[Tensor] = []  # of the model, integers
+        self._kinds: dict[int, tuple[Tensor, str]] = {}  # tensors are kept, so that no id comes twice
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call a function and note it."""
+        given = dict(kwargs or {})
+        if func is Tensor.backward and _count_bad(args[0]):
+            self.loss_broken = True
+        result = func(*args, **given)
+        name = _name(func)
+        plain = not name.startswith("__get") or name == "__getitem__"
+        if plain and not torch.compiler.is_dynamo_compiling():  # which would compile the recording too
+            self._note(func, name, args, given, result)
+        return result
+
+    @torch.no_grad()
+    def _note(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        with torch._C.DisableTorchFunction():
+            if isinstance(result, Tensor):
+                self._note_kind(name, args, result)
+                if self.first is None and name not in _FILLS:
+                    self._look(name, args, kwargs, result)
+            if func in _LOSSES and len(args) >= 1:
+                target = args[1] if len(args) > 1 else kwargs.get("target")
+                if isinstance(args[0], Tensor) and isinstance(target, Tensor):
+                    self.losses.append(self._loss(name, args[0], target))
+            if name in ("softmax", "log_softmax") and isinstance(result, Tensor) and result.requires_grad:
+                dim = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else None)
+                if isinstance(dim, int) and result.dim():
+                    where = SoftmaxCall(self._here(name), tuple(result.shape), dim % result.dim())
+                    self.softmaxes.append(where)
+
+    def _loss(self, name: str, values: Tensor, target: Tensor) -> LossCall:
+        flat = target.detach().flatten()
+        copied = any(len(each) == len(flat) > 1 and bool((each == flat).all()) for each in self._inputs)
+        made = self._kind(target) == "constant"
+        return LossCall(self._here(name), self._kind(values), values.detach(), target.detach(), made, copied)
+
+    def _note_kind(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
+        kind = _KINDS.get(name, self._kind(args[0]) if name in _RESHAPES and args else "")
+        if kind:
+            self._kinds[id(result)] = (result, kind)
+
+    def _kind(self, value: Any) -> str:
+        found = self._kinds.get(id(value))
+        return found[1] if found is not None and found[0] is value else ""
+
+    def _look(self, name: str, args: Any, kwargs: Any, result: Tensor) -> None:
+        bad = _count_bad(result)
+        if bad and not any(_count_bad(tensor) for tensor in tensors_in((args, kwargs))):
+            self.first = self._here(name, bad)
+
+    def _here(self, name: str, count: int = 0) -> Operation:
+        return Operation(name.removesuffix("_"), self._running[-1] if self._running else "", _place(), count)
+
+    def enter(self, name: str, args: tuple[Any, ...]) -> None:
+        """A module's forward pass begins."""
+        if not self._running:
+            self._inputs += [
+                each.detach().flatten() for each in tensors_in(args) if not each.is_floating_point()
+            ]
+        self._running.append(name)
+
+    def leave(self) -> None:
+        """The innermost forward pass ends."""
+        if self._running:
+            self._running.pop()
+
+
+@contextmanager
+def trace_operations(model: nn.Module) -> Iterator[OperationTrace]:
+    """Record the operations of what runs inside."""
+    trace = OperationTrace()
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or not name:
+            continue
+        handles.append(module.register_forward_pre_hook(_enter(trace, name)))
+        handles.append(module.register_forward_hook(_leave(trace), always_call=True))
+    try:
+        with trace:
+            yield trace
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _enter(trace: OperationTrace, name: str) -> Callable[..., None]:
+    return lambda module, args: trace.enter(name, args)
+
+
+def _leave(trace: OperationTrace) -> Callable[..., None]:
+    return lambda module, args, output: trace.leave()
+
+
+def _name(func: Any) -> str:
+    full = getattr(func, "__name__", "") or (resolve_name(func) or "")
+    return str(full).rpartition(".")[2]
+
+
+def _count_bad(tensor: Tensor) -> int:
+    if tensor.is_sparse or tensor.is_nested or tensor.is_meta or not tensor.numel():
+        return 0
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return 0
+    return int((~torch.isfinite(tensor.detach())).sum())
+
+
+def is_users(file: str) -> bool:
+    """Whether a file is neither torch's nor the toolkit's."""
+    return not file.startswith((*_SKIPPED, "<")) and "contextlib" not in file
+
+
+def _place() -> str:
+    """File and line of the innermost frame that is neither torch's nor the toolkit's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if is_users(name):
+            return f"{Path(name).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

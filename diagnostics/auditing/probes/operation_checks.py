@@ -1,0 +1,171 @@
+"""What the functions of one step receive.
+
+Found are probabilities where logits are expected, shapes that broadcast, a softmax over one element or over samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from diagnostics.auditing.operation_trace import LossCall, OperationTrace, SoftmaxCall
+from diagnostics.causes import Cause
+from diagnostics.findings import Evidence, Finding
+from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Rule
+
+TWICE = Cause(
+    "applied-twice", "its input is the result of {kind}, and the function applies one itself: {operation}"
+)
+NOT_LOGARITHMS = Cause(
+    "not-logarithms", "the function expects logarithms of probabilities, its input is {found}: {operation}"
+)
+BROADCAST = Cause(
+    "broadcast",
+    "an input of shape {input} against a target of shape {target} is averaged over all pairs: {operation}",
+)
+EQUAL_TARGETS = Cause("equal-targets", "all targets of all batches are {value:g}: {operation}")
+TARGET_IS_INPUT = Cause("target-is-input", "each target is the input at the same place: {operation}")
+LOSS003 = Rule(
+    "LOSS003",
+    CRITICAL,
+    "A loss function receives what it does not expect",
+    "operations",
+    "Give the function the input and the targets that its documentation names, in the same shape.",
+    source="audit",
+    arguments="audit",
+    causes=(TWICE, NOT_LOGARITHMS, BROADCAST, EQUAL_TARGETS, TARGET_IS_INPUT),
+    what="An audit repeats steps with every call of a function recorded. A loss of torch receives probabilities or"
+    " logarithms where it applies softmax or sigmoid itself, shapes that broadcast to all pairs, or targets that"
+    " are all equal. A note: targets that are the tokens of the input.",
+    why="The loss falls, to a floor far above what the model could reach.",
+    example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
+    false_alarms="Targets of one class in all audited batches: audit more of them.",
+)
+ONE_ELEMENT = Cause(
+    "one-element",
+    "the softmax is over one element, so that it is 1 whatever the input is: {operation}",
+    remedy="Apply softmax before topk(), or use sigmoid for a single gate.",
+)
+OVER_SAMPLES = Cause(
+    "over-samples",
+    "the softmax is over dimension 0, which holds the samples of the batch: {operation}",
+    remedy="Choose the dimension of what competes, usually dim=-1.",
+)
+SOFTMAX001 = Rule(
+    "SOFTMAX001",
+    WARNING,
+    "Softmax over the wrong dimension",
+    "operations",
+    "Choose the dimension whose elements compete.",
+    source="audit",
+    arguments="audit",
+    causes=(ONE_ELEMENT, OVER_SAMPLES),
+    what="In each repeated step a softmax that is to be trained sums over a dimension of size 1, or over the samples of"
+    " the batch.",
+    why="A softmax of one element has no gradient; over samples, each prediction depends on the other samples.",
+    example="`logits.topk(1).values.softmax(-1)` as the gate of a mixture of experts; `nn.Softmax(dim=0)`.",
+    false_alarms="A batch that is one bag of instances or one graph; attention over a single key.",
+    explains=frozenset({"REACH002", "GRAD002", "GRAD005", "LEAK001"}),
+    rank=8,
+)
+FAMILY = Family(127, "Operations of the step", (LOSS003, SOFTMAX001))
+
+_SQUASHED = {
+    "cross_entropy": ("softmax", "sigmoid"),
+    "binary_cross_entropy_with_logits": ("sigmoid", "softmax"),
+}
+"""Loss -> what its input must not have passed through: it applies softmax or sigmoid itself."""
+_LOGARITHMIC = ("nll_loss", "kl_div")
+_AVERAGED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+
+
+def check_operations(
+    traces: Sequence[OperationTrace], samples: int, owner: Callable[[str], str]
+) -> list[Finding]:
+    """The findings in the operations of repeated steps.
+
+    Args:
+        traces: One per step, of different batches.
+        samples: Number of samples in a batch.
+        owner: Function full name of a module -> the innermost watched module that contains it.
+    """
+    found: dict[tuple[str, str, str], Finding] = {}
+    for first in traces[0].losses if traces else ():
+        for cause in _judge_loss(first):
+            _add(found, LOSS003, owner(first.operation.module), cause)
+    equal = _equal_targets(traces)
+    if equal is not None:
+        _add(found, LOSS003, owner(traces[0].losses[0].operation.module), equal)
+    for softmax in traces[0].softmaxes if traces else ():
+        every = all(any(_alike(softmax, other) for other in trace.softmaxes) for trace in traces)
+        for cause in _judge_softmax(softmax, samples) if every else ():
+            _add(found, SOFTMAX001, owner(softmax.operation.module), cause)
+    return list(found.values())
+
+
+def _add(found: dict[tuple[str, str, str], Finding], rule: Rule, module: str, cause: Cause) -> None:
+    message = f"{module or 'model'}: {cause}"
+    severity = NOTE if cause.code == TARGET_IS_INPUT.code else None
+    evidence = Evidence(rule.metric, 1.0, None, 0, 0)
+    found.setdefault((rule.id, module, cause.code), rule.finding(module, message, evidence, cause, severity))
+
+
+def _judge_loss(call: LossCall) -> Iterator[Cause]:
+    name, operation = call.operation.name, call.operation
+    if call.kind in _SQUASHED.get(name, ()):
+        yield TWICE.of(kind=call.kind, operation=operation)
+    if name in _LOGARITHMIC:
+        positive = bool((call.values > 0).any())
+        if call.kind in ("softmax", "sigmoid") or (name == "nll_loss" and positive):
+            yield NOT_LOGARITHMS.of(found=call.kind or "positive in places", operation=operation)
+    if name in _AVERAGED and call.values.shape != call.target.shape:
+        pairs = math.prod(torch.broadcast_shapes(call.values.shape, call.target.shape))
+        if pairs > max(call.values.numel(), call.target.numel()):
+            shapes = {"input": tuple(call.values.shape), "target": tuple(call.target.shape)}
+            yield BROADCAST.of(**shapes, operation=operation)
+    if name == "cross_entropy" and call.copied:
+        yield TARGET_IS_INPUT.of(operation=operation)
+
+
+def _equal_targets(traces: Sequence[OperationTrace]) -> Cause | None:
+    """Whether the data has one value as the target of all losses of all steps; a real target has at least two."""
+    calls = [call for trace in traces for call in trace.losses if call.operation.name != "kl_div"]
+    values = [call.target.detach().flatten() for call in calls]
+    if (
+        len(traces) < _BATCHES
+        or not values
+        or any(call.made for call in calls)
+        or any(not len(each) for each in values)
+    ):
+        return None
+    first = values[0][0]
+    if sum(len(each) for each in values) < _TARGETS or not all(
+        bool((each == first).all()) for each in values
+    ):
+        return None
+    return EQUAL_TARGETS.of(value=float(first), operation=calls[0].operation)
+
+
+_BATCHES = 2  # one batch may hold one class by chance
+_TARGETS = 32
+"""Targets that must be equal: of two classes of which one has 90 % of the data, 32 are equal in 3 % of the cases."""
+
+
+def _judge_softmax(call: SoftmaxCall, samples: int) -> Iterator[Cause]:
+    size = call.shape[call.dim]
+    if size == 1:
+        yield ONE_ELEMENT.of(operation=call.operation)
+        return
+    others = call.shape[1:]
+    led = call.dim == 0 and samples > 1 and size % samples == 0
+    if (
+        led and others and max(others) > 1 and others != (size,)
+    ):  # a square of similarities has no other dimension
+        yield OVER_SAMPLES.of(operation=call.operation)
+
+
+def _alike(one: SoftmaxCall, other: SoftmaxCall) -> bool:
+    same = one.operation.place == other.operation.place and one.operation.module == other.operation.module
+    return same and one.dim == other.dim and (one.shape[one.dim] == 1) == (other.shape[other.dim] == 1)

@@ -1,0 +1,38 @@
+"""Hooks that let go of the monitor they report to.
+
+A hook that refers to its monitor keeps it, and its copy of the weights, alive as long as the model. These refer
+weakly: a forgotten monitor is released and then removes its hooks. A model that is pickled or copied takes a hook along
+that does nothing, and that can be loaded where this package is not installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.utils.hooks import RemovableHandle
+
+
+class WeakHook:
+    """Calls a method with fixed arguments before those of the hook, as long as its object lives."""
+
+    def __init__(self, method: Callable[..., Any], *fixed: Any) -> None:
+        self._method = weakref.WeakMethod(method)
+        self._fixed = fixed
+
+    def __call__(self, *given: Any) -> None:
+        method = self._method()
+        if method is not None:
+            method(*self._fixed, *given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an exit of the standard library that takes any positional arguments and returns None
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+def remove_hooks(handles: Sequence[RemovableHandle]) -> None:
+    """Remove every hook of a monitor."""
+    for handle in handles:
+        handle.remove()

@@ -1,0 +1,100 @@
+"""What losses and softmax receive is judged by what they do, and sound uses are not accused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diagnostics import Severity, audit
+
+Step = Callable[[nn.Module, Any], Tensor]
+B = 16
+
+
+def codes(
+    step: Step, model: nn.Module | None = None, targets: Callable[[Tensor], Tensor] | None = None
+) -> set[str]:
+    """The codes of LOSS003, SOFTMAX001 and LEAK001 above a note."""
+    torch.manual_seed(0)
+    model = model or nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    choose = targets or (lambda x: x[:, :3].argmax(1))
+    batches = [(x, choose(x)) for x in torch.randn(4, B, 6)]
+    report = audit(model, step, batches, torch.optim.SGD(model.parameters(), 0.01), steps=4)
+    rules = ("LOSS003", "SOFTMAX001", "LEAK001")
+    return {each.code for each in report.findings if each.rule in rules and each.severity > Severity.NOTE}
+
+
+SOUND: dict[str, Step] = {
+    "cross entropy": lambda m, b: F.cross_entropy(m(b[0]), b[1]),
+    "nll of logarithms": lambda m, b: F.nll_loss(m(b[0]).log_softmax(1), b[1]),
+    "nll of a logarithm": lambda m, b: F.nll_loss((m(b[0]).softmax(1) + 1e-6).log(), b[1]),
+    "soft targets": lambda m, b: F.cross_entropy(m(b[0]), m(b[0]).softmax(1).detach()),
+    "distillation": lambda m, b: F.kl_div(
+        m(b[0]).log_softmax(1), b[0][:, :3].softmax(1), reduction="batchmean"
+    ),
+    "probabilities": lambda m, b: F.binary_cross_entropy(m(b[0]).sigmoid(), F.one_hot(b[1], 3).float()),
+    "consistency": lambda m, b: F.mse_loss(m(b[0]).softmax(1), F.one_hot(b[1], 3).float()),
+    "all real": lambda m, b: F.binary_cross_entropy_with_logits(m(b[0]), torch.ones(B, 3)),
+    "similarities": lambda m, b: F.cross_entropy(m(b[0]) @ m(b[0]).T, torch.arange(B)),
+    "attention": lambda m, b: F.mse_loss(
+        (m(b[0])[:, None] * b[0][:, :3, None]).softmax(-1).sum((1, 2)), b[0][:, 0]
+    ),
+}
+WRONG: dict[str, tuple[Step, str]] = {
+    "softmax": (lambda m, b: F.cross_entropy(m(b[0]).softmax(-1), b[1]), "applied-twice"),
+    "softmax and a view": (
+        lambda m, b: F.cross_entropy(m(b[0]).softmax(-1).view(B, 3), b[1]),
+        "applied-twice",
+    ),
+    "module": (lambda m, b: nn.CrossEntropyLoss()(nn.Softmax(1)(m(b[0])), b[1]), "applied-twice"),
+    "nll of logits": (lambda m, b: F.nll_loss(m(b[0]), b[1]), "not-logarithms"),
+    "kl of probabilities": (
+        lambda m, b: F.kl_div(m(b[0]).softmax(1), b[0][:, :3].softmax(1)),
+        "not-logarithms",
+    ),
+    "pairs": (lambda m, b: F.smooth_l1_loss(m(b[0])[:, :1], b[0][:, 0]), "broadcast"),
+    "one": (lambda m, b: (m(b[0]).topk(1).values.softmax(1) * m(b[0])).square().mean(), "one-element"),
+    "samples": (lambda m, b: F.mse_loss(m(b[0]).softmax(0), F.one_hot(b[1], 3).float()), "over-samples"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.filterwarnings("ignore:reduction. 'mean'")
+@pytest.mark.parametrize("name", WRONG)
+def test_it_is_named(name: str) -> None:
+    step, code = WRONG[name]
+    assert codes(step) == {code}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_it_is_not_accused(name: str) -> None:
+    assert codes(SOUND[name]) == set()
+
+
+def test_equal_targets() -> None:
+    assert codes(SOUND["cross entropy"], targets=lambda x: torch.ones(B, dtype=torch.long)) == {
+        "equal-targets"
+    }
+
+
+class Mixing(nn.Module):
+    def __init__(self, mixes: str) -> None:
+        super().__init__()
+        self.mixes = mixes
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(x)
+        if self.mixes == "pairs":
+            return h @ h.T
+        return h - h.mean(0) if self.mixes == "mean" else h
+
+
+@pytest.mark.parametrize(("mixes", "found"), [("", set()), ("mean", {"mixes-samples"}), ("pairs", set())])
+def test_samples_that_mix_are_found_without_a_probe(mixes: str, found: set[str]) -> None:
+    assert codes(lambda m, b: m(b[0]).square().mean(), Mixing(mixes)) == found

@@ -1,0 +1,6 @@
+"""`python -m tests.diagnostics.cases [--only TEXT] [--folder FOLDER [--answers FILE]] [--write NAME]`."""
+
+from tests.diagnostics.cases.report import main
+
+if __name__ == "__main__":
+    main()

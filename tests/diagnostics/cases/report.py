@@ -1,0 +1,226 @@
+"""Runs the cases, and writes what was named as a table next to what an earlier version named."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from diagnostics import Finding
+from etrm.atomic_files import write_atomically
+from tests.diagnostics.cases import healthy, reported, unlisted_losses, unlisted_models, unlisted_training
+from tests.diagnostics.cases.case import Answer, Case, Verdict, judge, judge_quiet, run_audit, run_monitor
+from tests.diagnostics.cases.healthy import run_use
+
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
+UNLISTED = (*unlisted_losses.CASES, *unlisted_models.CASES, *unlisted_training.CASES)
+GROUPS: Mapping[str, Sequence[Case]] = {"reported": reported.CASES, "unlisted": UNLISTED}
+Row = dict[str, str]
+"""Verdicts of one case: broken and fixed, each by the audit and by the monitor."""
+
+_ORDER = ("named", "partly", "missed", "crashed")
+_RUNS: Mapping[str, Callable[[dict[str, Any]], Sequence[Finding]]] = {
+    "audit": run_audit,
+    "monitor": run_monitor,
+}
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def run_case(case: Case) -> Row:
+    """The verdicts of a case. A finding that the fixed version gets too names nothing: it is worth half."""
+    row: Row = {}
+    for how, run in _RUNS.items():
+        broken, fixed = _run(run, case, broken=True), _run(run, case, broken=False)
+        row[f"fixed {how}"] = "crashed" if fixed is None else judge_quiet(fixed)
+        verdict: Verdict = "crashed" if broken is None else judge(broken, case.answers)
+        if verdict == "named" and row[f"fixed {how}"] == "accused":
+            verdict = "partly"
+        row[how] = verdict
+    return row
+
+
+def _run(
+    run: Callable[[dict[str, Any]], Sequence[Finding]], case: Case, broken: bool
+) -> Sequence[Finding] | None:
+    try:
+        return run(case.make(broken))
+    except Exception as error:  # noqa: BLE001 - that an audit raises is a result
+        _say(f"{case.name}: {type(error).__name__}: {error}"[:200])
+        return None
+
+
+def run_healthy() -> dict[str, str]:
+    """Quiet, accused, changed or crashed, by name of the loop."""
+    found = {}
+    for name, make in healthy.USES.items():
+        try:
+            findings, same = run_use(make)
+        except Exception as error:  # noqa: BLE001 - that a monitor raises is a result
+            _say(f"{name}: {type(error).__name__}: {error}"[:200])
+            found[name] = "crashed"
+        else:
+            found[name] = judge_quiet(findings) if same else "changed"
+    return found
+
+
+def better(row: Row) -> str:
+    """The better verdict of audit and monitor on the broken version."""
+    return min((row["audit"], row["monitor"]), key=_ORDER.index)
+
+
+def load_folder(folder: Path, answers: Path | None) -> list[Case]:
+    """A case per file and pair of functions `broken`, `fixed`, also with `_declared` or `_probed` at the end.
+
+    Args:
+        answers: A JSON file: name of a case -> list of [rule, module, code], which are patterns.
+    """
+    wanted = json.loads(answers.read_text("utf-8")) if answers else {}
+    cases = []
+    for path in sorted(folder.glob("*.py")):
+        module = _load(path) if "def broken" in path.read_text("utf-8") else None
+        for end in ("", "_declared", "_probed"):
+            if module is not None and hasattr(module, f"broken{end}"):
+                right = [Answer(*each) for each in wanted.get(path.stem, [])]
+                cases.append(
+                    Case(f"{path.stem}{end}", _maker(module, end), module.__doc__ or "", tuple(right))
+                )
+    return cases
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _maker(module: ModuleType, end: str) -> Callable[[bool], dict[str, Any]]:
+    return lambda broken: getattr(module, f"{'broken' if broken else 'fixed'}{end}")()
+
+
+def run_uses(folder: Path) -> dict[str, str]:
+    """The healthy loops in the `USES` of a folder's files, where they have our form."""
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        if "USES = {" not in path.read_text("utf-8"):
+            continue
+        for name, make in _load(path).USES.items():
+            try:
+                findings, same = run_use(make)
+            except Exception as error:  # noqa: BLE001 - the loop itself may raise on purpose
+                found[name] = f"raised {type(error).__name__}"
+            else:
+                found[name] = judge_quiet(findings) if same else "changed"
+    return found
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The page: a row per case with what was named before and now."""
+    before, now = results["before"], results["now"]
+    lines = [_HEAD.format(**{key: _sentence(results[key]) for key in ("before", "now")})]
+    for group, title in _TITLES.items():
+        lines.append(
+            f"\n## {title}\n\n| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
+        )
+        faults = {case.name: case.fault for case in GROUPS[group]}
+        for name, row in now[group].items():
+            old = before[group].get(name)
+            was = better(old) if old else "-"
+            lines.append(
+                f"| {name} | {faults.get(name, '')} | {was} | {row['audit']}, {row['monitor']} | {_fixed(row)} |\n"
+            )
+    lines.append("\n## Healthy loops that look unusual\n\n| loop | before | now |\n|---|---|---|\n")
+    for name, verdict in now["healthy"].items():
+        lines.append(f"| {name} | {before['healthy'].get(name, '-')} | {verdict} |\n")
+    return "".join(lines)
+
+
+_TITLES = {"reported": "Kinds that users report", "unlisted": "Kinds for which no rule was written"}
+_COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
+_HEAD = """\
+# Cases
+
+Programs with a fault, each with its fix, and healthy loops that look unusual (`python -m tests.diagnostics.cases`). A
+fault is `named` if all findings above a note name it with module and cause, `partly` if a finding does next to others
+or as a note, or another one is in its module; else `missed`. The unlisted faults were tried before any rule changed.
+
+- Before: {before}
+- Now: {now}
+"""
+
+
+def _fixed(row: Row) -> str:
+    return " ".join(sorted({row["fixed audit"], row["fixed monitor"]}))
+
+
+def _sentence(part: Mapping[str, Any]) -> str:
+    texts = []
+    for group in _TITLES:
+        counts = Counter(better(row) for row in part[group].values())
+        fixed = sum(_fixed(row) == "quiet" for row in part[group].values())
+        total = len(part[group])
+        texts.append(
+            f"{group}: {counts['named']} of {total} named, {counts['partly']} partly; {fixed} of {total} fixed quiet"
+        )
+    healthy_ones = Counter(part["healthy"].values())
+    texts.append(f"healthy: {healthy_ones['quiet']} of {len(part['healthy'])} quiet and unchanged")
+    return "; ".join(texts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the cases."""
+    parser = argparse.ArgumentParser(prog="python -m tests.diagnostics.cases")
+    parser.add_argument("--only", default="", help="cases whose name contains this text")
+    parser.add_argument(
+        "--folder", type=Path, help="a folder of other cases: files with broken() and fixed(), or USES"
+    )
+    parser.add_argument("--answers", type=Path, help="a JSON file with the answers of that folder")
+    parser.add_argument(
+        "--write", choices=("before", "now"), help="keep the results in docs/results under this name"
+    )
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if given.folder is not None:
+        rows = _run_all(load_folder(given.folder, given.answers), given.only)
+        uses = {} if given.only else run_uses(given.folder)
+        _say(
+            f"broken: {dict(Counter(map(better, rows.values())))}; fixed: {dict(Counter(map(_fixed, rows.values())))}"
+        )
+        _say(
+            f"healthy: {dict(Counter(uses.values()))}; {[name for name, each in uses.items() if each != 'quiet']}"
+        )
+        return
+    part = {group: _run_all(cases, given.only) for group, cases in GROUPS.items()}
+    part["healthy"] = run_healthy()
+    _say(_sentence(part))
+    if given.write:
+        path = RESULTS / "cases.json"
+        kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        kept[given.write] = part
+        write_atomically(path, json.dumps(kept, indent=1) + "\n")
+        write_atomically(RESULTS / "cases.md", render({"before": part, "now": part, **kept}))
+
+
+def _run_all(cases: Iterable[Case], only: str) -> dict[str, Row]:
+    rows = {}
+    for case in cases:
+        if only in case.name:
+            rows[case.name] = run_case(case)
+            _say(f"{case.name:28} {better(rows[case.name]):8} {rows[case.name]}")
+    return rows

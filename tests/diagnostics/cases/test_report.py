@@ -1,0 +1,140 @@
+"""Every case that users report is named and its fix is quiet; healthy loops are quiet and unchanged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diagnostics import Monitor, Severity, audit
+from tests.diagnostics.cases import healthy, reported
+from tests.diagnostics.cases.case import Answer, Case, judge, run_audit, run_monitor
+from tests.diagnostics.cases.report import (
+    GROUPS,
+    RESULTS,
+    UNLISTED,
+    better,
+    load_folder,
+    render,
+    run_case,
+    run_uses,
+)
+from tests.diagnostics.rules.trainings import Cases, Training
+
+ALL = {case.name: case for cases in GROUPS.values() for case in cases}
+WARNINGS = [
+    pytest.mark.filterwarnings("ignore:.*use_reentrant"),
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),
+    pytest.mark.filterwarnings("ignore:Using a target size"),
+    pytest.mark.filterwarnings("ignore:.*lr_scheduler.step"),
+    pytest.mark.filterwarnings("ignore:reduction. 'mean'"),
+    pytest.mark.filterwarnings("ignore:.*RNN module weights are not part of single contiguous"),
+]
+pytestmark = WARNINGS
+
+
+def trained(name: str, broken: bool, audited: bool = False) -> Training:
+    """A case as a training with options of rules, which returns the rules that fired."""
+
+    def run(**given: Any) -> set[str]:
+        made = ALL[name].make(broken)
+        findings = audit(**made, **given).findings if audited else run_monitor(made, **given)
+        return {each.rule for finding in findings for each in (finding, *finding.consequences)}
+
+    return run
+
+
+def both(name: str, audited: bool = False) -> tuple[Training, Training]:
+    return trained(name, True, audited), trained(name, False, audited)
+
+
+CASES: Cases = {
+    "GRAD007": both("fake-detached"),
+    "REACH006": both("eps-underflows"),
+    "REACH007": both("router-normalised"),
+    "MOVE006": both("decayed-to-zero"),
+    "MODE002": both("frozen-statistics"),
+    "SHARE002": both("tie-copied-apart"),
+    "SHARE003": both("second-is-first"),
+    "COLLAPSE002": both("latent-ignored"),
+    "LOSS003": both("softmax-twice", audited=True),
+    "SOFTMAX001": both("softmax-over-samples", audited=True),
+}
+"""For the tests of all rules."""
+
+
+@pytest.mark.parametrize("case", reported.CASES, ids=lambda case: case.name)
+def test_it_is_named_and_its_fix_is_quiet(case: Case) -> None:
+    row = run_case(case)
+    assert better(row) == "named"
+    assert (row["fixed audit"], row["fixed monitor"]) == ("quiet", "quiet")
+
+
+@pytest.mark.parametrize("name", healthy.USES)
+def test_a_healthy_loop_is_quiet_and_unchanged(name: str) -> None:
+    findings, same = healthy.run_use(healthy.USES[name])
+    assert same
+    assert [each for each in findings if each.severity > Severity.NOTE] == []
+
+
+def test_the_kept_results_are_of_these_cases_and_the_page_shows_them() -> None:
+    results = json.loads((RESULTS / "cases.json").read_text("utf-8"))
+    for part in ("before", "now"):
+        assert set(results[part]["unlisted"]) == {case.name for case in UNLISTED}
+    assert set(results["now"]["reported"]) == {case.name for case in reported.CASES}
+    assert set(results["now"]["healthy"]) == set(healthy.USES)
+    assert (RESULTS / "cases.md").read_text("utf-8") == render(results)
+
+
+def test_a_finding_beside_others_is_half_an_answer() -> None:
+    found = list(run_audit(ALL["second-is-first"].make(True)))
+    right = Answer("SHARE003", "first", "alias")
+    assert judge(found, [right]) == "named"
+    assert judge(found, [Answer("SHARE003", "second")]) == "missed"
+    assert judge(found, [Answer("MOVE001", "first")]) == "partly"
+    assert judge([], [right]) == "missed"
+
+
+OUTSIDE = """
+'''a layer that is frozen'''
+import torch
+from torch import nn
+
+def make(frozen):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model[0].parameters() if frozen else model.parameters(), 0.1)
+    step = lambda model, batch: model(batch).square().mean()
+    return {"model": model, "optimizer": optimizer, "batches": list(torch.randn(4, 8, 4)), "step": step}
+
+def broken(): return make(True)
+def fixed(): return make(False)
+
+def use():
+    made = make(False)
+    def step():
+        made["step"](made["model"], torch.randn(8, 4)).backward()
+        made["optimizer"].step(); made["optimizer"].zero_grad()
+    return made["model"], made["optimizer"], 8, step
+USES = {}
+USES["plain"] = use
+"""
+
+
+def test_a_folder_of_others_cases(tmp_path: Path) -> None:
+    (tmp_path / "forgotten.py").write_text(OUTSIDE, "utf-8")
+    (tmp_path / "answers.json").write_text('{"forgotten": [["MOVE001", "1", "in-no-group"]]}', "utf-8")
+    (case,) = load_folder(tmp_path, tmp_path / "answers.json")
+    assert run_case(case)["audit"] == "named"
+    (unanswered,) = load_folder(tmp_path, None)
+    assert run_case(unanswered)["audit"] == "missed"
+    assert run_uses(tmp_path) == {"plain": "quiet"}
+
+
+def test_a_monitor_of_a_case_is_detached() -> None:
+    made = ALL["second-is-first"].make(False)
+    run_monitor(made)
+    assert not made["model"].first._forward_hooks
+    Monitor(made["model"]).detach()
