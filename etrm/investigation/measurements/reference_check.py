@@ -24,6 +24,7 @@ from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
 from etrm.reference.leaked_tasks import compare_split
 from etrm.reference.loaded_rows import LoadedRow, compare_passes, compare_task_sets
 from etrm.reference.step import covers_model
+from etrm.training.scoring.predictor import load_model
 from etrm.training.step_check import ComparedStep, StepCheck, read_compared
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
@@ -114,6 +115,19 @@ def check_course(path: Path) -> ReferenceFacts:
         RunFolderError: the file is damaged.
     """
     return ReferenceFacts(tuple(read_compared(path)))
+
+
+def check_evaluated(path: Path) -> tuple[Departure, ...]:
+    """Compare the weights that an evaluation of a run folder uses with the averaged ones of its newest checkpoint."""
+    newest = max((path / "checkpoints").glob("step_*"))
+    model, _, _, step = load_model(path, "ema")
+    held = load_file(newest / "ema.safetensors")
+    real = {name: to_host(value) for name, value in model.state_dict().items()}
+    wrong = [name for name, value in held.items() if name not in real or not torch.equal(real[name], value)]
+    if not wrong and newest.name.endswith(f"{step:08}"):
+        return ()
+    where = f"step {step} instead of checkpoint {newest.name}"
+    return (Departure(PipelineStage.WEIGHTS, next(iter(wrong), "step"), 1.0, 0.0, where),)
 
 
 def _check_loading(trainer: Trainer) -> Sequence[Departure]:
