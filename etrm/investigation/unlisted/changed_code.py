@@ -87,6 +87,8 @@ def change(
     """
     active = applies(when)
     part = _get(value, at)
+    if part is None:  # the place had a value where it was profiled
+        return value
     if how == "delay":
         changed, _state.previous = _delayed(part, _state.previous), _kept(part)
         active = active and changed is not part

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from etrm.investigation.runs.budget import Tier
 PROGRAM = "etrm.investigation.unlisted.program"
 RUN, INVESTIGATION = "run", "investigation"
 """The folders in which the two commands of the program write."""
+EXCEPTION = re.compile(r"[\w.]+(Error|Exception|Warning): ")
+"""A line of a traceback that names its exception."""
 TIMED_OUT = -1  # no process has this exit status
 
 
@@ -77,8 +80,13 @@ class CopyProcess:
             status = _wait(process, self.limit)
         if status == TIMED_OUT:
             return f"it took longer than {self.limit:.0f} seconds"
-        lines = [line.strip() for line in log.read_text("utf-8", "replace").split("\n")]
-        return next((line for line in reversed(lines) if line), f"exit status {status}") if status else ""
+        return _summarize(log.read_text("utf-8", "replace"), status) if status else ""
+
+
+def _summarize(text: str, status: int) -> str:
+    """Return the line of an exception, whose message may have several, or else the last line."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()] or [f"exit status {status}"]
+    return next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1])
 
 
 def _wait(process: subprocess.Popen[bytes], limit: float) -> int:

@@ -20,6 +20,8 @@ Profile = Mapping[str, Mapping[str, Any]]
 """The calls and types of values of the places that a run reaches, by their keys."""
 OUTSIDE_TRAINING = frozenset({"queries", "weights", "answers", "votes", "score", "loading"})
 """Stages without a step of training."""
+AFTER_GRADIENT = frozenset({"schedule", "clipping", "update", "average"})
+"""Stages of training in which a value has no gradient to lose: what is detached there loses its use."""
 REACHED = 5
 """A variation is drawn for a stage if it reaches at least 1/5 of the places that another one reaches."""
 FACTORS = (0.5, 0.9, 1.1, 2.0, -1.0, 10.0)  # from barely visible to grave
@@ -127,7 +129,7 @@ def draw_change(
     edits = _edits(place, profile, stage)
     how = rng.choice(sorted({edit.how for edit in edits}))
     edit = rng.choice([edit for edit in edits if edit.how == how])
-    if edit.how == "detach":
+    if edit.how == "detach" and place.row.stages[0] not in AFTER_GRADIENT:
         right: tuple[str, ...] = ("gradient",)
     else:
         found_grad = any(found.get("grad") for found in profile[place.key]["types"])

@@ -65,6 +65,7 @@ class UnlistedOutcome:
         weights: the distance of :class:`etrm.investigation.unlisted.effects.ChangeEffect`; None of a run that crashed,
             diverged or is healthy.
         named: the hypothesis that is named root cause, none, or that the investigation failed.
+        departed: the first stage at which the investigation saw the run depart from the reference, empty for none.
         confidence: proven or candidate, empty where nothing is named.
         sentence: the sentence on the root cause, or the last line of the errors.
         verdicts: the verdict of each hypothesis.
@@ -78,6 +79,7 @@ class UnlistedOutcome:
     status: Status = "investigated"
     weights: float | None = None
     named: str = NOTHING
+    departed: str = ""
     confidence: str = ""
     sentence: str = ""
     verdicts: Mapping[str, str] = field(default_factory=dict)
@@ -85,8 +87,14 @@ class UnlistedOutcome:
 
     @property
     def right(self) -> bool:
-        """Whether a hypothesis of the change's stages is named, or none of a healthy config."""
-        return self.named in self.expected if self.expected else self.named == NOTHING
+        """Whether a hypothesis of the change's stages is named, or none of a healthy config.
+
+        No hypothesis is about halting: there it counts that the stage is reported. An update of one part alone is H2's.
+        """
+        if not self.expected:
+            return self.named == NOTHING
+        others = (NOTHING, "H2") if self.departed == "update" else (NOTHING,)
+        return self.named in self.expected or (self.named in others and self.departed in self.stages)
 
 
 def list_cases(seeds: Iterable[int]) -> list[UnlistedCase]:
@@ -213,6 +221,7 @@ class UnlistedBenchmark:
         return replace(
             outcome,
             named=result["root_cause"] or (FAILED if failed else NOTHING),
+            departed=(result.get("reference") or {}).get("stage") or "",
             confidence=result["root_cause_confidence"] or "",
             sentence=result["sentence"],
             verdicts=verdicts,

@@ -54,6 +54,7 @@ def test_a_tensor_and_an_array_are_changed(
 
 def test_other_values_are_changed() -> None:
     assert runtime.change(3, "add", -1) == 2
+    assert runtime.change(None, "add", -1) is None
     assert runtime.change(True, "negate") is False
     assert runtime.change([1, 2, 3], "first") == [1]
     assert runtime.change((1, 2, 3), "last") == (3,)

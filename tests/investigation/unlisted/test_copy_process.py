@@ -43,6 +43,8 @@ def test_a_process_imports_the_copy_and_its_last_line_is_its_failure(copy: Path,
     assert process.train(copy, folder, load("smoke"), {"MORE": "0"}) == ""
     assert str(folder / "cache") in (folder / "train.log").read_text("utf-8")
     assert process.train(copy, folder, load("smoke"), {"MORE": "3"}) == "the.last-line"
+    failure = process.train(copy, folder, load("smoke"), {"MORE": "x"})
+    assert failure.startswith("ValueError: invalid literal")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs process groups")

@@ -113,6 +113,9 @@ def one(root: Path, kind: str = "change") -> UnlistedOutcome:
     [
         (result_of("H6", H6="VALIDATED"), "H6", True),
         (result_of("H5", H5="VALIDATED"), "H5", False),
+        (result_of(None) | {"reference": {"stage": "average"}}, NOTHING, True),
+        (result_of(None) | {"reference": {"stage": "loss"}}, NOTHING, False),
+        (result_of("H5") | {"reference": {"stage": "average"}}, "H5", False),
         (result_of(None, H5="INVALIDATED"), NOTHING, False),
         (result_of(None, H5="ERROR"), FAILED, False),
         (None, FAILED, False),
