@@ -18,6 +18,7 @@ class CommonReason(StrEnum):
     NOT_APPLICABLE = "any.not-applicable"  # the model has no such part, or does not use it
     STOPPED_AT_ROOT_CAUSE = "any.stopped-at-root-cause"
     DOWNSTREAM = "any.downstream-of-root-cause"
+    CRASHED = "any.crashed"
     RECORDED = "any.recorded-in-the-run"
     NOT_SIGNIFICANT = "any.not-significant-over-all-hypotheses"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from etrm.investigation.evidence.table import Direction, Metric, Table
 from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.judgement import Judgement
-from etrm.investigation.measurements.reference_check import ReferenceFacts, check_course, check_start
+from etrm.investigation.measurements.reference_check import (
+    FIRST_STEPS,
+    ReferenceFacts,
+    check_course,
+    check_evaluated,
+    check_start,
+)
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import HypothesisResult, RecordedDeparture, ReferenceResult
 from etrm.investigation.runs.jobs import Job
@@ -33,7 +40,7 @@ HYPOTHESES: dict[PipelineStage, str | None] = {
     PipelineStage.CONTEXT: "H3",
     PipelineStage.CARRY: "H1",
     PipelineStage.CORE: "H1",
-    PipelineStage.HALTING: None,  # halting is a finding of no hypothesis
+    PipelineStage.HALTING: "H5",  # when a row takes a new sample; the halting logit itself belongs to none
     PipelineStage.LABELS: "H5",
     PipelineStage.LOSS: "H5",
     PipelineStage.GRADIENT: "H2",
@@ -56,8 +63,21 @@ class ReferenceReason(StrEnum):
     NOT_COMPARED = "reference.not-compared"
     IN_THE_RUN = "reference.departs-in-the-run"
     IN_SHARED_CODE = "reference.departs-in-shared-code"
+    LATE = "reference.departs-late"  # after the steps that are compared of the control
 
 
+PLACES = {
+    True: (
+        ReferenceReason.IN_SHARED_CODE,
+        "The healthy control departs at the same stage: the fault is in code that both share.",
+    ),
+    False: (
+        ReferenceReason.IN_THE_RUN,
+        "The healthy control does not: the fault is in what this run adds to the code.",
+    ),
+    None: (ReferenceReason.LATE, "It was not measured whether the healthy control departs so late too."),
+}
+"""The code and the sentence by whether the healthy control departs too."""
 DEPARTURE = Metric("reference.departure", "{item}: relative difference from the reference", Direction.LOWER)
 
 
@@ -97,7 +117,10 @@ def compare_course(investigation: Investigation, start: ReferenceResult) -> Refe
     if start.stage is not None:
         return start
     [run] = investigation.run(STUDY, [course_job(investigation)])
-    return judge_reference(check_course(run.path), investigation.subject, start)
+    facts = check_course(run.path)
+    if run.finished:
+        facts = replace(facts, others=check_evaluated(run.path))
+    return judge_reference(facts, investigation.subject, start)
 
 
 def judge_reference(
@@ -122,14 +145,12 @@ def judge_reference(
                 sentence=f"No step could be compared: {absent or 'none ran'}.",
             )
         words = f"All {len(steps)} compared steps are equal to the reference within rounding."
+        words += f" The comparison ended early: {absent}." if absent else ""
         return ReferenceResult(codes=(ReferenceReason.EQUAL,), sentence=words, steps=steps)
-    shared = any(found.stage is first.stage for found in check_start(control_preset()).departures)
-    code = ReferenceReason.IN_SHARED_CODE if shared else ReferenceReason.IN_THE_RUN
-    place = (
-        "The healthy control departs at the same stage: the fault is in code that both share."
-        if shared
-        else "The healthy control does not: the fault is in what this run adds to the code."
-    )
+    shared: bool | None = None
+    if first.step is None or first.step <= FIRST_STEPS:
+        shared = any(found.stage is first.stage for found in check_start(control_preset()).departures)
+    code, place = PLACES[shared]
     return ReferenceResult(
         codes=(code,),
         sentence=f"{capitalise(describe(first))}. {place}",
@@ -192,6 +213,8 @@ def _hypothesis(departures: Sequence[Departure], subject: Config) -> str | None:
     at_stage = [found.tensor for found in departures if found.stage is first.stage]
     if first.stage is PipelineStage.UPDATE and all(name.startswith("encoder.") for name in at_stage):
         return "H2"
+    if first.stage is PipelineStage.HALTING and any(name.startswith("q") for name in at_stage):
+        return None
     named = HYPOTHESES[first.stage]
     return "H4" if named == "H2" and not subject.model.has_encoder else named
 

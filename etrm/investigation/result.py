@@ -141,7 +141,7 @@ class ReferenceResult(Record):
     steps: tuple[int, ...] = ()  # that were compared
     stage: PipelineStage | None = None  # the first that departs
     hypothesis: str | None = None  # to which that stage belongs; None where none does
-    shared: bool | None = None  # the healthy control departs there too; None where nothing departs
+    shared: bool | None = None  # the healthy control departs there too; None where that was not measured
     departures: tuple[RecordedDeparture, ...] = ()
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
 from etrm.errors import ConfigError, EtrmError
@@ -21,7 +23,7 @@ from etrm.investigation.folder_claim import claim_folder
 from etrm.investigation.hypotheses import hypothesis_registry
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
-from etrm.investigation.judgement import CommonReason
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
 from etrm.investigation.recorded_run.judge_recorded import judge_recorded_run
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
@@ -258,10 +260,23 @@ def _decide_all(
 def _decide(hypothesis: Hypothesis, investigation: Investigation) -> HypothesisResult:
     """The result of a hypothesis, with the hash of its code if that is from outside the packages.
 
+    Code that is broken may raise anything. That ends the hypothesis in an ERROR and not the investigation, and the
+    traceback is kept in the folder.
+
     Raises:
+        EtrmError: the folder or the settings cannot be used.
         ConfigError: it returns something other than a result with its own id.
     """
-    found: object = hypothesis.decide(investigation)
+    try:
+        found: object = hypothesis.decide(investigation)
+    except EtrmError:
+        raise
+    except Exception as error:  # noqa: BLE001  (code under test may raise anything)
+        file = investigation.root / f"{hypothesis.id}.traceback.txt"
+        write_atomically(file, "".join(traceback.format_exception(error)))
+        lines = str(error).splitlines() or [""]
+        words = f"{type(error).__name__}: {lines[0]} The traceback is in {file}."
+        return hypothesis.statement.decided(Judgement(Verdict.ERROR, (CommonReason.CRASHED,), words))
     if not isinstance(found, HypothesisResult) or found.id != hypothesis.id:
         raise ConfigError(
             "hypothesis.wrong-result",

@@ -55,10 +55,13 @@ class DemoPairs:
         """The pairs of some rows, in the order of the rows."""
         picks = [pair for row in rows for pair in (self.owner == row).nonzero().flatten().tolist()]
         place = {row: number for number, row in enumerate(rows)}
+        longest = self.tokens.shape[1]
+        if self.valid is not None and picks:
+            longest = int(self.valid[picks].sum(1).max())
         return DemoPairs(
-            self.tokens[picks],
-            self.positions[picks],
-            None if self.valid is None else self.valid[picks],
+            self.tokens[picks, :longest],
+            self.positions[picks, :longest],
+            None if self.valid is None else self.valid[picks, :longest],
             torch.tensor(
                 [place[int(row)] for row in self.owner[picks]], dtype=torch.long, device=self.owner.device
             ),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from etrm.config import ModelConfig
 
@@ -84,13 +85,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, exists: Tensor | None) -> 
 
     A row without any key gets zeros.
     """
-    scores = torch.einsum("bqhe,bkhe->bhqk", query, key) / math.sqrt(query.shape[-1])
+    mask = None if exists is None else (exists | ~exists.any(1, keepdim=True))[:, None, None, :]
+    mixed = scaled_dot_product_attention(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
+    )
     if exists is not None:
-        scores = scores.masked_fill(~exists[:, None, None, :], -torch.inf)
-        shares = scores.softmax(-1).masked_fill(~exists.any(1)[:, None, None, None], 0.0)
-    else:
-        shares = scores.softmax(-1)
-    return torch.einsum("bhqk,bkhe->bqhe", shares, value).flatten(2)
+        mixed = mixed * exists.any(1)[:, None, None, None]
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

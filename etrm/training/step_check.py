@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from etrm.config import Config, TrainConfig, with_interventions, with_settings
-from etrm.errors import EtrmError, NonFiniteError, RunFolderError
+from etrm.errors import EtrmError, RunFolderError
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.loader import ReferenceLoader, choose_training_tasks
 from etrm.reference.step import compare_step
@@ -115,13 +115,13 @@ class StepCheck:
 
     @contextmanager
     def step(self, trainer: Stepping) -> Iterator[None]:
-        """Compare the one step that is taken inside, also if it ends because a number is not finite."""
+        """Compare the one step that is taken inside; one that ends in an error is compared as far as it came."""
         place = trainer.state.step + 1, trainer.state.bucket
         recorded = None
         try:
             with record_step(trainer) as recorded:
                 yield
-        except NonFiniteError:
+        except Exception:
             if recorded is not None:
                 self._compare(recorded, *place)
             raise

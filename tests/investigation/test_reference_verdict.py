@@ -78,6 +78,17 @@ def test_an_update_of_the_encoder_alone_is_its_gradient_path(names: tuple[str, .
     )
 
 
+def test_a_halting_logit_belongs_to_no_hypothesis_and_the_end_of_a_row_to_the_data() -> None:
+    assert judged(Departure(PipelineStage.HALTING, "q", 1.0, 0.0)).hypothesis is None
+    assert judged(Departure(PipelineStage.HALTING, "halted", 1.0, 0.0)).hypothesis == "H5"
+
+
+def test_of_a_late_departure_the_control_says_nothing() -> None:
+    late = ComparedStep(90, 0, (Departure(PipelineStage.LOSS, "loss", 1.0, 0.0, step=90),), 1)
+    found = judge_reference(ReferenceFacts((late,)), SMOKE)
+    assert (found.shared, found.codes) == (None, (ReferenceReason.LATE,))
+
+
 def test_a_model_without_encoder_has_no_encoder_gradient() -> None:
     trm = with_settings(SMOKE, model={"variant": "trm"}, data={"augmentations": 1})
     assert judged(Departure(PipelineStage.GRADIENT, "core.a", 1.0, 0.0), subject=trm).hypothesis == "H4"

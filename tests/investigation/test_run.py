@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +14,7 @@ from etrm.config import load, with_settings
 from etrm.device import pick_device
 from etrm.errors import ConfigError, RunFolderError
 from etrm.hardware import describe
+from etrm.investigation import run
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
@@ -221,6 +223,20 @@ def test_runs_of_another_device_are_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(RunFolderError) as caught:
         _tiny(tmp_path, hypotheses=(), experiments=())
     assert (caught.value.got, caught.value.allowed) == ("device cpu: a laptop", "device cuda: NVIDIA H100")
+
+
+def test_a_crash_ends_one_hypothesis_and_keeps_its_traceback(tmp_path: Path) -> None:
+    class Crashing(Hypothesis):
+        statement = all_hypotheses()["H2"].statement
+
+        def decide(self, investigation: Investigation) -> HypothesisResult:
+            raise IndexError("planted\nsecond line")
+
+    investigation = cast(Investigation, SimpleNamespace(root=tmp_path))
+    found = run._decide(Crashing(), investigation)
+    assert (found.verdict, found.codes) == (Verdict.ERROR, (CommonReason.CRASHED,))
+    assert "planted" in found.sentence
+    assert "second line" in (tmp_path / "H2.traceback.txt").read_text()
 
 
 def test_an_unknown_hypothesis_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from etrm.config import Config, with_settings
 from etrm.device import to_host
-from etrm.errors import EtrmError, NonFiniteError
+from etrm.errors import EtrmError
 from etrm.investigation.measurements.plain_values import plain_row
 from etrm.investigation.measurements.recorded_evaluation import (
     compare_loaded_weights,
@@ -24,6 +24,7 @@ from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
 from etrm.reference.leaked_tasks import compare_split
 from etrm.reference.loaded_rows import LoadedRow, compare_passes, compare_task_sets
 from etrm.reference.step import covers_model
+from etrm.training.scoring.predictor import load_model
 from etrm.training.step_check import ComparedStep, StepCheck, read_compared
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
@@ -41,7 +42,7 @@ class ReferenceFacts:
     Attributes:
         steps: the compared steps.
         others: departures of what is no step: tasks, loader and evaluator.
-        error: why nothing could be compared; empty if something was.
+        error: the errors that ended a comparison early; empty if there were none.
     """
 
     steps: tuple[ComparedStep, ...] = ()
@@ -75,26 +76,36 @@ class ReferenceFacts:
 
 
 def check_start(config: Config) -> ReferenceFacts:
-    """Compare the first steps of a config, its tasks, two passes of its loader, and its evaluator."""
+    """Compare the first steps of a config, its tasks, two passes of its loader, and its evaluator.
+
+    Code under test may raise anything: what was compared before counts, and the error is kept.
+    """
     try:
         trainer = Trainer(with_settings(config, monitor={"enabled": False}))
     except EtrmError as error:
         return ReferenceFacts(error=error.what)
     check = StepCheck(config)
     loading = _check_loading(trainer)
+    problems: list[Exception] = []
     try:
         for _ in range(min(FIRST_STEPS, config.train.steps)):
             with check.step(trainer):
                 trainer.advance()
-    except NonFiniteError:
-        pass  # the step that ended in it was compared as far as it came
-    others = [
-        *loading,
-        *_check_tasks(trainer, check),
-        *_check_loader(trainer, check),
-        *_check_evaluation(trainer),
-    ]
-    return ReferenceFacts(tuple(check.compared), tuple(others))
+    except Exception as error:  # noqa: BLE001  (code under test may raise anything)
+        problems.append(error)
+    others = list(loading)
+    parts = (
+        lambda: _check_tasks(trainer, check),
+        lambda: _check_loader(trainer, check),
+        lambda: _check_evaluation(trainer),
+    )
+    for part in parts:
+        try:
+            others += part()
+        except Exception as error:  # noqa: BLE001  (code under test may raise anything)
+            problems.append(error)
+    words = "; ".join(f"{type(error).__name__}: {error}".splitlines()[0] for error in problems)
+    return ReferenceFacts(tuple(check.compared), tuple(others), words)
 
 
 def check_course(path: Path) -> ReferenceFacts:
@@ -104,6 +115,19 @@ def check_course(path: Path) -> ReferenceFacts:
         RunFolderError: the file is damaged.
     """
     return ReferenceFacts(tuple(read_compared(path)))
+
+
+def check_evaluated(path: Path) -> tuple[Departure, ...]:
+    """Compare the weights that an evaluation of a run folder uses with the averaged ones of its newest checkpoint."""
+    newest = max((path / "checkpoints").glob("step_*"))
+    model, _, _, step = load_model(path, "ema")
+    held = load_file(newest / "ema.safetensors")
+    real = {name: to_host(value) for name, value in model.state_dict().items()}
+    wrong = [name for name, value in held.items() if name not in real or not torch.equal(real[name], value)]
+    if not wrong and newest.name.endswith(f"{step:08}"):
+        return ()
+    where = f"step {step} instead of checkpoint {newest.name}"
+    return (Departure(PipelineStage.WEIGHTS, next(iter(wrong), "step"), 1.0, 0.0, where),)
 
 
 def _check_loading(trainer: Trainer) -> Sequence[Departure]:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from etrm.checkpoints import format as checkpoints
 from etrm.config import Config, load, with_settings
 from etrm.investigation.measurements.reference_check import (
     FIRST_STEPS,
     ReferenceFacts,
     check_course,
+    check_evaluated,
     check_start,
 )
 from etrm.reference.departure import Departure, PipelineStage
@@ -74,6 +76,17 @@ def test_the_first_departing_step_comes_first() -> None:
     assert ReferenceFacts(facts.steps, (beside,)).departures == [early, beside, late]
 
 
+def test_an_evaluation_of_an_older_checkpoint_is_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config_of(train={"steps": 4, "warmup_steps": 1, "checkpoint_every": 2}), tmp_path / "run")
+    assert check_evaluated(tmp_path / "run") == ()
+    listed = checkpoints.list_saved
+    monkeypatch.setattr(checkpoints, "list_saved", lambda folder: listed(folder)[:-1])
+    [found] = check_evaluated(tmp_path / "run")
+    assert found.stage is PipelineStage.WEIGHTS
+
+
 def test_a_config_that_cannot_be_built_says_why() -> None:
     found = check_start(config_of(train={"decoder": Path("nowhere")}))
     assert found.error
@@ -86,3 +99,14 @@ def test_the_course_is_read_from_the_run_folder(tmp_path: Path) -> None:
     assert found.compared == 4
     assert found.first is not None
     assert found.first.stage is PipelineStage.GRADIENT
+
+
+def test_code_that_crashes_is_compared_as_far_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*args: object) -> None:
+        raise IndexError("planted")
+
+    monkeypatch.setattr("etrm.training.trainer.Trainer._clip", crash)
+    found = check_start(config_of(faults=("context-ignored",)))
+    assert found.error == "IndexError: planted"
+    assert found.first is not None
+    assert found.first.stage is PipelineStage.CONTEXT
