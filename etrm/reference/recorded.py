@@ -113,6 +113,7 @@ class RecordedStep:
         gradients: the accumulated gradient of each parameter after the last backward pass.
         applied: the gradients that the update gets.
         rates: the learning rate of each parameter that an optimiser updates.
+        requiring: names of the parameters that require a gradient when the model is called.
         at_forward: names of the weights that differ from those of ``before`` when the model is called.
     """
 
@@ -125,4 +126,5 @@ class RecordedStep:
     applied: dict[str, Tensor] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     at_forward: tuple[str, ...] = ()
+    requiring: tuple[str, ...] = ()
     after: Snapshot | None = None

@@ -119,6 +119,11 @@ class _Comparison:
             yield from _equal(stage, "bucket", self.step.bucket, self.rows.bucket_at(done, turn))
         if self.ended:
             yield from _equal(stage, "step", self.after.step, done + 1)
+        staged = self.train.freeze_decoder_steps or self.train.freeze_encoder_steps
+        if staged and set(self.step.requiring) != set(self.trained):
+            yield Departure(
+                stage, "frozen part", 1.0, 0.0, f"{frozen_part(done, self.train) or 'no part'} is expected"
+            )
         factor = rate_factor(done, self.train)
         for name, rate in self.step.rates.items():
             wanted = rate_of(name, self.train) * factor

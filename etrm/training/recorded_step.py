@@ -83,6 +83,7 @@ def _watch_forward(state: TrainState, step: RecordedStep, hooks: ExitStack) -> N
             step.at_forward = tuple(
                 name for name, value in before.items() if not torch.equal(weights[name], value)
             )
+            step.requiring = tuple(name for name, value in module.named_parameters() if value.requires_grad)
             _watch_gradients(state.model, step, hooks)  # now, because a step begins by freezing or unfreezing
 
     def called(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

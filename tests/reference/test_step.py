@@ -228,6 +228,13 @@ def test_a_rate_that_never_falls_is_the_schedule(monkeypatch: pytest.MonkeyPatch
     assert first_stage(config, lambda trainer: None) is PipelineStage.SCHEDULE
 
 
+def test_a_part_that_is_not_frozen_is_the_schedule() -> None:
+    def change(trainer: Trainer) -> None:
+        trainer.stage._freeze = lambda model, part, frozen: None
+
+    assert first_stage(config_of(train={"freeze_decoder_steps": 2}), change) is PipelineStage.SCHEDULE
+
+
 def test_a_step_that_is_not_finite_is_compared_as_far_as_it_came() -> None:
     def change(trainer: Trainer) -> None:
         with torch.no_grad():
