@@ -283,8 +283,8 @@ DEFECTS = [
         ),
         (
             "a module that wastes just the limit is not named",
-            'and module.waste >= options["above"]',
-            'and module.waste > options["above"]',
+            'if module.waste >= options["above"]',
+            'if module.waste > options["above"]',
         ),
     ),
     Defect(

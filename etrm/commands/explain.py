@@ -124,6 +124,7 @@ _OWNERS = {
     "cause": "Whether an investigation names a root cause",
     "any": "A reason for the verdict of any hypothesis",
     "frozen": "A reason for the outcome of the frozen-decoder experiment",
+    "reference": "What the comparison with the reference implementation shows",
     "run": "Something that a recorded run was made with and that is different now, or cannot be built",
     "original": "A reason for the outcome of the replayed mistakes of the original experiment",
 }

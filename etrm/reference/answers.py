@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from etrm.config import ModelConfig
+from etrm.device import to_host
 from etrm.reference.canvas import CELLS
 from etrm.reference.context import ContextResult, DemoPairs, encode, look_up, start_state
 from etrm.reference.departure import Departure, PipelineStage
@@ -100,13 +101,14 @@ def compare_answers(
             continue
         wanted, halting = answer(single, model, found.row, early)
         best = wanted.topk(2, dim=-1)
-        clear = ((best.values[:, 0] - best.values[:, 1]) > TIE).cpu().numpy()
+        clear = (best.values[:, 0] - best.values[:, 1]) > TIE
+        sure = to_host(clear).numpy()
         given = np.asarray(found.tokens)
-        if given.shape != clear.shape:
+        if given.shape != sure.shape:
             return [
                 Departure(PipelineStage.ANSWERS, "tokens", 1.0, 0.0, f"task {found.task_id}: another length")
             ]
-        differs = (given != best.indices[:, 0].cpu().numpy()) & clear
+        differs = (given != to_host(best.indices[:, 0]).numpy()) & sure
         wrong, cells = wrong + int(differs.sum()), cells + len(differs)
         logits = max(logits, abs(found.q_halt - halting) / max(1.0, abs(halting)))
         if not first and (differs.any() or logits > LOGIT_LIMIT):

@@ -237,7 +237,7 @@ def list_changes(task_id: str, n: int, seed: int) -> tuple[GridChange, ...]:
     """Return the first n fixed augmentations of a task: the identity, then different random ones."""
     digest = hashlib.sha256(task_id.encode()).digest()
     words = [int.from_bytes(digest[start : start + 4], "little") for start in range(0, len(digest), 4)]
-    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words])))
+    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, *words))))
     found = [UNCHANGED]
     seen = {UNCHANGED}
     while len(found) < n:

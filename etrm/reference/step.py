@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from etrm.config import KINDS, Config, VariantName
-from etrm.device import to_host
+from etrm.device import to_device, to_host
 from etrm.reference.context import ContextResult, encode, look_up, start_state
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.loaded_rows import compare_batch
@@ -173,7 +173,7 @@ class _Comparison:
             old = self.carry[name][recorded.rows][:, :length]
             wanted = old.new_zeros(len(old), length, old.shape[-1])
             wanted[:, : old.shape[1]] = old
-            wanted[halted] = self.weights[f"core.{name[-1]}_init"].to(wanted.dtype)
+            wanted[halted] = self.weights[f"core.{name[-1]}_init"].type(wanted.dtype)
             exists = _exists(recorded.batch, self.model.context_tokens, given.shape[1])
             yield from self._forward(PipelineStage.CARRY, name, given, wanted, exists)
         batch = recorded.batch
@@ -216,7 +216,7 @@ class _Comparison:
         wanted = torch.randn(self.step.batch_size, *shape, generator=generator)
         for recorded, noise in zip(self.step.parts, given, strict=True):
             if noise is not None:
-                mine = wanted[recorded.rows].to(noise.device)
+                mine = to_device(wanted[recorded.rows], noise.device)
                 yield from _same(PipelineStage.CONTEXT, "noise", noise, mine)
 
     def _rows(self, recorded: RecordedPart, chosen: slice) -> Iterator[Departure]:
@@ -335,7 +335,7 @@ class _Comparison:
         for recorded in self.step.parts:
             if wanted is not None:
                 mine, given = wanted[recorded.rows], recorded.minimum
-                if given is None or not torch.equal(given.cpu(), mine):
+                if given is None or not torch.equal(to_host(given), mine):
                     yield Departure(stage, "least numbers of steps", 1.0, 0.0)
             begun = self.carry["steps"][recorded.rows].masked_fill(self.carry["halted"][recorded.rows], 0)
             steps = begun + 1

@@ -31,6 +31,10 @@ GRADIENTS = (
         "MOVE003",
         "MOVE004",
         "MOVE005",
+        "MOVE006",
+        "REACH006",
+        "SHARE002",
+        "STEP001",
     ),
     *("LOSS002", "RESPONSE001", "RESPONSE003"),
 )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from etrm.checkpoints.format import Checkpoint
+from etrm.device import to_host
 from etrm.errors import EtrmError
 from etrm.hardware import compute, find_changes
 from etrm.investigation.evidence.table import Direction, Metric
@@ -139,7 +140,8 @@ def _replay(
 def _compare_weights(repeated: Mapping[str, torch.Tensor], later: Checkpoint) -> RecordedFact:
     apart = {
         name: float(
-            (t.cpu().double() - repeated[name].cpu().double()).abs().amax() / t.abs().amax().clamp(min=1e-12)
+            (to_host(t).double() - to_host(repeated[name]).double()).abs().amax()
+            / t.abs().amax().clamp(min=1e-12)
         )
         for name, t in later.model.items()
         if t.is_floating_point() and t.numel()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from etrm.checkpoints.format import Checkpoint
 from etrm.config import Config
+from etrm.device import to_host
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
@@ -97,7 +98,7 @@ def _check_movement(run: RunUnderTest, newest: Checkpoint) -> Iterator[RecordedF
     oldest = run.checkpoints[0]
     since, before = oldest.step, oldest.model
     if oldest.step == newest.step:
-        since, before = 0, {name: t.cpu() for name, t in run.start.model.state_dict().items()}
+        since, before = 0, {name: to_host(t) for name, t in run.start.model.state_dict().items()}
     trainable = {name for name, _ in run.start.model.named_parameters()}
     for part in PARTS:
         names = [name for name in newest.model if name in trainable and name.startswith(f"{part}.")]
