@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diagnostics import Absent, Finding, Monitor, Severity
+from diagnostics import Finding, Monitor, Severity
 from tests.diagnostics.rules.trainings import HEALTHY, Cases, changed
 
 CASES: Cases = {
@@ -104,12 +104,10 @@ def test_a_scripted_child_is_no_container() -> None:
     assert list(watch(model).last.modules) == ["0", "1"]
 
 
-def test_the_coverage_of_a_container_that_is_named_is_not_known() -> None:
+def test_the_children_of_a_container_that_is_named_are_watched() -> None:
     monitor = watch(Cells(lambda answer, cell: answer), ["predicates", "head"])
-    coverage = monitor.last.modules["predicates"].coverage
-    assert isinstance(coverage, Absent)
-    assert coverage.code == "other-way"
-    assert {"CALL002", "COV001", "GRAD001"}.isdisjoint(each.rule for each in monitor.findings())
+    assert list(monitor.last.modules) == ["predicates.red", "predicates.spare", "head"]
+    assert {"COV001", "GRAD001"}.isdisjoint(each.rule for each in monitor.findings())
 
 
 def test_a_module_that_never_runs_and_shares_a_tensor_is_still_named() -> None:
