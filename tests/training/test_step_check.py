@@ -58,6 +58,17 @@ def test_training_is_the_same_without_comparing(tmp_path: Path) -> None:
     assert trainer.check.compared == []
 
 
+def test_a_comparison_that_fails_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise IndexError("planted")
+
+    monkeypatch.setattr("etrm.training.step_check.compare_step", fail)
+    assert train(config_of(train={"steps": 3}), tmp_path / "run")
+    assert {step.absent for step in read_compared(tmp_path / "run")} == {"IndexError: planted"}
+
+
 def test_a_resumed_run_has_the_same_file(tmp_path: Path) -> None:
     config = config_of(train={"steps": 6, "checkpoint_every": 2})
     train(config, tmp_path / "whole")
