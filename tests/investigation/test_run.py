@@ -20,7 +20,7 @@ from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
-from etrm.investigation.result import CauseCode, HypothesisResult, Result
+from etrm.investigation.result import CauseCode, HypothesisResult, ReferenceResult, Result
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
 from etrm.investigation.run import choose, investigate
 from etrm.investigation.runs.budget import SCREENING
@@ -123,6 +123,8 @@ def test_verdicts_are_told_as_they_are_reached_but_for_those_that_others_may_cha
 
     for id in ORDER:
         monkeypatch.setattr(type(all_hypotheses()[id]), "decide", planted(id))
+    equal = ReferenceResult(codes=("reference.equal",), sentence="planted")
+    monkeypatch.setattr(run, "_compare", lambda *args: equal)
     told: list[HypothesisResult] = []
     result = _tiny(tmp_path, hypotheses=ORDER, on_verdict=told.append, experiments=())
     assert [hypothesis.id for hypothesis in told] == ["H5", "H6", "H1", "H2", "H3"]
