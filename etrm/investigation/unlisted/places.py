@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ NOT_VALUES = (
 """Expressions that cannot be the argument of a call, or have no value of their own."""
 NOT_ENTERED = (ast.Raise, ast.Assert, ast.JoinedStr, ast.Lambda, ast.FunctionDef, ast.ClassDef, ast.Import)
 """Nodes whose inside is no place: errors, texts, and functions of their own."""
+
+_PARSING = threading.Lock()
+"""`ast.parse` of Python 3.11 fails at random in two threads at once."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class CodePlace:
 
 def list_places(root: Path) -> list[CodePlace]:
     """List all places of the packages in a folder, in the order of files and lines."""
-    return [place for path in sorted({row.path for row in STAGES}) for place in _of_file(root, path)]
+    with _PARSING:
+        return [place for path in sorted({row.path for row in STAGES}) for place in _of_file(root, path)]
 
 
 def _of_file(root: Path, path: str) -> Iterator[CodePlace]:

@@ -29,7 +29,7 @@ def test_whole_rounds_are_timed_and_no_step_is_read(monkeypatch: pytest.MonkeyPa
         sum(found["ms_per_step_by_round"]) / len(found["ms_per_step_by_round"]), abs=0.01
     )
     assert 0 < found["loader_ms"] < found["ms_per_step"]
-    assert (found["graphs"], found["graphs_during"]) == (0, 0)
+    assert found["graphs_during"] == 0  # ``graphs`` counts those of other tests in this process too
     assert 0 < found["loss"] < 10
 
 
