@@ -231,6 +231,15 @@ class RunFolder:
         with explain_refused_writes(self.path / name):
             write_atomically(self.path / name, text)
 
+    def append(self, name: str, line: str) -> None:
+        """Append a line to a file of the folder; a reader ignores a last line without its end.
+
+        Raises:
+            RunFolderError: the file cannot be written.
+        """
+        with explain_refused_writes(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
     def keep_code(self, names: Iterable[str]) -> None:
         """Copy the files of code that a config names, each content once, as ``code/<name>-<sha256>.py``.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
-from etrm.config import Config, with_settings
+from etrm.config import Config, MonitorConfig, with_settings
 from etrm.investigation.controls import control_preset, subject_arm
 from etrm.investigation.evidence.table import Direction, Metric, Table
 from etrm.investigation.evidence.words import capitalise
@@ -18,7 +18,6 @@ from etrm.investigation.measurements.reference_check import (
     FIRST_STEPS,
     ReferenceFacts,
     check_course,
-    check_evaluated,
     check_start,
 )
 from etrm.investigation.records import Verdict
@@ -28,11 +27,12 @@ from etrm.investigation.session import Investigation, with_seed
 from etrm.reference.departure import Departure, PipelineStage
 
 STUDY = "reference"
+COMPARING = {"enabled": True, "reference_every": MonitorConfig().reference_every}
 MOST_LISTED = (
-    10  # departures in a result: the first says what is wrong, and a wrong loss changes every gradient
+    10  # departures in a result: a wrong loss changes every gradient, and the first says what is wrong
 )
 
-HYPOTHESES: dict[PipelineStage, str | None] = {
+HYPOTHESES: dict[PipelineStage, str] = {
     PipelineStage.MODEL: "H7",
     PipelineStage.LOADING: "H1",
     PipelineStage.SCHEDULE: "H4",
@@ -82,11 +82,13 @@ DEPARTURE = Metric("reference.departure", "{item}: relative difference from the 
 
 
 def course_job(investigation: Investigation) -> Job:
-    """The run under test in its own length, up to that of the tier, with steps compared all the way."""
+    """The run under test in its own length, up to that of the tier, with steps compared whatever its settings are."""
     subject = investigation.subject
     steps = min(subject.train.steps, investigation.tier.reference_steps)
     seed = investigation.seeds[0]
-    config = with_settings(with_seed(subject, seed), train={"steps": steps}, monitor={"probe_every": steps})
+    config = with_settings(
+        with_seed(subject, seed), train={"steps": steps}, monitor=COMPARING | {"probe_every": steps}
+    )
     return Job(subject_arm(STUDY), seed, config)
 
 
@@ -113,14 +115,9 @@ def compare_start(investigation: Investigation) -> ReferenceResult:
 
 
 def compare_course(investigation: Investigation, start: ReferenceResult) -> ReferenceResult:
-    """The same over the whole run; ``start`` is returned if it departs already."""
-    if start.stage is not None:
-        return start
+    """The same over the whole run, after a start that does not depart."""
     [run] = investigation.run(STUDY, [course_job(investigation)])
-    facts = check_course(run.path)
-    if run.finished:
-        facts = replace(facts, others=check_evaluated(run.path))
-    return judge_reference(facts, investigation.subject, start)
+    return judge_reference(check_course(run.path, run.finished), investigation.subject, start)
 
 
 def judge_reference(
@@ -164,14 +161,12 @@ def judge_reference(
 
 def describe(departure: Departure) -> str:
     """A departure in words."""
-    when = "" if departure.step is None else f"step {departure.step} departs "
-    size = (
-        "is not finite or has another shape" if departure.size > 1e12 else f"differs by {departure.size:.2g}"
-    )
+    what = "the run" if departure.step is None else f"step {departure.step}"
+    infinite = math.isinf(departure.size)
+    size = "is not finite or has another shape" if infinite else f"differs by {departure.size:.2g}"
     where = f", {departure.where}" if departure.where else ""
-    begin = when or "the run departs "
     return (
-        f"{begin}from the reference at the stage {departure.stage.value}: {departure.tensor} {size} "
+        f"{what} departs from the reference at the stage {departure.stage.value}: {departure.tensor} {size} "
         f"(limit {departure.limit:g}{where})"
     )
 

@@ -182,22 +182,26 @@ def investigate(
     return result
 
 
-def _compare(investigation: Investigation, chosen: Sequence[str], quickly: bool) -> ReferenceResult:
-    """Compare the run under test with the reference, first steps first.
+def _compare(investigation: Investigation, chosen: Sequence[str], until_root_cause: bool) -> ReferenceResult:
+    """Compare the run under test with the reference: its first steps, and if those are equal the whole run.
 
-    Unless an answer is wanted quickly, the whole run is trained together with the decoder and the short runs.
+    The whole run is trained together with the decoder and the short runs, or alone in a search for a root cause. The
+    decision of some hypotheses, which is meant to be short, leaves it out.
     """
     start = compare_start(investigation)
-    if start.stage is not None:
+    if start.stage is not None or not (until_root_cause or _is_whole(investigation, chosen)):
         return start
-    if (
-        not quickly
-        and investigation.subject.model.recursive
-        and ("H3" in chosen or investigation.frozen_decoder)
-    ):
+    if not until_root_cause and investigation.subject.model.recursive:
         with suppress(EtrmError):  # the hypothesis that needs the decoder says why there is none
             _ = investigation.decoder
     return compare_course(investigation, start)
+
+
+def _is_whole(investigation: Investigation, chosen: Sequence[str]) -> bool:
+    """Whether all hypotheses that apply are chosen."""
+    return all(
+        id in chosen or not one.applies_to(investigation.subject) for id, one in all_hypotheses().items()
+    )
 
 
 def _judge_recorded(
@@ -217,7 +221,8 @@ def _plan_short_runs(investigation: Investigation, chosen: Sequence[str]) -> lis
     every, subject = all_hypotheses(), investigation.subject
     applying = [every[id] for id in chosen if every[id].applies_to(subject)]
     screens = [screen for hypothesis in applying for screen in hypothesis.screens(investigation)]
-    return [course_job(investigation), *jobs_of(screens)]
+    course = [course_job(investigation)] if _is_whole(investigation, chosen) else []
+    return [*course, *jobs_of(screens)]
 
 
 def _decide_all(

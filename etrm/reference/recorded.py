@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
+from etrm.device import to_host
 from etrm.reference.context import DemoPairs
 
 Tensors = Mapping[str, Tensor]
@@ -26,6 +28,14 @@ class RecordedBatch:
     puzzle_ids: Tensor
     sample_ids: Tensor
     demos: DemoPairs
+
+    def to_arrays(self) -> dict[str, Any]:
+        """The tensors as arrays on the host, by the names of :func:`etrm.reference.loaded_rows.compare_batch`."""
+        own = ("inputs", "labels", "positions", "valid", "puzzle_ids", "sample_ids")
+        shown = ("tokens", "positions", "valid", "owner")
+        tensors = {name: getattr(self, name) for name in own}
+        tensors |= {f"demos.{name}": getattr(self.demos, name) for name in shown}
+        return {name: None if value is None else to_host(value).numpy() for name, value in tensors.items()}
 
 
 @dataclass(frozen=True)

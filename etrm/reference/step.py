@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -145,7 +145,9 @@ class _Comparison:
                 yield from _equal(stage, f"rows of bucket {other}", self.after.rows[other], place)
         if self.rows is not None:
             for recorded in self.step.parts:
-                yield from compare_batch(self.rows, bucket, indices[recorded.rows], _arrays(recorded.batch))
+                yield from compare_batch(
+                    self.rows, bucket, indices[recorded.rows], recorded.batch.to_arrays()
+                )
 
     def _weights_in_use(self) -> Iterator[Departure]:
         for name in self.step.at_forward:
@@ -472,18 +474,6 @@ def _exists(batch: RecordedBatch, lead: int, length: int) -> Tensor | None:
         return None
     ahead = torch.ones(len(batch.valid), lead, dtype=torch.bool, device=batch.valid.device)
     return torch.cat((ahead, batch.valid), dim=1)
-
-
-def _arrays(batch: RecordedBatch) -> dict[str, Any]:
-    """The tensors of a batch on the host, by name."""
-    tensors = {
-        **{
-            name: getattr(batch, name)
-            for name in ("inputs", "labels", "positions", "valid", "puzzle_ids", "sample_ids")
-        },
-        **{f"demos.{name}": getattr(batch.demos, name) for name in ("tokens", "positions", "valid", "owner")},
-    }
-    return {name: None if value is None else to_host(value).numpy() for name, value in tensors.items()}
 
 
 def _equal(stage: PipelineStage, tensor: str, real: object, wanted: object) -> Iterator[Departure]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from etrm.batch import Batch, Demos
+from etrm.batch import Batch
 from etrm.model.act import Carry
 from etrm.model.core import Core
 from etrm.reference.context import DemoPairs
@@ -99,7 +99,7 @@ def _watch_forward(state: TrainState, step: RecordedStep, hooks: ExitStack) -> N
                 rows=state.part,
                 carry=_carry(carry),
                 minimum=_copy(minimum),
-                batch=_batch(batch),
+                batch=record_batch(batch),
                 carry_out=_carry(after),
                 logits=_copy(found.logits),
                 q_halt=_copy(found.q_halt),
@@ -160,16 +160,25 @@ def _carry(carry: Carry) -> dict[str, Tensor]:
     return {name: _copy(value) for name, value in carry.tensors().items()}
 
 
-def _batch(batch: Batch) -> RecordedBatch:
-    demos: Demos = batch.demos
+def record_batch(batch: Batch) -> RecordedBatch:
+    """Copy the tensors of a batch, so that a later change in place is seen as one of labels and not of data."""
+    demos = batch.demos
+    shown = DemoPairs(
+        _copy(demos.tokens),
+        _copy(demos.positions),
+        _copy(demos.valid),
+        _copy(demos.owner),
+        demos.rows,
+        _copy(demos.noise),
+    )
     return RecordedBatch(
-        batch.inputs,
-        batch.labels,
-        batch.positions,
-        batch.valid,
-        batch.puzzle_ids,
-        batch.sample_ids,
-        DemoPairs(demos.tokens, demos.positions, demos.valid, demos.owner, demos.rows, demos.noise),
+        _copy(batch.inputs),
+        _copy(batch.labels),
+        _copy(batch.positions),
+        _copy(batch.valid),
+        _copy(batch.puzzle_ids),
+        _copy(batch.sample_ids),
+        shown,
     )
 
 

@@ -7,6 +7,7 @@ reason why it could not be compared.
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from etrm.training.recorded_step import Stepping, record_step
 from etrm.training.train_state import TrainState
 
 REFERENCE = "reference.jsonl"
+INFINITE = sys.float_info.max  # stands for an infinite size, which JSON does not have
 FIRST_STEPS = 3  # of a run and of each of its phases: a fault may need a row that continues
 MOST_DEPARTURES = 20  # that are kept of one step: a wrong loss changes every gradient
 
@@ -50,7 +52,8 @@ class ComparedStep:
 
     def to_json(self) -> str:
         """One line of ``reference.jsonl``."""
-        return json.dumps(asdict(self), sort_keys=True).replace("Infinity", str(sys.float_info.max))
+        departures = [asdict(found) | {"size": min(found.size, INFINITE)} for found in self.departures]
+        return json.dumps(asdict(self) | {"departures": departures}, sort_keys=True, allow_nan=False)
 
 
 def read_compared(folder: Path, until: int | None = None) -> list[ComparedStep]:
@@ -63,13 +66,12 @@ def read_compared(folder: Path, until: int | None = None) -> list[ComparedStep]:
     if not file.exists():
         return []
     found = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    *lines, _ = file.read_text("utf-8").split("\n")  # a killed process may leave a part of a line at the end
+    for number, line in enumerate(lines, 1):
         try:
             held = json.loads(line)
-            departures = [
-                Departure(**item | {"stage": PipelineStage(item["stage"])}) for item in held.pop("departures")
-            ]
-            found.append(ComparedStep(**held, departures=tuple(departures)))
+            departures = tuple(map(_read_departure, held.pop("departures")))
+            found.append(ComparedStep(**held, departures=departures))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunFolderError(
                 "run.damaged-reference",
@@ -78,6 +80,11 @@ def read_compared(folder: Path, until: int | None = None) -> list[ComparedStep]:
                 next_step="remove the file; only what was compared before is lost",
             ) from error
     return [step for step in found if until is None or step.step <= until]
+
+
+def _read_departure(item: dict[str, Any]) -> Departure:
+    size = math.inf if item["size"] == INFINITE else item["size"]
+    return Departure(**item | {"stage": PipelineStage(item["stage"]), "size": size})
 
 
 def requested(config: Config) -> Config:

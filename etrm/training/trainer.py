@@ -302,6 +302,8 @@ class Trainer:
         self._saved_step = checkpoint.step
         if self.folder:
             self.check.compared = read_compared(self.folder.path, checkpoint.step)
+            kept = "".join(f"{compared.to_json()}\n" for compared in self.check.compared)
+            self.folder.write(REFERENCE, kept)  # less the steps that are taken again
             checkpoints.tidy(path, self.config.train.keep_checkpoints)
         return True
 
@@ -334,12 +336,14 @@ class Trainer:
         if not self.check.due(self.state):
             yield
             return
+        before = len(self.check.compared)
         try:
             with self.check.step(self):
                 yield
         finally:
             if self.folder:
-                self.folder.write(REFERENCE, "".join(f"{step.to_json()}\n" for step in self.check.compared))
+                for compared in self.check.compared[before:]:
+                    self.folder.append(REFERENCE, compared.to_json())
 
     def _due(self, step: int) -> bool:
         """Whether the numbers of this step are read; checkpoints are only made of such steps."""

@@ -227,6 +227,21 @@ def test_runs_of_another_device_are_refused(tmp_path: Path, monkeypatch: pytest.
     assert (caught.value.got, caught.value.allowed) == ("device cpu: a laptop", "device cuda: NVIDIA H100")
 
 
+@pytest.mark.parametrize(
+    ("chosen", "until", "whole"), [("H5", False, False), ("H5", True, True), ("all", False, True)]
+)
+def test_the_whole_run_is_compared_unless_some_hypotheses_are_decided(
+    chosen: str, until: bool, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ReferenceResult(codes=("reference.equal",), sentence="start", steps=(1,))
+    course = start.replace(sentence="course")
+    monkeypatch.setattr(run, "compare_start", lambda investigation: start)
+    monkeypatch.setattr(run, "compare_course", lambda investigation, start: course)
+    smoke = load("smoke")
+    investigation = cast(Investigation, SimpleNamespace(subject=smoke, decoder=None))
+    assert run._compare(investigation, choose(smoke, chosen), until) == (course if whole else start)
+
+
 def test_a_crash_ends_one_hypothesis_and_keeps_its_traceback(tmp_path: Path) -> None:
     class Crashing(Hypothesis):
         statement = all_hypotheses()["H2"].statement

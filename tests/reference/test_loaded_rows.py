@@ -11,18 +11,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from etrm.batch import IGNORE
+from etrm.batch import IGNORE, Batch
 from etrm.data import DemoPair, Sample, collate
 from etrm.data.tokens import EOS
-from etrm.investigation.measurements.plain_values import plain_row, plain_tensors
+from etrm.investigation.measurements.plain_values import plain_row
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.loaded_rows import choose_places, compare_batch, compare_passes, compare_task_sets
+from etrm.training.recorded_step import record_batch
 from tests.reference.invented import build_loaders, few_of, make_task, make_tasks
 
 CONFIG = few_of("smoke", data={"queries": "all"})
 EPISODES, LOADER = build_loaders(CONFIG)
 PASS = len(LOADER.buckets[0])
 Draw = Callable[[int, int], Sample]
+
+
+def as_tensors(batch: Batch) -> dict[str, Tensor | None]:
+    arrays = record_batch(batch).to_arrays()
+    return {name: None if values is None else torch.from_numpy(values) for name, values in arrays.items()}
 
 
 def find_in_passes(draw: Draw, drawn: int = 0) -> dict[str, Departure]:
@@ -132,7 +138,7 @@ def turn_owners(tensors: Tensors) -> Tensors:
 )
 def test_a_collation_that_differs_is_found(change: Callable[[Tensors], Tensors], tensor: str) -> None:
     indices = [3, 0, PASS + 1, 7]
-    tensors = plain_tensors(collate([EPISODES.sample(0, index) for index in indices], tokens=50))
+    tensors = as_tensors(collate([EPISODES.sample(0, index) for index in indices], tokens=50))
     assert compare_batch(LOADER, 0, indices, tensors) == []
     found = compare_batch(LOADER, 0, indices, change(tensors), step=9)
     assert tensor in {departure.tensor for departure in found}
@@ -145,12 +151,12 @@ def test_healthy_batches_depart_nowhere(canvas: str) -> None:
     episodes, loader = build_loaders(few_of("smoke", data=data))
     indices = [0, 9, 100]
     batch = collate([episodes.sample(0, index) for index in indices], tokens=50)
-    assert compare_batch(loader, 0, indices, plain_tensors(batch)) == []
+    assert compare_batch(loader, 0, indices, as_tensors(batch)) == []
 
 
 def test_rows_of_other_episodes_are_found() -> None:
     batch = collate([EPISODES.sample(0, index) for index in (1, 2)])
-    found = compare_batch(LOADER, 0, [1, 3], plain_tensors(batch))
+    found = compare_batch(LOADER, 0, [1, 3], as_tensors(batch))
     assert {departure.tensor: departure.size for departure in found} == {"episode": 0.5, "sample_ids": 0.5}
 
 

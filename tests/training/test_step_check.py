@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config, load, with_settings
 from etrm.errors import RunFolderError
-from etrm.reference.departure import PipelineStage
-from etrm.training.step_check import REFERENCE, planned_steps, read_compared
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.training.step_check import REFERENCE, ComparedStep, planned_steps, read_compared
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 
@@ -84,6 +85,20 @@ def test_numbers_that_are_not_finite_are_valid_json(tmp_path: Path) -> None:
         train(config_of(train={"steps": 2}, faults=("context-nan",)), tmp_path / "run")
     [line] = (tmp_path / "run" / REFERENCE).read_text().splitlines()
     assert json.loads(line, parse_constant=pytest.fail)["departures"][0]["stage"] == "context"
+
+
+def test_a_line_that_a_killed_process_left_unfinished_is_ignored(tmp_path: Path) -> None:
+    train(config_of(train={"steps": 3}), tmp_path / "run")
+    whole = read_compared(tmp_path / "run")
+    with (tmp_path / "run" / REFERENCE).open("a") as file:
+        file.write('{"absent": "", "buck')
+    assert read_compared(tmp_path / "run") == whole
+
+
+def test_an_infinite_difference_is_read_back(tmp_path: Path) -> None:
+    step = ComparedStep(1, 0, (Departure(PipelineStage.CORE, "z_H", math.inf, 0.1),), 1)
+    (tmp_path / REFERENCE).write_text(f"{step.to_json()}\n")
+    assert read_compared(tmp_path) == [step]
 
 
 def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:

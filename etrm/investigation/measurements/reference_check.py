@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,7 @@ from etrm.training.step_check import ComparedStep, StepCheck, read_compared
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
-FIRST_STEPS = (
-    8  # enough for a row that halts and takes a new sample at max_steps 4, and for both of two buckets
-)
+FIRST_STEPS = 8  # enough for both of two buckets, and for a row that takes a new sample at max_steps 4
 ANSWERS = 8  # rows whose answers are computed again, one at a time
 
 
@@ -75,46 +73,60 @@ class ReferenceFacts:
         return sum(not step.absent for step in self.steps)
 
 
-def check_start(config: Config) -> ReferenceFacts:
-    """Compare the first steps of a config, its tasks, two passes of its loader, and its evaluator.
+class _Comparisons:
+    """Departures of several comparisons, and the errors that ended some of them: code under test may raise anything."""
 
-    Code under test may raise anything: what was compared before counts, and the error is kept.
-    """
-    try:
-        trainer = Trainer(with_settings(config, monitor={"enabled": False}))
-    except EtrmError as error:
-        return ReferenceFacts(error=error.what)
-    check = StepCheck(config)
-    loading = _check_loading(trainer)
-    problems: list[Exception] = []
-    try:
-        for _ in range(min(FIRST_STEPS, config.train.steps)):
-            with check.step(trainer):
-                trainer.advance()
-    except Exception as error:  # noqa: BLE001  (code under test may raise anything)
-        problems.append(error)
-    others = list(loading)
-    parts = (
-        lambda: _check_tasks(trainer, check),
-        lambda: _check_loader(trainer, check),
-        lambda: _check_evaluation(trainer),
-    )
-    for part in parts:
+    def __init__(self) -> None:
+        self.found: list[Departure] = []
+        self.errors: list[str] = []
+
+    def run(self, compare: Callable[[], Iterable[Departure]]) -> None:
+        """Do one comparison."""
         try:
-            others += part()
-        except Exception as error:  # noqa: BLE001  (code under test may raise anything)
-            problems.append(error)
-    words = "; ".join(f"{type(error).__name__}: {error}".splitlines()[0] for error in problems)
-    return ReferenceFacts(tuple(check.compared), tuple(others), words)
+            self.found += compare()
+        except Exception as error:  # noqa: BLE001  (see the class)
+            what = error.what if isinstance(error, EtrmError) else f"{type(error).__name__}: {error}"
+            self.errors += what.splitlines()[:1]
 
 
-def check_course(path: Path) -> ReferenceFacts:
+def check_start(config: Config) -> ReferenceFacts:
+    """Compare the first steps of a config, its tasks, two passes of its loader, and its evaluator."""
+    check, comparisons = StepCheck(config), _Comparisons()
+
+    def compare_run() -> Iterable[Departure]:
+        trainer = Trainer(with_settings(config, monitor={"enabled": False}))
+        comparisons.run(lambda: _check_loading(trainer))
+        comparisons.run(lambda: _train(trainer, check))
+        comparisons.run(lambda: _check_tasks(trainer, check))
+        comparisons.run(lambda: _check_loader(trainer, check))
+        return _check_evaluation(trainer)
+
+    comparisons.run(compare_run)
+    return ReferenceFacts(tuple(check.compared), tuple(comparisons.found), "; ".join(comparisons.errors))
+
+
+def _train(trainer: Trainer, check: StepCheck) -> tuple[()]:
+    """Compare the first steps; a step that ends in an error is compared as far as it came."""
+    for _ in range(min(FIRST_STEPS, trainer.config.train.steps)):
+        with check.step(trainer):
+            trainer.advance()
+    return ()
+
+
+def check_course(path: Path, evaluated: bool = False) -> ReferenceFacts:
     """What a run folder says about its compared steps.
+
+    Args:
+        path: the run folder.
+        evaluated: whether to compare the weights that an evaluation of the folder uses, too.
 
     Raises:
         RunFolderError: the file is damaged.
     """
-    return ReferenceFacts(tuple(read_compared(path)))
+    comparisons = _Comparisons()
+    if evaluated:
+        comparisons.run(lambda: check_evaluated(path))
+    return ReferenceFacts(tuple(read_compared(path)), tuple(comparisons.found), "; ".join(comparisons.errors))
 
 
 def check_evaluated(path: Path) -> tuple[Departure, ...]:

@@ -101,6 +101,15 @@ def test_the_course_is_read_from_the_run_folder(tmp_path: Path) -> None:
     assert found.first.stage is PipelineStage.GRADIENT
 
 
+def test_a_model_that_cannot_be_built_is_an_error_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*args: object) -> None:
+        raise IndexError("planted")
+
+    monkeypatch.setattr("etrm.training.trainer.Ema", crash)
+    found = check_start(config_of())
+    assert (found.compared, found.departures, found.error) == (0, [], "IndexError: planted")
+
+
 def test_code_that_crashes_is_compared_as_far_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*args: object) -> None:
         raise IndexError("planted")

@@ -65,7 +65,7 @@ def result_of(root_cause: str | None, **verdicts: str) -> dict[str, Any]:
 
 
 class Planted:
-    """Processes that write what they are told, and count."""
+    """Processes that write planted files, with the number of each."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, effect: ChangeEffect, result: Any, failure: str = ""

@@ -1,0 +1,36 @@
+"""The reference on a device: every variant and encoder is compared there, and departs nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from etrm.config import load, with_settings
+from etrm.investigation.measurements.reference_check import check_start
+from etrm.training.step_check import read_compared
+from etrm.training.trainer import train
+from tests.devices.test_training import SUBJECTS
+
+COMPARED = [name for name in SUBJECTS if name not in ("without monitor", "published canvas")]
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_compared_steps_are_equal_on_the_device(name: str, device: torch.device, tmp_path: Path) -> None:
+    small = with_settings(
+        load("smoke"), data={"max_tasks": 6, "max_side": 3}, train={"batch_size": 4, "threads": 1}
+    )
+    config = with_settings(with_settings(small, train={"steps": 4, "warmup_steps": 0}), **SUBJECTS[name])
+    train(config, tmp_path / "run")
+    found = read_compared(tmp_path / "run")
+    assert found
+    assert not any(step.absent or step.departures for step in found)
+
+
+def test_evaluator_loader_and_answers_are_equal_on_the_device(device: torch.device) -> None:
+    config = with_settings(
+        load("smoke"), data={"max_tasks": 6, "max_side": 3}, train={"batch_size": 4, "threads": 1}
+    )
+    found = check_start(config)
+    assert (found.departures, found.error) == ([], "")
