@@ -21,7 +21,7 @@ ALL = (ROOT / "README.md", ROOT / "diagnostics" / "README.md", *DOCS)
 COUNTED = tuple(page for page in ALL if page.parent.name != "results")
 """Pages that users read to use the program. Pages of results are records, which grow with what was measured."""
 PAGES = (*ALL, *(page for page in (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md") if page.exists()))
-WORDS = 17_300
+WORDS = 18_500
 """Words of the counted pages, as `wc -w` counts them: half of what they had before they were ordered by task."""
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
