@@ -5,6 +5,9 @@ changes a config with :func:`with_settings`. The error for an unknown key names 
 combinations are refused here, before any data is read.
 """
 
+from etrm.config.adaptation import AdaptationConfig as AdaptationConfig
+from etrm.config.adaptation import AdaptedPart as AdaptedPart
+from etrm.config.adaptation import ContextSearchConfig as ContextSearchConfig
 from etrm.config.code_names import RULES as RULES
 from etrm.config.code_names import is_rules as is_rules
 from etrm.config.code_names import named_code as named_code
