@@ -5,9 +5,6 @@ changes a config with :func:`with_settings`. The error for an unknown key names 
 combinations are refused here, before any data is read.
 """
 
-from etrm.config.adaptation import AdaptationConfig as AdaptationConfig
-from etrm.config.adaptation import AdaptedPart as AdaptedPart
-from etrm.config.adaptation import ContextSearchConfig as ContextSearchConfig
 from etrm.config.code_names import RULES as RULES
 from etrm.config.code_names import is_rules as is_rules
 from etrm.config.code_names import named_code as named_code
@@ -23,6 +20,9 @@ from etrm.config.data import DataConfig as DataConfig
 from etrm.config.describe import Setting as Setting
 from etrm.config.describe import list_sections as list_sections
 from etrm.config.describe import list_settings as list_settings
+from etrm.config.fitting import AdaptationConfig as AdaptationConfig
+from etrm.config.fitting import AdaptedPart as AdaptedPart
+from etrm.config.fitting import ContextSearchConfig as ContextSearchConfig
 from etrm.config.model import KINDS as KINDS
 from etrm.config.model import KNOBS as KNOBS
 from etrm.config.model import STATEFUL as STATEFUL

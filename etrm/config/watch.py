@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from etrm.config.adaptation import AdaptationConfig, ContextSearchConfig
 from etrm.config.code_names import Named
+from etrm.config.fitting import AdaptationConfig, ContextSearchConfig
 from etrm.config.section import Section
 
 

@@ -72,7 +72,7 @@ def adapt(model: Variant, task: Task, config: Config, part: AdaptedPart) -> Iter
         model: the model.
         task: the task, of which the outputs of test pairs are not read.
         config: the settings; ``evaluate.adapt`` is the budget.
-        part: what is trained.
+        part: the part that is trained.
     """
     episodes = _list_episodes(hide_answers(task), config)
     with frozen_for_answers(model):
