@@ -24,6 +24,7 @@ from etrm.model.act import Carry
 from etrm.model.recursive import Given, RecursiveModel, encode_every_step
 from etrm.training.recipe import Recipe, build_model
 from tests.errors import raises_code
+from tests.investigation.planted import planted
 
 KINDS = (
     "standard",
@@ -34,7 +35,6 @@ KINDS = (
     "recurrent",
     "trm_style",
 )
-from tests.investigation.planted import planted
 
 
 def smoke(**settings: Any) -> Config:
