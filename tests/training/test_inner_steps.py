@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.data import pose_demonstrations
 from etrm.errors import ConfigError
 from etrm.model.construct import build_variant
@@ -104,4 +104,4 @@ def test_a_distribution_is_refused() -> None:
     with raises_code(ConfigError, "search.no-free-context", "symbolic"):
         InnerSteps(build_variant(load("symbolic").model), load("symbolic").train)
     with raises_code(ConfigError, "config.training-of-symbolic", "train.inner_steps"):
-        load("symbolic", overrides=("train.inner_steps=1",))
+        with_settings(load("symbolic"), train={"inner_steps": 1})
