@@ -17,9 +17,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from etrm.data.rules import FILLED
-from etrm.data.rules import SHIFTS
-from etrm.data.rules import COMBINATIONS, CONDITIONS, DEMOS, HELD_OUT, KINDS, PALETTE, TaskRule
+from etrm.data.rules import (
+    COMBINATIONS,
+    CONDITIONS,
+    DEMOS,
+    FILLED,
+    HELD_OUT,
+    KINDS,
+    PALETTE,
+    SHIFTS,
+    TaskRule,
+)
 from etrm.data.rules import list_places as places
 
 COLOURS = 10

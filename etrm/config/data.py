@@ -139,7 +139,13 @@ def _check_stream(data: DataConfig) -> None:
             "config.stream-of-listed-tasks",
             f"data.stream draws tasks of the rule family, so data.source must be rules (got {data.source!r})",
         )
-    fixed: dict[str, Any] = {"canvas": "region", "queries": "test", "translate": 0, "augmentations": 1, "exclude": ()}
+    fixed: dict[str, Any] = {
+        "canvas": "region",
+        "queries": "test",
+        "translate": 0,
+        "augmentations": 1,
+        "exclude": (),
+    }
     fixed |= {"max_tasks": None, "store": None}
     for name, value in fixed.items():
         if (found := getattr(data, name)) != value:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -103,8 +102,9 @@ class Drawn:
     """The random numbers of n places, in the order in which they are drawn.
 
     Attributes:
-        order: (n, 9) float64; their ranks plus 1 are the palette, of which a task has the first ``sizes`` colours.
-        became: (n, 9) float64; their ranks plus 1 are what a colour map makes of the palette.
+        order: (n, 9) float64; their places in rising order, plus 1, are the palette; a task has its first
+            ``sizes`` colours.
+        became: (n, 9) float64; likewise what a colour map makes of the palette.
         sizes: (n,) int64 numbers of colours.
         dihedral: (n,) int64 1 to 7.
         shift: (n,) int64 0 to 7, the place among the shifts that move something.
@@ -159,7 +159,8 @@ def draw_block(family: Family, side: int, block: int) -> RuleBlock:
     inputs, outputs = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     rules = [""] * BLOCK
     pending = np.arange(BLOCK)
-    for turn in count():
+    turn = 0
+    while len(pending):
         drawn = draw_numbers(family, side, block, turn).rows(pending)
         tried = _Candidates(drawn, has[pending], demos[pending])
         for row in np.flatnonzero(tried.find_determined()).tolist():
@@ -168,8 +169,8 @@ def draw_block(family: Family, side: int, block: int) -> RuleBlock:
                 place = pending[row]
                 inputs[place], outputs[place], rules[place] = tried.inputs[row], tried.outputs[row], rule
         pending = pending[[not rules[place] for place in pending.tolist()]]
-        if not len(pending):
-            return RuleBlock(inputs, outputs, demos, tuple(rules))
+        turn += 1
+    return RuleBlock(inputs, outputs, demos, tuple(rules))
 
 
 class _Candidates:
@@ -218,7 +219,7 @@ class _Candidates:
         return hidden
 
     def find_determined(self) -> Bools:
-        """Whether the demonstrations of each task (n,) determine its rule, which a copy of the query does not satisfy."""
+        """Whether the demonstrations of each task (n,) determine its rule, and a copy of the query is wrong."""
         kept = ~(self.maps & ((self.palette == self.became) & self.used).any(1))
         kept &= (self.inputs[:, -1] != self.outputs[:, -1]).any((1, 2))
         kept &= ~self.maps | self._shows_all_colours()
@@ -270,6 +271,8 @@ def count_explanations(given: Colours, wanted: Colours) -> Numbers:
     if not len(given):
         return np.zeros(0, np.int64)
     rows, geometry = _find_geometries(given, wanted)
+    if not len(rows):
+        return np.zeros(len(given), np.int64)
     images = _move(given[rows], geometry)
     moved = (geometry // len(SHIFTS) > 0).astype(np.int64) + (geometry % len(SHIFTS) != _MOVES_NOTHING)
     inside = images != 0
@@ -307,7 +310,7 @@ def _check_maps(images: Colours, wanted: Colours, hidden: Bools) -> tuple[Bools,
     seen[np.arange(n)[:, None], pairs] = True
     table = seen.reshape(n, COLOURS, COLOURS)[:, 1:, 1:]
     same = np.eye(COLOURS - 1, dtype=bool)
-    changes = (table & ~same).any((1, 2))
+    changes = np.asarray((table & ~same).any((1, 2)))
     one_to_one = (table.sum(1) <= 1).all(1) & (table.sum(2) <= 1).all(1) & ~(table & same).any((1, 2))
     return changes, ~changes | one_to_one
 

@@ -192,7 +192,9 @@ def _lay_out_fixed(family: Family, side: int, count: int, seed: int, block: int)
     turns = block * BLOCK + np.arange(BLOCK)
     passes = turns // count
     orders = {int(p): order_of_pass(seed, side, int(p), count) for p in np.unique(passes)}
-    numbers = np.array([orders[p][turn % count] for p, turn in zip(passes.tolist(), turns.tolist(), strict=True)])
+    numbers = np.array(
+        [orders[p][turn % count] for p, turn in zip(passes.tolist(), turns.tolist(), strict=True)]
+    )
     return _lay_out(_draw_fixed(family, side, count).rows(numbers), numbers)
 
 
@@ -200,11 +202,10 @@ def _lay_out_fixed(family: Family, side: int, count: int, seed: int, block: int)
 def _draw_fixed(family: Family, side: int, count: int) -> RuleBlock:
     blocks = [draw_block(family, side, block) for block in range(-(-count // BLOCK))]
     return RuleBlock(
-        *(
-            np.concatenate([getattr(block, name) for block in blocks])[:count]
-            for name in ("inputs", "outputs", "demos")
-        ),
-        rules=tuple(rule for block in blocks for rule in block.rules)[:count],
+        np.concatenate([block.inputs for block in blocks])[:count],
+        np.concatenate([block.outputs for block in blocks])[:count],
+        np.concatenate([block.demos for block in blocks])[:count],
+        tuple(rule for block in blocks for rule in block.rules)[:count],
     )
 
 
