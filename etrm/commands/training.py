@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -83,6 +83,20 @@ def evaluate(
             "demonstration pairs instead of tasks, the true output size given, noise."
         ),
     ] = False,
+    search: Annotated[
+        bool,
+        typer.Option(
+            help="Also search the context of each task by its demonstrations' gradient, with frozen weights "
+            "(settings evaluate.search.*)."
+        ),
+    ] = False,
+    adapt: Annotated[
+        Literal["weights", "encoder", "context"] | None,
+        typer.Option(
+            help="Also train this part on the augmented demonstrations of each task, and restore it afterwards "
+            "(settings evaluate.adapt.*)."
+        ),
+    ] = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
     """Score a run on held-out tasks (pass@k), next to baselines that need no learning.
@@ -95,11 +109,13 @@ def evaluate(
     from etrm.config import parse_settings
     from etrm.training.scoring.score_run import score_run
     from reports.terminal.console import open_console
+    from reports.terminal.fitted_lines import fitted_lines
     from reports.terminal.misleading_table import misleading_table
     from reports.terminal.summary import submission_line
 
     allow_code_of(run, allowed=allow_code, settings=settings)
-    scores = score_run(run, parse_settings(settings or ()), submission, misleading)
+    changes = parse_settings(settings or ())
+    scores = score_run(run, changes, submission, misleading, search=search, adapted=adapt)
     asked = scores.config.evaluate
     title = f"{run}, step {scores.step}, {scores.weights} weights: {asked.source} {asked.subset}, "
     table = Table(title=f"{title}{asked.augmentations} votes per query", title_justify="left")
@@ -113,7 +129,8 @@ def evaluate(
         "exact",
     ):
         table.add_column(column, justify="left" if column == "answers of" else "right")
-    for name, found in {"this run": scores.model, **scores.others}.items():
+    fitted = {fit.words: found.report for fit, found in scores.fitted.items()}
+    for name, found in {"this run": scores.model, **fitted, **scores.others}.items():
         first, second = found.pass_at[1], found.pass_at.get(2)
         table.add_row(
             name,
@@ -130,6 +147,8 @@ def evaluate(
         f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",
         highlight=False,
     )
+    for line in fitted_lines(scores.fitted):
+        console.print(line, highlight=False)
     if scores.misleading:
         console.print(misleading_table(scores.misleading))
     if scores.submitted:
