@@ -8,19 +8,21 @@ from typing import Annotated
 
 import typer
 
-from etrm.commands.apps import app
+from etrm.commands.apps import TRAIN, app
+from etrm.commands.completion import complete_run
 from etrm.commands.options import (
     AllowCodeOption,
     ConfigOption,
     InjectOption,
     JsonOption,
     PresetOption,
+    RunArgument,
     SetOption,
 )
 from etrm.commands.shared import allow_code_of, resolve_config, resolve_settings
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def train(
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -65,9 +67,9 @@ def train(
         raise typer.Exit(130)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: RunArgument,
     settings: SetOption = None,
     submission: Annotated[
         Path | None,
@@ -90,42 +92,17 @@ def evaluate(
     The run's evaluate section chooses the tasks; change it with --set evaluate.subset=..., .source, .weights,
     .augmentations.
     """
-    from rich.table import Table
-
     from etrm.config import parse_settings
     from etrm.training.scoring.score_run import score_run
     from reports.terminal.console import open_console
     from reports.terminal.misleading_table import misleading_table
+    from reports.terminal.scores_table import scores_table
     from reports.terminal.summary import submission_line
 
     allow_code_of(run, allowed=allow_code, settings=settings)
     scores = score_run(run, parse_settings(settings or ()), submission, misleading)
-    asked = scores.config.evaluate
-    title = f"{run}, step {scores.step}, {scores.weights} weights: {asked.source} {asked.subset}, "
-    table = Table(title=f"{title}{asked.augmentations} votes per query", title_justify="left")
-    for column in (
-        "answers of",
-        "pass@1",
-        "pass@2",
-        "solved/evaluated",
-        "95 % interval",
-        "token accuracy",
-        "exact",
-    ):
-        table.add_column(column, justify="left" if column == "answers of" else "right")
-    for name, found in {"this run": scores.model, **scores.others}.items():
-        first, second = found.pass_at[1], found.pass_at.get(2)
-        table.add_row(
-            name,
-            f"{first.score:.1%}",
-            f"{second.score:.1%}" if second else "-",
-            f"{first.solved}/{first.asked}",
-            f"{first.low:.1%} to {first.high:.1%}",
-            f"{found.token_accuracy:.3f}",
-            f"{found.exact_accuracy:.3f}",
-        )
     console = open_console()
-    console.print(table)
+    console.print(scores_table(str(run), scores))
     console.print(
         f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",
         highlight=False,
@@ -136,9 +113,11 @@ def evaluate(
         console.print(submission_line(scores.submitted), highlight=False, soft_wrap=True)
 
 
-@app.command("config")
+@app.command("config", rich_help_panel=TRAIN)
 def show_config(
-    run: Annotated[Path | None, typer.Argument(help="A run folder or a checkpoint in one.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder or a checkpoint in one.", autocompletion=complete_run)
+    ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,

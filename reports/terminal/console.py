@@ -25,6 +25,17 @@ def open_console(stderr: bool = False, pipe_width: int = 120, quiet: bool = Fals
     return console
 
 
+def print_page(text: str) -> None:
+    """Print a page of markdown: rendered in a terminal, and unchanged in a pipe."""
+    from rich.markdown import Markdown
+
+    console = open_console()
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        console.out(text.rstrip("\n"), highlight=False)
+
+
 class Phases:
     """One progress bar per phase. Nothing is shown if standard error is not a terminal."""
 

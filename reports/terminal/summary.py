@@ -12,6 +12,7 @@ from reports.markdown import duration, plain, sentence
 from reports.names import order_hypotheses
 from reports.pages.experiment_page import scenario
 from reports.pages.standing import marks
+from reports.text_table import make_table
 from reports.words import MEANINGS, VERDICTS
 
 if TYPE_CHECKING:
@@ -122,15 +123,11 @@ def _legend(result: Result) -> str:
 
 
 def _verdicts(result: Result) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("hypothesis", max_width=20)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("in one sentence", ratio=1)
+    table = make_table(("", "hypothesis", "verdict", "in one sentence"))
+    table.columns[1].max_width = 20
+    table.columns[0].no_wrap = table.columns[2].no_wrap = True
     for key in _decided(result):
         hypothesis = result.hypotheses[key]
         verdict = Text(VERDICTS[hypothesis.verdict], style=STYLES[hypothesis.verdict])
