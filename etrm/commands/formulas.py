@@ -76,10 +76,11 @@ def story(
     from etrm.investigation.original_solver import tell
     from reports.pages.original_solver_page import LOSS, PAGE, draw_losses, make_page
     from reports.terminal.console import print_page
+    from reports.terminal.progress import Phases
     from reports.write import write
 
     command = f"etrm symbolic story --steps {steps} --seed {seed} --out {out}"
-    with resumable_work() as phases:
+    with resumable_work(Phases()) as phases:
         launcher = make_launcher("processes", jobs, 1, None)
         told = tell(out, launcher, command=command, progress=phases.update, steps=steps, seed=seed)
     text = make_page(told)
@@ -106,8 +107,9 @@ def report(
     """
     from etrm.config import parse_settings
     from reports.pages.formula_report import write_formula_report
-    from reports.terminal.console import Phases, open_console
+    from reports.terminal.console import open_console
     from reports.terminal.formula_tables import tasks_table
+    from reports.terminal.progress import Phases
 
     allow_code_of(run, allowed=allow_code, settings=settings)
     folder = out or run / "formulas"

@@ -355,9 +355,10 @@ def _bench_listed(base: Config, names: Sequence[str], seeds: int, tier: Tier, jo
     """Investigate known faults, and return the page."""
     from etrm.investigation import fault_benchmark
     from reports.pages.fault_benchmark_page import page
+    from reports.terminal.progress import Phases
 
     chosen = fault_benchmark.cases(base, names, seeds, tier.most_seeds)
-    with resumable_work("") as phases:
+    with resumable_work(Phases("")) as phases:
         return page(fault_benchmark.run(base, chosen, out, workers=jobs, tier=tier, progress=phases.update))
 
 
@@ -371,7 +372,8 @@ def _bench_unlisted(base: Config, tier: Tier | None, limit: float, seeds: range,
         list_cases,
     )
     from reports.pages.unlisted_page import unlisted_page
+    from reports.terminal.progress import Phases
 
     bench = UnlistedBenchmark(base, out, tier or BRIEF, choose(base, "all") if tier else STRUCTURAL, limit)
-    with resumable_work("") as phases:
+    with resumable_work(Phases("")) as phases:
         return unlisted_page(bench.run(list_cases(seeds), workers=jobs, progress=phases.update))

@@ -132,8 +132,9 @@ def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: L
     from etrm.investigation.experiments.registry import run
     from reports.pages.experiments_page import page
     from reports.terminal.console import print_page
+    from reports.terminal.progress import Phases
 
-    with resumable_work() as phases:
+    with resumable_work(Phases()) as phases:
         for experiment in chosen:
             name = f"{experiment.name}, {experiment.what}"
             run([experiment], base, out, seeds, launcher, partial(phases.update, name))

@@ -38,8 +38,9 @@ def train(
     from etrm.training.trainer import Trainer
     from etrm.training.trainer import train as run_training
     from reports.runs.run_summary import summarise_run
-    from reports.terminal.console import TrainBar, open_console
+    from reports.terminal.console import open_console
     from reports.terminal.data_tables import stage_lines
+    from reports.terminal.progress import TrainProgress
 
     allow_code_of(out if resume else None, allowed=allow_code)
     if resume and not (preset or config or settings or inject):
@@ -56,7 +57,7 @@ def train(
         for line in stage_lines(trainer.config.data.curriculum, trainer.episodes.stage_tasks):
             console.print(line, highlight=False)
 
-    with TrainBar(chosen.train.steps, console) as bar:
+    with TrainProgress(chosen.train.steps, console) as bar:
         finished = run_training(chosen, out, resume=resume, on_start=show_stages, on_step=bar.update)
     state = "finished" if finished else f"stopped early; resume with: etrm train --resume --out {out}"
     with suppress(OSError):  # the run may have stopped because its terminal was closed

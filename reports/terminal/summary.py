@@ -18,6 +18,7 @@ from reports.words import MEANINGS, VERDICTS
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
     from etrm.evaluation import Submitted
 
@@ -83,14 +84,17 @@ def submission_line(done: Submitted) -> str:
     return f"{line}, {len(done.placeholders)} with placeholders instead of answers ({each}): {done.listing}"
 
 
-def announcement(hypothesis: HypothesisResult) -> str:
+def announcement(hypothesis: HypothesisResult) -> Text:
     """Return one line on a hypothesis that has just been decided while others are still running."""
+    from rich.text import Text
+
     after = hypothesis.decided_after_s
     when = "" if after is None else f" after {duration(after)}"
     unless = f" (unless {plain(hypothesis.explained_by)} explains it)" if hypothesis.explained_by else ""
-    name = f"{plain(hypothesis.id)} {plain(hypothesis.title)}"
+    name = f"{plain(hypothesis.id)} {plain(hypothesis.title)}: "
     verdict = f"{VERDICTS[hypothesis.verdict]} ({hypothesis.verdict.value})"
-    return f"{name}: {verdict}{unless}{when}. {sentence(plain(hypothesis.sentence))}"
+    found = f"{unless}{when}. {sentence(plain(hypothesis.sentence))}"
+    return Text.assemble((name, "bold"), (verdict, STYLES[hypothesis.verdict]), found)
 
 
 def _cause(result: Result) -> str:
