@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -86,6 +86,20 @@ def evaluate(
             "demonstration pairs instead of tasks, the true output size given, noise."
         ),
     ] = False,
+    search: Annotated[
+        bool,
+        typer.Option(
+            help="Also search the context of each task by its demonstrations' gradient, with frozen weights "
+            "(settings evaluate.search.*)."
+        ),
+    ] = False,
+    adapt: Annotated[
+        Literal["weights", "encoder", "context"] | None,
+        typer.Option(
+            help="Also train this part on the augmented demonstrations of each task, and restore it afterwards "
+            "(settings evaluate.adapt.*)."
+        ),
+    ] = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
     """Score a run on held-out tasks (pass@k), next to baselines that need no learning.
@@ -96,18 +110,22 @@ def evaluate(
     from etrm.config import parse_settings
     from etrm.training.scoring.score_run import score_run
     from reports.terminal.console import open_console
+    from reports.terminal.fitted_lines import fitted_lines
     from reports.terminal.misleading_table import misleading_table
     from reports.terminal.scores_table import scores_table
     from reports.terminal.summary import submission_line
 
     allow_code_of(run, allowed=allow_code, settings=settings)
-    scores = score_run(run, parse_settings(settings or ()), submission, misleading)
+    changes = parse_settings(settings or ())
+    scores = score_run(run, changes, submission, misleading, search=search, adapted=adapt)
     console = open_console()
     console.print(scores_table(str(run), scores))
     console.print(
         f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",
         highlight=False,
     )
+    for line in fitted_lines(scores.fitted):
+        console.print(line, highlight=False)
     if scores.misleading:
         console.print(misleading_table(scores.misleading))
     if scores.submitted:

@@ -166,7 +166,7 @@ def investigate(
             on_verdict(found)
         return found
 
-    reference = compare_recorded(recorded_in, subject) if recorded_in else None
+    reference = compare_recorded(recorded_in, subject, tier.reference_steps) if recorded_in else None
     reference = reference or _compare(investigation, chosen, until_root_cause)
     decided = _decide_all(investigation, chosen, until_root_cause, reference, reached, facts)
     recorded = recorded and accuse(recorded, facts, decided)

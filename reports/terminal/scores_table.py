@@ -24,7 +24,8 @@ def scores_table(run: str, scores: Scores) -> Table:
         f"{evaluated.augmentations} votes per query"
     )
     table = make_table(("answers of", *NUMBERS), right=NUMBERS, title=title)
-    for name, found in {"this run": scores.model, **scores.others}.items():
+    fitted = {fit.words: found.report for fit, found in scores.fitted.items()}
+    for name, found in {"this run": scores.model, **fitted, **scores.others}.items():
         table.add_row(name, *_cells(found))
     return table
 
