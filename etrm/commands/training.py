@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from etrm.commands.apps import TRAIN, app
-from etrm.commands.completion import complete_run
+from etrm.commands.completion import choose_from, complete_run
 from etrm.commands.options import (
     AllowCodeOption,
     ConfigOption,
@@ -68,6 +68,9 @@ def train(
         raise typer.Exit(130)
 
 
+MORE_SCORES = "Other scores"
+
+
 @app.command(rich_help_panel=TRAIN)
 def evaluate(
     run: RunArgument,
@@ -83,21 +86,28 @@ def evaluate(
         bool,
         typer.Option(
             help="Also print scores that overstate the run, for comparison with reports that used them: "
-            "demonstration pairs instead of tasks, the true output size given, noise."
+            "demonstration pairs instead of tasks, the true output size given, noise.",
+            show_default=False,
+            rich_help_panel=MORE_SCORES,
         ),
     ] = False,
     search: Annotated[
         bool,
         typer.Option(
             help="Also search the context of each task by its demonstrations' gradient, with frozen weights "
-            "(settings evaluate.search.*)."
+            "(settings evaluate.search.*).",
+            show_default=False,
+            rich_help_panel=MORE_SCORES,
         ),
     ] = False,
     adapt: Annotated[
         Literal["weights", "encoder", "context"] | None,
         typer.Option(
-            help="Also train this part on the augmented demonstrations of each task, and restore it afterwards "
-            "(settings evaluate.adapt.*)."
+            metavar="PART",
+            help="Also train this part (weights, encoder or context) on the augmented demonstrations of each task, "
+            "and restore it afterwards (settings evaluate.adapt.*).",
+            autocompletion=choose_from("weights", "encoder", "context"),
+            rich_help_panel=MORE_SCORES,
         ),
     ] = None,
     allow_code: AllowCodeOption = False,
