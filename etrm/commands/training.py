@@ -120,6 +120,7 @@ def evaluate(
     from etrm.config import parse_settings
     from etrm.training.scoring.score_run import score_run
     from reports.terminal.console import open_console
+    from reports.terminal.course_lines import course_lines
     from reports.terminal.fitted_lines import fitted_lines
     from reports.terminal.misleading_table import misleading_table
     from reports.terminal.scores_table import scores_table
@@ -134,8 +135,8 @@ def evaluate(
         f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",
         highlight=False,
     )
-    for line in fitted_lines(scores.fitted):
-        console.print(line, highlight=False)
+    for line in (*fitted_lines(scores.fitted), *course_lines(run, scores.config, scores.model)):
+        console.print(line, highlight=False, soft_wrap=True)
     if scores.misleading:
         console.print(misleading_table(scores.misleading))
     if scores.submitted:
