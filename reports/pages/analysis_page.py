@@ -30,6 +30,8 @@ SELECTIONS = {
     "halting": "the highest halting logit of five",
     "any": "any of five (a bound)",
 }
+SCORE = ["right", "95 % interval", "gained", "lost", "tokens right", "change in points"]
+"""The columns of a :class:`NamedScore`."""
 FIGURES = (
     Figure(
         key="steps",
@@ -74,7 +76,8 @@ def analysis_page(run: str, found: RunAnalysis, images: Mapping[str, str]) -> st
             paragraph(
                 f"`{run}`, step {found.step}: {outputs} test outputs of {found.attempts[0].tasks.evaluated} {tasks}. "
                 "Intervals are exact 95 % binomial intervals. *Gained* and *lost* count the answers that only one of "
-                "the two conditions has right."
+                "the two conditions has right; *change* is that of the share of right tokens, paired by answer, with "
+                "its 95 % t interval."
             ),
             section("ACT steps", _tabulate_steps(found), images.get("steps", ""), images.get("change", "")),
             section("Which step is read", _tabulate_named(found.readouts, READOUTS)),
@@ -136,14 +139,22 @@ def _tabulate_steps(found: RunAnalysis) -> str:
 
 
 def _tabulate_named(scores: Sequence[NamedScore], words: Mapping[str, str]) -> str:
-    rows = [
-        [_name(one.code, words), *format_count(one.right), str(one.gained), str(one.lost)] for one in scores
-    ]
-    return table(["condition", "right", "95 % interval", "gained", "lost"], rows, "lrrrr") if rows else ""
+    rows = [[_name(one.code, words), *_format_score(one)] for one in scores]
+    return table(["condition", *SCORE], rows, "lrrrrrr") if rows else ""
+
+
+def _format_score(one: NamedScore) -> list[str]:
+    change = f"{100 * one.change:+.1f}"
+    if one.low is not None and one.high is not None:
+        change += f" [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+    return [*format_count(one.right), str(one.gained), str(one.lost), f"{one.accuracy:.1%}", change]
 
 
 def _name(code: str, words: Mapping[str, str]) -> str:
-    return words.get(code) or f"the first {code.removeprefix('demos-')} demonstrations"
+    count = code.removeprefix("demos-")
+    return words.get(code) or (
+        "the first demonstration alone" if count == "1" else f"the first {count} demonstrations"
+    )
 
 
 def _tabulate_votes(found: RunAnalysis) -> str:
@@ -167,16 +178,11 @@ def _tabulate_noise(scores: Sequence[NamedScore]) -> str:
 
 
 def _read_ablations(found: RunAnalysis) -> str:
-    """What the ablations say; a difference is stated only where the exact intervals do not overlap."""
-    last = found.steps[-1].right
-    unused = []
+    """What the ablations say, by the interval of the change of right tokens."""
+    lines = []
     for one in found.ablations:
         if one.code in ("blank", "swapped"):
-            below = one.right.interval[1] < last.interval[0]
-            name = ABLATIONS[one.code]
-            unused.append(
-                f"With {name}: fewer answers are right, so the model uses it."
-                if below
-                else f"With {name}: no loss beyond chance, so nothing shows that the model uses it."
-            )
-    return bullets(unused)
+            used = one.high is not None and one.high < 0
+            says = "fewer tokens are right, so the model uses it" if used else "no loss beyond chance"
+            lines.append(f"With {ABLATIONS[one.code]}: {says}.")
+    return bullets(lines)

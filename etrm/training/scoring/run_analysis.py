@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from etrm.checkpoints.run_folder import read_config
 from etrm.config import Changes, Config, with_settings
 from etrm.data import DemoPair, Sample, TaskSet, build_evaluation_samples
 from etrm.data.sample import CELLS
-from etrm.evaluation import check_outputs
+from etrm.evaluation import check_outputs, paired_t_interval
 from etrm.evaluation.learning_stage import SolvedCount
 from etrm.evaluation.passk import predict, score
 from etrm.model.act import Carry
@@ -67,12 +68,50 @@ class NamedScore:
         right: the answers that are right.
         gained: the answers that are right only under the condition.
         lost: the answers that are right only without it.
+        accuracy: the mean share of right tokens.
+        change: the mean change of that share.
+        low, high: the ends of the 95 % t interval of the change, paired by answer; None where it is unbounded.
     """
 
     code: str
     right: SolvedCount
     gained: int
     lost: int
+    accuracy: float
+    change: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How right B answers are: (B,) bool, all tokens, and (B,) shares of tokens."""
+
+    exact: npt.NDArray[np.bool_]
+    accuracy: npt.NDArray[np.floating]
+
+    @classmethod
+    def read(cls, trace: StepTrace, steps: npt.NDArray[np.integer] | int = -1) -> Outcome:
+        """Read the answers after a step, one for all or one for each answer (B,); 0 is the first."""
+        place = np.broadcast_to(steps, len(trace.samples)), np.arange(len(trace.samples))
+        return cls(trace.exact()[place], trace.accuracy()[place])
+
+    @classmethod
+    def choose(cls, outcomes: Sequence[Outcome], chosen: npt.NDArray[np.integer]) -> Outcome:
+        """Take each answer (B,) from one of several outcomes."""
+        rows = np.arange(len(chosen))
+        return cls(
+            np.stack([one.exact for one in outcomes])[chosen, rows],
+            np.stack([one.accuracy for one in outcomes])[chosen, rows],
+        )
+
+    @classmethod
+    def best(cls, outcomes: Sequence[Outcome]) -> Outcome:
+        """Take the best of several outcomes for each answer: a bound, for it reads the true outputs."""
+        return cls(
+            np.logical_or.reduce([one.exact for one in outcomes]),
+            np.stack([one.accuracy for one in outcomes]).max(0),
+        )
 
 
 @dataclass(frozen=True)
@@ -204,36 +243,41 @@ def compare_readouts(trace: StepTrace) -> Iterator[NamedScore]:
     """Return the score of each way to choose the step that is read, against the last step.
 
     The best fixed step of one half of the answers is scored on the other half, so that choosing it is not rewarded.
-    ``any`` is right where any step is: a bound, and no way to answer.
+    ``any`` takes the best step of each answer: a bound, and no way to answer.
     """
-    exact = trace.exact()
-    rows = np.arange(exact.shape[1])
+    last = Outcome.read(trace)
     found = {
-        "last": exact[-1],
-        "best-fixed": _read_best_fixed(exact),
-        "halting": exact[trace.halting_step(), rows],
-        "any": exact.any(0),
+        "last": last,
+        "best-fixed": Outcome.read(trace, _choose_fixed_steps(trace.exact())),
+        "halting": Outcome.read(trace, trace.halting_step()),
+        "any": Outcome.best([Outcome.read(trace, step) for step in range(trace.steps)]),
     }
-    for code, right in found.items():
-        yield compare(code, right, exact[-1])
+    for code, outcome in found.items():
+        yield compare(code, outcome, last)
 
 
-def _read_best_fixed(exact: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    right = exact[-1].copy()
-    if exact.shape[1] > 1:
+def _choose_fixed_steps(exact: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return for each answer (B,) the step at which most answers of the other half are right; the first of several."""
+    steps, count = exact.shape
+    chosen = np.full(count, steps - 1)
+    if count > 1:
         for half in (0, 1):
-            best = int(exact[:, 1 - half :: 2].sum(1).argmax())
-            right[half::2] = exact[best, half::2]
-    return right
+            chosen[half::2] = exact[:, 1 - half :: 2].sum(1).argmax()
+    return chosen
 
 
-def compare(code: str, right: npt.NDArray[np.bool_], before: npt.NDArray[np.bool_]) -> NamedScore:
-    """Return the score of a condition against that of the unchanged model, both (B,) bool."""
+def compare(code: str, found: Outcome, before: Outcome) -> NamedScore:
+    """Return the score of a condition against that of the unchanged model, for the same B answers."""
+    change = paired_t_interval((found.accuracy - before.accuracy).tolist(), 0.95)
     return NamedScore(
-        code,
-        SolvedCount(int(right.sum()), len(right)),
-        int((right & ~before).sum()),
-        int((before & ~right).sum()),
+        code=code,
+        right=SolvedCount(int(found.exact.sum()), len(found.exact)),
+        gained=int((found.exact & ~before.exact).sum()),
+        lost=int((before.exact & ~found.exact).sum()),
+        accuracy=float(found.accuracy.mean()),
+        change=change.mean,
+        low=change.low if math.isfinite(change.low) else None,
+        high=change.high if math.isfinite(change.high) else None,
     )
 
 
@@ -269,15 +313,15 @@ def score_ablations(
     row of the table, of the next task; ``reordered``: the demonstrations in reverse; ``re-paired``: each input with the
     output of the next demonstration; ``demos-N``: only the first N demonstrations.
     """
-    before = trace.exact()[-1]
+    before = Outcome.read(trace)
     size = config.evaluate.batch_size
     mean = compute_typical_contexts(model, config, trained).mean(0)
     policies = {"blank": fix_context(torch.zeros_like(mean)), "mean": fix_context(mean)}
     for code, policy in policies.items():
         found = trace_steps(model, samples, size, policy=policy)
-        yield compare(code, found.exact()[-1], before)
+        yield compare(code, Outcome.read(found), before)
     for code, changed in _change_identity(model, samples):
-        yield compare(code, trace_steps(model, changed, size).exact()[-1], before)
+        yield compare(code, Outcome.read(trace_steps(model, changed, size)), before)
 
 
 def fix_context(context: Tensor) -> ContextPolicy:
@@ -327,23 +371,22 @@ def score_noise(
     ``halting`` takes the answer with the highest halting logit; ``agreement`` the commonest answer, the first of
     several; ``any`` is right where any noisy answer is, a bound.
     """
-    before = trace.exact()[-1]
+    before = Outcome.read(trace)
     if trace.steps == 1:
         return
     for noise in NOISES:
         runs = [
             trace_steps(model, samples, size, noise=noise, seed=seed + run + 1) for run in range(NOISY_RUNS)
         ]
-        exact = np.stack([run.exact()[-1] for run in runs])
-        rows = np.arange(exact.shape[1])
+        outcomes = [Outcome.read(run) for run in runs]
         found = {
-            "single": exact[0],
-            "agreement": exact[choose_commonest([run.tokens[-1] for run in runs]), rows],
-            "halting": exact[np.stack([run.q_halt[-1] for run in runs]).argmax(0), rows],
-            "any": exact.any(0),
+            "single": outcomes[0],
+            "agreement": Outcome.choose(outcomes, choose_commonest([run.tokens[-1] for run in runs])),
+            "halting": Outcome.choose(outcomes, np.stack([run.q_halt[-1] for run in runs]).argmax(0)),
+            "any": Outcome.best(outcomes),
         }
-        for code, right in found.items():
-            yield compare(f"{noise:g}:{code}", right, before)
+        for code, outcome in found.items():
+            yield compare(f"{noise:g}:{code}", outcome, before)
 
 
 def choose_commonest(answers: Sequence[Sequence[npt.NDArray[np.integer]]]) -> npt.NDArray[np.int64]:

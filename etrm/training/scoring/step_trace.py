@@ -51,6 +51,12 @@ class StepTrace:
             [[is_right(s, t) for s, t in zip(self.samples, row, strict=True)] for row in self.tokens]
         )
 
+    def accuracy(self) -> npt.NDArray[np.floating]:
+        """Return (T, B), the share of right tokens among the scored ones of each answer; 0 where none is scored."""
+        return np.array(
+            [[share_right(s, t) for s, t in zip(self.samples, row, strict=True)] for row in self.tokens]
+        )
+
     def changed(self) -> npt.NDArray[np.floating]:
         """Return (T, B), the share of tokens that differ from the step before; that of the query input at first."""
         before: Sequence[Tokens] = [sample.tokens for sample in self.samples]
@@ -70,6 +76,12 @@ def is_right(sample: Sample, tokens: Tokens) -> bool:
     """Whether an answer has all scored tokens of a known output that fits into the region."""
     scored = sample.labels != IGNORE
     return bool(sample.in_region and scored.any() and (tokens == sample.labels)[scored].all())
+
+
+def share_right(sample: Sample, tokens: Tokens) -> float:
+    """The share of right tokens among the scored ones; 0 where none is scored."""
+    scored = sample.labels != IGNORE
+    return float((tokens == sample.labels)[scored].mean()) if scored.any() else 0.0
 
 
 @torch.no_grad()

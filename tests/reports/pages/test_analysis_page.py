@@ -19,16 +19,20 @@ def count(solved: int) -> SolvedCount:
     return SolvedCount(solved, 40)
 
 
-def analysis(steps: int = 2, moved: float = 0.25, swapped: int = 1) -> RunAnalysis:
+def named(code: str, solved: int, high: float | None = None) -> NamedScore:
+    return NamedScore(code, count(solved), 3, 4, 0.5, -0.125, None if high is None else -0.25, high)
+
+
+def analysis(steps: int = 2, moved: float = 0.25, high: float | None = -0.01) -> RunAnalysis:
     return RunAnalysis(
         step=7,
         seen=False,
         steps=tuple(StepScore(i + 1, count(30), 0.125, moved, 0.5) for i in range(steps)),
-        readouts=(NamedScore("halting", count(31), 2, 1),),
+        readouts=(named("halting", 31),),
         votes=(VoteScore(1, count(20), count(25)), VoteScore(2, count(21), count(26))),
         attempts=(AttemptScore(1, count(33), count(21)),),
-        ablations=(NamedScore("swapped", count(swapped), 0, 29), NamedScore("demos-2", count(12), 1, 19)),
-        noise=(NamedScore("0.3:agreement", count(29), 3, 4),) if steps > 1 else (),
+        ablations=(named("swapped", 1, high), named("demos-2", 12)),
+        noise=(named("0.3:agreement", 29),) if steps > 1 else (),
     )
 
 
@@ -49,11 +53,13 @@ def test_the_page_has_every_table_and_its_numbers() -> None:
     assert "the commonest of five" in text
 
 
-@pytest.mark.parametrize(("swapped", "used"), [(1, True), (29, False)])
-def test_a_context_is_called_used_only_beyond_the_intervals(swapped: int, used: bool) -> None:
-    text = analysis_page("runs/x", analysis(swapped=swapped), {})
+@pytest.mark.parametrize(("high", "used"), [(-0.01, True), (0.01, False), (None, False)])
+def test_a_context_is_called_used_only_where_the_interval_is_below_zero(
+    high: float | None, used: bool
+) -> None:
+    text = analysis_page("runs/x", analysis(high=high), {})
     assert ("so the model uses it" in text) is used
-    assert ("nothing shows" in text) is not used
+    assert ("no loss beyond chance" in text) is not used
 
 
 def test_a_model_of_one_step_without_a_latent_state() -> None:

@@ -13,7 +13,7 @@ from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import make_batch, make_predictor
 from etrm.training.scoring.run_analysis import fix_context
-from etrm.training.scoring.step_trace import is_right, trace_steps
+from etrm.training.scoring.step_trace import is_right, share_right, trace_steps
 
 Smoke = Callable[..., Config]
 
@@ -80,6 +80,8 @@ def test_right_is_every_scored_token_in_the_region(samples: list[Sample]) -> Non
     wrong = right.copy()
     wrong[np.flatnonzero(sample.labels >= 0)[0]] += 1
     assert not is_right(sample, wrong)
+    count = int((sample.labels >= 0).sum())
+    assert share_right(sample, wrong) == pytest.approx((count - 1) / count)
 
 
 def test_noise_acts_after_the_first_step_and_is_that_of_its_seed(
