@@ -84,20 +84,20 @@ class NamedScore:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MeasuredAnswers:
     """How right B answers are: (B,) bool, all tokens, and (B,) shares of tokens."""
 
     exact: npt.NDArray[np.bool_]
     accuracy: npt.NDArray[np.floating]
 
     @classmethod
-    def read(cls, trace: StepTrace, steps: npt.NDArray[np.integer] | int = -1) -> Outcome:
+    def read(cls, trace: StepTrace, steps: npt.NDArray[np.integer] | int = -1) -> MeasuredAnswers:
         """Read the answers after a step, one for all or one for each answer (B,); 0 is the first."""
         place = np.broadcast_to(steps, len(trace.samples)), np.arange(len(trace.samples))
         return cls(trace.exact()[place], trace.accuracy()[place])
 
     @classmethod
-    def choose(cls, outcomes: Sequence[Outcome], chosen: npt.NDArray[np.integer]) -> Outcome:
+    def choose(cls, outcomes: Sequence[MeasuredAnswers], chosen: npt.NDArray[np.integer]) -> MeasuredAnswers:
         """Take each answer (B,) from one of several outcomes."""
         rows = np.arange(len(chosen))
         return cls(
@@ -106,7 +106,7 @@ class Outcome:
         )
 
     @classmethod
-    def best(cls, outcomes: Sequence[Outcome]) -> Outcome:
+    def best(cls, outcomes: Sequence[MeasuredAnswers]) -> MeasuredAnswers:
         """Take the best of several outcomes for each answer: a bound, for it reads the true outputs."""
         return cls(
             np.logical_or.reduce([one.exact for one in outcomes]),
@@ -245,12 +245,12 @@ def compare_readouts(trace: StepTrace) -> Iterator[NamedScore]:
     The best fixed step of one half of the answers is scored on the other half, so that choosing it is not rewarded.
     ``any`` takes the best step of each answer: a bound, and no way to answer.
     """
-    last = Outcome.read(trace)
+    last = MeasuredAnswers.read(trace)
     found = {
         "last": last,
-        "best-fixed": Outcome.read(trace, _choose_fixed_steps(trace.exact())),
-        "halting": Outcome.read(trace, trace.halting_step()),
-        "any": Outcome.best([Outcome.read(trace, step) for step in range(trace.steps)]),
+        "best-fixed": MeasuredAnswers.read(trace, _choose_fixed_steps(trace.exact())),
+        "halting": MeasuredAnswers.read(trace, trace.halting_step()),
+        "any": MeasuredAnswers.best([MeasuredAnswers.read(trace, step) for step in range(trace.steps)]),
     }
     for code, outcome in found.items():
         yield compare(code, outcome, last)
@@ -266,7 +266,7 @@ def _choose_fixed_steps(exact: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     return chosen
 
 
-def compare(code: str, found: Outcome, before: Outcome) -> NamedScore:
+def compare(code: str, found: MeasuredAnswers, before: MeasuredAnswers) -> NamedScore:
     """Return the score of a condition against that of the unchanged model, for the same B answers."""
     change = paired_t_interval((found.accuracy - before.accuracy).tolist(), 0.95)
     return NamedScore(
@@ -313,15 +313,15 @@ def score_ablations(
     row of the table, of the next task; ``reordered``: the demonstrations in reverse; ``re-paired``: each input with the
     output of the next demonstration; ``demos-N``: only the first N demonstrations.
     """
-    before = Outcome.read(trace)
+    before = MeasuredAnswers.read(trace)
     size = config.evaluate.batch_size
     mean = compute_typical_contexts(model, config, trained).mean(0)
     policies = {"blank": fix_context(torch.zeros_like(mean)), "mean": fix_context(mean)}
     for code, policy in policies.items():
         found = trace_steps(model, samples, size, policy=policy)
-        yield compare(code, Outcome.read(found), before)
+        yield compare(code, MeasuredAnswers.read(found), before)
     for code, changed in _change_identity(model, samples):
-        yield compare(code, Outcome.read(trace_steps(model, changed, size)), before)
+        yield compare(code, MeasuredAnswers.read(trace_steps(model, changed, size)), before)
 
 
 def fix_context(context: Tensor) -> ContextPolicy:
@@ -371,19 +371,19 @@ def score_noise(
     ``halting`` takes the answer with the highest halting logit; ``agreement`` the commonest answer, the first of
     several; ``any`` is right where any noisy answer is, a bound.
     """
-    before = Outcome.read(trace)
+    before = MeasuredAnswers.read(trace)
     if trace.steps == 1:
         return
     for noise in NOISES:
         runs = [
             trace_steps(model, samples, size, noise=noise, seed=seed + run + 1) for run in range(NOISY_RUNS)
         ]
-        outcomes = [Outcome.read(run) for run in runs]
+        outcomes = [MeasuredAnswers.read(run) for run in runs]
         found = {
             "single": outcomes[0],
-            "agreement": Outcome.choose(outcomes, choose_commonest([run.tokens[-1] for run in runs])),
-            "halting": Outcome.choose(outcomes, np.stack([run.q_halt[-1] for run in runs]).argmax(0)),
-            "any": Outcome.best(outcomes),
+            "agreement": MeasuredAnswers.choose(outcomes, choose_commonest([run.tokens[-1] for run in runs])),
+            "halting": MeasuredAnswers.choose(outcomes, np.stack([run.q_halt[-1] for run in runs]).argmax(0)),
+            "any": MeasuredAnswers.best(outcomes),
         }
         for code, outcome in found.items():
             yield compare(f"{noise:g}:{code}", outcome, before)

@@ -14,7 +14,7 @@ from etrm.evaluation import Prediction
 from etrm.evaluation.learning_stage import SolvedCount
 from etrm.training.scoring.run_analysis import (
     NOISES,
-    Outcome,
+    MeasuredAnswers,
     analyse_run,
     choose_commonest,
     compare,
@@ -78,24 +78,24 @@ def test_the_best_step_is_chosen_on_the_other_half(asked: TaskSet, smoke: Smoke)
 
 
 def test_a_condition_counts_what_it_gains_and_loses() -> None:
-    now = Outcome(np.array([1, 1, 0, 0], bool), np.array([1, 1, 0.5, 0.25]))
-    before = Outcome(np.array([1, 0, 1, 0], bool), np.array([1, 0.5, 1, 0.25]))
+    now = MeasuredAnswers(np.array([1, 1, 0, 0], bool), np.array([1, 1, 0.5, 0.25]))
+    before = MeasuredAnswers(np.array([1, 0, 1, 0], bool), np.array([1, 0.5, 1, 0.25]))
     found = compare("x", now, before)
     assert (found.right, found.gained, found.lost) == (SolvedCount(2, 4), 1, 1)
     assert (found.accuracy, found.change) == (0.6875, 0)
     # t of 3 degrees of freedom at .975 is 3.1824; the differences 0, .5, -.5, 0 have the deviation .40825.
     assert found.high == pytest.approx(3.1824 * 0.40825 / 2, rel=1e-3)
     assert found.low == pytest.approx(-found.high)
-    single = compare("x", *(Outcome(one.exact[:1], one.accuracy[:1]) for one in (now, before)))
+    single = compare("x", *(MeasuredAnswers(one.exact[:1], one.accuracy[:1]) for one in (now, before)))
     assert (single.low, single.high) == (None, None)
 
 
 def test_outcomes_are_chosen_by_answer() -> None:
-    one = Outcome(np.array([1, 0], bool), np.array([1, 0.25]))
-    two = Outcome(np.array([0, 0], bool), np.array([0.5, 0.75]))
-    chosen = Outcome.choose([one, two], np.array([0, 1]))
+    one = MeasuredAnswers(np.array([1, 0], bool), np.array([1, 0.25]))
+    two = MeasuredAnswers(np.array([0, 0], bool), np.array([0.5, 0.75]))
+    chosen = MeasuredAnswers.choose([one, two], np.array([0, 1]))
     assert (chosen.exact.tolist(), chosen.accuracy.tolist()) == ([True, False], [1, 0.75])
-    best = Outcome.best([one, two])
+    best = MeasuredAnswers.best([one, two])
     assert (best.exact.tolist(), best.accuracy.tolist()) == ([True, False], [1, 0.75])
 
 
