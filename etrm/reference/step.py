@@ -245,9 +245,10 @@ class _Comparison:
         numbers = list(range(len(batch.inputs)))[chosen]
         first = recorded.rows.start or 0
         found = self._context(recorded, numbers)
-        yield from self._forward(
-            PipelineStage.CONTEXT, "context", core.context[chosen], found.context, None, first
-        )
+        if not self.train.inner_steps:  # which move it: then only what follows from the moved one is compared
+            yield from self._forward(
+                PipelineStage.CONTEXT, "context", core.context[chosen], found.context, None, first
+            )
         if found.kl is not None and recorded.kl is not None:
             yield from self._forward(PipelineStage.CONTEXT, "kl", recorded.kl[chosen], found.kl, None, first)
         # The value of the real step with the derivative of the reference.

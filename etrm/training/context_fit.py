@@ -17,6 +17,7 @@ from torch import Tensor
 from etrm.batch import Batch
 from etrm.data import Sample, collate
 from etrm.device import to_device
+from etrm.errors import ConfigError
 from etrm.model.variant import Variant
 from etrm.training.loss import act_loss
 
@@ -108,6 +109,26 @@ def measure_demos(
     return torch.stack(losses).mean(0), found.exact
 
 
+class ContextAdam:
+    """Adam on contexts (R, P, D), each independent of the others; the same numbers as torch's."""
+
+    def __init__(self, context: Tensor) -> None:
+        self.first, self.second, self.taken = torch.zeros_like(context), torch.zeros_like(context), 0
+
+    def step(self, context: Tensor, gradient: Tensor, rate: float) -> Tensor:
+        """Return the contexts after one step."""
+        self.taken += 1
+        self.first = BETA * self.first + (1 - BETA) * gradient
+        self.second = BETA * self.second + (1 - BETA) * gradient.square()
+        correction = 1 - BETA**self.taken
+        spread = (self.second / correction).sqrt() + EPSILON
+        return context - rate * (self.first / correction) / spread
+
+    def select(self, contexts: Tensor) -> None:
+        """Keep some of the contexts, (n,) int64."""
+        self.first, self.second = self.first[contexts], self.second[contexts]
+
+
 def fit_contexts(
     model: Variant,
     start: Tensor,
@@ -140,7 +161,7 @@ def fit_contexts(
 
 
 class _Search:
-    """R searches, of which ``running`` (n,) are not finished; Adam's moments are those of the running ones."""
+    """R searches, of which ``running`` (n,) are not finished; ``current`` and Adam are those of the running ones."""
 
     def __init__(self, model: Variant, context: Tensor, demos: PosedDemos, kind: str) -> None:
         self.model, self.kind, self.all_demos, self.demos = model, kind, demos, demos
@@ -150,8 +171,7 @@ class _Search:
         self.best, self.current = context.clone(), context
         self.best_loss = torch.full((count,), float("inf"), dtype=torch.float64, device=device)
         self.steps = torch.zeros(count, dtype=torch.long, device=device)
-        self.taken = 0
-        self.first, self.second = torch.zeros_like(context), torch.zeros_like(context)
+        self.adam = ContextAdam(context)
         self.watches = _sums(demos.held_out, demos.owner, count) > 0
 
     def look(self) -> None:
@@ -176,24 +196,18 @@ class _Search:
         losses, _ = measure_demos(self.model, context, self.demos, self.kind, self.act_steps)
         (gradient,) = torch.autograd.grad((losses * ~self.demos.held_out).sum(), [context])
         loss = self._keep(losses)
-        self.taken += 1
-        with torch.no_grad():
-            self.first = BETA * self.first + (1 - BETA) * gradient
-            self.second = BETA * self.second + (1 - BETA) * gradient.square()
-            correction = 1 - BETA**self.taken
-            spread = (self.second / correction).sqrt() + EPSILON
-            self.current = context.detach() - rate * (self.first / correction) / spread
+        self.current = self.adam.step(context.detach(), gradient, rate)
         if stop_loss and bool((done := loss < stop_loss).any()):
             self._finish(done)
-        self.steps[self.running] = self.taken
+        self.steps[self.running] = self.adam.taken
 
     def _finish(self, done: Tensor) -> None:
         left = (~done).nonzero().squeeze(1)
         self.running = self.running[left]
         if not len(left):
             return
-        self.demos = self.demos.select(left)
-        self.current, self.first, self.second = (x[left] for x in (self.current, self.first, self.second))
+        self.demos, self.current = self.demos.select(left), self.current[left]
+        self.adam.select(left)
 
     def result(self) -> FittedContexts:
         """Answer all demonstrations from the kept contexts."""
@@ -205,6 +219,22 @@ class _Search:
             for chosen in (~demos.held_out, demos.held_out)
         ]
         return FittedContexts(self.best, self.best_loss, self.steps, *shares)
+
+
+def check_searchable(model: Variant) -> None:
+    """Refuse a model whose context is no free vector.
+
+    Raises:
+        ConfigError: it is the symbolic solver, or a variant from outside that does not implement ``step``.
+    """
+    if not model.config.recursive or type(model).step is Variant.step:
+        raise ConfigError(
+            "search.no-free-context",
+            "a gradient can only move a context that the decoder reads as free vectors",
+            got=f"model.variant {model.config.variant!r}",
+            allowed="trm, etrm, etrm_cached, etrm_fct, or a variant from outside that implements step",
+            next_step="evaluate without --search; train with --set train.inner_steps=0",
+        )
 
 
 def _sums(values: Tensor, owner: Tensor, count: int) -> Tensor:

@@ -15,12 +15,11 @@ from etrm.batch import Batch
 from etrm.config import Config
 from etrm.data import Sample, TaskSet, build_evaluation_samples, pose_demonstrations
 from etrm.device import to_device, to_host
-from etrm.errors import ConfigError
 from etrm.evaluation import Prediction
 from etrm.model.act import Carry
 from etrm.model.solve import solve
 from etrm.model.variant import Given, Variant
-from etrm.training.context_fit import FittedContexts, PosedDemos, fit_contexts
+from etrm.training.context_fit import FittedContexts, PosedDemos, check_searchable, fit_contexts
 from etrm.training.scoring.predictor import make_batch
 
 TYPICAL = 64
@@ -149,22 +148,6 @@ class ContextSearch:
             ]
         )
         return first + scale * to_device(noise, first.device)
-
-
-def check_searchable(model: Variant) -> None:
-    """Refuse a model whose context is no free vector.
-
-    Raises:
-        ConfigError: it is the symbolic solver, or a variant from outside that does not implement ``step``.
-    """
-    if not model.config.recursive or type(model).step is Variant.step:
-        raise ConfigError(
-            "search.no-free-context",
-            "a context can only be searched in a model whose decoder reads it as free vectors",
-            got=f"model.variant {model.config.variant!r}",
-            allowed="trm, etrm, etrm_cached, etrm_fct, or a variant from outside that implements step",
-            next_step="evaluate without --search",
-        )
 
 
 @torch.no_grad()

@@ -123,7 +123,7 @@ def _score_search(
 def _summarise(
     asked: TaskSet, answers: Sequence[SearchedAnswer], seconds: float, unadapted: int = 0
 ) -> FittedScores:
-    predictions = [answer.prediction for answer in answers]
+    predictions = choose_votes(answers)
     held_out = [answer.held_out for answer in answers if not math.isnan(answer.held_out)]
     return FittedScores(
         report=_score_all(asked, predictions),
@@ -133,6 +133,18 @@ def _summarise(
         steps=fmean(answer.steps for answer in answers),
         unadapted=unadapted,
     )
+
+
+def choose_votes(answers: Sequence[SearchedAnswer]) -> list[Prediction]:
+    """Return the votes: of the searches of a sample those that answer most of its fitted demonstrations.
+
+    A search that fails on what it was fitted to is a poor witness of the rule.
+    """
+    most: dict[int, float] = {}
+    for answer in answers:
+        key = id(answer.prediction.sample)
+        most[key] = max(most.get(key, 0.0), answer.fitted)
+    return [a.prediction for a in answers if a.fitted == most[id(a.prediction.sample)]]
 
 
 def _score_all(asked: TaskSet, predictions: Sequence[Prediction]) -> EvaluationReport:
