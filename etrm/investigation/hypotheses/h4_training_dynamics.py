@@ -85,7 +85,9 @@ CATCHING_UP = Metric(
     Direction.LOWER,
 )
 USE = Metric(
-    "h4.use-of-contexts", "loss with mismatched demonstrations minus loss, after three times the steps"
+    "h4.use-of-contexts",
+    "loss with mismatched demonstrations minus loss, after three times the steps",
+    Direction.HIGHER,
 )
 SETTINGS = Metric("h4.settings-that-differ", "settings that differ from the checkpoint's")
 
