@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from etrm.config import NO_CURRICULUM, Config, scale_curriculum, with_settings
+from etrm.config import NO_CURRICULUM, NO_STREAM, Config, scale_curriculum, with_settings
 from etrm.config.tree import Changes
 from etrm.data import choose_training_tasks
 from etrm.investigation.comparison.interventions import as_texts, with_interventions
@@ -191,6 +191,7 @@ def few_tasks(subject: Config, steps: int) -> Config:
         "augmentations": 1,
         "translate": 0,
         **NO_CURRICULUM,
+        **NO_STREAM,
     }
     batches = math.ceil(steps * max(1, BATCH / subject.train.batch_size))
     return with_steps(with_settings(subject, data=data), batches)
