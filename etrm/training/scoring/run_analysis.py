@@ -164,7 +164,7 @@ class RunAnalysis:
 def analyse_run(
     folder: Path, settings: Changes, progress: Callable[[str], None] = lambda part: None
 ) -> RunAnalysis:
-    """Analyse the newest checkpoint of a run folder on its held-out tasks; of a TRM on tasks that it was trained on.
+    """Analyse a run on its held-out tasks; a TRM on tasks that it was trained on. ``evaluate`` chooses the checkpoint.
 
     Args:
         folder: the run folder.
@@ -174,9 +174,8 @@ def analyse_run(
     Raises:
         EtrmError: there is no run, no whole checkpoint, or no such tasks.
     """
-    model, config, trained, step = load_model(
-        folder, with_settings(read_config(folder), **settings).evaluate.weights
-    )
+    chosen = with_settings(read_config(folder), **settings).evaluate
+    model, config, trained, step = load_model(folder, chosen.weights, which=chosen.checkpoint)
     config = with_settings(config, **settings)
     seen = model.encoder is None
     asked = (
