@@ -30,7 +30,7 @@ class StepTrace:
 
     Attributes:
         samples: the samples.
-        tokens: for each step the (S,) tokens of each sample's answer.
+        tokens: the (S,) tokens of the answers, by step and sample.
         q_halt: (T, B) halting logits.
         moved: (T, B) norm of the change of the latent state z_H of existing tokens, divided by its norm before.
     """
