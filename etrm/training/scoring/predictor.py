@@ -13,8 +13,7 @@ from etrm.batch import Batch
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config
 from etrm.config import Config
-from etrm.data import Sample, TaskSet, collate
-from etrm.data.episodes import Episodes
+from etrm.data import Sample, TaskSet, collate, open_episodes
 from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, Predictor
@@ -22,6 +21,9 @@ from etrm.model.solve import solve
 from etrm.model.variant import StepOutput, Variant, with_noise
 from etrm.training.faults import build_recipe
 from etrm.training.loss import act_loss
+
+BEST = "best"
+"""The subfolder of a run folder with its best checkpoint."""
 
 
 def make_predictor(model: Variant, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
@@ -61,7 +63,10 @@ def solve_samples(
 
 
 def load_model(
-    folder: Path, weights: Literal["ema", "raw"], place: int = -1
+    folder: Path,
+    weights: Literal["ema", "raw"],
+    place: int = -1,
+    which: Literal["newest", "best"] = "newest",
 ) -> tuple[Variant, Config, TaskSet, int]:
     """Load a checkpoint of a run folder as a model in evaluation mode.
 
@@ -69,6 +74,7 @@ def load_model(
         folder: the run folder.
         weights: the kind of weights.
         place: the index among the kept checkpoints, oldest first; the newest by default.
+        which: the kind of checkpoint: the kept ones, or the best one of the run's own evaluations.
 
     Returns:
         model, config, the tasks it was trained on, and the step of the checkpoint.
@@ -77,7 +83,14 @@ def load_model(
         RunFolderError, CheckpointError: there is no run, or no whole checkpoint.
     """
     config = read_config(folder)
-    found = checkpoints.list_saved(folder / "checkpoints")
+    found = checkpoints.list_saved(folder / (BEST if which == "best" else "checkpoints"))
+    if not found and which == "best":
+        raise CheckpointError(
+            "checkpoint.no-best",
+            f"{folder} has no best checkpoint, because the run was not evaluated while it trained",
+            got=f"evaluate.every {config.evaluate.every}",
+            next_step=f"etrm evaluate {folder} --set evaluate.checkpoint=newest",
+        )
     if not found:
         raise CheckpointError(
             "checkpoint.absent",
@@ -88,7 +101,7 @@ def load_model(
     recipe = build_recipe(config)
     config = recipe.configure(config)
     tasks = recipe.tasks(config)
-    episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
+    episodes = open_episodes(tasks, config.data, config.model.variant, config.train.seed)
     model = recipe.build_model(config, episodes)
     recipe.load_weights(model, checkpoint, weights)
     model.anneal(checkpoint.step / config.train.steps)
