@@ -152,7 +152,7 @@ def measure_feeding(conditions: Conditions) -> BenchmarkSection:
     )
     setting = (
         "Steps of a whole trainer with fresh augmentations, without the monitor, ARC-AGI-1 training tasks or invented "
-        "rules; workers are started and have drawn ahead before the clock runs. Waiting is the share of the time between "
-        "asking for samples and having them: drawing them where there are no workers."
+        "rules; workers are started and have drawn ahead before the clock runs. Waiting is the share of the time "
+        "between asking for samples and having them: drawing them where there are no workers."
     )
     return BenchmarkSection((Table(header, tuple(rows)),), (setting,))
