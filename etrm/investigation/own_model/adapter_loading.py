@@ -46,7 +46,7 @@ class ModelFactory:
     Attributes:
         make: the user's function.
         name: its name in errors and reports.
-        changes: what is changed after it is built, such as an injected fault.
+        changes: changes after it is built, such as an injected fault.
         loads: whether the pretrained part is loaded.
     """
 

@@ -103,7 +103,10 @@ def mix_rows(subject: ModelUnderTest) -> ModelUnderTest:
 def freeze_part(subject: ModelUnderTest) -> ModelUnderTest:
     """A part that should train takes no gradient."""
     part = name_trained_part(subject)
-    subject.model.get_submodule(part).requires_grad_(False)
+    trained = [p for p in subject.model.parameters() if p.requires_grad]
+    chosen = [p for p in subject.model.get_submodule(part).parameters() if p.requires_grad]
+    for parameter in chosen[: len(trained) - 1]:  # an optimiser needs a tensor to train
+        parameter.requires_grad_(False)
     return subject
 
 

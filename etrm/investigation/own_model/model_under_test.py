@@ -19,8 +19,8 @@ StepLoss = Tensor | tuple[Tensor, Mapping[str, Any]]
 
 
 def make_default_optimizer(model: nn.Module) -> Optimizer:
-    """AdamW at rate 1e-3 on the parameters that take a gradient."""
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
+    """AdamW at rate 1e-3 on all parameters; those that take no gradient are left alone."""
+    return torch.optim.AdamW(model.parameters(), 1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)

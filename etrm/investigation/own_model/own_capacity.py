@@ -48,7 +48,7 @@ FIT = Metric("own.fitted-share", "share of the first loss that the unchanged run
 SEARCH = Metric("own.search-gap", "share of the loss that a search for a better context removes")
 
 
-class CapacityReason(StrEnum):
+class FreeContextReason(StrEnum):
     """What the free contexts show."""
 
     FREE_GAINS = "own.free-context-gains"
@@ -142,7 +142,7 @@ def _judge(comparison: TreatmentComparison) -> Judgement:
     best = comparison.best
     mean = sum(best.effects) / len(best.effects)
     shown = f" [{best.interval.low:.2f}, {best.interval.high:.2f}]" if best.interval else ""
-    code = CapacityReason.FREE_GAINS if comparison.gained else CapacityReason.CONTEXT_SUFFICES
+    code = FreeContextReason.FREE_GAINS if comparison.gained else FreeContextReason.CONTEXT_SUFFICES
     words = f"Free contexts for each row gain {mean:.2f}{shown} of the reduction of the loss"
     return Judgement(
         comparison.verdict, (code,), f"{words} ({format_seeds(len(best.effects))}).", comparison.candidate
@@ -158,7 +158,7 @@ def _decide(
     if not positive.behaved:
         words = "The rows of a few batches are learnt about as well with one context for all, so that they say nothing"
         return Judgement(
-            Verdict.INCONCLUSIVE, (CapacityReason.NOT_NEEDED,), f"{words} about the context module."
+            Verdict.INCONCLUSIVE, (FreeContextReason.NOT_NEEDED,), f"{words} about the context module."
         )
     return _judge(ceiling)
 

@@ -27,7 +27,7 @@ LOWERED = TrainingChange("rate-lowered", "every learning rate times 0.001", rate
 GAIN = Metric("own.dynamics-loss", "training loss: {item}", Direction.LOWER)
 
 
-class DynamicsReason(StrEnum):
+class TrainingChangeReason(StrEnum):
     """What the changes of the training show."""
 
     CHANGE_GAINS = "own.change-gains"
@@ -134,7 +134,7 @@ def judge_changes(comparison: TreatmentComparison, controls: Sequence[ControlOut
     interval = best.interval
     shown = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
     mean = sum(best.effects) / len(best.effects)
-    code = DynamicsReason.CHANGE_GAINS if comparison.gained else DynamicsReason.NO_CHANGE_GAINS
+    code = TrainingChangeReason.CHANGE_GAINS if comparison.gained else TrainingChangeReason.NO_CHANGE_GAINS
     what = f"{best.words} gains {mean:.2f}{shown} of the reduction of the loss"
     words = what if comparison.gained else f"No change helps enough; the best, {what[:1].lower()}{what[1:]}"
     open_question = f"; {comparison.open_question}" if comparison.verdict is Verdict.INCONCLUSIVE else ""

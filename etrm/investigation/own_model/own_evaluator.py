@@ -46,7 +46,7 @@ WEIGHTS = Metric("own.weights-after-prediction", "tensors changed by predict", D
 
 
 @dataclass(frozen=True)
-class KnownAnswers:
+class KnownShare:
     """Predictions of which a known number of rows is right.
 
     Attributes:
@@ -118,7 +118,7 @@ def _check_scores(subject: ModelUnderTest) -> Iterator[CheckedRow]:
         yield _judge_end(subject, "right", size, _score(subject, chosen, size), subject.best_score)
         yield _judge_end(subject, "none", size, none, subject.worst_score)
         for name, right in (("half", size // 2), ("one", 1)):
-            yield _judge_share(subject, KnownAnswers(name, name, right, size), chosen, none)
+            yield _judge_share(subject, KnownShare(name, name, right, size), chosen, none)
     yield from _check_calls(subject, answers)
 
 
@@ -153,7 +153,7 @@ def _judge_end(
     )
 
 
-def _judge_share(subject: ModelUnderTest, known: KnownAnswers, answers: Tensor, none: float) -> CheckedRow:
+def _judge_share(subject: ModelUnderTest, known: KnownShare, answers: Tensor, none: float) -> CheckedRow:
     """Whether the score lies where the share of right rows, or of right elements, puts it."""
     score = _score(subject, answers, known.right)
     shares = {known.right / known.rows, _share_of_elements(answers, known.right)}

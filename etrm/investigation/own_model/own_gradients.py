@@ -107,13 +107,12 @@ class OwnGradients(InspectedHypothesis):
         watched = _watch_steps(factory, seed)
         deciding, others = _split_findings(watched.findings)
         subject = factory.build(seed)
-        cut = all(finding.module == subject.context_module for finding in deciding) and bool(deciding)
         checks = (_check_frozen_tensors(subject), *_make_rows(watched, deciding), *slopes)
         return InspectedModel(
             checks,
             watched.curves(seed),
             tuple(map(_as_additional, others)),
-            "H3" if cut and _has_no_gradient(deciding) else None,
+            "H3" if _is_unread(watched, deciding, subject.context_module) else None,
         )
 
 
@@ -342,9 +341,10 @@ def _split_findings(found: Sequence[Finding]) -> tuple[list[Finding], list[Findi
     return deciding, [finding for finding in found if finding not in deciding]
 
 
-def _has_no_gradient(found: Sequence[Finding]) -> bool:
-    """Whether nothing of the module has any gradient: what a context that nothing reads looks like."""
-    return all(finding.rule in ("GRAD001", "GRAD002", "COV001", "COV002", "MOVE001") for finding in found)
+def _is_unread(seen: WatchedSteps, deciding: Sequence[Finding], context: str) -> bool:
+    """Whether only the context module fails, without any gradient, as where nothing reads the context."""
+    covered = [value for _, value in seen.coverage.get(context, ())]
+    return bool(deciding) and not any(covered) and all(finding.module == context for finding in deciding)
 
 
 def _as_additional(finding: Finding) -> AdditionalFinding:

@@ -119,9 +119,9 @@ class ShortRuns:
         """The runs of an arm, one for each seed.
 
         Args:
-            change: how the training differs.
+            change: the change of the training.
             longer: whether the runs have the length of the unchanged ones.
-            around: what surrounds each run.
+            around: a context manager that surrounds each run.
             name: name of the arm; that of the change by default.
         """
         arm = f"{self.study}-{name or change.name}"
