@@ -42,23 +42,27 @@ def run_own_model(
     """
     from etrm.extensions import allow
     from etrm.investigation.own_model import investigate_model
+    from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES, choose_own
     from reports import read_and_render, summary
     from reports.terminal.console import open_console
-    from reports.terminal.summary import announcement
+    from reports.terminal.progress import InvestigationProgress
 
     refuse_other_options(context)
     allow(name)
-    with resumable_work("parts") as phases:
-        investigate_model(
+    titles = {id: f"{id} {one.statement.title}" for id, one in OWN_HYPOTHESES.items()}
+    view = InvestigationProgress(titles, expected=choose_own(hypotheses), stops=until_root_cause)
+    with resumable_work(view):
+        found = investigate_model(
             name,
             out,
             hypotheses=hypotheses,
             seeds=seeds,
             until_root_cause=until_root_cause,
             command="etrm " + shlex.join(sys.argv[1:]),
-            progress=phases.update,
-            on_verdict=lambda found: phases.say(announcement(found)),
+            progress=view.update,
+            on_verdict=view.decide,
         )
+        view.finish(found)
     result = read_and_render(out)
     open_console().print(summary(result))
     print_report_paths(out)

@@ -100,6 +100,7 @@ def build(
     from etrm.errors import ConfigError
     from reports.terminal.console import open_console
     from reports.terminal.data_tables import store_table
+    from reports.terminal.progress import Phases
 
     chosen = resolve_config(preset, config, settings, None)
     augmentations = chosen.data.augmentations
@@ -111,7 +112,7 @@ def build(
             allowed="data.augmentations: an integer >= 1",
             next_step="--set data.augmentations=1000",
         )
-    with resumable_work("tasks") as phases:
+    with resumable_work(Phases("tasks")) as phases:
         index = build_store(
             out,
             choose_tasks(chosen.data),

@@ -116,12 +116,19 @@ class Config(Section):
 
 def _check_training_of_symbolic(train: TrainConfig) -> None:
     """Refuse settings of training that cannot act on the symbolic solver."""
-    wanted = {"loss": "softmax", "q_halt_weight": 0.0, "compile": False, "decoder": None}
+    wanted = {
+        "loss": "softmax",
+        "q_halt_weight": 0.0,
+        "compile": False,
+        "decoder": None,
+        "inner_steps": 0,
+    }
     reasons = {
         "loss": "its logits are log probabilities",
         "q_halt_weight": "its halting logit is constant",
         "compile": "it has no network that is compiled",
         "decoder": "no checkpoint of a TRM has weights for it",
+        "inner_steps": "its context is a distribution, which no gradient step may leave",
     }
     for name, value in wanted.items():
         got = getattr(train, name)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from etrm.config.code_names import Named
+from etrm.config.fitting import AdaptationConfig, ContextSearchConfig
 from etrm.config.section import Section
 
 
@@ -59,3 +60,5 @@ class EvaluateConfig(Section):
         description="step at which a sample's answer is read: after all ACT steps (all_steps, as published), or at the "
         "first step whose halting logit is positive (early)",
     )
+    search: ContextSearchConfig = ContextSearchConfig()
+    adapt: AdaptationConfig = AdaptationConfig()

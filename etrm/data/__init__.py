@@ -4,6 +4,7 @@ from etrm.data.augment import Augmentation, name_augmented, parse_name
 from etrm.data.check import RegionSummary, TaskSetSummary, describe
 from etrm.data.collate import collate
 from etrm.data.episodes import Episodes, build_evaluation_samples
+from etrm.data.posed import pose_demonstrations
 from etrm.data.region import find_region
 from etrm.data.sample import DemoPair, Sample
 from etrm.data.sources import TaskSet, choose_tasks, load_tasks
@@ -34,6 +35,7 @@ __all__ = [
     "load_tasks",
     "name_augmented",
     "parse_name",
+    "pose_demonstrations",
     "read_grid",
     "read_labels",
     "to_canvas",

@@ -41,6 +41,7 @@ from etrm.training.execution.precision import autocast, check_precision
 from etrm.training.execution.prefetch import Prefetch
 from etrm.training.faults import build_loader, build_recipe
 from etrm.training.freeze_schedule import Stage
+from etrm.training.inner_steps import InnerSteps
 from etrm.training.loss import act_loss
 from etrm.training.metric_log import Landing, LoggedStep
 from etrm.training.metrics import sum_step
@@ -86,6 +87,7 @@ class Trainer:
         self.model = self.recipe.build_model(self.config, self.episodes)
         self.recipe.load_decoder(self.model, self.config)
         to_device(self.model, self.device).train()
+        self.inner = InnerSteps(self.model, train) if train.inner_steps else None
         if train.compile:
             compile_networks(self.model, self.device)
         self.optimizers = self.recipe.build_optimizers(self.model, train)
@@ -210,7 +212,8 @@ class Trainer:
         carries, halted, sums = [], [], []
         for part in parts:
             self.state.part = part.rows
-            with autocast(train, self.device):
+            inner = self.inner.moving(slots.samples[part.rows]) if self.inner else nullcontext()
+            with autocast(train, self.device), inner:
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)

@@ -100,6 +100,8 @@ def investigate_model(
     )
 
     def reached(found: HypothesisResult) -> HypothesisResult:
+        if found.verdict is Verdict.NOT_RUN:
+            return found
         found = found.replace(decided_after_s=round(time.perf_counter() - began, 1))
         if found.p_value is None:
             on_verdict(found)

@@ -7,14 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics import Absent, Finding, Monitor, Severity
 from diagnostics.findings import to_json
-from diagnostics.testing.trials import untouched
-from etrm.investigation.comparison.gradient_check import LIKE
 from etrm.investigation.evidence.figures import Figure, Series
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
@@ -22,7 +19,15 @@ from etrm.investigation.own_model import injected_faults as faults
 from etrm.investigation.own_model.adapter_loading import ModelFactory
 from etrm.investigation.own_model.batch_rows import count_rows
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
-from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.own_model.loss_slopes import (
+    Gradients,
+    check_slopes,
+    compute_gradient,
+    is_within,
+    list_parts,
+    list_trained,
+)
+from etrm.investigation.own_model.model_under_test import ModelUnderTest
 from etrm.investigation.own_model.training_trial import TrainingTrial
 from etrm.investigation.records import NotMeasured
 from etrm.investigation.result import AdditionalFinding
@@ -31,11 +36,6 @@ STEPS = 20
 """Steps per seed; with fewer, some rules of the toolkit do not run."""
 COMPARED_STEPS = 3
 """Steps in which the optimiser's gradient is compared with that of the loss."""
-STRIDES = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Lengths of the step to either side, as shares of the norm of the weights. The measured slope next to that of the
-backward pass counts: too short a step measures rounding, too long a step a curve."""
-NOISE = 1e-6
-"""Smallest relative change of the loss that is not rounding."""
 SMALLEST_COSINE = 0.9
 """Smallest cosine of the angle between the optimiser's gradient and that of the loss. Clipping does not turn it."""
 DECIDING = ("COV", "GRAD", "REACH", "MOVE", "STEP", "LOSS002", "HIDDEN", "CALL002")
@@ -47,7 +47,6 @@ NO_GRAPH = Metric("own.loss-without-graph", "steps whose loss has no graph", Dir
 FROZEN = Metric(
     "own.frozen-tensors", "tensors that take no gradient and are not frozen on purpose", Direction.LOWER
 )
-SLOPE = Metric("own.slope-ratio", "gradient over the slope of the loss: {item}", Direction.HOLDS)
 OPTIMIZER = Metric(
     "own.optimizer-gradient", "lowest cosine of the optimiser's and the loss's gradient", Direction.HIGHER
 )
@@ -103,7 +102,7 @@ class OwnGradients(InspectedHypothesis):
 
     def inspect(self, factory: ModelFactory, seed: int) -> InspectedModel:
         """Train some steps under the monitor, and compare gradients with slopes."""
-        slopes = _check_slopes(factory, seed)
+        slopes = check_slopes(factory, seed)
         watched = _watch_steps(factory, seed)
         deciding, others = _split_findings(watched.findings)
         subject = factory.build(seed)
@@ -121,7 +120,7 @@ def _check_frozen_tensors(subject: ModelUnderTest) -> CheckedRow:
     frozen = [
         name
         for name, p in named
-        if not p.requires_grad and not any(_is_within(name, part) for part in subject.frozen)
+        if not p.requires_grad and not any(is_within(name, part) for part in subject.frozen)
     ]
     words = f"{len(frozen)} of {len(named)} tensors take no gradient and are not named as frozen"
     words += f" (first: {frozen[0]})" if frozen else ""
@@ -165,19 +164,9 @@ class WatchedSteps:
         )
 
 
-def _list_parts(subject: ModelUnderTest) -> list[str]:
-    """The named parts that have weights to train, or the whole model."""
-    named = [name for name in (subject.context_module, subject.context_consumer) if name]
-    return [name for name in dict.fromkeys(named) if _list_trained(subject.model.get_submodule(name))] or [""]
-
-
-def _list_trained(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters() if p.requires_grad]
-
-
 def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
     trial, seen = TrainingTrial(factory, seed), WatchedSteps()
-    subject, parts = trial.subject, [part for part in _list_parts(trial.subject) if part]
+    subject, parts = trial.subject, [part for part in list_parts(trial.subject) if part]
     children = any(True for _ in trial.model.children())
     root = trial.model if children else nn.Sequential(trial.model)
     partial = [name for name in subject.approximate if name]
@@ -190,7 +179,7 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
     ) as monitor:
         for number in range(STEPS):
             batch = trial.batch(number)
-            expected = _compute_gradient(trial, number, batch) if number < COMPARED_STEPS else None
+            expected = compute_gradient(trial, number, batch) if number < COMPARED_STEPS else None
             before = _copy_parts(trial, parts) if not number else {}
             with monitor.step(samples=count_rows(batch)), _captured_gradients(trial.optimizers) as captured:
                 loss = trial.loss(number, batch)
@@ -206,19 +195,6 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
                     seen.coverage.setdefault(part, []).append((number, float(covered)))
         seen.findings = [finding for finding in monitor.findings() if finding.severity is not Severity.NOTE]
     return seen
-
-
-Gradients = dict[int, Tensor]
-"""Gradients by the identity of their parameter."""
-
-
-def _compute_gradient(trial: TrainingTrial, number: int, batch: RowBatch) -> Gradients:
-    """The gradient of the loss of a step, by a backward pass that leaves nothing behind."""
-    with untouched(trial.model, trial.optimizers, keep_gradients=True):
-        loss = trial.loss(number, batch)
-        weights = _list_trained(trial.model)
-        found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
-        return {id(p): g.detach().clone() for p, g in zip(weights, found, strict=False) if g is not None}
 
 
 class _captured_gradients:
@@ -246,7 +222,7 @@ class _captured_gradients:
 
 def _copy_parts(trial: TrainingTrial, parts: Sequence[str]) -> dict[str, list[Tensor]]:
     return {
-        part: [p.detach().clone() for p in _list_trained(trial.model.get_submodule(part))]
+        part: [p.detach().clone() for p in list_trained(trial.model.get_submodule(part))]
         for part in (parts or [""])
     }
 
@@ -264,7 +240,7 @@ def _compare(
         both = [(expected[key], captured.found[key]) for key in expected if key in captured.found]
         seen.cosines += [_cosine(*zip(*both, strict=True))] if both else []
     for part, weights in before.items():
-        now = _list_trained(trial.model.get_submodule(part))
+        now = list_trained(trial.model.get_submodule(part))
         moves = [
             (new.detach() - old, -expected[id(new)])
             for new, old in zip(now, weights, strict=True)
@@ -351,69 +327,3 @@ def _as_additional(finding: Finding) -> AdditionalFinding:
     [record] = json.loads(to_json([finding]))
     kept = {key: record[key] for key in ("rule", "severity", "module", "message", "cause", "remedy", "code")}
     return AdditionalFinding(**kept, n="the worst seed")
-
-
-# slopes
-
-
-def _check_slopes(factory: ModelFactory, seed: int) -> list[CheckedRow]:
-    """Compare the gradient of each part with differences of the loss along it."""
-    trial = TrainingTrial(factory, seed)
-    batch, rows = trial.batch(0), []
-    expected = _compute_gradient(trial, 0, batch)
-    for part in _list_parts(trial.subject):
-        name = part or "the model"
-        if any(_is_within(part, one) or _is_within(one, part) for one in trial.subject.approximate):
-            absent = NotMeasured(absent=f"the gradient of {name} is approximate on purpose")
-            rows.append(CheckedRow(SLOPE.row(absent, threshold="", n="", item=part, item_words=name)))
-            continue
-        weights = [p for p in _list_trained(trial.model.get_submodule(part)) if id(p) in expected]
-        ratio = _measure_ratio(trial, batch, weights, [expected[id(p)] for p in weights])
-        if ratio is None:
-            continue  # no gradient, or no finite loss: other rows show it
-        passed = LIKE[0] <= ratio <= LIKE[1]
-        row = SLOPE.row(
-            ratio,
-            threshold=f"{LIKE[0]:g} to {LIKE[1]:g}",
-            passed=passed,
-            n="the first step",
-            item=part,
-            item_words=name,
-        )
-        rows.append(
-            CheckedRow(row, f"the gradient of {name} is {ratio:.3g} times the slope of the loss along it")
-        )
-    return rows
-
-
-def _is_within(name: str, part: str) -> bool:
-    return not part or name == part or name.startswith(f"{part}.")
-
-
-def _measure_ratio(
-    trial: TrainingTrial, batch: RowBatch, weights: Sequence[Tensor], gradient: Sequence[Tensor]
-) -> float | None:
-    """Norm of the gradient over the slope of the loss along it, at the length of step where the two are nearest."""
-    length = sum(float(g.double().square().sum()) for g in gradient) ** 0.5
-    size = sum(float(w.detach().double().square().sum()) for w in weights) ** 0.5
-    if not length or length != length:
-        return None
-    ratios = []
-    for share in STRIDES:
-        stride = share * (size or 1.0) / length
-        there, back = (_loss_moved(trial, batch, weights, gradient, sign * stride) for sign in (1, -1))
-        moved = there - back
-        if moved == moved and abs(moved) > NOISE * max(abs(there), abs(back)):
-            ratios.append(length / (moved / (2 * stride * length)))
-    if not ratios:
-        return float("inf") if len(weights) else None
-    return min(ratios, key=lambda ratio: (ratio <= 0, abs(torch.tensor(abs(ratio)).log().item())))
-
-
-def _loss_moved(
-    trial: TrainingTrial, batch: RowBatch, weights: Sequence[Tensor], gradient: Sequence[Tensor], by: float
-) -> float:
-    with untouched(trial.model), torch.no_grad():
-        for weight, g in zip(weights, gradient, strict=True):
-            weight.add_(g, alpha=by)
-        return float(trial.loss(0, batch))

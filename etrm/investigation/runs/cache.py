@@ -75,6 +75,11 @@ def outcomes(
     return made
 
 
+def is_kept(config: Config, elsewhere: str = "") -> bool:
+    """Whether a finished run of a config is kept."""
+    return (cache_folder() / "controls" / key(config, elsewhere)).exists()
+
+
 def restore(config: Config, folder: Path, elsewhere: str = "") -> None:
     """Put the kept run of a config in ``folder``, if there is one."""
     kept = cache_folder() / "controls" / key(config, elsewhere)

@@ -83,6 +83,7 @@ def draw_config(seed: int, base: Config) -> tuple[Config, Mapping[str, Any]]:
         try:
             config = with_settings(base, **nest(settings))
             recipe = build_recipe(config)
+            config = recipe.configure(config)
             Episodes(recipe.tasks(config), config.data, config.model.variant, config.train.seed)
         except EtrmError:
             continue
