@@ -95,7 +95,7 @@ def build(
     The tasks, data.augmentations and train.seed come from the config. If the command is interrupted or killed, the same
     command resumes it.
     """
-    from etrm.data import choose_tasks
+    from etrm.data import choose_training_tasks
     from etrm.data.build import build_store
     from etrm.errors import ConfigError
     from reports.terminal.console import open_console
@@ -115,7 +115,7 @@ def build(
     with resumable_work(Phases("tasks")) as phases:
         index = build_store(
             out,
-            choose_tasks(chosen.data),
+            choose_training_tasks(chosen.data),
             augmentations,
             chosen.train.seed,
             workers=workers,

@@ -62,6 +62,17 @@ class Config(Section):
                     f"{name}.augmentations {section.augmentations!r} would turn rules of the rule family into other "
                     f"rules, also into held-out ones: {name}.augmentations must be 1",
                 )
+        if self.evaluate.demos is not None and not is_rules(self.evaluate.source):
+            raise refused(
+                "config.demos-of-listed-tasks",
+                f"evaluate.demos {self.evaluate.demos} applies to the rule family only: the tasks of "
+                f"{self.evaluate.source!r} have their own demonstrations",
+            )
+        if self.data.stream is not None and variant == "trm":
+            raise refused(
+                "config.stream-of-trm",
+                "model.variant trm looks up a row for each task, and the tasks of data.stream have none",
+            )
         if self.model.mlp_t and self.data.canvas != "published":
             raise refused(
                 "config.mlp-without-whole-canvas",

@@ -43,6 +43,11 @@ class EvaluateConfig(Section):
     max_tasks: int | None = Field(
         None, ge=1, description="number of evaluation tasks to keep, the first by id; none keeps all"
     )
+    demos: int | None = Field(
+        None,
+        ge=1,
+        description="rules only: number of demonstrations of an evaluation task; none for the family's own 3",
+    )
     augmentations: int = Field(
         8,
         ge=1,

@@ -27,7 +27,7 @@ from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint
 from etrm.checkpoints.run_folder import RunFolder, describe_environment
 from etrm.config import Config
-from etrm.data import Episodes
+from etrm.data import open_episodes
 from etrm.device import pick_device, to_device
 from etrm.errors import CheckpointError, ExtensionError, TrainingError
 from etrm.extensions import explained
@@ -81,7 +81,7 @@ class Trainer:
         self.device = pick_device(train.device)
         check_precision(train, self.device)
         self.tasks = self.recipe.tasks(self.config)
-        self.episodes = Episodes(self.tasks, self.config.data, self.config.model.variant, train.seed)
+        self.episodes = open_episodes(self.tasks, self.config.data, self.config.model.variant, train.seed)
 
         torch.manual_seed(train.seed)
         self.model = self.recipe.build_model(self.config, self.episodes)
