@@ -63,17 +63,17 @@ def edit_context_in_step(edit: Callable[[Tensor], Tensor]) -> Change:
 
 
 def edit_labels(subject: ModelUnderTest) -> ModelUnderTest:
-    """The step gets the labels of the next row."""
+    """The step gets the labels of other rows."""
 
     def step(model: nn.Module, batch: RowBatch) -> Any:
-        return subject.step(model, _roll(batch, subject.labels))
+        return subject.step(model, _move(batch, subject.labels))
 
     return replace(subject, step=step)
 
 
 def edit_loader(subject: ModelUnderTest) -> ModelUnderTest:
-    """The loader returns the labels of the next row."""
-    return replace(subject, batch=lambda index: _roll(subject.batch(index), subject.labels))
+    """The loader returns the labels of other rows."""
+    return replace(subject, batch=lambda index: _move(subject.batch(index), subject.labels))
 
 
 def leak_held_out(subject: ModelUnderTest) -> ModelUnderTest:
@@ -150,24 +150,34 @@ SAME_CONTEXT = InjectedFault(
 )
 OTHER_CONTEXT = InjectedFault(
     "context-of-another-row",
-    "every row has the context of the next row",
-    edit_context(lambda c: c.roll(1, 0)),
+    "every row has the context of another row",
+    edit_context(lambda context: context[move_rows(len(context))]),
 )
 NOT_FINITE_CONTEXT = InjectedFault(
     "context-not-finite", "the context of a row is NaN", edit_context(spoil_row)
 )
-SHIFTED_LABELS = InjectedFault("shifted-labels", "the step gets the labels of the next row", edit_labels)
+SHIFTED_LABELS = InjectedFault("shifted-labels", "the step gets the labels of other rows", edit_labels)
 LOADER_LABELS = InjectedFault(
-    "labels-of-another-row", "the loader returns the labels of the next row", edit_loader
+    "labels-of-another-row", "the loader returns the labels of other rows", edit_loader
 )
 LEAKED_ROWS = InjectedFault("leaked-rows", "the held-out rows are trained on", leak_held_out)
 LOSS_BY_ID = InjectedFault("loss-by-id", "the loss depends on the ids", read_ids)
 MIXED_ROWS = InjectedFault("mixed-rows", "the loss of a row contains that of the next row", mix_rows)
 
 
-def _roll(batch: RowBatch, key: str) -> RowBatch:
-    rows = len(batch[key])
-    return exchange_rows(batch, (key,), [(row + 1) % rows for row in range(rows)])
+def move_rows(rows: int) -> Tensor:
+    """An order of rows in which none keeps its place.
+
+    It is an odd one: moved by one, or reversed, it could undo a fault that the user's own code has.
+    """
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(rows))
+    moved = torch.empty_like(order)
+    moved[order] = order.roll(1)
+    return moved
+
+
+def _move(batch: RowBatch, key: str) -> RowBatch:
+    return exchange_rows(batch, (key,), move_rows(len(batch[key])))
 
 
 def _mix(losses: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ from etrm.investigation.own_model.short_runs import ShortRuns
 from etrm.investigation.records import Arm, Code, ControlOutcome, NotMeasured, Verdict
 from etrm.investigation.result import AdditionalFinding, HypothesisResult
 
+HEALTHY_SEEDS = 3
+"""Seeds of the short runs of the healthy model, in which a lead that more seeds would prove counts as found."""
 MOST_NAMED = 3
 """Reasons in the sentence of a verdict; the table of evidence has all of them."""
 
@@ -66,7 +68,7 @@ class OwnModelSession:
     @cached_property
     def healthy_runs(self) -> ShortRuns:
         """The same of the healthy model."""
-        return ShortRuns(REFERENCE, None, "healthy", self.short_seeds)
+        return ShortRuns(REFERENCE, None, "healthy", self.short_seeds[:HEALTHY_SEEDS])
 
 
 @dataclass(frozen=True)

@@ -81,12 +81,13 @@ class OwnCapacity(OwnHypothesis):
         """Train with free contexts, and with one context for all rows, and compare."""
         began = time.perf_counter()
         session.progress("H7", 0, 3)
-        own, free, same = _train_arms(session.runs)
+        own, free = _train_arms(session.runs)
+        same = session.runs.run(around=same_contexts, name=SAME, longer=True)
         session.progress("H7", 1, 3)
         ceiling = _compare(session.runs, own, free)
         needed = compare_treatments([session.runs.contrast(FREE, "", same, free)])
         healthy = session.healthy_runs
-        healthy_own, healthy_free, _ = _train_arms(healthy)
+        healthy_own, healthy_free = _train_arms(healthy)
         controls = (
             control_outcome(
                 HEALTHY,
@@ -126,11 +127,8 @@ class OwnCapacity(OwnHypothesis):
         )
 
 
-def _train_arms(runs: ShortRuns) -> tuple[list[ShortRun], list[ShortRun], list[ShortRun]]:
-    own = runs.run(longer=True)
-    free = runs.run(around=free_contexts, name=FREE)
-    same = runs.run(around=same_contexts, name=SAME, longer=True)
-    return own, free, same
+def _train_arms(runs: ShortRuns) -> tuple[list[ShortRun], list[ShortRun]]:
+    return runs.run(longer=True), runs.run(around=free_contexts, name=FREE)
 
 
 def _compare(runs: ShortRuns, own: Sequence[ShortRun], free: Sequence[ShortRun]) -> TreatmentComparison:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ class OwnData(InspectedHypothesis):
         subject = factory.build(seed)
         probe, batch = LossProbe(subject, seed), subject.batch(0)
         batches = [subject.batch(index) for index in range(BATCHES)]
-        return InspectedModel(
+        found = InspectedModel(
             (
                 *_check_content(subject, batches),
                 *_check_origin(subject, batches),
@@ -109,6 +110,8 @@ class OwnData(InspectedHypothesis):
                 *_check_other_rows(probe, batch),
             )
         )
+        mixed = {check.row.code for check in found.failed} <= {ROW_ORDER.code, OTHER_ROWS.code}
+        return replace(found, explained_by="H3" if found.failed and mixed else None)
 
 
 def _content_keys(subject: ModelUnderTest, batch: RowBatch) -> list[str]:

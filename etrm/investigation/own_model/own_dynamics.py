@@ -74,7 +74,7 @@ class OwnDynamics(OwnHypothesis):
             screening=len(session.short_seeds) < FULL_SEEDS,
             p_value=comparison.p_value,
             arms=tuple(_describe_arms(changes)),
-            runs=tuple(run.record() for run in (*own, *session.runs.run(LOWERED, longer=True))),
+            runs=tuple(run.record() for run in (*own, *session.runs.run(LOWERED))),
             evidence=tuple(
                 contrast.row(
                     GAIN, f"gains less than {SMALLEST_EFFECT:g} of the reduction", decision.ruled_out
@@ -153,7 +153,7 @@ def _judge_lowered(runs: ShortRuns, arms: Sequence[Sequence[ShortRun]]) -> Contr
     """The best way of training, with rates that are far too low: the reverse must gain."""
     best = min(arms, key=lambda arm: sum(run.end for run in arm))
     try:
-        lowered = runs.run(LOWERED, longer=True)
+        lowered = runs.run(LOWERED)
         contrast = runs.contrast("rate-restored", "the best of the other runs", lowered, best)
         judgement = judge_changes(compare_treatments([contrast]))
     except EtrmError as error:

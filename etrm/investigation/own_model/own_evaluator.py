@@ -106,7 +106,9 @@ class OwnEvaluator(InspectedHypothesis):
             checks += _check_scores(subject)
         if subject.predict:
             checks += _check_predictions(subject, seed)
-        return InspectedModel(tuple(checks))
+        found = InspectedModel(tuple(checks))
+        alone = {check.row.code for check in found.failed} == {ALONE.code}
+        return replace(found, explained_by="H3" if alone else None)
 
 
 def _check_scores(subject: ModelUnderTest) -> Iterator[CheckedRow]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.injected_faults import move_rows
 from etrm.investigation.own_model.own_data import OwnData
 from etrm.investigation.records import NotMeasured
 from tests.investigation.own_model.toy_adapter import (
@@ -90,6 +91,12 @@ def test_each_fault_fails_its_row(made: ModelFactory, code: str) -> None:
     assert code in failed(made)
 
 
+def test_rows_that_are_mixed_are_explained_by_the_context_interface_and_labels_are_not() -> None:
+    assert H5.inspect(with_model(ReadsBatch), 0).explained_by == "H3"
+    shifted = factory(step=lambda model, rows: losses(model, rolled(rows)).mean())
+    assert H5.inspect(shifted, 0).explained_by is None
+
+
 def test_shifted_labels_are_found_where_the_step_draws_random_numbers() -> None:
     """Then the order of the rows cannot be tested, and the labels of single rows show it."""
 
@@ -127,3 +134,13 @@ def test_a_sample_of_an_id_may_leave_keys_out() -> None:
     made = factory(sample=lambda id: {"label": read_samples(torch.tensor([id]))["label"][0]})
     origins = [check.row for check in H5.inspect(made, 0).checks if check.row.code == "own.sample-origin"]
     assert [row.item for row in origins] == ["label"]
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8, 16])
+def test_the_rows_of_a_control_all_move_and_do_not_undo_a_shift(rows: int) -> None:
+    order = move_rows(rows)
+    assert sorted(order.tolist()) == list(range(rows))
+    assert not (order == torch.arange(rows)).any()
+    if rows > 3:
+        for shift in (1, -1):
+            assert not torch.equal(torch.arange(rows).roll(shift)[order], torch.arange(rows))
