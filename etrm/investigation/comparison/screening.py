@@ -35,6 +35,8 @@ UNCHANGED = "as-given"
 """Setting of the arm with which the others are compared. Folders of earlier versions are named by it."""
 METRIC = "loss_end"
 """What is compared: the mean loss on the training queries after the run and all ACT steps, in nats per token."""
+MISMATCHED = "loss_end_foreign_demos"
+"""The same with the demonstrations of the next task."""
 TASKS = 10
 """Number of tasks, few enough that a hundred steps show a fault; the top of this file has the numbers."""
 BATCH = 16
@@ -241,7 +243,7 @@ def with_steps(config: Config, steps: int) -> Config:
 
 FINALS = (
     METRIC,
-    "loss_end_foreign_demos",
+    MISMATCHED,
     "retrieval_end",
     "accuracy_all",
     "held_out_pass_at_1",
