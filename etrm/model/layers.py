@@ -65,9 +65,14 @@ def products_in(dtype: torch.dtype) -> Iterator[None]:
         _PRODUCTS.reset(token)
 
 
+def _find_products() -> _Products | None:
+    # A compiler fuses the casts, and cannot read a context variable.
+    return None if torch.compiler.is_compiling() else _PRODUCTS.get()
+
+
 def cast_input(x: Tensor) -> Tensor:
     """Cast the input of several products to their precision."""
-    products = _PRODUCTS.get()
+    products = _find_products()
     return x if products is None else x.to(products.dtype)
 
 
@@ -87,7 +92,7 @@ class Linear(nn.Linear):
 
     def cast_weight(self) -> Tensor:
         """Return the weight in the precision of products."""
-        products = _PRODUCTS.get()
+        products = _find_products()
         if products is None or self.full_precision:
             return self.weight
         found = products.weights.get(id(self.weight))
