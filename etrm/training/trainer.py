@@ -33,6 +33,7 @@ from etrm.errors import CheckpointError, ExtensionError, TrainingError
 from etrm.extensions import explained
 from etrm.hardware import compute
 from etrm.model.act import Carry
+from etrm.model.forward_context import recomputing
 from etrm.training import named_code, nonfinite
 from etrm.training.ema import Ema
 from etrm.training.execution.compiling import compile_networks
@@ -215,7 +216,7 @@ class Trainer:
         for part in parts:
             self.state.part = part.rows
             inner = self.inner.moving(slots.samples[part.rows]) if self.inner else nullcontext()
-            with autocast(train, self.device), inner:
+            with autocast(train, self.device), recomputing(train.recompute), inner:
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)

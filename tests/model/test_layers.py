@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from etrm.model.forward_context import products_in
 from etrm.model.layers import (
     Attention,
     Block,
@@ -24,7 +25,6 @@ from etrm.model.layers import (
     TokenEmbedding,
     key_mask,
     multi_head,
-    products_in,
     rms_norm,
     truncated_normal_,
 )

@@ -10,7 +10,7 @@ import torch
 
 from etrm.config import TrainConfig
 from etrm.errors import ConfigError
-from etrm.model.layers import products_in
+from etrm.model.forward_context import products_in
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
