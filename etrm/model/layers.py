@@ -111,16 +111,14 @@ class SwiGLU(nn.Module):
 class _Rotate(torch.autograd.Function):
     """Rotate each pair (x1, x2) of the two halves by its angle; the gradient is rotated back.
 
-    Written out because the plain formula copies its input four times forward and backward.
+    Written out because the plain formula copies its input four times forward and backward. Without ``setup_context``,
+    with which torch reads the signature at each call, which is 5 % of a step of a small model on a CPU.
     """
 
     @staticmethod
-    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
         return _turn(x, cos, sin)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1], inputs[2])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
