@@ -68,7 +68,7 @@ def files(result: Result, previous: Result | None = None) -> dict[str, bytes]:
 def _draw_index(result: Result) -> dict[str, bytes]:
     """Return the figures of the index: the verdicts, and the stages that depart from the reference."""
     drawn = {}
-    if result.hypotheses:
+    if verdict_chain.has_verdict(result):
         drawn[CHAIN] = verdict_chain.draw_chain(verdict_chain.make_boxes(result))
     if result.reference is not None and result.reference.departures:
         drawn[STAGES] = stage_differences.draw_stages(result.reference)
