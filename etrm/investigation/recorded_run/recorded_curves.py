@@ -31,7 +31,7 @@ def make_curves(metrics: Metrics, seed: int) -> tuple[Series, ...]:
     """The curves of the quantities that a run logged; the training curve is smoothed.
 
     Args:
-        metrics: what the run logged.
+        metrics: the logged metrics of the run, step by step.
         seed: the seed of the run.
     """
     curves = []
