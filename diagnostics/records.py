@@ -74,6 +74,7 @@ class CallRecord:
         checkpointed: Whether it ran in the forward pass of a reentrant checkpoint.
         passes: Numbers in torch of the backward passes that reached an output.
         raw: Whether no input requires gradient or is what an earlier call of the module returned.
+        largest: The largest of `row_gradients`, 0 where there are none.
     """
 
     grad_enabled: bool
@@ -88,6 +89,7 @@ class CallRecord:
     checkpointed: bool = False
     raw: bool = False
     passes: frozenset[int] = frozenset()
+    largest: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
 from diagnostics.errors import ToolkitError
 from diagnostics.findings import Finding, Severity
-from diagnostics.recording.capture import tensors_in
+from diagnostics.recording.tensors import tensors_in
 from diagnostics.rules.families.reach import OVERFLOW_IN_OPERATION
 from diagnostics.selection import innermost
 from diagnostics.testing.failure import CheckFailed

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -22,11 +24,30 @@ class Tracked:
     shared: tuple[str, ...] = ()
     holder: nn.Module | None = None  # the layer that has it as an attribute
 
+    @cached_property
+    def numel(self) -> int:
+        """Its elements."""
+        return self.parameter.numel()
+
+    @cached_property
+    def rounding(self) -> float:
+        """Machine epsilon of its type."""
+        return torch.finfo(self.parameter.dtype).eps
+
+    @cached_property
+    def layer(self) -> str:
+        """Name of the layer that has it."""
+        return self.name.rpartition(".")[0]
+
     @property
     def replaced(self) -> bool:
         """Whether its layer has another tensor in its place by now."""
+        if self.holder is None:
+            return False
         own = self.name.rpartition(".")[2]
-        return self.holder is not None and getattr(self.holder, own, self.parameter) is not self.parameter
+        if self.holder._parameters.get(own) is self.parameter:
+            return False
+        return getattr(self.holder, own, self.parameter) is not self.parameter
 
 
 def has_values(tensor: Tensor) -> bool:
