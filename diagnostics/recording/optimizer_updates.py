@@ -32,20 +32,25 @@ class UpdateKeys:
     sizes: Sequence[tuple[Sequence[int], Sequence[int]]] = ()
     keys: Sequence[tuple[int, int, int]] = ()
 
-    def kept(self, readout: Readout, count: int) -> list[Number]:
-        """For each of `count` parameters the share of its update that is left, once the readout was fetched."""
+    def kept(self, readout: Readout, changes: Sequence[float]) -> list[Number]:
+        """For each parameter the share of its update that is left, once the readout was fetched.
+
+        Args:
+            changes: Norms of what the whole step changed.
+        """
         if not self.keys:
-            return [_NO_STEP] * count
-        kept: list[Number] = [_NO_CHANGE] * count
+            return [_NO_STEP] * len(changes)
+        kept: list[Number] = [_NO_CHANGE] * len(changes)
         for (order, sizes), keys in zip(self.sizes, self.keys, strict=True):
             entry, applied, left = (readout[key] for key in keys)
-            updates = [float(size) for size in measure_norms((entry - applied).split(list(sizes)))]
-            rests = updates
-            if not torch.equal(applied, left):
-                rests = [float(size) for size in measure_norms((entry - left).split(list(sizes)))]
-            for position, update, rest in zip(order, updates, rests, strict=True):
+            if torch.equal(applied, left):  # nothing wrote to them after the optimisers
+                for place in order:
+                    kept[place] = 1.0 if changes[place] else _NO_CHANGE
+                continue
+            updates, rests = (measure_norms((entry - each).split(list(sizes))) for each in (applied, left))
+            for place, update, rest in zip(order, updates, rests, strict=True):
                 if update:
-                    kept[position] = rest / update
+                    kept[place] = rest.item() / update.item()
         return kept
 
 

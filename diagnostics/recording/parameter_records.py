@@ -107,9 +107,9 @@ class ParameterStep:
             for index, item in enumerate(self.tracked)
         ]
         layers = self._layer_sizes(reaches)
-        kept = self.updates.kept(readout, len(self.tracked))
-        passes, carried = self.passes.evaluate(readout, [item.name for item in self.tracked])
         updates, changed = readout.numbers(self.update_key), readout.numbers(self.changed_key)
+        kept = self.updates.kept(readout, updates)
+        passes, carried = self.passes.evaluate(readout, [item.name for item in self.tracked])
         broken = self._broken(updates) if self.broken is None else self.broken
         records = {}
         for index, (item, weight_norm, came) in enumerate(

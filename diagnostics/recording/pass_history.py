@@ -7,7 +7,7 @@ discriminator after the generator's step, do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -64,7 +64,7 @@ class PassHistory:
         self._held, self._passes = {}, {}
 
     def evaluate(
-        self, events: Sequence[PassEvent], gone: Iterable[int], readout: Readout, names: Sequence[str]
+        self, events: Sequence[PassEvent], gone: Collection[int], readout: Readout, names: Sequence[str]
     ) -> tuple[BackwardPasses, dict[int, Carried]]:
         """What became of the passes of a step, and which parameters were updated with a sum that mixes updates.
 
@@ -72,6 +72,10 @@ class PassHistory:
             events: Events of the step, in their order.
             gone: Parameters that hold no gradient when the step ends.
         """
+        if not self._held and self._is_plain(events, gone, readout):
+            self._begun += 1
+            self._passes = {}
+            return BackwardPasses(1, lost=((events[1].task, frozenset()),)), {}
         carried: dict[int, Carried] = {}
         mine: list[_Pass] = []
         stepped: set[int] = set()
@@ -97,6 +101,13 @@ class PassHistory:
             (each.task, frozenset(names[index] for index in each.lost)) for each in mine if each.applied
         )
         return BackwardPasses(len(mine), thrown, _repeated(mine), lost), carried
+
+    def _is_plain(self, events: Sequence[PassEvent], gone: Collection[int], readout: Readout) -> bool:
+        """Whether one pass met no gradients, an optimiser applied all it brought, and it was cleared: most steps."""
+        if [event.kind for event in events] != ["begin", "end", "step"] or events[0].indices:
+            return False
+        came = events[1].indices
+        return came == events[2].indices and set(came) <= set(gone) and all(readout.numbers(events[2].key))
 
     def _add(self, sizes: dict[int, float], task: int) -> _Pass:
         added = _Pass(sizes, {index: self._sum_before(index) for index in sizes}, task)

@@ -85,7 +85,7 @@ class Readout:
         parts = self._parts[key]
         if len(parts) == 1 and parts[0].dim():
             return [float(value) for value in parts[0].reshape(-1).tolist()]
-        return [float(part) for part in parts]
+        return [float(part.item()) for part in parts]
 
 
 @torch.no_grad()
