@@ -18,6 +18,7 @@ from torch import Tensor
 from diagnostics.causes import Cause
 from diagnostics.recording import unknown_rows
 from diagnostics.recording.readout import Readout
+from diagnostics.recording.tensors import scratch_like
 from diagnostics.records import Absent
 
 WHOLE_LOSS = ""
@@ -67,7 +68,7 @@ class Arrivals:
             self._add(gradient, rows)
 
     def _add(self, gradient: Tensor, rows: int | None) -> None:
-        sizes = gradient.abs()
+        sizes = torch.abs(gradient, out=scratch_like(gradient))
         if rows is None:
             self.unmatched = _larger(self.unmatched, sizes.amax())
         else:

@@ -32,25 +32,19 @@ class UpdateKeys:
     sizes: Sequence[tuple[Sequence[int], Sequence[int]]] = ()
     keys: Sequence[tuple[int, int, int]] = ()
 
-    def kept(self, readout: Readout, changes: Sequence[float]) -> list[Number]:
-        """For each parameter the share of its update that is left, once the readout was fetched.
-
-        Args:
-            changes: Norms of what the whole step changed.
-        """
+    def kept(self, readout: Readout, count: int) -> list[Number]:
+        """For each of `count` parameters the share of its update that is left, once the readout was fetched."""
         if not self.keys:
-            return [_NO_STEP] * len(changes)
-        kept: list[Number] = [_NO_CHANGE] * len(changes)
+            return [_NO_STEP] * count
+        kept: list[Number] = [_NO_CHANGE] * count
         for (order, sizes), keys in zip(self.sizes, self.keys, strict=True):
             entry, applied, left = (readout[key] for key in keys)
-            if torch.equal(applied, left):  # nothing wrote to them after the optimisers
-                for place in order:
-                    kept[place] = 1.0 if changes[place] else _NO_CHANGE
-                continue
-            updates, rests = (measure_norms((entry - each).split(list(sizes))) for each in (applied, left))
+            updates = rests = measure_norms((entry - applied).split(list(sizes)))
+            if not torch.equal(applied, left):  # something wrote to them after the optimisers
+                rests = measure_norms((entry - left).split(list(sizes)))
             for place, update, rest in zip(order, updates, rests, strict=True):
-                if update:
-                    kept[place] = rest.item() / update.item()
+                if size := update.item():
+                    kept[place] = rest.item() / size
         return kept
 
 
@@ -63,15 +57,29 @@ class AppliedUpdates:
         self._sizes: list[tuple[list[int], list[int]]] = []
         self._entry: list[Tensor] = []
         self._applied: list[Tensor] = []
+        self._exit: list[Tensor] = []
 
-    def begin(self, parameters: Sequence[Tensor]) -> None:
-        """Start a step; `.data` of a parameter may have been bound anew since the last one."""
-        self._applied = []
+    def begin(self, parameters: Sequence[Tensor]) -> bool:
+        """Start a step; `.data` of a parameter may have been bound anew since the last one.
+
+        Returns:
+            Whether the numbers are known, on the CPU, to be what they were at the end of the last step.
+        """
+        self._applied, exit_ = [], self._exit
         addresses = [parameter.data_ptr() if _is_plain(parameter) else 0 for parameter in parameters]
         if addresses != self._addresses:
             self._addresses = addresses
             self._alias(parameters)
+            exit_ = []
         self._entry = self._read()
+        whole = sum(len(order) for order, _ in self._sizes) == len(parameters) == len(addresses)
+        return (
+            bool(exit_)
+            and whole
+            and all(
+                one.is_cpu and torch.equal(one, other) for one, other in zip(exit_, self._entry, strict=True)
+            )
+        )
 
     def _alias(self, parameters: Sequence[Tensor]) -> None:
         places: dict[torch.device, tuple[list[int], list[Tensor]]] = {}
@@ -93,16 +101,18 @@ class AppliedUpdates:
 
     def finish(self, readout: Readout) -> UpdateKeys:
         """End of the step."""
+        self._exit = self._read()
         if not self._applied:
             return UpdateKeys()
-        read = zip(self._entry, self._applied, self._read(), strict=True)
+        read = zip(self._entry, self._applied, self._exit, strict=True)
         return UpdateKeys(
             self._sizes, [(readout.add(one), readout.add(two), readout.add(last)) for one, two, last in read]
         )
 
     def forget(self) -> None:
         """Release the memory of the parameters."""
-        self._addresses, self._some, self._sizes, self._entry, self._applied = [], [], [], [], []
+        self._addresses, self._some, self._sizes = [], [], []
+        self._entry, self._applied, self._exit = [], [], []
 
 
 def _is_plain(parameter: Tensor) -> bool:

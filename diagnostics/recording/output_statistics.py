@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diagnostics.recording.process_group import NO_STATS, OutputSums
 from diagnostics.recording.readout import Readout
-from diagnostics.recording.tensors import find_opaque
+from diagnostics.recording.tensors import find_opaque, scratch_like
 from diagnostics.records import Absent
 
 _STATS_WIDTH = 4096  # elements of a row: a share of 1e-3 is then measured to a few percent, at a small cost
@@ -71,7 +71,7 @@ def _sums(output: Tensor) -> tuple[list[Tensor], Tensor]:
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
     mean = flat.mean(0)
-    apart = (flat - mean).flatten()
+    apart = torch.sub(flat, mean, out=scratch_like(flat)).flatten()
     return [torch.dot(apart, apart), torch.dot(mean, mean), mean.sum()], mean
 
 

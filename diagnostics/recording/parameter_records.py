@@ -108,7 +108,7 @@ class ParameterStep:
         ]
         layers = self._layer_sizes(reaches)
         updates, changed = readout.numbers(self.update_key), readout.numbers(self.changed_key)
-        kept = self.updates.kept(readout, updates)
+        kept = self.updates.kept(readout, len(updates))
         passes, carried = self.passes.evaluate(readout, [item.name for item in self.tracked])
         broken = self._broken(updates) if self.broken is None else self.broken
         records = {}

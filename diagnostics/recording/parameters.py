@@ -54,6 +54,8 @@ class ParameterWatch:
         self._scaler: weakref.ref[torch.amp.GradScaler] | None = None
         self._scaler_sought = 0
         self._active = False
+        self._versions: list[int] = []  # of the weights when they were copied at the end of a step
+        self._entry_norms: list[Tensor] = []
         self._reset()
         weakref.finalize(self, remove_hooks, self._handles)
 
@@ -66,7 +68,6 @@ class ParameterWatch:
         self._at_optimizer: list[tuple[list[int], list[Tensor]]] = []
         self._groups: dict[int, OptimizerGroup] = {}
         self._steps = [0] * len(self._optimizers)
-        self._entry_norms: list[Tensor] = []
         self._leftover: tuple[list[int], list[Tensor]] | None = None
         self._assigned: set[int] = set()
         self._scales: dict[int, Tensor] = {}
@@ -86,7 +87,7 @@ class ParameterWatch:
             handle.remove()
         self._handles.clear()
         self._hooked.clear()
-        self._entry.clear()
+        self._entry, self._versions = [], []
         self._updates.forget()
         self._passes.abandon()
         self.abandon()
@@ -95,6 +96,7 @@ class ParameterWatch:
         """Forget the step in progress."""
         if self._active:  # an exception ended it
             self._passes.abandon()
+            self._versions = []
         self._active = False
         self._reset()
 
@@ -237,16 +239,31 @@ class ParameterWatch:
         if not self._parameters:
             return
         self._passes.begin_step(self._parameters)
+        same = self._updates.begin(self._parameters)
+        if not same or self._versions != [parameter._version for parameter in self._parameters]:
+            self._copy()
+
+    def keep_for_next(self) -> None:
+        """Copy the weights now, while they are in the caches, for a step that begins with the same ones.
+
+        What is written to `.data` between steps shows in the first numbers of each parameter, which are compared.
+        """
+        if self._parameters and all(parameter.is_cpu for parameter in self._parameters):
+            self._copy()
+            self._versions = [parameter._version for parameter in self._parameters]
+
+    @torch.no_grad()
+    def _copy(self) -> None:
         if not _alike(self._entry, self._parameters):
             self._entry = [torch.empty_like(parameter) for parameter in self._parameters]
         torch._foreach_copy_(self._entry, self._parameters)
         self._entry_norms = measure_norms(self._entry)
-        self._updates.begin(self._parameters)
 
     @torch.no_grad()
     def finish(self, readout: Readout) -> ParameterStep:
         """Stop listening; what is returned builds the records, once the readout was fetched."""
         self._active = False
+        self._versions = []
         for number, optimizer in enumerate(self._optimizers):
             if not self._steps[number]:
                 self._note_groups(number, optimizer)

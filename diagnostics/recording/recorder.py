@@ -226,6 +226,8 @@ class Recorder:
         parameters = self._parameters.finish(readout)
         terms = self._terms.finish(readout, self._parameters)
         buffers = self._buffers.finish(readout)
+        if self._setup.every == 1:
+            self._parameters.keep_for_next()
         if self._strangers.looking:
             known = {id(parameter) for parameter in self._model.parameters()}
             self._strangers.close(known | self._parameters.in_optimizers())

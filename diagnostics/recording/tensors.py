@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from diagnostics.recording.unknown_rows import OPAQUE_OUTPUT
 _LARGE = (
     8_192  # elements from which two passes that use vector instructions are faster than one that does not
 )
+_MOST_SCRATCH = 2**20  # elements: 4 MB that stay allocated
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device)
 
 
@@ -75,9 +77,37 @@ def count_nonzero(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [_count(tensor) for tensor in tensors]
 
 
+class _Scratch(threading.local):
+    """Memory for intermediate results on the CPU: the same each time, so that it stays in the caches."""
+
+    def __init__(self) -> None:
+        self._memory: dict[torch.dtype, Tensor] = {}
+
+    def like(self, tensor: Tensor) -> Tensor | None:
+        """Memory for a result of this shape and type, None where it would be no faster."""
+        if not tensor.is_cpu or tensor.is_complex() or tensor.layout != torch.strided:
+            return None
+        size = tensor.numel()
+        if not _LARGE <= size <= _MOST_SCRATCH or type(tensor) not in (Tensor, torch.nn.Parameter):
+            return None
+        held = self._memory.get(tensor.dtype)
+        if held is None or held.numel() < size:
+            held = self._memory[tensor.dtype] = torch.empty(size, dtype=tensor.dtype)
+        return held[:size].view(tensor.shape)
+
+
+_SCRATCH = _Scratch()
+
+
+def scratch_like(tensor: Tensor) -> Tensor | None:
+    """Memory to pass as `out`, for a result that is read before the next one is computed."""
+    return _SCRATCH.like(tensor)
+
+
 def _count(tensor: Tensor) -> Tensor:
     fast = tensor.is_cpu and tensor.dtype == torch.float32 and _LARGE <= tensor.numel() < 2**24
     if not fast or not tensor.is_contiguous():
         return torch.count_nonzero(tensor)
-    sign = torch.sign(tensor.view(-1))  # 0 for NaN, whose norm says that it is not finite
+    flat = tensor.view(-1)
+    sign = torch.sign(flat, out=scratch_like(flat))  # 0 for NaN, whose norm says that it is not finite
     return torch.dot(sign, sign)
