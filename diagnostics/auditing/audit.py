@@ -17,8 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.auditing.default_checks import BATCHES, explain_broken, run_checks
+from diagnostics.auditing.default_checks import (
+    BATCHES,
+    add_responses,
+    check_response,
+    explain_broken,
+    respondents,
+    run_checks,
+)
 from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
+from diagnostics.auditing.probes.response_probe import RESPONSE001
 from diagnostics.auditing.replay import StepStart
 from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_json_lines, to_markdown
@@ -175,6 +183,7 @@ def audit(
     losses: list[float] = []
     seen: dict[Hashable, Any] = {}
     broken: StepStart | None = None
+    gives_loss = False  # whether the step ends at the loss, or is a whole one
     with (
         untouched(model, optimizers, keep_gradients=True),
         Monitor(
@@ -194,7 +203,7 @@ def audit(
         for number, batch in enumerate(islice(_endless(batches), steps)):
             name, start = _name_batch(batch), None if broken else StepStart(model, batch, number)
             with monitor.step(samples=(count := (samples or count_samples)(batch)), batch=name):
-                returned = _train(model, step, batch, optimizers, monitor, terms)
+                returned, gives_loss = _train(model, step, batch, optimizers, monitor, terms)
             if returned is not None:
                 losses.append(returned)
             broken = broken or (start if start is not None and not _is_finite(monitor, returned) else None)
@@ -215,6 +224,10 @@ def audit(
             independence=all(probe.rule != LEAK001.id for probe in probes),
         )
         own = explain_broken(monitor.findings(), model, whole, broken, optimizers, monitor.modules)
+        if gives_loss and not broken and all(probe.rule != RESPONSE001.id for probe in probes):
+            loss = _named_terms(step, terms)
+            responses = check_response(model, loss, batch, respondents(monitor.last), regularisers)
+            probed += add_responses(own, responses)
         found = explain_by_probes(own, probed)
         names = {
             *monitor.last.modules,
@@ -284,6 +297,16 @@ def _summed(step: Step, terms: Sequence[str]) -> Step:
     return run
 
 
+def _named_terms(step: Step, terms: Sequence[str]) -> Step:
+    """The step, which returns the terms of its loss by name, or the loss."""
+
+    def run(model: nn.Module, batch: Any) -> Any:
+        returned = step(model, batch)
+        return name_terms(returned, terms) or returned
+
+    return run
+
+
 def _train(
     model: nn.Module,
     step: Step,
@@ -291,8 +314,12 @@ def _train(
     optimizers: Sequence[Optimizer],
     monitor: Monitor,
     terms: Sequence[str],
-) -> float | None:
-    """One step, completed where the user's ends at the loss; the loss if it returned one."""
+) -> tuple[float | None, bool]:
+    """One step, completed where the user's ends at the loss.
+
+    Returns:
+        The loss if it returned one, and whether it had to be completed.
+    """
     with arrivals(model) as arrived:
         returned = step(model, batch)
     named = name_terms(returned, terms)
@@ -301,7 +328,8 @@ def _train(
         returned = sum_terms(named)
     if isinstance(returned, Tensor) and returned.numel() == 1:
         monitor.loss(returned)
-    if isinstance(returned, Tensor) and returned.requires_grad and not arrived:
+    ends_at_loss = isinstance(returned, Tensor) and returned.requires_grad and not arrived
+    if isinstance(returned, Tensor) and ends_at_loss:
         if returned.numel() != 1:
             raise InvalidValue(
                 "auditing.loss-not-scalar",
@@ -313,6 +341,11 @@ def _train(
             optimizer.step()
             optimizer.zero_grad()
         model.zero_grad()  # what no optimiser holds has gradient too
+    return _number(returned), ends_at_loss
+
+
+def _number(returned: Any) -> float | None:
+    """What a step returned as a number, None where it is none."""
     if isinstance(returned, Tensor):
         return float(returned.detach()) if returned.numel() == 1 else None
     return float(returned) if isinstance(returned, (int, float)) else None
