@@ -45,7 +45,10 @@ class Tracked:
         if self.holder is None:
             return False
         own = self.name.rpartition(".")[2]
-        if self.holder._parameters.get(own) is self.parameter:
+        held = vars(self.holder).get(
+            "_parameters"
+        )  # a look there is much faster, and a ScriptModule has none
+        if isinstance(held, dict) and held.get(own) is self.parameter:
             return False
         return getattr(self.holder, own, self.parameter) is not self.parameter
 
