@@ -48,7 +48,7 @@ def measure_watching(conditions: Conditions) -> BenchmarkSection:
         "In a turn each takes one step on the same batch with a model of its own: without a monitor; with the declared "
         "boundaries (encoder, core, heads) recorded; with every leaf module recorded; and with that monitor in a step "
         f"that it leaves out. The average is that of one recorded step and {SAMPLED - 1} others. The records of 32 "
-        "steps are made together, in every 32nd turn or after the last one; the ratio of the sums of all turns has them.",
+        "steps are made together, in every 32nd turn or after the last one; the ratio of all turns has them.",
         memory_over_steps(),
     )
     return BenchmarkSection((Table(header, tuple(rows)),), words)
