@@ -17,10 +17,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from etrm.data.rules import _FILLED as FILLED
-from etrm.data.rules import _SHIFTS as SHIFTS
-from etrm.data.rules import COMBINATIONS, CONDITIONS, DEMOS, HELD_OUT, KINDS, PALETTE, TaskRule
-from etrm.data.rules import _places as places
+from etrm.data.rules import (
+    COMBINATIONS,
+    CONDITIONS,
+    DEMOS,
+    FILLED,
+    HELD_OUT,
+    KINDS,
+    PALETTE,
+    SHIFTS,
+    TaskRule,
+)
+from etrm.data.rules import list_places as places
 
 COLOURS = 10
 NAMES = tuple("+".join(kind for kind in KINDS if kind in parts) for parts in COMBINATIONS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -41,11 +43,26 @@ class SingleValueCommand(TyperCommand):
 
 
 class CommandGroup(typer.Typer):
-    """A group whose commands refuse a repeated option."""
+    """A group whose commands refuse a repeated option, and whose help is wrapped to the width of the terminal."""
 
     def command(self, name: str | None = None, **options: Any) -> Any:
         """A decorator that adds a command, as :meth:`typer.Typer.command` does."""
-        return super().command(name, **{"cls": SingleValueCommand, **options})
+
+        def add(function: Callable[..., Any]) -> Any:
+            words = join_lines(function.__doc__ or "")
+            chosen = {"cls": SingleValueCommand, "help": words, **options}
+            return typer.Typer.command(self, name, **chosen)(function)
+
+        return add
+
+
+def join_lines(text: str) -> str:
+    """Join the lines of each paragraph of a docstring, so that only the terminal wraps them.
+
+    A paragraph that begins with a backspace keeps its lines: it is code.
+    """
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(one if one.startswith("\b") else one.replace("\n", " ") for one in paragraphs)
 
 
 def _print_version(wanted: bool) -> None:
@@ -79,15 +96,22 @@ bench_app = CommandGroup(no_args_is_help=True, help="Benchmarks of the investiga
 experiment_app = CommandGroup(
     no_args_is_help=True, help="Run named experiments (E0-E11, A1-A16, O1-O3, X1-X3) against a baseline."
 )
-symbolic_app = typer.Typer(
+symbolic_app = CommandGroup(
     no_args_is_help=True, help="Look into the symbolic solver: its templates and its answers."
 )
 
-for _name, _group in {
-    "data": data_app,
-    "checkpoint": checkpoint_app,
-    "bench": bench_app,
-    "experiment": experiment_app,
-    "symbolic": symbolic_app,
-}.items():
-    app.add_typer(_group, name=_name)
+INVESTIGATE = "Find out why a model does not learn"
+TRAIN = "Train and evaluate"
+FOLLOW = "Follow runs"
+FILES = "Tasks and checkpoints"
+BENCHMARKS = "Experiments and benchmarks"
+"""The groups of commands in the help."""
+
+for _name, _group, _panel in (
+    ("data", data_app, FILES),
+    ("checkpoint", checkpoint_app, FILES),
+    ("experiment", experiment_app, BENCHMARKS),
+    ("symbolic", symbolic_app, BENCHMARKS),
+    ("bench", bench_app, BENCHMARKS),
+):
+    app.add_typer(_group, name=_name, rich_help_panel=_panel)

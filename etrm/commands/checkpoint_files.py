@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from etrm.commands.apps import checkpoint_app
+from etrm.commands.completion import complete_run
 from etrm.commands.options import CheckpointArgument, JsonOption, SetOption, WeightsOption
 from etrm.commands.shared import check_choice
 
@@ -70,7 +71,10 @@ def import_published(
 
 @checkpoint_app.command("export")
 def export_published(
-    source: Annotated[Path, typer.Argument(help="A run folder, or one of its checkpoint folders.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A run folder, or one of its checkpoint folders.", autocompletion=complete_run),
+    ],
     out: Annotated[
         Path, typer.Option(help="The file to write. Its settings are written next to it, to NAME.json.")
     ],

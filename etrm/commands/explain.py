@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etrm.commands.apps import app
+from etrm.commands.apps import INVESTIGATE, app
 from etrm.errors import ConfigError
 
 if TYPE_CHECKING:
     from diagnostics.reference.explanations import Groups, Topic
 
 
-@app.command()
+@app.command(rich_help_panel=INVESTIGATE)
 def explain(
     code: Annotated[
         str | None,
@@ -159,13 +159,6 @@ def _text(code: str, title: str, *paragraphs: str) -> str:
 
 
 def _show(text: str) -> None:
-    """Rendered in a terminal, plain markdown in a pipe."""
-    from rich.markdown import Markdown
+    from reports.terminal.console import print_page
 
-    from reports.terminal.console import open_console
-
-    console = open_console()
-    if console.is_terminal:
-        console.print(Markdown(text))
-    else:
-        console.out(text, end="", highlight=False)
+    print_page(text)

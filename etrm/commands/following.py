@@ -7,15 +7,20 @@ from typing import Annotated
 
 import typer
 
-from etrm.commands.apps import app
-from etrm.commands.options import AllowCodeOption, SetOption
+from etrm.commands.apps import FOLLOW, app
+from etrm.commands.completion import complete_column, complete_run
+from etrm.commands.options import AllowCodeOption, RunArgument, RunsArgument, SetOption
 from etrm.commands.shared import allow_code_of
 
 
-@app.command()
+@app.command(rich_help_panel=FOLLOW)
 def watch(
     run: Annotated[
-        Path, typer.Argument(help="A run folder. If it holds no run yet, the command waits for one.")
+        Path,
+        typer.Argument(
+            help="A run folder. If it holds no run yet, the command waits for one.",
+            autocompletion=complete_run,
+        ),
     ],
     once: Annotated[
         bool, typer.Option(help="Print one frame and exit. In a pipe this is the default.")
@@ -31,7 +36,7 @@ def watch(
         raise typer.Exit(0) from None
 
 
-@app.command()
+@app.command(rich_help_panel=FOLLOW)
 def runs(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders that contain runs. Default: the folder runs.")
@@ -39,7 +44,8 @@ def runs(
     sort: Annotated[
         str,
         typer.Option(
-            help="Column to sort by, e.g. accuracy_all or started. With - before it, largest first."
+            help="Column to sort by, e.g. accuracy_all or started. With - before it, largest first.",
+            autocompletion=complete_column,
         ),
     ] = "folder",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array instead of a table.")] = False,
@@ -48,17 +54,25 @@ def runs(
     from reports.runs import listing
     from reports.terminal.console import open_console
 
-    entries = listing.list_runs(folders or [Path("runs")], sort)
+    found = listing.find_folders(folders or [Path("runs")])
+    entries = listing.list_runs(found.runs, sort)
     if as_json:
         typer.echo(listing.as_json(entries))
     else:
-        open_console(pipe_width=180).print(listing.as_table(entries))
+        console = open_console(pipe_width=180)
+        console.print(listing.as_table(entries, console.width))
+    if note := listing.describe_foreign(found.foreign):
+        open_console(stderr=True).print(note, style="dim", highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=FOLLOW)
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="Two or more run folders. Differences are relative to the first.")
+        list[Path],
+        typer.Argument(
+            help="Two or more run folders. Differences are relative to the first.",
+            autocompletion=complete_run,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for PNG figures of the runs' curves. Default: no figures.")
@@ -72,14 +86,14 @@ def compare(
 
     found = read(runs)
     console = open_console(pipe_width=180)
-    console.print(as_tables(found))
+    console.print(as_tables(found, console.width))
     for file in plot_comparison(found, out) if out else ():
         console.print(f"figure: {file}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=FOLLOW)
 def predictions(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: RunArgument,
     settings: SetOption = None,
     tasks: Annotated[int, typer.Option(min=1, help="Number of tasks to draw, the first by id.")] = 6,
     task: Annotated[
@@ -113,9 +127,9 @@ def predictions(
         console.print(f"figure: {out}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=FOLLOW)
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: RunsArgument,
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
     keys: Annotated[
         str, typer.Option(help="Quantities to plot: keys of metrics.jsonl, separated by commas.")
@@ -143,9 +157,9 @@ def plot(
     open_console().print(f"figure: {out}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=FOLLOW)
 def tensorboard(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: RunArgument,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the event files. Default: RUN/tensorboard.")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from etrm.commands.apps import symbolic_app
+from etrm.commands.completion import complete_run
 from etrm.commands.options import AllowCodeOption, ConfigOption, JobsOption, PresetOption, SetOption
 from etrm.commands.shared import allow_code_of, print_report_paths, resolve_config
 
@@ -39,7 +40,9 @@ def templates(
 
 @symbolic_app.command()
 def explain(
-    run: Annotated[Path, typer.Argument(help="A run folder of the symbolic solver.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run folder of the symbolic solver.", autocompletion=complete_run)
+    ],
     task: Annotated[str, typer.Argument(help="Id of a held-out task, or of one that was trained on.")],
     demos: Annotated[bool, typer.Option(help="Also draw the demonstrations in the terminal.")] = False,
     png: Annotated[
@@ -72,21 +75,24 @@ def story(
     from etrm.commands.shared import make_launcher, resumable_work
     from etrm.investigation.original_solver import tell
     from reports.pages.original_solver_page import LOSS, PAGE, draw_losses, make_page
-    from reports.terminal.console import open_console
+    from reports.terminal.console import print_page
+    from reports.terminal.progress import Phases
     from reports.write import write
 
     command = f"etrm symbolic story --steps {steps} --seed {seed} --out {out}"
-    with resumable_work() as phases:
+    with resumable_work(Phases()) as phases:
         launcher = make_launcher("processes", jobs, 1, None)
         told = tell(out, launcher, command=command, progress=phases.update, steps=steps, seed=seed)
     text = make_page(told)
     write({PAGE: text.encode(), LOSS: draw_losses(told)}, out)
-    open_console().print(text, markup=False, highlight=False, soft_wrap=True)
+    print_page(text)
 
 
 @symbolic_app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A finished run of the symbolic solver.")],
+    run: Annotated[
+        Path, typer.Argument(help="A finished run of the symbolic solver.", autocompletion=complete_run)
+    ],
     settings: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: RUN/formulas.")] = None,
     unsolved: Annotated[
@@ -101,8 +107,9 @@ def report(
     """
     from etrm.config import parse_settings
     from reports.pages.formula_report import write_formula_report
-    from reports.terminal.console import Phases, open_console
+    from reports.terminal.console import open_console
     from reports.terminal.formula_tables import tasks_table
+    from reports.terminal.progress import Phases
 
     allow_code_of(run, allowed=allow_code, settings=settings)
     folder = out or run / "formulas"

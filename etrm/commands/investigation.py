@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from etrm.commands.apps import app, bench_app
+from etrm.commands.apps import INVESTIGATE, app, bench_app
+from etrm.commands.completion import choose_from, complete_investigation, complete_run
 from etrm.commands.options import (
+    HYPOTHESES,
     AllowCodeOption,
     ConfigOption,
     InjectOption,
+    InvestigationArgument,
     JobsOption,
     LauncherOption,
     LauncherSetOption,
@@ -40,12 +43,13 @@ if TYPE_CHECKING:
     from etrm.investigation.runs.budget import Tier
 
 
-@app.command()
+@app.command(rich_help_panel=INVESTIGATE)
 def investigate(
     run: Annotated[
         Path | None,
         typer.Argument(
-            help="A run folder or a checkpoint in one: its records are judged, and its config is investigated."
+            help="A run folder or a checkpoint in one: its records are judged, and its config is investigated.",
+            autocompletion=complete_run,
         ),
     ] = None,
     preset: PresetOption = None,
@@ -56,16 +60,25 @@ def investigate(
     hypotheses: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="IDS", help="Hypotheses to decide, e.g. H1,H2. Repeatable. Default: all that apply."
+            metavar="IDS",
+            help="Hypotheses to decide, e.g. H1,H2. Repeatable. Default: all that apply.",
+            rich_help_panel=HYPOTHESES,
         ),
     ] = None,
     hypothesis: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="CODE", help="Hypothesis of your own to decide too: my_code.py:MyHypothesis. Repeatable."
+            metavar="CODE",
+            help="Hypothesis of your own to decide too: my_code.py:MyOwn. Repeatable.",
+            rich_help_panel=HYPOTHESES,
         ),
     ] = None,
-    until_root_cause: Annotated[bool, typer.Option(help="Stop at the first proven root cause.")] = False,
+    until_root_cause: Annotated[
+        bool,
+        typer.Option(
+            help="Stop at the first proven root cause.", show_default=False, rich_help_panel=HYPOTHESES
+        ),
+    ] = False,
     tier: TierOption = "screening",
     seeds: SeedsOption = None,
     jobs: JobsOption = 2,
@@ -75,11 +88,21 @@ def investigate(
     out: Annotated[Path, typer.Option(help="Folder for the results and the report.")] = Path(
         "runs/investigation"
     ),
-    experiments: Annotated[bool, typer.Option(help="Also run the frozen-decoder experiment.")] = True,
+    experiments: Annotated[
+        bool,
+        typer.Option(
+            help="Also run the frozen-decoder experiment. Default: yes.",
+            show_default=False,
+            rich_help_panel=HYPOTHESES,
+        ),
+    ] = True,
     pretrain_steps: PretrainOption = None,
     fail_on: Annotated[
         str | None,
-        typer.Option(help="validated: exit code 1 if a hypothesis is VALIDATED, i.e. a fault is found."),
+        typer.Option(
+            help="validated: exit code 1 if a hypothesis is VALIDATED, i.e. a fault is found.",
+            autocompletion=choose_from("validated"),
+        ),
     ] = None,
 ) -> None:
     """Find out why a run or a config does not learn. Writes result.json and a report.
@@ -116,10 +139,13 @@ def investigate(
         raise typer.Exit(1)
 
 
-@app.command("frozen-decoder")
+@app.command("frozen-decoder", rich_help_panel=INVESTIGATE)
 def frozen_decoder(
     run: Annotated[
-        Path | None, typer.Argument(help="A run folder or a checkpoint in one, whose config is used.")
+        Path | None,
+        typer.Argument(
+            help="A run folder or a checkpoint in one, whose config is used.", autocompletion=complete_run
+        ),
     ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -161,9 +187,9 @@ def frozen_decoder(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=INVESTIGATE)
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of an investigation, with its result.json.")],
+    folder: InvestigationArgument,
 ) -> None:
     """Render the report of an investigation again (markdown and HTML) from its result.json."""
     from reports import read_and_render, summary
@@ -174,10 +200,16 @@ def report(
     print_report_paths(folder)
 
 
-@app.command()
+@app.command(rich_help_panel=INVESTIGATE)
 def diff(
-    before: Annotated[Path, typer.Argument(help="Folder of the earlier investigation.")],
-    after: Annotated[Path, typer.Argument(help="Folder of the later investigation.")],
+    before: Annotated[
+        Path,
+        typer.Argument(help="Folder of the earlier investigation.", autocompletion=complete_investigation),
+    ],
+    after: Annotated[
+        Path,
+        typer.Argument(help="Folder of the later investigation.", autocompletion=complete_investigation),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Markdown file to which the differences are also written.")
     ] = None,
@@ -206,15 +238,14 @@ def diff(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=INVESTIGATE)
 def faults() -> None:
     """List the faults that --inject can switch on."""
-    from rich.table import Table
-
     from etrm.training.faults import FAULTS
     from reports.terminal.console import open_console
+    from reports.text_table import make_table
 
-    table = Table("fault", "root cause", "models", "what it does", "where it shows")
+    table = make_table(("fault", "root cause", "models", "what it does", "where it shows"))
     for fault in FAULTS.values():
         table.add_row(fault.name, fault.root_cause, fault.models, fault.what, fault.seen)
     open_console().print(table)
@@ -292,7 +323,7 @@ def bench_faults(
 ) -> None:
     """Inject each fault, investigate without knowing it, and count how often the root cause is found."""
     from etrm.atomic_files import write_atomically
-    from reports.terminal.console import open_console
+    from reports.terminal.console import print_page
 
     if unlisted:
         from etrm.errors import ConfigError
@@ -317,16 +348,17 @@ def bench_faults(
             base, names or (), seeds or 3, budget_of(tier or "screening", per_case, pretrain_steps), jobs, out
         )
     write_atomically(out / "index.md", f"# Injected and named\n\n{text}")
-    open_console().print(text, markup=False, highlight=False, soft_wrap=True)
+    print_page(text)
 
 
 def _bench_listed(base: Config, names: Sequence[str], seeds: int, tier: Tier, jobs: int, out: Path) -> str:
     """Investigate known faults, and return the page."""
     from etrm.investigation import fault_benchmark
     from reports.pages.fault_benchmark_page import page
+    from reports.terminal.progress import Phases
 
     chosen = fault_benchmark.cases(base, names, seeds, tier.most_seeds)
-    with resumable_work("") as phases:
+    with resumable_work(Phases("")) as phases:
         return page(fault_benchmark.run(base, chosen, out, workers=jobs, tier=tier, progress=phases.update))
 
 
@@ -340,7 +372,8 @@ def _bench_unlisted(base: Config, tier: Tier | None, limit: float, seeds: range,
         list_cases,
     )
     from reports.pages.unlisted_page import unlisted_page
+    from reports.terminal.progress import Phases
 
     bench = UnlistedBenchmark(base, out, tier or BRIEF, choose(base, "all") if tier else STRUCTURAL, limit)
-    with resumable_work("") as phases:
+    with resumable_work(Phases("")) as phases:
         return unlisted_page(bench.run(list_cases(seeds), workers=jobs, progress=phases.update))

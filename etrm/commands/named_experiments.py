@@ -40,9 +40,9 @@ ExperimentOut = Annotated[
 def experiment_list() -> None:
     """List the experiments and how each differs from the baseline."""
     from reports.pages.experiments_page import listing
-    from reports.terminal.console import open_console
+    from reports.terminal.console import print_page
 
-    open_console().print(listing(), markup=False, highlight=False, soft_wrap=True)
+    print_page(listing())
 
 
 @experiment_app.command("run")
@@ -119,24 +119,25 @@ def experiment_table(
     """Print the results that a folder holds now, without running anything."""
     from etrm.investigation.experiments.registry import find
     from reports.pages.experiments_page import page
-    from reports.terminal.console import open_console
+    from reports.terminal.console import print_page
 
     allow_named(names or ())
     outside = [find(name) for name in names or ()]
     base = resolve_config(preset, config, settings, None)
-    open_console().print(page(out, base, seeds, outside), markup=False, highlight=False, soft_wrap=True)
+    print_page(page(out, base, seeds, outside))
 
 
 def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: Launcher, out: Path) -> None:
     from etrm.atomic_files import write_atomically
     from etrm.investigation.experiments.registry import run
     from reports.pages.experiments_page import page
-    from reports.terminal.console import open_console
+    from reports.terminal.console import print_page
+    from reports.terminal.progress import Phases
 
-    with resumable_work() as phases:
+    with resumable_work(Phases()) as phases:
         for experiment in chosen:
             name = f"{experiment.name}, {experiment.what}"
             run([experiment], base, out, seeds, launcher, partial(phases.update, name))
     text = page(out, base, seeds, chosen)
     write_atomically(out / "index.md", text)
-    open_console().print(text, markup=False, highlight=False, soft_wrap=True)
+    print_page(text)

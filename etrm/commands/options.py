@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments that several commands share, and the panels of --help in which they stand."""
 
 from __future__ import annotations
 
@@ -7,22 +7,50 @@ from typing import Annotated
 
 import typer
 
+from etrm.commands.completion import (
+    choose_from,
+    complete_fault,
+    complete_investigation,
+    complete_preset,
+    complete_run,
+    complete_setting,
+)
+
+SETTINGS = "Model, data and settings"
+HYPOTHESES = "What is decided"
+BUDGET = "Budget"
+MACHINES = "Where runs start"
+
 PresetOption = Annotated[
     str | None,
-    typer.Option(help="Preset to start from: smoke, small, rules, overfit, symbolic or symbolic-rules."),
+    typer.Option(
+        help="Preset to start from: smoke, small, rules, overfit, symbolic or symbolic-rules.",
+        autocompletion=complete_preset,
+        rich_help_panel=SETTINGS,
+    ),
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option(help='TOML file of settings. preset = "NAME" in it extends that preset.')
+    Path | None,
+    typer.Option(
+        help='TOML file of settings. preset = "NAME" in it extends that preset.', rich_help_panel=SETTINGS
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Setting to change, e.g. train.lr=1e-3. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Setting to change, e.g. train.lr=1e-3. Repeatable.",
+        autocompletion=complete_setting,
+        rich_help_panel=SETTINGS,
+    ),
 ]
 AllowCodeOption = Annotated[
     bool,
     typer.Option(
         "--allow-code",
         help="Permission to run the code that the run's config names, as its files are now. Read them first.",
+        rich_help_panel=SETTINGS,
     ),
 ]
 InjectOption = Annotated[
@@ -31,6 +59,16 @@ InjectOption = Annotated[
         "--inject",
         metavar="FAULT",
         help="Fault to inject: a name of `etrm faults`, or of code: my_code.py:MY_FAULT. Repeatable.",
+        autocompletion=complete_fault,
+        rich_help_panel=SETTINGS,
+    ),
+]
+RunArgument = Annotated[Path, typer.Argument(help="A run folder.", autocompletion=complete_run)]
+RunsArgument = Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=complete_run)]
+InvestigationArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of an investigation, with its result.json.", autocompletion=complete_investigation
     ),
 ]
 SourceOption = Annotated[
@@ -40,27 +78,59 @@ SourceOption = Annotated[
         "or code: my_code.py:my_tasks."
     ),
 ]
-SubsetOption = Annotated[str, typer.Option(help="Subset of the source: training or evaluation.")]
-WeightsOption = Annotated[str, typer.Option(help="Weights to read: ema or raw. Our checkpoints hold both.")]
+SubsetOption = Annotated[
+    str,
+    typer.Option(
+        help="Subset of the source: training or evaluation.",
+        autocompletion=choose_from("training", "evaluation"),
+    ),
+]
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        help="Weights to read: ema or raw. Our checkpoints hold both.",
+        autocompletion=choose_from("ema", "raw"),
+    ),
+]
 TierOption = Annotated[
-    str, typer.Option(help="Budget: screening (3 seeds), standard (5 seeds) or full (5 seeds, long runs).")
+    str,
+    typer.Option(
+        help="Budget: screening (3 seeds), standard (5 seeds) or full (5 seeds, long runs).",
+        autocompletion=choose_from("screening", "standard", "full"),
+        rich_help_panel=BUDGET,
+    ),
 ]
 SeedsOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Seeds per arm. Default: the tier's. Fewer than five make it a screening."),
+    typer.Option(
+        min=1,
+        help="Seeds per arm. Default: the tier's. Fewer than five make it a screening.",
+        rich_help_panel=BUDGET,
+    ),
 ]
 PretrainOption = Annotated[
-    int | None, typer.Option(min=1, help="Training steps of the TRM decoder. Default: the tier's.")
+    int | None,
+    typer.Option(
+        min=1, help="Training steps of the TRM decoder. Default: the tier's.", rich_help_panel=BUDGET
+    ),
 ]
-JobsOption = Annotated[int, typer.Option(min=1, help="Training runs that run at the same time.")]
+JobsOption = Annotated[
+    int, typer.Option(min=1, help="Training runs that run at the same time.", rich_help_panel=MACHINES)
+]
 ThreadsOption = Annotated[
     int,
-    typer.Option(min=1, help="CPU threads per run. Another number changes the results by rounding errors."),
+    typer.Option(
+        min=1,
+        help="CPU threads per run. Another number changes the results by rounding errors.",
+        rich_help_panel=MACHINES,
+    ),
 ]
 LauncherOption = Annotated[
     str,
     typer.Option(
-        help="Where training runs start: processes on this machine, or through submitit: local or slurm."
+        help="Where training runs start: processes on this machine, or through submitit: local or slurm.",
+        autocompletion=choose_from("processes", "local", "slurm"),
+        rich_help_panel=MACHINES,
     ),
 ]
 LauncherSetOption = Annotated[
@@ -69,10 +139,13 @@ LauncherSetOption = Annotated[
         "--launcher-set",
         metavar="KEY=VALUE",
         help="Parameter for submitit, e.g. slurm_partition=gpu. Repeatable.",
+        rich_help_panel=MACHINES,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-CheckpointArgument = Annotated[Path, typer.Argument(help="A run folder, a checkpoint folder, or a file.")]
+CheckpointArgument = Annotated[
+    Path, typer.Argument(help="A run folder, a checkpoint folder, or a file.", autocompletion=complete_run)
+]
 SideOption = Annotated[
     int,
     typer.Option(

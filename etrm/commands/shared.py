@@ -17,28 +17,34 @@ if TYPE_CHECKING:
     from etrm.investigation.result import Result
     from etrm.investigation.runs.budget import Tier
     from etrm.investigation.runs.launchers import Launcher
-    from reports.terminal.console import Phases
+    from reports.terminal.progress import Phases
 
 
 def run_investigation(subject: tuple[Config, str], out: Path, **options: Any) -> Result:
     """Run an investigation, render its report and print its summary."""
+    from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
     from etrm.investigation.run import investigate
     from reports import read_and_render, summary
     from reports.terminal.console import open_console
-    from reports.terminal.summary import announcement
+    from reports.terminal.progress import InvestigationProgress
 
     chosen, name = subject
     command = "etrm " + shlex.join(sys.argv[1:])
-    with resumable_work() as phases:
-        investigate(
+    titles = {id: f"{id} {one.statement.title}" for id, one in all_hypotheses().items()}
+    expected = [*options.get("hypotheses", ()), *(["experiments"] if options.get("experiments") else [])]
+    view = InvestigationProgress(titles, expected=expected, stops=options.get("until_root_cause", False))
+    with resumable_work(view):
+        found = investigate(
             chosen,
             out,
             name=name,
             command=command,
-            progress=phases.update,
-            on_verdict=lambda found: phases.say(announcement(found)),
+            progress=view.update,
+            on_verdict=view.decide,
+            on_plan=view.plan,
             **options,
         )
+        view.finish(found)
     result = read_and_render(out)
     open_console().print(summary(result))
     print_report_paths(out)
@@ -62,17 +68,17 @@ def make_launcher(name: str, jobs: int, threads: int, settings: list[str] | None
 
 
 @contextmanager
-def resumable_work(unit: str = "steps") -> Iterator[Phases]:
-    """Show progress bars of work that can be resumed; Ctrl-C ends it with exit code 130."""
+def resumable_work(view: Phases) -> Iterator[Phases]:
+    """Show the progress of work that can be resumed; Ctrl-C ends it with exit code 130."""
     from etrm.errors import Interrupted
-    from reports.terminal.console import Phases, open_console
+    from reports.terminal.console import open_console
 
-    with Phases(unit) as phases:
+    with view:
         try:
-            yield phases
+            yield view
         except (Interrupted, KeyboardInterrupt):
-            phases.close()
-            open_console(stderr=True).print("interrupted; the same command resumes")
+            view.close()
+            open_console(stderr=True).print(f"interrupted; {view.resume}", highlight=False)
             raise typer.Exit(130) from None
 
 

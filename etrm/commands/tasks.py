@@ -95,11 +95,12 @@ def build(
     The tasks, data.augmentations and train.seed come from the config. If the command is interrupted or killed, the same
     command resumes it.
     """
-    from etrm.data import choose_tasks
+    from etrm.data import choose_training_tasks
     from etrm.data.build import build_store
     from etrm.errors import ConfigError
     from reports.terminal.console import open_console
     from reports.terminal.data_tables import store_table
+    from reports.terminal.progress import Phases
 
     chosen = resolve_config(preset, config, settings, None)
     augmentations = chosen.data.augmentations
@@ -111,10 +112,10 @@ def build(
             allowed="data.augmentations: an integer >= 1",
             next_step="--set data.augmentations=1000",
         )
-    with resumable_work("tasks") as phases:
+    with resumable_work(Phases("tasks")) as phases:
         index = build_store(
             out,
-            choose_tasks(chosen.data),
+            choose_training_tasks(chosen.data),
             augmentations,
             chosen.train.seed,
             workers=workers,

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from etrm.commands.apps import app
+from etrm.commands.apps import INVESTIGATE, app
 from etrm.commands.shared import allow_named
 
 
-@app.command("audit")
+@app.command("audit", rich_help_panel=INVESTIGATE)
 def audit_case(
     target: Annotated[
         str,

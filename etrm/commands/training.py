@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from etrm.commands.apps import app
+from etrm.commands.apps import TRAIN, app
+from etrm.commands.completion import choose_from, complete_run
 from etrm.commands.options import (
     AllowCodeOption,
     ConfigOption,
     InjectOption,
     JsonOption,
     PresetOption,
+    RunArgument,
     SetOption,
 )
 from etrm.commands.shared import allow_code_of, resolve_config, resolve_settings
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def train(
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -36,8 +38,9 @@ def train(
     from etrm.training.trainer import Trainer
     from etrm.training.trainer import train as run_training
     from reports.runs.run_summary import summarise_run
-    from reports.terminal.console import TrainBar, open_console
+    from reports.terminal.console import open_console
     from reports.terminal.data_tables import stage_lines
+    from reports.terminal.progress import TrainProgress
 
     allow_code_of(out if resume else None, allowed=allow_code)
     if resume and not (preset or config or settings or inject):
@@ -54,7 +57,7 @@ def train(
         for line in stage_lines(trainer.config.data.curriculum, trainer.episodes.stage_tasks):
             console.print(line, highlight=False)
 
-    with TrainBar(chosen.train.steps, console) as bar:
+    with TrainProgress(chosen.train.steps, console) as bar:
         finished = run_training(chosen, out, resume=resume, on_start=show_stages, on_step=bar.update)
     state = "finished" if finished else f"stopped early; resume with: etrm train --resume --out {out}"
     with suppress(OSError):  # the run may have stopped because its terminal was closed
@@ -65,9 +68,12 @@ def train(
         raise typer.Exit(130)
 
 
-@app.command()
+MORE_SCORES = "Other scores"
+
+
+@app.command(rich_help_panel=TRAIN)
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: RunArgument,
     settings: SetOption = None,
     submission: Annotated[
         Path | None,
@@ -80,9 +86,30 @@ def evaluate(
         bool,
         typer.Option(
             help="Also print scores that overstate the run, for comparison with reports that used them: "
-            "demonstration pairs instead of tasks, the true output size given, noise."
+            "demonstration pairs instead of tasks, the true output size given, noise.",
+            show_default=False,
+            rich_help_panel=MORE_SCORES,
         ),
     ] = False,
+    search: Annotated[
+        bool,
+        typer.Option(
+            help="Also search the context of each task by its demonstrations' gradient, with frozen weights "
+            "(settings evaluate.search.*).",
+            show_default=False,
+            rich_help_panel=MORE_SCORES,
+        ),
+    ] = False,
+    adapt: Annotated[
+        Literal["weights", "encoder", "context"] | None,
+        typer.Option(
+            metavar="PART",
+            help="Also train this part (weights, encoder or context) on the augmented demonstrations of each task, "
+            "and restore it afterwards (settings evaluate.adapt.*).",
+            autocompletion=choose_from("weights", "encoder", "context"),
+            rich_help_panel=MORE_SCORES,
+        ),
+    ] = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
     """Score a run on held-out tasks (pass@k), next to baselines that need no learning.
@@ -90,55 +117,37 @@ def evaluate(
     The run's evaluate section chooses the tasks; change it with --set evaluate.subset=..., .source, .weights,
     .augmentations.
     """
-    from rich.table import Table
-
     from etrm.config import parse_settings
     from etrm.training.scoring.score_run import score_run
     from reports.terminal.console import open_console
+    from reports.terminal.course_lines import course_lines
+    from reports.terminal.fitted_lines import fitted_lines
     from reports.terminal.misleading_table import misleading_table
+    from reports.terminal.scores_table import scores_table
     from reports.terminal.summary import submission_line
 
     allow_code_of(run, allowed=allow_code, settings=settings)
-    scores = score_run(run, parse_settings(settings or ()), submission, misleading)
-    asked = scores.config.evaluate
-    title = f"{run}, step {scores.step}, {scores.weights} weights: {asked.source} {asked.subset}, "
-    table = Table(title=f"{title}{asked.augmentations} votes per query", title_justify="left")
-    for column in (
-        "answers of",
-        "pass@1",
-        "pass@2",
-        "solved/evaluated",
-        "95 % interval",
-        "token accuracy",
-        "exact",
-    ):
-        table.add_column(column, justify="left" if column == "answers of" else "right")
-    for name, found in {"this run": scores.model, **scores.others}.items():
-        first, second = found.pass_at[1], found.pass_at.get(2)
-        table.add_row(
-            name,
-            f"{first.score:.1%}",
-            f"{second.score:.1%}" if second else "-",
-            f"{first.solved}/{first.asked}",
-            f"{first.low:.1%} to {first.high:.1%}",
-            f"{found.token_accuracy:.3f}",
-            f"{found.exact_accuracy:.3f}",
-        )
+    changes = parse_settings(settings or ())
+    scores = score_run(run, changes, submission, misleading, search=search, adapted=adapt)
     console = open_console()
-    console.print(table)
+    console.print(scores_table(str(run), scores))
     console.print(
         f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",
         highlight=False,
     )
+    for line in (*fitted_lines(scores.fitted), *course_lines(run, scores.config, scores.model)):
+        console.print(line, highlight=False, soft_wrap=True)
     if scores.misleading:
         console.print(misleading_table(scores.misleading))
     if scores.submitted:
         console.print(submission_line(scores.submitted), highlight=False, soft_wrap=True)
 
 
-@app.command("config")
+@app.command("config", rich_help_panel=TRAIN)
 def show_config(
-    run: Annotated[Path | None, typer.Argument(help="A run folder or a checkpoint in one.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder or a checkpoint in one.", autocompletion=complete_run)
+    ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,

@@ -20,6 +20,9 @@ from etrm.config.data import DataConfig as DataConfig
 from etrm.config.describe import Setting as Setting
 from etrm.config.describe import list_sections as list_sections
 from etrm.config.describe import list_settings as list_settings
+from etrm.config.fitting import AdaptationConfig as AdaptationConfig
+from etrm.config.fitting import AdaptedPart as AdaptedPart
+from etrm.config.fitting import ContextSearchConfig as ContextSearchConfig
 from etrm.config.model import KINDS as KINDS
 from etrm.config.model import KNOBS as KNOBS
 from etrm.config.model import STATEFUL as STATEFUL

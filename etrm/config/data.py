@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from etrm.config.code_names import Named
+from etrm.config.code_names import Named, is_rules
 from etrm.config.curriculum import Curriculum, is_curriculum
 from etrm.config.section import Section, refused
 
@@ -16,6 +16,10 @@ SIDE = 30
 """The largest side of an ARC grid, which is also the side of the published canvas."""
 Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
 """The pairs of a task that are queries."""
+
+
+DEMOS = (3,)
+"""The default of ``data.demos``."""
 
 
 class DataConfig(Section):
@@ -39,6 +43,16 @@ class DataConfig(Section):
     canvas: Literal["region", "published"] = Field(
         "region",
         description="tokens of the region that a task needs, or of the whole 30x30 canvas (published)",
+    )
+    stream: Annotated[int, Field(ge=1)] | Literal["endless"] | None = Field(
+        None,
+        description="rules only: number of training tasks, drawn in batches while the run trains, or endless; none "
+        "trains on the max_tasks first tasks",
+    )
+    demos: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        DEMOS,
+        min_length=1,
+        description="with data.stream: numbers of demonstrations of a task, each equally often",
     )
     max_demos: int = Field(10, ge=1, description="largest number of demonstrations per task")
     augmentations: Annotated[int, Field(ge=1)] | Literal["fresh"] = Field(
@@ -95,6 +109,14 @@ class DataConfig(Section):
                 "store.fresh-augmentations",
                 "data.store holds fixed augmentations, so data.augmentations must be a number, not 'fresh'",
             )
+        if self.stream is not None:
+            _check_stream(self)
+        elif self.demos != DEMOS:
+            raise refused(
+                "config.demos-without-stream",
+                f"data.demos {list(self.demos)} has no effect without data.stream: listed tasks have their own "
+                "demonstrations",
+            )
         if any(later.max_side <= earlier.max_side for earlier, later in pairwise(self.curriculum)):
             sides = ", ".join(str(stage.max_side) for stage in self.curriculum)
             raise refused(
@@ -108,3 +130,32 @@ class DataConfig(Section):
                 "stage has an earlier one",
             )
         return self
+
+
+def _check_stream(data: DataConfig) -> None:
+    """Refuse settings that a stream of rule tasks cannot have."""
+    if not is_rules(data.source):
+        raise refused(
+            "config.stream-of-listed-tasks",
+            f"data.stream draws tasks of the rule family, so data.source must be rules (got {data.source!r})",
+        )
+    fixed: dict[str, Any] = {
+        "canvas": "region",
+        "queries": "test",
+        "translate": 0,
+        "augmentations": 1,
+        "exclude": (),
+    }
+    fixed |= {"max_tasks": None, "store": None}
+    for name, value in fixed.items():
+        if (found := getattr(data, name)) != value:
+            raise refused(
+                "config.not-with-stream",
+                f"data.{name} {found!r} does not apply to data.stream: it must be {value!r}",
+            )
+    if max(data.demos) > data.max_demos:
+        raise refused(
+            "config.hidden-demonstrations",
+            f"data.max_demos {data.max_demos} would hide demonstrations that determine the rule: data.demos has "
+            f"{max(data.demos)}",
+        )

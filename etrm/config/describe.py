@@ -155,8 +155,10 @@ def _in_words(kind: Any, bounds: Bounds) -> tuple[str, ...]:
         inner = get_args(kind)[0]
         if names := getattr(inner, "_fields", ()):
             return (f"list of [{', '.join(names)}]",)
-        text = inner is str or (get_origin(inner) is Annotated and get_args(inner)[0] is str)
-        return ("list of texts" if text else f"list of {_listed(_choices(inner))}",)
+        bare, *metadata = get_args(inner) if get_origin(inner) is Annotated else (inner,)
+        if bare is int:
+            return (f"list of integers {_bounds(metadata)}".strip(),)
+        return ("list of texts" if bare is str else f"list of {_listed(_choices(inner))}",)
     if get_origin(kind) is Literal:
         return _choices(kind)
     limits = str(bounds) if kind in (int, float) else ""

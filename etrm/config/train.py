@@ -91,6 +91,14 @@ class TrainConfig(Section):
         ge=0,
         description="number of initial steps in which only the decoder trains",
     )
+    inner_steps: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="number of gradient steps on each context in training, from the loss of the demonstrations as "
+        "queries; they are not differentiated through",
+    )
+    inner_rate: float = Field(0.1, gt=0, le=1e3, description="learning rate of the inner steps' Adam")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="precision of matrix products in training; bfloat16 is faster on a GPU that supports it",

@@ -62,6 +62,17 @@ class Config(Section):
                     f"{name}.augmentations {section.augmentations!r} would turn rules of the rule family into other "
                     f"rules, also into held-out ones: {name}.augmentations must be 1",
                 )
+        if self.evaluate.demos is not None and not is_rules(self.evaluate.source):
+            raise refused(
+                "config.demos-of-listed-tasks",
+                f"evaluate.demos {self.evaluate.demos} applies to the rule family only: the tasks of "
+                f"{self.evaluate.source!r} have their own demonstrations",
+            )
+        if self.data.stream is not None and variant == "trm":
+            raise refused(
+                "config.stream-of-trm",
+                "model.variant trm looks up a row for each task, and the tasks of data.stream have none",
+            )
         if self.model.mlp_t and self.data.canvas != "published":
             raise refused(
                 "config.mlp-without-whole-canvas",
@@ -116,12 +127,19 @@ class Config(Section):
 
 def _check_training_of_symbolic(train: TrainConfig) -> None:
     """Refuse settings of training that cannot act on the symbolic solver."""
-    wanted = {"loss": "softmax", "q_halt_weight": 0.0, "compile": False, "decoder": None}
+    wanted = {
+        "loss": "softmax",
+        "q_halt_weight": 0.0,
+        "compile": False,
+        "decoder": None,
+        "inner_steps": 0,
+    }
     reasons = {
         "loss": "its logits are log probabilities",
         "q_halt_weight": "its halting logit is constant",
         "compile": "it has no network that is compiled",
         "decoder": "no checkpoint of a TRM has weights for it",
+        "inner_steps": "its context is a distribution, which no gradient step may leave",
     }
     for name, value in wanted.items():
         got = getattr(train, name)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from etrm.config.code_names import Named
+from etrm.config.fitting import AdaptationConfig, ContextSearchConfig
 from etrm.config.section import Section
 
 
@@ -42,6 +43,11 @@ class EvaluateConfig(Section):
     max_tasks: int | None = Field(
         None, ge=1, description="number of evaluation tasks to keep, the first by id; none keeps all"
     )
+    demos: int | None = Field(
+        None,
+        ge=1,
+        description="rules only: number of demonstrations of an evaluation task; none for the family's own 3",
+    )
     augmentations: int = Field(
         8,
         ge=1,
@@ -59,3 +65,5 @@ class EvaluateConfig(Section):
         description="step at which a sample's answer is read: after all ACT steps (all_steps, as published), or at the "
         "first step whose halting logit is positive (early)",
     )
+    search: ContextSearchConfig = ContextSearchConfig()
+    adapt: AdaptationConfig = AdaptationConfig()

@@ -4,7 +4,9 @@ from etrm.data.augment import Augmentation, name_augmented, parse_name
 from etrm.data.check import RegionSummary, TaskSetSummary, describe
 from etrm.data.collate import collate
 from etrm.data.episodes import Episodes, build_evaluation_samples
+from etrm.data.posed import pose_demonstrations
 from etrm.data.region import find_region
+from etrm.data.rule_stream import choose_training_tasks, open_episodes
 from etrm.data.sample import DemoPair, Sample
 from etrm.data.sources import TaskSet, choose_tasks, load_tasks
 from etrm.data.splits import Leakage, check_leakage, find_leakage
@@ -26,6 +28,7 @@ __all__ = [
     "build_evaluation_samples",
     "check_leakage",
     "choose_tasks",
+    "choose_training_tasks",
     "collate",
     "describe",
     "find_leakage",
@@ -33,7 +36,9 @@ __all__ = [
     "hash_grid",
     "load_tasks",
     "name_augmented",
+    "open_episodes",
     "parse_name",
+    "pose_demonstrations",
     "read_grid",
     "read_labels",
     "to_canvas",

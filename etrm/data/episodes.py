@@ -64,8 +64,7 @@ class Episodes:
             _check_demos(tasks, self.queries, variant)
         self._store = self._opened_store()
         self._layout = GridLayout(data.canvas, data.max_demos, data.translate)
-        groups = 1 if data.canvas == "published" else data.buckets
-        self._stages = tuple(_bucketed(queries, groups) for queries in self._split_by_stage())
+        self._stages = tuple(self._make_buckets(queries) for queries in self._split_by_stage())
         self._buckets = tuple(bucket for buckets in self._stages for bucket in buckets)
         self._edges = tuple(self._list_edges(stage) for stage in range(len(self._stages)))
         self._phase = float(_stream(_SCHEDULE, seed).random())
@@ -87,6 +86,14 @@ class Episodes:
         """The number of rows of the puzzle table: one per task and fixed augmentation; 1 for fresh augmentations."""
         n = self.data.augmentations
         return 1 if n == "fresh" else len(self.tasks) * n
+
+    def pass_keys(self, bucket: int) -> list[tuple[str, int]]:
+        """Return the task and the query of each episode of one pass over a bucket, in any order."""
+        return [(query.task.id, query.index) for query in self._buckets[bucket]]
+
+    def tasks_of(self, samples: Sequence[Sample]) -> TaskSet:
+        """Return the tasks that some samples were made of, and possibly others."""
+        return self.tasks
 
     def bucket_queries(self, bucket: int) -> tuple[Query, ...]:
         """Return the queries of a bucket, sorted by region size."""
@@ -140,6 +147,10 @@ class Episodes:
             )
         return stages
 
+    def _make_buckets(self, queries: Sequence[Query]) -> tuple[tuple[Query, ...], ...]:
+        """Return the buckets of the queries of a stage."""
+        return _bucketed(queries, 1 if self.data.canvas == "published" else self.data.buckets)
+
     def _list_edges(self, stage: int) -> npt.NDArray[np.float64]:
         """Return where buckets end in [0, 1) in a stage: those of earlier stages at ``data.replay``, its own at 1."""
         earlier = np.cumsum([len(bucket) for buckets in self._stages[:stage] for bucket in buckets])
@@ -153,7 +164,7 @@ class Episodes:
         """Return the ``index``-th episode of a bucket. The bucket is shuffled again for every pass over it."""
         queries = self._buckets[bucket]
         epoch, place = divmod(index, len(queries))
-        query = queries[_order(self.seed, bucket, epoch, len(queries))[place]]
+        query = queries[order_of_pass(self.seed, bucket, epoch, len(queries))[place]]
         rng = _stream(_EPISODE, self.seed, bucket, index)
         augmentation, puzzle_id, augmented = self._augmentation(query, rng)
         serial = index * self.buckets + bucket
@@ -304,7 +315,8 @@ def _bucketed(queries: Sequence[Query], buckets: int) -> tuple[tuple[Query, ...]
 
 
 @lru_cache(maxsize=64)
-def _order(seed: int, bucket: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
+def order_of_pass(seed: int, bucket: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
+    """Return the order of one pass over n queries."""
     return _stream(_ORDER, seed, bucket, epoch).permutation(n)
 
 

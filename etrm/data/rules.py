@@ -27,7 +27,7 @@ VERSION = "rules-1"
 """The version of the family. It changes if any task changes."""
 SEED = 20_250_704  # any number does; another one makes other tasks
 DEMOS = 3
-"""Demonstrations of a task, in the range of ARC."""
+"""The default number of demonstrations of a task, in the range of ARC."""
 SIDES = (3, 6)
 """The shortest and longest side of a grid."""
 PALETTE = (2, 4)
@@ -37,8 +37,9 @@ HELD_OUT = 4
 TASKS = {"training": 1000, "evaluation": 200}
 """The default number of tasks of a subset."""
 
-_SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
-_FILLED = 0.7
+SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
+"""Every shift, the one that moves nothing included."""
+FILLED = 0.7
 """The probability that an input cell is not black."""
 
 Mask = npt.NDArray[np.bool_]
@@ -113,16 +114,21 @@ class TaskRule:
     @property
     def held_out(self) -> bool:
         """Whether the rule belongs to the evaluation subset."""
-        return hashlib.sha256(self.id.encode()).digest()[0] % HELD_OUT == 0
+        return find_held_out(self.id)
 
     def apply(self, grids: Grid) -> Grid:
         """Return the outputs of (..., n, n) inputs."""
-        place = len(_SHIFTS) * self.dihedral + _SHIFTS.index(self.shift)
+        place = len(SHIFTS) * self.dihedral + SHIFTS.index(self.shift)
         out = _table(self.colours)[_moved(grids)[place]]
         if self.recolour is not None:
             condition, colour = self.recolour
             out = np.where(CONDITIONS[condition](out) & (out != 0), np.uint8(colour), out)
         return out
+
+
+def find_held_out(rule: str) -> bool:
+    """Return whether the rule with an id belongs to the evaluation subset."""
+    return hashlib.sha256(rule.encode()).digest()[0] % HELD_OUT == 0
 
 
 KINDS = tuple(field.name for field in fields(TaskRule))
@@ -164,7 +170,7 @@ def find_explanations(demos: Sequence[Pair]) -> list[TaskRule]:
     return [rule for rule in found if frozenset(rule.kinds) in COMBINATIONS]
 
 
-_GEOMETRIES = tuple(TaskRule(dihedral=number, shift=shift) for number in range(8) for shift in _SHIFTS)
+_GEOMETRIES = tuple(TaskRule(dihedral=number, shift=shift) for number in range(8) for shift in SHIFTS)
 
 
 def _with_colours(rule: TaskRule, shown: set[tuple[int, int]]) -> list[TaskRule]:
@@ -188,7 +194,9 @@ def _with_recolour(rule: TaskRule, condition: str | None, became: npt.NDArray[np
 
 
 @lru_cache(maxsize=8)
-def draw_rule_tasks(source: str, subset: str, max_side: int, count: int | None) -> tuple[Task, ...]:
+def draw_rule_tasks(
+    source: str, subset: str, max_side: int, count: int | None, demos: int = DEMOS
+) -> tuple[Task, ...]:
     """Return the first tasks of the family.
 
     Args:
@@ -197,11 +205,28 @@ def draw_rule_tasks(source: str, subset: str, max_side: int, count: int | None) 
         subset: the subset, ``training`` or ``evaluation``; no rule is in both.
         max_side: the longest side of a grid.
         count: the number of tasks; :data:`TASKS` by default.
+        demos: the number of demonstrations of a task; with another number all tasks are others.
 
     Raises:
         DataError: the source names a part that does not exist, or no grid is small enough.
     """
-    wanted = _combinations(source)
+    wanted = parse_combinations(source)
+    list_sides(source, max_side)
+    tasks: list[Task] = []
+    index = 0
+    while len(tasks) < (TASKS[subset] if count is None else count):
+        task = _task(wanted, subset, max_side, index, demos)
+        tasks += [] if task is None else [task]
+        index += 1
+    return tuple(tasks)
+
+
+def list_sides(source: str, max_side: int) -> range:
+    """Return the sides of the grids up to a longest one.
+
+    Raises:
+        DataError: no grid is small enough.
+    """
     if max_side < SIDES[0]:
         raise DataError(
             "data.no-task-left",
@@ -209,16 +234,15 @@ def draw_rule_tasks(source: str, subset: str, max_side: int, count: int | None) 
             got=f"data.max_side {max_side}",
             allowed=f"at least {SIDES[0]}",
         )
-    tasks: list[Task] = []
-    index = 0
-    while len(tasks) < (TASKS[subset] if count is None else count):
-        task = _task(wanted, subset, max_side, index)
-        tasks += [] if task is None else [task]
-        index += 1
-    return tuple(tasks)
+    return range(SIDES[0], min(SIDES[1], max_side) + 1)
 
 
-def _combinations(source: str) -> tuple[frozenset[str], ...]:
+def parse_combinations(source: str) -> tuple[frozenset[str], ...]:
+    """Return the combinations of parts that a source names, in its order.
+
+    Raises:
+        DataError: the source names a part that does not exist.
+    """
     name, colon, text = source.partition(":")
     if not colon:
         return COMBINATIONS
@@ -233,7 +257,9 @@ def _combinations(source: str) -> tuple[frozenset[str], ...]:
     return wanted
 
 
-def _task(wanted: Sequence[frozenset[str]], subset: str, max_side: int, index: int) -> Task | None:
+def _task(
+    wanted: Sequence[frozenset[str]], subset: str, max_side: int, index: int, demos: int
+) -> Task | None:
     """Return a task of the stream, a pure function of the arguments; None if its grids are too large."""
     held_out = subset == "evaluation"
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([SEED, held_out, index])))
@@ -247,16 +273,16 @@ def _task(wanted: Sequence[frozenset[str]], subset: str, max_side: int, index: i
         if frozenset(rule.kinds) != parts or rule.held_out != held_out:
             continue
         inputs = np.where(
-            rng.random((DEMOS + 1, side, side)) < _FILLED,
-            palette[rng.integers(len(palette), size=(DEMOS + 1, side, side))],
+            rng.random((demos + 1, side, side)) < FILLED,
+            palette[rng.integers(len(palette), size=(demos + 1, side, side))],
             0,
         ).astype(np.uint8)
         outputs = rule.apply(inputs)
         if np.array_equal(inputs[-1], outputs[-1]):  # otherwise a copy of the query would be the answer
             continue
-        pairs = tuple(Pair(_frozen(a), _frozen(b)) for a, b in zip(inputs, outputs, strict=True))
-        if find_explanations(pairs[:DEMOS]) == [rule]:
-            return Task(f"{index:06d}-{rule.id}", pairs[:DEMOS], pairs[DEMOS:])
+        pairs = tuple(Pair(freeze_grid(a), freeze_grid(b)) for a, b in zip(inputs, outputs, strict=True))
+        if find_explanations(pairs[:demos]) == [rule]:
+            return Task(f"{index:06d}-{rule.id}", pairs[:demos], pairs[demos:])
 
 
 def _draw(rng: np.random.Generator, parts: frozenset[str], palette: npt.NDArray[np.int64]) -> TaskRule:
@@ -265,7 +291,7 @@ def _draw(rng: np.random.Generator, parts: frozenset[str], palette: npt.NDArray[
     if "dihedral" in parts:
         rule = replace(rule, dihedral=int(rng.integers(8)))
     if "shift" in parts:
-        rule = replace(rule, shift=_SHIFTS[rng.integers(len(_SHIFTS))])
+        rule = replace(rule, shift=SHIFTS[rng.integers(len(SHIFTS))])
     if "colours" in parts:
         became = 1 + rng.permutation(COLOURS - 1)[: len(palette)]
         moves = not (became == palette).any()
@@ -278,7 +304,7 @@ def _draw(rng: np.random.Generator, parts: frozenset[str], palette: npt.NDArray[
 
 
 @cache
-def _places(side: int) -> npt.NDArray[np.uint8]:
+def list_places(side: int) -> npt.NDArray[np.uint8]:
     """Return (geometries, cells): the cell of the input at each position, counted from 1; 0 where black moves in."""
     cells = np.arange(1, side * side + 1, dtype=np.uint8).reshape(side, side)
     return np.stack([_shifted(dihedral(cells, g.dihedral), g.shift).ravel() for g in _GEOMETRIES])
@@ -290,7 +316,7 @@ def _moved(grids: Grid) -> Grid:
     cells = np.concatenate(
         [np.zeros((*grids.shape[:-2], 1), np.uint8), grids.reshape(*grids.shape[:-2], -1)], -1
     )
-    return np.moveaxis(cells[..., _places(side)], -2, 0).reshape(-1, *grids.shape)
+    return np.moveaxis(cells[..., list_places(side)], -2, 0).reshape(-1, *grids.shape)
 
 
 def _shifted(grids: Grid, shift: tuple[int, int]) -> Grid:
@@ -314,7 +340,8 @@ def _table(colours: tuple[tuple[int, int], ...]) -> npt.NDArray[np.uint8]:
     return table
 
 
-def _frozen(grid: Grid) -> Grid:
+def freeze_grid(grid: Grid) -> Grid:
+    """Return a grid that nobody can change."""
     grid = np.ascontiguousarray(grid)
     grid.setflags(write=False)
     return grid

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from etrm.config import RULES, SIDE, DataConfig, is_rules
+from etrm.data.rules import DEMOS as RULE_DEMOS
 from etrm.data.rules import VERSION as RULES_VERSION
 from etrm.data.rules import draw_rule_tasks
 from etrm.data.task import Task, parse_task, shorten
@@ -149,7 +150,11 @@ def hash_content(tasks: tuple[Task, ...]) -> str:
 
 
 def load_tasks(
-    source: str, subset: str = "training", max_side: int = SIDE, max_tasks: int | None = None
+    source: str,
+    subset: str = "training",
+    max_side: int = SIDE,
+    max_tasks: int | None = None,
+    demos: int | None = None,
 ) -> TaskSet:
     """Read, check, filter and sort tasks.
 
@@ -160,6 +165,7 @@ def load_tasks(
             hold one set, which is taken whole.
         max_side: keep tasks all of whose grids fit this side.
         max_tasks: keep the first n of those, by id.
+        demos: the number of demonstrations of a task of the rule family; other sources do not take it.
 
     Raises:
         DataError: the source does not exist, or something in it is not a task.
@@ -168,7 +174,8 @@ def load_tasks(
     if subset not in ("training", "evaluation"):
         raise DataError("data.unknown-subset", f"unknown subset {subset!r}", allowed="training, evaluation")
     if is_rules(source):
-        return TaskSet(draw_rule_tasks(source, subset, max_side, max_tasks), source, subset, RULES_VERSION)
+        tasks = draw_rule_tasks(source, subset, max_side, max_tasks, RULE_DEMOS if demos is None else demos)
+        return TaskSet(tasks, source, subset, RULES_VERSION)
     everything, version = _read(source, subset)
     fitting = sorted((task for task in everything if task.max_side <= max_side), key=lambda task: task.id)
     if not fitting:

@@ -20,6 +20,7 @@ from etrm.investigation.measurements.reference_check import (
     check_course,
     check_start,
 )
+from etrm.investigation.measurements.repeated_steps import add_steps_before_departure
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import HypothesisResult, RecordedDeparture, ReferenceResult
 from etrm.investigation.runs.jobs import Job
@@ -92,18 +93,22 @@ def course_job(investigation: Investigation) -> Job:
     return Job(subject_arm(STUDY), seed, config)
 
 
-def compare_recorded(folder: Path, subject: Config) -> ReferenceResult | None:
+def compare_recorded(folder: Path, subject: Config, most: int) -> ReferenceResult | None:
     """The result of the steps that a run compared while it trained; None if none of them departs.
 
     Args:
         folder: the run folder, or a checkpoint in one.
         subject: the config of the run.
+        most: the largest number of steps to train again, to find the one at which it begins to depart.
 
     Raises:
         RunFolderError: the file is damaged.
     """
-    facts = check_course(folder.parents[1] if folder.parent.name == "checkpoints" else folder)
-    return judge_reference(facts, subject) if facts.first else None
+    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
+    facts = check_course(run)
+    if not facts.first:
+        return None
+    return judge_reference(add_steps_before_departure(facts, run, subject, most), subject)
 
 
 def compare_start(investigation: Investigation) -> ReferenceResult:
@@ -116,8 +121,11 @@ def compare_start(investigation: Investigation) -> ReferenceResult:
 
 def compare_course(investigation: Investigation, start: ReferenceResult) -> ReferenceResult:
     """The same over the whole run, after a start that does not depart."""
-    [run] = investigation.run(STUDY, [course_job(investigation)])
-    return judge_reference(check_course(run.path, run.finished), investigation.subject, start)
+    job = course_job(investigation)
+    [run] = investigation.run(STUDY, [job])
+    facts = check_course(run.path, run.finished)
+    facts = add_steps_before_departure(facts, run.path, job.config, investigation.tier.reference_steps)
+    return judge_reference(facts, investigation.subject, start)
 
 
 def judge_reference(
@@ -148,9 +156,10 @@ def judge_reference(
     if first.step is None or first.step <= FIRST_STEPS:
         shared = any(found.stage is first.stage for found in check_start(control_preset()).departures)
     code, place = PLACES[shared]
+    onset = f" Step {first.step - 1} does not." if first.step and first.step - 1 in steps else ""
     return ReferenceResult(
         codes=(code,),
-        sentence=f"{capitalise(describe(first))}. {place}",
+        sentence=f"{capitalise(describe(first))}.{onset} {place}",
         steps=steps,
         stage=first.stage,
         hypothesis=_hypothesis(facts.departures, subject),

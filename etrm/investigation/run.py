@@ -16,7 +16,6 @@ from etrm.config import Config, with_settings
 from etrm.errors import ConfigError, EtrmError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.extensions import outside_digests
-from etrm.investigation.comparison.screening import jobs_of
 from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.folder_claim import claim_folder
@@ -25,6 +24,7 @@ from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
+from etrm.investigation.planned_runs import OnPlan, is_whole, plan_short_runs, plan_work
 from etrm.investigation.recorded_run.judge_recorded import judge_recorded_run
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.recorded_verdicts import (
@@ -41,7 +41,6 @@ from etrm.investigation.reference_verdict import (
     compare_course,
     compare_recorded,
     compare_start,
-    course_job,
     decide_from_reference,
     with_reference,
 )
@@ -58,7 +57,6 @@ from etrm.investigation.result import (
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
 from etrm.investigation.runs.budget import SCREENING, Tier
 from etrm.investigation.runs.cache import compute_of
-from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.session import Investigation
 from etrm.training import named_code
@@ -118,6 +116,7 @@ def investigate(
     first_seed: int = 0,
     recorded_in: Path | None = None,
     on_verdict: OnVerdict = lambda hypothesis: None,
+    on_plan: OnPlan = lambda planned: None,
 ) -> Result:
     """Decide hypotheses about a subject and write ``out/result.json``.
 
@@ -135,6 +134,7 @@ def investigate(
         first_seed: the first of consecutive seeds.
         recorded_in: the run folder, or checkpoint in one, that is under test: what it recorded is judged first.
         on_verdict: called with each hypothesis as it is decided, except those whose verdict depends on later ones.
+        on_plan: called with the planned runs before the first of them starts.
 
     Raises:
         EtrmError: the config, data, decoder or folder cannot be used.
@@ -156,8 +156,9 @@ def investigate(
         tier,
         short_seeds=tuple(range(first_seed, first_seed + tier.short_seeds)),
         frozen_decoder=frozen_decoder.run in experiments and not until_root_cause,
-        meanwhile=lambda: () if until_root_cause else _plan_short_runs(investigation, chosen),
+        meanwhile=lambda: () if until_root_cause else plan_short_runs(investigation, chosen),
     )
+    on_plan(plan_work(investigation, chosen))
 
     def reached(hypothesis: HypothesisResult) -> HypothesisResult:
         found = hypothesis.replace(decided_after_s=round(time.perf_counter() - began, 1))
@@ -165,7 +166,7 @@ def investigate(
             on_verdict(found)
         return found
 
-    reference = compare_recorded(recorded_in, subject) if recorded_in else None
+    reference = compare_recorded(recorded_in, subject, tier.reference_steps) if recorded_in else None
     reference = reference or _compare(investigation, chosen, until_root_cause)
     decided = _decide_all(investigation, chosen, until_root_cause, reference, reached, facts)
     recorded = recorded and accuse(recorded, facts, decided)
@@ -189,19 +190,12 @@ def _compare(investigation: Investigation, chosen: Sequence[str], until_root_cau
     decision of some hypotheses, which is meant to be short, leaves it out.
     """
     start = compare_start(investigation)
-    if start.stage is not None or not (until_root_cause or _is_whole(investigation, chosen)):
+    if start.stage is not None or not (until_root_cause or is_whole(investigation, chosen)):
         return start
     if not until_root_cause and investigation.subject.model.recursive:
         with suppress(EtrmError):  # the hypothesis that needs the decoder says why there is none
             _ = investigation.decoder
     return compare_course(investigation, start)
-
-
-def _is_whole(investigation: Investigation, chosen: Sequence[str]) -> bool:
-    """Whether all hypotheses that apply are chosen."""
-    return all(
-        id in chosen or not one.applies_to(investigation.subject) for id, one in all_hypotheses().items()
-    )
 
 
 def _judge_recorded(
@@ -214,15 +208,6 @@ def _judge_recorded(
     judged = judge_recorded_run(folder, subject)
     progress("recorded run", 1, 1)
     return judged
-
-
-def _plan_short_runs(investigation: Investigation, chosen: Sequence[str]) -> list[Job]:
-    """The short runs of the chosen hypotheses, which depend on nothing that is found before."""
-    every, subject = all_hypotheses(), investigation.subject
-    applying = [every[id] for id in chosen if every[id].applies_to(subject)]
-    screens = [screen for hypothesis in applying for screen in hypothesis.screens(investigation)]
-    course = [course_job(investigation)] if _is_whole(investigation, chosen) else []
-    return [*course, *jobs_of(screens)]
 
 
 def _decide_all(

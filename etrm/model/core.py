@@ -71,7 +71,7 @@ class Core(nn.Module):
         places = config.context_tokens + side * side
         self.L_level = ReasoningModule(config, places)
         self.lm_head = Linear(width, VOCABULARY)
-        self.q_head = Linear(width, 2, bias=True)
+        self.q_head = Linear(width, 2, bias=True, full_precision=True)
         with torch.no_grad():  # the published initialisation: halting is unlikely in every state
             self.q_head.weight.zero_()
             self.q_head.bias.fill_(-5.0)
@@ -112,9 +112,7 @@ class Core(nn.Module):
                 z_H, z_L = self._cycle(z_H, z_L, x, rotation, mask)
         z_H, z_L = self._cycle(z_H, z_L, x, rotation, mask)
         logits = self.lm_head(z_H[:, self.context_tokens :])
-        with torch.autocast(z_H.device.type, enabled=False):
-            q = self.q_head(z_H[:, 0].float())
-        return z_H, z_L, logits, q
+        return z_H, z_L, logits, self.q_head(z_H[:, 0])
 
     def _embed(self, context: Tensor, inputs: Tensor, places: Tensor) -> Tensor:
         """Context and tokens as (B, L, D), times sqrt(D)."""

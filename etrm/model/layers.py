@@ -7,6 +7,9 @@ Constants follow the published TRM code (SamsungSAILMontreal/TinyRecursiveModels
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +40,68 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x.float(), (x.shape[-1],), eps=EPS).to(x.dtype)
 
 
-class Linear(nn.Linear):
-    """A linear map with truncated-normal weights of std 1/sqrt(fan_in) and a zero bias, if any."""
+@dataclass(frozen=True)
+class _Products:
+    """The precision of matrix products, with the weights that were cast to it, by the identity of the parameter."""
 
-    def __init__(self, fan_in: int, fan_out: int, bias: bool = False) -> None:
+    dtype: torch.dtype
+    weights: dict[int, Tensor]
+
+
+_PRODUCTS: ContextVar[_Products | None] = ContextVar("products", default=None)
+
+
+@contextmanager
+def products_in(dtype: torch.dtype) -> Iterator[None]:
+    """Compute the products of :class:`Linear` in a precision, inside autocast; each weight is cast once.
+
+    Autocast alone would cast a weight at each of its uses, of which a recursive model has dozens in a step. Its cache
+    does not hold parts of weights, nor weights that are first used without gradient.
+    """
+    token = _PRODUCTS.set(_Products(dtype, {}))
+    try:
+        yield
+    finally:
+        _PRODUCTS.reset(token)
+
+
+def cast_input(x: Tensor) -> Tensor:
+    """Cast the input of several products to their precision."""
+    products = _PRODUCTS.get()
+    return x if products is None else x.to(products.dtype)
+
+
+class Linear(nn.Linear):
+    """A linear map with truncated-normal weights of std 1/sqrt(fan_in) and a zero bias, if any.
+
+    Args:
+        fan_in: the width of the input.
+        fan_out: the width of the output.
+        bias: whether a bias is added.
+        full_precision: whether the product is computed in float32 whatever the precision of the others is.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, bias: bool = False, full_precision: bool = False) -> None:
         super().__init__(fan_in, fan_out, bias=bias)
+        self.full_precision = full_precision
+
+    def cast_weight(self) -> Tensor:
+        """Return the weight in the precision of products."""
+        products = _PRODUCTS.get()
+        if products is None or self.full_precision:
+            return self.weight
+        found = products.weights.get(id(self.weight))
+        if found is None:
+            with torch.enable_grad():  # the first use may be one without gradient, and later ones have it
+                found = products.weights[id(self.weight)] = self.weight.to(products.dtype)
+        return found
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., fan_in) to (..., fan_out)."""
+        if self.full_precision:
+            with torch.autocast(input.device.type, enabled=False):
+                return F.linear(input.float(), self.weight, self.bias)
+        return F.linear(input, self.cast_weight(), self.bias)
 
     def reset_parameters(self) -> None:
         truncated_normal_(self.weight, 1.0 / math.sqrt(self.in_features))
@@ -76,7 +136,8 @@ class SwiGLU(nn.Module):
         """(..., D) to (..., D)."""
         # Two products with halves of one weight: splitting the product instead would make the
         # backward pass join two gradients of twice the inner width.
-        gate, up = self.gate_up_proj.weight.chunk(2)
+        x = cast_input(x)
+        gate, up = self.gate_up_proj.cast_weight().chunk(2)
         return self.down_proj(F.silu(F.linear(x, gate)) * F.linear(x, up))
 
 
@@ -101,8 +162,8 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate (..., E) by angles whose cos and sin are (..., E / 2), in float32."""
-    first, second = x.float().chunk(2, dim=-1)
+    """Rotate (..., E) by angles whose float32 cos and sin are (..., E / 2); the products are in float32."""
+    first, second = x.chunk(2, dim=-1)
     turned = torch.empty_like(x, dtype=torch.float32)
     left, right = turned.chunk(2, dim=-1)
     torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
@@ -167,10 +228,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
         """(B, L, D) to (B, L, D); ``mask`` is (B, 1, 1, L), True where a key exists."""
         batch, length, hidden = x.shape
+        x = cast_input(x)
         # As in SwiGLU, split the weight and not the product.
         query, key, value = (
             F.linear(x, weight).view(batch, length, self.num_heads, -1)
-            for weight in self.qkv_proj.weight.chunk(3)
+            for weight in self.qkv_proj.cast_weight().chunk(3)
         )
         if self.qk_norm:
             query, key = rms_norm(query), rms_norm(key)

@@ -124,8 +124,11 @@ class ReferenceLoader:
             asked = [found for found in asked if found.demos]
         groups = 1 if data.canvas == "published" else data.buckets
         self._phase = float(_stream(3, seed).random())
-        self._stages = [_make_buckets(found, groups) for found in _split_stages(asked, data)]
+        self._stages = [self._group(found, groups) for found in _split_stages(asked, data)]
         self.buckets = [bucket for buckets in self._stages for bucket in buckets]
+
+    def _group(self, asked: Sequence[AskedPair], groups: int) -> list[list[AskedPair]]:
+        return _make_buckets(asked, groups)
 
     # -- the schedule -----------------------------------------------------------------------------
 
@@ -162,7 +165,9 @@ class ReferenceLoader:
     def draw(self, bucket: int, index: int) -> Drawing:
         """Return what stands at an index of a bucket. Every pass over the bucket has an order of its own."""
         queries = self.buckets[bucket]
-        asked = queries[_order(self.seed, bucket, index // len(queries), len(queries))[index % len(queries)]]
+        asked = queries[
+            order_queries(self.seed, bucket, index // len(queries), len(queries))[index % len(queries)]
+        ]
         random = _stream(2, self.seed, bucket, index)
         n = self.data.augmentations
         if n == "fresh":
@@ -261,14 +266,16 @@ def choose_training_tasks(data: DataConfig) -> TaskSet:
     return TaskSet(tuple(kept), found.source, found.subset, found.version)
 
 
-def choose_tasks_of(source: str, subset: str, max_side: int, max_tasks: int | None) -> TaskSet:
+def choose_tasks_of(
+    source: str, subset: str, max_side: int, max_tasks: int | None, demos: int | None = None
+) -> TaskSet:
     """Return the first tasks of a source, by id, all of whose grids fit a side.
 
     Raises:
         DataError: the tasks cannot be read.
     """
     if is_rules(source):  # an endless stream, of which the first tasks that fit are taken
-        return load_tasks(source, subset, max_side, max_tasks)
+        return load_tasks(source, subset, max_side, max_tasks, demos)
     whole = load_tasks(source, subset)
     fitting = [task for task in whole if max(max(grid.shape) for grid in task.grids) <= max_side]
     return TaskSet(
@@ -317,7 +324,8 @@ def _draw_change(random: np.random.Generator) -> GridChange:
 
 
 @lru_cache(maxsize=64)
-def _order(seed: int, bucket: int, turn: int, queries: int) -> tuple[int, ...]:
+def order_queries(seed: int, bucket: int, turn: int, queries: int) -> tuple[int, ...]:
+    """Return the order of the queries in a pass."""
     return tuple(_stream(1, seed, bucket, turn).permutation(queries).tolist())
 
 

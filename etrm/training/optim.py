@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -61,12 +61,22 @@ class AdamATan2(Optimizer):
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        for p, mean, square in zip(params, means, squares, strict=True):
-            state = self.state[p]
-            state["step"] += 1
-            t = state["step"].item()
-            spread = square.sqrt().div_(math.sqrt(1 - beta2**t))
-            p.sub_(torch.atan2(mean, spread), alpha=lr / (1 - beta1**t))
+        steps = [self.state[p]["step"] for p in params]
+        torch._foreach_add_(steps, 1)
+        counts = [step.item() for step in steps]  # they lie on the host
+        spreads = torch._foreach_sqrt(squares)
+        torch._foreach_div_(spreads, [math.sqrt(1 - beta2**t) for t in counts])
+        angles = _atan2(means, spreads)
+        torch._foreach_mul_(angles, [-lr / (1 - beta1**t) for t in counts])
+        torch._foreach_add_(params, angles)
+
+
+def _atan2(y: Sequence[Tensor], x: Sequence[Tensor]) -> list[Tensor]:
+    """Compute atan2 of each pair of tensors, on an accelerator in one kernel: torch has no call for lists."""
+    if y[0].device.type == "cpu":  # no kernels to start, and the copies would cost a third of the update
+        return [torch.atan2(one, other) for one, other in zip(y, x, strict=True)]
+    flat = torch.atan2(torch.cat([one.flatten() for one in y]), torch.cat([one.flatten() for one in x]))
+    return [part.view_as(one) for part, one in zip(flat.split([one.numel() for one in y]), y, strict=True)]
 
 
 class SignSGD(Optimizer):

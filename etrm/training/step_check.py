@@ -21,7 +21,8 @@ from typing import Any
 from etrm.config import Config, TrainConfig, with_interventions, with_settings
 from etrm.errors import RunFolderError
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.loader import ReferenceLoader, choose_training_tasks
+from etrm.reference.loader import ReferenceLoader
+from etrm.reference.rule_stream import open_reference
 from etrm.reference.step import compare_step
 from etrm.training.recorded_step import Stepping, record_step
 from etrm.training.train_state import TrainState
@@ -112,7 +113,7 @@ class StepCheck:
     def rows(self) -> ReferenceLoader:
         """The reference of the loader."""
         data, model = self.config.data, self.config.model
-        return ReferenceLoader(choose_training_tasks(data), data, model.has_encoder, self.config.train.seed)
+        return open_reference(data, model.has_encoder, self.config.train.seed)
 
     def due(self, state: TrainState) -> bool:
         """Whether the next step is compared: a planned one, or the first of its bucket, of a run of one process."""

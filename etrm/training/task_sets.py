@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etrm.config import Config, is_rules
-from etrm.data import TaskSet, check_leakage, choose_tasks, load_tasks
+from etrm.data import TaskSet, check_leakage, choose_training_tasks, load_tasks
 
 
 def load_training_tasks(config: Config) -> TaskSet:
@@ -13,7 +13,7 @@ def load_training_tasks(config: Config) -> TaskSet:
         DataError: the tasks cannot be read.
         LeakageError: a task is on both sides and is not in ``evaluate.allow_trained``.
     """
-    tasks = choose_tasks(config.data)
+    tasks = choose_training_tasks(config.data)
     if "all" not in config.evaluate.allow_trained:
         check_leakage(tasks, load_held_out_tasks(config), config.evaluate.allow_trained)
     return tasks
@@ -22,7 +22,7 @@ def load_training_tasks(config: Config) -> TaskSet:
 def load_held_out_tasks(config: Config) -> TaskSet:
     """The tasks that the evaluate section selects."""
     asked = config.evaluate
-    return load_tasks(asked.source, asked.subset, config.data.max_side, asked.max_tasks)
+    return load_tasks(asked.source, asked.subset, config.data.max_side, asked.max_tasks, asked.demos)
 
 
 def load_whole_set(config: Config, held_out: TaskSet) -> TaskSet:

@@ -27,7 +27,7 @@ from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint
 from etrm.checkpoints.run_folder import RunFolder, describe_environment
 from etrm.config import Config
-from etrm.data import Episodes
+from etrm.data import open_episodes
 from etrm.device import pick_device, to_device
 from etrm.errors import CheckpointError, ExtensionError, TrainingError
 from etrm.extensions import explained
@@ -41,6 +41,7 @@ from etrm.training.execution.precision import autocast, check_precision
 from etrm.training.execution.prefetch import Prefetch
 from etrm.training.faults import build_loader, build_recipe
 from etrm.training.freeze_schedule import Stage
+from etrm.training.inner_steps import InnerSteps
 from etrm.training.loss import act_loss
 from etrm.training.metric_log import Landing, LoggedStep
 from etrm.training.metrics import sum_step
@@ -80,12 +81,13 @@ class Trainer:
         self.device = pick_device(train.device)
         check_precision(train, self.device)
         self.tasks = self.recipe.tasks(self.config)
-        self.episodes = Episodes(self.tasks, self.config.data, self.config.model.variant, train.seed)
+        self.episodes = open_episodes(self.tasks, self.config.data, self.config.model.variant, train.seed)
 
         torch.manual_seed(train.seed)
         self.model = self.recipe.build_model(self.config, self.episodes)
         self.recipe.load_decoder(self.model, self.config)
         to_device(self.model, self.device).train()
+        self.inner = InnerSteps(self.model, train) if train.inner_steps else None
         if train.compile:
             compile_networks(self.model, self.device)
         self.optimizers = self.recipe.build_optimizers(self.model, train)
@@ -210,7 +212,8 @@ class Trainer:
         carries, halted, sums = [], [], []
         for part in parts:
             self.state.part = part.rows
-            with autocast(train, self.device):
+            inner = self.inner.moving(slots.samples[part.rows]) if self.inner else nullcontext()
+            with autocast(train, self.device), inner:
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from reports.markdown import count, escape, paragraph, plain, table
 from reports.pages.difference import Difference, ResultChange
 from reports.pages.sections import join
+from reports.text_table import make_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -70,11 +71,9 @@ def _format_cells(change: ResultChange) -> tuple[str, str, str, str]:
 
 
 def _make_terminal_table(found: Sequence[ResultChange]) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*HEADERS, box=box.SIMPLE, pad_edge=False, show_edge=False)
+    drawn = make_table(HEADERS)
     for change in found:
         drawn.add_row(*(Text(plain(cell)) for cell in _format_cells(change)))
     return drawn

@@ -9,7 +9,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,7 @@ from reports.markdown import NOTHING, duration, number
 from reports.runs.followed_run import Followed
 from reports.runs.groups import find_differing, group_by_setting, shorten_setting
 from reports.runs.history import WINDOW
+from reports.text_table import make_table
 
 NUMBERS = {
     "accuracy_all": "token accuracy, all samples",
@@ -145,62 +145,74 @@ def _flat(value: Any) -> str:
     return shorten_setting(value)[:40]  # the beginning of a hash is enough
 
 
-def as_tables(found: RunComparison) -> RenderableType:
-    """Return tables for a terminal: settings that differ, results with their differences from the first run, doubts."""
-    parts: list[RenderableType] = [_settings(found), Text(), _numbers(found)]
+def as_tables(found: RunComparison, width: int) -> RenderableType:
+    """Return tables for a terminal: settings that differ, results with their differences from the first run, doubts.
+
+    Args:
+        found: the comparison.
+        width: the width of the terminal in characters. Runs that do not fit next to the first one get tables of their
+            own, each with the first run.
+    """
+    parts: list[RenderableType] = []
+    for places in _share_out(len(found.runs), width):
+        parts += [_settings(found, places), Text(), _numbers(found, places), Text()]
     if len(set(found.arms)) < len(found.arms):
-        parts += [Text(), _groups(found)]
-    parts += [Text(f"\nwarning: {doubt.words}", style="yellow") for doubt in found.doubts]
+        parts += [_groups(found), Text()]
+    parts += [Text(f"warning: {doubt.words}", style="yellow") for doubt in found.doubts]
     return Group(*parts)
 
 
-def _table(found: RunComparison, first: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(first, no_wrap=True)
-    for run in found.runs:
-        table.add_column(str(run.folder), justify="right", overflow="fold")
-    return table
+FIRST_COLUMN, RUN_COLUMN = 31, 15
+"""The characters of the first column of a comparison, and of the column of a run, for which it is split."""
 
 
-def _settings(found: RunComparison) -> RenderableType:
+def _share_out(runs: int, width: int) -> list[list[int]]:
+    """Return the places of the runs in each table; the first run is in all of them."""
+    fitting = max(1, (width - FIRST_COLUMN) // RUN_COLUMN - 1)
+    others = list(range(1, runs))
+    return [[0, *others[at : at + fitting]] for at in range(0, len(others), fitting)] or [[0]]
+
+
+def _table(found: RunComparison, places: Sequence[int], first: str, caption: str = "") -> Table:
+    names = [str(found.runs[place].folder) for place in places]
+    return make_table((first, *names), right=names, caption=caption)
+
+
+def _settings(found: RunComparison, places: Sequence[int]) -> RenderableType:
     if not found.settings:
         return Text("all settings are equal, including the seed")
-    table = _table(found, "settings that differ")
+    table = _table(found, places, "settings that differ")
     for key, values in found.settings.items():
-        table.add_row(key, *(Text(shorten_setting(value)) for value in values))
+        table.add_row(key, *(Text(shorten_setting(values[place])) for place in places))
     return table
 
 
-def _numbers(found: RunComparison) -> Table:
-    table = _table(found, f"mean over the last {WINDOW} steps")
+def _numbers(found: RunComparison, places: Sequence[int]) -> Table:
+    runs = [found.runs[place] for place in places]
+    caption = "in parentheses: difference from the first run; best: lowest loss, highest of the others"
+    table = _table(found, places, f"mean over the last {WINDOW} steps", caption)
     for key, words in NUMBERS.items():
         if any(key in run.history.table for run in found.runs):
-            table.add_row(words, *_beside([run.history.last(key) for run in found.runs]))
+            table.add_row(words, *_beside([run.history.last(key) for run in runs]))
         if key in RANKED:
-            table.add_row("  best", *_beside([run.history.best(key) for run in found.runs]))
-    table.add_row("steps per second, now", *_beside([run.history.steps_per_s for run in found.runs]))
-    table.add_row("samples per second, now", *_beside([run.history.samples_per_s for run in found.runs]))
-    table.add_row("seconds in steps", *(duration(run.history.wall_s) for run in found.runs))
-    table.add_row("step", *(str(run.history.step) for run in found.runs))
-    table.add_row("state", *(str(run.status) for run in found.runs))
-    table.caption = "in parentheses: difference from the first run; best: lowest loss, highest of the others"
-    table.caption_justify = "left"
+            table.add_row("  best", *_beside([run.history.best(key) for run in runs]))
+    table.add_row("steps per second, now", *_beside([run.history.steps_per_s for run in runs]))
+    table.add_row("samples per second, now", *_beside([run.history.samples_per_s for run in runs]))
+    table.add_row("seconds in steps", *(duration(run.history.wall_s) for run in runs))
+    table.add_row("step", *(str(run.history.step) for run in runs))
+    table.add_row("state", *(str(run.status) for run in runs))
     return table
 
 
 def _groups(found: RunComparison) -> Table:
     """Return a table with the mean over the seeds of each arm, and the value of each seed."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("runs that differ only in the seed")
-    table.add_column("seeds", justify="right")
-    for key in RANKED:
-        table.add_column(NUMBERS[key], justify="right")
+    numbers = ("seeds", *(NUMBERS[key] for key in RANKED))
+    caption = "mean over the seeds (value of each seed), each over the last steps"
+    table = make_table(("runs that differ only in the seed", *numbers), right=numbers, caption=caption)
     for arm in dict.fromkeys(found.arms):
         runs = [run for run, name in zip(found.runs, found.arms, strict=True) if name == arm]
         cells = (_mean([run.history.last(key) for run in runs]) for key in RANKED)
         table.add_row(Text(arm), str(len(runs)), *cells)
-    table.caption = "mean over the seeds (value of each seed), each over the last steps"
-    table.caption_justify = "left"
     return table
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from etrm.errors import ConfigError, EtrmError, RunFolderError
-from reports.markdown import NOTHING, duration
+from reports.markdown import NOTHING, count, duration
 from reports.runs.followed_run import Followed
 from reports.runs.history import WINDOW
 from reports.runs.watch import STYLES
+from reports.text_table import make_table
 
 NUMBERS = ("accuracy_all", "exact_all", "loss")
 
@@ -63,12 +63,32 @@ SORTS = ("folder", "state", "step", *NUMBERS, "coverage", "model", "seed", "star
 """The columns that ``--sort`` accepts. A quantity is sorted by its best value."""
 
 
-def run_folders(roots: Iterable[Path]) -> Iterator[Path]:
-    """Yield every run folder in some folders (or these themselves), in the order of their names.
+@dataclass(frozen=True)
+class FoundFolders:
+    """What a search for runs found.
+
+    Attributes:
+        runs: the run folders, in the order of their names.
+        foreign: the folders whose ``config.json`` was written by another program.
+    """
+
+    runs: tuple[Path, ...]
+    foreign: tuple[Path, ...]
+
+
+OUR_FILES = ("lock", "run.json", "metrics.jsonl")
+"""Files with one of these names next to a ``config.json`` make the folder a run, even if the config is damaged."""
+OUR_SECTIONS = {"model", "data", "train"}
+"""Sections of every config of ours."""
+
+
+def find_folders(roots: Iterable[Path]) -> FoundFolders:
+    """Return the run folders in some folders, or these themselves, and the folders of other programs.
 
     Raises:
         RunFolderError: a folder does not exist.
     """
+    found: dict[Path, bool] = {}
     for root in roots:
         if not root.is_dir():
             raise RunFolderError(
@@ -77,24 +97,49 @@ def run_folders(roots: Iterable[Path]) -> Iterator[Path]:
                 next_step="etrm runs FOLDER, with a folder that contains runs",
             )
         # The lock is the first file of a run, and the config is the last one that is removed.
-        yield from sorted({path.parent for name in ("config.json", "lock") for path in root.rglob(name)})
+        for folder in sorted({path.parent for name in ("config.json", "lock") for path in root.rglob(name)}):
+            found.setdefault(folder, _is_run(folder))
+    runs = tuple(folder for folder, ours in found.items() if ours)
+    return FoundFolders(runs, tuple(folder for folder, ours in found.items() if not ours))
 
 
-def list_runs(roots: Iterable[Path], sort: str = "folder") -> list[ListedRun]:
-    """Return the runs in some folders, including damaged ones.
+def _is_run(folder: Path) -> bool:
+    """Return whether a folder with a config or a lock is a run, and not a folder of another program.
+
+    A folder with nothing but a lock, or with an unreadable config, counts as a run, so that a damaged run is listed.
+    """
+    if any((folder / name).exists() for name in OUR_FILES):
+        return True
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return True
+    return isinstance(config, dict) and config.keys() >= OUR_SECTIONS
+
+
+def describe_foreign(folders: Sequence[Path]) -> str:
+    """Return one line on folders that were skipped, or an empty text if there are none."""
+    if not folders:
+        return ""
+    named = ", ".join(map(str, folders[:3])) + (", ..." if len(folders) > 3 else "")
+    return f"skipped {count(len(folders), 'folder')} whose config.json is not that of a run: {named}"
+
+
+def list_runs(folders: Iterable[Path], sort: str = "folder") -> list[ListedRun]:
+    """Return an entry for each run folder, also for a damaged one.
 
     Args:
-        roots: the folders to search.
+        folders: the run folders.
         sort: the column to sort by, one of :data:`SORTS`, with ``-`` before it for the largest first. Runs without a
             value come last.
 
     Raises:
-        EtrmError: a folder does not exist, or the column is unknown.
+        ConfigError: the column is unknown.
     """
     name = sort.removeprefix("-")
     if name not in SORTS:
         raise ConfigError("runs.unknown-sort", f"runs cannot be sorted by {name!r}", allowed=", ".join(SORTS))
-    entries = [read_entry(folder) for folder in dict.fromkeys(run_folders(roots))]
+    entries = [read_entry(folder) for folder in folders]
     values = [(_sort_value(one, name), one) for one in entries]
     known = [(value, one) for value, one in values if value not in (None, "")]
     known.sort(key=lambda pair: pair[0], reverse=sort.startswith("-"))
@@ -136,45 +181,64 @@ def as_json(entries: Sequence[ListedRun]) -> str:
     return json.dumps([asdict(entry) for entry in entries], indent=1, allow_nan=False)
 
 
-def as_table(entries: Sequence[ListedRun]) -> Table:
-    """Return the entries as a table for a terminal."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("run", overflow="fold")
-    table.add_column("state")
-    for name in ("step", "accuracy", "exact", "loss", "coverage"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("findings")
-    table.add_column("model")
-    table.add_column("seed", justify="right", no_wrap=True)
-    table.add_column("faults")
-    table.add_column("started", no_wrap=True)
-    table.add_column("wall time", justify="right", no_wrap=True)
+def as_table(entries: Sequence[ListedRun], width: int) -> Table:
+    """Return the entries as a table for a terminal of ``width`` characters.
+
+    Where not all columns fit, the last ones become lines below the name of each run.
+    """
+    caption = f"accuracy, exact and loss: mean over the last {WINDOW} steps, (best); over all samples"
+    columns = ("run", "state", *NUMERIC, *DETAILS) if width >= WIDE else ("run", "state", *NUMERIC)
+    table = make_table(columns, right=NUMERIC, caption=caption)
     for one in entries:
-        table.add_row(*_cells(one))
-    table.caption = f"accuracy, exact and loss: last (best) mean over {WINDOW} steps, over all samples"
-    table.caption_justify = "left"
+        cells: list[Text | str] = [_state(one), *_numbers(one)]
+        if width >= WIDE:
+            table.add_row(Text(one.folder), *cells, *_details(one).values())
+        else:
+            words = (
+                f"{name} {value}" if name in NAMED else value
+                for name, value in _details(one).items()
+                if value
+            )
+            table.add_row(
+                Text.assemble(one.folder, ("".join(f"\n  {line}" for line in words), "dim")), *cells
+            )
     return table
 
 
-def _cells(one: ListedRun) -> list[str | Text]:
+NUMERIC = ("step", "accuracy", "exact", "loss", "coverage")
+DETAILS = ("model", "seed", "faults", "findings", "started", "wall time")
+NAMED = ("seed", "faults", "findings", "started")
+"""The details whose value needs its name where there is no head."""
+WIDE = 160
+"""The width from which every detail has its own column."""
+
+
+def _state(one: ListedRun) -> Text:
     style = {state.value: style for state, style in STYLES.items()}.get(one.state, "bold red")
-    state = Text.assemble((one.state, style), f" ({one.detail})" if one.detail else "")
+    return Text.assemble((one.state, style), f" ({one.detail})" if one.detail else "")
+
+
+def _numbers(one: ListedRun) -> list[str]:
     if not one.last:
-        return [Text(one.folder), state]
-    return [
-        Text(one.folder),
-        state,
-        f"{one.step}/{one.steps}",
-        *(_last_and_best(one.last[name], one.best[name]) for name in NUMBERS),
-        NOTHING if one.coverage is None else f"{one.coverage:.2f}",
-        ", ".join(one.findings),
+        return [NOTHING] * len(NUMERIC)
+    coverage = NOTHING if one.coverage is None else f"{one.coverage:.2f}"
+    numbers = (_last_and_best(one.last[name], one.best[name]) for name in NUMBERS)
+    return [f"{one.step}/{one.steps}", *numbers, coverage]
+
+
+def _details(one: ListedRun) -> dict[str, str]:
+    if not one.last:
+        return dict.fromkeys(DETAILS, "")
+    values = (
         one.model,
         str(one.seed),
         ", ".join(one.faults),
+        ", ".join(one.findings),
         one.started[5:16],
         duration(one.wall_s or 0.0),
-    ]
+    )
+    return dict(zip(DETAILS, values, strict=True))
 
 
 def _last_and_best(last: float | None, best: float | None) -> str:
-    return NOTHING if last is None or best is None else f"{last:.3f} ({best:.3f})"
+    return NOTHING if last is None or best is None else f"{last:.3f}\n({best:.3f})"

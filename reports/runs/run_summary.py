@@ -7,6 +7,7 @@ from pathlib import Path
 from etrm.training.step_check import read_compared
 from reports.runs.followed_run import Followed
 from reports.runs.history import WINDOW
+from reports.runs.learning_course import read_stage
 
 NUMBERS = {"loss": "loss", "accuracy_all": "accuracy", "exact_all": "exact"}
 """The names of logged quantities in the summary."""
@@ -45,5 +46,6 @@ def summarise_run(folder: Path, parameters: int) -> list[str]:
         f"{run.model}, {parameters:,} parameters; means of up to {WINDOW} steps: {', '.join(reached)}",
         f"findings: {', '.join(run.serious) or 'none above a note'}",
         f"reference: {equal}",
+        f"stage: {read_stage(run.history.table).words}",
         f"next: etrm {command} {folder}",
     ]

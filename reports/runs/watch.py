@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -19,10 +18,11 @@ from reports.runs.followed_run import Followed
 from reports.runs.history import RECENT, WINDOW, History, smooth
 from reports.runs.run_state import State
 from reports.runs.text_plot import bin_points, draw_text_plot
+from reports.text_table import make_table
 
 INTERVAL_S = 1.0
 """Seconds between two frames."""
-BESIDE_PLOT = 67
+BESIDE_PLOT = 61
 """The number of characters in a line of the table that do not belong to the plot."""
 
 STYLES = {
@@ -103,11 +103,10 @@ def watch(folder: Path, console: Console, *, once: bool = False) -> None:
 def build_frame(run: Followed, width: int) -> RenderableType:
     """Return one frame of a run, for a terminal of ``width`` characters."""
     history, plot_width = run.history, max(10, width - BESIDE_PLOT)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("", no_wrap=True, min_width=26)
-    for name in ("now", "lowest", "highest"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=9)
-    table.add_column(f"steps 1 to {history.step}", no_wrap=True)
+    numbers = ("now", "lowest", "highest")
+    table = make_table(("", *numbers, f"steps 1 to {history.step}"), right=numbers)
+    for column, least in zip(table.columns, (26, 9, 9, 9, None), strict=True):
+        column.no_wrap, column.min_width = True, least
     for title, rows in _sections(history):
         shown = [row for row in rows if row.key in history.table]
         if shown:

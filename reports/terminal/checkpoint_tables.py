@@ -11,6 +11,7 @@ from etrm.checkpoints.import_published import Imported
 from etrm.checkpoints.inspect_tensors import Inspection, TensorComparison, TensorSummary, WeightsComparison
 from etrm.setting_texts import flatten
 from reports.terminal.console import open_console
+from reports.text_table import make_table
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -101,14 +102,7 @@ def _what(tensor: TensorComparison) -> str:
 
 
 def _table(first: str, *others: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, padding=(0, 0))
-    table.add_column(first, overflow="fold")
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
+    return make_table((first, *others), right=others)
 
 
 def _group(*parts: Any) -> Group:

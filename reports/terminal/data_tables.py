@@ -10,6 +10,7 @@ from rich.table import Table
 from etrm.config import CurriculumStage
 from etrm.data.check import TaskSetSummary
 from etrm.data.store import Index
+from reports.text_table import make_table
 
 SCALE = 5
 """Difference of the sides of two scales, as in the original curriculum: sides up to 5, 10, 15."""
@@ -70,7 +71,7 @@ def _count_scales(sides: Mapping[int, int]) -> str:
 
 
 def _two_columns(title: str, rows: Mapping[str, object]) -> Table:
-    table = Table("what", "value", title=title, show_header=False)
+    table = make_table(("what", "value"), title=title, header=False)
     for what, value in rows.items():
         table.add_row(what, str(value))
     return table

@@ -23,6 +23,7 @@ from reports.runs.explanations import (
     has_learned_guard,
     shorten_rule,
 )
+from reports.text_table import make_table
 
 
 def library_table(library: Library, templates: int) -> Table:
@@ -32,9 +33,9 @@ def library_table(library: Library, templates: int) -> Table:
         library: the library.
         templates: the number of templates of a solver that has it.
     """
-    table = Table(title=f"{templates} templates of a trained solver", title_justify="left")
-    for column in ("family", "rules", "conditions", "recolourings by one condition"):
-        table.add_column(column, justify="left" if column == "family" else "right")
+    numbers = ("rules", "conditions", "recolourings by one condition")
+    title = f"{templates} templates of a trained solver"
+    table = make_table(("family", *numbers), right=numbers, title=title)
     for name, family in library.families.items():
         table.add_row(name, *map(str, (len(family.rules), len(family.conditions), family.recolourings)))
     return table
@@ -43,7 +44,8 @@ def library_table(library: Library, templates: int) -> Table:
 def tasks_table(found: FormulaFindings) -> Table:
     """List the evaluated tasks, with the formula that answers each."""
     title = f"{found.run}: {len(found.solved)} of {len(found.tasks)} evaluated tasks are solved"
-    table = Table("task", "outcome", "fit", "formula of the first query", title=title, title_justify="left")
+    columns = ("task", "outcome", "fit", "formula of the first query")
+    table = make_table(columns, right=("fit",), title=title)
     for one in found.tasks:
         explained = one.explained
         outcome = Text("solved", "bold green") if explained.solved else Text("wrong")

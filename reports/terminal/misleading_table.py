@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from etrm.evaluation.misleading import Misleading, MisleadingScores, Share
+from reports.text_table import make_table
 
 TITLE = "Misleading scores: only the first line is the score; the others are comparable with copying alone"
 
@@ -17,10 +18,8 @@ def misleading_table(scores: Mapping[str, MisleadingScores]) -> Table:
     Args:
         scores: the scores by name of what was evaluated; all have been evaluated on the same tasks.
     """
-    table = Table(title=TITLE, title_justify="left")
-    table.add_column("right, with 95 % interval")
-    for name in ("n", *scores):
-        table.add_column(name, justify="right")
+    numbers = ("n", *scores)
+    table = make_table(("right, with 95 % interval", *numbers), right=numbers, title=TITLE)
     for kind in Misleading:
         shares = [found[kind] for found in scores.values()]
         style = "bold" if kind is Misleading.TASKS else "dim"

@@ -10,9 +10,10 @@ from etrm.config import Resolved, Setting, list_sections, list_settings
 from etrm.setting_texts import flatten, to_toml
 from reports.runs.groups import shorten_setting
 from reports.terminal.console import open_console
+from reports.text_table import make_table
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
 _COMMENT = 40
@@ -54,37 +55,36 @@ def settings_json(found: Resolved) -> str:
 def tables(found: Resolved) -> Group:
     """Return a table per section. Values that differ from their default are bold."""
     from rich.console import Group
+    from rich.text import Text
 
     values = flatten(found.config.model_dump(mode="json"))
-    return Group(*(_table(section.name, section.settings, values, found) for section in list_sections()))
+    parts: list[RenderableType] = []
+    for section in list_sections():
+        parts += [_table(section.name, section.settings, values, found), Text()]
+    return Group(*parts)
 
 
 def _table(title: str, rows: tuple[Setting, ...], values: dict[str, Any], found: Resolved) -> Table:
-    from rich import box
-    from rich.table import Table
+    """Return the table of a section.
+
+    Below a value is its origin, and below the description are the allowed values and the default.
+    """
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    for column, ratio in (
-        ("setting", 4),
-        ("value", 3),
-        ("from", 2),
-        ("default", 2),
-        ("values", 4),
-        ("description", 7),
-    ):
-        table.add_column(column, ratio=ratio, overflow="fold")
+    table = make_table(("setting", "value", "description"), title=title)
+    table.columns[0].no_wrap = True
     for setting in rows:
-        cells = (
-            setting.name,
-            shorten_setting(values[setting.name]),
-            _source(found, setting.name),
-            _default(setting),
-            setting.values,
-            setting.description,
+        about = Text.assemble(
+            f"{setting.description}\n", (f"{setting.values}; default: {_default(setting)}", "dim")
         )
+        value = shorten_setting(values[setting.name])
         changed = values[setting.name] != setting.default
-        table.add_row(*map(Text, cells), style="bold" if changed else "")
+        table.add_row(
+            Text(setting.name),
+            Text.assemble(f"{value}\n", (_source(found, setting.name), "dim")),
+            about,
+            style="bold" if changed else "",
+        )
     return table
 
 

@@ -12,11 +12,13 @@ from reports.markdown import duration, plain, sentence
 from reports.names import order_hypotheses
 from reports.pages.experiment_page import scenario
 from reports.pages.standing import marks
+from reports.text_table import make_table
 from reports.words import MEANINGS, VERDICTS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
     from etrm.evaluation import Submitted
 
@@ -82,14 +84,17 @@ def submission_line(done: Submitted) -> str:
     return f"{line}, {len(done.placeholders)} with placeholders instead of answers ({each}): {done.listing}"
 
 
-def announcement(hypothesis: HypothesisResult) -> str:
+def announcement(hypothesis: HypothesisResult) -> Text:
     """Return one line on a hypothesis that has just been decided while others are still running."""
+    from rich.text import Text
+
     after = hypothesis.decided_after_s
     when = "" if after is None else f" after {duration(after)}"
     unless = f" (unless {plain(hypothesis.explained_by)} explains it)" if hypothesis.explained_by else ""
-    name = f"{plain(hypothesis.id)} {plain(hypothesis.title)}"
+    name = f"{plain(hypothesis.id)} {plain(hypothesis.title)}: "
     verdict = f"{VERDICTS[hypothesis.verdict]} ({hypothesis.verdict.value})"
-    return f"{name}: {verdict}{unless}{when}. {sentence(plain(hypothesis.sentence))}"
+    found = f"{unless}{when}. {sentence(plain(hypothesis.sentence))}"
+    return Text.assemble((name, "bold"), (verdict, STYLES[hypothesis.verdict]), found)
 
 
 def _cause(result: Result) -> str:
@@ -122,15 +127,11 @@ def _legend(result: Result) -> str:
 
 
 def _verdicts(result: Result) -> Table:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("hypothesis", max_width=20)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("in one sentence", ratio=1)
+    table = make_table(("", "hypothesis", "verdict", "in one sentence"))
+    table.columns[1].max_width = 20
+    table.columns[0].no_wrap = table.columns[2].no_wrap = True
     for key in _decided(result):
         hypothesis = result.hypotheses[key]
         verdict = Text(VERDICTS[hypothesis.verdict], style=STYLES[hypothesis.verdict])

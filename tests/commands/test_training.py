@@ -32,6 +32,14 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     for name in ("this run", "copy input", "all black", "untrained model"):
         assert name in done.out
     assert_whole_submission(tmp_path / "submission.json", done.out)
+    little = ["search.steps=1", "search.restarts=2", "adapt.steps=1", "augmentations=1"]
+    settings = [word for setting in little for word in ("--set", f"evaluate.{setting}")]
+    fitted = etrm("evaluate", run, "--search", "--adapt", "encoder", *settings)
+    assert fitted.code == 0, fitted.err
+    for name in ("this run", "searched", "searched, mismatched", "adapted", "adapted, searched"):
+        assert name in fitted.out
+    assert_holds(fitted.out, "s per task", "1 gradient steps per search")
+    assert etrm("evaluate", run, "--adapt", "everything").code == 2
 
 
 def test_training_prints_the_tasks_of_each_stage(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from etrm.setting_texts import flatten
 NUMBERS = [
     setting
     for setting in list_settings().values()
-    if "integer" in setting.values or "number" in setting.values
+    if not setting.values.startswith("list") and ("integer" in setting.values or "number" in setting.values)
 ]
 CHOICES = [(setting, word) for setting in list_settings().values() for word in setting.choices]
 LIMITS = [

@@ -30,6 +30,7 @@ def investigate(etrm: Etrm, kind: str, *options: str, out: str = "runs/why") -> 
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_detached_output_is_named_as_h2_and_a_healthy_encoder_is_not_accused(
     folder: Path, etrm: Etrm

@@ -127,8 +127,8 @@ def test_a_recorded_run_that_departs_is_judged_by_what_it_recorded(tmp_path: Pat
         SMOKE, data={"max_tasks": 6, "max_side": 3}, train={"steps": 3, "batch_size": 4, "threads": 1}
     )
     train(config, tmp_path / "healthy")
-    assert compare_recorded(tmp_path / "healthy", config) is None
+    assert compare_recorded(tmp_path / "healthy", config, 100) is None
     train(with_settings(config, faults=("context-detached",)), tmp_path / "faulty")
-    found = compare_recorded(tmp_path / "faulty" / "checkpoints" / "step_00000003", config)
+    found = compare_recorded(tmp_path / "faulty" / "checkpoints" / "step_00000003", config, 100)
     assert found is not None
     assert found.stage is PipelineStage.GRADIENT

@@ -169,11 +169,11 @@ def test_what_more_seeds_would_decide_speaks_before_what_passed(example: Result)
 
 def test_a_verdict_that_is_told_at_once_says_when_and_what_could_explain_it(example: Result) -> None:
     found = example.hypotheses["H2"].replace(decided_after_s=48.04, sentence="It moves")
-    said = announcement(found)
+    said = announcement(found).plain
     facts = (found.id, found.title, found.verdict.value, "48.0 s", found.sentence)
     assert all(fact in said for fact in facts)
     assert "H3" not in said
-    assert "H3" in announcement(found.replace(explained_by="H3"))
+    assert "H3" in announcement(found.replace(explained_by="H3")).plain
 
 
 def test_the_index_says_when_the_root_cause_was_named(example: Result) -> None:

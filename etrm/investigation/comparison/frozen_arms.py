@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from etrm.config import Config, shorten_curriculum, with_settings
+from etrm.investigation.comparison.screening import with_steps
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
@@ -15,6 +16,9 @@ from etrm.investigation.session import Investigation, with_seed
 SMALLEST_EFFECT = 0.05
 """Smallest difference of held-in loss that matters, in nats per token; fixed before the run."""
 TRAINED = ArmId("frozen", "trained")
+TRAINED_LONGER = ArmId("frozen", "trained-longer")
+LONGER = 3
+"""Least number of times the usual steps in the longer runs, as in H4's."""
 BLIND = ArmId("frozen", "foreign-demos", role="control")
 
 
@@ -26,6 +30,21 @@ def train_with_frozen_decoder(investigation: Investigation, phase: str) -> list[
     jobs = plan_jobs(investigation, TRAINED)
     others = plan_blind_jobs(investigation) if investigation.frozen_decoder else []
     return investigation.run(phase, [*jobs, *others])[: len(jobs)]
+
+
+def train_longer(investigation: Investigation, phase: str) -> list[LoadedRun]:
+    """The same runs in at least three times the steps, and in those of the tier if the config's own are fewer."""
+    usual = plan_jobs(investigation, TRAINED_LONGER)
+    jobs = [
+        replace(
+            job,
+            config=with_steps(
+                job.config, max(investigation.tier.frozen_steps, LONGER * job.config.train.steps)
+            ),
+        )
+        for job in usual
+    ]
+    return investigation.run(phase, jobs)
 
 
 def plan_blind_jobs(investigation: Investigation) -> list[Job]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from etrm.config import NO_CURRICULUM, Config, scale_curriculum, with_settings
 from etrm.config.tree import Changes
-from etrm.data import choose_tasks
+from etrm.data import choose_training_tasks
 from etrm.investigation.comparison.interventions import as_texts, with_interventions
 from etrm.investigation.comparison.paired_contrast import (
     TreatmentComparison,
@@ -196,7 +196,7 @@ def few_tasks(subject: Config, steps: int) -> Config:
 
 def _find_smallest_side(subject: Config, tasks: int) -> int:
     """The smallest grid side that admits so many training tasks and one held-out task."""
-    sides = sorted(task.max_side for task in choose_tasks(subject.data))
+    sides = sorted(task.max_side for task in choose_training_tasks(subject.data))
     return max(sides[min(tasks, len(sides)) - 1], min(task.max_side for task in load_held_out_tasks(subject)))
 
 

@@ -91,10 +91,7 @@ class EncoderGradients(Hypothesis):
         """Run the config under test and the controls, and judge their steps."""
         if reason := _explain_not_applicable(investigation.subject):
             return self.not_run(CommonReason.NOT_APPLICABLE, reason)
-        subject_jobs = [
-            Job(subject_arm(STUDY), seed, _shorten(investigation.subject, seed))
-            for seed in investigation.seeds
-        ]
+        subject_jobs = plan_jobs(investigation)
         control_jobs = [
             Job(control_arm(STUDY, fault), 0, investigation.control_config(faults), shared=True)
             for fault, faults in (("", ()), *((name, (name,)) for name in self.controls))
@@ -154,6 +151,12 @@ def _find_explanation(
     if any(found.dropped if predicates else found.lost for found in investigation.first_context_trace):
         return "H3"
     return "H4" if judgement.verdict is Verdict.ERROR else None  # runs that diverged
+
+
+def plan_jobs(investigation: Investigation) -> list[Job]:
+    """The first steps of the run under test, with each seed."""
+    subject = investigation.subject
+    return [Job(subject_arm(STUDY), seed, _shorten(subject, seed)) for seed in investigation.seeds]
 
 
 def _shorten(subject: Config, seed: int) -> Config:

@@ -1,7 +1,8 @@
 """H4: the training dynamics prevent learning.
 
 Statistical: the config under test is compared with itself with one setting changed, seed by seed, in short runs on ten
-tasks.
+tasks. A setting that is merely better does not prevent learning: where a change gains, the unchanged config must stay
+behind it in longer runs too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from typing import Any
 from etrm.config import Config
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison import dynamics
-from etrm.investigation.comparison.paired_contrast import TreatmentComparison
+from etrm.investigation.comparison.paired_contrast import Contrast, TreatmentComparison, compare_runs
 from etrm.investigation.comparison.screening import (
+    METRIC,
     SMALLEST_EFFECT,
     Screen,
     Treatment,
@@ -51,7 +54,8 @@ STATEMENT = Statement(
     statement="The training dynamics prevent learning.",
     refuted_by=(
         "No single change of the learning rates, clipping, warm-up, exploration, entropy weight or batch size lowers "
-        "the loss on the training queries by the smallest effect that matters."
+        "the loss on the training queries by the smallest effect that matters; or the unchanged config reaches the "
+        "same loss in three times the steps."
     ),
     mechanism=(
         "High learning rates, gradient spikes or a warm-up that never ends let the encoder change faster than the "
@@ -67,7 +71,15 @@ WARMUP_SHARE = 0.1
 """Longest usual warm-up, as a share of the run; the treatment shortens a longer one to it."""
 CURES = {"warmup-too-long": "warm-up"}
 """The faults of the positive controls, each with the intervention that must show it."""
+LONGER = Treatment("longer", "three times the steps", {}, steps=3.0)
+"""The runs that show whether a config learns what a change gains, only later. Faults of the dynamics cost far more than
+that: a warm-up that never ends, spikes and a rate 100 times too high."""
 LOSS = Metric("h4.loss", "loss on the training queries: {item}", Direction.LOWER)
+CATCHING_UP = Metric(
+    "h4.catching-up",
+    "loss on the training queries, unchanged in three times the steps: {item}",
+    Direction.LOWER,
+)
 SETTINGS = Metric("h4.settings-that-differ", "settings that differ from the checkpoint's")
 
 
@@ -75,6 +87,8 @@ class DynamicsReason(StrEnum):
     """What the interventions show."""
 
     A_CHANGE_GAINS = "h4.a-change-gains"
+    LEARNS_LATER = "h4.learns-later"
+    PERHAPS_LATER = "h4.perhaps-later"
     NO_CHANGE_GAINS = "h4.no-change-gains"
     EVERY_RUN_DIVERGED = "h4.every-run-diverged"
     UNDECIDED = "h4.undecided"
@@ -166,15 +180,19 @@ class TrainingDynamics(Hypothesis):
         """Run the unchanged config, its interventions and the controls, and compare them."""
         screen, *controls = self.screens(investigation)
         runs = run_screens(investigation, self.id, [screen, *controls])
+        if _compare(screen, runs).gained:  # else no longer run could change the verdict
+            screen, *controls = map(_with_longer_runs, (screen, *controls))
+            runs = run_screens(investigation, self.id, [screen, *controls])
         unchanged, comparison = screen.runs_of(runs), _compare(screen, runs)
+        later = _compare_longer(screen, comparison, runs)
         outcomes = [_judge_control(control, runs) for control in controls]
         return self.statement.decided(
-            judge(comparison, unchanged, broken_controls(outcomes), screen.reference.train.steps),
+            judge(comparison, unchanged, broken_controls(outcomes), screen.reference.train.steps, later),
             screening=len(screen.seeds) < FULL_SEEDS,
             p_value=comparison.p_value,
-            arms=self.arms(investigation),
+            arms=tuple(arm for one in (screen, *controls) for arm in one.arms()),
             runs=select_finals(runs),
-            evidence=_make_rows(investigation, screen, comparison, unchanged),
+            evidence=_make_rows(investigation, screen, comparison, later, unchanged),
             controls=tuple(outcomes),
             instruments=(_check_same_start(screen, runs), check_diverged(runs)),
             figures=FIGURES,
@@ -187,20 +205,36 @@ def _make_rows(
     investigation: Investigation,
     screen: Screen,
     comparison: TreatmentComparison,
+    later: Contrast | None,
     unchanged: Sequence[LoadedRun],
 ) -> tuple[EvidenceRow, ...]:
     """The interventions, the settings of the checkpoint, and the dynamics of the unchanged runs."""
     _, needless = list_interventions(apply_faults(screen.reference))
     return (
         *comparison.rows(LOSS),
+        *([_make_later_row(later)] if later else ()),
         *list_left_out(LOSS, [(t, f"changes nothing here: {why}") for t, why in needless]),
         _compare_settings(investigation.effective),
         *dynamics.make_rows([run.metrics for run in unchanged]),
     )
 
 
+def _make_later_row(later: Contrast) -> EvidenceRow:
+    interval = later.interval
+    return later.row(
+        CATCHING_UP,
+        "reaches the loss of the change",
+        None if interval is None else interval.mean <= 0,
+        "the change has the usual steps; the interval is of ln(unchanged) - ln(changed): 90 %, paired t over seeds",
+    )
+
+
 def judge(
-    comparison: TreatmentComparison, unchanged: Sequence[LoadedRun], broken: str, steps: int
+    comparison: TreatmentComparison,
+    unchanged: Sequence[LoadedRun],
+    broken: str,
+    steps: int,
+    later: Contrast | None = None,
 ) -> Judgement:
     """The verdict that the interventions give.
 
@@ -209,6 +243,7 @@ def judge(
         unchanged: the runs of the config under test.
         broken: the reason why a verdict would mean nothing, if a control did not behave.
         steps: number of steps of the runs.
+        later: the best intervention against the unchanged config in longer runs, where it gains.
     """
     if broken:
         return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
@@ -217,8 +252,7 @@ def judge(
     counted = describe_runs(unchanged, steps)
     change = f"{comparison.best.words} changes the loss on the training queries by {comparison.best.change}"
     if comparison.gained:
-        words = f"{capitalise(change)} {counted}."
-        return Judgement(comparison.verdict, (DynamicsReason.A_CHANGE_GAINS,), words, comparison.candidate)
+        return _judge_gain(comparison, f"{capitalise(change)} {counted}", later)
     if all(run.diverged for run in unchanged):
         words = f"Every run diverged, and no intervention prevents it {counted}."
         return Judgement(Verdict.INCONCLUSIVE, (DynamicsReason.EVERY_RUN_DIVERGED,), words)
@@ -230,8 +264,36 @@ def judge(
     return Judgement(comparison.verdict, (DynamicsReason.UNDECIDED,), words)
 
 
+def _judge_gain(comparison: TreatmentComparison, gain: str, later: Contrast | None) -> Judgement:
+    """A change that gains in short runs counts if the unchanged config does not learn the same in longer ones."""
+    interval = None if later is None else later.interval
+    if interval is not None and interval.mean <= 0:
+        words = f"{gain}; but unchanged, three times the steps reach that loss: it learns later."
+        return Judgement(Verdict.INVALIDATED, (DynamicsReason.LEARNS_LATER,), words)
+    if interval is not None and interval.low <= 0:
+        words = f"{gain}; whether it only learns later is undecided."
+        return Judgement(Verdict.INCONCLUSIVE, (DynamicsReason.PERHAPS_LATER,), words)
+    stays = ", and unchanged it stays behind that in three times the steps" if interval is not None else ""
+    words = f"{gain}{stays}."
+    return Judgement(comparison.verdict, (DynamicsReason.A_CHANGE_GAINS,), words, comparison.candidate)
+
+
 def _compare(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentComparison:
-    return screen.compare(runs, [t.name for t in screen.treatments])
+    return screen.compare(runs, [t.name for t in screen.treatments if t != LONGER])
+
+
+def _with_longer_runs(screen: Screen) -> Screen:
+    return replace(screen, treatments=(*screen.treatments, LONGER))
+
+
+def _compare_longer(
+    screen: Screen, comparison: TreatmentComparison, runs: Sequence[LoadedRun]
+) -> Contrast | None:
+    """The best change in the usual steps against the unchanged config in longer runs, if those were made."""
+    if LONGER not in screen.treatments:
+        return None
+    best, longer = screen.runs_of(runs, comparison.best.name), screen.runs_of(runs, LONGER.name)
+    return compare_runs(comparison.best.name, longer, best, METRIC, SMALLEST_EFFECT, comparison.best.words)
 
 
 def _make_control_screen(name: str) -> Screen:
@@ -243,7 +305,9 @@ def _make_control_screen(name: str) -> Screen:
 
 
 def _judge_control(screen: Screen, runs: Sequence[LoadedRun]) -> ControlOutcome:
-    found = judge(_compare(screen, runs), screen.runs_of(runs), "", screen.reference.train.steps)
+    comparison = _compare(screen, runs)
+    later = _compare_longer(screen, comparison, runs)
+    found = judge(comparison, screen.runs_of(runs), "", screen.reference.train.steps, later)
     return control_outcome(screen.control, screen.control in CURES, found)
 
 

@@ -226,17 +226,19 @@ def _read_rows(trainer: Trainer) -> RowProvenance:
             part = MicroBatch(slice(None), trainer.model.initial_carry(size), batch, None)
             scored = replace(batch, labels=trainer.recipe.labels(slots, part))
             batches.append((scored, slots.samples))
-    return read_rows(batches, trainer.tasks, trainer.config.data.max_demos)
+    tasks = trainer.episodes.tasks_of([sample for _, samples in batches for sample in samples])
+    return read_rows(batches, tasks, trainer.config.data.max_demos)
 
 
 def _count_uneven(trainer: Trainer) -> int:
     """The number of queries that are not drawn exactly once in one pass through every bucket."""
     episodes = trainer.episodes
-    every = Counter((query.task.id, query.index) for query in episodes.queries)
+    passes = [episodes.pass_keys(bucket) for bucket in range(episodes.buckets)]
+    every = Counter(key for keys in passes for key in keys)
     drawn = [
         trainer.recipe.draw(episodes, bucket, index)
-        for bucket in range(episodes.buckets)
-        for index in range(len(episodes.bucket_queries(bucket)))
+        for bucket, keys in enumerate(passes)
+        for index in range(len(keys))
     ]
     found = Counter((sample.task_id, sample.query) for sample in drawn)
     return sum(found[key] != count for key, count in every.items())

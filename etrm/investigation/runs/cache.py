@@ -17,7 +17,7 @@ from pathlib import Path
 from etrm.atomic_files import write_atomically
 from etrm.cache_folder import cache_folder as cache_folder
 from etrm.config import Config
-from etrm.data import choose_tasks
+from etrm.data import choose_training_tasks
 from etrm.device import pick_device
 from etrm.hardware import Compute, compute
 from etrm.investigation.records import ControlOutcome
@@ -75,6 +75,11 @@ def outcomes(
     return made
 
 
+def is_kept(config: Config, elsewhere: str = "") -> bool:
+    """Whether a finished run of a config is kept."""
+    return (cache_folder() / "controls" / key(config, elsewhere)).exists()
+
+
 def restore(config: Config, folder: Path, elsewhere: str = "") -> None:
     """Put the kept run of a config in ``folder``, if there is one."""
     kept = cache_folder() / "controls" / key(config, elsewhere)
@@ -100,7 +105,7 @@ def _named(configs: Sequence[Config], code: str, elsewhere: str = "") -> str:
     parts = [code]
     for config in configs:
         tasks = (
-            choose_tasks(config.data).hash,
+            choose_training_tasks(config.data).hash,
             load_held_out_tasks(config).hash,
         )  # files of a user may change
         parts += [config.to_json(), json.dumps(asdict(compute_of(config, elsewhere))), *tasks]

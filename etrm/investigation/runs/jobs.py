@@ -41,6 +41,7 @@ class Job:
         config: the config to train.
         measure: whether to measure the held-in loss before and after, and the held-out score.
         held_out: whether to measure the held-out score too, which takes longest.
+        gap: whether to compare the encoder with searched contexts on held-out tasks too.
         shared: whether the run is the same in every investigation and is kept for the next one.
         place: the folder of the run, if it is not one of the investigation's.
     """
@@ -50,6 +51,7 @@ class Job:
     config: Config
     measure: bool = False
     held_out: bool = True
+    gap: bool = False
     shared: bool = False
     place: Path | None = None
 
@@ -166,7 +168,7 @@ def work(job: Job, folder: str, code: str) -> None:
     began = time.perf_counter()
     try:
         _check_code(job, code)
-        summary = measured_run(job.config, path, measure=job.measure, held_out=job.held_out)
+        summary = measured_run(job.config, path, measure=job.measure, held_out=job.held_out, gap=job.gap)
     except EtrmError as error:  # it would be the same again
         _record_failure(path, error)
         return

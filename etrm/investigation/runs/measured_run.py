@@ -15,14 +15,19 @@ from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config
 from etrm.data import Sample, build_evaluation_samples
+from etrm.training.scoring.amortisation import keep_first, measure_gap
 from etrm.training.scoring.predictor import compute_mean_loss, make_batch, make_predictor
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 BEFORE = "before.json"
+GAP_TASKS = 60
+"""Held-out tasks of the amortisation gap: three searches of each take about half a second on a core."""
 
 
-def measured_run(config: Config, path: Path, *, measure: bool, held_out: bool) -> dict[str, Any] | None:
+def measured_run(
+    config: Config, path: Path, *, measure: bool, held_out: bool, gap: bool = False
+) -> dict[str, Any] | None:
     """Train a config in a folder, from the last checkpoint there, if there is one.
 
     Args:
@@ -31,6 +36,7 @@ def measured_run(config: Config, path: Path, *, measure: bool, held_out: bool) -
         measure: whether to measure the loss on the training queries before and after, with their own and with
             mismatched demonstrations, and task retrieval where there is an encoder.
         held_out: whether to measure pass@1 on the held-out tasks too. All is deterministic given the weights.
+        gap: whether to measure the amortisation gap on the first held-out tasks too, see :data:`GAP_TASKS`.
 
     Returns:
         What to record of the finished run, or None where a signal stopped it early.
@@ -45,6 +51,8 @@ def measured_run(config: Config, path: Path, *, measure: bool, held_out: bool) -
         after = _measure(trainer, "end") if measure else {}
         if measure and held_out:
             after |= _evaluate_held_out(trainer)
+        if gap:
+            after |= _measure_gap(trainer)
         frozen = trainer.stage.span
         measured = before | after
         if frozen is not None:
@@ -125,3 +133,8 @@ def _evaluate_held_out(trainer: Trainer) -> dict[str, float]:
         "held_out_high": first.high,
         "held_out_token_accuracy": report.token_accuracy,
     }
+
+
+def _measure_gap(trainer: Trainer) -> dict[str, float]:
+    asked = keep_first(load_held_out_tasks(trainer.config), GAP_TASKS)
+    return measure_gap(trainer.model, trainer.config, asked, trainer.tasks).to_counts()

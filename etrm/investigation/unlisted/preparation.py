@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from etrm.config import Changes, Config, with_settings
-from etrm.data import Episodes
+from etrm.data import open_episodes
 from etrm.errors import TrainingError
 from etrm.investigation.runs.pretrained_decoder import trm_config
 from etrm.investigation.unlisted.changed_code import PROFILE
@@ -91,7 +91,7 @@ class Preparation:
         found = []
         for config in self.configs:
             tasks = build_recipe(config).tasks(config)
-            found.append(Episodes(tasks, config.data, config.model.variant, config.train.seed).buckets)
+            found.append(open_episodes(tasks, config.data, config.model.variant, config.train.seed).buckets)
         return found
 
     @cached_property

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from etrm.config import Changes, Config, with_settings
-from etrm.data import Episodes
+from etrm.data import open_episodes
 from etrm.errors import EtrmError
 from etrm.training.faults import build_recipe
 
@@ -83,7 +83,8 @@ def draw_config(seed: int, base: Config) -> tuple[Config, Mapping[str, Any]]:
         try:
             config = with_settings(base, **nest(settings))
             recipe = build_recipe(config)
-            Episodes(recipe.tasks(config), config.data, config.model.variant, config.train.seed)
+            config = recipe.configure(config)
+            open_episodes(recipe.tasks(config), config.data, config.model.variant, config.train.seed)
         except EtrmError:
             continue
         return config, settings

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from etrm.config import TrainConfig
 from etrm.errors import ConfigError
+from etrm.model.layers import products_in
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def autocast(train: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+@contextmanager
+def autocast(train: TrainConfig, device: torch.device) -> Iterator[None]:
     """A context around the forward pass that computes matrix products in ``train.precision``.
 
     Weights, residual states, norms, halting logits and the loss keep their own precision.
     """
+    if train.precision == "float32":
+        yield
+        return
+    dtype = _DTYPES[train.precision]
     # Without its cache: the core's first cycles run without gradient, and before torch 2.8 a weight that
     # was cast there had none in the last cycle either.
-    return torch.autocast(
-        device.type,
-        dtype=_DTYPES[train.precision],
-        enabled=train.precision != "float32",
-        cache_enabled=False,
-    )
+    with torch.autocast(device.type, dtype=dtype, cache_enabled=False):
+        if train.compile:  # which fuses the casts, and cannot look weights up
+            yield
+            return
+        with products_in(dtype):
+            yield
 
 
 def check_precision(train: TrainConfig, device: torch.device) -> None:

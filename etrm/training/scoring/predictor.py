@@ -13,8 +13,7 @@ from etrm.batch import Batch
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config
 from etrm.config import Config
-from etrm.data import Sample, TaskSet, collate
-from etrm.data.episodes import Episodes
+from etrm.data import Sample, TaskSet, collate, open_episodes
 from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, Predictor
@@ -88,7 +87,7 @@ def load_model(
     recipe = build_recipe(config)
     config = recipe.configure(config)
     tasks = recipe.tasks(config)
-    episodes = Episodes(tasks, config.data, config.model.variant, config.train.seed)
+    episodes = open_episodes(tasks, config.data, config.model.variant, config.train.seed)
     model = recipe.build_model(config, episodes)
     recipe.load_weights(model, checkpoint, weights)
     model.anneal(checkpoint.step / config.train.steps)

@@ -11,7 +11,7 @@ import torch
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config
-from etrm.config import Changes, Config, with_settings
+from etrm.config import AdaptedPart, Changes, Config, with_settings
 from etrm.data import TaskSet, check_leakage
 from etrm.errors import ConfigError
 from etrm.evaluation import BASELINES, EvaluationReport, Submitted, evaluate_baselines, write_submission
@@ -19,6 +19,7 @@ from etrm.evaluation.misleading import MisleadingScores, score_misleading
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.training.faults import build_recipe
+from etrm.training.scoring.fitted_scores import Fit, FittedScores, score_fitted
 from etrm.training.scoring.predictor import load_model, make_noisy, make_predictor
 from etrm.training.task_sets import load_held_out_tasks, load_whole_set
 
@@ -59,6 +60,7 @@ class Scores:
         others: the reports of the trivial baselines and of the same model untrained, by name.
         submitted: the submission, if one was requested.
         misleading: scores that overstate the run and the trivial baselines, by name; empty unless requested.
+        fitted: the scores of the run after fitting something to each task, by what is fitted.
     """
 
     config: Config
@@ -69,6 +71,7 @@ class Scores:
     others: dict[str, EvaluationReport]
     submitted: Submitted | None = None
     misleading: Mapping[str, MisleadingScores] = field(default_factory=dict)
+    fitted: Mapping[Fit, FittedScores] = field(default_factory=dict)
 
 
 def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
@@ -91,7 +94,15 @@ def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
     return Evaluated(config, step, weights, model, tasks, asked, _evaluate(model, asked, config, tasks))
 
 
-def score_run(folder: Path, settings: Changes, submission: Path | None, misleading: bool = False) -> Scores:
+def score_run(
+    folder: Path,
+    settings: Changes,
+    submission: Path | None,
+    misleading: bool = False,
+    *,
+    search: bool = False,
+    adapted: AdaptedPart | None = None,
+) -> Scores:
     """Evaluate the newest checkpoint of a run folder, and baselines that need no learning.
 
     Args:
@@ -99,9 +110,12 @@ def score_run(folder: Path, settings: Changes, submission: Path | None, misleadi
         settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
         submission: the file for a Kaggle submission of the whole data set, or None.
         misleading: whether to score in ways that overstate the run, too.
+        search: whether to search the context of each task, too.
+        adapted: the part of the model to adapt to each task, too. The submission holds the answers of the last way.
 
     Raises:
-        ConfigError: misleading scores are requested of a model without an encoder.
+        ConfigError: misleading scores are requested of a model without an encoder, or the model has nothing that
+            could be searched or adapted.
         EtrmError: see :func:`evaluate_run`.
     """
     if misleading:
@@ -111,12 +125,19 @@ def score_run(folder: Path, settings: Changes, submission: Path | None, misleadi
     untrained = build_variant(config.model, puzzles=_puzzles(found.model)).eval()
     others = evaluate_baselines(asked, config.data)
     others["untrained model"] = _evaluate(untrained, asked, config, found.trained)
+    fitted: dict[Fit, FittedScores] = {}
+    if search or adapted is not None:
+        fitted = score_fitted(found.model, config, asked, found.trained, search=search, part=adapted)
     submitted = None
     if submission is not None:
         everything, limit = load_whole_set(config, asked), config.data.max_side
-        submitted = write_submission(submission, everything, found.report.candidates, limit)
+        reports = [scores.report for fit, scores in fitted.items() if fit is not Fit.MISMATCHED]
+        answers = (reports or [found.report])[-1].candidates
+        submitted = write_submission(submission, everything, answers, limit)
     overstated = score_misleadingly(found) if misleading else {}
-    return Scores(config, found.step, found.weights, asked, found.report, others, submitted, overstated)
+    return Scores(
+        config, found.step, found.weights, asked, found.report, others, submitted, overstated, fitted
+    )
 
 
 def score_misleadingly(found: Evaluated) -> dict[str, MisleadingScores]:

@@ -14,7 +14,7 @@ from etrm.config import Config, load, with_settings
 from etrm.data import Episodes
 from etrm.errors import DataError
 from etrm.evaluation import paired_t_interval
-from etrm.investigation.comparison.frozen_arms import TRAINED, plan_jobs
+from etrm.investigation.comparison.frozen_arms import TRAINED, TRAINED_LONGER, plan_jobs
 from etrm.investigation.hypotheses import h3_context_interface as h3
 from etrm.investigation.hypotheses.h3_context_interface import SizeReason
 from etrm.investigation.measurements.context_path import ContextReason, ContextTrace, trace_context
@@ -24,6 +24,7 @@ from etrm.model.act import Carry
 from etrm.model.recursive import Given, RecursiveModel, encode_every_step
 from etrm.training.recipe import Recipe, build_model
 from tests.errors import raises_code
+from tests.investigation.planted import planted
 
 KINDS = (
     "standard",
@@ -234,6 +235,23 @@ def test_verdict_and_controls(investigation: Investigation) -> None:
     assert all(control.behaved for control in found.controls)
     assert found.verdict in (Verdict.INVALIDATED, Verdict.INCONCLUSIVE)
     assert {row.code: row.passed for row in found.evidence}["h3.finite"]
+
+
+@pytest.mark.parametrize(
+    ("later", "verdict"),
+    [([-0.1, -0.11, -0.12], Verdict.INVALIDATED), ([0.5, 0.52, 0.51], Verdict.INCONCLUSIVE)],
+)
+def test_a_scale_that_gains_must_gain_after_longer_training_too(
+    investigation: Investigation, monkeypatch: pytest.MonkeyPatch, later: list[float], verdict: Verdict
+) -> None:
+    sweeps = {TRAINED: sweep([0.5, 0.52, 0.51]), TRAINED_LONGER: sweep(later)}
+    monkeypatch.setattr(h3, "_measure_sizes", lambda *args: h3.Sizes(1.0, 30.0, 4))
+    monkeypatch.setattr(h3, "inspect_controls", lambda *args: [])
+    monkeypatch.setattr(h3, "train_with_frozen_decoder", lambda *args: planted(TRAINED, [1.0]))
+    monkeypatch.setattr(h3, "train_longer", lambda *args: planted(TRAINED_LONGER, [1.0]))
+    monkeypatch.setattr(h3, "_sweep_scales", lambda runs: sweeps[runs[0].arm])
+    found = h3.HYPOTHESIS.decide(investigation)
+    assert (found.verdict, found.candidate) == (verdict, verdict is Verdict.INCONCLUSIVE)
 
 
 def test_runs_without_gradient_leave_the_size_undecided(investigation: Investigation) -> None:

@@ -82,7 +82,9 @@ def test_rates_are_multiples_of_the_rate_in_use() -> None:
 
 
 def outcome(
-    given: Sequence[float | None], **treated: Sequence[float | None]
+    given: Sequence[float | None],
+    later: Sequence[float | None] | None = None,
+    **treated: Sequence[float | None],
 ) -> tuple[TreatmentComparison, Judgement]:
     treatments = tuple(
         t for t in h4.list_interventions(used())[0] if t.name.replace("-", "_").replace(".", "") in treated
@@ -92,7 +94,11 @@ def outcome(
     for t in treatments:
         runs += planted(screen.arm(t.name), treated[t.name.replace("-", "_").replace(".", "")])
     found = screen.compare(runs, [t.name for t in treatments])
-    return found, h4.judge(found, screen.runs_of(runs), "", 80)
+    if later is not None:
+        screen = h4._with_longer_runs(screen)
+        runs += planted(screen.arm("longer"), later)
+    behind = h4._compare_longer(screen, found, runs)
+    return found, h4.judge(found, screen.runs_of(runs), "", 80, behind)
 
 
 def test_a_gain_on_three_seeds_is_a_candidate_and_is_named() -> None:
@@ -108,6 +114,33 @@ def test_the_same_gain_on_five_seeds_validates() -> None:
     _, judged = outcome(given, rate_x1=[x / 2 for x in given], batch=given)
     assert (judged.verdict, judged.candidate) == (Verdict.VALIDATED, False)
     assert judged.codes == (DynamicsReason.A_CHANGE_GAINS,)
+
+
+@pytest.mark.parametrize(
+    ("later", "verdict", "reason", "candidate"),
+    [
+        ([0.8, 0.9, 0.7], Verdict.INCONCLUSIVE, DynamicsReason.A_CHANGE_GAINS, True),
+        ([DIVERGED] * 3, Verdict.INCONCLUSIVE, DynamicsReason.A_CHANGE_GAINS, True),
+        ([0.4, 0.5, 0.4], Verdict.INVALIDATED, DynamicsReason.LEARNS_LATER, False),
+        ([0.4, 0.9, 0.7], Verdict.INCONCLUSIVE, DynamicsReason.PERHAPS_LATER, False),
+    ],
+)
+def test_a_gain_counts_if_longer_runs_stay_behind_it(
+    later: list[float], verdict: Verdict, reason: DynamicsReason, candidate: bool
+) -> None:
+    _, judged = outcome(GIVEN, later, rate_x1=[x / 2 for x in GIVEN], batch=GIVEN)
+    assert (judged.verdict, judged.codes, judged.candidate) == (verdict, (reason,), candidate)
+
+
+def test_the_longer_runs_have_three_times_the_steps_and_decide_nothing_else() -> None:
+    screen = h4._with_longer_runs(Screen(used(), (), (0,)))
+    steps = {job.arm.setting: job.config.train.steps for job in screen.jobs()}
+    assert steps["longer"] == 3 * steps["as-given"]
+    treatments = h4.list_interventions(used())[0]
+    runs = planted(screen.arm(), GIVEN) + planted(screen.arm("longer"), [0.01] * 3)
+    runs += [run for t in treatments for run in planted(screen.arm(t.name), GIVEN)]
+    longer = h4._with_longer_runs(Screen(used(), tuple(treatments), (0, 1, 2)))
+    assert "longer" not in {contrast.name for contrast in h4._compare(longer, runs).contrasts}
 
 
 def test_no_gain_in_any_invalidates_and_names_the_best() -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from etrm.config import Config, load, with_settings
+from etrm.evaluation.learning_stage import LearningStage
 from etrm.investigation.hypotheses import unseen_rules
 from etrm.investigation.records import NotMeasured
 from etrm.investigation.runs.budget import SCREENING, TIERS
 from etrm.investigation.session import Investigation
 from etrm.training.faults import apply_faults
+from etrm.training.scoring.amortisation import AmortisationGap
 from etrm.training.task_sets import load_held_out_tasks, load_training_tasks
 from tests.investigation.planted import planted
 
@@ -59,7 +61,8 @@ def test_a_screening_leaves_it_out_and_says_so(investigation: Investigation) -> 
     assert SCREENING.rule_steps == 0
     assert unseen_rules.plan_jobs(investigation) == []
     rows = unseen_rules.make_rows([], [])
-    assert [row.code for row in rows] == ["rules.solved", "rules.token-accuracy"]
+    searched = ["rules.searched", "rules.searched-from-encoder", "rules.on-plateau"]
+    assert [row.code for row in rows] == ["rules.solved", "rules.token-accuracy", *searched]
     assert all(isinstance(row.treatment, NotMeasured) for row in rows)
     assert unseen_rules.describe_arms([]) == ()
     assert all(tier.rule_steps > 0 for name, tier in TIERS.items() if name != "screening")
@@ -69,7 +72,8 @@ def test_rows_hold_the_copy_beside_every_seed(investigation: Investigation) -> N
     investigation.tier = replace(SCREENING, rule_steps=3)
     jobs = unseen_rules.plan_jobs(investigation)
     values = [0.7, 0.8, 0.75]
-    solved, accuracy = unseen_rules.make_rows(jobs, planted(unseen_rules.ARM, values, ACCURACY))
+    solved, accuracy, *others = unseen_rules.make_rows(jobs, planted(unseen_rules.ARM, values, ACCURACY))
+    assert all(isinstance(row.treatment, NotMeasured) for row in others[:2])
     assert isinstance(solved.treatment, NotMeasured)
     assert solved.control == 0  # a copy is never right
     assert isinstance(accuracy.control, float)
@@ -89,7 +93,13 @@ def test_from_end_to_end(investigation: Investigation) -> None:
     jobs = unseen_rules.plan_jobs(investigation)
     runs = investigation.run("rules", jobs)
     assert [(run.finished, run.steps) for run in runs] == [(True, 3)]
-    solved, accuracy = unseen_rules.make_rows(jobs, runs)
+    solved, accuracy, searched, start, plateau = unseen_rules.make_rows(jobs, runs)
+    gap = AmortisationGap.from_counts({k: v for k, v in runs[0].final.items() if isinstance(v, float)})
+    assert len(gap.tasks) == 6
+    assert (searched.treatment, searched.control) == (gap.count("from_noise") / 6, gap.count("encoder") / 6)
+    assert (start.treatment, start.control) == (gap.count("from_encoder") / 6, gap.count("from_noise") / 6)
+    assert plateau.treatment == 0
+    assert LearningStage.TOO_SHORT.words in plateau.note
     assert solved.treatment == runs[0].final["held_out_pass_at_1"]
     assert accuracy.treatment == runs[0].final[ACCURACY]
     assert runs[0].final["held_out_asked"] == 6

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from etrm.config import DataConfig, EncoderConfig, EvaluateConfig, HaltConfig, ModelConfig, TrainConfig, load
+from etrm.config import (
+    DataConfig,
+    EncoderConfig,
+    EvaluateConfig,
+    HaltConfig,
+    ModelConfig,
+    TrainConfig,
+    check_request,
+    load,
+)
 from etrm.investigation.unlisted.unusual_configs import GRAMMAR, draw_config, nest
 
 SEEDS = range(12)
@@ -39,6 +48,12 @@ def test_a_seed_draws_the_same_config_which_has_the_drawn_settings() -> None:
             for part in name.split("."):
                 found = found[part]
             assert found == value
+
+
+def test_a_drawn_config_is_one_that_a_command_accepts() -> None:
+    config, settings = draw_config(2006, load("smoke"))  # drew stages beyond the largest side of its data
+    assert check_request(config) == config
+    assert settings
 
 
 def test_dotted_names_become_a_tree() -> None:

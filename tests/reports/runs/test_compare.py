@@ -25,7 +25,7 @@ def configs(*overrides: tuple[str, ...]) -> list[object]:
 
 def shown(*folders: Path) -> str:
     console = Console(file=io.StringIO(), width=200)
-    console.print(as_tables(compare(folders)))
+    console.print(as_tables(compare(folders), 200))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 

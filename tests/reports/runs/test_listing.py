@@ -5,35 +5,47 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from etrm.errors import ConfigError, RunFolderError
-from reports.runs.listing import SORTS, as_json, as_table, list_runs
+from reports.runs.listing import (
+    SORTS,
+    ListedRun,
+    as_json,
+    as_table,
+    describe_foreign,
+    find_folders,
+    list_runs,
+)
 from tests.errors import raises_code
 
 Write = Callable[..., Path]
 
 
+def entries(roots: Sequence[Path], sort: str = "folder") -> list[ListedRun]:
+    return list_runs(find_folders(roots).runs, sort)
+
+
 def names(root: Path, sort: str = "folder") -> list[str]:
-    return [Path(entry.folder).name for entry in list_runs([root], sort)]
+    return [Path(entry.folder).name for entry in entries([root], sort)]
 
 
 def test_every_run_below_is_found_once(tmp_path: Path, write_run: Write) -> None:
     write_run("b/two")
     write_run("a")
     write_run("b/deep/one")
-    assert [entry.folder for entry in list_runs([tmp_path, tmp_path / "b"])] == [
+    assert [entry.folder for entry in entries([tmp_path, tmp_path / "b"])] == [
         str(tmp_path / name) for name in ("a", "b/deep/one", "b/two")
     ]
 
 
 def test_an_entry_has_what_its_folder_holds(write_run: Write) -> None:
     folder = write_run("run", faults=("cached-context",), train={"seed": 7}, checkpoints=(30,))
-    (entry,) = list_runs([folder])
+    (entry,) = entries([folder])
     assert (entry.state, entry.step, entry.steps, entry.seed) == ("stopped", 30, 40, 7)
     assert entry.faults == ("cached-context",)
     assert entry.wall_s == pytest.approx(15)
@@ -71,25 +83,25 @@ def test_a_damaged_folder_is_listed_as_such_beside_the_whole_ones(
 ) -> None:
     (write_run("bad") / file).write_text(text)
     write_run("good", checkpoints=(30,))
-    bad, good = list_runs([tmp_path])
+    bad, good = entries([tmp_path])
     assert (bad.state, good.state) == ("damaged", "stopped")
     assert bad.detail
     assert file == "config.json" or file in bad.detail
     console = Console(file=io.StringIO(), width=180)
-    console.print(as_table([bad, good]))
+    console.print(as_table([bad, good], 180))
     assert "damaged" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_bytes_that_are_no_text_are_damage_too(write_run: Write) -> None:
     folder = write_run()
     (folder / "config.json").write_bytes(b"\xff\xfe\x00")
-    assert list_runs([folder])[0].state == "damaged"
+    assert entries([folder])[0].state == "damaged"
 
 
 def test_a_run_that_has_just_taken_its_lock_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/lock").touch()
-    (entry,) = list_runs([tmp_path])
+    (entry,) = entries([tmp_path])
     assert entry.state == "damaged"
     assert "config.json" in entry.detail
 
@@ -97,14 +109,54 @@ def test_a_run_that_has_just_taken_its_lock_is_no_traceback(tmp_path: Path) -> N
 def test_json_has_the_same_entries(tmp_path: Path, write_run: Write) -> None:
     write_run("a", logged=0)
     write_run("b")
-    entries = list_runs([tmp_path])
-    read = json.loads(as_json(entries))
-    assert [one["folder"] for one in read] == [entry.folder for entry in entries]
-    assert read[1]["best"]["accuracy_all"] == entries[1].best["accuracy_all"]
+    listed = entries([tmp_path])
+    read = json.loads(as_json(listed))
+    assert [one["folder"] for one in read] == [entry.folder for entry in listed]
+    assert read[1]["best"]["accuracy_all"] == listed[1].best["accuracy_all"]
     assert read[0]["best"]["accuracy_all"] is None
 
 
 def test_no_folder_is_an_error_and_an_empty_one_a_list_without_entries(tmp_path: Path) -> None:
-    assert list_runs([tmp_path]) == []
+    assert entries([tmp_path]) == []
     with raises_code(RunFolderError, "runs.absent-folder", tmp_path / "none"):
-        list_runs([tmp_path / "none"])
+        entries([tmp_path / "none"])
+
+
+def test_a_config_of_another_program_is_skipped_and_named(tmp_path: Path, write_run: Write) -> None:
+    run = write_run("run")
+    other = tmp_path / "bert"
+    other.mkdir()
+    (other / "config.json").write_text('{"hidden_size": 8, "model_type": "bert"}')
+    found = find_folders([tmp_path])
+    assert (found.runs, found.foreign) == ((run,), (other,))
+    assert str(other) in describe_foreign(found.foreign)
+    assert describe_foreign(()) == ""
+    (run / "config.json").write_text('{"damaged": true}')  # next to our other files
+    assert find_folders([tmp_path]).runs == (run,)
+
+
+@pytest.mark.parametrize("width", [80, 100, 160, 200])
+def test_every_column_is_shown_at_every_width(tmp_path: Path, write_run: Write, width: int) -> None:
+    write_run("a/run/with/a/long/name", faults=("cached-context",), train={"seed": 7}, checkpoints=(30,))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/lock").touch()
+    console = Console(file=io.StringIO(), width=width)
+    console.print(as_table(entries([tmp_path / "a", tmp_path / "broken"]), width))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    for shown in (
+        "run",
+        "state",
+        "step",
+        "accuracy",
+        "exact",
+        "loss",
+        "coverage",
+        "stopped",
+        "damaged",
+        "30/40",
+    ):
+        assert shown in words
+    for detail in ("standard", "7", "cached-context"):
+        assert detail in words

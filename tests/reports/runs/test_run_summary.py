@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from etrm.evaluation.learning_stage import LearningStage
 from reports.runs.listing import read_entry
 from reports.runs.run_summary import summarise_run
 
@@ -35,12 +36,13 @@ def test_findings_above_a_note_are_named_and_critical_ones_choose_the_next_comma
 ) -> None:
     folder = write_run(logged=30)
     (folder / "findings.json").write_text(json.dumps(found))
-    reached, findings, reference, following = summarise_run(folder, 12345)
+    reached, findings, reference, stage, following = summarise_run(folder, 12345)
     assert "12,345 parameters" in reached
     # The loss falls from 2 by .01 a step: the mean of the last tenth, steps 28 to 30, is 1.71, and it is the best one.
     assert "loss 1.710 (best 1.710)" in reached
     assert findings.removeprefix("findings: ") == (", ".join(rules) or "none above a note")
     assert reference == "reference: no step was compared"
+    assert stage == f"stage: {LearningStage.TOO_SHORT.words}"
     assert following == f"next: etrm {command} {folder}"
     assert read_entry(folder).findings == rules
 
@@ -61,6 +63,6 @@ def test_a_step_that_departs_from_the_reference_is_named(write_run: Callable[...
         {"step": 7, "bucket": 0, "count": 1, "absent": "", "departures": [departure]},
     ]
     (folder / "reference.jsonl").write_text("".join(f"{json.dumps(step)}\n" for step in steps))
-    *_, reference, following = summarise_run(folder, 1)
+    *_, reference, _, following = summarise_run(folder, 1)
     assert reference == "reference: step 7 departs from the reference at the stage gradient: encoder.x"
     assert following == f"next: etrm investigate {folder}"

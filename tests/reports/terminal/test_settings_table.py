@@ -79,11 +79,27 @@ def test_the_tables_show_every_setting_whatever_its_value() -> None:
     assert isinstance(console.file, io.StringIO)
     lines = [line.split() for line in console.file.getvalue().splitlines() if line.strip()]
     # A description may end with the name of a setting in a line of its own.
-    rows = {words[0]: words for words in lines if words[0] in list_settings() and len(words) > 1}
+    rows = {words[0]: at for at, words in enumerate(lines) if words[0] in list_settings() and len(words) > 1}
     assert set(rows) == set(list_settings())
-    assert rows["data.source"][1:3] == ["[red]a[/]", "--set"]
-    assert rows["train.seed"][1:4] == ["123456", "--set", "0"]
-    assert rows["train.beta1"][1:4] == ["0.9", "default", "0.9"]
+    assert lines[rows["data.source"]][1] == "[red]a[/]"
+    assert lines[rows["data.source"] + 1][0] == "--set"
+    assert lines[rows["train.seed"]][1] == "123456"
+    assert (lines[rows["train.seed"] + 1][0], lines[rows["train.seed"] + 1][-2:]) == (
+        "--set",
+        ["default:", "0"],
+    )
+    assert lines[rows["train.beta1"]][1] == "0.9"
+    assert lines[rows["train.beta1"] + 1][0] == "default"
+    assert lines[rows["train.beta1"] + 1][-2:] == ["default:", "0.9"]
+
+
+def test_the_names_of_settings_are_whole_in_80_columns() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(tables(resolve("small")))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert set(list_settings()) <= {line.split()[0] for line in lines if line.strip()}
 
 
 def test_the_toml_is_valid_whatever_the_folder_is_called() -> None:

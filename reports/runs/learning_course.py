@@ -1,0 +1,48 @@
+"""Where a run stands in learning, from its metrics and from an evaluation of unseen tasks."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from etrm.evaluation import EvaluationReport
+from etrm.evaluation.learning_stage import (
+    Generalisation,
+    LearningStage,
+    SolvedCount,
+    classify_stage,
+    compare_rules,
+)
+
+ANSWERS = 500
+"""Training answers that are counted, the last ones: the interval is then at most 9 points wide."""
+
+
+def read_stage(table: pd.DataFrame) -> LearningStage:
+    """Classify the logged curve of a run.
+
+    Args:
+        table: the metrics, one row per step, see :func:`etrm.checkpoints.run_table.read_metrics_table`.
+    """
+    if not {"lm_loss", "exact_all"} <= set(table.columns):
+        return LearningStage.TOO_SHORT
+    known = table[["lm_loss", "exact_all"]].dropna()
+    return classify_stage(known["lm_loss"].tolist(), known["exact_all"].tolist())
+
+
+def count_trained(table: pd.DataFrame, batch_size: int) -> SolvedCount | None:
+    """Count exact answers to the training queries of the last steps; None if none are logged.
+
+    With more ACT steps than one, the rows of a step are at different steps: the share is a lower one.
+    """
+    if "exact_all" not in table.columns:
+        return None
+    last = table["exact_all"].dropna().tail(max(1, ANSWERS // batch_size))
+    return SolvedCount(round(last.sum() * batch_size), len(last) * batch_size) if len(last) else None
+
+
+def compare_with_unseen(
+    table: pd.DataFrame, batch_size: int, unseen: EvaluationReport
+) -> Generalisation | None:
+    """Compare the last training answers with those to unseen tasks; None without training answers."""
+    trained, first = count_trained(table, batch_size), unseen.pass_at[1]
+    return None if trained is None else compare_rules(trained, SolvedCount(first.solved, first.asked))

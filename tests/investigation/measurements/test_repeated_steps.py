@@ -1,0 +1,103 @@
+"""The step at which a departure begins, by repeated steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from etrm.config import Config, load, with_settings
+from etrm.investigation.measurements.reference_check import ReferenceFacts, check_course
+from etrm.investigation.measurements.repeated_steps import add_steps_before_departure
+from etrm.reference.departure import PipelineStage
+from etrm.training import recipe
+from etrm.training.trainer import Trainer, train
+
+BEGINS = 11
+"""The step at which the planted fault begins; steps 1 to 3 are compared, then one of twenty."""
+CONFIG = with_settings(
+    load("smoke"),
+    data={"max_tasks": 6, "max_side": 3},
+    train={
+        "batch_size": 2,
+        "threads": 1,
+        "warmup_steps": 0,
+        "steps": 20,
+        "checkpoint_every": 8,
+        "keep_checkpoints": 9,
+    },
+    monitor={"reference_every": 20},
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose loss is doubled from a step on."""
+    with pytest.MonkeyPatch.context() as patch:
+        double_loss(patch)
+        folder = tmp_path_factory.mktemp("late") / "run"
+        train(CONFIG, folder)
+    return folder
+
+
+def double_loss(patch: pytest.MonkeyPatch) -> None:
+    """Double the loss from the planted step on."""
+
+    def weigh(loss: Tensor, step: int) -> Tensor:
+        return loss * (2 if step + 1 >= BEGINS else 1)
+
+    build = recipe.Recipe.__init__
+
+    def changed(self: recipe.Recipe, *args: Any, **named: Any) -> None:
+        build(self, *args, **{**named, "weigh": weigh})
+
+    patch.setattr(recipe.Recipe, "__init__", changed)
+
+
+def repeat(folder: Path, config: Config = CONFIG, most: int = 100) -> ReferenceFacts:
+    return add_steps_before_departure(check_course(folder), folder, config, most)
+
+
+def test_the_first_departing_step_is_found_from_the_nearest_checkpoint(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = check_course(run)
+    assert compared.first is not None
+    assert compared.first.step is not None
+    assert compared.first.step > BEGINS  # the run itself saw it later
+    double_loss(monkeypatch)
+    found = repeat(run)
+    assert found.first is not None
+    assert (found.first.step, found.first.stage) == (BEGINS, PipelineStage.GRADIENT)
+    assert {4, BEGINS - 1} <= {step.step for step in found.steps if not step.departures}
+    assert [step.step for step in found.steps] == sorted({step.step for step in found.steps})
+
+
+def test_steps_after_a_compared_one_start_at_the_checkpoint(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    advance = Trainer.advance
+
+    def counted(self: Trainer, *args: Any) -> Any:
+        taken.append(self.step + 1)
+        return advance(self, *args)
+
+    compared = check_course(run).steps
+    ten = replace(compared[0], step=10)
+    departing = next(step for step in compared if step.departures)
+    double_loss(monkeypatch)
+    monkeypatch.setattr(Trainer, "advance", counted)
+    add_steps_before_departure(ReferenceFacts((ten, departing)), run, CONFIG, 100)
+    assert taken == list(range(9, BEGINS + 1))
+
+
+def test_a_run_that_cannot_be_repeated_keeps_what_it_recorded(run: Path) -> None:
+    recorded = check_course(run)
+    assert repeat(run, most=2) == recorded
+    assert repeat(run, with_settings(CONFIG, train={"decoder": Path("nowhere")})) == recorded
+    healthy = ReferenceFacts(recorded.steps[:3])
+    assert add_steps_before_departure(healthy, run, CONFIG, 100) == healthy
