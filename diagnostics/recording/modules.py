@@ -100,7 +100,7 @@ def _gradient_state(calls: Sequence[CallRecord]) -> GradientState:
 
 
 @dataclass(frozen=True, eq=False)
-class _Sizes:
+class _SampleSizes:
     """The largest |gradient| of each sample over all calls whose rows are known, in numbers.
 
     Attributes:
@@ -114,14 +114,14 @@ class _Sizes:
     evenness: float = 0.0
 
 
-def _sample_gradients(samples: int, calls: Sequence[CallRecord]) -> _Sizes:
+def _sample_gradients(samples: int, calls: Sequence[CallRecord]) -> _SampleSizes:
     pairs = [
         (call.samples, call.row_gradients)
         for call in calls
         if isinstance(call.samples, Tensor) and isinstance(call.row_gradients, Tensor)
     ]
     if not pairs:
-        return _Sizes()
+        return _SampleSizes()
     index = pairs[0][0]
     if index is every_sample(samples) and all(other is index for other, _ in pairs):
         rows = [sizes for _, sizes in pairs]
@@ -132,14 +132,14 @@ def _sample_gradients(samples: int, calls: Sequence[CallRecord]) -> _Sizes:
         sizes.scatter_reduce_(0, torch.cat([rows for rows, _ in pairs]), values, "amax")
     covering, largest = int(torch.count_nonzero(sizes)), float(sizes.amax())
     if largest == 0.0 or largest - largest != 0.0:
-        return _Sizes(covering, largest, 0.0 * largest)
+        return _SampleSizes(covering, largest, 0.0 * largest)
     scaled = sizes / largest  # squares of small gradients underflow
-    return _Sizes(covering, largest, float(scaled.sum()) ** 2 / float(torch.dot(scaled, scaled)))
+    return _SampleSizes(covering, largest, float(scaled.sum()) ** 2 / float(torch.dot(scaled, scaled)))
 
 
 def _coverage(
     samples: int,
-    gradients: _Sizes,
+    gradients: _SampleSizes,
     calls: Sequence[CallRecord],
     unmatched: Sequence[Absent],
     state: GradientState,
@@ -185,7 +185,7 @@ def _waste(samples: int, coverage: Number, calls: Sequence[CallRecord]) -> Numbe
     )
 
 
-def _evenness(samples: int, coverage: Number, gradients: _Sizes, unmatched: Sequence[Absent]) -> Number:
+def _evenness(samples: int, coverage: Number, gradients: _SampleSizes, unmatched: Sequence[Absent]) -> Number:
     if isinstance(coverage, Absent):
         return coverage
     if unmatched:
