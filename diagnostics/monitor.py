@@ -31,8 +31,8 @@ from diagnostics.findings import Finding, ordered
 from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.module_sources import locate_finding
 from diagnostics.recording.aliases import check_ties
-from diagnostics.recording.calls import not_measured
 from diagnostics.recording.capture import RowsFunction, sample_index
+from diagnostics.recording.forward_calls import not_measured
 from diagnostics.recording.loss_terms import LossTerms
 from diagnostics.recording.optimizers import list_optimizers
 from diagnostics.recording.readout import fetch_all

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType, ToolkitError
 from diagnostics.recording import unknown_rows
-from diagnostics.recording.calls import WHOLE_LOSS, Arrivals, Call, not_measured
+from diagnostics.recording.forward_calls import WHOLE_LOSS, Arrivals, Call, not_measured
 from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.output_statistics import OutputStatistics, raw_inputs, read_statistics
 from diagnostics.recording.process_group import ModuleFacts

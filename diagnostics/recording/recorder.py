@@ -20,9 +20,9 @@ from diagnostics.errors import WrongOrder
 from diagnostics.recording import unknown_rows
 from diagnostics.recording.aliases import Ties, find_aliases, find_lost_ties
 from diagnostics.recording.buffers import FrozenBuffers, MovedBuffers
-from diagnostics.recording.calls import WHOLE_LOSS
 from diagnostics.recording.capture import Capture, RowsFunction
 from diagnostics.recording.covered_positions import CoveredPositions
+from diagnostics.recording.forward_calls import WHOLE_LOSS
 from diagnostics.recording.hidden_modules import HiddenModules
 from diagnostics.recording.loss_terms import LossTerms
 from diagnostics.recording.module_graph import Flow
