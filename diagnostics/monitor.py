@@ -88,6 +88,8 @@ class Monitor:
             entropy bonuses, balancing losses.
         expect_tied: Groups of names of modules or parameters that must hold the same tensors, such as
             [("embed.weight", "head.weight")].
+        targets: Target and EMA networks of the model: name of each -> name of the module that it follows, such as
+            {"target_net": "policy_net"}. They have no gradient on purpose, and must move towards it.
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
@@ -112,6 +114,7 @@ class Monitor:
         rules: Sequence[Rule] = (),
         regularisers: Sequence[str] = (),
         expect_tied: Sequence[Sequence[str]] = (),
+        targets: Mapping[str, str] | None = None,
     ) -> None:
         if every < 1 or history < 1:
             raise InvalidValue(
@@ -138,6 +141,7 @@ class Monitor:
             expect_frozen=tuple(expect_frozen),
             partial=frozenset(name for name in self._modules if named_by(expect_partial, name)),
             ties=[tuple(names) for names in expect_tied],
+            targets=dict(targets or {}),
             group=group,
         )
         self._setup, self._model = setup, model

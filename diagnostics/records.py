@@ -462,6 +462,24 @@ class LostTie:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetRecord:
+    """A declared target network in one step.
+
+    Attributes:
+        name: Name of the target, source that of the module that it follows.
+        gap: Distance to the source at the end of the step, relative to the norm of the source.
+        moved: Change of the target over the step, relative to the same norm.
+        towards: Cosine between its change and the way from where it began to the source.
+    """
+
+    name: str
+    source: str
+    gap: float
+    moved: float
+    towards: Number
+
+
+@dataclass(frozen=True, slots=True)
 class MovedBuffer:
     """A buffer that is declared frozen and changed in the step.
 
@@ -500,6 +518,7 @@ class StepRecord:
         aliases: Module -> other names under which the model holds the same object.
         lost_ties: Weights that should be tied and are not.
         kinds: Watched module -> name of its class.
+        targets: The declared target networks.
         adapting: Watched module without trainable parameters -> its layers that update running statistics.
     """
 
@@ -522,7 +541,12 @@ class StepRecord:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     lost_ties: tuple[LostTie, ...] = ()
     adapting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    targets: tuple[TargetRecord, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def is_declared_target(self, module: str) -> bool:
+        """Whether a module is a declared target network, or inside one."""
+        return any(module == each.name or module.startswith(f"{each.name}.") for each in self.targets)
 
     def held_by(self, module: str) -> list[ParameterRecord]:
         """The parameters in a module."""

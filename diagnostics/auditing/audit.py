@@ -135,6 +135,7 @@ def audit(
     rules: Sequence[Rule] = (),
     regularisers: Sequence[str] = (),
     expect_tied: Sequence[Sequence[str]] = (),
+    targets: Mapping[str, str] | None = None,
     terms: Sequence[str] = (),
     options: Mapping[str, Values] | None = None,
     select: Sequence[str] = (),
@@ -158,7 +159,7 @@ def audit(
             dimension of its tensors.
         watch, rows, expect_frozen, expect_partial: Arguments of `Monitor`.
         probes: Probes to run once each, on the last batch, after the steps.
-        rules, regularisers, expect_tied: Arguments of `Monitor`.
+        rules, regularisers, expect_tied, targets: Arguments of `Monitor`.
         terms: Names of the terms that a step returns as a tuple, in order; of a step that returns them by name,
             those to measure, by default all.
         options: Options of rules, as for `Monitor`.
@@ -198,6 +199,7 @@ def audit(
             rules=rules,
             regularisers=regularisers,
             expect_tied=expect_tied,
+            targets=targets,
         ) as monitor,
     ):
         for number, batch in enumerate(islice(_endless(batches), steps)):

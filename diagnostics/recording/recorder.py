@@ -31,6 +31,7 @@ from diagnostics.recording.parameter_records import ParameterStep
 from diagnostics.recording.parameters import ParameterWatch
 from diagnostics.recording.process_group import StepFacts, everywhere
 from diagnostics.recording.readout import Readout
+from diagnostics.recording.target_networks import TargetNetworks, TargetStep
 from diagnostics.recording.tensors import tensors_in
 from diagnostics.recording.term_records import TermStep
 from diagnostics.recording.unregistered_tensors import Strangers
@@ -52,6 +53,7 @@ class Setup:
         expect_frozen: Names or patterns of what must not move.
         partial: Modules that run some calls without gradients on purpose.
         ties: Groups of names that must hold the same tensors.
+        targets: Target network -> the module that it follows.
         group: The processes that train the model together.
     """
 
@@ -62,6 +64,7 @@ class Setup:
     expect_frozen: Sequence[str]
     partial: frozenset[str]
     ties: Ties
+    targets: Mapping[str, str]
     group: dist.ProcessGroup | None
 
 
@@ -75,6 +78,7 @@ class FinishedStep:
     parameters: ParameterStep
     terms: TermStep
     buffers: MovedBuffers
+    targets: tuple[TargetStep, ...]
     strangers: tuple[Stranger, ...]
     hidden: tuple[HiddenModule, ...]
     lost_ties: tuple[LostTie, ...]
@@ -90,6 +94,7 @@ class Recorder:
         self._setup = setup
         self._modules = modules = setup.modules  # a reference to this recorder would keep it alive
         self._moded = {name: layers for name, module in modules.items() if (layers := moded(module))}
+        self._targets = TargetNetworks(model, setup.targets)
         self._parameters, self._members = self._watch_parameters()
         self._unready = any(not has_values(parameter) for parameter in model.parameters())
         self._buffers = FrozenBuffers(
@@ -143,7 +148,7 @@ class Recorder:
         self._parameters.detach()
 
     def _watch_parameters(self) -> tuple[ParameterWatch, dict[str, list[str]]]:
-        tracked = track(self._model, self._modules, self._setup.expect_frozen)
+        tracked = track(self._model, self._modules, self._setup.expect_frozen, self._setup.targets)
         return ParameterWatch(tracked, self._setup.optimizers), members(tracked, self._modules)
 
     def _look_again(self) -> None:
@@ -226,6 +231,7 @@ class Recorder:
         parameters = self._parameters.finish(readout)
         terms = self._terms.finish(readout, self._parameters)
         buffers = self._buffers.finish(readout)
+        targets = self._targets.finish(readout, self._parameters)
         if self._setup.every == 1:
             self._parameters.keep_for_next()
         if self._strangers.looking:
@@ -241,6 +247,7 @@ class Recorder:
             parameters=parameters,
             terms=terms,
             buffers=buffers,
+            targets=targets,
             strangers=self._strangers.found,
             hidden=self._hidden.records(self._parameters.in_optimizers()) if self._hidden.found else (),
             lost_ties=self._lost_ties(),
@@ -292,6 +299,7 @@ class Recorder:
             aliases=self._aliases,
             lost_ties=step.lost_ties,
             adapting=step.adapting,
+            targets=tuple(target.read(readout) for target in step.targets),
             kinds=self._kinds,
         )
         return record, losses

@@ -58,11 +58,17 @@ def has_values(tensor: Tensor) -> bool:
     return not is_lazy(tensor) and not tensor.is_meta
 
 
-def track(model: nn.Module, modules: Mapping[str, nn.Module], expect_frozen: Sequence[str]) -> list[Tracked]:
-    """Parameters under the watched modules, and those that must not move wherever they are."""
+def track(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    expect_frozen: Sequence[str],
+    targets: Iterable[str] = (),
+) -> list[Tracked]:
+    """Parameters under the watched modules, and wherever they are those of targets and those that must not move."""
     names = [name for name, _ in model.named_parameters()]
     check_patterns("expect_frozen", expect_frozen, names)
-    watched = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+    wanted = [*modules.values(), *(model.get_submodule(name) for name in targets)]
+    watched = {id(parameter) for module in wanted for parameter in module.parameters()}
     holders: dict[int, list[str]] = {}
     for name, module in modules.items():
         for parameter in module.parameters():
