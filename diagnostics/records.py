@@ -462,6 +462,20 @@ class LostTie:
 
 
 @dataclass(frozen=True, slots=True)
+class OddStatistics:
+    """Batch norms in training mode whose statistics say little.
+
+    Attributes:
+        module: The watched module that holds them, layers their names in it.
+        code: `one-sample` if the step has a single sample, `momentum-zero` if running statistics never move.
+    """
+
+    module: str
+    layers: tuple[str, ...]
+    code: Literal["one-sample", "momentum-zero"]
+
+
+@dataclass(frozen=True, slots=True)
 class TargetRecord:
     """A declared target network in one step.
 
@@ -519,6 +533,8 @@ class StepRecord:
         lost_ties: Weights that should be tied and are not.
         kinds: Watched module -> name of its class.
         targets: The declared target networks.
+        odd_statistics: Batch norms in training mode whose statistics say little.
+        equal_units: Weights whose rows were all equal when the monitor was made, and still are.
         adapting: Watched module without trainable parameters -> its layers that update running statistics.
     """
 
@@ -542,6 +558,8 @@ class StepRecord:
     lost_ties: tuple[LostTie, ...] = ()
     adapting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     targets: tuple[TargetRecord, ...] = ()
+    odd_statistics: tuple[OddStatistics, ...] = ()
+    equal_units: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
 
     def is_declared_target(self, module: str) -> bool:

@@ -24,6 +24,7 @@ from diagnostics.recording.capture import Capture, RowsFunction
 from diagnostics.recording.covered_positions import CoveredPositions
 from diagnostics.recording.forward_calls import WHOLE_LOSS
 from diagnostics.recording.hidden_modules import HiddenModules
+from diagnostics.recording.layers import EqualUnits, find_odd_statistics
 from diagnostics.recording.loss_terms import LossTerms
 from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.modules import every_sample, module_record
@@ -37,7 +38,7 @@ from diagnostics.recording.term_records import TermStep
 from diagnostics.recording.unregistered_tensors import Strangers
 from diagnostics.recording.watched_parameters import has_values, members, track
 from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
-from diagnostics.records import HiddenModule, LostTie, StepRecord, Stranger
+from diagnostics.records import HiddenModule, LostTie, OddStatistics, StepRecord, Stranger
 from diagnostics.selection import covers, find_copies, innermost, moded, updates_statistics
 
 
@@ -79,6 +80,8 @@ class FinishedStep:
     terms: TermStep
     buffers: MovedBuffers
     targets: tuple[TargetStep, ...]
+    equal_units: tuple[str, ...]
+    odd_statistics: tuple[OddStatistics, ...]
     strangers: tuple[Stranger, ...]
     hidden: tuple[HiddenModule, ...]
     lost_ties: tuple[LostTie, ...]
@@ -94,6 +97,7 @@ class Recorder:
         self._setup = setup
         self._modules = modules = setup.modules  # a reference to this recorder would keep it alive
         self._moded = {name: layers for name, module in modules.items() if (layers := moded(module))}
+        self._equal_units = EqualUnits(model)
         self._targets = TargetNetworks(model, setup.targets)
         self._parameters, self._members = self._watch_parameters()
         self._unready = any(not has_values(parameter) for parameter in model.parameters())
@@ -240,6 +244,7 @@ class Recorder:
             if not self._strangers.looking and self._model_handle is not None:
                 self._model_handle.remove()
         readout.pack()
+        alone = self._setup.group is None
         return FinishedStep(
             number=number,
             capture=capture,
@@ -248,6 +253,8 @@ class Recorder:
             terms=terms,
             buffers=buffers,
             targets=targets,
+            equal_units=self._equal_units.still(),
+            odd_statistics=tuple(find_odd_statistics(self._moded, capture.samples)) if alone else (),
             strangers=self._strangers.found,
             hidden=self._hidden.records(self._parameters.in_optimizers()) if self._hidden.found else (),
             lost_ties=self._lost_ties(),
@@ -299,6 +306,8 @@ class Recorder:
             aliases=self._aliases,
             lost_ties=step.lost_ties,
             adapting=step.adapting,
+            equal_units=step.equal_units,
+            odd_statistics=step.odd_statistics,
             targets=tuple(target.read(readout) for target in step.targets),
             kinds=self._kinds,
         )
