@@ -36,7 +36,7 @@ UNITS001 = Rule(
     find_equal_units,
     lasting(5, why="a layer that begins with zeros is equal until its first gradient"),
     causes=(SAME_START,),
-    what="All rows of a weight were equal when the monitor was made. It receives gradient and moves, and they still are.",
+    what="All rows of a weight were equal when the monitor was made. It is trained, and they still are.",
     why="The layer computes one number, however wide it is.",
     example="`nn.init.constant_(layer.weight, 0.1)`.",
     false_alarms="None known.",

@@ -17,13 +17,24 @@ import torch
 
 from diagnostics import Finding
 from etrm.atomic_files import write_atomically
-from tests.diagnostics.cases import healthy, reported, unlisted_losses, unlisted_models, unlisted_training
+from tests.diagnostics.cases import (
+    healthy,
+    reported,
+    unlisted_further,
+    unlisted_losses,
+    unlisted_models,
+    unlisted_training,
+)
 from tests.diagnostics.cases.case import Answer, Case, Verdict, judge, judge_quiet, run_audit, run_monitor
 from tests.diagnostics.cases.healthy import run_use
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 UNLISTED = (*unlisted_losses.CASES, *unlisted_models.CASES, *unlisted_training.CASES)
-GROUPS: Mapping[str, Sequence[Case]] = {"reported": reported.CASES, "unlisted": UNLISTED}
+GROUPS: Mapping[str, Sequence[Case]] = {
+    "reported": reported.CASES,
+    "unlisted": UNLISTED,
+    "further": unlisted_further.CASES,
+}
 Row = dict[str, str]
 """Verdicts of one case: broken and fixed, each by the audit and by the monitor."""
 
