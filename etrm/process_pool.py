@@ -25,6 +25,12 @@ def start_workers(
     return ProcessPoolExecutor(workers, context, _begin, (prepare, arguments))
 
 
+def end_workers(pool: ProcessPoolExecutor) -> None:
+    """Kill the processes of a pool, also those that do not answer; Python would wait for them when it ends."""
+    for process in list((pool._processes or {}).values()):  # ``kill_workers`` from Python 3.14 on
+        process.kill()
+
+
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN

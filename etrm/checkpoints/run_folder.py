@@ -353,8 +353,12 @@ def read_config(path: Path) -> Config:
         ) from error
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:
     """Read the logged steps of a run folder. A last line that is still being written is left out.
+
+    Args:
+        path: the run folder.
+        size: the number of bytes to read, None for all.
 
     Raises:
         RunFolderError: the file is damaged.
@@ -363,7 +367,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     try:
-        return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
+        return [json.loads(line) for line in file.read_bytes()[:size].split(b"\n")[:-1]]
     except ValueError as error:
         raise RunFolderError(
             "run.damaged-file",

@@ -11,7 +11,12 @@ from diagnostics.reference.error_catalog import Site, read_sites
 
 CODE = re.compile(r"[a-z]+\.[a-z0-9]+(-[a-z0-9]+)*")
 """An area and a kind, such as config.unknown-key."""
-_MAKERS = {"refused": "ConfigError", "_Problem": "ConfigError"}
+_MAKERS = {
+    "refused": "ConfigError",
+    "_Problem": "ConfigError",
+    "refuse_adapter": "ExtensionError",
+    "call_adapter": "ExtensionError",
+}
 """Functions and records that become an error -> the class of the error."""
 
 

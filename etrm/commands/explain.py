@@ -126,6 +126,7 @@ _OWNERS = {
     "frozen": "A reason for the outcome of the frozen-decoder experiment",
     "reference": "What the comparison with the reference implementation shows",
     "run": "Something that a recorded run was made with and that is different now, or cannot be built",
+    "own": "A reason for the verdict of a hypothesis about a model of your own",
     "original": "A reason for the outcome of the replayed mistakes of the original experiment",
 }
 """What a code without fixed words explains, by its first part; other first parts are those of a hypothesis."""

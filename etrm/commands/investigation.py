@@ -26,6 +26,7 @@ from etrm.commands.options import (
     ThreadsOption,
     TierOption,
 )
+from etrm.commands.own_models import names_own_model, run_own_model
 from etrm.commands.shared import (
     allow_code_of,
     allow_named,
@@ -40,15 +41,18 @@ from etrm.commands.shared import (
 
 if TYPE_CHECKING:
     from etrm.config import Config
+    from etrm.investigation.result import Result
     from etrm.investigation.runs.budget import Tier
 
 
 @app.command(rich_help_panel=INVESTIGATE)
 def investigate(
+    context: typer.Context,
     run: Annotated[
         Path | None,
         typer.Argument(
-            help="A run folder or a checkpoint in one: its records are judged, and its config is investigated.",
+            help="A run folder or a checkpoint in one: its records are judged, and its config is investigated. "
+            "Or a model of your own: my_model.py:make_model.",
             autocompletion=complete_run,
         ),
     ] = None,
@@ -105,7 +109,7 @@ def investigate(
         ),
     ] = None,
 ) -> None:
-    """Find out why a run or a config does not learn. Writes result.json and a report.
+    """Find out why a run, a config or a model of your own does not learn. Writes result.json and a report.
 
     Exit code: 0 if the investigation finished, 1 with --fail-on validated if a hypothesis is VALIDATED, 2 for bad
     input, 3 if a verdict is ERROR, 130 if interrupted (the same command resumes).
@@ -113,11 +117,13 @@ def investigate(
     from etrm.errors import ConfigError
     from etrm.investigation.experiments.frozen_decoder import run as frozen
     from etrm.investigation.hypotheses.hypothesis_registry import load_hypothesis
-    from etrm.investigation.records import Verdict
     from etrm.investigation.run import choose
 
     if fail_on not in (None, "validated"):
         raise ConfigError("cli.unknown-fail-on", f"unknown --fail-on {fail_on!r}", allowed="validated")
+    if run is not None and names_own_model(run):
+        leave_with(run_own_model(context, str(run), out, hypotheses or (), seeds, until_root_cause), fail_on)
+        return
     allow_code_of(run, allowed=allow_code)
     allow_named(hypothesis or ())
     own = [load_hypothesis(name).id for name in hypothesis or ()]
@@ -132,6 +138,13 @@ def investigate(
         experiments=(frozen,) if experiments else (),
         recorded_in=run,
     )
+    leave_with(result, fail_on)
+
+
+def leave_with(result: Result, fail_on: str | None) -> None:
+    """End the command with exit code 3 if a verdict is ERROR, 1 if ``fail_on`` is given and one is VALIDATED."""
+    from etrm.investigation.records import Verdict
+
     verdicts = [hypothesis.verdict for hypothesis in result.hypotheses.values()]
     if Verdict.ERROR in verdicts:
         raise typer.Exit(3)

@@ -14,6 +14,7 @@ from etrm.config.curriculum import CurriculumStage as CurriculumStage
 from etrm.config.curriculum import find_stage as find_stage
 from etrm.config.curriculum import scale_curriculum as scale_curriculum
 from etrm.config.curriculum import shorten_curriculum as shorten_curriculum
+from etrm.config.data import NO_STREAM as NO_STREAM
 from etrm.config.data import SIDE as SIDE
 from etrm.config.data import Asked as Asked
 from etrm.config.data import DataConfig as DataConfig

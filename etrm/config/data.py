@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +20,17 @@ Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
 
 DEMOS = (3,)
 """The default of ``data.demos``."""
+
+
+class StreamSettings(TypedDict):
+    """The settings of the data section that belong to a stream of rule tasks."""
+
+    stream: int | Literal["endless"] | None
+    demos: tuple[int, ...]
+
+
+NO_STREAM = StreamSettings(stream=None, demos=DEMOS)
+"""The settings of a run on the tasks that ``data.max_tasks`` lists."""
 
 
 class DataConfig(Section):

@@ -56,6 +56,16 @@ class EvaluateConfig(Section):
     allow_trained: tuple[str, ...] = Field(
         (), description="ids of evaluation tasks that may also be training tasks; 'all' for every task"
     )
+    every: int | None = Field(
+        None,
+        ge=1,
+        description="number of steps between two evaluations while the run trains, whose best checkpoint is kept; none "
+        "for no such evaluation",
+    )
+    checkpoint: Literal["newest", "best"] = Field(
+        "newest",
+        description="checkpoint to evaluate: the newest one, or the best one by the evaluations of evaluate.every",
+    )
     batch_size: int = Field(64, ge=1, description="number of samples evaluated at a time")
     weights: Literal["ema", "raw"] = Field(
         "ema", description="weights to evaluate: the averaged ones (ema) or the last ones (raw)"

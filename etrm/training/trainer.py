@@ -48,6 +48,7 @@ from etrm.training.metrics import sum_step
 from etrm.training.micro_batches import MicroBatch, build_micro_batches, split
 from etrm.training.observer import Observer
 from etrm.training.optim import schedule, set_rates
+from etrm.training.scoring.held_out_curve import HeldOutCurve, HeldOutScore
 from etrm.training.slots import Slots
 from etrm.training.step_check import REFERENCE, StepCheck, read_compared
 from etrm.training.train_state import TrainState
@@ -88,6 +89,7 @@ class Trainer:
         self.recipe.load_decoder(self.model, self.config)
         to_device(self.model, self.device).train()
         self.inner = InnerSteps(self.model, train) if train.inner_steps else None
+        self.curve = HeldOutCurve(self.config, self.recipe, self.model, self.tasks, world.leader)
         if train.compile:
             compile_networks(self.model, self.device)
         self.optimizers = self.recipe.build_optimizers(self.model, train)
@@ -165,10 +167,12 @@ class Trainer:
         bucket = self.state.bucket
         slots = self.slots[bucket]
         resets = self.world.gather_flags([flag for part in self.state.halted[bucket] for flag in part.read()])
+        requested = time.perf_counter()
         slots.refill(resets)
         parts = build_micro_batches(
             self.model, slots, self.carries[bucket], self._slices, self.world, self.halting
         )
+        self._loading += time.perf_counter() - requested
 
         with self.observer.step(len(self.mine)):
             carry, halted, sums = self._forward_and_backward(slots, parts, all(resets))
@@ -276,13 +280,15 @@ class Trainer:
                 with nonfinite.explain_nonfinite(self.state, self.train_step), self._compared():
                     found = self.advance(read=self._due(self.step + 1))
                 if found:
-                    now = time.perf_counter()
-                    self._log(found, (now - began) / len(found), on_step)
+                    timing = self._time_steps(began, len(found))
+                    score = self.curve.score(self.state)
+                    found[-1] |= score.metrics if score else {}
+                    self._log(found, timing, on_step, score)
                     began = time.perf_counter()
                 if self.step % self.config.train.checkpoint_every == 0:
                     self._save()
             if unread := self.state.journal.read():  # stopped between two readings
-                self._log(unread, (time.perf_counter() - began) / len(unread), on_step)
+                self._log(unread, self._time_steps(began, len(unread)), on_step)
             self.stage.close(self.step)
             self._save()
         if self.folder:
@@ -304,6 +310,7 @@ class Trainer:
         self._metrics_bytes = checkpoint.state["metrics_bytes"]
         self._saved_step = checkpoint.step
         if self.folder:
+            self.curve.recall(self.folder.path, self._metrics_bytes)
             self.check.compared = read_compared(self.folder.path, checkpoint.step)
             kept = "".join(f"{compared.to_json()}\n" for compared in self.check.compared)
             self.folder.write(REFERENCE, kept)  # less the steps that are taken again
@@ -330,6 +337,7 @@ class Trainer:
             ) from problems[0]
         return None
 
+    _loading = 0.0
     _metrics_bytes = 0
     _saved_step = -1
 
@@ -351,12 +359,29 @@ class Trainer:
     def _due(self, step: int) -> bool:
         """Whether the numbers of this step are read; checkpoints are only made of such steps."""
         train = self.config.train
-        return step % train.log_every == 0 or step % train.checkpoint_every == 0 or step == train.steps
+        if step % train.log_every == 0 or step % train.checkpoint_every == 0 or step == train.steps:
+            return True
+        return self.curve.due(step)
 
-    def _log(self, found: Sequence[dict[str, Any]], seconds: float, on_step: OnStep | None) -> None:
+    def _time_steps(self, began: float, steps: int) -> dict[str, float]:
+        """The mean seconds of the steps since a time, and those in which they waited for their rows."""
+        loading, self._loading = self._loading, 0.0
+        return {
+            "seconds": (time.perf_counter() - began) / steps,
+            "loading_seconds": loading / steps,
+        }
+
+    def _log(
+        self,
+        found: Sequence[dict[str, Any]],
+        timing: dict[str, float],
+        on_step: OnStep | None,
+        score: HeldOutScore | None = None,
+    ) -> None:
         for metrics in found:
             if self.folder:
-                self.folder.log(metrics, {"step": metrics["step"], "seconds": seconds})
+                evaluated = score.timing if score and metrics is found[-1] else {}
+                self.folder.log(metrics, {"step": metrics["step"], **timing, **evaluated})
             if on_step:
                 on_step(self, metrics)
 

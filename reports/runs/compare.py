@@ -23,6 +23,7 @@ from reports.text_table import make_table
 NUMBERS = {
     "accuracy_all": "token accuracy, all samples",
     "exact_all": "share of exact answers",
+    "held_out.solved": "share of held-out tasks solved",
     "loss": "loss",
     "steps_at_halt": "ACT steps at halt",
     "q_halt_accuracy": "accuracy of the halting decision",

@@ -47,5 +47,16 @@ def summarise_run(folder: Path, parameters: int) -> list[str]:
         f"findings: {', '.join(run.serious) or 'none above a note'}",
         f"reference: {equal}",
         f"stage: {read_stage(run.history.table).words}",
+        *_speed(run),
         f"next: etrm {command} {folder}",
     ]
+
+
+def _speed(run: Followed) -> list[str]:
+    """The line about rows per second; none of a run that did not record how long its steps waited."""
+    seconds, loading = sum(run.history.seconds), sum(run.history.loading)
+    if not loading or len(run.history.loading) < len(run.history.seconds):
+        return []
+    rows = run.config.train.batch_size * len(run.history.seconds)
+    share = f"{loading / seconds:.1%} of the time"
+    return [f"speed: {rows / seconds:,.0f} rows per second; the loader {rows / loading:,.0f} ({share})"]

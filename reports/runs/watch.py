@@ -56,6 +56,8 @@ LEARNING = (
     WatchedQuantity("token accuracy", "accuracy_all", height=3),
     WatchedQuantity("exact answers", "exact_all"),
     WatchedQuantity("loss", "loss", height=3),
+    WatchedQuantity("held-out tasks solved", "held_out.solved", SHARE, height=3),
+    WatchedQuantity("  their token accuracy", "held_out.token_accuracy"),
 )
 HALTING = (
     WatchedQuantity("steps at halt", "steps_at_halt"),

@@ -13,7 +13,7 @@ from etrm.investigation.records import Code
 from etrm.investigation.result import CauseCode
 
 PARTS = {f"h{i}" for i in range(1, 8)} | {f"n{i}" for i in range(1, 6)}
-PARTS |= {"any", "dynamics", "rules", "frozen", "original", "baseline", "reference", "run"}
+PARTS |= {"any", "dynamics", "rules", "frozen", "original", "baseline", "reference", "run", "own"}
 CODE = TypeAdapter(Code)
 KINDS = {
     "metrics": [metric.code for metric in codes.declared(Metric)],

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from etrm.config import Config, load, with_settings
+from etrm.config import NO_STREAM, Config, load, with_settings
 from etrm.data import Episodes, Pair, Task, TaskSet
 from etrm.data.augment import draw_augmentation
 from etrm.reference.loader import ReferenceLoader
@@ -38,7 +38,7 @@ def few_of(preset: str, **changes: Any) -> Config:
     config = load(preset)
     tasks = {"max_tasks": min(config.data.max_tasks or 40, 40)}
     held_out = {"max_tasks": min(config.evaluate.max_tasks or 10, 10)}
-    data = {**tasks, **changes.pop("data", {})}
+    data = {**tasks, **NO_STREAM, **changes.pop("data", {})}
     evaluate = {**held_out, **changes.pop("evaluate", {})}
     return with_settings(config, data=data, evaluate=evaluate, **changes)
 

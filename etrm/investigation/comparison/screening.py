@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from etrm.config import NO_CURRICULUM, Config, scale_curriculum, with_settings
+from etrm.config import NO_CURRICULUM, NO_STREAM, Config, scale_curriculum, with_settings
 from etrm.config.tree import Changes
 from etrm.data import choose_training_tasks
 from etrm.investigation.comparison.interventions import as_texts, with_interventions
@@ -35,6 +35,8 @@ UNCHANGED = "as-given"
 """Setting of the arm with which the others are compared. Folders of earlier versions are named by it."""
 METRIC = "loss_end"
 """What is compared: the mean loss on the training queries after the run and all ACT steps, in nats per token."""
+MISMATCHED = "loss_end_foreign_demos"
+"""The same with the demonstrations of the next task."""
 TASKS = 10
 """Number of tasks, few enough that a hundred steps show a fault; the top of this file has the numbers."""
 BATCH = 16
@@ -189,6 +191,7 @@ def few_tasks(subject: Config, steps: int) -> Config:
         "augmentations": 1,
         "translate": 0,
         **NO_CURRICULUM,
+        **NO_STREAM,
     }
     batches = math.ceil(steps * max(1, BATCH / subject.train.batch_size))
     return with_steps(with_settings(subject, data=data), batches)
@@ -240,7 +243,7 @@ def with_steps(config: Config, steps: int) -> Config:
 
 FINALS = (
     METRIC,
-    "loss_end_foreign_demos",
+    MISMATCHED,
     "retrieval_end",
     "accuracy_all",
     "held_out_pass_at_1",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-from etrm.config import NO_CURRICULUM, Config, with_settings
+from etrm.config import NO_CURRICULUM, NO_STREAM, Config, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import ConfigError
 from etrm.extensions import ExtensionPoint
@@ -68,7 +68,7 @@ def _scale_rates_and_clip(config: Config) -> Changes:
 def _shrink_to_ten_tasks(config: Config) -> Changes:
     """Ten tasks for 500 steps, the warm-up scaled to the run."""
     warmup = round(500 * config.train.warmup_steps / config.train.steps)
-    data: dict[str, object] = {"max_tasks": 10}
+    data: dict[str, object] = {"max_tasks": 10, **NO_STREAM}
     if config.data.curriculum:
         data |= NO_CURRICULUM
     return {"data": data, "train": {"steps": 500, "warmup_steps": warmup}}

@@ -2,7 +2,7 @@
 
 Statistical: the config under test is compared with itself with one setting changed, seed by seed, in short runs on ten
 tasks. A setting that is merely better does not prevent learning: where a change gains, the unchanged config must stay
-behind it in longer runs too.
+behind it in longer runs too, or learn without its contexts what the change learns from them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,17 @@ from typing import Any
 from etrm.config import Config
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison import dynamics
-from etrm.investigation.comparison.paired_contrast import Contrast, TreatmentComparison, compare_runs
+from etrm.investigation.comparison.longer_runs import (
+    LEAST_USE,
+    LONGER,
+    LaterRuns,
+    compare_longer,
+    with_longer_runs,
+)
+from etrm.investigation.comparison.paired_contrast import (
+    TreatmentComparison,
+)
 from etrm.investigation.comparison.screening import (
-    METRIC,
     SMALLEST_EFFECT,
     Screen,
     Treatment,
@@ -39,7 +46,7 @@ from etrm.investigation.comparison.screening import (
 from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, make_curve, smooth
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
-from etrm.investigation.evidence.words import capitalise
+from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Value, Verdict
@@ -55,7 +62,7 @@ STATEMENT = Statement(
     refuted_by=(
         "No single change of the learning rates, clipping, warm-up, exploration, entropy weight or batch size lowers "
         "the loss on the training queries by the smallest effect that matters; or the unchanged config reaches the "
-        "same loss in three times the steps."
+        "same loss in three times the steps, and from its contexts."
     ),
     mechanism=(
         "High learning rates, gradient spikes or a warm-up that never ends let the encoder change faster than the "
@@ -71,14 +78,16 @@ WARMUP_SHARE = 0.1
 """Longest usual warm-up, as a share of the run; the treatment shortens a longer one to it."""
 CURES = {"warmup-too-long": "warm-up"}
 """The faults of the positive controls, each with the intervention that must show it."""
-LONGER = Treatment("longer", "three times the steps", {}, steps=3.0)
-"""The runs that show whether a config learns what a change gains, only later. Faults of the dynamics cost far more than
-that: a warm-up that never ends, spikes and a rate 100 times too high."""
 LOSS = Metric("h4.loss", "loss on the training queries: {item}", Direction.LOWER)
 CATCHING_UP = Metric(
     "h4.catching-up",
     "loss on the training queries, unchanged in three times the steps: {item}",
     Direction.LOWER,
+)
+USE = Metric(
+    "h4.use-of-contexts",
+    "loss with mismatched demonstrations minus loss, after three times the steps",
+    Direction.HIGHER,
 )
 SETTINGS = Metric("h4.settings-that-differ", "settings that differ from the checkpoint's")
 
@@ -89,6 +98,7 @@ class DynamicsReason(StrEnum):
     A_CHANGE_GAINS = "h4.a-change-gains"
     LEARNS_LATER = "h4.learns-later"
     PERHAPS_LATER = "h4.perhaps-later"
+    WITHOUT_CONTEXTS = "h4.learns-later-without-contexts"
     NO_CHANGE_GAINS = "h4.no-change-gains"
     EVERY_RUN_DIVERGED = "h4.every-run-diverged"
     UNDECIDED = "h4.undecided"
@@ -181,10 +191,10 @@ class TrainingDynamics(Hypothesis):
         screen, *controls = self.screens(investigation)
         runs = run_screens(investigation, self.id, [screen, *controls])
         if _compare(screen, runs).gained:  # else no longer run could change the verdict
-            screen, *controls = map(_with_longer_runs, (screen, *controls))
+            screen, *controls = map(with_longer_runs, (screen, *controls))
             runs = run_screens(investigation, self.id, [screen, *controls])
         unchanged, comparison = screen.runs_of(runs), _compare(screen, runs)
-        later = _compare_longer(screen, comparison, runs)
+        later = compare_longer(screen, comparison, runs)
         outcomes = [_judge_control(control, runs) for control in controls]
         return self.statement.decided(
             judge(comparison, unchanged, broken_controls(outcomes), screen.reference.train.steps, later),
@@ -205,28 +215,38 @@ def _make_rows(
     investigation: Investigation,
     screen: Screen,
     comparison: TreatmentComparison,
-    later: Contrast | None,
+    later: LaterRuns | None,
     unchanged: Sequence[LoadedRun],
 ) -> tuple[EvidenceRow, ...]:
     """The interventions, the settings of the checkpoint, and the dynamics of the unchanged runs."""
     _, needless = list_interventions(apply_faults(screen.reference))
     return (
         *comparison.rows(LOSS),
-        *([_make_later_row(later)] if later else ()),
+        *(_make_later_rows(later) if later else ()),
         *list_left_out(LOSS, [(t, f"changes nothing here: {why}") for t, why in needless]),
         _compare_settings(investigation.effective),
         *dynamics.make_rows([run.metrics for run in unchanged]),
     )
 
 
-def _make_later_row(later: Contrast) -> EvidenceRow:
-    interval = later.interval
-    return later.row(
+def _make_later_rows(later: LaterRuns) -> tuple[EvidenceRow, ...]:
+    interval = later.loss.interval
+    loss = later.loss.row(
         CATCHING_UP,
         "reaches the loss of the change",
         None if interval is None else interval.mean <= 0,
         "the change has the usual steps; the interval is of ln(unchanged) - ln(changed): 90 %, paired t over seeds",
     )
+    if math.isnan(later.use):
+        return (loss,)
+    use = USE.row(
+        later.use,
+        control=later.use_of_change,
+        threshold=f">= {LEAST_USE:g} times that of the change",
+        passed=not later.without_contexts,
+        n=format_seeds(len(later.loss.effects)),
+    )
+    return loss, use
 
 
 def judge(
@@ -234,7 +254,7 @@ def judge(
     unchanged: Sequence[LoadedRun],
     broken: str,
     steps: int,
-    later: Contrast | None = None,
+    later: LaterRuns | None = None,
 ) -> Judgement:
     """The verdict that the interventions give.
 
@@ -264,9 +284,15 @@ def judge(
     return Judgement(comparison.verdict, (DynamicsReason.UNDECIDED,), words)
 
 
-def _judge_gain(comparison: TreatmentComparison, gain: str, later: Contrast | None) -> Judgement:
+def _judge_gain(comparison: TreatmentComparison, gain: str, later: LaterRuns | None) -> Judgement:
     """A change that gains in short runs counts if the unchanged config does not learn the same in longer ones."""
-    interval = None if later is None else later.interval
+    interval = None if later is None else later.loss.interval
+    if later is not None and interval is not None and interval.low <= 0 and later.without_contexts:
+        words = (
+            f"{gain}; unchanged, three times the steps reach that loss without the contexts: mismatched demonstrations "
+            f"raise it by {later.use:.3f}, and that of the change by {later.use_of_change:.3f}."
+        )
+        return Judgement(comparison.verdict, (DynamicsReason.WITHOUT_CONTEXTS,), words, comparison.candidate)
     if interval is not None and interval.mean <= 0:
         words = f"{gain}; but unchanged, three times the steps reach that loss: it learns later."
         return Judgement(Verdict.INVALIDATED, (DynamicsReason.LEARNS_LATER,), words)
@@ -282,20 +308,6 @@ def _compare(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentComparison:
     return screen.compare(runs, [t.name for t in screen.treatments if t != LONGER])
 
 
-def _with_longer_runs(screen: Screen) -> Screen:
-    return replace(screen, treatments=(*screen.treatments, LONGER))
-
-
-def _compare_longer(
-    screen: Screen, comparison: TreatmentComparison, runs: Sequence[LoadedRun]
-) -> Contrast | None:
-    """The best change in the usual steps against the unchanged config in longer runs, if those were made."""
-    if LONGER not in screen.treatments:
-        return None
-    best, longer = screen.runs_of(runs, comparison.best.name), screen.runs_of(runs, LONGER.name)
-    return compare_runs(comparison.best.name, longer, best, METRIC, SMALLEST_EFFECT, comparison.best.words)
-
-
 def _make_control_screen(name: str) -> Screen:
     """The healthy control has every intervention, a fault only the one that must show it."""
     config = control_config([name] if name in CURES else [])
@@ -306,7 +318,7 @@ def _make_control_screen(name: str) -> Screen:
 
 def _judge_control(screen: Screen, runs: Sequence[LoadedRun]) -> ControlOutcome:
     comparison = _compare(screen, runs)
-    later = _compare_longer(screen, comparison, runs)
+    later = compare_longer(screen, comparison, runs)
     found = judge(comparison, screen.runs_of(runs), "", screen.reference.train.steps, later)
     return control_outcome(screen.control, screen.control in CURES, found)
 

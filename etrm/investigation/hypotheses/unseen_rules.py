@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from etrm.config import NO_CURRICULUM, Config, with_settings
+from etrm.config import NO_CURRICULUM, NO_STREAM, Config, with_settings
 from etrm.evaluation import binomial_interval, evaluate_baselines, paired_t_interval
 from etrm.evaluation.learning_stage import LearningStage, classify_stage
 from etrm.investigation.comparison.screening import UNCHANGED, with_steps
@@ -63,11 +63,13 @@ def rules_config(subject: Config, steps: int) -> Config:
             "queries": "test",
             "buckets": 1,
             **NO_CURRICULUM,
+            **NO_STREAM,
         },
         evaluate={
             "source": FAMILY,
             "subset": "evaluation",
             "max_tasks": EVALUATED,
+            "demos": None,
             "augmentations": 1,
             "allow_trained": (),
         },

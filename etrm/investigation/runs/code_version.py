@@ -43,6 +43,7 @@ ONLY_JUDGE = tuple(
         "folder_claim.py",
         "judgement.py",
         "original_solver.py",
+        "own_model",
         "recorded_run",
         "reference_verdict.py",
         "session.py",

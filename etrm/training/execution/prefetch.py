@@ -12,9 +12,12 @@ from concurrent.futures import BrokenExecutor, Future
 
 from etrm.config import Config
 from etrm.data import Episodes, Sample
-from etrm.process_pool import start_workers
+from etrm.process_pool import end_workers, start_workers
 from etrm.training.slots import Draw
 
+LIMIT = 120.0
+"""Seconds to wait for samples. A worker imports torch and gets all episodes first, which takes ten on a slow disk; one
+that has not come up after this long never will."""
 CHUNK = 8
 """Samples per message, a compromise: fewer cost more messages, more delay the first sample."""
 
@@ -22,23 +25,29 @@ CHUNK = 8
 class Prefetch:
     """A loader whose samples come from worker processes.
 
-    If a worker dies nothing is lost: this process draws the samples itself, with a warning.
+    If a worker dies or does not answer nothing is lost: this process draws the samples itself, with a warning.
 
     Args:
         config: the config of the run, faults included.
         episodes: the training episodes, which every worker gets a copy of.
         loader: a module-level function from a config to a loader, which every worker calls.
         depth: the number of indices that are drawn ahead in every bucket.
+        limit: the number of seconds to wait for samples.
     """
 
     def __init__(
-        self, config: Config, episodes: Episodes, loader: Callable[[Config], Draw], depth: int
+        self,
+        config: Config,
+        episodes: Episodes,
+        loader: Callable[[Config], Draw],
+        depth: int,
+        limit: float = LIMIT,
     ) -> None:
         self._episodes, self._draw = episodes, loader(config)
         self._pool = start_workers(config.data.workers, _prepare, (loader, config, episodes))
         self._ahead: list[dict[int, Future[list[Sample]]]] = [{} for _ in range(episodes.buckets)]
         self._chunks = -(-depth // CHUNK)
-        self._open = True
+        self._open, self._limit = True, limit
 
     def __call__(self, episodes: Episodes, bucket: int, index: int) -> Sample:
         """The sample at a position of the stream.
@@ -50,16 +59,24 @@ class Prefetch:
             return self._draw(episodes, bucket, index)
         try:
             future = self._request(bucket, index // CHUNK)
-            return future.result()[index % CHUNK] if future else self._draw(episodes, bucket, index)
+            if future is None:
+                return self._draw(episodes, bucket, index)
+            return future.result(self._limit)[index % CHUNK]
         except BrokenExecutor as error:
-            self.close()
-            warnings.warn(
-                f"a process that draws samples ahead (data.workers) died: {error} "
-                "Training continues and draws the same samples in its own process. Was memory short?",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return self._draw(episodes, bucket, index)
+            self._give_up(f"died: {error} Was memory short?")
+        except TimeoutError:
+            self._give_up(f"gave no samples in {self._limit:g} seconds.")
+        return self._draw(episodes, bucket, index)
+
+    def _give_up(self, reason: str) -> None:
+        end_workers(self._pool)
+        self.close()
+        warnings.warn(
+            f"A process that draws samples ahead (data.workers) {reason} Training continues and draws the same samples "
+            "in its own process.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def _request(self, bucket: int, chunk: int) -> Future[list[Sample]] | None:
         """Return the future of a chunk and request the following chunks; None for a chunk that was dropped."""

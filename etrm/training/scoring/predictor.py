@@ -22,6 +22,9 @@ from etrm.model.variant import StepOutput, Variant, with_noise
 from etrm.training.faults import build_recipe
 from etrm.training.loss import act_loss
 
+BEST = "best"
+"""The subfolder of a run folder with its best checkpoint."""
+
 
 def make_predictor(model: Variant, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
     """Return a predictor that halts as ``evaluate.halting`` says; it computes the context once per sample."""
@@ -60,7 +63,10 @@ def solve_samples(
 
 
 def load_model(
-    folder: Path, weights: Literal["ema", "raw"], place: int = -1
+    folder: Path,
+    weights: Literal["ema", "raw"],
+    place: int = -1,
+    which: Literal["newest", "best"] = "newest",
 ) -> tuple[Variant, Config, TaskSet, int]:
     """Load a checkpoint of a run folder as a model in evaluation mode.
 
@@ -68,6 +74,7 @@ def load_model(
         folder: the run folder.
         weights: the kind of weights.
         place: the index among the kept checkpoints, oldest first; the newest by default.
+        which: the kind of checkpoint: the kept ones, or the best one of the run's own evaluations.
 
     Returns:
         model, config, the tasks it was trained on, and the step of the checkpoint.
@@ -76,7 +83,14 @@ def load_model(
         RunFolderError, CheckpointError: there is no run, or no whole checkpoint.
     """
     config = read_config(folder)
-    found = checkpoints.list_saved(folder / "checkpoints")
+    found = checkpoints.list_saved(folder / (BEST if which == "best" else "checkpoints"))
+    if not found and which == "best":
+        raise CheckpointError(
+            "checkpoint.no-best",
+            f"{folder} has no best checkpoint, because the run was not evaluated while it trained",
+            got=f"evaluate.every {config.evaluate.every}",
+            next_step=f"etrm evaluate {folder} --set evaluate.checkpoint=newest",
+        )
     if not found:
         raise CheckpointError(
             "checkpoint.absent",

@@ -75,7 +75,7 @@ class Scores:
 
 
 def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
-    """Evaluate the newest checkpoint of a run folder.
+    """Evaluate the newest checkpoint of a run folder, or its best one as ``evaluate.checkpoint`` says.
 
     Args:
         folder: the run folder.
@@ -85,8 +85,9 @@ def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
         LeakageError: an evaluation task was trained on and is not in ``evaluate.allow_trained``.
         EtrmError: there is no run, no whole checkpoint, or no such tasks.
     """
-    weights = with_settings(read_config(folder), **settings).evaluate.weights
-    model, trained_with, tasks, step = load_model(folder, weights)
+    chosen = with_settings(read_config(folder), **settings).evaluate
+    weights = chosen.weights
+    model, trained_with, tasks, step = load_model(folder, weights, which=chosen.checkpoint)
     config = with_settings(trained_with, **settings)
     asked = load_held_out_tasks(config)
     if "all" not in config.evaluate.allow_trained:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from etrm.config import Config, load, with_settings
 from etrm.investigation.comparison import screening
-from etrm.investigation.comparison.paired_contrast import TreatmentComparison
+from etrm.investigation.comparison.longer_runs import LaterRuns, compare_longer, with_longer_runs
+from etrm.investigation.comparison.paired_contrast import TreatmentComparison, compare_losses
 from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses.h4_training_dynamics import DynamicsReason
@@ -95,9 +97,9 @@ def outcome(
         runs += planted(screen.arm(t.name), treated[t.name.replace("-", "_").replace(".", "")])
     found = screen.compare(runs, [t.name for t in treatments])
     if later is not None:
-        screen = h4._with_longer_runs(screen)
+        screen = with_longer_runs(screen)
         runs += planted(screen.arm("longer"), later)
-    behind = h4._compare_longer(screen, found, runs)
+    behind = compare_longer(screen, found, runs)
     return found, h4.judge(found, screen.runs_of(runs), "", 80, behind)
 
 
@@ -132,14 +134,33 @@ def test_a_gain_counts_if_longer_runs_stay_behind_it(
     assert (judged.verdict, judged.codes, judged.candidate) == (verdict, (reason,), candidate)
 
 
-def test_the_longer_runs_have_three_times_the_steps_and_decide_nothing_else() -> None:
-    screen = h4._with_longer_runs(Screen(used(), (), (0,)))
-    steps = {job.arm.setting: job.config.train.steps for job in screen.jobs()}
-    assert steps["longer"] == 3 * steps["as-given"]
+@pytest.mark.parametrize(
+    ("use", "use_of_change", "verdict", "reason"),
+    [
+        (0.0, 1.2, True, DynamicsReason.WITHOUT_CONTEXTS),
+        (0.7, 1.2, False, DynamicsReason.LEARNS_LATER),
+        (math.nan, math.nan, False, DynamicsReason.LEARNS_LATER),
+        (0.0, 0.0, False, DynamicsReason.LEARNS_LATER),
+    ],
+)
+def test_what_is_learnt_later_must_be_learnt_from_the_contexts(
+    use: float, use_of_change: float, verdict: bool, reason: DynamicsReason
+) -> None:
+    found, _ = outcome(GIVEN, rate_x1=[x / 2 for x in GIVEN], batch=GIVEN)
+    reached = compare_losses("rate-x.1", [(0.4, 0.5), (0.5, 0.55), (0.4, 0.45)], 0.25)
+    later = LaterRuns(reached, use, use_of_change)
+    judged = h4.judge(found, planted(ArmId("few", "as-given"), GIVEN), "", 80, later)
+    assert (judged.candidate, judged.codes) == (verdict, (reason,))
+    rows = {row.code: row for row in h4._make_later_rows(later)}
+    assert ("h4.use-of-contexts" in rows) == (not math.isnan(use))
+
+
+def test_the_longer_runs_are_no_intervention() -> None:
     treatments = h4.list_interventions(used())[0]
+    screen = with_longer_runs(Screen(used(), (), (0,)))
     runs = planted(screen.arm(), GIVEN) + planted(screen.arm("longer"), [0.01] * 3)
     runs += [run for t in treatments for run in planted(screen.arm(t.name), GIVEN)]
-    longer = h4._with_longer_runs(Screen(used(), tuple(treatments), (0, 1, 2)))
+    longer = with_longer_runs(Screen(used(), tuple(treatments), (0, 1, 2)))
     assert "longer" not in {contrast.name for contrast in h4._compare(longer, runs).contrasts}
 
 

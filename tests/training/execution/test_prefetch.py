@@ -23,6 +23,7 @@ from etrm.data.build import build_store
 from etrm.errors import DataError
 from etrm.training.execution.prefetch import CHUNK, Prefetch
 from etrm.training.faults import build_loader, build_recipe
+from etrm.training.slots import Draw
 from etrm.training.trainer import train
 from tests.errors import raises_code
 from tests.training.runs import wait_for_no_worker
@@ -79,6 +80,28 @@ def test_the_workers_hand_over_the_very_same_samples_and_end(prefetch: Prefetch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is said once
         prefetch(episodes, 1, places[1])
+
+
+def stuck_in_workers(config: Config) -> Draw:
+    """A loader that never answers in a worker."""
+    draw = build_loader(config)
+
+    def stuck(episodes: Episodes, bucket: int, index: int) -> Sample:
+        while multiprocessing.parent_process() is not None:
+            time.sleep(1)
+        return draw(episodes, bucket, index)
+
+    return stuck
+
+
+def test_a_worker_that_does_not_answer_is_reported_and_ended() -> None:
+    episodes = episodes_of(CONFIG)
+    found = Prefetch(CONFIG, episodes, stuck_in_workers, depth=8, limit=0.2)
+    with pytest.warns(RuntimeWarning, match="data.workers"):
+        sample = found(episodes, 0, 0)
+    assert plain(sample) == plain(build_loader(CONFIG)(episodes, 0, 0))
+    assert plain(found(episodes, 0, 1)) == plain(build_loader(CONFIG)(episodes, 0, 1))  # without another wait
+    wait_for_no_worker()
 
 
 def test_other_episodes_are_drawn_here() -> None:

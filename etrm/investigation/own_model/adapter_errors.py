@@ -1,0 +1,111 @@
+"""Errors of an adapter: what was expected, what was found, and lines that would work."""
+
+from __future__ import annotations
+
+import textwrap
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import etrm
+from etrm.errors import EtrmError, ExtensionError
+
+EXAMPLE_FACTORY = """\
+    import torch
+    from etrm.investigation.own_model import ModelUnderTest
+
+    def make_model(seed):
+        model = MyModel()
+        return ModelUnderTest(
+            model=model,
+            step=lambda model, batch: torch.nn.functional.mse_loss(model(batch["x"]), batch["y"]),
+            batch=lambda index: {"x": inputs[8 * index : 8 * index + 8], "y": targets[8 * index : 8 * index + 8]},
+        )"""
+EXAMPLE_STEP = """\
+    def step(model, batch):
+        loss = torch.nn.functional.mse_loss(model(batch["x"]), batch["y"])
+        return loss  # a tensor of one element with its graph: no .item(), no backward()"""
+EXAMPLE_BATCH = """\
+    def batch(index):  # the same index gives the same batch
+        rows = slice(8 * index, 8 * index + 8)
+        return {"x": inputs[rows], "y": targets[rows]}  # rows first, as many in each tensor"""
+EXAMPLE_PARTS = """\
+    ModelUnderTest(
+        context_module="encoder",  # a name of model.named_modules()
+        context_consumer="decoder",
+        ...
+    )"""
+EXAMPLE_LOSSES = """\
+    def sample_losses(model, batch):
+        errors = (model(batch["x"]) - batch["y"]).square()
+        return errors.flatten(1).mean(1)  # one loss per row"""
+EXAMPLE_EVALUATION = """\
+    def predict(model, batch):
+        model.eval()
+        with torch.no_grad():
+            predictions = model(batch["x"]).argmax(-1)
+        model.train()
+        return predictions
+
+    def evaluate(predictions, answers):  # answers are batch[labels]
+        return (predictions == answers).float().mean().item()"""
+EXAMPLE_OPTIMIZER = """\
+    optimizer=lambda model: torch.optim.AdamW(model.parameters(), 1e-3)"""
+EXAMPLE_PRETRAINED = """\
+    Pretrained(
+        part="decoder",
+        load=lambda model: model.decoder.load_state_dict(torch.load("decoder.pt")),
+        original=lambda: make_trained_decoder(),
+        inputs=lambda: (torch.randn(4, 16),),
+    )"""
+EXAMPLE_SAMPLE = """\
+    sample=lambda id: {"x": inputs[id], "y": targets[id]}  # a row without the first dimension"""
+_OURS = Path(etrm.__file__).parents[1]
+
+
+def refuse_adapter(code: str, what: str, *, got: str, expected: str, example: str) -> ExtensionError:
+    """The error for an adapter that cannot be used.
+
+    Args:
+        code: the code of the error.
+        what: a description of the problem.
+        got: the value that was found.
+        expected: a description of what is expected.
+        example: lines that would work.
+    """
+    lines = f"change it, for instance to\n\n{example}\n"
+    return ExtensionError(code, what, got=got, allowed=expected, next_step=lines)
+
+
+@contextmanager
+def call_adapter(code: str, what: str, *, expected: str, example: str) -> Iterator[None]:
+    """Call a function of the adapter; whatever it raises becomes an error that shows the line of the user's code.
+
+    Raises:
+        ExtensionError: the function raised. Errors of this project pass unchanged.
+    """
+    try:
+        yield
+    except EtrmError:
+        raise
+    except Exception as error:
+        raise refuse_adapter(
+            code,
+            f"{what} raised an exception",
+            got=describe_exception(error),
+            expected=expected,
+            example=example,
+        ) from error
+
+
+def describe_exception(error: BaseException) -> str:
+    """The kind and the first line of an exception, and the innermost line of the user's code, if there is one."""
+    first = (str(error).splitlines() or [""])[0]
+    places = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not Path(frame.filename).is_relative_to(_OURS / "etrm") and "site-packages" not in frame.filename
+    ]
+    place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {textwrap.shorten(first, 300)}{place}"

@@ -1,0 +1,76 @@
+"""Losses of a fixed model on edited batches: the model and the random numbers are the same at every call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.testing.trials import untouched
+from etrm.device import to_host
+from etrm.investigation.own_model.adapter_loading import compute_loss, compute_sample_losses, seed_everything
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+
+ROUNDING = 1e-4
+"""Largest difference, relative to the size of what is compared, that counts as none: a hundred times what a sum of
+another order makes of a loss in single precision."""
+MIXING = (nn.modules.batchnorm._BatchNorm,)
+"""Modules that mix the rows of a batch in training mode, by design."""
+
+
+@dataclass(frozen=True)
+class LossProbe:
+    """Evaluates the user's functions without training; model, buffers and random numbers are restored.
+
+    Attributes:
+        subject: the model under test.
+        seed: seed of the random numbers of every call.
+    """
+
+    subject: ModelUnderTest
+    seed: int = 0
+
+    @torch.no_grad()
+    def step_loss(self, batch: RowBatch, before: Sequence[RowBatch] = (), seed: int | None = None) -> float:
+        """The loss that the step returns.
+
+        Args:
+            batch: the batch.
+            before: batches whose steps run before it, without an update.
+            seed: another seed of the random numbers.
+        """
+        with untouched(self.subject.model):
+            for earlier in before:
+                seed_everything(self.seed, 3)
+                compute_loss(self.subject, earlier)
+            seed_everything(self.seed if seed is None else seed, 4)
+            return float(compute_loss(self.subject, batch))
+
+    @torch.no_grad()
+    def sample_losses(self, batch: RowBatch) -> Tensor:
+        """The loss of each row, in evaluation mode where rows would mix in training mode; float64 on the host."""
+        with untouched(self.subject.model):
+            if any(isinstance(module, MIXING) for module in self.subject.model.modules()):
+                self.subject.model.eval()
+            seed_everything(self.seed, 5)
+            return to_host(compute_sample_losses(self.subject, batch)).double()
+
+    def is_random(self, batch: RowBatch) -> bool:
+        """Whether the loss of the same batch depends on the random numbers."""
+        return not are_close(self.step_loss(batch), self.step_loss(batch, seed=self.seed + 1))
+
+
+def are_close(one: float, other: float, tolerance: float = ROUNDING) -> bool:
+    """Whether two losses differ by rounding at most. Equal values that are not finite are close."""
+    if one != one or other != other:
+        return one != one and other != other
+    return one == other or abs(one - other) <= tolerance * max(abs(one), abs(other))
+
+
+def list_changed(before: Tensor, after: Tensor) -> list[int]:
+    """The rows whose losses differ by more than rounding."""
+    scale = torch.maximum(before.abs(), after.abs()).clamp(min=float(before.abs().mean()) + 1e-12)
+    changed = ((after - before).abs() > ROUNDING * scale) | (after.isnan() != before.isnan())
+    return [int(row) for row in changed.nonzero().flatten()]

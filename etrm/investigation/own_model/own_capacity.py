@@ -1,0 +1,235 @@
+"""H7 of an own model: the module that makes the context is too weak. Free contexts for each row are the ceiling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.testing.trials import untouched
+from etrm.evaluation.statistics import FULL_SEEDS
+from etrm.investigation.comparison.paired_contrast import Contrast, TreatmentComparison, compare_treatments
+from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
+from etrm.investigation.evidence.table import Direction, Metric
+from etrm.investigation.evidence.words import format_seeds
+from etrm.investigation.hypotheses.hypothesis import Statement
+from etrm.investigation.judgement import CommonReason, Judgement
+from etrm.investigation.own_model.adapter_loading import compute_loss, seed_everything
+from etrm.investigation.own_model.batch_rows import count_rows
+from etrm.investigation.own_model.context_edits import captured_contexts, edited_context
+from etrm.investigation.own_model.injected_faults import average_rows
+from etrm.investigation.own_model.inspected_hypothesis import OwnHypothesis, OwnModelSession
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.own_model.own_context import OwnContext
+from etrm.investigation.own_model.short_runs import (
+    BATCHES,
+    LONGER,
+    LOSSES,
+    SMALLEST_EFFECT,
+    ShortRun,
+    ShortRuns,
+)
+from etrm.investigation.own_model.training_trial import UNCHANGED, TrainingTrial
+from etrm.investigation.records import Arm, ControlOutcome, Verdict
+from etrm.investigation.result import HypothesisResult
+
+FREE, SAME = "free-context", "same-context"
+RATE = 0.1
+"""Rate of a free context (Adam), relative to the root mean square of the context it starts from."""
+SEARCH_STEPS = 30
+"""Steps of the search for a better context of a trained model."""
+
+CEILING = Metric("own.free-context-loss", "training loss: {item}", Direction.LOWER)
+FIT = Metric("own.fitted-share", "share of the first loss that the unchanged run removes")
+SEARCH = Metric("own.search-gap", "share of the loss that a search for a better context removes")
+
+
+class FreeContextReason(StrEnum):
+    """What the free contexts show."""
+
+    FREE_GAINS = "own.free-context-gains"
+    CONTEXT_SUFFICES = "own.context-suffices"
+    NOT_NEEDED = "own.context-not-needed"
+
+
+class OwnCapacity(OwnHypothesis):
+    """H7 of an own model."""
+
+    next_step = "Give the context module more capacity or other inputs, then run the same command again."
+    statement = Statement(
+        id="H7",
+        title="Context capacity",
+        statement="The module that makes the context is too weak.",
+        refuted_by=(
+            "The model fits a few batches about as well with the context of its module as with a free context for "
+            "each row."
+        ),
+        mechanism="A module that cannot represent the task gives every row the same context, or one too poor to use.",
+        kind="statistical",
+        would_change="A gap to the free contexts that appears only on more rows or in longer runs.",
+    )
+
+    def find_missing(self, subject: ModelUnderTest) -> str:
+        """A context of each row."""
+        return OwnContext().find_missing(subject)
+
+    def decide(self, session: OwnModelSession) -> HypothesisResult:
+        """Train with free contexts, and with one context for all rows, and compare."""
+        began = time.perf_counter()
+        session.progress("H7", 0, 3)
+        own, free = _train_arms(session.runs)
+        same = session.runs.run(around=same_contexts, name=SAME, longer=True)
+        session.progress("H7", 1, 3)
+        ceiling = _compare(session.runs, own, free)
+        needed = compare_treatments([session.runs.contrast(FREE, "", same, free)])
+        healthy = session.healthy_runs
+        healthy_own, healthy_free = _train_arms(healthy)
+        controls = (
+            control_outcome(
+                HEALTHY,
+                False,
+                _judge(_compare(healthy, healthy_own, healthy_free)),
+                "a small healthy model of this project",
+            ),
+        )
+        session.progress("H7", 2, 3)
+        what = "the model under test, with the mean context of the batch for every row"
+        positive = control_outcome(SAME, True, _judge(needed), what)
+        judgement = _decide(ceiling, controls, positive)
+        gap = measure_search_gap(session)
+        session.progress("H7", 3, 3)
+        runs = [*own, *free, *same]
+        removed = sum((run.start - run.end) / (abs(run.start) or 1.0) for run in own) / len(own)
+        evidence = [
+            ceiling.best.row(
+                CEILING,
+                f"gains less than {SMALLEST_EFFECT:g} of the reduction",
+                ceiling.decisions[0].ruled_out,
+            ),
+            FIT.row(removed, threshold="(decides nothing)", n=f"{format_seeds(len(own))}, {BATCHES} batches"),
+            SEARCH.row(gap, threshold="(decides nothing)", n=f"1 seed, 1 batch, {SEARCH_STEPS} steps"),
+        ]
+        return self.statement.decided(
+            judgement,
+            screening=len(session.short_seeds) < FULL_SEEDS,
+            p_value=ceiling.p_value,
+            arms=tuple(_describe_arms()),
+            runs=tuple(run.record() for run in runs),
+            evidence=tuple(evidence),
+            controls=(*controls, positive),
+            figures=(LOSSES,),
+            series=tuple(run.curve() for run in runs),
+            wall_s=round(time.perf_counter() - began, 1),
+        )
+
+
+def _train_arms(runs: ShortRuns) -> tuple[list[ShortRun], list[ShortRun]]:
+    return runs.run(longer=True), runs.run(around=free_contexts, name=FREE)
+
+
+def _compare(runs: ShortRuns, own: Sequence[ShortRun], free: Sequence[ShortRun]) -> TreatmentComparison:
+    contrast: Contrast = runs.contrast(FREE, "a free context for each row", own, free)
+    return compare_treatments([contrast])
+
+
+def _judge(comparison: TreatmentComparison) -> Judgement:
+    best = comparison.best
+    mean = sum(best.effects) / len(best.effects)
+    shown = f" [{best.interval.low:.2f}, {best.interval.high:.2f}]" if best.interval else ""
+    code = FreeContextReason.FREE_GAINS if comparison.gained else FreeContextReason.CONTEXT_SUFFICES
+    words = f"Free contexts for each row gain {mean:.2f}{shown} of the reduction of the loss"
+    return Judgement(
+        comparison.verdict, (code,), f"{words} ({format_seeds(len(best.effects))}).", comparison.candidate
+    )
+
+
+def _decide(
+    ceiling: TreatmentComparison, controls: tuple[ControlOutcome, ...], positive: ControlOutcome
+) -> Judgement:
+    """The verdict; none where the rows are learnt without a context, which leaves nothing to compare."""
+    if broken := broken_controls(controls):
+        return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
+    if not positive.behaved:
+        words = "The rows of a few batches are learnt about as well with one context for all, so that they say nothing"
+        return Judgement(
+            Verdict.INCONCLUSIVE, (FreeContextReason.NOT_NEEDED,), f"{words} about the context module."
+        )
+    return _judge(ceiling)
+
+
+@contextmanager
+def free_contexts(trial: TrainingTrial) -> Iterator[Callable[[int], None]]:
+    """Replace the context by a free one for each row of each batch, trained with the rest of the model."""
+    subject = trial.subject
+    tables = [nn.Parameter(_read_context(trial, trial.batch(number))) for number in range(BATCHES)]
+    rate = RATE * (
+        float(torch.cat([table.detach().flatten() for table in tables]).square().mean().sqrt()) or 1.0
+    )
+    trial.optimizers = [*trial.optimizers, torch.optim.Adam(tables, rate)]
+    current = [0]
+    edit: Callable[[Tensor], Tensor] = lambda context: tables[current[0]].expand_as(context)  # noqa: E731
+
+    def choose(number: int) -> None:
+        current[0] = number
+
+    with edited_context(trial.model, subject.context_module, len(tables[0]), edit):
+        yield choose
+
+
+@contextmanager
+def same_contexts(trial: TrainingTrial) -> Iterator[Callable[[int], None]]:
+    """Give every row the mean context of its batch."""
+    rows = count_rows(trial.batch(0))
+    with edited_context(trial.model, trial.subject.context_module, rows, average_rows):
+        yield lambda number: None
+
+
+@torch.no_grad()
+def _read_context(trial: TrainingTrial, batch: RowBatch) -> Tensor:
+    with (
+        untouched(trial.model),
+        captured_contexts(trial.model, trial.subject.context_module, count_rows(batch)) as found,
+    ):
+        trial.loss(0, batch)
+    return found[0]
+
+
+def measure_search_gap(session: OwnModelSession) -> float:
+    """Train the model, then search for better contexts of one batch with its weights fixed.
+
+    Returns:
+        The share of the loss that the search removes.
+    """
+    trial = TrainingTrial(session.factory, session.short_seeds[0], UNCHANGED)
+    for number in range(trial.subject.steps * LONGER):
+        trial.step(number, trial.batch(number % BATCHES))
+    batch = trial.batch(0)
+    context = nn.Parameter(_read_context(trial, batch))
+    rate = RATE * (float(context.detach().square().mean().sqrt()) or 1.0)
+    optimizer = torch.optim.Adam([context], rate)
+    losses = []
+    for _ in range(SEARCH_STEPS):
+        with untouched(trial.model):
+            seed_everything(trial.seed, 0, 2)
+            with edited_context(trial.model, trial.subject.context_module, len(context), context.expand_as):
+                loss = compute_loss(trial.subject, batch)
+            losses.append(float(loss.detach()))
+            [slope] = torch.autograd.grad(loss, [context], allow_unused=True)
+        context.grad = slope
+        optimizer.step()
+    return (losses[0] - min(losses)) / abs(losses[0]) if losses[0] else 0.0
+
+
+def _describe_arms() -> Iterator[Arm]:
+    yield Arm(name="short-unchanged", role="control", difference=f"unchanged, {LONGER} times as many steps")
+    yield Arm(name=f"short-{FREE}", role="treatment", difference="a free context for each row")
+    yield Arm(
+        name=f"short-{SAME}",
+        role="positive control",
+        difference="one context for all rows of a batch",
+        faults=(SAME,),
+    )

@@ -1,0 +1,305 @@
+"""H5 of an own model: the training data is wrong, or the loss uses it wrongly. Metamorphic tests of loader and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etrm.investigation.evidence.table import Direction, Metric
+from etrm.investigation.hypotheses.hypothesis import Statement
+from etrm.investigation.own_model import injected_faults as faults
+from etrm.investigation.own_model.adapter_errors import EXAMPLE_SAMPLE, call_adapter
+from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.batch_rows import (
+    count_rows,
+    exchange_rows,
+    hash_rows,
+    list_tensor_keys,
+    make_wrong,
+    select_rows,
+)
+from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
+from etrm.investigation.own_model.loss_probe import LossProbe, are_close, list_changed
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.records import NotMeasured
+
+BATCHES = 8
+"""Batches that are read, enough for ids to return where the data set is small."""
+EDITED_ROWS = 8
+"""Rows that are edited one at a time."""
+
+ROW_ORDER = Metric("own.row-order", "loss of the same rows in another order", Direction.EQUAL)
+LABEL_ROWS = Metric(
+    "own.label-rows", "rows whose labels change their own loss, and no other", Direction.EQUAL
+)
+STEP_ROWS = Metric(
+    "own.step-rows", "rows whose labels move the step's loss as they move the row's", Direction.EQUAL
+)
+OTHER_ROWS = Metric("own.other-rows", "rows whose loss depends on another row", Direction.LOWER)
+OLD_LABELS = Metric("own.old-labels", "loss after a step on other labels", Direction.EQUAL)
+ID_LOSS = Metric("own.loss-by-id", "loss with the ids exchanged", Direction.EQUAL)
+ID_CONTENT = Metric("own.id-content", "ids with several contents", Direction.LOWER)
+ORIGIN = Metric("own.sample-origin", "rows whose {item} is not that of their sample", Direction.LOWER)
+OVERLAP = Metric("own.held-out-rows", "held-out rows that are trained on", Direction.LOWER)
+CLASSES = Metric("own.distinct-labels", "distinct labels", Direction.HIGHER)
+DEMONSTRATIONS = Metric("own.distinct-demonstrations", "distinct demonstrations", Direction.HIGHER)
+NOT_FINITE = Metric("own.inputs-not-finite", "numbers of the batches that are not finite", Direction.LOWER)
+
+
+class OwnData(InspectedHypothesis):
+    """H5 of an own model."""
+
+    next_step = (
+        "Fix the loader, or how the step uses it, first: page H5 names the rows. Then run this command again."
+    )
+    statement = Statement(
+        id="H5",
+        title="Data",
+        statement="The training data is wrong, or the loss uses it wrongly.",
+        refuted_by=(
+            "The rows of a batch can be reordered without changing the loss; the labels of a row change its own loss "
+            "and no other; ids do not change the loss; rows with one id have one content, which is that of the sample; "
+            "no held-out row is trained on."
+        ),
+        mechanism=(
+            "Labels of another row, labels of an earlier batch, ids that give the answer away, or rows that read each "
+            "other let the loss fall, or not fall, for reasons that have nothing to do with the task."
+        ),
+        kind="mechanistic",
+        would_change="One row that fails a test, or a test that the adapter does not allow yet.",
+    )
+
+    def find_missing(self, subject: ModelUnderTest) -> str:
+        """What the tests need at least."""
+        if subject.labels or subject.held_out or subject.ids:
+            return ""
+        return "the adapter gives none of labels, ids and held_out"
+
+    def list_faults(self, subject: ModelUnderTest) -> tuple[faults.InjectedFault, ...]:
+        """Faults for the tests that the adapter allows."""
+        random = LossProbe(subject).is_random(subject.batch(0))
+        each = (
+            (
+                bool(subject.labels) and (not random or subject.sample_losses is not None),
+                faults.SHIFTED_LABELS,
+            ),
+            (bool(subject.labels and subject.ids and subject.sample), faults.LOADER_LABELS),
+            (subject.held_out is not None, faults.LEAKED_ROWS),
+            (bool(subject.ids) and not subject.reads_ids, faults.LOSS_BY_ID),
+            (subject.sample_losses is not None and subject.independent_rows, faults.MIXED_ROWS),
+        )
+        return tuple(fault for allowed, fault in each if allowed)
+
+    def inspect(self, factory: ModelFactory, seed: int) -> InspectedModel:
+        """Read batches and edit their rows."""
+        subject = factory.build(seed)
+        probe, batch = LossProbe(subject, seed), subject.batch(0)
+        batches = [subject.batch(index) for index in range(BATCHES)]
+        found = InspectedModel(
+            (
+                *_check_content(subject, batches),
+                *_check_origin(subject, batches),
+                *_check_order(probe, batch),
+                *_check_labels(probe, batch),
+                *_check_old_labels(probe, batch, batches[1]),
+                *_check_ids(probe, batch),
+                *_check_other_rows(probe, batch),
+            )
+        )
+        mixed = {check.row.code for check in found.failed} <= {ROW_ORDER.code, OTHER_ROWS.code}
+        return replace(found, explained_by="H3" if found.failed and mixed else None)
+
+
+def _content_keys(subject: ModelUnderTest, batch: RowBatch) -> list[str]:
+    return [key for key in list_tensor_keys(batch) if key != subject.ids]
+
+
+def _check_content(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[CheckedRow]:
+    """What can be read from the batches alone."""
+    rows = sum(map(count_rows, batches))
+    n, keys = f"{rows} rows of {len(batches)} batches", _content_keys(subject, batches[0])
+    bad = sum(
+        int((~torch.isfinite(b[key])).sum()) for b in batches for key in keys if b[key].is_floating_point()
+    )
+    yield CheckedRow(NOT_FINITE.expect_none(bad, n), f"{bad} numbers of the batches are not finite")
+    if subject.labels:
+        distinct = len({hash for b in batches for hash in hash_rows(b, [subject.labels])})
+        row = CLASSES.row(distinct, threshold=">= 2", passed=distinct > 1, n=n)
+        yield CheckedRow(row, f"all {rows} rows have the same labels")
+    if subject.demonstrations:
+        hashes = [hash for b in batches for hash in hash_rows(b, list(subject.demonstrations))]
+        row = DEMONSTRATIONS.row(len(set(hashes)), threshold=">= 2", passed=len(set(hashes)) > 1, n=n)
+        yield CheckedRow(row, f"all {rows} rows have the same demonstrations")
+    if subject.ids:
+        contents: dict[Any, set[str]] = {}
+        for b in batches:
+            for id, content in zip(_list_ids(subject, b), hash_rows(b, keys), strict=True):
+                contents.setdefault(id, set()).add(content)
+        several = sum(len(found) > 1 for found in contents.values())
+        row = ID_CONTENT.expect_none(several, f"{len(contents)} ids, {n}")
+        yield CheckedRow(row, f"{several} of {len(contents)} ids have rows of different content")
+    if subject.held_out is not None:
+        yield _check_held_out(subject, batches, keys, n)
+
+
+def _check_held_out(subject: ModelUnderTest, batches: list[RowBatch], keys: list[str], n: str) -> CheckedRow:
+    """Whether held-out rows are trained on, by id and by content.
+
+    The content counts if no two training rows share theirs: in a small space of contents two rows agree by chance.
+    """
+    assert subject.held_out is not None
+    held = [subject.held_out(index) for index in range(2)]
+    trained = {
+        hash: id for b in batches for hash, id in zip(hash_rows(b, keys), _list_ids(subject, b), strict=True)
+    }
+    ids = {id for b in batches for id in _list_ids(subject, b)} if subject.ids else set()
+    distinct = len(trained) == (len(ids) or sum(map(count_rows, batches)))
+    total = sum(map(count_rows, held))
+    found = sum(
+        id in ids or (distinct and content in trained)
+        for b in held
+        for content, id in zip(hash_rows(b, keys), _list_ids(subject, b), strict=True)
+    )
+    return CheckedRow(
+        OVERLAP.expect_none(found, f"{total} held-out rows, {n}"),
+        f"{found} of {total} held-out rows are trained on",
+    )
+
+
+def _check_origin(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[CheckedRow]:
+    """Whether rows are the samples that their ids name."""
+    if not subject.ids or subject.sample is None:
+        return
+    wrong: dict[str, int] = {}
+    rows = 0
+    for b in batches[:2]:
+        for place, id in enumerate(_list_ids(subject, b)):
+            with call_adapter(
+                "adapter.sample-raised",
+                f"sample({id!r})",
+                expected="a row as a dictionary",
+                example=EXAMPLE_SAMPLE,
+            ):
+                own = subject.sample(id)
+            rows += 1
+            for key, value in own.items():
+                if isinstance(value, Tensor) and key in b:
+                    wrong[key] = wrong.get(key, 0) + (not torch.equal(value, b[key][place]))
+    for key, count in wrong.items():
+        row = ORIGIN.expect_none(count, f"{rows} rows", item=key)
+        yield CheckedRow(row, f"{count} of {rows} rows have the {key} of another sample")
+
+
+def _check_order(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the loss depends on the order of the rows: then something of a row is taken from its neighbour."""
+    rows = count_rows(batch)
+    if probe.is_random(batch):
+        yield CheckedRow(
+            ROW_ORDER.row(NotMeasured(absent="the step draws random numbers"), threshold="", n="")
+        )
+        return
+    own = probe.step_loss(batch)
+    orders = [torch.randperm(rows, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    other = max(
+        (probe.step_loss(select_rows(batch, order)) for order in orders), key=lambda loss: abs(loss - own)
+    )
+    passed = are_close(own, other)
+    row = ROW_ORDER.row(other, control=own, threshold="the same", passed=passed, n=f"{rows} rows, 3 orders")
+    words = f"the loss of a batch is {own:.4g}, and {other:.4g} with the same rows in another order"
+    yield CheckedRow(row, words)
+
+
+def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the labels of a row move its own loss, and the step's loss in the same way."""
+    subject = probe.subject
+    if not subject.labels:
+        return
+    if subject.sample_losses is None:
+        yield CheckedRow(LABEL_ROWS.row(NotMeasured(absent="no sample_losses"), threshold="", n=""))
+        return
+    losses, loss = probe.sample_losses(batch), probe.step_loss(batch)
+    own, ratios = 0, []
+    rows = range(min(count_rows(batch), EDITED_ROWS))
+    wrong = make_wrong(batch[subject.labels])
+    for place in rows:
+        edited = batch[subject.labels].clone()
+        edited[place] = wrong[place]
+        changed = {**batch, subject.labels: edited}
+        after = probe.sample_losses(changed)
+        own += list_changed(losses, after) == [place] or not subject.independent_rows
+        moved = float(after[place] - losses[place])
+        ratios.append((probe.step_loss(changed) - loss) / moved if moved else float("nan"))
+    words = (
+        f"of {len(rows)} rows, {len(rows) - own} have labels that change the loss of another row, or of none"
+    )
+    yield CheckedRow(LABEL_ROWS.expect_all(own, len(rows), f"{len(rows)} rows"), words)
+    if subject.independent_rows:
+        middle = sorted(ratios)[len(ratios) // 2]
+        alike = sum(middle / 5 <= ratio <= 5 * middle for ratio in ratios) if middle > 0 else 0
+        words = f"the labels of {len(rows) - alike} of {len(rows)} rows move the step's loss unlike the row's loss"
+        row = STEP_ROWS.expect_all(
+            alike, len(rows), f"{len(rows)} rows", threshold="all, within a factor of 5"
+        )
+        yield CheckedRow(row, words)
+
+
+def _check_old_labels(probe: LossProbe, batch: RowBatch, other: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the labels of one batch change the loss of the next."""
+    labels = probe.subject.labels
+    if not labels:
+        return
+    edited = {**batch, labels: make_wrong(batch[labels])}
+    own, after = (probe.step_loss(other, before=(earlier,)) for earlier in (batch, edited))
+    row = OLD_LABELS.row(
+        after, control=own, threshold="the same", passed=are_close(own, after), n="2 batches"
+    )
+    yield CheckedRow(
+        row, f"the labels of a batch change the loss of the next one from {own:.4g} to {after:.4g}"
+    )
+
+
+def _check_ids(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the ids change the loss."""
+    subject = probe.subject
+    if not subject.ids or subject.reads_ids:
+        return
+    own = probe.step_loss(batch)
+    rows = count_rows(batch)
+    after = probe.step_loss(exchange_rows(batch, (subject.ids,), torch.arange(rows).roll(1)))
+    row = ID_LOSS.row(
+        after, control=own, threshold="the same", passed=are_close(own, after), n=f"{rows} rows"
+    )
+    yield CheckedRow(row, f"the loss is {own:.4g}, and {after:.4g} with the ids exchanged between rows")
+
+
+def _check_other_rows(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the loss of a row depends on the content of another one."""
+    subject = probe.subject
+    if not subject.independent_rows:
+        return
+    if subject.sample_losses is None:
+        yield CheckedRow(OTHER_ROWS.row(NotMeasured(absent="no sample_losses"), threshold="", n=""))
+        return
+    losses, rows = probe.sample_losses(batch), count_rows(batch)
+    touched: set[int] = set()
+    edits = range(min(rows, EDITED_ROWS))
+    for place in edits:
+        index = torch.arange(rows)
+        index[place] = (place + 1) % rows
+        keys = [key for key in list_tensor_keys(batch) if key != subject.ids]
+        touched |= set(list_changed(losses, probe.sample_losses(exchange_rows(batch, keys, index)))) - {place}
+    row = OTHER_ROWS.expect_none(len(touched), f"{rows} rows, {len(edits)} edits")
+    yield CheckedRow(row, f"the loss of {len(touched)} of {rows} rows depends on the content of another row")
+
+
+def _list_ids(subject: ModelUnderTest, batch: RowBatch) -> list[Any]:
+    if not subject.ids:
+        return [None] * count_rows(batch)
+    ids = batch[subject.ids]
+    return [
+        tuple(id) if isinstance(id, list) else id for id in (ids.tolist() if isinstance(ids, Tensor) else ids)
+    ]

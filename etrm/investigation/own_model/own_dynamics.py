@@ -1,0 +1,170 @@
+"""H4 of an own model: the training dynamics prevent learning. Short runs with one thing changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+
+from etrm.errors import EtrmError
+from etrm.evaluation.statistics import FULL_SEEDS
+from etrm.investigation.comparison.paired_contrast import TreatmentComparison, compare_treatments
+from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
+from etrm.investigation.evidence.table import Direction, Metric
+from etrm.investigation.evidence.words import format_seeds
+from etrm.investigation.hypotheses.hypothesis import Statement
+from etrm.investigation.judgement import CommonReason, Judgement
+from etrm.investigation.own_model.healthy_reference import REFERENCE
+from etrm.investigation.own_model.inspected_hypothesis import OwnHypothesis, OwnModelSession
+from etrm.investigation.own_model.model_under_test import ModelUnderTest
+from etrm.investigation.own_model.short_runs import LONGER, LOSSES, SMALLEST_EFFECT, ShortRun, ShortRuns
+from etrm.investigation.own_model.training_trial import TrainingChange
+from etrm.investigation.records import Arm, ControlOutcome, Verdict
+from etrm.investigation.result import HypothesisResult
+
+LOWERED = TrainingChange("rate-lowered", "every learning rate times 0.001", rate=0.001)
+"""The fault of the positive control."""
+GAIN = Metric("own.dynamics-loss", "training loss: {item}", Direction.LOWER)
+
+
+class TrainingChangeReason(StrEnum):
+    """What the changes of the training show."""
+
+    CHANGE_GAINS = "own.change-gains"
+    NO_CHANGE_GAINS = "own.no-change-gains"
+
+
+class OwnDynamics(OwnHypothesis):
+    """H4 of an own model."""
+
+    next_step = "Make the change that page H4 names, then run the same command again."
+    statement = Statement(
+        id="H4",
+        title="Training dynamics",
+        statement="The training dynamics prevent learning.",
+        refuted_by=(
+            "No single change of the learning rates, clipping, schedule or batch size reaches twice the reduction of "
+            f"the loss that the unchanged run reaches in {LONGER} times the steps."
+        ),
+        mechanism=(
+            "Rates that are far too high or too low, gradient spikes, or a warm-up that never ends keep the model from "
+            "changing, or from staying where the loss is low."
+        ),
+        kind="statistical",
+        would_change="A change that gains more than the smallest effect over five seeds, or longer runs.",
+    )
+
+    def find_missing(self, subject: ModelUnderTest) -> str:
+        """An optimiser that holds no weights cannot be changed."""
+        return (
+            "" if any(p.requires_grad for p in subject.model.parameters()) else "no weight takes a gradient"
+        )
+
+    def decide(self, session: OwnModelSession) -> HypothesisResult:
+        """Run the changes of the model under test and of the healthy one, and the positive control."""
+        began = time.perf_counter()
+        changes = list_changes(session.subject)
+        runs, comparison = run_changes(session.runs, changes, lambda d, t: session.progress("H4", d, t + 1))
+        controls = (_judge_healthy(session.healthy_runs), _judge_lowered(session.runs, runs))
+        session.progress("H4", len(changes) + 2, len(changes) + 2)
+        judgement = judge_changes(comparison, controls)
+        own = [run for arm in runs for run in arm]
+        return self.statement.decided(
+            judgement,
+            screening=len(session.short_seeds) < FULL_SEEDS,
+            p_value=comparison.p_value,
+            arms=tuple(_describe_arms(changes)),
+            runs=tuple(run.record() for run in (*own, *session.runs.run(LOWERED))),
+            evidence=tuple(
+                contrast.row(
+                    GAIN, f"gains less than {SMALLEST_EFFECT:g} of the reduction", decision.ruled_out
+                )
+                for contrast, decision in zip(comparison.contrasts, comparison.decisions, strict=True)
+            ),
+            controls=controls,
+            figures=(LOSSES,),
+            series=tuple(run.curve() for run in own),
+            wall_s=round(time.perf_counter() - began, 1),
+        )
+
+
+def list_changes(subject: ModelUnderTest) -> list[TrainingChange]:
+    """The changes that the adapter allows."""
+    found = [
+        TrainingChange("rate-x0.1", "every learning rate times 0.1", rate=0.1),
+        TrainingChange("rate-x10", "every learning rate times 10", rate=10.0),
+        TrainingChange("clip-1", "gradients clipped to norm 1", clip_norm=1.0),
+        TrainingChange("batch-x2", "two batches joined to one", joined=2),
+    ]
+    if subject.context_module and any(
+        True for _ in subject.model.get_submodule(subject.context_module).parameters()
+    ):
+        found.append(
+            TrainingChange("context-rate-x0.1", "rates of the context module times 0.1", context_rate=0.1)
+        )
+    if subject.schedule is not None:
+        found.append(TrainingChange("no-schedule", "constant learning rates", scheduled=False))
+    if subject.clip_norm is not None:
+        found.append(TrainingChange("no-clipping", "gradients are not clipped", clipped=False))
+    return found
+
+
+def run_changes(
+    runs: ShortRuns,
+    changes: Sequence[TrainingChange],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[list[ShortRun]], TreatmentComparison]:
+    """The unchanged runs, those of each change, and what they gain."""
+    arms = [runs.run(longer=True)]
+    for done, change in enumerate(changes):
+        progress(done, len(changes))
+        arms.append(runs.run(change))
+    contrasts = [
+        runs.contrast(change.name, change.what, arms[0], arm)
+        for change, arm in zip(changes, arms[1:], strict=True)
+    ]
+    return arms, compare_treatments(contrasts)
+
+
+def judge_changes(comparison: TreatmentComparison, controls: Sequence[ControlOutcome] = ()) -> Judgement:
+    """The verdict on some changes."""
+    if broken := broken_controls(controls):
+        return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
+    best = comparison.best
+    interval = best.interval
+    shown = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
+    mean = sum(best.effects) / len(best.effects)
+    code = TrainingChangeReason.CHANGE_GAINS if comparison.gained else TrainingChangeReason.NO_CHANGE_GAINS
+    what = f"{best.words} gains {mean:.2f}{shown} of the reduction of the loss"
+    words = what if comparison.gained else f"No change helps enough; the best, {what[:1].lower()}{what[1:]}"
+    open_question = f"; {comparison.open_question}" if comparison.verdict is Verdict.INCONCLUSIVE else ""
+    sentence = f"{words[:1].upper()}{words[1:]} ({format_seeds(len(best.effects))}){open_question}."
+    return Judgement(comparison.verdict, (code,), sentence, comparison.candidate)
+
+
+def _judge_healthy(runs: ShortRuns) -> ControlOutcome:
+    """The healthy model: no change may gain."""
+    _, comparison = run_changes(runs, list_changes(REFERENCE.build(0)))
+    judgement = judge_changes(comparison)
+    return control_outcome(HEALTHY, False, judgement, "a small healthy model of this project")
+
+
+def _judge_lowered(runs: ShortRuns, arms: Sequence[Sequence[ShortRun]]) -> ControlOutcome:
+    """The best way of training, with rates that are far too low: the reverse must gain."""
+    best = min(arms, key=lambda arm: sum(run.end for run in arm))
+    try:
+        lowered = runs.run(LOWERED)
+        contrast = runs.contrast("rate-restored", "the best of the other runs", lowered, best)
+        judgement = judge_changes(compare_treatments([contrast]))
+    except EtrmError as error:
+        judgement = Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), error.brief)
+    return control_outcome(LOWERED.name, True, judgement, f"the model under test, {LOWERED.what}")
+
+
+def _describe_arms(changes: Sequence[TrainingChange]) -> Iterator[Arm]:
+    yield Arm(name="short-unchanged", role="control", difference=f"unchanged, {LONGER} times as many steps")
+    for change in changes:
+        yield Arm(name=f"short-{change.name}", role="treatment", difference=change.what)
+    yield Arm(
+        name=f"short-{LOWERED.name}", role="positive control", difference=LOWERED.what, faults=(LOWERED.name,)
+    )

@@ -1,0 +1,292 @@
+"""H6 of an own model: the evaluator misreports. Known answers go through it at several sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.testing.trials import untouched
+from etrm.investigation.evidence.table import Direction, Metric
+from etrm.investigation.hypotheses.hypothesis import Statement
+from etrm.investigation.own_model.adapter_loading import (
+    ModelFactory,
+    compute_predictions,
+    compute_score,
+    make_predictions,
+    seed_everything,
+)
+from etrm.investigation.own_model.batch_rows import count_rows, join_batches, make_wrong, select_rows
+from etrm.investigation.own_model.injected_faults import InjectedFault
+from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.records import NotMeasured
+
+SIZES = (4, 64)
+"""Numbers of rows that are evaluated, in addition to all that were read."""
+BATCHES = 8
+"""Batches that are read for the known answers."""
+TOLERANCE = 1e-4
+"""Largest difference of a score that counts as none, relative to the range of the scores."""
+SAME = 1e-4
+"""The same for predictions, relative to their size: another batch size changes the order of sums."""
+
+KNOWN = Metric("own.known-answer", "score of known answers: {item}", Direction.EQUAL)
+ORDER = Metric("own.score-order", "score of the same answers in another order", Direction.EQUAL)
+REPEATED = Metric("own.score-repeated", "score at a second call", Direction.EQUAL)
+MISMATCHED = Metric("own.score-mismatched", "score of the answers of other rows", Direction.HOLDS)
+SECOND = Metric("own.second-prediction", "predictions that differ at a second call", Direction.LOWER)
+LABELS_READ = Metric("own.prediction-by-label", "predictions that change with the labels", Direction.LOWER)
+ALONE = Metric("own.prediction-alone", "predictions that change with the size of the batch", Direction.LOWER)
+MODE = Metric("own.mode-after-prediction", "modules left in another mode by predict", Direction.LOWER)
+WEIGHTS = Metric("own.weights-after-prediction", "tensors changed by predict", Direction.LOWER)
+
+
+@dataclass(frozen=True)
+class KnownShare:
+    """Predictions of which a known number of rows is right.
+
+    Attributes:
+        name: stable name.
+        words: the name in words.
+        right: number of rows that are right.
+        rows: number of rows.
+    """
+
+    name: str
+    words: str
+    right: int
+    rows: int
+
+
+class OwnEvaluator(InspectedHypothesis):
+    """H6 of an own model."""
+
+    next_step = "Fix the evaluator first: page H6 names what it misreports. Earlier scores mean nothing."
+    statement = Statement(
+        id="H6",
+        title="Evaluator",
+        statement="The evaluator misreports.",
+        refuted_by=(
+            "Right, half right, one right and wrong answers get the scores that they must have, at 4, 64 and all rows, "
+            "in any order and at a second call; predictions repeat, do not read the labels, and leave the model "
+            "unchanged."
+        ),
+        mechanism=(
+            "With a wrong denominator, answers of other rows, a state kept from an earlier call, dropout, or labels "
+            "that the prediction reads, the score does not measure what was learned."
+        ),
+        kind="mechanistic",
+        would_change="One known answer with another score, or a test that the adapter does not allow yet.",
+    )
+
+    def find_missing(self, subject: ModelUnderTest) -> str:
+        """What the tests need at least."""
+        if subject.predict or (subject.evaluate and subject.labels):
+            return ""
+        return "the adapter gives neither predict nor evaluate with labels"
+
+    def list_faults(self, subject: ModelUnderTest) -> tuple[InjectedFault, ...]:
+        """Faults for the tests that the adapter allows."""
+        found = []
+        if subject.evaluate and subject.labels:
+            found += [SCALED_SCORE, SHIFTED_ANSWERS]
+        if subject.predict and subject.labels:
+            found.append(COPIED_LABELS)
+        return tuple(found)
+
+    def inspect(self, factory: ModelFactory, seed: int) -> InspectedModel:
+        """Score known answers, and predict twice."""
+        subject = factory.build(seed)
+        checks: list[CheckedRow] = []
+        if subject.evaluate and subject.labels:
+            checks += _check_scores(subject)
+        if subject.predict:
+            checks += _check_predictions(subject, seed)
+        found = InspectedModel(tuple(checks))
+        alone = {check.row.code for check in found.failed} == {ALONE.code}
+        return replace(found, explained_by="H3" if alone else None)
+
+
+def _check_scores(subject: ModelUnderTest) -> Iterator[CheckedRow]:
+    answers = join_batches([subject.batch(index) for index in range(BATCHES)])[subject.labels]
+    sizes = [size for size in SIZES if size < len(answers)] + [len(answers)]
+    for size in sizes:
+        chosen = answers[:size]
+        none = _score(subject, chosen, 0)
+        yield _judge_end(subject, "right", size, _score(subject, chosen, size), subject.best_score)
+        yield _judge_end(subject, "none", size, none, subject.worst_score)
+        for name, right in (("half", size // 2), ("one", 1)):
+            yield _judge_share(subject, KnownShare(name, name, right, size), chosen, none)
+    yield from _check_calls(subject, answers)
+
+
+def _judge_end(
+    subject: ModelUnderTest, name: str, size: int, score: float, expected: float | None
+) -> CheckedRow:
+    item, words = f"{name}-{size}", f"{name}, {size} rows"
+    if expected is None:
+        passed = None if math.isfinite(score) and score != subject.best_score else False
+        row = KNOWN.row(
+            score,
+            threshold="not the best score",
+            passed=passed,
+            n=f"{size} rows",
+            item=item,
+            item_words=words,
+        )
+        return CheckedRow(row, f"wrong answers for {size} rows get the score {score:.4g}")
+    passed = _is_near(score, expected, expected)
+    row = KNOWN.row(
+        score,
+        control=expected,
+        threshold="equal",
+        passed=passed,
+        n=f"{size} rows",
+        item=item,
+        item_words=words,
+    )
+    answers = "right answers" if name == "right" else "wrong answers"
+    return CheckedRow(
+        row, f"{answers} for {size} rows get the score {score:.4g} and should get {expected:.4g}"
+    )
+
+
+def _judge_share(subject: ModelUnderTest, known: KnownShare, answers: Tensor, none: float) -> CheckedRow:
+    """Whether the score lies where the share of right rows, or of right elements, puts it."""
+    score = _score(subject, answers, known.right)
+    shares = {known.right / known.rows, _share_of_elements(answers, known.right)}
+    expected = [subject.best_score + (none - subject.best_score) * (1 - share) for share in sorted(shares)]
+    passed = any(_is_near(score, value, none, subject.best_score) for value in expected)
+    row = KNOWN.row(
+        score,
+        control=expected[0],
+        threshold="equal" if subject.linear_score else "(decides nothing: linear_score is False)",
+        passed=passed if subject.linear_score else None,
+        n=f"{known.rows} rows",
+        item=f"{known.name}-{known.rows}",
+        item_words=f"{known.words} right, {known.rows} rows",
+    )
+    words = (
+        f"{known.right} of {known.rows} rows right get the score {score:.4g} and should get {expected[0]:.4g}"
+    )
+    return CheckedRow(row, words)
+
+
+def _check_calls(subject: ModelUnderTest, answers: Tensor) -> Iterator[CheckedRow]:
+    size = len(answers)
+    half = _mixed(answers, size // 2)
+    known = make_predictions(subject, half)
+    score = compute_score(subject, known, answers)
+    n = f"{size} rows"
+    again = compute_score(subject, known, answers)
+    row = REPEATED.row(again, control=score, threshold="equal", passed=_is_near(again, score, score), n=n)
+    yield CheckedRow(row, f"a second call gives the score {again:.4g} after {score:.4g}")
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+    moved = compute_score(subject, known[order], answers[order])
+    row = ORDER.row(moved, control=score, threshold="equal", passed=_is_near(moved, score, score), n=n)
+    yield CheckedRow(
+        row, f"the same answers in another order get the score {moved:.4g} instead of {score:.4g}"
+    )
+    other = compute_score(subject, make_predictions(subject, answers).roll(1, 0), answers)
+    differ = not torch.equal(answers.roll(1, 0), answers)
+    passed = not _is_near(other, subject.best_score, subject.best_score) if differ else None
+    row = MISMATCHED.row(other, threshold="not the best score", passed=passed, n=n)
+    yield CheckedRow(row, f"the answers of other rows get the best score, {other:.4g}")
+
+
+def _check_predictions(subject: ModelUnderTest, seed: int) -> Iterator[CheckedRow]:
+    batch, model = subject.batch(0), subject.model
+    rows = count_rows(batch)
+    n = f"{rows} rows"
+    modes = {name: module.training for name, module in model.named_modules()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first = _predict(subject, batch, seed)
+    left = sum(module.training != modes[name] for name, module in model.named_modules())
+    changed = sum(not torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    yield CheckedRow(MODE.expect_none(left, n), f"predict leaves {left} modules in another mode")
+    yield CheckedRow(WEIGHTS.expect_none(changed, n), f"predict changes {changed} tensors of the model")
+    second = _count_differing(first, _predict(subject, batch, seed + 1))
+    yield CheckedRow(SECOND.expect_none(second, n), f"{second} of {rows} predictions differ at a second call")
+    if second:
+        return  # what follows compares predictions
+    part = min(rows, 3)
+    alone = _count_differing(first[:part], _predict(subject, select_rows(batch, range(part)), seed))
+    words = f"{alone} of {part} predictions differ when {part} rows are predicted alone"
+    yield CheckedRow(ALONE.expect_none(alone, f"{part} of {n}"), words)
+    if subject.labels:
+        edited = {**batch, subject.labels: make_wrong(batch[subject.labels])}
+        read = _count_differing(first, _predict(subject, edited, seed))
+        yield CheckedRow(
+            LABELS_READ.expect_none(read, n), f"{read} of {rows} predictions change with the labels"
+        )
+    else:
+        yield CheckedRow(LABELS_READ.row(NotMeasured(absent="no labels"), threshold="", n=""))
+
+
+def _predict(subject: ModelUnderTest, batch: RowBatch, seed: int) -> Tensor:
+    seed_everything(seed, 6)
+    with torch.no_grad():
+        return compute_predictions(subject, batch).detach().clone()
+
+
+def _count_differing(one: Tensor, other: Tensor) -> int:
+    """The rows that differ by more than rounding."""
+    if one.shape != other.shape:
+        return len(one)
+    if not one.is_floating_point():
+        return int((one != other).flatten(1).any(1).sum()) if one.dim() > 1 else int((one != other).sum())
+    scale = float(one.abs().mean()) + 1e-12
+    return int(((one - other).abs() > SAME * scale).reshape(len(one), -1).any(1).sum())
+
+
+def _mixed(answers: Tensor, right: int) -> Tensor:
+    """Answers of which the first rows are right and the others wrong."""
+    return torch.cat([answers[:right], make_wrong(answers)[right:]])
+
+
+def _score(subject: ModelUnderTest, answers: Tensor, right: int) -> float:
+    with untouched(subject.model):
+        return compute_score(subject, make_predictions(subject, _mixed(answers, right)), answers)
+
+
+def _share_of_elements(answers: Tensor, right: int) -> float:
+    """The share of the elements that count in the rows that are right; negative integers are padding."""
+    counted = torch.ones_like(answers, dtype=torch.bool) if answers.is_floating_point() else answers >= 0
+    return float(counted[:right].sum() / counted.sum().clamp(min=1))
+
+
+def _is_near(score: float, expected: float, *ends: float) -> bool:
+    scale = max(1e-6, abs(expected), *(abs(end) for end in ends))
+    return math.isfinite(score) and abs(score - expected) <= TOLERANCE * scale
+
+
+def _scale_score(subject: ModelUnderTest) -> ModelUnderTest:
+    evaluate = subject.evaluate
+    assert evaluate is not None
+    return replace(
+        subject, evaluate=lambda p, a: float(evaluate(p, a)) * len(a) / (len(a) + 1) + 1 / (len(a) + 1)
+    )
+
+
+def _shift_answers(subject: ModelUnderTest) -> ModelUnderTest:
+    evaluate = subject.evaluate
+    assert evaluate is not None
+    return replace(subject, evaluate=lambda p, a: evaluate(p.roll(1, 0), a))
+
+
+def _copy_labels(subject: ModelUnderTest) -> ModelUnderTest:
+    def predict(model: nn.Module, batch: RowBatch) -> Tensor:
+        return make_predictions(subject, batch[subject.labels])
+
+    return replace(subject, predict=predict)
+
+
+SCALED_SCORE = InjectedFault("one-row-too-many", "the evaluator counts a right row too many", _scale_score)
+SHIFTED_ANSWERS = InjectedFault(
+    "shifted-answers", "predictions are compared with the answers of other rows", _shift_answers
+)
+COPIED_LABELS = InjectedFault("copied-labels", "the prediction is the label", _copy_labels)

@@ -1,0 +1,329 @@
+"""H2 of an own model: a part does not get its gradients, or does not move with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from diagnostics import Absent, Finding, Monitor, Severity
+from diagnostics.findings import to_json
+from etrm.investigation.evidence.figures import Figure, Series
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
+from etrm.investigation.hypotheses.hypothesis import Statement
+from etrm.investigation.own_model import injected_faults as faults
+from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.batch_rows import count_rows
+from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
+from etrm.investigation.own_model.loss_slopes import (
+    Gradients,
+    check_slopes,
+    compute_gradient,
+    is_within,
+    list_parts,
+    list_trained,
+)
+from etrm.investigation.own_model.model_under_test import ModelUnderTest
+from etrm.investigation.own_model.training_trial import TrainingTrial
+from etrm.investigation.records import NotMeasured
+from etrm.investigation.result import AdditionalFinding
+
+STEPS = 20
+"""Steps per seed; with fewer, some rules of the toolkit do not run."""
+COMPARED_STEPS = 3
+"""Steps in which the optimiser's gradient is compared with that of the loss."""
+SMALLEST_COSINE = 0.9
+"""Smallest cosine of the angle between the optimiser's gradient and that of the loss. Clipping does not turn it."""
+DECIDING = ("COV", "GRAD", "REACH", "MOVE", "STEP", "LOSS002", "HIDDEN", "CALL002")
+"""Rules of the toolkit, or the beginning of their names, that are about gradient and movement."""
+
+COVERAGE = Metric("own.coverage", "lowest coverage of a step: {item}", Direction.HIGHER)
+FINDING = Metric("own.gradient-finding", "the toolkit's rule {item}", Direction.LOWER)
+NO_GRAPH = Metric("own.loss-without-graph", "steps whose loss has no graph", Direction.LOWER)
+FROZEN = Metric(
+    "own.frozen-tensors", "tensors that take no gradient and are not frozen on purpose", Direction.LOWER
+)
+OPTIMIZER = Metric(
+    "own.optimizer-gradient", "lowest cosine of the optimiser's and the loss's gradient", Direction.HIGHER
+)
+DOWNHILL = Metric(
+    "own.first-update", "cosine of the first update and the negative gradient: {item}", Direction.HIGHER
+)
+COVERED = Figure(
+    key="own-coverage",
+    title="Coverage by part",
+    x_label="step",
+    y_label="coverage",
+    caption="Share of the batch's samples whose loss has a gradient through the part. 1 is healthy.",
+    y_range=(-0.05, 1.05),
+)
+
+
+class OwnGradients(InspectedHypothesis):
+    """H2 of an own model."""
+
+    figures = (COVERED,)
+    next_step = (
+        "Restore the gradients first: look for a detach, a no_grad, a cache, a frozen module or an update that does "
+        "not happen at the part that page H2 names. Then run the same command again."
+    )
+    statement = Statement(
+        id="H2",
+        title="Gradients",
+        statement="A part of the model does not get its gradients, or does not move with them.",
+        refuted_by=(
+            "On every step every sample has a gradient through the parts; every weight that is not frozen on purpose "
+            "gets one and moves; the gradient is the slope of the loss, it reaches the optimiser, and the first update "
+            "follows it."
+        ),
+        mechanism=(
+            "If a part is detached, cached, frozen, missing from the optimiser, or trained with old or negated "
+            "gradients, the loss may still fall, because the rest of the model learns without it."
+        ),
+        kind="mechanistic",
+        would_change="One step on which a sample has no gradient through a part, or a weight that does not move.",
+    )
+
+    def find_missing(self, subject: ModelUnderTest) -> str:
+        """A model without weights cannot be tested."""
+        return "" if any(True for _ in subject.model.parameters()) else "the model has no weights"
+
+    def list_faults(self, subject: ModelUnderTest) -> tuple[faults.InjectedFault, ...]:
+        """A frozen part, and a context without its graph, as far as the context module has weights."""
+        found = [faults.FROZEN_PART] if faults.name_trained_part(subject) else []
+        context = subject.context_module
+        if context and any(p.requires_grad for p in subject.model.get_submodule(context).parameters()):
+            found += [faults.DETACHED_CONTEXT, faults.PARTLY_DETACHED]
+        return tuple(found)
+
+    def inspect(self, factory: ModelFactory, seed: int) -> InspectedModel:
+        """Train some steps under the monitor, and compare gradients with slopes."""
+        slopes = check_slopes(factory, seed)
+        watched = _watch_steps(factory, seed)
+        deciding, others = _split_findings(watched.findings)
+        subject = factory.build(seed)
+        checks = (_check_frozen_tensors(subject), *_make_rows(watched, deciding), *slopes)
+        return InspectedModel(
+            checks,
+            watched.curves(seed),
+            tuple(map(_as_additional, others)),
+            "H3" if _is_unread(watched, deciding, subject.context_module) else None,
+        )
+
+
+def _check_frozen_tensors(subject: ModelUnderTest) -> CheckedRow:
+    named = list(subject.model.named_parameters())
+    frozen = [
+        name
+        for name, p in named
+        if not p.requires_grad and not any(is_within(name, part) for part in subject.frozen)
+    ]
+    words = f"{len(frozen)} of {len(named)} tensors take no gradient and are not named as frozen"
+    words += f" (first: {frozen[0]})" if frozen else ""
+    return CheckedRow(
+        FROZEN.expect_none(len(frozen), f"{len(named)} tensors", note=", ".join(frozen[:5])), words
+    )
+
+
+@dataclass
+class WatchedSteps:
+    """What the monitor saw.
+
+    Attributes:
+        coverage: coverage of each part on each step; only where it is known.
+        unknown: the reason why a part's coverage is not known.
+        findings: the toolkit's findings above a note.
+        graphless: number of steps whose loss has no graph.
+        cosines: cosines of the optimiser's gradient and that of the loss.
+        downhill: cosine of the first update and the negative gradient, by part.
+    """
+
+    coverage: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    graphless: int = 0
+    cosines: list[float] = field(default_factory=list)
+    downhill: dict[str, float] = field(default_factory=dict)
+
+    def curves(self, seed: int) -> tuple[Series, ...]:
+        """The coverage of each part over the steps."""
+        return tuple(
+            Series(
+                figure=COVERED.key,
+                arm="h2-model",
+                seed=seed,
+                label=name,
+                x=tuple(float(x) for x, _ in points),
+                y=tuple(round(y, 6) for _, y in points),
+            )
+            for name, points in self.coverage.items()
+        )
+
+
+def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
+    trial, seen = TrainingTrial(factory, seed), WatchedSteps()
+    subject, parts = trial.subject, [part for part in list_parts(trial.subject) if part]
+    children = any(True for _ in trial.model.children())
+    root = trial.model if children else nn.Sequential(trial.model)
+    partial = [name for name in subject.approximate if name]
+    with Monitor(
+        root,
+        trial.optimizers,
+        watch=["", *parts, *partial],
+        expect_frozen=subject.frozen if children else (),
+        expect_partial=partial,
+    ) as monitor:
+        for number in range(STEPS):
+            batch = trial.batch(number)
+            expected = compute_gradient(trial, number, batch) if number < COMPARED_STEPS else None
+            before = _copy_parts(trial, parts) if not number else {}
+            with monitor.step(samples=count_rows(batch)), _captured_gradients(trial.optimizers) as captured:
+                loss = trial.loss(number, batch)
+                seen.graphless += not loss.requires_grad
+                trial.update(loss)
+            if expected is not None:
+                _compare(seen, trial, parts, expected, captured, before)
+            for part in parts:
+                covered = monitor.coverage(part)
+                if isinstance(covered, Absent):
+                    seen.unknown.setdefault(part, str(covered))
+                else:
+                    seen.coverage.setdefault(part, []).append((number, float(covered)))
+        seen.findings = [finding for finding in monitor.findings() if finding.severity is not Severity.NOTE]
+    return seen
+
+
+class _captured_gradients:
+    """Collects the gradients that optimisers apply within a block; of several steps the first."""
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers, self.found = optimizers, Gradients()
+        self.calls = 0
+
+    def __enter__(self) -> _captured_gradients:
+        self.handles = [optimizer.register_step_pre_hook(self._keep) for optimizer in self.optimizers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _keep(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.calls += 1
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.found.setdefault(id(p), p.grad.detach().clone())
+
+
+def _copy_parts(trial: TrainingTrial, parts: Sequence[str]) -> dict[str, list[Tensor]]:
+    return {
+        part: [p.detach().clone() for p in list_trained(trial.model.get_submodule(part))]
+        for part in (parts or [""])
+    }
+
+
+def _compare(
+    seen: WatchedSteps,
+    trial: TrainingTrial,
+    parts: Sequence[str],
+    expected: Gradients,
+    captured: _captured_gradients,
+    before: dict[str, list[Tensor]],
+) -> None:
+    """Note how the optimiser's gradient, and in the first step the update, lie to the gradient of the loss."""
+    if captured.calls == len(trial.optimizers):  # an update that accumulates has another gradient by design
+        both = [(expected[key], captured.found[key]) for key in expected if key in captured.found]
+        seen.cosines += [_cosine(*zip(*both, strict=True))] if both else []
+    for part, weights in before.items():
+        now = list_trained(trial.model.get_submodule(part))
+        moves = [
+            (new.detach() - old, -expected[id(new)])
+            for new, old in zip(now, weights, strict=True)
+            if id(new) in expected
+        ]
+        if moves and any(bool(move.any()) for move, _ in moves) and any(bool(g.any()) for _, g in moves):
+            seen.downhill[part] = _cosine(*zip(*moves, strict=True))
+
+
+def _cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Cosine of the angle between two lists of tensors; 0 where one of them is zero."""
+    products = [
+        sum(float((a.double() * b.double()).sum()) for a, b in zip(left, right, strict=True))
+        for left, right in ((one, other), (one, one), (other, other))
+    ]
+    size = (products[1] * products[2]) ** 0.5
+    return products[0] / size if size else 0.0
+
+
+def _make_rows(seen: WatchedSteps, deciding: Sequence[Finding]) -> Iterator[CheckedRow]:
+    n = f"{STEPS} steps"
+    yield CheckedRow(
+        NO_GRAPH.expect_none(seen.graphless, n), f"the loss of {seen.graphless} of {n} has no graph"
+    )
+    for part, points in seen.coverage.items():
+        lowest = min(value for _, value in points)
+        row = COVERAGE.row(lowest, threshold="1", passed=lowest >= 1, n=n, item=part)
+        yield CheckedRow(row, f"only {lowest:.0%} of the samples of a step train {part}")
+    for part, reason in seen.unknown.items():
+        if part not in seen.coverage:
+            yield CheckedRow(COVERAGE.row(NotMeasured(absent=reason), threshold="1", n=n, item=part))
+    if seen.cosines:
+        lowest = min(seen.cosines)
+        row = OPTIMIZER.row(
+            lowest,
+            threshold=f">= {SMALLEST_COSINE:g}",
+            passed=lowest >= SMALLEST_COSINE,
+            n=f"{COMPARED_STEPS} steps",
+        )
+        yield CheckedRow(
+            row, f"the optimiser gets another gradient than that of the loss (cosine {lowest:.2f})"
+        )
+    for part, cosine in seen.downhill.items():
+        name = part or "the model"
+        row = DOWNHILL.row(
+            cosine, threshold="> 0", passed=cosine > 0, n="the first step", item=part, item_words=name
+        )
+        yield CheckedRow(
+            row, f"the first update of {name} leads up the slope of the loss (cosine {cosine:.2f})"
+        )
+    for finding in deciding:
+        yield CheckedRow(
+            _finding_row(finding), f"{finding.message.rstrip('.')} ({finding.rule}: {finding.cause})"
+        )
+
+
+def _finding_row(finding: Finding) -> EvidenceRow:
+    value = finding.evidence.value
+    module = finding.module or "the model"
+    return FINDING.row(
+        value,
+        threshold="no finding",
+        passed=False,
+        n=f"steps {finding.evidence.first_step} to {finding.evidence.last_step}",
+        item=f"{finding.rule}-{finding.module}" + (f"-{finding.code}" if finding.code else ""),
+        item_words=f"{finding.rule}, {module}: {finding.evidence.measure}",
+        note=finding.remedy,
+    )
+
+
+def _split_findings(found: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """The findings that decide, and the others."""
+    deciding = [finding for finding in found if finding.rule.startswith(DECIDING)]
+    return deciding, [finding for finding in found if finding not in deciding]
+
+
+def _is_unread(seen: WatchedSteps, deciding: Sequence[Finding], context: str) -> bool:
+    """Whether only the context module fails, without any gradient, as where nothing reads the context."""
+    covered = [value for _, value in seen.coverage.get(context, ())]
+    return bool(deciding) and not any(covered) and all(finding.module == context for finding in deciding)
+
+
+def _as_additional(finding: Finding) -> AdditionalFinding:
+    [record] = json.loads(to_json([finding]))
+    kept = {key: record[key] for key in ("rule", "severity", "module", "message", "cause", "remedy", "code")}
+    return AdditionalFinding(**kept, n="the worst seed")

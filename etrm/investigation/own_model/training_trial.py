@@ -1,0 +1,168 @@
+"""A model under test in training: each step starts from random numbers that depend on the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from diagnostics.testing.trials import untouched
+from etrm.investigation.own_model.adapter_errors import call_adapter
+from etrm.investigation.own_model.adapter_loading import (
+    ModelFactory,
+    compute_loss,
+    make_optimizers,
+    seed_everything,
+)
+from etrm.investigation.own_model.batch_rows import join_batches
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+
+EXAMPLE_UPDATE = """\
+    def update(model, optimizer, loss):
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()"""
+
+
+@dataclass(frozen=True)
+class TrainingChange:
+    """One change of how a model is trained.
+
+    Attributes:
+        name: stable name of the change.
+        what: the change in words.
+        rate: factor of every learning rate.
+        context_rate: further factor of the rates of the context module.
+        clip_norm: largest norm of the gradient, in addition to the user's own clipping; None for none.
+        scheduled: whether the user's schedule is used.
+        clipped: whether the user's ``clip_norm`` is used.
+        joined: number of batches that are joined to one.
+    """
+
+    name: str
+    what: str
+    rate: float = 1.0
+    context_rate: float = 1.0
+    clip_norm: float | None = None
+    scheduled: bool = True
+    clipped: bool = True
+    joined: int = 1
+
+
+UNCHANGED = TrainingChange("unchanged", "unchanged")
+
+
+class TrainingTrial:
+    """A fresh model under test with its optimisers and schedulers."""
+
+    def __init__(self, factory: ModelFactory, seed: int, change: TrainingChange = UNCHANGED) -> None:
+        """Build the model and change how it is trained.
+
+        Raises:
+            ExtensionError: a function of the adapter raises or returns something else.
+        """
+        self.seed, self.change = seed, change
+        self.subject: ModelUnderTest = factory.build(seed)
+        self.model = self.subject.model
+        self.optimizers = make_optimizers(self.subject)
+        self._own = len(self.optimizers)  # an arm may add optimisers of its own
+        for optimizer in self.optimizers:
+            self._change_rates(optimizer)
+            if change.clip_norm is not None:
+                optimizer.register_step_pre_hook(_make_clipping(change.clip_norm))
+        schedule = self.subject.schedule if change.scheduled else None
+        with call_adapter(
+            "adapter.schedule-raised",
+            "schedule(optimizer)",
+            expected="a scheduler of torch",
+            example="    schedule=lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer)",
+        ):
+            self.schedulers = [schedule(optimizer) for optimizer in self.optimizers] if schedule else []
+
+    def batch(self, number: int) -> RowBatch:
+        """The training batch of a step; several joined where the change says so."""
+        joined = self.change.joined
+        with call_adapter(
+            "adapter.batch-raised",
+            f"batch({number})",
+            expected="a dictionary of tensors for every index",
+            example="    batch=lambda index: batches[index % len(batches)]",
+        ):
+            batches = [self.subject.batch(number * joined + part) for part in range(joined)]
+        return batches[0] if joined == 1 else join_batches(batches)
+
+    def loss(self, number: int, batch: RowBatch) -> Tensor:
+        """The loss of a step, with its graph."""
+        seed_everything(self.seed, number, 1)
+        return compute_loss(self.subject, batch)
+
+    def step(self, number: int, batch: RowBatch) -> float:
+        """One training step; the loss before the update."""
+        loss = self.loss(number, batch)
+        self.update(loss)
+        return float(loss.detach())
+
+    def update(self, loss: Tensor) -> None:
+        """Backward, clipping, step, zero_grad, as in the user's program; nothing for a loss without a graph."""
+        if loss.requires_grad:
+            if self.subject.update is not None:
+                own = self.optimizers[: self._own]
+                given = own[0] if len(own) == 1 else own
+                with call_adapter(
+                    "adapter.update-raised",
+                    "update(model, optimizer, loss)",
+                    expected="a function that does backward, step and zero_grad",
+                    example=EXAMPLE_UPDATE,
+                ):
+                    self.subject.update(self.model, given, loss)
+                for added in self.optimizers[self._own :]:
+                    added.step()
+                    added.zero_grad()
+            else:
+                self._update_as_usual(loss)
+        for scheduler in self.schedulers:
+            scheduler.step()
+
+    @torch.no_grad()
+    def measure(self, numbers: Sequence[int]) -> float:
+        """The mean loss of some batches, without training; random numbers are the same at every call."""
+        losses = []
+        with untouched(self.model):
+            for number in numbers:
+                seed_everything(self.seed, number, 2)
+                losses.append(float(compute_loss(self.subject, self.batch(number))))
+        return sum(losses) / len(losses)
+
+    def _update_as_usual(self, loss: Tensor) -> None:
+        loss.backward()
+        if self.subject.clip_norm is not None and self.change.clipped:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.subject.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def _change_rates(self, optimizer: Optimizer) -> None:
+        change = self.change
+        for group in optimizer.param_groups:
+            group["lr"] *= change.rate
+        if change.context_rate == 1.0 or not self.subject.context_module:
+            return
+        own = {id(p) for p in self.model.get_submodule(self.subject.context_module).parameters()}
+        for group in list(optimizer.param_groups):
+            apart = [p for p in group["params"] if id(p) in own]
+            if apart:
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+                rate = group["lr"] * change.context_rate
+                optimizer.param_groups.append({**group, "params": apart, "lr": rate})
+
+
+def _make_clipping(norm: float):  # type: ignore[no-untyped-def]  # a hook of torch, which annotates it
+    def clip(optimizer: Optimizer, args: object, kwargs: object) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, norm)
+
+    return clip

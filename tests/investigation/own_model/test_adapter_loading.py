@@ -1,0 +1,139 @@
+"""A wrong adapter gets an error with a code, what was found, and lines that work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from etrm.errors import ExtensionError
+from etrm.investigation.own_model import adapter_errors
+from etrm.investigation.own_model.adapter_loading import ModelFactory, check_adapter
+from etrm.investigation.own_model.healthy_reference import REFERENCE
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretrained
+from tests.errors import assert_holds
+from tests.investigation.own_model.toy_adapter import factory, losses, make_toy, with_model
+
+
+def fail(*_: Any) -> Any:
+    raise KeyError("no such thing")
+
+
+def wrong(**changes: Any) -> ModelFactory:
+    return factory(**changes)
+
+
+@pytest.mark.parametrize(
+    ("made", "code", "got"),
+    [
+        (ModelFactory(fail, "f"), "adapter.factory-raised", "KeyError"),
+        (ModelFactory(lambda seed: {}, "f"), "adapter.wrong-factory", "dict"),
+        (ModelFactory(lambda: make_toy(0).model, "f"), "adapter.wrong-factory", "Toy"),
+        (with_model(lambda: 5), "adapter.no-model", "int"),  # type: ignore[arg-type]  # what is tested
+        (wrong(step=lambda model, rows: losses(model, rows).mean().item()), "adapter.no-loss", "float"),
+        (wrong(step=lambda model, rows: None), "adapter.no-loss", "None"),
+        (wrong(step=losses), "adapter.no-loss", "(8,)"),
+        (wrong(step=lambda model: 0), "adapter.step-raised", "TypeError"),
+        (wrong(context_module="encodr"), "adapter.no-such-part", "encodr"),
+        (wrong(context_consumer="head"), "adapter.no-such-part", "head"),
+        (wrong(frozen=("decoder.9",)), "adapter.no-such-part", "decoder.9"),
+        (wrong(batch=lambda index: torch.zeros(3)), "adapter.wrong-batch", "Tensor"),
+        (
+            wrong(batch=lambda index: {"x": torch.zeros(3), "y": torch.zeros(4)}),
+            "adapter.wrong-batch",
+            "x (3,), y (4,)",
+        ),
+        (wrong(held_out=fail), "adapter.batch-raised", "KeyError"),
+        (wrong(labels="y"), "adapter.no-such-key", "y"),
+        (wrong(demonstrations=("demo",)), "adapter.no-such-key", "demo"),
+        (wrong(optimizer=lambda model: None), "adapter.no-optimizer", "None"),
+        (wrong(optimizer=fail), "adapter.optimizer-raised", "KeyError"),
+        (
+            wrong(sample_losses=lambda model, rows: losses(model, rows).mean()),
+            "adapter.wrong-sample-losses",
+            "()",
+        ),
+        (wrong(sample_losses=fail), "adapter.sample-losses-raised", "KeyError"),
+        (wrong(predict=lambda model, rows: torch.zeros(3)), "adapter.wrong-predictions", "(3,)"),
+        (wrong(predict=fail), "adapter.predict-raised", "KeyError"),
+        (wrong(evaluate=lambda predictions: 1.0), "adapter.evaluate-raised", "TypeError"),
+        (wrong(evaluate=lambda predictions, answers: predictions), "adapter.no-score", "Tensor"),
+        (wrong(predict=lambda model, rows: torch.zeros(8, 4)), "adapter.unlike-predictions", "(8, 4)"),
+        (wrong(as_predictions=fail), "adapter.as-predictions-raised", "KeyError"),
+        (
+            wrong(pretrained=Pretrained(part="encoder", load=fail, original=nn.Identity)),
+            "adapter.loading-raised",
+            "KeyError",
+        ),
+    ],
+)
+def test_each_wrong_adapter_is_refused_with_lines_that_work(made: ModelFactory, code: str, got: str) -> None:
+    with pytest.raises(ExtensionError) as caught:
+        check_adapter(made)
+    assert caught.value.code == code
+    assert got in caught.value.got
+    assert caught.value.allowed
+    assert len(caught.value.next_step.splitlines()) >= 3
+
+
+def test_an_exception_names_the_line_of_the_users_code() -> None:
+    with pytest.raises(ExtensionError) as caught:
+        check_adapter(ModelFactory(fail, "f"))
+    assert_holds(caught.value.got, "test_adapter_loading.py", fail.__code__.co_firstlineno + 1)
+
+
+def test_a_factory_is_called_with_the_seed_or_without_an_argument() -> None:
+    seeds: list[int] = []
+
+    def make(seed: int) -> ModelUnderTest:
+        seeds.append(seed)
+        return make_toy(seed)
+
+    ModelFactory(make, "f").build(3)
+    assert seeds == [3]
+    one, same, other = (ModelFactory(lambda: make_toy(0), "f").build(seed).model for seed in (1, 1, 2))
+    first = [next(model.parameters()) for model in (one, same, other)]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], first[2])
+
+
+def test_checking_trains_nothing() -> None:
+    checked, fresh = check_adapter(factory()).model, factory().build(0).model
+    assert all(torch.equal(a, b) for a, b in zip(checked.parameters(), fresh.parameters(), strict=True))
+
+
+def test_the_lines_of_the_errors_work() -> None:
+    """The parts of the examples, put together as a user would, make an adapter that is accepted."""
+    given: dict[str, Any] = {"inputs": torch.randn(80, 4), "targets": torch.randn(80, 4), "torch": torch}
+
+    class MyModel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.decoder(self.encoder(x))
+
+    given["MyModel"] = MyModel
+    parts = ("EXAMPLE_FACTORY", "EXAMPLE_STEP", "EXAMPLE_BATCH", "EXAMPLE_LOSSES", "EXAMPLE_EVALUATION")
+    for name in parts:
+        lines = getattr(adapter_errors, name).splitlines()
+        exec("\n".join(line.removeprefix("    ") for line in lines), given)
+    made = given["make_model"]
+    assert check_adapter(ModelFactory(made, "example")).labels == ""
+
+    def full(seed: int) -> ModelUnderTest:
+        names = ("step", "batch", "sample_losses", "evaluate")
+        return replace(
+            made(seed), labels="y", context_module="encoder", **{name: given[name] for name in names}
+        )
+
+    check_adapter(ModelFactory(full, "example"))
+    assert given["predict"](MyModel(), given["batch"](0)).shape == (8,)
+
+
+def test_the_healthy_reference_is_a_valid_adapter() -> None:
+    check_adapter(REFERENCE)

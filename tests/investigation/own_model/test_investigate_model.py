@@ -1,0 +1,109 @@
+"""A whole investigation of an own model: the cause, what was not run and why, the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from etrm.errors import ConfigError, RunFolderError
+from etrm.investigation.own_model.inspected_hypothesis import OwnModelReason
+from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES, choose_own, investigate_model
+from etrm.investigation.records import Verdict
+from etrm.investigation.result import CauseCode, Result
+from reports import read_and_render
+from tests.errors import raises_code
+from tests.investigation.own_model.toy_adapter import Toy, factory, losses, make_toy, with_model
+
+
+class Cut(Toy):
+    def pass_on(self, context: Tensor) -> Tensor:
+        return context.detach()
+
+
+class Lost(Toy):
+    def pass_on(self, context: Tensor) -> Tensor:
+        return 0 * context
+
+
+def investigate(made: Any, out: Path, *hypotheses: str, **options: Any) -> Result:
+    return investigate_model(made.make, out, hypotheses=hypotheses, seeds=1, **options)
+
+
+def test_a_cut_gradient_is_the_root_cause_and_later_hypotheses_are_not_run(tmp_path: Path) -> None:
+    reached: list[str] = []
+    result = investigate(
+        with_model(Cut), tmp_path, until_root_cause=True, on_verdict=lambda found: reached.append(found.id)
+    )
+    assert (result.root_cause, result.cause_code) == ("H2", CauseCode.PROVEN)
+    verdicts = {id: found.verdict for id, found in result.hypotheses.items()}
+    assert list(verdicts) == ["H5", "H6", "H1", "H2", "H3", "H4", "H7"]
+    assert (verdicts["H5"], verdicts["H6"]) == (Verdict.INVALIDATED, Verdict.INVALIDATED)
+    assert result.hypotheses["H1"].codes == (OwnModelReason.INPUT_MISSING,)
+    assert all(control.behaved for found in result.hypotheses.values() for control in found.controls)
+    assert (
+        reached
+        == [id for id, verdict in verdicts.items() if verdict is not Verdict.NOT_RUN]
+        == ["H5", "H6", "H2", "H3"]
+    )
+    assert Result.read(tmp_path / "result.json").to_json() == result.to_json()
+    read_and_render(tmp_path)
+    assert (tmp_path / "h2.md").exists()
+
+
+def test_a_context_that_nothing_reads_is_h3_although_nothing_trains_its_module(tmp_path: Path) -> None:
+    result = investigate(with_model(Lost), tmp_path, "H2,H3")
+    assert result.hypotheses["H2"].verdict is Verdict.VALIDATED
+    assert result.root_cause == "H3"
+
+
+def test_missing_inputs_and_choices_give_the_reason(tmp_path: Path) -> None:
+    bare = factory(
+        labels="", ids="", held_out=None, predict=None, evaluate=None, context_module="", sample=None
+    )
+    result = investigate(bare, tmp_path, "H5", "H6", "H1", "H3", "H7")
+    codes = {id: found.codes for id, found in result.hypotheses.items()}
+    assert {id for id, found in codes.items() if found == (OwnModelReason.INPUT_MISSING,)} == {
+        "H5",
+        "H6",
+        "H1",
+        "H3",
+        "H7",
+    }
+    assert result.hypotheses["H2"].codes == ("any.not-selected",)
+    assert result.cause_code is CauseCode.NOT_TESTED
+
+
+def test_code_that_breaks_later_ends_one_hypothesis_in_an_error(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def breaks(model: Any, rows: dict[str, Any]) -> Tensor:
+        calls.append(1)
+        if len(calls) > 30:
+            raise ZeroDivisionError
+        return losses(model, rows).mean()
+
+    result = investigate(factory(step=breaks), tmp_path, "H5")
+    assert result.hypotheses["H5"].verdict is Verdict.ERROR
+    assert result.cause_code is CauseCode.ERROR
+
+
+def test_a_folder_belongs_to_one_model(tmp_path: Path) -> None:
+    investigate(factory(), tmp_path, "H1")
+    with raises_code(RunFolderError, "investigate.other-own-model"):
+        investigate_model(make_toy, tmp_path, hypotheses=["H1"])
+
+
+def test_an_unknown_hypothesis_is_refused() -> None:
+    assert choose_own([]) == choose_own(["all"]) == tuple(OWN_HYPOTHESES)
+    assert choose_own(["H2,H1", "H2"]) == ("H2", "H1")
+    with raises_code(ConfigError, "investigate.unknown-own-hypothesis", "N1"):
+        choose_own(["N1"])
+
+
+@pytest.mark.parametrize("id", list(OWN_HYPOTHESES))
+def test_each_statement_has_the_id_of_its_hypothesis(id: str) -> None:
+    assert OWN_HYPOTHESES[id].statement.id == id
+    assert OWN_HYPOTHESES[id].next_step

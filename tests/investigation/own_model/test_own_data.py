@@ -1,0 +1,146 @@
+"""H5 of an own model: each fault of the data fails its own row; a healthy loader fails none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.injected_faults import move_rows
+from etrm.investigation.own_model.own_data import OwnData
+from etrm.investigation.records import NotMeasured
+from tests.investigation.own_model.toy_adapter import (
+    Toy,
+    batch,
+    factory,
+    losses,
+    make_toy,
+    read_samples,
+    with_model,
+)
+
+H5 = OwnData()
+
+
+def failed(made: ModelFactory) -> set[str]:
+    return {check.row.code for check in H5.inspect(made, 0).failed}
+
+
+def test_a_healthy_loader_passes_every_row() -> None:
+    found = H5.inspect(factory(), 0)
+    assert found.failed == []
+    assert not any(isinstance(check.row.treatment, NotMeasured) for check in found.checks)
+
+
+def rolled(rows: dict[str, Any]) -> dict[str, Any]:
+    return {**rows, "label": rows["label"].roll(1)}
+
+
+class ReadsBatch(Toy):
+    def pass_on(self, context: Tensor) -> Tensor:
+        return context + context.mean(0)
+
+
+class Remembers(Toy):
+    """Its logits depend on the labels of the batch before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.earlier = torch.zeros(())
+
+
+def step_of_remembering(model: Any, rows: dict[str, Any]) -> Tensor:
+    loss = losses(model, rows).mean() + model.earlier
+    model.earlier = rows["label"][0].float()
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("made", "code"),
+    [
+        (factory(step=lambda model, rows: losses(model, rolled(rows)).mean()), "own.row-order"),
+        (factory(batch=lambda index: rolled(batch(index))), "own.sample-origin"),
+        (
+            factory(batch=lambda index: {**rolled(batch(index)), "id": batch(index)["id"] % 32}, sample=None),
+            "own.id-content",
+        ),
+        (factory(held_out=batch), "own.held-out-rows"),
+        (
+            factory(batch=lambda index: {**batch(index), "label": torch.zeros(8).long()}),
+            "own.distinct-labels",
+        ),
+        (
+            factory(step=lambda model, rows: losses(model, rows).mean() + rows["id"][0].float()),
+            "own.loss-by-id",
+        ),
+        (with_model(ReadsBatch), "own.other-rows"),
+        (with_model(Remembers, step=step_of_remembering), "own.old-labels"),
+        (
+            factory(sample_losses=lambda model, rows: losses(model, rolled(rows))),
+            "own.label-rows",
+        ),
+    ],
+)
+def test_each_fault_fails_its_row(made: ModelFactory, code: str) -> None:
+    assert code in failed(made)
+
+
+def test_rows_that_are_mixed_are_explained_by_the_context_interface_and_labels_are_not() -> None:
+    assert H5.inspect(with_model(ReadsBatch), 0).explained_by == "H3"
+    shifted = factory(step=lambda model, rows: losses(model, rolled(rows)).mean())
+    assert H5.inspect(shifted, 0).explained_by is None
+
+
+def test_shifted_labels_are_found_where_the_step_draws_random_numbers() -> None:
+    """Then the order of the rows cannot be tested, and the labels of single rows show it."""
+
+    def step(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        noise = 0.1 * torch.randn(rows["query"].shape)
+        return cross_entropy(model(rows["demos"], rows["query"] + noise), rows["label"].roll(1))
+
+    assert failed(factory(step=step)) == {"own.step-rows"}
+
+
+def test_rows_that_are_related_on_purpose_are_not_a_fault() -> None:
+    made = with_model(ReadsBatch, independent_rows=False)
+    assert failed(made) == set()
+
+
+def test_without_labels_ids_and_held_out_rows_it_is_not_run() -> None:
+    bare = replace(make_toy(0), labels="", ids="", held_out=None)
+    assert H5.find_missing(bare)
+    assert not H5.find_missing(replace(bare, labels="label"))
+
+
+def test_each_test_that_can_run_has_its_control() -> None:
+    names: Callable[..., list[str]] = lambda **changes: [  # noqa: E731
+        fault.name for fault in H5.list_faults(factory(**changes).build(0))
+    ]
+    everything = ["shifted-labels", "labels-of-another-row", "leaked-rows", "loss-by-id", "mixed-rows"]
+    assert names() == everything
+    assert names(sample=None, held_out=None) == ["shifted-labels", "loss-by-id", "mixed-rows"]
+    assert names(sample_losses=None, ids="", held_out=None) == ["shifted-labels"]
+    for fault in H5.list_faults(factory().build(0)):
+        assert failed(fault.apply(factory())), fault.name
+
+
+def test_a_sample_of_an_id_may_leave_keys_out() -> None:
+    made = factory(sample=lambda id: {"label": read_samples(torch.tensor([id]))["label"][0]})
+    origins = [check.row for check in H5.inspect(made, 0).checks if check.row.code == "own.sample-origin"]
+    assert [row.item for row in origins] == ["label"]
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8, 16])
+def test_the_rows_of_a_control_all_move_and_do_not_undo_a_shift(rows: int) -> None:
+    order = move_rows(rows)
+    assert sorted(order.tolist()) == list(range(rows))
+    assert not (order == torch.arange(rows)).any()
+    if rows > 3:
+        for shift in (1, -1):
+            assert not torch.equal(torch.arange(rows).roll(shift)[order], torch.arange(rows))

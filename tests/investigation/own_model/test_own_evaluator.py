@@ -1,0 +1,124 @@
+"""H6 of an own model: an evaluator that misreports is found by the row about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.own_evaluator import OwnEvaluator
+from tests.investigation.own_model.toy_adapter import Toy, batch, factory, with_model
+
+H6 = OwnEvaluator()
+
+
+def failed(made: ModelFactory) -> set[tuple[str, str]]:
+    return {(check.row.code, check.row.item) for check in H6.inspect(made, 0).failed}
+
+
+def test_a_sound_evaluator_passes_every_row() -> None:
+    assert failed(factory()) == set()
+
+
+def test_the_scores_are_those_of_counting_by_hand() -> None:
+    rows = {check.row.item: check.row for check in H6.inspect(factory(), 0).checks if check.row.item}
+    assert {item: row.treatment for item, row in rows.items() if item.endswith("-4")} == {
+        "right-4": 1.0,
+        "none-4": 0.0,
+        "half-4": 0.5,
+        "one-4": 0.25,
+    }
+
+
+def accuracy(predictions: Tensor, answers: Tensor) -> float:
+    return (predictions == answers).float().mean().item()
+
+
+class Dropping(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def pass_on(self, context: Tensor) -> Tensor:
+        return self.drop(context)
+
+
+class Normed(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def pass_on(self, context: Tensor) -> Tensor:
+        return self.norm(context)
+
+
+def raw(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+    return model(rows["demos"], rows["query"])
+
+
+def left_in_eval(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+    return raw(model.eval(), rows).argmax(-1)
+
+
+def kept() -> Any:
+    """An evaluator that never forgets."""
+    seen: list[float] = []
+
+    def evaluate(predictions: Tensor, answers: Tensor) -> float:
+        seen.extend((predictions == answers).float().tolist())
+        return sum(seen) / len(seen)
+
+    return evaluate
+
+
+@pytest.mark.parametrize(
+    ("made", "wrong"),
+    [
+        (
+            factory(evaluate=lambda p, a: (p == a).float().sum().item() / 64),
+            {("own.known-answer", "right-4")},
+        ),
+        (factory(evaluate=lambda p, a: accuracy(p[:4], a[:4])), {("own.known-answer", "one-64")}),
+        (factory(evaluate=lambda p, a: accuracy(p.sort()[0], a.sort()[0])), {("own.score-mismatched", "")}),
+        (factory(evaluate=kept()), {("own.known-answer", "right-64")}),
+        (factory(predict=lambda model, rows: rows["label"]), {("own.prediction-by-label", "")}),
+        (with_model(Dropping), {("own.second-prediction", "")}),
+        (with_model(Normed), {("own.weights-after-prediction", "")}),
+        (factory(predict=left_in_eval), {("own.mode-after-prediction", "")}),
+    ],
+)
+def test_each_fault_fails_its_row(made: ModelFactory, wrong: set[tuple[str, str]]) -> None:
+    assert wrong <= failed(made)
+
+
+def test_a_mean_error_is_best_at_zero_and_linear() -> None:
+    def with_targets(index: int) -> dict[str, Any]:
+        rows = batch(index)
+        return {**rows, "label": rows["query"][:, 0]}
+
+    def score(predictions: Tensor, answers: Tensor) -> float:
+        return (predictions - answers).square().mean().item()
+
+    targets = {"batch": with_targets, "best_score": 0.0, "worst_score": None, "predict": None}
+    assert failed(factory(evaluate=score, **targets)) == set()
+    root = factory(evaluate=lambda p, a: score(p, a) ** 0.5, **targets)
+    assert ("own.known-answer", "half-4") in failed(root)
+    assert failed(factory(evaluate=lambda p, a: score(p, a) ** 0.5, linear_score=False, **targets)) == set()
+
+
+def test_logits_are_evaluated_where_the_adapter_makes_them_of_answers() -> None:
+    made = factory(
+        predict=raw,
+        evaluate=lambda p, a: accuracy(p.argmax(-1), a),
+        as_predictions=lambda answers: torch.nn.functional.one_hot(answers, 4).float(),
+    )
+    assert failed(made) == set()
+
+
+def test_every_control_is_found() -> None:
+    faults = H6.list_faults(factory().build(0))
+    assert [fault.name for fault in faults] == ["one-row-too-many", "shifted-answers", "copied-labels"]
+    assert all(failed(fault.apply(factory())) for fault in faults)

@@ -1,0 +1,123 @@
+"""H2 of an own model: gradients that are cut, negated, kept or never applied are found by the row about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.own_gradients import OwnGradients
+from tests.investigation.own_model.toy_adapter import Toy, factory, losses, with_model
+
+H2 = OwnGradients()
+
+
+def failed(made: ModelFactory) -> set[str]:
+    return {check.row.code for check in H2.inspect(made, 0).failed}
+
+
+def test_a_healthy_model_passes_every_row() -> None:
+    found = H2.inspect(factory(), 0)
+    assert found.failed == []
+    assert {check.row.item for check in found.checks if check.row.code == "own.slope-ratio"} == {
+        "encoder",
+        "decoder",
+    }
+
+
+class Cut(Toy):
+    def pass_on(self, context: Tensor) -> Tensor:
+        return context.detach()
+
+
+class Partly(Toy):
+    def pass_on(self, context: Tensor) -> Tensor:
+        return torch.cat([context[:2], context[2:].detach()])
+
+
+class Negated(Toy):
+    def pass_on(self, context: Tensor) -> Tensor:
+        return 2 * context.detach() - context
+
+
+class Cached(Toy):
+    """The first context is kept, without its graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Tensor | None = None
+
+    def pass_on(self, context: Tensor) -> Tensor:
+        fresh = context if self.kept is None else self.kept
+        self.kept = fresh.detach()
+        return fresh
+
+
+class Idle(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder.requires_grad_(False)
+
+
+def never(model: Any, optimizer: Any, loss: Tensor) -> None:
+    loss.backward()
+    optimizer.zero_grad()
+
+
+def keep_gradients(model: Any, optimizer: Any, loss: Tensor) -> None:
+    loss.backward()
+    optimizer.step()
+
+
+def uphill(model: Any) -> Any:
+    return torch.optim.Adam(model.parameters(), 1e-2, maximize=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "code"),
+    [
+        (with_model(Cut), "own.coverage"),
+        (with_model(Partly), "own.coverage"),
+        (with_model(Cached), "own.coverage"),
+        (with_model(Negated), "own.slope-ratio"),
+        (with_model(Idle), "own.frozen-tensors"),
+        (factory(update=never), "own.gradient-finding"),
+        (factory(update=keep_gradients), "own.optimizer-gradient"),
+        (factory(optimizer=uphill), "own.first-update"),
+        (factory(step=lambda model, rows: losses(model, rows).mean().detach()), "own.loss-without-graph"),
+        (
+            factory(optimizer=lambda model: torch.optim.Adam(model.decoder.parameters(), 1e-2)),
+            "own.gradient-finding",
+        ),
+    ],
+)
+def test_each_fault_fails_its_row(made: ModelFactory, code: str) -> None:
+    assert code in failed(made)
+
+
+def test_a_gradient_that_is_approximate_on_purpose_is_not_compared_with_the_slope() -> None:
+    assert failed(with_model(Negated, approximate=("encoder",))) & {"own.slope-ratio"} == set()
+
+
+def test_a_context_that_nothing_reads_is_explained_by_the_interface() -> None:
+    class Unread(Toy):
+        def pass_on(self, context: Tensor) -> Tensor:
+            return torch.zeros_like(context)
+
+    assert H2.inspect(with_model(Unread), 0).explained_by == "H3"
+    assert H2.inspect(with_model(Partly), 0).explained_by is None
+
+
+def test_every_control_is_found() -> None:
+    faults = H2.list_faults(factory().build(0))
+    assert [fault.name for fault in faults] == ["frozen-part", "detached-context", "partly-detached-context"]
+    assert all(failed(fault.apply(factory())) for fault in faults)
+
+
+def test_coverage_is_a_curve_of_every_step() -> None:
+    curves = {curve.label: curve for curve in H2.inspect(with_model(Partly), 0).curves}
+    assert set(curves["encoder"].y) == {0.25}
+    assert len(curves["decoder"].x) == 20

@@ -1,0 +1,94 @@
+"""Short runs: gains are shares of the best reduction; H4 and H7 decide by them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from etrm.investigation.own_model.own_capacity import free_contexts, same_contexts
+from etrm.investigation.own_model.own_dynamics import judge_changes, list_changes, run_changes
+from etrm.investigation.own_model.short_runs import LONGER, ShortRun, ShortRuns
+from etrm.investigation.own_model.training_trial import TrainingChange
+from etrm.investigation.records import Verdict
+from tests.investigation.own_model.toy_adapter import Toy, factory, with_model
+
+
+def make_runs(arms: dict[str, list[tuple[float, float]]]) -> ShortRuns:
+    runs = ShortRuns(factory(), None, "s", (0, 1))
+    for name, ends in arms.items():
+        runs.made[name] = [
+            ShortRun(name, seed, (), start, end, 0.0) for seed, (start, end) in enumerate(ends)
+        ]
+    return runs
+
+
+def test_a_gain_is_the_share_of_the_best_reduction_of_its_seed() -> None:
+    runs = make_runs(
+        {"one": [(2.0, 1.5), (4.0, 3.0)], "other": [(2.0, 1.0), (4.0, 2.5)], "best": [(2.0, 0.0)] * 2}
+    )
+    found = runs.contrast("x", "", runs.made["one"], runs.made["other"])
+    assert found.effects == pytest.approx(((1.5 - 1.0) / 2.0, (3.0 - 2.5) / 4.0))
+    assert (found.control, found.treatment) == (2.25, 1.75)
+
+
+def test_losses_below_zero_and_runs_that_diverge_are_compared_too() -> None:
+    runs = make_runs({"one": [(1.0, math.inf), (0.0, -1.0)], "other": [(1.0, 0.0), (0.0, -2.0)]})
+    assert runs.contrast("x", "", *runs.made.values()).effects == pytest.approx((1.0, 0.5))
+
+
+def test_where_nothing_learns_no_change_gains() -> None:
+    runs = make_runs({"one": [(1.0, 1.0)] * 2, "other": [(1.0, 0.9999)] * 2})
+    assert max(runs.contrast("x", "", *runs.made.values()).effects) == pytest.approx(0.01, rel=0.01)
+
+
+def test_runs_are_made_once_and_their_losses_are_files(tmp_path: Path) -> None:
+    runs = ShortRuns(factory(), tmp_path, "short", (0, 1))
+    first = runs.run(longer=True)
+    assert runs.run(longer=True) is first
+    assert [len(run.losses) for run in first] == [6 * LONGER] * 2
+    lines = (tmp_path / first[1].record().folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == list(first[1].losses)
+    again = ShortRuns(factory(), None, "short", (0, 1)).run(longer=True)
+    assert [run.losses for run in again] == [run.losses for run in first]
+
+
+def test_a_rate_that_is_far_too_low_is_a_candidate_by_a_higher_one() -> None:
+    def slow(model: torch.nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), 1e-4)
+
+    runs = ShortRuns(factory(optimizer=slow), None, "short", (0, 1, 2))
+    found = judge_changes(run_changes(runs, [TrainingChange("rate-x10", "", rate=10.0)])[1])
+    assert (found.verdict, found.candidate) == (Verdict.INCONCLUSIVE, True)
+    healthy = ShortRuns(factory(), None, "short", (0, 1, 2))
+    assert not judge_changes(run_changes(healthy, [TrainingChange("rate-x0.1", "", rate=0.1)])[1]).candidate
+
+
+def test_changes_are_those_that_the_adapter_allows() -> None:
+    names = [change.name for change in list_changes(factory().build(0))]
+    assert names == ["rate-x0.1", "rate-x10", "clip-1", "batch-x2", "context-rate-x0.1"]
+    allowed = factory(clip_norm=1.0, schedule=lambda optimizer: None, context_module="").build(0)
+    assert [change.name for change in list_changes(allowed)][4:] == ["no-schedule", "no-clipping"]
+
+
+class Narrow(Toy):
+    """Its context is nothing but noise of the right shape, the same for every row."""
+
+    def pass_on(self, context: Tensor) -> Tensor:
+        return context
+
+    def forward(self, demos: Tensor, queries: Tensor) -> Tensor:
+        return super().forward(torch.ones_like(demos), queries)
+
+
+def test_free_contexts_fit_what_a_blind_module_cannot() -> None:
+    blind = ShortRuns(with_model(Narrow, steps=60), None, "short", (0, 1, 2))
+    own, free = blind.run(longer=True), blind.run(around=free_contexts, name="free")
+    assert blind.contrast("free", "", own, free).lower
+    seeing = ShortRuns(factory(steps=20), None, "short", (0, 1, 2))
+    own, same = seeing.run(longer=True), seeing.run(around=same_contexts, name="same", longer=True)
+    assert seeing.contrast("own", "", same, own).lower
