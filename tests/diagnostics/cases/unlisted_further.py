@@ -19,7 +19,9 @@ def adam(model: nn.Module, rate: float = 3e-3) -> torch.optim.Optimizer:
 
 def dropout_keeps_little(broken: bool) -> Made:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Dropout(0.98 if broken else 0.02), nn.Linear(64, 4))
+    model = nn.Sequential(
+        nn.Linear(10, 64), nn.ReLU(), nn.Dropout(0.98 if broken else 0.02), nn.Linear(64, 4)
+    )
     return made(model, loss_of, labelled(), adam(model))
 
 
@@ -198,6 +200,11 @@ CASES = (
         "softmax-cold",
         softmax_cold,
         "a temperature of 1e-4 makes the softmax a hard choice",
-        (Answer("RESPONSE*", "query"), Answer("GRAD*", "query"), Answer("SOFTMAX*"), Answer("REACH*", "query")),
+        (
+            Answer("RESPONSE*", "query"),
+            Answer("GRAD*", "query"),
+            Answer("SOFTMAX*"),
+            Answer("REACH*", "query"),
+        ),
     ),
 )
