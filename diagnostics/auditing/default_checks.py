@@ -22,6 +22,7 @@ from diagnostics.recording.tensors import tensors_in
 from diagnostics.records import StepRecord
 from diagnostics.rules.families.gradients import DETACHED, GRAD001, GRAD002, is_target
 from diagnostics.rules.families.reach import OVERFLOW_IN_OPERATION
+from diagnostics.rules.families.task_terms import TERM001
 from diagnostics.rules.rule import learners
 from diagnostics.selection import innermost
 from diagnostics.testing.failure import CheckFailed
@@ -110,6 +111,9 @@ def check_response(
         return []  # the loss is not finite, or the step has effects beyond the model
 
 
+_SEES_THE_CUT = (GRAD001.id, GRAD002.id, TERM001.id)
+
+
 def add_responses(found: Sequence[Finding], responses: Sequence[Finding]) -> list[Finding]:
     """Those findings of the response test that say more than the monitor's.
 
@@ -117,7 +121,7 @@ def add_responses(found: Sequence[Finding], responses: Sequence[Finding]) -> lis
     gradient is cut from one that nothing reads.
     """
     flat = [each for one in found for each in (one, *one.consequences)]
-    causes = {each.module: each.code for each in flat if each.rule in (GRAD001.id, GRAD002.id)}
+    causes = {each.module: each.code for each in flat if each.rule in _SEES_THE_CUT}
     more = []
     for response in responses:
         known = causes.get(response.module)

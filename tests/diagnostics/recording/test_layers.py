@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from diagnostics import Monitor
+from tests.diagnostics.rules.trainings import Cases
 
 
-def found(model: nn.Module, samples: int = 6, shape: tuple[int, ...] = (4,)) -> set[tuple[str, str, str]]:
+def found(
+    model: nn.Module, samples: int = 6, shape: tuple[int, ...] = (4,), **options: Any
+) -> set[tuple[str, str, str]]:
     """What is reported above a note after ten steps of training."""
     torch.manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
-    monitor = Monitor(model, optimizer)
+    monitor = Monitor(model, optimizer, **options)
     for _ in range(10):
         with monitor.step(samples=samples):
             (model(torch.randn(samples, *shape)) - 1.0).square().mean().backward()
@@ -59,3 +64,20 @@ def test_batch_norms(norm: Callable[[], nn.Module], samples: int, codes: set[str
     model = nn.Sequential(nn.Conv1d(2, 3, 1), norm(), nn.Conv1d(3, 2, 1))
     named = found(model, samples, (2, 5))
     assert {code for rule, module, code in named if rule == "MODE003" and module == "1"} == codes
+
+
+def rules_of(fill: float | None = None, momentum: float = 0.1, **options: Any) -> set[str]:
+    """The rules that fire on a small network."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, momentum=momentum), nn.Linear(5, 2))
+    if fill is not None:
+        nn.init.constant_(model[2].weight, fill)
+        nn.init.constant_(model[0].weight, fill)
+        nn.init.zeros_(model[0].bias)
+    return {rule for rule, _, _ in found(model, **options)}
+
+
+CASES: Cases = {
+    "UNITS001": (partial(rules_of, 0.1), rules_of),
+    "MODE003": (partial(rules_of, momentum=0.0), rules_of),
+}

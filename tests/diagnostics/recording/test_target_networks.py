@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from diagnostics import Absent, Monitor, audit
 from tests.diagnostics.refusals import refused
+from tests.diagnostics.rules.trainings import Cases
 
 Update = Callable[[nn.Module, nn.Module], None]
 
@@ -40,10 +43,15 @@ def average(weight: float) -> Update:
 
 
 def train(
-    model: Agent, update: Update, targets: Mapping[str, str], held: nn.Module | None = None, steps: int = 6
+    model: Agent,
+    update: Update,
+    targets: Mapping[str, str],
+    held: nn.Module | None = None,
+    steps: int = 6,
+    **options: Any,
 ) -> Monitor:
     optimizer = torch.optim.SGD((held or model.policy).parameters(), 0.1, weight_decay=0.1)
-    monitor = Monitor(model, optimizer, targets=targets)
+    monitor = Monitor(model, optimizer, targets=targets, **options)
     for _ in range(steps):
         with monitor.step(samples=8):
             model(torch.randn(8, 4)).backward()
@@ -126,3 +134,12 @@ def test_an_audit_takes_targets(model: Agent) -> None:
 def test_what_is_no_pair_is_refused(model: Agent, targets: Mapping[str, str], code: str) -> None:
     with refused(ValueError, code):
         Monitor(model, targets=targets)
+
+
+def rules_of(weight: float, **options: Any) -> set[str]:
+    """The rules that fire where the target moves so far towards the policy in each step."""
+    torch.manual_seed(0)
+    return {rule for rule, _, _ in found(train(Agent(), average(weight), {"target": "policy"}, **options))}
+
+
+CASES: Cases = {"TARGET001": (partial(rules_of, 1.0), partial(rules_of, 0.05))}
