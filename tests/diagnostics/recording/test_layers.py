@@ -69,7 +69,8 @@ def test_batch_norms(norm: Callable[[], nn.Module], samples: int, codes: set[str
 def rules_of(fill: float | None = None, momentum: float = 0.1, **options: Any) -> set[str]:
     """The rules that fire on a small network."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, momentum=momentum), nn.Linear(5, 2))
+    middle = nn.Tanh() if fill is not None else nn.BatchNorm1d(5, momentum=momentum)
+    model = nn.Sequential(nn.Linear(4, 5), middle, nn.Linear(5, 2))
     if fill is not None:
         nn.init.constant_(model[2].weight, fill)
         nn.init.constant_(model[0].weight, fill)
