@@ -33,10 +33,12 @@ from etrm.errors import CheckpointError, ExtensionError, TrainingError
 from etrm.extensions import explained
 from etrm.hardware import compute
 from etrm.model.act import Carry
+from etrm.model.forward_context import recomputing
 from etrm.training import named_code, nonfinite
 from etrm.training.ema import Ema
 from etrm.training.execution.compiling import compile_networks
 from etrm.training.execution.distributed import ALONE, World, join_processes
+from etrm.training.execution.memory import explain_shortage
 from etrm.training.execution.precision import autocast, check_precision
 from etrm.training.execution.prefetch import Prefetch
 from etrm.training.faults import build_loader, build_recipe
@@ -217,7 +219,7 @@ class Trainer:
         for part in parts:
             self.state.part = part.rows
             inner = self.inner.moving(slots.samples[part.rows]) if self.inner else nullcontext()
-            with autocast(train, self.device), inner:
+            with autocast(train, self.device), recomputing(train.recompute), inner:
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)
@@ -276,8 +278,13 @@ class Trainer:
             self._save()
         with self._signals(), closing(self.prefetch) if self.prefetch else nullcontext():
             began = time.perf_counter()
+            train = self.config.train
             while self.step < self.config.train.steps and not self.world.any(self._stop):
-                with nonfinite.explain_nonfinite(self.state, self.train_step), self._compared():
+                with (
+                    explain_shortage(train, len(self.mine)),
+                    nonfinite.explain_nonfinite(self.state, self.train_step),
+                    self._compared(),
+                ):
                     found = self.advance(read=self._due(self.step + 1))
                 if found:
                     timing = self._time_steps(began, len(found))
