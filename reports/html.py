@@ -22,12 +22,20 @@ from reports.markdown import FOLD_END, FOLD_START
 from reports.names import make_unique
 
 ASSETS = Path(__file__).parent / "assets"
-CLASSES = {verdict.value: f"verdict {verdict.name.lower().replace('_', '-')}" for verdict in Verdict}
+VERDICT_CLASSES = {verdict: verdict.name.lower().replace("_", "-") for verdict in Verdict}
+"""The CSS class of each verdict."""
+CLASSES = {verdict.value: f"verdict {name}" for verdict, name in VERDICT_CLASSES.items()}
 CLASSES |= {"NO": "bad", "FAILED": "bad"}
 """The CSS classes of the bold words of a page: verdicts and failed checks."""
 
 
-def document(title: str, pages: Mapping[str, str], navigation: str, drawn: Mapping[str, bytes]) -> str:
+def document(
+    title: str,
+    pages: Mapping[str, str],
+    navigation: str,
+    drawn: Mapping[str, bytes],
+    boxes: Mapping[str, str] | None = None,
+) -> str:
     """Return a report as one HTML document.
 
     Args:
@@ -35,13 +43,14 @@ def document(title: str, pages: Mapping[str, str], navigation: str, drawn: Mappi
         pages: the pages as markdown by file name, in reading order; the first one is the top of the document.
         navigation: the links between the pages, as markdown.
         drawn: the figures as PNG, by their paths in the pages.
+        boxes: the CSS class of the first box of a page, by file name.
     """
     style, script = _asset("report.css"), _asset("report.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    converter = _Converter(list(pages), drawn)
+    converter = _Converter(list(pages), drawn, boxes or {})
     body = [
         f'<section id="{_anchor(name)}">\n{converter.page(name, text, top=place == 0)}</section>\n'
         for place, (name, text) in enumerate(pages.items())
@@ -80,9 +89,11 @@ class _Converter:
     Args:
         pages: the file names to which links may lead; each one is a section of the document.
         drawn: the figures by path.
+        boxes: the CSS class of the first box of a page, by file name.
     """
 
-    def __init__(self, pages: Sequence[str], drawn: Mapping[str, bytes]) -> None:
+    def __init__(self, pages: Sequence[str], drawn: Mapping[str, bytes], boxes: Mapping[str, str]) -> None:
+        self._boxes = boxes
         self._pages = pages
         self._drawn = drawn
         self._markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -93,6 +104,9 @@ class _Converter:
         """Return a page as HTML. On all pages except the top one, headings are one level lower."""
         tokens = list(_folded(self._markdown.parse(text)))
         headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+        box = next((token for token in tokens if token.type == "blockquote_open"), None)
+        if box is not None and self._boxes.get(name):
+            box.attrs["class"] = f"box {self._boxes[name]}"
         anchors = iter(make_unique(f"{_anchor(name)}-{heading}" for heading in headings))
         for token in tokens:
             if token.type == "heading_open":

@@ -15,6 +15,7 @@ from benchmarks.gpu.waiting import measure_monitor, measure_waits
 from etrm.config import Changes
 
 COMPILED: Changes = {"train": {"compile": True}}
+RECOMPUTE: Changes = {"train": {"recompute": True}}
 LOW: Changes = {"train": {"precision": "bfloat16"}}
 WORKERS: Changes = {"data": {"workers": 8}}
 SECONDS = 6.0
@@ -62,6 +63,7 @@ CASES = (
     GpuCase("small", _steps(SMALL, count=True), 45),
     GpuCase("small-bfloat16", _steps(SMALL, LOW), 40),
     GpuCase("paper", _steps(PAPER, count=True), 80),
+    GpuCase("paper-recompute", _steps(PAPER, RECOMPUTE), 80),
     GpuCase("waits", measure_waits, 45),
     GpuCase("monitor", lambda device: measure_monitor(device, 64), 45),
     GpuCase("small-compiled", _steps(SMALL, COMPILED), 60),

@@ -114,8 +114,8 @@ DEFECTS = [
         ),
         (
             "the first moment is not corrected for its start at zero",
-            "alpha=lr / (1 - beta1**t))",
-            "alpha=lr)",
+            "[-lr / (1 - beta1**t) for t in counts]",
+            "[-lr for t in counts]",
         ),
         (
             "the warm-up begins a step late",

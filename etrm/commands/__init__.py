@@ -10,6 +10,7 @@ for _group in (  # in the order of --help; loading a module adds its commands
     "investigation",
     "training",
     "following",
+    "analysis",
     "toolkit",
     "explain",
     "tasks",

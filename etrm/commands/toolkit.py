@@ -67,7 +67,12 @@ def audit_case(
 
     \b
         def make_case():
-            return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
+            return {
+                "model": model,
+                "step": step,
+                "batches": loader,
+                "optimizer": optimizer,
+            }
 
     step(model, batch) returns the loss or its terms, or does the whole training step itself. hf:bert, timm:NAME and
     torchvision:NAME need no code: a model of random weights, tiny where the library allows it, learns random data.

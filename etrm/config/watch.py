@@ -26,6 +26,9 @@ class MonitorConfig(Section):
         description="number of steps of which one is compared with an independent implementation of the step, besides "
         "the first of each bucket and phase; none for no comparison",
     )
+    layers: bool = Field(
+        False, description="whether the gradient norm of each layer is recorded too, before clipping"
+    )
     rules: tuple[Annotated[str, Named("rules")], ...] = Field(
         (), description="diagnostics rules of your own, as code such as my_code.py:MY_RULE"
     )

@@ -63,8 +63,9 @@ def check_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()
         f"are also training tasks ({train.source}, {train.subset})",
         got=f"{len(found.by_id)} by id, {len(found.by_grids)} by their grids: {named}",
         allowed="sets that share no task",
-        next_step="leave them out of training with --set 'data.exclude=[\"ID\"]' (the same grids can have another id "
-        "there), or allow them with --set 'evaluate.allow_trained=[\"ID\"]'",
+        next_step="in a folder, put them into its subfolders training and evaluation; or leave them out of training "
+        "with --set 'data.exclude=[\"ID\"]' (the same grids can have another id there), or allow them with --set "
+        "'evaluate.allow_trained=[\"ID\"]'",
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from etrm.config import ModelConfig
+from etrm.model.forward_context import run_network
 from etrm.model.layers import (
     Block,
     BlockSettings,
@@ -125,8 +126,8 @@ class Core(nn.Module):
         self, z_H: Tensor, z_L: Tensor, x: Tensor, rotation: Rotation | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         for _ in range(self.L_cycles):
-            z_L = self.L_level(z_L, z_H + x, rotation, mask)
-        return self.L_level(z_H, z_L, rotation, mask), z_L
+            z_L = run_network(self.L_level, z_L, z_H + x, rotation, mask)
+        return run_network(self.L_level, z_H, z_L, rotation, mask), z_L
 
     def _with_context(self, positions: Tensor) -> Tensor:
         first = torch.arange(self.context_tokens, device=positions.device)

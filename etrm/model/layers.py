@@ -7,9 +7,6 @@ Constants follow the published TRM code (SamsungSAILMontreal/TinyRecursiveModels
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from etrm.errors import ArgumentError
+from etrm.model.forward_context import cast_input, find_products
 
 EPS = 1e-5  # the three numbers are those of the published TRM code
 ROPE_THETA = 10_000.0  # likewise
@@ -40,37 +38,6 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x.float(), (x.shape[-1],), eps=EPS).to(x.dtype)
 
 
-@dataclass(frozen=True)
-class _Products:
-    """The precision of matrix products, with the weights that were cast to it, by the identity of the parameter."""
-
-    dtype: torch.dtype
-    weights: dict[int, Tensor]
-
-
-_PRODUCTS: ContextVar[_Products | None] = ContextVar("products", default=None)
-
-
-@contextmanager
-def products_in(dtype: torch.dtype) -> Iterator[None]:
-    """Compute the products of :class:`Linear` in a precision, inside autocast; each weight is cast once.
-
-    Autocast alone would cast a weight at each of its uses, of which a recursive model has dozens in a step. Its cache
-    does not hold parts of weights, nor weights that are first used without gradient.
-    """
-    token = _PRODUCTS.set(_Products(dtype, {}))
-    try:
-        yield
-    finally:
-        _PRODUCTS.reset(token)
-
-
-def cast_input(x: Tensor) -> Tensor:
-    """Cast the input of several products to their precision."""
-    products = _PRODUCTS.get()
-    return x if products is None else x.to(products.dtype)
-
-
 class Linear(nn.Linear):
     """A linear map with truncated-normal weights of std 1/sqrt(fan_in) and a zero bias, if any.
 
@@ -87,7 +54,7 @@ class Linear(nn.Linear):
 
     def cast_weight(self) -> Tensor:
         """Return the weight in the precision of products."""
-        products = _PRODUCTS.get()
+        products = find_products()
         if products is None or self.full_precision:
             return self.weight
         found = products.weights.get(id(self.weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,10 @@ def find_rule(name: str) -> Rule:
         return check_rule(rule, name)
     except ToolkitError as error:
         raise EXTENSION_POINT.wrong(name, str(error)) from error
+
+
+LAYER = "layer."
+"""What the keys of the gradient norms of layers begin with."""
 
 
 class Observer:
@@ -123,6 +128,8 @@ class Observer:
         if self._recorded:
             for name in self._watched:
                 values |= self._module(name)
+            if self._settings.layers:
+                values |= self._measure_layers()
         if self._probe is not None and done == 1:
             values |= {f"start.{key}": value for key, value in self._start.items()}
         if self._probe is not None and done % self._settings.probe_every == 0:
@@ -140,6 +147,18 @@ class Observer:
         trainable = [p for p in record.parameters.values() if p.owner == name and p.requires_grad]
         values["params_idle"] = sum(not p.changed or p.reach.kind in ("none", "zero") for p in trainable)
         return {f"{name}.{key}": None if isinstance(v, Absent) else v for key, v in values.items()}
+
+    def _measure_layers(self) -> dict[str, Any]:
+        """Return the gradient norm of each layer before clipping under ``layer.NAME``; None without a gradient."""
+        assert self.monitor is not None
+        squares: dict[str, list[float]] = {}
+        for name, parameter in self.monitor.last.parameters.items():
+            norm = parameter.reach.norm
+            if parameter.requires_grad:
+                squares.setdefault(name_layer(name), []).extend([] if isinstance(norm, Absent) else [norm**2])
+        return {
+            f"{LAYER}{layer}": math.sqrt(sum(found)) if found else None for layer, found in squares.items()
+        }
 
     @torch.no_grad()
     def _look(self, probe: Batch) -> dict[str, Any]:
@@ -165,6 +184,13 @@ class Observer:
             "rms": float(context.square().mean().sqrt()),
         }
         return values | {f"loss_{name}": value for name, value in losses.items()}
+
+
+def name_layer(parameter: str) -> str:
+    """Return the layer of a parameter: its name up to the first number, or its first two parts."""
+    parts = parameter.split(".")
+    numbered = next((place for place, part in enumerate(parts) if part.isdecimal()), None)
+    return ".".join(parts[: (numbered + 1 if numbered is not None else max(1, min(2, len(parts) - 1)))])
 
 
 def _probe_batch(state: TrainState) -> Batch:

@@ -33,10 +33,12 @@ from etrm.errors import CheckpointError, ExtensionError, TrainingError
 from etrm.extensions import explained
 from etrm.hardware import compute
 from etrm.model.act import Carry
+from etrm.model.forward_context import recomputing
 from etrm.training import named_code, nonfinite
 from etrm.training.ema import Ema
 from etrm.training.execution.compiling import compile_networks
 from etrm.training.execution.distributed import ALONE, World, join_processes
+from etrm.training.execution.memory import explain_shortage
 from etrm.training.execution.precision import autocast, check_precision
 from etrm.training.execution.prefetch import Prefetch
 from etrm.training.faults import build_loader, build_recipe
@@ -167,10 +169,12 @@ class Trainer:
         bucket = self.state.bucket
         slots = self.slots[bucket]
         resets = self.world.gather_flags([flag for part in self.state.halted[bucket] for flag in part.read()])
+        requested = time.perf_counter()
         slots.refill(resets)
         parts = build_micro_batches(
             self.model, slots, self.carries[bucket], self._slices, self.world, self.halting
         )
+        self._loading += time.perf_counter() - requested
 
         with self.observer.step(len(self.mine)):
             carry, halted, sums = self._forward_and_backward(slots, parts, all(resets))
@@ -215,7 +219,7 @@ class Trainer:
         for part in parts:
             self.state.part = part.rows
             inner = self.inner.moving(slots.samples[part.rows]) if self.inner else nullcontext()
-            with autocast(train, self.device), inner:
+            with autocast(train, self.device), recomputing(train.recompute), inner:
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)
@@ -274,19 +278,24 @@ class Trainer:
             self._save()
         with self._signals(), closing(self.prefetch) if self.prefetch else nullcontext():
             began = time.perf_counter()
+            train = self.config.train
             while self.step < self.config.train.steps and not self.world.any(self._stop):
-                with nonfinite.explain_nonfinite(self.state, self.train_step), self._compared():
+                with (
+                    explain_shortage(train, len(self.mine)),
+                    nonfinite.explain_nonfinite(self.state, self.train_step),
+                    self._compared(),
+                ):
                     found = self.advance(read=self._due(self.step + 1))
                 if found:
-                    seconds = (time.perf_counter() - began) / len(found)
+                    timing = self._time_steps(began, len(found))
                     score = self.curve.score(self.state)
                     found[-1] |= score.metrics if score else {}
-                    self._log(found, seconds, on_step, score)
+                    self._log(found, timing, on_step, score)
                     began = time.perf_counter()
                 if self.step % self.config.train.checkpoint_every == 0:
                     self._save()
             if unread := self.state.journal.read():  # stopped between two readings
-                self._log(unread, (time.perf_counter() - began) / len(unread), on_step)
+                self._log(unread, self._time_steps(began, len(unread)), on_step)
             self.stage.close(self.step)
             self._save()
         if self.folder:
@@ -335,6 +344,7 @@ class Trainer:
             ) from problems[0]
         return None
 
+    _loading = 0.0
     _metrics_bytes = 0
     _saved_step = -1
 
@@ -360,17 +370,25 @@ class Trainer:
             return True
         return self.curve.due(step)
 
+    def _time_steps(self, began: float, steps: int) -> dict[str, float]:
+        """The mean seconds of the steps since a time, and those in which they waited for their rows."""
+        loading, self._loading = self._loading, 0.0
+        return {
+            "seconds": (time.perf_counter() - began) / steps,
+            "loading_seconds": loading / steps,
+        }
+
     def _log(
         self,
         found: Sequence[dict[str, Any]],
-        seconds: float,
+        timing: dict[str, float],
         on_step: OnStep | None,
         score: HeldOutScore | None = None,
     ) -> None:
         for metrics in found:
             if self.folder:
                 evaluated = score.timing if score and metrics is found[-1] else {}
-                self.folder.log(metrics, {"step": metrics["step"], "seconds": seconds, **evaluated})
+                self.folder.log(metrics, {"step": metrics["step"], **timing, **evaluated})
             if on_step:
                 on_step(self, metrics)
 

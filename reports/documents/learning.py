@@ -10,21 +10,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from math import factorial
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import pandas as pd
 
 from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import read_config, read_findings
 from etrm.checkpoints.run_table import read_table
+from etrm.data import TaskSet
+from etrm.data.rules import DEMOS, parse_rule_id
 from etrm.evaluation import EvaluationReport, evaluate_baselines
+from etrm.evaluation.statistics import binomial_interval
 from etrm.investigation.evidence.figures import Figure, Series, smooth
+from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
 from etrm.training.scoring.overfit_gate import GOAL, WINDOW, compare_demonstrations, judge
-from etrm.training.scoring.score_run import score_steps
+from etrm.training.scoring.score_run import evaluate_run
 from etrm.training.task_sets import load_held_out_tasks
 from reports.markdown import number, table
 from reports.plots.figures import draw
+from reports.runs.history import History
 from reports.terminal.console import open_console
 
 GATE_COLUMNS = (
@@ -41,7 +47,20 @@ GATE_COLUMNS = (
     "loss, own / mismatched demonstrations",
     "findings",
 )
-HELD_OUT_COLUMNS = ("answers of", "step", "solved", "evaluated", "share", "95 % interval", "token accuracy")
+HELD_OUT_COLUMNS = (
+    "answers of",
+    "solved",
+    "evaluated",
+    "share",
+    "95 % interval",
+    "token accuracy",
+    "episodes",
+    "above guessing from",
+    "minutes",
+)
+SHOWN_DEMOS = range(2, 7)
+TRAINING_WINDOW = 100
+"""Steps over which the share of training tasks is averaged."""
 
 
 def gates(folders: Sequence[Path]) -> tuple[str, bytes]:
@@ -87,48 +106,122 @@ def _gate_row(kind: str, seed: int, metrics: pd.DataFrame, folder: Path) -> list
 
 
 def held_out(folders: Sequence[Path]) -> tuple[str, bytes]:
-    """Return the table and the figure of the exact scores of all kept checkpoints on their held-out tasks."""
-    runs = [(read_config(folder), score_steps(folder)) for folder in folders]
-    config = runs[0][0]
-    baselines = evaluate_baselines(load_held_out_tasks(config), config.data)
-    rows = [_held_out_row(name, "", report) for name, report in baselines.items()]
-    rows += [
-        _held_out_row(f"seed {c.train.seed}", str(step), reports[step])
-        for c, reports in runs
-        for step in (min(reports), max(reports))
-    ]
+    """Return the tables and the figure of runs that were evaluated while they trained (``evaluate.every``).
+
+    The tables have the last score of each run next to the baselines, and the same by the number of demonstrations and
+    by the number of colours of a task.
+    """
+    runs = [HeldOutRun(folder) for folder in folders]
+    tasks = load_held_out_tasks(runs[0].config)
+    baselines = {
+        name: report.pass_at[1] for name, report in evaluate_baselines(tasks, runs[0].config.data).items()
+    }
+    guess = guess_known_colours(tasks)
+    rows = [_score_row(name, found.solved, found.asked) for name, found in baselines.items()]
+    if guess is not None:
+        rows.append(
+            ["guess the map of known colours", f"{guess * len(tasks):.0f}", str(len(tasks)), f"{guess:.1%}"]
+        )
+    rows += [run.row(len(tasks), guess or 0.0) for run in runs]
+    width = len(HELD_OUT_COLUMNS)
     figure = Figure(
         key="held-out",
-        title=f"Held-out rules ({config.evaluate.source}): tasks solved at the first attempt",
-        x_label="optimiser step",
-        y_label="share of tasks",
+        title=f"Rules never trained on ({runs[0].config.evaluate.source})",
+        x_label="training episodes",
+        y_label="share solved at the first attempt",
         caption="",
-        lines=(("copy input", baselines["copy input"].pass_at[1].score),),
+        y_range=(0.0, 1.0),
+        lines=tuple(
+            (name, share)
+            for name, share in (("copy input", baselines["copy input"].score), ("guess", guess))
+            if share is not None
+        ),
     )
-    curves = [
-        _series(
-            "held-out",
-            c.evaluate.source,
-            c.train.seed,
-            [(float(s), r.pass_at[1].score) for s, r in reports.items()],
+    curves = [curve for run in runs for curve in run.curves()]
+    text = [table(HELD_OUT_COLUMNS, [row + [""] * (width - len(row)) for row in rows]), _split_table(runs)]
+    return "\n".join(text), draw(figure, curves, sorted({curve.arm for curve in curves}))
+
+
+class HeldOutRun:
+    """A run folder with a held-out curve."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.config, self.metrics = folder, read_config(folder), read_table(folder)
+        self.points = [
+            (step * self.config.train.batch_size, share) for step, share in _points(self.metrics, SOLVED)
+        ]
+
+    def row(self, tasks: int, guess: float) -> list[str]:
+        """The row of the last score."""
+        episodes, share = self.points[-1]
+        hours = sum(_read_seconds(self.folder)) / 3600
+        above = [at for at, found in self.points if binomial_interval(round(found * tasks), tasks)[0] > guess]
+        return [
+            *_score_row(f"seed {self.config.train.seed}", round(share * tasks), tasks),
+            f"{_points(self.metrics, TOKENS)[-1][1]:.3f}",
+            f"{episodes / 1e6:.2f} M",
+            f"{above[0] / 1e6:.2f} M" if above else "not yet",
+            f"{60 * hours:.0f}",
+        ]
+
+    def curves(self) -> list[Series]:
+        """The curves of held-out and of training tasks."""
+        rows, seed = self.config.train.batch_size, self.config.train.seed
+        trained = [(step * rows, share) for step, share in _points(self.metrics, "exact_all")]
+        learnt = smooth(_series("held-out", "tasks trained on", seed, trained), TRAINING_WINDOW)
+        return [_series("held-out", "rules never trained on", seed, self.points), learnt]
+
+    def evaluate(self, demos: int) -> EvaluationReport:
+        """The scores of the newest checkpoint on tasks with so many demonstrations."""
+        return evaluate_run(self.folder, {"evaluate": {"demos": demos}}).report
+
+
+def guess_known_colours(tasks: TaskSet) -> float | None:
+    """The share of tasks that are solved by knowing which colours come out, and guessing which becomes which.
+
+    Returns:
+        the expected share; None if a rule is not a map of colours alone.
+    """
+    shares = []
+    for task in tasks:
+        kind, _, pairs = parse_rule_id(task.id).partition("-")
+        if kind != "colours" or "+" in pairs:
+            return None
+        colours = len(pairs.split("."))
+        needed = len(set(task.tests[0].input.ravel().tolist()) - {0})
+        shares.append(factorial(colours - needed) / factorial(colours))
+    return fmean(shares)
+
+
+def _split_table(runs: Sequence[HeldOutRun]) -> str:
+    """The solved share of each run by the numbers of demonstrations and of colours."""
+    rows = []
+    for run in runs:
+        reports = {demos: run.evaluate(demos) for demos in SHOWN_DEMOS}
+        solved: dict[int, list[bool]] = {}
+        for query in reports[DEMOS].queries:
+            colours = parse_rule_id(query.task_id).count(".") + 1
+            solved.setdefault(colours, []).append(query.solved(1))
+        rows.append(
+            [
+                f"seed {run.config.train.seed}",
+                *(f"{report.pass_at[1].score:.1%}" for report in reports.values()),
+                ", ".join(f"{n}: {fmean(found):.0%} of {len(found)}" for n, found in sorted(solved.items())),
+            ]
         )
-        for c, reports in runs
-    ]
-    return table(HELD_OUT_COLUMNS, rows), draw(figure, curves, sorted({curve.arm for curve in curves}))
+    columns = ("answers of", *(f"{demos} demonstrations" for demos in SHOWN_DEMOS), "by colours of the rule")
+    return table(columns, rows)
 
 
-def _held_out_row(name: str, step: str, report: EvaluationReport) -> list[str]:
-    first = report.pass_at[1]
-    interval = f"{first.low:.1%} to {first.high:.1%}"
-    return [
-        name,
-        step,
-        str(first.solved),
-        str(first.asked),
-        f"{first.score:.1%}",
-        interval,
-        f"{report.token_accuracy:.3f}",
-    ]
+def _score_row(name: str, solved: int, asked: int) -> list[str]:
+    low, high = binomial_interval(solved, asked)
+    return [name, str(solved), str(asked), f"{solved / asked:.1%}", f"{low:.1%} to {high:.1%}"]
+
+
+def _read_seconds(folder: Path) -> list[float]:
+    history = History(folder)
+    history.update()
+    return list(history.seconds)
 
 
 def _points(metrics: pd.DataFrame, key: str) -> list[tuple[float, float]]:

@@ -39,11 +39,11 @@ def experiment_page(
             _format_scenario_line(experiment),
             screening_note(experiment.screening),
             prose("Question", experiment.question),
+            section("Figures", *images),
             section("Scenarios", _list_scenarios(experiment)),
             section("Arms", arms_table(experiment.arms)),
             section("Evidence", evidence_table(experiment.evidence)),
             section("Runs", runs_tables(experiment.runs)),
-            section("Figures", *images),
             reproduce(result.reproduce, experiment.runs, experiment.wall_s),
             raw_data(experiment.runs),
         ]

@@ -54,12 +54,12 @@ def hypothesis_page(result: Result, key: str, images: Sequence[str], navigation:
     return join(
         [
             *head,
+            section("Figures", *images),
             *words,
             section("Arms", arms_table(hypothesis.arms)),
             section("Evidence", evidence_table(hypothesis.evidence)),
             section("Controls", controls_table(hypothesis.controls)),
             section("Runs", runs_tables(hypothesis.runs)),
-            section("Figures", *images),
             section("Instrument checks", instruments_table(hypothesis.instruments)),
             section(
                 "What would change this verdict",

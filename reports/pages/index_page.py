@@ -28,8 +28,9 @@ from reports.pages.difference_page import changes
 from reports.pages.experiment_page import scenario
 from reports.pages.recorded_section import recorded_section
 from reports.pages.reference_section import reference_section
-from reports.pages.sections import baselines_table, cost, join, raw_data, reproduce, section
+from reports.pages.sections import baselines_table, cost, image, join, raw_data, reproduce, section
 from reports.pages.standing import marks
+from reports.plots.verdict_chain import caption, has_verdict
 from reports.words import MEANINGS, verdict_words
 
 GLOSSARY = (
@@ -54,6 +55,8 @@ GLOSSARY = (
     "**Carry**: the latent state that a sample keeps from one step to the next until it halts and is replaced.",
     "**Not measured**: a value that could not be measured, with the reason. It is never shown as 0.",
 )
+CHAIN = "figures/verdicts.png"
+"""The figure with which the index begins."""
 CHANGED = "Changes since the previous investigation"
 SHARED_ONCE = "; runs that several parts share count once"
 
@@ -73,6 +76,9 @@ def index_page(
     return join(
         [
             f"# Why does {escape(result.subject) or 'this run'} not learn?",
+            image("Verdicts in the order of dependence", CHAIN, caption(result))
+            if has_verdict(result)
+            else "",
             root_cause(result, pages),
             recorded_section(result.recorded, pages),
             reference_section(result.reference, pages),

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 
 from etrm.investigation.result import RecordedDeparture, ReferenceResult
 from reports.markdown import NOTHING, code, escape, link, paragraph, sentence, table
-from reports.pages.sections import section
+from reports.pages.sections import image, section
+from reports.plots.stage_differences import CAPTION
+from reports.plots.stage_differences import TITLE as PICTURE
 
 TITLE = "Comparison with the reference implementation"
+STAGES = "figures/reference-stages.png"
+"""The figure of the stages, which is drawn if one departs."""
 NOT_FINITE = 1e12
 """A difference above this is that of a value that is not finite, which a result cannot hold."""
 
@@ -31,6 +35,7 @@ def reference_section(reference: ReferenceResult | None, pages: Mapping[str, str
     return section(
         TITLE,
         paragraph(f"{escape(sentence(reference.sentence))}{named}"),
+        image(PICTURE, STAGES, CAPTION) if rows else "",
         table(header, rows) if rows else "",
     )
 

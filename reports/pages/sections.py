@@ -40,6 +40,12 @@ def join(parts: Sequence[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def image(title: str, path: str, caption: str) -> str:
+    """Return a figure with its caption, which is markdown."""
+    shown = f"!{link(escape(title), path)}"
+    return "\n\n".join(filter(None, [shown, paragraph(caption)]))
+
+
 def section(title: str, *parts: str) -> str:
     """Return a section with a title, or an empty text if the section has no content."""
     body = [part for part in parts if part]

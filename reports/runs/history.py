@@ -44,6 +44,8 @@ class History:
         """The last logged step."""
         self.seconds = array("d")
         """The duration of every step in seconds, including steps that were repeated after a resume."""
+        self.loading = array("d")
+        """The part of those durations in which a step waited for its rows; of steps that recorded it."""
 
     def update(self) -> None:
         """Read the new lines."""
@@ -55,7 +57,10 @@ class History:
             self.table = pd.concat((self.table, new)) if len(self.table) else new
             self.step = metrics.lines[-1]["step"]
         if timing.restarted:
-            self.seconds = array("d")
+            self.seconds, self.loading = array("d"), array("d")
+        self.loading.extend(
+            line["loading_seconds"] for line in timing.lines if is_number(line.get("loading_seconds"))
+        )
         self.seconds.extend(line["seconds"] for line in timing.lines if is_number(line.get("seconds")))
 
     def curve(self, key: str) -> pd.Series:

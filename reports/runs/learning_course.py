@@ -40,6 +40,28 @@ def count_trained(table: pd.DataFrame, batch_size: int) -> SolvedCount | None:
     return SolvedCount(round(last.sum() * batch_size), len(last) * batch_size) if len(last) else None
 
 
+def count_unseen(table: pd.DataFrame, tasks: int | None) -> SolvedCount | None:
+    """Count the held-out tasks that were solved when the run was last evaluated in training; None if it was not.
+
+    Args:
+        table: the metrics, with ``held_out.solved`` at the steps of evaluations.
+        tasks: the number of held-out tasks, None if it is not known.
+    """
+    if tasks is None or "held_out.solved" not in table.columns:
+        return None
+    shares = table["held_out.solved"].dropna()
+    return SolvedCount(round(shares.iloc[-1] * tasks), tasks) if len(shares) else None
+
+
+def describe_course(table: pd.DataFrame, batch_size: int, held_out: int | None) -> str:
+    """Describe the stage, and, if the run was evaluated in training, whether it memorises or infers."""
+    trained, unseen = count_trained(table, batch_size), count_unseen(table, held_out)
+    words = [read_stage(table).words]
+    if trained is not None and unseen is not None:
+        words.append(compare_rules(trained, unseen).words)
+    return "; ".join(words)
+
+
 def compare_with_unseen(
     table: pd.DataFrame, batch_size: int, unseen: EvaluationReport
 ) -> Generalisation | None:

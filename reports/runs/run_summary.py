@@ -7,7 +7,7 @@ from pathlib import Path
 from etrm.training.step_check import read_compared
 from reports.runs.followed_run import Followed
 from reports.runs.history import WINDOW
-from reports.runs.learning_course import read_stage
+from reports.runs.learning_course import describe_course
 
 NUMBERS = {"loss": "loss", "accuracy_all": "accuracy", "exact_all": "exact"}
 """The names of logged quantities in the summary."""
@@ -42,10 +42,23 @@ def summarise_run(folder: Path, parameters: int) -> list[str]:
         first = departing.departures[0]
         command = "investigate"
         equal = f"step {departing.step} departs from the reference at the stage {first.stage.value}: {first.tensor}"
+    config = run.config
+    course = describe_course(run.history.table, config.train.batch_size, config.evaluate.max_tasks)
     return [
         f"{run.model}, {parameters:,} parameters; means of up to {WINDOW} steps: {', '.join(reached)}",
         f"findings: {', '.join(run.serious) or 'none above a note'}",
         f"reference: {equal}",
-        f"stage: {read_stage(run.history.table).words}",
+        f"stage: {course}",
+        *_speed(run),
         f"next: etrm {command} {folder}",
     ]
+
+
+def _speed(run: Followed) -> list[str]:
+    """The line about rows per second; none of a run that did not record how long its steps waited."""
+    seconds, loading = sum(run.history.seconds), sum(run.history.loading)
+    if not loading or len(run.history.loading) < len(run.history.seconds):
+        return []
+    rows = run.config.train.batch_size * len(run.history.seconds)
+    share = f"{loading / seconds:.1%} of the time"
+    return [f"speed: {rows / seconds:,.0f} rows per second; the loader {rows / loading:,.0f} ({share})"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from etrm.model.forward_context import products_in
 from etrm.model.layers import (
     Attention,
     Block,
@@ -323,3 +325,16 @@ def test_attention_without_rotation_ignores_the_order_of_the_tokens() -> None:
     torch.testing.assert_close(
         attention(x, None, None)[:, order], attention(x[:, order], None, None), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its compiler
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_block_is_one_graph_for_a_compiler(dtype: torch.dtype | None) -> None:
+    """``fullgraph`` raises at whatever the compiler cannot follow; its backend runs the graph without a compiler."""
+    block = Block(BlockSettings(16, 2, 2.0, qk_norm=True))
+    rotation = RotaryPositions(5, 8)(torch.arange(5)[None])
+    x = torch.randn(2, 5, 16)
+    with nullcontext() if dtype is None else products_in(dtype):
+        compiled = torch.compile(block, backend="eager", fullgraph=True)(x, rotation, None)
+    assert torch.allclose(compiled, block(x, rotation, None), atol=1e-6)

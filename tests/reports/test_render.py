@@ -24,11 +24,13 @@ REGENERATE = "REGENERATE_GOLDEN"
 PAGES = ["frozen-decoder.md", "h1.md", "h2.md", "h3.md", "h4.md", "h5.md", "h7.md", "index.md"]
 FIGURES = [
     "figures/frozen-decoder-frozen-loss.png",
+    "figures/h1-evidence.png",
     "figures/h2-coverage.png",
     "figures/h2-empty.png",
     "figures/h2-norms.png",
     "figures/h4-loss.png",
     "figures/h4-paired.png",
+    "figures/verdicts.png",
 ]
 
 
@@ -122,7 +124,7 @@ def test_other_files_stay_and_no_temporary_file_is_left(example: Result, tmp_pat
 
 def test_a_folder_that_is_a_file_is_an_error_with_a_next_step(example: Result, tmp_path: Path) -> None:
     (tmp_path / "figures").write_text("in the way")
-    with raises_code(RunFolderError, "report.not-writable", "h2-coverage.png"):
+    with raises_code(RunFolderError, "report.not-writable", "verdicts.png"):
         render(example, tmp_path)
 
 

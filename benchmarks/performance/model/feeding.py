@@ -32,6 +32,18 @@ LOADS: dict[str, Changes] = {
         },
         "train": {"batch_size": 32},
     },
+    "rule tasks without end": {
+        "data": {
+            "source": "rules:colours",
+            "stream": "endless",
+            "max_side": 3,
+            "buckets": 1,
+            "augmentations": 1,
+        },
+        "evaluate": {"source": "rules:colours", "augmentations": 1},
+        "model": {"H_cycles": 1, "L_cycles": 1, "halt": {"max_steps": 1}},
+        "train": {"batch_size": 64},
+    },
 }
 """Changes to preset ``small`` by name. With one ACT step every row takes a new sample in every step."""
 
@@ -123,14 +135,24 @@ def measure_feeding(conditions: Conditions) -> BenchmarkSection:
                     format_spread(batch / seconds for seconds in timing.seconds),
                     format_spread(compute_ratios(timings[0].seconds, timing.seconds)),
                     format_spread(100 * share for share in shares),
+                    f"{sum(arm.samples[-turns:]) / sum(arm.waited[-turns:]):,.0f}",
                     f"{sum(arm.samples[-turns:]) / (turns * STEPS):.1f} of {batch}",
                     f"{turns} x {STEPS}",
                 )
             )
-    header = ("run", "workers", "rows per s", "x no workers", "waiting, %", "new samples per step", "turns")
+    header = (
+        "run",
+        "workers",
+        "rows per s",
+        "x no workers",
+        "waiting, %",
+        "samples per s of waiting",
+        "new samples per step",
+        "turns",
+    )
     setting = (
-        "Steps of a whole trainer with fresh augmentations, without the monitor, ARC-AGI-1 training tasks; workers "
-        "are started and have drawn ahead before the clock runs. Waiting is the share of the time between asking "
-        "for samples and having them: drawing them where there are no workers."
+        "Steps of a whole trainer with fresh augmentations, without the monitor, ARC-AGI-1 training tasks or invented "
+        "rules; workers are started and have drawn ahead before the clock runs. Waiting is the share of the time "
+        "between asking for samples and having them: drawing them where there are no workers."
     )
     return BenchmarkSection((Table(header, tuple(rows)),), (setting,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     field_serializer,
@@ -43,6 +43,7 @@ class Figure(Record):
     x_label: str
     y_label: str
     caption: str  # how to read it, in one or two sentences
+    kind: Literal["lines", "heat map"] = "lines"  # a heat map has a row per label and a column per x
     y_log: bool = False
     y_range: tuple[float, float] | None = None
     lines: tuple[tuple[str, float], ...] = ()  # horizontal reference lines

@@ -12,17 +12,16 @@ from math import isfinite
 from etrm.config import Config, shorten_curriculum, with_settings
 from etrm.investigation.comparison.gradient_check import LIKE, SlopeCheck, check_slope
 from etrm.investigation.controls import (
-    HEALTHY,
     broken_controls,
     control_arm,
     control_outcome,
     inspected_arms,
     subject_arm,
 )
-from etrm.investigation.evidence.figures import Figure, Series, average_so_far, logged_curve
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.hypotheses import symbolic_controls
+from etrm.investigation.hypotheses.gradient_figures import FIGURES, make_curves
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import judge_inspection
 from etrm.investigation.judgement import CommonReason, Judgement
@@ -123,7 +122,7 @@ class EncoderGradients(Hypothesis):
             controls=tuple(controls),
             instruments=_check_instruments(investigation, subject_runs, facts),
             figures=FIGURES,
-            series=tuple(_make_curves(subject_runs, control_runs)),
+            series=tuple(make_curves(subject_runs, control_runs)),
             wall_s=round(sum(run.record.wall_s for run in runs), 1),
         )
 
@@ -163,7 +162,8 @@ def _shorten(subject: Config, seed: int) -> Config:
     steps = min(subject.train.freeze_encoder_steps + STEPS, subject.train.steps)
     warmup = min(subject.train.warmup_steps, steps)
     data = shorten_curriculum(subject.data.curriculum, subject.data.replay, steps)
-    return with_seed(with_settings(subject, data=data, train={"steps": steps, "warmup_steps": warmup}), seed)
+    train = {"steps": steps, "warmup_steps": warmup}
+    return with_seed(with_settings(subject, data=data, train=train, monitor={"layers": True}), seed)
 
 
 def judge_steps(
@@ -341,70 +341,6 @@ def _compare_clipping(metrics: Metrics, limit: float | None) -> tuple[int, int]:
         compared += 1
         wrong += abs(after / before - factor) > 1e-3
     return compared, wrong
-
-
-FIGURES = (
-    Figure(
-        key="h2-coverage",
-        title="Encoder coverage per step",
-        x_label="optimiser step",
-        y_label="coverage (share of the batch)",
-        caption=(
-            "Share of the batch whose loss has a gradient through the encoder. A healthy ETRM stays at 1; the control "
-            "shows the effect of a cached context."
-        ),
-        y_range=(-0.03, 1.08),
-    ),
-    Figure(
-        key="h2-reset",
-        title="Encoder coverage so far, and rows that reset",
-        x_label="optimiser step",
-        y_label="mean over the steps so far (share of the batch)",
-        caption=(
-            "With a cached context the coverage falls to the share of rows that reset, and the two curves coincide. "
-            "A healthy ETRM stays at 1 however few rows reset."
-        ),
-        y_range=(-0.03, 1.08),
-    ),
-    Figure(
-        key="h2-norms",
-        title="Encoder gradient norm before and after clipping",
-        x_label="optimiser step",
-        y_label="L2 norm",
-        caption="The norm before clipping shows whether a gradient arrives; after clipping it shows mostly the limit.",
-        y_log=True,
-    ),
-    Figure(
-        key="h2-moved",
-        title="Movement of the encoder per step",
-        x_label="optimiser step",
-        y_label="norm of the change / norm of the weights",
-        caption="Without movement, gradients change nothing, if there are any. Steps without movement are not drawn.",
-        y_log=True,
-    ),
-)
-
-
-def _make_curves(subject: Sequence[LoadedRun], controls: Sequence[LoadedRun]) -> list[Series]:
-    curves = []
-    for run in subject:
-        coverage, label = "encoder.coverage", "under test, coverage"
-        before, after = "encoder.grad_norm_pre_clip", "encoder.grad_norm_post_clip"
-        curves += [
-            logged_curve("h2-coverage", run, coverage, label),
-            average_so_far(logged_curve("h2-reset", run, coverage, label)),
-            average_so_far(logged_curve("h2-reset", run, "reset_share", "under test, rows that reset")),
-            logged_curve("h2-norms", run, before, "before clipping", positive=True),
-            logged_curve("h2-norms", run, after, "after clipping", positive=True),
-            logged_curve("h2-moved", run, "encoder.moved", "encoder", positive=True),
-            logged_curve("h2-moved", run, "core.moved", "core", positive=True),
-        ]
-    for run in controls:
-        if run.arm.control in (HEALTHY, "cached-context"):
-            label = f"control: {run.arm.control}"
-            curves.append(logged_curve("h2-coverage", run, "encoder.coverage", label))
-            curves.append(average_so_far(logged_curve("h2-reset", run, "encoder.coverage", label)))
-    return curves
 
 
 def _add_gradient_finals(run: LoadedRun) -> Run:

@@ -15,6 +15,7 @@ from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder, mean_of_set
 from etrm.model.encoders.pairs import choose_block_settings
 from etrm.model.encoders.standard import GridEncoder
+from etrm.model.forward_context import run_network
 from etrm.model.layers import (
     Block,
     CrossAttentionBlock,
@@ -109,5 +110,5 @@ class TRMStyleEncoder(CarriedEncoder):
 
     def _blocks(self, h: Tensor, rotation: Rotation) -> Tensor:
         for block in self.layers:
-            h = block(h, rotation, None)
+            h = run_network(block, h, rotation, None)
         return h

@@ -16,6 +16,7 @@ from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder, mean_of_set
 from etrm.model.encoders.pairs import PairEncoder, choose_block_settings
 from etrm.model.encoders.standard import SetEncoder
+from etrm.model.forward_context import run_network
 from etrm.model.layers import Block, Linear, key_mask, rms_norm, truncated_normal_
 
 
@@ -35,7 +36,7 @@ class LPNGridEncoder(PairEncoder):
         rotation = self.positions(F.pad(demos.positions, (1, 0)))
         mask = None if demos.valid is None else key_mask(F.pad(demos.valid, (1, 0), value=True))
         for block in self.layers:
-            h = block(h, rotation, mask)
+            h = run_network(block, h, rotation, mask)
         return rms_norm(h[:, 0])
 
 

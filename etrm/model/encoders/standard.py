@@ -14,6 +14,7 @@ from etrm.config import ModelConfig
 from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder
 from etrm.model.encoders.pairs import PAD, PairEncoder, choose_block_settings
+from etrm.model.forward_context import run_network
 from etrm.model.layers import (
     Block,
     CrossAttentionBlock,
@@ -49,7 +50,7 @@ class GridEncoder(PairEncoder):
         h = self.embed(demos)
         rotation, mask = self.positions(demos.positions), key_mask(demos.valid)
         for block in self.layers:
-            h = block(h, rotation, mask)
+            h = run_network(block, h, rotation, mask)
         return self.pool_proj(self._pool(h, demos.tokens != PAD))
 
     def _pool(self, h: Tensor, real: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ class SetEncoder(nn.Module):
         """Pair vectors (R, K, D) with (R, K) bool of those that exist to (R, P, D)."""
         h = self.query_tokens.expand(len(pairs), -1, -1)
         for layer in self.layers:
-            h = layer(h, pairs, key_mask(mask))
+            h = run_network(layer, h, pairs, key_mask(mask))
         return rms_norm(h)
 
 

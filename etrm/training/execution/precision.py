@@ -10,7 +10,7 @@ import torch
 
 from etrm.config import TrainConfig
 from etrm.errors import ConfigError
-from etrm.model.layers import products_in
+from etrm.model.forward_context import products_in
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -27,12 +27,8 @@ def autocast(train: TrainConfig, device: torch.device) -> Iterator[None]:
     dtype = _DTYPES[train.precision]
     # Without its cache: the core's first cycles run without gradient, and before torch 2.8 a weight that
     # was cast there had none in the last cycle either.
-    with torch.autocast(device.type, dtype=dtype, cache_enabled=False):
-        if train.compile:  # which fuses the casts, and cannot look weights up
-            yield
-            return
-        with products_in(dtype):
-            yield
+    with torch.autocast(device.type, dtype=dtype, cache_enabled=False), products_in(dtype):
+        yield
 
 
 def check_precision(train: TrainConfig, device: torch.device) -> None:

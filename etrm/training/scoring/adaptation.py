@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from etrm.batch import Batch
 from etrm.config import NO_CURRICULUM, AdaptedPart, Config, is_rules, with_settings
+from etrm.config.data import DEMOS
 from etrm.data import Episodes, Pair, Task, TaskSet
 from etrm.errors import ConfigError
 from etrm.model.act import Carry
@@ -103,6 +104,8 @@ def _list_episodes(task: Task, config: Config) -> Episodes | None:
             "augmentations": 1 if is_rules(source) else "fresh",
             "buckets": 1,
             "store": None,
+            "stream": None,
+            "demos": DEMOS,
             **NO_CURRICULUM,
         },
     ).data

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from etrm.checkpoints.run_folder import read_config
 from etrm.evaluation.learning_stage import LearningStage
 from reports.runs.listing import read_entry
 from reports.runs.run_summary import summarise_run
@@ -66,3 +67,15 @@ def test_a_step_that_departs_from_the_reference_is_named(write_run: Callable[...
     *_, reference, _, following = summarise_run(folder, 1)
     assert reference == "reference: step 7 departs from the reference at the stage gradient: encoder.x"
     assert following == f"next: etrm investigate {folder}"
+
+
+def test_the_speed_of_the_loader_is_reported_if_every_step_recorded_it(
+    write_run: Callable[..., Path],
+) -> None:
+    folder = write_run(logged=10)
+    assert not [line for line in summarise_run(folder, 1) if line.startswith("speed")]
+    steps = [{"step": step, "seconds": 0.5, "loading_seconds": 0.01} for step in range(1, 11)]
+    (folder / "timing.jsonl").write_text("".join(f"{json.dumps(step)}\n" for step in steps))
+    rows = read_config(folder).train.batch_size
+    (speed,) = (line for line in summarise_run(folder, 1) if line.startswith("speed"))
+    assert speed == f"speed: {2 * rows} rows per second; the loader {100 * rows:,} (2.0% of the time)"

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from etrm.config import Config
-from etrm.model.layers import Linear, products_in
+from etrm.model.forward_context import products_in
+from etrm.model.layers import Linear
 from etrm.training import loss as losses
 from etrm.training.execution import precision
 from etrm.training.trainer import Trainer

@@ -117,6 +117,18 @@ def test_a_task_with_one_demonstration_changes_nothing(
         assert differing(model, before) == set()
 
 
+def test_a_stream_of_training_tasks_is_left_behind(model: Variant) -> None:
+    rules = load("rules")
+    config = with_settings(
+        rules,
+        data={"stream": "endless", "demos": (2, 3), "max_tasks": None},
+        evaluate={"max_tasks": 1, "adapt": {"steps": 1}},
+    )
+    (task,) = load_tasks("rules:colours", "evaluation", 3, 1)
+    with adapt(build_variant(config.model), task, config, "encoder") as adapted:
+        assert len(adapted.losses) == 1
+
+
 def test_rules_are_not_augmented(model: Variant, smoke: Smoke) -> None:
     rules = smoke(
         "evaluate.source=rules:colours", "evaluate.augmentations=1", "evaluate.max_tasks=1", "data.max_side=3"

@@ -1,0 +1,38 @@
+"""Analyse a trained run: its ACT steps, votes, context and noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from etrm.commands.apps import app
+from etrm.commands.options import AllowCodeOption, SetOption
+from etrm.commands.shared import allow_code_of
+
+
+@app.command()
+def analyse(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    settings: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: RUN/analysis.")] = None,
+    allow_code: AllowCodeOption = False,
+) -> None:
+    """Measure each ACT step, the votes, ablations of context and identity, and noise in the recursion.
+
+    The tasks are those of the run's evaluate section; of a TRM, tasks that it was trained on.
+    """
+    from etrm.config import parse_settings
+    from reports.pages.analysis_page import format_count
+    from reports.pages.analysis_report import write_analysis_report
+    from reports.terminal.console import open_console
+
+    allow_code_of(run, allowed=allow_code, settings=settings)
+    folder, console = out or run / "analysis", open_console()
+    found = write_analysis_report(run, folder, parse_settings(settings or ()))
+    for one in found.readouts:
+        console.print(f"read at {one.code}: {', '.join(format_count(one.right))}", highlight=False)
+    for one in found.ablations:
+        console.print(f"{one.code}: {', '.join(format_count(one.right))}", highlight=False)
+    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
