@@ -56,6 +56,7 @@ METRICS: Mapping[str, str] = {
     "score": "score",
     "spike_ratio": "output_rms or gradient_max / local median",
     "steps": "steps",
+    "target_gap": "distance to the source / its norm",
     "task_terms": "terms of the task that train it",
     "tensors": "tensors",
     "time_share": "share of the time",

@@ -16,7 +16,6 @@ that was compiled before the monitor was made runs without them, and what it doe
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,30 +25,19 @@ from typing import Any, Self
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from diagnostics.errors import InvalidType, InvalidValue, NothingRecorded, ToolkitError, WrongOrder
 from diagnostics.findings import Finding, ordered
 from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.module_sources import locate_finding
-from diagnostics.recording import unknown_rows
-from diagnostics.recording.aliases import check_ties, find_aliases, find_lost_ties
-from diagnostics.recording.arrivals import WHOLE_LOSS
-from diagnostics.recording.buffers import FrozenBuffers
-from diagnostics.recording.capture import Capture, RowsFunction, not_measured, sample_index, tensors_in
-from diagnostics.recording.covered_positions import CoveredPositions
-from diagnostics.recording.hidden_modules import HiddenModules
+from diagnostics.recording.aliases import check_ties
+from diagnostics.recording.capture import RowsFunction, sample_index
+from diagnostics.recording.forward_calls import not_measured
 from diagnostics.recording.loss_terms import LossTerms
-from diagnostics.recording.module_graph import Flow
-from diagnostics.recording.modules import module_record
 from diagnostics.recording.optimizers import list_optimizers
-from diagnostics.recording.parameters import ParameterWatch
-from diagnostics.recording.process_group import StepFacts, everywhere
-from diagnostics.recording.readout import Readout
-from diagnostics.recording.unregistered_tensors import Strangers
-from diagnostics.recording.watched_parameters import has_values, members, track
-from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
-from diagnostics.records import CallRecord, LostTie, Number, Reach, StepRecord, StepScalars
+from diagnostics.recording.readout import fetch_all
+from diagnostics.recording.recorder import FinishedStep, Recorder, Setup
+from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
 from diagnostics.report.figures import StepPlot, draw_steps
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.notebook import NotebookView, render_monitor
@@ -63,17 +51,12 @@ from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import options_of, with_own
 from diagnostics.rules.rule import Rule
 from diagnostics.rules.tally import Tally
-from diagnostics.selection import (
-    check_patterns,
-    covers,
-    find_copies,
-    innermost,
-    moded,
-    named_by,
-    select_modules,
-    updates_statistics,
-    watched_one,
-)
+from diagnostics.selection import check_patterns, covers, innermost, named_by, select_modules, watched_one
+
+_MOST_WAITING = 32
+"""Steps whose records are made together, in one transfer from a GPU."""
+_MOST_NUMBERS = 2**21
+"""Numbers of 4 bytes that may wait for that."""
 
 
 class Monitor:
@@ -105,6 +88,8 @@ class Monitor:
             entropy bonuses, balancing losses.
         expect_tied: Groups of names of modules or parameters that must hold the same tensors, such as
             [("embed.weight", "head.weight")].
+        targets: Target and EMA networks of the model: name of each -> name of the module that it follows, such as
+            {"target_net": "policy_net"}. They have no gradient on purpose, and must move towards it.
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
@@ -129,6 +114,7 @@ class Monitor:
         rules: Sequence[Rule] = (),
         regularisers: Sequence[str] = (),
         expect_tied: Sequence[Sequence[str]] = (),
+        targets: Mapping[str, str] | None = None,
     ) -> None:
         if every < 1 or history < 1:
             raise InvalidValue(
@@ -139,78 +125,47 @@ class Monitor:
             )
         model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
         self._modules = select_modules(model, watch)
-        self._rows = _resolve_rows(rows or {}, self._modules)
         check_patterns("expect_partial", expect_partial, self._modules)
-        self._partial = frozenset(name for name in self._modules if named_by(expect_partial, name))
         self._probes = {
             name: probe for name, probe in (drift or {}).items() if watched_one(self._modules, name)
         }
         self._rules = with_own(rules)
         self._options = settle(options_of(self._rules), options)
         self._every = every
-        self._group = group
-        self._optimizers = list_optimizers(optimizer)
-        self._moded = {name: moded(module) for name, module in self._modules.items()}
-        self._expect_frozen = tuple(expect_frozen)
-        self._parameters, self._members = self._watch_parameters(model)
-        self._unready = any(not has_values(parameter) for parameter in model.parameters())
-        modules = self._modules  # a reference to this monitor would keep it alive
-        self._buffers = FrozenBuffers(
-            model,
-            lambda name: any(covers(pattern, name) for pattern in expect_frozen),
-            lambda name: innermost(name, modules),
-        )
-        self._model = model
-        self._hooked = False
-        self._strangers = Strangers()
-        self._hidden = HiddenModules(model, lambda path: innermost(path, modules))
-        self._terms = LossTerms(model, regularisers, shared=group is not None)
-        self._handles: list[RemovableHandle] = []
-        self._capture: Capture | None = None
-        self._flow = Flow()
-        self._positions = CoveredPositions()
-        self._copies = find_copies(self._modules)
-        self._kinds = {name: type(module).__name__ for name, module in self._modules.items()}
         check_ties(model, expect_tied)
-        self._ties = [tuple(group) for group in expect_tied]
-        self._aliases = find_aliases(model, self._ties)
-        self._lost_at_start = find_lost_ties(model, self._ties)
+        setup = Setup(
+            modules=self._modules,
+            optimizers=list_optimizers(optimizer),
+            rows=_resolve_rows(rows or {}, self._modules),
+            every=every,
+            expect_frozen=tuple(expect_frozen),
+            partial=frozenset(name for name in self._modules if named_by(expect_partial, name)),
+            ties=[tuple(names) for names in expect_tied],
+            targets=dict(targets or {}),
+            group=group,
+        )
+        self._setup, self._model = setup, model
+        self._terms = LossTerms(model, regularisers, shared=group is not None)
+        self._recorder = Recorder(model, setup, self._terms)
         self._steps = 0
+        self._waiting: list[tuple[FinishedStep, Hashable]] = []  # steps whose records nobody has read yet
+        self._most_waiting = 1 if group is not None or rules else _MOST_WAITING
         self._last: StepRecord | None = None
-        self._losses: dict[str, float] = {}
         self._tally = Tally(self._rules, self._options)
-        self.history: deque[StepScalars] = deque(maxlen=history)
-        self._blind: set[str] = set()  # modules that take no hooks
+        self._history: deque[StepScalars] = deque(maxlen=history)
         self._lost: dict[str, tuple[int, int]] = {}  # why steps were not recorded -> the first and the last
-        weakref.finalize(self, remove_hooks, self._handles)
         self._view: NotebookView | None = None
         self._view_every = self._unseen = 0  # recorded steps
         self.attach()
 
     def attach(self) -> None:
         """Register the hooks; done when the monitor is made, needed again only after `detach`."""
-        if self._hooked:
-            return
-        self._hooked = True
-        for name, module in self._modules.items():
-            hook = WeakHook(self._note_call, name)
-            try:
-                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
-            except RuntimeError:  # of a ScriptModule that was compiled
-                self._blind.add(name)
-        if self._strangers.looking:
-            hook = WeakHook(self._note_model_call)
-            self._handles.append(self._model.register_forward_hook(hook, with_kwargs=True))
-        self._parameters.attach()
+        self._recorder.attach()
 
     def detach(self) -> None:
         """Remove every hook. What was recorded stays."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._hooked = False
-        self._hidden.forget()
-        self._parameters.detach()
+        self._settle()
+        self._recorder.detach()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy of what holds the monitor, such as an average of the model, is not monitored: it holds this one."""
@@ -228,37 +183,6 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
-
-    def _watch_parameters(self, model: nn.Module) -> tuple[ParameterWatch, dict[str, list[str]]]:
-        tracked = track(model, self._modules, self._expect_frozen)
-        return ParameterWatch(tracked, self._optimizers), members(tracked, self._modules)
-
-    def _look_again(self) -> None:
-        """Parameters of lazy modules, and of modules that were on the meta device, may have numbers by now."""
-        if self._unready and any(has_values(parameter) for parameter in self._model.parameters()):
-            self._parameters.detach()
-            self._parameters, self._members = self._watch_parameters(self._model)
-            self._parameters.attach()
-            self._unready = any(not has_values(parameter) for parameter in self._model.parameters())
-
-    def _note_call(
-        self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any
-    ) -> None:
-        if self._capture is not None and module is self._modules[name]:
-            self._capture.on_forward(name, module, args, kwargs, output)
-            self._look_for_strangers(name, (args, kwargs), output)
-
-    def _note_model_call(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if self._capture is not None and module is self._model:
-            self._look_for_strangers("", (args, kwargs), output)
-
-    def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
-        if self._strangers.looking and self._is_listening():
-            self._strangers.note(name, tensors_in(given), tensors_in(output))
-
-    def _is_listening(self) -> bool:
-        """Whether a step is recorded, and not repeated for the gradient of a term."""
-        return self._capture is not None and self._capture.term == WHOLE_LOSS
 
     @contextmanager
     def step(self, samples: int, batch: Hashable = None) -> Iterator[None]:
@@ -281,38 +205,25 @@ class Monitor:
                 "samples must be the number of samples in the loss, at least 1; found {got}",
                 got=samples,
             )
-        if not self._hooked:
+        recorder = self._recorder
+        if not recorder.attached:
             raise WrongOrder("monitor.detached", "the monitor is detached; call attach() first")
-        if self._capture is not None:
+        if recorder.capture is not None:
             raise WrongOrder("monitor.step-open", "a step of this monitor is already open")
         number = self._steps
         self._steps += 1
         if number % self._every:
             yield
             return
-        self._look_again()
-        self._capture = Capture(
-            samples,
-            self._rows,
-            self._flow,
-            self._parameters.before_backward,
-            shared=self._group is not None,
-        )
-        for name in self._blind:
-            self._capture.mark_unknown(name, unknown_rows.SCRIPTED)
-        self._parameters.begin()
-        self._buffers.begin()
-        self._terms.begin()
-        self._handles += self._hidden.begin(self._is_listening)
+        recorder.begin(samples)
         try:
             yield
-            record = self._measured(number, self._capture)
-            if record is not None:
-                self._keep(record, batch)
+            self._finish(number, batch)
+        except BaseException:
+            self._settle()  # what is known of gradients in earlier steps ends here
+            raise
         finally:
-            self._capture.closed = True
-            self._capture = None
-            self._parameters.abandon()
+            recorder.abandon()
 
     @contextmanager
     def rows(self, sample_index_of_rows: Tensor) -> Iterator[None]:
@@ -325,7 +236,7 @@ class Monitor:
         Raises:
             TypeError: It is not a tensor of integers.
         """
-        capture = self._capture
+        capture = self._recorder.capture
         if capture is None:
             yield
             return
@@ -349,12 +260,11 @@ class Monitor:
             TypeError: It is no mapping of names to scalars.
             ValueError: A term has more than one element.
         """
-        if self._capture is not None:
-            self._terms.measure(terms, self._capture, self._parameters)
+        self._recorder.measure_terms(terms)
 
     def loss(self, loss: Tensor) -> None:
         """Notes the loss of the step, a scalar; with `step(batch=...)` LOSS002 can tell whether it is a constant."""
-        if self._capture is not None:
+        if self._recorder.capture is not None:
             self._terms.note(loss)
 
     def gradients_reduced(self) -> None:
@@ -363,126 +273,53 @@ class Monitor:
         Needed in every step of a monitor with a `group`, right after the reduction (with torch's
         DistributedDataParallel: after `backward`). Without a group it does nothing.
         """
-        if self._group is not None:
-            self._parameters.measure_again()
+        if self._setup.group is not None:
+            self._recorder.measure_again()
 
-    def _measured(self, number: int, capture: Capture) -> StepRecord | None:
-        """The record of the step; None where measuring it failed, which a note then says."""
+    def _finish(self, number: int, batch: Hashable) -> None:
+        """Keep what the step left until its record is read; where measuring it failed, a note says so."""
         try:
-            return self._finish(number, capture)
+            self._waiting.append((self._recorder.finish(number), batch))
         except ToolkitError:
             raise
         except Exception as error:  # noqa: BLE001 - what cannot be measured must not end the training
-            reason = str(not_measured(error))
-            self._lost[reason] = (self._lost.get(reason, (number, number))[0], number)
-            return None
+            self._note_lost(number, error)
+        many = sum(step.readout.size for step, _ in self._waiting) > _MOST_NUMBERS
+        if many or len(self._waiting) >= self._most_waiting or self._view is not None:
+            self._settle()
 
-    def _finish(self, number: int, capture: Capture) -> StepRecord:
-        if self._group is not None and not self._parameters.measured_again:
-            raise WrongOrder(
-                "monitor.gradients-not-reduced",
-                "the gradients of this process are not those of the group:"
-                " call monitor.gradients_reduced() after the reduction, before clipping",
-            )
-        readout = Readout()
-        capture.close(readout)
-        build_parameters = self._parameters.finish(readout)
-        self._terms.finish(readout, self._parameters)
-        moved_buffers = self._buffers.finish(readout)
-        if self._strangers.looking:
-            known = {id(parameter) for parameter in self._model.parameters()}
-            self._strangers.close(known | self._parameters.in_optimizers())
-        readout.fetch()
-        facts = everywhere(self._local_facts(capture, readout), self._group)
-        self._flow.replace(facts.flow)
-        parameters = build_parameters(facts.arrived, facts.leftover)
-        modules = {
-            name: module_record(
-                facts.samples,
-                facts.modules[name],
-                {member: parameters[member] for member in members if member in parameters},
-            )
-            for name, members in self._members.items()
-        }
-        self._losses = self._terms.losses(readout)
-        terms = self._terms.records(
-            readout,
-            self._parameters,
-            facts.samples,
-            lambda name, term: capture.facts(name, readout, term=term),
-            self._members,
-            parameters,
-        )
-        record = StepRecord(
-            number,
-            facts.samples,
-            modules,
-            parameters,
-            facts.order,
-            self._parameters.optimizer_steps,
-            self._partial,
-            self._every,
-            self._strangers.found,
-            moved_buffers(),
-            terms,
-            self._hidden.records(self._parameters.in_optimizers()),
-            self._parameters.passes,
-            self._flow.into,
-            self._positions.never(modules.values(), facts.samples),
-            self._copies,
-            self._aliases,
-            self._lost_ties(),
-            self._adapting(),
-            self._kinds,
-        )
-        return record
+    def _settle(self) -> None:
+        """Make the records of the steps that wait, and apply the rules to them."""
+        waiting, self._waiting = self._waiting, []
+        fetch_all(step.readout for step, _ in waiting)
+        for step, batch in waiting:
+            try:
+                record, losses = self._recorder.evaluate(step)
+            except Exception as error:  # noqa: BLE001 - the same
+                self._note_lost(step.number, error)
+                continue
+            self._keep(record, losses, batch)
 
-    def _keep(self, record: StepRecord, batch: Hashable) -> None:
+    def _note_lost(self, number: int, error: Exception) -> None:
+        reason = str(not_measured(error))
+        self._lost[reason] = (self._lost.get(reason, (number, number))[0], number)
+
+    def _keep(self, record: StepRecord, losses: Mapping[str, float], batch: Hashable) -> None:
         self._last = record
         scalars = {name: module.scalars() for name, module in record.modules.items()}
-        self.history.append(
-            StepScalars(record.step, record.samples, scalars, record.order, self._losses, batch)
-        )
+        self._history.append(StepScalars(record.step, record.samples, scalars, record.order, losses, batch))
         self._tally.observe(record)
-        self._renew_view()
-
-    def _renew_view(self) -> None:
         if self._view is not None:
             self._unseen += 1
             if self._unseen >= self._view_every:
                 self._unseen = 0
                 self._view.update(self._repr_html_())
 
-    def _local_facts(self, capture: Capture, readout: Readout) -> StepFacts:
-        return StepFacts(
-            capture.samples,
-            {name: capture.facts(name, readout, self._evaluating(name)) for name in self._members},
-            tuple(capture.calls),
-            self._parameters.arrived,
-            self._parameters.leftover(readout),
-            self._flow.into,
-        )
-
-    def _lost_ties(self) -> tuple[LostTie, ...]:
-        """Declared ties as they are now, and what looks like a lost one since the monitor was made."""
-        now = find_lost_ties(self._model, self._ties) if self._ties else ()
-        guessed = tuple(tie for tie in self._lost_at_start if not tie.declared)
-        return (*(tie for tie in now if tie.declared), *guessed)
-
-    def _adapting(self) -> dict[str, tuple[str, ...]]:
-        """Frozen modules, each with its layers that update running statistics all the same."""
-        found = {}
-        for name, module in self._modules.items():
-            if self._moded[name] and not any(weight.requires_grad for weight in module.parameters()):
-                layers = tuple(own for own, layer in self._moded[name].items() if updates_statistics(layer))
-                if layers:
-                    found[name] = layers
-        return found
-
-    def _evaluating(self, module: str) -> tuple[str, ...]:
-        if self._modules[module].training:  # a single layer set to evaluation is meant
-            return ()
-        return tuple(name for name, layer in self._moded[module].items() if not layer.training)
+    @property
+    def history(self) -> deque[StepScalars]:
+        """The scalars of the recorded steps, oldest first."""
+        self._settle()
+        return self._history
 
     @property
     def last(self) -> StepRecord:
@@ -491,6 +328,7 @@ class Monitor:
         Raises:
             LookupError: No step was recorded yet.
         """
+        self._settle()
         if self._last is None:
             raise NothingRecorded(
                 "monitor.no-step", "no step was recorded yet; run one inside `with monitor.step(samples=...)`"
@@ -561,6 +399,7 @@ class Monitor:
         Raises:
             ValueError: A pattern names no rule and no module.
         """
+        self._settle()
         watched = [
             *self._tally.findings(),
             *find_constant_losses(self.history, self._options[LOSS002.id], self._terms.regularisers),
@@ -597,19 +436,20 @@ class Monitor:
 
     def fold(self, findings: list[Finding]) -> list[Finding]:
         """Findings about the watched modules as causes with their consequences, by which module feeds which."""
+        self._settle()
         if self._last is None:
             return findings
         modules = self._last.modules
         trained = [name for name, module in modules.items() if module.params_trainable]
         outermost = [name for name in trained if innermost(name, modules) == ""]
-        return fold(findings, outermost, self._last.order, self._flow, self._rules)
+        return fold(findings, outermost, self._last.order, self._recorder.flow, self._rules)
 
     def _not_run(self) -> list[Finding]:
         steps = [record.step for record in self.history]
         return find_not_run(
             self._rules,
             steps,
-            bool(self._optimizers),
+            bool(self._setup.optimizers),
             self._probes,
             self._options,
             self._every,

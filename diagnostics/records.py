@@ -74,6 +74,7 @@ class CallRecord:
         checkpointed: Whether it ran in the forward pass of a reentrant checkpoint.
         passes: Numbers in torch of the backward passes that reached an output.
         raw: Whether no input requires gradient or is what an earlier call of the module returned.
+        largest: The largest of `row_gradients`, 0 where there are none.
     """
 
     grad_enabled: bool
@@ -88,6 +89,7 @@ class CallRecord:
     checkpointed: bool = False
     raw: bool = False
     passes: frozenset[int] = frozenset()
+    largest: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,6 +462,38 @@ class LostTie:
 
 
 @dataclass(frozen=True, slots=True)
+class OddStatistics:
+    """Batch norms in training mode whose statistics say little.
+
+    Attributes:
+        module: The watched module that holds them, layers their names in it.
+        code: `one-sample` if the step has a single sample, `momentum-zero` if running statistics never move.
+    """
+
+    module: str
+    layers: tuple[str, ...]
+    code: Literal["one-sample", "momentum-zero"]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRecord:
+    """A declared target network in one step.
+
+    Attributes:
+        name: Name of the target, source that of the module that it follows.
+        gap: Distance to the source at the end of the step, relative to the norm of the source.
+        moved: Change of the target over the step, relative to the same norm.
+        towards: Cosine between its change and the way from where it began to the source.
+    """
+
+    name: str
+    source: str
+    gap: float
+    moved: float
+    towards: Number
+
+
+@dataclass(frozen=True, slots=True)
 class MovedBuffer:
     """A buffer that is declared frozen and changed in the step.
 
@@ -498,6 +532,9 @@ class StepRecord:
         aliases: Module -> other names under which the model holds the same object.
         lost_ties: Weights that should be tied and are not.
         kinds: Watched module -> name of its class.
+        targets: The declared target networks.
+        odd_statistics: Batch norms in training mode whose statistics say little.
+        equal_units: Weights whose rows were all equal when the monitor was made, and still are.
         adapting: Watched module without trainable parameters -> its layers that update running statistics.
     """
 
@@ -520,7 +557,14 @@ class StepRecord:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     lost_ties: tuple[LostTie, ...] = ()
     adapting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    targets: tuple[TargetRecord, ...] = ()
+    odd_statistics: tuple[OddStatistics, ...] = ()
+    equal_units: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def is_declared_target(self, module: str) -> bool:
+        """Whether a module is a declared target network, or inside one."""
+        return any(module == each.name or module.startswith(f"{each.name}.") for each in self.targets)
 
     def held_by(self, module: str) -> list[ParameterRecord]:
         """The parameters in a module."""

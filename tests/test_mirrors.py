@@ -19,6 +19,7 @@ NAMED_FOR_WHAT_THEY_TEST = {
     "tests/diagnostics/test_toys.py": "runs of the release test's toy",
     "tests/diagnostics/testing/test_sample_independence.py": "the rule LEAK001",
     "tests/examples/test_examples.py": "models of docs/examples that nobody here wrote",
+    "tests/examples/test_own_models.py": "adapters of models that nobody here wrote, in examples/own-models",
     "tests/examples/test_watched_encoder.py": "the project in examples/watched-encoder",
     "tests/extending": "the examples of docs/extending.md, from outside the repository",
     "tests/investigation/hypotheses/test_unlisted.py": "faults that are not in the list of faults",

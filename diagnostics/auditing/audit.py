@@ -17,15 +17,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.auditing.default_checks import BATCHES, explain_broken, run_checks
+from diagnostics.auditing.default_checks import (
+    BATCHES,
+    add_responses,
+    check_response,
+    explain_broken,
+    respondents,
+    run_checks,
+)
 from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
+from diagnostics.auditing.probes.response_probe import RESPONSE001
 from diagnostics.auditing.replay import StepStart
 from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_json_lines, to_markdown
 from diagnostics.monitor import Monitor
-from diagnostics.recording.capture import RowsFunction, tensors_in
+from diagnostics.recording.capture import RowsFunction
 from diagnostics.recording.loss_terms import name_terms, sum_terms
 from diagnostics.recording.optimizers import list_optimizers
+from diagnostics.recording.tensors import tensors_in
 from diagnostics.records import StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.sarif_and_html import to_fragment, to_html, to_sarif
@@ -126,6 +135,7 @@ def audit(
     rules: Sequence[Rule] = (),
     regularisers: Sequence[str] = (),
     expect_tied: Sequence[Sequence[str]] = (),
+    targets: Mapping[str, str] | None = None,
     terms: Sequence[str] = (),
     options: Mapping[str, Values] | None = None,
     select: Sequence[str] = (),
@@ -149,7 +159,7 @@ def audit(
             dimension of its tensors.
         watch, rows, expect_frozen, expect_partial: Arguments of `Monitor`.
         probes: Probes to run once each, on the last batch, after the steps.
-        rules, regularisers, expect_tied: Arguments of `Monitor`.
+        rules, regularisers, expect_tied, targets: Arguments of `Monitor`.
         terms: Names of the terms that a step returns as a tuple, in order; of a step that returns them by name,
             those to measure, by default all.
         options: Options of rules, as for `Monitor`.
@@ -174,6 +184,7 @@ def audit(
     losses: list[float] = []
     seen: dict[Hashable, Any] = {}
     broken: StepStart | None = None
+    gives_loss = False  # whether the step ends at the loss, or is a whole one
     with (
         untouched(model, optimizers, keep_gradients=True),
         Monitor(
@@ -188,12 +199,13 @@ def audit(
             rules=rules,
             regularisers=regularisers,
             expect_tied=expect_tied,
+            targets=targets,
         ) as monitor,
     ):
         for number, batch in enumerate(islice(_endless(batches), steps)):
             name, start = _name_batch(batch), None if broken else StepStart(model, batch, number)
             with monitor.step(samples=(count := (samples or count_samples)(batch)), batch=name):
-                returned = _train(model, step, batch, optimizers, monitor, terms)
+                returned, gives_loss = _train(model, step, batch, optimizers, monitor, terms)
             if returned is not None:
                 losses.append(returned)
             broken = broken or (start if start is not None and not _is_finite(monitor, returned) else None)
@@ -214,6 +226,10 @@ def audit(
             independence=all(probe.rule != LEAK001.id for probe in probes),
         )
         own = explain_broken(monitor.findings(), model, whole, broken, optimizers, monitor.modules)
+        if gives_loss and not broken and all(probe.rule != RESPONSE001.id for probe in probes):
+            loss = _named_terms(step, terms)
+            responses = check_response(model, loss, batch, respondents(monitor.last), regularisers)
+            probed += add_responses(own, responses)
         found = explain_by_probes(own, probed)
         names = {
             *monitor.last.modules,
@@ -283,6 +299,16 @@ def _summed(step: Step, terms: Sequence[str]) -> Step:
     return run
 
 
+def _named_terms(step: Step, terms: Sequence[str]) -> Step:
+    """The step, which returns the terms of its loss by name, or the loss."""
+
+    def run(model: nn.Module, batch: Any) -> Any:
+        returned = step(model, batch)
+        return name_terms(returned, terms) or returned
+
+    return run
+
+
 def _train(
     model: nn.Module,
     step: Step,
@@ -290,8 +316,12 @@ def _train(
     optimizers: Sequence[Optimizer],
     monitor: Monitor,
     terms: Sequence[str],
-) -> float | None:
-    """One step, completed where the user's ends at the loss; the loss if it returned one."""
+) -> tuple[float | None, bool]:
+    """One step, completed where the user's ends at the loss.
+
+    Returns:
+        The loss if it returned one, and whether it had to be completed.
+    """
     with arrivals(model) as arrived:
         returned = step(model, batch)
     named = name_terms(returned, terms)
@@ -300,7 +330,8 @@ def _train(
         returned = sum_terms(named)
     if isinstance(returned, Tensor) and returned.numel() == 1:
         monitor.loss(returned)
-    if isinstance(returned, Tensor) and returned.requires_grad and not arrived:
+    ends_at_loss = isinstance(returned, Tensor) and returned.requires_grad and not arrived
+    if isinstance(returned, Tensor) and ends_at_loss:
         if returned.numel() != 1:
             raise InvalidValue(
                 "auditing.loss-not-scalar",
@@ -312,6 +343,11 @@ def _train(
             optimizer.step()
             optimizer.zero_grad()
         model.zero_grad()  # what no optimiser holds has gradient too
+    return _number(returned), ends_at_loss
+
+
+def _number(returned: Any) -> float | None:
+    """What a step returned as a number, None where it is none."""
     if isinstance(returned, Tensor):
         return float(returned.detach()) if returned.numel() == 1 else None
     return float(returned) if isinstance(returned, (int, float)) else None

@@ -1,4 +1,4 @@
-"""What an audit checks without being asked: the operations of a step, independent samples, the first broken number."""
+"""What every audit checks: the operations of a step, independent samples, the first broken number, the response."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from torch.optim import Optimizer
 
 from diagnostics.auditing.probes.operation_checks import check_operations
 from diagnostics.auditing.probes.probe import explain_by_probes
+from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
+from diagnostics.auditing.responses import Loss
 from diagnostics.errors import ToolkitError
 from diagnostics.findings import Finding, Severity
-from diagnostics.recording.capture import tensors_in
+from diagnostics.recording.tensors import tensors_in
+from diagnostics.records import StepRecord
+from diagnostics.rules.families.gradients import DETACHED, GRAD001, GRAD002, is_target
 from diagnostics.rules.families.reach import OVERFLOW_IN_OPERATION
+from diagnostics.rules.families.task_terms import TERM001
+from diagnostics.rules.rule import learners
 from diagnostics.selection import innermost
 from diagnostics.testing.failure import CheckFailed
 from diagnostics.testing.output_assertions import assert_sample_independence
@@ -80,6 +86,48 @@ def explain_broken(
     message = f"{first}. {findings[at].message}"
     better = replace(findings[at], cause=str(cause), code=cause.code, module=module, message=message)
     return [*findings[:at], better, *findings[at + 1 :]]
+
+
+def respondents(record: StepRecord) -> list[str]:
+    """The watched modules of a step that the loss should respond to: that are trained, and no target networks."""
+    return [name for name, _ in learners(record) if not is_target(record, name)]
+
+
+def check_response(
+    model: nn.Module, loss: Loss, batch: Any, watched: Sequence[str], regularisers: Sequence[str]
+) -> list[Finding]:
+    """RESPONSE001 to RESPONSE003 for some modules; none where the loss cannot be computed again.
+
+    Args:
+        loss: Function (model, batch) -> the loss with its graph, or its terms by name.
+        watched: Names of modules.
+        regularisers: Names of the terms that are not of the task.
+    """
+    if not watched:
+        return []
+    try:
+        return Response(loss, watched, regularisers).run(model, batch)
+    except (ToolkitError, RuntimeError):
+        return []  # the loss is not finite, or the step has effects beyond the model
+
+
+_SEES_THE_CUT = (GRAD001.id, GRAD002.id, TERM001.id)
+
+
+def add_responses(found: Sequence[Finding], responses: Sequence[Finding]) -> list[Finding]:
+    """Those findings of the response test that say more than the monitor's.
+
+    A monitor sees where a graph ends, and names that more exactly than a response can. It cannot tell an output whose
+    gradient is cut from one that nothing reads.
+    """
+    flat = [each for one in found for each in (one, *one.consequences)]
+    causes = {each.module: each.code for each in flat if each.rule in _SEES_THE_CUT}
+    more = []
+    for response in responses:
+        known = causes.get(response.module)
+        if known is None or (response.code == RESULT_UNUSED.code and known == DETACHED.code):
+            more.append(response)
+    return more
 
 
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from diagnostics.recording.capture import tensors_in
+from diagnostics.recording.tensors import tensors_in
 
 _SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 """Folders whose frames are not the user's."""

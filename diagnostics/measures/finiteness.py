@@ -16,8 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diagnostics.recording.capture import tensors_in
-from diagnostics.recording.stored_values import stored_values
+from diagnostics.recording.tensors import stored_values, tensors_in
 
 Phase = Literal["parameters", "forward", "backward"]
 Place = Literal[

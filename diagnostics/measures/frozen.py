@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.recording.stored_values import stored_values
+from diagnostics.recording.tensors import stored_values
 
 MovementCause = Literal[
     "weight decay",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -37,23 +38,32 @@ class FrozenBuffers:
             for buffer in (getattr(layer, own, None) for _, layer, own in self._held)
         ]
 
-    def finish(self, readout: Readout) -> Callable[[], tuple[MovedBuffer, ...]]:
-        """A function that lists the changed buffers, once the readout was fetched."""
+    def finish(self, readout: Readout) -> MovedBuffers:
+        """End of the step."""
+        if not self._held:
+            return MovedBuffers()
         flags = [
             _differ(before, getattr(layer, own, None))
             for before, (_, layer, own) in zip(self._entry, self._held, strict=True)
         ]
         self._entry = []
-        key = readout.add_scalars(flags)
+        held = tuple(MovedBuffer(held.name, held.owner, layer.training) for held, layer, _ in self._held)
+        return MovedBuffers(held, readout.add_scalars(flags))
 
-        def moved() -> tuple[MovedBuffer, ...]:
-            return tuple(
-                MovedBuffer(held.name, held.owner, layer.training)
-                for (held, layer, _), flag in zip(self._held, readout.numbers(key), strict=True)
-                if flag
-            )
 
-        return moved
+@dataclass(frozen=True)
+class MovedBuffers:
+    """The buffers of one step, and the key of what tells which of them changed."""
+
+    buffers: tuple[MovedBuffer, ...] = ()
+    key: int = -1
+
+    def read(self, readout: Readout) -> tuple[MovedBuffer, ...]:
+        """Those that changed, once the readout was fetched."""
+        if not self.buffers:
+            return ()
+        flags = readout.numbers(self.key)
+        return tuple(buffer for buffer, flag in zip(self.buffers, flags, strict=True) if flag)
 
 
 @torch.no_grad()

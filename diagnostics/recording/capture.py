@@ -1,8 +1,5 @@
 """Watches the forward calls of one step, and the gradients that come back to their outputs.
 
-A hook on an output tensor receives the gradient with respect to the value that the module returned,
-also where that tensor is later changed in place. A view is the exception: once it or its base is changed
-in place, torch builds it a new history and the hook is never called, so such a call is marked as unknown.
 A module called again inside the backward pass is a recomputation by checkpointing: the non-reentrant kind
 brings its gradient to the first call and the repetition is left out; the reentrant kind brings it to the
 repetition, which is kept and marked.
@@ -10,15 +7,10 @@ repetition, which is kept and marked.
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import math
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -27,10 +19,12 @@ from torch import Tensor, nn
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType, ToolkitError
 from diagnostics.recording import unknown_rows
-from diagnostics.recording.arrivals import WHOLE_LOSS, Arrivals
+from diagnostics.recording.forward_calls import WHOLE_LOSS, Arrivals, Call, not_measured
 from diagnostics.recording.module_graph import Flow
-from diagnostics.recording.process_group import NO_STATS, ModuleFacts, OutputSums
+from diagnostics.recording.output_statistics import OutputStatistics, raw_inputs, read_statistics
+from diagnostics.recording.process_group import ModuleFacts
 from diagnostics.recording.readout import Readout
+from diagnostics.recording.tensors import address_of, find_opaque, list_tensors
 from diagnostics.records import Absent, CallRecord
 
 RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
@@ -39,84 +33,29 @@ RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
 Of shape (rows,); or of two and more dimensions where samples are not first: (T, B) for a sequence-first layout.
 """
 
-_CHECKPOINT = str(Path("torch", "utils", "checkpoint.py"))
-_STATS_WIDTH = 4096  # elements of a row: a share of 1e-3 is then measured to a few percent, at a small cost
 _NEVER = Arrivals()  # of a term that did not come to a call
-_NOT_RAW = Absent("gradient flows into its inputs, or samples are not their first dimension", "not-raw")
-
-
-class Call:
-    """One forward call while the step runs."""
-
-    def __init__(self, index: Tensor | None, recomputed: bool) -> None:
-        self.grad_enabled = torch.is_grad_enabled()
-        self.recomputed = recomputed
-        self.index = index
-        self.requires_grad = False
-        self.rows: int | Absent = Absent.because(unknown_rows.NO_FLOATING_OUTPUT)
-        self.arrivals = {WHOLE_LOSS: Arrivals()}  # and one per term of the loss that reached it
-        self.unmatched_reason: Cause | None = None
-        self.unknown: Cause | None = None  # why gradient may have come without being seen
-        self.views: list[tuple[Tensor, int]] = []  # alias of a view that was returned, and its version then
-        self.checkpointed = not self.grad_enabled and not recomputed and in_reentrant_checkpoint()
-        self.passes: set[int] = set()
-        self.raw = False  # no input requires gradient, or is what an earlier call of the module returned
-        self.returned: list[int] = []  # addresses of its outputs
-        self.blind = False  # an output lost its hook
-        self.key = -1  # of the index
-
-    @property
-    def reached(self) -> bool:
-        """Whether the backward pass of the step came to an output."""
-        return self.arrivals[WHOLE_LOSS].reached
-
-    def watch(self, tensor: Tensor, matched: bool, rows: int, capture: Capture) -> None:
-        """Note the gradient that arrives at `tensor`."""
-
-        def note(gradient: Tensor | None) -> None:
-            if gradient is None or capture.closed or gradient.numel() == 0:
-                return
-            if capture.term == WHOLE_LOSS:
-                capture.announce_backward()
-            if capture.term == WHOLE_LOSS:
-                self.passes.add(torch._C._current_graph_task_id())
-            try:
-                self.arrivals.setdefault(capture.term, Arrivals()).add(gradient, rows if matched else None)
-            except Exception as error:  # noqa: BLE001 - whatever torch cannot measure must not end the training
-                self.unknown = self.unknown or not_measured(error)
-
-        self.requires_grad = True
-        if not tensor.is_nested and tensor._is_view():
-            self.views.append((tensor.detach(), tensor._version))
-        tensor.register_hook(note)
-
-    def check_views(self) -> None:
-        """Mark the call as unknown if an output lost its hook."""
-        self.blind = any(alias._version != version for alias, version in self.views)
-        if self.blind:
-            self.unknown = unknown_rows.CHANGED_VIEW
-        self.views.clear()
+_NOTHING_ARRIVED = Absent("no gradient arrived", "no-gradient")
 
 
 class Capture:
     """All forward calls of one step on one process.
 
     Args:
-        samples: B, the number of its samples in the loss.
+        every_sample: (B,) the numbers of its samples in the loss, 0 to B - 1.
         before_backward: Function that is called once, when the first gradient reaches a watched module.
         shared: Whether other processes have more samples.
     """
 
     def __init__(
         self,
-        samples: int,
+        every_sample: Tensor,
         rows: Mapping[str, RowsFunction],
         flow: Flow,
         before_backward: Callable[[], None],
         shared: bool = False,
     ) -> None:
-        self.samples = samples
-        self._all = torch.arange(samples)
+        self.samples = len(every_sample)
+        self._all = every_sample
         self._thread = threading.get_ident()
         self._shared = shared
         self.closed = False
@@ -126,8 +65,8 @@ class Capture:
         self._rows = rows
         self._flow = flow
         self._before_backward: Callable[[], None] | None = before_backward
-        self._stats: dict[str, tuple[int, int, Tensor, Tensor]] = {}
-        self._stats_keys: dict[str, int] = {}
+        self._statistics: dict[str, OutputStatistics] = {}
+        self._largest: dict[int, float] = {}  # key of row gradients -> the largest of them
 
     @contextmanager
     def of_term(self, name: str) -> Iterator[None]:
@@ -152,7 +91,7 @@ class Capture:
 
     def mark_unknown(self, name: str, cause: Cause) -> None:
         """A module whose calls cannot be seen."""
-        call = Call(None, recomputed=False)
+        call = Call(recomputed=False)
         call.unknown = cause
         self.calls[name] = [call]
 
@@ -163,10 +102,10 @@ class Capture:
         recomputed = torch._C._current_graph_task_id() != -1
         if not recomputed and _is_other_thread(self._thread):
             return  # another thread uses the model, for no gradient of this step
-        call = Call(None, recomputed)
+        call = Call(recomputed)
         self.calls.setdefault(name, []).append(call)
-        call.unknown = _unmeasurable(output)
-        if call.unknown is unknown_rows.FUNCTION_TRANSFORM:
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            call.unknown = unknown_rows.FUNCTION_TRANSFORM
             return
         try:
             self._record(call, name, module, args, kwargs, output)
@@ -184,38 +123,48 @@ class Capture:
         kwargs: dict[str, Any],
         output: Any,
     ) -> None:
+        outputs = list_tensors(output)
+        call.unknown = _unmeasurable(outputs)
         call.index = index = self._sample_index(name, args, kwargs, output)
         if call.recomputed and index is None:
             call.index = index = self._index_of_first_call(name, call)
-        call.unknown = call.unknown or _opaque(output)
-        lead = (self.samples,) if index is None else tuple(index.shape)
+        call.unknown = call.unknown or find_opaque(output)
+        given = [*list_tensors(args), *list_tensors(kwargs)]
+        if not any(tensor.requires_grad for tensor in given):
+            before = {address for each in self.calls[name] for address in each.returned}
+            call.raw = not any(address_of(tensor) in before for tensor in given)
+        call.returned = [address_of(tensor) for tensor in outputs]
+        self._watch_outputs(call, name, module, outputs, given, lambda: raw_inputs(given, args, kwargs))
+        if self._flow.tracing:
+            self._flow.note(name, given, outputs)
+
+    def _watch_outputs(
+        self,
+        call: Call,
+        name: str,
+        module: nn.Module,
+        outputs: Sequence[Tensor],
+        given: Sequence[Tensor],
+        raw: Callable[[], Sequence[Tensor] | None],
+    ) -> None:
+        lead = (self.samples,) if call.index is None else tuple(call.index.shape)
         rows = math.prod(lead)
-        given = list(tensors_in((args, kwargs)))
         inputs = {id(tensor) for tensor in given}
-        before = {address for each in self.calls[name] for address in each.returned}
-        call.raw = not any(tensor.requires_grad or address_of(tensor) in before for tensor in given)
-        call.returned = [address_of(tensor) for tensor in tensors_in(output)]
         seen: set[int] = set()
-        for tensor in tensors_in(output):
+        for tensor in outputs:
             if id(tensor) in seen or not (tensor.is_floating_point() or tensor.is_complex()):
                 continue
-            layout = _layout(module, tensor, first=not seen, declared=index is not None)
+            layout = _layout(module, tensor, first=not seen, declared=call.index is not None)
             seen.add(id(tensor))
             matched = self._match(call, tensor, lead, id(tensor) in inputs, layout)
-            plain = (
-                matched
-                and not tensor.is_meta
-                and len(lead) == 1
-                and rows > (0 if self._shared else 1)
-                and tensor.dim() > 1
-            )
-            if plain and name not in self._stats and tensor.numel():
-                numbers = _output_statistics(tensor, self._shared)
-                apart = _inputs_differ((args, kwargs), rows, tensor.device)
-                self._stats[name] = (rows, tensor.numel() // rows, numbers, apart)
+            if matched and name not in self._statistics and self._has_statistics(tensor, lead):
+                self._statistics[name] = OutputStatistics(tensor, raw(), self._shared)
             if tensor.requires_grad:
-                call.watch(tensor, matched, rows, self)
-        self._flow.note(name, tensors_in((args, kwargs)), tensors_in(output))
+                call.watch(tensor, rows if matched else None, self)
+
+    def _has_statistics(self, output: Tensor, lead: tuple[int, ...]) -> bool:
+        enough = lead[0] > (0 if self._shared else 1)
+        return len(lead) == 1 and enough and output.dim() > 1 and output.numel() > 0 and not output.is_meta
 
     def _match(
         self, call: Call, tensor: Tensor, lead: tuple[int, ...], is_input: bool, layout: Cause | None
@@ -266,114 +215,99 @@ class Capture:
     def close(self, readout: Readout) -> None:
         """Stop listening, and add everything that has to be read on the CPU."""
         self.closed = True
+        self._before_backward = None
         self._flow.close()
-        empty = torch.zeros(0)
         for calls in self.calls.values():
             for call in calls:
                 call.check_views()
             # a non-reentrant recomputation never receives gradient: its first call does
             calls[:] = [call for call in calls if call.reached or call.blind or not call.recomputed]
             for call in calls:
-                call.key = readout.add(empty if call.index is None else call.index)
+                if call.index is not None:
+                    call.key = readout.add(call.index)
                 for arrivals in call.arrivals.values():
                     arrivals.close(readout)
-        self._stats_keys = {
-            name: readout.add(torch.cat([apart.reshape(1), numbers]))
-            for name, (_, _, numbers, apart) in self._stats.items()
-        }
+        for statistics in self._statistics.values():
+            statistics.close(readout)
 
-    def _call_records(self, name: str, readout: Readout, term: str) -> tuple[CallRecord, ...]:
-        """The calls of a module, with the gradient of a term."""
-        return tuple(self._call_record(call, readout, term) for call in self.calls.get(name, ()))
+    def read_largest(self, readout: Readout) -> None:
+        """Reduce the rows of all calls together, once the readout was fetched."""
+        keys = [
+            arrivals.keys[0]
+            for calls in self.calls.values()
+            for call in calls
+            for arrivals in call.arrivals.values()
+            if arrivals.keys[0] >= 0
+        ]
+        by_size: dict[tuple[int, torch.dtype], list[tuple[int, Tensor]]] = {}
+        for key in keys:
+            sizes = readout[key]
+            if len(sizes):
+                by_size.setdefault((len(sizes), sizes.dtype), []).append((key, sizes))
+        for found in by_size.values():
+            largest = torch.stack([sizes for _, sizes in found]).amax(1).tolist()
+            self._largest.update((key, value) for (key, _), value in zip(found, largest, strict=True))
 
-    def _unmatched_reasons(self, name: str, readout: Readout, term: str) -> list[Absent]:
-        """Why gradient came, or may have come, to outputs of a module whose rows are not known."""
+    def facts(
+        self, name: str, readout: Readout, evaluating: tuple[str, ...] = (), term: str = WHOLE_LOSS
+    ) -> ModuleFacts:
+        """The facts of a module, after `read_largest`; `evaluating` as in `ModuleRecord`."""
+        calls = self.calls.get(name, ())
+        return ModuleFacts(
+            tuple(self._call_record(call, readout, term) for call in calls),
+            self._unmatched_reasons(calls, readout, term),
+            read_statistics(self._statistics.get(name), readout),
+            evaluating,
+        )
+
+    def _unmatched_reasons(self, calls: Sequence[Call], readout: Readout, term: str) -> list[Absent]:
+        """Why gradient came, or may have come, to outputs whose rows are not known."""
         found = []
-        for call in self.calls.get(name, ()):
-            arrivals = call.arrivals.get(term)
-            came = arrivals is not None and bool(readout[arrivals.keys[1]].any())
-            reason = call.unknown or (call.unmatched_reason if came else None)
+        for call in calls:
+            reason = call.unknown
+            if reason is None and call.unmatched_reason is not None:
+                came = _unmatched(call.arrivals.get(term, _NEVER), readout)
+                reason = call.unmatched_reason if came else None
             if reason is not None:
                 found.append(Absent.because(reason))
         return found
 
     def _call_record(self, call: Call, readout: Readout, term: str) -> CallRecord:
         arrivals = call.arrivals.get(term, _NEVER)
-        gradients, unmatched = (torch.zeros(0) if key < 0 else readout[key] for key in arrivals.keys)
-        row_gradients: Tensor | Absent
-        if isinstance(call.rows, Absent):
-            row_gradients = call.rows
-        elif arrivals.row_gradients is None:
-            row_gradients = Absent("no gradient arrived", "no-gradient")
-        else:
-            row_gradients = gradients
+        key = arrivals.keys[0]
+        largest = self._largest.get(key, 0.0)
+        row_gradients = _NOTHING_ARRIVED if key < 0 else readout[key]
         return CallRecord(
             grad_enabled=call.grad_enabled,
             requires_grad=call.requires_grad,
             reached=arrivals.reached,
-            gradient=bool(gradients.any()) or bool(unmatched.any()),
+            gradient=largest != 0.0 or _unmatched(arrivals, readout),
             rows=call.rows,
-            samples=self._samples_of(call, readout[call.key]),
-            row_gradients=row_gradients,
+            samples=self._samples_of(call, readout),
+            row_gradients=call.rows if isinstance(call.rows, Absent) else row_gradients,
             recomputed=call.recomputed,
             unknown=call.unknown,
             checkpointed=call.checkpointed,
             raw=call.raw,
             passes=frozenset(call.passes),
+            largest=largest,
         )
 
-    def _samples_of(self, call: Call, index: Tensor) -> Tensor | Absent:
+    def _samples_of(self, call: Call, readout: Readout) -> Tensor | Absent:
         if isinstance(call.rows, Absent):
             return call.rows
-        if call.index is None:
+        if call.key < 0:
             return self._all
-        samples = index.to(torch.int64)
+        samples = readout[call.key].to(torch.int64)
         if samples.numel() and not 0 <= int(samples.min()) <= int(samples.max()) < self.samples:
             return Absent.because(unknown_rows.ROWS_OUT_OF_RANGE.of(last=self.samples - 1))
         return samples
 
-    def facts(
-        self, name: str, readout: Readout, evaluating: tuple[str, ...] = (), term: str = WHOLE_LOSS
-    ) -> ModuleFacts:
-        """The facts of a module, after the readout was fetched; `evaluating` as in `ModuleRecord`."""
-        return ModuleFacts(
-            self._call_records(name, readout, term),
-            self._unmatched_reasons(name, readout, term),
-            self._output_sums(name, readout),
-            evaluating,
-        )
 
-    def _output_sums(self, name: str, readout: Readout) -> OutputSums | Absent:
-        """Statistics of the first call of a module."""
-        if name not in self._stats:
-            return NO_STATS
-        rows, elements, _, _ = self._stats[name]
-        values = readout[self._stats_keys[name]]
-        apart, variance, mean_square, mean = (float(value) for value in values[:4].tolist())
-        row_mean = values[4:] if self._shared else None
-        differ = _NOT_RAW if apart < 0.0 else apart > 0.0
-        return OutputSums(rows, elements, variance, mean_square, mean, row_mean, differ)
-
-
-_DEEPEST = 60  # frames between a module and the checkpoint that runs it
-
-
-def address_of(tensor: Tensor) -> int:
-    """Address of its numbers, which detach() keeps; -1 where it has none."""
-    return tensor.data_ptr() if tensor.layout == torch.strided and tensor.numel() else -1
-
-
-def in_reentrant_checkpoint() -> bool:
-    """Whether the forward pass of a reentrant checkpoint is among the callers."""
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(_DEEPEST):
-        if frame is None:
-            return False
-        code = frame.f_code
-        if code.co_name == "forward" and code.co_filename.endswith(_CHECKPOINT):
-            return True
-        frame = frame.f_back
-    return False
+def _unmatched(arrivals: Arrivals, readout: Readout) -> bool:
+    """Whether a non-zero gradient came to an output whose rows are not known."""
+    key = arrivals.keys[1]
+    return key >= 0 and readout.numbers(key)[0] != 0.0
 
 
 def sample_index(index: Tensor, source: str) -> Tensor:
@@ -403,37 +337,14 @@ def sample_index(index: Tensor, source: str) -> Tensor:
     return index.detach().to(torch.float32, copy=True)
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists, mappings and dataclasses."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for member in value.values():
-            yield from tensors_in(member)
-    elif isinstance(value, (tuple, list)):
-        for member in value:
-            yield from tensors_in(member)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for item in dataclasses.fields(value):
-            yield from tensors_in(getattr(value, item.name, None))
-
-
 def _is_other_thread(thread: int) -> bool:
     """Whether this is another thread; the compiler, which cannot read its number, runs in that of the step."""
     return not torch.compiler.is_dynamo_compiling() and threading.get_ident() != thread
 
 
-def not_measured(error: Exception) -> Cause:
-    """Why a measurement that raised is absent."""
-    lines = str(error).strip().splitlines() or [""]
-    return unknown_rows.NOT_MEASURED.of(reason=f"{type(error).__name__}: {lines[0][:120]}")
-
-
-def _unmeasurable(output: Any) -> Cause | None:
+def _unmeasurable(outputs: Sequence[Tensor]) -> Cause | None:
     """Why nothing can be measured of an output, None where it can."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return unknown_rows.FUNCTION_TRANSFORM
-    for tensor in tensors_in(output):
+    for tensor in outputs:
         if tensor.is_nested:
             return unknown_rows.NESTED
         if tensor.is_meta:
@@ -441,64 +352,10 @@ def _unmeasurable(output: Any) -> Cause | None:
     return None
 
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device)
-
-
-def _opaque(value: Any) -> Cause | None:
-    """Why tensors may hide in an output, None where none can."""
-    if isinstance(value, (Tensor, *_PLAIN)):
-        return None
-    if isinstance(value, Mapping):
-        return next(filter(None, map(_opaque, value.values())), None)
-    if isinstance(value, (tuple, list)):
-        return next(filter(None, map(_opaque, value)), None)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        members = (getattr(value, item.name, None) for item in dataclasses.fields(value))
-        return next(filter(None, map(_opaque, members)), None)
-    return unknown_rows.OPAQUE_OUTPUT.of(type=type(value).__name__)
-
-
 def _layout(module: nn.Module, tensor: Tensor, first: bool, declared: bool) -> Cause | None:
     """Why the first dimension of an output of a torch module is not the samples, None where it may be."""
-    if isinstance(module, nn.RNNBase) and not first:
+    if not first and isinstance(module, nn.RNNBase):
         return unknown_rows.HIDDEN_STATE
-    if getattr(module, "batch_first", None) is False and tensor.dim() > 2 and not declared:
+    if tensor.dim() > 2 and not declared and getattr(module, "batch_first", None) is False:
         return unknown_rows.SEQUENCE_FIRST
     return None
-
-
-@torch.no_grad()
-def _output_statistics(output: Tensor, row_mean: bool) -> Tensor:
-    """(3,): variance across rows, mean square, mean, of at most 4096 elements of each row.
-
-    With `row_mean` those elements' mean over the rows follows them.
-    """
-    flat = _some_of_each_row(output.detach().abs() if output.is_complex() else output.detach())
-    if flat.dtype in (torch.float16, torch.bfloat16):
-        flat = flat.float()
-    mean = flat.mean(0)
-    apart = (flat - mean).flatten()
-    variance = torch.dot(apart, apart) / apart.numel()
-    numbers = torch.stack([variance, variance + mean.square().mean(), mean.mean()])
-    return torch.cat([numbers, mean]) if row_mean else numbers
-
-
-@torch.no_grad()
-def _inputs_differ(given: Any, rows: int, device: torch.device) -> Tensor:
-    """(1,) whether raw inputs differ between rows; -1 where they are not raw, or it is not known."""
-    tensors = [tensor for tensor in tensors_in(given) if tensor.dim() and tensor.numel()]
-    leading = [tensor for tensor in tensors if tensor.shape[0] == rows]
-    if not leading or any(tensor.requires_grad for tensor in tensors) or _opaque(given):
-        return torch.full((1,), -1.0, device=device)
-    looked_at = [_some_of_each_row(tensor.detach()) for tensor in leading]
-    apart = [(some[1:] != some[:1]).any().to(device) for some in looked_at]
-    return torch.stack(apart).any().float().reshape(1)
-
-
-def _some_of_each_row(tensor: Tensor) -> Tensor:
-    """(rows, at most 4096)."""
-    flat = tensor.reshape(len(tensor), -1)
-    width = flat.shape[1]
-    if width <= _STATS_WIDTH:
-        return flat
-    return flat[:, :: -(-width // _STATS_WIDTH) | 1]  # odd, so that it meets every channel

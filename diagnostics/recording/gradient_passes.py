@@ -1,70 +1,43 @@
-"""Follows each backward pass until an optimiser applies its gradient, or something clears it.
+"""Notes when backward passes begin and end and when optimisers step, with the norms of the gradients then.
 
-A parameter's `.grad` holds the sum of the backward passes since it was last cleared. Whether a sum is the intended one
-is judged when an optimiser applies it: gradients that were there before and are cleared in time, as those of a
-discriminator after the generator's step, do no harm. Events are noted while the step runs; their order is evaluated
-after the readout.
+The events of a step are evaluated after the readout; see `pass_history`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from diagnostics.recording.pass_history import PassEvent, PassHistory
 from diagnostics.recording.readout import Readout
-from diagnostics.recording.stored_values import stored_values
+from diagnostics.recording.tensors import measure_norms, stored_values
 from diagnostics.records import BackwardPasses, Carried
 
-_SAME = (
-    1e-3  # clipping scales all gradients alike, up to rounding; a gradient assigned by hand differs in size
-)
-_MOST_HELD = (
-    64  # passes in one sum that are followed one by one; a longer accumulation loses some in the middle
-)
-_TWICE = 1e-6  # a sum of two equal numbers is exact; the norm of it is rounded
 
+@dataclass(frozen=True, eq=False)
+class PassEvents:
+    """The events of one step, and the parameters without gradient when it ended."""
 
-@dataclass
-class _Pass:
-    """One backward pass: what it reached, with the norms of the sums that it left, and what became of it."""
+    events: Sequence[PassEvent]
+    gone: Sequence[int]
+    history: PassHistory
 
-    reached: dict[int, float]
-    before: dict[int, float]  # the sums that were there when it began
-    task: int
-    lost: set[int] = field(default_factory=set)
-    used: set[int] = field(default_factory=set)  # parameters to which an optimiser applied it
-    applied: dict[int, int] = field(default_factory=dict)  # optimiser -> passes begun before it stepped
-
-
-@dataclass
-class _Event:
-    kind: str  # "begin" or "end" of a backward pass, or "step" of an optimiser
-    indices: list[int]
-    norms: list[Tensor]
-    cleared: set[int] = field(
-        default_factory=set
-    )  # of "begin": parameters whose gradient is gone or another tensor
-    optimizer: int = -1
-    task: int = -1  # number of the pass in torch
-    version: int = 0  # of a weight that the pass reached: whether weights were changed since
-    key: int = -1
+    def evaluate(self, readout: Readout, names: Sequence[str]) -> tuple[BackwardPasses, dict[int, Carried]]:
+        """What became of the passes; steps must be evaluated in their order."""
+        return self.history.evaluate(self.events, self.gone, readout, names)
 
 
 class GradientPasses:
     """The backward passes of a monitor, over its steps."""
 
     def __init__(self) -> None:
-        self._events: list[_Event] = []
+        self._events: list[PassEvent] = []
         self._seen: dict[
             int, tuple[int, int]
-        ] = {}  # parameter -> its gradient tensor and version, when last seen
-        self._passes: dict[int, _Pass] = {}
-        self._held: dict[int, list[int]] = {}  # parameter -> passes whose gradient its `.grad` holds
-        self._begun = 0
+        ] = {}  # parameter -> its gradient and its version, when last seen
+        self._history = PassHistory()
 
     def begin_step(self, parameters: Sequence[Tensor]) -> None:
         """Start a monitored step."""
@@ -77,7 +50,8 @@ class GradientPasses:
 
     def abandon(self) -> None:
         """A step ended by an exception, or its events are not known: nothing is known about what `.grad` holds."""
-        self._events, self._held, self._passes = [], {}, {}
+        self._events = []
+        self._history.forget()
 
     def begin_pass(self, parameters: Sequence[Tensor], norms: Mapping[int, Tensor] | None = None) -> None:
         """A backward pass begins.
@@ -94,16 +68,11 @@ class GradientPasses:
             elif norms is None and seen != _identity(gradient):
                 changed.append(index)
         if norms is not None:
-            self._events.append(_Event("begin", list(norms), list(norms.values()), cleared))
+            self._events.append(PassEvent("begin", list(norms), list(norms.values()), cleared))
             return
-        with torch.no_grad():
-            held = [
-                stored_values(gradient)
-                for index in changed
-                if (gradient := parameters[index].grad) is not None
-            ]
-            sizes = list(torch._foreach_norm(held, 2)) if held else []
-        self._events.append(_Event("begin", changed, sizes, cleared))
+        gradients = [parameters[index].grad for index in changed]
+        sizes = measure_norms([stored_values(gradient) for gradient in gradients if gradient is not None])
+        self._events.append(PassEvent("begin", changed, sizes, cleared))
 
     def end_pass(
         self, parameters: Sequence[Tensor], indices: Sequence[int], norms: Sequence[Tensor], task: int
@@ -114,7 +83,7 @@ class GradientPasses:
             if gradient is not None:
                 self._seen[index] = _identity(gradient)
         version = parameters[indices[0]]._version if indices else 0
-        self._events.append(_Event("end", list(indices), list(norms), version=version, task=task))
+        self._events.append(PassEvent("end", list(indices), list(norms), version=version, task=task))
 
     def step(
         self,
@@ -125,7 +94,7 @@ class GradientPasses:
         arrived: Collection[int],
     ) -> set[int]:
         """An optimiser is about to step; returns the parameters whose gradient was assigned in this step."""
-        self._events.append(_Event("step", list(indices), list(norms), optimizer=number))
+        self._events.append(PassEvent("step", list(indices), list(norms), optimizer=number))
         assigned = set()
         for index in indices:
             gradient = parameters[index].grad
@@ -133,116 +102,13 @@ class GradientPasses:
                 assigned.add(index)
         return assigned
 
-    def close(self, readout: Readout) -> None:
+    def close(self, parameters: Sequence[Tensor], readout: Readout) -> PassEvents:
         """End of the step: add what has to be read on the CPU."""
         for event in self._events:
             event.key = readout.add_scalars(event.norms)
-
-    def evaluate(
-        self, readout: Readout, parameters: Sequence[Tensor], names: Sequence[str]
-    ) -> tuple[BackwardPasses, dict[int, Carried]]:
-        """What became of the passes of the step, and which parameters were updated with a sum that mixes updates."""
-        carried: dict[int, Carried] = {}
-        mine: list[_Pass] = []
-        stepped: set[int] = set()
-        proportional = True
-        for event in self._events:
-            sizes = dict(zip(event.indices, readout.numbers(event.key), strict=True))
-            if event.kind == "begin":
-                self._clear({*event.cleared, *(index for index, size in sizes.items() if size == 0.0)})
-                self._begun += 1
-            elif event.kind == "end":
-                mine.append(self._add(sizes, event.task))
-            else:
-                stepped.add(event.optimizer)
-                proportional &= self._apply(event.optimizer, sizes, carried)
-        self._clear(index for index, parameter in enumerate(parameters) if parameter.grad is None)
-        self._forget()
-        discarded = sum(
-            bool(each.reached) and each.lost >= set(each.reached) and not each.applied for each in mine
-        )
-        unchanged = self._weights_unchanged()
-        self._events = []
-        thrown = discarded if stepped and proportional and unchanged and discarded < len(mine) else 0
-        lost = tuple(
-            (each.task, frozenset(names[index] for index in each.lost)) for each in mine if each.applied
-        )
-        return BackwardPasses(len(mine), thrown, _repeated(mine), lost), carried
-
-    def _add(self, sizes: dict[int, float], task: int) -> _Pass:
-        added = _Pass(sizes, {index: self._sum_before(index) for index in sizes}, task)
-        self._passes[self._begun] = added
-        for index in sizes:
-            held = self._held.setdefault(index, [])
-            if len(held) >= _MOST_HELD:
-                del held[1]
-            held.append(self._begun)
-        return added
-
-    def _sum_before(self, index: int) -> float:
-        held = self._held.get(index)
-        return self._passes[held[-1]].reached.get(index, 0.0) if held else 0.0
-
-    def _clear(self, indices: Iterable[int]) -> None:
-        for index in indices:
-            for number in self._held.pop(index, ()):
-                if index not in self._passes[number].used:
-                    self._passes[number].lost.add(index)
-
-    def _apply(self, optimizer: int, sizes: Mapping[int, float], carried: dict[int, Carried]) -> bool:
-        """An optimiser applies the sums; returns whether these are what the passes left, up to one factor."""
-        ratios = []
-        applied: set[int] = set()
-        for index, size in sizes.items():
-            held = self._held.get(index)
-            if not held or size == 0.0:
-                continue
-            newest = held[-1]
-            for number in held[:-1]:
-                for other, begun in self._passes[number].applied.items():
-                    if begun < newest:
-                        carried[index] = (
-                            "own" if other == optimizer or carried.get(index) == "own" else "other"
-                        )
-            left = self._passes[newest].reached[index]
-            if left:
-                ratios.append(size / left)
-            applied.update(held)
-            for number in held:
-                self._passes[number].used.add(index)
-            self._held[index] = [newest]  # what was applied before it says no more
-        for number in applied:
-            self._passes[number].applied[optimizer] = self._begun
-        return not ratios or max(ratios) - min(ratios) <= _SAME * max(ratios)
-
-    def _weights_unchanged(self) -> bool:
-        """Whether nothing but an optimiser wrote to the weights between the passes (SAM does, between its two)."""
-        versions: list[int] = []
-        for event in self._events:
-            if event.kind == "step":
-                versions = []
-            elif event.kind == "end" and event.indices:
-                versions.append(event.version)
-                if len(set(versions)) > 1:
-                    return False
-        return True
-
-    def _forget(self) -> None:
-        needed = {number for held in self._held.values() for number in held}
-        self._passes = {number: each for number, each in self._passes.items() if number in needed}
-
-
-def _repeated(passes: Sequence[_Pass]) -> bool:
-    """Whether a pass brought exactly the gradient of the one before it once more."""
-    for first, second in pairwise(passes):
-        same = first.reached.keys() == second.reached.keys() and any(first.reached.values())
-        added = all(second.before.get(index) == first.reached[index] for index in first.reached)
-        fresh = all(size == 0.0 for size in first.before.values())
-        if same and added and fresh:
-            pairs = [(first.reached[index], second.reached[index]) for index in first.reached]
-            if all(abs(after - 2 * before) <= _TWICE * after for before, after in pairs):
-                return True
-    return False
+            event.norms = []
+        gone = [index for index, parameter in enumerate(parameters) if parameter.grad is None]
+        return PassEvents(self._events, gone, self._history)
 
 
 def _identity(gradient: Tensor) -> tuple[int, int]:

@@ -186,6 +186,11 @@ class HiddenModules:
             for layer in hidden.held.modules()
         ]
 
+    @property
+    def found(self) -> bool:
+        """Whether something is hidden in the model, as far as was looked."""
+        return bool(self._found)
+
     def forget(self) -> None:
         """The hooks were removed: look again in the next step."""
         self._found = None

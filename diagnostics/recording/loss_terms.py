@@ -7,9 +7,8 @@ pass, are put back. Hooks of the user on tensors and modules are called once mor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,13 +17,11 @@ from torch import Tensor, nn
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.recording.capture import Capture
-from diagnostics.recording.modules import module_record
-from diagnostics.recording.parameters import NO_REACH, ParameterWatch
-from diagnostics.recording.process_group import ModuleFacts
+from diagnostics.recording.parameters import ParameterWatch
 from diagnostics.recording.random_numbers import same_random_numbers
 from diagnostics.recording.readout import Readout
-from diagnostics.recording.stored_values import stored_values
-from diagnostics.records import Absent, ModuleRecord, Number, ParameterRecord, Reach, TermReach, TermRecord
+from diagnostics.recording.tensors import count_nonzero, measure_norms, stored_values
+from diagnostics.recording.term_records import Term, TermStep
 
 NOT_DIFFERENTIABLE = Cause("not-differentiable", "torch could not compute its gradient: {reason}")
 REENTRANT_CHECKPOINT = Cause(
@@ -34,43 +31,6 @@ REENTRANT_CHECKPOINT = Cause(
 SEVERAL_PROCESSES = Cause(
     "several-processes", "terms are not measured where several processes train one model"
 )
-
-_SINGLE = 32  # bits: half precision repeats a loss by rounding
-_NO_GRADIENT = Absent("no gradient of the term arrived", "no-gradient")
-
-
-class _Term:
-    """One term while the step runs."""
-
-    def __init__(self) -> None:
-        self.values: list[Tensor | float] = []
-        self.gradients: dict[int, Tensor] = {}  # position of the parameter -> sum over the micro-batches
-        self.unknown: Cause | None = None
-        self.exact = True
-        self.keys: tuple[int, int, int, int] = (-1, -1, -1, -1)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The values that are tensors."""
-        return [value for value in self.values if isinstance(value, Tensor)]
-
-    def total(self, readout: Readout) -> float:
-        """The sum of its values, once the readout was fetched."""
-        plain = [value for value in self.values if not isinstance(value, Tensor)]
-        return sum([*plain, *readout.numbers(self.keys[3])])
-
-    def add_value(self, value: Tensor | float) -> None:
-        """Keep the value; `exact` says whether all are tensors of single precision or better."""
-        if isinstance(value, Tensor):
-            self.values.append(value.detach().reshape(()))
-            self.exact &= value.is_floating_point() and torch.finfo(value.dtype).bits >= _SINGLE
-        else:
-            self.values.append(float(value))
-            self.exact = False
-
-    def add(self, position: int, gradient: Tensor) -> None:
-        known = self.gradients.get(position)
-        self.gradients[position] = gradient if known is None else known + gradient
 
 
 class LossTerms:
@@ -85,8 +45,8 @@ class LossTerms:
         self._model = model
         self.regularisers = frozenset(regularisers)
         self._shared = shared
-        self._terms: dict[str, _Term] = {}
-        self._loss = _Term()
+        self._terms: dict[str, Term] = {}
+        self._loss = Term("")
         self.unmeasured: dict[str, Cause] = {}
         """Why the gradient of a term could not be measured, in the latest step in which it could not."""
         self.met: set[str] = set()
@@ -95,7 +55,7 @@ class LossTerms:
     def begin(self) -> None:
         """Start a step."""
         self._terms = {}
-        self._loss = _Term()
+        self._loss = Term("")
 
     def note(self, loss: Tensor) -> None:
         """Keep the value of the loss, summed over the micro-batches.
@@ -123,7 +83,7 @@ class LossTerms:
         check_terms(terms)
         self.met.update(terms)
         for name, value in terms.items():
-            term = self._terms.setdefault(name, _Term())
+            term = self._terms.setdefault(name, Term(name))
             term.add_value(value)
             if not isinstance(value, Tensor):
                 continue
@@ -156,81 +116,19 @@ class LossTerms:
                 term.add(place, gradient)
 
     @torch.no_grad()
-    def finish(self, readout: Readout, parameters: ParameterWatch) -> None:
-        """End of the step, after that of the parameters: add everything that has to be read on the CPU."""
+    def finish(self, readout: Readout, parameters: ParameterWatch) -> TermStep:
+        """End of the step, after that of the parameters; what is returned builds the records after the readout."""
         for term in self._terms.values():
             stored = [stored_values(gradient) for gradient in term.gradients.values()]
-            norms = list(torch._foreach_norm(stored, 2)) if stored else []
-            counts = [torch.count_nonzero(gradient) for gradient in stored]
             falls = [
                 _dot(gradient, parameters.fall[place]) if parameters.fall else gradient.new_zeros(())
                 for place, gradient in term.gradients.items()
             ]
-            first, second, third = (readout.add_scalars(numbers) for numbers in (norms, counts, falls))
-            term.keys = (first, second, third, readout.add_scalars(term.tensors))
-        self._loss.keys = (-1, -1, -1, readout.add_scalars(self._loss.tensors))
-
-    def losses(self, readout: Readout) -> dict[str, float]:
-        """The loss, as "", and its terms, as far as they are known to single precision; before `records`.
-
-        None where several processes train the model: each knows a part of them.
-        """
-        if self._shared:
-            return {}
-        every = {"": self._loss, **self._terms}
-        return {
-            name: sum(readout.numbers(term.keys[3]))
-            for name, term in every.items()
-            if term.values and term.exact
-        }
-
-    def records(
-        self,
-        readout: Readout,
-        parameters: ParameterWatch,
-        samples: int,
-        facts: Callable[[str, str], ModuleFacts],
-        members: Mapping[str, Sequence[str]],
-        records: Mapping[str, ParameterRecord],
-    ) -> dict[str, TermRecord]:
-        """The records of all terms, once the readout was fetched.
-
-        Args:
-            samples: Samples in the loss, B.
-            facts: Function (module, term) -> what was recorded of the module.
-            members: Names of the parameters of each watched module.
-            records: Records of the parameters.
-        """
-        found = {}
-        for name, term in self._terms.items():
-            value, regulariser = term.total(readout), name in self.regularisers
+            term.close(readout, measure_norms(stored), count_nonzero(stored), falls)
             if term.unknown is not None:
-                self.unmeasured[name] = term.unknown
-                found[name] = TermRecord(value, regulariser, {}, {}, term.unknown, term.exact)
-                continue
-            reaches, falls = _measured(term, readout, parameters)
-            modules = {}
-            for module, own in members.items():
-                held = {each: replace(records[each], reach=reaches[each]) for each in own if each in records}
-                whole = module_record(samples, facts(module, name), held)
-                modules[module] = _reach(whole, [falls[each] for each in own if each in falls])
-            found[name] = TermRecord(value, regulariser, modules, reaches, None, term.exact)
-        self._terms = {}
-        return found
-
-
-def _measured(
-    term: _Term, readout: Readout, parameters: ParameterWatch
-) -> tuple[dict[str, Reach], dict[str, float]]:
-    """Reach of every parameter, and fall of the term by the movement of those that have its gradient, by name."""
-    norms, counts, falls = (readout.numbers(key) for key in term.keys[:3])
-    names = parameters.names
-    reaches = dict.fromkeys(names, NO_REACH)
-    fall: dict[str, float] = {}
-    for place, norm, count, number in zip(term.gradients, norms, counts, falls, strict=True):
-        reaches[names[place]] = parameters.reach(place, (norm, count))
-        fall[names[place]] = number
-    return reaches, fall
+                self.unmeasured[term.name] = term.unknown
+        self._loss.close(readout)
+        return TermStep(self._terms, self._loss, self.regularisers, self._shared)
 
 
 def check_terms(terms: Mapping[str, Tensor | float]) -> None:
@@ -288,20 +186,6 @@ def sum_terms(terms: Mapping[str, Tensor | float]) -> Tensor | float:
     """The loss: the sum of its terms, in their order, as a scalar."""
     scalars = [value.reshape(()) if isinstance(value, Tensor) else value for value in terms.values()]
     return sum(scalars[1:], scalars[0]) if scalars else 0.0
-
-
-def _reach(record: ModuleRecord, falls: Sequence[float]) -> TermReach:
-    fall: Number = sum(falls) if falls else _NO_GRADIENT
-    return TermReach(
-        coverage=record.coverage,
-        state=record.state,
-        calls_with_gradient=record.calls_with_gradient,
-        params_trainable=record.params_trainable,
-        params_none=record.params_none,
-        params_zero=record.params_zero,
-        norm=record.grad_norm_pre_clip,
-        descent=fall,
-    )
 
 
 def has_reentrant_checkpoint(value: Tensor) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,6 +22,13 @@ from diagnostics.records import (
 )
 
 _NO_PARAMETERS = Absent("it has no parameters", "no-parameters")
+_NO_ROWS = Absent("no gradient arrived at a row", "no-gradient")
+
+
+@lru_cache(maxsize=8)
+def every_sample(samples: int) -> Tensor:
+    """(samples,) int64, 0 to samples - 1: what calls of the whole batch share; it is compared by identity."""
+    return torch.arange(samples)
 
 
 def module_record(
@@ -38,19 +47,19 @@ def module_record(
     state = _gradient_state(calls)
     gradients = _sample_gradients(samples, calls)
     coverage = _coverage(samples, gradients, calls, unmatched, state, parameters)
-    trainable = [record for record in parameters.values() if record.requires_grad]
-    arrived = [record.row_gradients for record in calls if isinstance(record.row_gradients, Tensor)]
-    filled = [sizes for sizes in arrived if sizes.numel()]
+    trainable = [record.reach.kind for record in parameters.values() if record.requires_grad]
+    norms = [record.reach.norm for record in parameters.values()]
+    arrived = [
+        call.largest for call in calls if isinstance(call.row_gradients, Tensor) and len(call.row_gradients)
+    ]
     return ModuleRecord(
         coverage=coverage,
         waste=_waste(samples, coverage, calls),
         evenness=_evenness(samples, coverage, gradients, unmatched),
         calls=calls,
         state=state,
-        gradient_max=float(torch.cat(filled).max())
-        if filled
-        else Absent("no gradient arrived at a row", "no-gradient"),
-        grad_norm_pre_clip=_norm([record.reach.norm for record in parameters.values()]),
+        gradient_max=_largest(arrived) if arrived else _NO_ROWS,
+        grad_norm_pre_clip=_norm(norms),
         grad_norm_post_clip=_norm(
             [
                 record.place if isinstance(record.place, Absent) else record.place.norm
@@ -59,17 +68,22 @@ def module_record(
         ),
         moved=_moved(parameters),
         leverage=root_sum_squares(
-            record.reach.norm * record.weight_norm
-            for record in parameters.values()
-            if not isinstance(record.reach.norm, Absent)
+            norm * record.weight_norm
+            for norm, record in zip(norms, parameters.values(), strict=True)
+            if not isinstance(norm, Absent)
         ),
         params_total=len(parameters),
         params_trainable=len(trainable),
-        params_none=sum(record.reach.kind == "none" for record in trainable),
-        params_zero=sum(record.reach.kind == "zero" for record in trainable),
+        params_none=trainable.count("none"),
+        params_zero=trainable.count("zero"),
         output=facts.output if isinstance(facts.output, Absent) else facts.output.stats(),
         evaluating=facts.evaluating,
     )
+
+
+def _largest(sizes: Sequence[float]) -> float:
+    """The largest, NaN where one is: `max` would depend on their order."""
+    return next((size for size in sizes if size != size), max(sizes))
 
 
 def _gradient_state(calls: Sequence[CallRecord]) -> GradientState:
@@ -85,24 +99,47 @@ def _gradient_state(calls: Sequence[CallRecord]) -> GradientState:
     return "detached" if any(call.requires_grad for call in live) else "cut inside"
 
 
-def _sample_gradients(samples: int, calls: Sequence[CallRecord]) -> Tensor:
-    """(samples,) float64: the largest |gradient| of each sample over all calls whose rows are known."""
+@dataclass(frozen=True, eq=False)
+class _SampleSizes:
+    """The largest |gradient| of each sample over all calls whose rows are known, in numbers.
+
+    Attributes:
+        covering: Samples where it is not zero.
+        largest: The largest of all.
+        evenness: (sum n_b)^2 / sum n_b^2; 0 without gradient, NaN where one is not finite.
+    """
+
+    covering: int = 0
+    largest: float = 0.0
+    evenness: float = 0.0
+
+
+def _sample_gradients(samples: int, calls: Sequence[CallRecord]) -> _SampleSizes:
     pairs = [
         (call.samples, call.row_gradients)
         for call in calls
         if isinstance(call.samples, Tensor) and isinstance(call.row_gradients, Tensor)
     ]
-    sizes = torch.zeros(samples, dtype=torch.float64)
-    if pairs:
-        index = torch.cat([rows for rows, _ in pairs])
-        values = torch.cat([gradients.to(torch.float64) for _, gradients in pairs])
-        sizes.scatter_reduce_(0, index, values, "amax")
-    return sizes
+    if not pairs:
+        return _SampleSizes()
+    index = pairs[0][0]
+    if index is every_sample(samples) and all(other is index for other, _ in pairs):
+        rows = [sizes for _, sizes in pairs]
+        sizes = (rows[0] if len(rows) == 1 else torch.stack(rows).amax(0)).double()
+    else:
+        sizes = torch.zeros(samples, dtype=torch.float64)
+        values = torch.cat([gradients.double() for _, gradients in pairs])
+        sizes.scatter_reduce_(0, torch.cat([rows for rows, _ in pairs]), values, "amax")
+    covering, largest = int(torch.count_nonzero(sizes)), float(sizes.amax())
+    if largest == 0.0 or largest - largest != 0.0:
+        return _SampleSizes(covering, largest, 0.0 * largest)
+    scaled = sizes / largest  # squares of small gradients underflow
+    return _SampleSizes(covering, largest, float(scaled.sum()) ** 2 / float(torch.dot(scaled, scaled)))
 
 
 def _coverage(
     samples: int,
-    gradients: Tensor,
+    gradients: _SampleSizes,
     calls: Sequence[CallRecord],
     unmatched: Sequence[Absent],
     state: GradientState,
@@ -117,7 +154,7 @@ def _coverage(
     other_way = all_receive or (state == "not called" and any(not record.shared for record in received))
     if not blind and state != "arrived" and other_way:
         return Absent.because(OTHER_WAY.of(state=state))
-    covering = int(torch.count_nonzero(gradients))
+    covering = gradients.covering
     unknown = [
         *unmatched,
         *(call.samples for call in calls if isinstance(call.samples, Absent) and call.gradient),
@@ -132,32 +169,32 @@ def _coverage(
 def _waste(samples: int, coverage: Number, calls: Sequence[CallRecord]) -> Number:
     if isinstance(coverage, Absent):
         return coverage
-    processed = torch.zeros(samples, dtype=torch.bool)
     indices: dict[int, Tensor] = {}  # calls of all samples share one index
     for call in calls:
         if isinstance(call.samples, Absent):
             return Absent(f"ambiguous: {call.samples.reason}", call.samples.code)
         indices[id(call.samples)] = call.samples
-    for index in indices.values():
-        processed[index] = True
-    count = int(processed.sum())
+    count = samples
+    if id(every_sample(samples)) not in indices:
+        processed = torch.zeros(samples, dtype=torch.bool)
+        for index in indices.values():
+            processed[index] = True
+        count = int(processed.sum())
     return (
         1.0 - coverage * samples / count if count else Absent("it computed no rows in this step", "no-rows")
     )
 
 
-def _evenness(samples: int, coverage: Number, gradients: Tensor, unmatched: Sequence[Absent]) -> Number:
+def _evenness(samples: int, coverage: Number, gradients: _SampleSizes, unmatched: Sequence[Absent]) -> Number:
     if isinstance(coverage, Absent):
         return coverage
     if unmatched:
         return Absent(f"ambiguous: {unmatched[0].reason}", unmatched[0].code)
-    largest = float(gradients.max())
-    if largest == 0.0:
+    if gradients.largest == 0.0:
         return Absent("no gradient arrived", "no-gradient")
-    if largest - largest != 0.0:
+    if gradients.largest - gradients.largest != 0.0:
         return Absent("a gradient is not finite", "not-finite")
-    scaled = gradients / largest  # squares of small gradients underflow
-    return float(scaled.sum() ** 2 / (samples * scaled.square().sum()))
+    return gradients.evenness / samples
 
 
 def _norm(norms: Sequence[Number]) -> Number:

@@ -6,69 +6,116 @@ Compares a few numbers of each parameter at the entry of the step, after the las
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diagnostics.recording.readout import Readout
+from diagnostics.recording.tensors import measure_norms
 from diagnostics.records import Absent, Number
 
 _SOME = 64  # numbers per parameter: the share is nearly the same for all of its numbers, and 64 cost next to nothing
+_NO_STEP = Absent("no optimiser stepped", "no-step")
+_NO_CHANGE = Absent("the optimisers changed none of the numbers that are compared", "no-change")
+
+
+@dataclass(frozen=True, eq=False)
+class UpdateKeys:
+    """The compared numbers of one step.
+
+    Attributes:
+        sizes: Of each device: positions of its parameters, and how many numbers there are of each.
+        keys: Of each device: keys of the numbers at the entry, after the last optimiser's step, and at the exit.
+    """
+
+    sizes: Sequence[tuple[Sequence[int], Sequence[int]]] = ()
+    keys: Sequence[tuple[int, int, int]] = ()
+
+    def kept(self, readout: Readout, count: int) -> list[Number]:
+        """For each of `count` parameters the share of its update that is left, once the readout was fetched."""
+        if not self.keys:
+            return [_NO_STEP] * count
+        kept: list[Number] = [_NO_CHANGE] * count
+        for (order, sizes), keys in zip(self.sizes, self.keys, strict=True):
+            entry, applied, left = (readout[key] for key in keys)
+            updates = rests = measure_norms((entry - applied).split(list(sizes)))
+            if not torch.equal(applied, left):  # something wrote to them after the optimisers
+                rests = measure_norms((entry - left).split(list(sizes)))
+            for place, update, rest in zip(order, updates, rests, strict=True):
+                if size := update.item():
+                    kept[place] = rest.item() / size
+        return kept
 
 
 class AppliedUpdates:
     """Reads the first numbers of each parameter, through aliases of their memory."""
 
     def __init__(self) -> None:
+        self._addresses: list[int] = []
+        self._some: list[list[Tensor]] = []  # of each device
+        self._sizes: list[tuple[list[int], list[int]]] = []
         self._entry: list[Tensor] = []
-        self._now: list[Tensor] = []
         self._applied: list[Tensor] = []
-        self._keys: tuple[int, int] | None = None
+        self._exit: list[Tensor] = []
 
-    def begin(self, entry: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
-        """Start a step.
+    def begin(self, parameters: Sequence[Tensor]) -> bool:
+        """Start a step; `.data` of a parameter may have been bound anew since the last one.
 
-        Args:
-            entry: Copies of the parameters, the same tensors as long as the parameters lie where they did.
+        Returns:
+            Whether the numbers are known, on the CPU, to be what they were at the end of the last step.
         """
-        self._applied, self._keys = [], None
-        if not _lie_in(self._now, parameters):
-            self._entry = [_some_of(copy) for copy in entry]
-            self._now = [_some_of(parameter.detach()) for parameter in parameters]
+        self._applied, exit_ = [], self._exit
+        addresses = [parameter.data_ptr() if _is_plain(parameter) else 0 for parameter in parameters]
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._alias(parameters)
+            exit_ = []
+        self._entry = self._read()
+        whole = sum(len(order) for order, _ in self._sizes) == len(parameters) == len(addresses)
+        return (
+            bool(exit_)
+            and whole
+            and all(
+                one.is_cpu and torch.equal(one, other) for one, other in zip(exit_, self._entry, strict=True)
+            )
+        )
+
+    def _alias(self, parameters: Sequence[Tensor]) -> None:
+        places: dict[torch.device, tuple[list[int], list[Tensor]]] = {}
+        for position, parameter in enumerate(parameters):
+            if _is_plain(parameter):
+                order, some = places.setdefault(parameter.device, ([], []))
+                order.append(position)
+                some.append(parameter.detach().view(-1)[:_SOME])
+        self._some = [some for _, some in places.values()]
+        self._sizes = [(order, [len(part) for part in some]) for order, some in places.values()]
+
+    @torch.no_grad()
+    def _read(self) -> list[Tensor]:
+        return [torch.cat(some) for some in self._some]
 
     def after_optimizer(self) -> None:
         """An optimiser has stepped."""
-        with torch.no_grad():
-            self._applied = list(torch._foreach_sub(self._entry, self._now)) if self._entry else []
+        self._applied = self._read() if self._entry else []
 
-    def finish(self, readout: Readout) -> None:
-        """End of the step, when the copies hold what the whole step changed."""
-        if self._applied:
-            before, after = torch._foreach_norm(self._applied, 2), torch._foreach_norm(self._entry, 2)
-            self._keys = (readout.add_scalars(list(before)), readout.add_scalars(list(after)))
-
-    def kept(self, readout: Readout, count: int) -> list[Number]:
-        """For each of `count` parameters the share of its update that is left, once the readout was fetched."""
-        if self._keys is None:
-            return [Absent("no optimiser stepped", "no-step")] * count
-        before, after = (readout.numbers(key) for key in self._keys)
-        still = Absent("the optimisers changed none of the numbers that are compared", "no-change")
-        return [left / update if update else still for update, left in zip(before, after, strict=True)]
+    def finish(self, readout: Readout) -> UpdateKeys:
+        """End of the step."""
+        self._exit = self._read()
+        if not self._applied:
+            return UpdateKeys()
+        read = zip(self._entry, self._applied, self._exit, strict=True)
+        return UpdateKeys(
+            self._sizes, [(readout.add(one), readout.add(two), readout.add(last)) for one, two, last in read]
+        )
 
     def forget(self) -> None:
-        """Release the memory of the parameters and their copies."""
-        self._entry, self._now, self._applied = [], [], []
+        """Release the memory of the parameters."""
+        self._addresses, self._some, self._sizes = [], [], []
+        self._entry, self._applied, self._exit = [], [], []
 
 
-def _some_of(tensor: Tensor) -> Tensor:
-    """A view of the first numbers of a tensor; empty if the tensor is not a plain block of memory."""
-    plain = type(tensor) is Tensor and tensor.is_contiguous()
-    return tensor.view(-1)[:_SOME] if plain else torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-
-
-def _lie_in(some: Sequence[Tensor], whole: Sequence[Tensor]) -> bool:
-    """Whether they are aliases of these tensors: `.data` may have been bound anew."""
-    return len(some) == len(whole) and all(
-        not part.numel() or part.data_ptr() == tensor.data_ptr()
-        for part, tensor in zip(some, whole, strict=True)
-    )
+def _is_plain(parameter: Tensor) -> bool:
+    """Whether it is a block of memory with numbers."""
+    plain = type(parameter) in (Tensor, torch.nn.Parameter)
+    return plain and parameter.numel() > 0 and parameter.is_contiguous()

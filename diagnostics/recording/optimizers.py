@@ -1,15 +1,20 @@
-"""Finds the torch optimiser in what a training loop calls one: accelerate and others wrap it."""
+"""Finds the torch optimiser in what a training loop calls one, and the GradScaler that calls its step."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from diagnostics.errors import InvalidType
 
-_DEEPEST = 8  # wrappers inside each other
+_DEEPEST = 8  # wrappers inside each other: accelerate and others wrap an optimiser
+_DEEPEST_CALL = (
+    12  # frames between an optimiser's hook and the scaler: five in torch 2.13, more with wrappers
+)
 
 
 def list_optimizers(given: Any) -> list[Optimizer]:
@@ -33,3 +38,16 @@ def _unwrap(given: Any) -> Optimizer:
         "optimizer must be a torch.optim.Optimizer or a sequence of them, found {got}; give None for another kind",
         got=type(given).__name__,
     )
+
+
+def calling_scaler() -> torch.amp.GradScaler | None:
+    """The GradScaler among the callers, None where there is none: gradients carry its scale until then."""
+    frame = sys._getframe(1)
+    for _ in range(_DEEPEST_CALL):
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+        scaler = frame.f_locals.get("self") if frame.f_code.co_filename.endswith("grad_scaler.py") else None
+        if isinstance(scaler, torch.amp.GradScaler):
+            return scaler
+    return None

@@ -10,39 +10,27 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from diagnostics.recording.grad_scaler import calling_scaler
 from diagnostics.recording.gradient_passes import GradientPasses
 from diagnostics.recording.optimizer_updates import AppliedUpdates
+from diagnostics.recording.optimizers import calling_scaler
+from diagnostics.recording.parameter_records import OptimizerGroup, ParameterStep, plain_number, reach
 from diagnostics.recording.readout import Readout
-from diagnostics.recording.stored_values import stored_values
+from diagnostics.recording.tensors import count_nonzero, measure_norms, stored_values
 from diagnostics.recording.watched_parameters import Tracked, has_values
 from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
-from diagnostics.records import Absent, BackwardPasses, Number, OptimizerPlace, ParameterRecord, Reach
+from diagnostics.records import Reach
 
 _SCALER_SOUGHT = 8  # updates after which no GradScaler is looked for any more: a loop has one from the start
-_NONE = Absent("no gradient arrived in this step", "no-gradient")
-NO_REACH = Reach("none", _NONE, _NONE, _NONE)
-
-_Build = Callable[[frozenset[int], Mapping[int, float] | None], dict[str, ParameterRecord]]
-
-
-@dataclass(frozen=True)
-class _OptimizerGroup:
-    optimizer: int
-    group: int
-    lr: Number
-    weight_decay: Number
-    eps: Number
+_SETTINGS = ("lr", "weight_decay", "eps")
 
 
 class ParameterWatch:
@@ -65,9 +53,9 @@ class ParameterWatch:
         self._largest: dict[int, float] = {}
         self._scaler: weakref.ref[torch.amp.GradScaler] | None = None
         self._scaler_sought = 0
-        self.passes = BackwardPasses()
-        """The backward passes of the latest step, once its records were built."""
         self._active = False
+        self._versions: list[int] = []  # of the weights when they were copied at the end of a step
+        self._entry_norms: list[Tensor] = []
         self._reset()
         weakref.finalize(self, remove_hooks, self._handles)
 
@@ -78,11 +66,9 @@ class ParameterWatch:
         self.measured_again = False
         self._measured: list[tuple[list[int], list[Tensor], list[Tensor]]] = []
         self._at_optimizer: list[tuple[list[int], list[Tensor]]] = []
-        self._groups: dict[int, _OptimizerGroup] = {}
+        self._groups: dict[int, OptimizerGroup] = {}
         self._steps = [0] * len(self._optimizers)
-        self._entry_norms: list[Tensor] = []
         self._leftover: tuple[list[int], list[Tensor]] | None = None
-        self._leftover_key: int | None = None
         self._assigned: set[int] = set()
         self._scales: dict[int, Tensor] = {}
         self._begun = False  # a backward pass
@@ -101,7 +87,7 @@ class ParameterWatch:
             handle.remove()
         self._handles.clear()
         self._hooked.clear()
-        self._entry.clear()
+        self._entry, self._versions = [], []
         self._updates.forget()
         self._passes.abandon()
         self.abandon()
@@ -110,6 +96,7 @@ class ParameterWatch:
         """Forget the step in progress."""
         if self._active:  # an exception ended it
             self._passes.abandon()
+            self._versions = []
         self._active = False
         self._reset()
 
@@ -133,7 +120,8 @@ class ParameterWatch:
         """A gradient arrives at a parameter."""
         if not self._active or gradient is None:
             return
-        self.before_backward()  # here nothing was added to `.grad` yet
+        if self._leftover is None:
+            self.before_backward()  # here nothing was added to `.grad` yet
         self._marked.add(index)
         if not self._callback_queued:
             self._callback_queued = True
@@ -151,11 +139,14 @@ class ParameterWatch:
         """Measure what earlier steps left in `.grad`, which the backward pass is about to add to."""
         if not self._active or self._leftover is not None:
             return
-        held = [(index, parameter.grad) for index, parameter in enumerate(self._parameters)]
-        present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
-        with torch.no_grad():
-            norms = list(torch._foreach_norm([gradient for _, gradient in present], 2)) if present else []
-        self._leftover = ([index for index, _ in present], norms)
+        indices, gradients = self._gradients(range(len(self._parameters)))
+        self._leftover = (indices, measure_norms(gradients))
+
+    def _gradients(self, indices: Iterable[int]) -> tuple[list[int], list[Tensor]]:
+        """Positions of the parameters that hold a gradient, of those given, and what it holds."""
+        held = [(index, self._parameters[index].grad) for index in indices]
+        present = [(index, gradient) for index, gradient in held if gradient is not None]
+        return [index for index, _ in present], [stored_values(gradient) for _, gradient in present]
 
     def _measure_gradients(self) -> None:
         self._callback_queued = False
@@ -172,18 +163,13 @@ class ParameterWatch:
             self._measure(range(len(self._parameters)))
 
     def _measure(self, indices: Iterable[int]) -> None:
-        held = [(index, self._parameters[index].grad) for index in indices]
-        present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
+        present, gradients = self._gradients(indices)
         if not present:
             return
-        gradients = [gradient for _, gradient in present]
-        with torch.no_grad():
-            norms = list(torch._foreach_norm(gradients, 2))
-            counts = [torch.count_nonzero(gradient) for gradient in gradients]
-        indices = [index for index, _ in present]
-        self._measured.append((indices, norms, counts))
+        norms = measure_norms(gradients)
+        self._measured.append((present, norms, count_nonzero(gradients)))
         if not self.measured_again:
-            self._passes.end_pass(self._parameters, indices, norms, self._task)
+            self._passes.end_pass(self._parameters, present, norms, self._task)
 
     @property
     def tensors(self) -> Sequence[Tensor]:
@@ -205,15 +191,6 @@ class ParameterWatch:
         """Positions of the parameters that a gradient came to in this step, on this process."""
         return frozenset(self._arrived)
 
-    def leftover(self, readout: Readout) -> dict[int, float] | None:
-        """Position -> norm of what earlier steps left in `.grad`, after `finish` and once the readout was fetched.
-
-        None where no gradient came to a watched module.
-        """
-        if self._leftover is None or self._leftover_key is None:
-            return None
-        return dict(zip(self._leftover[0], readout.numbers(self._leftover_key), strict=True))
-
     def _before_optimizer(
         self, number: int, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
@@ -221,16 +198,10 @@ class ParameterWatch:
             return
         self._steps[number] += 1
         self._note_groups(number, optimizer)
-        held = [
-            (index, self._parameters[index].grad)
-            for index, group in self._groups.items()
-            if group.optimizer == number
-        ]
-        present = [(index, stored_values(gradient)) for index, gradient in held if gradient is not None]
-        if present:
-            with torch.no_grad():
-                norms = list(torch._foreach_norm([gradient for _, gradient in present], 2))
-            indices = [index for index, _ in present]
+        own = [index for index, group in self._groups.items() if group.optimizer == number]
+        indices, gradients = self._gradients(own)
+        if indices:
+            norms = measure_norms(gradients)
             self._look_for_scaler(number)
             self._at_optimizer.append((indices, norms))
             self._assigned |= self._passes.step(number, self._parameters, indices, norms, self._arrived)
@@ -252,8 +223,8 @@ class ParameterWatch:
 
     def _note_groups(self, number: int, optimizer: Optimizer) -> None:
         for position, group in enumerate(optimizer.param_groups):
-            lr, decay, eps = (_plain(group.get(name, 0.0), name) for name in ("lr", "weight_decay", "eps"))
-            place = _OptimizerGroup(number, position, lr, decay, eps)
+            lr, decay, eps = (plain_number(group.get(name, 0.0), name) for name in _SETTINGS)
+            place = OptimizerGroup(number, position, lr, decay, eps)
             for parameter in group["params"]:
                 index = self._position.get(id(parameter))
                 if index is not None:
@@ -268,203 +239,92 @@ class ParameterWatch:
         if not self._parameters:
             return
         self._passes.begin_step(self._parameters)
+        same = self._updates.begin(self._parameters)
+        if not same or self._versions != [parameter._version for parameter in self._parameters]:
+            self._copy()
+
+    def keep_for_next(self) -> None:
+        """Copy the weights now, while they are in the caches, for a step that begins with the same ones.
+
+        What is written to `.data` between steps shows in the first numbers of each parameter, which are compared.
+        """
+        if self._parameters and all(parameter.is_cpu for parameter in self._parameters):
+            self._copy()
+            self._versions = [parameter._version for parameter in self._parameters]
+
+    @torch.no_grad()
+    def _copy(self) -> None:
         if not _alike(self._entry, self._parameters):
             self._entry = [torch.empty_like(parameter) for parameter in self._parameters]
         torch._foreach_copy_(self._entry, self._parameters)
-        self._entry_norms = list(torch._foreach_norm(self._entry, 2))
-        self._updates.begin(self._entry, self._parameters)
+        self._entry_norms = measure_norms(self._entry)
 
     @torch.no_grad()
-    def finish(self, readout: Readout) -> _Build:
-        """Stop listening.
-
-        The function returned builds the records once the readout was fetched, from the positions of the
-        parameters that a gradient came to on any process, and from what was left over of earlier steps.
-        """
+    def finish(self, readout: Readout) -> ParameterStep:
+        """Stop listening; what is returned builds the records, once the readout was fetched."""
         self._active = False
+        self._versions = []
         for number, optimizer in enumerate(self._optimizers):
             if not self._steps[number]:
                 self._note_groups(number, optimizer)
-        if not self._parameters:
-            return lambda arrived, leftover: {}
-        torch._foreach_sub_(self._entry, self._parameters)
-        weight_key = readout.add_scalars(self._entry_norms)
-        update_key = readout.add_scalars(list(torch._foreach_norm(self._entry, 2)))
-        frozen = [index for index, parameter in enumerate(self._parameters) if not parameter.requires_grad]
-        # the largest difference does not underflow as squares do: it tells whether a bit changed without another read
-        largest = torch._foreach_norm([self._entry[index] for index in frozen], math.inf) if frozen else ()
-        frozen_key = readout.add_scalars(list(largest))
-        self._updates.finish(readout)
-        measured = [
-            (indices, readout.add_scalars(norms), readout.add_scalars(counts))
-            for indices, norms, counts in self._measured
-        ]
-        if self._leftover is not None:
-            self._leftover_key = readout.add_scalars(self._leftover[1])
-        at_optimizer = [(indices, readout.add_scalars(norms)) for indices, norms in self._at_optimizer]
-        self._passes.close(readout)
-        scales = {number: readout.add(scale) for number, scale in self._scales.items()}
+        if self._parameters:
+            torch._foreach_sub_(self._entry, self._parameters)
+        updates = measure_norms(self._entry) if self._parameters else []
+        changed, broken = self._look_at_changes(updates)
+        return ParameterStep(
+            tracked=self._tracked,
+            requires_grad=[parameter.requires_grad for parameter in self._parameters],
+            replaced=[item.replaced for item in self._tracked],
+            groups=self._groups,
+            steps=tuple(self._steps),
+            stops_itself=[isinstance(each, torch.optim.LBFGS) for each in self._optimizers],
+            measured=[
+                (indices, readout.add_scalars(norms), readout.add_scalars(counts))
+                for indices, norms, counts in self._measured
+            ],
+            at_optimizer=[(indices, readout.add_scalars(norms)) for indices, norms in self._at_optimizer],
+            left=None
+            if self._leftover is None
+            else (self._leftover[0], readout.add_scalars(self._leftover[1])),
+            scales={number: readout.add(scale) for number, scale in self._scales.items()},
+            weight_key=readout.add_scalars(self._entry_norms),
+            update_key=readout.add_scalars(updates),
+            changed_key=readout.add_scalars(changed),
+            broken=broken,
+            updates=self._updates.finish(readout),
+            passes=self._passes.close(self._parameters, readout),
+            assigned=frozenset(self._assigned),
+            arrived=frozenset(self._arrived),
+            largest=self._largest,
+        )
 
-        def build(
-            arrived: frozenset[int], leftover: Mapping[int, float] | None
-        ) -> dict[str, ParameterRecord]:
-            gradients: dict[int, tuple[float, float]] = {}
-            for indices, norm_key, count_key in measured:
-                values = zip(readout.numbers(norm_key), readout.numbers(count_key), strict=True)
-                gradients.update(zip(indices, values, strict=True))
-            seen: dict[int, float] = {}
-            factors = {number: readout.numbers(key)[0] for number, key in scales.items()}
-            for indices, key in at_optimizer:
-                seen.update(zip(indices, readout.numbers(key), strict=True))
-            updates = readout.numbers(update_key)
-            kept = self._updates.kept(readout, len(updates))
-            apart = dict(zip(frozen, readout.numbers(frozen_key), strict=True))
-            changed = self._changed(updates, apart)
-            broken = self._broken(updates)
-            self.passes, carried = self._passes.evaluate(readout, self._parameters, self.names)
-            records = {}
-            reaches = [
-                self.reach(index, gradients.get(index)) if index in arrived else NO_REACH
-                for index in range(len(self._parameters))
-            ]
-            layers = self._layer_sizes(reaches)
-            for index, weight_norm in enumerate(readout.numbers(weight_key)):
-                item, parameter, reach = self._tracked[index], self._parameters[index], reaches[index]
-                if reach.finite and not isinstance(reach.norm, Absent):
-                    self._largest[index] = max(reach.norm, self._largest.get(index, 0.0))
-                records[item.name] = ParameterRecord(
-                    owner=item.owner,
-                    numel=parameter.numel(),
-                    requires_grad=parameter.requires_grad,
-                    expect_frozen=item.expect_frozen,
-                    reach=reach,
-                    place=self._place(index, seen, reach, factors),
-                    weight_norm=weight_norm,
-                    update_norm=updates[index],
-                    changed=changed[index],
-                    leftover=_leftover(leftover, index),
-                    shared=item.shared,
-                    rounding=torch.finfo(parameter.dtype).eps,
-                    layer_size=layers[_layer(item)],
-                    kept=kept[index],
-                    replaced=item.replaced,
-                    carried=carried.get(index, "no"),
-                    assigned=index in self._assigned,
-                    largest=self._largest.get(index, 0.0),
-                    broken=index in broken,
-                )
-            return records
+    def _look_at_changes(self, updates: Sequence[Tensor]) -> tuple[list[Tensor], frozenset[int] | None]:
+        """Numbers that are not 0 where a parameter changed, and the parameters that are not finite.
 
-        return build
-
-    @torch.no_grad()
-    def _changed(self, updates: Sequence[float], frozen: Mapping[int, float]) -> list[bool]:
-        """Whether each parameter changed; where the norm is 0 its squares may have underflowed: count.
-
-        Args:
-            updates: L2 norm of each change.
-            frozen: Position of the parameters that do not require gradient -> their largest difference.
+        The norm of a change may underflow to 0, and overflow alone. On the CPU that is looked at where it may have
+        happened. On an accelerator the host must not wait: the largest difference, which does not underflow, is taken
+        of all, and None stands for what is not finite.
         """
-        changed = [frozen.get(index, update) != 0.0 for index, update in enumerate(updates)]
-        still = [index for index, update in enumerate(updates) if update == 0.0 and index not in frozen]
-        if not still:
-            return changed
-        readout = Readout()
-        key = readout.add_scalars([torch.count_nonzero(self._entry[index]) for index in still])
-        readout.fetch()
-        for index, count in zip(still, readout.numbers(key), strict=True):
-            changed[index] = count > 0
-        return changed
-
-    @torch.no_grad()
-    def _broken(self, updates: Sequence[float]) -> set[int]:
-        """Parameters that are not finite now; only where the norm of the change is not, a norm may overflow alone."""
-        return {
-            index
-            for index, update in enumerate(updates)
-            if not math.isfinite(update) and not bool(torch.isfinite(self._parameters[index]).all())
-        }
+        if all(update.is_cpu for update in updates):
+            sizes = [float(update) for update in updates]
+            changed = [
+                update if size else count_nonzero([self._entry[index]])[0]
+                for index, (update, size) in enumerate(zip(updates, sizes, strict=True))
+            ]
+            bad = [index for index, size in enumerate(sizes) if not math.isfinite(size)]
+            return changed, frozenset(
+                index for index in bad if not torch.isfinite(self._parameters[index]).all()
+            )
+        return list(torch._foreach_norm(self._entry, math.inf)), None
 
     def reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
         """How far a gradient of this norm and this number of non-zero elements came to a parameter."""
-        if measured is None:
-            gone = Absent(
-                "the gradient arrived and was taken away before the backward pass ended", "taken-away"
-            )
-            return Reach("some", gone, gone, gone)
-        norm, count = measured
-        share = count / self._parameters[index].numel()
-        kind: Literal["zero", "some", "all"] = "zero" if count == 0 else "all" if share >= 1 else "some"
-        return Reach(kind, min(share, 1.0), norm - norm == 0.0, norm)
-
-    def _layer_sizes(self, reaches: Sequence[Reach]) -> dict[str, float]:
-        """Layer -> the largest root mean square of a gradient in it."""
-        sizes: dict[str, float] = {}
-        for item, reach in zip(self._tracked, reaches, strict=True):
-            layer, size = _layer(item), reach.size(item.parameter.numel())
-            sizes[layer] = max(size, sizes.get(layer, 0.0))
-        return sizes
-
-    def _place(
-        self, index: int, seen: dict[int, float], reach: Reach, scales: Mapping[int, float]
-    ) -> OptimizerPlace | Absent:
-        group = self._groups.get(index)
-        if group is None:
-            if self._optimizers:
-                return Absent("in no group of the optimisers", "in-no-group")
-            return Absent("no optimiser was given", "no-optimizer")
-        stepped = self._steps[group.optimizer] > 0
-        gradient: Literal["none", "zero", "nonzero"] | Absent
-        norm: Number
-        if not stepped:
-            gradient = norm = Absent("its optimiser did not step", "no-step")
-        elif index not in seen:
-            gradient, norm = "none", Absent("the optimiser found no gradient", "no-gradient")
-        else:
-            norm = seen[index]
-            # squares underflow below 1e-23: a gradient that was tiny all along is not one cleared to zero
-            tiny = norm == 0.0 and reach.norm == 0.0 and reach.kind in ("some", "all")
-            gradient = "zero" if norm == 0.0 and not tiny else "nonzero"
-        return OptimizerPlace(
-            group.optimizer,
-            group.group,
-            group.lr,
-            group.weight_decay,
-            group.eps,
-            stepped,
-            gradient,
-            norm,
-            scales.get(group.optimizer, 1.0),
-            isinstance(self._optimizers[group.optimizer], torch.optim.LBFGS),
-        )
+        return reach(self._parameters[index].numel(), measured)
 
     def in_optimizers(self) -> set[int]:
         """The id of every tensor that an optimiser holds."""
         groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
         return {id(parameter) for group in groups for parameter in group["params"]}
-
-    @property
-    def optimizer_steps(self) -> tuple[int, ...]:
-        """How often each optimiser stepped in this step."""
-        return tuple(self._steps)
-
-
-def _layer(item: Tracked) -> str:
-    return item.name.rpartition(".")[0]
-
-
-def _leftover(norms: Mapping[int, float] | None, index: int) -> Literal["none", "zero", "nonzero"] | Absent:
-    if norms is None:
-        return Absent("no gradient came to a watched module", "no-gradient")
-    if index not in norms:
-        return "none"
-    return "nonzero" if norms[index] else "zero"
-
-
-def _plain(value: Any, name: str) -> Number:
-    if isinstance(value, (int, float)):
-        return float(value)
-    return Absent(f"{name} is a {type(value).__name__}", "no-number")
 
 
 def _alike(copies: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:

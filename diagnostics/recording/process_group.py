@@ -184,6 +184,7 @@ def _merge_calls(calls: Sequence[CallRecord]) -> CallRecord:
         row_gradients=_joined(gradients, torch.cat) if arrived else calls[0].row_gradients,
         recomputed=all(call.recomputed for call in calls),
         unknown=next((call.unknown for call in calls if call.unknown is not None), None),
+        largest=max(call.largest for call in calls),
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -22,11 +24,33 @@ class Tracked:
     shared: tuple[str, ...] = ()
     holder: nn.Module | None = None  # the layer that has it as an attribute
 
+    @cached_property
+    def numel(self) -> int:
+        """Its elements."""
+        return self.parameter.numel()
+
+    @cached_property
+    def rounding(self) -> float:
+        """Machine epsilon of its type."""
+        return torch.finfo(self.parameter.dtype).eps
+
+    @cached_property
+    def layer(self) -> str:
+        """Name of the layer that has it."""
+        return self.name.rpartition(".")[0]
+
     @property
     def replaced(self) -> bool:
         """Whether its layer has another tensor in its place by now."""
+        if self.holder is None:
+            return False
         own = self.name.rpartition(".")[2]
-        return self.holder is not None and getattr(self.holder, own, self.parameter) is not self.parameter
+        held = vars(self.holder).get(
+            "_parameters"
+        )  # a look there is much faster, and a ScriptModule has none
+        if isinstance(held, dict) and held.get(own) is self.parameter:
+            return False
+        return getattr(self.holder, own, self.parameter) is not self.parameter
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -34,11 +58,17 @@ def has_values(tensor: Tensor) -> bool:
     return not is_lazy(tensor) and not tensor.is_meta
 
 
-def track(model: nn.Module, modules: Mapping[str, nn.Module], expect_frozen: Sequence[str]) -> list[Tracked]:
-    """Parameters under the watched modules, and those that must not move wherever they are."""
+def track(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    expect_frozen: Sequence[str],
+    targets: Iterable[str] = (),
+) -> list[Tracked]:
+    """Parameters under the watched modules, and wherever they are those of targets and those that must not move."""
     names = [name for name, _ in model.named_parameters()]
     check_patterns("expect_frozen", expect_frozen, names)
-    watched = {id(parameter) for module in modules.values() for parameter in module.parameters()}
+    wanted = [*modules.values(), *(model.get_submodule(name) for name in targets)]
+    watched = {id(parameter) for module in wanted for parameter in module.parameters()}
     holders: dict[int, list[str]] = {}
     for name, module in modules.items():
         for parameter in module.parameters():

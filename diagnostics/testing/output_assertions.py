@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidValue
 from diagnostics.measures.representations import cross_sample_share
-from diagnostics.recording.capture import tensors_in
+from diagnostics.recording.tensors import tensors_in
 from diagnostics.report.tables import cell, text_table
 from diagnostics.rules.families.collapse import COLLAPSE001, EQUAL_AT_START, FIRST_EQUAL
 from diagnostics.rules.rule import CRITICAL, Family, Rule

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from diagnostics.recording.stored_values import stored_values
+from diagnostics.recording.tensors import stored_values
 from diagnostics.report.tables import cell, text_table
 
 Gradient = Literal["none", "zero", "arrived", "not finite"]

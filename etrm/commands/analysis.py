@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from etrm.commands.apps import app
+from etrm.commands.apps import FOLLOW, app
 from etrm.commands.options import AllowCodeOption, SetOption
 from etrm.commands.shared import allow_code_of
 
 
-@app.command()
+@app.command(rich_help_panel=FOLLOW)
 def analyse(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     settings: SetOption = None,

@@ -162,7 +162,8 @@ def _check_stream(data: DataConfig) -> None:
         if (found := getattr(data, name)) != value:
             raise refused(
                 "config.not-with-stream",
-                f"data.{name} {found!r} does not apply to data.stream: it must be {value!r}",
+                f"data.{name} {found!r} does not apply to data.stream: it must be "
+                f"{'none' if value is None else repr(value)}",
             )
     if max(data.demos) > data.max_demos:
         raise refused(

@@ -46,6 +46,9 @@ class Episodes:
             ``data.store`` is not a store of these tasks, or a stage of the curriculum has no tasks.
     """
 
+    drawn_together = 1
+    """The number of consecutive episodes of a bucket that cost hardly more than one, because they are drawn at once."""
+
     def __init__(self, tasks: TaskSet, data: DataConfig, variant: str, seed: int) -> None:
         self.tasks, self.data, self.variant, self.seed = tasks, data, variant, seed
         queries = _all_queries(tasks, data.queries)

@@ -2,7 +2,7 @@
 
 A block is a pure function of the family, the side and its number. Each of its places is drawn again, in rounds, until
 its task is determined by its demonstrations; round r of block b draws all random numbers of a block from
-``Philox(SeedSequence([SEED, 4, held_out, side, b, r]))``, in the order of :class:`Drawn`.
+``Philox(SeedSequence([SEED, 4, held_out, side, b, r]))``, in the order of :class:`RuleNumbers`.
 
 Shapes: n places of a block, M demonstrations at most, s side of the grids, K = M + 1 grids of a task, C = 10 colours.
 """
@@ -44,7 +44,7 @@ _NAMES = tuple(CONDITIONS)
 
 
 @dataclass(frozen=True)
-class Family:
+class RuleFamily:
     """What the tasks of a block have in common.
 
     Attributes:
@@ -98,7 +98,7 @@ def name_task(number: int, rule: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class RuleNumbers:
     """The random numbers of n places, in the order in which they are drawn.
 
     Attributes:
@@ -124,17 +124,17 @@ class Drawn:
     filled: npt.NDArray[np.float32]
     cells: npt.NDArray[np.float32]
 
-    def rows(self, chosen: Numbers) -> Drawn:
+    def rows(self, chosen: Numbers) -> RuleNumbers:
         """Return the numbers of some places."""
-        return Drawn(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        return RuleNumbers(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
-def draw_numbers(family: Family, side: int, block: int, turn: int) -> Drawn:
+def draw_numbers(family: RuleFamily, side: int, block: int, turn: int) -> RuleNumbers:
     """Draw the numbers of one round of a block."""
     words = [SEED, _STREAM, int(family.held_out), side, block, turn]
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
     shape = (BLOCK, max(family.demos) + 1, side, side)
-    return Drawn(
+    return RuleNumbers(
         order=rng.random((BLOCK, COLOURS - 1)),
         became=rng.random((BLOCK, COLOURS - 1)),
         sizes=rng.integers(PALETTE[0], PALETTE[1] + 1, BLOCK),
@@ -148,7 +148,7 @@ def draw_numbers(family: Family, side: int, block: int, turn: int) -> Drawn:
 
 
 @lru_cache(maxsize=16)
-def draw_block(family: Family, side: int, block: int) -> RuleBlock:
+def draw_block(family: RuleFamily, side: int, block: int) -> RuleBlock:
     """Return a block of tasks."""
     turns = block * BLOCK + np.arange(BLOCK)
     combinations = len(family.combinations)
@@ -180,7 +180,7 @@ class _Candidates:
         inputs, outputs: (n, K, s, s) uint8 colours.
     """
 
-    def __init__(self, drawn: Drawn, has: Bools, demos: Numbers) -> None:
+    def __init__(self, drawn: RuleNumbers, has: Bools, demos: Numbers) -> None:
         self.moves, self.shifts, self.maps, self.recolours = has.T  # in the order of KINDS
         self._drawn, grids = drawn, drawn.filled.shape[1]
         self._rows = np.arange(len(has))[:, None]

@@ -16,7 +16,16 @@ from etrm.batch import IGNORE
 from etrm.config import SIDE, DataConfig
 from etrm.data.augment import identity, name_augmented
 from etrm.data.episodes import Episodes, order_of_pass
-from etrm.data.rule_batches import BLOCK, VERSION, Colours, Family, Numbers, RuleBlock, draw_block, name_task
+from etrm.data.rule_batches import (
+    BLOCK,
+    VERSION,
+    Colours,
+    Numbers,
+    RuleBlock,
+    RuleFamily,
+    draw_block,
+    name_task,
+)
 from etrm.data.rules import SIDES, list_sides, parse_combinations
 from etrm.data.sample import CELLS, DemoPair, Query, Sample
 from etrm.data.sources import TaskSet, choose_tasks
@@ -52,9 +61,9 @@ def open_episodes(tasks: TaskSet, data: DataConfig, variant: str, seed: int) -> 
     return (Episodes if data.stream is None else RuleStream)(tasks, data, variant, seed)
 
 
-def find_family(data: DataConfig) -> Family:
+def find_family(data: DataConfig) -> RuleFamily:
     """Return the family of rules that a data section draws from."""
-    return Family(parse_combinations(data.source), data.subset == "evaluation", data.demos)
+    return RuleFamily(parse_combinations(data.source), data.subset == "evaluation", data.demos)
 
 
 def list_stream_sides(data: DataConfig) -> range:
@@ -77,6 +86,8 @@ def _name_number(number: int, side: int) -> int:
 
 class RuleStream(Episodes):
     """The episodes of a stream; :attr:`queries` are those of the listed tasks."""
+
+    drawn_together = BLOCK
 
     def __init__(self, tasks: TaskSet, data: DataConfig, variant: str, seed: int) -> None:
         super().__init__(tasks, data, variant, seed)
@@ -182,13 +193,13 @@ def _first_block(seed: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def _lay_out_endless(family: Family, side: int, seed: int, block: int) -> _LaidBlock:
+def _lay_out_endless(family: RuleFamily, side: int, seed: int, block: int) -> _LaidBlock:
     number = _first_block(seed) + block
     return _lay_out(draw_block(family, side, number), number * BLOCK + np.arange(BLOCK))
 
 
 @lru_cache(maxsize=32)
-def _lay_out_fixed(family: Family, side: int, count: int, seed: int, block: int) -> _LaidBlock:
+def _lay_out_fixed(family: RuleFamily, side: int, count: int, seed: int, block: int) -> _LaidBlock:
     turns = block * BLOCK + np.arange(BLOCK)
     passes = turns // count
     orders = {int(p): order_of_pass(seed, side, int(p), count) for p in np.unique(passes)}
@@ -199,7 +210,7 @@ def _lay_out_fixed(family: Family, side: int, count: int, seed: int, block: int)
 
 
 @lru_cache(maxsize=8)
-def _draw_fixed(family: Family, side: int, count: int) -> RuleBlock:
+def _draw_fixed(family: RuleFamily, side: int, count: int) -> RuleBlock:
     blocks = [draw_block(family, side, block) for block in range(-(-count // BLOCK))]
     return RuleBlock(
         np.concatenate([block.inputs for block in blocks])[:count],

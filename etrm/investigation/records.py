@@ -70,6 +70,21 @@ class EnvironmentChange(Record):
     now: str
 
 
+Cells = tuple[tuple[int, ...], ...]
+"""The colours of a grid, row by row; empty where there is no grid."""
+
+
+class ShownAnswer(Record):
+    """The first answer of a run to a test query, with the input and the true output."""
+
+    task: str
+    query: int
+    input: Cells
+    target: Cells
+    answer: Cells
+    solved: bool
+
+
 class Run(Record):
     """One training run of an arm.
 

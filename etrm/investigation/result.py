@@ -22,7 +22,16 @@ from etrm.atomic_files import write_atomically
 from etrm.errors import RunFolderError
 from etrm.investigation.evidence.figures import Figure, Series
 from etrm.investigation.evidence.table import Table
-from etrm.investigation.records import Arm, Code, ControlOutcome, InstrumentCheck, Record, Run, Verdict
+from etrm.investigation.records import (
+    Arm,
+    Code,
+    ControlOutcome,
+    InstrumentCheck,
+    Record,
+    Run,
+    ShownAnswer,
+    Verdict,
+)
 from etrm.reference.departure import PipelineStage
 
 SCHEMA_VERSION: Literal[3] = 3  # grows when an older reader would misread the file
@@ -105,6 +114,7 @@ class ExperimentResult(Record):
     evidence: Table = ()
     figures: tuple[Figure, ...] = ()
     series: tuple[Series, ...] = ()
+    answers: tuple[ShownAnswer, ...] = ()  # of one run under test, to held-out tasks
     wall_s: float = 0.0
 
 
@@ -174,6 +184,8 @@ class RecordedRun(Record):
     evidence: Table = ()
     accusations: tuple[Accusation, ...] = ()
     undecided: tuple[str, ...] = ()  # what the run is too short to tell, in words
+    figures: tuple[Figure, ...] = ()
+    series: tuple[Series, ...] = ()
     wall_s: float = 0.0
 
 

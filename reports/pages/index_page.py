@@ -30,7 +30,7 @@ from reports.pages.recorded_section import recorded_section
 from reports.pages.reference_section import reference_section
 from reports.pages.sections import baselines_table, cost, image, join, raw_data, reproduce, section
 from reports.pages.standing import marks
-from reports.plots.verdict_chain import caption
+from reports.plots.verdict_chain import caption, has_verdict
 from reports.words import MEANINGS, verdict_words
 
 GLOSSARY = (
@@ -76,7 +76,9 @@ def index_page(
     return join(
         [
             f"# Why does {escape(result.subject) or 'this run'} not learn?",
-            image("Verdicts in the order of dependence", CHAIN, caption(result)) if result.hypotheses else "",
+            image("Verdicts in the order of dependence", CHAIN, caption(result))
+            if has_verdict(result)
+            else "",
             root_cause(result, pages),
             recorded_section(result.recorded, pages),
             reference_section(result.reference, pages),

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.result import RecordedRun
 from reports.markdown import NOTHING, bullets, code, count, escape, folded, link, paragraph, sentence, table
-from reports.pages.sections import evidence_table, section
+from reports.pages.sections import evidence_table, image, section
 
 TITLE = "What the run recorded"
+CURVE = "figures/recorded-curve.png"
+"""The figure of the recorded run."""
 
 
 def recorded_section(recorded: RecordedRun | None, pages: Mapping[str, str]) -> str:
@@ -25,6 +27,7 @@ def recorded_section(recorded: RecordedRun | None, pages: Mapping[str, str]) -> 
     return section(
         TITLE,
         paragraph(_summarise(recorded)),
+        *(image(figure.title, CURVE, escape(figure.caption)) for figure in recorded.figures[:1]),
         _tabulate_accusations(recorded, pages),
         bullets([f"Undecided, because the run is too short: {escape(one)}" for one in recorded.undecided]),
         _tabulate_differences(recorded),

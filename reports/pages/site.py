@@ -14,9 +14,18 @@ from reports.names import make_unique, name_pages, order_hypotheses
 from reports.pages.experiment_page import experiment_page
 from reports.pages.hypothesis_page import hypothesis_page
 from reports.pages.index_page import CHAIN, index_page
+from reports.pages.recorded_section import CURVE
 from reports.pages.reference_section import STAGES
 from reports.pages.sections import image
-from reports.plots import evidence_overview, figures, heat_map, paired, stage_differences, verdict_chain
+from reports.plots import (
+    evidence_overview,
+    figures,
+    heat_map,
+    paired,
+    shown_answers,
+    stage_differences,
+    verdict_chain,
+)
 
 HOW_TO_READ = "Thin lines are single seeds; the bold line is their mean where all seeds have a value."
 HOW_TO_READ_LOG = (
@@ -59,10 +68,13 @@ def files(result: Result, previous: Result | None = None) -> dict[str, bytes]:
 def _draw_index(result: Result) -> dict[str, bytes]:
     """Return the figures of the index: the verdicts, and the stages that depart from the reference."""
     drawn = {}
-    if result.hypotheses:
+    if verdict_chain.has_verdict(result):
         drawn[CHAIN] = verdict_chain.draw_chain(verdict_chain.make_boxes(result))
     if result.reference is not None and result.reference.departures:
         drawn[STAGES] = stage_differences.draw_stages(result.reference)
+    if result.recorded is not None:
+        for figure in result.recorded.figures[:1]:
+            drawn[CURVE] = figures.draw(figure, result.recorded.series, ())
     return drawn
 
 
@@ -79,8 +91,8 @@ def _images(part: HypothesisResult | ExperimentResult, page: str) -> tuple[list[
     stem = page.removesuffix(".md")
     keys = [figure.key for figure in part.figures]
     prefixed = [key if key.startswith(stem) else f"{stem}-{key}" for key in keys]
-    stems = make_unique([*prefixed, f"{stem}-paired", f"{stem}-evidence"])
-    *names, paired_name, evidence_name = (f"figures/{name}.png" for name in stems)
+    stems = make_unique([*prefixed, f"{stem}-paired", f"{stem}-evidence", f"{stem}-answers"])
+    *names, paired_name, evidence_name, answers_name = (f"figures/{name}.png" for name in stems)
     shown, drawn = [], {}
     for figure, name in zip(part.figures, names, strict=True):
         if figure.kind == "heat map":
@@ -96,6 +108,9 @@ def _images(part: HypothesisResult | ExperimentResult, page: str) -> tuple[list[
         differences = {arm.name: plain(arm.difference) for arm in part.arms}
         drawn[paired_name] = paired.draw([differences[name] or name for name in compared], panels)
         shown.append(image("Final values by seed", paired_name, paired.CAPTION))
+    if isinstance(part, ExperimentResult) and part.answers:
+        drawn[answers_name] = shown_answers.draw_answers(part.answers)
+        shown.append(image(shown_answers.TITLE, answers_name, shown_answers.CAPTION))
     rows = evidence_overview.select_rows(part.evidence)
     if not shown and rows:
         drawn[evidence_name] = evidence_overview.draw_evidence(rows)

@@ -1,4 +1,4 @@
-"""All evidence of a page in one picture: a line per row with its outcome, and the measured value beside the control."""
+"""All evidence of a page in one picture: a line per row with its outcome, the measured value and the control."""
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ def _draw_cells(axes: Axes, figure: Figure, steps: Sequence[float], grid: npt.ND
         FuncFormatter(lambda x, _: f"{steps[min(max(round(x), 0), len(steps) - 1)]:g}")
     )
     bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.035, pad=0.02)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}"))
     bar.set_label(shown(figure.y_label, 30, lines=2), color=GREY)
 
 

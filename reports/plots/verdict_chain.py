@@ -54,6 +54,11 @@ class VerdictBox:
     is_cause: bool
 
 
+def has_verdict(result: Result) -> bool:
+    """Return whether a hypothesis was decided, so that there is something to show."""
+    return any(hypothesis.verdict is not Verdict.NOT_RUN for hypothesis in result.hypotheses.values())
+
+
 def make_boxes(result: Result) -> list[VerdictBox]:
     """Return a box per hypothesis in the order of dependence; the box of a proven root cause is filled."""
     boxes = []

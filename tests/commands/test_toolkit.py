@@ -8,31 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.audited_case import CASE
 from tests.command_line import Ended, etrm
 from tests.errors import assert_holds
-
-CASE = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self, cut):
-        super().__init__()
-        self.encoder, self.decoder, self.cut = nn.Linear(4, 4), nn.Linear(4, 4), cut
-    def forward(self, x):
-        context = self.encoder(x)
-        return self.decoder(context.detach() if self.cut else context)
-
-def make_case(cut=True, width=4):
-    torch.manual_seed(0)
-    model = Net(cut)
-    step = lambda model, x: model(x).square().mean()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    return {"model": model, "step": step, "batches": [torch.randn(5, width)], "optimizer": optimizer}
-
-def healthy(): return make_case(cut=False)
-def too_wide(): return make_case(width=9)
-"""
 
 
 @pytest.fixture

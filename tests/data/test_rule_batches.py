@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from etrm.data import load_tasks
-from etrm.data.rule_batches import BLOCK, Family, RuleBlock, count_explanations, draw_block
+from etrm.data.rule_batches import BLOCK, RuleBlock, RuleFamily, count_explanations, draw_block
 from etrm.data.rules import (
     COMBINATIONS,
     CONDITIONS,
@@ -23,7 +23,7 @@ from etrm.data.rules import (
 )
 from etrm.data.task import Pair
 
-ALL = Family(COMBINATIONS, held_out=False, demos=(2, 3, 5))
+ALL = RuleFamily(COMBINATIONS, held_out=False, demos=(2, 3, 5))
 
 
 def tasks_of(block: RuleBlock, step: int = 1) -> list[int]:
@@ -32,7 +32,7 @@ def tasks_of(block: RuleBlock, step: int = 1) -> list[int]:
 
 @pytest.mark.parametrize(("side", "held_out"), [(3, False), (6, True)])
 def test_the_demonstrations_determine_the_rule_and_the_answer(side: int, held_out: bool) -> None:
-    block = draw_block(Family(COMBINATIONS, held_out, (2, 3, 5)), side, 7)
+    block = draw_block(RuleFamily(COMBINATIONS, held_out, (2, 3, 5)), side, 7)
     for row in tasks_of(block, 11):
         task = block.task(row, row)
         (rule,) = find_explanations(task.demos)
@@ -66,7 +66,7 @@ def test_a_block_is_a_function_of_its_number() -> None:
 
 def test_the_distribution_is_that_of_listed_tasks() -> None:
     """Numbers of colours, and the share of black cells, which the checks change; within six standard errors."""
-    family = Family(parse_combinations("rules:colours"), held_out=False, demos=(3,))
+    family = RuleFamily(parse_combinations("rules:colours"), held_out=False, demos=(3,))
     drawn = [draw_block(family, 3, number).task(row, row) for number in range(2) for row in range(BLOCK)]
     listed = load_tasks("rules:colours", "training", 3, 150)
     for measure in (

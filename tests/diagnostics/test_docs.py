@@ -74,9 +74,8 @@ def test_every_probe_is_in_the_toolkit_page() -> None:
 USERS = {
     "README.md": (
         "model = nn.Sequential(OrderedDict(encoder=nn.Linear(4, 8), decoder=nn.Linear(8, 1)))\n"
-        "forward = model.forward\n"
-        "model.forward = lambda batch: forward(batch).square().mean()\n"
-        "batches = [torch.randn(6, 4) for _ in range(8)]\n"
+        "loss_function = nn.functional.mse_loss\n"
+        "batches = [(torch.randn(6, 4), torch.randn(6, 1)) for _ in range(8)]\n"
     ),
     "docs/toolkit.md": (
         "model = nn.Sequential(OrderedDict(encoder=nn.Linear(4, 8), decoder=nn.Linear(8, 3)))\n"

@@ -10,6 +10,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -36,6 +37,7 @@ def measure_watching(conditions: Conditions) -> BenchmarkSection:
         "seconds, plain",
         "x at boundaries, every step",
         "ms more",
+        "x in all, with the records",
         "leaf modules",
         "x a recorded step",
         "x a step between",
@@ -45,7 +47,8 @@ def measure_watching(conditions: Conditions) -> BenchmarkSection:
     words = (
         "In a turn each takes one step on the same batch with a model of its own: without a monitor; with the declared "
         "boundaries (encoder, core, heads) recorded; with every leaf module recorded; and with that monitor in a step "
-        f"that it leaves out. The average is that of one recorded step and {SAMPLED - 1} others.",
+        f"that it leaves out. The average is that of one recorded step and {SAMPLED - 1} others. The records of 32 "
+        "steps are made together, in every 32nd turn or after the last one; the ratio of all turns has them.",
         memory_over_steps(),
     )
     return BenchmarkSection((Table(header, tuple(rows)),), words)
@@ -54,13 +57,15 @@ def measure_watching(conditions: Conditions) -> BenchmarkSection:
 def _row(subject: Subject, conditions: Conditions) -> tuple[str, ...]:
     trainings = [subject.make(conditions.device) for _ in range(4)]
     leaves = trainings[2].leaves
+    declared = monitor(trainings[1], trainings[1].boundaries)
     contenders = [
         watch_steps("plain", trainings[0], None),
-        watch_steps("boundaries", trainings[1], monitor(trainings[1], trainings[1].boundaries)),
+        watch_steps("boundaries", trainings[1], declared),
         watch_steps("leaves", trainings[2], monitor(trainings[2], leaves)),
         watch_steps("between", trainings[3], monitor(trainings[3], leaves, every=IDLE)),
     ]
     timings = take_turns(contenders, conditions.repetitions, conditions.device)
+    in_all = ratio_in_all(timings[1], timings[0], read_records(declared))
     plain, boundaries, recorded, between = timings
     more = [1e3 * (watched - plain) for watched, plain in zip(boundaries.seconds, plain.seconds, strict=True)]
     return (
@@ -68,12 +73,25 @@ def _row(subject: Subject, conditions: Conditions) -> tuple[str, ...]:
         format_spread(plain.seconds),
         format_spread(compute_ratios(boundaries.seconds, plain.seconds)),
         format_spread(more),
+        f"{in_all:.3g}",
         str(len(leaves)),
         format_spread(compute_ratios(recorded.seconds, plain.seconds)),
         format_spread(compute_ratios(between.seconds, plain.seconds)),
         format_spread(on_average(recorded, between, plain, SAMPLED)),
         str(conditions.repetitions),
     )
+
+
+def read_records(monitor: Monitor) -> float:
+    """Measure the seconds in which the records of the steps that nobody has read yet are made."""
+    start = time.perf_counter()
+    assert monitor.history
+    return time.perf_counter() - start
+
+
+def ratio_in_all(watched: Timing, plain: Timing, records: float) -> float:
+    """Compute the ratio of the sums over all turns; `records` are the seconds after the last one."""
+    return (sum(watched.seconds) + records) / sum(plain.seconds)
 
 
 def on_average(recorded: Timing, between: Timing, plain: Timing, every: int) -> list[float]:

@@ -17,12 +17,13 @@ NO_BACKWARD = Cause(
 
 def find_missing_backward(record: StepRecord, options: Values) -> Iterator[Observation]:
     """STEP001; not where an optimiser was given and did not step, as in the other player's turn of a GAN."""
+    if any(parameter.reach.kind != "none" for parameter in record.parameters.values()):
+        return
     trained = list(learners(record))
     ready = any(call.requires_grad for _, module in trained for call in module.calls)
     idle = bool(record.optimizers) and not any(record.optimizers)
     reached = any(call.reached for module in record.modules.values() for call in module.calls)
-    received = any(parameter.reach.kind != "none" for parameter in record.parameters.values())
-    if ready and not (idle or reached or received):
+    if ready and not (idle or reached):
         message = "model: no backward pass came to any watched module, though its outputs require gradient"
         yield Observation("", 0.0, message, NO_BACKWARD)
 

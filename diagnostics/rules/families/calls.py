@@ -87,7 +87,8 @@ def _is_stop_gradient(record: StepRecord, name: str, seen: frozenset[str] = froz
 def find_uncalled(record: StepRecord, options: Values) -> Iterator[Observation]:
     """CALL002."""
     for name, module in learners(record):
-        if module.state == "not called" and not isinstance(module.coverage, Absent):
+        target = record.is_declared_target(name)
+        if module.state == "not called" and not isinstance(module.coverage, Absent) and not target:
             yield Observation(name, 0.0, f"{name}: its forward never ran", NOT_USED)
 
 

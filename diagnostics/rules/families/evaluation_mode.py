@@ -41,6 +41,42 @@ def find_adapting(record: StepRecord, options: Values) -> Iterator[Observation]:
             yield Observation(name, float(len(layers)), message, STILL_ADAPTING)
 
 
+ONE_SAMPLE = Cause(
+    "one-sample",
+    "the batch has one sample: each is normalised by itself alone, and in evaluation by the average of all",
+    remedy="Use a larger batch, or a norm that needs none: GroupNorm or LayerNorm.",
+)
+MOMENTUM_ZERO = Cause(
+    "momentum-zero",
+    "momentum is 0: the running statistics stay as they began, and evaluation uses them",
+    remedy="Set momentum to 0.1; None averages over all batches.",
+)
+
+
+def find_odd_statistics(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """MODE003."""
+    for odd in record.odd_statistics:
+        cause = ONE_SAMPLE if odd.code == ONE_SAMPLE.code else MOMENTUM_ZERO
+        text = first_few(layer or odd.module for layer in odd.layers)
+        message = f"{odd.module}: training and evaluation normalise differently ({text})"
+        yield Observation(odd.module, float(len(odd.layers)), message, cause, key=cause)
+
+
+MODE003 = Rule(
+    "MODE003",
+    WARNING,
+    "Batch statistics that say little",
+    "layers",
+    "Normalise over more than one sample.",
+    find_odd_statistics,
+    lasting(5, why="the last batch of an epoch may be a single sample"),
+    causes=(ONE_SAMPLE, MOMENTUM_ZERO),
+    what="A batch norm in training mode sees one sample in each step, or its momentum is 0.",
+    why="The model is evaluated with other statistics than those that it was trained with.",
+    example="`BatchNorm2d(64, momentum=0)`, where TensorFlow's 1.0 was meant.",
+    false_alarms="One sample that the model folds into many rows.",
+    spreads="together",
+)
 MODE002 = Rule(
     "MODE002",
     WARNING,
@@ -73,4 +109,4 @@ MODE001 = Rule(
     spreads="together",
     rank=200,
 )
-FAMILY = Family(80, "Frozen, shared and evaluation mode", (MODE001, MODE002))
+FAMILY = Family(80, "Frozen, shared and evaluation mode", (MODE001, MODE002, MODE003))

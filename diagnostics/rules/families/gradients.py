@@ -116,7 +116,10 @@ def find_no_gradient(record: StepRecord, options: Values) -> Iterator[Observatio
 
 def is_target(record: StepRecord, module: str) -> bool:
     """Whether it runs without gradient, no optimiser holds it, and it is written otherwise or copies another one."""
-    if record.modules[module].state != "no_grad":
+    state = record.modules[module].state
+    if record.is_declared_target(module):
+        return state != "arrived"
+    if state != "no_grad":
         return False
     own = record.held_by(module)
     outside = all(isinstance(each.place, Absent) and each.place.code == "in-no-group" for each in own)
@@ -140,7 +143,12 @@ def find_undeclared_frozen(record: StepRecord, options: Values) -> Iterator[Obse
     """GRAD003."""
     declared = {parameter.owner for parameter in record.parameters.values() if parameter.expect_frozen}
     for name, module in record.modules.items():
-        if module.params_total and not module.params_trainable and name not in declared:
+        if (
+            module.params_total
+            and not module.params_trainable
+            and name not in declared
+            and not record.is_declared_target(name)
+        ):
             message = f"{name}: none of its {module.params_total} parameters is trainable"
             held = all(not isinstance(each.place, Absent) for each in record.held_by(name))
             if held and record.kinds.get(name) == "Embedding":

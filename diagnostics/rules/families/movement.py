@@ -224,7 +224,7 @@ def _judge_unstepped(record: StepRecord, parameter: ParameterRecord) -> Cause | 
 
 
 def _judge_unexplained(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
-    if parameter.expect_frozen or not parameter.changed:
+    if parameter.expect_frozen or not parameter.changed or record.is_declared_target(parameter.owner):
         return None
     cause = movement_cause(parameter)
     return None if cause in (TRAINED, TRAINED_ELSEWHERE) else cause

@@ -35,7 +35,8 @@ def find_aliases(record: StepRecord, options: Values) -> Iterator[Observation]:
     """SHARE003; a note unless the names say that the two are different."""
     for first, others in record.aliases.items():
         names = (first, *others)
-        roles = [name for name in names if has_role(name)]
+        declared = {target.name for target in record.targets} & set(names)
+        roles = [name for name in names if has_role(name) or name in declared]
         cause, severity = ALIAS, _severity(names)
         module = first
         if roles and len(roles) < len(names):

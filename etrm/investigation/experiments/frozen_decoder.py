@@ -25,7 +25,7 @@ from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
 from etrm.investigation.records import Arm, Code, NotMeasured
 from etrm.investigation.result import ExperimentResult, Scenario
-from etrm.investigation.runs.loaded_run import LoadedRun, Metrics, records_of
+from etrm.investigation.runs.loaded_run import LoadedRun, Metrics, read_answers, records_of
 from etrm.investigation.session import Investigation
 
 FEWEST_TASKS = 32
@@ -110,6 +110,7 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> ExperimentRe
         ),
         figures=FIGURES,
         series=tuple(_make_curves(runs)),
+        answers=read_answers(learned[0]) if learned else (),
         wall_s=round(sum(r.record.wall_s for r in runs), 1),
     )
 

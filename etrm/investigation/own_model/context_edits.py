@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diagnostics.recording.capture import tensors_in
+from diagnostics.recording.tensors import tensors_in
 
 Edit = Callable[[Tensor], Tensor]
 

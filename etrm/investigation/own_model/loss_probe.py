@@ -54,7 +54,7 @@ class LossProbe:
         with untouched(self.subject.model):
             if any(isinstance(module, MIXING) for module in self.subject.model.modules()):
                 self.subject.model.eval()
-            seed_everything(self.seed, 5)
+            seed_everything(self.seed, 4)  # as the step, which may draw the same numbers
             return to_host(compute_sample_losses(self.subject, batch)).double()
 
     def is_random(self, batch: RowBatch) -> bool:

@@ -39,6 +39,33 @@ def compute_gradient(trial: TrainingTrial, number: int, batch: RowBatch) -> Grad
         return {id(p): g.detach().clone() for p, g in zip(weights, found, strict=False) if g is not None}
 
 
+def find_unused(trial: TrainingTrial) -> list[str]:
+    """The modules with weights that the first step does not call and that get no gradient, such as spare embeddings.
+
+    The named parts of the context are not among them: there it is a fault.
+    """
+    subject, called = trial.subject, set[int]()
+    handles = [
+        module.register_forward_pre_hook(lambda module, args: called.add(id(module)))
+        for module in trial.model.modules()
+    ]
+    try:
+        reached = compute_gradient(trial, 0, trial.batch(0))
+    finally:
+        for handle in handles:
+            handle.remove()
+    parts = [name for name in (subject.context_module, subject.context_consumer) if name]
+    return [
+        name
+        for name, module in trial.model.named_modules()
+        if name
+        and id(module) not in called
+        and (weights := list(module.parameters(recurse=False)))
+        and not any(id(weight) in reached for weight in weights)
+        and not any(name == part for part in parts)
+    ]
+
+
 def list_parts(subject: ModelUnderTest) -> list[str]:
     """The named parts that have weights to train, or the whole model."""
     named = [name for name in (subject.context_module, subject.context_consumer) if name]

@@ -29,6 +29,8 @@ from etrm.investigation.records import NotMeasured
 
 BATCHES = 8
 """Batches that are read, enough for ids to return where the data set is small."""
+DRAWS = 8
+"""Draws of the random numbers over which a random loss is averaged."""
 EDITED_ROWS = 8
 """Rows that are edited one at a time."""
 
@@ -81,12 +83,10 @@ class OwnData(InspectedHypothesis):
 
     def list_faults(self, subject: ModelUnderTest) -> tuple[faults.InjectedFault, ...]:
         """Faults for the tests that the adapter allows."""
-        random = LossProbe(subject).is_random(subject.batch(0))
+        probe, batch = LossProbe(subject), subject.batch(0)
+        apart = not probe.is_random(batch) or subject.sample_losses is not None
         each = (
-            (
-                bool(subject.labels) and (not random or subject.sample_losses is not None),
-                faults.SHIFTED_LABELS,
-            ),
+            (bool(subject.labels) and apart, faults.SHIFTED_LABELS),
             (bool(subject.labels and subject.ids and subject.sample), faults.LOADER_LABELS),
             (subject.held_out is not None, faults.LEAKED_ROWS),
             (bool(subject.ids) and not subject.reads_ids, faults.LOSS_BY_ID),
@@ -221,7 +221,9 @@ def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
     if subject.sample_losses is None:
         yield CheckedRow(LABEL_ROWS.row(NotMeasured(absent="no sample_losses"), threshold="", n=""))
         return
-    losses, loss = probe.sample_losses(batch), probe.step_loss(batch)
+    losses = probe.sample_losses(batch)
+    draws = DRAWS if probe.is_random(batch) else 1
+    probes = [replace(probe, seed=probe.seed + 1000 * draw) for draw in range(draws)]
     own, ratios = 0, []
     rows = range(min(count_rows(batch), EDITED_ROWS))
     wrong = make_wrong(batch[subject.labels])
@@ -229,10 +231,10 @@ def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
         edited = batch[subject.labels].clone()
         edited[place] = wrong[place]
         changed = {**batch, subject.labels: edited}
-        after = probe.sample_losses(changed)
-        own += list_changed(losses, after) == [place] or not subject.independent_rows
-        moved = float(after[place] - losses[place])
-        ratios.append((probe.step_loss(changed) - loss) / moved if moved else float("nan"))
+        own += list_changed(losses, probe.sample_losses(changed)) == [place] or not subject.independent_rows
+        moved = sum(float((one.sample_losses(changed) - one.sample_losses(batch))[place]) for one in probes)
+        step = sum(one.step_loss(changed) - one.step_loss(batch) for one in probes)
+        ratios.append(step / moved if moved else float("nan"))
     words = (
         f"of {len(rows)} rows, {len(rows) - own} have labels that change the loss of another row, or of none"
     )

@@ -25,8 +25,8 @@ from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, Inspec
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.records import NotMeasured
 
-SIZES = (4, 64)
-"""Numbers of rows that are evaluated, in addition to all that were read."""
+SIZES = (4, 61, 64)
+"""Numbers of rows that are evaluated, in addition to all that were read. The odd one leaves a batch incomplete."""
 BATCHES = 8
 """Batches that are read for the known answers."""
 TOLERANCE = 1e-4
@@ -71,7 +71,7 @@ class OwnEvaluator(InspectedHypothesis):
         title="Evaluator",
         statement="The evaluator misreports.",
         refuted_by=(
-            "Right, half right, one right and wrong answers get the scores that they must have, at 4, 64 and all rows, "
+            "Right, half right, one right and wrong answers get the scores that they must have, at several sizes, "
             "in any order and at a second call; predictions repeat, do not read the labels, and leave the model "
             "unchanged."
         ),

@@ -23,6 +23,7 @@ from etrm.investigation.own_model.loss_slopes import (
     Gradients,
     check_slopes,
     compute_gradient,
+    find_unused,
     is_within,
     list_parts,
     list_trained,
@@ -53,6 +54,7 @@ OPTIMIZER = Metric(
 DOWNHILL = Metric(
     "own.first-update", "cosine of the first update and the negative gradient: {item}", Direction.HIGHER
 )
+UNUSED = Metric("own.unused-modules", "modules that are never called and get no gradient")
 COVERED = Figure(
     key="own-coverage",
     title="Coverage by part",
@@ -106,7 +108,11 @@ class OwnGradients(InspectedHypothesis):
         watched = _watch_steps(factory, seed)
         deciding, others = _split_findings(watched.findings)
         subject = factory.build(seed)
-        checks = (_check_frozen_tensors(subject), *_make_rows(watched, deciding), *slopes)
+        n = f"{len(list(subject.model.modules()))} modules"
+        unused = UNUSED.row(
+            len(watched.unused), threshold="(decides nothing)", n=n, note=", ".join(watched.unused[:5])
+        )
+        checks = (_check_frozen_tensors(subject), CheckedRow(unused), *_make_rows(watched, deciding), *slopes)
         return InspectedModel(
             checks,
             watched.curves(seed),
@@ -139,6 +145,7 @@ class WatchedSteps:
         findings: the toolkit's findings above a note.
         graphless: number of steps whose loss has no graph.
         cosines: cosines of the optimiser's gradient and that of the loss.
+        unused: names of modules that are never called and get no gradient.
         downhill: cosine of the first update and the negative gradient, by part.
     """
 
@@ -147,6 +154,7 @@ class WatchedSteps:
     findings: list[Finding] = field(default_factory=list)
     graphless: int = 0
     cosines: list[float] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
     downhill: dict[str, float] = field(default_factory=dict)
 
     def curves(self, seed: int) -> tuple[Series, ...]:
@@ -170,11 +178,12 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
     children = any(True for _ in trial.model.children())
     root = trial.model if children else nn.Sequential(trial.model)
     partial = [name for name in subject.approximate if name]
+    seen.unused = find_unused(trial)
     with Monitor(
         root,
         trial.optimizers,
         watch=["", *parts, *partial],
-        expect_frozen=subject.frozen if children else (),
+        expect_frozen=(*subject.frozen, *seen.unused) if children else (),
         expect_partial=partial,
     ) as monitor:
         for number in range(STEPS):

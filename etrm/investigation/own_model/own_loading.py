@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from diagnostics.recording.capture import tensors_in
+from diagnostics.recording.tensors import tensors_in
 from diagnostics.testing.trials import untouched
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement

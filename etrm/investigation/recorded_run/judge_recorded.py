@@ -16,6 +16,7 @@ from etrm.investigation.recorded_run.environment import (
     compare_settings,
 )
 from etrm.investigation.recorded_run.logged_steps import judge_logged_steps
+from etrm.investigation.recorded_run.recorded_curves import FIGURE, make_curves
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.recorded_findings import judge_findings
 from etrm.investigation.recorded_run.replayed_steps import judge_replayed_steps
@@ -63,6 +64,8 @@ def judge_recorded_run(path: Path, subject: Config) -> tuple[RecordedRun, tuple[
         differences=differences,
         evidence=tuple(fact.row for fact in facts),
         undecided=tuple(fact.words for fact in facts if fact.undecided),
+        figures=(FIGURE,) if run.metrics else (),
+        series=make_curves(run.metrics, subject.train.seed),
         wall_s=round(time.perf_counter() - began, 1),
     )
     return recorded, facts

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etrm.checkpoints.run_folder import read_findings, read_metrics, read_record
-from etrm.investigation.records import EnvironmentChange, NotMeasured, Run, Value
+from etrm.investigation.records import EnvironmentChange, NotMeasured, Run, ShownAnswer, Value
 from etrm.investigation.runs.arms import ArmId
 
 SUMMARY = "summary.json"
@@ -80,6 +80,12 @@ class LoadedRun:
             RunFolderError: the file is damaged.
         """
         return read_findings(self.path)
+
+
+def read_answers(run: LoadedRun) -> tuple[ShownAnswer, ...]:
+    """The answers that a run kept; none of a run of an earlier version."""
+    kept = json.loads((run.path / SUMMARY).read_text("utf-8")).get("answers", ())
+    return tuple(ShownAnswer.model_validate(answer) for answer in kept)
 
 
 def records_of(runs: Sequence[LoadedRun]) -> tuple[Run, ...]:

@@ -14,13 +14,17 @@ from diagnostics import task_retrieval
 from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config
-from etrm.data import Sample, build_evaluation_samples
+from etrm.data import Grid, Sample, TaskSet, build_evaluation_samples
+from etrm.evaluation import EvaluationReport, QueryResult
+from etrm.investigation.records import Cells, ShownAnswer
 from etrm.training.scoring.amortisation import keep_first, measure_gap
 from etrm.training.scoring.predictor import compute_mean_loss, make_batch, make_predictor
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 BEFORE = "before.json"
+SHOWN = 4
+"""Queries whose answers are kept for the report, as many as can be looked at."""
 GAP_TASKS = 60
 """Held-out tasks of the amortisation gap: three searches of each take about half a second on a core."""
 
@@ -49,15 +53,17 @@ def measured_run(
         if not trainer.run():
             return None
         after = _measure(trainer, "end") if measure else {}
+        answers: list[ShownAnswer] = []
         if measure and held_out:
-            after |= _evaluate_held_out(trainer)
+            scores, answers = _evaluate_held_out(trainer)
+            after |= scores
         if gap:
             after |= _measure_gap(trainer)
         frozen = trainer.stage.span
         measured = before | after
         if frozen is not None:
             measured |= {"frozen_matched": frozen.matched, "frozen_total": frozen.total}
-        return {"measured": measured}
+        return {"measured": measured, "answers": [answer.model_dump(mode="json") for answer in answers]}
     finally:
         folder.close()
 
@@ -115,17 +121,19 @@ def with_mismatched_demos(samples: Sequence[Sample]) -> list[Sample]:
     return [replace(s, demos=samples[(i + 1) % len(samples)].demos) for i, s in enumerate(samples)]
 
 
-def _evaluate_held_out(trainer: Trainer) -> dict[str, float]:
+def _evaluate_held_out(trainer: Trainer) -> tuple[dict[str, float], list[ShownAnswer]]:
+    """The scores, and the answers to the first queries."""
     config = trainer.config
+    tasks = load_held_out_tasks(config)
     report = trainer.recipe.evaluate(
-        load_held_out_tasks(config),
+        tasks,
         make_predictor(trainer.model, config.evaluate.halting),
         augmentations=config.evaluate.augmentations,
         data=config.data,
         batch_size=config.evaluate.batch_size,
     )
     first = report.pass_at[1]
-    return {
+    scores = {
         "held_out_pass_at_1": first.score,
         "held_out_solved": first.solved,
         "held_out_asked": first.asked,
@@ -133,6 +141,24 @@ def _evaluate_held_out(trainer: Trainer) -> dict[str, float]:
         "held_out_high": first.high,
         "held_out_token_accuracy": report.token_accuracy,
     }
+    return scores, [_show_answer(tasks, report, result) for result in report.queries[:SHOWN]]
+
+
+def _show_answer(tasks: TaskSet, report: EvaluationReport, result: QueryResult) -> ShownAnswer:
+    pair = tasks.get(result.task_id).tests[result.query]
+    candidates = report.candidates[result.task_id][result.query]
+    return ShownAnswer(
+        task=result.task_id,
+        query=result.query,
+        input=_list_cells(pair.input),
+        target=() if pair.output is None else _list_cells(pair.output),
+        answer=_list_cells(candidates[0].grid) if candidates else (),
+        solved=result.solved(1),
+    )
+
+
+def _list_cells(grid: Grid) -> Cells:
+    return tuple(tuple(int(cell) for cell in row) for row in grid)
 
 
 def _measure_gap(trainer: Trainer) -> dict[str, float]:

@@ -46,7 +46,8 @@ class Prefetch:
         self._episodes, self._draw = episodes, loader(config)
         self._pool = start_workers(config.data.workers, _prepare, (loader, config, episodes))
         self._ahead: list[dict[int, Future[list[Sample]]]] = [{} for _ in range(episodes.buckets)]
-        self._chunks = -(-depth // CHUNK)
+        self._size = max(CHUNK, episodes.drawn_together)
+        self._chunks = -(-depth // self._size)
         self._open, self._limit = True, limit
 
     def __call__(self, episodes: Episodes, bucket: int, index: int) -> Sample:
@@ -58,10 +59,10 @@ class Prefetch:
         if not self._open or episodes is not self._episodes:
             return self._draw(episodes, bucket, index)
         try:
-            future = self._request(bucket, index // CHUNK)
+            future = self._request(bucket, index // self._size)
             if future is None:
                 return self._draw(episodes, bucket, index)
-            return future.result(self._limit)[index % CHUNK]
+            return future.result(self._limit)[index % self._size]
         except BrokenExecutor as error:
             self._give_up(f"died: {error} Was memory short?")
         except TimeoutError:
@@ -87,7 +88,7 @@ class Prefetch:
             ahead.pop(passed).cancel()
         for number in range(chunk, chunk + self._chunks + 1):
             if number not in ahead:
-                ahead[number] = self._pool.submit(_draw_chunk, bucket, number * CHUNK)
+                ahead[number] = self._pool.submit(_draw_chunk, bucket, number * self._size, self._size)
         return ahead[chunk]
 
     def close(self) -> None:
@@ -106,6 +107,6 @@ def _prepare(loader: Callable[[Config], Draw], config: Config, episodes: Episode
     _worker = loader(config), episodes
 
 
-def _draw_chunk(bucket: int, first: int) -> list[Sample]:
+def _draw_chunk(bucket: int, first: int, size: int) -> list[Sample]:
     draw, episodes = _worker
-    return [draw(episodes, bucket, index) for index in range(first, first + CHUNK)]
+    return [draw(episodes, bucket, index) for index in range(first, first + size)]

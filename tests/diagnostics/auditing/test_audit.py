@@ -261,3 +261,38 @@ def test_what_a_regulariser_and_a_list_hide_is_found(keep: bool) -> None:
         assert above == {("RESPONSE001", "selector", "scalar-read"), ("HIDDEN001", "", "hidden-and-used")}
     else:
         assert above == {("RESPONSE002", "", "no-weight"), ("HIDDEN001", "", "hidden-and-used")}
+
+
+class Side(nn.Module):
+    """A head and a branch whose result is used in one of several ways."""
+
+    def __init__(self, use: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.branch, self.head, self.use = nn.Linear(4, 4), nn.Linear(4, 4), use
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self.head(x), self.branch(x))
+
+
+@pytest.mark.parametrize(
+    ("use", "rule", "code"),
+    [
+        (lambda head, branch: head, "RESPONSE002", "result-unused"),
+        (lambda head, branch: head + branch.detach(), "GRAD001", "detached"),
+        (lambda head, branch: head + (branch * 1e-4 + 10.0).sigmoid(), "RESPONSE003", "unit-saturated"),
+        (lambda head, branch: head + branch, "", ""),
+    ],
+)
+def test_the_response_tells_what_the_gradient_does_not(
+    use: Callable[[Tensor, Tensor], Tensor], rule: str, code: str
+) -> None:
+    torch.manual_seed(0)
+    model, batch = Side(use), torch.randn(6, 4)
+    before = copy.deepcopy(model.state_dict())
+    found = audit(
+        model, lambda model, x: model(x).square().mean(), [batch], torch.optim.SGD(model.parameters(), 0.01)
+    )
+    named = [(each.rule, each.code) for each in found.findings if each.module == "branch"]
+    assert ((rule, code) in named) if rule else not named
+    assert rule == "GRAD001" or all(each[0] != "GRAD001" for each in named)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

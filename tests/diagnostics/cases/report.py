@@ -17,13 +17,24 @@ import torch
 
 from diagnostics import Finding
 from etrm.atomic_files import write_atomically
-from tests.diagnostics.cases import healthy, reported, unlisted_losses, unlisted_models, unlisted_training
+from tests.diagnostics.cases import (
+    healthy,
+    reported,
+    unlisted_further,
+    unlisted_losses,
+    unlisted_models,
+    unlisted_training,
+)
 from tests.diagnostics.cases.case import Answer, Case, Verdict, judge, judge_quiet, run_audit, run_monitor
 from tests.diagnostics.cases.healthy import run_use
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 UNLISTED = (*unlisted_losses.CASES, *unlisted_models.CASES, *unlisted_training.CASES)
-GROUPS: Mapping[str, Sequence[Case]] = {"reported": reported.CASES, "unlisted": UNLISTED}
+GROUPS: Mapping[str, Sequence[Case]] = {
+    "reported": reported.CASES,
+    "unlisted": UNLISTED,
+    "further": unlisted_further.CASES,
+}
 Row = dict[str, str]
 """Verdicts of one case: broken and fixed, each by the audit and by the monitor."""
 
@@ -138,8 +149,8 @@ def render(results: Mapping[str, Any]) -> str:
             f"\n## {title}\n\n| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
         )
         faults = {case.name: case.fault for case in GROUPS[group]}
-        for name, row in now[group].items():
-            old = before[group].get(name)
+        for name, row in now.get(group, {}).items():
+            old = before.get(group, {}).get(name)
             was = better(old) if old else "-"
             lines.append(
                 f"| {name} | {faults.get(name, '')} | {was} | {row['audit']}, {row['monitor']} | {_fixed(row)} |\n"
@@ -150,14 +161,19 @@ def render(results: Mapping[str, Any]) -> str:
     return "".join(lines)
 
 
-_TITLES = {"reported": "Kinds that users report", "unlisted": "Kinds for which no rule was written"}
+_TITLES = {
+    "reported": "Kinds that users report",
+    "unlisted": "Kinds for which no rule was written",
+    "further": "Further kinds, tried once, after the rules of the others",
+}
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\
 # Cases
 
 Programs with a fault, each with its fix, and healthy loops that look unusual (`python -m tests.diagnostics.cases`). A
 fault is `named` if all findings above a note name it with module and cause, `partly` if a finding does next to others
-or as a note, or another one is in its module; else `missed`. The unlisted faults were tried before any rule changed.
+or as a note, or another one is in its module; else `missed`. The unlisted faults were tried before any rule changed;
+none changed after the further ones.
 
 - Before: {before}
 - Now: {now}
@@ -171,9 +187,12 @@ def _fixed(row: Row) -> str:
 def _sentence(part: Mapping[str, Any]) -> str:
     texts = []
     for group in _TITLES:
-        counts = Counter(better(row) for row in part[group].values())
-        fixed = sum(_fixed(row) == "quiet" for row in part[group].values())
-        total = len(part[group])
+        rows = part.get(group, {})
+        if not rows:
+            continue
+        counts = Counter(better(row) for row in rows.values())
+        fixed = sum(_fixed(row) == "quiet" for row in rows.values())
+        total = len(rows)
         texts.append(
             f"{group}: {counts['named']} of {total} named, {counts['partly']} partly; {fixed} of {total} fixed quiet"
         )

@@ -1,4 +1,4 @@
-"""On an accelerator a read by the host waits for all work: a step that is left out has none, a recorded one has one."""
+"""On an accelerator a read by the host waits for all work: no step has one, and what is read later comes at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diagnostics import Monitor
-from diagnostics.recording.readout import Readout
+from diagnostics.recording.readout import Readout, fetch_all
 from tests.devices import simulated
 from tests.devices.simulated import DEVICE, DeviceTensor, simulated_device
 
@@ -73,7 +73,7 @@ def host_reads(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch, watch: list[str] | None, frozen: bool) -> list[list[str]]:
-    """The reads of each of six steps, of which every second one is recorded."""
+    """The reads of each of six steps, of which every second one is recorded, and those of the first look at them."""
     with simulated_device():
         torch.manual_seed(0)
         model = Net().to(DEVICE)
@@ -90,23 +90,21 @@ def count_reads(monkeypatch: pytest.MonkeyPatch, watch: list[str] | None, frozen
                     optimizer.step()
                     optimizer.zero_grad()
                 found.append(reads)
+            with host_reads(monkeypatch) as reads:
+                assert monitor.last.step == 4
+            found.append(reads)
             assert monitor.coverage("core" if watch is None else "encoder.0") == 1.0
     return found
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("watch", [None, ["encoder.*", "core", "head"]])
-def test_a_recorded_step_reads_the_device_once_and_another_never(
-    monkeypatch: pytest.MonkeyPatch, watch: list[str] | None
+def test_no_step_reads_the_device_and_a_look_at_three_steps_reads_once(
+    monkeypatch: pytest.MonkeyPatch, watch: list[str] | None, frozen: bool
 ) -> None:
-    found = count_reads(monkeypatch, watch, frozen=False)
-    assert found[1::2] == [[], [], []]
-    assert found[0::2] == [["cpu()"]] * 3
-
-
-def test_frozen_weights_need_no_read_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = count_reads(monkeypatch, None, frozen=True)
-    assert found[1::2] == [[], [], []]
-    assert found[0::2] == [["cpu()"]] * 3
+    *steps, look = count_reads(monkeypatch, watch, frozen)
+    assert steps == [[]] * 6
+    assert look == ["cpu()"]
 
 
 def test_values_come_back_under_their_keys_whatever_their_shape_and_type() -> None:
@@ -121,3 +119,16 @@ def test_values_come_back_under_their_keys_whatever_their_shape_and_type() -> No
     assert readout.numbers(counts) == [7.0, 8.0]
     assert readout.numbers(half) == [0.25]
     assert readout[half].dtype == torch.float32
+
+
+def test_several_readouts_are_fetched_together() -> None:
+    with simulated_device():
+        readouts, keys = [Readout() for _ in range(3)], []
+        for number, readout in enumerate(readouts):
+            keys.append(
+                (readout.add(torch.full((2,), float(number)).to(DEVICE)), readout.add(torch.tensor([7.0])))
+            )
+            readout.pack()
+        fetch_all(readouts)
+    found = [(read.numbers(one), read.numbers(two)) for read, (one, two) in zip(readouts, keys, strict=True)]
+    assert found == [([float(number)] * 2, [7.0]) for number in range(3)]

@@ -28,6 +28,34 @@ def test_a_healthy_model_passes_every_row() -> None:
     }
 
 
+class Spare(Toy):
+    """It has an embedding that nothing uses, as GPT-2 has where it is given embedded inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder.register_module("spare", torch.nn.Embedding(3, 4))
+
+
+def test_a_module_that_nothing_uses_is_mentioned_and_decides_nothing() -> None:
+    found = H2.inspect(with_model(Spare), 0)
+    assert found.failed == []
+    [row] = [check.row for check in found.checks if check.row.code == "own.unused-modules"]
+    assert (row.treatment, row.note) == (1.0, "decoder.spare")
+
+
+def test_a_context_module_that_is_never_called_is_a_fault() -> None:
+    class Uncalled(Toy):
+        def forward(self, demos: Tensor, queries: Tensor) -> Tensor:
+            return self.decoder(torch.cat([demos, demos, queries], dim=-1))
+
+    class OneLayer(Uncalled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = torch.nn.Linear(4, 8)  # type: ignore[assignment]
+
+    assert "own.gradient-finding" in failed(with_model(OneLayer))
+
+
 class Cut(Toy):
     def pass_on(self, context: Tensor) -> Tensor:
         return context.detach()

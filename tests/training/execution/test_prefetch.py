@@ -18,7 +18,7 @@ import pytest
 
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config, load, with_settings
-from etrm.data import Episodes, Sample, choose_tasks
+from etrm.data import Episodes, Sample, choose_tasks, choose_training_tasks, open_episodes
 from etrm.data.build import build_store
 from etrm.errors import DataError
 from etrm.training.execution.prefetch import CHUNK, Prefetch
@@ -45,6 +45,18 @@ def episodes_of(config: Config) -> Episodes:
 def prefetch() -> Iterator[Prefetch]:
     found = Prefetch(CONFIG, episodes_of(CONFIG), build_loader, depth=20)
     yield found
+    found.close()
+    wait_for_no_worker()
+
+
+def test_a_stream_of_rules_is_the_same_with_workers_who_draw_whole_blocks() -> None:
+    rules = {"source": "rules:colours", "stream": "endless", "max_side": 3, "max_tasks": None}
+    config = with_settings(load("smoke"), data={**rules, "workers": 1, "augmentations": 1})
+    episodes = open_episodes(choose_training_tasks(config.data), config.data, "etrm", 0)
+    found = Prefetch(config, episodes, build_loader, depth=4)
+    draw, found._draw = found._draw, no_draw
+    for index in (0, 1, 511, 512, 600):
+        assert plain(found(episodes, 0, index)) == plain(draw(episodes, 0, index))
     found.close()
     wait_for_no_worker()
 

@@ -1,0 +1,347 @@
+"""Records the steps of one model: listens while a step runs, and turns what it left into a record when that is read.
+
+What a step leaves are small tensors. Nothing waits for them: `evaluate` brings those of several steps to the host
+together, in the order of the steps.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from diagnostics.errors import WrongOrder
+from diagnostics.recording import unknown_rows
+from diagnostics.recording.aliases import Ties, find_aliases, find_lost_ties
+from diagnostics.recording.buffers import FrozenBuffers, MovedBuffers
+from diagnostics.recording.capture import Capture, RowsFunction
+from diagnostics.recording.covered_positions import CoveredPositions
+from diagnostics.recording.forward_calls import WHOLE_LOSS
+from diagnostics.recording.hidden_modules import HiddenModules
+from diagnostics.recording.layers import EqualUnits, find_odd_statistics
+from diagnostics.recording.loss_terms import LossTerms
+from diagnostics.recording.module_graph import Flow
+from diagnostics.recording.modules import every_sample, module_record
+from diagnostics.recording.parameter_records import ParameterStep
+from diagnostics.recording.parameters import ParameterWatch
+from diagnostics.recording.process_group import StepFacts, everywhere
+from diagnostics.recording.readout import Readout
+from diagnostics.recording.target_networks import TargetNetworks, TargetStep
+from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.term_records import TermStep
+from diagnostics.recording.unregistered_tensors import Strangers
+from diagnostics.recording.watched_parameters import has_values, members, track
+from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
+from diagnostics.records import HiddenModule, LostTie, OddStatistics, StepRecord, Stranger
+from diagnostics.selection import covers, find_copies, innermost, moded, updates_statistics
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a recorder watches.
+
+    Attributes:
+        modules: The watched modules by name.
+        optimizers: The optimisers of the training loop.
+        rows: Functions of the modules that compute other rows than one per sample, by name.
+        every: Interval of the recorded steps.
+        expect_frozen: Names or patterns of what must not move.
+        partial: Modules that run some calls without gradients on purpose.
+        ties: Groups of names that must hold the same tensors.
+        targets: Target network -> the module that it follows.
+        group: The processes that train the model together.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizers: Sequence[Optimizer]
+    rows: Mapping[str, RowsFunction]
+    every: int
+    expect_frozen: Sequence[str]
+    partial: frozenset[str]
+    ties: Ties
+    targets: Mapping[str, str]
+    group: dist.ProcessGroup | None
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedStep:
+    """What a step left, with the state of the model at its end."""
+
+    number: int
+    capture: Capture
+    readout: Readout
+    parameters: ParameterStep
+    terms: TermStep
+    buffers: MovedBuffers
+    targets: tuple[TargetStep, ...]
+    equal_units: tuple[str, ...]
+    odd_statistics: tuple[OddStatistics, ...]
+    strangers: tuple[Stranger, ...]
+    hidden: tuple[HiddenModule, ...]
+    lost_ties: tuple[LostTie, ...]
+    evaluating: Mapping[str, tuple[str, ...]]
+    adapting: Mapping[str, tuple[str, ...]]
+
+
+class Recorder:
+    """Measures steps between `begin` and `finish`."""
+
+    def __init__(self, model: nn.Module, setup: Setup, terms: LossTerms) -> None:
+        self._model = model
+        self._setup = setup
+        self._modules = modules = setup.modules  # a reference to this recorder would keep it alive
+        self._moded = {name: layers for name, module in modules.items() if (layers := moded(module))}
+        self._equal_units = EqualUnits(model)
+        self._targets = TargetNetworks(model, setup.targets)
+        self._parameters, self._members = self._watch_parameters()
+        self._unready = any(not has_values(parameter) for parameter in model.parameters())
+        self._buffers = FrozenBuffers(
+            model,
+            lambda name: any(covers(pattern, name) for pattern in setup.expect_frozen),
+            lambda name: innermost(name, modules),
+        )
+        self._strangers = Strangers()
+        self._hidden = HiddenModules(model, lambda path: innermost(path, modules))
+        self._terms = terms
+        self.flow = Flow()
+        """Which module feeds which, after the first recorded step."""
+        self._positions = CoveredPositions()
+        self._copies = find_copies(modules)
+        self._kinds = {name: type(module).__name__ for name, module in modules.items()}
+        self._aliases = find_aliases(model, setup.ties)
+        lost = find_lost_ties(model, setup.ties)
+        self._guessed_ties = tuple(tie for tie in lost if not tie.declared)
+        self.attached = False
+        self._handles: list[RemovableHandle] = []
+        self._model_handle: RemovableHandle | None = None  # removed as soon as nothing is sought any more
+        self.capture: Capture | None = None
+        """The calls of the step that is recorded now."""
+        self._blind: set[str] = set()  # modules that take no hooks
+        weakref.finalize(self, remove_hooks, self._handles)
+
+    def attach(self) -> None:
+        """Register the hooks."""
+        if self.attached:
+            return
+        self.attached = True
+        for name, module in self._modules.items():
+            hook = WeakHook(self._note_call, name)
+            try:
+                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            except RuntimeError:  # of a ScriptModule that was compiled
+                self._blind.add(name)
+        if self._strangers.looking:
+            hook = WeakHook(self._note_model_call)
+            self._model_handle = self._model.register_forward_hook(hook, with_kwargs=True)
+            self._handles.append(self._model_handle)
+        self._parameters.attach()
+
+    def detach(self) -> None:
+        """Remove every hook."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.attached = False
+        self._hidden.forget()
+        self._parameters.detach()
+
+    def _watch_parameters(self) -> tuple[ParameterWatch, dict[str, list[str]]]:
+        tracked = track(self._model, self._modules, self._setup.expect_frozen, self._setup.targets)
+        return ParameterWatch(tracked, self._setup.optimizers), members(tracked, self._modules)
+
+    def _look_again(self) -> None:
+        """Parameters of lazy modules, and of modules that were on the meta device, may have numbers by now."""
+        if self._unready and any(has_values(parameter) for parameter in self._model.parameters()):
+            self._parameters.detach()
+            self._parameters, self._members = self._watch_parameters()
+            self._parameters.attach()
+            self._unready = any(not has_values(parameter) for parameter in self._model.parameters())
+
+    def _note_call(
+        self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any
+    ) -> None:
+        if self.capture is not None and module is self._modules[name]:
+            self.capture.on_forward(name, module, args, kwargs, output)
+            if self._strangers.looking:
+                self._look_for_strangers(name, (args, kwargs), output)
+
+    def _note_model_call(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if self._strangers.looking and module is self._model:
+            self._look_for_strangers("", (args, kwargs), output)
+
+    def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
+        if self._is_listening():
+            self._strangers.note(name, tensors_in(given), tensors_in(output))
+
+    def _is_listening(self) -> bool:
+        """Whether a step is recorded, and not repeated for the gradient of a term."""
+        return self.capture is not None and self.capture.term == WHOLE_LOSS
+
+    def measure_terms(self, terms: Mapping[str, Any]) -> None:
+        """Compute the gradients of the named terms of the loss, if a step is recorded."""
+        if self.capture is not None:
+            self._terms.measure(terms, self.capture, self._parameters)
+
+    def measure_again(self) -> None:
+        """Gradients are now those of all processes."""
+        self._parameters.measure_again()
+
+    def begin(self, samples: int) -> None:
+        """Start a step."""
+        self._look_again()
+        self.capture = capture = Capture(
+            every_sample(samples),
+            self._setup.rows,
+            self.flow,
+            self._parameters.before_backward,
+            shared=self._setup.group is not None,
+        )
+        for name in self._blind:
+            capture.mark_unknown(name, unknown_rows.SCRIPTED)
+        self._parameters.begin()
+        self._buffers.begin()
+        self._terms.begin()
+        self._handles += self._hidden.begin(self._is_listening)
+
+    def abandon(self) -> None:
+        """The step is over, or an exception ended it."""
+        if self.capture is not None:
+            self.capture.closed = True
+        self.capture = None
+        self._parameters.abandon()
+
+    def finish(self, number: int) -> FinishedStep:
+        """End of the step: stop listening, and note what is read of the model itself.
+
+        Raises:
+            WrongOrder: Processes train the model together, and did not tell that they had added their gradients up.
+        """
+        capture = self.capture
+        assert capture is not None
+        if self._setup.group is not None and not self._parameters.measured_again:
+            raise WrongOrder(
+                "monitor.gradients-not-reduced",
+                "the gradients of this process are not those of the group:"
+                " call monitor.gradients_reduced() after the reduction, before clipping",
+            )
+        readout = Readout()
+        capture.close(readout)
+        parameters = self._parameters.finish(readout)
+        terms = self._terms.finish(readout, self._parameters)
+        buffers = self._buffers.finish(readout)
+        targets = self._targets.finish(readout, self._parameters)
+        if self._setup.every == 1:
+            self._parameters.keep_for_next()
+        if self._strangers.looking:
+            known = {id(parameter) for parameter in self._model.parameters()}
+            self._strangers.close(known | self._parameters.in_optimizers())
+            if not self._strangers.looking and self._model_handle is not None:
+                self._model_handle.remove()
+        readout.pack()
+        alone = self._setup.group is None
+        return FinishedStep(
+            number=number,
+            capture=capture,
+            readout=readout,
+            parameters=parameters,
+            terms=terms,
+            buffers=buffers,
+            targets=targets,
+            equal_units=self._equal_units.still(),
+            odd_statistics=tuple(find_odd_statistics(self._moded, capture.samples)) if alone else (),
+            strangers=self._strangers.found,
+            hidden=self._hidden.records(self._parameters.in_optimizers()) if self._hidden.found else (),
+            lost_ties=self._lost_ties(),
+            evaluating={name: found for name in self._moded if (found := self._evaluating(name))},
+            adapting=self._adapting(),
+        )
+
+    def evaluate(self, step: FinishedStep) -> tuple[StepRecord, dict[str, float]]:
+        """The record of a step whose readout was fetched, and its losses; steps come in their order."""
+        capture, readout = step.capture, step.readout
+        capture.read_largest(readout)
+        facts = everywhere(self._local_facts(step), self._setup.group)
+        self.flow.replace(facts.flow)
+        parameters, passes = step.parameters.records(readout, facts.arrived, facts.leftover)
+        modules = {
+            name: module_record(
+                facts.samples,
+                facts.modules[name],
+                {member: parameters[member] for member in own if member in parameters},
+            )
+            for name, own in self._members.items()
+        }
+        losses = step.terms.losses(readout)
+        terms = step.terms.records(
+            readout,
+            step.parameters.tracked,
+            facts.samples,
+            lambda name, term: capture.facts(name, readout, term=term),
+            self._members,
+            parameters,
+        )
+        record = StepRecord(
+            step=step.number,
+            samples=facts.samples,
+            modules=modules,
+            parameters=parameters,
+            order=facts.order,
+            optimizers=step.parameters.steps,
+            partial=self._setup.partial,
+            gap=self._setup.every,
+            strangers=step.strangers,
+            moved_buffers=step.buffers.read(readout),
+            terms=terms,
+            hidden=step.hidden,
+            passes=passes,
+            into=self.flow.into,
+            never=self._positions.never(modules.values(), facts.samples),
+            copies=self._copies,
+            aliases=self._aliases,
+            lost_ties=step.lost_ties,
+            adapting=step.adapting,
+            equal_units=step.equal_units,
+            odd_statistics=step.odd_statistics,
+            targets=tuple(target.read(readout) for target in step.targets),
+            kinds=self._kinds,
+        )
+        return record, losses
+
+    def _local_facts(self, step: FinishedStep) -> StepFacts:
+        capture, readout = step.capture, step.readout
+        return StepFacts(
+            capture.samples,
+            {name: capture.facts(name, readout, step.evaluating.get(name, ())) for name in self._members},
+            tuple(capture.calls),
+            step.parameters.arrived,
+            step.parameters.leftover(readout),
+            self.flow.into,
+        )
+
+    def _lost_ties(self) -> tuple[LostTie, ...]:
+        """Declared ties as they are now, and what looks like a lost one since the monitor was made."""
+        if not self._setup.ties:
+            return self._guessed_ties
+        now = find_lost_ties(self._model, self._setup.ties)
+        return (*(tie for tie in now if tie.declared), *self._guessed_ties)
+
+    def _adapting(self) -> dict[str, tuple[str, ...]]:
+        """Frozen modules, each with its layers that update running statistics all the same."""
+        found = {}
+        for name, layers in self._moded.items():
+            if not any(weight.requires_grad for weight in self._modules[name].parameters()):
+                updating = tuple(own for own, layer in layers.items() if updates_statistics(layer))
+                if updating:
+                    found[name] = updating
+        return found
+
+    def _evaluating(self, module: str) -> tuple[str, ...]:
+        if self._modules[module].training:  # a single layer set to evaluation is meant
+            return ()
+        return tuple(name for name, layer in self._moded[module].items() if not layer.training)

@@ -1,0 +1,113 @@
+"""The tensors in what a module is given and returns, and the numbers that they hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diagnostics.causes import Cause
+from diagnostics.recording.unknown_rows import OPAQUE_OUTPUT
+
+_LARGE = (
+    8_192  # elements from which two passes that use vector instructions are faster than one that does not
+)
+_MOST_SCRATCH = 2**20  # elements: 4 MB that stay allocated
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for member in value.values():
+            yield from tensors_in(member)
+    elif isinstance(value, (tuple, list)):
+        for member in value:
+            yield from tensors_in(member)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for item in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, item.name, None))
+
+
+def list_tensors(value: Any) -> list[Tensor]:
+    """The same as a list."""
+    return [value] if isinstance(value, Tensor) else list(tensors_in(value))
+
+
+def find_opaque(value: Any) -> Cause | None:
+    """Why tensors may hide in a value, None where none can."""
+    if isinstance(value, (Tensor, *_PLAIN)):
+        return None
+    if isinstance(value, Mapping):
+        return next(filter(None, map(find_opaque, value.values())), None)
+    if isinstance(value, (tuple, list)):
+        return next(filter(None, map(find_opaque, value)), None)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        members = (getattr(value, item.name, None) for item in dataclasses.fields(value))
+        return next(filter(None, map(find_opaque, members)), None)
+    return OPAQUE_OUTPUT.of(type=type(value).__name__)
+
+
+def address_of(tensor: Tensor) -> int:
+    """Address of its numbers, which detach() keeps; -1 where it has none."""
+    return tensor.data_ptr() if tensor.layout == torch.strided and tensor.numel() else -1
+
+
+def stored_values(tensor: Tensor) -> Tensor:
+    """The tensor itself; of a sparse one, as embeddings have for gradients, the values it holds."""
+    return tensor.coalesce().values() if tensor.is_sparse else tensor
+
+
+@torch.no_grad()
+def measure_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The L2 norm of each, as scalars."""
+    return list(torch._foreach_norm(list(tensors), 2)) if tensors else []
+
+
+@torch.no_grad()
+def count_nonzero(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The number of elements of each that are not zero, as scalars."""
+    return [_count(tensor) for tensor in tensors]
+
+
+class _Scratch(threading.local):
+    """Memory for intermediate results on the CPU: the same each time, so that it stays in the caches."""
+
+    def __init__(self) -> None:
+        self._memory: dict[torch.dtype, Tensor] = {}
+
+    def like(self, tensor: Tensor) -> Tensor | None:
+        """Memory for a result of this shape and type, None where it would be no faster."""
+        if not tensor.is_cpu or tensor.is_complex() or tensor.layout != torch.strided:
+            return None
+        size = tensor.numel()
+        if not _LARGE <= size <= _MOST_SCRATCH or type(tensor) not in (Tensor, torch.nn.Parameter):
+            return None
+        held = self._memory.get(tensor.dtype)
+        if held is None or held.numel() < size:
+            held = self._memory[tensor.dtype] = torch.empty(size, dtype=tensor.dtype)
+        return held[:size].view(tensor.shape)
+
+
+_SCRATCH = _Scratch()
+
+
+def scratch_like(tensor: Tensor) -> Tensor | None:
+    """Memory to pass as `out`, for a result that is read before the next one is computed."""
+    return _SCRATCH.like(tensor)
+
+
+def _count(tensor: Tensor) -> Tensor:
+    fast = tensor.is_cpu and tensor.dtype == torch.float32 and _LARGE <= tensor.numel() < 2**24
+    if not fast or not tensor.is_contiguous():
+        return torch.count_nonzero(tensor)
+    flat = tensor.view(-1)
+    sign = torch.sign(flat, out=scratch_like(flat))  # 0 for NaN, whose norm says that it is not finite
+    return torch.dot(sign, sign)

@@ -1,0 +1,44 @@
+"""Units that begin equal and stay equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diagnostics.causes import Cause
+from diagnostics.records import StepRecord
+from diagnostics.rules.options import Values
+from diagnostics.rules.parameter_checks import first_few, receives
+from diagnostics.rules.rule import WARNING, Family, Observation, Rule, lasting
+
+SAME_START = Cause(
+    "same-start", "its units began with the same weights, and receive the same gradient in each step"
+)
+
+
+def find_equal_units(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """UNITS001."""
+    owners: dict[str, list[str]] = {}
+    for name in record.equal_units:
+        parameter = record.parameters.get(name)
+        if parameter is not None and receives(parameter) and parameter.changed:
+            owners.setdefault(parameter.owner, []).append(name)
+    for owner, names in owners.items():
+        message = f"{owner or 'model'}: all rows of {first_few(names)} are equal, and stay so while they are trained"
+        yield Observation(owner, float(len(names)), message, SAME_START)
+
+
+UNITS001 = Rule(
+    "UNITS001",
+    WARNING,
+    "All units of a layer are equal",
+    "parameters",
+    "Initialise the weights at random, as torch does by default.",
+    find_equal_units,
+    lasting(5, why="a layer that begins with zeros is equal until its first gradient"),
+    causes=(SAME_START,),
+    what="All rows of a weight were equal when the monitor was made. It is trained, and they still are.",
+    why="The layer computes one number, however wide it is.",
+    example="`nn.init.constant_(layer.weight, 0.1)`.",
+    false_alarms="None known.",
+)
+FAMILY = Family(75, "Outputs", (UNITS001,))
