@@ -70,6 +70,7 @@ def test_a_run_and_what_is_made_of_it(etrm: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_experiments(etrm: Run) -> None:
     brief = ("--seeds", "1", "--jobs", "1")
     etrm("experiment", "run", "E7", *SHORT, *brief, "--out", "experiments")

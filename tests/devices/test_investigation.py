@@ -110,12 +110,14 @@ def _investigate(subject: Config, out: Path, hypotheses: tuple[str, ...], *, exp
     )
 
 
+@pytest.mark.slow
 def test_the_frozen_decoder_experiment(subject: Config, tmp_path: Path, device: torch.device) -> None:
     result = _investigate(subject, tmp_path, ("H1",), experiments=True)
     (experiment,) = result.experiments
     assert {run.state for run in experiment.runs} == {"finished"}
 
 
+@pytest.mark.slow
 def test_the_replayed_mistakes(investigation: Investigation) -> None:
     found = original.run(investigation, original.chosen(["all"]))
     assert found.scenario == "caught"

@@ -97,6 +97,7 @@ IN_ANOTHER_TEST = "etrm investigate --preset smoke --set model.encoder.kind"
 """The line that test_investigation.py runs."""
 
 
+@pytest.mark.slow
 def test_every_command_line_of_the_page_works(folder: Path, etrm: Etrm) -> None:
     lines = [line for line in commands() if not line.startswith(IN_ANOTHER_TEST)]
     met = set()

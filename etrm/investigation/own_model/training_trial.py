@@ -86,7 +86,7 @@ class TrainingTrial:
         """The training batch of a step; several joined where the change says so."""
         joined = self.change.joined
         with call_adapter(
-            "adapter.batch-raised",
+            "adapter.later-batch-raised",
             f"batch({number})",
             expected="a dictionary of tensors for every index",
             example="    batch=lambda index: batches[index % len(batches)]",

@@ -44,6 +44,7 @@ ONLY_JUDGE = tuple(
         "judgement.py",
         "original_solver.py",
         "own_model",
+        "planned_runs.py",
         "recorded_run",
         "reference_verdict.py",
         "session.py",

@@ -264,7 +264,7 @@ STAGES: tuple[StageRow, ...] = (
     ),
     *_rows(
         "training/scoring/score_run.py",
-        ("evaluate_run", "evaluate.weights", "weights"),
+        ("evaluate_run", "chosen.weights", "weights"),
         ("evaluate_run", "load_model(folder", "weights"),
         ("_evaluate", "", "queries answers"),
     ),

@@ -16,7 +16,9 @@ from tests.benchmarks.family.test_device_episodes import drawn
 
 def test_the_layout_is_that_of_the_product() -> None:
     (task,) = draw_rule_tasks("rules:dihedral", "training", 3, 1)
-    data = with_settings(load("rules"), data={"source": "rules:dihedral", "max_tasks": 1}).data
+    data = with_settings(
+        load("rules"), data={"source": "rules:dihedral", "max_tasks": 1, "stream": None}
+    ).data
     batch = collate([Episodes(TaskSet((task,), "rules", "training"), data, "etrm", 0).sample(0, 0)])
     pairs = (*task.demos, *task.tests)
     inputs, outputs = (

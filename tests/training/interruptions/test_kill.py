@@ -119,6 +119,7 @@ def killed_run(
     return places
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_again_and_again_leaves_the_same_bytes(
     tmp_path: Path, smoke: Smoke, settings_of_smoke: SettingsOfSmoke, run_bytes: RunBytes
 ) -> None:
