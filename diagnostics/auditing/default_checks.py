@@ -168,6 +168,9 @@ def _check_independence(
     with untouched(model):
         model.eval()
         try:
+            if any(tensor.dim() == 1 for tensor in given):  # a number per sample, or a vector of that length
+                with torch.no_grad():
+                    model(*_without_last(args), **_without_last(kwargs))
             assert_sample_independence(
                 model,
                 [args, kwargs],
@@ -177,8 +180,17 @@ def _check_independence(
         except CheckFailed as failed:
             return [replace(each, severity=Severity.WARNING) for each in failed.findings]
         except (ToolkitError, RuntimeError):
-            return []  # the samples are equal, or the model cannot run on its own in evaluation mode
+            return []  # the samples are equal, or the model cannot run on its own or with one sample less
     return []
+
+
+def _without_last(given: Any) -> Any:
+    """The same arguments without the last sample, as far as tuples, lists and dictionaries reach."""
+    if isinstance(given, Tensor):
+        return given[:-1]
+    if isinstance(given, dict):
+        return {name: _without_last(value) for name, value in given.items()}
+    return type(given)(map(_without_last, given)) if type(given) in (tuple, list) else given
 
 
 def _without_pairs(output: Any, samples: int) -> Any:

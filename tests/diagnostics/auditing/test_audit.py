@@ -296,3 +296,33 @@ def test_the_response_tells_what_the_gradient_does_not(
     assert ((rule, code) in named) if rule else not named
     assert rule == "GRAD001" or all(each[0] != "GRAD001" for each in named)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class WithVector(nn.Module):
+    """Takes a vector of its own width, or a number for each sample; mixes the samples if told to."""
+
+    def __init__(self, per_sample: bool, mixes: bool) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.per_sample, self.mixes = per_sample, mixes
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        hidden = self.layer(x - x.mean(0) if self.mixes else x)
+        return self.head(hidden * (vector[:, None] if self.per_sample else vector))
+
+
+@pytest.mark.parametrize(
+    ("per_sample", "mixes", "leaks"),
+    [(False, False, False), (True, False, False), (True, True, True)],
+    ids=["a vector as long as the batch", "a number per sample", "a number per sample, mixed"],
+)
+def test_a_vector_as_long_as_the_batch_is_no_sample(per_sample: bool, mixes: bool, leaks: bool) -> None:
+    torch.manual_seed(0)
+    model = WithVector(per_sample, mixes)
+    data = [(torch.randn(8, 5), torch.randn(8)) for _ in range(3)]
+
+    def squared(model: nn.Module, batch: Batch) -> Tensor:
+        return (model(*batch) - 1).square().mean()
+
+    found = audit(model, squared, data, torch.optim.SGD(model.parameters(), 0.01))
+    assert ("LEAK001" in {finding.rule for finding in found.findings}) == leaks
