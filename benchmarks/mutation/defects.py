@@ -248,8 +248,8 @@ DEFECTS = [
         "diagnostics",
         (
             "coverage of a sample is that of its first call",
-            'sizes.scatter_reduce_(0, index, values, "amax")',
-            "sizes.scatter_(0, index.flip(0), values.flip(0))",
+            'sizes.scatter_reduce_(0, torch.cat([rows for rows, _ in pairs]), values, "amax")',
+            "sizes.scatter_(0, torch.cat([rows for rows, _ in pairs]).flip(0), values.flip(0))",
         ),
         (
             "Python's random numbers are not put back",

@@ -11,7 +11,7 @@ from diagnostics.rules.options import Values
 from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Observation, Rule, lasting
 
 TRAINED_TARGET = Cause(
-    "trained",
+    "target-trained",
     "an optimiser updates it with a gradient",
     remedy="Compute it under torch.no_grad(), and leave its parameters out of the optimiser.",
 )

@@ -43,7 +43,9 @@ COLLAPSE = "COLLAPSE001"
 RULES: Mapping[str, tuple[str, ...]] = {
     "FROZEN001": ("H1",),
     **dict.fromkeys(("CONTEXT001", "LEAK001", "RESPONSE002"), ("H3",)),
-    **dict.fromkeys(("GRAD004", "MOVE002", "REACH003", "SPIKE001", "DRIFT001", "MODE001"), ("H4",)),
+    **dict.fromkeys(
+        ("GRAD004", "MOVE002", "REACH003", "SPIKE001", "DRIFT001", "MODE001", "TARGET001"), ("H4",)
+    ),
     "ORIGIN001": ("H5",),
     "ORACLE001": ("H6",),
 }

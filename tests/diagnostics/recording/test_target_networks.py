@@ -103,7 +103,7 @@ def test_a_target_that_is_its_source_is_an_error(model: Agent) -> None:
 def test_a_target_that_is_trained_is_an_error(model: Agent) -> None:
     model.forward = lambda x: (model.policy(x) - model.target(x) - x[:, :3]).square().mean()  # type: ignore[method-assign]
     monitor = train(model, average(0.1), {"target": "policy"}, held=model)
-    assert ("TARGET001", "target", "trained") in found(monitor)
+    assert ("TARGET001", "target", "target-trained") in found(monitor)
 
 
 def test_a_target_that_is_not_watched_is_measured(model: Agent) -> None:
