@@ -89,6 +89,7 @@ def test_the_report_lists_every_evaluated_task(run: Path, tmp_path: Path) -> Non
     assert (run / "formulas" / "index.md").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_report_ends_with_130(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

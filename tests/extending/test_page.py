@@ -118,6 +118,7 @@ def test_the_page_has_a_file_for_every_setting_that_names_code() -> None:
     assert all(name in text or name == "my_case.py" for name in python_blocks())
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_by_a_process_that_starts_elsewhere(
     folder: Path, etrm: Etrm, tmp_path: Path
 ) -> None:

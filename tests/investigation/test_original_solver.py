@@ -38,6 +38,7 @@ def test_every_stage_is_a_config_that_can_be_trained() -> None:
     assert len({config.to_json() for config in configs}) == len(STAGES)
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_system_as_found_is_a_constant_and_its_answer_ignores_the_demonstrations(
     tmp_path: Path,
 ) -> None:

@@ -144,7 +144,7 @@ def test_a_candidate_is_named_where_nothing_is_proven() -> None:
 @pytest.mark.parametrize(
     ("faults", "cause"),
     [
-        ((), None),
+        pytest.param((), None, marks=pytest.mark.slow),
         (("cached-context",), "H2"),
         (("freeze-skips-optimizer",), "H2"),
         (("decoder-not-loaded",), "H1"),

@@ -155,7 +155,11 @@ def test_no_template_stands_twice(composites: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("selector", "pairwise"), [("fit", False), ("fit", True), ("demos", False), ("input", False)]
+    ("selector", "pairwise"),
+    [
+        ("fit", True),
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("fit", "demos", "input")),
+    ],
 )
 def test_nothing_is_left_on_the_host_where_the_model_is_on_a_device(selector: str, pairwise: bool) -> None:
     """Products over cells are left out: their gradient is made of tensors that the simulation takes for the host's."""

@@ -32,6 +32,7 @@ def test_evaluation_tasks_are_those_of_the_family() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_training_writes_its_curve_and_its_last_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ def test_waiting_is_the_time_that_drawing_takes() -> None:
     assert waiting.seconds >= 0.06
 
 
+@pytest.mark.slow
 def test_every_number_of_workers_is_timed_on_the_same_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {
         "data": {"max_side": 4},
