@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 
 from etrm.errors import ArgumentError
 from etrm.installation import NAMES, ROOT
-from etrm.investigation.unlisted.places import CodePlace, line_starts, list_functions, list_places
+from etrm.investigation.unlisted.places import (
+    CodePlace,
+    line_starts,
+    list_functions,
+    list_places,
+    parse_source,
+)
 
 RUNTIME = "changed_code"
 """The module that changed code calls; it lies next to the packages of a copy."""
@@ -107,7 +113,7 @@ def _around(place: CodePlace, before: str, after: str) -> list[Insertion]:
 def _add_hooks(copy: Path, by_path: dict[str, list[Insertion]]) -> None:
     for (path, name), text in HOOKS.items():
         source = (copy / path).read_bytes()
-        functions = dict(list_functions(ast.parse(source)))
+        functions = dict(list_functions(parse_source(source)))
         if name not in functions:
             raise ArgumentError("bench.no-hook", f"{path} has no function {name}")
         body = functions[name].body

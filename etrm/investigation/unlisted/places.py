@@ -65,8 +65,13 @@ class CodePlace:
 
 def list_places(root: Path) -> list[CodePlace]:
     """List all places of the packages in a folder, in the order of files and lines."""
+    return [place for path in sorted({row.path for row in STAGES}) for place in _of_file(root, path)]
+
+
+def parse_source(source: bytes) -> ast.Module:
+    """Parse a file, in one thread at a time."""
     with _PARSING:
-        return [place for path in sorted({row.path for row in STAGES}) for place in _of_file(root, path)]
+        return ast.parse(source)
 
 
 def _of_file(root: Path, path: str) -> Iterator[CodePlace]:
@@ -81,7 +86,7 @@ def _of_file(root: Path, path: str) -> Iterator[CodePlace]:
         assert node.end_col_offset is not None
         return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
 
-    for function, node in list_functions(ast.parse(source)):
+    for function, node in list_functions(parse_source(source)):
         counts: dict[tuple[str, str], int] = {}
         for statement, expression, role in _expressions(node):
             start, end = span(expression)
