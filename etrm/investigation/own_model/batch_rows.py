@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etrm.device import to_host
+from etrm.device import to_device, to_host
 from etrm.investigation.own_model.model_under_test import RowBatch
 
 
@@ -33,7 +33,9 @@ def has_rows(value: Any, rows: int) -> bool:
 def take(value: Any, index: Sequence[int] | Tensor) -> Any:
     """Some entries of a tensor or list, in their order."""
     chosen = torch.as_tensor(index)
-    return value[chosen] if isinstance(value, Tensor) else [value[place] for place in chosen.tolist()]
+    if isinstance(value, Tensor):
+        return value[to_device(chosen, value.device)]
+    return [value[place] for place in chosen.tolist()]
 
 
 def join_batches(batches: Sequence[RowBatch]) -> RowBatch:

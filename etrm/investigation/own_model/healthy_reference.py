@@ -29,16 +29,19 @@ FIRST_HELD_OUT = 100_000
 class SymbolReader(nn.Module):
     """An encoder of demonstrations, a decoder, and a head."""
 
+    symbols: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(2 * SYMBOLS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
         self.decoder = nn.Sequential(nn.Linear(SYMBOLS + SYMBOLS * WIDTH, WIDTH), nn.ReLU())
         self.head = nn.Linear(WIDTH, SYMBOLS)
+        self.register_buffer("symbols", torch.arange(SYMBOLS), persistent=False)
 
     def forward(self, demos: Tensor, query: Tensor) -> Tensor:
         """Logits (R, S) from demonstrations (R, S, 2 S) and queries (R,)."""
         context = self.encoder(demos).flatten(1)
-        given = torch.cat([one_hot(query, SYMBOLS).float(), context], dim=-1)
+        given = torch.cat([(query[:, None] == self.symbols).float(), context], dim=-1)
         return self.head(self.decoder(given))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from etrm.investigation.own_model.adapter_loading import Change, ModelFactory
-from etrm.investigation.own_model.batch_rows import exchange_rows
+from etrm.investigation.own_model.batch_rows import exchange_rows, take
 from etrm.investigation.own_model.context_edits import add_context_edit
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 
@@ -151,7 +151,7 @@ SAME_CONTEXT = InjectedFault(
 OTHER_CONTEXT = InjectedFault(
     "context-of-another-row",
     "every row has the context of another row",
-    edit_context(lambda context: context[move_rows(len(context))]),
+    edit_context(lambda context: take(context, move_rows(len(context)))),
 )
 NOT_FINITE_CONTEXT = InjectedFault(
     "context-not-finite", "the context of a row is NaN", edit_context(spoil_row)
@@ -186,5 +186,5 @@ def _mix(losses: Tensor) -> Tensor:
 
 def _weigh_ids(ids: Any) -> Tensor:
     numbers = ids.double() if isinstance(ids, Tensor) else torch.tensor([float(len(str(id))) for id in ids])
-    weights = torch.arange(1, len(numbers) + 1, dtype=numbers.dtype)
+    weights = torch.arange(1, len(numbers) + 1, dtype=numbers.dtype, device=numbers.device)
     return (numbers * weights).mean().float().remainder(7.0)

@@ -14,7 +14,7 @@ from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model import injected_faults as faults
 from etrm.investigation.own_model.adapter_loading import ModelFactory, compute_loss, seed_everything
-from etrm.investigation.own_model.batch_rows import count_rows, exchange_rows
+from etrm.investigation.own_model.batch_rows import count_rows, exchange_rows, take
 from etrm.investigation.own_model.context_edits import captured_contexts, captured_inputs, edited_context
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
 from etrm.investigation.own_model.loss_probe import MIXING, ROUNDING, LossProbe, list_changed
@@ -177,7 +177,7 @@ def _shift_rows(by: int) -> Callable[[Tensor], Tensor]:
 
 
 def _take_rows(index: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda context: context[index]
+    return lambda context: take(context, index)
 
 
 def _relate(own: Tensor, other: Tensor) -> float:

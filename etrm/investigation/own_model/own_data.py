@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etrm.device import to_host
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model import injected_faults as faults
@@ -188,7 +189,7 @@ def _check_origin(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[
             rows += 1
             for key, value in own.items():
                 if isinstance(value, Tensor) and key in b:
-                    wrong[key] = wrong.get(key, 0) + (not torch.equal(value, b[key][place]))
+                    wrong[key] = wrong.get(key, 0) + (not torch.equal(to_host(value), to_host(b[key][place])))
     for key, count in wrong.items():
         row = ORIGIN.expect_none(count, f"{rows} rows", item=key)
         yield CheckedRow(row, f"{count} of {rows} rows have the {key} of another sample")

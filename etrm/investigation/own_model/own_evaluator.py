@@ -19,7 +19,7 @@ from etrm.investigation.own_model.adapter_loading import (
     make_predictions,
     seed_everything,
 )
-from etrm.investigation.own_model.batch_rows import count_rows, join_batches, make_wrong, select_rows
+from etrm.investigation.own_model.batch_rows import count_rows, join_batches, make_wrong, select_rows, take
 from etrm.investigation.own_model.injected_faults import InjectedFault
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
@@ -186,7 +186,7 @@ def _check_calls(subject: ModelUnderTest, answers: Tensor) -> Iterator[CheckedRo
     row = REPEATED.row(again, control=score, threshold="equal", passed=_is_near(again, score, score), n=n)
     yield CheckedRow(row, f"a second call gives the score {again:.4g} after {score:.4g}")
     order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
-    moved = compute_score(subject, known[order], answers[order])
+    moved = compute_score(subject, take(known, order), take(answers, order))
     row = ORDER.row(moved, control=score, threshold="equal", passed=_is_near(moved, score, score), n=n)
     yield CheckedRow(
         row, f"the same answers in another order get the score {moved:.4g} instead of {score:.4g}"

@@ -190,7 +190,7 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
             batch = trial.batch(number)
             expected = compute_gradient(trial, number, batch) if number < COMPARED_STEPS else None
             before = _copy_parts(trial, parts) if not number else {}
-            with monitor.step(samples=count_rows(batch)), _captured_gradients(trial.optimizers) as captured:
+            with monitor.step(samples=count_rows(batch)), _CapturedGradients(trial.optimizers) as captured:
                 loss = trial.loss(number, batch)
                 seen.graphless += not loss.requires_grad
                 trial.update(loss)
@@ -206,14 +206,14 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
     return seen
 
 
-class _captured_gradients:
+class _CapturedGradients:
     """Collects the gradients that optimisers apply within a block; of several steps the first."""
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self.optimizers, self.found = optimizers, Gradients()
         self.calls = 0
 
-    def __enter__(self) -> _captured_gradients:
+    def __enter__(self) -> _CapturedGradients:
         self.handles = [optimizer.register_step_pre_hook(self._keep) for optimizer in self.optimizers]
         return self
 
@@ -241,7 +241,7 @@ def _compare(
     trial: TrainingTrial,
     parts: Sequence[str],
     expected: Gradients,
-    captured: _captured_gradients,
+    captured: _CapturedGradients,
     before: dict[str, list[Tensor]],
 ) -> None:
     """Note how the optimiser's gradient, and in the first step the update, lie to the gradient of the loss."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diagnostics.recording.tensors import tensors_in
 from diagnostics.testing.trials import untouched
+from etrm.device import to_device, to_host
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model.adapter_errors import EXAMPLE_PRETRAINED, call_adapter
@@ -96,7 +97,9 @@ def _check_part(subject: ModelUnderTest, given: Pretrained, seed: int) -> Iterat
         name
         for name, value in wanted.items()
         if name not in missing
-        and not torch.allclose(found[name].double(), value.double(), rtol=0, atol=VALUE_TOLERANCE)
+        and not torch.allclose(
+            to_host(found[name]).double(), to_host(value).double(), rtol=0, atol=VALUE_TOLERANCE
+        )
     ]
     words = f"{len(different)} of {len(wanted)} tensors differ from the pretrained ones"
     words += f" (first: {different[0]})" if different else ""
@@ -116,7 +119,8 @@ def _compare_outputs(part: nn.Module, original: nn.Module, given: Pretrained, se
     """The largest difference of an output on the same inputs, both in evaluation mode; infinite for other shapes."""
     assert given.inputs is not None
     outputs: list[list[Tensor]] = []
-    for module in (original, part):
+    device = next((tensor.device for tensor in part.state_dict().values()), torch.device("cpu"))
+    for module in (to_device(original, device), part):
         with (
             untouched(module),
             call_adapter(
@@ -128,7 +132,8 @@ def _compare_outputs(part: nn.Module, original: nn.Module, given: Pretrained, se
         ):
             module.eval()
             seed_everything(seed, 7)
-            outputs.append([t.double() for t in tensors_in(module(*given.inputs())) if t.is_floating_point()])
+            inputs = (to_device(value, device) for value in given.inputs())
+            outputs.append([t.double() for t in tensors_in(module(*inputs)) if t.is_floating_point()])
     if [t.shape for t in outputs[0]] != [t.shape for t in outputs[1]]:
         return float("inf")
     return max((float((a - b).abs().max()) for a, b in zip(*outputs, strict=True)), default=0.0)
