@@ -79,6 +79,7 @@ def test_an_unknown_task_and_another_variant_are_refused(run: Path, tmp_path: Pa
     assert_holds(refused.err, "symbolic.other-variant", "etrm", "symbolic")
 
 
+@pytest.mark.slow
 def test_the_report_lists_every_evaluated_task(run: Path, tmp_path: Path) -> None:
     done = etrm("symbolic", "report", run, "--out", tmp_path / "out", "--unsolved", "1")
     assert (done.code, done.err) == (0, "")

@@ -47,6 +47,7 @@ SUBJECTS: dict[str, Changes] = {
     "published canvas": {"data": {"canvas": "published", "max_tasks": 3}, "train": {"batch_size": 2}},
     "several buckets": {"data": {"buckets": 3}},
     "without monitor": {"monitor": {"enabled": False}},
+    "recomputed": {"train": {"recompute": True}, "monitor": {"layers": True}},
 }
 
 

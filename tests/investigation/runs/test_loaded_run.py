@@ -34,6 +34,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
     return counts
 
 
+@pytest.mark.slow
 def test_each_file_is_read_once_in_a_whole_investigation(
     investigation: Investigation, monkeypatch: pytest.MonkeyPatch, reads: Counter[Path]
 ) -> None:
