@@ -67,9 +67,8 @@ def test_a_healthy_subject_is_not_accused(
     assert all(control.behaved for control in found.controls)
 
 
-@pytest.mark.parametrize(
-    "module", [h3, pytest.param(h4, marks=pytest.mark.slow), pytest.param(h7, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [h3, h4, h7])
 def test_what_compares_runs_is_decided(investigation: Investigation, module: object) -> None:
     found: HypothesisResult = module.HYPOTHESIS.decide(investigation)  # type: ignore[attr-defined]
     assert found.runs

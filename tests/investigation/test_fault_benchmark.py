@@ -123,6 +123,7 @@ def test_the_page_has_the_score_the_matrix_and_what_was_missed() -> None:
     assert page(OUTCOMES[:1]).count("not measured") == 1
 
 
+@pytest.mark.slow
 def test_a_case_is_investigated_kept_and_not_run_again(
     tmp_path: Path, decoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
