@@ -28,7 +28,7 @@ class ContextSearchConfig(Section):
         "start from the encoder or the mean has none",
     )
     restarts: int = Field(
-        5, ge=1, le=1000, description="number of searches per vote, each with a vote of its own"
+        12, ge=1, le=1000, description="number of searches per vote, each with a vote of its own"
     )
     steps: int = Field(50, ge=1, description="largest number of gradient steps of a search")
     rate: float = Field(0.1, gt=0, le=1e3, description="learning rate of Adam on the context")

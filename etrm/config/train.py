@@ -109,7 +109,7 @@ class TrainConfig(Section):
     recompute: bool = Field(
         False,
         description="whether the backward pass computes the activations of blocks again instead of keeping them, which "
-        "takes a fraction of the memory and a third more time",
+        "takes a fraction of the memory and more time",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random choice")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
