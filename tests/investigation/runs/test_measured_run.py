@@ -15,8 +15,9 @@ from etrm.training.trainer import Trainer
 @pytest.mark.parametrize("fault", ["warmup-too-long", "lr-too-high"])
 def test_a_rebuilt_trainer_has_the_faults_of_its_run_once(tmp_path: Path, fault: str) -> None:
     config = with_settings(load("smoke"), monitor={"enabled": False}, faults=(fault,))
-    folder = RunFolder(tmp_path / "run", config)
+    folder = RunFolder(tmp_path / "run", config, resume=False)
     first = Trainer(config, folder)
+    folder.close()
     again = rebuild_trainer(folder.path)
     assert again.config == first.config
     assert again.config.train != config.train
