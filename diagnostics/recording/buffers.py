@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diagnostics.recording.readout import Readout
+from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.records import MovedBuffer
 
 
@@ -58,7 +58,7 @@ class MovedBuffers:
     buffers: tuple[MovedBuffer, ...] = ()
     key: int = -1
 
-    def read(self, readout: Readout) -> tuple[MovedBuffer, ...]:
+    def read(self, readout: Readouts) -> tuple[MovedBuffer, ...]:
         """Those that changed, once the readout was fetched."""
         if not self.buffers:
             return ()

@@ -23,7 +23,8 @@ from diagnostics.recording.forward_calls import WHOLE_LOSS, Arrivals, Call, not_
 from diagnostics.recording.module_graph import Flow
 from diagnostics.recording.output_statistics import OutputStatistics, raw_inputs, read_statistics
 from diagnostics.recording.process_group import ModuleFacts
-from diagnostics.recording.readout import Readout
+from diagnostics.recording.readout import Readout, Readouts
+from diagnostics.recording.sample_sizes import together
 from diagnostics.recording.tensors import address_of, find_opaque, list_tensors
 from diagnostics.records import Absent, CallRecord
 
@@ -66,7 +67,6 @@ class Capture:
         self._flow = flow
         self._before_backward: Callable[[], None] | None = before_backward
         self._statistics: dict[str, OutputStatistics] = {}
-        self._largest: dict[int, float] = {}  # key of row gradients -> the largest of them
 
     @contextmanager
     def of_term(self, name: str) -> Iterator[None]:
@@ -230,8 +230,30 @@ class Capture:
         for statistics in self._statistics.values():
             statistics.close(readout)
 
-    def read_largest(self, readout: Readout) -> None:
-        """Reduce the rows of all calls together, once the readout was fetched."""
+    @property
+    def kind(self) -> tuple[Any, ...] | None:
+        """What is the same in all steps of one kind; None where rows were declared, or terms came to a call."""
+        kinds = []
+        for name, calls in self.calls.items():
+            for call in calls:
+                if call.key >= 0 or len(call.arrivals) > 1:
+                    return None
+                kinds.append((name, *call.kind))
+        return (self.samples, *kinds, *(each.kind for each in self._statistics.values()))
+
+    @property
+    def passes(self) -> set[int]:
+        """Numbers in torch of the backward passes that reached a call."""
+        return {task for calls in self.calls.values() for call in calls for task in call.passes}
+
+    def name_passes(self, numbers: Mapping[int, int]) -> None:
+        """Name the backward passes by their numbers in the step: number in torch -> that."""
+        for calls in self.calls.values():
+            for call in calls:
+                call.passes = {numbers[task] for task in call.passes}
+
+    def largest(self, readout: Readouts) -> dict[int, Any]:
+        """Key of the row gradients of a call -> the largest of them, once the readout was fetched."""
         keys = [
             arrivals.keys[0]
             for calls in self.calls.values()
@@ -241,26 +263,37 @@ class Capture:
         ]
         by_size: dict[tuple[int, torch.dtype], list[tuple[int, Tensor]]] = {}
         for key in keys:
-            sizes = readout[key]
-            if len(sizes):
-                by_size.setdefault((len(sizes), sizes.dtype), []).append((key, sizes))
-        for found in by_size.values():
-            largest = torch.stack([sizes for _, sizes in found]).amax(1).tolist()
-            self._largest.update((key, value) for (key, _), value in zip(found, largest, strict=True))
+            rows = readout.rows(key)
+            if rows.shape[1]:
+                by_size.setdefault((rows.shape[1], rows.dtype), []).append((key, rows))
+        found = {}
+        for alike in by_size.values():
+            largest = torch.stack([rows for _, rows in alike]).amax(2).tolist()
+            found.update({key: readout.column(each) for (key, _), each in zip(alike, largest, strict=True)})
+        return found
 
     def facts(
-        self, name: str, readout: Readout, evaluating: tuple[str, ...] = (), term: str = WHOLE_LOSS
+        self,
+        name: str,
+        readout: Readouts,
+        largest: Mapping[int, Any],
+        evaluating: tuple[str, ...] = (),
+        term: str = WHOLE_LOSS,
     ) -> ModuleFacts:
-        """The facts of a module, after `read_largest`; `evaluating` as in `ModuleRecord`."""
+        """The facts of a module; `largest` is what the method gave, `evaluating` as in `ModuleRecord`."""
         calls = self.calls.get(name, ())
+        keys = [each.arrivals[term].keys[0] for each in calls if term in each.arrivals]
         return ModuleFacts(
-            tuple(self._call_record(call, readout, term) for call in calls),
+            tuple(self._call_record(call, readout, largest, term) for call in calls),
             self._unmatched_reasons(calls, readout, term),
             read_statistics(self._statistics.get(name), readout),
             evaluating,
+            None
+            if readout.agreement is None
+            else together(self.samples, [readout.rows(key) for key in keys if key >= 0], readout),
         )
 
-    def _unmatched_reasons(self, calls: Sequence[Call], readout: Readout, term: str) -> list[Absent]:
+    def _unmatched_reasons(self, calls: Sequence[Call], readout: Readouts, term: str) -> list[Absent]:
         """Why gradient came, or may have come, to outputs whose rows are not known."""
         found = []
         for call in calls:
@@ -272,10 +305,10 @@ class Capture:
                 found.append(Absent.because(reason))
         return found
 
-    def _call_record(self, call: Call, readout: Readout, term: str) -> CallRecord:
+    def _call_record(self, call: Call, readout: Readouts, sizes: Mapping[int, Any], term: str) -> CallRecord:
         arrivals = call.arrivals.get(term, _NEVER)
         key = arrivals.keys[0]
-        largest = self._largest.get(key, 0.0)
+        largest = sizes.get(key, 0.0)
         row_gradients = _NOTHING_ARRIVED if key < 0 else readout[key]
         return CallRecord(
             grad_enabled=call.grad_enabled,
@@ -293,7 +326,7 @@ class Capture:
             largest=largest,
         )
 
-    def _samples_of(self, call: Call, readout: Readout) -> Tensor | Absent:
+    def _samples_of(self, call: Call, readout: Readouts) -> Tensor | Absent:
         if isinstance(call.rows, Absent):
             return call.rows
         if call.key < 0:
@@ -304,7 +337,7 @@ class Capture:
         return samples
 
 
-def _unmatched(arrivals: Arrivals, readout: Readout) -> bool:
+def _unmatched(arrivals: Arrivals, readout: Readouts) -> bool:
     """Whether a non-zero gradient came to an output whose rows are not known."""
     key = arrivals.keys[1]
     return key >= 0 and readout.numbers(key)[0] != 0.0

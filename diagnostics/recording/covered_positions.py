@@ -17,9 +17,13 @@ class CoveredPositions:
         self._covered = torch.zeros(0, dtype=torch.bool)
         self._full = False
 
+    def full_for(self, samples: int) -> bool:
+        """Whether all positions of so many samples had gradient in earlier steps."""
+        return self._full and samples <= len(self._covered)
+
     def never(self, modules: Iterable[ModuleRecord], samples: int) -> float:
         """Add a step; the share of its positions that had no gradient in any step so far."""
-        if self._full and samples <= len(self._covered):
+        if self.full_for(samples):
             return 0.0
         if samples > len(self._covered):
             grown = torch.zeros(samples, dtype=torch.bool)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -129,6 +129,24 @@ class Call:
     def reached(self) -> bool:
         """Whether the backward pass of the step came to an output."""
         return self.arrivals[WHOLE_LOSS].reached
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What is the same in all steps of one kind, once the step is over."""
+        arrivals = self.arrivals[WHOLE_LOSS]
+        return (
+            self.grad_enabled,
+            self.requires_grad,
+            self.recomputed,
+            self.checkpointed,
+            self.raw,
+            self.rows,
+            self.unknown,
+            self.unmatched_reason,
+            arrivals.reached,
+            arrivals.keys,
+            len(self.passes),
+        )
 
     def watch(self, tensor: Tensor, rows: int | None, step: Listener) -> None:
         """Note the gradient that arrives at `tensor`, of whose leading rows so many belong to samples."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from diagnostics.recording.pass_history import PassEvent, PassHistory
-from diagnostics.recording.readout import Readout
+from diagnostics.recording.pass_history import PassEvent, PassHistory, is_plain
+from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.recording.tensors import measure_norms, stored_values
 from diagnostics.records import BackwardPasses, Carried
 
@@ -24,8 +25,27 @@ class PassEvents:
     gone: Sequence[int]
     history: PassHistory
 
-    def evaluate(self, readout: Readout, names: Sequence[str]) -> tuple[BackwardPasses, dict[int, Carried]]:
+    @property
+    def kind(self) -> tuple[Any, ...] | None:
+        """What is the same in all steps of one kind; None where there was more than one pass and one update."""
+        if not is_plain(self.events, self.gone):
+            return None
+        return tuple((event.kind, event.optimizer, tuple(event.indices)) for event in self.events)
+
+    @property
+    def tasks(self) -> set[int]:
+        """Numbers in torch of the backward passes that reached a parameter."""
+        return {event.task for event in self.events if event.kind == "end"}
+
+    def name_passes(self, numbers: Mapping[int, int]) -> None:
+        """Name the backward passes by their numbers in the step: number in torch -> that."""
+        for event in self.events:
+            event.task = numbers.get(event.task, -1)
+
+    def evaluate(self, readout: Readouts, names: Sequence[str]) -> tuple[BackwardPasses, dict[int, Carried]]:
         """What became of the passes; steps must be evaluated in their order."""
+        if readout.agreement is not None:  # all are plain
+            return BackwardPasses(1, lost=((self.events[1].task, frozenset()),)), {}
         return self.history.evaluate(self.events, self.gone, readout, names)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diagnostics.recording.process_group import ModuleFacts
+from diagnostics.recording.sample_sizes import SampleSizes, alone, every_sample
 from diagnostics.recording.unknown_rows import OTHER_WAY
 from diagnostics.records import (
     Absent,
@@ -20,15 +20,10 @@ from diagnostics.records import (
     ParameterRecord,
     root_sum_squares,
 )
+from diagnostics.records.columns import Column
 
 _NO_PARAMETERS = Absent("it has no parameters", "no-parameters")
 _NO_ROWS = Absent("no gradient arrived at a row", "no-gradient")
-
-
-@lru_cache(maxsize=8)
-def every_sample(samples: int) -> Tensor:
-    """(samples,) int64, 0 to samples - 1: what calls of the whole batch share; it is compared by identity."""
-    return torch.arange(samples)
 
 
 def module_record(
@@ -45,12 +40,14 @@ def module_record(
     """
     calls, unmatched = facts.calls, facts.unmatched
     state = _gradient_state(calls)
-    gradients = _sample_gradients(samples, calls)
+    gradients = alone(samples, calls) if facts.sizes is None else facts.sizes
     coverage = _coverage(samples, gradients, calls, unmatched, state, parameters)
     trainable = [record.reach.kind for record in parameters.values() if record.requires_grad]
     norms = [record.reach.norm for record in parameters.values()]
     arrived = [
-        call.largest for call in calls if isinstance(call.row_gradients, Tensor) and len(call.row_gradients)
+        call.largest
+        for call in calls
+        if not isinstance(call.row_gradients, Absent) and call.rows  # none has a gradient of no rows
     ]
     return ModuleRecord(
         coverage=coverage,
@@ -81,8 +78,13 @@ def module_record(
     )
 
 
-def _largest(sizes: Sequence[float]) -> float:
+def _largest(sizes: Sequence[Any]) -> Any:
     """The largest, NaN where one is: `max` would depend on their order."""
+    column = next((size for size in sizes if isinstance(size, Column)), None)
+    return _largest_or_nan(None, *sizes) if column is None else column.compute(_largest_or_nan, *sizes)
+
+
+def _largest_or_nan(_: Any, *sizes: float) -> float:
     return next((size for size in sizes if size != size), max(sizes))
 
 
@@ -99,47 +101,9 @@ def _gradient_state(calls: Sequence[CallRecord]) -> GradientState:
     return "detached" if any(call.requires_grad for call in live) else "cut inside"
 
 
-@dataclass(frozen=True, eq=False)
-class _SampleSizes:
-    """The largest |gradient| of each sample over all calls whose rows are known, in numbers.
-
-    Attributes:
-        covering: Samples where it is not zero.
-        largest: The largest of all.
-        evenness: (sum n_b)^2 / sum n_b^2; 0 without gradient, NaN where one is not finite.
-    """
-
-    covering: int = 0
-    largest: float = 0.0
-    evenness: float = 0.0
-
-
-def _sample_gradients(samples: int, calls: Sequence[CallRecord]) -> _SampleSizes:
-    pairs = [
-        (call.samples, call.row_gradients)
-        for call in calls
-        if isinstance(call.samples, Tensor) and isinstance(call.row_gradients, Tensor)
-    ]
-    if not pairs:
-        return _SampleSizes()
-    index = pairs[0][0]
-    if index is every_sample(samples) and all(other is index for other, _ in pairs):
-        rows = [sizes for _, sizes in pairs]
-        sizes = (rows[0] if len(rows) == 1 else torch.stack(rows).amax(0)).double()
-    else:
-        sizes = torch.zeros(samples, dtype=torch.float64)
-        values = torch.cat([gradients.double() for _, gradients in pairs])
-        sizes.scatter_reduce_(0, torch.cat([rows for rows, _ in pairs]), values, "amax")
-    covering, largest = int(torch.count_nonzero(sizes)), float(sizes.amax())
-    if largest == 0.0 or largest - largest != 0.0:
-        return _SampleSizes(covering, largest, 0.0 * largest)
-    scaled = sizes / largest  # squares of small gradients underflow
-    return _SampleSizes(covering, largest, float(scaled.sum()) ** 2 / float(torch.dot(scaled, scaled)))
-
-
 def _coverage(
     samples: int,
-    gradients: _SampleSizes,
+    gradients: SampleSizes,
     calls: Sequence[CallRecord],
     unmatched: Sequence[Absent],
     state: GradientState,
@@ -185,7 +149,7 @@ def _waste(samples: int, coverage: Number, calls: Sequence[CallRecord]) -> Numbe
     )
 
 
-def _evenness(samples: int, coverage: Number, gradients: _SampleSizes, unmatched: Sequence[Absent]) -> Number:
+def _evenness(samples: int, coverage: Number, gradients: SampleSizes, unmatched: Sequence[Absent]) -> Number:
     if isinstance(coverage, Absent):
         return coverage
     if unmatched:

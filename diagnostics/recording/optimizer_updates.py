@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diagnostics.recording.readout import Readout
-from diagnostics.recording.tensors import measure_norms
-from diagnostics.records import Absent, Number
+from diagnostics.recording.readout import Readout, Readouts
+from diagnostics.records import Absent
 
 _SOME = 64  # numbers per parameter: the share is nearly the same for all of its numbers, and 64 cost next to nothing
 _NO_STEP = Absent("no optimiser stepped", "no-step")
@@ -32,20 +32,25 @@ class UpdateKeys:
     sizes: Sequence[tuple[Sequence[int], Sequence[int]]] = ()
     keys: Sequence[tuple[int, int, int]] = ()
 
-    def kept(self, readout: Readout, count: int) -> list[Number]:
+    def kept(self, readout: Readouts, count: int) -> list[Any]:
         """For each of `count` parameters the share of its update that is left, once the readout was fetched."""
         if not self.keys:
             return [_NO_STEP] * count
-        kept: list[Number] = [_NO_CHANGE] * count
+        kept: list[Any] = [_NO_CHANGE] * count
         for (order, sizes), keys in zip(self.sizes, self.keys, strict=True):
-            entry, applied, left = (readout[key] for key in keys)
-            updates = rests = measure_norms((entry - applied).split(list(sizes)))
+            entry, applied, left = (readout.rows(key) for key in keys)
+            updates = rests = _norms(entry - applied, sizes)
             if not torch.equal(applied, left):  # something wrote to them after the optimisers
-                rests = measure_norms((entry - left).split(list(sizes)))
+                rests = _norms(entry - left, sizes)
             for place, update, rest in zip(order, updates, rests, strict=True):
-                if size := update.item():
-                    kept[place] = rest.item() / size
+                if size := readout.column(update):
+                    kept[place] = readout.column(rest) / size
         return kept
+
+
+def _norms(rows: Tensor, sizes: Sequence[int]) -> list[list[float]]:
+    """The norm of each parameter's part, in each step."""
+    return [torch.linalg.vector_norm(part, dim=1).tolist() for part in rows.split(list(sizes), 1)]
 
 
 class AppliedUpdates:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diagnostics.recording.process_group import NO_STATS, OutputSums
-from diagnostics.recording.readout import Readout
+from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.recording.tensors import find_opaque, scratch_like
 from diagnostics.records import Absent
 
@@ -44,7 +45,12 @@ class OutputStatistics:
         row_mean = -1 if self._row_mean is None else readout.add(self._row_mean)
         self._keys = (readout.add_scalars(self._numbers), row_mean)
 
-    def read(self, readout: Readout) -> OutputSums:
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What is the same in all steps of one kind."""
+        return (*self._sizes, self._differ)
+
+    def read(self, readout: Readouts) -> OutputSums:
         """The statistics, once the readout was fetched."""
         rows, elements, width = self._sizes
         apart, of_mean, total, *differ = readout.numbers(self._keys[0])
@@ -60,7 +66,7 @@ class OutputStatistics:
         )
 
 
-def read_statistics(found: OutputStatistics | None, readout: Readout) -> OutputSums | Absent:
+def read_statistics(found: OutputStatistics | None, readout: Readouts) -> OutputSums | Absent:
     """The statistics of a module that may have none."""
     return NO_STATS if found is None else found.read(readout)
 

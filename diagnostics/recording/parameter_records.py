@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
 
 from diagnostics.recording.gradient_passes import PassEvents
 from diagnostics.recording.optimizer_updates import UpdateKeys
-from diagnostics.recording.readout import Readout
+from diagnostics.recording.readout import Readouts
 from diagnostics.recording.watched_parameters import Tracked
 from diagnostics.records import Absent, BackwardPasses, Number, OptimizerPlace, ParameterRecord, Reach
+from diagnostics.records.columns import Column, largest_of
 
 _NONE = Absent("no gradient arrived in this step", "no-gradient")
 NO_REACH = Reach("none", _NONE, _NONE, _NONE)
@@ -25,15 +27,8 @@ _NO_STEP = Absent("its optimiser did not step", "no-step")
 _NOT_FOUND = Absent("the optimiser found no gradient", "no-gradient")
 
 
-@dataclass(frozen=True)
-class OptimizerGroup:
-    """The group of an optimiser that holds a parameter; see `OptimizerPlace`."""
-
-    optimizer: int
-    group: int
-    lr: Number
-    weight_decay: Number
-    eps: Number
+Settings = tuple[Number, Number, Number]
+"""Rate, weight decay and eps of a group; see `OptimizerPlace`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +38,8 @@ class ParameterStep:
     Attributes:
         tracked: The parameters, with their names and owners.
         requires_grad, replaced: As they were at the end of the step.
-        groups: Position -> the group that holds it.
+        groups: Position -> optimiser and group that hold it.
+        settings: Optimiser and group -> rate, weight decay and eps.
         steps: Number of steps of each optimiser, stops_itself whether it is one that decides when to stop.
         measured: Positions, norms and counts of the gradients after each backward pass.
         at_optimizer: Positions and norms of the gradients that optimisers found.
@@ -60,9 +56,10 @@ class ParameterStep:
     """
 
     tracked: Sequence[Tracked]
-    requires_grad: Sequence[bool]
-    replaced: Sequence[bool]
-    groups: Mapping[int, OptimizerGroup]
+    requires_grad: tuple[bool, ...]
+    replaced: tuple[bool, ...]
+    groups: Mapping[int, tuple[int, int]]
+    settings: Mapping[tuple[int, int], Settings]
     steps: tuple[int, ...]
     stops_itself: Sequence[bool]
     measured: Sequence[tuple[Sequence[int], int, int]]
@@ -79,26 +76,54 @@ class ParameterStep:
     arrived: frozenset[int]
     largest: dict[int, float] = field(repr=False)
 
-    def leftover(self, readout: Readout) -> dict[int, float] | None:
+    @property
+    def kind(self) -> tuple[Any, ...] | None:
+        """What is the same in all steps of one kind; None where backward passes have to be followed one by one."""
+        passes = self.passes.kind
+        if passes is None:
+            return None
+        return (
+            passes,
+            self.requires_grad,
+            self.replaced,
+            tuple(self.groups.items()),
+            tuple(isinstance(value, Absent) for each in self.settings.values() for value in each),
+            self.steps,
+            tuple(tuple(indices) for indices, *_ in self.measured),
+            tuple(tuple(indices) for indices, _ in self.at_optimizer),
+            None if self.left is None else tuple(self.left[0]),
+            tuple(self.scales),
+            len(self.updates.keys),
+            self.broken,
+            self.assigned,
+            self.arrived,
+        )
+
+    def leftover(self, readout: Readouts) -> dict[int, Any] | None:
         """Position -> norm of what earlier steps left in `.grad`; None where no gradient came to a watched module."""
         return (
             None if self.left is None else dict(zip(self.left[0], readout.numbers(self.left[1]), strict=True))
         )
 
     def records(
-        self, readout: Readout, arrived: frozenset[int], leftover: Mapping[int, float] | None
+        self,
+        readout: Readouts,
+        arrived: frozenset[int],
+        leftover: Mapping[int, Any] | None,
+        settings: Mapping[tuple[int, int], Settings],
     ) -> tuple[dict[str, ParameterRecord], BackwardPasses]:
         """The records of all parameters by name, and the backward passes of the step.
 
         Args:
             arrived: Positions of the parameters that a gradient came to on any process.
             leftover: What was left over of earlier steps.
+            settings: Those of the step, or columns.
         """
-        gradients: dict[int, tuple[float, float]] = {}
+        gradients: dict[int, tuple[Any, Any]] = {}
         for indices, norms, counts in self.measured:
             values = zip(readout.numbers(norms), readout.numbers(counts), strict=True)
             gradients.update(zip(indices, values, strict=True))
-        seen: dict[int, float] = {}
+        seen: dict[int, Any] = {}
         for indices, key in self.at_optimizer:
             seen.update(zip(indices, readout.numbers(key), strict=True))
         factors = {number: readout.numbers(key)[0] for number, key in self.scales.items()}
@@ -115,15 +140,13 @@ class ParameterStep:
         for index, (item, weight_norm, came) in enumerate(
             zip(self.tracked, readout.numbers(self.weight_key), reaches, strict=True)
         ):
-            if came.finite and not isinstance(came.norm, Absent):
-                self.largest[index] = max(came.norm, self.largest.get(index, 0.0))
             records[item.name] = ParameterRecord(
                 owner=item.owner,
                 numel=item.numel,
                 requires_grad=self.requires_grad[index],
                 expect_frozen=item.expect_frozen,
                 reach=came,
-                place=self._place(index, seen, came, factors),
+                place=self._place(index, seen, came, factors, settings),
                 weight_norm=weight_norm,
                 update_norm=updates[index],
                 changed=changed[index] != 0.0,
@@ -135,33 +158,52 @@ class ParameterStep:
                 replaced=self.replaced[index],
                 carried=carried.get(index, "no"),
                 assigned=index in self.assigned,
-                largest=self.largest.get(index, 0.0),
+                largest=self._largest_so_far(index, came.norm, readout),
                 broken=index in broken,
             )
         return records, passes
 
+    def _largest_so_far(self, index: int, norm: Any, readout: Readouts) -> Any:
+        """The largest finite norm of the gradient of a parameter, up to each step."""
+        if isinstance(norm, Absent):
+            return self.largest.get(index, 0.0)
+        known = readout.remembered.get(index)
+        if known is None:
+            values = norm.values if isinstance(norm, Column) else [norm]
+            finite = [value if value - value == 0.0 else 0.0 for value in values]
+            start = self.largest.get(index, 0.0)
+            known = readout.remembered[index] = list(accumulate(finite, max, initial=start))[1:]
+            self.largest[index] = known[-1]
+        return readout.column(known)
+
     @torch.no_grad()
-    def _broken(self, updates: Sequence[float]) -> frozenset[int]:
+    def _broken(self, updates: Sequence[Any]) -> frozenset[int]:
         """Parameters that are not finite now; only where the norm of the change is not, a norm may overflow alone."""
         suspects = (index for index, update in enumerate(updates) if update - update != 0.0)
         return frozenset(
             index for index in suspects if not bool(torch.isfinite(self.tracked[index].parameter).all())
         )
 
-    def _layer_sizes(self, reaches: Sequence[Reach]) -> dict[str, float]:
+    def _layer_sizes(self, reaches: Sequence[Reach]) -> dict[str, Any]:
         """Layer -> the largest root mean square of a gradient in it."""
-        sizes: dict[str, float] = {}
+        sizes: dict[str, list[Any]] = {}
         for item, came in zip(self.tracked, reaches, strict=True):
-            sizes[item.layer] = max(came.size(item.numel), sizes.get(item.layer, 0.0))
-        return sizes
+            sizes.setdefault(item.layer, []).append(came.size(item.numel))
+        return {layer: largest_of(found) for layer, found in sizes.items()}
 
     def _place(
-        self, index: int, seen: dict[int, float], came: Reach, scales: Mapping[int, float]
+        self,
+        index: int,
+        seen: Mapping[int, Any],
+        came: Reach,
+        scales: Mapping[int, Any],
+        settings: Mapping[tuple[int, int], Settings],
     ) -> OptimizerPlace | Absent:
-        group = self.groups.get(index)
-        if group is None:
+        held = self.groups.get(index)
+        if held is None:
             return _IN_NO_GROUP if self.steps else _NO_OPTIMIZER
-        stepped = self.steps[group.optimizer] > 0
+        optimizer, group = held
+        stepped = self.steps[optimizer] > 0
         gradient: Literal["none", "zero", "nonzero"] | Absent
         norm: Number
         if not stepped:
@@ -174,20 +216,18 @@ class ParameterStep:
             tiny = norm == 0.0 and came.norm == 0.0 and came.kind in ("some", "all")
             gradient = "zero" if norm == 0.0 and not tiny else "nonzero"
         return OptimizerPlace(
-            group.optimizer,
-            group.group,
-            group.lr,
-            group.weight_decay,
-            group.eps,
+            optimizer,
+            group,
+            *settings[held],
             stepped,
             gradient,
             norm,
-            scales.get(group.optimizer, 1.0),
-            self.stops_itself[group.optimizer],
+            scales.get(optimizer, 1.0),
+            self.stops_itself[optimizer],
         )
 
 
-def reach(numel: int, measured: tuple[float, float] | None) -> Reach:
+def reach(numel: int, measured: tuple[Any, Any] | None) -> Reach:
     """How far a gradient of this norm and this number of non-zero elements came to a parameter of so many."""
     if measured is None:
         return _TAKEN_AWAY
@@ -204,7 +244,7 @@ def plain_number(value: Any, name: str) -> Number:
     return Absent(f"{name} is a {type(value).__name__}", "no-number")
 
 
-def _leftover(norms: Mapping[int, float] | None, index: int) -> Literal["none", "zero", "nonzero"] | Absent:
+def _leftover(norms: Mapping[int, Any] | None, index: int) -> Literal["none", "zero", "nonzero"] | Absent:
     if norms is None:
         return _NOWHERE
     if index not in norms:

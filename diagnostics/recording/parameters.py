@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.recording.gradient_passes import GradientPasses
 from diagnostics.recording.optimizer_updates import AppliedUpdates
 from diagnostics.recording.optimizers import calling_scaler
-from diagnostics.recording.parameter_records import OptimizerGroup, ParameterStep, plain_number, reach
+from diagnostics.recording.parameter_records import ParameterStep, Settings, plain_number, reach
 from diagnostics.recording.readout import Readout
 from diagnostics.recording.tensors import count_nonzero, measure_norms, stored_values
 from diagnostics.recording.watched_parameters import Tracked, has_values
@@ -66,7 +66,8 @@ class ParameterWatch:
         self.measured_again = False
         self._measured: list[tuple[list[int], list[Tensor], list[Tensor]]] = []
         self._at_optimizer: list[tuple[list[int], list[Tensor]]] = []
-        self._groups: dict[int, OptimizerGroup] = {}
+        self._groups: dict[int, tuple[int, int]] = {}
+        self._group_settings: dict[tuple[int, int], Settings] = {}
         self._steps = [0] * len(self._optimizers)
         self._leftover: tuple[list[int], list[Tensor]] | None = None
         self._assigned: set[int] = set()
@@ -198,7 +199,7 @@ class ParameterWatch:
             return
         self._steps[number] += 1
         self._note_groups(number, optimizer)
-        own = [index for index, group in self._groups.items() if group.optimizer == number]
+        own = [index for index, (optimizer, _) in self._groups.items() if optimizer == number]
         indices, gradients = self._gradients(own)
         if indices:
             norms = measure_norms(gradients)
@@ -224,7 +225,8 @@ class ParameterWatch:
     def _note_groups(self, number: int, optimizer: Optimizer) -> None:
         for position, group in enumerate(optimizer.param_groups):
             lr, decay, eps = (plain_number(group.get(name, 0.0), name) for name in _SETTINGS)
-            place = OptimizerGroup(number, position, lr, decay, eps)
+            place = (number, position)
+            self._group_settings[place] = (lr, decay, eps)
             for parameter in group["params"]:
                 index = self._position.get(id(parameter))
                 if index is not None:
@@ -273,9 +275,10 @@ class ParameterWatch:
         changed, broken = self._look_at_changes(updates)
         return ParameterStep(
             tracked=self._tracked,
-            requires_grad=[parameter.requires_grad for parameter in self._parameters],
-            replaced=[item.replaced for item in self._tracked],
+            requires_grad=tuple(parameter.requires_grad for parameter in self._parameters),
+            replaced=tuple(item.replaced for item in self._tracked),
             groups=self._groups,
+            settings=self._group_settings,
             steps=tuple(self._steps),
             stops_itself=[isinstance(each, torch.optim.LBFGS) for each in self._optimizers],
             measured=[
@@ -306,7 +309,8 @@ class ParameterWatch:
         of all, and None stands for what is not finite.
         """
         if all(update.is_cpu for update in updates):
-            sizes = [float(update) for update in updates]
+            alike = len({update.dtype for update in updates}) == 1
+            sizes = torch.stack(list(updates)).tolist() if alike else [float(update) for update in updates]
             changed = [
                 update if size else count_nonzero([self._entry[index]])[0]
                 for index, (update, size) in enumerate(zip(updates, sizes, strict=True))

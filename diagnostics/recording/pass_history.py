@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from diagnostics.recording.readout import Readout
+from diagnostics.recording.readout import Readouts
 from diagnostics.records import BackwardPasses, Carried
 
 _SAME = (
@@ -64,7 +64,7 @@ class PassHistory:
         self._held, self._passes = {}, {}
 
     def evaluate(
-        self, events: Sequence[PassEvent], gone: Collection[int], readout: Readout, names: Sequence[str]
+        self, events: Sequence[PassEvent], gone: Collection[int], readout: Readouts, names: Sequence[str]
     ) -> tuple[BackwardPasses, dict[int, Carried]]:
         """What became of the passes of a step, and which parameters were updated with a sum that mixes updates.
 
@@ -72,7 +72,8 @@ class PassHistory:
             events: Events of the step, in their order.
             gone: Parameters that hold no gradient when the step ends.
         """
-        if not self._held and self._is_plain(events, gone, readout):
+        plain = not self._held and is_plain(events, gone)
+        if plain and all(readout.numbers(events[2].key)):
             self._begun += 1
             self._passes = {}
             return BackwardPasses(1, lost=((events[1].task, frozenset()),)), {}
@@ -102,12 +103,13 @@ class PassHistory:
         )
         return BackwardPasses(len(mine), thrown, _repeated(mine), lost), carried
 
-    def _is_plain(self, events: Sequence[PassEvent], gone: Collection[int], readout: Readout) -> bool:
-        """Whether one pass met no gradients, an optimiser applied all it brought, and it was cleared: most steps."""
-        if [event.kind for event in events] != ["begin", "end", "step"] or events[0].indices:
+    def skip(self, events: Sequence[PassEvent], readouts: Readouts, steps: int) -> bool:
+        """Pass over steps of one kind that are all plain; False, and nothing is done, where they are not."""
+        if self._held or not all(all(column.values) for column in readouts.numbers(events[2].key)):
             return False
-        came = events[1].indices
-        return came == events[2].indices and set(came) <= set(gone) and all(readout.numbers(events[2].key))
+        self._begun += steps
+        self._passes = {}
+        return True
 
     def _add(self, sizes: dict[int, float], task: int) -> _Pass:
         added = _Pass(sizes, {index: self._sum_before(index) for index in sizes}, task)
@@ -158,6 +160,17 @@ class PassHistory:
     def _forget(self) -> None:
         needed = {number for held in self._held.values() for number in held}
         self._passes = {number: each for number, each in self._passes.items() if number in needed}
+
+
+def is_plain(events: Sequence[PassEvent], gone: Collection[int]) -> bool:
+    """Whether one pass met no gradients, an optimiser applied all it brought, and it was cleared: most steps.
+
+    As far as that shows before the readout: what was applied must not be 0 either.
+    """
+    if [event.kind for event in events] != ["begin", "end", "step"] or events[0].indices:
+        return False
+    came = events[1].indices
+    return came == events[2].indices and set(came) <= set(gone)
 
 
 def _weights_unchanged(events: Sequence[PassEvent]) -> bool:

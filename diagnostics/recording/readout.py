@@ -6,10 +6,13 @@ does not wait for the device; `fetch_all` transfers those of several steps at on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from diagnostics.records.columns import Agreement, Column
 
 
 class Readout:
@@ -63,6 +66,14 @@ class Readout:
             self._parts[key] = ()
         self._flat = [torch.cat(flat) for flat in flats]
 
+    def layout(self) -> tuple[int, ...]:
+        """The number of values of each key."""
+        return tuple(
+            [parts[0].numel() if len(parts) == 1 else len(parts) for parts in self._parts]
+            if not self._places
+            else [after - first for _, first, after in self._places.values()]
+        )
+
     def fetch(self) -> None:
         """Transfer everything that was added."""
         self.pack()
@@ -86,6 +97,52 @@ class Readout:
         if len(parts) == 1 and parts[0].dim():
             return [float(value) for value in parts[0].reshape(-1).tolist()]
         return [float(part.item()) for part in parts]
+
+
+class Readouts:
+    """The readouts of several steps of one kind, whose numbers are columns.
+
+    Args:
+        readouts: One of each step, all of one layout and fetched.
+        agreement: The steps that agree; None for a single step, whose numbers are floats.
+    """
+
+    def __init__(self, readouts: Sequence[Readout], agreement: Agreement | None) -> None:
+        self._readouts = readouts
+        self.agreement = agreement
+        self._columns: dict[int, list[list[float]]] = {}
+        self.remembered: dict[Hashable, list[float]] = {}
+        """What was computed of all steps and depends on those before them."""
+
+    def numbers(self, key: int) -> list[Any]:
+        """The values of a key."""
+        if self.agreement is None:
+            return self._readouts[0].numbers(key)
+        if key not in self._columns:
+            self._columns[key] = self._read(key)
+        return [Column(values, self.agreement) for values in self._columns[key]]
+
+    def _read(self, key: int) -> list[list[float]]:
+        parts = [readout._parts[key] for readout in self._readouts]
+        scalars = [part for each in parts for part in each]
+        alike = key not in self._readouts[0]._places and len({part.dtype for part in scalars}) == 1
+        if alike and all(part.dim() == 0 for part in scalars):
+            return torch.stack(scalars).view(len(parts), -1).t().tolist() if scalars else []
+        return [list(values) for values in zip(*(each.numbers(key) for each in self._readouts), strict=True)]
+
+    def rows(self, key: int) -> Tensor:
+        """(steps, values) of a key."""
+        return torch.stack([readout[key] for readout in self._readouts])
+
+    def __getitem__(self, key: int) -> Any:
+        """The values of a key as a vector, or a column of vectors."""
+        if self.agreement is None:
+            return self._readouts[0][key]
+        return Column([readout[key] for readout in self._readouts], self.agreement)
+
+    def column(self, values: Sequence[Any]) -> Any:
+        """A number of each step as they are recorded: a column, or the number of the single step."""
+        return values[0] if self.agreement is None else Column(values, self.agreement)
 
 
 @torch.no_grad()

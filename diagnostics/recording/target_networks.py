@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diagnostics.errors import InvalidValue
 from diagnostics.recording.parameters import ParameterWatch
-from diagnostics.recording.readout import Readout
+from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.recording.tensors import measure_norms
 from diagnostics.records import Absent, Number, TargetRecord, root_sum_squares
 from diagnostics.selection import check_patterns
@@ -71,7 +71,7 @@ class TargetStep:
     sources: int
     products: int
 
-    def read(self, readout: Readout) -> TargetRecord:
+    def read(self, readout: Readouts) -> TargetRecord:
         """The record, once the readout was fetched."""
         gap, fall, size = (
             root_sum_squares(readout.numbers(key)) for key in (self.gaps, self.falls, self.sources)

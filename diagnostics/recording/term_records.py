@@ -12,7 +12,7 @@ from diagnostics.causes import Cause
 from diagnostics.recording.modules import module_record
 from diagnostics.recording.parameter_records import NO_REACH, reach
 from diagnostics.recording.process_group import ModuleFacts
-from diagnostics.recording.readout import Readout
+from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.recording.watched_parameters import Tracked
 from diagnostics.records import Absent, ModuleRecord, Number, ParameterRecord, Reach, TermReach, TermRecord
 
@@ -34,7 +34,7 @@ class Term:
         self._plain = 0.0
         self._values: list[Tensor] = []
 
-    def total(self, readout: Readout) -> float:
+    def total(self, readout: Readouts) -> float:
         """The sum of its values, once the readout was fetched."""
         return self._plain + sum(readout.numbers(self.keys[3]))
 
@@ -78,7 +78,12 @@ class TermStep:
     regularisers: frozenset[str]
     shared: bool
 
-    def losses(self, readout: Readout) -> dict[str, float]:
+    @property
+    def kind(self) -> tuple[bool, ...] | None:
+        """What is the same in all steps of one kind; None where there are named terms."""
+        return None if self.terms else (self.loss.known, self.loss.exact)
+
+    def losses(self, readout: Readouts) -> dict[str, float]:
         """The loss, as "", and its terms, as far as they are known to single precision.
 
         None where several processes train the model: each knows a part of them.
@@ -90,7 +95,7 @@ class TermStep:
 
     def records(
         self,
-        readout: Readout,
+        readout: Readouts,
         parameters: Sequence[Tracked],
         samples: int,
         facts: Callable[[str, str], ModuleFacts],
@@ -123,7 +128,7 @@ class TermStep:
 
 
 def _measured(
-    term: Term, readout: Readout, parameters: Sequence[Tracked]
+    term: Term, readout: Readouts, parameters: Sequence[Tracked]
 ) -> tuple[dict[str, Reach], dict[str, float]]:
     """Reach of every parameter, and fall of the term by the movement of those that have its gradient, by name."""
     norms, counts, falls = (readout.numbers(key) for key in term.keys[:3])
