@@ -40,7 +40,6 @@ from diagnostics.recording.optimizers import list_optimizers
 from diagnostics.recording.readout import fetch_all
 from diagnostics.recording.recorder import Recorder, Setup
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
-from diagnostics.records.columns import at_step
 from diagnostics.report.figures import StepPlot, draw_steps
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.notebook import NotebookView, render_monitor
@@ -56,7 +55,7 @@ from diagnostics.rules.rule import Rule
 from diagnostics.rules.tally import Tally
 from diagnostics.selection import check_patterns, covers, innermost, named_by, select_modules, watched_one
 
-_MOST_WAITING = 32
+_MOST_WAITING = 64
 """Steps whose records are made together, in one transfer from a GPU."""
 _MOST_NUMBERS = 2**21
 """Numbers of 4 bytes that may wait for that."""
@@ -153,6 +152,7 @@ class Monitor:
         self._evaluation = Evaluation(self._recorder.constant, self._recorder.flow, group)
         self._steps = 0
         self._waiting: list[tuple[FinishedStep, Hashable]] = []  # steps whose records nobody has read yet
+        self._numbers_waiting = 0
         self._most_waiting = 1 if group is not None or rules else _MOST_WAITING
         self._last: RecordedSteps | None = None
         self._last_position = 0
@@ -285,17 +285,18 @@ class Monitor:
         """Keep what the step left until its record is read; where measuring it failed, a note says so."""
         try:
             self._waiting.append((self._recorder.finish(number), batch))
+            self._numbers_waiting += self._waiting[-1][0].readout.size
         except ToolkitError:
             raise
         except Exception as error:  # noqa: BLE001 - what cannot be measured must not end the training
             self._note_lost(number, error)
-        many = sum(step.readout.size for step, _ in self._waiting) > _MOST_NUMBERS
+        many = self._numbers_waiting > _MOST_NUMBERS
         if many or len(self._waiting) >= self._most_waiting or self._view is not None:
             self._settle()
 
     def _settle(self) -> None:
         """Make the records of the steps that wait, and apply the rules to them."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._numbers_waiting = self._waiting, [], 0
         fetch_all(step.readout for step, _ in waiting)
         names = [batch for _, batch in waiting]
         for run in self._evaluation.runs([step for step, _ in waiting]):
@@ -314,12 +315,15 @@ class Monitor:
 
     def _keep(self, found: Sequence[RecordedSteps], batches: Sequence[Hashable]) -> None:
         """Keep the scalars of steps of one kind, and apply the rules to them."""
-        places = {position: each for each in found for position in each.positions}
-        scalars = {id(each): each.scalars() for each in found}
-        for position, batch in enumerate(batches):
-            steps = places[position]
-            self._history.append(replace(at_step(scalars[id(steps)], position), batch=batch))
-        self._last, self._last_position = places[len(batches) - 1], len(batches) - 1
+        scalars: dict[int, StepScalars] = {}
+        for each in found:
+            scalars.update(zip(each.positions, each.scalars(each.positions), strict=True))
+        self._history.extend(
+            replace(scalars[position], batch=batch) if batch is not None else scalars[position]
+            for position, batch in enumerate(batches)
+        )
+        self._last_position = len(batches) - 1
+        self._last = next(each for each in found if self._last_position in each.positions)
         self._tally.observe(found)
         if self._view is not None:
             self._unseen += len(batches)

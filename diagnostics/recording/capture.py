@@ -125,11 +125,12 @@ class Capture:
     ) -> None:
         outputs = list_tensors(output)
         call.unknown = _unmeasurable(outputs)
-        call.index = index = self._sample_index(name, args, kwargs, output)
-        if call.recomputed and index is None:
-            call.index = index = self._index_of_first_call(name, call)
+        if self.declared or self._rows:
+            call.index = self._sample_index(name, args, kwargs, output)
+        if call.recomputed and call.index is None:
+            call.index = self._index_of_first_call(name, call)
         call.unknown = call.unknown or find_opaque(output)
-        given = [*list_tensors(args), *list_tensors(kwargs)]
+        given = [*list_tensors(args), *list_tensors(kwargs)] if kwargs else list_tensors(args)
         if not any(tensor.requires_grad for tensor in given):
             before = {address for each in self.calls[name] for address in each.returned}
             call.raw = not any(address_of(tensor) in before for tensor in given)

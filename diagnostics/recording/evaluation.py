@@ -6,8 +6,8 @@ apart by a comparison, are recorded on their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -33,14 +33,22 @@ from diagnostics.records import (
     StepScalars,
     Stranger,
 )
-from diagnostics.records.columns import Agreement, at_step
+from diagnostics.records.columns import Agreement, at_step, number_at, numbers_at
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedStep:
-    """What a step left, with the state of the model at its end; `alone` without other processes."""
+    """What a step left, with the state of the model at its end.
+
+    Steps of one kind share all but their numbers, so that those that wait to be read hold few objects.
+
+    Attributes:
+        settings: Settings of the optimisers' groups.
+        alone: Whether no other process has part of the step.
+    """
 
     number: int
+    settings: Mapping[tuple[int, int], Settings]
     members: Mapping[str, Sequence[str]]
     capture: Capture
     readout: Readout
@@ -65,7 +73,15 @@ class FinishedStep:
             return None
         state = (self.equal_units, self.odd_statistics, self.strangers, self.hidden, self.lost_ties)
         modes = (self.evaluating, self.adapting, self.buffers)
-        return (*parts, *state, *modes, self.readout.layout())
+        return (*parts, *state, *modes, self.readout.layout)
+
+    def like(self, before: FinishedStep | None) -> FinishedStep:
+        """The same step, with the parts of an earlier one of its kind."""
+        if before is None or self.kind is None or self.kind != before.kind:
+            return self
+        shared = replace(before, number=self.number, settings=self.settings, readout=self.readout)
+        vars(shared)["kind"] = before.kind  # the cached property
+        return shared
 
 
 @dataclass(frozen=True)
@@ -94,15 +110,22 @@ class RecordedSteps:
     positions: Sequence[int]
     agreement: Agreement | None = None
 
-    def scalars(self) -> StepScalars:
-        """The scalars of the steps, without the names of their batches."""
+    def scalars(self, positions: Iterable[int]) -> Iterator[StepScalars]:
+        """The scalars of steps, without the names of their batches."""
         record = self.record
         modules = {name: module.scalars() for name, module in record.modules.items()}
-        return StepScalars(record.step, record.samples, modules, record.order, self.losses)
+        for position in positions:
+            own = {name: numbers_at(scalars, position) for name, scalars in modules.items()}
+            losses = numbers_at(self.losses, position)
+            yield StepScalars(number_at(record.step, position), record.samples, own, record.order, losses)
 
     def at(self, position: int) -> StepRecord:
         """The record of one step."""
         return self.record if self.agreement is None else at_step(self.record, position)
+
+
+def _kind_of(step: FinishedStep) -> object:
+    return step.kind
 
 
 class Evaluation:
@@ -119,7 +142,7 @@ class Evaluation:
 
     def runs(self, steps: Sequence[FinishedStep]) -> Iterator[list[FinishedStep]]:
         """The steps in their order, those together that can be; each must be recorded before the next is asked for."""
-        for kind, found in groupby(steps, lambda step: step.kind):
+        for kind, found in groupby(steps, _kind_of):
             waiting = list(found)
             while waiting:
                 ready = kind is not None and self._positions.full_for(waiting[0].capture.samples)
@@ -219,12 +242,12 @@ class Evaluation:
 
 def _settings(run: Sequence[FinishedStep], readout: Readouts) -> Mapping[tuple[int, int], Settings]:
     """The settings of the groups; those that change from step to step, as rates do, are columns."""
-    first = run[0].parameters.settings
-    if all(step.parameters.settings == first for step in run):
+    first = run[0].settings
+    if all(step.settings == first for step in run):
         return first
     found = {}
     for group, values in first.items():
-        steps = zip(*(step.parameters.settings[group] for step in run), strict=True)
+        steps = zip(*(step.settings[group] for step in run), strict=True)
         found[group] = tuple(
             value if isinstance(value, Absent) else readout.column(each)
             for value, each in zip(values, steps, strict=True)

@@ -1,7 +1,7 @@
 """Carries the numbers of steps to the host: none before they are read, and then all together.
 
-Numbers on the CPU stay in the tensors that hold them. Those of an accelerator are joined to one tensor per step, which
-does not wait for the device; `fetch_all` transfers those of several steps at once.
+Those of a step are joined to one tensor per device, which does not wait for the device; `fetch_all` transfers those of
+several steps at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from diagnostics.records.columns import Agreement, Column
 
+_CPU = torch.device("cpu")
+
 
 class Readout:
     """Collects small tensors; `fetch` brings them to the CPU together; `self[key]` is then the value.
@@ -23,14 +25,14 @@ class Readout:
 
     def __init__(self) -> None:
         self._parts: list[Sequence[Tensor]] = []
-        self._places: dict[int, tuple[int, int, int]] = {}  # key -> device, first value, one after the last
+        self._places: list[tuple[int, int, int]] = []  # of each key: device, first value, one after the last
         self._flat: list[Tensor] = []
         self.size = 0
         """Numbers that were added, scalars left out."""
 
     def add(self, tensor: Tensor) -> int:
         """Add a tensor of any shape; it comes back flat. Returns its key."""
-        self._parts.append((tensor,))
+        self._parts.append((tensor.reshape(-1),))
         self.size += tensor.numel()
         return len(self._parts) - 1
 
@@ -41,38 +43,22 @@ class Readout:
 
     @torch.no_grad()
     def pack(self) -> None:
-        """Join what lies on an accelerator to one tensor per device; nothing waits for it."""
+        """Join what lies on one device to one tensor; nothing waits for it."""
         devices: dict[torch.device, int] = {}
-        flats: list[list[Tensor]] = []
-        sizes: list[int] = []
-        for key, parts in enumerate(self._parts):
-            device = next((part.device for part in parts if not part.is_cpu), None)
-            if device is None:
-                continue
+        flats: list[_Flat] = []
+        for parts in self._parts:
+            device = next((part.device for part in parts if not part.is_cpu), _CPU)
             place = devices.setdefault(device, len(flats))
             if place == len(flats):
-                flats.append([torch.zeros(1, device=device)])  # lifts half precision and integers to float32
-                sizes.append(1)
-            first = sizes[place]
-            if len(parts) > 1:  # scalars: one operation for all of them
-                apart = any(part.device != device for part in parts)
-                flat = torch.stack([part.to(device) for part in parts] if apart else tuple(parts))
-                flats[place].append(flat)
-                sizes[place] += len(parts)
-            else:
-                flats[place].append(parts[0].reshape(-1))
-                sizes[place] += parts[0].numel()
-            self._places[key] = (place, first, sizes[place])
-            self._parts[key] = ()
-        self._flat = [torch.cat(flat) for flat in flats]
+                flats.append(_Flat(device))
+            self._places.append((place, *flats[place].add(parts)))
+        self._parts = []
+        self._flat = [flat.join() for flat in flats]
 
-    def layout(self) -> tuple[int, ...]:
-        """The number of values of each key."""
-        return tuple(
-            [parts[0].numel() if len(parts) == 1 else len(parts) for parts in self._parts]
-            if not self._places
-            else [after - first for _, first, after in self._places.values()]
-        )
+    @property
+    def layout(self) -> tuple[tuple[int, int, int], ...]:
+        """Where the values of each key are."""
+        return tuple(self._places)
 
     def fetch(self) -> None:
         """Transfer everything that was added."""
@@ -80,23 +66,50 @@ class Readout:
         fetch_all([self])
 
     def __getitem__(self, key: int) -> Tensor:
-        if key in self._places:
-            place, first, after = self._places[key]
-            return self._flat[place][first:after]
-        parts = self._parts[key]
-        flat = (
-            torch.stack(tuple(parts)) if len(parts) > 1 else parts[0].reshape(-1) if parts else torch.zeros(0)
-        )
-        return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
+        place, first, after = self._places[key]
+        return self._flat[place][first:after]
 
     def numbers(self, key: int) -> list[float]:
         """The values of a key as Python floats."""
-        if key in self._places:
-            return self[key].tolist()
-        parts = self._parts[key]
+        return self[key].tolist()
+
+
+class _Flat:
+    """The values of one device, in their order."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._joined: list[Tensor] = []
+        self._scalars: list[Tensor] = []
+        self._size = 0
+
+    def add(self, parts: Sequence[Tensor]) -> tuple[int, int]:
+        """Returns the place of the first value, and of the one after the last."""
+        first = self._size
         if len(parts) == 1 and parts[0].dim():
-            return [float(value) for value in parts[0].reshape(-1).tolist()]
-        return [float(part.item()) for part in parts]
+            self._join_scalars()
+            self._joined.append(parts[0])
+            self._size += parts[0].numel()
+        else:
+            self._scalars += parts
+            self._size += len(parts)
+        return first, self._size
+
+    def _join_scalars(self) -> None:
+        """One operation for scalars that follow each other."""
+        if self._scalars:
+            apart = any(part.device != self._device for part in self._scalars)
+            self._joined.append(
+                torch.stack([part.to(self._device) for part in self._scalars] if apart else self._scalars)
+            )
+            self._scalars = []
+
+    def join(self) -> Tensor:
+        """All values as one tensor."""
+        self._join_scalars()
+        flat = torch.cat(self._joined) if len(self._joined) > 1 else self._joined[0].clone()
+        # half precision and integers become single precision
+        return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
 
 
 class Readouts:
@@ -110,35 +123,27 @@ class Readouts:
     def __init__(self, readouts: Sequence[Readout], agreement: Agreement | None) -> None:
         self._readouts = readouts
         self.agreement = agreement
-        self._columns: dict[int, list[list[float]]] = {}
+        places = len(readouts[0]._flat)
+        self._values = [torch.stack([each._flat[place] for each in readouts]) for place in range(places)]
         self.remembered: dict[Hashable, list[float]] = {}
         """What was computed of all steps and depends on those before them."""
 
     def numbers(self, key: int) -> list[Any]:
         """The values of a key."""
+        columns = self.rows(key).t().tolist()
         if self.agreement is None:
-            return self._readouts[0].numbers(key)
-        if key not in self._columns:
-            self._columns[key] = self._read(key)
-        return [Column(values, self.agreement) for values in self._columns[key]]
-
-    def _read(self, key: int) -> list[list[float]]:
-        parts = [readout._parts[key] for readout in self._readouts]
-        scalars = [part for each in parts for part in each]
-        alike = key not in self._readouts[0]._places and len({part.dtype for part in scalars}) == 1
-        if alike and all(part.dim() == 0 for part in scalars):
-            return torch.stack(scalars).view(len(parts), -1).t().tolist() if scalars else []
-        return [list(values) for values in zip(*(each.numbers(key) for each in self._readouts), strict=True)]
+            return [column[0] for column in columns]
+        return [Column(values, self.agreement) for values in columns]
 
     def rows(self, key: int) -> Tensor:
         """(steps, values) of a key."""
-        return torch.stack([readout[key] for readout in self._readouts])
+        place, first, after = self._readouts[0].layout[key]
+        return self._values[place][:, first:after]
 
     def __getitem__(self, key: int) -> Any:
         """The values of a key as a vector, or a column of vectors."""
-        if self.agreement is None:
-            return self._readouts[0][key]
-        return Column([readout[key] for readout in self._readouts], self.agreement)
+        rows = self.rows(key)
+        return rows[0] if self.agreement is None else Column(rows, self.agreement)
 
     def column(self, values: Sequence[Any]) -> Any:
         """A number of each step as they are recorded: a column, or the number of the single step."""

@@ -100,6 +100,7 @@ class Recorder:
         self.attached = False
         self._handles: list[RemovableHandle] = []
         self._model_handle: RemovableHandle | None = None  # removed as soon as nothing is sought any more
+        self._before: FinishedStep | None = None
         self.capture: Capture | None = None
         """The calls of the step that is recorded now."""
         self._blind: set[str] = set()  # modules that take no hooks
@@ -229,8 +230,9 @@ class Recorder:
         capture.name_passes(numbers)
         parameters.passes.name_passes(numbers)
         alone = self._setup.group is None
-        return FinishedStep(
+        step = FinishedStep(
             number=number,
+            settings=parameters.settings,
             members=self._members,
             capture=capture,
             readout=readout,
@@ -247,6 +249,8 @@ class Recorder:
             adapting=self._adapting(),
             alone=alone,
         )
+        self._before = step.like(self._before)
+        return self._before
 
     def _lost_ties(self) -> tuple[LostTie, ...]:
         """Declared ties as they are now, and what looks like a lost one since the monitor was made."""

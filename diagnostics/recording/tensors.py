@@ -38,12 +38,16 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def list_tensors(value: Any) -> list[Tensor]:
     """The same as a list."""
-    return [value] if isinstance(value, Tensor) else list(tensors_in(value))
+    if isinstance(value, Tensor):
+        return [value]
+    if type(value) is tuple and all(isinstance(member, Tensor) for member in value):
+        return list(value)
+    return list(tensors_in(value))
 
 
 def find_opaque(value: Any) -> Cause | None:
     """Why tensors may hide in a value, None where none can."""
-    if isinstance(value, (Tensor, *_PLAIN)):
+    if isinstance(value, (Tensor, _PLAIN)):
         return None
     if isinstance(value, Mapping):
         return next(filter(None, map(find_opaque, value.values())), None)
@@ -65,15 +69,21 @@ def stored_values(tensor: Tensor) -> Tensor:
     return tensor.coalesce().values() if tensor.is_sparse else tensor
 
 
-@torch.no_grad()
 def measure_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The L2 norm of each, as scalars."""
-    return list(torch._foreach_norm(list(tensors), 2)) if tensors else []
+    if not tensors:
+        return []
+    if torch.is_grad_enabled():  # a look there costs less than to enter no_grad() once more
+        with torch.no_grad():
+            return list(torch._foreach_norm(list(tensors), 2))
+    return list(torch._foreach_norm(list(tensors), 2))
 
 
-@torch.no_grad()
 def count_nonzero(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The number of elements of each that are not zero, as scalars."""
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return [_count(tensor) for tensor in tensors]
     return [_count(tensor) for tensor in tensors]
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
+from torch import Tensor
+
 
 class Apart(Exception):
     """Something needs the number of a single step, such as its text."""
@@ -33,16 +35,15 @@ class Agreement:
 
 
 class Column:
-    """A number of each step. Comparisons keep the steps that agree; whatever else needs one number raises `Apart`."""
+    """A number of each step, or a vector of each.
+
+    Comparisons keep the steps that agree; whatever else needs the number of one step raises `Apart`.
+    """
 
     __slots__ = ("agreement", "values")
 
-    def __init__(self, values: Sequence[Any], agreement: Agreement) -> None:
+    def __init__(self, values: Sequence[Any] | Tensor, agreement: Agreement) -> None:
         self.values, self.agreement = values, agreement
-
-    def at(self, step: int) -> Any:
-        """The number of one step, by position."""
-        return self.values[step]
 
     def settle(self) -> Any:
         """The number of the first step, kept by all that have the same."""
@@ -151,10 +152,20 @@ def _largest_but_first(_: Any, *values: Any) -> Any:
     return max(values)
 
 
+def number_at(value: Any, step: int) -> Any:
+    """The number of one step, by position."""
+    return value.values[step] if type(value) is Column else value
+
+
+def numbers_at(values: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The numbers of one step, by name."""
+    return {name: value.values[step] if type(value) is Column else value for name, value in values.items()}
+
+
 def at_step(value: Any, step: int) -> Any:
     """A record of several steps as that of one, by position."""
     if isinstance(value, Column):
-        return value.at(step)
+        return value.values[step]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         found = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
         single = {name: at_step(member, step) for name, member in found.items()}

@@ -8,13 +8,13 @@ steps, after the observation ends.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diagnostics.errors import InvalidType
 from diagnostics.findings import Evidence, Finding
 from diagnostics.recording.evaluation import RecordedSteps
 from diagnostics.records import StepRecord
-from diagnostics.records.columns import Apart, Column, at_step
+from diagnostics.records.columns import Apart, number_at
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import Observation, Rule
 
@@ -46,10 +46,7 @@ class _View:
     def __init__(self, steps: RecordedSteps) -> None:
         self.steps = steps
         number = steps.record.step
-        self.numbers = {
-            position: number.at(position) if isinstance(number, Column) else number
-            for position in steps.positions
-        }
+        self.numbers = {position: number_at(number, position) for position in steps.positions}
         self._single: dict[int, StepRecord] = {}
 
     def at(self, position: int) -> StepRecord:
@@ -78,7 +75,7 @@ class Tally:
         numbers = dict(sorted(pair for view in views for pair in view.numbers.items()))
         for rule in self._rules.values():
             seen = {position: each for view in views for position, each in self._judge(rule, view).items()}
-            if any(seen.values()) or self._running.get(rule.id):
+            if self._running.get(rule.id) or any(one.holds for each in seen.values() for one in each):
                 for position, number in numbers.items():
                     self._count(rule, number, seen[position])
 
@@ -98,7 +95,7 @@ class Tally:
                 found.update({each: _observations(rule, view.at(each), options) for each in waiting})
             else:
                 agreed = steps.agreement.steps
-                found.update({each: [at_step(one, each) for one in seen] for each in agreed})
+                found.update({each: [_at(one, each) for one in seen] for each in agreed})
             waiting = [each for each in waiting if each not in agreed]
         return found
 
@@ -126,6 +123,11 @@ class Tally:
             _finding(self._rules[rule], self._options[rule], streak)
             for (rule, _, _), streak in self._latched.items()
         ]
+
+
+def _at(seen: Observation, position: int) -> Observation:
+    value = number_at(seen.value, position)
+    return seen if value is seen.value else replace(seen, value=value)
 
 
 def _observations(rule: Rule, record: StepRecord, options: Values) -> list[Observation]:
