@@ -31,14 +31,14 @@ from diagnostics.errors import InvalidType, InvalidValue, NothingRecorded, Toolk
 from diagnostics.findings import Finding, ordered
 from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.module_sources import locate_finding
-from diagnostics.recording.aliases import check_ties
-from diagnostics.recording.capture import RowsFunction, sample_index
+from diagnostics.recording.calls.capture import RowsFunction, sample_index
+from diagnostics.recording.calls.forward_calls import not_measured
 from diagnostics.recording.evaluation import Evaluation, FinishedStep, RecordedSteps
-from diagnostics.recording.forward_calls import not_measured
-from diagnostics.recording.loss_terms import LossTerms
-from diagnostics.recording.optimizers import list_optimizers
+from diagnostics.recording.inspection.aliases import check_ties
 from diagnostics.recording.readout import fetch_all
 from diagnostics.recording.recorder import Recorder, Setup
+from diagnostics.recording.terms.loss_terms import LossTerms
+from diagnostics.recording.updates.optimizers import list_optimizers
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
 from diagnostics.report.figures import StepPlot, draw_steps
 from diagnostics.report.finding_filter import choose

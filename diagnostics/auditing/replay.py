@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from diagnostics.auditing.operation_trace import Operation, OperationTrace, is_users, trace_operations
 from diagnostics.recording.random_numbers import RandomState
-from diagnostics.recording.watched_parameters import has_values
+from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.testing.trials import arrivals, untouched
 
 _RETURNED = re.compile(r"Function '(\w+?)(?:Backward\d*)?' returned nan values")

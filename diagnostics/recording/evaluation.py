@@ -14,16 +14,16 @@ from typing import Any
 
 import torch.distributed as dist
 
-from diagnostics.recording.buffers import MovedBuffers
-from diagnostics.recording.capture import Capture
-from diagnostics.recording.covered_positions import CoveredPositions
-from diagnostics.recording.module_graph import Flow
-from diagnostics.recording.modules import module_record
-from diagnostics.recording.parameter_records import ParameterStep, Settings
+from diagnostics.recording.calls.capture import Capture
+from diagnostics.recording.calls.covered_positions import CoveredPositions
+from diagnostics.recording.calls.module_graph import Flow
+from diagnostics.recording.calls.modules import module_record
+from diagnostics.recording.inspection.buffers import MovedBuffers
+from diagnostics.recording.inspection.target_networks import TargetStep
 from diagnostics.recording.process_group import StepFacts, everywhere
 from diagnostics.recording.readout import Readout, Readouts
-from diagnostics.recording.target_networks import TargetStep
-from diagnostics.recording.term_records import TermStep
+from diagnostics.recording.terms.term_records import TermStep
+from diagnostics.recording.updates.parameter_records import ParameterStep, Settings
 from diagnostics.records import (
     Absent,
     HiddenModule,
@@ -245,11 +245,11 @@ def _settings(run: Sequence[FinishedStep], readout: Readouts) -> Mapping[tuple[i
     first = run[0].settings
     if all(step.settings == first for step in run):
         return first
-    found = {}
-    for group, values in first.items():
-        steps = zip(*(step.settings[group] for step in run), strict=True)
-        found[group] = tuple(
-            value if isinstance(value, Absent) else readout.column(each)
-            for value, each in zip(values, steps, strict=True)
+    found: dict[tuple[int, int], Settings] = {}
+    for group in first:
+        rate, decay, eps = (
+            each[0] if isinstance(each[0], Absent) else readout.column(each)
+            for each in zip(*(step.settings[group] for step in run), strict=True)
         )
+        found[group] = (rate, decay, eps)
     return found

@@ -24,7 +24,11 @@ class Readout:
     """
 
     def __init__(self) -> None:
-        self._parts: list[Sequence[Tensor]] = []
+        self._scalars: list[Tensor] = []
+        self._vectors: list[Tensor] = []
+        self._added: list[
+            tuple[bool, int, int]
+        ] = []  # of each key: whether scalars, first, one after the last
         self._places: list[tuple[int, int, int]] = []  # of each key: device, first value, one after the last
         self._flat: list[Tensor] = []
         self.size = 0
@@ -32,28 +36,45 @@ class Readout:
 
     def add(self, tensor: Tensor) -> int:
         """Add a tensor of any shape; it comes back flat. Returns its key."""
-        self._parts.append((tensor.reshape(-1),))
-        self.size += tensor.numel()
-        return len(self._parts) - 1
+        self._vectors.append(tensor if tensor.dim() == 1 else tensor.reshape(-1))
+        first, self.size = self.size, self.size + tensor.numel()
+        self._added.append((False, first, self.size))
+        return len(self._added) - 1
 
     def add_scalars(self, tensors: Sequence[Tensor]) -> int:
         """Add several scalars, which come back as one vector. Returns its key."""
-        self._parts.append(tensors)
-        return len(self._parts) - 1
+        first = len(self._scalars)
+        self._scalars += tensors
+        self._added.append((True, first, len(self._scalars)))
+        return len(self._added) - 1
 
-    @torch.no_grad()
     def pack(self) -> None:
         """Join what lies on one device to one tensor; nothing waits for it."""
-        devices: dict[torch.device, int] = {}
-        flats: list[_Flat] = []
-        for parts in self._parts:
+        scalars, vectors = self._scalars, self._vectors
+        self._scalars, self._vectors = [], []
+        if len({tensor.device for tensor in scalars}.union(tensor.device for tensor in vectors)) < 2:
+            count = len(scalars)
+            self._places = [
+                (0, first, after) if single else (0, first + count, after + count)
+                for single, first, after in self._added
+            ]
+            self._flat = [_join([torch.stack(scalars), *vectors] if scalars else vectors)]
+            return
+        flats: dict[torch.device, list[Tensor]] = {}
+        sizes: dict[torch.device, int] = {}
+        waiting = iter(vectors)
+        for single, first, after in self._added:
+            parts = scalars[first:after] if single else [next(waiting)]
             device = next((part.device for part in parts if not part.is_cpu), _CPU)
-            place = devices.setdefault(device, len(flats))
-            if place == len(flats):
-                flats.append(_Flat(device))
-            self._places.append((place, *flats[place].add(parts)))
-        self._parts = []
-        self._flat = [flat.join() for flat in flats]
+            values = torch.stack([part.to(device) for part in parts]) if single and parts else None
+            flat = parts[0] if values is None and parts else values
+            before = sizes.setdefault(device, 0)
+            sizes[device] += after - first
+            flats.setdefault(device, [])
+            if flat is not None:
+                flats[device].append(flat)
+            self._places.append((list(flats).index(device), before, sizes[device]))
+        self._flat = [_join(parts) for parts in flats.values()]
 
     @property
     def layout(self) -> tuple[tuple[int, int, int], ...]:
@@ -74,42 +95,10 @@ class Readout:
         return self[key].tolist()
 
 
-class _Flat:
-    """The values of one device, in their order."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._joined: list[Tensor] = []
-        self._scalars: list[Tensor] = []
-        self._size = 0
-
-    def add(self, parts: Sequence[Tensor]) -> tuple[int, int]:
-        """Returns the place of the first value, and of the one after the last."""
-        first = self._size
-        if len(parts) == 1 and parts[0].dim():
-            self._join_scalars()
-            self._joined.append(parts[0])
-            self._size += parts[0].numel()
-        else:
-            self._scalars += parts
-            self._size += len(parts)
-        return first, self._size
-
-    def _join_scalars(self) -> None:
-        """One operation for scalars that follow each other."""
-        if self._scalars:
-            apart = any(part.device != self._device for part in self._scalars)
-            self._joined.append(
-                torch.stack([part.to(self._device) for part in self._scalars] if apart else self._scalars)
-            )
-            self._scalars = []
-
-    def join(self) -> Tensor:
-        """All values as one tensor."""
-        self._join_scalars()
-        flat = torch.cat(self._joined) if len(self._joined) > 1 else self._joined[0].clone()
-        # half precision and integers become single precision
-        return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    """One tensor that shares no memory with its parts; half precision and integers become single precision."""
+    flat = torch.cat(tuple(parts)) if parts else torch.zeros(0)
+    return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
 
 
 class Readouts:

@@ -11,29 +11,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from diagnostics.errors import WrongOrder
-from diagnostics.recording import unknown_rows
-from diagnostics.recording.aliases import Ties, find_aliases, find_lost_ties
-from diagnostics.recording.buffers import FrozenBuffers
-from diagnostics.recording.capture import Capture, RowsFunction
+from diagnostics.recording.calls import unknown_rows
+from diagnostics.recording.calls.capture import Capture, RowsFunction
+from diagnostics.recording.calls.forward_calls import WHOLE_LOSS
+from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.evaluation import ConstantFacts, FinishedStep
-from diagnostics.recording.forward_calls import WHOLE_LOSS
-from diagnostics.recording.hidden_modules import HiddenModules
-from diagnostics.recording.layers import EqualUnits, find_odd_statistics
-from diagnostics.recording.loss_terms import LossTerms
-from diagnostics.recording.module_graph import Flow
-from diagnostics.recording.modules import every_sample
-from diagnostics.recording.parameters import ParameterWatch
+from diagnostics.recording.inspection.aliases import Ties, find_aliases, find_lost_ties
+from diagnostics.recording.inspection.buffers import FrozenBuffers
+from diagnostics.recording.inspection.hidden_modules import HiddenModules
+from diagnostics.recording.inspection.layers import EqualUnits, find_odd_statistics
+from diagnostics.recording.inspection.target_networks import TargetNetworks
+from diagnostics.recording.inspection.unregistered_tensors import Strangers
 from diagnostics.recording.readout import Readout
-from diagnostics.recording.target_networks import TargetNetworks
+from diagnostics.recording.sample_sizes import every_sample
 from diagnostics.recording.tensors import tensors_in
-from diagnostics.recording.unregistered_tensors import Strangers
-from diagnostics.recording.watched_parameters import has_values, members, track
+from diagnostics.recording.terms.loss_terms import LossTerms
+from diagnostics.recording.updates.parameters import ParameterWatch
+from diagnostics.recording.updates.watched_parameters import has_values, members, track
 from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
 from diagnostics.records import LostTie
 from diagnostics.selection import covers, find_copies, innermost, moded, updates_statistics
@@ -197,6 +198,7 @@ class Recorder:
         self.capture = None
         self._parameters.abandon()
 
+    @torch.no_grad()
     def finish(self, number: int) -> FinishedStep:
         """End of the step: stop listening, and note what is read of the model itself.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,16 +40,17 @@ class Tracked:
         """Name of the layer that has it."""
         return self.name.rpartition(".")[0]
 
+    @cached_property
+    def _place(self) -> tuple[Mapping[str, Any], str]:
+        """Where its layer holds it; a look there is much faster than getattr, and a ScriptModule has none."""
+        held = None if self.holder is None else vars(self.holder).get("_parameters")
+        return (held if isinstance(held, dict) else {}), self.name.rpartition(".")[2]
+
     @property
     def replaced(self) -> bool:
         """Whether its layer has another tensor in its place by now."""
-        if self.holder is None:
-            return False
-        own = self.name.rpartition(".")[2]
-        held = vars(self.holder).get(
-            "_parameters"
-        )  # a look there is much faster, and a ScriptModule has none
-        if isinstance(held, dict) and held.get(own) is self.parameter:
+        held, own = self._place
+        if self.holder is None or held.get(own) is self.parameter:
             return False
         return getattr(self.holder, own, self.parameter) is not self.parameter
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diagnostics.causes import Cause
-from diagnostics.recording.modules import module_record
-from diagnostics.recording.parameter_records import NO_REACH, reach
+from diagnostics.recording.calls.modules import module_record
 from diagnostics.recording.process_group import ModuleFacts
 from diagnostics.recording.readout import Readout, Readouts
-from diagnostics.recording.watched_parameters import Tracked
+from diagnostics.recording.updates.parameter_records import NO_REACH, reach
+from diagnostics.recording.updates.watched_parameters import Tracked
 from diagnostics.records import Absent, ModuleRecord, Number, ParameterRecord, Reach, TermReach, TermRecord
 
 _SINGLE = 32  # bits: half precision repeats a loss by rounding
@@ -34,7 +35,7 @@ class Term:
         self._plain = 0.0
         self._values: list[Tensor] = []
 
-    def total(self, readout: Readouts) -> float:
+    def total(self, readout: Readouts) -> Any:
         """The sum of its values, once the readout was fetched."""
         return self._plain + sum(readout.numbers(self.keys[3]))
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.errors import InvalidValue
-from diagnostics.recording.parameters import ParameterWatch
 from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.recording.tensors import measure_norms
+from diagnostics.recording.updates.parameters import ParameterWatch
 from diagnostics.records import Absent, Number, TargetRecord, root_sum_squares
 from diagnostics.selection import check_patterns
 

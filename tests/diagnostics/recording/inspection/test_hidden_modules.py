@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Monitor
-from diagnostics.recording import hidden_modules
-from diagnostics.recording.hidden_modules import find_hidden
+from diagnostics.recording.inspection import hidden_modules
+from diagnostics.recording.inspection.hidden_modules import find_hidden
 
 
 def linear() -> nn.Linear:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diagnostics.recording.calls.unknown_rows import OTHER_WAY
 from diagnostics.recording.process_group import ModuleFacts
 from diagnostics.recording.sample_sizes import SampleSizes, alone, every_sample
-from diagnostics.recording.unknown_rows import OTHER_WAY
 from diagnostics.records import (
     Absent,
     CallRecord,
@@ -158,13 +158,15 @@ def _evenness(samples: int, coverage: Number, gradients: SampleSizes, unmatched:
         return Absent("no gradient arrived", "no-gradient")
     if gradients.largest - gradients.largest != 0.0:
         return Absent("a gradient is not finite", "not-finite")
-    return gradients.evenness / samples
+    evenness: Number = gradients.evenness / samples
+    return evenness
 
 
 def _norm(norms: Sequence[Number]) -> Number:
     known = [norm for norm in norms if not isinstance(norm, Absent)]
     if known:
-        return root_sum_squares(known)
+        norm: Number = root_sum_squares(known)
+        return norm
     return next((norm for norm in norms if isinstance(norm, Absent)), _NO_PARAMETERS)
 
 

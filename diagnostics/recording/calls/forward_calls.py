@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.causes import Cause
-from diagnostics.recording import unknown_rows
+from diagnostics.recording.calls import unknown_rows
 from diagnostics.recording.readout import Readout
 from diagnostics.recording.tensors import scratch_like
 from diagnostics.records import Absent
@@ -77,10 +77,9 @@ class Arrivals:
 
     def close(self, readout: Readout) -> None:
         """Add what has to be read on the CPU."""
-        first, second = (
-            -1 if part is None else readout.add(part) for part in (self.row_gradients, self.unmatched)
-        )
-        self.keys = (first, second)
+        rows, rest = self.row_gradients, self.unmatched
+        self.keys = (-1 if rows is None else readout.add(rows), -1 if rest is None else readout.add(rest))
+        self.row_gradients = self.unmatched = None
 
 
 def _larger(before: Tensor | None, now: Tensor) -> Tensor:
@@ -172,6 +171,8 @@ class Call:
 
     def check_views(self) -> None:
         """Mark the call as unknown if an output lost its hook."""
+        if not self.views:
+            return
         self.blind = any(alias._version != version for alias, version in self.views)
         if self.blind:
             self.unknown = unknown_rows.CHANGED_VIEW

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from diagnostics.recording.watched_parameters import has_values
+from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.records import OddStatistics
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm

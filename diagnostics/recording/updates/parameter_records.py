@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import torch
 
-from diagnostics.recording.gradient_passes import PassEvents
-from diagnostics.recording.optimizer_updates import UpdateKeys
 from diagnostics.recording.readout import Readouts
-from diagnostics.recording.watched_parameters import Tracked
+from diagnostics.recording.updates.gradient_passes import PassEvents
+from diagnostics.recording.updates.optimizer_updates import UpdateKeys
+from diagnostics.recording.updates.watched_parameters import Tracked
 from diagnostics.records import Absent, BackwardPasses, Number, OptimizerPlace, ParameterRecord, Reach
 from diagnostics.records.columns import Column, largest_of
 

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from diagnostics.causes import Cause
 
 OTHER_WAY = Cause(
@@ -54,3 +62,19 @@ ALL = (
     ROWS_OUT_OF_RANGE,
     RECOMPUTED_ROWS,
 )
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device)
+
+
+def find_opaque(value: Any) -> Cause | None:
+    """Why tensors may hide in a value, None where none can."""
+    if isinstance(value, (Tensor, _PLAIN)):
+        return None
+    if isinstance(value, Mapping):
+        return next(filter(None, map(find_opaque, value.values())), None)
+    if isinstance(value, (tuple, list)):
+        return next(filter(None, map(find_opaque, value)), None)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        members = (getattr(value, item.name, None) for item in dataclasses.fields(value))
+        return next(filter(None, map(find_opaque, members)), None)
+    return OPAQUE_OUTPUT.of(type=type(value).__name__)

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from diagnostics.recording.pass_history import PassEvent, PassHistory, is_plain
 from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.recording.tensors import measure_norms, stored_values
+from diagnostics.recording.updates.pass_history import PassEvent, PassHistory, is_plain
 from diagnostics.records import BackwardPasses, Carried
 
 

@@ -58,6 +58,7 @@ class AppliedUpdates:
 
     def __init__(self) -> None:
         self._addresses: list[int] = []
+        self._plain: list[Tensor] = []
         self._some: list[list[Tensor]] = []  # of each device
         self._sizes: list[tuple[list[int], list[int]]] = []
         self._entry: list[Tensor] = []
@@ -71,13 +72,12 @@ class AppliedUpdates:
             Whether the numbers are known, on the CPU, to be what they were at the end of the last step.
         """
         self._applied, exit_ = [], self._exit
-        addresses = [parameter.data_ptr() if _is_plain(parameter) else 0 for parameter in parameters]
-        if addresses != self._addresses:
-            self._addresses = addresses
+        if not self._addresses or [parameter.data_ptr() for parameter in self._plain] != self._addresses:
             self._alias(parameters)
+            self._addresses = [parameter.data_ptr() for parameter in self._plain]
             exit_ = []
         self._entry = self._read()
-        whole = sum(len(order) for order, _ in self._sizes) == len(parameters) == len(addresses)
+        whole = len(self._plain) == len(parameters)
         return (
             bool(exit_)
             and whole
@@ -93,10 +93,10 @@ class AppliedUpdates:
                 order, some = places.setdefault(parameter.device, ([], []))
                 order.append(position)
                 some.append(parameter.detach().view(-1)[:_SOME])
+        self._plain = [parameters[position] for order, _ in places.values() for position in order]
         self._some = [some for _, some in places.values()]
         self._sizes = [(order, [len(part) for part in some]) for order, some in places.values()]
 
-    @torch.no_grad()
     def _read(self) -> list[Tensor]:
         return [torch.cat(some) for some in self._some]
 
@@ -116,7 +116,7 @@ class AppliedUpdates:
 
     def forget(self) -> None:
         """Release the memory of the parameters."""
-        self._addresses, self._some, self._sizes = [], [], []
+        self._addresses, self._plain, self._some, self._sizes = [], [], [], []
         self._entry, self._applied, self._exit = [], [], []
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diagnostics.recording.calls.unknown_rows import find_opaque
 from diagnostics.recording.process_group import NO_STATS, OutputSums
 from diagnostics.recording.readout import Readout, Readouts
-from diagnostics.recording.tensors import find_opaque, scratch_like
+from diagnostics.recording.tensors import scratch_like
 from diagnostics.records import Absent
 
 _STATS_WIDTH = 4096  # elements of a row: a share of 1e-3 is then measured to a few percent, at a small cost

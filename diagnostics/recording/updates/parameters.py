@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from diagnostics.recording.gradient_passes import GradientPasses
-from diagnostics.recording.optimizer_updates import AppliedUpdates
-from diagnostics.recording.optimizers import calling_scaler
-from diagnostics.recording.parameter_records import ParameterStep, Settings, plain_number, reach
 from diagnostics.recording.readout import Readout
 from diagnostics.recording.tensors import count_nonzero, measure_norms, stored_values
-from diagnostics.recording.watched_parameters import Tracked, has_values
+from diagnostics.recording.updates.gradient_passes import GradientPasses
+from diagnostics.recording.updates.optimizer_updates import AppliedUpdates
+from diagnostics.recording.updates.optimizers import calling_scaler
+from diagnostics.recording.updates.parameter_records import ParameterStep, Settings, plain_number, reach
+from diagnostics.recording.updates.watched_parameters import Tracked, has_values
 from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
 from diagnostics.records import Reach
 
@@ -112,6 +112,8 @@ class ParameterWatch:
 
     def _hook_parameters(self) -> None:
         """Hook each parameter that requires gradient now; torch refuses hooks on the others."""
+        if len(self._hooked) == len(self._parameters):
+            return
         for index, parameter in enumerate(self._parameters):
             if parameter.requires_grad and index not in self._hooked:
                 self._hooked.add(index)
@@ -147,7 +149,9 @@ class ParameterWatch:
         """Positions of the parameters that hold a gradient, of those given, and what it holds."""
         held = [(index, self._parameters[index].grad) for index in indices]
         present = [(index, gradient) for index, gradient in held if gradient is not None]
-        return [index for index, _ in present], [stored_values(gradient) for _, gradient in present]
+        return [index for index, _ in present], [
+            stored_values(gradient) if gradient.is_sparse else gradient for _, gradient in present
+        ]
 
     def _measure_gradients(self) -> None:
         self._callback_queued = False
@@ -242,6 +246,8 @@ class ParameterWatch:
             return
         self._passes.begin_step(self._parameters)
         same = self._updates.begin(self._parameters)
+        if not same:
+            self._entry = self._entry if _alike(self._entry, self._parameters) else []
         if not same or self._versions != [parameter._version for parameter in self._parameters]:
             self._copy()
 
@@ -254,14 +260,12 @@ class ParameterWatch:
             self._copy()
             self._versions = [parameter._version for parameter in self._parameters]
 
-    @torch.no_grad()
     def _copy(self) -> None:
-        if not _alike(self._entry, self._parameters):
+        if not self._entry:
             self._entry = [torch.empty_like(parameter) for parameter in self._parameters]
         torch._foreach_copy_(self._entry, self._parameters)
         self._entry_norms = measure_norms(self._entry)
 
-    @torch.no_grad()
     def finish(self, readout: Readout) -> ParameterStep:
         """Stop listening; what is returned builds the records, once the readout was fetched."""
         self._active = False
@@ -275,8 +279,8 @@ class ParameterWatch:
         changed, broken = self._look_at_changes(updates)
         return ParameterStep(
             tracked=self._tracked,
-            requires_grad=tuple(parameter.requires_grad for parameter in self._parameters),
-            replaced=tuple(item.replaced for item in self._tracked),
+            requires_grad=tuple([parameter.requires_grad for parameter in self._parameters]),
+            replaced=tuple([item.replaced for item in self._tracked]),
             groups=self._groups,
             settings=self._group_settings,
             steps=tuple(self._steps),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.errors import InvalidValue
-from diagnostics.recording.watched_parameters import has_values
+from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.records import LostTie
 from diagnostics.selection import check_patterns
 

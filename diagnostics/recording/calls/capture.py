@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType, ToolkitError
-from diagnostics.recording import unknown_rows
-from diagnostics.recording.forward_calls import WHOLE_LOSS, Arrivals, Call, not_measured
-from diagnostics.recording.module_graph import Flow
-from diagnostics.recording.output_statistics import OutputStatistics, raw_inputs, read_statistics
+from diagnostics.recording.calls import unknown_rows
+from diagnostics.recording.calls.forward_calls import WHOLE_LOSS, Arrivals, Call, not_measured
+from diagnostics.recording.calls.module_graph import Flow
+from diagnostics.recording.calls.output_statistics import OutputStatistics, raw_inputs, read_statistics
+from diagnostics.recording.calls.unknown_rows import find_opaque
 from diagnostics.recording.process_group import ModuleFacts
 from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.recording.sample_sizes import together
-from diagnostics.recording.tensors import address_of, find_opaque, list_tensors
+from diagnostics.recording.tensors import address_of, list_tensors
 from diagnostics.records import Absent, CallRecord
 
 RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
@@ -149,8 +150,8 @@ class Capture:
         raw: Callable[[], Sequence[Tensor] | None],
     ) -> None:
         lead = (self.samples,) if call.index is None else tuple(call.index.shape)
-        rows = math.prod(lead)
-        inputs = {id(tensor) for tensor in given}
+        rows = self.samples if call.index is None else math.prod(lead)
+        inputs = [id(tensor) for tensor in given]
         seen: set[int] = set()
         for tensor in outputs:
             if id(tensor) in seen or not (tensor.is_floating_point() or tensor.is_complex()):
@@ -179,12 +180,12 @@ class Capture:
             reason = layout
         elif tensor.dim() == 0:
             reason = unknown_rows.SCALAR_OUTPUT
-        elif tuple(tensor.shape[: len(lead)]) != lead:
+        elif tensor.shape[0] != lead[0] or tuple(tensor.shape[: len(lead)]) != lead:
             declared = "x".join(map(str, lead))
             rows = f"{self.samples} samples" if call.index is None else f"{declared} rows declared"
             reason = unknown_rows.OTHER_LEADING_SIZE.of(shape=tuple(tensor.shape), rows=rows)
         else:
-            call.rows = math.prod(lead)
+            call.rows = lead[0] if len(lead) == 1 else math.prod(lead)
             return True
         call.unmatched_reason = call.unmatched_reason or reason
         if isinstance(call.rows, Absent):
@@ -332,7 +333,7 @@ class Capture:
             return call.rows
         if call.key < 0:
             return self._all
-        samples = readout[call.key].to(torch.int64)
+        samples: Tensor = readout[call.key].to(torch.int64)
         if samples.numel() and not 0 <= int(samples.min()) <= int(samples.max()) < self.samples:
             return Absent.because(unknown_rows.ROWS_OUT_OF_RANGE.of(last=self.samples - 1))
         return samples

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType, InvalidValue
-from diagnostics.recording.capture import Capture
-from diagnostics.recording.parameters import ParameterWatch
+from diagnostics.recording.calls.capture import Capture
 from diagnostics.recording.random_numbers import same_random_numbers
 from diagnostics.recording.readout import Readout
 from diagnostics.recording.tensors import count_nonzero, measure_norms, stored_values
-from diagnostics.recording.term_records import Term, TermStep
+from diagnostics.recording.terms.term_records import Term, TermStep
+from diagnostics.recording.updates.parameters import ParameterWatch
 
 NOT_DIFFERENTIABLE = Cause("not-differentiable", "torch could not compute its gradient: {reason}")
 REENTRANT_CHECKPOINT = Cause(
@@ -115,7 +115,6 @@ class LossTerms:
             if gradient is not None:
                 term.add(place, gradient)
 
-    @torch.no_grad()
     def finish(self, readout: Readout, parameters: ParameterWatch) -> TermStep:
         """End of the step, after that of the parameters; what is returned builds the records after the readout."""
         for term in self._terms.values():
