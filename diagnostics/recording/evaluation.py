@@ -1,7 +1,7 @@
 """Turns what steps left into their records, once it is read; steps of one kind together.
 
-What is the same in all steps of one kind is looked at once; their numbers are columns. Steps that differ, or are told
-apart by a comparison, are recorded on their own.
+What is the same in all steps of one kind is looked at once; their numbers are columns. A step that differs, or whose
+number falls on the other side of a comparison, is recorded apart.
 """
 
 from __future__ import annotations
