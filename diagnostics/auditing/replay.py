@@ -53,6 +53,13 @@ class StepStart:
                 tensor.copy_(value)
         self._random.restore()
 
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """Put the values of buffers back, in place."""
+        for tensor, value in self._values:
+            if not isinstance(tensor, nn.Parameter) and tensor.shape == value.shape:
+                tensor.copy_(value)
+
 
 def find_broken(
     model: nn.Module, step: Callable[[nn.Module, Any], Any], start: StepStart, optimizers: Sequence[Optimizer]

@@ -38,7 +38,7 @@ class CallRecord:
         recomputed: Whether the call ran inside the backward pass (reentrant checkpointing).
         unknown: Why gradient may have come without being seen; None where it cannot.
         checkpointed: Whether it ran in the forward pass of a reentrant checkpoint.
-        passes: Numbers in torch of the backward passes that reached an output.
+        passes: Numbers in the step, from 0, of the backward passes that reached an output.
         raw: Whether no input requires gradient or is what an earlier call of the module returned.
         largest: The largest of `row_gradients`, 0 where there are none.
     """

@@ -50,7 +50,7 @@ class BackwardPasses:
         discarded: Passes whose whole gradient was cleared before an optimiser applied any of it, in a step in which
             an optimiser applied that of others.
         repeated: Whether a pass brought exactly the gradient of the pass before it once more.
-        lost: Per pass of which some gradient was applied: its number in torch, and the parameters whose gradient was
+        lost: Per pass of which some gradient was applied: its number in the step, and the parameters whose gradient was
             cleared before it was applied.
     """
 
