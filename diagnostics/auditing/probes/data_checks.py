@@ -115,7 +115,7 @@ FAMILY = Family(128, "Data of the step", (LEAK002, LEAK003, ROWS001, ROWS002, DR
 _ROWS = 8
 """Rows from which an embedding is judged: types of segments have two, of which one is often all there is."""
 _INSIDE = 0.5  # share of the occurrences: of padding at one end it is 0
-_RATE = 0.75
+_RATE = 0.75  # usual rates are at most 0.5; one of what is kept is 0.8 and more
 _FEATURES = 4096
 """Features that are compared with the labels, of the first of them."""
 _LOOKUPS = 16  # indices from which it is no chance that all are equal
