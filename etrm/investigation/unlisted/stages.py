@@ -188,6 +188,8 @@ STAGES: tuple[StageRow, ...] = (
         ("RotaryPositions.__init__", "angles", "context core"),
         ("key_mask", "", "context core"),
         ("multi_head", "", "context core"),
+        ("attend", "", "context core"),
+        ("cast_for_attention", "", "context core"),
         ("_Rotate.backward", "", "gradient"),
     ),
     *_rows("model/lengths.py", ("*", "", "context")),
