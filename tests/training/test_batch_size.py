@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etrm.config import Config, load
+from etrm.config import Config, load, with_settings
 from etrm.errors import TrainingError
 from etrm.training import batch_size
 from etrm.training.batch_size import find_batch_size
@@ -49,7 +49,7 @@ class KnownMeter:
 @given(room=st.integers(1, 3000), parts=st.integers(1, 5), fails=st.booleans())
 def test_the_largest_is_found_to_a_sixteenth(room: int, parts: int, fails: bool) -> None:
     meter = KnownMeter(room, fails)
-    config = load("smoke", overrides=(f"train.batch_size={parts}", f"train.accumulate={parts}"))
+    config = with_settings(load("smoke"), train={"batch_size": parts, "accumulate": parts})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_size, "_time_steps", meter.step)
         patch.setattr("gc.collect", lambda: 0)  # 400 of them would take minutes, and no tensor is made here
