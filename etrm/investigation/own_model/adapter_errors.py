@@ -34,6 +34,9 @@ EXAMPLE_PARTS = """\
     ModelUnderTest(
         context_module="encoder",  # a name of model.named_modules()
         context_consumer="decoder",
+        frozen=("decoder.embedding",),  # several names are a tuple, and one name too
+        demonstrations=("demos",),  # keys of the batch
+        labels="label",
         ...
     )"""
 EXAMPLE_LOSSES = """\
