@@ -31,7 +31,7 @@ class BatchTrial:
 
     Attributes:
         rows: the value of ``train.batch_size``.
-        rows_per_second: of the second step of every bucket, which includes its loader; None if the steps do not fit.
+        rows_per_second: the speed in the second steps of all buckets, loading included; None if they do not fit.
         step_seconds: the seconds of the slowest of these steps; 0 if they do not fit.
         peak: the largest memory of the process in bytes; None if an allocation failed.
     """
