@@ -129,6 +129,11 @@ STAGES: tuple[StageRow, ...] = (
         ("AdamATan2.*", "", "update"),
         ("SignSGD.*", "", "update"),
         ("build_optimizers", "rate", "update schedule"),
+        (
+            "build_optimizers",
+            "model.encoder",
+            "update gradient",
+        ),  # left out, it is an encoder that does not train
         ("build_optimizers", "", "update"),
         ("schedule", "", "schedule"),
         ("set_rates", "", "schedule"),
