@@ -25,7 +25,9 @@ EXAMPLE_FACTORY = """\
 EXAMPLE_STEP = """\
     def step(model, batch):
         loss = torch.nn.functional.mse_loss(model(batch["x"]), batch["y"])
-        return loss  # a tensor of one element with its graph: no .item(), no backward()"""
+        return loss  # a tensor of one element with its graph: no .item(), no backward()
+
+    step = until_backward(train_step)  # of etrm.investigation.own_model, for a step that calls backward()"""
 EXAMPLE_BATCH = """\
     def batch(index):  # the same index gives the same batch
         rows = slice(8 * index, 8 * index + 8)

@@ -116,6 +116,7 @@ def check_adapter(factory: ModelFactory) -> ModelUnderTest:
         ExtensionError: something is not what it must be; the message shows lines that would work.
     """
     subject = factory.build(0)
+    _check_names(subject)
     names = dict(subject.model.named_modules())
     given: dict[str, tuple[str, ...]] = {
         "context_module": (subject.context_module,),
@@ -134,6 +135,8 @@ def check_adapter(factory: ModelFactory) -> ModelUnderTest:
                     example=examples.EXAMPLE_PARTS,
                 )
     batch = _check_batch(subject, subject.batch, "batch")
+    for index in (1, 0):  # a loader that is used up has no other batch, and not the same one again
+        _check_batch(subject, subject.batch, "batch", index)
     if subject.held_out is not None:
         _check_batch(subject, subject.held_out, "held_out")
     keys = {"labels": (subject.labels,), "ids": (subject.ids,), "demonstrations": subject.demonstrations}
@@ -164,8 +167,11 @@ def compute_loss(subject: ModelUnderTest, batch: RowBatch) -> Tensor:
         ExtensionError: the step raises, or returns no loss.
     """
     expected = "a tensor of one element with its graph, or (loss, numbers to log)"
-    with call_adapter(
-        "adapter.step-raised", "step(model, batch)", expected=expected, example=examples.EXAMPLE_STEP
+    with (
+        torch.enable_grad(),  # a step may differentiate in an inner loop
+        call_adapter(
+            "adapter.step-raised", "step(model, batch)", expected=expected, example=examples.EXAMPLE_STEP
+        ),
     ):
         returned = subject.step(subject.model, batch)
     loss = returned[0] if isinstance(returned, (tuple, list)) and returned else returned
@@ -213,11 +219,14 @@ def compute_sample_losses(subject: ModelUnderTest, batch: RowBatch) -> Tensor:
     assert subject.sample_losses is not None
     rows = count_rows(batch)
     expected = f"a tensor of shape ({rows},), one loss per row"
-    with call_adapter(
-        "adapter.sample-losses-raised",
-        "sample_losses(model, batch)",
-        expected=expected,
-        example=examples.EXAMPLE_LOSSES,
+    with (
+        torch.enable_grad(),
+        call_adapter(
+            "adapter.sample-losses-raised",
+            "sample_losses(model, batch)",
+            expected=expected,
+            example=examples.EXAMPLE_LOSSES,
+        ),
     ):
         losses: Any = subject.sample_losses(subject.model, batch)
     if not isinstance(losses, Tensor) or losses.shape != (rows,):
@@ -321,12 +330,42 @@ def _list_known(name: str, known: Iterable[str]) -> str:
     return f": {', '.join(listed[:12])}{', ...' if len(listed) > 12 else ''}"
 
 
-def _check_batch(subject: ModelUnderTest, make: Callable[[int], RowBatch], what: str) -> RowBatch:
-    expected = "a dictionary of tensors with the rows as first dimension"
-    with call_adapter(
-        "adapter.batch-raised", f"{what}(0)", expected=expected, example=examples.EXAMPLE_BATCH
+def _check_names(subject: ModelUnderTest) -> None:
+    """Whether parts and keys are given as names, and not as modules, tensors, or a text where several names belong."""
+    for what in (
+        "context_module",
+        "context_consumer",
+        "labels",
+        "ids",
+        "frozen",
+        "approximate",
+        "demonstrations",
     ):
-        batch: Any = make(0)
+        value: Any = getattr(subject, what)
+        several = isinstance(getattr(ModelUnderTest, what), tuple)
+        names = value if isinstance(value, (tuple, list)) and several else (value,)
+        if isinstance(value, str) != several and all(isinstance(name, str) for name in names):
+            continue
+        is_key = what in ("labels", "ids", "demonstrations")
+        place = "the batch's keys" if is_key else "model.named_modules()"
+        raise refuse_adapter(
+            "adapter.no-such-key" if is_key else "adapter.no-such-part",
+            f"{what} is not given by name",
+            got=describe(value),
+            expected=f'a tuple of names, such as ("encoder",), from {place}'
+            if several
+            else f"a name from {place}",
+            example=examples.EXAMPLE_BATCH if is_key else examples.EXAMPLE_PARTS,
+        )
+
+
+def _check_batch(
+    subject: ModelUnderTest, make: Callable[[int], RowBatch], what: str, index: int = 0
+) -> RowBatch:
+    what = f"{what}({index})"
+    expected = "a dictionary of tensors with the rows as first dimension"
+    with call_adapter("adapter.batch-raised", what, expected=expected, example=examples.EXAMPLE_BATCH):
+        batch: Any = make(index)
     if not isinstance(batch, dict):
         raise _wrong_batch(what, describe(batch), expected)
     if not count_rows(batch):
@@ -338,7 +377,7 @@ def _check_batch(subject: ModelUnderTest, make: Callable[[int], RowBatch], what:
 def _wrong_batch(what: str, got: str, expected: str) -> ExtensionError:
     return refuse_adapter(
         "adapter.wrong-batch",
-        f"{what}(0) returned something else",
+        f"{what} returned something else",
         got=got,
         expected=expected,
         example=examples.EXAMPLE_BATCH,

@@ -46,7 +46,7 @@ class LossProbe:
                 seed_everything(self.seed, 3)
                 compute_loss(self.subject, earlier)
             seed_everything(self.seed if seed is None else seed, 4)
-            return float(compute_loss(self.subject, batch))
+            return float(compute_loss(self.subject, batch).detach())
 
     @torch.no_grad()
     def sample_losses(self, batch: RowBatch) -> Tensor:
@@ -55,7 +55,7 @@ class LossProbe:
             if any(isinstance(module, MIXING) for module in self.subject.model.modules()):
                 self.subject.model.eval()
             seed_everything(self.seed, 4)  # as the step, which may draw the same numbers
-            return to_host(compute_sample_losses(self.subject, batch)).double()
+            return to_host(compute_sample_losses(self.subject, batch).detach()).double()
 
     def is_random(self, batch: RowBatch) -> bool:
         """Whether the loss of the same batch depends on the random numbers."""
