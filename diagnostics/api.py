@@ -33,7 +33,7 @@ from diagnostics.measures.representations import (
     task_retrieval,
 )
 from diagnostics.monitor import Monitor
-from diagnostics.recording.capture import RowsFunction
+from diagnostics.recording.calls.capture import RowsFunction
 from diagnostics.records import (
     Absent,
     CallRecord,

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,13 +31,14 @@ from diagnostics.errors import InvalidType, InvalidValue, NothingRecorded, Toolk
 from diagnostics.findings import Finding, ordered
 from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.module_sources import locate_finding
-from diagnostics.recording.aliases import check_ties
-from diagnostics.recording.capture import RowsFunction, sample_index
-from diagnostics.recording.forward_calls import not_measured
-from diagnostics.recording.loss_terms import LossTerms
-from diagnostics.recording.optimizers import list_optimizers
+from diagnostics.recording.calls.capture import RowsFunction, sample_index
+from diagnostics.recording.calls.forward_calls import not_measured
+from diagnostics.recording.evaluation import Evaluation, FinishedStep, RecordedSteps
+from diagnostics.recording.inspection.aliases import check_ties
 from diagnostics.recording.readout import fetch_all
-from diagnostics.recording.recorder import FinishedStep, Recorder, Setup
+from diagnostics.recording.recorder import Recorder, Setup
+from diagnostics.recording.terms.loss_terms import LossTerms
+from diagnostics.recording.updates.optimizers import list_optimizers
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
 from diagnostics.report.figures import StepPlot, draw_steps
 from diagnostics.report.finding_filter import choose
@@ -53,7 +55,7 @@ from diagnostics.rules.rule import Rule
 from diagnostics.rules.tally import Tally
 from diagnostics.selection import check_patterns, covers, innermost, named_by, select_modules, watched_one
 
-_MOST_WAITING = 32
+_MOST_WAITING = 64
 """Steps whose records are made together, in one transfer from a GPU."""
 _MOST_NUMBERS = 2**21
 """Numbers of 4 bytes that may wait for that."""
@@ -147,10 +149,13 @@ class Monitor:
         self._setup, self._model = setup, model
         self._terms = LossTerms(model, regularisers, shared=group is not None)
         self._recorder = Recorder(model, setup, self._terms)
+        self._evaluation = Evaluation(self._recorder.constant, self._recorder.flow, group)
         self._steps = 0
         self._waiting: list[tuple[FinishedStep, Hashable]] = []  # steps whose records nobody has read yet
+        self._numbers_waiting = 0
         self._most_waiting = 1 if group is not None or rules else _MOST_WAITING
-        self._last: StepRecord | None = None
+        self._last: RecordedSteps | None = None
+        self._last_position = 0
         self._tally = Tally(self._rules, self._options)
         self._history: deque[StepScalars] = deque(maxlen=history)
         self._lost: dict[str, tuple[int, int]] = {}  # why steps were not recorded -> the first and the last
@@ -280,37 +285,48 @@ class Monitor:
         """Keep what the step left until its record is read; where measuring it failed, a note says so."""
         try:
             self._waiting.append((self._recorder.finish(number), batch))
+            self._numbers_waiting += self._waiting[-1][0].readout.size
         except ToolkitError:
             raise
         except Exception as error:  # noqa: BLE001 - what cannot be measured must not end the training
             self._note_lost(number, error)
-        many = sum(step.readout.size for step, _ in self._waiting) > _MOST_NUMBERS
+        many = self._numbers_waiting > _MOST_NUMBERS
         if many or len(self._waiting) >= self._most_waiting or self._view is not None:
             self._settle()
 
     def _settle(self) -> None:
         """Make the records of the steps that wait, and apply the rules to them."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._numbers_waiting = self._waiting, [], 0
         fetch_all(step.readout for step, _ in waiting)
-        for step, batch in waiting:
+        names = [batch for _, batch in waiting]
+        for run in self._evaluation.runs([step for step, _ in waiting]):
+            batches, names = names[: len(run)], names[len(run) :]
             try:
-                record, losses = self._recorder.evaluate(step)
+                found = self._evaluation.records(run)
             except Exception as error:  # noqa: BLE001 - the same
-                self._note_lost(step.number, error)
+                for step in run:
+                    self._note_lost(step.number, error)
                 continue
-            self._keep(record, losses, batch)
+            self._keep(found, batches)
 
     def _note_lost(self, number: int, error: Exception) -> None:
         reason = str(not_measured(error))
         self._lost[reason] = (self._lost.get(reason, (number, number))[0], number)
 
-    def _keep(self, record: StepRecord, losses: Mapping[str, float], batch: Hashable) -> None:
-        self._last = record
-        scalars = {name: module.scalars() for name, module in record.modules.items()}
-        self._history.append(StepScalars(record.step, record.samples, scalars, record.order, losses, batch))
-        self._tally.observe(record)
+    def _keep(self, found: Sequence[RecordedSteps], batches: Sequence[Hashable]) -> None:
+        """Keep the scalars of steps of one kind, and apply the rules to them."""
+        scalars: dict[int, StepScalars] = {}
+        for each in found:
+            scalars.update(zip(each.positions, each.scalars(each.positions), strict=True))
+        self._history.extend(
+            replace(scalars[position], batch=batch) if batch is not None else scalars[position]
+            for position, batch in enumerate(batches)
+        )
+        self._last_position = len(batches) - 1
+        self._last = next(each for each in found if self._last_position in each.positions)
+        self._tally.observe(found)
         if self._view is not None:
-            self._unseen += 1
+            self._unseen += len(batches)
             if self._unseen >= self._view_every:
                 self._unseen = 0
                 self._view.update(self._repr_html_())
@@ -333,7 +349,7 @@ class Monitor:
             raise NothingRecorded(
                 "monitor.no-step", "no step was recorded yet; run one inside `with monitor.step(samples=...)`"
             )
-        return self._last
+        return self._last.at(self._last_position)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -432,17 +448,20 @@ class Monitor:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return render_monitor(self.findings() if self.history else [], self._last, self.history)
+        return render_monitor(
+            self.findings() if self.history else [], self.last if self._last else None, self.history
+        )
 
     def fold(self, findings: list[Finding]) -> list[Finding]:
         """Findings about the watched modules as causes with their consequences, by which module feeds which."""
         self._settle()
         if self._last is None:
             return findings
-        modules = self._last.modules
+        last = self.last
+        modules = last.modules
         trained = [name for name, module in modules.items() if module.params_trainable]
         outermost = [name for name in trained if innermost(name, modules) == ""]
-        return fold(findings, outermost, self._last.order, self._recorder.flow, self._rules)
+        return fold(findings, outermost, last.order, self._recorder.flow, self._rules)
 
     def _not_run(self) -> list[Finding]:
         steps = [record.step for record in self.history]

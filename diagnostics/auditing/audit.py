@@ -31,10 +31,10 @@ from diagnostics.auditing.replay import StepStart
 from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_json_lines, to_markdown
 from diagnostics.monitor import Monitor
-from diagnostics.recording.capture import RowsFunction
-from diagnostics.recording.loss_terms import name_terms, sum_terms
-from diagnostics.recording.optimizers import list_optimizers
+from diagnostics.recording.calls.capture import RowsFunction
 from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.terms.loss_terms import name_terms, sum_terms
+from diagnostics.recording.updates.optimizers import list_optimizers
 from diagnostics.records import StepRecord, StepScalars
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.sarif_and_html import to_fragment, to_html, to_sarif

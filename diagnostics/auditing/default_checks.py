@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.auditing.observed_step import observe_step
+from diagnostics.auditing.probes.data_checks import check_data
+from diagnostics.auditing.probes.loss_checks import check_loss, check_sign
 from diagnostics.auditing.probes.operation_checks import check_operations
 from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response
@@ -59,10 +62,47 @@ def run_checks(
         traces = [trace_step(model, step, batch, optimizers) for batch in batches]
     known = [trace for trace in traces if trace is not None]
     found = check_operations(known, samples, owner) if len(known) == len(traces) else []
+    found += _check_again(model, step, batches, optimizers, watched, owner)
     if independence and calls:
         mixing = _check_independence(model, *calls[-1], samples=samples, watched=watched)
         found = explain_by_probes(mixing, found)
     return found
+
+
+def _check_again(
+    model: nn.Module,
+    step: Step,
+    batches: Sequence[Any],
+    optimizers: Sequence[Optimizer],
+    watched: Mapping[str, nn.Module],
+    owner: Callable[[str], str],
+) -> list[Finding]:
+    """What steps show that are repeated up to their loss; nothing for a step that does not end there."""
+    found: list[Finding] = []
+    if not batches:
+        return found
+    with _known_to_fail():
+        with untouched(model, optimizers):
+            steps = [observe_step(model, step, batch) for batch in batches]
+            known = [each for each in steps if each is not None]
+            if len(known) == len(steps):
+                found = check_loss(known, owner)
+        with untouched(model, optimizers):
+            found += check_data(model, known, owner)
+        if known and len(known) == len(steps):
+            with untouched(model, optimizers):
+                start = StepStart(model, batches[-1], 0)
+                found += check_sign(model, lambda: step(model, batches[-1]), watched, start.restore_buffers)
+    return found
+
+
+@contextmanager
+def _known_to_fail() -> Iterator[None]:
+    """A step that cannot be repeated under a recording, as that of a compiled model, ends the check and no more."""
+    try:
+        yield
+    except (ToolkitError, RuntimeError):
+        return
 
 
 def explain_broken(

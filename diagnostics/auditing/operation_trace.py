@@ -106,6 +106,7 @@ class LossCall:
         target: Its target.
         made: Whether the target was made of one value (ones_like(), full()), as in the loss of a GAN.
         copied: Whether the target holds the values of an integer input of the model in the same order.
+        source, result: Its input and its result, with their graph.
     """
 
     operation: Operation
@@ -114,6 +115,8 @@ class LossCall:
     target: Tensor
     made: bool = False
     copied: bool = False
+    source: Tensor | None = None
+    result: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ class OperationTrace(TorchFunctionMode):
         first: The first operation whose result is not finite although all its arguments are.
         losses: Calls of loss functions.
         softmaxes: Calls of softmax.
+        logarithms: Results of log_softmax and logsigmoid, with their graph, and where they were called.
         loss_broken: Whether a loss on which backward() was called was not finite.
     """
 
@@ -159,6 +163,7 @@ class OperationTrace(TorchFunctionMode):
         self.first: Operation | None = None
         self.losses: list[LossCall] = []
         self.softmaxes: list[SoftmaxCall] = []
+        self.logarithms: list[tuple[Operation, Tensor]] = []
         self.loss_broken = False
         self._running: list[str] = []
         self._inputs: list[Tensor] = []  # of the model, integers
@@ -190,18 +195,29 @@ class OperationTrace(TorchFunctionMode):
             if func in _LOSSES and len(args) >= 1:
                 target = args[1] if len(args) > 1 else kwargs.get("target")
                 if isinstance(args[0], Tensor) and isinstance(target, Tensor):
-                    self.losses.append(self._loss(name, args[0], target))
+                    self.losses.append(self._loss(name, args[0], target, result))
+            if name in ("log_softmax", "logsigmoid") and isinstance(result, Tensor) and result.requires_grad:
+                self.logarithms.append((self._here(name), result))
             if name in ("softmax", "log_softmax") and isinstance(result, Tensor) and result.requires_grad:
                 dim = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else None)
                 if isinstance(dim, int) and result.dim():
                     where = SoftmaxCall(self._here(name), tuple(result.shape), dim % result.dim())
                     self.softmaxes.append(where)
 
-    def _loss(self, name: str, values: Tensor, target: Tensor) -> LossCall:
+    def _loss(self, name: str, values: Tensor, target: Tensor, result: Any) -> LossCall:
         flat = target.detach().flatten()
         copied = any(len(each) == len(flat) > 1 and bool((each == flat).all()) for each in self._inputs)
         made = self._kind(target) == "constant"
-        return LossCall(self._here(name), self._kind(values), values.detach(), target.detach(), made, copied)
+        return LossCall(
+            self._here(name),
+            self._kind(values),
+            values.detach(),
+            target.detach(),
+            made,
+            copied,
+            values,
+            result if isinstance(result, Tensor) else None,
+        )
 
     def _note_kind(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         kind = _KINDS.get(name, self._kind(args[0]) if name in _RESHAPES and args else "")
@@ -219,6 +235,11 @@ class OperationTrace(TorchFunctionMode):
 
     def _here(self, name: str, count: int = 0) -> Operation:
         return Operation(name.removesuffix("_"), self._running[-1] if self._running else "", _place(), count)
+
+    @property
+    def module(self) -> str:
+        """The innermost module whose forward pass runs, "" outside of all."""
+        return self._running[-1] if self._running else ""
 
     def enter(self, name: str, args: tuple[Any, ...]) -> None:
         """A module's forward pass begins."""

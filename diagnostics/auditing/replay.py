@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from diagnostics.auditing.operation_trace import Operation, OperationTrace, is_users, trace_operations
 from diagnostics.recording.random_numbers import RandomState
-from diagnostics.recording.watched_parameters import has_values
+from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.testing.trials import arrivals, untouched
 
 _RETURNED = re.compile(r"Function '(\w+?)(?:Backward\d*)?' returned nan values")
@@ -52,6 +52,13 @@ class StepStart:
             if tensor.shape == value.shape:
                 tensor.copy_(value)
         self._random.restore()
+
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """Put the values of buffers back, in place."""
+        for tensor, value in self._values:
+            if not isinstance(tensor, nn.Parameter) and tensor.shape == value.shape:
+                tensor.copy_(value)
 
 
 def find_broken(

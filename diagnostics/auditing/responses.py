@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.errors import InvalidValue
-from diagnostics.recording.loss_terms import check_terms, has_reentrant_checkpoint
-from diagnostics.recording.module_graph import Flow
+from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.random_numbers import same_random_numbers
 from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.terms.loss_terms import check_terms, has_reentrant_checkpoint
 from diagnostics.records import Absent, Number, root_sum_squares
 from diagnostics.selection import select_modules
 from diagnostics.testing.trials import arrivals, untouched

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from diagnostics.recording.sample_sizes import SampleSizes
 from diagnostics.records import Absent, CallRecord, OutputStats
 
 NO_STATS = Absent("no output with a row per sample, or fewer than two rows", "no-rows-to-compare")
@@ -63,12 +64,14 @@ class ModuleFacts:
         unmatched: Reasons why gradient came to outputs whose rows are not known, one per call.
         output: Output of its first call.
         evaluating: Layers in it that are in evaluation mode; see `ModuleRecord`.
+        sizes: Gradients of its samples, where several steps are recorded together; None for a single step.
     """
 
     calls: tuple[CallRecord, ...]
     unmatched: list[Absent]
     output: OutputSums | Absent
     evaluating: tuple[str, ...] = ()
+    sizes: SampleSizes | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,34 +11,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from diagnostics.errors import WrongOrder
-from diagnostics.recording import unknown_rows
-from diagnostics.recording.aliases import Ties, find_aliases, find_lost_ties
-from diagnostics.recording.buffers import FrozenBuffers, MovedBuffers
-from diagnostics.recording.capture import Capture, RowsFunction
-from diagnostics.recording.covered_positions import CoveredPositions
-from diagnostics.recording.forward_calls import WHOLE_LOSS
-from diagnostics.recording.hidden_modules import HiddenModules
-from diagnostics.recording.layers import EqualUnits, find_odd_statistics
-from diagnostics.recording.loss_terms import LossTerms
-from diagnostics.recording.module_graph import Flow
-from diagnostics.recording.modules import every_sample, module_record
-from diagnostics.recording.parameter_records import ParameterStep
-from diagnostics.recording.parameters import ParameterWatch
-from diagnostics.recording.process_group import StepFacts, everywhere
+from diagnostics.recording.calls import unknown_rows
+from diagnostics.recording.calls.capture import Capture, RowsFunction
+from diagnostics.recording.calls.forward_calls import WHOLE_LOSS
+from diagnostics.recording.calls.module_graph import Flow
+from diagnostics.recording.evaluation import ConstantFacts, FinishedStep
+from diagnostics.recording.inspection.aliases import Ties, find_aliases, find_lost_ties
+from diagnostics.recording.inspection.buffers import FrozenBuffers
+from diagnostics.recording.inspection.hidden_modules import HiddenModules
+from diagnostics.recording.inspection.layers import EqualUnits, find_odd_statistics
+from diagnostics.recording.inspection.target_networks import TargetNetworks
+from diagnostics.recording.inspection.unregistered_tensors import Strangers
 from diagnostics.recording.readout import Readout
-from diagnostics.recording.target_networks import TargetNetworks, TargetStep
+from diagnostics.recording.sample_sizes import every_sample
 from diagnostics.recording.tensors import tensors_in
-from diagnostics.recording.term_records import TermStep
-from diagnostics.recording.unregistered_tensors import Strangers
-from diagnostics.recording.watched_parameters import has_values, members, track
+from diagnostics.recording.terms.loss_terms import LossTerms
+from diagnostics.recording.updates.parameters import ParameterWatch
+from diagnostics.recording.updates.watched_parameters import has_values, members, track
 from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
-from diagnostics.records import HiddenModule, LostTie, OddStatistics, StepRecord, Stranger
+from diagnostics.records import LostTie
 from diagnostics.selection import covers, find_copies, innermost, moded, updates_statistics
 
 
@@ -69,26 +67,6 @@ class Setup:
     group: dist.ProcessGroup | None
 
 
-@dataclass(frozen=True, eq=False)
-class FinishedStep:
-    """What a step left, with the state of the model at its end."""
-
-    number: int
-    capture: Capture
-    readout: Readout
-    parameters: ParameterStep
-    terms: TermStep
-    buffers: MovedBuffers
-    targets: tuple[TargetStep, ...]
-    equal_units: tuple[str, ...]
-    odd_statistics: tuple[OddStatistics, ...]
-    strangers: tuple[Stranger, ...]
-    hidden: tuple[HiddenModule, ...]
-    lost_ties: tuple[LostTie, ...]
-    evaluating: Mapping[str, tuple[str, ...]]
-    adapting: Mapping[str, tuple[str, ...]]
-
-
 class Recorder:
     """Measures steps between `begin` and `finish`."""
 
@@ -111,15 +89,19 @@ class Recorder:
         self._terms = terms
         self.flow = Flow()
         """Which module feeds which, after the first recorded step."""
-        self._positions = CoveredPositions()
-        self._copies = find_copies(modules)
-        self._kinds = {name: type(module).__name__ for name, module in modules.items()}
-        self._aliases = find_aliases(model, setup.ties)
+        self.constant = ConstantFacts(
+            partial=setup.partial,
+            gap=setup.every,
+            copies=find_copies(modules),
+            kinds={name: type(module).__name__ for name, module in modules.items()},
+            aliases=find_aliases(model, setup.ties),
+        )
         lost = find_lost_ties(model, setup.ties)
         self._guessed_ties = tuple(tie for tie in lost if not tie.declared)
         self.attached = False
         self._handles: list[RemovableHandle] = []
         self._model_handle: RemovableHandle | None = None  # removed as soon as nothing is sought any more
+        self._before: FinishedStep | None = None
         self.capture: Capture | None = None
         """The calls of the step that is recorded now."""
         self._blind: set[str] = set()  # modules that take no hooks
@@ -216,6 +198,7 @@ class Recorder:
         self.capture = None
         self._parameters.abandon()
 
+    @torch.no_grad()
     def finish(self, number: int) -> FinishedStep:
         """End of the step: stop listening, and note what is read of the model itself.
 
@@ -244,9 +227,15 @@ class Recorder:
             if not self._strangers.looking and self._model_handle is not None:
                 self._model_handle.remove()
         readout.pack()
+        tasks = sorted(capture.passes | parameters.passes.tasks)
+        numbers = {task: number for number, task in enumerate(tasks)}
+        capture.name_passes(numbers)
+        parameters.passes.name_passes(numbers)
         alone = self._setup.group is None
-        return FinishedStep(
+        step = FinishedStep(
             number=number,
+            settings=parameters.settings,
+            members=self._members,
             capture=capture,
             readout=readout,
             parameters=parameters,
@@ -260,69 +249,10 @@ class Recorder:
             lost_ties=self._lost_ties(),
             evaluating={name: found for name in self._moded if (found := self._evaluating(name))},
             adapting=self._adapting(),
+            alone=alone,
         )
-
-    def evaluate(self, step: FinishedStep) -> tuple[StepRecord, dict[str, float]]:
-        """The record of a step whose readout was fetched, and its losses; steps come in their order."""
-        capture, readout = step.capture, step.readout
-        capture.read_largest(readout)
-        facts = everywhere(self._local_facts(step), self._setup.group)
-        self.flow.replace(facts.flow)
-        parameters, passes = step.parameters.records(readout, facts.arrived, facts.leftover)
-        modules = {
-            name: module_record(
-                facts.samples,
-                facts.modules[name],
-                {member: parameters[member] for member in own if member in parameters},
-            )
-            for name, own in self._members.items()
-        }
-        losses = step.terms.losses(readout)
-        terms = step.terms.records(
-            readout,
-            step.parameters.tracked,
-            facts.samples,
-            lambda name, term: capture.facts(name, readout, term=term),
-            self._members,
-            parameters,
-        )
-        record = StepRecord(
-            step=step.number,
-            samples=facts.samples,
-            modules=modules,
-            parameters=parameters,
-            order=facts.order,
-            optimizers=step.parameters.steps,
-            partial=self._setup.partial,
-            gap=self._setup.every,
-            strangers=step.strangers,
-            moved_buffers=step.buffers.read(readout),
-            terms=terms,
-            hidden=step.hidden,
-            passes=passes,
-            into=self.flow.into,
-            never=self._positions.never(modules.values(), facts.samples),
-            copies=self._copies,
-            aliases=self._aliases,
-            lost_ties=step.lost_ties,
-            adapting=step.adapting,
-            equal_units=step.equal_units,
-            odd_statistics=step.odd_statistics,
-            targets=tuple(target.read(readout) for target in step.targets),
-            kinds=self._kinds,
-        )
-        return record, losses
-
-    def _local_facts(self, step: FinishedStep) -> StepFacts:
-        capture, readout = step.capture, step.readout
-        return StepFacts(
-            capture.samples,
-            {name: capture.facts(name, readout, step.evaluating.get(name, ())) for name in self._members},
-            tuple(capture.calls),
-            step.parameters.arrived,
-            step.parameters.leftover(readout),
-            self.flow.into,
-        )
+        self._before = step.like(self._before)
+        return self._before
 
     def _lost_ties(self) -> tuple[LostTie, ...]:
         """Declared ties as they are now, and what looks like a lost one since the monitor was made."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,14 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics.causes import Cause
-from diagnostics.recording.unknown_rows import OPAQUE_OUTPUT
-
 _LARGE = (
     8_192  # elements from which two passes that use vector instructions are faster than one that does not
 )
 _MOST_SCRATCH = 2**20  # elements: 4 MB that stay allocated
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device)
+_MOST_VIEWS = 64  # shapes of intermediate results
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -38,21 +34,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def list_tensors(value: Any) -> list[Tensor]:
     """The same as a list."""
-    return [value] if isinstance(value, Tensor) else list(tensors_in(value))
-
-
-def find_opaque(value: Any) -> Cause | None:
-    """Why tensors may hide in a value, None where none can."""
-    if isinstance(value, (Tensor, *_PLAIN)):
-        return None
-    if isinstance(value, Mapping):
-        return next(filter(None, map(find_opaque, value.values())), None)
-    if isinstance(value, (tuple, list)):
-        return next(filter(None, map(find_opaque, value)), None)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        members = (getattr(value, item.name, None) for item in dataclasses.fields(value))
-        return next(filter(None, map(find_opaque, members)), None)
-    return OPAQUE_OUTPUT.of(type=type(value).__name__)
+    if isinstance(value, Tensor):
+        return [value]
+    if type(value) is tuple and all(isinstance(member, Tensor) for member in value):
+        return list(value)
+    return list(tensors_in(value))
 
 
 def address_of(tensor: Tensor) -> int:
@@ -65,15 +51,21 @@ def stored_values(tensor: Tensor) -> Tensor:
     return tensor.coalesce().values() if tensor.is_sparse else tensor
 
 
-@torch.no_grad()
 def measure_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The L2 norm of each, as scalars."""
-    return list(torch._foreach_norm(list(tensors), 2)) if tensors else []
+    if not tensors:
+        return []
+    if torch.is_grad_enabled():  # a look there costs less than to enter no_grad() once more
+        with torch.no_grad():
+            return list(torch._foreach_norm(list(tensors), 2))
+    return list(torch._foreach_norm(list(tensors), 2))
 
 
-@torch.no_grad()
 def count_nonzero(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The number of elements of each that are not zero, as scalars."""
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return [_count(tensor) for tensor in tensors]
     return [_count(tensor) for tensor in tensors]
 
 
@@ -82,18 +74,26 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self._memory: dict[torch.dtype, Tensor] = {}
+        self._views: dict[tuple[torch.dtype, torch.Size], Tensor] = {}
 
     def like(self, tensor: Tensor) -> Tensor | None:
         """Memory for a result of this shape and type, None where it would be no faster."""
-        if not tensor.is_cpu or tensor.is_complex() or tensor.layout != torch.strided:
-            return None
         size = tensor.numel()
-        if not _LARGE <= size <= _MOST_SCRATCH or type(tensor) not in (Tensor, torch.nn.Parameter):
+        if not _LARGE <= size <= _MOST_SCRATCH or not tensor.is_cpu or tensor.layout != torch.strided:
             return None
-        held = self._memory.get(tensor.dtype)
-        if held is None or held.numel() < size:
-            held = self._memory[tensor.dtype] = torch.empty(size, dtype=tensor.dtype)
-        return held[:size].view(tensor.shape)
+        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_complex():
+            return None
+        kind = (tensor.dtype, tensor.shape)
+        known = self._views.get(kind)
+        return self._view(size, kind) if known is None else known
+
+    def _view(self, size: int, kind: tuple[torch.dtype, torch.Size]) -> Tensor:
+        held = self._memory.get(kind[0])
+        if held is None or held.numel() < size or len(self._views) >= _MOST_VIEWS:
+            self._views = {}
+            held = self._memory[kind[0]] = torch.empty(size, dtype=kind[0])
+        view = self._views[kind] = held[:size].view(kind[1])
+        return view
 
 
 _SCRATCH = _Scratch()

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from diagnostics.findings import Evidence, Finding, Severity
-from diagnostics.recording.module_graph import Flow
+from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.rules.rule import Rule
 
 _LAST = 1_000_000

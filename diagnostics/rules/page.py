@@ -17,31 +17,33 @@ def page(rule: Rule, short: bool = False) -> str:
     """The page of a rule.
 
     Args:
-        short: Whether to leave out why it matters, the causes in words, bounds and reasons of options, and what the
+        short: Whether to leave out why it matters, the causes, bounds and reasons of options, and what the
             index of all pages says once of the usual ones.
     """
     return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule, short)]) + "\n"
 
 
+_NO_ALARM = "None known"
+
+
 def _sections(rule: Rule, short: bool) -> Iterator[str]:
-    yield _summary(rule)
+    yield _summary(rule, short)
     if rule.what:
         yield rule.what
     if rule.why and not short:
         yield f"**Why.** {rule.why}"
-    if rule.causes and short:
-        yield f"**Causes.** {', '.join(f'`{cause.code}`' for cause in rule.causes)}"
-    elif rule.causes:
+    if rule.causes and not short:
         yield "**Causes**"
         yield "\n".join(_cause_line(cause) for cause in rule.causes)
     if rule.example:
         yield f"**Example.** {rule.example}"
-    if rule.false_alarms:
+    if rule.false_alarms and not (short and rule.false_alarms.startswith(_NO_ALARM)):
         yield f"**False alarms.** {rule.false_alarms}"
     yield f"**Remedy.** {rule.remedy}"
     listed = list(_short_options(rule.options) if short else _options(rule.options))
     if listed:
-        yield "**Options**" if short else "**Options** (`Monitor(options=...)`)"
+        if not short:
+            yield "**Options** (`Monitor(options=...)`)"
         yield "\n".join(listed)
     if rule.arguments and not short:
         yield f"**Options.** Arguments of `{rule.arguments}`."
@@ -52,11 +54,11 @@ def _cause_line(cause: Cause) -> str:
     return f"- `{cause.code}`: {cause.documented}{own}"
 
 
-def _summary(rule: Rule) -> str:
-    """Severity, metric, and what the rule needs."""
+def _summary(rule: Rule, short: bool) -> str:
+    """Severity, metric unless it is to be short, and what the rule needs."""
     needs = [what for what, needed in _needs(rule) if needed]
-    sentences = [rule.severity.label.capitalize(), f"Measures {METRICS.get(rule.metric, rule.metric)}"]
-    return ". ".join([*sentences, *needs]) + "."
+    measured = [] if short else [f"Measures {METRICS.get(rule.metric, rule.metric)}"]
+    return ". ".join([rule.severity.label.capitalize(), *measured, *needs]) + "."
 
 
 def _needs(rule: Rule) -> Iterator[tuple[str, bool]]:

@@ -7,12 +7,14 @@ steps, after the observation ends.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from diagnostics.errors import InvalidType
 from diagnostics.findings import Evidence, Finding
+from diagnostics.recording.evaluation import RecordedSteps
 from diagnostics.records import StepRecord
+from diagnostics.records.columns import Apart, number_at
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import Observation, Rule
 
@@ -35,44 +37,85 @@ class _Streak:
             self.held, self.observation = self.held + 1, seen
 
 
+_Key = tuple[str, str, Hashable]  # rule, module, key of the observation
+
+
+class _View:
+    """Recorded steps: their numbers by position, and the record of each where a rule needs it."""
+
+    def __init__(self, steps: RecordedSteps) -> None:
+        self.steps = steps
+        number = steps.record.step
+        self.numbers = {position: number_at(number, position) for position in steps.positions}
+        self._single: dict[int, StepRecord] = {}
+
+    def at(self, position: int) -> StepRecord:
+        """The record of one step."""
+        if position not in self._single:
+            self._single[position] = self.steps.at(position)
+        return self._single[position]
+
+
 class Tally:
     """Counts observations over steps; its memory grows with modules and rules, never with steps."""
 
     def __init__(self, rules: Iterable[Rule], options: Mapping[str, Values]) -> None:
-        self._running: dict[tuple[str, str, Hashable], _Streak] = {}
-        self._latched: dict[tuple[str, str, Hashable], _Streak] = {}
+        self._running: dict[str, dict[_Key, _Streak]] = {}  # of each rule
+        self._latched: dict[_Key, _Streak] = {}
         self._options = options
         self._rules = {rule.id: rule for rule in rules if rule.check is not None}
 
-    def observe(self, record: StepRecord) -> None:
-        """Apply every rule to one step.
+    def observe(self, found: Sequence[RecordedSteps]) -> None:
+        """Apply every rule to steps, which are given in the order of their positions or together.
 
         Raises:
             InvalidType: A check gave something that is not an observation.
         """
-        running: dict[tuple[str, str, Hashable], _Streak] = {}
+        views = [_View(each) for each in found]
+        numbers = dict(sorted(pair for view in views for pair in view.numbers.items()))
         for rule in self._rules.values():
-            assert rule.check is not None
-            options = self._options[rule.id]
-            observations = rule.check(record, options)
-            if not isinstance(observations, Iterable):
-                raise _refuse(rule, observations)
-            for seen in observations:
-                if not isinstance(seen, Observation):
-                    raise _refuse(rule, seen)
-                key = (rule.id, seen.module, seen.key)
-                streak = self._running.get(key)
-                if streak is None:
-                    if not seen.holds:
-                        continue
-                    streak = _Streak(record.step, record.step, 0, 0, 0.0, seen)
-                streak.add(record.step, seen)
-                if streak.held < options.get("share", 1.0) * streak.steps:
+            seen = {position: each for view in views for position, each in self._judge(rule, view).items()}
+            if self._running.get(rule.id) or any(one.holds for each in seen.values() for one in each):
+                for position, number in numbers.items():
+                    self._count(rule, number, seen[position])
+
+    def _judge(self, rule: Rule, view: _View) -> dict[int, list[Observation]]:
+        """Position -> observations of a rule; steps are judged together as far as they agree."""
+        options, steps = self._options[rule.id], view.steps
+        if steps.agreement is None:
+            return {steps.positions[0]: _observations(rule, steps.record, options)}
+        found: dict[int, list[Observation]] = {}
+        waiting = list(view.numbers)
+        while waiting:
+            steps.agreement.steps = waiting
+            try:
+                seen = _observations(rule, steps.record, options)
+            except Apart:
+                seen, agreed = [], waiting
+                found.update({each: _observations(rule, view.at(each), options) for each in waiting})
+            else:
+                agreed = steps.agreement.steps
+                found.update({each: [_at(one, each) for one in seen] for each in agreed})
+            waiting = [each for each in waiting if each not in agreed]
+        return found
+
+    def _count(self, rule: Rule, step: int, observations: Iterable[Observation]) -> None:
+        options, known = self._options[rule.id], self._running.get(rule.id, {})
+        running: dict[_Key, _Streak] = {}
+        for seen in observations:
+            key = (rule.id, seen.module, seen.key)
+            streak = known.get(key)
+            if streak is None:
+                if not seen.holds:
                     continue
-                running[key] = streak
-                if streak.steps >= options.get("min_steps", 1.0):
-                    self._latched[key] = streak
-        self._running = running
+                streak = _Streak(step, step, 0, 0, 0.0, seen)
+            streak.add(step, seen)
+            if streak.held < options.get("share", 1.0) * streak.steps:
+                continue
+            running[key] = streak
+            if streak.steps >= options.get("min_steps", 1.0):
+                self._latched[key] = streak
+        self._running[rule.id] = running
 
     def findings(self) -> list[Finding]:
         """The findings so far."""
@@ -80,6 +123,23 @@ class Tally:
             _finding(self._rules[rule], self._options[rule], streak)
             for (rule, _, _), streak in self._latched.items()
         ]
+
+
+def _at(seen: Observation, position: int) -> Observation:
+    value = number_at(seen.value, position)
+    return seen if value is seen.value else replace(seen, value=value)
+
+
+def _observations(rule: Rule, record: StepRecord, options: Values) -> list[Observation]:
+    assert rule.check is not None
+    observations = rule.check(record, options)
+    if not isinstance(observations, Iterable):
+        raise _refuse(rule, observations)
+    found = list(observations)
+    for seen in found:
+        if not isinstance(seen, Observation):
+            raise _refuse(rule, seen)
+    return found
 
 
 def _refuse(rule: Rule, got: object) -> InvalidType:

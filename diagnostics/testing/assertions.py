@@ -27,7 +27,7 @@ from diagnostics.errors import InvalidValue
 from diagnostics.findings import Finding
 from diagnostics.measures.frozen import MovementCause, compare, fingerprint
 from diagnostics.monitor import Monitor
-from diagnostics.recording.capture import RowsFunction
+from diagnostics.recording.calls.capture import RowsFunction
 from diagnostics.records import Absent, StepRecord
 from diagnostics.report.tables import module_table
 from diagnostics.rules.families import calls, coverage, frozen_parameters, gradients, movement, reach

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from diagnostics.recording.random_numbers import same_random_numbers
-from diagnostics.recording.watched_parameters import has_values
+from diagnostics.recording.updates.watched_parameters import has_values
 
 NUDGE = 0.1
 """Standard deviation of the noise on a weight, relative to the root mean square of its tensor.

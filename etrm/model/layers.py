@@ -181,6 +181,22 @@ def key_mask(valid: Tensor | None) -> Tensor | None:
     return None if valid is None else valid[:, None, None, :]
 
 
+def cast_for_attention(x: Tensor) -> Tensor:
+    """Cast queries, keys or values to float32 on a CPU, for :func:`attend`; elsewhere they stay as they are."""
+    return x.float() if x.device.type == "cpu" else x
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention of (B, H, Lq, E) over (B, H, Lk, E), in float32 on a CPU.
+
+    Backward through torch's CPU kernel takes several times as long in bfloat16 as in float32 (torch 2.13).
+    """
+    if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
 class Attention(nn.Module):
     """Non-causal self-attention: fused qkv (all q heads, then k, then v), no biases."""
 
@@ -196,16 +212,14 @@ class Attention(nn.Module):
         x = cast_input(x)
         # As in SwiGLU, split the weight and not the product.
         query, key, value = (
-            F.linear(x, weight).view(batch, length, self.num_heads, -1)
+            cast_for_attention(F.linear(x, weight)).view(batch, length, self.num_heads, -1)
             for weight in self.qkv_proj.cast_weight().chunk(3)
         )
         if self.qk_norm:
             query, key = rms_norm(query), rms_norm(key)
         if rotation is not None:
             query, key = rotation(query), rotation(key)
-        mixed = F.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
-        )
+        mixed = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, hidden))
 
 
@@ -327,10 +341,10 @@ def multi_head(
     """Scaled dot-product attention of (B, Lq, D) over (B, Lk, D), split into heads, without positions."""
 
     def split(x: Tensor) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], num_heads, -1).transpose(1, 2)
+        return cast_for_attention(x).view(x.shape[0], x.shape[1], num_heads, -1).transpose(1, 2)
 
     query, key, value = split(query), split(key), split(value)
     if qk_norm:
         query, key = rms_norm(query), rms_norm(key)
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    mixed = attend(query, key, value, mask)
     return mixed.transpose(1, 2).flatten(2)

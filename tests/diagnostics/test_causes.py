@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import diagnostics
 from diagnostics import RULES, Cause, Evidence, Finding, InvalidValue, Rule, ToolkitError, UnknownName
 from diagnostics.findings import METRICS, Severity
-from diagnostics.recording.unknown_rows import RECOMPUTED_ROWS
+from diagnostics.recording.calls.unknown_rows import RECOMPUTED_ROWS
 from diagnostics.reference.error_catalog import toolkit_sites
 from diagnostics.reference.explanations import explain_code, toolkit_groups
 from diagnostics.rules.families.movement import MOVE001, WEIGHT_DECAY

@@ -75,6 +75,14 @@ IDS = {
     "COLLAPSE002",
     "LOSS003",
     "SOFTMAX001",
+    "LOSS004",
+    "LOSS005",
+    "GRAD008",
+    "LEAK002",
+    "LEAK003",
+    "ROWS001",
+    "ROWS002",
+    "DROP001",
     "COST001",
 }
 

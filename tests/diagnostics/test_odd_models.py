@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Absent, InvalidType, Monitor, Severity, audit
-from diagnostics.recording.capture import Capture
+from diagnostics.recording.calls.capture import Capture
 from tests.errors import raises_code
 
 pytestmark = [

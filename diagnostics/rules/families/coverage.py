@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from diagnostics.causes import UNKNOWN, ZERO_AT_START, Cause
-from diagnostics.recording import unknown_rows
+from diagnostics.recording.calls import unknown_rows
 from diagnostics.records import Absent, ModuleRecord, StepRecord
 from diagnostics.rules.families.calls import NOT_USED
 from diagnostics.rules.families.gradients import CUT_INSIDE, DETACHED, NO_GRAD, ZERO_FACTOR, is_target

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from diagnostics.causes import Cause
 from diagnostics.records import Absent, ParameterRecord, StepRecord
+from diagnostics.records.columns import largest_of
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.parameter_checks import grouped
 from diagnostics.rules.rule import (
@@ -207,7 +208,7 @@ def find_faint_gradient(record: StepRecord, options: Values) -> Iterator[Observa
         for name, module in learners(record)
         if module.state == "arrived" and 0.0 < module.leverage < math.inf
     }
-    largest = max(leverages.values(), default=0.0)
+    largest = largest_of(list(leverages.values()))
     for name, leverage in leverages.items():
         if leverage < options["below"] * largest:
             message = (

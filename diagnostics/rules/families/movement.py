@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from diagnostics.causes import Cause
@@ -165,7 +164,7 @@ def _judge_lost(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
         return CLIPPED_SCALED.of(scale=place.scale) if scaled else None
     share = parameter.reach.nonzero
     live = parameter.numel * (1.0 if isinstance(share, Absent) else share)
-    if place.eps and place.norm < place.eps * math.sqrt(live):
+    if place.eps and place.norm < place.eps * live**0.5:
         return BELOW_EPS.of(eps=place.eps)
     if not place.eps and parameter.update_norm < parameter.rounding * parameter.weight_norm:
         return BELOW_ROUNDING

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
 from diagnostics.measures.drift import FEW_PROBES, REFERENCE_INCOMPLETE, REFERENCE_WITHOUT_SPREAD, DriftProbe
-from diagnostics.recording.loss_terms import NOT_DIFFERENTIABLE, REENTRANT_CHECKPOINT, SEVERAL_PROCESSES
+from diagnostics.recording.terms.loss_terms import NOT_DIFFERENTIABLE, REENTRANT_CHECKPOINT, SEVERAL_PROCESSES
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import NOTE, Family, Rule
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from diagnostics.causes import ZERO_AT_START, Cause
 from diagnostics.records import Absent, Number, ParameterRecord, StepRecord
+from diagnostics.records.columns import largest_of
 from diagnostics.rules.options import Values
 from diagnostics.rules.parameter_checks import first_few, grouped, receives
 from diagnostics.rules.rule import CRITICAL, NOTE, UNTRAINED, WARNING, Family, Observation, Rule, lasting
@@ -176,7 +177,7 @@ exact numbers, as a weight that is divided by itself, leaves about one; one that
 
 def find_rounding_layers(record: StepRecord, options: Values) -> Iterator[Observation]:
     """REACH007."""
-    largest = max((each.size for each in record.parameters.values()), default=0.0)
+    largest = largest_of([each.size for each in record.parameters.values()])
     groups: dict[str, list[str]] = {}
     for name, parameter in record.parameters.items():
         whole = receives(parameter) and parameter.reach.finite is True

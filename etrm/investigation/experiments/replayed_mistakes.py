@@ -30,12 +30,11 @@ from etrm.investigation.result import ExperimentResult, Scenario
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun, records_of
-from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.runs.measured_run import rebuild_trainer, training_queries
 from etrm.investigation.session import Investigation, with_seed
 from etrm.model.variant import Variant
 from etrm.training.scoring.predictor import load_model, make_batch
 from etrm.training.task_sets import load_held_out_tasks
-from etrm.training.trainer import Trainer
 
 STEPS = 20  # those of the preset `smoke`, which take seconds
 CLIP_NORM = 0.1
@@ -280,8 +279,8 @@ def _replay_tasks(investigation: Investigation) -> ReplayedMistake:
 
 def _replay_statistics(investigation: Investigation) -> ReplayedMistake:
     short = _trained(investigation)
-    model, config, _, _ = load_model(short.path, "raw")
-    trainer = Trainer(config)
+    model, *_ = load_model(short.path, "raw")
+    trainer = rebuild_trainer(short.path)
     samples = training_queries(trainer)
     contexts = [_encode(kind, samples) for kind in (model, trainer.model)]
     trained, start = map(representation, contexts)

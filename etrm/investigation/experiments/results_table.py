@@ -28,11 +28,11 @@ from etrm.investigation.experiments.registry import (
 from etrm.investigation.records import NotMeasured
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.loaded_run import LoadedRun, load_run
+from etrm.investigation.runs.measured_run import rebuild_trainer
 from etrm.model.encoders.standard import GridEncoder
 from etrm.training.scoring.overfit_gate import Gate, judge
 from etrm.training.scoring.predictor import load_model
 from etrm.training.task_sets import load_held_out_tasks
-from etrm.training.trainer import Trainer
 
 SMALLEST_EFFECT = 0.05
 """Smallest difference of the log of the loss that matters, about 5 %; fixed before any run."""
@@ -240,8 +240,8 @@ def _measure_token_rank(runs: Sequence[LoadedRun]) -> str:
 def _measure_position(runs: Sequence[LoadedRun]) -> str:
     skills = []
     for run in runs:
-        model, config, _, _ = load_model(run.path, "raw")
-        for encoder in (model.encoder, Trainer(config).model.encoder):
+        model, *_ = load_model(run.path, "raw")
+        for encoder in (model.encoder, rebuild_trainer(run.path).model.encoder):
             reader = getattr(encoder, "grid_encoder", None)
             if not isinstance(reader, GridEncoder):
                 return "position before and after pooling not measured (another kind of encoder)"

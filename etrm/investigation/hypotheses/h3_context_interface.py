@@ -34,12 +34,15 @@ from etrm.investigation.measurements.context_path import PARTS, ROUNDING, SAME, 
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.loaded_run import LoadedRun, records_of
-from etrm.investigation.runs.measured_run import training_queries, with_mismatched_demos
+from etrm.investigation.runs.measured_run import (
+    rebuild_trainer,
+    training_queries,
+    with_mismatched_demos,
+)
 from etrm.investigation.session import Investigation
 from etrm.model.act import Carry
 from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.scoring.predictor import compute_mean_loss, load_model
-from etrm.training.trainer import Trainer
 
 STATEMENT = Statement(
     id="H3",
@@ -276,7 +279,7 @@ class _Trained:
     @classmethod
     def load(cls, folder: Path) -> _Trained:
         model, config, _, _ = load_model(folder, "raw")
-        return cls(model, model.context_policy, training_queries(Trainer(config)), config.train.loss)
+        return cls(model, model.context_policy, training_queries(rebuild_trainer(folder)), config.train.loss)
 
     def loss(self, scale: float, samples: Sequence[Sample]) -> float:
         """The mean loss with the context times ``scale``."""

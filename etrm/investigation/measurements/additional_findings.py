@@ -13,9 +13,8 @@ from etrm.batch import IGNORE
 from etrm.investigation.measurements.run_findings import group_serious
 from etrm.investigation.result import AdditionalFinding
 from etrm.investigation.runs.loaded_run import LoadedRun
-from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.runs.measured_run import rebuild_trainer, training_queries
 from etrm.training.scoring.predictor import load_model, solve_samples
-from etrm.training.trainer import Trainer
 
 QUERIES = 16
 """Trained queries that are solved to see how they halt: few are enough to show a logit that cannot tell."""
@@ -52,7 +51,7 @@ def _check_halting(run: LoadedRun) -> Sequence[Finding]:
     model, config, _, _ = load_model(run.path, "raw")
     if config.model.variant == "etrm_fct":  # it always takes every step
         return []
-    batch, output = solve_samples(model, training_queries(Trainer(config))[:QUERIES], early=True)
+    batch, output = solve_samples(model, training_queries(rebuild_trainer(run.path))[:QUERIES], early=True)
     scored = batch.labels != IGNORE
     right = ((output.logits.argmax(-1) == batch.labels) | ~scored).all(-1)
     assert output.steps is not None

@@ -27,7 +27,8 @@ EXAMPLE_STEP = """\
         loss = torch.nn.functional.mse_loss(model(batch["x"]), batch["y"])
         return loss  # a tensor of one element with its graph: no .item(), no backward()
 
-    step = until_backward(train_step)  # of etrm.investigation.own_model, for a step that calls backward()"""
+    # or, for a function that calls backward() itself, until_backward of etrm.investigation.own_model:
+    # step=until_backward(train_step)"""
 EXAMPLE_BATCH = """\
     def batch(index):  # the same index gives the same batch
         rows = slice(8 * index, 8 * index + 8)
@@ -36,6 +37,9 @@ EXAMPLE_PARTS = """\
     ModelUnderTest(
         context_module="encoder",  # a name of model.named_modules()
         context_consumer="decoder",
+        frozen=("decoder.embedding",),  # several names are a tuple, and one name too
+        demonstrations=("demos",),  # keys of the batch
+        labels="label",
         ...
     )"""
 EXAMPLE_LOSSES = """\

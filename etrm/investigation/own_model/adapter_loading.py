@@ -19,7 +19,7 @@ from etrm.errors import ExtensionError
 from etrm.extensions import ExtensionPoint, describe
 from etrm.investigation.own_model import adapter_errors as examples
 from etrm.investigation.own_model.adapter_errors import call_adapter, refuse_adapter
-from etrm.investigation.own_model.batch_rows import count_rows
+from etrm.investigation.own_model.batch_rows import are_equal, count_rows
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 
 POINT: ExtensionPoint[Callable[..., ModelUnderTest]] = ExtensionPoint(
@@ -116,8 +116,9 @@ def check_adapter(factory: ModelFactory) -> ModelUnderTest:
         ExtensionError: something is not what it must be; the message shows lines that would work.
     """
     subject = factory.build(0)
-    _check_names(subject)
-    names = dict(subject.model.named_modules())
+    _check_values(subject)
+    names = [name for name, _ in subject.model.named_modules()]
+    tensors = [name for name, _ in subject.model.named_parameters()]
     given: dict[str, tuple[str, ...]] = {
         "context_module": (subject.context_module,),
         "context_consumer": (subject.context_consumer,),
@@ -126,17 +127,16 @@ def check_adapter(factory: ModelFactory) -> ModelUnderTest:
     given |= {"pretrained.part": (subject.pretrained.part,)} if subject.pretrained else {}
     for what, parts in given.items():
         for part in filter(None, parts):
-            if part not in names:
+            known = [*names, *tensors] if what == "frozen" else names
+            if part not in known:
                 raise refuse_adapter(
                     "adapter.no-such-part",
                     f"{what} names a module that does not exist",
                     got=repr(part),
-                    expected=f"a name of model.named_modules(){_list_known(part, names)}",
+                    expected=f"a name of model.named_modules(){_list_known(part, known)}",
                     example=examples.EXAMPLE_PARTS,
                 )
     batch = _check_batch(subject, subject.batch, "batch")
-    for index in (1, 0):  # a loader that is used up has no other batch, and not the same one again
-        _check_batch(subject, subject.batch, "batch", index)
     if subject.held_out is not None:
         _check_batch(subject, subject.held_out, "held_out")
     keys = {"labels": (subject.labels,), "ids": (subject.ids,), "demonstrations": subject.demonstrations}
@@ -154,7 +154,8 @@ def check_adapter(factory: ModelFactory) -> ModelUnderTest:
     with untouched(subject.model):
         compute_loss(subject, batch)
     with untouched(subject.model):
-        _check_sample_losses(subject, batch)
+        if subject.sample_losses is not None:
+            compute_sample_losses(subject, batch)
     with untouched(subject.model):
         _check_evaluation(subject, batch)
     return subject
@@ -330,63 +331,58 @@ def _list_known(name: str, known: Iterable[str]) -> str:
     return f": {', '.join(listed[:12])}{', ...' if len(listed) > 12 else ''}"
 
 
-def _check_names(subject: ModelUnderTest) -> None:
-    """Whether parts and keys are given as names, and not as modules, tensors, or a text where several names belong."""
-    for what in (
-        "context_module",
-        "context_consumer",
-        "labels",
-        "ids",
-        "frozen",
-        "approximate",
-        "demonstrations",
-    ):
-        value: Any = getattr(subject, what)
-        several = isinstance(getattr(ModelUnderTest, what), tuple)
-        names = value if isinstance(value, (tuple, list)) and several else (value,)
-        if isinstance(value, str) != several and all(isinstance(name, str) for name in names):
-            continue
-        is_key = what in ("labels", "ids", "demonstrations")
-        place = "the batch's keys" if is_key else "model.named_modules()"
-        raise refuse_adapter(
-            "adapter.no-such-key" if is_key else "adapter.no-such-part",
-            f"{what} is not given by name",
-            got=describe(value),
-            expected=f'a tuple of names, such as ("encoder",), from {place}'
-            if several
-            else f"a name from {place}",
-            example=examples.EXAMPLE_BATCH if is_key else examples.EXAMPLE_PARTS,
-        )
-
-
-def _check_batch(
-    subject: ModelUnderTest, make: Callable[[int], RowBatch], what: str, index: int = 0
-) -> RowBatch:
-    what = f"{what}({index})"
+def _check_batch(subject: ModelUnderTest, make: Callable[[int], RowBatch], what: str) -> RowBatch:
     expected = "a dictionary of tensors with the rows as first dimension"
-    with call_adapter("adapter.batch-raised", what, expected=expected, example=examples.EXAMPLE_BATCH):
-        batch: Any = make(index)
+    with call_adapter(
+        "adapter.batch-raised", f"{what}(0)", expected=expected, example=examples.EXAMPLE_BATCH
+    ):
+        seed_everything(0)
+        batch: Any = make(0)
+        seed_everything(0)
+        again: Any = make(0)
     if not isinstance(batch, dict):
         raise _wrong_batch(what, describe(batch), expected)
     if not count_rows(batch):
         shapes = {key: tuple(value.shape) for key, value in batch.items() if isinstance(value, Tensor)}
         raise _wrong_batch(what, ", ".join(f"{k} {s}" for k, s in shapes.items()) or "no tensor", expected)
+    if not isinstance(again, dict) or not are_equal(batch, again):
+        raise _wrong_batch(what, "another batch at a second call", f"{expected}, the same at every call")
     return batch
+
+
+def _check_values(subject: ModelUnderTest) -> None:
+    """Whether names are texts, lists of names are tuples or lists of them, and numbers are numbers."""
+    text, number = (lambda value: isinstance(value, str)), (lambda value: isinstance(value, (int, float)))
+    several = lambda value: isinstance(value, (tuple, list)) and all(map(text, value))  # noqa: E731
+    optional = lambda value: value is None or number(value)  # noqa: E731
+    kinds: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
+        "a name, such as 'encoder'": (text, ("context_module", "context_consumer", "labels", "ids")),
+        "a tuple of names, such as ('encoder',)": (several, ("frozen", "approximate", "demonstrations")),
+        "a number": (number, ("best_score",)),
+        "a number or None": (optional, ("clip_norm", "worst_score")),
+        "a number of steps, at least 1": (lambda value: type(value) is int and value > 0, ("steps",)),
+    }
+    for expected, (allowed, fields) in kinds.items():
+        for field_name in fields:
+            value = getattr(subject, field_name)
+            if not allowed(value):
+                raise refuse_adapter(
+                    "adapter.wrong-value",
+                    f"{field_name} has a value of another kind",
+                    got=describe(value),
+                    expected=expected,
+                    example=examples.EXAMPLE_PARTS,
+                )
 
 
 def _wrong_batch(what: str, got: str, expected: str) -> ExtensionError:
     return refuse_adapter(
         "adapter.wrong-batch",
-        f"{what} returned something else",
+        f"{what}(0) returned something else",
         got=got,
         expected=expected,
         example=examples.EXAMPLE_BATCH,
     )
-
-
-def _check_sample_losses(subject: ModelUnderTest, batch: RowBatch) -> None:
-    if subject.sample_losses is not None:
-        compute_sample_losses(subject, batch)
 
 
 def _check_evaluation(subject: ModelUnderTest, batch: RowBatch) -> None:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from etrm.errors import EtrmError
+from etrm.errors import EtrmError, ExtensionError
 from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
 from etrm.investigation.evidence.figures import Figure, Series
 from etrm.investigation.evidence.table import EvidenceRow
@@ -196,13 +196,24 @@ class InspectedHypothesis(OwnHypothesis):
         )
 
     def _judge_control(self, factory: ModelFactory, fault: InjectedFault | None = None) -> ControlOutcome:
+        what = f"the model under test, {fault.what}" if fault else "a small healthy model of this project"
         try:
             judgement = self.inspect(factory, 0).judge()
+        except ExtensionError as error:
+            if fault is not None and error.code.startswith(
+                "adapter."
+            ):  # the user's code refuses the fault itself
+                what = f"a small healthy model of this project, {fault.what}; the model under test refuses it"
+                judgement = self.inspect(fault.apply(REFERENCE), 0).judge()
+            else:
+                judgement = _explain(error)
         except EtrmError as error:
-            judgement = Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), error.brief)
-        if fault is None:
-            return control_outcome(HEALTHY, False, judgement, "a small healthy model of this project")
-        return control_outcome(fault.name, True, judgement, f"the model under test, {fault.what}")
+            judgement = _explain(error)
+        return control_outcome(fault.name if fault else HEALTHY, fault is not None, judgement, what)
+
+
+def _explain(error: EtrmError) -> Judgement:
+    return Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), error.brief)
 
 
 def describe_arms(study: str, faults: Sequence[InjectedFault]) -> tuple[Arm, ...]:

@@ -33,15 +33,25 @@ class LossProbe:
     seed: int = 0
 
     @torch.no_grad()
-    def step_loss(self, batch: RowBatch, before: Sequence[RowBatch] = (), seed: int | None = None) -> float:
+    def step_loss(
+        self,
+        batch: RowBatch,
+        before: Sequence[RowBatch] = (),
+        seed: int | None = None,
+        *,
+        unmixed: bool = False,
+    ) -> float:
         """The loss that the step returns.
 
         Args:
             batch: the batch.
             before: batches whose steps run before it, without an update.
             seed: another seed of the random numbers.
+            unmixed: whether the model is in evaluation mode where rows would mix in training mode.
         """
         with untouched(self.subject.model):
+            if unmixed:
+                stop_mixing(self.subject.model)
             for earlier in before:
                 seed_everything(self.seed, 3)
                 compute_loss(self.subject, earlier)
@@ -52,14 +62,19 @@ class LossProbe:
     def sample_losses(self, batch: RowBatch) -> Tensor:
         """The loss of each row, in evaluation mode where rows would mix in training mode; float64 on the host."""
         with untouched(self.subject.model):
-            if any(isinstance(module, MIXING) for module in self.subject.model.modules()):
-                self.subject.model.eval()
+            stop_mixing(self.subject.model)
             seed_everything(self.seed, 4)  # as the step, which may draw the same numbers
             return to_host(compute_sample_losses(self.subject, batch).detach()).double()
 
     def is_random(self, batch: RowBatch) -> bool:
         """Whether the loss of the same batch depends on the random numbers."""
         return not are_close(self.step_loss(batch), self.step_loss(batch, seed=self.seed + 1))
+
+
+def stop_mixing(model: nn.Module) -> None:
+    """Put the model in evaluation mode if a module mixes rows in training mode."""
+    if any(isinstance(module, MIXING) for module in model.modules()):
+        model.eval()
 
 
 def are_close(one: float, other: float, tolerance: float = ROUNDING) -> bool:

@@ -94,7 +94,8 @@ class ModelUnderTest:
         schedule: function of the optimiser that returns a scheduler, which steps after each update.
         context_module: name of the submodule whose output is the context of each row.
         context_consumer: name of the submodule that receives the context.
-        frozen: names of submodules that are frozen on purpose. Everything else must train.
+        frozen: names of submodules or parameters that are frozen on purpose, such as a mask that is kept as one.
+            Everything else must train.
         approximate: names of submodules whose gradient is not the slope of the loss on purpose, as in a recursion that
             trains only its last cycle, or a straight-through estimator.
         demonstrations: keys of the batch from which the context is made.

@@ -17,7 +17,7 @@ from etrm.investigation.own_model.adapter_loading import ModelFactory, compute_l
 from etrm.investigation.own_model.batch_rows import count_rows, exchange_rows, take
 from etrm.investigation.own_model.context_edits import captured_contexts, captured_inputs, edited_context
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
-from etrm.investigation.own_model.loss_probe import MIXING, ROUNDING, LossProbe, list_changed
+from etrm.investigation.own_model.loss_probe import ROUNDING, LossProbe, list_changed, stop_mixing
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.own_model.training_trial import TrainingTrial
 from etrm.investigation.records import NotMeasured
@@ -126,7 +126,7 @@ class _Contexts:
         """The first context of a step, as it leaves its module; float64, None if there is none."""
         model = self.subject.model
         with untouched(model):
-            _stop_mixing(self.subject)
+            stop_mixing(model)
             for earlier in before:
                 seed_everything(self.seed, 3)
                 compute_loss(self.subject, earlier)
@@ -153,11 +153,6 @@ class _Contexts:
     def by_row(self) -> bool:
         """Whether the losses are those of the rows, each of its own."""
         return self.subject.sample_losses is not None
-
-
-def _stop_mixing(subject: ModelUnderTest) -> None:
-    if any(isinstance(module, MIXING) for module in subject.model.modules()):
-        subject.model.eval()
 
 
 def _measure_use(contexts: _Contexts, batch: RowBatch) -> tuple[float, float | None]:
@@ -291,7 +286,7 @@ def _check_received(contexts: _Contexts, batch: RowBatch) -> Iterator[CheckedRow
 
     def receive(edit: Callable[[Tensor], Tensor]) -> list[Tensor]:
         with untouched(subject.model), edited_context(subject.model, contexts.name, rows, edit):
-            _stop_mixing(subject)
+            stop_mixing(subject.model)
             with captured_inputs(subject.model, subject.context_consumer, rows) as found:
                 seed_everything(contexts.seed, 4)
                 compute_loss(subject, batch)

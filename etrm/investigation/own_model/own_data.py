@@ -21,28 +21,30 @@ from etrm.investigation.own_model.batch_rows import (
     hash_rows,
     list_tensor_keys,
     make_wrong,
-    select_rows,
 )
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
 from etrm.investigation.own_model.loss_probe import LossProbe, are_close, list_changed
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.own_model.row_independence import (
+    DRAWS,
+    EDITED_ROWS,
+    MIXED,
+    check_order,
+    check_other_rows,
+    check_pairs,
+    check_parts,
+)
 from etrm.investigation.records import NotMeasured
 
 BATCHES = 8
 """Batches that are read, enough for ids to return where the data set is small."""
-DRAWS = 8
-"""Draws of the random numbers over which a random loss is averaged."""
-EDITED_ROWS = 8
-"""Rows that are edited one at a time."""
 
-ROW_ORDER = Metric("own.row-order", "loss of the same rows in another order", Direction.EQUAL)
 LABEL_ROWS = Metric(
     "own.label-rows", "rows whose labels change their own loss, and no other", Direction.EQUAL
 )
 STEP_ROWS = Metric(
     "own.step-rows", "rows whose labels move the step's loss as they move the row's", Direction.EQUAL
 )
-OTHER_ROWS = Metric("own.other-rows", "rows whose loss depends on another row", Direction.LOWER)
 UNREAD_ROWS = Metric("own.unread-rows", "rows whose labels do not change the step's loss", Direction.LOWER)
 OLD_LABELS = Metric("own.old-labels", "loss after a step on other labels", Direction.EQUAL)
 ID_LOSS = Metric("own.loss-by-id", "loss with the ids exchanged", Direction.EQUAL)
@@ -65,9 +67,9 @@ class OwnData(InspectedHypothesis):
         title="Data",
         statement="The training data is wrong, or the loss uses it wrongly.",
         refuted_by=(
-            "The rows of a batch can be reordered without changing the loss; the labels of a row change its own loss "
-            "and no other; ids do not change the loss; rows with one id have one content, which is that of the sample; "
-            "no held-out row is trained on."
+            "The rows of a batch can be reordered without changing the loss, which is a mean or sum over rows; the "
+            "labels of a row change its own loss and no other; ids do not change the loss; rows with one id have one "
+            "content, which is that of the sample; no held-out row is trained on."
         ),
         mechanism=(
             "Labels of another row, labels of an earlier batch, ids that give the answer away, or rows that read each "
@@ -86,7 +88,10 @@ class OwnData(InspectedHypothesis):
     def list_faults(self, subject: ModelUnderTest) -> tuple[faults.InjectedFault, ...]:
         """Faults for the tests that the adapter allows."""
         probe, batch = LossProbe(subject), subject.batch(0)
-        apart = not probe.is_random(batch) or subject.sample_losses is not None
+        ordered = (
+            not probe.is_random(batch) and count_rows(batch) > 2
+        )  # two rows have no other order of all rows
+        apart = ordered or subject.sample_losses is not None
         each = (
             (bool(subject.labels) and apart, faults.SHIFTED_LABELS),
             (bool(subject.labels and subject.ids and subject.sample), faults.LOADER_LABELS),
@@ -105,15 +110,17 @@ class OwnData(InspectedHypothesis):
             (
                 *_check_content(subject, batches),
                 *_check_origin(subject, batches),
-                *_check_order(probe, batch),
+                *check_order(probe, batch),
                 *_check_labels_read(probe, batch),
                 *_check_labels(probe, batch),
                 *_check_old_labels(probe, batch, batches[1]),
                 *_check_ids(probe, batch),
-                *_check_other_rows(probe, batch),
+                *check_other_rows(probe, batch),
+                *check_parts(probe, batch),
+                *check_pairs(probe, batch),
             )
         )
-        mixed = {check.row.code for check in found.failed} <= {ROW_ORDER.code, OTHER_ROWS.code}
+        mixed = {check.row.code for check in found.failed} <= MIXED
         return replace(found, explained_by="H3" if found.failed and mixed else None)
 
 
@@ -197,25 +204,6 @@ def _check_origin(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[
         yield CheckedRow(row, f"{count} of {rows} rows have the {key} of another sample")
 
 
-def _check_order(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
-    """Whether the loss depends on the order of the rows: then something of a row is taken from its neighbour."""
-    rows = count_rows(batch)
-    if probe.is_random(batch):
-        yield CheckedRow(
-            ROW_ORDER.row(NotMeasured(absent="the step draws random numbers"), threshold="", n="")
-        )
-        return
-    own = probe.step_loss(batch)
-    orders = [torch.randperm(rows, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
-    other = max(
-        (probe.step_loss(select_rows(batch, order)) for order in orders), key=lambda loss: abs(loss - own)
-    )
-    passed = are_close(own, other)
-    row = ROW_ORDER.row(other, control=own, threshold="the same", passed=passed, n=f"{rows} rows, 3 orders")
-    words = f"the loss of a batch is {own:.4g}, and {other:.4g} with the same rows in another order"
-    yield CheckedRow(row, words)
-
-
 def _check_labels_read(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
     """Whether the labels of each row reach the step's loss, at least with some of the random numbers."""
     labels = probe.subject.labels
@@ -256,7 +244,9 @@ def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
         changed = {**batch, subject.labels: edited}
         own += list_changed(losses, probe.sample_losses(changed)) == [place] or not subject.independent_rows
         moved = sum(float((one.sample_losses(changed) - one.sample_losses(batch))[place]) for one in probes)
-        step = sum(one.step_loss(changed) - one.step_loss(batch) for one in probes)
+        step = sum(
+            one.step_loss(changed, unmixed=True) - one.step_loss(batch, unmixed=True) for one in probes
+        )
         ratios.append(step / moved if moved else float("nan"))
     words = (
         f"of {len(rows)} rows, {len(rows) - own} have labels that change the loss of another row, or of none"
@@ -299,26 +289,6 @@ def _check_ids(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
         after, control=own, threshold="the same", passed=are_close(own, after), n=f"{rows} rows"
     )
     yield CheckedRow(row, f"the loss is {own:.4g}, and {after:.4g} with the ids exchanged between rows")
-
-
-def _check_other_rows(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
-    """Whether the loss of a row depends on the content of another one."""
-    subject = probe.subject
-    if not subject.independent_rows:
-        return
-    if subject.sample_losses is None:
-        yield CheckedRow(OTHER_ROWS.row(NotMeasured(absent="no sample_losses"), threshold="", n=""))
-        return
-    losses, rows = probe.sample_losses(batch), count_rows(batch)
-    touched: set[int] = set()
-    edits = range(min(rows, EDITED_ROWS))
-    for place in edits:
-        index = torch.arange(rows)
-        index[place] = (place + 1) % rows
-        keys = [key for key in list_tensor_keys(batch) if key != subject.ids]
-        touched |= set(list_changed(losses, probe.sample_losses(exchange_rows(batch, keys, index)))) - {place}
-    row = OTHER_ROWS.expect_none(len(touched), f"{rows} rows, {len(edits)} edits")
-    yield CheckedRow(row, f"the loss of {len(touched)} of {rows} rows depends on the content of another row")
 
 
 def _list_ids(subject: ModelUnderTest, batch: RowBatch) -> list[Any]:

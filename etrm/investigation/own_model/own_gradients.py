@@ -128,7 +128,7 @@ def _check_frozen_tensors(subject: ModelUnderTest) -> CheckedRow:
         for name, p in named
         if not p.requires_grad and not any(is_within(name, part) for part in subject.frozen)
     ]
-    words = f"{len(frozen)} of {len(named)} tensors take no gradient and are not named as frozen"
+    words = f"{len(frozen)} of {len(named)} tensors take no gradient and are not named in frozen=(...)"
     words += f" (first: {frozen[0]})" if frozen else ""
     return CheckedRow(
         FROZEN.expect_none(len(frozen), f"{len(named)} tensors", note=", ".join(frozen[:5])), words
@@ -199,7 +199,7 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
             for part in parts:
                 covered = monitor.coverage(part)
                 if isinstance(covered, Absent):
-                    seen.unknown.setdefault(part, str(covered))
+                    seen.unknown.setdefault(part, covered.reason)
                 else:
                     seen.coverage.setdefault(part, []).append((number, float(covered)))
         seen.findings = [finding for finding in monitor.findings() if finding.severity is not Severity.NOTE]

@@ -12,7 +12,7 @@ import torch
 
 from diagnostics import task_retrieval
 from etrm.atomic_files import write_atomically
-from etrm.checkpoints.run_folder import RunFolder
+from etrm.checkpoints.run_folder import RunFolder, read_config
 from etrm.config import Config
 from etrm.data import Grid, Sample, TaskSet, build_evaluation_samples
 from etrm.evaluation import EvaluationReport, QueryResult
@@ -105,6 +105,14 @@ def _measure_retrieval(trainer: Trainer, samples: Sequence[Sample], when: str) -
         return {}
     found = task_retrieval(odd.context, even.context)
     return {when: found.accuracy, "chance": found.chance}
+
+
+def rebuild_trainer(folder: Path) -> Trainer:
+    """Build the trainer of a run folder anew, at its first step.
+
+    The config of a loaded model does not serve for it: the run's faults are in its settings, and would apply twice.
+    """
+    return Trainer(read_config(folder))
 
 
 def training_queries(trainer: Trainer) -> list[Sample]:

@@ -129,6 +129,11 @@ STAGES: tuple[StageRow, ...] = (
         ("AdamATan2.*", "", "update"),
         ("SignSGD.*", "", "update"),
         ("build_optimizers", "rate", "update schedule"),
+        (
+            "build_optimizers",
+            "model.encoder",
+            "update gradient",
+        ),  # left out, it is an encoder that does not train
         ("build_optimizers", "", "update"),
         ("schedule", "", "schedule"),
         ("set_rates", "", "schedule"),
@@ -188,6 +193,8 @@ STAGES: tuple[StageRow, ...] = (
         ("RotaryPositions.__init__", "angles", "context core"),
         ("key_mask", "", "context core"),
         ("multi_head", "", "context core"),
+        ("attend", "", "context core"),
+        ("cast_for_attention", "", "context core"),
         ("_Rotate.backward", "", "gradient"),
     ),
     *_rows("model/lengths.py", ("*", "", "context")),

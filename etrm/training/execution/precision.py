@@ -48,6 +48,6 @@ def check_precision(train: TrainConfig, device: torch.device) -> None:
         )
     if device.type == "cpu":
         warnings.warn(
-            "train.precision bfloat16 is rarely faster on a CPU: most CPUs convert it to float32",
+            "train.precision bfloat16 is little faster on a CPU, and slower on one without bfloat16 instructions",
             stacklevel=2,
         )

@@ -61,6 +61,14 @@ CASES: Cases = {
     "COLLAPSE002": both("latent-ignored"),
     "LOSS003": both("softmax-twice", audited=True),
     "SOFTMAX001": both("softmax-over-samples", audited=True),
+    "LOSS004": both("loss-negated", audited=True),
+    "LOSS005": both("loss-on-padding", audited=True),
+    "GRAD008": both("changed-under-autograd", audited=True),
+    "LEAK002": both("mask-inverted", audited=True),
+    "LEAK003": both("answer-in-input", audited=True),
+    "ROWS001": both("one-position", audited=True),
+    "ROWS002": both("padding-hit", audited=True),
+    "DROP001": both("dropout-keeps-little", audited=True),
 }
 """For the tests of all rules."""
 

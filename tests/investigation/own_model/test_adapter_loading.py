@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +19,6 @@ from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretra
 from tests.errors import assert_holds
 from tests.investigation.own_model.toy_adapter import factory, losses, make_toy, with_model
 
-ONE_PASS = iter([make_toy(0).batch(0)])
-
 
 def fail(*_: Any) -> Any:
     raise KeyError("no such thing")
@@ -27,6 +26,18 @@ def fail(*_: Any) -> Any:
 
 def wrong(**changes: Any) -> ModelFactory:
     return factory(**changes)
+
+
+def one_pass() -> Any:
+    """A loader that is exhausted after one pass."""
+    batches = iter([make_toy(0).batch(0)])
+    return lambda index: next(batches)
+
+
+def another_each_time() -> Any:
+    """A loader that ignores its index."""
+    numbers = itertools.count()
+    return lambda index: make_toy(0).batch(next(numbers))
 
 
 @pytest.mark.parametrize(
@@ -43,17 +54,23 @@ def wrong(**changes: Any) -> ModelFactory:
         (wrong(context_module="encodr"), "adapter.no-such-part", "encodr"),
         (wrong(context_consumer="head"), "adapter.no-such-part", "head"),
         (wrong(frozen=("decoder.9",)), "adapter.no-such-part", "decoder.9"),
-        (wrong(frozen="decoder"), "adapter.no-such-part", "decoder"),
-        (wrong(frozen=(nn.Identity(),)), "adapter.no-such-part", "Identity"),
-        (wrong(context_module=nn.Identity()), "adapter.no-such-part", "Identity"),
-        (wrong(demonstrations="demos"), "adapter.no-such-key", "demos"),
-        (wrong(labels=torch.zeros(3)), "adapter.no-such-key", "Tensor"),
-        (
-            ModelFactory(lambda seed: replace(make_toy(seed), batch=lambda index: next(ONE_PASS)), "f"),
-            "adapter.batch-raised",
-            "StopIteration",
-        ),
+        (wrong(frozen="encoder"), "adapter.wrong-value", "encoder"),
+        (wrong(demonstrations="demos"), "adapter.wrong-value", "demos"),
+        (wrong(context_module=nn.Linear(1, 1)), "adapter.wrong-value", "Linear"),
+        (wrong(frozen=(nn.Linear(1, 1),)), "adapter.wrong-value", "Linear"),
+        (wrong(labels=None), "adapter.wrong-value", "None"),
+        (wrong(steps=0), "adapter.wrong-value", "0"),
+        (wrong(clip_norm="1"), "adapter.wrong-value", "1"),
         (wrong(batch=lambda index: torch.zeros(3)), "adapter.wrong-batch", "Tensor"),
+        (wrong(batch=lambda index: (torch.zeros(3), torch.zeros(3))), "adapter.wrong-batch", "tuple"),
+        (wrong(batch=one_pass()), "adapter.batch-raised", "StopIteration"),
+        (wrong(batch=another_each_time()), "adapter.wrong-batch", "second call"),
+        (wrong(batch=[make_toy(0).batch(0)]), "adapter.batch-raised", "TypeError"),
+        (wrong(step=lambda model, rows: {"loss": losses(model, rows).mean()}), "adapter.no-loss", "dict"),
+        (wrong(step=lambda model, rows: losses(model, rows).mean().backward()), "adapter.no-loss", "None"),
+        (wrong(evaluate=lambda predictions, answers: {"accuracy": 1.0}), "adapter.no-score", "dict"),
+        (wrong(evaluate=lambda model, loader, device: 1.0), "adapter.evaluate-raised", "TypeError"),
+        (ModelFactory(lambda seed, config: None, "f"), "adapter.factory-raised", "config"),  # type: ignore[arg-type]
         (
             wrong(batch=lambda index: {"x": torch.zeros(3), "y": torch.zeros(4)}),
             "adapter.wrong-batch",

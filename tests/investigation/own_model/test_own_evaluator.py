@@ -124,6 +124,11 @@ def test_logits_are_evaluated_where_the_adapter_makes_them_of_answers() -> None:
     assert failed(made) == set()
 
 
+def test_answers_that_are_all_alike_have_no_control_that_shifts_them() -> None:
+    alike = factory(batch=lambda index: {**batch(index), "label": torch.zeros(8).long()}).build(0)
+    assert "shifted-answers" not in [fault.name for fault in H6.list_faults(alike)]
+
+
 def test_every_control_is_found() -> None:
     faults = H6.list_faults(factory().build(0))
     assert [fault.name for fault in faults] == ["one-row-too-many", "shifted-answers", "copied-labels"]

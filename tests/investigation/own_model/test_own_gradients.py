@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.adapter_loading import ModelFactory, check_adapter
+from etrm.investigation.own_model.investigate_model import investigate_model
 from etrm.investigation.own_model.own_gradients import OwnGradients
+from etrm.investigation.records import Verdict
 from tests.investigation.own_model.toy_adapter import Toy, factory, losses, with_model
 
 H2 = OwnGradients()
@@ -143,6 +146,37 @@ def test_every_control_is_found() -> None:
     faults = H2.list_faults(factory().build(0))
     assert [fault.name for fault in faults] == ["frozen-part", "detached-context", "partly-detached-context"]
     assert all(failed(fault.apply(factory())) for fault in faults)
+
+
+def test_a_tensor_that_is_constant_on_purpose_is_named_as_frozen() -> None:
+    class Masked(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mask = torch.nn.Parameter(torch.ones(8), requires_grad=False)
+
+        def pass_on(self, context: Tensor) -> Tensor:
+            return context * self.mask
+
+    assert failed(with_model(Masked)) == {"own.frozen-tensors"}
+    named = with_model(Masked, frozen=("mask",))
+    check_adapter(named)
+    assert failed(named) == set()
+
+
+def test_a_control_that_the_code_refuses_is_made_from_the_healthy_model(tmp_path: Path) -> None:
+    """A step that calls ``autograd.grad`` itself raises where the injected fault freezes a part."""
+
+    def step(model: torch.nn.Module, rows: dict[str, Any]) -> Tensor:
+        loss = losses(model, rows).mean()
+        if torch.is_grad_enabled():
+            torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        return loss
+
+    result = investigate_model(factory(step=step).make, tmp_path, hypotheses=("H2",), seeds=1)
+    [control] = [one for one in result.hypotheses["H2"].controls if one.name == "frozen-part"]
+    assert control.behaved
+    assert "refuses" in control.what
+    assert result.hypotheses["H2"].verdict is Verdict.INVALIDATED
 
 
 def test_coverage_is_a_curve_of_every_step() -> None:

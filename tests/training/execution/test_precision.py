@@ -20,7 +20,7 @@ from etrm.training.execution import precision
 from etrm.training.trainer import Trainer
 
 
-@pytest.mark.filterwarnings("ignore:train.precision bfloat16 is rarely faster")
+@pytest.mark.filterwarnings("ignore:train.precision bfloat16 is little faster")
 def test_bfloat16_is_for_matrix_products_alone(
     smoke: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +72,7 @@ class _Casts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.filterwarnings("ignore:train.precision bfloat16 is rarely faster")
+@pytest.mark.filterwarnings("ignore:train.precision bfloat16 is little faster")
 def test_a_weight_is_cast_once_per_step_and_the_loss_is_that_of_autocast(
     smoke: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +90,31 @@ def test_a_weight_is_cast_once_per_step_and_the_loss_is_that_of_autocast(
     assert once["grad_norm_before_clip"] == pytest.approx(every["grad_norm_before_clip"], rel=0.02)
 
 
+class _Attention(TorchDispatchMode):
+    """Notes the dtypes in which attention is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if "scaled_dot_product" in str(func):
+            self.found |= {value.dtype for value in args[:3]}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings("ignore:train.precision bfloat16 is little faster")
+def test_attention_on_a_cpu_is_in_float32_whatever_the_precision_of_products(
+    smoke: Callable[..., Config],
+) -> None:
+    trainer = Trainer(smoke("monitor.enabled=false", "train.precision=bfloat16", "train.device=cpu"))
+    with _Attention() as attention:
+        trainer.train_step()
+    assert attention.found == {torch.float32}
+
+
 def test_a_weight_that_is_first_used_without_gradient_has_one_later() -> None:
     layer, x = Linear(4, 4), torch.ones(1, 4)
     with torch.autocast("cpu", torch.bfloat16), products_in(torch.bfloat16):
@@ -102,5 +127,5 @@ def test_a_weight_that_is_first_used_without_gradient_has_one_later() -> None:
 
 
 def test_bfloat16_on_a_cpu_is_warned_of(smoke: Callable[..., Config]) -> None:
-    with pytest.warns(UserWarning, match="rarely faster on a CPU"):
+    with pytest.warns(UserWarning, match="little faster on a CPU"):
         Trainer(smoke("train.precision=bfloat16", "train.device=cpu"))

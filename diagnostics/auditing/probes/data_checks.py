@@ -1,0 +1,245 @@
+"""What the data of a step show: answers in the inputs, and rows of embeddings that are never or wrongly used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.auditing.observed_step import ObservedStep
+from diagnostics.causes import Cause
+from diagnostics.findings import Evidence, Finding
+from diagnostics.recording.random_numbers import RandomState
+from diagnostics.rules.rule import CRITICAL, WARNING, Family, Rule
+
+SEES_TARGET = Cause(
+    "sees-target",
+    "the target at a position is the input {shift} later, and the output there depends on it",
+    remedy="Mask the later positions; a mask that is True where it should be False is inverted.",
+)
+LEAK002 = Rule(
+    "LEAK002",
+    CRITICAL,
+    "The model sees the token that it predicts",
+    "operations",
+    "Hide later positions from the model.",
+    source="audit",
+    arguments="audit",
+    causes=(SEES_TARGET,),
+    what="The integer targets of a loss are the inputs of the model some positions later. An audit changes the inputs"
+    " after a position, and the output at it changes.",
+    why="The loss falls to nearly zero, and the model cannot generate.",
+    example="A causal mask that is inverted, or not given to the attention.",
+    false_alarms="None known: models that fill masks have targets at the same position.",
+    rank=5,
+)
+LABEL_IN_INPUT = Cause(
+    "label-in-input",
+    "feature {feature} of the input has one value in each class, and another one in another class",
+    remedy="Remove the feature, or build it without the label.",
+)
+LEAK003 = Rule(
+    "LEAK003",
+    WARNING,
+    "The label is among the inputs",
+    "operations",
+    "Remove the feature that gives the label away.",
+    source="audit",
+    arguments="audit",
+    causes=(LABEL_IN_INPUT,),
+    what="In all repeated batches a feature of the model's input is constant within every class, and differs between"
+    " classes.",
+    why="The model learns to read the label, and nothing else.",
+    example="A table in which a column was computed from the label.",
+    false_alarms="A feature that truly separates the classes without noise.",
+)
+ONE_ROW = Cause(
+    "one-row",
+    "all {lookups} indices that it is given are {row}, of {rows} rows",
+    remedy="Look at what computes the indices: positions are torch.arange(length).",
+)
+ROWS001 = Rule(
+    "ROWS001",
+    WARNING,
+    "An embedding is only asked for one row",
+    "operations",
+    "Look at the indices.",
+    source="audit",
+    arguments="audit",
+    causes=(ONE_ROW,),
+    what="In all repeated batches every index that an embedding of at least eight rows is given is the same.",
+    why="It adds a constant: positions, tokens or categories cannot be told apart.",
+    example="`positions(torch.zeros_like(tokens))`.",
+    false_alarms="A category that has one value in all audited batches: audit more of them.",
+)
+PADDING_INSIDE = Cause(
+    "padding-inside",
+    "padding_idx is {row}, and most of the places where it occurs are between other tokens: it is a token",
+    remedy="Choose an id that no token has as padding_idx.",
+)
+ROWS002 = Rule(
+    "ROWS002",
+    WARNING,
+    "padding_idx is the id of a token",
+    "operations",
+    "Choose another padding_idx.",
+    source="audit",
+    arguments="audit",
+    causes=(PADDING_INSIDE,),
+    what="In all repeated batches most occurrences of `padding_idx` in the indices of an embedding have other indices"
+    " before and after them in their row. Padding is at one end.",
+    why="The row of that token is zero and is never trained.",
+    example="`nn.Embedding(n, d, padding_idx=0)` where 0 is the first token of the vocabulary.",
+    false_alarms="Sequences that are packed with padding between them.",
+)
+DROPS_MOST = Cause(
+    "drops-most", "its rate of {rate:g} is the share that is dropped, not the one that is kept"
+)
+DROP001 = Rule(
+    "DROP001",
+    WARNING,
+    "A dropout drops nearly everything",
+    "operations",
+    "Give the share that is dropped: usual rates are 0.1 to 0.5.",
+    source="audit",
+    arguments="audit",
+    causes=(DROPS_MOST,),
+    what="A dropout in training mode has a rate above 0.75.",
+    why="What is kept is scaled up by the inverse: the outputs are mostly noise.",
+    example="`nn.Dropout(keep_probability)`, as in other frameworks.",
+    false_alarms="A rate that is this high on purpose.",
+)
+FAMILY = Family(128, "Data of the step", (LEAK002, LEAK003, ROWS001, ROWS002, DROP001))
+
+_ROWS = 8
+"""Rows from which an embedding is judged: types of segments have two, of which one is often all there is."""
+_INSIDE = 0.5  # share of the occurrences: of padding at one end it is 0
+_RATE = 0.75  # usual rates are at most 0.5; one of what is kept is 0.8 and more
+_FEATURES = 4096
+"""Features that are compared with the labels, of the first of them."""
+_LOOKUPS = 16  # indices from which it is no chance that all are equal
+_CHANGED = 1e-6
+"""Relative change of an output from which it depends on an input: rounding may differ with the shapes of kernels."""
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
+
+def check_data(model: nn.Module, steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> list[Finding]:
+    """The findings of this file in repeated steps; the random numbers are restored, and the mode of the model is not.
+
+    Args:
+        owner: Function full name of a module -> the innermost watched module that contains it.
+    """
+    found = [*_check_lookups(model, steps, owner), *_check_dropouts(model, owner)]
+    if steps:
+        label = _find_label(steps)
+        found += [] if label is None else [_finding(LEAK003, "", label)]
+        target = _find_seen_target(model, steps[0])
+        found += [] if target is None else [_finding(LEAK002, "", target)]
+    return found
+
+
+def _finding(rule: Rule, module: str, cause: Cause) -> Finding:
+    message = f"{module or 'model'}: {cause}"
+    return rule.finding(module, message, Evidence(rule.metric, 1.0, None, 0, 0), cause)
+
+
+def _check_lookups(
+    model: nn.Module, steps: Sequence[ObservedStep], owner: Callable[[str], str]
+) -> Iterator[Finding]:
+    for name in sorted({name for step in steps for name in step.looked_up}):
+        layer = model.get_submodule(name)
+        indices = [given for step in steps for given in step.looked_up.get(name, ())]
+        if not isinstance(layer, nn.Embedding) or not all(given.numel() for given in indices):
+            continue
+        first, total = indices[0].flatten()[0], sum(given.numel() for given in indices)
+        if (
+            layer.num_embeddings >= _ROWS
+            and total >= _LOOKUPS
+            and all(bool((g == first).all()) for g in indices)
+        ):
+            cause = ONE_ROW.of(lookups=total, row=int(first), rows=layer.num_embeddings)
+            yield _finding(ROWS001, owner(name), cause)
+        elif layer.padding_idx is not None and all(_is_inside(g, layer.padding_idx) for g in indices):
+            yield _finding(ROWS002, owner(name), PADDING_INSIDE.of(row=layer.padding_idx))
+
+
+def _is_inside(indices: Tensor, padding: int) -> bool:
+    """Whether most of the padding in rows of indices is between others."""
+    if indices.dim() < 2:
+        return False
+    hit = indices.reshape(-1, indices.shape[-1]) == padding
+    others = (~hit).int()
+    before, after = others.cumsum(1) > 0, others.flip(1).cumsum(1).flip(1) > 0
+    count = int(hit.sum())
+    return count > 0 and int((hit & before & after).sum()) > _INSIDE * count
+
+
+def _check_dropouts(model: nn.Module, owner: Callable[[str], str]) -> Iterator[Finding]:
+    for name, layer in model.named_modules():
+        if isinstance(layer, _DROPOUTS) and layer.training and _RATE < layer.p < 1.0:
+            yield _finding(DROP001, owner(name) or name, DROPS_MOST.of(rate=layer.p))
+
+
+def _find_label(steps: Sequence[ObservedStep]) -> Cause | None:
+    """A feature that is a function of the class and tells classes apart."""
+    pairs = [_features_and_labels(step) for step in steps]
+    known = [pair for pair in pairs if pair is not None]
+    if len(known) < len(steps) or len({features.shape[1] for features, _ in known}) != 1:
+        return None
+    features, labels = (torch.cat(each) for each in zip(*known, strict=True))
+    classes = labels.unique()
+    groups = [features[labels == each] for each in classes]
+    if len(classes) < 2 or min(map(len, groups)) < 2:
+        return None
+    constant = torch.stack([(group == group[:1]).all(0) for group in groups]).all(0)
+    values = torch.stack([group[0] for group in groups])
+    telling = constant & (values != values[:1]).any(0)
+    return LABEL_IN_INPUT.of(feature=int(telling.nonzero()[0])) if bool(telling.any()) else None
+
+
+def _features_and_labels(step: ObservedStep) -> tuple[Tensor, Tensor] | None:
+    """(samples, features) of the only floating input of the model, and the class of each sample."""
+    inputs = [each for each in step.inputs if each.is_floating_point() and each.dim() > 1]
+    labels = [
+        call.target
+        for call in step.trace.losses
+        if not call.target.is_floating_point() and call.target.dim() == 1 and not call.made
+    ]
+    if len(inputs) != 1 or len(labels) != 1 or len(inputs[0]) != len(labels[0]):
+        return None
+    return inputs[0].detach().reshape(len(labels[0]), -1)[:, :_FEATURES], labels[0]
+
+
+def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:
+    """Whether the output at some position depends on the later input that is its target."""
+    tokens = [each for each in step.inputs if not each.is_floating_point() and each.dim() == 2]
+    output = step.output
+    if step.call is None or len(tokens) != 1 or not isinstance(output, Tensor) or output.dim() != 3:
+        return None
+    given = tokens[0]
+    targets = [call.target for call in step.trace.losses if call.target.numel() == given.numel()]
+    shift = _find_shift(given, targets)
+    if shift is None or output.shape[:2] != given.shape:
+        return None
+    random, was = RandomState(), given.clone()
+    half = given.shape[1] // 2
+    with torch.no_grad():
+        model.eval()
+        before = step.call()
+        given[:, half:] = given[:, half:].flip(0) if len(given) > 1 else given[:, half:].flip(1)
+        random.restore()
+        after = step.call()
+        given.copy_(was)
+    change = (after - before)[:, :half].abs().amax()
+    return SEES_TARGET.of(shift=shift) if float(change) > _CHANGED * float(before.abs().amax()) else None
+
+
+def _find_shift(given: Tensor, targets: Sequence[Tensor]) -> int | None:
+    """By how many positions the targets come before the inputs that they equal."""
+    for target in targets:
+        expected = target.reshape(given.shape)
+        for shift in (1, 2, 3):
+            if shift < given.shape[1] // 2 and torch.equal(expected[:, :-shift], given[:, shift:]):
+                return shift if len(given.unique()) > 2 else None
+    return None

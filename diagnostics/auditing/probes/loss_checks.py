@@ -1,0 +1,245 @@
+"""Whether a loss is minimised that should be, and whether the gradient is that of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.auditing.observed_step import ObservedStep, slope
+from diagnostics.auditing.operation_trace import LossCall
+from diagnostics.causes import Cause
+from diagnostics.findings import Evidence, Finding
+from diagnostics.recording.random_numbers import RandomState
+from diagnostics.rules.rule import CRITICAL, Family, Rule
+
+LOSS_FUNCTION_RAISED = Cause(
+    "loss-function-raised",
+    "the loss falls as {operation} rises: it has the wrong sign",
+    remedy="Remove the minus sign in front of the loss function.",
+)
+LIKELIHOOD_LOWERED = Cause(
+    "likelihood-lowered",
+    "the loss falls as the log-probabilities of {operation} fall: the minus sign of the likelihood is missing",
+    remedy="Minimise the negative log-likelihood.",
+)
+GRADIENT_NEGATED = Cause(
+    "gradient-negated",
+    "a small step against the gradient raises the loss: the gradient has the wrong sign",
+    remedy="Find what negates it: a hook, a backward() of your own, or maximize=True.",
+)
+LOSS004 = Rule(
+    "LOSS004",
+    CRITICAL,
+    "The training raises what it should lower",
+    "operations",
+    "Find the wrong sign.",
+    source="audit",
+    arguments="audit",
+    causes=(LOSS_FUNCTION_RAISED, LIKELIHOOD_LOWERED, GRADIENT_NEGATED),
+    what="An audit repeats steps. The loss falls as every loss function in it rises, or as the log-probabilities fall"
+    " that it picks with equal weight; or the loss rises along the negative gradient, in every watched module.",
+    why="Each step makes the model worse.",
+    example="`loss = model(x).log_softmax(1).gather(1, y).mean()`; a hook that returns `-gradient`.",
+    false_alarms="A loss that is raised on purpose, as in unlearning and adversarial training.",
+    rank=5,
+)
+ONE_TARGET = Cause(
+    "one-target",
+    "of all targets only those that are {value:g} have a gradient: {operation}",
+    remedy="Look at the mask: it may keep the padding and drop the tokens.",
+)
+LOSS005 = Rule(
+    "LOSS005",
+    CRITICAL,
+    "The loss counts the targets of one value alone",
+    "operations",
+    "Look at the mask of the loss.",
+    source="audit",
+    arguments="audit",
+    causes=(ONE_TARGET,),
+    what="In every repeated step the gradient at the input of a loss function is zero wherever the target is anything"
+    " else than one value, although the targets have at least four values.",
+    why="The model learns to predict one class.",
+    example="`mask = tokens == padding; loss = (losses * mask).sum() / mask.sum()`.",
+    false_alarms="A loss of one class on purpose.",
+    explains=frozenset({"COV001", "COV002"}),
+    rank=5,
+)
+CHANGED_UNSEEN = Cause(
+    "changed-unseen",
+    "a value that autograd saved was changed before the backward pass used it, past torch's counter of versions",
+    remedy="Do not write to .data, to .detach() views or through numpy after a value was used; compute a new tensor.",
+)
+GRAD008 = Rule(
+    "GRAD008",
+    CRITICAL,
+    "The gradient is computed with changed values",
+    "operations",
+    "Compute a new tensor instead of writing to one that was used.",
+    source="audit",
+    arguments="audit",
+    causes=(CHANGED_UNSEEN,),
+    what="An audit copies what autograd saves in the forward pass, and compares it when the backward pass uses it.",
+    why="The gradient is not that of the loss, and torch reports no error.",
+    example="`y = x.exp(); y.data.mul_(2)`: the derivative of exp() is read from y.",
+    false_alarms="None known.",
+    rank=6,
+)
+FAMILY = Family(126, "Loss and gradient", (LOSS004, LOSS005, GRAD008))
+
+_TARGETS = 4
+"""Values of targets from which a loss of one of them is odd: two classes may be a class and its absence."""
+_EQUAL = 1e-3  # relative difference of the weights of picked log-probabilities: a mean has none, rewards have
+_DROP = 1e-2
+"""Expected change of the loss in a small step, relative to it."""
+_LARGEST_STEP = 1e-2
+"""Largest step, relative to the norm of the weights."""
+_NEGATED = -0.5
+"""Change of the loss in a small step over the expected one; it is 1 for a gradient, and -1 for a negated one."""
+
+
+def check_loss(steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> list[Finding]:
+    """LOSS004, LOSS005 and GRAD008 in repeated steps, whose backward passes run here.
+
+    Args:
+        owner: Function full name of a module -> the innermost watched module that contains it.
+    """
+    if not steps:
+        return []
+    found = []
+    raised = [_raised(each) for each in steps]
+    if raised[0] is not None and all(raised):
+        found.append(_finding(LOSS004, "", raised[0]))
+    one = [_one_target(each) for each in steps]
+    if one[0] is not None and all(one):
+        found.append(_finding(LOSS005, "", one[0]))
+    for each in steps:
+        each.loss.backward()
+    for module in sorted(set.intersection(*(set(each.changed) for each in steps))):
+        found.append(_finding(GRAD008, owner(module), CHANGED_UNSEEN))
+    return found
+
+
+def _finding(rule: Rule, module: str, cause: Cause) -> Finding:
+    message = f"{module or 'model'}: {cause}"
+    return rule.finding(module, message, Evidence(rule.metric, 1.0, None, 0, 0), cause)
+
+
+def _raised(step: ObservedStep) -> Cause | None:
+    """Which loss function or log-probability the loss raises or lowers against its purpose, if all it has."""
+    calls = [call for call in step.trace.losses if call.result is not None and call.result.requires_grad]
+    if any(call.made for call in calls):
+        return None  # a GAN
+    if calls:
+        slopes = slope(step.loss, [call.result for call in calls if call.result is not None])
+        wrong = all(each is not None and _all_of_sign(each, -1) for each in slopes)
+        return LOSS_FUNCTION_RAISED.of(operation=calls[0].operation) if wrong else None
+    picked = step.trace.logarithms
+    slopes = slope(step.loss, [values for _, values in picked]) if picked else []
+    if slopes and all(each is not None and _picks_equally(each) for each in slopes):
+        return LIKELIHOOD_LOWERED.of(operation=picked[0][0])
+    return None
+
+
+def _all_of_sign(values: Tensor, sign: int) -> bool:
+    """Whether all that are not zero have this sign, and there are some."""
+    known = values[values != 0]
+    return len(known) > 0 and bool((known.sign() == sign).all())
+
+
+def _picks_equally(values: Tensor) -> bool:
+    """Whether positive weights that are all equal pick at most one log-probability of each row."""
+    known = values[values != 0]
+    rows = values.reshape(-1, values.shape[-1]) if values.dim() else values.reshape(1, 1)
+    single = bool(((rows != 0).sum(1) <= 1).all())
+    return _all_of_sign(values, 1) and single and bool(known.max() - known.min() <= _EQUAL * known.max())
+
+
+def _one_target(step: ObservedStep) -> Cause | None:
+    """The only value of targets whose loss has a gradient."""
+    for call in step.trace.losses:
+        value = _only_target(step.loss, call)
+        if value is not None:
+            return ONE_TARGET.of(value=value, operation=call.operation)
+    return None
+
+
+def _only_target(loss: Tensor, call: LossCall) -> float | None:
+    source, target = call.source, call.target
+    if (
+        source is None
+        or not source.requires_grad
+        or target.is_floating_point()
+        or source.dim() != target.dim() + 1
+    ):
+        return None
+    (found,) = slope(loss, [source])
+    if found is None:
+        return None
+    counted = target[(found != 0).any(1 if found.dim() > 1 else 0)]
+    values = counted.unique()
+    return float(values[0]) if len(values) == 1 and len(target.unique()) >= _TARGETS else None
+
+
+def check_sign(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    watched: Mapping[str, nn.Module],
+    before_each: Callable[[], None],
+) -> list[Finding]:
+    """LOSS004 where the loss rises along the negative gradient of every watched module.
+
+    Args:
+        loss: Function that computes the loss of one batch, with its graph.
+        before_each: Function that puts everything but the weights back to what it was.
+    """
+    random = RandomState()
+
+    def restore() -> None:
+        before_each()
+        random.restore()
+
+    for parameter in model.parameters():
+        parameter.grad = None
+    first = loss()
+    first.backward()
+    ratios = [_ratio(part, float(first.detach()), loss, restore) for part in _parts(watched)]
+    if ratios and all(ratio is not None and ratio < _NEGATED for ratio in ratios):
+        return [_finding(LOSS004, "", GRADIENT_NEGATED)]
+    return []
+
+
+def _parts(watched: Mapping[str, nn.Module]) -> Iterator[list[nn.Parameter]]:
+    """The parameters with gradient of each watched module."""
+    seen: set[int] = set()
+    for module in watched.values():
+        own = [each for each in module.parameters() if each.grad is not None and id(each) not in seen]
+        seen.update(id(each) for each in own)
+        if any(each.grad is not None and bool(each.grad.any()) for each in own):
+            yield own
+
+
+@torch.no_grad()
+def _ratio(
+    part: Sequence[nn.Parameter], value: float, loss: Callable[[], Tensor], restore: Callable[[], object]
+) -> float | None:
+    """Change of the loss along the gradient, over the expected one; None where it is lost in rounding."""
+    gradients = [each.grad.clone() for each in part if each.grad is not None]
+    was = [each.detach().clone() for each in part]
+    norm = float(torch.stack([each.float().norm() for each in gradients]).norm())
+    size = float(torch.stack([each.float().norm() for each in was]).norm())
+    step = min(_DROP * max(abs(value), _DROP) / norm, _LARGEST_STEP * size)
+    values = []
+    for sign in (1.0, -1.0):
+        for each, gradient, before in zip(part, gradients, was, strict=True):
+            each.copy_(before + sign * step / norm * gradient)
+        restore()
+        with torch.enable_grad():
+            values.append(float(loss().detach()))
+    for each, before in zip(part, was, strict=True):
+        each.copy_(before)
+    expected = 2 * step * norm
+    rounding = 1e-5 * max(abs(value), 1e-3)
+    return (values[0] - values[1]) / expected if expected > rounding else None

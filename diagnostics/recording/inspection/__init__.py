@@ -1,0 +1,1 @@
+"""What is read off the model itself, without its calls."""

@@ -1,0 +1,98 @@
+"""Measures declared target networks: how far they are from their sources, and whether a step moves them there."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.errors import InvalidValue
+from diagnostics.recording.readout import Readout, Readouts
+from diagnostics.recording.tensors import measure_norms
+from diagnostics.recording.updates.parameters import ParameterWatch
+from diagnostics.records import Absent, Number, TargetRecord, root_sum_squares
+from diagnostics.selection import check_patterns
+
+_STILL = Absent("the target did not move, or is its source", "no-movement")
+
+
+class TargetNetworks:
+    """The declared targets of a model.
+
+    Args:
+        targets: Name of a target -> name of its source, both modules of the model.
+
+    Raises:
+        InvalidValue: The model lacks one, or the two have other parameters.
+    """
+
+    def __init__(self, model: nn.Module, targets: Mapping[str, str]) -> None:
+        known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+        self._pairs: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+        for target, source in targets.items():
+            for name in (target, source):
+                if name not in known:
+                    check_patterns("targets", [glob.escape(name)], known)
+            one, other = (dict(model.get_submodule(name).named_parameters()) for name in (target, source))
+            shapes = [{name: weight.shape for name, weight in each.items()} for each in (one, other)]
+            if shapes[0] != shapes[1] or target == source:
+                raise InvalidValue(
+                    "monitor.target-differs",
+                    "the target {target!r} must have parameters of the same names and shapes as its source {source!r}",
+                    target=target,
+                    source=source,
+                )
+            self._pairs[target, source] = [(one[name], other[name]) for name in one]
+
+    @torch.no_grad()
+    def finish(self, readout: Readout, parameters: ParameterWatch) -> tuple[TargetStep, ...]:
+        """End of the step, after that of the parameters."""
+        if not self._pairs:
+            return ()
+        place = {id(tensor): index for index, tensor in enumerate(parameters.tensors)}
+        return tuple(
+            _measure(names, pairs, [parameters.fall[place[id(target)]] for target, _ in pairs], readout)
+            for names, pairs in self._pairs.items()
+            if all(id(target) in place for target, _ in pairs)
+        )
+
+
+@dataclass(frozen=True)
+class TargetStep:
+    """What one step left of a target: keys of the readout."""
+
+    target: str
+    source: str
+    gaps: int
+    falls: int
+    sources: int
+    products: int
+
+    def read(self, readout: Readouts) -> TargetRecord:
+        """The record, once the readout was fetched."""
+        gap, fall, size = (
+            root_sum_squares(readout.numbers(key)) for key in (self.gaps, self.falls, self.sources)
+        )
+        product = sum(readout.numbers(self.products))
+        before = gap**2 - 2 * product + fall**2  # square of the distance when the step began
+        towards: Number = _STILL
+        if fall and before > 0:
+            towards = (fall**2 - product) / (fall * before**0.5)
+        unit = size or 1.0
+        return TargetRecord(self.target, self.source, gap / unit, fall / unit, towards)
+
+
+def _measure(
+    names: tuple[str, str], pairs: Sequence[tuple[Tensor, Tensor]], falls: Sequence[Tensor], readout: Readout
+) -> TargetStep:
+    gaps = [source - target for target, source in pairs]
+    return TargetStep(
+        *names,
+        gaps=readout.add_scalars(measure_norms(gaps)),
+        falls=readout.add_scalars(measure_norms(falls)),
+        sources=readout.add_scalars(measure_norms([source for _, source in pairs])),
+        products=readout.add_scalars([(gap * fall).sum() for gap, fall in zip(gaps, falls, strict=True)]),
+    )

@@ -1,0 +1,1 @@
+"""The named terms of a loss."""

@@ -1,0 +1,135 @@
+"""Notes when backward passes begin and end and when optimisers step, with the norms of the gradients then.
+
+The events of a step are evaluated after the readout; see `pass_history`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from diagnostics.recording.readout import Readout, Readouts
+from diagnostics.recording.tensors import measure_norms, stored_values
+from diagnostics.recording.updates.pass_history import PassEvent, PassHistory, is_plain
+from diagnostics.records import BackwardPasses, Carried
+
+
+@dataclass(frozen=True, eq=False)
+class PassEvents:
+    """The events of one step, and the parameters without gradient when it ended."""
+
+    events: Sequence[PassEvent]
+    gone: Sequence[int]
+    history: PassHistory
+
+    @property
+    def kind(self) -> tuple[Any, ...] | None:
+        """What is the same in all steps of one kind; None where there was more than one pass and one update."""
+        if not is_plain(self.events, self.gone):
+            return None
+        return tuple((event.kind, event.optimizer, tuple(event.indices)) for event in self.events)
+
+    @property
+    def tasks(self) -> set[int]:
+        """Numbers in torch of the backward passes that reached a parameter."""
+        return {event.task for event in self.events if event.kind == "end"}
+
+    def name_passes(self, numbers: Mapping[int, int]) -> None:
+        """Name the backward passes by their numbers in the step: number in torch -> that."""
+        for event in self.events:
+            event.task = numbers.get(event.task, -1)
+
+    def evaluate(self, readout: Readouts, names: Sequence[str]) -> tuple[BackwardPasses, dict[int, Carried]]:
+        """What became of the passes; steps must be evaluated in their order."""
+        if readout.agreement is not None:  # all are plain
+            return BackwardPasses(1, lost=((self.events[1].task, frozenset()),)), {}
+        return self.history.evaluate(self.events, self.gone, readout, names)
+
+
+class GradientPasses:
+    """The backward passes of a monitor, over its steps."""
+
+    def __init__(self) -> None:
+        self._events: list[PassEvent] = []
+        self._seen: dict[
+            int, tuple[int, int]
+        ] = {}  # parameter -> its gradient and its version, when last seen
+        self._history = PassHistory()
+
+    def begin_step(self, parameters: Sequence[Tensor]) -> None:
+        """Start a monitored step."""
+        self._events = []
+        self._seen = {
+            index: _identity(parameter.grad)
+            for index, parameter in enumerate(parameters)
+            if parameter.grad is not None
+        }
+
+    def abandon(self) -> None:
+        """A step ended by an exception, or its events are not known: nothing is known about what `.grad` holds."""
+        self._events = []
+        self._history.forget()
+
+    def begin_pass(self, parameters: Sequence[Tensor], norms: Mapping[int, Tensor] | None = None) -> None:
+        """A backward pass begins.
+
+        Args:
+            norms: Norms of the gradients that are there, where they are known already.
+        """
+        cleared: set[int] = set()
+        changed: list[int] = []
+        for index, parameter in enumerate(parameters):
+            gradient = parameter.grad
+            if gradient is None or ((seen := self._seen.get(index)) is not None and seen[0] != id(gradient)):
+                cleared.add(index)
+            elif norms is None and seen != _identity(gradient):
+                changed.append(index)
+        if norms is not None:
+            self._events.append(PassEvent("begin", list(norms), list(norms.values()), cleared))
+            return
+        gradients = [parameters[index].grad for index in changed]
+        sizes = measure_norms([stored_values(gradient) for gradient in gradients if gradient is not None])
+        self._events.append(PassEvent("begin", changed, sizes, cleared))
+
+    def end_pass(
+        self, parameters: Sequence[Tensor], indices: Sequence[int], norms: Sequence[Tensor], task: int
+    ) -> None:
+        """A backward pass ended; `norms` are those of the sums that it left, `task` its number in torch."""
+        for index in indices:
+            gradient = parameters[index].grad
+            if gradient is not None:
+                self._seen[index] = _identity(gradient)
+        version = parameters[indices[0]]._version if indices else 0
+        self._events.append(PassEvent("end", list(indices), list(norms), version=version, task=task))
+
+    def step(
+        self,
+        number: int,
+        parameters: Sequence[Tensor],
+        indices: Sequence[int],
+        norms: Sequence[Tensor],
+        arrived: Collection[int],
+    ) -> set[int]:
+        """An optimiser is about to step; returns the parameters whose gradient was assigned in this step."""
+        self._events.append(PassEvent("step", list(indices), list(norms), optimizer=number))
+        assigned = set()
+        for index in indices:
+            gradient = parameters[index].grad
+            if index not in arrived and gradient is not None and self._seen.get(index) != _identity(gradient):
+                assigned.add(index)
+        return assigned
+
+    def close(self, parameters: Sequence[Tensor], readout: Readout) -> PassEvents:
+        """End of the step: add what has to be read on the CPU."""
+        for event in self._events:
+            event.key = readout.add_scalars(event.norms)
+            event.norms = []
+        gone = [index for index, parameter in enumerate(parameters) if parameter.grad is None]
+        return PassEvents(self._events, gone, self._history)
+
+
+def _identity(gradient: Tensor) -> tuple[int, int]:
+    return id(gradient), gradient._version

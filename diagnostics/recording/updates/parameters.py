@@ -1,0 +1,342 @@
+"""Watches the parameters of one step: gradient before clipping, gradient at the optimiser, movement.
+
+The gradient is measured when a backward pass ends, before it can be clipped or cleared: a hook on each
+parameter marks it, and a callback at the end of the backward pass measures all marked ones together.
+The optimiser's own pre-hook measures it after clipping. Movement compares the weights
+at the entry and the exit of the step, whatever moved them.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from diagnostics.recording.readout import Readout
+from diagnostics.recording.tensors import count_nonzero, measure_norms, stored_values
+from diagnostics.recording.updates.gradient_passes import GradientPasses
+from diagnostics.recording.updates.optimizer_updates import AppliedUpdates
+from diagnostics.recording.updates.optimizers import calling_scaler
+from diagnostics.recording.updates.parameter_records import ParameterStep, Settings, plain_number, reach
+from diagnostics.recording.updates.watched_parameters import Tracked, has_values
+from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
+from diagnostics.records import Reach
+
+_SCALER_SOUGHT = 8  # updates after which no GradScaler is looked for any more: a loop has one from the start
+_SETTINGS = ("lr", "weight_decay", "eps")
+
+
+class ParameterWatch:
+    """Measures the tracked parameters between `begin` and `finish`."""
+
+    def __init__(self, tracked: Sequence[Tracked], optimizers: Sequence[Optimizer]) -> None:
+        self._tracked = [
+            item
+            for item in tracked
+            if has_values(item.parameter) and item.parameter.is_floating_point() and item.parameter.numel()
+        ]
+        self._parameters: list[Tensor] = [item.parameter for item in self._tracked]
+        self._position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
+        self._optimizers = list(optimizers)
+        self._handles: list[RemovableHandle] = []
+        self._hooked: set[int] = set()
+        self._entry: list[Tensor] = []
+        self._updates = AppliedUpdates()
+        self._passes = GradientPasses()
+        self._largest: dict[int, float] = {}
+        self._scaler: weakref.ref[torch.amp.GradScaler] | None = None
+        self._scaler_sought = 0
+        self._active = False
+        self._versions: list[int] = []  # of the weights when they were copied at the end of a step
+        self._entry_norms: list[Tensor] = []
+        self._reset()
+        weakref.finalize(self, remove_hooks, self._handles)
+
+    def _reset(self) -> None:
+        self._marked: set[int] = set()
+        self._arrived: set[int] = set()
+        self._callback_queued = False
+        self.measured_again = False
+        self._measured: list[tuple[list[int], list[Tensor], list[Tensor]]] = []
+        self._at_optimizer: list[tuple[list[int], list[Tensor]]] = []
+        self._groups: dict[int, tuple[int, int]] = {}
+        self._group_settings: dict[tuple[int, int], Settings] = {}
+        self._steps = [0] * len(self._optimizers)
+        self._leftover: tuple[list[int], list[Tensor]] | None = None
+        self._assigned: set[int] = set()
+        self._scales: dict[int, Tensor] = {}
+        self._begun = False  # a backward pass
+        self._task = -1  # its number in torch
+
+    def attach(self) -> None:
+        """Register the hooks."""
+        for number, optimizer in enumerate(self._optimizers):
+            self._handles.append(optimizer.register_step_pre_hook(WeakHook(self._before_optimizer, number)))
+            self._handles.append(optimizer.register_step_post_hook(WeakHook(self._after_optimizer)))
+        self._hook_parameters()
+
+    def detach(self) -> None:
+        """Remove every hook and the copy of the weights."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._hooked.clear()
+        self._entry, self._versions = [], []
+        self._updates.forget()
+        self._passes.abandon()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Forget the step in progress."""
+        if self._active:  # an exception ended it
+            self._passes.abandon()
+            self._versions = []
+        self._active = False
+        self._reset()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Gradients that are computed in the block are not those of the step."""
+        self._active, was = False, self._active
+        try:
+            yield
+        finally:
+            self._active = was
+
+    def _hook_parameters(self) -> None:
+        """Hook each parameter that requires gradient now; torch refuses hooks on the others."""
+        if len(self._hooked) == len(self._parameters):
+            return
+        for index, parameter in enumerate(self._parameters):
+            if parameter.requires_grad and index not in self._hooked:
+                self._hooked.add(index)
+                self._handles.append(parameter.register_hook(WeakHook(self._mark, index)))
+
+    def _mark(self, index: int, gradient: Tensor | None) -> None:
+        """A gradient arrives at a parameter."""
+        if not self._active or gradient is None:
+            return
+        if self._leftover is None:
+            self.before_backward()  # here nothing was added to `.grad` yet
+        self._marked.add(index)
+        if not self._callback_queued:
+            self._callback_queued = True
+            self._task = torch._C._current_graph_task_id()
+            if self._begun:
+                self._passes.begin_pass(self._parameters)
+            else:  # what it holds is known already
+                self._begun = True
+                indices, norms = self._leftover or ([], [])
+                self._passes.begin_pass(self._parameters, dict(zip(indices, norms, strict=True)))
+            # runs when this backward pass ends; DDP and FSDP rely on the same call
+            torch.autograd.Variable._execution_engine.queue_callback(self._measure_gradients)
+
+    def before_backward(self) -> None:
+        """Measure what earlier steps left in `.grad`, which the backward pass is about to add to."""
+        if not self._active or self._leftover is not None:
+            return
+        indices, gradients = self._gradients(range(len(self._parameters)))
+        self._leftover = (indices, measure_norms(gradients))
+
+    def _gradients(self, indices: Iterable[int]) -> tuple[list[int], list[Tensor]]:
+        """Positions of the parameters that hold a gradient, of those given, and what it holds."""
+        held = [(index, self._parameters[index].grad) for index in indices]
+        present = [(index, gradient) for index, gradient in held if gradient is not None]
+        return [index for index, _ in present], [
+            stored_values(gradient) if gradient.is_sparse else gradient for _, gradient in present
+        ]
+
+    def _measure_gradients(self) -> None:
+        self._callback_queued = False
+        marked, self._marked = sorted(self._marked), set()
+        self._arrived.update(marked)
+        if self._active:
+            self._measure(marked)
+
+    def measure_again(self) -> None:
+        """Gradients have changed since the backward pass, by a sum over processes: take them as they are now."""
+        if self._active:
+            self.measured_again = True
+            self._measured.clear()
+            self._measure(range(len(self._parameters)))
+
+    def _measure(self, indices: Iterable[int]) -> None:
+        present, gradients = self._gradients(indices)
+        if not present:
+            return
+        norms = measure_norms(gradients)
+        self._measured.append((present, norms, count_nonzero(gradients)))
+        if not self.measured_again:
+            self._passes.end_pass(self._parameters, present, norms, self._task)
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """The watched parameters, by position."""
+        return self._parameters
+
+    @property
+    def names(self) -> list[str]:
+        """Their names, by position."""
+        return [item.name for item in self._tracked]
+
+    @property
+    def fall(self) -> Sequence[Tensor]:
+        """What each parameter was at the entry of the step, minus what it is now; valid after `finish`."""
+        return self._entry
+
+    @property
+    def arrived(self) -> frozenset[int]:
+        """Positions of the parameters that a gradient came to in this step, on this process."""
+        return frozenset(self._arrived)
+
+    def _before_optimizer(
+        self, number: int, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if not self._active:
+            return
+        self._steps[number] += 1
+        self._note_groups(number, optimizer)
+        own = [index for index, (optimizer, _) in self._groups.items() if optimizer == number]
+        indices, gradients = self._gradients(own)
+        if indices:
+            norms = measure_norms(gradients)
+            self._look_for_scaler(number)
+            self._at_optimizer.append((indices, norms))
+            self._assigned |= self._passes.step(number, self._parameters, indices, norms, self._arrived)
+
+    def _look_for_scaler(self, number: int) -> None:
+        """Whether a GradScaler calls the step; it is sought in the first steps alone, and remembered."""
+        if self._scaler is None and self._scaler_sought < _SCALER_SOUGHT:
+            self._scaler_sought += 1
+            found = calling_scaler()
+            self._scaler = None if found is None else weakref.ref(found)
+        scaler = None if self._scaler is None else self._scaler()
+        scale = None if scaler is None else scaler._get_scale_async()
+        if scale is not None:
+            self._scales[number] = scale.detach().clone()
+
+    def _after_optimizer(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._active:
+            self._updates.after_optimizer()
+
+    def _note_groups(self, number: int, optimizer: Optimizer) -> None:
+        for position, group in enumerate(optimizer.param_groups):
+            lr, decay, eps = (plain_number(group.get(name, 0.0), name) for name in _SETTINGS)
+            place = (number, position)
+            self._group_settings[place] = (lr, decay, eps)
+            for parameter in group["params"]:
+                index = self._position.get(id(parameter))
+                if index is not None:
+                    self._groups[index] = place
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Start a step: copy the weights, listen for gradients."""
+        self._reset()
+        self._hook_parameters()
+        self._active = True
+        if not self._parameters:
+            return
+        self._passes.begin_step(self._parameters)
+        same = self._updates.begin(self._parameters)
+        if not same:
+            self._entry = self._entry if _alike(self._entry, self._parameters) else []
+        if not same or self._versions != [parameter._version for parameter in self._parameters]:
+            self._copy()
+
+    def keep_for_next(self) -> None:
+        """Copy the weights now, while they are in the caches, for a step that begins with the same ones.
+
+        What is written to `.data` between steps shows in the first numbers of each parameter, which are compared.
+        """
+        if self._parameters and all(parameter.is_cpu for parameter in self._parameters):
+            self._copy()
+            self._versions = [parameter._version for parameter in self._parameters]
+
+    def _copy(self) -> None:
+        if not self._entry:
+            self._entry = [torch.empty_like(parameter) for parameter in self._parameters]
+        torch._foreach_copy_(self._entry, self._parameters)
+        self._entry_norms = measure_norms(self._entry)
+
+    def finish(self, readout: Readout) -> ParameterStep:
+        """Stop listening; what is returned builds the records, once the readout was fetched."""
+        self._active = False
+        self._versions = []
+        for number, optimizer in enumerate(self._optimizers):
+            if not self._steps[number]:
+                self._note_groups(number, optimizer)
+        if self._parameters:
+            torch._foreach_sub_(self._entry, self._parameters)
+        updates = measure_norms(self._entry) if self._parameters else []
+        changed, broken = self._look_at_changes(updates)
+        return ParameterStep(
+            tracked=self._tracked,
+            requires_grad=tuple([parameter.requires_grad for parameter in self._parameters]),
+            replaced=tuple([item.replaced for item in self._tracked]),
+            groups=self._groups,
+            settings=self._group_settings,
+            steps=tuple(self._steps),
+            stops_itself=[isinstance(each, torch.optim.LBFGS) for each in self._optimizers],
+            measured=[
+                (indices, readout.add_scalars(norms), readout.add_scalars(counts))
+                for indices, norms, counts in self._measured
+            ],
+            at_optimizer=[(indices, readout.add_scalars(norms)) for indices, norms in self._at_optimizer],
+            left=None
+            if self._leftover is None
+            else (self._leftover[0], readout.add_scalars(self._leftover[1])),
+            scales={number: readout.add(scale) for number, scale in self._scales.items()},
+            weight_key=readout.add_scalars(self._entry_norms),
+            update_key=readout.add_scalars(updates),
+            changed_key=readout.add_scalars(changed),
+            broken=broken,
+            updates=self._updates.finish(readout),
+            passes=self._passes.close(self._parameters, readout),
+            assigned=frozenset(self._assigned),
+            arrived=frozenset(self._arrived),
+            largest=self._largest,
+        )
+
+    def _look_at_changes(self, updates: Sequence[Tensor]) -> tuple[list[Tensor], frozenset[int] | None]:
+        """Numbers that are not 0 where a parameter changed, and the parameters that are not finite.
+
+        The norm of a change may underflow to 0, and overflow alone. On the CPU that is looked at where it may have
+        happened. On an accelerator the host must not wait: the largest difference, which does not underflow, is taken
+        of all, and None stands for what is not finite.
+        """
+        if all(update.is_cpu for update in updates):
+            alike = len({update.dtype for update in updates}) == 1
+            sizes = torch.stack(list(updates)).tolist() if alike else [float(update) for update in updates]
+            changed = [
+                update if size else count_nonzero([self._entry[index]])[0]
+                for index, (update, size) in enumerate(zip(updates, sizes, strict=True))
+            ]
+            bad = [index for index, size in enumerate(sizes) if not math.isfinite(size)]
+            return changed, frozenset(
+                index for index in bad if not torch.isfinite(self._parameters[index]).all()
+            )
+        return list(torch._foreach_norm(self._entry, math.inf)), None
+
+    def reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
+        """How far a gradient of this norm and this number of non-zero elements came to a parameter."""
+        return reach(self._parameters[index].numel(), measured)
+
+    def in_optimizers(self) -> set[int]:
+        """The id of every tensor that an optimiser holds."""
+        groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
+        return {id(parameter) for group in groups for parameter in group["params"]}
+
+
+def _alike(copies: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
+    return len(copies) == len(parameters) and all(
+        copy.shape == parameter.shape and copy.dtype == parameter.dtype and copy.device == parameter.device
+        for copy, parameter in zip(copies, parameters, strict=True)
+    )

@@ -1,0 +1,99 @@
+"""Record of one step, and the scalars of it that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+from diagnostics.records.absent import Number
+from diagnostics.records.model_state import (
+    HiddenModule,
+    LostTie,
+    MovedBuffer,
+    OddStatistics,
+    Stranger,
+    TargetRecord,
+)
+from diagnostics.records.module_record import ModuleRecord
+from diagnostics.records.parameter_record import BackwardPasses, ParameterRecord
+from diagnostics.records.term_record import TermRecord
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StepRecord:
+    """Everything measured in one step.
+
+    Attributes:
+        step: Number of the step, from 0, counted over all `Monitor.step` blocks, recorded or not.
+        samples: Samples in the loss, B.
+        modules: Record per watched module.
+        parameters: Record per parameter, by its full name.
+        order: Watched modules in the order of their first call.
+        optimizers: Number of steps of each optimiser given.
+        partial: Watched modules that are declared to run some of their calls with gradients disabled.
+        gap: Steps since the one recorded before it, 1 where each is recorded.
+        strangers: Tensors that learn outside the model.
+        moved_buffers: Buffers that are declared frozen and changed; those that no checkpoint has are left out.
+        hidden: Modules and parameters that the model holds without registering them.
+        terms: Record per named term of the loss, as far as any was given to `Monitor.terms`.
+        passes: The backward passes of the step.
+        into: Watched module -> those that feed it directly, as far as the first recorded step shows.
+        never: Share of the positions in the batch that no watched module had gradient for in any step so far.
+        copies: Watched module -> another one of the same class and shapes.
+        aliases: Module -> other names under which the model holds the same object.
+        lost_ties: Weights that should be tied and are not.
+        kinds: Watched module -> name of its class.
+        targets: The declared target networks.
+        odd_statistics: Batch norms in training mode whose statistics say little.
+        equal_units: Weights whose rows were all equal when the monitor was made, and still are.
+        adapting: Watched module without trainable parameters -> its layers that update running statistics.
+    """
+
+    step: int
+    samples: int
+    modules: Mapping[str, ModuleRecord]
+    parameters: Mapping[str, ParameterRecord]
+    order: tuple[str, ...]
+    optimizers: tuple[int, ...]
+    partial: frozenset[str] = frozenset()
+    gap: int = 1
+    strangers: tuple[Stranger, ...] = ()
+    moved_buffers: tuple[MovedBuffer, ...] = ()
+    terms: Mapping[str, TermRecord] = field(default_factory=dict)
+    hidden: tuple[HiddenModule, ...] = ()
+    passes: BackwardPasses = field(default_factory=BackwardPasses)
+    into: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    never: float = 0.0
+    copies: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lost_ties: tuple[LostTie, ...] = ()
+    adapting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    targets: tuple[TargetRecord, ...] = ()
+    odd_statistics: tuple[OddStatistics, ...] = ()
+    equal_units: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    def is_declared_target(self, module: str) -> bool:
+        """Whether a module is a declared target network, or inside one."""
+        return any(module == each.name or module.startswith(f"{each.name}.") for each in self.targets)
+
+    def held_by(self, module: str) -> list[ParameterRecord]:
+        """The parameters in a module."""
+        return [each for name, each in self.parameters.items() if name.startswith(f"{module}.")]
+
+
+@dataclass(frozen=True, slots=True)
+class StepScalars:
+    """The scalars of one past step: `modules[name]` is `ModuleRecord.scalars()`.
+
+    Attributes:
+        losses: The loss, as "", and its named terms, as far as they were given in single precision or better.
+        batch: Name of the batch that `Monitor.step` received; None where there is none.
+    """
+
+    step: int
+    samples: int
+    modules: Mapping[str, Mapping[str, Number]] = field(repr=False)
+    order: tuple[str, ...] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
+    batch: Hashable = None

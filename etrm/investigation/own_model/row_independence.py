@@ -1,0 +1,167 @@
+"""Whether the loss of a step treats the rows of a batch as samples of their own: four metamorphic tests.
+
+The loss does not depend on the order of the rows; the loss of a row does not depend on another row; the loss of a batch
+lies between what its halves allow, a mean and a sum; and the demonstrations of one row do not change what the labels of
+another one do to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from etrm.errors import ExtensionError
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
+from etrm.investigation.own_model.batch_rows import (
+    count_rows,
+    exchange_rows,
+    list_tensor_keys,
+    make_wrong,
+    select_rows,
+)
+from etrm.investigation.own_model.inspected_hypothesis import CheckedRow
+from etrm.investigation.own_model.loss_probe import ROUNDING, LossProbe, are_close, list_changed
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.records import NotMeasured
+
+DRAWS = 8
+"""Draws of the random numbers over which a random loss is averaged."""
+
+EDITED_ROWS = 8
+"""Rows that are edited one at a time."""
+RANDOM_SLACK = 0.25
+"""How far the loss of a batch may lie outside its limits where random numbers differ between a batch and its halves."""
+SMALLEST_PAIR = 1e-5
+"""Smallest change, relative to the loss, that is no rounding: differences of losses in single precision."""
+
+ROW_ORDER = Metric("own.row-order", "loss of the same rows in another order", Direction.EQUAL)
+OTHER_ROWS = Metric("own.other-rows", "rows whose loss depends on another row", Direction.LOWER)
+HALVES = Metric("own.batch-halves", "loss of a batch, next to those of its halves", Direction.HOLDS)
+PAIRS = Metric(
+    "own.row-pairs",
+    "change of what the labels of a row do to the loss, by the demonstrations of another row",
+    Direction.LOWER,
+)
+MIXED = {metric.code for metric in (ROW_ORDER, OTHER_ROWS, HALVES, PAIRS)}
+"""Codes of the rows that fail where the model mixes rows, as where a context is shared."""
+
+
+def check_order(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the loss depends on the order of the rows: then something of a row is taken from its neighbour."""
+    rows = count_rows(batch)
+    if probe.is_random(batch):
+        yield CheckedRow(
+            ROW_ORDER.row(NotMeasured(absent="the step draws random numbers"), threshold="", n="")
+        )
+        return
+    own = probe.step_loss(batch)
+    orders = [torch.randperm(rows, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    other = max(
+        (probe.step_loss(select_rows(batch, order)) for order in orders), key=lambda loss: abs(loss - own)
+    )
+    passed = are_close(own, other)
+    row = ROW_ORDER.row(other, control=own, threshold="the same", passed=passed, n=f"{rows} rows, 3 orders")
+    words = f"the loss of a batch is {own:.4g}, and {other:.4g} with the same rows in another order"
+    yield CheckedRow(row, words)
+
+
+def check_other_rows(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the loss of a row depends on the content of another one."""
+    subject = probe.subject
+    if not subject.independent_rows:
+        return
+    if subject.sample_losses is None:
+        yield CheckedRow(OTHER_ROWS.row(NotMeasured(absent="no sample_losses"), threshold="", n=""))
+        return
+    losses, rows = probe.sample_losses(batch), count_rows(batch)
+    touched: set[int] = set()
+    edits = range(min(rows, EDITED_ROWS))
+    for place in edits:
+        index = torch.arange(rows)
+        index[place] = (place + 1) % rows
+        keys = [key for key in list_tensor_keys(batch) if key != subject.ids]
+        touched |= set(list_changed(losses, probe.sample_losses(exchange_rows(batch, keys, index)))) - {place}
+    row = OTHER_ROWS.expect_none(len(touched), f"{rows} rows, {len(edits)} edits")
+    yield CheckedRow(row, f"the loss of {len(touched)} of {rows} rows depends on the content of another row")
+
+
+def check_parts(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the loss of a batch lies between the smaller one and the sum of the losses of its halves.
+
+    A mean of the rows lies between the two losses and a sum is their sum, with or without terms of the weights alone.
+    A loss of the whole batch that is counted once for each row is larger than both.
+    """
+    subject, rows = probe.subject, count_rows(batch)
+    if not subject.independent_rows or rows < 4:
+        return
+    random = probe.is_random(batch)
+    probes = [replace(probe, seed=probe.seed + 1000 * draw) for draw in range(DRAWS if random else 1)]
+    halves = (range(rows // 2), range(rows // 2, rows))
+    try:
+        own, first, second = (
+            sum(one.step_loss(part, unmixed=True) for one in probes) / len(probes)
+            for part in (batch, *(select_rows(batch, half) for half in halves))
+        )
+    except ExtensionError:
+        absent = NotMeasured(absent="the step does not take half a batch")
+        yield CheckedRow(HALVES.row(absent, threshold="", n=""))
+        return
+    limits = sorted((first, second, first + second))
+    slack = (RANDOM_SLACK if random else ROUNDING) * max(map(abs, limits))
+    passed = limits[0] - slack <= own <= limits[-1] + slack
+    threshold = f"{limits[0]:.4g} to {limits[-1]:.4g}"
+    row = HALVES.row(own, threshold=threshold, passed=passed, n=f"{rows} rows")
+    words = f"the loss of a batch is {own:.4g}, and those of its halves are {first:.4g} and {second:.4g}"
+    yield CheckedRow(row, words)
+
+
+def check_pairs(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the demonstrations of one row change what the labels of another row do to the loss.
+
+    In a mean or sum over rows they do not. In a loss of all pairs of rows, as where shapes (rows, 1) and (rows,) are
+    broadcast, they do, though neither the order of the rows nor a single edit shows it.
+    """
+    subject, rows = probe.subject, count_rows(batch)
+    keys = _find_inputs(subject, batch)
+    if not (subject.independent_rows and subject.labels and keys and rows > 1):
+        return
+    wrong, edits = make_wrong(batch[subject.labels]), range(min(rows, EDITED_ROWS))
+    crossed, size = 0.0, 0.0
+    for place in edits:
+        other = (place + 1) % rows
+        index = torch.arange(rows)
+        index[place] = other
+        labels = batch[subject.labels].clone()
+        labels[other] = wrong[other]
+        moved = exchange_rows(batch, keys, index)
+        losses = [
+            probe.step_loss({**one, subject.labels: given}, unmixed=True)
+            for one in (batch, moved)
+            for given in (batch[subject.labels], labels)
+        ]
+        crossed = max(crossed, abs((losses[3] - losses[2]) - (losses[1] - losses[0])))
+        size = max(size, *map(abs, losses))
+    yield CheckedRow(_judge_pairs(crossed, size, len(edits), rows), _describe_pairs(crossed))
+
+
+def _judge_pairs(crossed: float, size: float, edits: int, rows: int) -> EvidenceRow:
+    limit = SMALLEST_PAIR * size
+    passed = crossed <= limit if crossed == crossed and size == size else None
+    return PAIRS.row(
+        crossed, control=0.0, threshold=f"<= {limit:.2g}", passed=passed, n=f"{edits} of {rows} rows"
+    )
+
+
+def _describe_pairs(crossed: float) -> str:
+    what = "the demonstrations of a row change what the labels of another row do to the loss"
+    return f"{what}, by {crossed:.2g}"
+
+
+def _find_inputs(subject: ModelUnderTest, batch: RowBatch) -> list[str]:
+    """The demonstrations, or else the inputs that cannot be masks, which may weigh the rows of a mean."""
+    given = [key for key in subject.demonstrations if isinstance(batch[key], Tensor)]
+    others = (key for key in list_tensor_keys(batch) if key not in (subject.ids, subject.labels))
+    return given or [key for key in others if not bool(((batch[key] == 0) | (batch[key] == 1)).all())]

@@ -1,0 +1,107 @@
+"""Answers in the inputs and odd uses of embeddings are found; what looks alike and is meant is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diagnostics import audit
+
+CHECKED = ("LEAK002", "LEAK003", "ROWS001", "ROWS002", "DROP001")
+WORDS, LENGTH, SAMPLES = 12, 8, 8
+
+
+class Language(nn.Module):
+    """A running mean of embeddings, over earlier, later or all positions."""
+
+    def __init__(self, sees: str = "earlier", padding: int | None = None, segments: int = 2) -> None:
+        super().__init__()
+        self.sees = sees
+        self.words = nn.Embedding(WORDS, 16, padding_idx=padding)
+        self.segments = nn.Embedding(segments, 16)
+        self.head = nn.Linear(16, WORDS)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        found = self.words(tokens) + self.segments(torch.zeros_like(tokens))
+        if self.sees == "all":
+            found = found + found.mean(1, keepdim=True)
+        elif self.sees == "later":
+            found = found.flip(1).cumsum(1).flip(1)
+        else:
+            found = found.cumsum(1)
+        return self.head(found)
+
+
+def next_token(model: nn.Module, tokens: Tensor) -> Tensor:
+    return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def masked_token(model: nn.Module, tokens: Tensor) -> Tensor:
+    hidden = tokens.clone()
+    hidden[:, 2] = 0
+    return F.cross_entropy(model(hidden).flatten(0, 1), tokens.flatten())
+
+
+def sentences(padding: str = "none") -> list[Tensor]:
+    torch.manual_seed(0)
+    found = []
+    for tokens in torch.randint(1, WORDS, (3, SAMPLES, LENGTH)):
+        if padding == "end":
+            tokens[:, -2:] = 0
+        elif padding == "inside":
+            tokens[:, 2:4] = 0
+        found.append(tokens)
+    return found
+
+
+def rules(model: nn.Module, step: Any, batches: Any) -> list[str]:
+    report = audit(model, step, batches, torch.optim.SGD(model.parameters(), 1e-3), steps=3)
+    every = [each for one in report.findings for each in (one, *one.consequences)]
+    return [each.rule for each in every if each.rule in CHECKED]
+
+
+@pytest.mark.parametrize("sees", ["later", "all"])
+def test_a_model_that_sees_what_it_predicts(sees: str) -> None:
+    assert rules(Language(sees), next_token, sentences()) == ["LEAK002"]
+
+
+@pytest.mark.parametrize(("sees", "step"), [("earlier", next_token), ("all", masked_token)])
+def test_a_model_that_does_not(sees: str, step: Any) -> None:
+    assert rules(Language(sees), step, sentences()) == []
+
+
+@pytest.mark.parametrize(
+    ("padding", "placed", "expected"),
+    [(0, "inside", ["ROWS002"]), (0, "end", []), (None, "inside", []), (0, "none", [])],
+)
+def test_padding_between_tokens(padding: int | None, placed: str, expected: list[str]) -> None:
+    assert rules(Language(padding=padding), next_token, sentences(placed)) == expected
+
+
+@pytest.mark.parametrize(("segments", "expected"), [(2, []), (32, ["ROWS001"])])
+def test_an_embedding_of_which_one_row_is_used(segments: int, expected: list[str]) -> None:
+    assert rules(Language(segments=segments), next_token, sentences()) == expected
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.0, ["LEAK003"]), (1.0, [])])
+def test_a_label_among_the_features(noise: float, expected: list[str]) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(24) % 3
+    batches = []
+    for _ in range(3):
+        shown = F.one_hot(labels, 3).float() + noise * torch.randn(24, 3)
+        batches.append((torch.cat([torch.randn(24, 5), torch.ones(24, 1), shown], 1), labels))
+    model = nn.Sequential(nn.Linear(9, 3))
+    assert rules(model, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), batches) == expected
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.9, ["DROP001"]), (0.5, [])])
+def test_a_dropout_that_drops_most(rate: float, expected: list[str]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 32), nn.Dropout(rate), nn.Linear(32, 3))
+    batches = [(torch.randn(24, 5), torch.arange(24) % 3) for _ in range(3)]
+    assert rules(model, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), batches) == expected

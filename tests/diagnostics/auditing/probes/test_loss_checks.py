@@ -1,0 +1,139 @@
+"""Wrong signs, a loss of one target and changed values are found; what looks alike and is meant is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diagnostics import audit
+
+SAMPLES = 16
+CHECKED = ("LOSS004", "LOSS005", "GRAD008")
+Step = Callable[[nn.Module, Any], Tensor]
+
+
+def found(step: Step, model: nn.Module | None = None, classes: int = 4) -> list[tuple[str, str]]:
+    """Rule and code of the findings of the checks."""
+    torch.manual_seed(0)
+    model = model or nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, classes))
+    batches = [(torch.randn(SAMPLES, 6), torch.arange(SAMPLES) % classes) for _ in range(3)]
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    report = audit(model, step, batches, optimizer, steps=3)
+    every = [each for one in report.findings for each in (one, *one.consequences)]
+    return [(each.rule, each.code) for each in every if each.rule in CHECKED]
+
+
+def picked(model: nn.Module, batch: Any) -> Tensor:
+    return model(batch[0]).log_softmax(1).gather(1, batch[1][:, None])[:, 0]
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.factor * gradients[0], None
+
+
+class Wrapped(nn.Module):
+    """A body, and a head behind a function whose gradient is multiplied by a factor."""
+
+    def __init__(self, body: float, head: float = 1.0) -> None:
+        super().__init__()
+        self.factors = (body, head)
+        self.body, self.head = nn.Linear(6, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = _Scaled.apply(self.body(x).tanh(), self.factors[0])
+        return _Scaled.apply(self.head(hidden), self.factors[1])
+
+
+class Exponential(nn.Module):
+    def __init__(self, unseen: bool) -> None:
+        super().__init__()
+        self.first, self.head, self.unseen = nn.Linear(6, 8), nn.Linear(8, 4), unseen
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).exp()
+        if self.unseen:
+            y.data.mul_(2.0)
+        else:
+            y = y * 2.0
+        return self.head(y)
+
+
+def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("step", "model", "expected"),
+    [
+        (lambda model, batch: -cross_entropy(model, batch), None, ("LOSS004", "loss-function-raised")),
+        (lambda model, batch: picked(model, batch).mean(), None, ("LOSS004", "likelihood-lowered")),
+        (cross_entropy, Wrapped(1.0, -1.0), ("LOSS004", "gradient-negated")),
+        (
+            lambda model, batch: (
+                F.cross_entropy(model(batch[0]), batch[1], reduction="none") * (batch[1] == 0)
+            ).mean(),
+            None,
+            ("LOSS005", "one-target"),
+        ),
+        (cross_entropy, Exponential(True), ("GRAD008", "changed-unseen")),
+    ],
+    ids=["minus", "likelihood", "gradient", "mask", "changed"],
+)
+def test_a_fault_is_named(step: Step, model: nn.Module | None, expected: tuple[str, str]) -> None:
+    assert found(step, model) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("step", "model"),
+    [
+        (cross_entropy, None),
+        (lambda model, batch: -picked(model, batch).mean(), None),
+        # rewards that are all negative: log-probabilities are lowered, each by its own reward
+        (lambda model, batch: (picked(model, batch) * batch[0][:, 0].abs()).mean(), None),
+        # a bonus of entropy beside the task
+        (
+            lambda model, batch: (
+                cross_entropy(model, batch)
+                + 0.01 * (F.softmax(model(batch[0]), 1) * F.log_softmax(model(batch[0]), 1)).sum(1).mean()
+            ),
+            None,
+        ),
+        # gradient reversal in front of a part of the model
+        (cross_entropy, Wrapped(-1.0)),
+        (lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], weight=torch.rand(4)), None),
+        (cross_entropy, Exponential(False)),
+        (
+            cross_entropy,
+            nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 4)),
+        ),
+        # one class against the rest
+        (lambda model, batch: F.cross_entropy(model(batch[0]), (batch[1] == 0).long()), None),
+    ],
+    ids=["plain", "likelihood", "rewards", "entropy", "reversal", "weights", "exp", "statistics", "binary"],
+)
+def test_what_is_meant_is_not(step: Step, model: nn.Module | None) -> None:
+    assert found(step, model) == []
+
+
+def test_the_checks_leave_everything_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batches = [(torch.randn(SAMPLES, 6), torch.arange(SAMPLES) % 4) for _ in range(3)]
+    drawn = torch.get_rng_state()
+    audit(model, cross_entropy, batches, torch.optim.SGD(model.parameters(), 0.1), steps=3)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())

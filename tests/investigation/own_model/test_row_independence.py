@@ -1,0 +1,103 @@
+"""A loss that is no mean or sum over rows fails, though neither the order of the rows nor a single edit shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.loss_probe import LossProbe
+from etrm.investigation.own_model.own_data import OwnData
+from etrm.investigation.own_model.row_independence import HALVES, check_pairs, check_parts
+from etrm.investigation.records import NotMeasured
+from tests.investigation.own_model.toy_adapter import Toy, batch, factory, losses, with_model
+
+
+def failed(made: ModelFactory) -> set[str]:
+    return {check.row.code for check in OwnData().inspect(made, 0).failed}
+
+
+def all_pairs(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+    """What broadcasting (rows, 1) and (rows,) makes of a squared error."""
+    return (model(rows["demos"], rows["query"])[:, :1] - rows["label"].float()).square().mean()
+
+
+def counted_again(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+    """The sum of the batch, which a mask spreads over every row."""
+    return (losses(model, rows).sum() * torch.ones(len(rows["label"]))).sum()
+
+
+def summed(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+    decay = sum(p.square().sum() for p in model.parameters())
+    return losses(model, rows).sum() + 0.01 * decay
+
+
+def weighted(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+    weights = 1.0 + rows["label"].float()
+    return (losses(model, rows) * weights).sum() / weights.sum()
+
+
+def noisy(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+    return (losses(model, rows) * (1 + 0.2 * torch.rand(len(rows["label"])))).mean()
+
+
+@pytest.mark.parametrize(
+    ("step", "code"), [(all_pairs, "own.row-pairs"), (counted_again, "own.batch-halves")]
+)
+def test_a_loss_that_is_counted_for_pairs_or_batches_of_rows_is_found(step: Any, code: str) -> None:
+    assert failed(factory(step=step, sample_losses=None)) == {code}
+
+
+@pytest.mark.parametrize("step", [summed, noisy])
+def test_sums_decay_and_noise_are_no_fault(step: Any) -> None:
+    assert failed(factory(step=step, sample_losses=None)) == set()
+
+
+def test_a_mean_that_the_labels_weight_lies_between_those_of_its_halves() -> None:
+    [found] = check_parts(LossProbe(factory(step=weighted).build(0)), batch(0))
+    assert found.row.passed
+
+
+class Normalised(Toy):
+    """Mixes rows in training mode, by design."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh())
+
+
+def test_batch_norm_is_no_fault() -> None:
+    assert failed(with_model(Normalised)) == set()
+
+
+def test_a_step_with_a_fixed_batch_size_is_left_out() -> None:
+    def step(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        return torch.stack([losses(model, rows)[row] for row in range(8)]).mean()
+
+    [found] = check_parts(LossProbe(factory(step=step).build(0)), batch(0))
+    assert found.row.code == HALVES.code
+    assert isinstance(found.row.treatment, NotMeasured)
+
+
+def test_rows_that_are_related_on_purpose_are_not_tested() -> None:
+    probe = LossProbe(factory(independent_rows=False).build(0))
+    assert not list(check_parts(probe, batch(0)))
+    assert not list(check_pairs(probe, batch(0)))
+
+
+def test_a_mask_among_the_inputs_is_not_exchanged() -> None:
+    """It may weigh the rows of a mean, and the labels of another row then count for more."""
+
+    def masked(index: int) -> dict[str, Any]:
+        mask = torch.tensor([1, 0, 1, 1, 0, 1, 0, 1])
+        return {**batch(index), "mask": mask}
+
+    def step(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        return (losses(model, rows) * rows["mask"]).sum() / rows["mask"].sum()
+
+    made = factory(batch=masked, step=step, demonstrations=())
+    [found] = check_pairs(LossProbe(made.build(0)), masked(0))
+    assert found.row.passed
