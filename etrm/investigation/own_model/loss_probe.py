@@ -59,6 +59,13 @@ class LossProbe:
             return float(compute_loss(self.subject, batch).detach())
 
     @torch.no_grad()
+    def find_precision(self, batch: RowBatch) -> float:
+        """The relative rounding of the step's loss in its data type."""
+        with untouched(self.subject.model):
+            seed_everything(self.seed, 4)
+            return torch.finfo(compute_loss(self.subject, batch).dtype).eps
+
+    @torch.no_grad()
     def sample_losses(self, batch: RowBatch) -> Tensor:
         """The loss of each row, in evaluation mode where rows would mix in training mode; float64 on the host."""
         with untouched(self.subject.model):

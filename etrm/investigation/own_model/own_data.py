@@ -29,10 +29,10 @@ from etrm.investigation.own_model.row_independence import (
     DRAWS,
     EDITED_ROWS,
     MIXED,
+    check_halves,
     check_order,
     check_other_rows,
     check_pairs,
-    check_parts,
 )
 from etrm.investigation.records import NotMeasured
 
@@ -116,7 +116,7 @@ class OwnData(InspectedHypothesis):
                 *_check_old_labels(probe, batch, batches[1]),
                 *_check_ids(probe, batch),
                 *check_other_rows(probe, batch),
-                *check_parts(probe, batch),
+                *check_halves(probe, batch),
                 *check_pairs(probe, batch),
             )
         )
