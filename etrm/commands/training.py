@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +21,9 @@ from etrm.commands.options import (
 )
 from etrm.commands.shared import allow_code_of, resolve_config, resolve_settings
 
+if TYPE_CHECKING:
+    from etrm.config import Config
+
 
 @app.command(rich_help_panel=TRAIN)
 def train(
@@ -30,6 +33,13 @@ def train(
     inject: InjectOption = None,
     out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/train"),
     resume: Annotated[bool, typer.Option(help="Resume the run in --out where it stopped.")] = False,
+    find_batch_size: Annotated[
+        bool,
+        typer.Option(
+            "--find-batch-size",
+            help="Print the largest batch that fits into the memory instead of training; nothing is written.",
+        ),
+    ] = False,
     allow_code: AllowCodeOption = False,
 ) -> None:
     """Train a model. Ctrl-C saves a checkpoint; --resume continues exactly from there."""
@@ -47,6 +57,9 @@ def train(
         chosen = read_config(out)
     else:
         chosen = resolve_config(preset, config, settings, inject)
+    if find_batch_size:
+        _print_batch_sizes(chosen)
+        return
     console = open_console(stderr=True, quiet=read_rank() > 0)
 
     parameters = 0
@@ -66,6 +79,27 @@ def train(
             console.print(line, highlight=False, soft_wrap=True)
     if not finished:
         raise typer.Exit(130)
+
+
+def _print_batch_sizes(config: Config) -> None:
+    from etrm.errors import ConfigError
+    from etrm.rank import is_launched
+    from etrm.training.batch_size import find_batch_size
+    from reports.terminal.batch_table import batch_line, batch_table
+    from reports.terminal.console import open_console
+
+    if is_launched():
+        raise ConfigError(
+            "cli.batch-search-launched",
+            "--find-batch-size does not run under torchrun",
+            allowed="one process, which finds the rows of one process",
+            next_step="etrm train --find-batch-size, then train.batch_size = its rows times the number of processes",
+        )
+    with open_console(stderr=True).status("first steps") as status:
+        found = find_batch_size(config, on_try=lambda rows: status.update(f"steps of {rows} rows"))
+    console = open_console()
+    console.print(batch_table(found))
+    console.print(batch_line(found), highlight=False, soft_wrap=True)
 
 
 MORE_SCORES = "Other scores"

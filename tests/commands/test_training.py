@@ -130,3 +130,19 @@ def test_bad_input_is_exit_2_with_a_message(
     done = etrm("config", *words, cwd=tmp_path)
     assert (done.code, done.out) == (2, "")
     assert shown in done.err
+
+
+def test_find_batch_size_prints_the_setting_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etrm.training.batch_size.MOST_ROWS", 2)
+    words = ("train", "--preset", "smoke", "--find-batch-size")
+    done = etrm(*words, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert_holds(done.out, "rows per second", "peak MiB", "--set train.batch_size=2")
+    assert list(tmp_path.iterdir()) == []
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    refused = etrm(*words)
+    assert refused.code == 2
+    assert_holds(refused.err, "cli.batch-search-launched")

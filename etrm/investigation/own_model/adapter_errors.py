@@ -25,7 +25,10 @@ EXAMPLE_FACTORY = """\
 EXAMPLE_STEP = """\
     def step(model, batch):
         loss = torch.nn.functional.mse_loss(model(batch["x"]), batch["y"])
-        return loss  # a tensor of one element with its graph: no .item(), no backward()"""
+        return loss  # a tensor of one element with its graph: no .item(), no backward()
+
+    # or, for a function that calls backward() itself, until_backward of etrm.investigation.own_model:
+    # step=until_backward(train_step)"""
 EXAMPLE_BATCH = """\
     def batch(index):  # the same index gives the same batch
         rows = slice(8 * index, 8 * index + 8)

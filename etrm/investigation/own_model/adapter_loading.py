@@ -168,8 +168,11 @@ def compute_loss(subject: ModelUnderTest, batch: RowBatch) -> Tensor:
         ExtensionError: the step raises, or returns no loss.
     """
     expected = "a tensor of one element with its graph, or (loss, numbers to log)"
-    with call_adapter(
-        "adapter.step-raised", "step(model, batch)", expected=expected, example=examples.EXAMPLE_STEP
+    with (
+        torch.enable_grad(),  # a step may differentiate in an inner loop
+        call_adapter(
+            "adapter.step-raised", "step(model, batch)", expected=expected, example=examples.EXAMPLE_STEP
+        ),
     ):
         returned = subject.step(subject.model, batch)
     loss = returned[0] if isinstance(returned, (tuple, list)) and returned else returned
@@ -217,11 +220,14 @@ def compute_sample_losses(subject: ModelUnderTest, batch: RowBatch) -> Tensor:
     assert subject.sample_losses is not None
     rows = count_rows(batch)
     expected = f"a tensor of shape ({rows},), one loss per row"
-    with call_adapter(
-        "adapter.sample-losses-raised",
-        "sample_losses(model, batch)",
-        expected=expected,
-        example=examples.EXAMPLE_LOSSES,
+    with (
+        torch.enable_grad(),
+        call_adapter(
+            "adapter.sample-losses-raised",
+            "sample_losses(model, batch)",
+            expected=expected,
+            example=examples.EXAMPLE_LOSSES,
+        ),
     ):
         losses: Any = subject.sample_losses(subject.model, batch)
     if not isinstance(losses, Tensor) or losses.shape != (rows,):

@@ -56,7 +56,14 @@ class LossProbe:
                 seed_everything(self.seed, 3)
                 compute_loss(self.subject, earlier)
             seed_everything(self.seed if seed is None else seed, 4)
-            return float(compute_loss(self.subject, batch))
+            return float(compute_loss(self.subject, batch).detach())
+
+    @torch.no_grad()
+    def find_precision(self, batch: RowBatch) -> float:
+        """The relative rounding of the step's loss in its data type."""
+        with untouched(self.subject.model):
+            seed_everything(self.seed, 4)
+            return torch.finfo(compute_loss(self.subject, batch).dtype).eps
 
     @torch.no_grad()
     def sample_losses(self, batch: RowBatch) -> Tensor:
@@ -64,7 +71,7 @@ class LossProbe:
         with untouched(self.subject.model):
             stop_mixing(self.subject.model)
             seed_everything(self.seed, 4)  # as the step, which may draw the same numbers
-            return to_host(compute_sample_losses(self.subject, batch)).double()
+            return to_host(compute_sample_losses(self.subject, batch).detach()).double()
 
     def is_random(self, batch: RowBatch) -> bool:
         """Whether the loss of the same batch depends on the random numbers."""

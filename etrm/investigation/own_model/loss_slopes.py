@@ -138,4 +138,4 @@ def _loss_moved(
     with untouched(trial.model), torch.no_grad():
         for weight, g in zip(weights, gradient, strict=True):
             weight.add_(g, alpha=by)
-        return float(trial.loss(0, batch))
+        return float(trial.loss(0, batch).detach())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,38 @@ StepLoss = Tensor | tuple[Tensor, Mapping[str, Any]]
 def make_default_optimizer(model: nn.Module) -> Optimizer:
     """AdamW at rate 1e-3 on all parameters; those that take no gradient are left alone."""
     return torch.optim.AdamW(model.parameters(), 1e-3)
+
+
+class _BackwardReached(BaseException):
+    """Ends a training step where it calls ``backward``; no ``except Exception`` of the step catches it."""
+
+    def __init__(self, loss: Tensor) -> None:
+        super().__init__()
+        self.loss = loss
+
+
+def until_backward(train: Callable[[nn.Module, Any], Any]) -> Callable[[nn.Module, Any], Tensor]:
+    """Make a step of a function that calls ``backward`` and updates the weights itself.
+
+    Args:
+        train: function (model, batch) that does a whole training step.
+
+    Returns:
+        A function (model, batch) that runs the first part of ``train`` and returns the loss whose ``backward`` it
+        calls first. What follows that call is not run, so that clipping belongs into ``clip_norm`` or ``update``.
+    """
+
+    def stop(tensors: Any, *args: Any, **kwargs: Any) -> None:
+        raise _BackwardReached(tensors if isinstance(tensors, Tensor) else tensors[0])
+
+    def step(model: nn.Module, batch: Any) -> Any:
+        try:
+            with patch.object(torch.autograd, "backward", stop):
+                return train(model, batch)
+        except _BackwardReached as reached:
+            return reached.loss
+
+    return step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +83,9 @@ class ModelUnderTest:
 
     Attributes:
         model: the model, freshly initialised, in training mode. The factory is called with torch's seed set.
-        step: function (model, batch) that returns the loss of a training step, or (loss, numbers to log).
+        step: function (model, batch) that returns the loss of a training step, or (loss, numbers to log). Gradients
+            are on, for steps that differentiate in an inner loop. For a step that calls ``backward`` itself, see
+            :func:`until_backward`.
         batch: function of an index 0, 1, 2, ... that returns a training batch; the same index gives the same batch.
         optimizer: function of the model that returns its optimiser, or several of them.
         update: function (model, optimizer, loss) that does backward, clipping, step and zero_grad; if it is missing,
@@ -64,7 +99,7 @@ class ModelUnderTest:
         approximate: names of submodules whose gradient is not the slope of the loss on purpose, as in a recursion that
             trains only its last cycle, or a straight-through estimator.
         demonstrations: keys of the batch from which the context is made.
-        labels: key of the labels.
+        labels: key of the labels, which the step reads.
         ids: key of the ids of the samples. Rows with the same id are the same sample.
         reads_ids: whether the model may read the ids.
         independent_rows: whether the loss of a row depends on that row alone; False for contrastive losses.

@@ -29,10 +29,10 @@ from etrm.investigation.own_model.row_independence import (
     DRAWS,
     EDITED_ROWS,
     MIXED,
+    check_halves,
     check_order,
     check_other_rows,
     check_pairs,
-    check_parts,
 )
 from etrm.investigation.records import NotMeasured
 
@@ -45,6 +45,7 @@ LABEL_ROWS = Metric(
 STEP_ROWS = Metric(
     "own.step-rows", "rows whose labels move the step's loss as they move the row's", Direction.EQUAL
 )
+UNREAD_ROWS = Metric("own.unread-rows", "rows whose labels do not change the step's loss", Direction.LOWER)
 OLD_LABELS = Metric("own.old-labels", "loss after a step on other labels", Direction.EQUAL)
 ID_LOSS = Metric("own.loss-by-id", "loss with the ids exchanged", Direction.EQUAL)
 ID_CONTENT = Metric("own.id-content", "ids with several contents", Direction.LOWER)
@@ -110,11 +111,12 @@ class OwnData(InspectedHypothesis):
                 *_check_content(subject, batches),
                 *_check_origin(subject, batches),
                 *check_order(probe, batch),
+                *_check_labels_read(probe, batch),
                 *_check_labels(probe, batch),
                 *_check_old_labels(probe, batch, batches[1]),
                 *_check_ids(probe, batch),
                 *check_other_rows(probe, batch),
-                *check_parts(probe, batch),
+                *check_halves(probe, batch),
                 *check_pairs(probe, batch),
             )
         )
@@ -200,6 +202,26 @@ def _check_origin(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[
     for key, count in wrong.items():
         row = ORIGIN.expect_none(count, f"{rows} rows", item=key)
         yield CheckedRow(row, f"{count} of {rows} rows have the {key} of another sample")
+
+
+def _check_labels_read(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the labels of each row reach the step's loss, at least with some of the random numbers."""
+    labels = probe.subject.labels
+    if not labels:
+        return
+    wrong = make_wrong(batch[labels])
+    probes = [replace(probe, seed=probe.seed + 1000 * draw) for draw in range(DRAWS)]
+    rows, unread = 0, 0
+    for place in range(min(count_rows(batch), EDITED_ROWS)):
+        edited = batch[labels].clone()
+        edited[place] = wrong[place]
+        if torch.equal(edited, batch[labels]):
+            continue  # nothing but padding
+        rows += 1
+        changed = {**batch, labels: edited}
+        unread += all(one.step_loss(changed) == one.step_loss(batch) for one in probes)
+    words = f"the labels of {unread} of {rows} rows do not change the step's loss"
+    yield CheckedRow(UNREAD_ROWS.expect_none(unread, f"{rows} rows"), words)
 
 
 def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:

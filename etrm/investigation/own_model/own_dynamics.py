@@ -22,8 +22,8 @@ from etrm.investigation.own_model.training_trial import TrainingChange
 from etrm.investigation.records import Arm, ControlOutcome, Verdict
 from etrm.investigation.result import HypothesisResult
 
-LOWERED = TrainingChange("rate-lowered", "every learning rate times 0.001", rate=0.001)
-"""The fault of the positive control."""
+LOWERED = TrainingChange("rate-lowered", "every learning rate times 0.000001", rate=1e-6)
+"""The fault of the positive control: too low also where the user's rates are a thousand times too high."""
 GAIN = Metric("own.dynamics-loss", "training loss: {item}", Direction.LOWER)
 
 

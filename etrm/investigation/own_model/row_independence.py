@@ -7,6 +7,7 @@ another one do to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from etrm.errors import ExtensionError
-from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
+from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.own_model.batch_rows import (
     count_rows,
     exchange_rows,
@@ -34,8 +35,8 @@ EDITED_ROWS = 8
 """Rows that are edited one at a time."""
 RANDOM_SLACK = 0.25
 """How far the loss of a batch may lie outside its limits where random numbers differ between a batch and its halves."""
-SMALLEST_PAIR = 1e-5
-"""Smallest change, relative to the loss, that is no rounding: differences of losses in single precision."""
+PAIR_ROUNDING = 100
+"""Largest change that counts as none, as a multiple of the rounding of the loss in its precision."""
 
 ROW_ORDER = Metric("own.row-order", "loss of the same rows in another order", Direction.EQUAL)
 OTHER_ROWS = Metric("own.other-rows", "rows whose loss depends on another row", Direction.LOWER)
@@ -88,7 +89,7 @@ def check_other_rows(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
     yield CheckedRow(row, f"the loss of {len(touched)} of {rows} rows depends on the content of another row")
 
 
-def check_parts(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+def check_halves(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
     """Whether the loss of a batch lies between the smaller one and the sum of the losses of its halves.
 
     A mean of the rows lies between the two losses and a sum is their sum, with or without terms of the weights alone.
@@ -111,7 +112,8 @@ def check_parts(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
         return
     limits = sorted((first, second, first + second))
     slack = (RANDOM_SLACK if random else ROUNDING) * max(map(abs, limits))
-    passed = limits[0] - slack <= own <= limits[-1] + slack
+    finite = all(map(math.isfinite, (own, *limits)))  # other rows show a loss that is not finite
+    passed = limits[0] - slack <= own <= limits[-1] + slack if finite else None
     threshold = f"{limits[0]:.4g} to {limits[-1]:.4g}"
     row = HALVES.row(own, threshold=threshold, passed=passed, n=f"{rows} rows")
     words = f"the loss of a batch is {own:.4g}, and those of its halves are {first:.4g} and {second:.4g}"
@@ -142,22 +144,15 @@ def check_pairs(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
             for one in (batch, moved)
             for given in (batch[subject.labels], labels)
         ]
-        crossed = max(crossed, abs((losses[3] - losses[2]) - (losses[1] - losses[0])))
-        size = max(size, *map(abs, losses))
-    yield CheckedRow(_judge_pairs(crossed, size, len(edits), rows), _describe_pairs(crossed))
-
-
-def _judge_pairs(crossed: float, size: float, edits: int, rows: int) -> EvidenceRow:
-    limit = SMALLEST_PAIR * size
-    passed = crossed <= limit if crossed == crossed and size == size else None
-    return PAIRS.row(
-        crossed, control=0.0, threshold=f"<= {limit:.2g}", passed=passed, n=f"{edits} of {rows} rows"
-    )
-
-
-def _describe_pairs(crossed: float) -> str:
+        crossed = max(abs((losses[3] - losses[2]) - (losses[1] - losses[0])), crossed)
+        size = max(*map(abs, losses), size)
+    limit = PAIR_ROUNDING * probe.find_precision(batch) * size
+    finite = math.isfinite(crossed) and math.isfinite(size)
+    passed = crossed <= limit if finite else None
+    n = f"{len(edits)} of {rows} rows"
+    row = PAIRS.row(crossed, control=0.0, threshold=f"<= {limit:.2g}", passed=passed, n=n)
     what = "the demonstrations of a row change what the labels of another row do to the loss"
-    return f"{what}, by {crossed:.2g}"
+    yield CheckedRow(row, f"{what}, by {crossed:.2g}")
 
 
 def _find_inputs(subject: ModelUnderTest, batch: RowBatch) -> list[str]:

@@ -133,7 +133,7 @@ class TrainingTrial:
         with untouched(self.model):
             for number in numbers:
                 seed_everything(self.seed, number, 2)
-                losses.append(float(compute_loss(self.subject, self.batch(number))))
+                losses.append(float(compute_loss(self.subject, self.batch(number)).detach()))
         return sum(losses) / len(losses)
 
     def _update_as_usual(self, loss: Tensor) -> None:

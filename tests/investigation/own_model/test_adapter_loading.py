@@ -14,7 +14,8 @@ from etrm.errors import ExtensionError
 from etrm.investigation.own_model import adapter_errors
 from etrm.investigation.own_model.adapter_loading import ModelFactory, check_adapter
 from etrm.investigation.own_model.healthy_reference import REFERENCE
-from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretrained
+from etrm.investigation.own_model.loss_probe import LossProbe
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretrained, until_backward
 from tests.errors import assert_holds
 from tests.investigation.own_model.toy_adapter import factory, losses, make_toy, with_model
 
@@ -127,6 +128,36 @@ def test_a_factory_is_called_with_the_seed_or_without_an_argument() -> None:
     first = [next(model.parameters()) for model in (one, same, other)]
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first[0], first[2])
+
+
+def test_a_step_that_trains_itself_gives_the_loss_of_its_backward() -> None:
+    moved: list[str] = []
+
+    def train(model: nn.Module, rows: Any) -> None:
+        try:
+            losses(model, rows).mean().backward()
+        except Exception:  # noqa: BLE001  (as careless code does)
+            moved.append("caught")
+        moved.append("updated")
+
+    subject = make_toy(0)
+    loss = until_backward(train)(subject.model, subject.batch(0))
+    assert moved == []
+    assert torch.equal(loss, subject.step(subject.model, subject.batch(0)))  # type: ignore[arg-type]
+    loss.backward()  # its graph is whole, and backward works again
+    assert all(p.grad is not None for p in subject.model.parameters())
+
+
+def test_a_step_that_differentiates_in_an_inner_loop_is_measured_without_training() -> None:
+    """As a meta-learner's: its loss needs a gradient also where nothing is trained."""
+
+    def step(model: nn.Module, rows: Any) -> torch.Tensor:
+        inner = losses(model, rows).mean()
+        [slope] = torch.autograd.grad(inner, [model.decoder.weight], create_graph=True)
+        return losses(model, rows).mean() + slope.square().sum()
+
+    subject = check_adapter(wrong(step=step))
+    assert LossProbe(subject).step_loss(subject.batch(0)) > 0
 
 
 def test_checking_trains_nothing() -> None:

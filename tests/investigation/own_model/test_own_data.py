@@ -65,6 +65,7 @@ def step_of_remembering(model: Any, rows: dict[str, Any]) -> Tensor:
     ("made", "code"),
     [
         (factory(step=lambda model, rows: losses(model, rolled(rows)).mean()), "own.row-order"),
+        (factory(step=lambda model, rows: losses(model, rows)[-1]), "own.unread-rows"),
         (factory(batch=lambda index: rolled(batch(index))), "own.sample-origin"),
         (
             factory(batch=lambda index: {**rolled(batch(index)), "id": batch(index)["id"] % 32}, sample=None),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from etrm.investigation.own_model.adapter_loading import ModelFactory
 from etrm.investigation.own_model.loss_probe import LossProbe
 from etrm.investigation.own_model.own_data import OwnData
-from etrm.investigation.own_model.row_independence import HALVES, check_pairs, check_parts
+from etrm.investigation.own_model.row_independence import HALVES, check_halves, check_pairs
 from etrm.investigation.records import NotMeasured
 from tests.investigation.own_model.toy_adapter import Toy, batch, factory, losses, with_model
 
@@ -57,7 +57,7 @@ def test_sums_decay_and_noise_are_no_fault(step: Any) -> None:
 
 
 def test_a_mean_that_the_labels_weight_lies_between_those_of_its_halves() -> None:
-    [found] = check_parts(LossProbe(factory(step=weighted).build(0)), batch(0))
+    [found] = check_halves(LossProbe(factory(step=weighted).build(0)), batch(0))
     assert found.row.passed
 
 
@@ -77,14 +77,31 @@ def test_a_step_with_a_fixed_batch_size_is_left_out() -> None:
     def step(model: nn.Module, rows: dict[str, Any]) -> Tensor:
         return torch.stack([losses(model, rows)[row] for row in range(8)]).mean()
 
-    [found] = check_parts(LossProbe(factory(step=step).build(0)), batch(0))
+    [found] = check_halves(LossProbe(factory(step=step).build(0)), batch(0))
     assert found.row.code == HALVES.code
     assert isinstance(found.row.treatment, NotMeasured)
 
 
+def test_a_loss_that_is_not_finite_decides_nothing_here() -> None:
+    def step(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        return losses(model, rows).mean() * float("nan")
+
+    probe = LossProbe(factory(step=step).build(0))
+    found = [*check_halves(probe, batch(0)), *check_pairs(probe, batch(0))]
+    assert [check.row.passed for check in found] == [None, None]
+
+
+def test_rounding_of_a_loss_of_half_precision_is_no_fault() -> None:
+    def step(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        return losses(model, rows).mean().bfloat16()
+
+    [found] = check_pairs(LossProbe(factory(step=step).build(0)), batch(0))
+    assert found.row.passed
+
+
 def test_rows_that_are_related_on_purpose_are_not_tested() -> None:
     probe = LossProbe(factory(independent_rows=False).build(0))
-    assert not list(check_parts(probe, batch(0)))
+    assert not list(check_halves(probe, batch(0)))
     assert not list(check_pairs(probe, batch(0)))
 
 
