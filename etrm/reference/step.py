@@ -46,6 +46,9 @@ class Limits:
     clipping: float = 2e-3
 
 
+ROUNDINGS = 3.0
+"""A difference of up to this many times the rounding of a gradient in a lower precision is taken for rounding. Two
+gradients with independent rounding rarely differ by twice as much as one of them does from the exact one."""
 LIMITS = {"float32": Limits(forward=2e-4, gradient=1e-3), "bfloat16": Limits(forward=0.1, gradient=0.5)}
 """By ``train.precision``. Healthy runs of every encoder on a CPU stay below 5e-6 and 3e-5 in float32, and below 0.02
 and 0.2 in bfloat16; a GPU sums in another order."""
@@ -93,6 +96,8 @@ class _Comparison:
             name for name in step.parameters if frozen is None or not name.startswith(frozen)
         )
         self.carry = self.before.carries[step.bucket]
+        self.wanted: dict[str, Tensor] = {}  # the gradient of the reference
+        self.least = 0.0
 
     def departures(self) -> Iterator[Departure]:
         yield from self._schedule()
@@ -114,7 +119,7 @@ class _Comparison:
         """Context, core and gradient; in a lower precision, what departs from the reference in that precision too.
 
         Where the gradients of rows cancel, rounding is a large part of what is left, and the reference in float32 does
-        not have it: .79 of an encoder's gradient in one of 20 healthy steps, and .03 between equal precisions.
+        not have it. So a gradient must differ by more than the two references do.
         """
         found = list(self._forward_and_backward())
         if found and self.train.precision != "float32":
@@ -122,7 +127,12 @@ class _Comparison:
             device = next(iter(self.weights.values())).device
             with torch.autocast(device.type, getattr(torch, self.train.precision)):
                 again = {(departure.stage, departure.tensor) for departure in same._forward_and_backward()}
-            found = [departure for departure in found if (departure.stage, departure.tensor) in again]
+            found = [
+                departure
+                for departure in found
+                if (departure.stage, departure.tensor) in again
+                and departure.size > ROUNDINGS * self._find_rounding(departure, same)
+            ]
         yield from found
 
     # -- before the model -------------------------------------------------------------------------
@@ -325,18 +335,27 @@ class _Comparison:
     def _gradient(self) -> Iterator[Departure]:
         stage = PipelineStage.GRADIENT
         zero = {name: torch.zeros_like(self.weights[name]) for name in self.step.parameters}
-        wanted = {
+        self.wanted = {
             name: zero[name] if (grad := self.weights[name].grad) is None else grad
             for name in self.step.parameters
         }
-        length = _norm(list(wanted.values()))
+        # A gradient far below the others is rounding of theirs.
+        self.least = 1e-3 * _norm(list(self.wanted.values()))
         for name in self.step.parameters:
             real = self.step.gradients.get(name)
-            real = zero[name] if real is None else _dense(real).float()
-            # A gradient far below the others is rounding of theirs.
-            size = _ratio(_norm([real - wanted[name]]), max(_norm([wanted[name]]), 1e-3 * length))
+            size = self._compare_gradient(name, zero[name] if real is None else _dense(real).float())
             if not size <= self.limits.gradient:
                 yield Departure(stage, name, size, self.limits.gradient)
+
+    def _compare_gradient(self, name: str, other: Tensor) -> float:
+        """The difference of a gradient from that of the reference, relative to the latter."""
+        return _ratio(_norm([other - self.wanted[name]]), max(_norm([self.wanted[name]]), self.least))
+
+    def _find_rounding(self, departure: Departure, low: _Comparison) -> float:
+        """What the reference in a lower precision differs by from this one in a gradient; 0 of any other tensor."""
+        if departure.stage is not PipelineStage.GRADIENT or departure.tensor not in low.wanted:
+            return 0.0
+        return self._compare_gradient(departure.tensor, low.wanted[departure.tensor])
 
     # -- after the model --------------------------------------------------------------------------
 

@@ -91,8 +91,10 @@ class OwnDynamics(OwnHypothesis):
 def list_changes(subject: ModelUnderTest) -> list[TrainingChange]:
     """The changes that the adapter allows."""
     found = [
-        TrainingChange("rate-x0.1", "every learning rate times 0.1", rate=0.1),
-        TrainingChange("rate-x10", "every learning rate times 10", rate=10.0),
+        *(
+            TrainingChange(f"rate-x{factor:g}", f"every learning rate times {factor:g}", rate=factor)
+            for factor in (0.01, 0.1, 10.0, 100.0)  # a rate that is a hundred times wrong is a common mistake
+        ),
         TrainingChange("clip-1", "gradients clipped to norm 1", clip_norm=1.0),
         TrainingChange("batch-x2", "two batches joined to one", joined=2),
     ]

@@ -17,6 +17,8 @@ from etrm.investigation.own_model.training_trial import TrainingChange
 from etrm.investigation.records import Verdict
 from tests.investigation.own_model.toy_adapter import Toy, factory, with_model
 
+RATES = ["rate-x0.01", "rate-x0.1", "rate-x10", "rate-x100"]
+
 
 def make_runs(arms: dict[str, list[tuple[float, float]]]) -> ShortRuns:
     runs = ShortRuns(factory(), None, "s", (0, 1))
@@ -70,9 +72,9 @@ def test_a_rate_that_is_far_too_low_is_a_candidate_by_a_higher_one() -> None:
 
 def test_changes_are_those_that_the_adapter_allows() -> None:
     names = [change.name for change in list_changes(factory().build(0))]
-    assert names == ["rate-x0.1", "rate-x10", "clip-1", "batch-x2", "context-rate-x0.1"]
+    assert names == [*RATES, "clip-1", "batch-x2", "context-rate-x0.1"]
     allowed = factory(clip_norm=1.0, schedule=lambda optimizer: None, context_module="").build(0)
-    assert [change.name for change in list_changes(allowed)][4:] == ["no-schedule", "no-clipping"]
+    assert [change.name for change in list_changes(allowed)][-2:] == ["no-schedule", "no-clipping"]
 
 
 class Narrow(Toy):
