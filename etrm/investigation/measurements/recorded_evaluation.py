@@ -32,7 +32,7 @@ from etrm.reference.evaluation import (
     list_evaluated,
 )
 from etrm.reference.loader import ReferenceRow
-from etrm.training.scoring.predictor import make_predictor
+from etrm.training.scoring.predictor import evaluate_tasks, make_predictor
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -86,7 +86,7 @@ def record_own_answers(trainer: Trainer, model: Variant | None = None) -> Record
     if isinstance(request, NotCovered):
         return request
     predictor = make_predictor(model or trainer.model, trainer.config.evaluate.halting)
-    return record_evaluation(trainer, request, predictor, "answers of the model")
+    return record_evaluation(trainer, request, predictor, "answers of the model", as_requested=True)
 
 
 def choose_held_out(config: Config, count: int = TASKS) -> TaskSet:
@@ -120,9 +120,23 @@ def _request_own(trainer: Trainer) -> EvaluationRequest | NotCovered:
 
 
 def record_evaluation(
-    trainer: Trainer, request: EvaluationRequest, predictor: Predictor, label: str
+    trainer: Trainer,
+    request: EvaluationRequest,
+    predictor: Predictor,
+    label: str,
+    *,
+    as_requested: bool = False,
 ) -> RecordedEvaluation:
-    """Evaluate once, and record every row that the evaluator has answered."""
+    """Evaluate once, and record every row that the evaluator has answered.
+
+    Args:
+        trainer: the run, whose evaluator is recorded.
+        request: the request, by which the reference evaluates.
+        predictor: the answers.
+        label: the name of the evaluation.
+        as_requested: whether the arguments of the evaluator are those of an evaluation of the run, so that a fault in
+            them shows too; else they are those of the request.
+    """
     config, answers = trainer.config, list[RecordedAnswer]()
 
     def answer(samples: Sequence[Sample]) -> Sequence[Answer | None]:
@@ -132,17 +146,20 @@ def record_evaluation(
 
     recorded = RecordedEvaluation(label, request, answers)
     try:
-        report = trainer.recipe.evaluate(
-            request.tasks,
-            answer,
-            augmentations=request.augmentations,
-            data=request.data,
-            seed=request.seed,
-            variant=config.model.variant,
-            trained=request.trained,
-            ks=request.ks,
-            batch_size=config.evaluate.batch_size,
-        )
+        if as_requested:
+            report = evaluate_tasks(trainer.recipe, answer, request.tasks, config, trainer.tasks)
+        else:
+            report = trainer.recipe.evaluate(
+                request.tasks,
+                answer,
+                augmentations=request.augmentations,
+                data=request.data,
+                seed=request.seed,
+                variant=config.model.variant,
+                trained=request.trained,
+                ks=request.ks,
+                batch_size=config.evaluate.batch_size,
+            )
     except (ValueError, EtrmError) as error:  # answers of the required form, or tasks, are refused
         return replace(recorded, refused=str(error).partition("\n")[0])
     return replace(recorded, reported=plain_report(report))

@@ -263,6 +263,7 @@ STAGES: tuple[StageRow, ...] = (
     *_rows("evaluation/voting.py", ("*", "", "votes")),
     *_rows(
         "training/scoring/predictor.py",
+        ("evaluate_tasks", "", "queries"),
         ("make_predictor.answer", "", "answers"),
         ("make_batch", "", "answers"),
         ("solve_samples", "", "answers"),
@@ -273,7 +274,6 @@ STAGES: tuple[StageRow, ...] = (
         "training/scoring/score_run.py",
         ("evaluate_run", "chosen.weights", "weights"),
         ("evaluate_run", "load_model(folder", "weights"),
-        ("_evaluate", "", "queries answers"),
     ),
     *_rows("training/train_state.py", ("TrainState.capture", "averaged = ", "weights average")),
     *_rows("checkpoints/weights.py", ("load_weights", "load_state_dict", "weights")),

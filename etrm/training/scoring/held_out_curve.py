@@ -17,7 +17,7 @@ from etrm.data import TaskSet
 from etrm.evaluation import EvaluationReport
 from etrm.model.variant import Variant
 from etrm.training.recipe import Recipe
-from etrm.training.scoring.predictor import BEST, make_predictor
+from etrm.training.scoring.predictor import BEST, evaluate_tasks, make_predictor
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.train_state import TrainState
 
@@ -116,16 +116,8 @@ class HeldOutCurve:
 
     def _evaluate(self, model: Variant) -> EvaluationReport:
         config = self._config
-        return self._recipe.evaluate(
-            load_held_out_tasks(config),
-            make_predictor(model, config.evaluate.halting),
-            augmentations=config.evaluate.augmentations,
-            data=config.data,
-            seed=config.train.seed,
-            variant=config.model.variant,
-            trained=None if config.model.has_encoder else self._trained,
-            batch_size=config.evaluate.batch_size,
-        )
+        predictor = make_predictor(model, config.evaluate.halting)
+        return evaluate_tasks(self._recipe, predictor, load_held_out_tasks(config), config, self._trained)
 
     def recall(self, folder: Path, size: int) -> None:
         """Set the best score of a run that resumes to that of its logged steps, the first bytes of its metrics."""

@@ -16,11 +16,12 @@ from etrm.config import Config
 from etrm.data import Sample, TaskSet, collate, open_episodes
 from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
-from etrm.evaluation import Answer, Predictor
+from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.model.solve import solve
 from etrm.model.variant import StepOutput, Variant, with_noise
 from etrm.training.faults import build_recipe
 from etrm.training.loss import act_loss
+from etrm.training.recipe import Recipe
 
 BEST = "best"
 """The subfolder of a run folder with its best checkpoint."""
@@ -36,6 +37,30 @@ def make_predictor(model: Variant, halting: Literal["all_steps", "early"] = "all
         return [(row[: len(s.tokens)], q) for s, row, q in zip(samples, tokens, logits, strict=True)]
 
     return answer
+
+
+def evaluate_tasks(
+    recipe: Recipe, predictor: Predictor, tasks: TaskSet, config: Config, trained: TaskSet
+) -> EvaluationReport:
+    """Evaluate answers to tasks in the way that a config requests.
+
+    Args:
+        recipe: the recipe with the evaluator.
+        predictor: the answers.
+        tasks: the tasks to evaluate.
+        config: the config of the run.
+        trained: the tasks of the run, by which a puzzle table is numbered.
+    """
+    return recipe.evaluate(
+        tasks,
+        predictor,
+        augmentations=config.evaluate.augmentations,
+        data=config.data,
+        seed=config.train.seed,
+        variant=config.model.variant,
+        trained=None if config.model.has_encoder else trained,
+        batch_size=config.evaluate.batch_size,
+    )
 
 
 def make_noisy(model: Variant) -> Variant:

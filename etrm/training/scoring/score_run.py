@@ -20,7 +20,7 @@ from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.training.faults import build_recipe
 from etrm.training.scoring.fitted_scores import Fit, FittedScores, score_fitted
-from etrm.training.scoring.predictor import load_model, make_noisy, make_predictor
+from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_noisy, make_predictor
 from etrm.training.task_sets import load_held_out_tasks, load_whole_set
 
 
@@ -190,16 +190,8 @@ def score_steps(folder: Path) -> dict[int, EvaluationReport]:
 
 
 def _evaluate(model: Variant, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
-    return build_recipe(config).evaluate(
-        asked,
-        make_predictor(model, config.evaluate.halting),
-        augmentations=config.evaluate.augmentations,
-        data=config.data,
-        seed=config.train.seed,
-        variant=config.model.variant,
-        trained=tasks if not config.model.has_encoder else None,
-        batch_size=config.evaluate.batch_size,
-    )
+    predictor = make_predictor(model, config.evaluate.halting)
+    return evaluate_tasks(build_recipe(config), predictor, asked, config, tasks)
 
 
 def _puzzles(model: Variant) -> int:

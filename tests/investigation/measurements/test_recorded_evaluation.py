@@ -14,8 +14,9 @@ from etrm.config import Config, DataConfig, list_presets, with_settings
 from etrm.data import Sample, TaskSet
 from etrm.data.task import Grid
 from etrm.data.tokens import EOS
-from etrm.evaluation import Candidate, Prediction, passk, voting
+from etrm.evaluation import Candidate, EvaluationReport, Prediction, Predictor, passk, voting
 from etrm.evaluation.passk import PassK, QueryResult
+from etrm.investigation.measurements import recorded_evaluation
 from etrm.investigation.measurements.recorded_evaluation import (
     choose_held_out,
     compare_loaded_weights,
@@ -24,6 +25,8 @@ from etrm.investigation.measurements.recorded_evaluation import (
 )
 from etrm.reference.departure import Departure, NotCovered, PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
+from etrm.training.recipe import Recipe
+from etrm.training.scoring.predictor import evaluate_tasks
 from etrm.training.trainer import Trainer
 from tests.reference.invented import few_of
 
@@ -76,6 +79,21 @@ def test_puzzle_ids_that_were_trained_depart_nowhere() -> None:
 
 
 # -- planted changes ------------------------------------------------------------------------------
+
+
+def test_augmentations_of_another_seed_than_the_run_depart_at_the_queries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def draw_otherwise(
+        recipe: Recipe, predictor: Predictor, tasks: TaskSet, config: Config, trained: TaskSet
+    ) -> EvaluationReport:
+        other = with_settings(config, train={"seed": config.train.seed + 1})
+        return evaluate_tasks(recipe, predictor, tasks, other, trained)
+
+    trainer = build_trainer(few_of("smoke", evaluate={"max_tasks": 4, "augmentations": 3}))
+    monkeypatch.setattr(recorded_evaluation, "evaluate_tasks", draw_otherwise)
+    found = compare_all([record_own_answers(trainer)])
+    assert found[0].stage is PipelineStage.QUERIES
 
 
 def share_with_padding(sample: Sample, prediction: Prediction | None) -> float:
