@@ -162,13 +162,14 @@ class Sweep:
         i = self.interval
         cost = {
             False: "which raises the loss",
-            True: "which does not raise the loss by as much as matters",
-            None: "and it is undecided whether that raises the loss",
+            True: "which does not raise the loss noticeably",
+            None: "and whether that raises the loss is undecided",
         }[self.decision.ruled_out]
         unused = ", but there mismatched demonstrations give the same loss"
         return (
-            f"{cost}: of smaller scales {self.scale:g} is best, with a loss of {self.losses[self.scale]:.3f} against "
-            f"{self.losses[1.0]:.3f}, {describe_change(i)}" + ("" if self.used or i.mean <= 0 else unused)
+            f"{cost}: at {self.scale:g} times the context, the best smaller size, it is {self.losses[self.scale]:.3f} "
+            f"instead of {self.losses[1.0]:.3f}, {describe_change(i)}"
+            + ("" if self.used or i.mean <= 0 else unused)
         )
 
 
