@@ -13,7 +13,13 @@ from etrm.training.step_check import read_compared
 from etrm.training.trainer import train
 from tests.devices.test_training import SUBJECTS
 
-COMPARED = [name for name in SUBJECTS if name not in ("without monitor", "published canvas")]
+QUICK = ("accumulated", "several buckets")
+"""What is compared in every run of the tests: two paths of the step, for each subject takes seconds."""
+COMPARED = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in SUBJECTS
+    if name not in ("without monitor", "published canvas")
+]
 
 
 @pytest.mark.parametrize("name", COMPARED)

@@ -146,8 +146,8 @@ def test_a_candidate_is_named_where_nothing_is_proven() -> None:
     [
         pytest.param((), None, marks=pytest.mark.slow),
         (("cached-context",), "H2"),
-        (("freeze-skips-optimizer",), "H2"),
-        (("decoder-not-loaded",), "H1"),
+        pytest.param(("freeze-skips-optimizer",), "H2", marks=pytest.mark.slow),
+        pytest.param(("decoder-not-loaded",), "H1", marks=pytest.mark.slow),
         (("decoder-cycles-mismatch",), "H1"),
         (("context-ignored",), "H3"),
         (("context-nan",), "H3"),

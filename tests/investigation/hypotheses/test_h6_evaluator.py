@@ -157,6 +157,7 @@ def test_weights_of_a_run_that_cannot_step_are_absent() -> None:
     assert not facts.holds
 
 
+@pytest.mark.slow
 def test_the_controls_of_formulas_behave() -> None:
     found = [(control, h6.inspect_evaluator(control.config)) for control in h6.list_formula_controls()]
     assert [facts.holds for _, facts in found] == [control.positive for control, _ in found] == [False, True]

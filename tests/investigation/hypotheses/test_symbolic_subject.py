@@ -97,6 +97,7 @@ def test_a_healthy_solver_is_not_accused(name: str) -> None:
     assert not trace_context(config).holds
 
 
+@pytest.mark.slow
 def test_a_loop_in_python_is_not_accused() -> None:
     config = small("python-loop-predicates")
     assert not facts(config).holds, facts(config).words

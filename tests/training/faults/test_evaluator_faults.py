@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from etrm.config import load, with_settings
@@ -67,6 +68,7 @@ def test_noise_selects_other_templates_at_every_call() -> None:
     assert len({tuple(found.flatten().tolist()) for found in best}) == 5
 
 
+@pytest.mark.slow
 def test_quantifiers_are_not_narrowed_where_there_is_none() -> None:
     config = with_settings(
         load("symbolic-rules"),
