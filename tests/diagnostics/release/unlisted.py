@@ -209,7 +209,7 @@ def set_back(subject: Subject, loss: Tensor) -> None:
 
 
 def poisoned(subject: Subject) -> None:
-    """One weight of the core is infinite from step 20 on: a bad division."""
+    """The loss is infinite in step 20: a bad division."""
     step = -1
     forward = subject.loss
 
@@ -252,7 +252,7 @@ UNLISTED: tuple[Fault, ...] = (
     Fault("evaluation", "the model is left in evaluation mode",
           Said("MODE001", "norm", "left-in-evaluation"), evaluation_mode),
     Fault("not finite", "an infinite loss on one step",
-          Said("REACH003", "", "overflow-elsewhere", first=(20, 20)), poisoned),
+          Said("REACH003", "", "overflow-in-loss", first=(20, 20)), poisoned),
     Fault("tied", "a weight of the encoder is a weight of the core by mistake",
           Said("SHARE001", "encoder", "shared-tensor", note=True), tied),
     Fault("faint", "the gradient of the encoder is a millionth of what it should be",
