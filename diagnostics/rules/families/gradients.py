@@ -357,6 +357,6 @@ GRAD007 = Rule(
     why="The term of the loss that it computes has no effect.",
     example="The fake is detached in the generator's own step: `loss_g = fool(d(fake.detach())) + l1`.",
     false_alarms="A body with an optimiser of its own that ignores one of two losses on purpose.",
-    rank=66,
+    rank=115,
 )
 FAMILY = Family(30, "Gradients of modules", (GRAD001, GRAD002, GRAD003, GRAD004, GRAD005, GRAD006, GRAD007))

@@ -312,7 +312,7 @@ MOVE003 = Rule(
     example="A scheduler is stepped where the optimiser should be.",
     false_alarms="Gradient accumulation over more than twenty monitored micro-steps: put the whole"
     " accumulation into one step.",
-    explains=frozenset({"MOVE001"}),
+    explains=frozenset({"MOVE001", "GRAD007"}),
     rank=110,
 )
 MOVE004 = Rule(
