@@ -102,6 +102,17 @@ class Rule:
     everywhere: bool = False
     rank: int | None = None
 
+    def found_once(self, module: str, cause: Cause, severity: Severity | None = None) -> Finding:
+        """Make a finding that is no matter of numbers or steps, with its cause as the message.
+
+        Args:
+            module: Name of the watched module, "" for the whole model.
+            cause: One of the rule's causes, with its facts.
+            severity: Severity where it is not the rule's.
+        """
+        evidence = Evidence(self.metric, 1.0, None, 0, 0)
+        return self.finding(module, f"{module or 'model'}: {cause}", evidence, cause, severity)
+
     def finding(
         self, module: str, message: str, evidence: Evidence, cause: Cause, severity: Severity | None = None
     ) -> Finding:

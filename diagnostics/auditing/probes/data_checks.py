@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
 from diagnostics.causes import Cause
-from diagnostics.findings import Evidence, Finding
+from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.rules.rule import CRITICAL, WARNING, Family, Rule
 
@@ -118,6 +118,8 @@ _INSIDE = 0.5  # share of the occurrences: of padding at one end it is 0
 _RATE = 0.75  # usual rates are at most 0.5; one of what is kept is 0.8 and more
 _FEATURES = 4096
 """Features that are compared with the labels, of the first of them."""
+_CHANCE = 1e-3
+"""Expected number of features that would look like the label by chance: few samples of many features have some."""
 _LOOKUPS = 16  # indices from which it is no chance that all are equal
 _CHANGED = 1e-6
 """Relative change of an output from which it depends on an input: rounding may differ with the shapes of kernels."""
@@ -133,15 +135,10 @@ def check_data(model: nn.Module, steps: Sequence[ObservedStep], owner: Callable[
     found = [*_check_lookups(model, steps, owner), *_check_dropouts(model, owner)]
     if steps:
         label = _find_label(steps)
-        found += [] if label is None else [_finding(LEAK003, "", label)]
+        found += [] if label is None else [LEAK003.found_once("", label)]
         target = _find_seen_target(model, steps[0])
-        found += [] if target is None else [_finding(LEAK002, "", target)]
+        found += [] if target is None else [LEAK002.found_once("", target)]
     return found
-
-
-def _finding(rule: Rule, module: str, cause: Cause) -> Finding:
-    message = f"{module or 'model'}: {cause}"
-    return rule.finding(module, message, Evidence(rule.metric, 1.0, None, 0, 0), cause)
 
 
 def _check_lookups(
@@ -159,9 +156,9 @@ def _check_lookups(
             and all(bool((g == first).all()) for g in indices)
         ):
             cause = ONE_ROW.of(lookups=total, row=int(first), rows=layer.num_embeddings)
-            yield _finding(ROWS001, owner(name), cause)
+            yield ROWS001.found_once(owner(name), cause)
         elif layer.padding_idx is not None and all(_is_inside(g, layer.padding_idx) for g in indices):
-            yield _finding(ROWS002, owner(name), PADDING_INSIDE.of(row=layer.padding_idx))
+            yield ROWS002.found_once(owner(name), PADDING_INSIDE.of(row=layer.padding_idx))
 
 
 def _is_inside(indices: Tensor, padding: int) -> bool:
@@ -178,7 +175,7 @@ def _is_inside(indices: Tensor, padding: int) -> bool:
 def _check_dropouts(model: nn.Module, owner: Callable[[str], str]) -> Iterator[Finding]:
     for name, layer in model.named_modules():
         if isinstance(layer, _DROPOUTS) and layer.training and _RATE < layer.p < 1.0:
-            yield _finding(DROP001, owner(name) or name, DROPS_MOST.of(rate=layer.p))
+            yield DROP001.found_once(owner(name) or name, DROPS_MOST.of(rate=layer.p))
 
 
 def _find_label(steps: Sequence[ObservedStep]) -> Cause | None:
@@ -194,8 +191,16 @@ def _find_label(steps: Sequence[ObservedStep]) -> Cause | None:
         return None
     constant = torch.stack([(group == group[:1]).all(0) for group in groups]).all(0)
     values = torch.stack([group[0] for group in groups])
-    telling = constant & (values != values[:1]).any(0)
-    return LABEL_IN_INPUT.of(feature=int(telling.nonzero()[0])) if bool(telling.any()) else None
+    telling = (constant & (values != values[:1]).any(0)).nonzero().flatten().tolist()
+    agreeing = len(features) - len(
+        classes
+    )  # samples whose value follows from that of another one of their class
+    for feature in telling:
+        _, counts = features[:, feature].unique(return_counts=True)
+        equal = float((counts / len(features)).square().sum())  # chance that two samples have equal values
+        if features.shape[1] * equal**agreeing < _CHANCE:
+            return LABEL_IN_INPUT.of(feature=feature)
+    return None
 
 
 def _features_and_labels(step: ObservedStep) -> tuple[Tensor, Tensor] | None:
@@ -227,10 +232,12 @@ def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:
     with torch.no_grad():
         model.eval()
         before = step.call()
-        given[:, half:] = given[:, half:].flip(0) if len(given) > 1 else given[:, half:].flip(1)
-        random.restore()
-        after = step.call()
-        given.copy_(was)
+        try:  # the tensor is the user's
+            given[:, half:] = given[:, half:].flip(0) if len(given) > 1 else given[:, half:].flip(1)
+            random.restore()
+            after = step.call()
+        finally:
+            given.copy_(was)
     change = (after - before)[:, :half].abs().amax()
     return SEES_TARGET.of(shift=shift) if float(change) > _CHANGED * float(before.abs().amax()) else None
 

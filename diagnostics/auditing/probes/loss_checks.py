@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diagnostics.auditing.observed_step import ObservedStep, slope
 from diagnostics.auditing.operation_trace import LossCall
 from diagnostics.causes import Cause
-from diagnostics.findings import Evidence, Finding
+from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.rules.rule import CRITICAL, Family, Rule
 
@@ -111,20 +111,15 @@ def check_loss(steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> li
     found = []
     raised = [_raised(each) for each in steps]
     if raised[0] is not None and all(raised):
-        found.append(_finding(LOSS004, "", raised[0]))
+        found.append(LOSS004.found_once("", raised[0]))
     one = [_one_target(each) for each in steps]
     if one[0] is not None and all(one):
-        found.append(_finding(LOSS005, "", one[0]))
+        found.append(LOSS005.found_once("", one[0]))
     for each in steps:
         each.loss.backward()
     for module in sorted(set.intersection(*(set(each.changed) for each in steps))):
-        found.append(_finding(GRAD008, owner(module), CHANGED_UNSEEN))
+        found.append(GRAD008.found_once(owner(module), CHANGED_UNSEEN))
     return found
-
-
-def _finding(rule: Rule, module: str, cause: Cause) -> Finding:
-    message = f"{module or 'model'}: {cause}"
-    return rule.finding(module, message, Evidence(rule.metric, 1.0, None, 0, 0), cause)
 
 
 def _raised(step: ObservedStep) -> Cause | None:
@@ -207,7 +202,7 @@ def check_sign(
     first.backward()
     ratios = [_ratio(part, float(first.detach()), loss, restore) for part in _parts(watched)]
     if ratios and all(ratio is not None and ratio < _NEGATED for ratio in ratios):
-        return [_finding(LOSS004, "", GRADIENT_NEGATED)]
+        return [LOSS004.found_once("", GRADIENT_NEGATED)]
     return []
 
 

@@ -12,7 +12,7 @@ import torch
 
 from diagnostics.auditing.operation_trace import LossCall, OperationTrace, SoftmaxCall
 from diagnostics.causes import Cause
-from diagnostics.findings import Evidence, Finding
+from diagnostics.findings import Finding
 from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Rule
 
 TWICE = Cause(
@@ -106,10 +106,8 @@ def check_operations(
 
 
 def _add(found: dict[tuple[str, str, str], Finding], rule: Rule, module: str, cause: Cause) -> None:
-    message = f"{module or 'model'}: {cause}"
     severity = NOTE if cause.code == TARGET_IS_INPUT.code else None
-    evidence = Evidence(rule.metric, 1.0, None, 0, 0)
-    found.setdefault((rule.id, module, cause.code), rule.finding(module, message, evidence, cause, severity))
+    found.setdefault((rule.id, module, cause.code), rule.found_once(module, cause, severity))
 
 
 def _judge_loss(call: LossCall) -> Iterator[Cause]:

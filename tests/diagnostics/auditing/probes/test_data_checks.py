@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diagnostics import audit
+from diagnostics.auditing.observed_step import observe_step
+from diagnostics.auditing.probes.data_checks import check_data
 
 CHECKED = ("LEAK002", "LEAK003", "ROWS001", "ROWS002", "DROP001")
 WORDS, LENGTH, SAMPLES = 12, 8, 8
@@ -97,6 +99,37 @@ def test_a_label_among_the_features(noise: float, expected: list[str]) -> None:
         batches.append((torch.cat([torch.randn(24, 5), torch.ones(24, 1), shown], 1), labels))
     model = nn.Sequential(nn.Linear(9, 3))
     assert rules(model, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), batches) == expected
+
+
+@pytest.mark.parametrize("samples", [4, 8])
+def test_features_that_look_like_the_label_by_chance(samples: int) -> None:
+    torch.manual_seed(0)
+    model, labels = nn.Sequential(nn.Linear(2000, 2)), torch.arange(samples) % 2
+    batches = [((torch.rand(samples, 2000) < 0.5).float(), labels)]
+    assert rules(model, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), batches) == []
+
+
+def test_the_tokens_of_the_user_are_put_back_where_the_model_refuses_others() -> None:
+    class Picky(Language):
+        known: Tensor | None = None
+        refused = False
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            if not self.training:
+                self.refused = self.known is not None and not torch.equal(tokens, self.known)
+                self.known = tokens.clone()
+            if self.refused:
+                raise RuntimeError("other tokens")
+            return super().forward(tokens)
+
+    model, (batch, *_) = Picky("all"), sentences()
+    before = batch.clone()
+    observed = observe_step(model, next_token, batch)
+    assert observed is not None
+    with pytest.raises(RuntimeError, match="other tokens"):
+        check_data(model, [observed], lambda name: name)
+    assert model.refused
+    assert torch.equal(batch, before)
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(0.9, ["DROP001"]), (0.5, [])])
