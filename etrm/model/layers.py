@@ -182,12 +182,12 @@ def key_mask(valid: Tensor | None) -> Tensor | None:
 
 
 def cast_for_attention(x: Tensor) -> Tensor:
-    """Cast queries, keys or values to float32 on a CPU, for :func:`attend`; elsewhere they stay as they are."""
-    return x.float() if x.device.type == "cpu" else x
+    """Cast queries, keys or values of a lower precision to float32 on a CPU, for :func:`attend`."""
+    return x.float() if x.device.type == "cpu" and x.dtype == torch.bfloat16 else x
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention of (B, H, Lq, E) over (B, H, Lk, E), in float32 on a CPU.
+    """Scaled dot-product attention of (B, H, Lq, E) over (B, H, Lk, E), on a CPU in the precision of its arguments.
 
     Backward through torch's CPU kernel takes several times as long in bfloat16 as in float32 (torch 2.13).
     """

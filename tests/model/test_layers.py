@@ -338,3 +338,12 @@ def test_a_block_is_one_graph_for_a_compiler(dtype: torch.dtype | None) -> None:
     with nullcontext() if dtype is None else products_in(dtype):
         compiled = torch.compile(block, backend="eager", fullgraph=True)(x, rotation, None)
     assert torch.allclose(compiled, block(x, rotation, None), atol=1e-6)
+
+
+def test_attention_keeps_a_higher_precision() -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(8, 2, qk_norm=False).double(), torch.randn(2, 5, 8, dtype=torch.float64)
+    exact = attention(x, None, None)
+    assert exact.dtype is torch.float64
+    rounded = attention.float()(x.float(), None, None).double()
+    assert 0 < float((exact - rounded).abs().max()) < 1e-5

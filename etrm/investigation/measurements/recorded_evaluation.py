@@ -19,7 +19,7 @@ from etrm.config import Config
 from etrm.data import Sample, TaskSet
 from etrm.device import to_host
 from etrm.errors import EtrmError
-from etrm.evaluation import Answer, Predictor
+from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation.measurements.plain_values import plain_report, plain_row
 from etrm.model.variant import Variant
 from etrm.reference.canvas import COLOUR, PAD, UNCHANGED, UNSCORED, Integers
@@ -66,8 +66,22 @@ def record_known_answers(trainer: Trainer) -> list[RecordedEvaluation]:
     """
     request = request_evaluation(trainer.config, choose_held_out(trainer.config))
     rows = {_name_row(row): row for row in list_evaluated(request)}
+
+    def evaluate(predictor: Predictor) -> EvaluationReport:
+        return trainer.recipe.evaluate(
+            request.tasks,
+            predictor,
+            augmentations=request.augmentations,
+            data=request.data,
+            seed=request.seed,
+            variant=trainer.config.model.variant,
+            trained=request.trained,
+            ks=request.ks,
+            batch_size=trainer.config.evaluate.batch_size,
+        )
+
     return [
-        record_evaluation(trainer, request, predict_pattern(pattern, rows), f"known answers ({pattern})")
+        record_evaluation(request, predict_pattern(pattern, rows), f"known answers ({pattern})", evaluate)
         for pattern in AnswerPattern
     ]
 
@@ -86,7 +100,12 @@ def record_own_answers(trainer: Trainer, model: Variant | None = None) -> Record
     if isinstance(request, NotCovered):
         return request
     predictor = make_predictor(model or trainer.model, trainer.config.evaluate.halting)
-    return record_evaluation(trainer, request, predictor, "answers of the model", as_requested=True)
+
+    def evaluate(predictor: Predictor) -> EvaluationReport:
+        """Evaluate as a run does, not by the request, so that a wrong argument departs from the reference too."""
+        return evaluate_tasks(trainer.recipe, predictor, request.tasks, trainer.config, trainer.tasks)
+
+    return record_evaluation(request, predictor, "answers of the model", evaluate)
 
 
 def choose_held_out(config: Config, count: int = TASKS) -> TaskSet:
@@ -120,24 +139,20 @@ def _request_own(trainer: Trainer) -> EvaluationRequest | NotCovered:
 
 
 def record_evaluation(
-    trainer: Trainer,
     request: EvaluationRequest,
     predictor: Predictor,
     label: str,
-    *,
-    as_requested: bool = False,
+    evaluate: Callable[[Predictor], EvaluationReport],
 ) -> RecordedEvaluation:
     """Evaluate once, and record every row that the evaluator has answered.
 
     Args:
-        trainer: the run, whose evaluator is recorded.
         request: the request, by which the reference evaluates.
         predictor: the answers.
         label: the name of the evaluation.
-        as_requested: whether the arguments of the evaluator are those of an evaluation of the run, so that a fault in
-            them shows too; else they are those of the request.
+        evaluate: the evaluator with its arguments.
     """
-    config, answers = trainer.config, list[RecordedAnswer]()
+    answers = list[RecordedAnswer]()
 
     def answer(samples: Sequence[Sample]) -> Sequence[Answer | None]:
         given = predictor(samples)
@@ -146,20 +161,7 @@ def record_evaluation(
 
     recorded = RecordedEvaluation(label, request, answers)
     try:
-        if as_requested:
-            report = evaluate_tasks(trainer.recipe, answer, request.tasks, config, trainer.tasks)
-        else:
-            report = trainer.recipe.evaluate(
-                request.tasks,
-                answer,
-                augmentations=request.augmentations,
-                data=request.data,
-                seed=request.seed,
-                variant=config.model.variant,
-                trained=request.trained,
-                ks=request.ks,
-                batch_size=config.evaluate.batch_size,
-            )
+        report = evaluate(answer)
     except (ValueError, EtrmError) as error:  # answers of the required form, or tasks, are refused
         return replace(recorded, refused=str(error).partition("\n")[0])
     return replace(recorded, reported=plain_report(report))

@@ -199,21 +199,14 @@ class InspectedHypothesis(OwnHypothesis):
         what = f"the model under test, {fault.what}" if fault else "a small healthy model of this project"
         try:
             judgement = self.inspect(factory, 0).judge()
-        except ExtensionError as error:
-            if fault is not None and error.code.startswith(
-                "adapter."
-            ):  # the user's code refuses the fault itself
+        except EtrmError as error:
+            refused = isinstance(error, ExtensionError) and error.code.startswith("adapter.")
+            if fault is not None and refused:  # by the user's code, which the fault does not suit
                 what = f"a small healthy model of this project, {fault.what}; the model under test refuses it"
                 judgement = self.inspect(fault.apply(REFERENCE), 0).judge()
             else:
-                judgement = _explain(error)
-        except EtrmError as error:
-            judgement = _explain(error)
+                judgement = Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), error.brief)
         return control_outcome(fault.name if fault else HEALTHY, fault is not None, judgement, what)
-
-
-def _explain(error: EtrmError) -> Judgement:
-    return Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), error.brief)
 
 
 def describe_arms(study: str, faults: Sequence[InjectedFault]) -> tuple[Arm, ...]:

@@ -129,11 +129,8 @@ STAGES: tuple[StageRow, ...] = (
         ("AdamATan2.*", "", "update"),
         ("SignSGD.*", "", "update"),
         ("build_optimizers", "rate", "update schedule"),
-        (
-            "build_optimizers",
-            "model.encoder",
-            "update gradient",
-        ),  # left out, it is an encoder that does not train
+        # Without its group the encoder does not train.
+        ("build_optimizers", "model.encoder", "update gradient"),
         ("build_optimizers", "", "update"),
         ("schedule", "", "schedule"),
         ("set_rates", "", "schedule"),
