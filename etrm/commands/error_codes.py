@@ -16,6 +16,7 @@ _MAKERS = {
     "_Problem": "ConfigError",
     "refuse_adapter": "ExtensionError",
     "call_adapter": "ExtensionError",
+    "Refusal": "ExtensionError",
 }
 """Functions and records that become an error -> the class of the error."""
 

@@ -127,7 +127,7 @@ def in_users_code(name: str, *, importing: bool = False) -> Iterator[None]:
         yield
     except EtrmError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shown = _users_lines(error)
         if importing:
             raise ExtensionError(

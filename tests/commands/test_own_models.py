@@ -21,6 +21,12 @@ def make_model(seed, step=step):
     batch = lambda index: {"x": torch.full((4, 2), float(index)), "y": torch.ones(4, 1)}
     return ModelUnderTest(model=torch.nn.Sequential(torch.nn.Linear(2, 1)), step=step, batch=batch, labels="y")
 
+def leaves(seed):
+    raise SystemExit("bye")
+
+def returns_none(seed):
+    pass
+
 def without_loss(seed):
     return make_model(seed, lambda model, batch: step(model, batch).item())
 """
@@ -61,6 +67,8 @@ def test_the_report_is_that_of_any_investigation(folder: Path, capsys: pytest.Ca
     ("words", "code"),
     [
         (("mine.py:without_loss",), "adapter.no-loss"),
+        (("mine.py:leaves",), "adapter.factory-raised"),
+        (("mine.py:returns_none",), "adapter.wrong-factory"),
         (("mine.py:make_modle",), "extension.no-name"),
         (("other.py:make_model",), "extension.no-file"),
         (("mine.py:make_model", "--hypotheses", "N1"), "investigate.unknown-own-hypothesis"),

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from etrm.investigation.own_model.adapter_loading import ModelFactory, check_adapter
+from etrm.investigation.own_model.check_adapter import check_adapter
 from etrm.investigation.own_model.inspected_hypothesis import InspectedHypothesis
 from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES
+from etrm.investigation.own_model.model_factory import ModelFactory
 
 FOLDER = Path(__file__).parents[2] / "examples" / "own-models"
 NEEDS = {"recursive": "tiny_recursive_model", "in_context": "transformers", "generator": "diffusers"}

@@ -64,6 +64,7 @@ def test_a_missing_file_a_missing_name_and_a_missing_module(place: Path) -> None
         ("x = 1\nraise ValueError('mine')\n", ["ValueError", "mine", "line 2"]),
         ("def f(:\n", ["SyntaxError", "line 1"]),
         ("import etrm_nowhere\n", ["ModuleNotFoundError", "line 1"]),
+        ("raise SystemExit('usage: a.py DATA')\n", ["SystemExit: usage", "line 1"]),
     ],
 )
 def test_an_import_that_fails_shows_the_users_lines_alone(code: str, shown: list[str], place: Path) -> None:

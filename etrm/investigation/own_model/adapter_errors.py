@@ -16,11 +16,11 @@ EXAMPLE_FACTORY = """\
     from etrm.investigation.own_model import ModelUnderTest
 
     def make_model(seed):
-        model = MyModel()
+        rows = lambda index: torch.arange(8 * index, 8 * index + 8) % len(inputs)  # any index is allowed
         return ModelUnderTest(
-            model=model,
+            model=MyModel(),
             step=lambda model, batch: torch.nn.functional.mse_loss(model(batch["x"]), batch["y"]),
-            batch=lambda index: {"x": inputs[8 * index : 8 * index + 8], "y": targets[8 * index : 8 * index + 8]},
+            batch=lambda index: {"x": inputs[rows(index)], "y": targets[rows(index)]},
         )"""
 EXAMPLE_STEP = """\
     def step(model, batch):
@@ -31,7 +31,7 @@ EXAMPLE_STEP = """\
     # step=until_backward(train_step)"""
 EXAMPLE_BATCH = """\
     def batch(index):  # the same index gives the same batch
-        rows = slice(8 * index, 8 * index + 8)
+        rows = torch.arange(8 * index, 8 * index + 8) % len(inputs)  # any index is allowed
         return {"x": inputs[rows], "y": targets[rows]}  # rows first, as many in each tensor"""
 EXAMPLE_PARTS = """\
     ModelUnderTest(
@@ -56,8 +56,17 @@ EXAMPLE_EVALUATION = """\
 
     def evaluate(predictions, answers):  # answers are batch[labels]
         return (predictions == answers).float().mean().item()"""
+EXAMPLE_ANSWERS = """\
+    as_predictions=lambda answers: torch.nn.functional.one_hot(answers, classes).float()"""
 EXAMPLE_OPTIMIZER = """\
     optimizer=lambda model: torch.optim.AdamW(model.parameters(), 1e-3)"""
+EXAMPLE_UPDATE = """\
+    def update(model, optimizer, loss):
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()"""
+EXAMPLE_SCHEDULE = """\
+    schedule=lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10)"""
 EXAMPLE_PRETRAINED = """\
     Pretrained(
         part="decoder",
@@ -66,7 +75,8 @@ EXAMPLE_PRETRAINED = """\
         inputs=lambda: (torch.randn(4, 16),),
     )"""
 EXAMPLE_SAMPLE = """\
-    sample=lambda id: {"x": inputs[id], "y": targets[id]}  # a row without the first dimension"""
+    def sample(id):  # an entry of batch[ids]
+        return {"x": inputs[id], "y": targets[id]}  # keys of the batch; a row without the first dimension"""
 _OURS = Path(etrm.__file__).parents[1]
 
 
@@ -86,23 +96,18 @@ def refuse_adapter(code: str, what: str, *, got: str, expected: str, example: st
 
 @contextmanager
 def call_adapter(code: str, what: str, *, expected: str, example: str) -> Iterator[None]:
-    """Call a function of the adapter; whatever it raises becomes an error that shows the line of the user's code.
+    """Run code of the adapter; whatever it raises becomes an error that shows the line of the user's code.
 
     Raises:
-        ExtensionError: the function raised. Errors of this project pass unchanged.
+        ExtensionError: the code raised an exception or called ``sys.exit``. Errors of this project pass unchanged.
     """
     try:
         yield
     except EtrmError:
         raise
-    except Exception as error:
-        raise refuse_adapter(
-            code,
-            f"{what} raised an exception",
-            got=describe_exception(error),
-            expected=expected,
-            example=example,
-        ) from error
+    except (Exception, SystemExit) as error:
+        got = describe_exception(error)
+        raise refuse_adapter(code, what, got=got, expected=expected, example=example) from error
 
 
 def describe_exception(error: BaseException) -> str:

@@ -97,6 +97,14 @@ def read_bytes(tensor: Tensor) -> bytes:
     return tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
 
 
+def list_ids(batch: RowBatch, key: str) -> list[Any]:
+    """The ids of the rows, which can be compared; None for each row without a key."""
+    if not key:
+        return [None] * count_rows(batch)
+    ids = batch[key].tolist() if isinstance(batch[key], Tensor) else batch[key]
+    return [tuple(id) if isinstance(id, list) else id for id in ids]
+
+
 def list_tensor_keys(batch: RowBatch) -> list[str]:
     """The keys whose values are tensors."""
     return [key for key, value in batch.items() if isinstance(value, Tensor)]

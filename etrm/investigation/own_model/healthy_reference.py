@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretrained, RowBatch
 
 SYMBOLS = 4

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etrm.investigation.own_model.adapter_loading import Change, ModelFactory
+from etrm.investigation.own_model.adapter_functions import compute_loss
 from etrm.investigation.own_model.batch_rows import exchange_rows, take
 from etrm.investigation.own_model.context_edits import add_context_edit
+from etrm.investigation.own_model.model_factory import Change, ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 
 
@@ -86,9 +87,7 @@ def read_ids(subject: ModelUnderTest) -> ModelUnderTest:
     """The loss depends on the ids."""
 
     def step(model: nn.Module, batch: RowBatch) -> Any:
-        returned = subject.step(model, batch)
-        extra = _weigh_ids(batch[subject.ids])
-        return returned + extra if isinstance(returned, Tensor) else (returned[0] + extra, *returned[1:])
+        return compute_loss(subject, batch) + _weigh_ids(batch[subject.ids])
 
     return replace(subject, step=step)
 

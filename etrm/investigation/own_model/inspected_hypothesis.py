@@ -17,9 +17,9 @@ from etrm.investigation.evidence.table import EvidenceRow
 from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.judgement import CommonReason, Judgement
-from etrm.investigation.own_model.adapter_loading import ModelFactory
 from etrm.investigation.own_model.healthy_reference import REFERENCE
 from etrm.investigation.own_model.injected_faults import InjectedFault
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
 from etrm.investigation.own_model.short_runs import ShortRuns
 from etrm.investigation.records import Arm, Code, ControlOutcome, NotMeasured, Verdict

@@ -17,9 +17,10 @@ from etrm.checkpoints.run_folder import describe_environment
 from etrm.errors import ConfigError, EtrmError, RunFolderError
 from etrm.extensions import outside_digests, source_digest
 from etrm.investigation.judgement import CommonReason, Judgement
-from etrm.investigation.own_model.adapter_loading import ModelFactory, check_adapter, load_factory
 from etrm.investigation.own_model.batch_rows import hash_rows, list_tensor_keys
+from etrm.investigation.own_model.check_adapter import check_adapter
 from etrm.investigation.own_model.inspected_hypothesis import OwnHypothesis, OwnModelReason, OwnModelSession
+from etrm.investigation.own_model.model_factory import ModelFactory, load_factory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
 from etrm.investigation.own_model.own_capacity import OwnCapacity
 from etrm.investigation.own_model.own_context import OwnContext

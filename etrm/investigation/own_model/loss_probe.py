@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from diagnostics.testing.trials import untouched
 from etrm.device import to_host
-from etrm.investigation.own_model.adapter_loading import compute_loss, compute_sample_losses, seed_everything
+from etrm.investigation.own_model.adapter_functions import compute_loss, compute_sample_losses
+from etrm.investigation.own_model.model_factory import seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 
 ROUNDING = 1e-4

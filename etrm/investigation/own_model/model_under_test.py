@@ -86,7 +86,8 @@ class ModelUnderTest:
         step: function (model, batch) that returns the loss of a training step, or (loss, numbers to log). Gradients
             are on, for steps that differentiate in an inner loop. For a step that calls ``backward`` itself, see
             :func:`until_backward`.
-        batch: function of an index 0, 1, 2, ... that returns a training batch; the same index gives the same batch.
+        batch: function of an index 0, 1, 2, ... that returns a training batch. The same index gives the same batch, and
+            any index is allowed: where the data ends, start again.
         optimizer: function of the model that returns its optimiser, or several of them.
         update: function (model, optimizer, loss) that does backward, clipping, step and zero_grad; if it is missing,
             the usual ones are done, with ``clip_norm``.

@@ -13,17 +13,16 @@ from etrm.device import to_host
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model import injected_faults as faults
-from etrm.investigation.own_model.adapter_loading import ModelFactory, compute_loss, seed_everything
+from etrm.investigation.own_model.adapter_functions import compute_loss
 from etrm.investigation.own_model.batch_rows import count_rows, exchange_rows, take
 from etrm.investigation.own_model.context_edits import captured_contexts, captured_inputs, edited_context
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
 from etrm.investigation.own_model.loss_probe import ROUNDING, LossProbe, list_changed, stop_mixing
+from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
-from etrm.investigation.own_model.training_trial import TrainingTrial
+from etrm.investigation.own_model.training_trial import INSPECTED_STEPS, TrainingTrial
 from etrm.investigation.records import NotMeasured
 
-STEPS = 20
-"""Training steps before the context is tested a second time: a gate that starts at zero opens in them."""
 EDITED_ROWS = 4
 """Rows that are edited one at a time."""
 SMALLEST_SHARE = 1e-6
@@ -96,7 +95,7 @@ class OwnContext(InspectedHypothesis):
         trial = TrainingTrial(factory, seed)
         batch, other = trial.batch(0), trial.batch(1)
         fresh = _measure_use(_Contexts(trial.subject, seed), batch)
-        for number in range(STEPS):
+        for number in range(INSPECTED_STEPS):
             trial.step(number, trial.batch(number))
         contexts = _Contexts(trial.subject, seed)
         return InspectedModel(
@@ -203,7 +202,7 @@ def _check_use(
     fresh: tuple[float, float | None], trained: tuple[float, float | None], rows: int
 ) -> Iterator[CheckedRow]:
     limit = f">= {ROUNDING:g}"
-    n = f"{rows} rows, fresh and after {STEPS} steps"
+    n = f"{rows} rows, fresh and after {INSPECTED_STEPS} steps"
     names = ("context", "demonstrations")
     for metric, name, before, after in zip((USED, READ), names, fresh, trained, strict=True):
         if before is None or after is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,17 +14,17 @@ from etrm.device import to_host
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model import injected_faults as faults
-from etrm.investigation.own_model.adapter_errors import EXAMPLE_SAMPLE, call_adapter
-from etrm.investigation.own_model.adapter_loading import ModelFactory
 from etrm.investigation.own_model.batch_rows import (
     count_rows,
     exchange_rows,
     hash_rows,
+    list_ids,
     list_tensor_keys,
     make_wrong,
 )
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
 from etrm.investigation.own_model.loss_probe import LossProbe, are_close, list_changed
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.own_model.row_independence import (
     DRAWS,
@@ -147,7 +148,7 @@ def _check_content(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator
     if subject.ids:
         contents: dict[Any, set[str]] = {}
         for b in batches:
-            for id, content in zip(_list_ids(subject, b), hash_rows(b, keys), strict=True):
+            for id, content in zip(list_ids(b, subject.ids), hash_rows(b, keys), strict=True):
                 contents.setdefault(id, set()).add(content)
         several = sum(len(found) > 1 for found in contents.values())
         row = ID_CONTENT.expect_none(several, f"{len(contents)} ids, {n}")
@@ -164,15 +165,17 @@ def _check_held_out(subject: ModelUnderTest, batches: list[RowBatch], keys: list
     assert subject.held_out is not None
     held = [subject.held_out(index) for index in range(2)]
     trained = {
-        hash: id for b in batches for hash, id in zip(hash_rows(b, keys), _list_ids(subject, b), strict=True)
+        hash: id
+        for b in batches
+        for hash, id in zip(hash_rows(b, keys), list_ids(b, subject.ids), strict=True)
     }
-    ids = {id for b in batches for id in _list_ids(subject, b)} if subject.ids else set()
+    ids = {id for b in batches for id in list_ids(b, subject.ids)} if subject.ids else set()
     distinct = len(trained) == (len(ids) or sum(map(count_rows, batches)))
     total = sum(map(count_rows, held))
     found = sum(
         id in ids or (distinct and content in trained)
         for b in held
-        for content, id in zip(hash_rows(b, keys), _list_ids(subject, b), strict=True)
+        for content, id in zip(hash_rows(b, keys), list_ids(b, subject.ids), strict=True)
     )
     return CheckedRow(
         OVERLAP.expect_none(found, f"{total} held-out rows, {n}"),
@@ -187,14 +190,8 @@ def _check_origin(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[
     wrong: dict[str, int] = {}
     rows = 0
     for b in batches[:2]:
-        for place, id in enumerate(_list_ids(subject, b)):
-            with call_adapter(
-                "adapter.sample-raised",
-                f"sample({id!r})",
-                expected="a row as a dictionary",
-                example=EXAMPLE_SAMPLE,
-            ):
-                own = subject.sample(id)
+        for place, id in enumerate(list_ids(b, subject.ids)):
+            own = subject.sample(id)
             rows += 1
             for key, value in own.items():
                 if isinstance(value, Tensor) and key in b:
@@ -235,7 +232,7 @@ def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
     losses = probe.sample_losses(batch)
     draws = DRAWS if probe.is_random(batch) else 1
     probes = [replace(probe, seed=probe.seed + 1000 * draw) for draw in range(draws)]
-    own, ratios = 0, []
+    own, ratios, finite = 0, [], True
     rows = range(min(count_rows(batch), EDITED_ROWS))
     wrong = make_wrong(batch[subject.labels])
     for place in rows:
@@ -247,12 +244,13 @@ def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
         step = sum(
             one.step_loss(changed, unmixed=True) - one.step_loss(batch, unmixed=True) for one in probes
         )
+        finite &= math.isfinite(step) and math.isfinite(moved)
         ratios.append(step / moved if moved else float("nan"))
     words = (
         f"of {len(rows)} rows, {len(rows) - own} have labels that change the loss of another row, or of none"
     )
     yield CheckedRow(LABEL_ROWS.expect_all(own, len(rows), f"{len(rows)} rows"), words)
-    if subject.independent_rows:
+    if subject.independent_rows and finite:  # other rows show a loss that is not finite
         middle = sorted(ratios)[len(ratios) // 2]
         alike = sum(middle / 5 <= ratio <= 5 * middle for ratio in ratios) if middle > 0 else 0
         words = f"the labels of {len(rows) - alike} of {len(rows)} rows move the step's loss unlike the row's loss"
@@ -289,12 +287,3 @@ def _check_ids(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
         after, control=own, threshold="the same", passed=are_close(own, after), n=f"{rows} rows"
     )
     yield CheckedRow(row, f"the loss is {own:.4g}, and {after:.4g} with the ids exchanged between rows")
-
-
-def _list_ids(subject: ModelUnderTest, batch: RowBatch) -> list[Any]:
-    if not subject.ids:
-        return [None] * count_rows(batch)
-    ids = batch[subject.ids]
-    return [
-        tuple(id) if isinstance(id, list) else id for id in (ids.tolist() if isinstance(ids, Tensor) else ids)
-    ]

@@ -12,16 +12,11 @@ from torch import Tensor, nn
 from diagnostics.testing.trials import untouched
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
-from etrm.investigation.own_model.adapter_loading import (
-    ModelFactory,
-    compute_predictions,
-    compute_score,
-    make_predictions,
-    seed_everything,
-)
+from etrm.investigation.own_model.adapter_functions import make_predictions
 from etrm.investigation.own_model.batch_rows import count_rows, join_batches, make_wrong, select_rows, take
 from etrm.investigation.own_model.injected_faults import InjectedFault
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
+from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.records import NotMeasured
 
@@ -182,18 +177,18 @@ def _check_calls(subject: ModelUnderTest, answers: Tensor) -> Iterator[CheckedRo
     size = len(answers)
     half = _mixed(answers, size // 2)
     known = make_predictions(subject, half)
-    score = compute_score(subject, known, answers)
+    score = _evaluate(subject, known, answers)
     n = f"{size} rows"
-    again = compute_score(subject, known, answers)
+    again = _evaluate(subject, known, answers)
     row = REPEATED.row(again, control=score, threshold="equal", passed=_is_near(again, score, score), n=n)
     yield CheckedRow(row, f"a second call gives the score {again:.4g} after {score:.4g}")
     order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
-    moved = compute_score(subject, take(known, order), take(answers, order))
+    moved = _evaluate(subject, take(known, order), take(answers, order))
     row = ORDER.row(moved, control=score, threshold="equal", passed=_is_near(moved, score, score), n=n)
     yield CheckedRow(
         row, f"the same answers in another order get the score {moved:.4g} instead of {score:.4g}"
     )
-    other = compute_score(subject, make_predictions(subject, answers).roll(1, 0), answers)
+    other = _evaluate(subject, make_predictions(subject, answers).roll(1, 0), answers)
     differ = not torch.equal(answers.roll(1, 0), answers)
     passed = not _is_near(other, subject.best_score, subject.best_score) if differ else None
     row = MISMATCHED.row(other, threshold="not the best score", passed=passed, n=n)
@@ -231,7 +226,8 @@ def _check_predictions(subject: ModelUnderTest, seed: int) -> Iterator[CheckedRo
 
 def _predict(subject: ModelUnderTest, batch: RowBatch, seed: int) -> Tensor:
     seed_everything(seed, 6)
-    return compute_predictions(subject, batch).detach().clone()
+    assert subject.predict is not None
+    return subject.predict(subject.model, batch).detach().clone()
 
 
 def _count_differing(one: Tensor, other: Tensor) -> int:
@@ -251,7 +247,12 @@ def _mixed(answers: Tensor, right: int) -> Tensor:
 
 def _score(subject: ModelUnderTest, answers: Tensor, right: int) -> float:
     with untouched(subject.model):
-        return compute_score(subject, make_predictions(subject, _mixed(answers, right)), answers)
+        return _evaluate(subject, make_predictions(subject, _mixed(answers, right)), answers)
+
+
+def _evaluate(subject: ModelUnderTest, predictions: Tensor, answers: Tensor) -> float:
+    assert subject.evaluate is not None
+    return float(subject.evaluate(predictions, answers))
 
 
 def _share_of_elements(answers: Tensor, right: int) -> float:

@@ -16,7 +16,6 @@ from etrm.investigation.evidence.figures import Figure, Series
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model import injected_faults as faults
-from etrm.investigation.own_model.adapter_loading import ModelFactory
 from etrm.investigation.own_model.batch_rows import count_rows
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
 from etrm.investigation.own_model.loss_slopes import (
@@ -28,13 +27,12 @@ from etrm.investigation.own_model.loss_slopes import (
     list_parts,
     list_trained,
 )
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
-from etrm.investigation.own_model.training_trial import TrainingTrial
+from etrm.investigation.own_model.training_trial import INSPECTED_STEPS, TrainingTrial
 from etrm.investigation.records import NotMeasured
 from etrm.investigation.result import AdditionalFinding
 
-STEPS = 20
-"""Steps per seed; with fewer, some rules of the toolkit do not run."""
 COMPARED_STEPS = 3
 """Steps in which the optimiser's gradient is compared with that of the loss."""
 SMALLEST_COSINE = 0.9
@@ -186,7 +184,7 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
         expect_frozen=(*subject.frozen, *seen.unused) if children else (),
         expect_partial=partial,
     ) as monitor:
-        for number in range(STEPS):
+        for number in range(INSPECTED_STEPS):
             batch = trial.batch(number)
             expected = compute_gradient(trial, number, batch) if number < COMPARED_STEPS else None
             before = _copy_parts(trial, parts) if not number else {}
@@ -270,7 +268,7 @@ def _cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 
 def _make_rows(seen: WatchedSteps, deciding: Sequence[Finding]) -> Iterator[CheckedRow]:
-    n = f"{STEPS} steps"
+    n = f"{INSPECTED_STEPS} steps"
     yield CheckedRow(
         NO_GRAPH.expect_none(seen.graphless, n), f"the loss of {seen.graphless} of {n} has no graph"
     )

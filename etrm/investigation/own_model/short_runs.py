@@ -19,7 +19,7 @@ from statistics import fmean
 from etrm.atomic_files import write_atomically
 from etrm.investigation.comparison.paired_contrast import Contrast
 from etrm.investigation.evidence.figures import Figure, Series
-from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.training_trial import UNCHANGED, TrainingChange, TrainingTrial
 from etrm.investigation.records import Run
 

@@ -10,21 +10,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diagnostics.testing.trials import untouched
-from etrm.investigation.own_model.adapter_errors import call_adapter
-from etrm.investigation.own_model.adapter_loading import (
-    ModelFactory,
-    compute_loss,
-    make_optimizers,
-    seed_everything,
-)
+from etrm.investigation.own_model.adapter_errors import EXAMPLE_SCHEDULE, EXAMPLE_STEP, call_adapter
+from etrm.investigation.own_model.adapter_functions import compute_loss, make_optimizers
 from etrm.investigation.own_model.batch_rows import join_batches
+from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 
-EXAMPLE_UPDATE = """\
-    def update(model, optimizer, loss):
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()"""
+INSPECTED_STEPS = 20
+"""Training steps of an inspection: with fewer, some rules of the toolkit do not run, and a gate of the context that
+starts at zero does not open."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +68,12 @@ class TrainingTrial:
             if change.clip_norm is not None:
                 optimizer.register_step_pre_hook(_make_clipping(change.clip_norm))
         schedule = self.subject.schedule if change.scheduled else None
-        with call_adapter(
-            "adapter.schedule-raised",
-            "schedule(optimizer)",
-            expected="a scheduler of torch",
-            example="    schedule=lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer)",
-        ):
-            self.schedulers = [schedule(optimizer) for optimizer in self.optimizers] if schedule else []
+        self.schedulers = [schedule(optimizer) for optimizer in self.optimizers] if schedule else []
 
     def batch(self, number: int) -> RowBatch:
         """The training batch of a step; several joined where the change says so."""
         joined = self.change.joined
-        with call_adapter(
-            "adapter.later-batch-raised",
-            f"batch({number})",
-            expected="a dictionary of tensors for every index",
-            example="    batch=lambda index: batches[index % len(batches)]",
-        ):
-            batches = [self.subject.batch(number * joined + part) for part in range(joined)]
+        batches = [self.subject.batch(number * joined + part) for part in range(joined)]
         return batches[0] if joined == 1 else join_batches(batches)
 
     def loss(self, number: int, batch: RowBatch) -> Tensor:
@@ -110,21 +92,29 @@ class TrainingTrial:
         if loss.requires_grad:
             if self.subject.update is not None:
                 own = self.optimizers[: self._own]
-                given = own[0] if len(own) == 1 else own
-                with call_adapter(
-                    "adapter.update-raised",
-                    "update(model, optimizer, loss)",
-                    expected="a function that does backward, step and zero_grad",
-                    example=EXAMPLE_UPDATE,
-                ):
-                    self.subject.update(self.model, given, loss)
+                self.subject.update(self.model, own[0] if len(own) == 1 else own, loss)
                 for added in self.optimizers[self._own :]:
                     added.step()
                     added.zero_grad()
             else:
                 self._update_as_usual(loss)
-        for scheduler in self.schedulers:
-            scheduler.step()
+        self.advance_schedule(1)
+
+    def advance_schedule(self, steps: int) -> None:
+        """Advance the schedulers by some steps.
+
+        Raises:
+            ExtensionError: a scheduler raises, as where it ends before the run.
+        """
+        with call_adapter(
+            "adapter.schedule-step-raised",
+            "step() of the scheduler raised an exception",
+            expected="a scheduler whose step() takes no argument and which lasts as long as the runs",
+            example=EXAMPLE_SCHEDULE,
+        ):
+            for _ in range(steps):
+                for scheduler in self.schedulers:
+                    scheduler.step()
 
     @torch.no_grad()
     def measure(self, numbers: Sequence[int]) -> float:
@@ -137,7 +127,13 @@ class TrainingTrial:
         return sum(losses) / len(losses)
 
     def _update_as_usual(self, loss: Tensor) -> None:
-        loss.backward()
+        with call_adapter(
+            "adapter.backward-raised",
+            "the backward pass of the loss raised an exception",
+            expected="a loss whose graph is whole; step must not call backward()",
+            example=EXAMPLE_STEP,
+        ):
+            loss.backward()
         if self.subject.clip_norm is not None and self.change.clipped:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.subject.clip_norm)
         for optimizer in self.optimizers:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.own_context import OwnContext
 from tests.investigation.own_model.toy_adapter import Toy, factory, with_model
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from etrm.investigation.own_model.adapter_loading import ModelFactory
 from etrm.investigation.own_model.injected_faults import move_rows
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.own_data import OwnData
 from etrm.investigation.records import NotMeasured
 from tests.investigation.own_model.toy_adapter import (
@@ -106,6 +106,10 @@ def test_shifted_labels_are_found_where_the_step_draws_random_numbers() -> None:
         return cross_entropy(model(rows["demos"], rows["query"] + noise), rows["label"].roll(1))
 
     assert failed(factory(step=step)) == {"own.step-rows"}
+
+
+def test_a_loss_that_is_not_finite_is_no_fault_of_the_data() -> None:
+    assert failed(factory(step=lambda model, rows: losses(model, rows).mean() * float("nan"))) == set()
 
 
 def test_rows_that_are_related_on_purpose_are_not_a_fault() -> None:

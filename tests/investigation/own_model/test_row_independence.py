@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etrm.investigation.own_model.adapter_loading import ModelFactory
 from etrm.investigation.own_model.loss_probe import LossProbe
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.own_data import OwnData
 from etrm.investigation.own_model.row_independence import HALVES, check_halves, check_pairs
 from etrm.investigation.records import NotMeasured

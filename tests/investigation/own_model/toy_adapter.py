@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from etrm.investigation.own_model.adapter_loading import ModelFactory
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
 
 ROWS, SAMPLES = 8, 64

@@ -3,25 +3,55 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler as schedules
 
 from etrm.errors import ExtensionError
 from etrm.investigation.own_model import adapter_errors
-from etrm.investigation.own_model.adapter_loading import ModelFactory, check_adapter
+from etrm.investigation.own_model.check_adapter import check_adapter
 from etrm.investigation.own_model.healthy_reference import REFERENCE
 from etrm.investigation.own_model.loss_probe import LossProbe
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretrained, until_backward
 from tests.errors import assert_holds
-from tests.investigation.own_model.toy_adapter import factory, losses, make_toy, with_model
+from tests.investigation.own_model.toy_adapter import (
+    batch,
+    factory,
+    losses,
+    make_toy,
+    read_samples,
+    with_model,
+)
 
 
 def fail(*_: Any) -> Any:
     raise KeyError("no such thing")
+
+
+def leave(*_: Any) -> Any:
+    sys.exit("bye")
+
+
+def step_and_backward(model: nn.Module, rows: Any) -> torch.Tensor:
+    """A whole training step, but for the update."""
+    loss = losses(model, rows).mean()
+    loss.backward()
+    return loss
+
+
+def with_inputs(inputs: Any) -> Pretrained:
+    return Pretrained(
+        part="encoder", load=id, original=lambda: make_toy(0).model.get_submodule("encoder"), inputs=inputs
+    )
+
+
+SHARED = make_toy(0)
 
 
 def wrong(**changes: Any) -> ModelFactory:
@@ -46,7 +76,7 @@ def another_each_time() -> Any:
         (ModelFactory(fail, "f"), "adapter.factory-raised", "KeyError"),
         (ModelFactory(lambda seed: {}, "f"), "adapter.wrong-factory", "dict"),
         (ModelFactory(lambda: make_toy(0).model, "f"), "adapter.wrong-factory", "Toy"),
-        (with_model(lambda: 5), "adapter.no-model", "int"),  # type: ignore[arg-type]  # what is tested
+        (with_model(lambda: 5), "adapter.wrong-value", "int"),  # type: ignore[arg-type]  # what is tested
         (wrong(step=lambda model, rows: losses(model, rows).mean().item()), "adapter.no-loss", "float"),
         (wrong(step=lambda model, rows: None), "adapter.no-loss", "None"),
         (wrong(step=losses), "adapter.no-loss", "(8,)"),
@@ -64,8 +94,8 @@ def another_each_time() -> Any:
         (wrong(batch=lambda index: torch.zeros(3)), "adapter.wrong-batch", "Tensor"),
         (wrong(batch=lambda index: (torch.zeros(3), torch.zeros(3))), "adapter.wrong-batch", "tuple"),
         (wrong(batch=one_pass()), "adapter.batch-raised", "StopIteration"),
-        (wrong(batch=another_each_time()), "adapter.wrong-batch", "second call"),
-        (wrong(batch=[make_toy(0).batch(0)]), "adapter.batch-raised", "TypeError"),
+        (wrong(batch=another_each_time()), "adapter.unlike-batch", "second call"),
+        (wrong(batch=[make_toy(0).batch(0)]), "adapter.wrong-value", "list"),
         (wrong(step=lambda model, rows: {"loss": losses(model, rows).mean()}), "adapter.no-loss", "dict"),
         (wrong(step=lambda model, rows: losses(model, rows).mean().backward()), "adapter.no-loss", "None"),
         (wrong(evaluate=lambda predictions, answers: {"accuracy": 1.0}), "adapter.no-score", "dict"),
@@ -76,7 +106,7 @@ def another_each_time() -> Any:
             "adapter.wrong-batch",
             "x (3,), y (4,)",
         ),
-        (wrong(held_out=fail), "adapter.batch-raised", "KeyError"),
+        (wrong(held_out=fail), "adapter.held-out-raised", "KeyError"),
         (wrong(labels="y"), "adapter.no-such-key", "y"),
         (wrong(demonstrations=("demo",)), "adapter.no-such-key", "demo"),
         (wrong(optimizer=lambda model: None), "adapter.no-optimizer", "None"),
@@ -98,6 +128,53 @@ def another_each_time() -> Any:
             "adapter.loading-raised",
             "KeyError",
         ),
+        (
+            wrong(pretrained=Pretrained(part="encoder", load=id, original=dict)),
+            "adapter.wrong-original",
+            "dict",
+        ),
+        (wrong(pretrained=with_inputs(lambda: torch.zeros(3, 4))), "adapter.wrong-inputs", "Tensor"),
+        (wrong(pretrained=with_inputs(lambda: (1, 2))), "adapter.original-refuses-inputs", "TypeError"),
+        (wrong(pretrained={"part": "encoder"}), "adapter.wrong-value", "dict"),
+        (ModelFactory(leave, "f"), "adapter.factory-raised", "SystemExit: bye"),
+        (ModelFactory(lambda seed: None, "f"), "adapter.wrong-factory", "None"),  # type: ignore[arg-type, return-value]
+        (ModelFactory(lambda seed: SHARED, "f"), "adapter.same-model", "share"),
+        (wrong(step=leave), "adapter.step-raised", "SystemExit"),
+        (wrong(step=None), "adapter.wrong-value", "None"),
+        (wrong(step=step_and_backward), "adapter.backward-raised", "second time"),
+        (wrong(step=lambda *given: step_and_backward(*given).detach()), "adapter.backward-in-step", "graph"),
+        (wrong(batch=lambda index: batch(index) if index < 9 else None), "adapter.wrong-batch", "None"),
+        (
+            wrong(batch=lambda index: batch(index) if index < 5 else {"x": torch.zeros(8)}),
+            "adapter.unlike-batch",
+            "x",
+        ),
+        (wrong(held_out=lambda index: {"x": torch.zeros(8)}), "adapter.unlike-batch", "x"),
+        (wrong(held_out=lambda index: [batch(0)][index]), "adapter.held-out-raised", "IndexError"),
+        (wrong(held_out=lambda index: None), "adapter.wrong-held-out", "None"),
+        (wrong(batch=lambda index: {**batch(index), "label": [0] * 8}), "adapter.no-tensor", "list"),
+        (
+            wrong(sample_losses=lambda model, rows: losses(model, rows)[:5]),
+            "adapter.wrong-sample-losses",
+            "(5,)",
+        ),
+        (wrong(as_predictions=lambda answers: answers.tolist()), "adapter.wrong-answers", "list"),
+        (wrong(sample=fail), "adapter.sample-raised", "KeyError"),
+        (wrong(sample=lambda id: torch.zeros(4)), "adapter.wrong-sample", "Tensor"),
+        (wrong(sample=lambda id: read_samples(torch.tensor([id]))), "adapter.unlike-sample", "(1, 4)"),
+        (wrong(sample=lambda id: {"label": 3}), "adapter.unlike-sample", "int"),
+        (wrong(sample=lambda id: {"image": torch.zeros(4)}), "adapter.unlike-sample", "image"),
+        (wrong(schedule=fail), "adapter.schedule-raised", "KeyError"),
+        (wrong(schedule=lambda optimizer: None), "adapter.no-scheduler", "None"),
+        (wrong(schedule=schedules.ReduceLROnPlateau), "adapter.schedule-step-raised", "metrics"),
+        (
+            wrong(schedule=lambda optimizer: schedules.OneCycleLR(optimizer, 0.1, total_steps=12)),
+            "adapter.schedule-step-raised",
+            "12",
+        ),
+        (wrong(update=fail), "adapter.update-raised", "KeyError"),
+        (wrong(update=lambda loss: loss.backward()), "adapter.update-raised", "TypeError"),
+        (wrong(update=lambda model, optimizer, loss: None), "adapter.no-backward", "no backward"),
     ],
 )
 def test_each_wrong_adapter_is_refused_with_lines_that_work(made: ModelFactory, code: str, got: str) -> None:
@@ -112,7 +189,7 @@ def test_each_wrong_adapter_is_refused_with_lines_that_work(made: ModelFactory, 
 def test_an_exception_names_the_line_of_the_users_code() -> None:
     with pytest.raises(ExtensionError) as caught:
         check_adapter(ModelFactory(fail, "f"))
-    assert_holds(caught.value.got, "test_adapter_loading.py", fail.__code__.co_firstlineno + 1)
+    assert_holds(caught.value.got, "test_check_adapter.py", fail.__code__.co_firstlineno + 1)
 
 
 def test_a_factory_is_called_with_the_seed_or_without_an_argument() -> None:
