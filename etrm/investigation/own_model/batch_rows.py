@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from etrm.device import to_device, to_host
-from etrm.investigation.own_model.model_under_test import RowBatch
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 
 
 def count_rows(batch: RowBatch) -> int:
@@ -118,3 +118,18 @@ def are_equal(one: RowBatch, other: RowBatch) -> bool:
         else type(value) is type(other[key])
         for key, value in one.items()
     )
+
+
+def reorder_entries(values: Tensor) -> Tensor:
+    """The entries of each row in another order: those of the second dimension, moved by one."""
+    return values.roll(1, 1) if values.dim() > 1 else values
+
+
+def list_readable(subject: ModelUnderTest, batch: RowBatch) -> list[str]:
+    """The keys of the demonstrations whose values differ between rows or within a row, so that reading them shows."""
+    return [
+        key
+        for key in subject.demonstrations
+        if not torch.equal(batch[key], batch[key].roll(1, 0))
+        or not torch.equal(batch[key], reorder_entries(batch[key]))
+    ]

@@ -38,9 +38,9 @@ class SymbolReader(nn.Module):
         self.head = nn.Linear(WIDTH, SYMBOLS)
         self.register_buffer("symbols", torch.arange(SYMBOLS), persistent=False)
 
-    def forward(self, demos: Tensor, query: Tensor) -> Tensor:
-        """Logits (R, S) from demonstrations (R, S, 2 S) and queries (R,)."""
-        context = self.encoder(demos).flatten(1)
+    def forward(self, shown: Tensor, images: Tensor, query: Tensor) -> Tensor:
+        """Logits (R, S) from the symbols that are shown and their images (R, S, S), and queries (R,)."""
+        context = self.encoder(torch.cat([shown, images], dim=-1)).flatten(1)
         given = torch.cat([(query[:, None] == self.symbols).float(), context], dim=-1)
         return self.head(self.decoder(given))
 
@@ -49,18 +49,20 @@ def make_reference(seed: int) -> ModelUnderTest:
     """The adapter of the healthy model."""
     return ModelUnderTest(
         model=SymbolReader(),
-        step=lambda model, batch: cross_entropy(model(batch["demos"], batch["query"]), batch["label"]),
+        step=lambda model, batch: cross_entropy(
+            model(batch["shown"], batch["images"], batch["query"]), batch["label"]
+        ),
         batch=lambda index: _batch(ROWS * index),
         held_out=lambda index: _batch(FIRST_HELD_OUT + ROWS * index),
         optimizer=lambda model: torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2),
         context_module="encoder",
         context_consumer="decoder",
-        demonstrations=("demos",),
+        demonstrations=("shown", "images"),
         labels="label",
         ids="id",
         sample=lambda id: {key: value[0] for key, value in _batch(int(id), 1).items() if key != "id"},
         sample_losses=lambda model, batch: cross_entropy(
-            model(batch["demos"], batch["query"]), batch["label"], reduction="none"
+            model(batch["shown"], batch["images"], batch["query"]), batch["label"], reduction="none"
         ),
         predict=_predict,
         evaluate=lambda predictions, answers: (predictions == answers).float().mean().item(),
@@ -99,24 +101,26 @@ def _fixed_head() -> nn.Module:
 
 @torch.no_grad()
 def _predict(model: nn.Module, batch: RowBatch) -> Tensor:
-    return model(batch["demos"], batch["query"]).argmax(-1)
+    return model(batch["shown"], batch["images"], batch["query"]).argmax(-1)
 
 
 @cache
 def _batch(first: int, rows: int = ROWS) -> RowBatch:
     """The samples ``first`` to ``first + rows - 1``."""
-    demos, queries, labels = [], [], []
+    shown, seen, queries, labels = [], [], [], []
     for id in range(first, first + rows):
         generator = torch.Generator().manual_seed(id)
         images, order = (torch.randperm(SYMBOLS, generator=generator) for _ in range(2))
         query = int(torch.randint(SYMBOLS, (), generator=generator))
-        demos.append(torch.cat([one_hot(order, SYMBOLS), one_hot(images[order], SYMBOLS)], dim=-1).float())
+        shown.append(one_hot(order, SYMBOLS).float())
+        seen.append(one_hot(images[order], SYMBOLS).float())
         queries.append(query)
         labels.append(int(images[query]))
     ids = torch.arange(first, first + rows)
     return {
         "id": ids,
-        "demos": torch.stack(demos),
+        "shown": torch.stack(shown),
+        "images": torch.stack(seen),
         "query": torch.tensor(queries),
         "label": torch.tensor(labels),
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from etrm.investigation.own_model.adapter_functions import compute_loss
-from etrm.investigation.own_model.batch_rows import exchange_rows, take
+from etrm.investigation.own_model.batch_rows import exchange_rows, list_readable, take
 from etrm.investigation.own_model.context_edits import add_context_edit
 from etrm.investigation.own_model.model_factory import Change, ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
@@ -99,6 +99,18 @@ def mix_rows(subject: ModelUnderTest) -> ModelUnderTest:
     return replace(subject, sample_losses=lambda model, batch: _mix(own(model, batch)))
 
 
+def hide_demonstrations(subject: ModelUnderTest) -> ModelUnderTest:
+    """The step gets one value everywhere for the last key of the demonstrations that can be tested."""
+    first = subject.batch(0)
+    key = list_readable(subject, first)[-1]
+    entry = first[key][:1] if first[key].dim() < 2 else first[key][:1, :1]
+
+    def step(model: nn.Module, batch: RowBatch) -> Any:
+        return subject.step(model, {**batch, key: entry.expand_as(batch[key])})
+
+    return replace(subject, step=step)
+
+
 def freeze_part(subject: ModelUnderTest) -> ModelUnderTest:
     """A part that should train takes no gradient."""
     part = name_trained_part(subject)
@@ -161,6 +173,9 @@ LOADER_LABELS = InjectedFault(
 )
 LEAKED_ROWS = InjectedFault("leaked-rows", "the held-out rows are trained on", leak_held_out)
 LOSS_BY_ID = InjectedFault("loss-by-id", "the loss depends on the ids", read_ids)
+UNREAD_DEMONSTRATIONS = InjectedFault(
+    "unread-demonstrations", "the step does not read one key of the demonstrations", hide_demonstrations
+)
 MIXED_ROWS = InjectedFault("mixed-rows", "the loss of a row contains that of the next row", mix_rows)
 
 

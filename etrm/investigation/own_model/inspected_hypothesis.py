@@ -36,6 +36,7 @@ class OwnModelReason(StrEnum):
 
     SOUND = "own.sound"
     INPUT_MISSING = "own.input-missing"
+    ROWS_REPEAT = "own.rows-repeat"
 
 
 @dataclass
@@ -78,10 +79,12 @@ class CheckedRow:
     Attributes:
         row: the row.
         words: the failure in words, with the numbers.
+        left_out: the code of the reason why it was not measured, if it has one.
     """
 
     row: EvidenceRow
     words: str = ""
+    left_out: OwnModelReason | None = None
 
     @property
     def failed(self) -> bool:
@@ -130,7 +133,8 @@ class InspectedModel:
         ]
         without = f"; {len(left)} left out ({'; '.join(dict.fromkeys(left))})" if left else ""
         sentence = f"All {passed} checks pass{without} {scope}".rstrip()
-        return Judgement(Verdict.INVALIDATED, (OwnModelReason.SOUND,), f"{sentence}.")
+        reasons = dict.fromkeys(check.left_out for check in self.checks if check.left_out)
+        return Judgement(Verdict.INVALIDATED, (OwnModelReason.SOUND, *reasons), f"{sentence}.")
 
 
 class OwnHypothesis(ABC):

@@ -19,10 +19,16 @@ from etrm.investigation.own_model.batch_rows import (
     exchange_rows,
     hash_rows,
     list_ids,
+    list_readable,
     list_tensor_keys,
     make_wrong,
 )
-from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
+from etrm.investigation.own_model.inspected_hypothesis import (
+    CheckedRow,
+    InspectedHypothesis,
+    InspectedModel,
+    OwnModelReason,
+)
 from etrm.investigation.own_model.loss_probe import LossProbe, are_close, list_changed
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
@@ -30,6 +36,7 @@ from etrm.investigation.own_model.row_independence import (
     DRAWS,
     EDITED_ROWS,
     MIXED,
+    check_demonstrations_read,
     check_halves,
     check_order,
     check_other_rows,
@@ -69,8 +76,9 @@ class OwnData(InspectedHypothesis):
         statement="The training data is wrong, or the loss uses it wrongly.",
         refuted_by=(
             "The rows of a batch can be reordered without changing the loss, which is a mean or sum over rows; the "
-            "labels of a row change its own loss and no other; ids do not change the loss; rows with one id have one "
-            "content, which is that of the sample; no held-out row is trained on."
+            "labels of a row change its own loss and no other; ids do not change the loss; the loss reads every key of "
+            "the demonstrations; rows with one id have one content, which is that of the sample; no held-out row is "
+            "trained on."
         ),
         mechanism=(
             "Labels of another row, labels of an earlier batch, ids that give the answer away, or rows that read each "
@@ -89,16 +97,18 @@ class OwnData(InspectedHypothesis):
     def list_faults(self, subject: ModelUnderTest) -> tuple[faults.InjectedFault, ...]:
         """Faults for the tests that the adapter allows."""
         probe, batch = LossProbe(subject), subject.batch(0)
+        finite = math.isfinite(probe.step_loss(batch))  # if not, only the loader can be tested
         ordered = (
             not probe.is_random(batch) and count_rows(batch) > 2
         )  # two rows have no other order of all rows
         apart = ordered or subject.sample_losses is not None
         each = (
-            (bool(subject.labels) and apart, faults.SHIFTED_LABELS),
-            (bool(subject.labels and subject.ids and subject.sample), faults.LOADER_LABELS),
-            (subject.held_out is not None, faults.LEAKED_ROWS),
-            (bool(subject.ids) and not subject.reads_ids, faults.LOSS_BY_ID),
-            (subject.sample_losses is not None and subject.independent_rows, faults.MIXED_ROWS),
+            (finite and bool(subject.labels) and apart, faults.SHIFTED_LABELS),
+            (_names_labels(subject, batch), faults.LOADER_LABELS),
+            (_can_leak(subject), faults.LEAKED_ROWS),
+            (finite and bool(subject.ids) and not subject.reads_ids, faults.LOSS_BY_ID),
+            (finite and subject.sample_losses is not None and subject.independent_rows, faults.MIXED_ROWS),
+            (finite and bool(list_readable(subject, batch)[1:]), faults.UNREAD_DEMONSTRATIONS),
         )
         return tuple(fault for allowed, fault in each if allowed)
 
@@ -116,6 +126,7 @@ class OwnData(InspectedHypothesis):
                 *_check_labels(probe, batch),
                 *_check_old_labels(probe, batch, batches[1]),
                 *_check_ids(probe, batch),
+                *check_demonstrations_read(factory, probe, batch),
                 *check_other_rows(probe, batch),
                 *check_halves(probe, batch),
                 *check_pairs(probe, batch),
@@ -164,6 +175,13 @@ def _check_held_out(subject: ModelUnderTest, batches: list[RowBatch], keys: list
     """
     assert subject.held_out is not None
     held = [subject.held_out(index) for index in range(2)]
+    rows = sum(map(count_rows, held))
+    if not _can_compare(subject, batches):
+        absent = NotMeasured(
+            absent="training rows repeat and have no ids, so that held-out rows agree by chance"
+        )
+        row = OVERLAP.row(absent, threshold="0", n=f"{rows} held-out rows, {n}")
+        return CheckedRow(row, left_out=OwnModelReason.ROWS_REPEAT)
     trained = {
         hash: id
         for b in batches
@@ -171,16 +189,36 @@ def _check_held_out(subject: ModelUnderTest, batches: list[RowBatch], keys: list
     }
     ids = {id for b in batches for id in list_ids(b, subject.ids)} if subject.ids else set()
     distinct = len(trained) == (len(ids) or sum(map(count_rows, batches)))
-    total = sum(map(count_rows, held))
     found = sum(
         id in ids or (distinct and content in trained)
         for b in held
         for content, id in zip(hash_rows(b, keys), list_ids(b, subject.ids), strict=True)
     )
     return CheckedRow(
-        OVERLAP.expect_none(found, f"{total} held-out rows, {n}"),
-        f"{found} of {total} held-out rows are trained on",
+        OVERLAP.expect_none(found, f"{rows} held-out rows, {n}"),
+        f"{found} of {rows} held-out rows are trained on",
     )
+
+
+def _can_compare(subject: ModelUnderTest, batches: list[RowBatch]) -> bool:
+    """Whether a held-out row can be told apart from every training row: by its id, or by its content."""
+    hashes = [hash for batch in batches for hash in hash_rows(batch, _content_keys(subject, batch))]
+    return bool(subject.ids) or len(set(hashes)) == len(hashes)
+
+
+def _can_leak(subject: ModelUnderTest) -> bool:
+    """Whether held-out rows that are trained on can be found."""
+    if subject.held_out is None:
+        return False
+    makers = (subject.batch, subject.held_out)
+    return all(_can_compare(subject, [make(index) for index in range(BATCHES)]) for make in makers)
+
+
+def _names_labels(subject: ModelUnderTest, batch: RowBatch) -> bool:
+    """Whether the sample of an id holds its labels."""
+    if not subject.ids or subject.sample is None or not subject.labels:
+        return False
+    return subject.labels in subject.sample(list_ids(batch, subject.ids)[0])
 
 
 def _check_origin(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[CheckedRow]:

@@ -43,6 +43,7 @@ DECIDING = ("COV", "GRAD", "REACH", "MOVE", "STEP", "LOSS002", "HIDDEN", "CALL00
 COVERAGE = Metric("own.coverage", "lowest coverage of a step: {item}", Direction.HIGHER)
 FINDING = Metric("own.gradient-finding", "the toolkit's rule {item}", Direction.LOWER)
 NO_GRAPH = Metric("own.loss-without-graph", "steps whose loss has no graph", Direction.LOWER)
+NOT_FINITE = Metric("own.loss-not-finite", "steps whose loss is not finite", Direction.LOWER)
 FROZEN = Metric(
     "own.frozen-tensors", "tensors that take no gradient and are not frozen on purpose", Direction.LOWER
 )
@@ -142,6 +143,7 @@ class WatchedSteps:
         unknown: the reason why a part's coverage is not known.
         findings: the toolkit's findings above a note.
         graphless: number of steps whose loss has no graph.
+        not_finite: number of steps whose loss is not finite.
         cosines: cosines of the optimiser's gradient and that of the loss.
         unused: names of modules that are never called and get no gradient.
         downhill: cosine of the first update and the negative gradient, by part.
@@ -151,6 +153,7 @@ class WatchedSteps:
     unknown: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     graphless: int = 0
+    not_finite: int = 0
     cosines: list[float] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     downhill: dict[str, float] = field(default_factory=dict)
@@ -191,8 +194,9 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
             with monitor.step(samples=count_rows(batch)), _CapturedGradients(trial.optimizers) as captured:
                 loss = trial.loss(number, batch)
                 seen.graphless += not loss.requires_grad
+                seen.not_finite += not bool(loss.isfinite())
                 trial.update(loss)
-            if expected is not None:
+            if expected is not None and not seen.not_finite:
                 _compare(seen, trial, parts, expected, captured, before)
             for part in parts:
                 covered = monitor.coverage(part)
@@ -272,6 +276,8 @@ def _make_rows(seen: WatchedSteps, deciding: Sequence[Finding]) -> Iterator[Chec
     yield CheckedRow(
         NO_GRAPH.expect_none(seen.graphless, n), f"the loss of {seen.graphless} of {n} has no graph"
     )
+    words = f"the loss of {seen.not_finite} of {n} is not finite"
+    yield CheckedRow(NOT_FINITE.expect_none(seen.not_finite, n), words)
     for part, points in seen.coverage.items():
         lowest = min(value for _, value in points)
         row = COVERAGE.row(lowest, threshold="1", passed=lowest >= 1, n=n, item=part)

@@ -2,7 +2,7 @@
 
 The loss does not depend on the order of the rows; the loss of a row does not depend on another row; the loss of a batch
 lies between what its halves allow, a mean and a sum; and the demonstrations of one row do not change what the labels of
-another one do to it.
+another one do to it. A fifth one tells whether it reads the demonstrations.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.own_model.batch_rows import (
     count_rows,
     exchange_rows,
+    list_readable,
     list_tensor_keys,
     make_wrong,
+    reorder_entries,
     select_rows,
 )
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow
 from etrm.investigation.own_model.loss_probe import ROUNDING, LossProbe, are_close, list_changed
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.own_model.training_trial import INSPECTED_STEPS, TrainingTrial
 from etrm.investigation.records import NotMeasured
 
 DRAWS = 8
@@ -45,6 +49,11 @@ PAIRS = Metric(
     "own.row-pairs",
     "change of what the labels of a row do to the loss, by the demonstrations of another row",
     Direction.LOWER,
+)
+UNREAD_KEY = Metric(
+    "own.demonstration-key",
+    "change of the loss by other values of a key of the demonstrations: {item}",
+    Direction.HIGHER,
 )
 MIXED = {metric.code for metric in (ROW_ORDER, OTHER_ROWS, HALVES, PAIRS)}
 """Codes of the rows that fail where the model mixes rows, as where a context is shared."""
@@ -153,6 +162,48 @@ def check_pairs(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
     row = PAIRS.row(crossed, control=0.0, threshold=f"<= {limit:.2g}", passed=passed, n=n)
     what = "the demonstrations of a row change what the labels of another row do to the loss"
     yield CheckedRow(row, f"{what}, by {crossed:.2g}")
+
+
+def check_demonstrations_read(
+    factory: ModelFactory, probe: LossProbe, batch: RowBatch
+) -> Iterator[CheckedRow]:
+    """Whether the loss reads each key of the demonstrations, such as their labels.
+
+    The values of one key are taken from other rows, and reordered within each row: labels whose order is the same in
+    every row differ in the second way alone. If nothing is read, the context is at fault (H3).
+    """
+    subject = probe.subject
+    keys = list_readable(subject, batch)
+    if len(keys) < 2:
+        return
+    changes = {key: _measure_reading(probe, batch, key) for key in keys}
+    if min(changes.values()) < ROUNDING:  # a gate of the context that starts at zero opens in a few steps
+        trial = TrainingTrial(factory, probe.seed)
+        for number in range(INSPECTED_STEPS):
+            trial.step(number, trial.batch(number))
+        trained = replace(probe, subject=trial.subject)
+        changes = {key: max(change, _measure_reading(trained, batch, key)) for key, change in changes.items()}
+    lost = bool(subject.context_module) and max(changes.values()) < ROUNDING
+    for key, change in changes.items():
+        passed = None if lost or not math.isfinite(change) else change >= ROUNDING
+        row = UNREAD_KEY.row(
+            change, threshold=f">= {ROUNDING:g}", passed=passed, n=f"{count_rows(batch)} rows", item=key
+        )
+        yield CheckedRow(
+            row, f"other values of {key} in the demonstrations change the loss by {change:.2g} of it"
+        )
+
+
+def _measure_reading(probe: LossProbe, batch: RowBatch, key: str) -> float:
+    """The largest relative change of the step's loss by other values of a key; infinite where it refuses them."""
+    values = batch[key]
+    others = (values.roll(1, 0), values.roll(2, 0), reorder_entries(values))
+    own = probe.step_loss(batch)
+    try:
+        losses = [probe.step_loss({**batch, key: other}) for other in others]
+    except ExtensionError:
+        return math.inf
+    return max(abs(loss - own) for loss in losses) / (abs(own) or 1.0)
 
 
 def _find_inputs(subject: ModelUnderTest, batch: RowBatch) -> list[str]:

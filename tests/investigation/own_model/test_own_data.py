@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from etrm.investigation.own_model.injected_faults import move_rows
+from etrm.investigation.own_model.inspected_hypothesis import OwnModelReason
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.own_data import OwnData
 from etrm.investigation.records import NotMeasured
@@ -109,7 +110,11 @@ def test_shifted_labels_are_found_where_the_step_draws_random_numbers() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_no_fault_of_the_data() -> None:
-    assert failed(factory(step=lambda model, rows: losses(model, rows).mean() * float("nan"))) == set()
+    made = factory(step=lambda model, rows: losses(model, rows).mean() * float("nan"))
+    assert failed(made) == set()
+    controls = H5.list_faults(made.build(0))
+    assert [fault.name for fault in controls] == ["labels-of-another-row", "leaked-rows"]
+    assert all(failed(fault.apply(made)) for fault in controls)
 
 
 def test_rows_that_are_related_on_purpose_are_not_a_fault() -> None:
@@ -133,6 +138,19 @@ def test_each_test_that_can_run_has_its_control() -> None:
     assert names(sample_losses=None, ids="", held_out=None) == ["shifted-labels"]
     for fault in H5.list_faults(factory().build(0)):
         assert failed(fault.apply(factory())), fault.name
+
+
+def test_rows_that_repeat_without_ids_leave_the_held_out_rows_out_with_a_reason() -> None:
+    """Held-out rows then agree with training rows by chance, and so do those of a control that leaks them."""
+    made = factory(batch=lambda index: batch(index % 2), ids="", sample=None)
+    found = H5.inspect(made, 0)
+    assert found.failed == []
+    [row] = [check for check in found.checks if check.row.code == "own.held-out-rows"]
+    assert isinstance(row.row.treatment, NotMeasured)
+    assert found.judge().codes == (OwnModelReason.SOUND, OwnModelReason.ROWS_REPEAT)
+    repeated = factory(held_out=lambda index: batch(index % 2), ids="", sample=None)
+    for one in (made, repeated):
+        assert "leaked-rows" not in [fault.name for fault in H5.list_faults(one.build(0))]
 
 
 def test_a_sample_of_an_id_may_leave_keys_out() -> None:

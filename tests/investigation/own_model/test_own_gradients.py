@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ def uphill(model: Any) -> Any:
         (with_model(Cached), "own.coverage"),
         (with_model(Negated), "own.slope-ratio"),
         (with_model(Idle), "own.frozen-tensors"),
+        (factory(step=lambda model, rows: losses(model, rows).mean() * math.nan), "own.loss-not-finite"),
         (factory(update=never), "own.gradient-finding"),
         (factory(update=keep_gradients), "own.optimizer-gradient"),
         (factory(optimizer=uphill), "own.first-update"),

@@ -99,6 +99,40 @@ def test_rounding_of_a_loss_of_half_precision_is_no_fault() -> None:
     assert found.row.passed
 
 
+def read_pairs(index: int) -> dict[str, Any]:
+    """Demonstrations in two keys; the signs have the same order in every row, as labels that are sorted by class."""
+    rows = batch(index)
+    return {**rows, "signs": torch.tensor([1.0, -1.0, 2.0, -2.0]).expand(8, 4)}
+
+
+def pair_loss(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+    return losses(model, {**rows, "demos": rows["demos"] * rows["signs"]}).mean()
+
+
+def with_pairs(step: Any, kind: type[Toy] = Toy) -> ModelFactory:
+    given: dict[str, Any] = {"batch": read_pairs, "held_out": None, "ids": "", "sample": None}
+    return with_model(kind, **given, step=step, sample_losses=None, demonstrations=("demos", "signs"))
+
+
+def test_a_key_of_the_demonstrations_that_is_not_read_is_found_where_its_order_is_fixed() -> None:
+    healthy = with_pairs(pair_loss)
+    assert failed(healthy) == set()
+    assert failed(with_pairs(lambda model, rows: losses(model, rows).mean())) == {"own.demonstration-key"}
+    [control] = [
+        one for one in OwnData().list_faults(healthy.build(0)) if one.name == "unread-demonstrations"
+    ]
+    assert "own.demonstration-key" in failed(control.apply(healthy))
+
+
+class Lost(Toy):
+    def pass_on(self, context: Tensor) -> Tensor:
+        return 0 * context
+
+
+def test_demonstrations_of_which_none_is_read_are_left_to_the_context_interface() -> None:
+    assert failed(with_pairs(pair_loss, Lost)) == set()
+
+
 def test_rows_that_are_related_on_purpose_are_not_tested() -> None:
     probe = LossProbe(factory(independent_rows=False).build(0))
     assert not list(check_halves(probe, batch(0)))
