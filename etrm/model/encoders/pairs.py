@@ -6,6 +6,7 @@ Shapes: N pairs of all samples, L tokens of a pair, D hidden.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from etrm.batch import Demos
 from etrm.config import ModelConfig
 from etrm.model.core import VOCABULARY
+from etrm.model.forward_context import has_few_shapes
 from etrm.model.layers import BlockSettings, RotaryPositions, TokenEmbedding
-from etrm.model.lengths import group_by_length
+from etrm.model.lengths import group_by_length, group_in_few_shapes, split_by_length, split_in_few_shapes
 
 PAD = 0  # that of etrm.data.tokens, which models do not import
 
@@ -48,9 +50,26 @@ class PairEncoder(nn.Module):
         if demos.valid is None:
             return self.encode(demos)
         lengths = demos.valid.sum(1).tolist() if demos.lengths is None else demos.lengths
-        groups = group_by_length(lengths, demos.tokens.device)
+        if has_few_shapes():
+            groups = group_in_few_shapes(lengths, demos.rows, 2 * self.area, demos.tokens.device)
+            demos = _lengthened(demos, groups[0][1])
+        else:
+            groups = group_by_length(lengths, demos.tokens.device)
         vectors = torch.cat([self.encode(_shortened(demos, rows, length)) for rows, length in groups])
-        return vectors[torch.argsort(torch.cat([rows for rows, _ in groups]))]
+        order = torch.cat([rows for rows, _ in groups])[
+            : len(lengths)
+        ]  # without pairs that fill the last group
+        return vectors[torch.argsort(order)]
+
+    def count_positions(self, demos: Demos) -> int:
+        """Count the positions that pairs of known lengths take, padding included."""
+        if demos.valid is None or demos.lengths is None:
+            return demos.tokens.numel()
+        if has_few_shapes():
+            groups = split_in_few_shapes(demos.lengths, demos.rows, 2 * self.area)
+        else:
+            groups = split_by_length(demos.lengths)
+        return sum((end - start) * length for start, end, length in groups)
 
     def encode(self, demos: Demos) -> Tensor:
         """Encode all pairs at once as (N, D), padded to the longest."""
@@ -64,6 +83,18 @@ class PairEncoder(nn.Module):
         return math.sqrt(table.shape[1]) * nn.functional.embedding(
             demos.tokens + VOCABULARY * is_output, table
         )
+
+
+def _lengthened(demos: Demos, length: int) -> Demos:
+    """Pad pairs to at least ``length`` tokens."""
+    more = max(0, length - demos.tokens.shape[1])
+    assert demos.valid is not None
+    return replace(
+        demos,
+        tokens=nn.functional.pad(demos.tokens, (0, more), value=PAD),
+        positions=nn.functional.pad(demos.positions, (0, more)),
+        valid=nn.functional.pad(demos.valid, (0, more)),
+    )
 
 
 def _shortened(demos: Demos, rows: Tensor, length: int) -> Demos:
