@@ -99,9 +99,8 @@ def count_positions(model: Variant, slots: Slots, parts: Sequence[MicroBatch]) -
     positions, real = 0, sum(len(sample.tokens) for sample in slots.samples)
     encoder = getattr(model.encoder, "grid_encoder", None)
     for part in parts:
-        demos = part.batch.demos
         positions += part.batch.inputs.numel()
-        if isinstance(encoder, PairEncoder) and demos.lengths is not None:
-            positions += encoder.count_positions(demos)
-            real += sum(demos.lengths)
+        if isinstance(encoder, PairEncoder):
+            computed, tokens = encoder.count_positions(part.batch.demos)
+            positions, real = positions + computed, real + tokens
     return positions, positions - real
