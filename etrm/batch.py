@@ -31,6 +31,7 @@ class Demos:
             the encoder draws its own.
         lengths: the number of tokens of each of the N pairs; None if the host would have to wait for the device
             to know them.
+        cells: the number of different cells of each of the N pairs, places of either grid; None in the same case.
         most: the largest number of pairs of one row; None in the same case.
     """
 
@@ -41,6 +42,7 @@ class Demos:
     slots: Tensor
     noise: Tensor | None = None
     lengths: tuple[int, ...] | None = None
+    cells: tuple[int, ...] | None = None
     most: int | None = None
 
     @property

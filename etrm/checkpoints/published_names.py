@@ -100,6 +100,8 @@ def to_published_settings(model: ModelConfig) -> dict[str, Any]:
         "model.encoder.kind": model.variant != "trm" and encoder.kind not in KINDS,
         "model.qk_norm": model.qk_norm,
         "model.encoder.qk_norm": model.variant != "trm" and encoder.qk_norm,
+        "model.encoder.layout": model.variant != "trm" and encoder.layout == "cells",
+        "model.encoder.pooling": model.variant != "trm" and encoder.pooling == "none",
         "model.mlp_t_norm": model.mlp_t and model.mlp_t_norm == "channels",
         "model.encoder.layer_scale": model.variant != "trm"
         and encoder.kind in STATEFUL
@@ -111,8 +113,8 @@ def to_published_settings(model: ModelConfig) -> dict[str, Any]:
             "export.other-function",
             "the published code cannot compute this model",
             got=", ".join(refused),
-            allowed="variants and encoders of this package without qk_norm, without layer_scale in a recurrent or "
-            "trm_style encoder, and with model.mlp_t_norm = 'tokens' if mlp_t is on",
+            allowed="variants and encoders of this package that pool demonstrations in sequence, without "
+            "qk_norm or a recurrent layer_scale, and with model.mlp_t_norm = 'tokens' if mlp_t is on",
         )
     tree = model.model_dump(mode="json")
     values = {theirs: _value(tree, ours) for theirs, ours in SETTINGS.items()}

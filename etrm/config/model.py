@@ -47,8 +47,15 @@ class EncoderConfig(Section):
     layers: int = Field(
         2, ge=1, description="number of blocks of the grid encoder; the published LPN encoders have 4 and 8"
     )
-    pooling: Literal["mean", "attention", "weighted"] = Field(
-        "mean", description="method that pools the tokens of a demonstration into one vector"
+    layout: Literal["sequence", "cells"] = Field(
+        "sequence",
+        description="tokens of a demonstration: those of the input grid, then those of the output grid (sequence, as "
+        "published), or one per cell of the canvas that adds the embeddings of both grids (cells)",
+    )
+    pooling: Literal["mean", "attention", "weighted", "none"] = Field(
+        "mean",
+        description="method that pools the tokens of a demonstration into one vector; with none the context is read "
+        "from all tokens",
     )
     set_layers: int = Field(1, ge=1, description="number of cross-attention layers over the demonstrations")
     norm: Literal["post", "pre"] = Field(
@@ -62,6 +69,11 @@ class EncoderConfig(Section):
     latent_size: int | None = Field(
         None, ge=1, description="width of a variational latent; none for model.hidden_size"
     )
+
+    @field_validator("pooling", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: Any) -> Any:
+        return "none" if value is None else value  # the command line reads none as null
 
     @model_validator(mode="after")
     def _check(self) -> EncoderConfig:

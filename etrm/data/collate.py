@@ -45,15 +45,25 @@ def _collate_demos(samples: Sequence[Sample], first_slot: int) -> Demos:
     lengths = _lengths([pair.tokens for pair in pairs])
     longest = int(lengths.max()) if len(lengths) else 0
     counts = np.array([len(sample.demos) for sample in samples])
+    positions = _padded([pair.positions for pair in pairs], longest, 0)
     return Demos(
         tokens=_padded([pair.tokens for pair in pairs], longest, PAD),
-        positions=_padded([pair.positions for pair in pairs], longest, 0),
+        positions=positions,
         valid=_valid(lengths, longest, 2 * CELLS),
         owner=torch.from_numpy(np.repeat(np.arange(len(samples), dtype=np.int64), counts)),
         slots=torch.arange(first_slot, first_slot + len(samples)),
         lengths=tuple(lengths.tolist()),
+        cells=_count_cells(positions.numpy(), lengths),
         most=int(counts.max()),
     )
+
+
+def _count_cells(positions: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> tuple[int, ...]:
+    """Count the different cells of each pair, from positions (N, L)."""
+    found = np.zeros((len(positions), CELLS), dtype=bool)
+    exists = np.arange(positions.shape[1]) < lengths[:, None]
+    found[np.nonzero(exists)[0], positions[exists] % CELLS] = True
+    return tuple(found.sum(1).tolist())
 
 
 def _lengths(rows: Sequence[Tokens]) -> npt.NDArray[np.int64]:

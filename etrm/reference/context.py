@@ -105,11 +105,15 @@ def encode(
     settings = model.encoder
     pre_norm = settings.norm == "pre"
     form = BlockForm(model.num_heads, pre_norm, settings.qk_norm)
+    tokens = _embed(weights, demos) if settings.layout == "sequence" else _embed_cells(weights, demos)
     if settings.kind in ("standard", "recurrent", "trm_style"):
-        vectors = _pooled_pairs(weights, settings, form, demos)
+        vectors = _pooled_pairs(weights, settings, form, tokens)
     else:
-        vectors = _first_tokens(weights, BlockForm(model.num_heads, True, settings.qk_norm), demos)
+        vectors = _first_tokens(weights, BlockForm(model.num_heads, True, settings.qk_norm), tokens)
     sets, exists = _as_sets(vectors, demos)
+    if sets.ndim == 4:  # nothing was pooled
+        exists = (_as_sets(tokens.real, demos)[0] & exists[..., None]).flatten(1)
+        sets = sets.flatten(1, 2)
     match settings.kind:
         case "standard" | "hybrid_standard":
             return ContextResult(_read_set(weights, form, sets, exists))
@@ -133,20 +137,58 @@ def encode(
     return ContextResult(context, state={name: value.detach() for name, value in mixed.items()})
 
 
-def _embed(weights: Weights, demos: DemoPairs) -> Tensor:
+@dataclass(frozen=True)
+class _Tokens:
+    """Embedded tokens (N, L, D), their places (N, L), which exist (N, L) or None, and which are not padding (N, L)."""
+
+    embedded: Tensor
+    places: Tensor
+    exist: Tensor | None
+    real: Tensor
+
+
+def _embed(weights: Weights, demos: DemoPairs) -> _Tokens:
     first = weights["grid_encoder.input_embed.embedding_weight"][demos.tokens]
     second = weights["grid_encoder.output_embed.embedding_weight"][demos.tokens]
     is_output = (demos.positions >= SIDE * SIDE)[..., None]
-    return torch.where(is_output, second, first) * math.sqrt(first.shape[-1])
+    h = torch.where(is_output, second, first) * math.sqrt(first.shape[-1])
+    return _Tokens(h, demos.positions, demos.valid, demos.tokens != PADDING)
 
 
-def _pooled_pairs(weights: Weights, settings: EncoderConfig, form: BlockForm, demos: DemoPairs) -> Tensor:
-    """Vectors (N, D) of pairs, pooled over tokens that are not padding."""
+def _embed_cells(weights: Weights, demos: DemoPairs) -> _Tokens:
+    """One token per cell: the sum of what both grids have there, over sqrt(2)."""
+    area, device = SIDE * SIDE, demos.tokens.device
+    valid = torch.ones_like(demos.tokens) if demos.valid is None else demos.valid
+    pairs: list[dict[int, list[int]]] = []
+    for tokens, places, exists in zip(
+        demos.tokens.tolist(), demos.positions.tolist(), valid.tolist(), strict=True
+    ):
+        cells: dict[int, list[int]] = {}
+        for token, place, there in zip(tokens, places, exists, strict=True):
+            if there:
+                cells.setdefault(place % area, [PADDING, PADDING])[place // area] = token
+        pairs.append(dict(sorted(cells.items())))
+    longest = max(map(len, pairs), default=0)
+    both = torch.tensor(
+        [[*cells.values(), *[[PADDING, PADDING]] * (longest - len(cells))] for cells in pairs], device=device
+    ).view(len(pairs), longest, 2)
+    places = torch.tensor([[*cells, *[0] * (longest - len(cells))] for cells in pairs], device=device)
+    counts = torch.tensor([len(cells) for cells in pairs], device=device)
+    first = weights["grid_encoder.input_embed.embedding_weight"][both[..., 0]]
+    second = weights["grid_encoder.output_embed.embedding_weight"][both[..., 1]]
+    exist = None if demos.valid is None else torch.arange(longest, device=device) < counts[:, None]
+    h = (first + second) * math.sqrt(first.shape[-1]) / math.sqrt(2)
+    return _Tokens(h, places.view(len(pairs), longest), exist, (both != PADDING).any(-1))
+
+
+def _pooled_pairs(weights: Weights, settings: EncoderConfig, form: BlockForm, tokens: _Tokens) -> Tensor:
+    """Vectors (N, D) of pairs, pooled over tokens that are not padding; (N, L, D) of tokens if nothing is pooled."""
     grid = part(weights, "grid_encoder")
-    h = _embed(weights, demos)
+    h, real = tokens.embedded, tokens.real
     for layer in layers_of(grid, "layers"):
-        h = block(layer, form, h, demos.positions, demos.valid)
-    real = demos.tokens != PADDING
+        h = block(layer, form, h, tokens.places, tokens.exist)
+    if settings.pooling == "none":
+        return linear(grid, "pool_proj", h)
     if settings.pooling == "mean":
         pooled = (h * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
     elif settings.pooling == "weighted":
@@ -161,26 +203,28 @@ def _pooled_pairs(weights: Weights, settings: EncoderConfig, form: BlockForm, de
     return linear(grid, "pool_proj", pooled)
 
 
-def _first_tokens(weights: Weights, form: BlockForm, demos: DemoPairs) -> Tensor:
+def _first_tokens(weights: Weights, form: BlockForm, tokens: _Tokens) -> Tensor:
     """Vectors (N, D) of pairs: the state of a token before theirs, at place 0."""
     grid = part(weights, "grid_encoder")
-    count = len(demos.tokens)
-    h = torch.cat((grid["cls_token"].expand(count, 1, -1), _embed(weights, demos)), dim=1)
-    places = torch.cat((demos.positions.new_zeros(count, 1), demos.positions), dim=1)
+    count = len(tokens.embedded)
+    h = torch.cat((grid["cls_token"].expand(count, 1, -1), tokens.embedded), dim=1)
+    places = torch.cat((tokens.places.new_zeros(count, 1), tokens.places), dim=1)
     exists = None
-    if demos.valid is not None:
-        exists = torch.cat((demos.valid.new_ones(count, 1), demos.valid), dim=1)
+    if tokens.exist is not None:
+        exists = torch.cat((tokens.exist.new_ones(count, 1), tokens.exist), dim=1)
     for layer in layers_of(grid, "layers"):
         h = block(layer, form, h, places, exists)
     return norm(h[:, 0])
 
 
 def _as_sets(vectors: Tensor, demos: DemoPairs) -> tuple[Tensor, Tensor]:
-    """The pairs of each row (R, K, D) in their order, and which of them exist (R, K)."""
+    """The values (N, ...) of the pairs of each row (R, K, ...) in their order, and which of them exist (R, K)."""
     members = [(demos.owner == row).nonzero().flatten() for row in range(demos.rows)]
     most = max((len(found) for found in members), default=0)
-    empty = vectors.new_zeros(1, vectors.shape[-1])
-    rows = [torch.cat((vectors[found], empty.expand(most - len(found), -1))) for found in members]
+    rows = [
+        torch.cat((vectors[found], vectors.new_zeros(most - len(found), *vectors.shape[1:])))
+        for found in members
+    ]
     exists = [torch.arange(most, device=vectors.device) < len(found) for found in members]
     return torch.stack(rows), torch.stack(exists)
 

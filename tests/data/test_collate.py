@@ -39,6 +39,7 @@ def test_demos_stand_with_their_owner(small_set: TaskSet) -> None:
     longest = max(len(pair.tokens) for _, pair in pairs)
     assert demos.slots.tolist() == list(range(6))
     assert demos.lengths == tuple(len(pair.tokens) for _, pair in pairs)
+    assert demos.cells == tuple(len(set((pair.positions % 900).tolist())) for _, pair in pairs)
     assert demos.most == max(len(sample.demos) for sample in samples)
     assert demos.owner.tolist() == [row for row, _ in pairs]
     assert demos.tokens.shape == demos.positions.shape == (len(pairs), longest)

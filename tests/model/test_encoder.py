@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given
@@ -12,9 +13,19 @@ from torch import Tensor
 from etrm.batch import Demos
 from etrm.config import EncoderConfig, ModelConfig
 from etrm.model.encoder import StandardEncoder, as_sets
-from etrm.model.lengths import group_by_length
+from etrm.model.encoders import ENCODERS as KINDS
+from etrm.model.forward_context import few_shapes
+from etrm.model.lengths import group_by_length, group_in_few_shapes, round_length
+from tests.model.conftest import World
 
 POOLINGS = ("mean", "weighted", "attention")
+ENCODERS = (
+    *({"pooling": pooling} for pooling in POOLINGS),
+    *({"pooling": pooling, "layout": "cells"} for pooling in (*POOLINGS, "none")),
+    {"pooling": "none"},
+    {"kind": "lpn_standard", "layout": "cells"},
+)
+WORLD = World()
 sides = st.integers(1, 5)
 sizes = st.tuples(sides, sides)
 pairs_of_a_row = st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4)
@@ -49,25 +60,95 @@ def test_equal_lengths_are_one_group_and_very_different_ones_are_not() -> None:
     assert count(10, 2, 10) == 2
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@given(st.integers(1, 2000))
+def test_rounded_lengths_are_few_and_add_at_most_a_quarter(length: int) -> None:
+    rounded = round_length(length)
+    assert length <= rounded <= 1.25 * length or length == rounded
+    assert round_length(rounded) == rounded
+    assert rounded <= round_length(length + 1)
+    assert round_length(length, most=1800) == min(rounded, 1800) or length > 1800
+
+
+def test_a_doubling_has_four_rounded_lengths() -> None:
+    assert sorted({round_length(length) for length in range(9, 65)}) == [
+        *range(10, 17, 2),
+        *range(20, 33, 4),
+        40,
+        48,
+        56,
+        64,
+    ]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 12))
+def test_groups_in_few_shapes_hold_every_pair_and_fill_the_last_with_the_shortest(
+    lengths: list[int], samples: int
+) -> None:
+    groups = group_in_few_shapes(lengths, samples, most=37)
+    order = torch.cat([rows for rows, _ in groups]).tolist()
+    assert sorted(order[: len(lengths)]) == list(range(len(lengths)))
+    assert set(order[len(lengths) :]) <= {order[len(lengths) - 1]}
+    assert {len(rows) for rows, _ in groups} == {-(-samples // 4)}
+    for rows, length in groups:
+        assert length == round_length(max(lengths[row] for row in rows.tolist()), 37)
+
+
+@pytest.mark.parametrize("settings", [*({"kind": kind} for kind in KINDS), *ENCODERS[3:]], ids=str)
+@given(shapes=st.lists(pairs_of_a_row, min_size=1, max_size=5))
+@hypothesis.settings(max_examples=8, deadline=None)
+def test_few_shapes_change_a_context_and_its_gradient_by_rounding_alone(
+    world: Any, settings: dict[str, Any], shapes: list[list[Any]]
+) -> None:
+    torch.manual_seed(0)
+    encoder = world.model(world.config(encoder=settings)).encoder.eval()
+    rows = [world.row((1, 1), pairs, seed=number) for number, pairs in enumerate(shapes)]
+    demos = world.batch(rows).demos
+    found = []
+    for enabled in (False, True):
+        encoder.zero_grad()
+        with few_shapes(enabled):
+            context = encoder(demos, encoder.begin(None, torch.ones(len(rows), dtype=torch.bool))).context
+        context.square().sum().backward()
+        found.append([context.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
+    for plain, rounded in zip(*found, strict=True):
+        torch.testing.assert_close(rounded, plain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", ENCODERS)
 @pytest.mark.parametrize("norm", ["post", "pre"])
-def test_a_pairs_vector_is_the_same_alone_and_in_any_group(world: Any, pooling: str, norm: str) -> None:
-    encoder = world.model(world.config(encoder={"pooling": pooling, "norm": norm})).encoder.grid_encoder
+def test_a_pairs_vectors_are_the_same_alone_and_in_any_group(
+    world: Any, settings: dict[str, Any], norm: str
+) -> None:
+    encoder = world.model(world.config(encoder={**settings, "norm": norm})).encoder
     shapes = [((1, 1), (5, 5)), ((5, 5), (5, 5)), ((1, 1), (1, 1)), ((2, 2), (2, 3)), ((5, 4), (5, 5))]
     pairs = world.row((1, 1), shapes).pairs
     together = world.demos(pairs, [0] * 5, 1, padding=3)
-    assert len(group_by_length(together.valid.sum(1).tolist())) > 1
-    alone = torch.cat([encoder(world.demos([pair], [0], 1)) for pair in pairs])
-    torch.testing.assert_close(encoder(together), alone, rtol=1e-4, atol=1e-5)
+    laid = encoder.grid_encoder.lay_out(together)
+    assert len(group_by_length(laid.valid.sum(1).tolist())) > 1
+    sets, exists = encoder.pair_sets(together)
+    found = [encoder.pair_sets(world.demos([pair], [0], 1)) for pair in pairs]
+    alone = torch.cat([vectors[0, there[0]] for vectors, there in found])
+    torch.testing.assert_close(sets[0, exists[0]], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_sizes_that_the_host_knows_change_no_bit(world: Any) -> None:
-    encoder = world.model(world.config()).encoder
+@pytest.mark.parametrize("settings", ENCODERS)
+def test_a_context_is_the_same_alone_and_in_a_batch(world: Any, settings: dict[str, Any]) -> None:
+    encoder = world.model(world.config(encoder=settings)).encoder
+    rows = [world.row((1, 1), [((n, n), (n, 5))] * n, seed=n) for n in (1, 5, 2)]
+    alone = torch.cat([encoder(world.batch([row]).demos).context for row in rows])
+    together = encoder(world.batch(rows, demo_padding=4).demos).context
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["sequence", "cells"])
+def test_sizes_that_the_host_knows_change_no_bit(world: Any, layout: str) -> None:
+    encoder = world.model(world.config(encoder={"layout": layout})).encoder
     rows = [world.row((1, 1), [((n, n), (n, 5))] * n, seed=n) for n in (1, 5, 2, 4)]
     asked = world.batch(rows).demos
     lengths = tuple(len(tokens) for row in rows for tokens, _ in row.pairs)
+    cells = tuple(len(set((at % world.side**2).tolist())) for row in rows for _, at in row.pairs)
     assert len(group_by_length(lengths)) > 1
-    known = replace(asked, lengths=lengths, most=5)
+    known = replace(asked, lengths=lengths, cells=cells, most=5)
     assert torch.equal(encoder(known).context, encoder(asked).context)
 
 
@@ -139,6 +220,36 @@ def test_input_and_output_grids_have_their_own_embeddings(world: Any) -> None:
     torch.testing.assert_close(encoder(demos)[0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_cell_has_the_embeddings_of_both_grids(world: Any) -> None:
+    encoder = world.model(world.config(encoder={"layout": "cells"})).encoder.grid_encoder
+    area = world.side**2
+    places = torch.tensor([2, 5, area + 5, area + 9])
+    laid = encoder.lay_out(world.demos([(torch.tensor([3, 4, 6, 8]), places)], [0], 1))
+    assert laid.positions.tolist() == [[2, 5, 9]]
+    given, wanted = encoder.input_embed.embedding_weight, encoder.output_embed.embedding_weight
+    cells = torch.stack((given[3] + wanted[0], given[4] + wanted[6], given[0] + wanted[8]))
+    torch.testing.assert_close(encoder.embed(laid)[0], 4 * cells / 2**0.5)
+
+
+@given(pairs_of_a_row, st.integers(0, 3))
+def test_cells_are_those_of_both_grids_in_the_order_of_the_canvas(
+    shapes: list[tuple[tuple[int, int], tuple[int, int]]], padding: int
+) -> None:
+    world = WORLD
+    pairs = world.row((1, 1), shapes).pairs
+    encoder = world.model(world.config(encoder={"layout": "cells"})).encoder.grid_encoder
+    laid = encoder.lay_out(world.demos(pairs, [0] * len(pairs), 1, padding))
+    area = world.side**2
+    for number, (tokens, positions) in enumerate(pairs):
+        held = dict(zip(positions.tolist(), tokens.tolist(), strict=True))
+        cells = sorted({place % area for place in held})
+        there = laid.valid[number]
+        assert laid.positions[number][there].tolist() == cells
+        codes = [12 * held.get(cell, 0) + held.get(area + cell, 0) for cell in cells]
+        assert laid.tokens[number][there].tolist() == codes
+        assert not laid.tokens[number][~there].any()
+
+
 def full_canvas(world: Any, pad_share: float) -> Demos:
     """Two pairs on the whole canvas in the published layout."""
     torch.manual_seed(2)
@@ -154,9 +265,9 @@ def with_all_valid(demos: Demos) -> Demos:
     return Demos(demos.tokens, demos.positions, valid, demos.owner, demos.slots)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_a_full_canvas_is_the_same_published_and_as_a_region(world: Any, pooling: str) -> None:
-    encoder = world.model(world.config(encoder={"pooling": pooling})).encoder
+@pytest.mark.parametrize("settings", ENCODERS)
+def test_a_full_canvas_is_the_same_published_and_as_a_region(world: Any, settings: dict[str, Any]) -> None:
+    encoder = world.model(world.config(encoder=settings)).encoder
     demos = full_canvas(world, pad_share=0)
     published, region = encoder(demos).context, encoder(with_all_valid(demos)).context
     torch.testing.assert_close(published, region, rtol=1e-4, atol=1e-5)

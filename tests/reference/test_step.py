@@ -39,6 +39,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "model": {"encoder": {"pooling": "weighted"}, "qk_norm": True, "positions": "learned", "layers": 2},
         "train": {"loss": "softmax", "freeze_decoder_steps": 2},
     },
+    "cells": {"model": {"encoder": {"layout": "cells", "pooling": "none", "set_layers": 2}}},
+    "lpn cells": {"model": {"encoder": {"kind": "lpn_standard", "layout": "cells"}}},
     "buckets": {
         "data": {"buckets": 2},
         "train": {"clip_norm": None, "warmup_steps": 4, "lr_min_ratio": 0.1},

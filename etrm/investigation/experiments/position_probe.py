@@ -39,7 +39,10 @@ class PositionSkill:
 
 @torch.no_grad()
 def position_skill(encoder: GridEncoder) -> PositionSkill:
-    """Probe black grids with one coloured cell, every place in five colours, with an output grid that is all black."""
+    """Probe black grids with one coloured cell, every place in five colours, with an output grid that is all black.
+
+    The encoder must pool its tokens.
+    """
     places = torch.arange(GRID * GRID).repeat(len(COLOURS))
     colours = torch.tensor(list(COLOURS)).repeat_interleave(GRID * GRID)
     cells = torch.arange(GRID * GRID)
@@ -57,7 +60,8 @@ def position_skill(encoder: GridEncoder) -> PositionSkill:
     states: list[Tensor] = []
     handle = encoder.layers[-1].register_forward_hook(lambda module, args, output: states.append(output))
     try:
-        vectors = encoder.encode(to_device(demos, encoder.input_embed.embedding_weight.device))
+        on_device = to_device(demos, encoder.input_embed.embedding_weight.device)
+        vectors = encoder.encode(encoder.lay_out(on_device))
     finally:
         handle.remove()
     wanted = torch.stack((places // GRID, places % GRID), dim=1).double()

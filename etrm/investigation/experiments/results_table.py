@@ -243,7 +243,7 @@ def _measure_position(runs: Sequence[LoadedRun]) -> str:
         model, *_ = load_model(run.path, "raw")
         for encoder in (model.encoder, rebuild_trainer(run.path).model.encoder):
             reader = getattr(encoder, "grid_encoder", None)
-            if not isinstance(reader, GridEncoder):
+            if not isinstance(reader, GridEncoder) or reader.pooling == "none":
                 return "position before and after pooling not measured (another kind of encoder)"
             skills.append(position_skill(reader))
     trained, start = skills[::2], skills[1::2]

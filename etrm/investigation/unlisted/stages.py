@@ -70,6 +70,7 @@ def _rows(path: str, *rows: tuple[str, str, str]) -> tuple[StageRow, ...]:
 IN_ENCODERS = (
     *("*.forward", "*.encode", "*.embed", "*._pool", "*.read", "*.pair_sets", "*.refine", "*._cycle"),
     *("*._blocks", "*.sample", "*.begin", "mean_of_set", "_shortened"),
+    *("*.lay_out", "_join_cells", "_padded"),
 )
 """Functions of encoders that compute a context."""
 

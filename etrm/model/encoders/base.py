@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from etrm.batch import Demos
 from etrm.model.act import EncoderState
-from etrm.model.encoders.pairs import PairEncoder
+from etrm.model.encoders.pairs import PAD, PairEncoder
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,17 @@ class Encoder(nn.Module):
         return None
 
     def pair_sets(self, demos: Demos) -> tuple[Tensor, Tensor]:
-        """Encode the pairs of every row as vectors (R, K, D), with (R, K) bool of those that exist."""
-        return as_sets(self.grid_encoder(demos), demos)
+        """Encode the pairs of every row as vectors (R, K, D), with (R, K) bool of those that exist.
+
+        If nothing is pooled, the K vectors are those of all tokens of a row's pairs.
+        """
+        laid = self.grid_encoder.lay_out(demos)
+        vectors = self.grid_encoder(laid)
+        sets, mask = as_sets(vectors, laid)
+        if vectors.dim() == 2:
+            return sets, mask
+        real, _ = as_sets(laid.tokens != PAD, laid)
+        return sets.flatten(1, 2), real.flatten(1)
 
     def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
         """Compute the context from sets (R, K, D) with their mask (R, K)."""
@@ -70,13 +79,13 @@ class Encoder(nn.Module):
 
 
 def as_sets(pairs: Tensor, demos: Demos) -> tuple[Tensor, Tensor]:
-    """Group pair vectors (N, D) by owner into padded sets (R, K, D) with their mask (R, K)."""
+    """Group values (N, ...) of pairs by owner into padded sets (R, K, ...) with their mask (R, K)."""
     # Not bincount: the size of its result depends on values, so the host would wait for them.
     counts = demos.owner.new_zeros(demos.rows).index_add_(0, demos.owner, torch.ones_like(demos.owner))
     first = counts.cumsum(0) - counts
     place = torch.arange(len(pairs), device=pairs.device) - first[demos.owner]
     most = int(counts.max()) if demos.most is None else demos.most
-    sets = pairs.new_zeros(demos.rows, most, pairs.shape[1]).index_put((demos.owner, place), pairs)
+    sets = pairs.new_zeros(demos.rows, most, *pairs.shape[1:]).index_put((demos.owner, place), pairs)
     return sets, torch.arange(most, device=pairs.device) < counts[:, None]
 
 

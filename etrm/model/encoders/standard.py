@@ -27,7 +27,7 @@ from etrm.model.layers import (
 
 
 class GridEncoder(PairEncoder):
-    """Encode a pair (input grid, output grid) as one vector, pooled over its tokens."""
+    """Encode a pair (input grid, output grid) as one vector, pooled over its tokens, or as a vector per token."""
 
     def __init__(self, config: ModelConfig, side: int) -> None:
         super().__init__(config, side)
@@ -46,12 +46,12 @@ class GridEncoder(PairEncoder):
         self.pool_proj = Linear(width, width)
 
     def encode(self, demos: Demos) -> Tensor:
-        """Encode all pairs at once as (N, D), padded to the longest."""
+        """Encode all pairs at once as (N, D), or as (N, L, D) if nothing is pooled, padded to the longest."""
         h = self.embed(demos)
         rotation, mask = self.positions(demos.positions), key_mask(demos.valid)
         for block in self.layers:
             h = run_network(block, h, rotation, mask)
-        return self.pool_proj(self._pool(h, demos.tokens != PAD))
+        return self.pool_proj(h if self.pooling == "none" else self._pool(h, demos.tokens != PAD))
 
     def _pool(self, h: Tensor, real: Tensor) -> Tensor:
         """(N, L, D) and (N, L) bool of tokens that are not PAD to (N, D)."""
