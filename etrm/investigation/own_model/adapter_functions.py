@@ -37,7 +37,7 @@ class Refusal:
     what: str
 
     def name_call(self, args: tuple[Any, ...]) -> str:
-        """The description, with the value of an index or id in place of its name."""
+        """The description, with the value of an index or id instead of its name."""
         return re.sub(r"\((index|id)\)", lambda _: f"({args[0]!r})", self.what)
 
 
