@@ -106,6 +106,10 @@ class TrainConfig(Section):
     compile: bool = Field(
         False, description="whether to use torch.compile on the core's network and the encoder's blocks"
     )
+    static_shapes: bool = Field(
+        False,
+        description="whether lengths and numbers of pairs are rounded up to few values, each compiled separately",
+    )
     recompute: bool = Field(
         False,
         description="whether the backward pass computes the activations of blocks again instead of keeping them, which "

@@ -131,6 +131,7 @@ def _check_training_of_symbolic(train: TrainConfig) -> None:
         "loss": "softmax",
         "q_halt_weight": 0.0,
         "compile": False,
+        "static_shapes": False,
         "decoder": None,
         "inner_steps": 0,
     }
@@ -138,6 +139,7 @@ def _check_training_of_symbolic(train: TrainConfig) -> None:
         "loss": "its logits are log probabilities",
         "q_halt_weight": "its halting logit is constant",
         "compile": "it has no network that is compiled",
+        "static_shapes": "it has no encoder whose shapes are rounded",
         "decoder": "no checkpoint of a TRM has weights for it",
         "inner_steps": "its context is a distribution, which no gradient step may leave",
     }

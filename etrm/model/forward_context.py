@@ -1,6 +1,6 @@
-"""How a forward pass is computed: the precision of its products, and what is kept for the backward pass.
+"""How a forward pass is computed: the precision of its products, what is kept for the backward pass, its shapes.
 
-Both are context variables, so that no network has settings of a run.
+All are context variables, so that no network has settings of a run.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Products:
 
 _PRODUCTS: ContextVar[Products | None] = ContextVar("products", default=None)
 _RECOMPUTING: ContextVar[bool] = ContextVar("recomputing", default=False)
+_FEW_SHAPES: ContextVar[bool] = ContextVar("few_shapes", default=False)
 
 
 @contextmanager
@@ -82,3 +83,18 @@ def run_network(network: nn.Module, *args: Any) -> Any:
         return nullcontext(), _with_products(products)
 
     return checkpoint(network, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+@contextmanager
+def few_shapes(enabled: bool) -> Iterator[None]:
+    """Round the shapes of the tensors of demonstration pairs to few values, which changes results by rounding alone."""
+    token = _FEW_SHAPES.set(enabled)
+    try:
+        yield
+    finally:
+        _FEW_SHAPES.reset(token)
+
+
+def has_few_shapes() -> bool:
+    """Whether the shapes of this forward pass are rounded to few values."""
+    return _FEW_SHAPES.get()

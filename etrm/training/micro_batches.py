@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from etrm.batch import Batch
+from etrm.data.sample import CELLS
 from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.model.act import Carry
+from etrm.model.encoders.pairs import PairEncoder
+from etrm.model.forward_context import has_few_shapes
+from etrm.model.lengths import round_length
 from etrm.model.variant import Variant
 from etrm.training.execution.distributed import World
 from etrm.training.slots import Slots
@@ -64,6 +68,8 @@ def build_micro_batches(
     are those of a single process.
     """
     tokens, pairs = world.most(slots.longest, slots.most_demos)
+    if has_few_shapes():
+        tokens = round_length(tokens, CELLS)
     minimum = model.draw_minimum(len(slots.indices), halting)
     noise = model.draw_noise(len(slots.indices), pairs)
     device = carry.steps.device
@@ -82,3 +88,19 @@ def build_micro_batches(
             )
         )
     return found
+
+
+def count_positions(model: Variant, slots: Slots, parts: Sequence[MicroBatch]) -> tuple[int, int]:
+    """Count the positions of a step of this process: of its queries, and of pairs that a grid encoder of etrm encodes.
+
+    Returns:
+        all positions, and those that are padding: masked, or of pairs that fill a group.
+    """
+    positions, real = 0, sum(len(sample.tokens) for sample in slots.samples)
+    encoder = getattr(model.encoder, "grid_encoder", None)
+    for part in parts:
+        positions += part.batch.inputs.numel()
+        if isinstance(encoder, PairEncoder):
+            computed, tokens = encoder.count_positions(part.batch.demos)
+            positions, real = positions + computed, real + tokens
+    return positions, positions - real

@@ -33,7 +33,7 @@ from etrm.errors import CheckpointError, ExtensionError, TrainingError
 from etrm.extensions import explained
 from etrm.hardware import compute
 from etrm.model.act import Carry
-from etrm.model.forward_context import recomputing
+from etrm.model.forward_context import few_shapes, recomputing
 from etrm.training import named_code, nonfinite
 from etrm.training.ema import Ema
 from etrm.training.execution.compiling import compile_networks
@@ -47,7 +47,7 @@ from etrm.training.inner_steps import InnerSteps
 from etrm.training.loss import act_loss
 from etrm.training.metric_log import Landing, LoggedStep
 from etrm.training.metrics import sum_step
-from etrm.training.micro_batches import MicroBatch, build_micro_batches, split
+from etrm.training.micro_batches import MicroBatch, build_micro_batches, count_positions, split
 from etrm.training.observer import Observer
 from etrm.training.optim import schedule, set_rates
 from etrm.training.scoring.held_out_curve import HeldOutCurve, HeldOutScore
@@ -93,7 +93,7 @@ class Trainer:
         self.inner = InnerSteps(self.model, train) if train.inner_steps else None
         self.curve = HeldOutCurve(self.config, self.recipe, self.model, self.tasks, world.leader)
         if train.compile:
-            compile_networks(self.model, self.device)
+            compile_networks(self.model, self.device, dynamic=not train.static_shapes)
         self.optimizers = self.recipe.build_optimizers(self.model, train)
         self.ema = Ema(self.model, train.ema_decay)
         self.halting = torch.Generator().manual_seed(train.seed)
@@ -171,9 +171,12 @@ class Trainer:
         resets = self.world.gather_flags([flag for part in self.state.halted[bucket] for flag in part.read()])
         requested = time.perf_counter()
         slots.refill(resets)
-        parts = build_micro_batches(
-            self.model, slots, self.carries[bucket], self._slices, self.world, self.halting
-        )
+        with few_shapes(train.static_shapes):
+            parts = build_micro_batches(
+                self.model, slots, self.carries[bucket], self._slices, self.world, self.halting
+            )
+            positions, padding = count_positions(self.model, slots, parts)
+        self._positions, self._padding = self._positions + positions, self._padding + padding
         self._loading += time.perf_counter() - requested
 
         with self.observer.step(len(self.mine)):
@@ -219,7 +222,8 @@ class Trainer:
         for part in parts:
             self.state.part = part.rows
             inner = self.inner.moving(slots.samples[part.rows]) if self.inner else nullcontext()
-            with autocast(train, self.device), recomputing(train.recompute), inner:
+            shapes, kept = few_shapes(train.static_shapes), recomputing(train.recompute)
+            with autocast(train, self.device), kept, shapes, inner:
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)
@@ -345,6 +349,7 @@ class Trainer:
         return None
 
     _loading = 0.0
+    _positions = _padding = 0
     _metrics_bytes = 0
     _saved_step = -1
 
@@ -371,12 +376,14 @@ class Trainer:
         return self.curve.due(step)
 
     def _time_steps(self, began: float, steps: int) -> dict[str, float]:
-        """The mean seconds of the steps since a time, and those in which they waited for their rows."""
-        loading, self._loading = self._loading, 0.0
-        return {
+        """The mean seconds of the steps since a time, those in which they waited for their rows, and their padding."""
+        found = {
             "seconds": (time.perf_counter() - began) / steps,
-            "loading_seconds": loading / steps,
+            "loading_seconds": self._loading / steps,
+            "padded_share": self._padding / self._positions,
         }
+        self._loading, self._positions, self._padding = 0.0, 0, 0
+        return found
 
     def _log(
         self,

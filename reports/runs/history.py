@@ -46,6 +46,8 @@ class History:
         """The duration of every step in seconds, including steps that were repeated after a resume."""
         self.loading = array("d")
         """The part of those durations in which a step waited for its rows; of steps that recorded it."""
+        self.padded = array("d")
+        """The share of padding in the positions of every step that recorded it."""
 
     def update(self) -> None:
         """Read the new lines."""
@@ -57,11 +59,13 @@ class History:
             self.table = pd.concat((self.table, new)) if len(self.table) else new
             self.step = metrics.lines[-1]["step"]
         if timing.restarted:
-            self.seconds, self.loading = array("d"), array("d")
-        self.loading.extend(
-            line["loading_seconds"] for line in timing.lines if is_number(line.get("loading_seconds"))
-        )
-        self.seconds.extend(line["seconds"] for line in timing.lines if is_number(line.get("seconds")))
+            self.seconds, self.loading, self.padded = array("d"), array("d"), array("d")
+        for kept, name in (
+            (self.seconds, "seconds"),
+            (self.loading, "loading_seconds"),
+            (self.padded, "padded_share"),
+        ):
+            kept.extend(line[name] for line in timing.lines if is_number(line.get(name)))
 
     def curve(self, key: str) -> pd.Series:
         """Return the finite values of a column of the table, by step."""

@@ -55,10 +55,14 @@ def summarise_run(folder: Path, parameters: int) -> list[str]:
 
 
 def _speed(run: Followed) -> list[str]:
-    """The line about rows per second; none of a run that did not record how long its steps waited."""
+    """The line about rows per second and padding; none of a run that did not record how long its steps waited."""
     seconds, loading = sum(run.history.seconds), sum(run.history.loading)
     if not loading or len(run.history.loading) < len(run.history.seconds):
         return []
     rows = run.config.train.batch_size * len(run.history.seconds)
     share = f"{loading / seconds:.1%} of the time"
-    return [f"speed: {rows / seconds:,.0f} rows per second; the loader {rows / loading:,.0f} ({share})"]
+    padded = run.history.padded
+    padding = f"; {sum(padded) / len(padded):.1%} of all positions are padding" if padded else ""
+    return [
+        f"speed: {rows / seconds:,.0f} rows per second; the loader {rows / loading:,.0f} ({share}){padding}"
+    ]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +13,9 @@ from torch import Tensor
 from etrm.batch import Demos
 from etrm.config import EncoderConfig, ModelConfig
 from etrm.model.encoder import StandardEncoder, as_sets
-from etrm.model.lengths import group_by_length
+from etrm.model.encoders import ENCODERS as KINDS
+from etrm.model.forward_context import few_shapes
+from etrm.model.lengths import group_by_length, group_in_few_shapes, round_length
 from tests.model.conftest import World
 
 POOLINGS = ("mean", "weighted", "attention")
@@ -55,6 +58,60 @@ def test_equal_lengths_are_one_group_and_very_different_ones_are_not() -> None:
     assert count(7, 7, 7) == 1
     assert count(10, 9) == 1  # 5 % of padding
     assert count(10, 2, 10) == 2
+
+
+@given(st.integers(1, 2000))
+def test_rounded_lengths_are_few_and_add_at_most_a_quarter(length: int) -> None:
+    rounded = round_length(length)
+    assert length <= rounded <= 1.25 * length or length == rounded
+    assert round_length(rounded) == rounded
+    assert rounded <= round_length(length + 1)
+    assert round_length(length, most=1800) == min(rounded, 1800) or length > 1800
+
+
+def test_a_doubling_has_four_rounded_lengths() -> None:
+    assert sorted({round_length(length) for length in range(9, 65)}) == [
+        *range(10, 17, 2),
+        *range(20, 33, 4),
+        40,
+        48,
+        56,
+        64,
+    ]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 12))
+def test_groups_in_few_shapes_hold_every_pair_and_fill_the_last_with_the_shortest(
+    lengths: list[int], samples: int
+) -> None:
+    groups = group_in_few_shapes(lengths, samples, most=37)
+    order = torch.cat([rows for rows, _ in groups]).tolist()
+    assert sorted(order[: len(lengths)]) == list(range(len(lengths)))
+    assert set(order[len(lengths) :]) <= {order[len(lengths) - 1]}
+    assert {len(rows) for rows, _ in groups} == {-(-samples // 4)}
+    for rows, length in groups:
+        assert length == round_length(max(lengths[row] for row in rows.tolist()), 37)
+
+
+@pytest.mark.parametrize("settings", [*({"kind": kind} for kind in KINDS), *ENCODERS[3:]], ids=str)
+@given(shapes=st.lists(pairs_of_a_row, min_size=1, max_size=5))
+@hypothesis.settings(max_examples=8, deadline=None)
+def test_few_shapes_change_a_context_and_its_gradient_by_rounding_alone(
+    world: Any, settings: dict[str, Any], shapes: list[list[Any]]
+) -> None:
+    torch.manual_seed(0)
+    encoder = world.model(world.config(encoder=settings)).encoder.eval()
+    rows = [world.row((1, 1), pairs, seed=number) for number, pairs in enumerate(shapes)]
+    demos = world.batch(rows).demos
+    found = []
+    for enabled in (False, True):
+        encoder.zero_grad()
+        with few_shapes(enabled):
+            context = encoder(demos, encoder.begin(None, torch.ones(len(rows), dtype=torch.bool))).context
+        context.square().sum().backward()
+        found.append([context.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
+    for plain, rounded in zip(*found, strict=True):
+        torch.testing.assert_close(rounded, plain, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("settings", ENCODERS)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from etrm.batch import Demos
 from etrm.config import Config
 from etrm.errors import ConfigError
 from etrm.training.micro_batches import MicroBatch, build_micro_batches, split
@@ -52,3 +55,42 @@ def test_micro_batches_are_the_rows_of_the_whole_batch(smoke: Smoke, kind: str) 
         assert torch.equal(part.batch.inputs, whole.batch.inputs[part.rows])
         assert torch.equal(part.batch.sample_ids, whole.batch.sample_ids[part.rows])
         assert torch.equal(part.carry.halted, whole.carry.halted[part.rows])
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_padding_is_what_the_networks_get_beyond_the_tokens(
+    smoke: Smoke, monkeypatch: pytest.MonkeyPatch, static: bool, parts: int
+) -> None:
+    """Against the tensors that the core and the grid encoder really see."""
+    trainer = Trainer(
+        smoke(
+            f"train.static_shapes={str(static).lower()}", f"train.accumulate={parts}", "monitor.enabled=false"
+        )
+    )
+    assert trainer.model.encoder is not None
+    seen: list[tuple[int, int]] = []
+    encoder = trainer.model.encoder.grid_encoder
+    encode = type(encoder).encode
+
+    def noted(self: Any, demos: Demos) -> Tensor:
+        assert demos.valid is not None
+        seen.append((demos.valid.numel(), int(demos.valid.sum())))
+        return encode(self, demos)
+
+    monkeypatch.setattr(type(encoder), "encode", noted)
+    trainer.model.core.register_forward_pre_hook(
+        lambda core, args: seen.append((args[3].numel(), int(args[5].sum())))
+    )
+    slots = trainer.slots[trainer.state.bucket]
+    trainer.train_step()
+    real = sum(
+        len(tokens)
+        for sample in slots.samples
+        for tokens in (sample.tokens, *(d.tokens for d in sample.demos))
+    )
+    positions = sum(numel for numel, _ in seen)
+    assert (trainer._positions, trainer._padding) == (positions, positions - real)
+    assert static or real == sum(
+        valid for _, valid in seen
+    )  # static shapes repeat pairs, which count as padding

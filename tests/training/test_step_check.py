@@ -125,3 +125,19 @@ def test_rounding_of_gradients_that_cancel_is_no_departure_and_hides_none(fault:
     departed = {departure.stage for departure in check.compared[0].departures}
     assert check.compared[0].absent == ""
     assert departed == ({PipelineStage.GRADIENT} if fault else set())
+
+
+@pytest.mark.parametrize("kind", ["standard", "hybrid_variational", "trm_style"])
+def test_padding_to_few_shapes_is_no_departure(kind: str) -> None:
+    """Lengths and numbers of pairs are rounded, also of parts of a batch; rows begin and continue."""
+    trainer = Trainer(
+        config_of(
+            data={"max_side": 4, "augmentations": "fresh"},
+            model={"encoder": {"kind": kind}, "halt": {"max_steps": 2}},
+            train={"steps": 4, "accumulate": 2, "static_shapes": True},
+            monitor={"reference_every": 1},
+        )
+    )
+    trainer.run()
+    assert len(trainer.check.compared) == 4
+    assert not any(step.departures or step.absent for step in trainer.check.compared)

@@ -35,6 +35,7 @@ IGNORED = (
     "train.device",
     "train.threads",
     "train.compile",
+    "train.static_shapes",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from etrm.batch import Demos
 from etrm.config import ModelConfig
 from etrm.model.core import VOCABULARY
+from etrm.model.forward_context import has_few_shapes
 from etrm.model.layers import BlockSettings, RotaryPositions, TokenEmbedding
-from etrm.model.lengths import group_by_length
+from etrm.model.lengths import group_by_length, group_in_few_shapes, split_by_length, split_in_few_shapes
 
 PAD = 0  # that of etrm.data.tokens, which models do not import
 
@@ -57,10 +58,35 @@ class PairEncoder(nn.Module):
         if demos.valid is None:
             return self.encode(demos)
         lengths = demos.valid.sum(1).tolist() if demos.lengths is None else demos.lengths
-        groups = group_by_length(lengths, demos.tokens.device)
         longest = demos.tokens.shape[1]
-        found = [_padded(self.encode(_shortened(demos, rows, length)), longest) for rows, length in groups]
-        return torch.cat(found)[torch.argsort(torch.cat([rows for rows, _ in groups]))]
+        if has_few_shapes():
+            groups = group_in_few_shapes(lengths, demos.rows, self.most_tokens, demos.tokens.device)
+            demos = _lengthened(demos, groups[0][1])
+        else:
+            groups = group_by_length(lengths, demos.tokens.device)
+        found = [_fitted(self.encode(_shortened(demos, rows, length)), longest) for rows, length in groups]
+        # The first of all rows, because pairs that only fill the last group are behind them.
+        order = torch.cat([rows for rows, _ in groups])[: len(lengths)]
+        return torch.cat(found)[torch.argsort(order)]
+
+    @property
+    def most_tokens(self) -> int:
+        """The largest number of tokens of a pair."""
+        return self.area if self.layout == "cells" else 2 * self.area
+
+    def count_positions(self, demos: Demos) -> tuple[int, int]:
+        """Count the positions that are computed for pairs in sequence, padding included, and the tokens in them.
+
+        Of pairs whose lengths the host does not know, all count as tokens.
+        """
+        lengths = demos.cells if self.layout == "cells" else demos.lengths
+        if demos.valid is None or lengths is None:
+            return demos.tokens.numel(), demos.tokens.numel()
+        if has_few_shapes():
+            groups = split_in_few_shapes(lengths, demos.rows, self.most_tokens)
+        else:
+            groups = split_by_length(lengths)
+        return sum((end - start) * length for start, end, length in groups), sum(lengths)
 
     def encode(self, demos: Demos) -> Tensor:
         """Encode all pairs at once as (N, D), or as (N, L, D) if nothing is pooled, padded to the longest."""
@@ -78,6 +104,18 @@ class PairEncoder(nn.Module):
         return math.sqrt(table.shape[1]) * nn.functional.embedding(
             demos.tokens + VOCABULARY * is_output, table
         )
+
+
+def _lengthened(demos: Demos, length: int) -> Demos:
+    """Pad pairs to at least ``length`` tokens."""
+    more = max(0, length - demos.tokens.shape[1])
+    assert demos.valid is not None
+    return replace(
+        demos,
+        tokens=nn.functional.pad(demos.tokens, (0, more), value=PAD),
+        positions=nn.functional.pad(demos.positions, (0, more)),
+        valid=nn.functional.pad(demos.valid, (0, more)),
+    )
 
 
 def _join_cells(demos: Demos, area: int) -> Demos:
@@ -109,8 +147,8 @@ def _join_cells(demos: Demos, area: int) -> Demos:
     )
 
 
-def _padded(vectors: Tensor, longest: int) -> Tensor:
-    """Pad vectors (N, L, D) of tokens with zeros to the longest pair; (N, D) are not changed."""
+def _fitted(vectors: Tensor, longest: int) -> Tensor:
+    """Fit vectors (N, L, D) of tokens to the longest pair, padded with zeros or cut; (N, D) are not changed."""
     return (
         vectors if vectors.dim() == 2 else nn.functional.pad(vectors, (0, 0, 0, longest - vectors.shape[1]))
     )

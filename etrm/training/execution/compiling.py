@@ -20,9 +20,17 @@ from etrm.model.core import ReasoningModule
 from etrm.model.layers import Block
 from etrm.model.variant import Variant
 
+MOST_SHAPES = 256
+"""Shapes of one network that are compiled at most; torch runs more of them uncompiled. The largest run has under 60."""
 
-def compile_networks(model: Variant, device: torch.device) -> None:
-    """Compile the networks in place, at their first call; one graph serves all numbers of rows and tokens.
+
+def compile_networks(model: Variant, device: torch.device, dynamic: bool = True) -> None:
+    """Compile the networks in place, at their first call.
+
+    Args:
+        model: the model.
+        device: its device.
+        dynamic: whether one graph serves all numbers of rows and tokens, instead of one graph for each.
 
     Raises:
         ConfigError: there is no compiler for the device.
@@ -33,8 +41,12 @@ def compile_networks(model: Variant, device: torch.device) -> None:
     ]
     if model.encoder is not None:
         networks += [module for module in model.encoder.modules() if isinstance(module, Block)]
+    if not dynamic:
+        compiler = torch._dynamo.config
+        compiler.recompile_limit = max(compiler.recompile_limit, MOST_SHAPES)
+        compiler.accumulated_recompile_limit = max(compiler.accumulated_recompile_limit, 4 * MOST_SHAPES)
     for network in networks:
-        network.compile(dynamic=True)
+        network.compile(dynamic=dynamic)
 
 
 def uncompiled(train: TrainConfig) -> AbstractContextManager[None]:

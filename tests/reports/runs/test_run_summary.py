@@ -79,3 +79,7 @@ def test_the_speed_of_the_loader_is_reported_if_every_step_recorded_it(
     rows = read_config(folder).train.batch_size
     (speed,) = (line for line in summarise_run(folder, 1) if line.startswith("speed"))
     assert speed == f"speed: {2 * rows} rows per second; the loader {100 * rows:,} (2.0% of the time)"
+    steps = [step | {"padded_share": 0.1 * (step["step"] % 2)} for step in steps]
+    (folder / "timing.jsonl").write_text("".join(f"{json.dumps(step)}\n" for step in steps))
+    (speed,) = (line for line in summarise_run(folder, 1) if line.startswith("speed"))
+    assert speed.endswith("(2.0% of the time); 5.0% of all positions are padding")

@@ -78,6 +78,34 @@ def test_compiled_is_plain_to_rounding(
     assert graphs() == made
 
 
+def test_with_static_shapes_nothing_is_compiled_after_the_first_pass_over_the_buckets(
+    smoke: Smoke, graphs: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the monitor, probes, and rows that begin and end; the graphs are made, and run by torch itself."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **named: compile_module(self, backend="eager", **named)
+    )
+    trainer = Trainer(
+        smoke(
+            *("train.compile=true", "train.static_shapes=true", "train.batch_size=16"),
+            *("data.augmentations=fresh", "model.hidden_size=16", "model.halt.max_steps=3"),
+            *("model.layers=1", "model.encoder.layers=1"),
+            *("monitor.every=1", "monitor.probe_every=2", "train.lr=1e-3"),
+        )
+    )
+    made: list[int] = []
+    lines: list[dict[str, Any]] = []
+    for _ in range(12):
+        lines.append(trainer.train_step())
+        made.append(graphs())
+    first_pass = next(step for step in range(12) if {line["bucket"] for line in lines[: step + 1]} == {0, 1})
+    assert made[first_pass + 1] == made[-1]  # one step more: a probe has shapes of its own
+    assert sum(line["halted_share"] > 0 for line in lines) > 2
+    assert all("encoder.coverage" in line for line in lines)
+    assert trainer.episodes.buckets == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled_first", [True, False])
 @pytest.mark.usefixtures("graphs")
