@@ -40,7 +40,7 @@ format: $(READY)  ## fix what ruff can fix, and format
 bench: $(READY)  ## performance against the published layout and other tools
 	$(BIN)/python -m benchmarks.performance
 
-bench-gpu: $(READY)  ## what training costs on a GPU, a line of JSON per case (3 minutes; needs a GPU)
+bench-gpu: $(READY)  ## what training costs on a GPU, a line of JSON per case (10 minutes; needs a GPU)
 	$(BIN)/python -m benchmarks.gpu
 
 pages: $(READY)  ## generate the pages that tests compare with the code

@@ -16,11 +16,15 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.cases import CASES
+from benchmarks.gpu.earlier import COMMIT, FOLDER
 from benchmarks.gpu.kept_lines import build_section
 from benchmarks.performance.document import describe_machine, keep
 from benchmarks.performance.registry import PARTS
 from benchmarks.performance.section import Benchmark
 from etrm.checkpoints.run_folder import describe_environment
+
+SHORTEST = 10.0
+"""Seconds in which no case ends, because torch is imported and a run is set up first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,6 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--only", action="append", choices=names, help="a case; may be given again")
+    parser.add_argument(
+        "--seconds", type=float, default=570, help="time of all cases, after which none begins (570)"
+    )
+    parser.add_argument(
+        "--earlier", type=Path, help=f"folder of the files of commit {COMMIT}, instead of git"
+    )
     parser.add_argument("--out", type=Path, help="file to which the lines are added")
     parser.add_argument(
         "--keep", type=Path, help="measure nothing; put lines of such a file into docs/results"
@@ -47,9 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         case = next(case for case in CASES if case.name == given.case)
         sys.stdout.write(json.dumps(case.measure(torch.device(given.device))) + "\n")
         return
+    if given.earlier:
+        os.environ[FOLDER] = str(given.earlier)  # for the processes of the cases
+    end = time.monotonic() + given.seconds
     chosen = [case for case in CASES if (case.name in given.only if given.only else case.default)]
     for case in chosen:
-        line = json.dumps(run_case(case.name, case.limit, given.device))
+        left = end - time.monotonic()
+        if left < SHORTEST:
+            record: dict[str, Any] = {"case": case.name, "failed": "the time was over"}
+        else:
+            record = run_case(case.name, min(case.limit, left), given.device)
+        line = json.dumps(record)
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         if given.out:

@@ -40,6 +40,20 @@ def build_section(lines: Sequence[Mapping[str, Any]], remarks: Sequence[str] = (
             f"Peaks: TFLOP/s of products of side 8192: {products}; {peaks['copy']:.2f} TB/s copied. The share is that "
             "of the bfloat16 peak. TFLOP are those of one round, as torch counts them."
         )
+    for size in ("paper", "small"):
+        if {size, f"{size}-earlier"} <= found.keys():
+            times = found[size]["rows_per_second"] / found[f"{size}-earlier"]["rows_per_second"]
+            paragraphs.append(f"`{size}` trains {times:.2f} times the rows per second of commit aa7834e.")
+    if "plain" in found:
+        tables.append(
+            Table(
+                ("paper size, whole canvas, bfloat16", "rows", "ms per step"),
+                tuple(
+                    (name, str(arm["rows"]), f"{1e3 * sorted(arm['seconds'])[len(arm['seconds']) // 2]:.1f}")
+                    for name, arm in found["plain"].items()
+                ),
+            )
+        )
     if "monitor" in found:
         rows = tuple(
             (name, f"{arm['ms_per_step']:.1f}", "{:.2f} [{:.2f}, {:.2f}]".format(*arm["ratio"]))
@@ -65,7 +79,7 @@ def _step_row(name: str, found: Mapping[str, Any], peaks: Mapping[str, float]) -
         f"{min(rounds):.1f}, {max(rounds):.1f}",
         f"{found['rows_per_second']:.0f}",
         f"{found['busy_ms']:.1f}" if "busy_ms" in found else "",
-        f"{found['loader_ms']:.1f}",
+        f"{found['loader_ms']:.1f}" if "loader_ms" in found else "",
         f"{found['kernels']:.0f}" if "kernels" in found else "",
         f"{tflop:.3g}" if tflop else "",
         f"{share:.2g}" if share else "",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,40 @@ LOG_PROBABILITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": log_softmax,
 }
 """From logits (..., V) to log probabilities, by the names of ``train.loss``."""
+
+
+PIECE = 1 << 16
+"""Tokens whose probabilities are computed at a time: their float64 tensors take 6 MiB each. Smaller pieces would save
+little of the memory of a step and start more kernels on a GPU."""
+
+
+class _TargetLogProbability(torch.autograd.Function):
+    """Log probabilities (n,) of targets (n,) from logits (n, V), by a function of :data:`LOG_PROBABILITIES`.
+
+    Only the logits are kept for the backward pass, which computes the probabilities again piece by piece, with the same
+    operations and so the same bits. Plain autograd would keep several float64 tensors of the size of the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(logits, targets)
+        ctx.function = function
+        pieces = zip(logits.split(PIECE), targets.split(PIECE), strict=True)
+        return torch.cat([_pick(function, part, wanted) for part, wanted in pieces])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, targets = ctx.saved_tensors
+        found = []
+        for part, wanted, above in zip(*(x.split(PIECE) for x in (logits, targets, grad)), strict=True):
+            with torch.enable_grad():
+                leaf = part.detach().requires_grad_()
+                found += torch.autograd.grad(_pick(ctx.function, leaf, wanted), leaf, above)
+        return torch.cat(found), None, None
+
+
+def _pick(function: Callable[[Tensor], Tensor], logits: Tensor, targets: Tensor) -> Tensor:
+    return function(logits).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -88,7 +123,10 @@ def act_loss(output: StepOutput, labels: Tensor, kind: str = "stablemax") -> Los
     count = is_scored.sum(1)
     divisor = count.clamp(min=1)
     targets = labels.masked_fill(~is_scored, 0)
-    log_p = LOG_PROBABILITIES[kind](output.logits).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    log_p: Tensor = _TargetLogProbability.apply(
+        output.logits.flatten(0, 1), targets.flatten(), LOG_PROBABILITIES[kind]
+    )
+    log_p = log_p.view_as(targets)
     lm = -(log_p * is_scored).sum(1) / divisor
     with torch.no_grad():
         right = ((output.logits.argmax(-1) == labels) & is_scored).sum(1)

@@ -11,7 +11,8 @@ from torch import Tensor
 from etrm.batch import IGNORE
 from etrm.config import TrainConfig
 from etrm.model.recursive import StepOutput
-from etrm.training.loss import Loss, act_loss, log_softmax, log_stablemax
+from etrm.training import loss as losses
+from etrm.training.loss import LOG_PROBABILITIES, Loss, act_loss, log_softmax, log_stablemax
 
 
 def loss_of(logits: Tensor, q_halt: list[float], labels: list[list[int]]) -> Loss:
@@ -58,6 +59,36 @@ def test_the_gradient_of_log_stablemax_in_closed_form() -> None:
     log_stablemax(logits)[0].backward()
     expected = torch.tensor([1 / 3 - 1 / 3.5, -(0.25) / 3.5])
     torch.testing.assert_close(logits.grad, expected)
+
+
+@pytest.mark.parametrize("kind", ["stablemax", "softmax"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pieces_are_the_whole_bit_for_bit_and_only_logits_are_kept(
+    monkeypatch: pytest.MonkeyPatch, kind: str, dtype: torch.dtype
+) -> None:
+    """Against autograd through the function itself; the pieces end within rows, and the last is shorter."""
+    monkeypatch.setattr(losses, "PIECE", 7)
+    torch.manual_seed(0)
+    values = (3 * torch.randn(3, 5, 12)).to(dtype)
+    labels = torch.randint(0, 12, (3, 5))
+    labels[0, 2] = labels[2, 4] = IGNORE
+    whole, pieced = (values.clone().requires_grad_() for _ in range(2))
+    targets = labels.clamp(min=0).unsqueeze(-1)
+    log_p = LOG_PROBABILITIES[kind](whole).gather(-1, targets).squeeze(-1)
+    expected = -(log_p * (labels != IGNORE)).sum(1) / (labels != IGNORE).sum(1)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        found = act_loss(StepOutput(pieced, torch.zeros(3), torch.zeros(3, 1, 1)), labels, kind)
+    assert torch.equal(found.lm, expected)
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    (expected * weights).sum().backward()
+    (found.lm * weights).sum().backward()
+    assert whole.grad is not None
+    assert pieced.grad is not None
+    assert torch.equal(pieced.grad, whole.grad)
+    large = [tensor for tensor in kept if tensor.numel() == values.numel()]
+    assert [tensor.dtype for tensor in large] == [dtype]
+    assert large[0].data_ptr() == pieced.data_ptr()
 
 
 # -- the loss of a step -------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from benchmarks.gpu.__main__ import run_case
+import json
+from pathlib import Path
+
+from benchmarks.gpu.__main__ import main, run_case
 from benchmarks.gpu.cases import CASES
 
 
@@ -18,3 +21,25 @@ def test_a_case_that_takes_too_long_costs_only_itself() -> None:
 
 def test_names_are_unique() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_no_case_begins_when_the_time_is_over(tmp_path: Path) -> None:
+    main(
+        [
+            "--device",
+            "cpu",
+            "--seconds",
+            "0",
+            "--only",
+            "peak",
+            "--only",
+            "plain",
+            "--out",
+            str(tmp_path / "lines"),
+        ]
+    )
+    found = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    assert [(line["case"], line["failed"]) for line in found] == [
+        ("peak", "the time was over"),
+        ("plain", "the time was over"),
+    ]

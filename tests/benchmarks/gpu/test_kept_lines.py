@@ -34,6 +34,19 @@ def test_a_case_that_failed_is_named() -> None:
     assert section.paragraphs == ("Not measured: waits (stopped after 3 s).", "a remark")
 
 
+def test_the_earlier_commit_is_the_base_of_a_ratio_and_has_no_time_of_a_loader() -> None:
+    earlier = {name: value for name, value in STEP.items() if name not in ("loader_ms", "tflop")}
+    section = build_section(lines(**{"paper": STEP, "paper-earlier": earlier | {"rows_per_second": 640.0}}))
+    assert section.paragraphs == ("`paper` trains 2.00 times the rows per second of commit aa7834e.",)
+    assert dict(zip(HEADER, section.tables[0].rows[1], strict=True))["ms of the loader"] == ""
+
+
+def test_plain_layers_have_their_median() -> None:
+    plain = {"obvious": {"rows": 4, "seconds": [0.3, 0.1, 0.2]}}
+    table = build_section(lines(plain=plain)).tables[-1]
+    assert table.rows == (("obvious", "4", "200.0"),)
+
+
 def test_waits_are_counted_per_step() -> None:
     waits = {
         "off": {
