@@ -20,10 +20,11 @@ from benchmarks.family.learner import FamilyArm
 from benchmarks.family.training import Budget, finish, load_evaluation, train_arm
 from etrm.atomic_files import write_atomically
 
-BASE = FamilyArm(tokens=True, absolute=True)
+BASE = FamilyArm(tokens=True, absolute=True, cells=True)
 ARMS = {
     "base": BASE,
     "pooled": replace(BASE, tokens=False),
+    "sequence": replace(BASE, cells=False),
     "relative": replace(BASE, absolute=False),
     "easy": replace(BASE, easy_first=True),
     "labelled": replace(BASE, labelled=True),

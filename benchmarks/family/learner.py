@@ -16,6 +16,7 @@ from benchmarks.family.device_episodes import RECOLOURINGS, DrawnTasks
 from etrm.batch import IGNORE, Demos
 from etrm.config import load, with_settings
 from etrm.data.rules import DEMOS
+from etrm.model.core import VOCABULARY
 from etrm.model.encoders import GridEncoder, StandardEncoder
 from etrm.model.layers import TokenEmbedding, rms_norm
 from etrm.model.recursive import RecursiveModel
@@ -37,6 +38,7 @@ class FamilyArm:
         layers: blocks of the grid encoder.
         set_layers: cross-attention layers of the context.
         tokens: whether the context reads every token of every pair, and not one pooled vector of each.
+        cells: whether a token is a cell of both grids, and not of one.
         absolute: whether cells also have learned positions, in the encoder and in the core.
         labelled: whether the encoder is also trained to name the rule, by heads that are thrown away.
         easy_first: whether rules of one part and small grids come first.
@@ -49,6 +51,7 @@ class FamilyArm:
     layers: int = 4
     set_layers: int = 2
     tokens: bool = False
+    cells: bool = False
     absolute: bool = False
     labelled: bool = False
     easy_first: bool = False
@@ -73,7 +76,12 @@ class FamilyModel(nn.Module):
                 "num_heads": max(1, arm.hidden // 32),
                 "context_tokens": arm.context,
                 "L_cycles": arm.cycles,
-                "encoder": {"layers": arm.layers, "set_layers": arm.set_layers},
+                "encoder": {
+                    "layers": arm.layers,
+                    "set_layers": arm.set_layers,
+                    "layout": "cells" if arm.cells else "sequence",
+                    "pooling": "none" if arm.tokens else "mean",
+                },
             },
         ).model
         model = RecursiveModel(config)
@@ -92,6 +100,9 @@ class FamilyModel(nn.Module):
     def encode(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Encode pairs (B D, L), of positions (1, L), as contexts (B, P, H)."""
         (grids,) = self._grids
+        if self.arm.cells:  # as lay_out does, of grids with the same side
+            given, wanted = tokens.chunk(2, dim=1)
+            tokens, positions = VOCABULARY * given + wanted, positions.chunk(2, dim=1)[0]
         demos = Demos(tokens, positions, None, tokens, tokens)  # owner and slots are not read
         h = grids.embed(demos)
         if self.cells is not None:

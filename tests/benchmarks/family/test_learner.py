@@ -8,9 +8,10 @@ import torch
 from benchmarks.family.__main__ import ARMS
 from benchmarks.family.device_episodes import NAMES, DrawnTasks
 from benchmarks.family.learner import CLASSES, FamilyModel, FamilyStep, lay_out
+from etrm.batch import Demos
 from etrm.config import load, with_settings
 from etrm.data import Episodes, TaskSet, collate
-from etrm.data.rules import draw_rule_tasks
+from etrm.data.rules import DEMOS, draw_rule_tasks
 from tests.benchmarks.family.test_device_episodes import drawn
 
 
@@ -34,7 +35,9 @@ def test_the_layout_is_that_of_the_product() -> None:
     assert torch.equal(laid.positions, batch.positions)
 
 
-@pytest.mark.parametrize("changes", [{"tokens": True, "absolute": True}, {"tokens": False, "labelled": True}])
+@pytest.mark.parametrize(
+    "changes", [{"tokens": True, "absolute": True, "cells": True}, {"tokens": False, "labelled": True}]
+)
 def test_a_step_lowers_the_loss_of_its_own_tasks(changes: dict[str, bool]) -> None:
     torch.manual_seed(0)
     model = FamilyModel(replace(ARMS["tiny"], **{"labelled": False} | changes))
@@ -50,6 +53,19 @@ def test_a_step_lowers_the_loss_of_its_own_tasks(changes: dict[str, bool]) -> No
     assert not any(
         torch.equal(a, b) for a, b in zip(step.masters, step.averages, strict=True) if a.grad is not None
     )
+
+
+def test_cells_are_encoded_as_in_the_product() -> None:
+    torch.manual_seed(0)
+    model = FamilyModel(replace(ARMS["tiny"], cells=True, tokens=True)).eval()
+    laid = lay_out(drawn(4).rows(slice(3)))
+    count = len(laid.pairs)
+    owner = torch.arange(count) // DEMOS
+    demos = Demos(laid.pairs, laid.pair_positions.expand(count, -1), None, owner, torch.arange(3))
+    exists = torch.ones_like(laid.pairs, dtype=torch.bool)
+    expected = model.encoder(replace(demos, valid=exists)).context
+    found = model.encode(laid.pairs, laid.pair_positions)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_update_is_that_of_adamw() -> None:
