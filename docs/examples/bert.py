@@ -39,7 +39,7 @@ def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 def batches(count: int = 25) -> list[dict[str, Tensor]]:
     """Token ids (SAMPLES, LENGTH) and one of two labels."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(TOKENS, (count, SAMPLES, LENGTH), generator=generator)
+    ids = torch.randint(1, TOKENS, (count, SAMPLES, LENGTH), generator=generator)  # 0 is padding
     labels = ((ids < TOKENS // 2).sum(-1) > LENGTH // 2).long()
     return [{"input_ids": i, "labels": y} for i, y in zip(ids, labels, strict=True)]
 

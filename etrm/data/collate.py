@@ -45,15 +45,15 @@ def _collate_demos(samples: Sequence[Sample], first_slot: int) -> Demos:
     lengths = _lengths([pair.tokens for pair in pairs])
     longest = int(lengths.max()) if len(lengths) else 0
     counts = np.array([len(sample.demos) for sample in samples])
-    positions = _padded([pair.positions for pair in pairs], longest, 0)
+    positions = _filled([pair.positions for pair in pairs], longest, 0)
     return Demos(
         tokens=_padded([pair.tokens for pair in pairs], longest, PAD),
-        positions=positions,
+        positions=torch.from_numpy(positions),
         valid=_valid(lengths, longest, 2 * CELLS),
         owner=torch.from_numpy(np.repeat(np.arange(len(samples), dtype=np.int64), counts)),
         slots=torch.arange(first_slot, first_slot + len(samples)),
         lengths=tuple(lengths.tolist()),
-        cells=_count_cells(positions.numpy(), lengths),
+        cells=_count_cells(positions, lengths),
         most=int(counts.max()),
     )
 
@@ -77,7 +77,11 @@ def _valid(lengths: npt.NDArray[np.int64], longest: int, whole: int) -> torch.Te
 
 
 def _padded(rows: Sequence[Tokens], longest: int, fill: int) -> torch.Tensor:
+    return torch.from_numpy(_filled(rows, longest, fill))
+
+
+def _filled(rows: Sequence[Tokens], longest: int, fill: int) -> npt.NDArray[np.int64]:
     out = np.full((len(rows), longest), fill, dtype=np.int64)
     for row, values in zip(out, rows, strict=True):
         row[: len(values)] = values
-    return torch.from_numpy(out)
+    return out

@@ -72,7 +72,7 @@ def row_outputs(output: StepOutput, row: int, length: int) -> tuple[Tensor, Tens
 def assert_rows_are_close(
     first: tuple[Tensor, ...], second: tuple[Tensor, ...], what: str, steps: int = 1
 ) -> None:
-    atol = CLOSE["atol"] * 4 ** (steps - 1)
+    atol = CLOSE["atol"] * 8 ** (steps - 1)  # recursion amplifies rounding, most in a trm_style encoder
     for name, ours, theirs in zip(("logits", "q_halt", "context"), first, second, strict=True):
         torch.testing.assert_close(
             ours, theirs, rtol=0, atol=atol, msg=lambda text, n=name: f"{what}, {n}: {text}"
