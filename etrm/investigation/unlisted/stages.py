@@ -70,7 +70,7 @@ def _rows(path: str, *rows: tuple[str, str, str]) -> tuple[StageRow, ...]:
 IN_ENCODERS = (
     *("*.forward", "*.encode", "*.embed", "*._pool", "*.read", "*.pair_sets", "*.refine", "*._cycle"),
     *("*._blocks", "*.sample", "*.begin", "mean_of_set", "_shortened"),
-    *("*.lay_out", "_join_cells", "_padded"),
+    *("*.lay_out", "_join_cells", "_fitted", "_lengthened"),
 )
 """Functions of encoders that compute a context."""
 
@@ -122,6 +122,9 @@ STAGES: tuple[StageRow, ...] = (
         ("log_*", "", "loss"),
         ("Loss.terms", "", "loss"),
         ("Loss.total", "", "loss"),
+        ("_TargetLogProbability.forward", "", "loss"),
+        ("_TargetLogProbability.backward", "", "gradient"),
+        ("_pick", "", "loss"),
         ("act_loss", "is_scored", "labels loss"),
         ("act_loss", "", "loss"),
     ),
