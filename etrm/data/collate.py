@@ -45,24 +45,23 @@ def _collate_demos(samples: Sequence[Sample], first_slot: int) -> Demos:
     lengths = _lengths([pair.tokens for pair in pairs])
     longest = int(lengths.max()) if len(lengths) else 0
     counts = np.array([len(sample.demos) for sample in samples])
-    positions = _filled([pair.positions for pair in pairs], longest, 0)
     return Demos(
         tokens=_padded([pair.tokens for pair in pairs], longest, PAD),
-        positions=torch.from_numpy(positions),
+        positions=_padded([pair.positions for pair in pairs], longest, 0),
         valid=_valid(lengths, longest, 2 * CELLS),
         owner=torch.from_numpy(np.repeat(np.arange(len(samples), dtype=np.int64), counts)),
         slots=torch.arange(first_slot, first_slot + len(samples)),
         lengths=tuple(lengths.tolist()),
-        cells=_count_cells(positions, lengths),
+        cells=_count_cells([pair.positions for pair in pairs], lengths),
         most=int(counts.max()),
     )
 
 
-def _count_cells(positions: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> tuple[int, ...]:
-    """Count the different cells of each pair, from positions (N, L)."""
-    found = np.zeros((len(positions), CELLS), dtype=bool)
-    exists = np.arange(positions.shape[1]) < lengths[:, None]
-    found[np.nonzero(exists)[0], positions[exists] % CELLS] = True
+def _count_cells(positions: Sequence[Tokens], lengths: npt.NDArray[np.int64]) -> tuple[int, ...]:
+    """Count the different cells of each pair, from its positions."""
+    found = np.zeros((len(lengths), CELLS), dtype=bool)
+    if len(lengths):
+        found[np.repeat(np.arange(len(lengths)), lengths), np.concatenate(positions) % CELLS] = True
     return tuple(found.sum(1).tolist())
 
 
@@ -77,11 +76,7 @@ def _valid(lengths: npt.NDArray[np.int64], longest: int, whole: int) -> torch.Te
 
 
 def _padded(rows: Sequence[Tokens], longest: int, fill: int) -> torch.Tensor:
-    return torch.from_numpy(_filled(rows, longest, fill))
-
-
-def _filled(rows: Sequence[Tokens], longest: int, fill: int) -> npt.NDArray[np.int64]:
     out = np.full((len(rows), longest), fill, dtype=np.int64)
     for row, values in zip(out, rows, strict=True):
         row[: len(values)] = values
-    return out
+    return torch.from_numpy(out)

@@ -69,12 +69,13 @@ def group_in_few_shapes(
 def split_by_length(lengths: Sequence[int], waste: float = 0.15) -> list[tuple[int, int, int]]:
     """Return (start, end, length) of the groups of :func:`group_by_length`, in rows sorted by falling length."""
     sizes = sorted(lengths, reverse=True)
-    groups, start = [], 0
+    groups, start, total = [], 0, sum(sizes[:1])
     for end in range(1, len(sizes) + 1):
-        done = end == len(sizes)
-        if done or sum(sizes[start : end + 1]) < (1 - waste) * sizes[start] * (end + 1 - start):
+        size = sizes[end] if end < len(sizes) else 0
+        total += size
+        if end == len(sizes) or total < (1 - waste) * sizes[start] * (end + 1 - start):
             groups.append((start, end, sizes[start]))
-            start = end
+            start, total = end, size
     return groups
 
 

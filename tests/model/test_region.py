@@ -70,9 +70,9 @@ def row_outputs(output: StepOutput, row: int, length: int) -> tuple[Tensor, Tens
 
 
 def assert_rows_are_close(
-    first: tuple[Tensor, ...], second: tuple[Tensor, ...], what: str, steps: int = 1
+    first: tuple[Tensor, ...], second: tuple[Tensor, ...], what: str, steps: int = 1, growth: int = 4
 ) -> None:
-    atol = CLOSE["atol"] * 8 ** (steps - 1)  # recursion amplifies rounding, most in a trm_style encoder
+    atol = CLOSE["atol"] * growth ** (steps - 1)
     for name, ours, theirs in zip(("logits", "q_halt", "context"), first, second, strict=True):
         torch.testing.assert_close(
             ours, theirs, rtol=0, atol=atol, msg=lambda text, n=name: f"{what}, {n}: {text}"
@@ -99,6 +99,7 @@ def test_every_row_of_another_encoder_is_as_if_alone(
 
 @torch.no_grad()
 def assert_rows_are_as_if_alone(world: Any, model: RecursiveModel, history: list[Step]) -> None:
+    growth = 5 if model.config.encoder.kind == "trm_style" else 4  # its own cycles amplify rounding too
     slots = len(history[0].begins)
     rows, alone = [None] * slots, [None] * slots
     carry = model.initial_carry(slots)
@@ -122,6 +123,7 @@ def assert_rows_are_as_if_alone(world: Any, model: RecursiveModel, history: list
                 row_outputs(expected, 0, length),
                 f"step {number}, slot {slot}",
                 int(carry.steps[slot]),
+                growth,
             )
             assert carry.steps[slot] == alone[slot].steps[0]
 
