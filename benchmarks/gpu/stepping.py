@@ -28,8 +28,8 @@ def measure_steps(config: Config, seconds: float, count_operations: bool = True)
     Returns:
         ``rows_per_second`` and ``ms_per_step`` of whole steps; ``loader_ms`` of them in which the host draws and lays
         out samples; on a GPU ``busy_ms`` (time of kernels), ``kernels`` and ``gib``; ``tflop`` of a step; ``graphs``
-        compiled before and ``graphs_during`` the timed steps, and ``captured`` CUDA graphs likewise; ``first_seconds`` of the first step and
-        ``warm_seconds`` of all steps before the timed ones.
+        compiled before and ``graphs_during`` the timed steps, and ``captured`` CUDA graphs likewise; ``first_seconds``
+        of the first step and ``warm_seconds`` of all steps before the timed ones.
     """
     trainer = Trainer(config)
     device, buckets, rows = trainer.device, trainer.episodes.buckets, config.train.batch_size
