@@ -44,7 +44,7 @@ class _Part(nn.Module):
     Args:
         part: the module that holds the weights.
         function: the function.
-        exists: of each argument, whether it is a tensor; the others are None.
+        exists: flag of each argument, whether it is a tensor; the others are None.
     """
 
     def __init__(self, part: nn.Module, function: Callable[..., Any], exists: tuple[bool, ...]) -> None:
